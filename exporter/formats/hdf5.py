@@ -1,0 +1,571 @@
+"""HDF5, read only: the one door to it, so that every byte that comes out of an HDF5 file has passed the same checks.
+
+Built on h5py's low-level interface (31-40 us a dataset against 230-310 us of `file[name][()]`). What a model file has no
+use for is refused before anything is read: links other than hard ones, data outside the file, virtual datasets, plugin
+filters, element types that are not floating point, sizes over the limits, data that was declared and never written.
+
+Specification: HDF5 File Format 3.0, https://support.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.html
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import math
+import os
+import re
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, BinaryIO, Concatenate, ParamSpec, TypeVar
+
+import numpy as np
+
+from exporter.errors import FormatError, printable
+from exporter.place import MiB, Place
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+
+MOST_ELEMENTS = 1 << 20  # of one dataset
+MOST_BYTES = 256 * MiB  # of all datasets and attributes read from one file
+LARGEST_ATTRIBUTE = 64 * MiB
+LARGEST_CHUNK = 64 * MiB
+MOST_MEMBERS = 200_000  # of one group, and groups of one walk
+DEEPEST = 64  # groups inside each other
+
+DEFLATE, SHUFFLE, FLETCHER32, LZF = 1, 2, 3, 32000
+LINK_KINDS = {0: "hard link", 1: "soft link", 64: "external link"}
+
+# (bytes, (sign, exponent, its bits, mantissa, its bits), bias of the exponent, H5T_NORM_IMPLIED): name and NumPy type of the bytes
+FLOATS = {(2, (15, 10, 5, 0, 10), 15, 0): ("float16", "f2"), (4, (31, 23, 8, 0, 23), 127, 0): ("float32", "f4"),
+          (8, (63, 52, 11, 0, 52), 1023, 0): ("float64", "f8"), (2, (15, 7, 8, 0, 7), 127, 0): ("bfloat16", "u2")}  # the last: HDF5 2.0
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _guarded(method: Callable[Concatenate[File, str, P], R]) -> Callable[Concatenate[File, str, P], R]:
+    """Errors of libhdf5 and of this module get the place in the file; h5py raises nearly any built-in exception."""
+
+    def guarded(self: File, path: str, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return method(self, path, *args, **kwargs)
+        except FormatError as error:
+            if not error.where:
+                error.where = self._where(path)
+            raise
+        except (OSError, RuntimeError, ValueError, KeyError, TypeError, OverflowError, MemoryError) as error:
+            raise FormatError(f"HDF5 cannot read this: {_reason(error)}", where=self._where(path),
+                              hint="the file is damaged; get it again") from None
+
+    functools.update_wrapper(guarded, method)
+    return guarded
+
+
+def _reason(error: BaseException) -> str:
+    """libhdf5's own words, without h5py's frame around them."""
+    text = str(error.args[0] if error.args else error) or type(error).__name__
+    inner = re.search(r"\((.*)\)$", text, re.DOTALL)
+    return printable(inner[1] if inner and inner[1] else text)
+
+
+class File:
+    """An open HDF5 file. Objects are named by their path, "" for the root; each component must be a hard link.
+
+    Every method raises FormatError for what is damaged or refused. Use it in a `with` statement.
+    """
+
+    def __init__(self, identifier: Any, label: str) -> None:
+        self._id = identifier
+        self._label = label
+        self._groups: dict[str, Any] = {}
+        self._spent = 0
+
+    def __enter__(self) -> File:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._groups.clear()
+        self._id.close()
+
+    @_guarded
+    def names(self, path: str) -> list[str]:
+        """Names of the members of a group, links of every kind among them, in the order of the group's index."""
+        group = self._group(path)
+        if group.get_num_objs() > MOST_MEMBERS:
+            raise FormatError(f"a group with {group.get_num_objs()} members, over the limit of {MOST_MEMBERS}")
+        found: list[bytes] = []
+        group.links.iterate(found.append)
+        return [_decoded(name, "the name of a member") for name in found]
+
+    @_guarded
+    def kind(self, path: str) -> str | None:
+        """"group", "dataset", "named type", "soft link", "external link", "user-defined link"; None: nothing there."""
+        from h5py import h5d, h5g
+
+        if not path:
+            return "group"
+        parent, _, name = path.rpartition("/")
+        if self.kind(parent) != "group":
+            return None
+        group = self._group(parent)
+        encoded = _component(name)
+        if not group.links.exists(encoded):
+            return None
+        link = group.links.get_info(encoded).type
+        if link:
+            return LINK_KINDS.get(link, "user-defined link")
+        found = self._open(path)
+        return "group" if isinstance(found, h5g.GroupID) else "dataset" if isinstance(found, h5d.DatasetID) else "named type"
+
+    def exists(self, path: str) -> bool:
+        """Whether there is anything of this name, a link of any kind included."""
+        return self.kind(path) is not None
+
+    def is_group(self, path: str) -> bool:
+        return self.kind(path) == "group"
+
+    @_guarded
+    def identity(self, path: str) -> int:
+        """A number that is the same for all paths that lead to one object."""
+        from h5py import h5o
+
+        return int(h5o.get_info(self._open(path)).addr)
+
+    def walk(self, path: str = "") -> Iterator[str]:
+        """The groups below and including `path`, outer ones first; each object once, whatever links lead to it."""
+        seen: set[int] = set()
+        stack = [path]
+        while stack:
+            here = stack.pop()
+            identity = self.identity(here)
+            if identity in seen:
+                continue
+            seen.add(identity)
+            if len(seen) > MOST_MEMBERS:
+                raise FormatError(f"more than {MOST_MEMBERS} groups", where=self._where(path))
+            yield here
+            below = [f"{here}/{name}" if here else name for name in self.names(here)]
+            stack += [child for child in reversed(below) if self.kind(child) == "group"]
+
+    @_guarded
+    def attributes(self, path: str) -> list[str]:
+        """Names of the attributes of an object."""
+        from h5py import h5a
+
+        found: list[bytes] = []
+        h5a.iterate(self._open(path), found.append)
+        return [_decoded(name, "the name of an attribute") for name in found]
+
+    @_guarded
+    def text(self, path: str, name: str) -> str | None:
+        """A text attribute: one string of fixed or variable length. None: the object has no attribute of this name."""
+        found = self._attribute(path, name)
+        if found is None:
+            return None
+        if found.shape != ():
+            raise FormatError(f"the attribute {printable(name)} is an array of shape {list(found.shape)}, not one string")
+        return self._strings(found, name)[0]
+
+    @_guarded
+    def integer(self, path: str, name: str) -> int | None:
+        """An integer attribute. None: the object has no attribute of this name."""
+        from h5py import h5t
+
+        found = self._attribute(path, name)
+        if found is None:
+            return None
+        kind = found.get_type()
+        if found.shape != () or kind.get_class() != h5t.INTEGER:
+            raise FormatError(f"the attribute {printable(name)} is not an integer")
+        value = np.zeros((), np.int64)
+        found.read(value)
+        return int(value)
+
+    @_guarded
+    def strings(self, path: str, name: str) -> list[str] | None:
+        """A list of strings, also where it is cut into the attributes `name`0, `name`1 … None: there is neither.
+
+        Keras 2.1.6 and later cut lists of more than 64512 bytes, the limit of one object header message.
+        """
+        found = self._attribute(path, name)
+        pieces = self._pieces(path, name)
+        if found is None and not pieces:
+            return None
+        if found is not None and pieces:
+            raise FormatError(f"both {printable(name)} and {printable(name)}{pieces[0]} are there")
+        if pieces != list(range(len(pieces))):
+            missing = next(i for i in range(len(pieces) + 1) if i not in pieces)
+            raise FormatError(f"the attribute {printable(name)}{missing} is missing: a piece of the list is lost")
+        parts = [found] if found is not None else [self._attribute(path, f"{name}{i}") for i in pieces]
+        return [text for part in parts for text in self._strings(part, name)]
+
+    def _pieces(self, path: str, name: str) -> list[int]:
+        numbers = [attribute[len(name):] for attribute in self.attributes(path) if attribute.startswith(name)]
+        return sorted(int(number) for number in numbers if re.fullmatch(r"0|[1-9][0-9]{0,8}", number))
+
+    @_guarded
+    def shape(self, path: str) -> tuple[int, ...]:
+        """Shape of a dataset; () for a scalar. Nothing of its data is read."""
+        return _shape(self._dataset(path))
+
+    @_guarded
+    def dtype(self, path: str) -> str | None:
+        """"float16", "bfloat16", "float32" or "float64" as in `array`; None for any other element type."""
+        found = self._float_type(self._dataset(path), path)
+        return found[0] if found else None
+
+    @_guarded
+    def array(self, path: str) -> tuple[NDArray[Any], str]:
+        """The values of a floating point dataset, in its shape, and the name of its type.
+
+        float16, float32 and float64 of either byte order come as native arrays of that type, bit for bit; bfloat16 comes
+        as a float32 array. At most 2**20 values. Type, shape, filters and storage are checked before data is read.
+        """
+        dataset = self._dataset(path)
+        found = self._float_type(dataset, path)
+        if found is None:
+            raise FormatError(f"a dataset of {_type_name(dataset.get_type())} where floating point numbers are expected")
+        name, raw = found
+        shape = _shape(dataset)
+        count = math.prod(shape)
+        if count > MOST_ELEMENTS:
+            raise FormatError(f"shape {list(shape)} has {count} values, over the limit of {MOST_ELEMENTS}")
+        self._spend(count * raw.itemsize)
+        values = np.zeros(shape, raw)
+        if count:
+            _check_storage(dataset, values.nbytes)
+            from h5py import h5s
+
+            # the file's own type as the memory type: bytes are copied, nothing is converted
+            dataset.read(h5s.ALL, h5s.ALL, values, dataset.get_type())
+        if name == "bfloat16":
+            return (values.astype(np.uint32) << 16).view(np.float32), name
+        return values.astype(raw.newbyteorder("="), copy=False), name
+
+    def _where(self, path: str) -> str:
+        inside = printable(path) or "root group"
+        return f"{self._label}: {inside}" if self._label else inside
+
+    def _spend(self, count: int) -> None:
+        self._spent += count
+        if self._spent > MOST_BYTES:
+            raise FormatError(f"more than {MOST_BYTES} bytes of parameters and attributes to read")
+
+    def _open(self, path: str) -> Any:
+        """The object at `path`, each component of which is a hard link to be found in a group."""
+        from h5py import h5g, h5o
+
+        if path in self._groups:
+            return self._groups[path]
+        if path.count("/") >= DEEPEST:
+            raise FormatError(f"groups nested deeper than {DEEPEST}")
+        if not path:
+            found = h5g.open(self._id, b"/")
+        else:
+            parent, _, name = path.rpartition("/")
+            group, encoded = self._group(parent), _component(name)
+            if not group.links.exists(encoded):
+                raise FormatError("nothing of this name is in the file")
+            link = group.links.get_info(encoded).type
+            if link:
+                kind = LINK_KINDS.get(link, "user-defined link")
+                raise FormatError(f"a {kind} leads to other data; only data of this file itself is read", where=self._where(path))
+            found = h5o.open(group, encoded)
+        if isinstance(found, h5g.GroupID):
+            self._groups[path] = found
+        return found
+
+    def _group(self, path: str) -> Any:
+        from h5py import h5g
+
+        found = self._open(path)
+        if not isinstance(found, h5g.GroupID):
+            raise FormatError("a group is expected here", where=self._where(path))
+        return found
+
+    def _dataset(self, path: str) -> Any:
+        from h5py import h5d, h5g
+
+        found = self._open(path)
+        if not isinstance(found, h5d.DatasetID):
+            kind = "group" if isinstance(found, h5g.GroupID) else "named type"
+            raise FormatError(f"a dataset is expected here, this is a {kind}")
+        return found
+
+    def _attribute(self, path: str, name: str) -> Any:
+        from h5py import h5a, h5s
+
+        owner, encoded = self._open(path), name.encode()
+        if not h5a.exists(owner, encoded):
+            return None
+        found = h5a.open(owner, encoded)
+        if found.get_space().get_simple_extent_type() == h5s.NULL:
+            raise FormatError(f"the attribute {printable(name)} is empty")
+        size = math.prod(found.shape) * found.get_type().get_size()
+        if size > LARGEST_ATTRIBUTE:
+            raise FormatError(f"the attribute {printable(name)} has {size} bytes, over the limit of {LARGEST_ATTRIBUTE}")
+        self._spend(size)
+        return found
+
+    def _strings(self, attribute: Any, name: str) -> list[str]:
+        from h5py import h5t
+
+        count = math.prod(attribute.shape)
+        if not count:  # Keras writes an empty list as float64 of shape (0,)
+            return []
+        kind = attribute.get_type()
+        if kind.get_class() != h5t.STRING:
+            raise FormatError(f"the attribute {printable(name)} is {_type_name(kind)}, not text")
+        what = f"the attribute {printable(name)}"
+        if kind.is_variable_str():
+            values = np.empty(attribute.shape, kind.dtype)
+            attribute.read(values)
+            texts = [b"" if value is None or value == 0 else bytes(value) for value in values.ravel().tolist()]
+            self._spend(sum(map(len, texts)))
+            return [_decoded(text, what) for text in texts]
+        raw = np.zeros(attribute.shape, f"V{kind.get_size()}")
+        attribute.read(raw, kind)
+        pad = b" " if kind.get_strpad() == h5t.STR_SPACEPAD else b"\0"
+        texts = [value.tobytes() for value in raw.reshape(-1)]
+        if kind.get_strpad() == h5t.STR_NULLTERM:
+            texts = [text.partition(b"\0")[0] for text in texts]
+        return [_decoded(text.rstrip(pad), what) for text in texts]
+
+    def _float_type(self, dataset: Any, path: str) -> tuple[str, np.dtype[Any]] | None:
+        """Name of the dataset's floating point type and the NumPy type of its bytes; None for other types."""
+        from h5py import h5t
+
+        kind = dataset.get_type()
+        if kind.committed():
+            raise FormatError("its element type is a named type of the file; such a dataset is not read")
+        if kind.get_class() == h5t.OPAQUE and kind.get_size() == 2:
+            # Keras 3 stores bfloat16, which h5py doesn't know, as two opaque bytes and says so in an attribute
+            return ("bfloat16", np.dtype("<u2")) if self._attribute(path, "dtype") and self.text(path, "dtype") == "bfloat16" else None
+        if kind.get_class() != h5t.FLOAT:
+            return None
+        order = {h5t.ORDER_LE: "<", h5t.ORDER_BE: ">"}.get(kind.get_order())
+        layout = FLOATS.get((kind.get_size(), kind.get_fields(), kind.get_ebias(), kind.get_norm()))
+        return (layout[0], np.dtype(order + layout[1])) if layout and order else None
+
+
+def _component(name: str) -> bytes:
+    if name in ("", ".", ".."):
+        raise FormatError(f"{name!r} is not a name in an HDF5 file")
+    try:
+        return name.encode()
+    except UnicodeEncodeError:
+        raise FormatError(f"{printable(name)!r} is not a name in an HDF5 file") from None
+
+
+def _decoded(raw: bytes, what: str) -> str:
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        raise FormatError(f"{what} is not UTF-8 text: {printable(repr(raw), 60)}") from None
+
+
+def _type_name(kind: Any) -> str:
+    from h5py import h5t
+
+    named = {h5t.INTEGER: "integers", h5t.FLOAT: "an unusual floating point type", h5t.STRING: "text", h5t.BITFIELD: "bit fields",
+             h5t.OPAQUE: "opaque bytes", h5t.COMPOUND: "compound values", h5t.REFERENCE: "references",
+             h5t.VLEN: "values of variable length", h5t.ENUM: "an enumeration (or booleans)", h5t.ARRAY: "arrays", h5t.TIME: "times"}
+    return f"{named.get(kind.get_class(), 'an unknown type')} of {kind.get_size()} bytes each"
+
+
+def _shape(dataset: Any) -> tuple[int, ...]:
+    from h5py import h5s
+
+    space = dataset.get_space()
+    if space.get_simple_extent_type() == h5s.NULL:
+        raise FormatError("this dataset is empty: it has no values at all")
+    return tuple(int(size) for size in space.get_simple_extent_dims())
+
+
+def _check_storage(dataset: Any, size: int) -> None:
+    """Refuses data that is not in the file, whole and in a form that can be read safely; `size`: its bytes unpacked."""
+    from h5py import h5d
+
+    properties = dataset.get_create_plist()
+    layout = properties.get_layout()
+    if properties.get_external_count():
+        raise FormatError("its data lies in another file (external storage); only data of this file itself is read")
+    if layout == h5d.VIRTUAL:
+        raise FormatError("a virtual dataset: its data lies elsewhere; only data of this dataset itself is read")
+    if layout not in (h5d.COMPACT, h5d.CONTIGUOUS, h5d.CHUNKED):
+        raise FormatError("its data is stored in an unknown layout")
+    if not dataset.get_storage_size():
+        raise FormatError("it holds no stored data: it was declared and never written")
+    if layout == h5d.CHUNKED:
+        _check_chunks(dataset, properties, size)
+    elif dataset.get_storage_size() != size:
+        raise FormatError(f"{dataset.get_storage_size()} bytes are stored, {size} expected")
+
+
+def _check_chunks(dataset: Any, properties: Any, size: int) -> None:
+    filters = [properties.get_filter(i)[0] for i in range(properties.get_nfilters())]
+    for code in filters:
+        if code not in (DEFLATE, SHUFFLE, FLETCHER32, LZF):
+            raise FormatError(f"packed with filter {code}, which is not supported (no plugin is ever loaded)")
+        if filters.count(code) > 1 or {DEFLATE, LZF} <= {*filters}:
+            raise FormatError("packed twice")
+    chunk = properties.get_chunk()
+    chunk_size = math.prod(chunk) * dataset.get_type().get_size()
+    if chunk_size > LARGEST_CHUNK or chunk_size > max(MiB, 4 * size):
+        raise FormatError(f"a chunk of {chunk_size} bytes for {size} bytes of data")
+    expected = math.prod(-(-length // step) for length, step in zip(_shape(dataset), chunk, strict=True))
+    if dataset.get_num_chunks() != expected:
+        raise FormatError(f"{dataset.get_num_chunks()} of {expected} chunks are stored: a part was never written")
+    for i in range(expected):
+        info = dataset.get_chunk_info(i)
+        if info.size > 2 * chunk_size + 64:
+            raise FormatError(f"a chunk of {chunk_size} bytes takes {info.size} in the file")
+        mask, packed = dataset.read_direct_chunk(info.chunk_offset)
+        _check_chunk(packed, [code for bit, code in enumerate(filters) if not mask >> bit & 1], chunk_size)
+
+
+def _check_chunk(packed: bytes, filters: list[int], chunk_size: int) -> None:
+    """Whether a stored chunk unpacks to exactly its size: HDF5 1.14 leaves the rest of a short one uninitialised."""
+    size = len(packed)
+    for code in reversed(filters):
+        if code == FLETCHER32:
+            packed, size = packed[:-4], size - 4
+        elif code == DEFLATE:
+            size = _inflated_size(packed, chunk_size + 4)
+        elif code == LZF:
+            size = _lzf_size(packed)
+    if size != chunk_size:
+        raise FormatError(f"a chunk unpacks to {size} bytes, {chunk_size} expected", hint="the file is damaged; get it again")
+
+
+def _inflated_size(packed: bytes, limit: int) -> int:
+    import zlib
+
+    try:
+        return len(zlib.decompressobj().decompress(packed, limit + 1))
+    except zlib.error as error:
+        raise FormatError(f"a chunk cannot be inflated: {error}", hint="the file is damaged; get it again") from None
+
+
+def _lzf_size(packed: bytes) -> int:
+    """Length of what LibLZF's format unpacks to: literal runs (control byte below 32) and back references."""
+    size = i = 0
+    while i < len(packed):
+        control = packed[i]
+        if control < 32:
+            size, i = size + control + 1, i + control + 2
+        else:
+            long = control >> 5 == 7
+            if long and i + 1 == len(packed):
+                break
+            size, i = size + (control >> 5) + 2 + (packed[i + 1] if long else 0), i + (3 if long else 2)
+    return size if i == len(packed) else -1
+
+
+class _Exact(io.RawIOBase):
+    """A file object for libhdf5 that never gives fewer bytes than asked for: h5py takes a short read for a full one."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def readinto(self, buffer: Any) -> int:
+        wanted = len(buffer)
+        data = self._file.read(wanted)
+        if len(data) != wanted:
+            raise OSError("the file ends inside its data")
+        memoryview(buffer)[:] = data
+        return wanted
+
+
+def superblock_at(file: BinaryIO) -> int | None:
+    """Where the HDF5 superblock is: 0, or after a user block of 512, 1024, 2048 … bytes; None: this is not HDF5.
+
+    A zip archive is never taken for a user block, whatever lies inside it.
+    """
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    head = file.read(8)
+    if head == SIGNATURE:
+        return 0
+    offset = 512
+    while offset + 8 <= size and not head.startswith(b"PK"):
+        file.seek(offset)
+        if file.read(8) == SIGNATURE:
+            return offset
+        offset *= 2
+    return None
+
+
+def is_hdf5(place: Place) -> bool:
+    """Whether a file is HDF5, by its signature."""
+    if not place.is_file():
+        return False
+    with place.open() as file:
+        return superblock_at(file) is not None
+
+
+def _check_extent(file: BinaryIO, start: int) -> None:
+    """Compares the file's size with the end that its superblock declares (HDF5 File Format, II.A)."""
+    size = file.seek(0, io.SEEK_END)
+    file.seek(start)
+    block = file.read(96)
+    version = block[8] if len(block) > 8 else 0
+    width_at, first = {0: (13, 24), 1: (13, 28), 2: (9, 12), 3: (9, 12)}.get(version, (0, 0))
+    if not first:
+        raise FormatError(f"an HDF5 superblock of version {version}, which is not known", hint="the file is damaged; get it again")
+    width = block[width_at] if len(block) > width_at else 8
+    field = block[first + 2 * width: first + 3 * width]
+    if width not in (2, 4, 8) or len(field) < width:
+        raise FormatError(f"the file is cut short: {size} bytes, its first block alone needs more")
+    end = int.from_bytes(field, "little")
+    if end > size:
+        raise FormatError(f"the file is cut short: {size} bytes, {end} expected ({end - size} are missing)", hint="get the file again")
+    if end < size:
+        file.seek(max(end, size - 65557))  # the farthest from its end that a zip archive's directory can end
+        if b"PK\5\6" in file.read():
+            raise FormatError("the file is an HDF5 file and a zip archive at once: it is not clear which is meant")
+
+
+def open_hdf5(source: Place | BinaryIO, label: str = "") -> File:
+    """Opens a file, or a seekable binary file object such as a member of an archive, for reading.
+
+    label: the place of this file in the input, put in front of the paths in messages. The file object stays the caller's
+    to close, after the File.
+    Raises FormatError: not HDF5, cut short, damaged.
+    """
+    try:
+        if not isinstance(source, Place):
+            return _opened(source, None, label)
+        with source.open() as file:
+            return _opened(file, os.fspath(source.local), label)
+    except FormatError as error:
+        raise (error if error.where or not label else error.inside(label)) from None
+
+
+def _opened(file: BinaryIO, path: str | None, label: str) -> File:
+    start = superblock_at(file)
+    if start is None:
+        raise FormatError("this is not an HDF5 file: its signature is missing")
+    _check_extent(file, start)
+    os.environ.setdefault("HDF5_PLUGIN_PRELOAD", "::")  # libhdf5 then loads no filter plugins; read when h5py is imported
+    from h5py import h5f, h5fd, h5p
+
+    access = h5p.create(h5p.FILE_ACCESS)
+    access.set_fclose_degree(h5f.CLOSE_STRONG)
+    if path is None:
+        access.set_fileobj_driver(h5fd.fileobj_driver, _Exact(file))
+    try:
+        return File(h5f.open(os.fsencode(path or "file object"), h5f.ACC_RDONLY, fapl=access), label)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise FormatError(f"HDF5 cannot open this file: {_reason(error)}", hint="the file is damaged; get it again") from None
