@@ -1,0 +1,219 @@
+"""The commands: arguments, printing, exit codes. No logic.
+
+Exit codes: 0 fine, 1 refused or found something, 2 usage. stdout is data, stderr is talk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from exporter import __version__
+from exporter.errors import ExporterError, UsageError, printable
+
+if TYPE_CHECKING:
+    from exporter.bundle import Bundle
+    from exporter.sources import Options
+
+MOST_WARNINGS = 20
+
+
+def main(command: Callable[[Sequence[str] | None], int], words: Sequence[str] | None = None) -> NoReturn:
+    """Runs a command and turns every outcome into an exit code and a message."""
+    with contextlib.suppress(ValueError, AttributeError):  # a polite kill removes the temporary file, as Ctrl-C does
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        code = command(words)
+        sys.stdout.flush()
+    except ExporterError as error:
+        code = fail(error)
+    except KeyboardInterrupt:
+        code = 130
+    except BrokenPipeError:  # the reader of our output went away, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        code = 1
+    except (MemoryError, RecursionError) as error:
+        code = fail(ExporterError(f"{type(error).__name__}: the input asks for more than this machine has"))
+    sys.exit(code)
+
+
+def fail(error: ExporterError) -> int:
+    """Prints an error and its hint; returns the exit code."""
+    print(f"error: {error}", file=sys.stderr)
+    if error.hint:
+        print(f"hint: {printable(error.hint, 500)}", file=sys.stderr)
+    return 2 if isinstance(error, UsageError) else 1
+
+
+def warn(sentences: Sequence[str]) -> None:
+    """Prints warnings, the first twenty and how many more."""
+    for sentence in sentences[:MOST_WARNINGS]:
+        print(f"warning: {printable(sentence, 300)}", file=sys.stderr)
+    if len(sentences) > MOST_WARNINGS:
+        print(f"warning: and {len(sentences) - MOST_WARNINGS} more like these", file=sys.stderr)
+
+
+def export_command() -> NoReturn:
+    """bn-export"""
+    main(export)
+
+
+def export(words: Sequence[str] | None = None) -> int:
+    """bn-export MODEL [OUT]"""
+    parser = export_parser()
+    args = parser.parse_args(words)
+    from exporter.place import Place
+
+    place, options = Place(args.model), read_options(args)
+    if args.out is not None:
+        from pathlib import Path
+
+        from exporter import output
+        from exporter.targets import target_for
+
+        target_for(args.out)
+        inputs = [place] if options.architecture is None else [place, options.architecture]
+        output.check_output(Path(args.out), inputs)
+    bundle = _read(place, options)
+    warn(_remarks(bundle))
+    if args.out is not None:
+        from exporter.targets import Options as WriteOptions
+
+        output.write(bundle, args.out, WriteOptions(vectors=not args.no_vectors), inputs=inputs)
+        for layer in bundle if args.verbose else ():
+            print(f"{printable(layer.path)}: {layer.moving_mean.size} channels, epsilon {layer.epsilon:g}", file=sys.stderr)
+    elif args.json:
+        sys.stdout.write(_json(bundle) + "\n")
+    else:
+        sys.stdout.write(table(bundle))
+    return 0
+
+
+def _read(place: Any, options: Options) -> Bundle:
+    """Reads in a child process while this one imports what checking and writing need."""
+    from exporter import isolation
+    from exporter.resolve import read_unresolved, resolve
+
+    try:
+        if not place.exists():
+            return resolve(read_unresolved(place, options), options)
+        child = isolation.start(place, options, fork=True)
+        import exporter.schema
+        import exporter.targets.bundle_json
+
+        with contextlib.suppress(ImportError):
+            import jsonschema  # noqa: F401  # while the child reads
+        return resolve(isolation.finish(child), options)
+    except ExporterError as error:
+        raise error.inside(place.name) from None
+
+
+def export_parser() -> argparse.ArgumentParser:
+    """The arguments of bn-export."""
+    parser = argparse.ArgumentParser(
+        prog="bn-export", formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Export gamma, beta, moving_mean, moving_variance and epsilon of every BatchNormalization layer of a Keras or\n"
+                    "TensorFlow model, bit for bit. Without OUT: list the layers.",
+        epilog="examples:\n  bn-export model.h5 out.json\n  bn-export model.keras\n  bn-export weights.h5 out.json --architecture model.json\n"
+               "  bn-export weights.h5 out.json --epsilon 0.001 --epsilon 'head/*=1e-5'\n\n"
+               "exit status: 0 fine, 1 refused (the reason is on stderr), 2 usage")
+    parser.add_argument("model", metavar="MODEL", help="a file or folder that Keras or TensorFlow wrote, or a bundle")
+    parser.add_argument("out", metavar="OUT", nargs="?", help="the output; its suffix chooses the kind (.json)")
+    parser.add_argument("--json", action="store_true", help="without OUT: the list as JSON")
+    parser.add_argument("-v", "--verbose", action="store_true", help="one line a layer on stderr")
+    parser.add_argument("--no-vectors", action="store_true", help="leave the test vectors out of the bundle")
+    parser.add_argument("--version", action="version", version=f"bn-export {__version__}")
+    add_reading_options(parser)
+    return parser
+
+
+def add_reading_options(parser: argparse.ArgumentParser) -> None:
+    """The options that say what the file does not."""
+    group = parser.add_argument_group("reading")
+    group.add_argument("--epsilon", action="append", default=[], metavar="V|GLOB=V",
+                       help="epsilon of layers whose file does not say it; GLOB over paths; repeatable")
+    group.add_argument("--architecture", metavar="FILE", help="the model's JSON, or another model file that holds its config")
+    group.add_argument("--layers", action="append", default=[], metavar="GLOB", help="only layers whose path matches; repeatable")
+    group.add_argument("--skip-unresolved", action="store_true", help="write what can be resolved and list the rest in the bundle")
+    group.add_argument("--effective-epsilon", action="store_true",
+                       help="write the epsilon that the fused kernel used (max(epsilon, 1.001e-5) in TensorFlow 1.12 to 2.11)")
+    group.add_argument("--ema", choices=["yes", "no"], help="TF1 checkpoints: take the moving averages of the variables, or the variables")
+    group.add_argument("--keras-version", metavar="V", help="the Keras that wrote a weights file which does not say, e.g. 1.0.5")
+    group.add_argument("--backend", choices=["tensorflow", "theano", "cntk"], help="its backend, likewise")
+
+
+def read_options(args: argparse.Namespace) -> Options:
+    """Options from parsed arguments. Raises UsageError for an epsilon that is no number."""
+    from exporter.place import Place
+    from exporter.sources import Options
+
+    return Options(epsilon=tuple(map(_epsilon, args.epsilon)), architecture=Place(args.architecture) if args.architecture else None,
+                   keras_version=args.keras_version, backend=args.backend, ema=args.ema, layers=tuple(args.layers),
+                   skip_unresolved=args.skip_unresolved, effective_epsilon=args.effective_epsilon)
+
+
+def _epsilon(word: str) -> tuple[str, float]:
+    glob, _, number = word.rpartition("=")
+    try:
+        value = float(number)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 3.4e38:
+        raise UsageError(f"--epsilon {word!r}: a number of 0 or more is needed", hint="e.g. --epsilon 0.001 or --epsilon 'head/*=1e-5'")
+    return glob or "*", value
+
+
+def _remarks(bundle: Bundle) -> list[str]:
+    """What the user should know about a bundle that is fine."""
+    remarks = list(bundle.warnings)
+    different = [layer for layer in bundle if layer.effective_epsilon is not None]
+    if different:
+        first = different[0]
+        remarks.append(
+            f"{len(different)} of {len(bundle)} layers ran in a fused kernel that used epsilon {first.effective_epsilon:g}, not the config's "
+            f"{first.epsilon:g} (first: {first.path}); --effective-epsilon writes that value as epsilon")
+    remarks += [f"skipped {path}: {reason}" for path, reason in bundle.skipped]
+    return remarks
+
+
+def table(bundle: Bundle) -> str:
+    """The layers as a table for people."""
+    rows = [("layer", "channels", "axis", "epsilon", "dtype", "parameters", "notes")]
+    for layer in bundle:
+        axis = ",".join(map(str, layer.axis or ()))
+        notes = [f"{name}: {', '.join(fields)}" for name, fields in (("assumed", layer.assumed), ("converted", layer.converted)) if fields]
+        if layer.effective_epsilon is not None:
+            notes.append(f"effective epsilon {layer.effective_epsilon:g}")
+        if layer.quantized:
+            notes.append(f"quantized {layer.quantized}")
+        lacking = [name for name in ("gamma", "beta") if getattr(layer, name) is None]
+        rows.append((printable(layer.path, 80), "x".join(map(str, layer.shape)), axis, f"{layer.epsilon:g}", layer.dtype,
+                     "no " + ", no ".join(lacking) if lacking else "all four", "; ".join(notes)))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+    channels = sum(layer.moving_mean.size for layer in bundle)
+    origin = bundle.origin
+    said = [f"Keras {printable(origin.keras_version)}" if origin.keras_version else "",
+            f"TensorFlow {printable(origin.tensorflow_version)}" if origin.tensorflow_version else "", origin.backend or ""]
+    wrote = ", ".join(word for word in said if word)
+    summary = f"{printable(origin.file)} ({origin.kind}{', ' + wrote if wrote else ''}): {len(bundle)} batch norms, {channels} channels"
+    return "\n".join([summary, "", *lines, ""])
+
+
+def _json(bundle: Bundle) -> str:
+    """The table for machines: the bundle's document without arrays."""
+    import json
+
+    from exporter.layer import PARAMETERS
+    from exporter.targets.bundle_json import document
+
+    content = document(bundle, with_vectors=False)
+    for layer in content["layers"]:
+        for name in PARAMETERS:
+            layer[name] = None if layer[name] is None else len(layer[name])
+    return json.dumps(content, indent=2, ensure_ascii=True)

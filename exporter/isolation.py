@@ -1,0 +1,316 @@
+"""Reading in a child process with limits: libhdf5 hangs or crashes on some damaged files, and a child takes that with it.
+
+The child sends back JSON and raw array bytes, nothing that is unpickled; the parent builds the layers from them, checking every
+length, and applies the gate as for any other bundle. `fork` starts a child in a millisecond, for a program of one thread such as the
+command; `spawn` starts a fresh interpreter, safe in any program and on Windows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from exporter import errors
+from exporter.errors import ExporterError, FormatError, UnresolvedError
+from exporter.place import Place
+
+if TYPE_CHECKING:
+    from exporter.bundle import Bundle
+    from exporter.sources import Options
+
+MEMORY = 2 << 30  # bytes of address space beyond what the child starts with
+CPU_SECONDS = 5  # and one more for each 16 MiB of the file; a sound file takes a hundredth of that
+WALL_SECONDS = 60
+MOST_ANSWER = 2 << 30  # bytes
+HARMLESS = "the file is damaged, or made to do this; nothing was read from it"
+
+
+class Child:
+    """A running child: its answer is read from `descriptor`."""
+
+    def __init__(self, descriptor: int, wait: Callable[[], int], kill: Callable[[], None]) -> None:
+        self.descriptor, self.wait, self.kill = descriptor, wait, kill
+
+
+def read_in_child(place: Place, options: Options, *, fork: bool = False) -> Bundle:
+    """`resolve.read_unresolved` in a child. Raises what it raises, and FormatError where the child crashes or runs out of its limits."""
+    return finish(start(place, options, fork=fork))
+
+
+def start(place: Place, options: Options, *, fork: bool) -> Child:
+    """Starts the child and returns at once: what the caller imports meanwhile costs no time."""
+    return _fork(place, options) if fork and hasattr(os, "fork") else _spawn(place, options)
+
+
+def finish(child: Child) -> Bundle:
+    """Waits for the child's answer and checks it."""
+    try:
+        answer = _receive(child)
+        status = child.wait()
+    except BaseException:
+        child.kill()
+        child.wait()
+        raise
+    finally:
+        os.close(child.descriptor)
+    if status != 0:
+        raise FormatError(f"reading it {_ending(status)}", hint=HARMLESS)
+    return decode(answer)
+
+
+def _ending(status: int) -> str:
+    if status < 0 and -status == getattr(signal, "SIGXCPU", None):
+        return f"did not end within {CPU_SECONDS} seconds of processor time"
+    if status < 0:
+        return f"crashed the HDF5 library (signal {-status})"
+    return "failed in the HDF5 library or ran out of the memory allowed for it"
+
+
+def _receive(child: Child) -> bytes:
+    deadline = time.monotonic() + WALL_SECONDS
+    parts, size = [], 0
+    with selectors.DefaultSelector() if sys.platform != "win32" else _NoSelector() as selector:
+        selector.register(child.descriptor, selectors.EVENT_READ)
+        while True:
+            left = deadline - time.monotonic()
+            if left <= 0 or not selector.select(left):
+                raise FormatError(f"reading it did not end within {WALL_SECONDS} seconds", hint=HARMLESS)
+            part = os.read(child.descriptor, 1 << 20)
+            if not part:
+                return b"".join(parts)
+            parts.append(part)
+            size += len(part)
+            if size > MOST_ANSWER:
+                raise FormatError(f"it holds more than {MOST_ANSWER} bytes of batch norms")
+
+
+class _NoSelector:
+    """Windows cannot select on pipes: there the child's own timer (see `_limit`) ends it, and the read with it."""
+
+    def __enter__(self) -> _NoSelector:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def register(self, descriptor: int, events: int) -> None:
+        pass
+
+    def select(self, timeout: float) -> bool:
+        return True
+
+
+def _fork(place: Place, options: Options) -> Child:
+    receiving, sending = os.pipe()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid == 0:  # never returns into the caller's program
+        status = 70
+        try:
+            os.close(receiving)
+            silent = os.open(os.devnull, os.O_RDWR)
+            for stream in (0, 1, 2):  # what a dying libhdf5 or libc prints is not for the user
+                os.dup2(silent, stream)
+            _serve(place, options, sending)
+            status = 0
+        except MemoryError:
+            status = 71
+        finally:
+            os._exit(status)
+    os.close(sending)
+
+    def wait() -> int:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    def kill() -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+    return Child(receiving, wait, kill)
+
+
+def _spawn(place: Place, options: Options) -> Child:
+    command = [sys.executable, "-m", "exporter.isolation"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                               env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))})
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with contextlib.suppress(BrokenPipeError), process.stdin as pipe:
+        pipe.write(_request(place, options))
+    receiving = os.dup(process.stdout.fileno())
+    process.stdout.close()
+    return Child(receiving, process.wait, process.kill)
+
+
+def _request(place: Place, options: Options) -> bytes:
+    import json
+
+    fields = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
+    fields["architecture"] = None if options.architecture is None else os.fspath(options.architecture.local)
+    return json.dumps({"path": os.fspath(place.local), "options": fields}).encode()
+
+
+def _serve_request(request: bytes) -> None:
+    import json
+
+    from exporter.sources import Options
+
+    asked = json.loads(request)
+    fields = asked["options"]
+    fields["epsilon"] = tuple((glob, value) for glob, value in fields["epsilon"])
+    fields["layers"] = tuple(fields["layers"])
+    fields["architecture"] = None if fields["architecture"] is None else Place(fields["architecture"])
+    _serve(Place(asked["path"]), Options(**fields), 1)
+
+
+def _serve(place: Place, options: Options, descriptor: int) -> None:
+    """In the child: reads under limits and sends the answer."""
+    from exporter.resolve import read_unresolved
+
+    _limit(place)
+    try:
+        answer = encode(read_unresolved(place, options))
+    except ExporterError as error:
+        answer = [_encode_error(error)]
+    with os.fdopen(descriptor, "wb", buffering=0, closefd=True) as file:
+        for part in answer:
+            view = memoryview(part).cast("B")
+            while view:
+                view = view[file.write(view) or 0:]
+
+
+def _limit(place: Place) -> None:
+    size = place.size() if place.is_file() else 0
+    seconds = CPU_SECONDS + (size >> 24)
+    try:
+        import resource
+    except ImportError:  # Windows: a timer that ends the process
+        import threading
+
+        timer = threading.Timer(WALL_SECONDS, os._exit, (72,))
+        timer.daemon = True
+        timer.start()
+        return
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with contextlib.suppress(OSError, ValueError):
+        used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
+        resource.setrlimit(resource.RLIMIT_CPU, (int(used) + seconds + 1, resource.getrlimit(resource.RLIMIT_CPU)[1]))
+    with contextlib.suppress(OSError, ValueError):
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        wanted = _address_space() + MEMORY
+        resource.setrlimit(resource.RLIMIT_AS, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
+
+
+def _address_space() -> int:
+    with contextlib.suppress(OSError, ValueError), open("/proc/self/statm", "rb") as file:
+        return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    return 0
+
+
+# --- what goes through the pipe: the length of a JSON header, the header, the arrays one after the other -------------------------------
+
+def encode(bundle: Bundle) -> list[bytes]:
+    """A bundle as the parts of a message."""
+    import numpy as np
+    import orjson
+
+    from exporter.layer import PARAMETERS
+
+    arrays, layers = [], []
+    for layer in bundle.layers:
+        fields = {field.name: getattr(layer, field.name) for field in dataclasses.fields(layer) if field.name not in PARAMETERS}
+        fields["present"] = list(layer.parameters())
+        layers.append(fields)
+        arrays += [np.ascontiguousarray(values).data for values in layer.parameters().values()]
+    vectors = {path: list(x.shape) for path, (x, _) in bundle.vectors.items()}
+    arrays += [np.ascontiguousarray(rows).data for pair in bundle.vectors.values() for rows in pair]
+    header = orjson.dumps({"layers": layers, "origin": dataclasses.asdict(bundle.origin), "skipped": bundle.skipped,
+                           "warnings": bundle.warnings, "vectors": vectors})
+    return [len(header).to_bytes(8, "little"), header, *arrays]  # type: ignore[list-item]  # memoryviews are written as they are
+
+
+def _encode_error(error: ExporterError) -> bytes:
+    import orjson
+
+    header = orjson.dumps({"error": type(error).__name__, "what": str(error.what), "where": error.where, "hint": error.hint,
+                           "layers": getattr(error, "layers", ())}, default=str)
+    return len(header).to_bytes(8, "little") + header
+
+
+def decode(answer: bytes) -> Bundle:
+    """The bundle of a message, every length checked; raises the error that the message holds instead."""
+    import orjson
+
+    from exporter.bundle import Bundle, Origin
+
+    broken = FormatError("the reading process was damaged by it", hint=HARMLESS)
+    length = int.from_bytes(answer[:8], "little")
+    try:
+        header = orjson.loads(memoryview(answer)[8:8 + length])
+    except orjson.JSONDecodeError:
+        raise broken from None
+    if "error" in header:
+        raise _decode_error(header)
+    data = _arrays(memoryview(answer)[8 + length:], broken)
+    try:
+        layers = tuple(_decode_layer(fields, data) for fields in header["layers"])
+        by_path = {layer.path: layer for layer in layers}
+        vectors = {path: (data(by_path[path].dtype, shape), data(by_path[path].dtype, shape)) for path, shape in header["vectors"].items()}
+        return Bundle(layers=layers, origin=Origin(**header["origin"]), skipped=tuple((path, reason) for path, reason in header["skipped"]),
+                      warnings=tuple(header["warnings"]), vectors=vectors)
+    except (KeyError, TypeError, ValueError):
+        raise broken from None
+
+
+def _decode_error(header: dict[str, Any]) -> ExporterError:
+    kind = getattr(errors, str(header["error"]), FormatError)
+    if kind is UnresolvedError:
+        return UnresolvedError([(path, reason) for path, reason in header["layers"]], where=header["where"], hint=header["hint"])
+    error = ExporterError(header["what"], where=header["where"], hint=header["hint"])
+    error.__class__ = kind
+    return error
+
+
+def _arrays(data: memoryview, broken: FormatError) -> Callable[[str, Any], Any]:
+    import numpy as np
+
+    from exporter.layer import HELD_IN
+
+    position = 0
+
+    def take(dtype: str, shape: Any) -> Any:
+        nonlocal position
+        kind = np.dtype(HELD_IN[dtype])
+        size = kind.itemsize
+        for length in shape:
+            size *= int(length)
+        if size < 0 or position + size > len(data):
+            raise broken
+        array = np.frombuffer(data[position:position + size], kind).reshape(shape)
+        position += size
+        return array
+
+    return take
+
+
+def _decode_layer(fields: dict[str, Any], data: Callable[[str, Any], Any]) -> Any:
+    from exporter.layer import PARAMETERS, BatchNorm
+
+    present = fields.pop("present")
+    for name in ("axis", "shape", "assumed", "converted"):
+        fields[name] = None if fields[name] is None else tuple(fields[name])
+    return BatchNorm(**fields, **{name: data(fields["dtype"], fields["shape"]) if name in present else None for name in PARAMETERS})
+
+
+if __name__ == "__main__":
+    _serve_request(sys.stdin.buffer.read())

@@ -1,0 +1,88 @@
+"""Output: written whole or not at all. The one place that creates files."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from exporter.errors import OutputError
+from exporter.place import Place
+
+if TYPE_CHECKING:
+    from exporter.bundle import Bundle
+    from exporter.targets import Options
+
+
+def write(bundle: Bundle, path: str | os.PathLike[str], options: Options | None = None, *, inputs: Iterable[Place] = ()) -> None:
+    """Writes `bundle` to `path`; the suffix chooses the target (exporter/targets).
+
+    inputs: the files and folders that were read, which the output may not replace or lie in.
+
+    Raises: UsageError (unknown suffix), OutputError (cannot be written; what stood there is untouched), MissingExtra.
+    """
+    from exporter.bundle import check
+    from exporter.targets import Options, target_for
+
+    target = target_for(os.fspath(path))
+    check_output(Path(path), inputs)
+    write_bytes(Path(path), target.write(check(bundle), options or Options()))
+
+
+def check_output(path: Path, inputs: Iterable[Place] = ()) -> None:
+    """Refuses an output that cannot be written, or that would replace or lie in one of the inputs, before any work is done."""
+    folder = path.parent
+    if path.is_dir():
+        raise OutputError("this is a folder; give a file name", where=str(path))
+    if not folder.is_dir():
+        raise OutputError("its folder does not exist", where=str(path), hint=f"create it first: mkdir -p {folder}")
+    if path.exists() and not path.is_file():
+        raise OutputError("this is not a regular file; nothing is written into a device or a pipe", where=str(path))
+    if not os.access(folder, os.W_OK):
+        raise OutputError("its folder is not writable", where=str(path))
+    for place in inputs:
+        if path.exists() and place.exists() and os.path.samefile(path, place.local):
+            raise OutputError("the output would replace the input", where=str(path), hint="choose another name")
+        if place.is_folder() and folder.resolve().is_relative_to(place.local.resolve()):
+            raise OutputError("the output would lie inside the model's folder", where=str(path), hint="choose another folder")
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replaces `path` by `data`: a temporary file in the same folder, flushed to the disk, then renamed.
+
+    The temporary file is removed on every error and on the signals that Python turns into exceptions.
+    """
+    if path.is_symlink():  # write through the user's own link rather than replace it by a file
+        path = path.resolve()
+    temporary = path.with_name(f".{path.name[:60]}.{secrets.token_hex(6)}.tmp")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise OutputError(f"cannot be written: {os.strerror(error.errno) if error.errno else error}", where=str(path),
+                          hint="what stood there before is untouched") from None
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes the new name itself survive a power cut, where the system can sync a folder."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+

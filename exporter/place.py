@@ -1,0 +1,129 @@
+"""Place: one file or folder of the input. Sources and formats touch the file system through it and nothing else."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+from exporter.errors import ExporterError, FormatError, printable
+
+MiB = 1 << 20
+
+
+class Place:
+    """A file or folder. Regular files and folders only: a FIFO, socket or device is refused before it is opened.
+
+    The user's own path may be a symbolic link (model caches use them). A link *inside* a model folder is followed
+    only where it stays inside that folder.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], root: Path | None = None) -> None:
+        self.local = Path(path)
+        self.root = root
+
+    def __repr__(self) -> str:
+        return f"Place({str(self.local)!r})"
+
+    @property
+    def name(self) -> str:
+        """The last component, as it may stand in a bundle or a message."""
+        return self.local.name or Path(os.path.abspath(self.local)).name
+
+    @property
+    def suffix(self) -> str:
+        return self.local.suffix.lower()
+
+    def stat(self) -> os.stat_result | None:
+        """None where there is nothing; an error where there is something that is neither a file nor a folder."""
+        try:
+            found = os.stat(self.local)
+            if self.root is not None and self.local.is_symlink():
+                self._check_inside()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (OSError, ValueError) as error:
+            raise self._error(error) from None
+        if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+            raise FormatError("this is neither a file nor a folder (a pipe, socket or device is never read)", where=self.name)
+        return found
+
+    def _check_inside(self) -> None:
+        assert self.root is not None
+        if not self.local.resolve().is_relative_to(self.root.resolve()):
+            raise FormatError("a symbolic link that leaves the model's folder is not followed", where=self.name)
+
+    def is_file(self) -> bool:
+        found = self.stat()
+        return found is not None and stat.S_ISREG(found.st_mode)
+
+    def is_folder(self) -> bool:
+        found = self.stat()
+        return found is not None and stat.S_ISDIR(found.st_mode)
+
+    def exists(self) -> bool:
+        return self.stat() is not None
+
+    def size(self) -> int:
+        """Bytes of the file."""
+        found = self.stat()
+        if found is None:
+            raise FormatError("no such file", where=self.name)
+        return found.st_size
+
+    def open(self) -> BinaryIO:
+        """The file, for reading bytes; the caller closes it."""
+        if not self.is_file():
+            raise FormatError("this is a folder, not a file" if self.exists() else "no such file", where=self.name)
+        try:
+            descriptor = os.open(self.local, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+            return os.fdopen(descriptor, "rb")
+        except OSError as error:
+            raise self._error(error) from None
+
+    def head(self, count: int = 512) -> bytes:
+        """The first bytes; b"" for a folder or where there is nothing."""
+        if not self.is_file():
+            return b""
+        with self.open() as file:
+            return file.read(count)
+
+    def read(self, limit: int = 64 * MiB) -> bytes:
+        """The whole file; an error, before a byte is read, where it is larger than `limit` bytes."""
+        if self.size() > limit:
+            raise FormatError(f"{self.size()} bytes is over the limit of {limit} for this file", where=self.name)
+        with self.open() as file:
+            data = file.read(limit + 1)
+        if len(data) > limit:
+            raise FormatError(f"over the limit of {limit} bytes for this file", where=self.name)
+        return data
+
+    def child(self, *parts: str) -> Place:
+        """A file or folder below this folder. `parts` may come from the input: none may lead out of it."""
+        for part in parts:
+            pieces = part.replace("\\", "/").split("/")
+            if not part or "\0" in part or part.startswith(("/", "\\")) or ".." in pieces or ":" in pieces[0]:
+                raise FormatError(f"{printable(part)!r} is not a name inside the model's folder", where=self.name)
+        return Place(self.local.joinpath(*parts), root=self.root or self.local)
+
+    def sibling(self, name: str) -> Place:
+        """A file or folder beside this one; `name` is checked as in `child`."""
+        return Place(self.local.parent, root=self.root).child(name)
+
+    def parent(self) -> Place:
+        return Place(self.local.parent, root=self.root)
+
+    def children(self) -> list[Place]:
+        """What the folder holds, sorted by name."""
+        try:
+            found = sorted(os.listdir(self.local))
+        except OSError as error:
+            raise self._error(error) from None
+        return [Place(self.local / name, root=self.root or self.local) for name in found]
+
+    def _error(self, error: OSError | ValueError) -> ExporterError:
+        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
+        hint = "check the permissions of the file and its folders" if getattr(error, "errno", 0) in (errno.EACCES, errno.EPERM) else ""
+        return FormatError(f"cannot be read: {reason}", where=self.name, hint=hint)

@@ -1,0 +1,159 @@
+"""read: from a path to a checked bundle. Finds the source, adds what the user gave, converts old eras, applies the gate."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Any
+
+from exporter.bundle import Bundle, check
+from exporter.errors import ExporterError, FormatError, UnresolvedError, UsageError, names
+from exporter.layer import BatchNorm
+from exporter.place import Place
+from exporter.sources import Options, source_for
+
+HOW_TO_GIVE_EPSILON = ("give it with --epsilon 0.001 or --epsilon 'head/*=1e-5' (repeatable), or give the model's config with "
+                       "--architecture model.json")
+
+
+def read(path: str | os.PathLike[str], *, epsilon: float | dict[str, float] | None = None,
+         architecture: str | os.PathLike[str] | None = None, isolated: bool = False, **options: Any) -> Bundle:
+    """The batch norms of a model: any file or folder that Keras or TensorFlow wrote, or a bundle.
+
+    epsilon:      for files that do not say it: one value, or {glob over paths: value}.
+    architecture: a JSON architecture, or another model file that holds the config, for weights-only files.
+    isolated:     read in a child process with limits on time and memory, as the command does. For files from strangers: libhdf5 can
+                  hang or crash on damaged ones. Costs a few milliseconds; the result is the same.
+    options:      the other fields of exporter.sources.Options.
+
+    Raises: FormatError, UnsupportedError, UnresolvedError, LayerError, UsageError.
+    """
+    table = epsilon if isinstance(epsilon, dict) else {} if epsilon is None else {"*": epsilon}
+    place = Place(path)
+    given = Options(epsilon=tuple((glob, float(value)) for glob, value in table.items()),
+                    architecture=None if architecture is None else Place(architecture), **options)
+    return read_place(place, given, isolated=isolated)
+
+
+def load(path: str | os.PathLike[str]) -> Bundle:
+    """A bundle that was written before (.json and the other forms that hold one), as strictly as docs/format.md asks.
+
+    Raises: BundleError where it breaks the contract, FormatError where it is no bundle at all.
+    """
+    place = Place(path)
+    from exporter.sources import bundle as source
+
+    try:
+        if not source.claims(place):
+            raise FormatError("this is not a bundle", hint="read a model with exporter.read")
+        return resolve(source.read(place, Options()), Options())
+    except ExporterError as error:
+        raise error.inside(place.name) from None
+
+
+def read_place(place: Place, options: Options, *, isolated: bool = False) -> Bundle:
+    """`read`, for a Place and Options."""
+    try:
+        if isolated:
+            from exporter.isolation import read_in_child
+
+            found = read_in_child(place, options)
+        else:
+            found = read_unresolved(place, options)
+        return resolve(found, options)
+    except ExporterError as error:
+        raise error.inside(place.name) from None
+
+
+def read_unresolved(place: Place, options: Options) -> Bundle:
+    """What the source that claims `place` finds there, before anything is added to it."""
+    if not place.exists():
+        raise FormatError("no such file or folder")
+    source = source_for(place)
+    if source is None:
+        from exporter.sniff import refuse
+
+        raise refuse(place)
+    return source.read(place, options)
+
+
+def resolve(bundle: Bundle, options: Options) -> Bundle:
+    """Adds to a source's bundle what the user gave, converts old eras to the one formula, and applies the gate.
+
+    Raises: UnresolvedError for what is still not known, unless `skip_unresolved`; UsageError for an option that names nothing.
+    """
+    everything = unique_paths(bundle.layers)
+    if options.layers and not any(map(options.wants, [*(layer.path for layer in everything), *(path for path, _ in bundle.skipped)])):
+        raise UsageError(f"--layers {names(options.layers)} matches none of the batch norms {names(layer.path for layer in everything)}")
+    skipped = [(path, reason) for path, reason in bundle.skipped if options.wants(path)]
+    layers: list[BatchNorm] = []
+    without_epsilon = []
+    for layer in everything:
+        if not options.wants(layer.path):
+            continue
+        layer = _with_options(layer, options)
+        if layer.epsilon is None:
+            without_epsilon.append((layer.path, "the file does not say its epsilon"))
+        else:
+            layers.append(_converted(layer))
+    _check_globs(options, everything)
+    unresolved = [*skipped, *without_epsilon]
+    if unresolved and not options.skip_unresolved:
+        raise _unresolved(unresolved, bool(without_epsilon))
+    if unresolved and not layers:
+        raise _unresolved(unresolved, bool(without_epsilon))
+    return check(bundle.replace(layers=tuple(layers), skipped=tuple(unresolved)))
+
+
+def unique_paths(layers: Iterable[BatchNorm]) -> list[BatchNorm]:
+    """The layers with paths of their own: the second of one path gets "#2", the third "#3"."""
+    layers = list(layers)
+    taken = {layer.path for layer in layers}
+    seen: set[str] = set()
+    result = []
+    for layer in layers:
+        path, number = layer.path, 2
+        while path in seen:
+            path, number = f"{layer.path}#{number}", number + 1
+            if path in taken and path not in seen:
+                continue
+        seen.add(path)
+        result.append(layer if path == layer.path else layer.replace(path=path))
+    return result
+
+
+def _with_options(layer: BatchNorm, options: Options) -> BatchNorm:
+    given = options.epsilon_for(layer.path)
+    assumed = list(layer.assumed)
+    if layer.epsilon is None and given is not None:
+        layer = layer.replace(epsilon=given, assumed=(*assumed, "epsilon"))
+    if layer.axis is None:
+        axis = (-1,) if len(layer.shape) == 1 else tuple(range(1, len(layer.shape) + 1))
+        layer = layer.replace(axis=axis, assumed=(*layer.assumed, "axis"))
+    if options.effective_epsilon and layer.effective_epsilon is not None:
+        layer = layer.replace(epsilon=layer.effective_epsilon, effective_epsilon=None)
+    return layer
+
+
+def _converted(layer: BatchNorm) -> BatchNorm:
+    if layer.statistic == "variance":
+        return layer
+    from exporter import dialects
+
+    return dialects.convert(layer)
+
+
+def _check_globs(options: Options, layers: list[BatchNorm]) -> None:
+    import fnmatch
+
+    for glob, _ in options.epsilon:
+        if glob != "*" and not any(fnmatch.fnmatchcase(layer.path, glob) for layer in layers):
+            raise UsageError(f"--epsilon {glob!r} matches none of the batch norms {names(layer.path for layer in layers)}")
+
+
+def _unresolved(layers: list[tuple[str, str]], epsilon: bool) -> ExporterError:
+    hints = [HOW_TO_GIVE_EPSILON] if epsilon else []
+    hints.append("--skip-unresolved writes the rest and lists these")
+    return UnresolvedError(layers, hint="; ".join(hints))
+
+

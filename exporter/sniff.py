@@ -1,0 +1,65 @@
+"""What a file is that no source claims: an error that names it and says what to do."""
+
+from __future__ import annotations
+
+from exporter.errors import ExporterError, FormatError, UnsupportedError
+from exporter.place import Place
+
+FOLDED = "converters fold batch norm into the layers around it, so gamma, beta and the statistics are no longer in the file"
+ORIGINAL = "export the model it was made from"
+
+
+def refuse(place: Place) -> ExporterError:
+    """The error for a `place` that is no model this package reads."""
+    if place.is_folder():
+        return FormatError("this is a folder and holds no SavedModel, no checkpoint and no unpacked .keras model")
+    size = place.size()
+    if size == 0:
+        return FormatError("the file is empty (0 bytes)", hint="copy or download it again")
+    head = place.head(4096)
+    for test, error in _KINDS:
+        if test(head):
+            return error(place)
+    return FormatError("this is no model file of Keras or TensorFlow: its first bytes are those of no format that is read",
+                       hint="the README lists what is read")
+
+
+def _text(head: bytes) -> str:
+    return head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1024].decode("latin-1").lower()
+
+
+def _is_signature_damaged(head: bytes) -> bool:
+    return head[1:4] == b"HDF" or head[:8].translate(None, b"\r\n\x1a") in (b"\x89HDF", b"\xefHDF") or b"HDF" in head[:8]
+
+
+def _is_truncated_signature(head: bytes) -> bool:
+    return 0 < len(head) < 8 and b"\x89HDF\r\n\x1a\n".startswith(head)
+
+
+def _is_onnx(head: bytes) -> bool:
+    # ModelProto: ir_version (field 1, varint), then producer_name (field 2) or opset_import/graph
+    return head[:1] == b"\x08" and len(head) > 4 and head[1] < 32 and head[2:3] in (b"\x12", b"\x3a", b"\x42", b"\x1a")
+
+
+_KINDS = (
+    (lambda h: h.startswith(b"version https://git-lfs"),
+     lambda p: FormatError("this is a Git LFS pointer, not the model itself", hint="fetch it with: git lfs pull")),
+    (lambda h: _text(h).startswith(("<!doctype", "<html", "<head", "<?xml")),
+     lambda p: FormatError("this is an HTML or XML page, not a model: the download went wrong", hint="download the file itself")),
+    (_is_truncated_signature, lambda p: FormatError(f"the HDF5 file is cut short after {p.size()} bytes", hint="copy or download it again")),
+    (_is_signature_damaged,
+     lambda p: FormatError("the HDF5 signature is damaged, as by a transfer in text mode", hint="copy or download it again as binary")),
+    (lambda h: h.startswith(b"PK"), lambda p: UnsupportedError("this zip archive is no .keras model (no config.json at its top)")),
+    (lambda h: h.startswith(b"\x1f\x8b"), lambda p: FormatError("this is a gzip file", hint="unpack it first")),
+    (lambda h: h[:2] == b"\x80\x02" or h[:1] == b"\x80" and h[1:2] in b"\x03\x04\x05",
+     lambda p: UnsupportedError("this is a Python pickle, which is never loaded: it can run code", hint="save the model as .keras or .h5")),
+    (lambda h: h[4:8] == b"TFL3", lambda p: UnsupportedError(f"this is a TFLite model: {FOLDED}", hint=ORIGINAL)),
+    (_is_onnx, lambda p: UnsupportedError(f"this is an ONNX model: {FOLDED}", hint=ORIGINAL)),
+    (lambda h: h.startswith(b"\x93NUMPY"), lambda p: UnsupportedError("this is a .npy file: one array without names or a config")),
+    (lambda h: len(h) > 8 and h[8:9] == b"{" and int.from_bytes(h[:8], "little") < 1 << 27,
+     lambda p: UnsupportedError("this is a safetensors file that does not hold a bundle")),
+    (lambda h: _text(h).startswith(("backend:", "class_name:", "config:")),
+     lambda p: UnsupportedError("this is a YAML architecture: it holds no weights, and YAML is not read", hint="use model.to_json()")),
+    (lambda h: _text(h).startswith("{"),
+     lambda p: UnsupportedError("this JSON file holds no weights that are read", hint="give an architecture with --architecture, beside the weights")),
+)

@@ -1,0 +1,75 @@
+"""The kinds of file that people have, one module each.
+
+A source is a module with NAME, claims(place) and read(place, options); SOURCES is their order. Adding one is one file
+and one word in SOURCES.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import importlib
+import importlib.util
+from typing import Protocol
+
+from exporter.bundle import Bundle
+from exporter.place import Place
+
+# Tried in this order; each is imported when it is asked.
+SOURCES = ("keras_h5", "keras_archive", "keras_weights", "saved_model", "tf_checkpoint", "frozen_graph", "tfjs", "bundle")
+
+
+class Source(Protocol):
+    """What a module of this folder provides."""
+
+    NAME: str
+
+    def claims(self, place: Place) -> bool:
+        """Whether this source is the one for `place`, by its first bytes (a folder: by what it holds), never by its suffix."""
+
+    def read(self, place: Place, options: Options) -> Bundle:
+        """The layers as the file stores them; epsilon and axis None where the file does not say (not yet `check`ed)."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """What the user adds to what the file says.
+
+    epsilon:           (glob over paths, value) pairs; the last one that matches wins.
+    architecture:      a JSON architecture or another model file that holds the config, for weights-only files.
+    keras_version:     the Keras that wrote a file which does not say so itself, e.g. "1.0.5".
+    backend:           "tensorflow", "theano", ...: likewise.
+    ema:               take exponential moving averages of a TF1 checkpoint: None (as the graph uses them), "yes" or "no".
+    layers:            globs; only layers whose path matches one are exported. Empty: all.
+    skip_unresolved:   write the rest and list what cannot be resolved under "skipped".
+    effective_epsilon: write the fused kernel's value as `epsilon`.
+    """
+
+    epsilon: tuple[tuple[str, float], ...] = ()
+    architecture: Place | None = None
+    keras_version: str | None = None
+    backend: str | None = None
+    ema: str | None = None
+    layers: tuple[str, ...] = ()
+    skip_unresolved: bool = False
+    effective_epsilon: bool = False
+
+    def epsilon_for(self, path: str) -> float | None:
+        """The epsilon that the user gave for this path, or None."""
+        given = [value for glob, value in self.epsilon if fnmatch.fnmatchcase(path, glob)]
+        return given[-1] if given else None
+
+    def wants(self, path: str) -> bool:
+        """Whether `layers` selects this path."""
+        return not self.layers or any(fnmatch.fnmatchcase(path, glob) for glob in self.layers)
+
+
+def source_for(place: Place) -> Source | None:
+    """The source that claims `place`, or None."""
+    for name in SOURCES:
+        if importlib.util.find_spec(f"exporter.sources.{name}") is None:
+            continue
+        source: Source = importlib.import_module(f"exporter.sources.{name}")
+        if source.claims(place):
+            return source
+    return None

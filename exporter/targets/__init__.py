@@ -1,0 +1,53 @@
+"""The kinds of file that are written, one module each.
+
+A target is a module with NAME, SUFFIXES and write(bundle, options); TARGETS is their order. Adding one is one file and one word
+in TARGETS. The suffix of the output's name chooses the target.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from pathlib import PurePath
+from typing import Protocol
+
+from exporter.bundle import Bundle
+from exporter.errors import UsageError
+
+TARGETS = ("bundle_json",)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """What the user asks of the output.
+
+    vectors: write each layer's test vectors. names: naming scheme of the arrays ("keras" or "torch"), where the target has one.
+    folded: also write scale and offset, where the target can.
+    """
+
+    vectors: bool = True
+    names: str = "keras"
+    folded: bool = False
+
+
+class Target(Protocol):
+    """What a module of this folder provides."""
+
+    NAME: str
+    SUFFIXES: tuple[str, ...]
+
+    def write(self, bundle: Bundle, options: Options) -> bytes:
+        """The content of the output file; the same bundle gives the same bytes."""
+
+
+def target_for(name: str) -> Target:
+    """The target whose SUFFIXES hold the suffix of `name`; UsageError where none does."""
+    suffix = PurePath(name).suffix.lower()
+    known = []
+    for module in TARGETS:
+        target: Target = importlib.import_module(f"exporter.targets.{module}")
+        if suffix in target.SUFFIXES:
+            return target
+        known += target.SUFFIXES
+    raise UsageError(f"the suffix {suffix!r} of the output's name is not known" if suffix else "the output's name has no suffix",
+                     hint=f"it chooses what is written; there are {' '.join(known)}")

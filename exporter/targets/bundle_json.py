@@ -1,0 +1,92 @@
+"""The bundle itself, as JSON: docs/format.md is the specification, schemas/bundle-1.schema.json the schema."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from exporter import __version__, schema, vectors
+from exporter.bundle import Bundle
+from exporter.layer import PARAMETERS, BatchNorm
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from exporter.targets import Options
+
+NAME = "bundle"
+SUFFIXES = (".json",)
+FORMULA = "gamma * (x - moving_mean) / sqrt(moving_variance + epsilon) + beta"
+
+# The one non-negative finite float32 (and its negative) whose shortest decimal, 7.038531e-26, lands on a neighbour when it is
+# parsed as a double and then rounded; benchmarks/all_float32.py goes over all of them.
+DOUBLE_ROUNDED = np.uint32(0x15AE43FD)
+
+
+def write(bundle: Bundle, options: Options) -> bytes:
+    """The document, validated against the schema, one key a line."""
+    import orjson
+
+    def text(value: Any) -> bytes:
+        return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+
+    content = document(bundle, with_vectors=options.vectors)
+    schema.validate(content)
+    layers = content.pop("layers")
+    skipped = content.pop("skipped", None)
+    lines = [b"  " + text(key) + b": " + text(value) for key, value in content.items()]
+    shown = [b"    {\n" + b",\n".join(b"      " + text(key) + b": " + text(_portable(value)) for key, value in layer.items()) + b"\n    }"
+             for layer in layers]
+    lines.append(b'  "layers": [\n' + b",\n".join(shown) + b"\n  ]" if shown else b'  "layers": []')
+    if skipped is not None:
+        lines.append(b'  "skipped": ' + text(skipped))
+    return b"{\n" + b",\n".join(lines) + b"\n}\n"
+
+
+def document(bundle: Bundle, *, with_vectors: bool = True) -> dict[str, Any]:
+    """The bundle as a dictionary in the order of docs/format.md; the parameters are flat arrays in the layer's dtype."""
+    origin = bundle.origin
+    source = {"file": origin.file, "kind": origin.kind, "keras_version": origin.keras_version, "backend": origin.backend}
+    if origin.tensorflow_version is not None:
+        source["tensorflow_version"] = origin.tensorflow_version
+    content = {"format": "bn-bundle", "version": 1, "producer": {"name": "bn-export", "version": __version__}, "source": source,
+               "formula": FORMULA, "digest": bundle.digest(), "layers": [_layer(layer, with_vectors) for layer in bundle.layers]}
+    if bundle.skipped:
+        content["skipped"] = [{"path": path, "reason": reason} for path, reason in bundle.skipped]
+    return content
+
+
+def _layer(layer: BatchNorm, with_vectors: bool) -> dict[str, Any]:
+    assert layer.axis is not None
+    content: dict[str, Any] = {
+        "name": layer.name, "path": layer.path, "class_name": layer.class_name, "axis": list(layer.axis),
+        "shape": list(layer.shape), "ndim": layer.ndim, "dtype": layer.dtype, "epsilon": layer.epsilon}
+    if layer.effective_epsilon is not None:
+        content["effective_epsilon"] = layer.effective_epsilon
+        content["kernel_epsilon"] = float(np.float32(layer.effective_epsilon))
+    content["momentum"] = layer.momentum
+    for name in PARAMETERS:
+        values = getattr(layer, name)
+        content[name] = None if values is None else values.reshape(-1)
+    for name in ("assumed", "converted"):
+        if getattr(layer, name):
+            content[name] = list(getattr(layer, name))
+    if layer.quantized is not None:
+        content["quantized"] = layer.quantized
+    if with_vectors:
+        x, y = vectors.make(layer)
+        content["vectors"] = {"input": x, "output": y}
+    return content
+
+
+def _portable(value: Any) -> Any:
+    """Arrays in a form whose decimals come back bit for bit: docs/format.md, "numbers"."""
+    if isinstance(value, dict):
+        return {key: _portable(item) for key, item in value.items()}
+    if not isinstance(value, np.ndarray):
+        return value
+    array: NDArray[Any] = np.ascontiguousarray(value, np.float64 if value.dtype == np.float64 else np.float32)
+    if array.dtype == np.float32 and ((array.view(np.uint32) & np.uint32(0x7FFFFFFF)) == DOUBLE_ROUNDED).any():
+        return array.astype(np.float64)  # 17 digits
+    return array

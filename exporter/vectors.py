@@ -1,0 +1,55 @@
+"""The test that a bundle carries: inputs where mistakes show, the outputs of the formula, and the bound a runtime has to keep."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from exporter.formula import exact_rows, round_to, wide
+from exporter.layer import TINY, UNIT, BatchNorm
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+GOLDEN = 0.6180339887498949  # multiples of it, modulo 1, spread evenly: neighbouring channels get different inputs
+
+
+def make(layer: BatchNorm) -> tuple[NDArray[Any], NDArray[Any]]:
+    """(input, output), each of shape (2, channels) in the layer's dtype, flat in row-major order over the layer's shape.
+
+    The inputs lie 0.5 to 2 deviations above and 1 to 4 below the mean, other ones for each channel: there a wrong epsilon, a
+    swapped pair or a shifted channel changes the output by its own size. The outputs are the formula in float64, rounded once.
+    """
+    _, _, mean, variance = wide(layer)
+    assert layer.epsilon is not None
+    spread = np.modf(GOLDEN * np.arange(1, mean.size + 1))[0].reshape(layer.shape)
+    deviation = np.sqrt(variance + layer.epsilon)
+    with np.errstate(over="ignore"):
+        x = round_to(np.stack([mean + (0.5 + 1.5 * spread) * deviation, mean - (1 + 3 * spread) * deviation]), layer.dtype)
+    y = round_to(exact_rows(layer, x), layer.dtype)
+    usable = np.isfinite(x) & np.isfinite(y)
+    if not usable.all():  # next to the largest number of the dtype; at the mean itself the output is beta
+        x = np.where(usable, x, round_to(mean, layer.dtype))
+        y = round_to(exact_rows(layer, x), layer.dtype)
+    return x.reshape(2, -1), y.reshape(2, -1)
+
+
+def bound(layer: BatchNorm, x: NDArray[Any], dtype: str | None = None) -> NDArray[np.float64]:
+    """The largest error that a runtime may make for x of shape (rows, channels) computing in `dtype` (default: the layer's).
+
+    16 * u * (|a*x| + |a*moving_mean| + |beta|) + tiny, with a = gamma / sqrt(moving_variance + epsilon), u the unit roundoff
+    and tiny the smallest normal number of the dtype; derived in docs/batchnorm.md.
+    """
+    dtype = dtype or layer.dtype
+    gamma, beta, mean, variance = (values.ravel() for values in wide(layer))
+    a = np.abs(gamma) / np.sqrt(variance + layer.epsilon)
+    size: NDArray[np.float64] = a * np.abs(np.asarray(x, np.float64)) + a * np.abs(mean) + np.abs(beta)
+    return 16 * UNIT[dtype] * size + TINY[dtype]
+
+
+def ulps(got: NDArray[Any], want: NDArray[Any], dtype: str) -> NDArray[np.float64]:
+    """|got - want| in units in the last place of `want` in `dtype` (of the smallest normal number below that)."""
+    want = np.asarray(want, np.float64)
+    _, exponent = np.frexp(np.maximum(np.abs(want), TINY[dtype]))
+    return np.abs(np.asarray(got, np.float64) - want) / np.ldexp(2 * UNIT[dtype], exponent.astype(np.int64) - 1)
