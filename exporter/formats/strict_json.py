@@ -16,10 +16,10 @@ LONGEST_NUMBER = 400
 _LONG_NUMBER = re.compile(rb"[-+.0-9eE]{%d}" % (LONGEST_NUMBER + 1))
 
 
-def parse_json(text: str | bytes, where: str) -> Any:
+def parse_json(text: str | bytes, where: str, limit: int = MOST_BYTES) -> Any:
     """The value of one JSON document: dict, list, str, int, float, bool or None.
 
-    UTF-8 without a byte order mark, one document, at most 64 MiB, 200 levels, numbers of 400 characters that fit a
+    UTF-8 without a byte order mark, one document, at most `limit` bytes, 200 levels, numbers of 400 characters that fit a
     double, no NaN or Infinity, no key twice in one object. Integers over 64 bits come as float.
 
     Raises: FormatError, naming `where`.
@@ -28,8 +28,8 @@ def parse_json(text: str | bytes, where: str) -> Any:
         data = text.encode() if isinstance(text, str) else text
     except UnicodeEncodeError:
         raise FormatError("the JSON is not UTF-8", where=where) from None
-    if len(data) > MOST_BYTES:
-        raise FormatError(f"{len(data)} bytes of JSON is over the limit of {MOST_BYTES}", where=where)
+    if len(data) > limit:
+        raise FormatError(f"{len(data)} bytes of JSON is over the limit of {limit}", where=where)
     skeleton = _without_strings(data)
     if _LONG_NUMBER.search(skeleton):
         raise FormatError(f"the JSON holds a number of over {LONGEST_NUMBER} characters", where=where)
@@ -46,7 +46,7 @@ def parse_json(text: str | bytes, where: str) -> Any:
 
 
 def _without_strings(data: bytes) -> bytes:
-    """`data` without its strings' contents: exact for valid JSON, where backslashes stand in strings only; for other text just something."""
+    """`data` without its strings' contents; exact for valid JSON, where backslashes stand in strings only."""
     if b"\\" in data:
         data = data.replace(rb"\\", b"").replace(rb"\"", b"")
     return b"".join(data.split(b'"')[::2])

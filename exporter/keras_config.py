@@ -1,0 +1,413 @@
+"""The JSON of a model, of every Keras: a tree of its layers in the order in which the model holds and saves them.
+
+    0.3       {"name": "Sequential", "layers": [{"name": "Dense", "custom_name": ...}]}, {"name": "Graph", "nodes": {...}}
+    1.0-2.1   {"class_name": "Sequential", "config": [layer, ...]}
+    2.2 on    {"class_name": "Sequential", "config": {"name": ..., "layers": [layer, ...]}}
+    3         the same with module, registered_name and build_config
+
+Nothing of a config is imported or called; what is no layer of a known form is just data.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from exporter.errors import ExporterError, FormatError, UnsupportedError, printable
+
+if TYPE_CHECKING:
+    from exporter.place import Place
+
+MOST_LAYERS = 100_000
+HOW_TO_GIVE_ONE = "an architecture is the text of model.to_json(), or a whole model of model.save(); YAML is not read"
+BATCH_NORMS = ("BatchNormalization", "BatchNormalizationV1", "BatchNormalizationV2", "SyncBatchNormalization")
+MODELS = ("Sequential", "Model", "Functional", "Network")
+
+# Keys that every BatchNormalization subclass's get_config() has since Keras 2.0, and no other layer's.
+_SIGNS = ("momentum", "epsilon", "moving_variance_initializer")
+# Where a config holds objects that are not layers, or a second description of layers that are listed already.
+_NO_LAYERS = ("dtype", "input_layers", "output_layers", "inbound_nodes", "build_config", "compile_config", "training_config", "optimizer")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Node:
+    """One layer of a config, or the model itself.
+
+    name:            the layer's own; "" where the config gives none (a Sequential of Keras 1). A layer of Keras 0.3.0 has the name of
+                     its group in HDF5, "layer_0".
+    class_name:      as written, e.g. "BatchNormalization", "Custom>MyBN".
+    registered_name: of Keras 3 and .keras files, e.g. "Custom>MyBN"; else None.
+    config:          the layer's config; {} for a Sequential whose config is a list.
+    children:        (role, Node) in the order in which the layer holds them. A role is the config's key: "layers" of a model or
+                     a legacy Merge, "layer" of a wrapper, "forward_layer" and "backward_layer" of Bidirectional, "cell" of RNN,
+                     "cells" of StackedRNNCells, any other key of a user's class.
+    input_shape:     batch shape it was built on, None for unknown sizes, where the config says it; else None.
+    shared_object:   shared_object_id of the entry, or None: two entries with one id are one layer.
+    """
+
+    name: str
+    class_name: str
+    registered_name: str | None = None
+    config: Mapping[str, Any]
+    children: tuple[tuple[str, Node], ...] = ()
+    input_shape: tuple[int | None, ...] | None = None
+    shared_object: int | None = None
+
+    @property
+    def base_name(self) -> str:
+        """The class name without the package that it is registered under."""
+        return self.class_name.rpartition(">")[2]
+
+    @property
+    def is_model(self) -> bool:
+        """Whether it holds a list of layers, as a Sequential does."""
+        return self.base_name in MODELS or any(role == "layers" for role, _ in self.children)
+
+    @property
+    def is_order_known(self) -> bool:
+        """Whether Keras defines in which order the weights of `children` come: in a user's class only an only child is certain."""
+        return self.is_model or self.base_name in ("Bidirectional", "StackedRNNCells") or len(self.children) < 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class NormFields:
+    """What a batch norm's config says; None: the key is missing.
+
+    axis:  as written, a number as a tuple of one. dtype: name of the dtype or of the policy.
+    ndim:  rank of the input with its batch axis, where the entry itself tells it.
+    mode:  of Keras 0.3 to 1.2; 0 elsewhere. renorm, virtual_batch_size, synchronized: False, None, False where unused.
+    """
+
+    axis: tuple[int, ...] | None
+    epsilon: float | None
+    momentum: float | None
+    center: bool | None
+    scale: bool | None
+    dtype: str | None
+    ndim: int | None
+    mode: int = 0
+    renorm: bool = False
+    virtual_batch_size: int | None = None
+    synchronized: bool = False
+
+
+def parse_config(text: str | bytes, where: str) -> Node:
+    """The tree of a model's JSON, e.g. of the attribute model_config, of to_json() or of config.json.
+
+    Raises: FormatError for text that is not strict JSON or holds no model.
+    """
+    from exporter.formats.strict_json import parse_json
+
+    return model_tree(parse_json(text, where), where)
+
+
+def model_tree(value: Any, where: str) -> Node:
+    """The tree of a parsed model config."""
+    counter = _Counter(where)
+    if isinstance(value, dict) and isinstance(value.get("class_name"), str):
+        return _layer(value, counter, "the model")
+    if isinstance(value, dict) and isinstance(value.get("name"), str) and ("layers" in value or "nodes" in value):
+        return _old_layer(value, counter, "")
+    raise FormatError("this JSON is not the config of a Keras model", where=where,
+                      hint="a model's config is what model.to_json() gives: an object with class_name and config")
+
+
+class _Counter:
+    """Where the config lies, and how many layers it may still hold."""
+
+    def __init__(self, where: str) -> None:
+        self.where, self.left = where, MOST_LAYERS
+
+    def error(self, what: str, name: object = "") -> FormatError:
+        place = f"{self.where}: layer {printable(str(name), 80)}" if name else self.where
+        return FormatError(what, where=place)
+
+    def count(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise self.error(f"more than {MOST_LAYERS} layers")
+
+
+def _layer(entry: dict[str, Any], counter: _Counter, what: str = "a layer") -> Node:
+    """A layer's entry {"class_name", "config", ...} of Keras 1 and later."""
+    counter.count()
+    class_name, config = entry.get("class_name"), entry.get("config")
+    if not isinstance(class_name, str):
+        raise counter.error(f"the class_name of {what} is not text", entry.get("name", ""))
+    listed = config if isinstance(config, list) else None
+    if listed is not None and class_name.rpartition(">")[2] in MODELS:
+        return Node(name=_name(entry, {}, counter, optional=True), class_name=class_name, config={},
+                    children=tuple(("layers", child) for child in _listed(listed, counter, class_name)))
+    if not isinstance(config, dict):
+        raise counter.error(f"the config of {what} of class {printable(class_name, 80)} is not an object", entry.get("name", ""))
+    base = class_name.rpartition(">")[2]
+    registered, shared = entry.get("registered_name"), entry.get("shared_object_id")
+    return Node(name=_name(entry, config, counter, optional=base in MODELS), class_name=class_name,
+                registered_name=registered if isinstance(registered, str) else None, config=config,
+                children=tuple(_children(base, config, counter)), input_shape=_input_shape(entry, config),
+                shared_object=shared if isinstance(shared, int) and not isinstance(shared, bool) else None)
+
+
+def _name(entry: dict[str, Any], config: dict[str, Any], counter: _Counter, *, optional: bool) -> str:
+    name = config["name"] if "name" in config else entry.get("name", "" if optional else None)
+    if name is None:
+        raise counter.error("a layer has no name")
+    if not isinstance(name, str):
+        raise counter.error("the name of a layer is not text", name)
+    return name
+
+
+def _listed(entries: list[Any], counter: _Counter, owner: str) -> Iterator[Node]:
+    for entry in entries:
+        if not isinstance(entry, dict):
+            raise counter.error("an entry of its layers is not an object", owner)
+        yield _layer(entry, counter)
+
+
+def _children(base: str, config: dict[str, Any], counter: _Counter) -> Iterator[tuple[str, Node]]:
+    layers = config.get("layers")
+    if base in MODELS:
+        if not isinstance(layers, list):
+            raise counter.error("the config of a model has no list of layers" if layers is None else "the layers of a model are not a list",
+                                config.get("name", ""))
+        yield from (("layers", child) for child in _listed(layers, counter, str(config.get("name", base))))
+        return
+    if base == "Bidirectional" and _is_layer(config.get("layer")):
+        yield from _directions(config["layer"], config, counter)
+        return
+    for key in sorted(config, key=lambda key: key != "layers"):
+        if key not in _NO_LAYERS:
+            yield from ((key, child) for child in _inside(config[key], counter))
+
+
+def _directions(layer: dict[str, Any], config: dict[str, Any], counter: _Counter) -> Iterator[tuple[str, Node]]:
+    """The two copies that Bidirectional makes of its layer; it puts their direction in front of the name (Keras 0.3 to 3)."""
+    for direction in ("forward", "backward"):
+        own = config.get(f"{direction}_layer")
+        child = _layer(own if isinstance(own, dict) and _is_layer(own) else layer, counter)
+        plain = child.name.removeprefix("forward_").removeprefix("backward_")
+        yield f"{direction}_layer", dataclasses.replace(child, name=f"{direction}_{plain}")
+
+
+def _inside(value: Any, counter: _Counter) -> Iterator[Node]:
+    """The layers that a value of a config holds, at any depth, without those that lie inside another one."""
+    if _is_layer(value):
+        yield _layer(value, counter)
+    elif isinstance(value, dict):
+        for key, child in value.items():
+            if key not in _NO_LAYERS:
+                yield from _inside(child, counter)
+    elif isinstance(value, list):
+        for child in value:
+            yield from _inside(child, counter)
+
+
+def _is_layer(value: Any) -> bool:
+    """Whether a value is a serialized layer: initializers, regularizers and the like have a class_name and no name."""
+    if not isinstance(value, dict) or not isinstance(value.get("class_name"), str):
+        return False
+    config = value.get("config")
+    if isinstance(config, list):
+        return value["class_name"].rpartition(">")[2] in MODELS
+    return isinstance(config, dict) and isinstance(config.get("name"), str)
+
+
+def _old_layer(entry: dict[str, Any], counter: _Counter, group: str) -> Node:
+    """A layer of Keras 0.3: one flat object whose "name" is the class. `custom_name` came with 0.3.2; before, its group is all it has."""
+    counter.count()
+    class_name, own = entry.get("name"), entry.get("custom_name", group)
+    if not isinstance(class_name, str):
+        raise counter.error("a layer has no class name", own)
+    if not isinstance(own, str):
+        raise counter.error("the custom_name of a layer is not text", own)
+    layers, order = entry.get("layers", []), entry.get("node_config")
+    if class_name == "Graph":
+        layers = _graph_nodes(entry.get("nodes"), order, counter)
+    if not isinstance(layers, list) or not all(isinstance(child, dict) for child in layers):
+        raise counter.error("its layers are not a list of objects", own or class_name)
+    children = [("layers", _old_layer(child, counter, f"layer_{number}")) for number, child in enumerate(layers)]
+    if isinstance(entry.get("layer"), dict):
+        children.append(("layer", _old_layer(entry["layer"], counter, "layer")))
+    shape = entry.get("input_shape")
+    return Node(name=own, class_name=class_name, config={key: value for key, value in entry.items() if key != "name"},
+                children=tuple(children), input_shape=_shape([None, *shape]) if isinstance(shape, list) else None)
+
+
+def _graph_nodes(nodes: Any, order: Any, counter: _Counter) -> list[Any]:
+    """The nodes of a Graph in the order of node_config, in which it saves them (the keys of `nodes` come in any order)."""
+    names = [item.get("name") for item in order if isinstance(item, dict)] if isinstance(order, list) else []
+    if not isinstance(nodes, dict) or len(set(map(str, names))) != len(names) or set(names) != set(nodes):
+        raise counter.error("nodes and node_config of a Graph do not name the same layers")
+    return [{**nodes[name], "custom_name": name} if isinstance(nodes[name], dict) else None for name in names]
+
+
+def _input_shape(entry: dict[str, Any], config: dict[str, Any]) -> tuple[int | None, ...] | None:
+    build = entry.get("build_config")
+    found = build.get("input_shape") if isinstance(build, dict) else None
+    for value in (found, config.get("batch_input_shape"), config.get("batch_shape")):
+        shape = _shape(value)
+        if shape:
+            return shape
+    return None
+
+
+def _shape(value: Any) -> tuple[int | None, ...] | None:
+    if not isinstance(value, list) or not all(size is None or (type(size) is int and size >= 0) for size in value):
+        return None
+    return tuple(value)
+
+
+def walk(root: Node) -> Iterator[tuple[str, Node]]:
+    """(path, layer) of every layer below `root` in the model's order; the model's own name is no part of a path."""
+    stack = [iter([("", child) for _, child in root.children])]
+    while stack:
+        above, node = next(stack[-1], (None, root))
+        if above is None:
+            stack.pop()
+            continue
+        path = join(above, node.name)
+        yield path, node
+        stack.append(iter([(path, child) for _, child in node.children]))
+
+
+def join(above: str, name: str) -> str:
+    """A path from an outer one and a name, either of which may be ""."""
+    return f"{above}/{name}" if above and name else above or name
+
+
+def is_batch_norm(node: Node) -> bool:
+    """Whether a layer is a batch norm: Keras's own classes, or a class of the user's that inherits its config.
+
+    A user's class of the same name that is none (registered as "fake>BatchNormalization") lacks the config.
+    """
+    signed = all(key in node.config for key in _SIGNS)
+    if node.base_name in BATCH_NORMS:
+        own = ">" in (node.registered_name or node.class_name)
+        return signed or not own
+    return signed and not node.children
+
+
+def norm_fields(node: Node) -> NormFields:
+    """What the config of a batch norm says, checked: a wrong type is an error, a missing key None.
+
+    Raises: FormatError, with `where` "layer NAME".
+    """
+    config = node.config
+    try:
+        return NormFields(
+            axis=_axis(config), epsilon=_epsilon(config), momentum=_number(config, "momentum"), center=_flag(config, "center"),
+            scale=_flag(config, "scale"), dtype=_dtype(config.get("dtype")), ndim=len(node.input_shape) if node.input_shape else None,
+            mode=_integer(config, "mode") or 0, renorm=_flag(config, "renorm") or False,
+            virtual_batch_size=_integer(config, "virtual_batch_size"),
+            synchronized=_flag(config, "synchronized") or node.base_name == "SyncBatchNormalization")
+    except FormatError as error:
+        raise error.inside(f"layer {printable(node.name or node.class_name, 80)}") from None
+
+
+def _axis(config: Mapping[str, Any]) -> tuple[int, ...] | None:
+    if "axis" not in config:
+        return None
+    axis = config["axis"]
+    numbers = axis if isinstance(axis, list) else [axis]
+    if not numbers or not all(type(number) is int for number in numbers):
+        raise FormatError(f"its axis is {_shown(axis)}, not an integer or a list of them")
+    return tuple(numbers)
+
+
+def _epsilon(config: Mapping[str, Any]) -> float | None:
+    value = _number(config, "epsilon")
+    if value is not None and not 0 <= value <= 3.4028234663852886e38:
+        raise FormatError(f"its epsilon is {value:g}; a number of 0 or more that fits float32 is possible")
+    return value
+
+
+def _number(config: Mapping[str, Any], key: str) -> float | None:
+    if key not in config:
+        return None
+    value = config[key]
+    if type(value) not in (int, float) or not math.isfinite(value):
+        raise FormatError(f"its {key} is {_shown(value)}, not a number")
+    return float(value)
+
+
+def _integer(config: Mapping[str, Any], key: str) -> int | None:
+    value = config.get(key)
+    if value is not None and type(value) is not int:
+        raise FormatError(f"its {key} is {_shown(value)}, not an integer")
+    return value
+
+
+def _flag(config: Mapping[str, Any], key: str) -> bool | None:
+    value = config.get(key)
+    if key in config and type(value) is not bool:
+        raise FormatError(f"its {key} is {_shown(value)}, not true or false")
+    return value
+
+
+def _dtype(value: Any) -> str | None:
+    """Name of a dtype or policy: "float32", {"class_name": "Policy", "config": {"name": "mixed_float16"}} or a DTypePolicyMap."""
+    for _ in range(3):
+        if not isinstance(value, dict):
+            break
+        config = value.get("config")
+        value = config.get("name", config.get("default_policy")) if isinstance(config, dict) else None
+    return value if isinstance(value, str) else None
+
+
+def _shown(value: Any) -> str:
+    import json
+
+    return printable(json.dumps(value), 60)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Architecture:
+    """A config that stands beside weights: the tree, and the version and backend where its file says them."""
+
+    tree: Node
+    keras_version: str | None
+    backend: str | None
+
+
+def node_tree_from(place: Place) -> Architecture:
+    """The config in a JSON file, a model in HDF5 or a .keras archive or folder.
+
+    Raises: FormatError, UnsupportedError where the file holds no config; `where` starts with the file's name.
+    """
+    try:
+        return _architecture(place)
+    except ExporterError as error:
+        raise error.inside(place.name) from None
+
+
+def _architecture(place: Place) -> Architecture:
+    if not place.exists():
+        raise FormatError("no such file or folder")
+    from exporter.formats.hdf5 import is_hdf5, open_hdf5
+
+    if is_hdf5(place):
+        with open_hdf5(place) as file:
+            text = file.text("", "model_config")
+            if text is None:
+                raise UnsupportedError("this HDF5 file holds weights and no config", hint=HOW_TO_GIVE_ONE)
+            return Architecture(tree=parse_config(text, "model_config"), keras_version=file.text("", "keras_version"),
+                                backend=file.text("", "backend"))
+    if place.is_folder() or place.head(4).startswith(b"PK"):
+        from exporter.sources.keras_archive import read_architecture
+
+        return read_architecture(place)
+    head = place.head(512).lstrip()
+    if not head.startswith((b"{", b"[")):
+        raise UnsupportedError("this is neither JSON nor a model file that holds a config", hint=HOW_TO_GIVE_ONE)
+    from exporter.formats.strict_json import parse_json
+
+    value = parse_json(place.read(), "")
+    if isinstance(value, dict) and isinstance(value.get("modelTopology"), dict):  # model.json of TensorFlow.js
+        value = value["modelTopology"]
+    said = {key: value[key] if isinstance(value, dict) and isinstance(value.get(key), str) else None
+            for key in ("keras_version", "backend")}
+    if isinstance(value, dict) and "class_name" not in value and isinstance(value.get("model_config"), dict):
+        value = value["model_config"]
+    return Architecture(tree=model_tree(value, ""), **said)
