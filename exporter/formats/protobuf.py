@@ -58,7 +58,7 @@ def fields(data: bytes) -> dict[int, list[int | bytes]]:
                     at += 1
                 else:
                     size, at = varint(data, at, end)
-            elif wire == FIXED32 or wire == FIXED64:
+            elif wire in (FIXED32, FIXED64):
                 size = 4 if wire == FIXED32 else 8
             else:
                 raise FormatError("a group, which these files never hold" if wire < 5 else f"wire type {wire}, which does not exist")

@@ -1,0 +1,208 @@
+"""The sorted string table that TensorFlow took from LevelDB (tsl/lib/io/table_format.txt): keys with values in blocks.
+
+Only the blocks asked for are read; each is checked by its CRC before anything in it is believed. Every length is bounded by
+what is left, every key must lie above the one before it.
+"""
+
+from __future__ import annotations
+
+import bisect
+import struct
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from exporter.errors import FormatError
+from exporter.formats import crc32c
+from exporter.formats.protobuf import varint
+from exporter.place import MiB, Place
+
+MAGIC = 0xDB4775248B80FB57
+FOOTER = 48  # two handles padded with zeros to 40 bytes, then the magic number
+TRAILER = 5  # after each block: one byte of compression, its masked CRC-32C
+NO_COMPRESSION, SNAPPY = 0, 1
+LARGEST_BLOCK = 256 * MiB
+LARGEST_KEYS = 32 * MiB  # keys of one block after their shared prefixes are written out: a few hundred bytes can ask for gigabytes
+BLOCKS_KEPT = 8
+
+Entry = tuple[bytes, bytes]
+Handle = tuple[int, int]
+
+
+def is_table(place: Place) -> bool:
+    """Whether the file ends in a table's magic number."""
+    if not place.is_file() or place.size() < FOOTER:
+        return False
+    with place.open() as file:
+        file.seek(-8, 2)
+        return file.read(8) == struct.pack("<Q", MAGIC)
+
+
+class Table:
+    """An open table. `close` it, or use it in a `with` statement.
+
+    Raises FormatError on damage, here and in each method.
+    """
+
+    def __init__(self, place: Place) -> None:
+        self.where = place.name
+        self._size = place.size()
+        if self._size < FOOTER:
+            raise FormatError(f"{self._size} bytes; the file is {'empty' if not self._size else 'cut short'}", where=self.where)
+        self._file: BinaryIO = place.open()
+        self._kept: dict[int, list[Entry]] = {}
+        try:
+            self._read_index()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> Table:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._file.close()
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value of `key`, or None."""
+        number = bisect.bisect_left(self._last_keys, key)
+        if number == len(self._last_keys):
+            return None
+        entries = self._block(number)
+        at = bisect.bisect_left(entries, (key,))
+        return entries[at][1] if at < len(entries) and entries[at][0] == key else None
+
+    def items(self) -> Iterator[Entry]:
+        """All keys and values, in the keys' order."""
+        for number in range(len(self._last_keys)):
+            yield from self._block(number)
+
+    def _read_index(self) -> None:
+        footer = self._read(self._size - FOOTER, FOOTER)
+        if struct.unpack("<Q", footer[-8:])[0] != MAGIC:
+            raise FormatError("this is not a TensorFlow checkpoint index, or its end was cut off", where=self.where)
+        try:
+            meta, at = _handle(footer, 0)
+            index, at = _handle(footer, at)
+        except FormatError as error:
+            raise error.inside(self.where) from None
+        if at > 40 or any(footer[at:40]):
+            raise FormatError("bad footer", where=self.where)
+        self._entries(meta)  # empty in every file that TensorFlow writes; its CRC still tells of damage
+        blocks = self._entries(index)
+        self._last_keys = [key for key, _ in blocks]
+        self._handles = [_handle(value, 0)[0] for _, value in blocks]
+
+    def _block(self, number: int) -> list[Entry]:
+        entries = self._kept.get(number)
+        if entries is None:
+            entries = self._entries(self._handles[number])
+            if not entries or entries[-1][0] > self._last_keys[number] or (number and entries[0][0] <= self._last_keys[number - 1]):
+                raise FormatError("a block does not hold the keys that the index says: keys out of order", where=self.where)
+            if len(self._kept) >= BLOCKS_KEPT:
+                del self._kept[next(iter(self._kept))]
+            self._kept[number] = entries
+        return entries
+
+    def _entries(self, handle: Handle) -> list[Entry]:
+        try:
+            return list(_parse(self._contents(*handle)))
+        except FormatError as error:
+            error.where = self.where
+            raise
+
+    def _contents(self, offset: int, size: int) -> bytes:
+        if offset + size + TRAILER > self._size - FOOTER:
+            raise FormatError("a block lies outside the file, which may be cut short")
+        if size > LARGEST_BLOCK:
+            raise FormatError(f"a block of {size} bytes is over the limit of {LARGEST_BLOCK}")
+        raw = self._read(offset, size + TRAILER)
+        kind, crc = struct.unpack("<BI", raw[size:])
+        if crc32c.masked(raw[: size + 1]) != crc:
+            raise FormatError("the file is damaged: the CRC of a block is wrong")
+        if kind == SNAPPY:
+            return unsnappy(raw[:size], LARGEST_BLOCK)
+        if kind != NO_COMPRESSION:
+            raise FormatError(f"a block is compressed in an unknown way ({kind})")
+        return raw[:size]
+
+    def _read(self, offset: int, size: int) -> bytes:
+        self._file.seek(offset)
+        data = self._file.read(size)
+        if len(data) != size:
+            raise FormatError("the file ended while it was read", where=self.where)
+        return data
+
+
+def _handle(data: bytes, at: int) -> tuple[Handle, int]:
+    offset, at = varint(data, at, len(data))
+    size, at = varint(data, at, len(data))
+    return (offset, size), at
+
+
+def _parse(block: bytes) -> Iterator[Entry]:
+    """The entries of one block: each key gives how much of the key before it it shares."""
+    if len(block) < 4:
+        raise FormatError("bad block: it has no end")
+    end = len(block) - 4 * (1 + int(struct.unpack("<I", block[-4:])[0]))
+    if end < 0:
+        raise FormatError("bad block: more restart points than bytes")
+    at = spelled = 0
+    key: bytes | None = None
+    while at < end:
+        shared, at = varint(block, at, end)
+        fresh, at = varint(block, at, end)
+        length, at = varint(block, at, end)
+        before = key or b""
+        if shared > len(before) or fresh + length > end - at:
+            raise FormatError("bad entry: it is longer than its block, or shares more than the key before it has")
+        found = before[:shared] + block[at : at + fresh]
+        if key is not None and found <= key:
+            raise FormatError("a key occurs twice" if found == key else "keys out of order")
+        key = found
+        spelled += len(key)
+        if spelled > LARGEST_KEYS:
+            raise FormatError(f"the keys of one block take more than {LARGEST_KEYS} bytes")
+        at += fresh
+        yield key, block[at : at + length]
+        at += length
+
+
+def unsnappy(data: bytes, limit: int) -> bytes:
+    """Decompresses one snappy block (google/snappy, format_description.txt) of at most `limit` bytes."""
+    size, at = varint(data, 0, len(data))
+    if size > limit or size > 32 * len(data):  # the densest element gives 64 bytes for 3
+        raise FormatError(f"a compressed block cannot be read: {size} bytes are announced")
+    out = bytearray()
+    while at < len(data):
+        tag = data[at]
+        at += 1
+        if tag & 3 == 0:
+            length = (tag >> 2) + 1
+            extra = max(length - 60, 0)
+            if extra:
+                length = int.from_bytes(data[at : at + extra], "little") + 1
+            at += extra
+            if length > len(data) - at or len(out) + length > size:
+                raise FormatError("a compressed block cannot be read: a literal is too long")
+            out += data[at : at + length]
+            at += length
+            continue
+        extra = (1, 2, 4)[(tag & 3) - 1]
+        if extra > len(data) - at:
+            raise FormatError("a compressed block cannot be read: it ends inside a copy")
+        offset = int.from_bytes(data[at : at + extra], "little")
+        length = (tag >> 2) + 1
+        if extra == 1:
+            offset, length = (tag >> 5) << 8 | offset, (tag >> 2 & 7) + 4
+        at += extra
+        if not 0 < offset <= len(out) or len(out) + length > size:
+            raise FormatError("a compressed block cannot be read: a copy points outside")
+        start = len(out) - offset
+        piece = bytes(out[start : start + length])
+        out += (piece * (length // len(piece) + 1))[:length]  # a copy may overlap what it writes
+    if len(out) != size:
+        raise FormatError(f"a compressed block cannot be read: {len(out)} bytes where {size} were announced")
+    return bytes(out)
