@@ -171,7 +171,8 @@ def _check_variance(layer: BatchNorm) -> list[str]:
     variance = layer.moving_variance.astype(np.float64).ravel()
     worst = int(np.argmin(variance))
     if variance[worst] + epsilon <= 0:
-        raise LayerError(f"moving_variance[{worst}] is {variance[worst]:.9g} and epsilon {epsilon:g}: their sum has no square root to divide by")
+        raise LayerError(f"moving_variance[{worst}] is {variance[worst]:.9g} and epsilon {epsilon:g}: nothing can be divided by the "
+                         "root of their sum")
     if variance[worst] < 0:
         return [f"{layer.path}: moving_variance[{worst}] is slightly negative ({variance[worst]:.9g}); epsilon lifts it above 0"]
     return []

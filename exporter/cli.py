@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from exporter import __version__
 from exporter.errors import ExporterError, UsageError, printable
@@ -68,6 +68,7 @@ def export(words: Sequence[str] | None = None) -> int:
     parser = export_parser()
     args = parser.parse_args(words)
     from exporter.place import Place
+    from exporter.resolve import read_place
 
     place, options = Place(args.model), read_options(args)
     if args.out is not None:
@@ -79,7 +80,7 @@ def export(words: Sequence[str] | None = None) -> int:
         target_for(args.out)
         inputs = [place] if options.architecture is None else [place, options.architecture]
         output.check_output(Path(args.out), inputs)
-    bundle = _read(place, options)
+    bundle = read_place(place, options, isolated=True, fork=True, meanwhile=_imports_for_writing)
     warn(_remarks(bundle))
     if args.out is not None:
         from exporter.targets import Options as WriteOptions
@@ -94,23 +95,11 @@ def export(words: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _read(place: Any, options: Options) -> Bundle:
-    """Reads in a child process while this one imports what checking and writing need."""
-    from exporter import isolation
-    from exporter.resolve import read_unresolved, resolve
+def _imports_for_writing() -> None:
+    """What checking and writing need, imported while the child reads."""
+    import jsonschema  # noqa: F401
 
-    try:
-        if not place.exists():
-            return resolve(read_unresolved(place, options), options)
-        child = isolation.start(place, options, fork=True)
-        import exporter.schema
-        import exporter.targets.bundle_json
-
-        with contextlib.suppress(ImportError):
-            import jsonschema  # noqa: F401  # while the child reads
-        return resolve(isolation.finish(child), options)
-    except ExporterError as error:
-        raise error.inside(place.name) from None
+    import exporter.targets.bundle_json  # noqa: F401
 
 
 def export_parser() -> argparse.ArgumentParser:
@@ -119,7 +108,8 @@ def export_parser() -> argparse.ArgumentParser:
         prog="bn-export", formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Export gamma, beta, moving_mean, moving_variance and epsilon of every BatchNormalization layer of a Keras or\n"
                     "TensorFlow model, bit for bit. Without OUT: list the layers.",
-        epilog="examples:\n  bn-export model.h5 out.json\n  bn-export model.keras\n  bn-export weights.h5 out.json --architecture model.json\n"
+        epilog="examples:\n  bn-export model.h5 out.json\n  bn-export model.keras\n"
+               "  bn-export weights.h5 out.json --architecture model.json\n"
                "  bn-export weights.h5 out.json --epsilon 0.001 --epsilon 'head/*=1e-5'\n\n"
                "exit status: 0 fine, 1 refused (the reason is on stderr), 2 usage")
     parser.add_argument("model", metavar="MODEL", help="a file or folder that Keras or TensorFlow wrote, or a bundle")
@@ -175,8 +165,8 @@ def _remarks(bundle: Bundle) -> list[str]:
     if different:
         first = different[0]
         remarks.append(
-            f"{len(different)} of {len(bundle)} layers ran in a fused kernel that used epsilon {first.effective_epsilon:g}, not the config's "
-            f"{first.epsilon:g} (first: {first.path}); --effective-epsilon writes that value as epsilon")
+            f"{len(different)} of {len(bundle)} layers ran in a fused kernel that used epsilon {first.effective_epsilon:g}, not the "
+            f"config's {first.epsilon:g} (first: {first.path}); --effective-epsilon writes that value as epsilon")
     remarks += [f"skipped {path}: {reason}" for path, reason in bundle.skipped]
     return remarks
 

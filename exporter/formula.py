@@ -48,22 +48,24 @@ def evaluate(layer: BatchNorm, x: ArrayLike, *, axis: int | tuple[int, ...] | No
 
 def exact_rows(layer: BatchNorm, x: NDArray[Any]) -> NDArray[np.float64]:
     """The formula in float64, not rounded yet, for x of shape (rows, *layer.shape)."""
-    gamma, beta, mean, variance = wide(layer)
+    gamma, beta, mean, root = wide(layer)
     with np.errstate(over="ignore", invalid="ignore"):
-        return gamma * (np.asarray(x, np.float64) - mean) / np.sqrt(variance + layer.epsilon) + beta
+        return gamma * (np.asarray(x, np.float64) - mean) / root + beta
 
 
 def wide(layer: BatchNorm) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """gamma, beta, moving_mean, moving_variance in float64; 1 and 0 where the layer has no gamma or beta. Shapes: layer.shape."""
+    """(gamma, beta, moving_mean, sqrt(moving_variance + epsilon)) in float64, of layer.shape; gamma 1 and beta 0 where it has none."""
+    if layer.epsilon is None:
+        raise UsageError("the layer has no epsilon, so nothing can be computed", where=layer.path)
     gamma = np.ones(layer.shape) if layer.gamma is None else layer.gamma.astype(np.float64)
     beta = np.zeros(layer.shape) if layer.beta is None else layer.beta.astype(np.float64)
-    return gamma, beta, layer.moving_mean.astype(np.float64), layer.moving_variance.astype(np.float64)
+    return gamma, beta, layer.moving_mean.astype(np.float64), np.sqrt(layer.moving_variance.astype(np.float64) + layer.epsilon)
 
 
 def scale_and_offset(layer: BatchNorm) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(scale, offset) in float64, of layer.shape, with y = scale * x + offset."""
-    gamma, beta, mean, variance = wide(layer)
-    scale = gamma / np.sqrt(variance + layer.epsilon)
+    gamma, beta, mean, root = wide(layer)
+    scale = gamma / root
     return scale, beta - scale * mean
 
 
@@ -113,9 +115,9 @@ def broadcast(values: NDArray[Any], axes: tuple[int, ...], ndim: int) -> NDArray
 
 
 def _exact(layer: BatchNorm, x: NDArray[Any], axes: tuple[int, ...]) -> NDArray[Any]:
-    gamma, beta, mean, variance = (broadcast(values, axes, x.ndim) for values in wide(layer))
+    gamma, beta, mean, root = (broadcast(values, axes, x.ndim) for values in wide(layer))
     with np.errstate(over="ignore", invalid="ignore"):
-        y: NDArray[np.float64] = gamma * (x.astype(np.float64) - mean) / np.sqrt(variance + layer.epsilon) + beta
+        y: NDArray[np.float64] = gamma * (x.astype(np.float64) - mean) / root + beta
     if x.dtype.name == "bfloat16":  # ml_dtypes: through float32 it is exact once the value is a bfloat16
         return round_to(y, "bfloat16").astype(x.dtype)
     if layer.dtype == "bfloat16" and x.dtype == np.float32:

@@ -40,11 +40,6 @@ class Child:
         self.descriptor, self.wait, self.kill = descriptor, wait, kill
 
 
-def read_in_child(place: Place, options: Options, *, fork: bool = False) -> Bundle:
-    """`resolve.read_unresolved` in a child. Raises what it raises, and FormatError where the child crashes or runs out of its limits."""
-    return finish(start(place, options, fork=fork))
-
-
 def start(place: Place, options: Options, *, fork: bool) -> Child:
     """Starts the child and returns at once: what the caller imports meanwhile costs no time."""
     return _fork(place, options) if fork and hasattr(os, "fork") else _spawn(place, options)
@@ -76,7 +71,8 @@ def _ending(status: int) -> str:
 
 def _receive(child: Child) -> bytes:
     deadline = time.monotonic() + WALL_SECONDS
-    parts, size = [], 0
+    parts: list[bytes] = []
+    size = 0
     with selectors.DefaultSelector() if sys.platform != "win32" else _NoSelector() as selector:
         selector.register(child.descriptor, selectors.EVENT_READ)
         while True:
@@ -309,7 +305,9 @@ def _decode_layer(fields: dict[str, Any], data: Callable[[str, Any], Any]) -> An
     present = fields.pop("present")
     for name in ("axis", "shape", "assumed", "converted"):
         fields[name] = None if fields[name] is None else tuple(fields[name])
-    return BatchNorm(**fields, **{name: data(fields["dtype"], fields["shape"]) if name in present else None for name in PARAMETERS})
+    for name in PARAMETERS:
+        fields[name] = data(fields["dtype"], fields["shape"]) if name in present else None
+    return BatchNorm(**fields)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from exporter.bundle import Bundle, check
@@ -23,7 +23,7 @@ def read(path: str | os.PathLike[str], *, epsilon: float | dict[str, float] | No
     epsilon:      for files that do not say it: one value, or {glob over paths: value}.
     architecture: a JSON architecture, or another model file that holds the config, for weights-only files.
     isolated:     read in a child process with limits on time and memory, as the command does. For files from strangers: libhdf5 can
-                  hang or crash on damaged ones. Costs a few milliseconds; the result is the same.
+                  hang or crash on damaged ones. Costs the start of an interpreter; the result is the same.
     options:      the other fields of exporter.sources.Options.
 
     Raises: FormatError, UnsupportedError, UnresolvedError, LayerError, UsageError.
@@ -51,13 +51,20 @@ def load(path: str | os.PathLike[str]) -> Bundle:
         raise error.inside(place.name) from None
 
 
-def read_place(place: Place, options: Options, *, isolated: bool = False) -> Bundle:
-    """`read`, for a Place and Options."""
-    try:
-        if isolated:
-            from exporter.isolation import read_in_child
+def read_place(place: Place, options: Options, *, isolated: bool = False, fork: bool = False,
+               meanwhile: Callable[[], object] = lambda: None) -> Bundle:
+    """`read`, for a Place and Options.
 
-            found = read_in_child(place, options)
+    fork:      start the child by fork, which only a program of one thread may do.
+    meanwhile: called while the child reads.
+    """
+    try:
+        if isolated and place.exists():
+            from exporter import isolation
+
+            child = isolation.start(place, options, fork=fork)
+            meanwhile()
+            found = isolation.finish(child)
         else:
             found = read_unresolved(place, options)
         return resolve(found, options)
@@ -140,7 +147,8 @@ def _converted(layer: BatchNorm) -> BatchNorm:
         return layer
     from exporter import dialects
 
-    return dialects.convert(layer)
+    converted: BatchNorm = dialects.convert(layer)
+    return converted
 
 
 def _check_globs(options: Options, layers: list[BatchNorm]) -> None:

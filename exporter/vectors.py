@@ -21,10 +21,8 @@ def make(layer: BatchNorm) -> tuple[NDArray[Any], NDArray[Any]]:
     The inputs lie 0.5 to 2 deviations above and 1 to 4 below the mean, other ones for each channel: there a wrong epsilon, a
     swapped pair or a shifted channel changes the output by its own size. The outputs are the formula in float64, rounded once.
     """
-    _, _, mean, variance = wide(layer)
-    assert layer.epsilon is not None
+    _, _, mean, deviation = wide(layer)
     spread = np.modf(GOLDEN * np.arange(1, mean.size + 1))[0].reshape(layer.shape)
-    deviation = np.sqrt(variance + layer.epsilon)
     with np.errstate(over="ignore"):
         x = round_to(np.stack([mean + (0.5 + 1.5 * spread) * deviation, mean - (1 + 3 * spread) * deviation]), layer.dtype)
     y = round_to(exact_rows(layer, x), layer.dtype)
@@ -42,8 +40,8 @@ def bound(layer: BatchNorm, x: NDArray[Any], dtype: str | None = None) -> NDArra
     and tiny the smallest normal number of the dtype; derived in docs/batchnorm.md.
     """
     dtype = dtype or layer.dtype
-    gamma, beta, mean, variance = (values.ravel() for values in wide(layer))
-    a = np.abs(gamma) / np.sqrt(variance + layer.epsilon)
+    gamma, beta, mean, root = (values.ravel() for values in wide(layer))
+    a = np.abs(gamma) / root
     size: NDArray[np.float64] = a * np.abs(np.asarray(x, np.float64)) + a * np.abs(mean) + np.abs(beta)
     return 16 * UNIT[dtype] * size + TINY[dtype]
 
@@ -52,4 +50,6 @@ def ulps(got: NDArray[Any], want: NDArray[Any], dtype: str) -> NDArray[np.float6
     """|got - want| in units in the last place of `want` in `dtype` (of the smallest normal number below that)."""
     want = np.asarray(want, np.float64)
     _, exponent = np.frexp(np.maximum(np.abs(want), TINY[dtype]))
-    return np.abs(np.asarray(got, np.float64) - want) / np.ldexp(2 * UNIT[dtype], exponent.astype(np.int64) - 1)
+    distance: NDArray[np.float64] = np.abs(np.asarray(got, np.float64) - want)
+    last_place: NDArray[np.float64] = np.ldexp(2 * UNIT[dtype], exponent.astype(np.int64) - 1)
+    return distance / last_place

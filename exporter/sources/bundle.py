@@ -95,19 +95,19 @@ def _rows(value: Any) -> Any:
 def _layer(entry: dict[str, Any]) -> BatchNorm:
     try:
         shape, dtype = tuple(entry["shape"]), entry["dtype"]
-        parameters = {name: None if entry[name] is None else _typed(entry[name], dtype, name) for name in PARAMETERS}
+        parameters: dict[str, Any] = {name: None if entry[name] is None else _typed(entry[name], dtype, name) for name in PARAMETERS}
         channels = int(np.prod(shape, dtype=object))
         for name, values in parameters.items():
             if values is not None and values.size != channels:
                 raise BundleError(f"{name} has {values.size} numbers, its shape {list(shape)} asks for {channels}")
         effective = entry.get("effective_epsilon")
+        shaped: dict[str, Any] = {name: None if values is None else values.reshape(shape) for name, values in parameters.items()}
         return BatchNorm(
             path=entry["path"], name=entry["name"], class_name=entry["class_name"], axis=tuple(entry["axis"]), shape=shape,
             ndim=entry["ndim"], dtype=dtype, epsilon=float(entry["epsilon"]),
             momentum=None if entry["momentum"] is None else float(entry["momentum"]),
             effective_epsilon=None if effective is None else float(effective), assumed=tuple(entry.get("assumed", ())),
-            converted=tuple(entry.get("converted", ())), quantized=entry.get("quantized"),
-            **{name: None if values is None else values.reshape(shape) for name, values in parameters.items()})
+            converted=tuple(entry.get("converted", ())), quantized=entry.get("quantized"), **shaped)
     except ExporterError as error:
         raise error.inside(f"layer {printable(entry['path'])}") from None
 

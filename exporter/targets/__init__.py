@@ -43,7 +43,7 @@ class Target(Protocol):
 def target_for(name: str) -> Target:
     """The target whose SUFFIXES hold the suffix of `name`; UsageError where none does."""
     suffix = PurePath(name).suffix.lower()
-    known = []
+    known: list[str] = []
     for module in TARGETS:
         target: Target = importlib.import_module(f"exporter.targets.{module}")
         if suffix in target.SUFFIXES:
