@@ -1,0 +1,127 @@
+"""TensorFlow's object graphs: which object holds which under what name.
+
+A checkpoint of TensorFlow 2 holds one (TrackableObjectGraph, trackable_object_graph.proto) under OBJECT_GRAPH, a SavedModel
+another one of the same numbering with what each object is (SavedObjectGraph, saved_object_graph.proto); keras_metadata.pb
+adds Keras's JSON by node (saved_metadata.proto). Graphs have cycles: every walk here keeps a set of what it has seen.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+from exporter.errors import FormatError
+from exporter.formats.protobuf import Message
+
+OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"  # the key of the checkpoint, as in trackable/base.py
+
+# Field numbers.
+GRAPH_NODES, NODE_CHILDREN, CHILD_NODE, CHILD_NAME = 1, 1, 1, 2
+NODE_ATTRIBUTES, ATTRIBUTE_NAME, ATTRIBUTE_FULL_NAME, ATTRIBUTE_KEY = 2, 1, 2, 3
+OBJECT_USER, USER_IDENTIFIER, USER_METADATA = 4, 1, 3
+OBJECT_VARIABLE, VARIABLE_NAME = 7, 6
+METADATA_NODES, METADATA_ID, METADATA_TEXT = 1, 2, 5
+
+DEEPEST = 200
+
+VALUE = "VARIABLE_VALUE"
+CONFIG = "OBJECT_CONFIG_JSON"  # written by TensorFlow 1.12 and 1.13
+
+# What Keras adds to each object when it saves: lists of what hangs elsewhere as well, losses, functions.
+ADMINISTRATIVE = frozenset({"variables", "trainable_variables", "non_trainable_variables", "_all_variables", "regularization_losses",
+                            "keras_api", "signatures", "optimizer", "save_counter"})
+
+Way = tuple[tuple[int, ...], tuple[str, ...]]  # the nodes from the root on, and the names of all but the root in the one before
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Stored:
+    """A value that a checkpoint keeps for an object: the variable's own name and the tensor's key. `full_name` may be ""."""
+
+    full_name: str
+    key: str
+
+
+class ObjectGraph:
+    """The nodes of either graph. Methods raise FormatError for damage and for nodes that are not there."""
+
+    def __init__(self, graph: Message) -> None:
+        self.where = graph.where
+        self._nodes = graph.messages(GRAPH_NODES)
+        self._children: dict[int, dict[str, int]] = {}
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    def children(self, node: int) -> dict[str, int]:
+        """The nodes that this one holds, by their names in it, in the file's order."""
+        found = self._children.get(node)
+        if found is None:
+            found = {}
+            for reference in self._nodes[node].messages(NODE_CHILDREN):
+                child, name = reference.integer(CHILD_NODE), reference.text(CHILD_NAME)
+                if not 0 <= child < len(self._nodes):
+                    raise FormatError(f"the object graph names node {child} of {len(self._nodes)}", where=self.where)
+                if found.setdefault(name, child) != child:
+                    raise FormatError(f"node {node} of the object graph has two children {name}", where=self.where)
+            self._children[node] = found
+        return found
+
+    def walk(self) -> Iterator[Way]:
+        """The way to each node that can be reached from the root, once.
+
+        Depth first, in the file's order; what can be reached through an object's own attributes comes by that way, before what only
+        Keras's lists reach.
+        """
+        seen: set[int] = set()
+        later: list[Way] = [((0,), ())] if self._nodes else []
+        for last_resort in (False, True):
+            stack, later = later[::-1], []
+            while stack:
+                nodes, names = stack.pop()
+                if nodes[-1] in seen:
+                    continue
+                if len(names) > DEEPEST:
+                    raise FormatError(f"the objects nest more than {DEEPEST} deep", where=self.where)
+                seen.add(nodes[-1])
+                yield nodes, names
+                ways = [((*nodes, child), (*names, name)) for name, child in self.children(nodes[-1]).items() if child not in seen]
+                if not last_resort:
+                    later += [way for way in ways if way[1][-1] in ADMINISTRATIVE]
+                    ways = [way for way in ways if way[1][-1] not in ADMINISTRATIVE]
+                stack += reversed(ways)
+
+
+class CheckpointGraph(ObjectGraph):
+    """A TrackableObjectGraph."""
+
+    def stored(self, node: int, attribute: str = VALUE) -> Stored | None:
+        """Where the checkpoint keeps this attribute of the node; None where it has none."""
+        for message in self._nodes[node].messages(NODE_ATTRIBUTES):
+            if message.text(ATTRIBUTE_NAME) == attribute:
+                return Stored(message.text(ATTRIBUTE_FULL_NAME), message.text(ATTRIBUTE_KEY))
+        return None
+
+
+class SavedGraph(ObjectGraph):
+    """A SavedObjectGraph."""
+
+    def identifier(self, node: int) -> str:
+        """What kind of object the node is, e.g. "_tf_keras_layer"; "" for variables, functions and the like."""
+        return self._nodes[node].message(OBJECT_USER).text(USER_IDENTIFIER)
+
+    def metadata(self, node: int) -> bytes:
+        """Keras's JSON about the node (TensorFlow 1.15 to 2.4), or b""."""
+        return self._nodes[node].message(OBJECT_USER).raw(USER_METADATA)
+
+    def is_variable(self, node: int) -> bool:
+        return OBJECT_VARIABLE in self._nodes[node]
+
+    def variable_name(self, node: int) -> str:
+        """The variable's own name, e.g. "bn/gamma"; "" where there is none."""
+        return self._nodes[node].message(OBJECT_VARIABLE).text(VARIABLE_NAME)
+
+
+def read_metadata(data: bytes, where: str) -> dict[int, bytes]:
+    """Keras's JSON of each node in keras_metadata.pb (TensorFlow 2.5 and later)."""
+    return {node.integer(METADATA_ID): node.raw(METADATA_TEXT) for node in Message(data, where).messages(METADATA_NODES)}
