@@ -44,6 +44,7 @@ class Node:
                      a legacy Merge, "layer" of a wrapper, "forward_layer" and "backward_layer" of Bidirectional, "cell" of RNN,
                      "cells" of StackedRNNCells, any other key of a user's class.
     input_shape:     batch shape it was built on, None for unknown sizes, where the config says it; else None.
+    inputs:          names of the layers beside it that feed its first call; () in a Sequential.
     shared_object:   shared_object_id of the entry, or None: two entries with one id are one layer.
     """
 
@@ -53,6 +54,7 @@ class Node:
     config: Mapping[str, Any]
     children: tuple[tuple[str, Node], ...] = ()
     input_shape: tuple[int | None, ...] | None = None
+    inputs: tuple[str, ...] = ()
     shared_object: int | None = None
 
     @property
@@ -146,7 +148,7 @@ def _layer(entry: dict[str, Any], counter: _Counter, what: str = "a layer") -> N
     registered, shared = entry.get("registered_name"), entry.get("shared_object_id")
     return Node(name=_name(entry, config, counter, optional=base in MODELS), class_name=class_name,
                 registered_name=registered if isinstance(registered, str) else None, config=config,
-                children=tuple(_children(base, config, counter)), input_shape=_input_shape(entry, config),
+                children=tuple(_children(base, config, counter)), input_shape=_input_shape(entry, config), inputs=_inputs(entry),
                 shared_object=shared if isinstance(shared, int) and not isinstance(shared, bool) else None)
 
 
@@ -246,11 +248,36 @@ def _graph_nodes(nodes: Any, order: Any, counter: _Counter) -> list[Any]:
 def _input_shape(entry: dict[str, Any], config: dict[str, Any]) -> tuple[int | None, ...] | None:
     build = entry.get("build_config")
     found = build.get("input_shape") if isinstance(build, dict) else None
-    for value in (found, config.get("batch_input_shape"), config.get("batch_shape")):
+    tensors = list(_tensors(_first_call(entry)))
+    incoming = tensors[0].get("shape") if len(tensors) == 1 else None
+    for value in (found, config.get("batch_input_shape"), config.get("batch_shape"), incoming):
         shape = _shape(value)
         if shape:
             return shape
     return None
+
+
+def _first_call(entry: dict[str, Any]) -> Any:
+    calls = entry.get("inbound_nodes")
+    return calls[0] if isinstance(calls, list) and calls else None
+
+
+def _tensors(call: Any) -> Iterator[dict[str, Any]]:
+    """The configs of the tensors that go into a call of Keras 3."""
+    if isinstance(call, dict) and call.get("class_name") == "__keras_tensor__" and isinstance(call.get("config"), dict):
+        yield call["config"]
+    elif isinstance(call, (dict, list)):
+        for value in call.values() if isinstance(call, dict) else call:
+            yield from _tensors(value)
+
+
+def _inputs(entry: dict[str, Any]) -> tuple[str, ...]:
+    call = _first_call(entry)
+    if isinstance(call, dict):
+        histories = [tensor.get("keras_history") for tensor in _tensors(call)]
+    else:  # Keras 1 and 2: [[name, node, tensor], ...], or one such triple
+        histories = call if isinstance(call, list) and not (call and isinstance(call[0], str)) else [call]
+    return tuple(history[0] for history in histories if isinstance(history, list) and history and isinstance(history[0], str))
 
 
 def _shape(value: Any) -> tuple[int | None, ...] | None:

@@ -1,0 +1,103 @@
+"""The rank of what goes into each layer, from the config alone: of Keras's own layers with one possible answer, of nothing else.
+
+Most configs say no shapes but those of the model's inputs; a fused kernel's epsilon depends on the rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from exporter.keras_config import Node
+
+# Layers whose name ends in 1D, 2D or 3D: the rank of the input, which the output has, too.
+_SPATIAL_RANKS = {"1D": 3, "2D": 4, "3D": 5}
+_SPATIAL = frozenset((
+    "Conv", "Convolution", "AtrousConv", "AtrousConvolution", "SeparableConv", "SeparableConvolution", "DepthwiseConv", "Deconvolution",
+    "LocallyConnected", "MaxPooling", "AveragePooling", "MaxPool", "AvgPool", "AveragePool", "UpSampling", "ZeroPadding", "Cropping",
+    "SpatialDropout"))
+_GLOBAL = frozenset(("GlobalMaxPooling", "GlobalAveragePooling", "GlobalMaxPool", "GlobalAvgPool", "GlobalAveragePool"))
+_SAME = frozenset((
+    "BatchNormalization", "BatchNormalizationV1", "BatchNormalizationV2", "SyncBatchNormalization", "LayerNormalization",
+    "GroupNormalization", "UnitNormalization", "Normalization", "Rescaling", "Activation", "ReLU", "LeakyReLU", "PReLU", "ELU",
+    "ThresholdedReLU", "Softmax", "ParametricSoftplus", "SReLU", "Dropout", "AlphaDropout", "GaussianDropout", "GaussianNoise",
+    "ActivityRegularization", "Masking", "Permute", "Dense", "TimeDistributedDense", "Highway", "MaxoutDense", "InputLayer",
+    "Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Concatenate"))
+_RECURRENT = ("RNN", "LSTM", "GRU", "SimpleRNN", "CuDNNLSTM", "CuDNNGRU")
+
+
+def input_ranks(root: Node) -> Mapping[Node, int]:
+    """Rank, with the batch axis, of the input of each layer below `root` for which it is certain."""
+    found: dict[Node, int] = {}
+    _visit(root, None, found)
+    return found
+
+
+def _visit(node: Node, rank: int | None, found: dict[Node, int]) -> int | None:
+    """Notes the rank that goes into `node` and those below it; returns the rank of what comes out, None where not certain."""
+    if node.input_shape:
+        rank = len(node.input_shape)
+    rank = max(_spatial_rank(node.base_name), rank or 0) or None  # Conv2D of tf.keras takes more batch axes than one, too
+    if rank is not None:
+        found[node] = rank
+    if node.is_model:
+        return _visit_model(node, rank, found)
+    inner = [_visit(child, _rank_inside(node, rank), found) for _, child in node.children]
+    return _output_rank(node, rank, inner[0] if inner else None)
+
+
+def _visit_model(node: Node, rank: int | None, found: dict[Node, int]) -> int | None:
+    if node.base_name == "Merge":
+        ranks = [_visit(child, None, found) for _, child in node.children]
+        return ranks[0] if ranks and node.config.get("mode") == "concat" and len(set(ranks)) == 1 else None
+    outputs: dict[str, int | None] = {}
+    for _, child in node.children:
+        if child.inputs:
+            incoming = {outputs.get(name) for name in child.inputs}
+            rank = incoming.pop() if len(incoming) == 1 else None
+        elif any(other.inputs for _, other in node.children):
+            rank = None
+        rank = outputs[child.name] = _visit(child, rank, found)
+    if not any(child.inputs for _, child in node.children):
+        return rank
+    last = node.config.get("output_layers")
+    while isinstance(last, list) and last:
+        last = last[0]
+    return outputs.get(last) if isinstance(last, str) else None
+
+
+def _rank_inside(node: Node, rank: int | None) -> int | None:
+    if node.base_name == "Bidirectional":
+        return rank
+    if node.base_name == "TimeDistributed" and rank is not None and rank > 2:
+        return rank - 1
+    return None
+
+
+def _spatial_rank(class_name: str) -> int:
+    """Rank of the input of Conv2D and its like; 0 for other layers."""
+    kind = class_name.removesuffix("Transpose")
+    return _SPATIAL_RANKS.get(kind[-2:], 0) if kind[:-2] in _SPATIAL | _GLOBAL else 0
+
+
+def _output_rank(node: Node, rank: int | None, inner: int | None) -> int | None:
+    name, config = node.base_name, node.config
+    if name[:-2] in _GLOBAL:
+        return rank if config.get("keepdims") else 2
+    if _spatial_rank(name) or name in _SAME:
+        return rank
+    if name == "Flatten":
+        return 2
+    if name == "RepeatVector":
+        return 3
+    if name == "Reshape":
+        target = config.get("target_shape", config.get("dims"))
+        return len(target) + 1 if isinstance(target, list) else None
+    if name == "Embedding":
+        return 3 if rank in (None, 2) and config.get("input_length") else None
+    if name in _RECURRENT:
+        return None if config.get("return_state") else 3 if config.get("return_sequences") else 2
+    if name == "TimeDistributed":
+        return rank if rank is not None and inner == rank - 1 else None if inner is None else inner + 1
+    if name == "Bidirectional":
+        return inner if config.get("merge_mode") else None
+    return None
