@@ -1,0 +1,273 @@
+"""Zip archives, read only and in place: stored members are windows on the archive, nothing is ever unpacked to disk.
+
+Stricter than `zipfile`, which takes the last of two members of one name, bytes before the archive and local headers that contradict
+its directory: a file that two readers understand differently is refused.
+
+Specification: APPNOTE 6.3.10, https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT (section numbers below).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import stat
+import struct
+import zlib
+from typing import Any, BinaryIO, cast
+
+from exporter.errors import FormatError, UnsupportedError, printable
+from exporter.place import MiB
+
+MAGIC = (b"PK\3\4", b"PK\5\6")  # a first member, or an archive without any
+
+MOST_MEMBERS = 10_000
+LARGEST_DIRECTORY = 4 * MiB
+LARGEST_TEXT = 64 * MiB
+LARGEST_INFLATED = 256 * MiB  # of a deflated member, which is held in memory; over 64 MiB it may be 100 times its packed size
+LARGEST_RATIO = 100
+# A stored member up to this size is read once to check its CRC-32 (3 ms). A larger one is not: only the parts that are used are
+# ever read, so that the cost stays that of the batch norms and not of the model. An .h5 file has no checksum at all.
+LARGEST_CHECKED = 16 * MiB
+
+STORED, DEFLATED = 0, 8
+CUT_SHORT = "the zip archive is cut short: the directory at its end is missing"
+AGAIN = "copy or download the file again"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Member:
+    """One entry of the directory (4.3.12)."""
+
+    name: str
+    flags: int
+    method: int
+    crc: int
+    packed_size: int
+    size: int
+    offset: int
+    mode: int
+
+    @property
+    def is_regular(self) -> bool:
+        return stat.S_IFMT(self.mode) in (0, stat.S_IFREG)
+
+    @property
+    def is_unsafe(self) -> bool:
+        """Whether unpacking it could write outside the folder: worth a warning, though nothing here is unpacked."""
+        pieces = self.name.replace("\\", "/").split("/")
+        special = not self.is_regular and not self.name.endswith("/")
+        return special or ".." in pieces or pieces[0] == "" or ":" in pieces[0]
+
+
+class Archive:
+    """The members of a zip archive. The file stays the caller's to close.
+
+    Raises FormatError where the archive is damaged, cut short or ambiguous.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        size = file.seek(0, io.SEEK_END)
+        count, self._start, length = _end_record(file, size)
+        file.seek(self._start)
+        self.members = _directory(file.read(length), count)
+
+    def warnings(self) -> list[str]:
+        """A sentence about each member that no sound model archive holds. They are ignored."""
+        return [f"the archive's member {printable(member.name, 80)!r} has an unsafe name or is a link; it is ignored"
+                for member in self.members if member.is_unsafe]
+
+    def __contains__(self, name: object) -> bool:
+        return any(member.name == name for member in self.members)
+
+    def read(self, name: str, limit: int = LARGEST_TEXT) -> bytes:
+        """All bytes of a member, checked against its CRC-32; an error where it has more than `limit`."""
+        member = self.member(name)
+        if member.size > limit:
+            raise FormatError(f"{member.size} bytes is over the limit of {limit} for this member", where=name)
+        with self.open(name) as file:
+            data = file.read()
+        if member.method == STORED and member.size > LARGEST_CHECKED:
+            _check_crc(member, zlib.crc32(data))
+        return data
+
+    def open(self, name: str) -> BinaryIO:
+        """A member as a seekable file: a stored one in place, a deflated one inflated in memory."""
+        member = self.member(name)
+        start = self._data_of(member)
+        if member.method == DEFLATED:
+            return io.BytesIO(self._inflated(member, start))
+        if member.size <= LARGEST_CHECKED:
+            self._file.seek(start)
+            _check_crc(member, zlib.crc32(self._file.read(member.size)))
+        return cast(BinaryIO, _Window(self._file, start, member.size))
+
+    def member(self, name: str) -> Member:
+        """The one member of this name, if it can be read: not encrypted, stored or deflated, a regular file."""
+        found = [member for member in self.members if member.name == name]
+        if len(found) != 1:
+            raise self._not_one(name, len(found))
+        member = found[0]
+        if member.flags & 0x2041:  # encrypted, strongly encrypted, directory encrypted (4.4.4)
+            raise UnsupportedError("the archive is encrypted", where=name, hint="decrypt it first")
+        if not member.is_regular:
+            raise FormatError("this member of the archive is a symbolic link or another special file, not a file", where=name)
+        if member.method not in (STORED, DEFLATED):
+            raise UnsupportedError(f"packed with method {member.method}; stored and deflated members are read", where=name)
+        if member.method == STORED and member.packed_size != member.size:
+            raise FormatError(f"stored with {member.packed_size} bytes, {member.size} declared", where=name, hint=AGAIN)
+        return member
+
+    def _not_one(self, name: str, count: int) -> FormatError:
+        if count:
+            return FormatError(f"{name} occurs {count} times in the archive: it is not clear which is meant", where=name)
+        inner = [member.name for member in self.members if member.name.endswith(f"/{name}")]
+        if inner:
+            return FormatError(f"{name} is not at the top of the archive but at {printable(inner[0], 120)!r}", where=name,
+                               hint="the model's folder was packed again by hand: unpack it and give that folder")
+        return FormatError(f"{name} is missing from the archive", where=name)
+
+    def _data_of(self, member: Member) -> int:
+        """Where a member's data starts, after its local header (4.3.7) was compared with the directory."""
+        end = min([other.offset for other in self.members if other.offset > member.offset], default=self._start)
+        if sum(other.offset == member.offset for other in self.members) > 1:
+            raise FormatError("two members of the archive are at the same place", where=member.name)
+        self._file.seek(member.offset)
+        header = self._file.read(30)
+        if len(header) < 30 or header[:4] != b"PK\3\4":
+            raise FormatError("its header is not where the archive's directory says", where=member.name, hint=AGAIN)
+        _, flags, method, _, crc, packed_size, size, name_length, extra_length = struct.unpack("<HHHIIIIHH", header[4:])
+        tail = self._file.read(name_length + extra_length)
+        name, extra = tail[:name_length], tail[name_length:]
+        start = member.offset + 30 + name_length + extra_length
+        size, packed_size, _ = _wide(extra, size, packed_size, 0, member.name)
+        said = (_decoded(name, flags), flags & 0x2041, method, crc, packed_size, size)
+        known = (member.name, 0, member.method, member.crc, member.packed_size, member.size)
+        # with bit 3 the three numbers stand after the data, and zeros here (4.4.4)
+        if said != known and not (flags & 8 and said == (*known[:3], 0, 0, 0)):
+            raise FormatError("its header and the archive's directory disagree", where=member.name, hint=AGAIN)
+        if start + member.packed_size > end:
+            raise FormatError(f"its size of {member.packed_size} bytes does not fit the archive", where=member.name, hint=AGAIN)
+        return start
+
+    def _inflated(self, member: Member, start: int) -> bytes:
+        if member.size > min(LARGEST_INFLATED, max(LARGEST_TEXT, LARGEST_RATIO * member.packed_size)):
+            raise FormatError(f"it inflates from {member.packed_size} to {member.size} bytes, over the limit", where=member.name,
+                              hint="Keras itself stores a model without compression; save it again with Keras")
+        self._file.seek(start)
+        packed = self._file.read(member.packed_size)
+        inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+        try:
+            data = inflater.decompress(packed, member.size + 1)
+        except zlib.error as error:
+            raise FormatError(f"it cannot be inflated: {error}", where=member.name, hint=AGAIN) from None
+        if len(data) != member.size or not inflater.eof or inflater.unused_data:
+            raise FormatError(f"it does not inflate to the {member.size} bytes declared", where=member.name, hint=AGAIN)
+        _check_crc(member, zlib.crc32(data))
+        return data
+
+
+class _Window(io.RawIOBase):
+    """A part of a file as a file of its own."""
+
+    def __init__(self, file: BinaryIO, start: int, size: int) -> None:
+        self._file, self._start, self._size, self._at = file, start, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence])
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        count: int = max(0, min(len(buffer), self._size - self._at))
+        self._file.seek(self._start + self._at)
+        data = self._file.read(count)
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+
+def _check_crc(member: Member, crc: int) -> None:
+    if crc != member.crc:
+        raise FormatError("it is damaged: its CRC-32 is not the one in the archive", where=member.name, hint=AGAIN)
+
+
+def _end_record(file: BinaryIO, size: int) -> tuple[int, int, int]:
+    """(members, start, length) of the directory, from the record that ends the archive (4.3.16, with zip64 4.3.14)."""
+    tail_size = min(size, 22 + 0xFFFF)
+    file.seek(size - tail_size)
+    tail = file.read(tail_size)
+    at = tail.rfind(b"PK\5\6")
+    if at < 0 or len(tail) - at < 22:
+        raise FormatError(CUT_SHORT, hint=AGAIN)
+    disk, first_disk, here, count, length, start, comment = struct.unpack("<HHHHIIH", tail[at + 4: at + 22])
+    if len(tail) - at - 22 != comment:
+        raise FormatError("the zip archive is cut short, or bytes follow its end", hint=AGAIN)
+    end = size - tail_size + at
+    if 0xFFFF in (count, here) or 0xFFFFFFFF in (length, start):
+        end, here, count, length, start = _end_record_64(file, end)
+    if disk or first_disk or here != count:
+        raise UnsupportedError("one part of a zip archive in several parts", hint="join the parts first")
+    if count > MOST_MEMBERS or length > LARGEST_DIRECTORY:
+        raise FormatError(f"the archive lists {count} members in {length} bytes; {MOST_MEMBERS} in {LARGEST_DIRECTORY} are the most")
+    if start + length != end:
+        raise FormatError("the zip archive's directory is not where its end says: bytes are missing, or others stand before it", hint=AGAIN)
+    return count, start, length
+
+
+def _end_record_64(file: BinaryIO, end: int) -> tuple[int, int, int, int, int]:
+    """(start of the record, members on this disk, members, length, start) from the zip64 record before the end."""
+    file.seek(max(0, end - 76))
+    block = file.read(76)
+    if len(block) < 76 or block[:4] != b"PK\6\6" or block[56:60] != b"PK\6\7":
+        raise FormatError("the zip64 record of the archive is missing", hint=AGAIN)
+    here, count, length, start = struct.unpack("<QQQQ", block[24:56])
+    return end - 76, here, count, length, start
+
+
+def _directory(data: bytes, count: int) -> list[Member]:
+    members = []
+    at = 0
+    while at < len(data):
+        if data[at: at + 4] != b"PK\1\2" or len(data) - at < 46:
+            raise FormatError("the zip archive's directory is damaged", hint=AGAIN)
+        (_, _, flags, method, _, crc, packed_size, size, name_length, extra_length, comment_length,
+         _, _, attributes, offset) = struct.unpack("<HHHHIIIIHHHHHII", data[at + 4: at + 46])
+        name = _decoded(data[at + 46: at + 46 + name_length], flags)
+        extra = data[at + 46 + name_length: at + 46 + name_length + extra_length]
+        size, packed_size, offset = _wide(extra, size, packed_size, offset, name)
+        members.append(Member(name, flags, method, crc, packed_size, size, offset, attributes >> 16))
+        at += 46 + name_length + extra_length + comment_length
+    if at != len(data) or len(members) != count:
+        raise FormatError("the zip archive's directory is damaged", hint=AGAIN)
+    return members
+
+
+def _wide(extra: bytes, size: int, packed_size: int, offset: int, name: str) -> tuple[int, int, int]:
+    """The three numbers, each taken from the zip64 extra field (4.5.3) where it does not fit 32 bits."""
+    values = [size, packed_size, offset]
+    narrow = [i for i, value in enumerate(values) if value == 0xFFFFFFFF]
+    at = 0
+    while narrow and at + 4 <= len(extra):
+        kind, length = struct.unpack("<HH", extra[at: at + 4])
+        field = extra[at + 4: at + 4 + length]
+        if kind == 1 and len(field) >= 8 * len(narrow):
+            for number, i in enumerate(narrow):
+                values[i] = int.from_bytes(field[8 * number: 8 * number + 8], "little")
+            narrow = []
+        at += 4 + length
+    if narrow:
+        raise FormatError("a size or place of over 4 GiB is not given", where=printable(name, 80), hint=AGAIN)
+    return values[0], values[1], values[2]
+
+
+def _decoded(name: bytes, flags: int) -> str:
+    return name.decode("utf-8" if flags & 0x800 else "cp437", "surrogateescape")
