@@ -110,7 +110,7 @@ class File:
         if not path:
             return "group"
         parent, _, name = path.rpartition("/")
-        if self.kind(parent) != "group":
+        if parent not in self._groups and self.kind(parent) != "group":
             return None
         group = self._group(parent)
         encoded = _component(name)

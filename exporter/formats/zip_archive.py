@@ -139,7 +139,7 @@ class Archive:
         _, flags, method, _, crc, packed_size, size, name_length, extra_length = struct.unpack("<HHHIIIIHH", header[4:])
         tail = self._file.read(name_length + extra_length)
         name, extra = tail[:name_length], tail[name_length:]
-        start = member.offset + 30 + name_length + extra_length
+        start: int = member.offset + 30 + name_length + extra_length
         size, packed_size, _ = _wide(extra, size, packed_size, 0, member.name)
         said = (_decoded(name, flags), flags & 0x2041, method, crc, packed_size, size)
         known = (member.name, 0, member.method, member.crc, member.packed_size, member.size)
@@ -171,7 +171,8 @@ class _Window(io.RawIOBase):
     """A part of a file as a file of its own."""
 
     def __init__(self, file: BinaryIO, start: int, size: int) -> None:
-        self._file, self._start, self._size, self._at = file, start, size, 0
+        self._file, self._start, self._size = file, start, size
+        self._at = 0
 
     def readable(self) -> bool:
         return True
@@ -180,7 +181,7 @@ class _Window(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence])
+        self._at = max(0, offset + (0, self._at, self._size)[whence])
         return self._at
 
     def tell(self) -> int:
@@ -189,7 +190,7 @@ class _Window(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         count: int = max(0, min(len(buffer), self._size - self._at))
         self._file.seek(self._start + self._at)
-        data = self._file.read(count)
+        data: bytes = self._file.read(count)
         buffer[: len(data)] = data
         self._at += len(data)
         return len(data)
