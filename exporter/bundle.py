@@ -44,6 +44,7 @@ class Bundle:
     skipped:  (path, reason) of those the file does not resolve.
     warnings: sentences for the user, not part of the bundle's content.
     vectors:  for a bundle that was read back: (input, output) arrays of shape (rows, channels) by path.
+    settled:  for a bundle that was read back: what it skips was accepted when it was made.
     """
 
     layers: tuple[BatchNorm, ...]
@@ -51,6 +52,7 @@ class Bundle:
     skipped: tuple[tuple[str, str], ...] = ()
     warnings: tuple[str, ...] = ()
     vectors: Mapping[str, tuple[NDArray[Any], NDArray[Any]]] = dataclasses.field(default_factory=dict)
+    settled: bool = False
 
     def __getitem__(self, path: str) -> BatchNorm:
         for layer in self.layers:

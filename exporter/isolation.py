@@ -231,7 +231,7 @@ def encode(bundle: Bundle) -> list[bytes]:
     vectors = {path: list(x.shape) for path, (x, _) in bundle.vectors.items()}
     arrays += [np.ascontiguousarray(rows).data for pair in bundle.vectors.values() for rows in pair]
     header = orjson.dumps({"layers": layers, "origin": dataclasses.asdict(bundle.origin), "skipped": bundle.skipped,
-                           "warnings": bundle.warnings, "vectors": vectors})
+                           "warnings": bundle.warnings, "vectors": vectors, "settled": bundle.settled})
     return [len(header).to_bytes(8, "little"), header, *arrays]  # type: ignore[list-item]  # memoryviews are written as they are
 
 
@@ -263,7 +263,7 @@ def decode(answer: bytes) -> Bundle:
         by_path = {layer.path: layer for layer in layers}
         vectors = {path: (data(by_path[path].dtype, shape), data(by_path[path].dtype, shape)) for path, shape in header["vectors"].items()}
         return Bundle(layers=layers, origin=Origin(**header["origin"]), skipped=tuple((path, reason) for path, reason in header["skipped"]),
-                      warnings=tuple(header["warnings"]), vectors=vectors)
+                      warnings=tuple(header["warnings"]), vectors=vectors, settled=header["settled"])
     except (KeyError, TypeError, ValueError):
         raise broken from None
 

@@ -105,9 +105,7 @@ def resolve(bundle: Bundle, options: Options) -> Bundle:
             layers.append(_converted(layer))
     _check_globs(options, everything)
     unresolved = [*skipped, *without_epsilon]
-    if unresolved and not options.skip_unresolved:
-        raise _unresolved(unresolved, bool(without_epsilon))
-    if unresolved and not layers:
+    if unresolved and not (options.skip_unresolved and layers) and not bundle.settled:
         raise _unresolved(unresolved, bool(without_epsilon))
     return check(bundle.replace(layers=tuple(layers), skipped=tuple(unresolved)))
 

@@ -48,9 +48,12 @@ def from_document(document: Any) -> Bundle:
     if isinstance(layers, list):
         document["layers"] = [_with_arrays(layer) for layer in layers]
     schema.validate(document)
-    found, vectors = [], {}
+    found, vectors, paths = [], {}, set()
     for entry in document["layers"]:
         layer = _layer(entry)
+        if layer.path in paths:
+            raise BundleError(f"the path {printable(layer.path)!r} occurs twice")
+        paths.add(layer.path)
         found.append(layer)
         if "vectors" in entry:
             vectors[layer.path] = _vectors(layer, entry["vectors"])
@@ -58,7 +61,7 @@ def from_document(document: Any) -> Bundle:
     origin = Origin(file=source["file"], kind=source["kind"], keras_version=source["keras_version"], backend=source["backend"],
                     tensorflow_version=source.get("tensorflow_version"))
     skipped = tuple((entry["path"], entry["reason"]) for entry in document.get("skipped", []))
-    bundle = Bundle(layers=tuple(found), origin=origin, skipped=skipped, vectors=vectors)
+    bundle = Bundle(layers=tuple(found), origin=origin, skipped=skipped, vectors=vectors, settled=True)
     if bundle.digest() != document["digest"]:
         raise BundleError("the digest does not fit the layers: the bundle was changed or damaged after it was written",
                           hint="export the model again")
