@@ -1,0 +1,105 @@
+"""Configs for the objects of a checkpoint: those that TensorFlow 1.12 and 1.13 stored beside them, or an architecture of the user's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from exporter.errors import FormatError, UsageError
+from exporter.formats.object_graph import CONFIG, CheckpointGraph
+from exporter.keras_config import Node, is_batch_norm, join, node_tree_from, parse_config
+
+if TYPE_CHECKING:
+    from exporter.formats.tensor_bundle import TensorBundle
+    from exporter.place import Place
+    from exporter.sources._objects import Found
+
+OTHER_MODEL = "give the architecture of this checkpoint's model"
+
+
+class StoredConfigs:
+    """The JSON that TensorFlow 1.12 and 1.13 wrote beside each layer."""
+
+    def __init__(self, checkpoint: TensorBundle, graph: CheckpointGraph) -> None:
+        self._checkpoint, self._graph = checkpoint, graph
+        self._parsed: dict[int, Node | None] = {}
+
+    def of(self, norm: Found) -> tuple[str, Node] | None:
+        """Path and config of a layer; None where the checkpoint has none, or not that of a batch norm."""
+        own = self._config(norm.node)
+        if own is None or not is_batch_norm(own):
+            return None
+        path = ""
+        outer = [node for number in norm.way[0][:-1] if (node := self._config(number))]
+        for node in [*outer[1:], own]:  # the outermost is the model, whose name is no part of a path
+            path = join(path, node.name)
+        return path, own
+
+    def _config(self, node: int) -> Node | None:
+        if node not in self._parsed:
+            stored = self._graph.stored(node, CONFIG)
+            texts = self._checkpoint.strings(stored.key) if stored else []
+            self._parsed[node] = parse_config(texts[0], f"{self._checkpoint.where}: {stored.key}") if stored and texts else None
+        return self._parsed[node]
+
+
+def given_configs(graph: CheckpointGraph, architecture: Place) -> dict[int, tuple[str, Node]]:
+    """Path and config by node of the graph, from the architecture that the user gave."""
+    tree = node_tree_from(architecture).tree
+    roots = [0, *graph.children(0).values()] if len(graph) else []
+    roots = [node for node in dict.fromkeys(roots) if "layer-0" in graph.children(node)]
+    misfits, fits = [], []
+    for root in roots:
+        try:
+            fits.append(_fit(graph, root, tree))
+        except FormatError as error:
+            misfits.append(error)
+    if len(fits) == 1:
+        return fits[0]
+    if misfits and not fits:
+        raise misfits[0].inside(architecture.name)
+    what = "fits several models of the checkpoint" if fits else "is of a model made of a list of layers, the checkpoint is not"
+    raise UsageError(f"the architecture {what}", where=architecture.name, hint="give --epsilon instead")
+
+
+def _fit(graph: CheckpointGraph, root: int, tree: Node) -> dict[int, tuple[str, Node]]:
+    """Lays the config's tree over the object graph: layer-N is the model's Nth layer (Model._layer_checkpoint_dependencies), and
+    wrappers hold theirs under the config's own names. Raises FormatError where the two differ."""
+    found: dict[int, tuple[str, Node]] = {}
+    stack = [(root, "", tree)]
+    while stack:
+        node, path, config = stack.pop()
+        children = graph.children(node)
+        if is_batch_norm(config):
+            if not {"moving_mean", "moving_variance"} <= children.keys():
+                raise FormatError(f"{path} is a batch norm here and not in the checkpoint", hint=OTHER_MODEL)
+            found.setdefault(node, (path, config))
+            continue
+        inner = [child for _, child in config.children]
+        if config.is_model:
+            held = [children[key] for number in range(len(children)) if (key := f"layer-{number}") in children]
+            if len(inner) == len(held) + 1 and inner[0].class_name == "InputLayer":  # a Sequential may or may not count it,
+                inner = inner[1:]
+            elif len(held) == len(inner) + 1 and not graph.children(held[0]):  # in its config as in its checkpoint
+                held = held[1:]
+            if len(inner) != len(held):
+                raise FormatError(f"{path or 'the model'} has {len(inner)} layers here and {len(held)} in the checkpoint",
+                                  hint=OTHER_MODEL)
+            stack += [(child, join(path, below.name), below) for child, below in zip(held, inner, strict=True)]
+        else:
+            stack += [(child, join(path, below.name), below) for child, below in _held(graph, node, config)]
+    return found
+
+
+def _held(graph: CheckpointGraph, node: int, config: Node) -> list[tuple[int, Node]]:
+    """The objects that a wrapper or cell holds, with their configs: by the role's name, in a list where there are several of one role."""
+    held = []
+    for role in dict.fromkeys(role for role, _ in config.children):
+        inner = [child for key, child in config.children if key == role]
+        target = graph.children(node).get(role)
+        if target is None:
+            continue
+        listed = [graph.children(target).get(str(number)) for number in range(len(inner))]
+        nodes = listed if None not in listed and "0" in graph.children(target) else [target]
+        if len(nodes) == len(inner):
+            held += [(child, below) for child, below in zip(nodes, inner, strict=True) if child is not None]
+    return held

@@ -1,0 +1,176 @@
+"""Batch norms in TensorFlow's object graphs: found by the names of their variables, named by what the file holds, read."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import itertools
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from exporter.dialects import real_axis
+from exporter.errors import FormatError
+from exporter.formats.object_graph import ADMINISTRATIVE, CheckpointGraph, ObjectGraph, Way
+from exporter.layer import HELD_IN, PARAMETERS, BatchNorm
+
+if TYPE_CHECKING:
+    from exporter.formats.tensor_bundle import Checkpoint, TensorInfo
+    from exporter.keras_config import NormFields
+
+Names = tuple[str, ...]
+
+STATISTICS = ("moving_mean", "moving_variance")
+# Variables that renormalisation adds (tf.keras, tf.layers 1.2); inference does not use them.
+RENORM = ("moving_stddev", "renorm_mean", "renorm_stddev", "renorm_mean_weight", "renorm_stddev_weight")
+
+_NUMBERED = re.compile(r"layer(_with_weights)?-\d+|\d+")  # names that Keras and lists give, not people
+_IN_MODEL = re.compile(r"layer(_with_weights)?-\d+")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Found:
+    """A node that holds the variables of a batch norm.
+
+    way: how it is reached. variables: the nodes of its parameters, by role. strange: other variables it holds.
+    """
+
+    way: Way
+    variables: Mapping[str, int]
+    strange: tuple[str, ...]
+
+    @property
+    def node(self) -> int:
+        return self.way[0][-1]
+
+
+def find_norms(graph: ObjectGraph, is_variable: Callable[[int], bool]) -> list[Found]:
+    """Every object that holds variables moving_mean and moving_variance, in the model's order."""
+    found = []
+    for way in graph.walk():
+        children = graph.children(way[0][-1])
+        if all(name in children and is_variable(children[name]) for name in STATISTICS):
+            variables = {name: children[name] for name in PARAMETERS if name in children and is_variable(children[name])}
+            strange = (name for name, child in children.items() if name not in (*PARAMETERS, *RENORM) and is_variable(child))
+            found.append(Found(way, variables, tuple(strange)))
+    return found
+
+
+class ObjectNames:
+    """Paths for the objects of a checkpoint, from the names of the variables: "net/block/bn/gamma" is block/bn of the model net.
+
+    The model's own name goes. A nested model's name is in no checkpoint unless it is in its variables' names; the name it has in the
+    object graph, "backbone" or "layer_with_weights-1", stands in for it. Variables without a scope: the objects' names.
+    """
+
+    def __init__(self, graph: CheckpointGraph) -> None:
+        self._scopes: dict[Names, Names] = {}
+        self._below: dict[Names, list[Names]] = collections.defaultdict(list)
+        self._holders: dict[Names, list[Names]] = collections.defaultdict(list)
+        self._named: dict[Names, str] = {}
+        for nodes, names in graph.walk():
+            scope = None if not names or ADMINISTRATIVE.intersection(names) else _scope(graph, nodes[-1])
+            if scope:
+                self._scopes[names] = scope
+                self._holders[scope].append(names)
+                for length in range(len(names)):
+                    self._below[names[:length]].append(names)
+        shared = [keys[0] for keys in _shared(names[:-1] for names in self._scopes)]
+        self._model = tuple(itertools.takewhile(lambda key: not _IN_MODEL.fullmatch(key), shared))
+
+    def path(self, names: Names) -> str:
+        """The path of the object with these names from the root on."""
+        scope = self._scopes.get(names)
+        if not scope:
+            keys = [name for name in names if name not in ADMINISTRATIVE]
+            return "/".join([key for key in keys if not key.isdigit()] or keys)
+        parts = []
+        for end in range(len(self._model) + 1, len(names)):
+            if _IN_MODEL.fullmatch(names[end]) and not self._name(names[:end]):
+                parts += names[end - 2 : end] if names[end - 1].isdigit() else names[end - 1 : end]
+        parts += scope[1:] if scope[0] == self._name(self._model) else scope
+        # Layers built by their owner have its scope, all the same one: then the attribute tells them apart.
+        shared = any(other != names and names[: len(other) - 1] == other[:-1] for other in self._holders[scope])
+        return "/".join([*parts, *([names[-1]] if shared and not _NUMBERED.fullmatch(names[-1]) else [])])
+
+    def _name(self, model: Names) -> str:
+        """The model's own name where the scopes below it begin with that: all of several do, or one of its own attributes does; else ""."""
+        if model not in self._named:
+            below = {names[len(model) :]: self._scopes[names] for names in self._below[model]}
+            first = {scope[0] for scope in below.values()}
+            named = len(first) == 1 and all(len(scope) > 1 for scope in below.values()) and not any(
+                _IN_MODEL.fullmatch(keys[0]) for keys in _shared(below))
+            own = {scope[0] for names, scope in below.items() if len(names) == 1 and len(scope) == 2 and not _NUMBERED.fullmatch(names[0])}
+            self._named[model] = first.pop() if named else own.pop() if len(own) == 1 else ""
+        return self._named[model]
+
+
+def _shared(paths: Iterable[Names]) -> Iterator[Names]:
+    """The keys at each position as long as all paths have the same one there."""
+    return itertools.takewhile(lambda keys: len(set(keys)) == 1, zip(*paths, strict=False))
+
+
+def _scope(graph: CheckpointGraph, node: int) -> Names | None:
+    """What stands before the last part of the names of a layer's own variables; None for an object without any, or with several."""
+    stored = [value for child in graph.children(node).values() if (value := graph.stored(child))]
+    scopes = {tuple(value.full_name.split("/")[:-1]) for value in stored}
+    return scopes.pop() if len(scopes) == 1 else None
+
+
+def batch_norm(checkpoint: Checkpoint, keys: Mapping[str, str], *, path: str, name: str | None = None,
+               class_name: str = "BatchNormalization", config: NormFields | None = None, **others: Any) -> BatchNorm:
+    """A layer from the tensors of its parameters (role: key) and what its config says.
+
+    Raises FormatError where tensors are damaged, or contradict one another or the config.
+    """
+    try:
+        infos = {role: checkpoint.info(key) for role, key in keys.items()}
+        _check_config(infos, config)
+        shape, axis, ndim = _geometry(infos["moving_mean"].shape, config)
+        dtype = _dtype({info.dtype for info in infos.values()})
+        arrays = {role: checkpoint.read(key).reshape(shape).astype(HELD_IN[dtype]) for role, key in keys.items()}
+    except FormatError as error:
+        raise error.inside(f"layer {path}") from None
+    return BatchNorm(path=path, name=path.rpartition("/")[2] if name is None else name, class_name=class_name, axis=axis, shape=shape,
+                     ndim=ndim, dtype=dtype, epsilon=config.epsilon if config else None, momentum=config.momentum if config else None,
+                     gamma=arrays.get("gamma"), beta=arrays.get("beta"), moving_mean=arrays["moving_mean"],
+                     moving_variance=arrays["moving_variance"], **others)
+
+
+def _check_config(infos: Mapping[str, TensorInfo], config: NormFields | None) -> None:
+    shapes = {role: info.shape for role, info in infos.items()}
+    if len(set(shapes.values())) > 1:
+        raise FormatError("its parameters have different shapes: " + ", ".join(f"{role} {list(shape)}" for role, shape in shapes.items()))
+    for role, info in infos.items():
+        if info.dtype not in HELD_IN:
+            raise FormatError(f"its {role} is of type {info.dtype}, not a floating one")
+    for role, flag, said in (("gamma", "scale", config and config.scale), ("beta", "center", config and config.center)):
+        if said is not None and said != (role in infos):
+            raise FormatError(f"its config says {flag}={said}, but the checkpoint has {'a' if role in infos else 'no'} {role} for it")
+
+
+def _dtype(dtypes: set[str]) -> str:
+    """The type that holds all of these exactly."""
+    if len(dtypes) == 1:
+        return dtypes.pop()
+    return "float64" if "float64" in dtypes else "float32"
+
+
+def _geometry(stored: tuple[int, ...], config: NormFields | None) -> tuple[tuple[int, ...], tuple[int, ...] | None, int | None]:
+    """(shape, axis, rank of the input) from the shape of the variables, which have all dimensions, those of size 1 too, where the
+    layer has several axes or virtual batches (tf.keras, BatchNormalizationBase.build)."""
+    axis = config.axis if config else None
+    ndim = config.ndim if config else None
+    if len(stored) < 2:
+        return stored, axis, ndim
+    rank = len(stored)
+    if axis is None:  # counted from the end: virtual batches put one more dimension near the front
+        found = [number for number, size in enumerate(stored) if size != 1] or [rank - 1]
+        return tuple(stored[number] for number in found), tuple(number - rank for number in found), ndim
+    if any(not -rank <= number < rank for number in axis):
+        raise FormatError(f"its axis {list(axis)} does not fit parameters of shape {list(stored)}")
+    along = sorted(number % rank for number in axis)
+    if len(set(along)) != len(along) or any(size != 1 for number, size in enumerate(stored) if number not in along):
+        raise FormatError(f"its axis {list(axis)} does not fit parameters of shape {list(stored)}")
+    virtual = config.virtual_batch_size if config else None
+    return tuple(stored[number] for number in along), real_axis(tuple(along), virtual), rank if virtual is None else rank - 1
