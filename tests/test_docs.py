@@ -1,0 +1,19 @@
+"""The documents' examples hold."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from conftest import ROOT
+
+import exporter
+
+
+def test_the_example_of_the_format_is_a_bundle(tmp_path):
+    text = re.search(r"```json\n(.*?)```", (ROOT / "docs" / "format.md").read_text(), re.DOTALL).group(1)
+    (tmp_path / "b.json").write_text(text)
+    bundle = exporter.load(tmp_path / "b.json")
+    layer = bundle["encoder/bn_1"]
+    row, want = (json.loads(text)["layers"][0]["vectors"][key] for key in ("input", "output"))
+    assert layer(row).tolist() == layer.moving_mean.dtype.type(want).tolist()

@@ -1,0 +1,115 @@
+"""Reading in a child: the same bundle, and a clear error where the child hangs, crashes, eats memory or answers nonsense."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+from conftest import make_bundle, make_layer, same_layer
+
+import exporter
+from exporter import isolation, resolve
+from exporter.errors import FormatError, LayerError, UnresolvedError
+from exporter.place import Place
+from exporter.sources import Options
+
+BOTH = pytest.mark.parametrize("fork", [True, False], ids=["fork", "spawn"])
+
+
+@pytest.fixture
+def path(tmp_path):
+    layers = [make_layer("a", shape=(2, 3), axis=(1, 3), dtype="bfloat16"), make_layer("b", dtype="float64", gamma=False),
+              make_layer("é", dtype="float16", effective_epsilon=1.001e-5, assumed=("axis",))]
+    exporter.write(make_bundle(*layers, skipped=(("x", "why"),)), tmp_path / "b.json")
+    return tmp_path / "b.json"
+
+
+@BOTH
+def test_a_child_reads_the_same(path, fork):
+    here = exporter.load(path)
+    there = resolve.read_place(Place(path), Options(), isolated=True, fork=fork)
+    assert all(same_layer(a, b) for a, b in zip(here, there))
+    assert (here.origin, here.skipped) == (there.origin, there.skipped)
+    for name, (x, y) in here.vectors.items():
+        assert there.vectors[name][0].tobytes() == x.tobytes()
+        assert there.vectors[name][1].tobytes() == y.tobytes()
+
+
+def test_options_reach_a_spawned_child(path):
+    request = isolation._request(Place(path), Options(epsilon=(("*", 0.1),), layers=("a",), architecture=Place(path)))
+    assert b'"epsilon": [["*", 0.1]]' in request
+    assert exporter.read(path, isolated=True, layers=("a",)).paths() == ["a"]
+
+
+@BOTH
+def test_errors_come_through(tmp_path, fork):
+    (tmp_path / "b.json").write_text('{"format": "bn-bundle", "version": 7}')
+    with pytest.raises(exporter.BundleError, match="version 7") as error:
+        resolve.read_place(Place(tmp_path / "b.json"), Options(), isolated=True, fork=fork)
+    assert error.value.hint == "use a newer bn-export"
+    assert error.value.where == "b.json"
+
+
+def in_child(monkeypatch, path, act):
+    monkeypatch.setattr(resolve, "read_unresolved", lambda place, options: act())
+    return resolve.read_place(Place(path), Options(), isolated=True, fork=True)
+
+
+def raise_unresolved():
+    raise UnresolvedError([("a", "why")], hint="do this")
+
+
+def test_an_unresolved_error_keeps_its_layers(monkeypatch, path):
+    with pytest.raises(UnresolvedError, match="a: why") as error:
+        in_child(monkeypatch, path, raise_unresolved)
+    assert error.value.layers == (("a", "why"),)
+    assert error.value.hint == "do this"
+
+
+def test_a_crash_is_a_clear_error(monkeypatch, path):
+    with pytest.raises(FormatError, match=f"signal {signal.SIGSEGV.value}"):
+        in_child(monkeypatch, path, lambda: os.kill(os.getpid(), signal.SIGSEGV))
+
+
+def test_an_unexpected_exception_is_a_clear_error(monkeypatch, path):
+    with pytest.raises(FormatError, match="failed in the HDF5 library or ran out of the memory"):
+        in_child(monkeypatch, path, lambda: 1 / 0)
+
+
+def spin():
+    while True:
+        pass
+
+
+def test_a_hang_ends(monkeypatch, path):
+    monkeypatch.setattr(isolation, "CPU_SECONDS", 0)
+    with pytest.raises(FormatError, match="seconds of processor time"):
+        in_child(monkeypatch, path, spin)
+
+
+def test_a_sleep_ends(monkeypatch, path):
+    monkeypatch.setattr(isolation, "WALL_SECONDS", 0.3)
+    with pytest.raises(FormatError, match=r"within 0\.3 seconds"):
+        in_child(monkeypatch, path, lambda: time.sleep(60))
+
+
+def test_memory_ends(monkeypatch, path):
+    with pytest.raises(FormatError, match="ran out of the memory"):
+        in_child(monkeypatch, path, lambda: np.ones(1 << 30))
+
+
+def test_what_the_child_says_passes_the_gate(monkeypatch, path):
+    bad = make_layer().replace(moving_variance=np.float32([1, 2, 3, -4]))
+    with pytest.raises(LayerError, match="-4"):
+        in_child(monkeypatch, path, lambda: make_bundle(bad))
+
+
+def test_nonsense_from_the_child_is_refused():
+    parts = b"".join(bytes(part) for part in isolation.encode(make_bundle()))
+    assert same_layer(isolation.decode(parts).layers[0], make_layer())
+    for damaged in (b"", parts[:40], parts[:-4], parts.replace(b'"float32"', b'"float31"'), parts.replace(b'"shape":[4]', b'"shape":[9]')):
+        with pytest.raises(FormatError, match="was damaged by it"):
+            isolation.decode(damaged)
