@@ -41,10 +41,11 @@ def load(path: str | os.PathLike[str]) -> Bundle:
     Raises: BundleError where it breaks the contract, FormatError where it is no bundle at all.
     """
     place = Place(path)
-    from exporter.sources import bundle as source
+    from exporter.sources import bundle, bundle_arrays
 
     try:
-        if not source.claims(place):
+        source = next((source for source in (bundle, bundle_arrays) if source.claims(place)), None)
+        if source is None:
             raise FormatError("this is not a bundle", hint="read a model with exporter.read")
         return resolve(source.read(place, Options()), Options())
     except ExporterError as error:

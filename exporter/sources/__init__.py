@@ -16,7 +16,7 @@ from exporter.bundle import Bundle
 from exporter.place import Place
 
 # Tried in this order; each is imported when it is asked.
-SOURCES = ("keras_h5", "keras_archive", "keras_weights", "saved_model", "tf_checkpoint", "frozen_graph", "tfjs", "bundle")
+SOURCES = ("keras_h5", "bundle_arrays", "keras_archive", "keras_weights", "saved_model", "tf_checkpoint", "frozen_graph", "tfjs", "bundle")
 
 
 class Source(Protocol):

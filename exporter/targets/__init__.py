@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import os
 from pathlib import PurePath
 from typing import Protocol
 
 from exporter.bundle import Bundle
 from exporter.errors import UsageError
 
-TARGETS = ("bundle_json",)
+TARGETS = ("bundle_json", "numpy_npz", "safetensors_file")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,7 +42,7 @@ class Target(Protocol):
 
 
 def target_for(name: str) -> Target:
-    """The target whose SUFFIXES hold the suffix of `name`; UsageError where none does."""
+    """The target whose SUFFIXES hold the suffix of `name`, "/" being that of a folder; UsageError where none does."""
     suffix = PurePath(name).suffix.lower()
     known: list[str] = []
     for module in TARGETS:

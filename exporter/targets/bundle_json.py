@@ -36,7 +36,7 @@ def write(bundle: Bundle, options: Options) -> bytes:
     layers = content.pop("layers")
     skipped = content.pop("skipped", None)
     lines = [b"  " + text(key) + b": " + text(value) for key, value in content.items()]
-    shown = [b"    {\n" + b",\n".join(b"      " + text(key) + b": " + text(_portable(value)) for key, value in layer.items()) + b"\n    }"
+    shown = [b"    {\n" + b",\n".join(b"      " + text(key) + b": " + text(portable(value)) for key, value in layer.items()) + b"\n    }"
              for layer in layers]
     lines.append(b'  "layers": [\n' + b",\n".join(shown) + b"\n  ]" if shown else b'  "layers": []')
     if skipped is not None:
@@ -80,10 +80,10 @@ def _layer(layer: BatchNorm, with_vectors: bool) -> dict[str, Any]:
     return content
 
 
-def _portable(value: Any) -> Any:
+def portable(value: Any) -> Any:
     """Arrays in a form whose decimals come back bit for bit: docs/format.md, "numbers"."""
     if isinstance(value, dict):
-        return {key: _portable(item) for key, item in value.items()}
+        return {key: portable(item) for key, item in value.items()}
     if not isinstance(value, np.ndarray):
         return value
     array: NDArray[Any] = np.ascontiguousarray(value, np.float64 if value.dtype == np.float64 else np.float32)

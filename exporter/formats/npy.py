@@ -1,0 +1,48 @@
+"""NumPy's .npy arrays, version 1.0, little-endian and in row-major order.
+
+Written here because the padding of NumPy's own header differs between its versions, and read here because numpy.load allocates what
+the header declares before it looks at the data. Specification: numpy.lib.format.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import struct
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from exporter.errors import FormatError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+MAGIC = b"\x93NUMPY\1\0"
+ALIGNMENT = 64
+TYPES = ("<f2", "<f4", "<f8", "|u1")
+
+_HEADER = re.compile(rb"\{'descr': '([<|]\w\d)', 'fortran_order': False, 'shape': \(((?:\d{1,10}, ?)*(?:\d{1,10})?)\), \} *\n")
+
+
+def dump(array: NDArray[Any]) -> bytes:
+    """`array`, of one of TYPES, as the content of a .npy file."""
+    text = repr({"descr": array.dtype.str, "fortran_order": False, "shape": array.shape})[:-1].encode() + b", }"
+    padding = -(len(MAGIC) + 2 + len(text) + 1) % ALIGNMENT
+    return MAGIC + struct.pack("<H", len(text) + padding + 1) + text + b" " * padding + b"\n" + array.tobytes()
+
+
+def parse(data: bytes, where: str) -> NDArray[Any]:
+    """The array of a .npy file, read-only. Raises FormatError for one of another type or order, or whose length is wrong."""
+    length = int.from_bytes(data[8:10], "little")
+    header = _HEADER.fullmatch(data[10:10 + length])
+    if not data.startswith(MAGIC) or header is None:
+        raise FormatError("this is no .npy array of version 1.0 in row-major order", where=where)
+    kind, dimensions = header[1].decode(), header[2].decode()
+    if kind not in TYPES:
+        raise FormatError(f"an array of type {kind}; {', '.join(TYPES)} are read", where=where)
+    shape = tuple(int(size) for size in dimensions.split(",") if size.strip())
+    size = math.prod(shape) * np.dtype(kind).itemsize
+    if len(data) - 10 - length != size:
+        raise FormatError(f"its shape {list(shape)} asks for {size} bytes, it has {len(data) - 10 - length}", where=where)
+    return np.frombuffer(data, kind, offset=10 + length).reshape(shape)

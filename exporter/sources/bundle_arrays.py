@@ -1,0 +1,144 @@
+"""Our own bundles in the forms other than .json, read back: .npz, .safetensors, and the kit as .zip or as a folder (docs/targets.md).
+
+In the first two the document of docs/format.md names the array of each parameter; what is read is the document with the arrays in their
+places, and all that docs/format.md asks of a reader is checked on that.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from exporter.errors import BundleError, FormatError, printable
+from exporter.layer import HELD_IN, PARAMETERS
+from exporter.sources.bundle import LARGEST, from_document
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from exporter.bundle import Bundle
+    from exporter.formats.safetensors import Tensor
+    from exporter.formats.zip_archive import Archive
+    from exporter.place import Place
+    from exporter.sources import Options
+
+NAME = "bundle-arrays"
+DOCUMENT = "bn-bundle"
+KIT = "bundle.json"
+NPZ = f"{DOCUMENT}.npy"
+
+# What a tensor of each type is read as; bfloat16 has no type of its own in NumPy.
+TENSORS = {"F16": ("float16", "<f2"), "BF16": ("bfloat16", "<u2"), "F32": ("float32", "<f4"), "F64": ("float64", "<f8")}
+
+
+def claims(place: Place) -> bool:
+    """A folder or zip archive with bundle.json, an .npz or a safetensors file with the array or the metadata "bn-bundle"."""
+    if place.is_folder():
+        return b'"bn-bundle"' in place.child(KIT).head(4096)
+    head = place.head(9)
+    if head.startswith(b"PK"):
+        return _has_member(place)
+    from exporter.formats.safetensors import header_size
+
+    size = header_size(head)
+    return size is not None and json.dumps(DOCUMENT).encode() in place.head(8 + size)
+
+
+def _has_member(place: Place) -> bool:
+    from exporter.formats.zip_archive import Archive
+
+    with place.open() as file:
+        try:
+            archive = Archive(file)
+        except FormatError:  # the source of model archives says what is wrong with it
+            return False
+        return KIT in archive or NPZ in archive
+
+
+def read(place: Place, options: Options) -> Bundle:
+    """The bundle in `place`. Raises BundleError where it breaks the contract, FormatError where the file is damaged."""
+    if place.is_folder():
+        return from_document(_parsed(place.child(KIT).read(LARGEST)))
+    if place.head(2) == b"PK":
+        from exporter.formats.zip_archive import Archive
+
+        with place.open() as file:
+            return _read_archive(Archive(file))
+    return _read_safetensors(place.read(LARGEST))
+
+
+def _parsed(data: bytes) -> Any:
+    from exporter.formats.strict_json import parse_json
+
+    return parse_json(data, "the bundle", limit=LARGEST)
+
+
+def _read_archive(archive: Archive) -> Bundle:
+    if KIT in archive:
+        return from_document(_parsed(archive.read(KIT, LARGEST)))
+    from exporter.formats import npy
+
+    def array(name: str) -> NDArray[Any]:
+        return npy.parse(archive.read(f"{name}.npy", LARGEST), printable(name, 80))
+
+    def parameter(name: str, dtype: str) -> NDArray[Any]:
+        values = array(name)
+        if values.dtype != HELD_IN[dtype]:
+            raise BundleError(f"an array of {values.dtype} does not hold {dtype} values", where=f"array {printable(name, 80)!r}")
+        return values
+
+    document = _parsed(array(DOCUMENT).tobytes())
+    bundle = _joined(document, parameter)
+    for layer in bundle:
+        epsilon = f"{layer.path}/epsilon"
+        if f"{epsilon}.npy" in archive and array(epsilon).tolist() != layer.epsilon:
+            raise BundleError(f"the array says {array(epsilon)}, the document {layer.epsilon}", where=f"array {printable(epsilon, 80)!r}")
+    return bundle
+
+
+def _read_safetensors(data: bytes) -> Bundle:
+    from exporter.formats.safetensors import parse
+
+    metadata, tensors = parse(data)
+    if DOCUMENT not in metadata:
+        raise BundleError("the safetensors metadata has no \"bn-bundle\"")
+
+    def parameter(name: str, dtype: str) -> NDArray[Any]:
+        if name not in tensors:
+            raise BundleError(f"the tensor {printable(name, 80)!r}, which the document names, is missing")
+        return _values(tensors[name], name, dtype)
+
+    return _joined(_parsed(metadata[DOCUMENT].encode()), parameter)
+
+
+def _values(tensor: Tensor, name: str, dtype: str) -> NDArray[Any]:
+    found, kind = TENSORS.get(tensor.dtype, (None, ""))
+    if found != dtype:
+        raise BundleError(f"a tensor of type {tensor.dtype} does not hold {dtype} values", where=f"tensor {printable(name, 80)!r}")
+    values: NDArray[Any] = np.frombuffer(tensor.data, kind).reshape(tensor.shape)
+    return (values.astype("<u4") << 16).view("<f4") if dtype == "bfloat16" else values
+
+
+def _joined(document: Any, parameter: Callable[[str, str], NDArray[Any]]) -> Bundle:
+    """The bundle of a document whose parameters are names: `parameter` gives the array for a name and the layer's dtype."""
+    layers = document.get("layers") if isinstance(document, dict) else None
+    for layer in layers if isinstance(layers, list) else ():
+        dtype = layer.get("dtype") if isinstance(layer, dict) else None
+        if not isinstance(dtype, str) or dtype not in HELD_IN:
+            continue  # from_document says what is wrong with it
+        for key in PARAMETERS:
+            name = layer.get(key)
+            if isinstance(name, str):
+                layer[key] = _flat(parameter(name, dtype), layer, name)
+    return from_document(document)
+
+
+def _flat(values: NDArray[Any], layer: dict[str, Any], name: str) -> NDArray[np.float64]:
+    if list(values.shape) != layer.get("shape"):
+        raise BundleError(f"its shape is {list(values.shape)}, the layer's {printable(repr(layer.get('shape')), 60)}",
+                          where=f"array {printable(name, 80)!r}")
+    return values.astype(np.float64).reshape(-1)
