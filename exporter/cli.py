@@ -72,20 +72,22 @@ def export(words: Sequence[str] | None = None) -> int:
 
     place, options = Place(args.model), read_options(args)
     if args.out is not None:
-        from pathlib import Path
-
         from exporter import output
         from exporter.targets import target_for
 
-        target_for(args.out)
+        target = target_for(args.out)
+        if args.names == "torch" and target.NAME != "safetensors":
+            raise UsageError("--names torch goes with a .safetensors output")
+        if args.folded and target.NAME not in ("c-header", "kit"):
+            raise UsageError("--folded goes with a .h output or the kit")
         inputs = [place] if options.architecture is None else [place, options.architecture]
-        output.check_output(Path(args.out), inputs)
+        output.check_output(args.out, inputs)
     bundle = read_place(place, options, isolated=True, fork=True, meanwhile=_imports_for_writing)
     warn(_remarks(bundle))
     if args.out is not None:
         from exporter.targets import Options as WriteOptions
 
-        output.write(bundle, args.out, WriteOptions(vectors=not args.no_vectors), inputs=inputs)
+        output.write(bundle, args.out, WriteOptions(vectors=not args.no_vectors, names=args.names, folded=args.folded), inputs=inputs)
         for layer in bundle if args.verbose else ():
             print(f"{printable(layer.path)}: {layer.moving_mean.size} channels, epsilon {layer.epsilon:g}", file=sys.stderr)
     elif args.json:
@@ -117,6 +119,9 @@ def export_parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="without OUT: the list as JSON")
     parser.add_argument("-v", "--verbose", action="store_true", help="one line a layer on stderr")
     parser.add_argument("--no-vectors", action="store_true", help="leave the test vectors out of the bundle")
+    parser.add_argument("--names", choices=["keras", "torch"], default="keras",
+                        help="names of the tensors in a .safetensors file; torch: what load_state_dict takes")
+    parser.add_argument("--folded", action="store_true", help="a .h file: also scale and offset, with y = scale * x + offset")
     parser.add_argument("--version", action="version", version=f"bn-export {__version__}")
     add_reading_options(parser)
     return parser

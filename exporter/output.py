@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def write(bundle: Bundle, path: str | os.PathLike[str], options: Options | None = None, *, inputs: Iterable[Place] = ()) -> None:
-    """Writes `bundle` to `path`; the suffix chooses the target (exporter/targets).
+    """Writes `bundle` to `path`; the suffix chooses the target (exporter/targets). A path that ends with a slash becomes a folder.
 
     inputs: the files and folders that were read, which the output may not replace or lie in.
 
@@ -28,18 +28,30 @@ def write(bundle: Bundle, path: str | os.PathLike[str], options: Options | None 
     from exporter.targets import Options, target_for
 
     target = target_for(os.fspath(path))
-    check_output(Path(path), inputs)
-    write_bytes(Path(path), target.write(check(bundle), options or Options()))
+    check_output(path, inputs)
+    data = target.write(check(bundle), options or Options())
+    if is_folder_name(path):
+        write_folder(Path(path), data)
+    else:
+        write_bytes(Path(path), data)
 
 
-def check_output(path: Path, inputs: Iterable[Place] = ()) -> None:
+def is_folder_name(path: str | os.PathLike[str]) -> bool:
+    """Whether the path asks for a folder: it ends with a slash."""
+    return os.fspath(path).endswith(("/", os.sep))
+
+
+def check_output(path: str | os.PathLike[str], inputs: Iterable[Place] = ()) -> None:
     """Refuses an output that cannot be written, or that would replace or lie in one of the inputs, before any work is done."""
+    as_folder, path = is_folder_name(path), Path(path)
     folder = path.parent
-    if path.is_dir():
+    if as_folder and path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise OutputError("this exists; only a new or empty folder is filled", where=str(path), hint="remove it first, or choose another name")
+    if path.is_dir() and not as_folder:
         raise OutputError("this is a folder; give a file name", where=str(path))
     if not folder.is_dir():
         raise OutputError("its folder does not exist", where=str(path), hint=f"create it first: mkdir -p {folder}")
-    if path.exists() and not path.is_file():
+    if path.exists() and not path.is_file() and not as_folder:
         raise OutputError("this is not a regular file; nothing is written into a device or a pipe", where=str(path))
     if not os.access(folder, os.W_OK):
         raise OutputError("its folder is not writable", where=str(path))
@@ -74,6 +86,28 @@ def write_bytes(path: Path, data: bytes) -> None:
     except OSError as error:
         raise OutputError(f"cannot be written: {os.strerror(error.errno) if error.errno else error}", where=str(path),
                           hint="what stood there before is untouched") from None
+
+
+def write_folder(path: Path, data: bytes) -> None:
+    """Makes the folder `path` of the zip archive `data` that a target made, under another name first; whole or not at all."""
+    import io
+    import shutil
+    import zipfile
+
+    temporary = path.with_name(f".{path.name[:60]}.{secrets.token_hex(6)}.tmp")
+    try:
+        try:
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                archive.extractall(temporary)
+            if path.is_dir():
+                path.rmdir()  # empty: check_output has looked, and rmdir looks again
+            os.replace(temporary, path)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise OutputError(f"cannot be written: {os.strerror(error.errno) if error.errno else error}", where=str(path)) from None
 
 
 def _sync_folder(folder: Path) -> None:
