@@ -44,7 +44,7 @@ def test_random_bit_patterns_survive_both_ways_of_parsing(dtype):
     values = values[np.isfinite(values)]
     smallest = 2.0**-133 if dtype == "bfloat16" else np.finfo(values.dtype).smallest_subnormal
     values = np.concatenate([values, np.array([0.0, -0.0, smallest], values.dtype)])
-    text = orjson.dumps(bundle_json._portable(values), option=orjson.OPT_SERIALIZE_NUMPY)
+    text = orjson.dumps(bundle_json.portable(values), option=orjson.OPT_SERIALIZE_NUMPY)
     as_double = np.array(json.loads(text), np.float64)
     assert round_to(as_double, dtype).tobytes() == values.tobytes()
     if dtype == "float64":
