@@ -1,0 +1,241 @@
+"""A report for people: one HTML file that needs nothing else. The page is report.html beside this module.
+
+Text of the model reaches the page only through `_text`; the style and the script are fixed, and a content security policy with their
+hashes lets nothing else run or load.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import re
+from collections import defaultdict
+from pathlib import Path
+from string import Template
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from exporter import __version__
+from exporter.errors import printable
+from exporter.findings import CONSTANT, HUGE, KINDS, Finding, findings
+from exporter.formula import scale_and_offset
+from exporter.layer import BatchNorm
+from exporter.targets._drawing import histogram, number, ranges, short
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from exporter.bundle import Bundle
+    from exporter.targets import Options
+
+NAME = "html"
+SUFFIXES = (".html", ".htm")
+
+LONGEST_NAME = 400  # characters of a name or sentence that are shown
+MOST_LINKS = 4  # layers named under a kind of finding; the table shows them all
+FLAT = 1e-6  # scales below are drawn at it, as variances are at CONSTANT: one dead channel must not squeeze all others
+LARGEST = float(np.finfo(np.float64).max)
+COLUMNS = (  # heading, class of its cells
+    ("No.", "n minor"), ("Layer", "name"), ("Channels", "n"), ("Axis", "n minor"), ("Type", "minor"), ("Epsilon", "n minor"),
+    ("Lowest <br>variance", "n"), ("Largest <br>|scale|", "n"), ("Findings", "found"))
+
+
+def write(bundle: Bundle, options: Options) -> bytes:
+    """The page, UTF-8."""
+    page = Template(Path(__file__).with_name("report.html").read_text("utf-8"))
+    found = findings(bundle)
+    filled = page.substitute(
+        policy=_policy(page.template), title=_text(bundle.origin.file), origin=_origin(bundle), summary=_summary(bundle, found),
+        findings=_findings(bundle, found), overview=_overview(bundle), choices=_choices(found), head=_head(), layers=_layers(bundle, found),
+        version=__version__, digest=bundle.digest())
+    return filled.encode("utf-8")
+
+
+def _policy(page: str) -> str:
+    """Only this page's own style and script, by their hashes (https://www.w3.org/TR/CSP3/)."""
+    rules = ["default-src 'none'", "base-uri 'none'", "form-action 'none'", "img-src data:"]
+    for tag in ("style", "script"):
+        match = re.search(f"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
+        content = match.group(1) if match else ""
+        rules.append(f"{tag}-src 'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'")
+    return "; ".join(rules)
+
+
+def _text(text: str) -> str:
+    """Text of the model as HTML: markup escaped; control and direction characters visible instead of in force."""
+    return html.escape(printable(text, LONGEST_NAME))
+
+
+def _path(path: str) -> str:
+    """A layer's path, which may wrap after "/" and "_"; isolated, so that one written right to left does not reorder what is beside it."""
+    return f"<bdi>{re.sub('([/_])', r'\1<wbr>', _text(path))}</bdi>"
+
+
+def _thousands(count: int) -> str:
+    return f"{count:,}".replace(",", "\u202f")
+
+
+def _count(count: int, word: str) -> str:
+    return f"{_thousands(count)} {word}{'' if count == 1 else 's'}"
+
+
+def _origin(bundle: Bundle) -> str:
+    origin = bundle.origin
+    said = [f"Keras {origin.keras_version}" if origin.keras_version else "",
+            f"TensorFlow {origin.tensorflow_version}" if origin.tensorflow_version else "", origin.backend or ""]
+    return " · ".join(_text(word) for word in (origin.kind, *said) if word)
+
+
+def _summary(bundle: Bundle, found: list[Finding]) -> str:
+    epsilons, dtypes = sorted({layer.epsilon or 0.0 for layer in bundle}), sorted({layer.dtype for layer in bundle})
+    warned, noted = (len({f.path for f in found if f.kind.level == level}) for level in ("warning", "note"))
+    facts = {
+        "Layers": _thousands(len(bundle)), "Channels": _thousands(sum(layer.moving_mean.size for layer in bundle)),
+        "Epsilon": ", ".join(map(short, epsilons[:3])) + (f" and {len(epsilons) - 3} more" if len(epsilons) > 3 else ""),
+        "Type": ", ".join(dtypes), "Layers with warnings": _thousands(warned), "Layers with notes": _thousands(noted)}
+    return "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts.items() if value)
+
+
+def _findings(bundle: Bundle, found: list[Finding]) -> str:
+    """The kinds that occur, warnings first, each with its meaning and its first layers."""
+    if not found:
+        return "<p>Nothing unusual was found.</p>"
+    numbers = {layer.path: i for i, layer in enumerate(bundle, 1)}
+    by_kind = defaultdict(list)
+    for finding in found:
+        by_kind[finding.kind.code].append(finding)
+    return "".join(_kind(code, by_kind[code], numbers) for code in KINDS if code in by_kind)
+
+
+def _kind(code: str, found: list[Finding], numbers: dict[str, int]) -> str:
+    kind = KINDS[code]
+    if code == "not-exported":
+        shown = [f"<li>{_path(f.path)}: {_text(f.sentence)}</li>" for f in found]
+    else:
+        shown = [f'<li><a href="#layer-{numbers[f.path]}">{_path(f.path)}</a></li>' for f in found[:MOST_LINKS]]
+    if len(found) > len(shown):
+        shown.append(f'<li><a href="#layers" data-kind="{code}">all {len(found)} in the table</a></li>')
+    channels = sum(f.channels for f in found)
+    size = _count(len(found), "layer") + (f", {_count(channels, 'channel')}" if channels else "")
+    return (f'<section class="kind {kind.level}"><h3>{kind.title}<small>{size}</small></h3>'
+            f"<p>{html.escape(kind.meaning)}</p><ul>{''.join(shown)}</ul></section>")
+
+
+def _overview(bundle: Bundle) -> str:
+    """Variance and scale through the model: what stands out between the layers."""
+    if len(bundle) < 3:
+        return ""
+    variances = [_logs(layer.moving_variance, CONSTANT) for layer in bundle]
+    scales = [_logs(np.abs(_scale(layer)), FLAT) for layer in bundle]
+    epsilons = np.log10(np.maximum([layer.epsilon or 0.0 for layer in bundle], CONSTANT))
+    huge = [np.full(len(scales), np.log10(HUGE))] if max(float(s.max()) for s in scales) > np.log10(HUGE) else []
+    return ('<div class="overview">' + _ranges("Moving variance, layer by layer", variances, [epsilons], "dashed: epsilon")
+            + _ranges("Effective scale, layer by layer", scales, huge, f"dashed: {HUGE:g}" if huge else "") + "</div>")
+
+
+def _ranges(title: str, logs: list[NDArray[np.float64]], marks: list[NDArray[np.float64]], legend: str) -> str:
+    low, middle, high = (np.array([function(values) for values in logs]) for function in (np.min, np.median, np.max))
+    bottom, top = float(np.floor(low.min())), float(np.floor(high.max()) + 1)
+    words = "; ".join(word for word in ("band: lowest to highest channel", "line: median", legend) if word)
+    return (f'<figure><figcaption>{title}</figcaption><div class="plot"><span class="top">{short(10**top)}</span>'
+            f'<span class="bottom">{short(10**bottom)}</span>{ranges(low, middle, high, marks, bottom, top)}'
+            f'<span class="first">1</span><span class="legend">{words}</span><span class="last">{len(logs)}</span></div></figure>')
+
+
+def _scale(layer: BatchNorm) -> NDArray[np.float64]:
+    with np.errstate(over="ignore", invalid="ignore"):
+        return scale_and_offset(layer)[0].ravel()
+
+
+def _logs(values: NDArray[np.float64], least: float) -> NDArray[np.float64]:
+    """log10 of values, of which those below `least` (a negative variance, too) count as `least`."""
+    return np.log10(np.clip(values.astype(np.float64).ravel(), least, LARGEST))
+
+
+def _choices(found: list[Finding]) -> str:
+    codes = {f.kind.code for f in found if f.kind.code != "not-exported"}
+    return "".join(f'<option value="{kind.code}">{kind.title}</option>' for kind in KINDS.values() if kind.code in codes)
+
+
+def _head() -> str:
+    return "".join(f'<th scope="col" class="{css}">{heading}</th>' for heading, css in COLUMNS)
+
+
+def _layers(bundle: Bundle, found: list[Finding]) -> str:
+    by_path = defaultdict(list)
+    for finding in found:
+        by_path[finding.path].append(finding)
+    return "".join(_layer(i, layer, by_path[layer.path]) for i, layer in enumerate(bundle, 1))
+
+
+def _layer(i: int, layer: BatchNorm, found: list[Finding]) -> str:
+    """Two rows: the layer in the table, and what is drawn and said about it."""
+    axis = ", ".join(map(str, layer.axis or ())).replace("-", "−")
+    epsilon, lowest, largest = layer.epsilon or 0.0, float(layer.moving_variance.min()), min(float(np.abs(_scale(layer)).max()), LARGEST)
+    weight = sum(100 if f.kind.level == "warning" else 1 for f in found)
+    cells = [  # shown, sorted by
+        (str(i), i), (_path(layer.path), None), ("×".join(map(str, layer.shape)), layer.moving_mean.size),
+        (axis, (layer.axis or (0,))[0]), (layer.dtype, None), (short(epsilon), epsilon), (number(lowest), lowest),
+        (number(largest), largest), ("".join(map(_chip, found)), weight)]
+    row = "".join(_cell(shown, key, css) for (shown, key), (_, css) in zip(cells, COLUMNS))
+    codes = " ".join(f.kind.code for f in found)
+    return (f'<tbody id="layer-{i}" data-kinds="{codes}"><tr class="row">{row}</tr>'
+            f'<tr class="detail" id="detail-{i}"><td colspan="{len(COLUMNS)}">{_detail(layer, axis, found)}</td></tr></tbody>\n')
+
+
+def _cell(shown: str, key: float | None, css: str) -> str:
+    if css == "name":
+        return f'<th scope="row" class="name">{shown}</th>'
+    return f'<td class="{css}">{shown}</td>' if key is None else f'<td class="{css}" data-key="{key!r}">{shown}</td>'
+
+
+def _chip(finding: Finding) -> str:
+    channels = f" <b>{finding.channels}</b>" if finding.channels else ""
+    return f'<span class="chip {finding.kind.level}">{finding.kind.title}{channels}</span>'
+
+
+def _detail(layer: BatchNorm, axis: str, found: list[Finding]) -> str:
+    momentum = None if layer.momentum is None else short(layer.momentum)
+    facts = {"Class": _text(layer.class_name), "Input rank": layer.ndim, "Momentum": momentum}
+    again = {"Axis": axis, "Type": layer.dtype, "Epsilon": short(layer.epsilon or 0.0)}  # shown where the table is too narrow for them
+    listed = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts.items() if value is not None)
+    listed += "".join(f'<div class="again"><dt>{name}</dt><dd>{value}</dd></div>' for name, value in again.items())
+    said = "".join(f'<li class="{f.kind.level}"><b>{f.kind.title}:</b> {_sentence(f)}.</li>' for f in found)
+    return (f'<dl class="facts">{listed}</dl>' + (f'<ul class="said">{said}</ul>' if said else "")
+            + f'<div class="charts">{_charts(layer)}</div>')
+
+
+def _sentence(finding: Finding) -> str:
+    """With its numbers as in the rest of the page: "2.3e-06" as "2.3e−6", which no line break splits."""
+    return re.sub(r"(?<=\d)e-0*(?=[1-9])", "e−", _text(finding.sentence))
+
+
+def _charts(layer: BatchNorm) -> str:
+    variance, epsilon = layer.moving_variance.astype(np.float64).ravel(), np.log10(max(layer.epsilon or 0.0, CONSTANT))
+    logs = _logs(variance, CONSTANT)
+    low, high = float(logs.min()), float(logs.max())
+    span = (low, max(high, epsilon)) if low < epsilon else (low, high)
+    return (_chart("gamma", layer.gamma, "none: the layer uses 1") + _chart("beta", layer.beta, "none: the layer uses 0")
+            + _chart("moving_mean", layer.moving_mean)
+            + _figure("moving_variance, log scale", variance, histogram(logs, [("mark", "ε", epsilon)], span))
+            + _chart("gamma / √(variance + ε)", _scale(layer)))
+
+
+def _chart(title: str, values: NDArray[np.float64] | None, otherwise: str = "") -> str:
+    if values is None:
+        return f'<figure><figcaption>{title}</figcaption><p class="none">{otherwise}</p></figure>'
+    wide = values.astype(np.float64).ravel()
+    return _figure(title, wide, histogram(np.clip(wide, -LARGEST, LARGEST), [("zero", "0", 0.0)]))
+
+
+def _figure(title: str, values: NDArray[np.float64], picture: str) -> str:
+    """A chart with its lowest, middle and highest value as text, which says to a screen reader what the picture says to the eye."""
+    low, high = float(values.min()), float(values.max())
+    if low == high:
+        numbers = f"<span>{'all' if values.size > 1 else 'one channel'} <b>{number(low)}</b></span>"
+    else:
+        shown = {"min": low, "median": float(np.median(values)), "max": high}
+        numbers = "".join(f"<span>{name} <b>{number(value)}</b></span>" for name, value in shown.items())
+    return f'<figure><figcaption>{title}</figcaption>{picture}<p>{numbers}</p></figure>'
