@@ -70,7 +70,8 @@ def _text(text: str) -> str:
 
 def _path(path: str) -> str:
     """A layer's path, which may wrap after "/" and "_"; isolated, so that one written right to left does not reorder what is beside it."""
-    return f"<bdi>{re.sub('([/_])', r'\1<wbr>', _text(path))}</bdi>"
+    breakable = _text(path).replace("/", "/<wbr>").replace("_", "_<wbr>")
+    return f"<bdi>{breakable}</bdi>"
 
 
 def _thousands(count: int) -> str:
