@@ -1,0 +1,311 @@
+"""GraphDef, MetaGraphDef and FunctionDef (tensorflow/core/framework/graph.proto, tensorflow/core/protobuf/meta_graph.proto).
+
+Nodes are taken apart at once, their attributes when asked for: constants stay undecoded views of the input, so a large frozen
+graph costs the memory of its names. Fields are given by number with the name of their .proto beside them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import mmap
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import numpy as np
+
+from exporter.errors import FormatError, printable
+from exporter.formats.protobuf import Message, fields
+from exporter.place import MiB, Place
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+MOST_NODES = 1_000_000
+MOST_FUNCTIONS = 100_000
+LARGEST_GRAPH = 2048 * MiB  # protobuf's own limit for a message
+LARGEST_CONSTANT = 64 * MiB
+
+# tensorflow/core/framework/types.proto, with the field of TensorProto that holds values of the type.
+FLOATS = {1: ("float32", "<f4"), 2: ("float64", "<f8"), 14: ("bfloat16", "<u2"), 19: ("float16", "<f2")}
+INTEGERS = {3: "<i4", 4: "|u1", 5: "<i2", 6: "|i1", 9: "<i8", 10: "|b1", 17: "<u2"}
+FLOAT_VAL, DOUBLE_VAL, INT_VAL, STRING_VAL, INT64_VAL, BOOL_VAL, HALF_VAL = 5, 6, 7, 8, 10, 11, 13
+VALUE_FIELD = {1: FLOAT_VAL, 2: DOUBLE_VAL, 14: HALF_VAL, 19: HALF_VAL, 3: INT_VAL, 4: INT_VAL, 5: INT_VAL, 6: INT_VAL, 17: INT_VAL,
+               9: INT64_VAL, 10: BOOL_VAL}
+
+# Outputs that function bodies name and that are not the first of their op (tensorflow/core/ops/*.cc).
+OUTPUTS = {"batch_mean": 1, "batch_variance": 2, "output_true": 1, "value_index": 1}
+
+
+class Output(NamedTuple):
+    """One output of a node, or an argument of a function. name: of the output, where a called function names it."""
+
+    node: str
+    slot: int
+    name: str = ""
+
+
+class Tensor:
+    """A TensorProto: type and shape at once, values when asked for."""
+
+    __slots__ = ("_fields", "dtype", "number", "shape", "where")
+
+    def __init__(self, data: bytes, where: str) -> None:
+        self._fields = _fields(data, where)
+        self.where = where
+        number = self._fields.get(1, [0])[-1]
+        self.number = number if isinstance(number, int) else 0
+        self.dtype = FLOATS[self.number][0] if self.number in FLOATS else INTEGERS.get(self.number, f"type {self.number}")
+        sizes = [dimension.integer(1) for dimension in _message(self._fields, 2, where).messages(2)]
+        if any(size < 0 for size in sizes) or len(sizes) > 32:
+            raise FormatError("a constant has an impossible shape", where=where)
+        self.shape = tuple(sizes)
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    def array(self) -> NDArray[Any]:
+        """The values, bfloat16 as float32. FormatError for other than numbers, or bytes that do not fit the shape."""
+        form = FLOATS[self.number][1] if self.number in FLOATS else INTEGERS.get(self.number)
+        if form is None:
+            raise FormatError(f"a constant of {self.dtype} where numbers are due", where=self.where)
+        if self.size * np.dtype(form).itemsize > LARGEST_CONSTANT:
+            raise FormatError(f"a constant of shape {list(self.shape)} is over the limit of {LARGEST_CONSTANT} bytes", where=self.where)
+        content = self._fields.get(4, [b""])[-1]
+        if isinstance(content, int):
+            raise FormatError("tensor_content is no bytes", where=self.where)
+        if len(content):
+            if len(content) != self.size * np.dtype(form).itemsize:
+                raise FormatError(f"a constant of shape {list(self.shape)} has {len(content)} bytes", where=self.where)
+            values = np.frombuffer(content, form)
+        else:
+            values = self._repeated(form)
+        if self.dtype == "bfloat16":
+            values = (values.astype("<u4") << 16).view("<f4")
+        return values.astype(values.dtype.newbyteorder("=")).reshape(self.shape)
+
+    def strings(self) -> list[bytes]:
+        """The values of a constant of strings."""
+        return [bytes(value) for value in self._fields.get(STRING_VAL, []) if not isinstance(value, int)]
+
+    def _repeated(self, form: str) -> NDArray[Any]:
+        """Values one by one; missing ones repeat the last, none at all means zeros (Tensor::FromProto in framework/tensor.cc)."""
+        field = VALUE_FIELD[self.number]
+        message = Message(b"", self.where)
+        message._fields = {field: [value if isinstance(value, int) else bytes(value) for value in self._fields.get(field, [])]}
+        if field in (FLOAT_VAL, DOUBLE_VAL):
+            values = np.frombuffer(message.packed(field, np.dtype(form).itemsize), form)
+        else:
+            bits = np.array([value & 0xFFFFFFFFFFFFFFFF for value in message.unsigneds(field)], "<u8")
+            values = bits.astype("<u2").view(form) if field == HALF_VAL else bits.view("<i8").astype(form)
+        if len(values) > max(self.size, 1):
+            raise FormatError(f"a constant of shape {list(self.shape)} has {len(values)} values", where=self.where)
+        whole = np.zeros(self.size, form)
+        whole[: len(values)] = values[: self.size]
+        if len(values):
+            whole[len(values) :] = values[-1]
+        return whole
+
+
+class Node:
+    """A NodeDef. inputs: data inputs only, without the control edges."""
+
+    __slots__ = ("_attributes", "inputs", "name", "op", "where")
+
+    def __init__(self, data: bytes, where: str, in_function: bool) -> None:
+        found = _fields(data, where)
+        self.name, self.op = _text(found, 1, where), _text(found, 2, where)
+        self.where = f"{where}: node {printable(self.name)}" if where else f"node {printable(self.name)}"
+        texts = (bytes(value).decode("utf-8", "replace") for value in found.get(3, []) if not isinstance(value, int))
+        self.inputs = [_output(text, in_function) for text in texts if text[:1] != "^"]
+        self._attributes: list[Any] | dict[str, bytes] = found.get(5, [])
+
+    def __repr__(self) -> str:
+        return f"Node({self.name!r}, {self.op!r})"
+
+    def attribute(self, name: str) -> Message | None:
+        """The AttrValue of this name: s = 2, i = 3, f = 4, b = 5, type = 6, shape = 7, tensor = 8, list = 1, func = 10."""
+        value = self._values().get(name)
+        return None if value is None else Message(bytes(value), self.where)
+
+    def boolean(self, name: str, default: bool) -> bool:
+        value = self.attribute(name)
+        return default if value is None else value.boolean(5)
+
+    def single(self, name: str, default: float) -> float:
+        """A float attribute, the float32 as a double."""
+        value = self.attribute(name)
+        return default if value is None else value.single(4)
+
+    def text(self, name: str, default: str = "") -> str:
+        value = self.attribute(name)
+        return default if value is None else value.text(2)
+
+    def integers(self, name: str) -> list[int]:
+        value = self.attribute(name)
+        return [] if value is None else value.message(1).integers(3)
+
+    def functions(self, *names: str) -> list[str]:
+        """The functions that these attributes name."""
+        values = [value for name in names if (value := self.attribute(name)) is not None]
+        return [function.text(1) for value in values for function in ([value.message(10)] if 10 in value else value.message(1).messages(9))]
+
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        """A shape attribute (or the first of a list of them), -1 for what is not known; None: absent, or of unknown rank."""
+        value = self.attribute(name)
+        if value is None:
+            return None
+        shapes = [value.message(7)] if 7 in value else value.message(1).messages(7)
+        if not shapes or shapes[0].boolean(3):
+            return None
+        return tuple(dimension.integer(1) for dimension in shapes[0].messages(2))
+
+    def tensor(self, name: str = "value") -> Tensor:
+        """A tensor attribute; of a Const, its value."""
+        data = self._values().get(name)
+        tensor = None if data is None else _fields(data, self.where).get(8)
+        if not tensor or isinstance(tensor[-1], int):
+            raise FormatError("the constant has no value", where=self.where)
+        return Tensor(tensor[-1], self.where)
+
+    def _values(self) -> dict[str, bytes]:
+        if not isinstance(self._attributes, dict):
+            entries = [_fields(entry, self.where) for entry in self._attributes if not isinstance(entry, int)]
+            self._attributes = {_text(entry, 1, self.where): cast("bytes", entry.get(2, [b""])[-1]) for entry in entries}
+        return self._attributes
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Body:
+    """The nodes of a graph or a function by name, in the order of the file.
+
+    arguments: names of a function's inputs. results: the function's outputs by name, in order, each an output of a node or an argument.
+    """
+
+    name: str
+    nodes: Mapping[str, Node]
+    arguments: tuple[str, ...] = ()
+    results: Mapping[str, Output] = dataclasses.field(default_factory=dict)
+
+
+class Graph:
+    """A GraphDef: the main body, and the functions of its library, each taken apart when first asked for."""
+
+    def __init__(self, data: bytes, where: str = "") -> None:
+        found = _fields(data, where)
+        self.where = where
+        self._left = MOST_NODES
+        self.main = Body("", self._nodes(found.get(1, []), False))
+        self.producer = _message(found, 4, where).integer(1)
+        self._functions: dict[str, bytes | Body] = {}
+        for library in found.get(2, []):
+            self._add_library(library)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._functions
+
+    def function(self, name: str) -> Body:
+        """The function of this name; FormatError where the library has none."""
+        found = self._functions.get(name)
+        if found is None:
+            raise FormatError(f"the graph calls the function {printable(name)}, which it does not hold", where=self.where)
+        if not isinstance(found, Body):
+            found = self._functions[name] = self._body(found)
+        return found
+
+    def bodies(self) -> Iterator[Body]:
+        """The main body and every function."""
+        yield self.main
+        for name in self._functions:
+            yield self.function(name)
+
+    def _add_library(self, library: object) -> None:
+        if isinstance(library, int):
+            raise FormatError("the function library is no message", where=self.where)
+        functions = _fields(cast("bytes", library), self.where).get(1, [])
+        if len(functions) + len(self._functions) > MOST_FUNCTIONS:
+            raise FormatError(f"over {MOST_FUNCTIONS} functions", where=self.where)
+        for data in functions:
+            signature = _message(_fields(cast("bytes", data), self.where), 1, self.where)
+            self._functions[signature.text(1)] = cast("bytes", data)
+
+    def _body(self, data: bytes) -> Body:
+        found = _fields(data, self.where)
+        signature = _message(found, 1, self.where)
+        entries = [Message(bytes(entry), self.where) for entry in found.get(4, []) if not isinstance(entry, int)]
+        returned = {entry.text(1): _output(entry.text(2), True) for entry in entries}
+        results = {name: returned[name] for output in signature.messages(3) if (name := output.text(1)) in returned}
+        return Body(signature.text(1), self._nodes(found.get(3, []), True), tuple(argument.text(1) for argument in signature.messages(2)),
+                    results)
+
+    def _nodes(self, values: list[Any], in_function: bool) -> dict[str, Node]:
+        self._left -= len(values)
+        if self._left < 0:
+            raise FormatError(f"over {MOST_NODES} nodes", where=self.where)
+        nodes: dict[str, Node] = {}
+        for value in values:
+            if isinstance(value, int):
+                raise FormatError("a node is no message", where=self.where)
+            node = Node(value, self.where, in_function)
+            if node.name in nodes:
+                raise FormatError(f"two nodes are called {printable(node.name)}", where=self.where)
+            nodes[node.name] = node
+        return nodes
+
+
+class MetaGraph:
+    """A MetaGraphDef. save_node: the op that writes the variables, or "" (SaverDef.save_tensor_name)."""
+
+    def __init__(self, data: bytes, where: str = "") -> None:
+        found = _fields(data, where)
+        info = _message(found, 1, where)
+        self.tags, self.tensorflow_version = info.texts(4), info.text(5)
+        self.save_node = _message(found, 3, where).text(2).split(":")[0]
+        self.graph = Graph(cast("bytes", found.get(2, [b""])[-1]), where)
+
+
+def open_file(place: Place) -> bytes:
+    """The bytes of a file that may be large, mapped and not read: only what is looked at is loaded."""
+    size = place.size()
+    if size > LARGEST_GRAPH:
+        raise FormatError(f"{size} bytes is over the limit of {LARGEST_GRAPH} for a graph", where=place.name)
+    if size == 0:
+        return b""
+    with place.open() as file:
+        return cast("bytes", memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
+
+
+def _fields(data: bytes, where: str) -> dict[int, list[int | bytes]]:
+    # `data` may be a memoryview behind the cast above: slices of it are views, so that nothing is copied before it is used.
+    try:
+        return fields(data)
+    except FormatError as error:
+        error.where = where
+        raise
+
+
+def _message(found: dict[int, list[int | bytes]], number: int, where: str) -> Message:
+    """One field as a message of its own; the several occurrences of it that protobuf allows are merged."""
+    values = found.get(number, [])
+    if any(isinstance(value, int) for value in values):
+        raise FormatError(f"field {number} is no message", where=where)
+    return Message(b"".join(bytes(cast("bytes", value)) for value in values), where)
+
+
+def _text(found: dict[int, list[int | bytes]], number: int, where: str) -> str:
+    value = found.get(number, [b""])[-1]
+    try:
+        if not isinstance(value, int):
+            return bytes(value).decode()
+    except UnicodeDecodeError:
+        pass
+    raise FormatError(f"field {number} is not UTF-8 text", where=where)
+
+
+def _output(text: str, in_function: bool) -> Output:
+    """An input as a NodeDef writes it: "node", "node:1"; in a function "argument", "node:output_name:0"."""
+    node, _, rest = text.partition(":")
+    name, _, index = rest.rpartition(":") if in_function else ("", "", rest)
+    number = int(index) if index.isascii() and index.isdigit() and len(index) < 10 else 0
+    return Output(node, OUTPUTS.get(name, 0) + number, name)

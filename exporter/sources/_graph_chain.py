@@ -1,0 +1,251 @@
+"""Batch norm that a graph spells out: tf.nn.batch_normalization's chain of Rsqrt, Mul, Sub and Add, or one written by hand.
+
+From each Rsqrt(variance + epsilon), or division by Sqrt(variance + epsilon), the few ops that use it are read as a sum of products. Batch
+norm is the sum  r*x*gamma - r*mean*gamma + beta,  or  r*(x - mean)*gamma + beta,  in whatever order somebody wrote it: the numbers at the
+ends of op names differ between versions and with what is left out, so they are never looked at.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from exporter.formats.graph_def import Body, Node
+from exporter.sources._graph_trace import Constant, Frame, Moment, Opaque, Parts, Source, Tracer, Value, Variable, operand
+
+ADDITIONS = frozenset({"Add", "AddV2", "BiasAdd"})
+DIVISIONS = frozenset({"RealDiv", "Div"})
+SAME = frozenset({"Identity", "Cast", "StopGradient"})
+ARITHMETIC = ADDITIONS | DIVISIONS | SAME | {"Mul", "Sub", "Neg", "Reciprocal", "Inv"}
+WIDEST_CONE = 64
+MOST_TERMS = 8
+
+
+class Term(NamedTuple):
+    """One product: sign, whether it holds the reciprocal root, the activation in it, and parameters."""
+
+    sign: int
+    root: bool
+    x: Value | None
+    factors: tuple[Source, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Chain:
+    """A batch norm that was found. last: its last op; the rest are what plays each role."""
+
+    last: Node
+    x: Value
+    gamma: Source | None
+    beta: Source | None
+    mean: Source
+    variance: Source
+    epsilon: float | None
+    centered: bool
+
+
+def chains(tracer: Tracer, frame: Frame, users: dict[str, list[Node]]) -> Iterator[tuple[Node, Chain | None, Source]]:
+    """(root, what was found or None, variance) for each root of a sum in the frame. users: `users_of` the body."""
+    for node in frame.body.nodes.values():
+        if node.op in ("Rsqrt", "Sqrt"):
+            variance, epsilon = _sum_under(tracer, frame, node)
+            if variance is not None:
+                found = _Cone(tracer, frame, users, node).find(variance, epsilon)
+                yield node, found, variance
+
+
+def users_of(body: Body) -> dict[str, list[Node]]:
+    """The nodes that use each node of a body."""
+    users: dict[str, list[Node]] = {}
+    for node in body.nodes.values():
+        for output in dict.fromkeys(one.node for one in node.inputs):
+            users.setdefault(output, []).append(node)
+    return users
+
+
+def _sum_under(tracer: Tracer, frame: Frame, root: Node) -> tuple[Source | None, float | None]:
+    """The variance and epsilon under a root; no variance where it is no sum of a statistic and a number."""
+    value = inner(operand(frame, root, 0))
+    node = value.node
+    if node is None or node.op not in ("Add", "AddV2"):
+        source = tracer.trace(value)
+        return (source, 0.0) if isinstance(source, (Variable, Parts)) else (source, None) if isinstance(source, Constant) else (None, None)
+    sides = [operand(value.frame, node, n) for n in (0, 1)]
+    numbers = [tracer.scalar(side) for side in sides]
+    if None not in numbers:  # one channel: the number is the one without a dimension
+        numbers = [number if _rank(tracer.trace(side)) == 0 else None for number, side in zip(numbers, sides)]
+    if (numbers[0] is None) == (numbers[1] is None):
+        sources = [source for side in sides if isinstance(source := tracer.trace(side), (Variable, Parts, Constant))]
+        return (sources[0], None) if sources else (None, None)
+    statistic = sides[0] if numbers[0] is None else sides[1]
+    return tracer.trace(statistic), numbers[1] if numbers[0] is None else numbers[0]
+
+
+def _rank(source: Source) -> int | None:
+    return len(source.node.tensor().shape) if isinstance(source, Constant) else None
+
+
+def inner(value: Value) -> Value:
+    for _ in range(WIDEST_CONE):
+        node = value.node
+        if node is None or node.op not in SAME:
+            break
+        value = operand(value.frame, node, 0)
+    return value
+
+
+class _Cone:
+    """The few ops after one root, as sums of products."""
+
+    def __init__(self, tracer: Tracer, frame: Frame, users: dict[str, list[Node]], root: Node) -> None:
+        self.tracer, self.frame, self.root = tracer, frame, root
+        self.members: dict[str, Node] = {root.name: root}
+        for node in list(self._reachable(users)):
+            self.members[node.name] = node
+        self._terms: dict[str, tuple[Term, ...] | None] = {}
+
+    def _reachable(self, users: dict[str, list[Node]]) -> Iterator[Node]:
+        queue, seen = [self.root], {self.root.name}
+        for node in queue:
+            for user in users.get(node.name, ()):
+                if user.op in ARITHMETIC and user.name not in seen and len(seen) < WIDEST_CONE:
+                    seen.add(user.name)
+                    queue.append(user)
+                    yield user
+
+    def find(self, variance: Source, epsilon: float | None) -> Chain | None:
+        """The batch norm of this root: the first op whose sum is one; a later one of the same scope that only adds what it lacks."""
+        best: Chain | None = None
+        for node in self.members.values():
+            terms = self._sum(node, 0) if node is not self.root else None
+            found = self._match(node, terms, variance, epsilon) if terms else None
+            if found is None:
+                continue
+            if best is None:
+                best = found
+            elif (found.x, found.mean.identity, _scope(found.last)) == (best.x, best.mean.identity, _scope(best.last)):
+                best = found if _roles(found) > _roles(best) else best
+        return best
+
+    def _sum(self, node: Node, depth: int) -> tuple[Term, ...] | None:
+        """The sum that a member of the cone computes, None where it is something else."""
+        if node.name not in self._terms:
+            self._terms[node.name] = None  # an op that uses its own output, as only a broken graph has it, is nothing
+            self._terms[node.name] = self._compute(node, depth) if depth < WIDEST_CONE else None
+        return self._terms[node.name]
+
+    def _compute(self, node: Node, depth: int) -> tuple[Term, ...] | None:
+        if node is self.root:
+            return (Term(1, True, None, ()),) if node.op == "Rsqrt" else None
+        if node.op in ("Reciprocal", "Inv"):
+            return (Term(1, True, None, ()),) if self._divides(operand(self.frame, node, 0)) else None
+        first = operand(self.frame, node, 0)
+        if node.op in SAME:
+            return self._operand(first, depth)
+        if node.op == "Neg":
+            return _negated(self._operand(first, depth))
+        second = operand(self.frame, node, 1)
+        if node.op in DIVISIONS:
+            return _product(self._operand(first, depth), (Term(1, True, None, ()),)) if self._divides(second) else None
+        one, other = self._operand(first, depth), self._operand(second, depth)
+        if node.op == "Mul":
+            return _product(one, other)
+        if one is None or other is None:
+            return None
+        both = (*one, *(_negated(other) or ())) if node.op == "Sub" else (*one, *other)
+        return both if len(both) <= MOST_TERMS else None
+
+    def _divides(self, value: Value) -> bool:
+        """Whether a value is the square root itself."""
+        return self.root.op == "Sqrt" and inner(value).node is self.root
+
+    def _operand(self, value: Value, depth: int) -> tuple[Term, ...] | None:
+        node = value.node
+        if node is not None and node.name in self.members:
+            return self._sum(node, depth + 1)
+        sign, value = self._signed(value)
+        source = self.tracer.trace(value)
+        if isinstance(source, (Opaque, Moment)):  # a Moment may be the mean, or what a pooling layer gives
+            return (Term(sign, False, value, ()),)
+        return (Term(sign, False, None, (source,)),)
+
+    def _signed(self, value: Value) -> tuple[int, Value]:
+        node = inner(value).node
+        return (-1, operand(self.frame, node, 0)) if node is not None and node.op == "Neg" else (1, value)
+
+    def _match(self, node: Node, terms: tuple[Term, ...], variance: Source, epsilon: float | None) -> Chain | None:
+        rooted = [term for term in terms if term.root]
+        rest = [term for term in terms if not term.root]
+        scaled = [term for term in rooted if term.x is not None]
+        shift = [term for term in rooted if term.x is None]
+        if len(rest) > 1 or any(term.x is not None or len(term.factors) != 1 or term.sign < 0 for term in rest):
+            return None
+        beta = rest[0].factors[0] if rest else None
+        if len(scaled) == 2 and not shift:  # the mean comes from activations, too
+            scaled, shift = self._activation_and_mean(scaled)
+        if len(scaled) != 1 or scaled[0].sign < 0 or len(scaled[0].factors) > 1 or len(shift) > 1:
+            return None
+        x, factors = scaled[0].x, scaled[0].factors
+        if x is None:
+            return None
+        gamma = factors[0] if factors else None
+        if shift:
+            mean = _other_factor(shift[0], factors)
+            return None if mean is None else Chain(node, x, gamma, beta, mean, variance, epsilon, False)
+        return self._centered(node, x, gamma, beta, variance, epsilon)
+
+    def _activation_and_mean(self, scaled: list[Term]) -> tuple[list[Term], list[Term]]:
+        plus, minus = ([term for term in scaled if term.sign == sign] for sign in (1, -1))
+        if len(plus) == 1 and len(minus) == 1 and minus[0].x is not None and plus[0].factors == minus[0].factors:
+            source = self.tracer.trace(minus[0].x)
+            mean = self.tracer.moment(source) if isinstance(source, (Opaque, Moment)) else None
+            if mean is not None:
+                return plus, [Term(-1, True, None, (*minus[0].factors, mean))]
+        return [], []
+
+    def _centered(self, node: Node, x: Value, gamma: Source | None, beta: Source | None, variance: Source,
+                  epsilon: float | None) -> Chain | None:
+        difference = inner(x)
+        inside = difference.node
+        if inside is None or inside.op not in ("Sub", "AddV2", "Add"):
+            return None
+        outer, (sign, value) = operand(self.frame, inside, 0), self._signed(operand(self.frame, inside, 1))
+        if difference.frame is not self.frame or (sign < 0) == (inside.op == "Sub"):
+            return None
+        mean = self.tracer.trace(value)
+        mean = (self.tracer.moment(mean) or mean) if isinstance(mean, Opaque) else mean
+        if isinstance(mean, Opaque) or isinstance(self.tracer.trace(outer), (Variable, Parts, Constant)):
+            return None
+        return Chain(node, outer, gamma, beta, mean, variance, epsilon, True)
+
+
+def _negated(terms: tuple[Term, ...] | None) -> tuple[Term, ...] | None:
+    return None if terms is None else tuple(term._replace(sign=-term.sign) for term in terms)
+
+
+def _product(one: tuple[Term, ...] | None, other: tuple[Term, ...] | None) -> tuple[Term, ...] | None:
+    if one is None or other is None or len(one) * len(other) > MOST_TERMS:
+        return None
+    if any((a.root and b.root) or (a.x is not None and b.x is not None) for a in one for b in other):
+        return None
+    return tuple(Term(a.sign * b.sign, a.root or b.root, a.x or b.x, (*a.factors, *b.factors)) for a in one for b in other)
+
+
+def _other_factor(shift: Term, factors: tuple[Source, ...]) -> Source | None:
+    """The mean in  -r*mean*gamma  once gamma is known."""
+    left = list(shift.factors)
+    for factor in factors:
+        same = [one for one in left if one.identity == factor.identity]
+        if not same:
+            return None
+        left.remove(same[0])
+    return left[0] if len(left) == 1 and shift.sign < 0 else None
+
+
+def _scope(node: Node) -> str:
+    return node.name.rpartition("/")[0]
+
+
+def _roles(chain: Chain) -> int:
+    return sum(role is not None and _rank(role) != 0 for role in (chain.gamma, chain.beta))

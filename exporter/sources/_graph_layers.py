@@ -1,0 +1,153 @@
+"""Layers from the batch norms of a graph: the values of each role, brought to one shape and put at the axis along which they are used."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from exporter.errors import FormatError, printable
+from exporter.layer import HELD_IN, BatchNorm
+from exporter.sources._graph import GraphNorm
+from exporter.sources._graph_trace import Constant, Filled, Parameter, Parts, Shaping, Variable
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+MOST_VALUES = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Stored:
+    """A parameter's values (bfloat16: in float32) and the type that they are stored in."""
+
+    values: NDArray[Any]
+    dtype: str
+
+
+class Unresolved(Exception):
+    """A batch norm that cannot be exported; the message is the reason."""
+
+
+Read = Callable[[Variable], "Stored | None"]
+
+
+def layers(norms: Sequence[GraphNorm], read: Read) -> tuple[list[BatchNorm], list[tuple[str, str]]]:
+    """The layers of `find_norms`, and (path, reason) of those that cannot be had.
+
+    read: the stored values of a variable, None where there are none. Raises what `read` raises, and FormatError for broken constants.
+    """
+    found, skipped = [], []
+    for norm in norms:
+        try:
+            found.append(_layer(norm, read))
+        except Unresolved as reason:
+            skipped.append((norm.path, str(reason)))
+    return found, skipped
+
+
+def _layer(norm: GraphNorm, read: Read) -> BatchNorm:
+    if norm.reason:
+        raise Unresolved(norm.reason)
+    roles = {"gamma": norm.gamma, "beta": norm.beta, "moving_mean": norm.mean, "moving_variance": norm.variance}
+    stored: dict[str, Stored] = {}
+    for name, source in roles.items():
+        if isinstance(source, (Variable, Constant, Parts, Filled)):
+            stored[name] = _stored(name, source, read)
+    dtypes = {one.dtype for one in stored.values()}
+    if len(dtypes) > 1 or not dtypes <= set(HELD_IN):
+        raise Unresolved(f"its parameters are of the types {', '.join(sorted(dtypes))}")
+    shape, axis, arrays = _aligned(norm, {name: one.values for name, one in stored.items()})
+    if isinstance(norm.gamma, Constant) and isinstance(norm.variance, Variable) and bool((arrays["gamma"] == 1).all()):
+        del arrays["gamma"]  # a number in the graph beside variables in the checkpoint: the layer has no gamma
+    if isinstance(norm.beta, Constant) and isinstance(norm.variance, Variable) and bool((arrays["beta"] == 0).all()):
+        del arrays["beta"]
+    return BatchNorm(path=norm.path, name=norm.path, class_name=norm.class_name, axis=axis, shape=shape, ndim=norm.ndim, dtype=dtypes.pop(),
+                     epsilon=norm.epsilon, momentum=None, gamma=arrays.get("gamma"), beta=arrays.get("beta"),
+                     moving_mean=arrays["moving_mean"], moving_variance=arrays["moving_variance"])
+
+
+def _stored(role: str, source: Parameter, read: Read) -> Stored:
+    """The values of one role, in the shape in which the graph uses them."""
+    if isinstance(source, Filled):
+        raise Unresolved(f"its {role} is made by the graph, not stored")
+    found = _whole(source, read)
+    if found is None:
+        raise Unresolved(f"its {role}, the variable {printable(source.name)}, is not in the checkpoint")
+    if found.values.size > MOST_VALUES:
+        raise Unresolved(f"its {role} has {found.values.size} values")
+    return dataclasses.replace(found, values=_reshaped(role, found.values, source.shaping))
+
+
+def _whole(source: Variable | Constant | Parts, read: Read) -> Stored | None:
+    if isinstance(source, Variable):
+        return read(source)
+    if isinstance(source, Constant):
+        tensor = source.node.tensor()
+        return Stored(tensor.array(), tensor.dtype) if tensor.size <= MOST_VALUES else Stored(np.zeros(MOST_VALUES + 1, "f4"), "float32")
+    names = [part.name for part in source.parts]
+    whole = read(Variable(source.name, source.name)) if names == [f"{source.name}/part_{n}" for n in range(len(names))] else None
+    if whole is not None:
+        return whole
+    parts = [_whole(part, read) for part in source.parts]
+    kept = [part for part in parts if part is not None]
+    if len(kept) != len(parts) or len({part.dtype for part in kept}) != 1:
+        return None
+    try:
+        return Stored(np.concatenate([part.values for part in kept], source.axis), kept[0].dtype)
+    except ValueError:
+        raise FormatError(f"the parts of {printable(source.name)} do not fit together") from None
+
+
+def _reshaped(role: str, values: NDArray[Any], shaping: Shaping) -> NDArray[Any]:
+    for kind, sizes in shaping:
+        try:
+            if kind == "unknown":
+                raise Unresolved(f"its {role} is reshaped in a way that is only known at run time")
+            if kind == "reshape":
+                values = values.reshape(sizes)
+            elif kind == "expand":
+                values = np.expand_dims(values, sizes)
+            else:
+                values = np.squeeze(values, sizes or None)
+        except (ValueError, TypeError):
+            raise Unresolved(f"its {role} of shape {list(values.shape)} does not fit the graph's {kind} to {list(sizes)}") from None
+    return values
+
+
+def _aligned(norm: GraphNorm, arrays: dict[str, NDArray[Any]]) -> tuple[tuple[int, ...], tuple[int, ...], dict[str, NDArray[Any]]]:
+    """The arrays in the one shape that they broadcast to, without axes of size 1, and the input's axis of each axis that is left."""
+    try:
+        whole = np.broadcast_shapes(*(values.shape for values in arrays.values()))
+    except ValueError:
+        shapes = ", ".join(f"{name} {list(values.shape)}" for name, values in arrays.items())
+        raise Unresolved(f"its parameters do not fit together: {shapes}") from None
+    if math.prod(whole) > MOST_VALUES or 0 in whole:
+        raise Unresolved(f"its parameters have the shape {list(whole)}")
+    wide = [number for number, size in enumerate(whole) if size != 1]
+    if norm.axis is not None:
+        if len(whole) != 1:
+            raise Unresolved(f"its parameters have the shape {list(whole)}, where a fused op takes one dimension")
+        wide, axis = [0], (norm.axis,)
+    elif not wide:
+        wide, axis = ([len(whole) - 1] if whole else []), (_axis_of_one(norm, len(whole)),)
+    else:
+        rank = norm.ndim if norm.ndim is not None and norm.ndim >= len(whole) else len(whole) if len(whole) > 2 else None
+        axis = tuple(_axis(number - len(whole), rank) for number in wide)
+    shape = tuple(whole[number] for number in wide) or (1,)
+    return shape, axis, {name: np.ascontiguousarray(np.broadcast_to(values, whole)).reshape(shape) for name, values in arrays.items()}
+
+
+def _axis(from_the_end: int, rank: int | None) -> int:
+    """The last axis as -1, others counted from the front where the rank is known."""
+    return from_the_end if from_the_end == -1 or rank is None else from_the_end + rank
+
+
+def _axis_of_one(norm: GraphNorm, rank: int) -> int:
+    """The axis of a single channel: parameters are reshaped, to ones only, where it is not the last (tf.layers, contrib, tf.keras: axis 1)."""
+    variance = norm.variance
+    reshaped = isinstance(variance, (Variable, Constant, Parts)) and any(kind == "reshape" for kind, _ in variance.shaping)
+    return 1 if reshaped and rank > 2 else -1

@@ -1,0 +1,427 @@
+"""Where a value in a TensorFlow graph comes from: a variable, a constant, or the batch itself.
+
+Values are followed backwards through whatever does not change numbers (reads, casts, reshapes, control flow of both kinds, calls of
+functions). A function body is looked at once a call, in a `Frame` that knows its caller, so that arguments can be followed out of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from exporter.errors import FormatError, printable
+from exporter.formats.graph_def import Body, Graph, Node, Output
+
+DEEPEST_CALL = 64
+DEEPEST_TRACE = 40
+MOST_FRAMES = 20_000
+LONGEST_TRACE = 10_000
+WIDEST_SEARCH = 2_000
+
+PASSES = frozenset({"Identity", "RefIdentity", "ReadVariableOp", "Switch", "RefSwitch", "Enter", "RefEnter", "Exit", "Snapshot",
+                    "StopGradient", "PreventGradient", "CheckNumerics", "Cast", "EnsureShape"})
+VARIABLES = frozenset({"VariableV2", "Variable", "VarHandleOp", "AutoReloadVariable"})
+CALLS = {"PartitionedCall": "f", "StatefulPartitionedCall": "f", "RemoteCall": "f"}
+CHOICES = {"If": ("then_branch", "else_branch"), "StatelessIf": ("then_branch", "else_branch"), "Case": ("branches",),
+           "StatelessCase": ("branches",)}
+LOOPS = {"While": ("body", "cond"), "StatelessWhile": ("body", "cond")}
+REDUCTIONS = frozenset({"Mean", "Sum"})
+FUSED = re.compile(r"_?FusedBatchNorm(V2|V3|Ex)?")
+
+Shaping = tuple[tuple[str, tuple[int, ...]], ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Variable:
+    """A variable. key: what the checkpoint knows it by; name: as the graph has it; shaping: reshapes on the way to its use."""
+
+    key: Hashable
+    name: str
+    shaping: Shaping = ()
+
+    @property
+    def identity(self) -> Hashable:
+        return "variable", self.key
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Constant:
+    """A Const of the graph. name: the node's; where: the function it stands in, "" for the main graph."""
+
+    node: Node
+    where: str
+    shaping: Shaping = ()
+
+    @property
+    def name(self) -> str:
+        return self.node.name
+
+    @property
+    def identity(self) -> Hashable:
+        return "constant", self.where, self.node.name
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Parts:
+    """A partitioned variable: its parts, joined along `axis`."""
+
+    parts: tuple[Variable | Constant, ...]
+    axis: int
+    shaping: Shaping = ()
+
+    @property
+    def name(self) -> str:
+        return re.sub(r"/part_\d+$", "", self.parts[0].name)
+
+    @property
+    def identity(self) -> Hashable:
+        return "parts", tuple(part.identity for part in self.parts)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Filled:
+    """A tensor of one value that the graph makes itself (ones_like, fill): not a parameter."""
+
+    value: float
+    shaping: Shaping = ()
+    name: str = ""
+
+    @property
+    def identity(self) -> Hashable:
+        return "filled", self.value
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Moment:
+    """A statistic of activations. of_batch: over the batch axis, as batch norm in training has it (else: layer norm and the like).
+
+    identity: of the op that computes it.
+    """
+
+    identity: Hashable
+    of_batch: bool
+    shaping: Shaping = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Opaque:
+    """Anything else. reason: what it is, for a message; value: the first output that could not be seen through."""
+
+    reason: str
+    value: Value | None = None
+    shaping: Shaping = ()
+
+    @property
+    def identity(self) -> Hashable:
+        return "opaque", self.value
+
+
+Parameter = Variable | Constant | Parts | Filled
+Source = Variable | Constant | Parts | Filled | Moment | Opaque
+
+
+class Frame:
+    """A body in one call of it. caller, call, first: where it is called, by which node, and which input is the first argument."""
+
+    __slots__ = ("_arguments", "body", "bound", "call", "caller", "depth", "first")
+
+    def __init__(self, body: Body, caller: Frame | None = None, call: Node | None = None, first: int = 0,
+                 bound: Mapping[str, Variable] | None = None) -> None:
+        self.body, self.caller, self.call, self.first = body, caller, call, first
+        self.bound = bound or {}
+        self.depth: int = caller.depth + 1 if caller is not None else 0
+        self._arguments = {name: number for number, name in enumerate(body.arguments)}
+
+    def argument(self, name: str) -> int | None:
+        """The number of the argument of this name."""
+        return self._arguments.get(name)
+
+    def outside(self, name: str) -> Value | None:
+        """What the caller passes for an argument."""
+        number = self._arguments.get(name)
+        if number is None or self.caller is None or self.call is None or number + self.first >= len(self.call.inputs):
+            return None
+        return Value(self.caller, self.call.inputs[number + self.first])
+
+
+class Value(NamedTuple):
+    """One output of a node of a frame, or one of its arguments."""
+
+    frame: Frame
+    output: Output
+
+    @property
+    def node(self) -> Node | None:
+        """The node; None for an argument."""
+        return self.frame.body.nodes.get(self.output.node)
+
+
+def operand(frame: Frame, node: Node, number: int) -> Value:
+    """An input of a node. FormatError where it has too few."""
+    if number >= len(node.inputs):
+        raise FormatError(f"{node.op} has {len(node.inputs)} inputs", where=node.where)
+    return Value(frame, node.inputs[number])
+
+
+class Tracer:
+    """Follows values of one graph.
+
+    bound: for functions to start from besides the main graph, the variables that their last arguments stand for (None: no variable).
+    """
+
+    def __init__(self, graph: Graph, bound: Mapping[str, Sequence[Variable | None]] | None = None) -> None:
+        self.graph = graph
+        self.roots = [Frame(graph.main)]
+        for name, variables in (bound or {}).items():
+            body = graph.function(name)
+            last = body.arguments[len(body.arguments) - len(variables) :] if variables else ()
+            self.roots.append(Frame(body, bound={a: v for a, v in zip(last, variables) if v is not None}))
+        self._memo: dict[Value, Source] = {}
+        self._frames: dict[tuple[Frame, str, str], Frame] = {}
+
+    def called(self, frame: Frame, node: Node) -> list[tuple[str, int]]:
+        """The functions that a node may run, with the number of the input that is their first argument."""
+        if node.op in CALLS:
+            return [(name, 1 if node.op == "RemoteCall" else 0) for name in node.functions(CALLS[node.op])]
+        if node.op in LOOPS:
+            return [(name, 0) for name in node.functions("body")]
+        if node.op in CHOICES:
+            names = node.functions(*CHOICES[node.op])
+            if len(names) == 2 and node.op.endswith("If") and (known := self.boolean(operand(frame, node, 0))) is not None:
+                names = names[:1] if known else names[1:]
+            return [(name, 1) for name in names]
+        return [(node.op, 0)] if node.op in self.graph else []
+
+    def enter(self, frame: Frame, node: Node, function: str, first: int) -> Frame:
+        """The frame of a call, one and the same each time it is asked for."""
+        key = frame, node.name, function
+        found = self._frames.get(key)
+        if found is None:
+            if frame.depth >= DEEPEST_CALL or len(self._frames) >= MOST_FRAMES:
+                raise FormatError(f"functions call one another over {DEEPEST_CALL} deep or {MOST_FRAMES} times", where=node.where)
+            found = self._frames[key] = Frame(self.graph.function(function), frame, node, first)
+        return found
+
+    def trace(self, value: Value, depth: int = 0) -> Source:
+        """What a value is. Never raises for graphs it does not understand: those are Opaque."""
+        found = self._memo.get(value)
+        if found is None:
+            found = self._memo[value] = self._trace(value, depth)
+        return found
+
+    def _trace(self, value: Value, depth: int) -> Source:
+        shaping: list[tuple[str, tuple[int, ...]]] = []
+        for _ in range(LONGEST_TRACE):
+            if depth > DEEPEST_TRACE:
+                break
+            node = value.node
+            if node is None:
+                found = self._argument(value)
+                if isinstance(found, Value):
+                    value = found
+                    continue
+                return _shaped(found, shaping)
+            if node.op in PASSES:
+                value = operand(value.frame, node, 0)
+            elif node.op == "IdentityN":
+                value = operand(value.frame, node, value.output.slot)
+            elif node.op in ("Reshape", "ExpandDims", "Squeeze"):
+                shaping.append(self._shaping(value.frame, node))
+                value = operand(value.frame, node, 0)
+            else:
+                return _shaped(self._source(value, node, depth), shaping)
+        return Opaque("a chain of ops too long to follow", value)
+
+    def _argument(self, value: Value) -> Source | Value:
+        frame, output = value
+        if output.node in frame.bound:
+            return frame.bound[output.node]
+        outside = frame.outside(output.node)
+        if outside is None:
+            return Opaque(f"an input of the graph, {printable(output.node)}", value)
+        if frame.call is not None and frame.call.op in LOOPS and not self._invariant(frame, output.node):
+            return Opaque("a value that changes in a loop", value)
+        return outside
+
+    def _invariant(self, frame: Frame, argument: str) -> bool:
+        """Whether a loop hands an argument on unchanged."""
+        number = frame.argument(argument)
+        results = list(frame.body.results.values())
+        if number is None or number >= len(results):
+            return False
+        value = Value(frame, results[number])
+        for _ in range(LONGEST_TRACE):
+            node = value.node
+            if node is None:
+                return value.output.node == argument
+            if node.op not in ("Identity", "EnsureShape"):
+                return False
+            value = operand(frame, node, 0)
+        return False
+
+    def _shaping(self, frame: Frame, node: Node) -> tuple[str, tuple[int, ...]]:
+        if node.op == "Squeeze":
+            return "squeeze", tuple(node.integers("squeeze_dims") or node.integers("axis"))
+        sizes = self.integers(operand(frame, node, 1))
+        return ("unknown", ()) if sizes is None else ("reshape" if node.op == "Reshape" else "expand", tuple(sizes))
+
+    def _source(self, value: Value, node: Node, depth: int) -> Source:
+        frame, op = value.frame, node.op
+        if op in VARIABLES:
+            return Variable(node.name, node.name)
+        if op == "Const":
+            return Constant(node, frame.body.name)
+        if op in ("OnesLike", "ZerosLike", "Fill"):
+            filled = {"OnesLike": 1.0, "ZerosLike": 0.0}.get(op)
+            filled = self.scalar(operand(frame, node, 1)) if filled is None else filled
+            return Filled(filled) if filled is not None else Opaque("a tensor filled at run time", value)
+        if op in ("Merge", "RefMerge"):
+            return self._choose(value, [operand(frame, node, n) for n in range(len(node.inputs))], depth)
+        if op in ("Select", "SelectV2"):
+            known = self.boolean(operand(frame, node, 0))
+            return self._choose(value, [operand(frame, node, n) for n in (1, 2) if known is None or known == (n == 1)], depth)
+        if op in ("ConcatV2", "Concat"):
+            return self._joined(value, node, depth)
+        if op in ("Mul", "Add", "AddV2"):
+            return self._simplified(value, node, depth)
+        if FUSED.fullmatch(op):
+            return self._fused_output(value, node, depth)
+        if op == "Mean":
+            return Moment((frame, node.name), self._over_batch(value))
+        called = self.called(frame, node)
+        if called:
+            return self._result(value, node, called, depth)
+        return Opaque(f"what the op {printable(op)} computes", value)
+
+    def _choose(self, value: Value, values: list[Value], depth: int) -> Source:
+        """One of several values, chosen at run time: the one of inference where the others come from the batch."""
+        sources = [self.trace(one, depth + 1) for one in values]
+        by_identity = {source.identity: source for source in sources if not isinstance(source, (Moment, Opaque))}
+        others = [source for source in sources if isinstance(source, (Moment, Opaque))]
+        if len(by_identity) == 1 and all(self.of_activations(source) for source in others):
+            return next(iter(by_identity.values()))
+        if by_identity or not others:
+            return Opaque("a choice that the graph makes only when it runs", value)
+        moments = [source for source in others if isinstance(source, Moment)]
+        return moments[0] if len(moments) == len(others) else others[0]
+
+    def _joined(self, value: Value, node: Node, depth: int) -> Source:
+        last = len(node.inputs) - 1
+        axis = self.scalar(operand(value.frame, node, last if node.op == "ConcatV2" else 0))
+        pieces = [operand(value.frame, node, n) for n in (range(last) if node.op == "ConcatV2" else range(1, last + 1))]
+        parts = [self.trace(piece, depth + 1) for piece in pieces]
+        kept = tuple(part for part in parts if isinstance(part, (Variable, Constant)) and not part.shaping)
+        if axis is None or not kept or len(kept) != len(parts):
+            return Opaque("what the op ConcatV2 computes", value)
+        return Parts(kept, int(axis)) if len(kept) > 1 else kept[0]
+
+    def _simplified(self, value: Value, node: Node, depth: int) -> Source:
+        """1 * v, 0 + v, 0 * v: what batch renormalisation leaves of its corrections in inference."""
+        sources = [self.trace(operand(value.frame, node, n), depth + 1) for n in (0, 1)]
+        neutral = 1.0 if node.op == "Mul" else 0.0
+        for one, other in (sources, sources[::-1]):
+            if isinstance(one, Filled) and one.value == neutral and not isinstance(other, Opaque):
+                return other
+            if isinstance(one, Filled) and one.value == 0.0 and node.op == "Mul":
+                return Filled(0.0)
+        return Opaque(f"what the op {node.op} computes", value)
+
+    def _fused_output(self, value: Value, node: Node, depth: int) -> Source:
+        if value.output.slot not in (1, 2):
+            return Opaque("an activation", value)
+        if node.boolean("is_training", True):
+            return Moment((value.frame, node.name), True)
+        return self.trace(operand(value.frame, node, 2 + value.output.slot), depth + 1)  # handed through: mean, variance
+
+    def _result(self, value: Value, node: Node, called: list[tuple[str, int]], depth: int) -> Source:
+        inner = []
+        for function, first in called:
+            frame = self.enter(value.frame, node, function, first)
+            results = frame.body.results
+            output = results.get(value.output.name) if value.output.name in results else None
+            output = output or (list(results.values())[value.output.slot] if value.output.slot < len(results) else None)
+            if output is None:
+                return Opaque(f"an output that the function {printable(function)} does not have", value)
+            if node.op in LOOPS:
+                argument = frame.body.arguments[value.output.slot] if value.output.slot < len(frame.body.arguments) else ""
+                if not self._invariant(frame, argument):
+                    return Opaque("a value that changes in a loop", value)
+                return self.trace(operand(value.frame, node, value.output.slot), depth + 1)
+            inner.append(Value(frame, output))
+        return self.trace(inner[0], depth + 1) if len(inner) == 1 else self._choose(value, inner, depth)
+
+    def of_activations(self, source: Source) -> bool:
+        """Whether a value depends on the batch that the graph is fed."""
+        if not isinstance(source, Opaque) or source.value is None:
+            return isinstance(source, Moment)
+        return any(node is None or node.op in REDUCTIONS or node.op.startswith("Placeholder") or FUSED.fullmatch(node.op)
+                   for node in self._ancestors(source.value))
+
+    def moment(self, source: Source) -> Moment | None:
+        """A statistic of activations, also where it is put together from sums (tf.nn.moments before TF 1.0)."""
+        if isinstance(source, Moment):
+            return source
+        if isinstance(source, Opaque) and source.value is not None:
+            for value in self._search(source.value):
+                if value.node is not None and value.node.op in REDUCTIONS:
+                    return Moment((value.frame, value.node.name), self._over_batch(value))
+        return None
+
+    def _ancestors(self, value: Value) -> Iterator[Node | None]:
+        return (one.node for one in self._search(value))
+
+    def _search(self, value: Value) -> Iterator[Value]:
+        """A value and all that it is computed from, nearest first; arguments of functions are followed out of them."""
+        queue, seen = [value], {value}
+        for one in queue:
+            node = one.node
+            outside = one.frame.outside(one.output.node) if node is None else None
+            if node is not None or (outside is None and one.output.node not in one.frame.bound):
+                yield one
+            inputs = [Value(one.frame, output) for output in node.inputs] if node is not None else [outside] if outside else []
+            for next_one in inputs:
+                if next_one not in seen and len(seen) < WIDEST_SEARCH:
+                    seen.add(next_one)
+                    queue.append(next_one)
+
+    def _over_batch(self, value: Value) -> bool:
+        """Whether a reduction is over the batch axis but not over every axis there is."""
+        node = value.node
+        axes = self.integers(operand(value.frame, node, 1)) if node is not None and len(node.inputs) > 1 else None
+        return axes is not None and 0 in axes and not any(axis < 0 for axis in axes)
+
+    def scalar(self, value: Value) -> float | None:
+        """The number of a constant with one element."""
+        source = self.trace(value)
+        if isinstance(source, Filled):
+            return source.value
+        if not isinstance(source, Constant):
+            return None
+        tensor = source.node.tensor()
+        return float(tensor.array().reshape(-1)[0]) if tensor.size == 1 and not tensor.dtype.startswith("type") else None
+
+    def boolean(self, value: Value) -> bool | None:
+        """The truth value of a constant."""
+        number = self.scalar(value) if value.node is not None else None
+        return None if number is None else number != 0
+
+    def integers(self, value: Value) -> list[int] | None:
+        """The whole numbers of a small constant, or of constants that the op Pack joins."""
+        node = value.node
+        if node is not None and node.op == "Pack":
+            numbers = [self.scalar(operand(value.frame, node, n)) for n in range(len(node.inputs))]
+            return [int(number) for number in numbers if number is not None] if None not in numbers else None
+        source = self.trace(value)
+        if not isinstance(source, Constant):
+            return None
+        tensor = source.node.tensor()
+        if tensor.size > 64 or not tensor.dtype.startswith(("<i", "|i", "|u", "<u")):
+            return None
+        return [int(number) for number in tensor.array().reshape(-1)]
+
+
+def _shaped(source: Source, shaping: list[tuple[str, tuple[int, ...]]]) -> Source:
+    """With the reshapes that lie between the source and its use, which were met in reverse order."""
+    return dataclasses.replace(source, shaping=(*source.shaping, *reversed(shaping))) if shaping else source
