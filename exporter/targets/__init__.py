@@ -15,7 +15,7 @@ from typing import Protocol
 from exporter.bundle import Bundle
 from exporter.errors import UsageError
 
-TARGETS = ("bundle_json", "numpy_npz", "safetensors_file")
+TARGETS = ("bundle_json", "numpy_npz", "safetensors_file", "html_report")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
