@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from exporter import __version__
-from exporter.errors import ExporterError, UsageError, printable
+from exporter.errors import ExporterError, UsageError, printable, unexpected
 
 if TYPE_CHECKING:
     from exporter.bundle import Bundle
@@ -39,6 +39,8 @@ def main(command: Callable[[Sequence[str] | None], int], words: Sequence[str] | 
         code = 1
     except (MemoryError, RecursionError) as error:
         code = fail(ExporterError(f"{type(error).__name__}: the input asks for more than this machine has"))
+    except Exception as error:
+        code = fail(unexpected(error))
     sys.exit(code)
 
 

@@ -87,6 +87,16 @@ class MissingExtra(ExporterError):
                          hint=f"pip install 'bn-export[{extra}]'")
 
 
+def unexpected(error: Exception) -> ExporterError:
+    """An exception that no reader foresaw, as an error for the user: nothing was written, and where to look."""
+    import traceback
+
+    last = traceback.extract_tb(error.__traceback__)[-1:]
+    place = f" at {last[0].filename.rsplit('/', 1)[-1]}:{last[0].lineno}" if last else ""
+    return ExporterError(f"unexpected {type(error).__name__}{place}: {error}",
+                         hint="the file is damaged in a way that no check foresaw, or this is a bug of bn-export: please report it")
+
+
 def printable(text: str, longest: int = 200) -> str:
     """`text` safe to show on a terminal: control, bidi, surrogate and unassigned characters escaped, long text cut."""
     out = []

@@ -66,7 +66,7 @@ def _ending(status: int) -> str:
         return f"did not end within {CPU_SECONDS} seconds of processor time"
     if status < 0:
         return f"crashed the HDF5 library (signal {-status})"
-    return "failed in the HDF5 library or ran out of the memory allowed for it"
+    return "ran out of the memory allowed for it"
 
 
 def _receive(child: Child) -> bytes:
@@ -177,6 +177,10 @@ def _serve(place: Place, options: Options, descriptor: int) -> None:
         answer = encode(read_unresolved(place, options))
     except ExporterError as error:
         answer = [_encode_error(error)]
+    except (MemoryError, RecursionError):
+        raise
+    except Exception as error:  # a bug of ours, told as such; `exporter.read` without isolation shows where
+        answer = [_encode_error(errors.unexpected(error))]
     with os.fdopen(descriptor, "wb", buffering=0, closefd=True) as file:
         for part in answer:
             view = memoryview(part).cast("B")

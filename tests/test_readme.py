@@ -1,0 +1,53 @@
+"""The README's own examples run, and what it lists is what there is."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+BIN = os.path.dirname(sys.executable)
+
+
+def without_setup(block):
+    """The block's commands after its own set-up, which this environment has behind it already (the whole block runs on a clean machine)."""
+    steps = re.split(r"\s*&&\s*|\n(?=\S)", block.replace("\\\n", " ").strip())
+    kept = [step.strip() for step in steps if not re.match(r"(python3 -m venv|\.venv/bin/pip install) ", step.strip())]
+    return " && ".join(step.replace(".venv/bin/", BIN + "/") for step in kept)
+
+
+def test_there_are_examples():
+    assert len(BLOCKS) >= 3
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.strip().splitlines()[-1].strip()[:60])
+def test_a_shell_example_runs(block, tmp_path):
+    command = without_setup(block)
+    if "pytest" in command:
+        assert command == f"{BIN}/python -m pytest -n auto", "the tests' command is what is running now"
+        return
+    shutil.copytree(ROOT / "sample_models", tmp_path / "sample_models")
+    done = subprocess.run(["bash", "-euc", command], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def test_python_examples_run(tmp_path, monkeypatch):
+    shutil.copytree(ROOT / "sample_models", tmp_path / "sample_models")
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert blocks
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), {})
+
+
+def test_links_lead_somewhere():
+    for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", README):
+        if not target.startswith("http"):
+            assert (ROOT / target).exists(), target

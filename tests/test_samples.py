@@ -1,0 +1,64 @@
+"""Every row of sample_models/manifest.json: the layers that the live model had, bit for bit, or the exact error."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+import exporter
+from exporter.layer import HELD_IN, PARAMETERS
+
+SAMPLES = ROOT / "sample_models"
+ROWS = json.loads((SAMPLES / "manifest.json").read_text())
+
+
+def read(row, **more):
+    options = dict(row.get("options", {}))
+    if "architecture" in options:
+        options["architecture"] = SAMPLES / options["architecture"]
+    return exporter.read(SAMPLES / row["model"], **options, **more)
+
+
+def test_the_manifest_is_not_empty_and_names_every_sample():
+    assert len([row for row in ROWS if "truth" in row]) >= 6
+    assert len([row for row in ROWS if "error" in row]) >= 3
+    folders = {path.parent.name for path in SAMPLES.glob("*/make.py")}
+    assert folders == {row["model"].split("/")[0] for row in ROWS}, "each sample has its script, each script its rows"
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if "truth" in row], ids=lambda row: row["model"])
+@pytest.mark.parametrize("isolated", [False, True], ids=["here", "isolated"])
+def test_a_sample_is_read_exactly(row, isolated):
+    bundle = read(row, isolated=isolated)
+    truth = json.loads((SAMPLES / row["truth"]).read_text())
+    assert bundle.origin.kind == row["kind"]
+    assert row["keras_version"] in (None, bundle.origin.keras_version)
+    assert sorted(bundle.paths()) == sorted(truth), "no layer lost, none invented"
+    for layer in bundle:
+        want = truth[layer.path]
+        assert np.isclose(layer.epsilon, want["epsilon"], rtol=1e-7, atol=0)
+        rank = layer.ndim or 4
+        assert {a % rank for a in layer.axis} == {a % rank for a in want["axis"]}
+        for name in PARAMETERS:
+            values, expected = getattr(layer, name), want["parameters"][name]
+            assert (values is None) == (expected is None), f"{layer.path}: {name}"
+            if values is not None:
+                assert values.ravel().tobytes() == np.array(expected, HELD_IN[layer.dtype]).tobytes(), f"{layer.path}: {name}"
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if "error" in row], ids=lambda row: f"{row['model']}: {row['what']}")
+def test_a_sample_is_refused_with_its_error(row):
+    with pytest.raises(getattr(exporter, row["error"])) as error:
+        read(row)
+    assert row["message"] in str(error.value)
+
+
+def test_the_public_question_about_a_layer_without_beta():
+    """1 and 5 give what Keras 2.0.8 printed, 0.79519051 and 4.17485714, not the [-1, 1] of batch statistics."""
+    layer = exporter.read(SAMPLES / "no_beta_keras208" / "model.h5")["bn"]
+    assert layer.beta is None
+    y = layer(np.array([[[[1], [5]]]], np.float32))
+    assert [f"{v:.8f}" for v in y.ravel()] == ["0.79519051", "4.17485714"]
