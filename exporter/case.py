@@ -1,0 +1,166 @@
+"""Case: the formula taken apart, so that a mistake is a change of one of its parts and two mistakes are two changes.
+
+    after(gamma * (x - mean) / divisor(variance, epsilon) + beta)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from exporter.formula import broadcast
+from exporter.layer import TINY, UNIT, BatchNorm
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
+
+SMALL_BATCH = 2  # an unbiased variance needs as many rows
+
+
+def root(variance: Array, epsilon: Array) -> Array:
+    """What the formula divides by."""
+    return np.sqrt(variance + epsilon)
+
+
+def unchanged(y: Array) -> Array:
+    """No activation."""
+    return y
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Setting:
+    """What a mistake may need to know beside the layer's numbers.
+
+    layer:         the layer.
+    shape, axes:   the input's shape and the axes that the layer's dimensions run along in it.
+    rows:          the rows that the case holds of the input brought into the form (rows, channels).
+    batch_mean, batch_variance, batch_size:  of each channel of the whole input; the variance is the biased one.
+    whole:         (mean, variance) of the whole input, all channels together.
+    largest:       largest magnitude of each channel of the whole input.
+    others:        layers of the same bundle with as many channels.
+    """
+
+    layer: BatchNorm
+    shape: tuple[int, ...]
+    axes: tuple[int, ...]
+    rows: NDArray[np.intp]
+    batch_mean: Array
+    batch_variance: Array
+    batch_size: int
+    whole: tuple[float, float]
+    largest: Array
+    others: Sequence[BatchNorm] = ()
+
+    def to_rows(self, values: NDArray[Any]) -> NDArray[Any]:
+        """An array of the input's shape in the form (rows, channels), those rows that the case holds."""
+        return rows_of(values, self.axes)[self.rows]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Case:
+    """The parts, all float64: the parameters of shape (channels,) or (rows, channels), the input (rows, channels).
+
+    magnitude: |x|, or more where x itself comes out of a computation that rounds.
+    extra:     rounding beyond that of the formula, in units of the unit roundoff (statistics of a batch have some).
+    """
+
+    gamma: Array
+    beta: Array
+    mean: Array
+    variance: Array
+    epsilon: Array
+    x: Array
+    magnitude: Array
+    setting: Setting
+    extra: Array | float = 0.0
+    divisor: Callable[[Array, Array], Array] = root
+    after: Callable[[Array], Array] = unchanged
+
+    def but(self, **changes: Any) -> Case:
+        """The same with some parts changed."""
+        return dataclasses.replace(self, **changes)
+
+    def scale(self) -> Array:
+        """gamma / sqrt(moving_variance + epsilon), as this case has it."""
+        with np.errstate(all="ignore"):
+            return self.gamma / self.divisor(self.variance, self.epsilon)
+
+    def value(self) -> Array:
+        """What the formula gives, of shape (rows, channels)."""
+        with np.errstate(all="ignore"):
+            return self.after(self.gamma * (self.x - self.mean) / self.divisor(self.variance, self.epsilon) + self.beta)
+
+    def size(self) -> Array:
+        """|a*x| + |a*mean| + |beta|: what the error bound grows with (docs/batchnorm.md)."""
+        with np.errstate(all="ignore"):
+            a = np.abs(self.scale())
+            return a * self.magnitude + a * np.abs(self.mean) + np.abs(self.beta) + self.extra
+
+    def bound(self, dtype: str) -> Array:
+        """The error that a computation in `dtype` may make, as vectors.bound has it for the right formula."""
+        return 16 * UNIT[dtype] * self.size() + TINY[dtype]
+
+    def with_layer(self, layer: BatchNorm) -> Case:
+        """The same input through the parameters of another layer with as many channels."""
+        return self.but(**parameters(layer))
+
+    def at(self, index: NDArray[np.intp]) -> Case:
+        """Each input number through the parameters of channel `index`, of shape (channels,) or (rows, channels)."""
+        return self.but(gamma=self.gamma[index], beta=self.beta[index], mean=self.mean[index], variance=self.variance[index],
+                        epsilon=self.epsilon[index])
+
+
+def rows_of(values: NDArray[Any], axes: tuple[int, ...]) -> NDArray[Any]:
+    """`values` with `axes` flattened behind all others: (rows, channels)."""
+    last = range(values.ndim - len(axes), values.ndim)
+    moved = np.moveaxis(values, axes, tuple(last))
+    channels = int(np.prod(moved.shape[values.ndim - len(axes):], dtype=np.int64))
+    return moved.reshape(-1, channels)
+
+
+def parameters(layer: BatchNorm) -> dict[str, Array]:
+    """gamma, beta, mean, variance and epsilon of a layer, each float64 of shape (channels,)."""
+    channels = layer.moving_mean.size
+    flat = {name: values.astype(np.float64).ravel() for name, values in layer.parameters().items()}
+    return {"gamma": flat.get("gamma", np.ones(channels)), "beta": flat.get("beta", np.zeros(channels)), "mean": flat["moving_mean"],
+            "variance": flat["moving_variance"], "epsilon": np.full(channels, layer.epsilon, np.float64)}
+
+
+def make_case(layer: BatchNorm, x: NDArray[Any], axes: tuple[int, ...], *, rows: NDArray[np.intp] | None = None,
+              others: Sequence[BatchNorm] = ()) -> Case:
+    """The right formula for `layer` and an input of any shape with the layer's dimensions along `axes`; `rows`: only those."""
+    everything = rows_of(np.asarray(x, np.float64), axes)
+    rows = np.arange(len(everything)) if rows is None else rows
+    mean = everything.mean(axis=0)
+    setting = Setting(layer=layer, shape=x.shape, axes=axes, rows=rows, batch_mean=mean,
+                      batch_variance=np.square(everything - mean).mean(axis=0), batch_size=len(everything),
+                      whole=(float(everything.mean()), float(everything.var())), largest=np.abs(everything).max(axis=0), others=others)
+    held = everything[rows]
+    return Case(**parameters(layer), x=held, magnitude=np.abs(held), setting=setting)
+
+
+def layouts(setting: Setting) -> Iterator[tuple[str, NDArray[np.intp]]]:
+    """The channel that each input number would be given to by other readings of the input's axes: (how, index)."""
+    shape, axes = setting.shape, setting.axes
+    channels = setting.layer.moving_mean.size
+    position = np.arange(int(np.prod(shape, dtype=np.int64))).reshape(shape)
+    right = setting.to_rows(np.broadcast_to(broadcast(np.arange(channels).reshape(setting.layer.shape), axes, len(shape)), shape))
+    readings = []
+    if len(axes) == 1:
+        readings += [(f"along axis {axis} of the input instead of axis {axes[0]}",
+                      np.broadcast_to(broadcast(np.arange(channels), (axis,), len(shape)), shape))
+                     for axis in range(len(shape)) if axis != axes[0] and shape[axis] == channels]
+    if len(shape) > 1 and channels > 1:
+        sample = position.size // shape[0]
+        readings.append(("the buffer read as channels last (index % channels)", position % channels))
+        readings.append(("the buffer read as channels first (index // inner % channels)",
+                         position % sample // max(1, sample // channels) % channels))
+    for how, index in readings:
+        rows = setting.to_rows(index)
+        if not np.array_equal(rows, right):
+            yield how, rows
