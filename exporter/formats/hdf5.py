@@ -214,6 +214,12 @@ class File:
         return _shape(self._dataset(path))
 
     @_guarded
+    def size(self, path: str) -> int:
+        """Bytes of a dataset's values, as its shape and type declare them, whatever its type."""
+        dataset = self._dataset(path)
+        return math.prod(_shape(dataset)) * int(dataset.get_type().get_size())
+
+    @_guarded
     def dtype(self, path: str) -> str | None:
         """"float16", "bfloat16", "float32" or "float64" as in `array`; None for any other element type."""
         found = self._float_type(self._dataset(path), path)

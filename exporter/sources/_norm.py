@@ -1,0 +1,95 @@
+"""From the arrays that a Keras file holds for a batch norm, and its config, to a BatchNorm."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from exporter import dialects
+from exporter.errors import FormatError, names
+from exporter.layer import PARAMETERS, BatchNorm
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from exporter.keras_config import Node, NormFields
+
+Arrays = Mapping[str, tuple["NDArray[Any]", str]]
+
+RENORM = ("moving_stddev", "renorm_mean", "renorm_stddev")
+
+
+def roles_of(count: int, center: bool | None, scale: bool | None, *, renorm: bool = False) -> tuple[str, ...] | None:
+    """The variables of a batch norm in the order in which Keras saves them; None where `count` is not their number.
+
+    Where the config does not say center and scale, the number decides if it can.
+    """
+    if center is None or scale is None:
+        both = count - 3 * renorm
+        if both not in (2, 4):
+            return None
+        center, scale = (both == 4,) * 2
+    found = ("gamma",) * scale + ("beta",) * center + ("moving_mean", "moving_variance") + RENORM * renorm
+    return found if len(found) == count else None
+
+
+def assemble(path: str, node: Node | None, fields: NormFields | None, arrays: Arrays, era: dialects.Era, rank: int | None, *,
+             name: str = "", quantized: str | None = None) -> BatchNorm:
+    """A BatchNorm of `arrays`, {parameter: (values, dtype)}; without a config all that it would say is None.
+
+    rank: of the input, where the config does not say it itself. Raises: FormatError where shapes, types or config disagree.
+    """
+    shape = _common({parameter: values.shape for parameter, (values, _) in arrays.items()}, "shape", path)
+    dtype = _common({parameter: dtype for parameter, (_, dtype) in arrays.items()}, "type", path)
+    axis: tuple[int, ...] | None = None
+    if fields is not None:
+        rank = fields.ndim or rank
+        axis, shape = _along(shape, fields, path)
+        if node is not None and axis is not None:
+            _check_channels(axis, shape, node.input_shape, path)
+    values = {parameter: arrays[parameter][0].reshape(shape) if parameter in arrays else None for parameter in PARAMETERS}
+    mean, variance = values["moving_mean"], values["moving_variance"]
+    if mean is None or variance is None:
+        raise FormatError("moving_mean or moving_variance is missing", where=path)
+    return BatchNorm(
+        path=path, name=node.name if node else name, class_name=node.class_name if node else "BatchNormalization", axis=axis, shape=shape,
+        ndim=rank, dtype=dtype, epsilon=fields.epsilon if fields else None, momentum=fields.momentum if fields else None,
+        gamma=values["gamma"], beta=values["beta"], moving_mean=mean, moving_variance=variance, quantized=quantized,
+        effective_epsilon=dialects.effective_epsilon(era, fields, dtype=dtype, ndim=rank) if fields else None)
+
+
+def _common(found: Mapping[str, Any], what: str, path: str) -> Any:
+    if len(set(found.values())) != 1:
+        said = names(f"{parameter} {list(value) if isinstance(value, tuple) else value}" for parameter, value in found.items())
+        raise FormatError(f"its parameters differ in {what}: {said}", where=path)
+    return next(iter(found.values()))
+
+
+def _along(shape: tuple[int, ...], fields: NormFields, path: str) -> tuple[tuple[int, ...] | None, tuple[int, ...]]:
+    """(axis, shape) of a layer. Over several axes, and with a virtual batch size, Keras keeps parameters in the input's rank, with 1
+    in the axes that they do not run along.
+    """
+    axis = fields.axis
+    if axis is None:
+        return None, shape
+    if len(axis) == 1 and fields.virtual_batch_size is None:
+        if len(shape) != 1:
+            raise FormatError(f"its parameters have shape {list(shape)}; with axis {axis[0]} they run along one axis", where=path)
+        return axis, shape
+    if len(shape) == 1 and len(axis) == 1:
+        return dialects.real_axis(axis, fields.virtual_batch_size), shape
+    rank = len(shape)
+    along = sorted(number + rank if number < 0 else number for number in axis)
+    fits = all(size == 1 for number, size in enumerate(shape) if number not in along)
+    if len(set(along)) != len(along) or not all(0 < number < rank for number in along) or not fits:
+        raise FormatError(f"its parameters have shape {list(shape)}, which does not fit its axes {list(axis)}", where=path)
+    return dialects.real_axis(tuple(along), fields.virtual_batch_size), tuple(shape[number] for number in along)
+
+
+def _check_channels(axis: tuple[int, ...], shape: tuple[int, ...], input_shape: tuple[int | None, ...] | None, path: str) -> None:
+    for number, size in zip(axis, shape, strict=True):
+        if input_shape is None or not -len(input_shape) <= number < len(input_shape):
+            return
+        expected = input_shape[number]
+        if expected is not None and expected != size:
+            raise FormatError(f"it has {size} channels, and was built on an input of shape {list(input_shape)}", where=path)

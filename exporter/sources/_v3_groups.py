@@ -1,0 +1,122 @@
+"""The tree of groups in model.weights.h5, over one file or the shards of a model.
+
+A layer's group holds a group "vars" with its variables "0", "1" …, trainable ones first, and groups of the layers inside it: by
+attribute name, or in a container by class name and count ("layers/batch_normalization_1"). Keras 3.6 and later write the layer's own
+name as attribute `name` of "vars". A shard goes on where the one before ended, in the middle of a layer if need be.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from exporter.errors import FormatError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from exporter.formats.hdf5 import File
+
+VARIABLES = "vars"
+# Groups of a model that are no layers: their arrays have the shapes of the layers' own.
+NOT_LAYERS = frozenset(("optimizer", "_optimizer", "metrics", "_metrics", "compiled_metrics", "_compile_metrics", "compiled_loss",
+                        "_compile_loss", "_loss_tracker", "loss_tracker"))
+# The list of a model's layers: 2.12 to 2.14 name it after the property that they walk.
+LAYER_LISTS = ("layers", "_layer_checkpoint_dependencies")
+
+
+class Group:
+    """One group, in each of the files that have it. `path` is its place in them, "" for the root."""
+
+    def __init__(self, files: Sequence[File], path: str = "") -> None:
+        self._files = files
+        self.path = path
+        self._variables: list[tuple[File, str]] | None = None
+
+    def child(self, name: str) -> Group | None:
+        """The group of this name in this one; None: there is none. An error where it is a link or no group."""
+        path = f"{self.path}/{name}" if self.path else name
+        kinds = [file.kind(path) for file in self._files]
+        if not any(kinds):
+            return None
+        for file, kind in zip(self._files, kinds, strict=True):
+            if kind not in ("group", None):
+                file.names(path)  # says what is wrong with it
+        return Group([file for file, kind in zip(self._files, kinds, strict=True) if kind], path)
+
+    def children(self) -> Iterator[tuple[str, Group]]:
+        """The groups in this one but "vars", in natural order: "dense_2" before "dense_10"."""
+        names = dict.fromkeys(name for file in self._files for name in file.names(self.path))
+        for name in sorted(names, key=numbered):
+            if name != VARIABLES and any(file.is_group(f"{self.path}/{name}" if self.path else name) for file in self._files):
+                found = self.child(name)
+                if found is not None:
+                    yield name, found
+
+    def layer_list(self) -> Group | None:
+        """The container of a model's layers."""
+        found = [group for group in map(self.child, LAYER_LISTS) if group is not None]
+        if len(found) > 1:
+            raise FormatError(f"both {LAYER_LISTS[0]} and {LAYER_LISTS[1]} are in one model", where=self.path)
+        return found[0] if found else None
+
+    @property
+    def identity(self) -> tuple[int, ...]:
+        """The same for all ways to one group."""
+        return tuple(file.identity(self.path) for file in self._files)
+
+    @property
+    def is_layer(self) -> bool:
+        """Whether it has a "vars": since Keras 3.6 all layers have one, a list or dict of layers has none."""
+        return bool(self._with_variables())
+
+    @property
+    def name(self) -> str | None:
+        """The layer's own name; None before Keras 3.6."""
+        for file in self._with_variables():
+            found = file.text(self._own, "name")
+            if found is not None:
+                return found
+        return None
+
+    def variables(self) -> list[tuple[File, str]]:
+        """File and path of the variables 0, 1, 2 …; [] where it has none or names them otherwise, as a user's own saving code may."""
+        if self._variables is None:
+            found = {name: (file, f"{self._own}/{name}") for file in reversed(self._with_variables()) for name in file.names(self._own)}
+            count = sum(len(file.names(self._own)) for file in self._with_variables())
+            if count != len(found):
+                raise FormatError("two shards hold the same variable of one layer", where=self._own)
+            regular = set(found) == {str(i) for i in range(count)}
+            self._variables = [found[str(i)] for i in range(count)] if regular else []
+        return self._variables
+
+    def holds_variables(self) -> bool:
+        """Whether this group or one below it has variables."""
+        return any(file.names(self._own) for file in self._with_variables()) or any(group.holds_variables() for _, group in self.children())
+
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Shapes of the variables; nothing of them is read."""
+        return [file.shape(path) for file, path in self.variables()]
+
+    def arrays(self) -> list[tuple[NDArray[Any], str]]:
+        """The variables and the names of their types."""
+        return [file.array(path) for file, path in self.variables()]
+
+    @property
+    def _own(self) -> str:
+        return f"{self.path}/{VARIABLES}" if self.path else VARIABLES
+
+    def _with_variables(self) -> list[File]:
+        return [file for file in self._files if file.is_group(self._own)]
+
+
+def numbered(name: str) -> tuple[str, int]:
+    """("dense", 10) of "dense_10", ("dense", 0) of "dense": the order in which a container counts a class."""
+    found = re.fullmatch(r"(.*?)_([1-9][0-9]{0,8})", name, re.DOTALL)
+    return (found[1], int(found[2])) if found else (name, 0)
+
+
+def snake_case(class_name: str) -> str:
+    """The name that Keras gives the group of a class in a container: "my_bn" of MyBN, "conv2d_transpose" of Conv2DTranspose."""
+    return re.sub(r"(?<=.)(?=[A-Z][a-z])|(?<=[a-z])(?=[A-Z])", "_", re.sub(r"\W+", "", class_name)).lower()
