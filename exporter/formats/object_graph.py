@@ -20,6 +20,7 @@ GRAPH_NODES, NODE_CHILDREN, CHILD_NODE, CHILD_NAME = 1, 1, 1, 2
 NODE_ATTRIBUTES, ATTRIBUTE_NAME, ATTRIBUTE_FULL_NAME, ATTRIBUTE_KEY = 2, 1, 2, 3
 OBJECT_USER, USER_IDENTIFIER, USER_METADATA = 4, 1, 3
 OBJECT_VARIABLE, VARIABLE_NAME = 7, 6
+SAVED_FUNCTIONS, FUNCTION_BOUND_INPUTS = 2, 2
 METADATA_NODES, METADATA_ID, METADATA_TEXT = 1, 2, 5
 
 DEEPEST = 200
@@ -105,6 +106,18 @@ class CheckpointGraph(ObjectGraph):
 
 class SavedGraph(ObjectGraph):
     """A SavedObjectGraph."""
+
+    def __init__(self, graph: Message) -> None:
+        super().__init__(graph)
+        self._graph = graph
+
+    def bound_inputs(self) -> dict[str, list[int]]:
+        """By function, the nodes that its last arguments stand for: variables, and captured tensors of other kinds."""
+        found = {name: function.integers(FUNCTION_BOUND_INPUTS) for name, function in self._graph.map(SAVED_FUNCTIONS).items()}
+        for name, nodes in found.items():
+            if not all(0 <= node < len(self) for node in nodes):
+                raise FormatError(f"the function {name} is bound to a node that is not there", where=self.where)
+        return found
 
     def identifier(self, node: int) -> str:
         """What kind of object the node is, e.g. "_tf_keras_layer"; "" for variables, functions and the like."""

@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING
 
 from exporter.errors import FormatError, UsageError
 from exporter.formats.object_graph import CONFIG, CheckpointGraph
-from exporter.keras_config import Node, is_batch_norm, join, node_tree_from, parse_config
+from exporter.keras_config import Architecture, Node, is_batch_norm, join, parse_config
 
 if TYPE_CHECKING:
     from exporter.formats.tensor_bundle import TensorBundle
-    from exporter.place import Place
     from exporter.sources._objects import Found
 
 OTHER_MODEL = "give the architecture of this checkpoint's model"
@@ -42,23 +41,22 @@ class StoredConfigs:
         return self._parsed[node]
 
 
-def given_configs(graph: CheckpointGraph, architecture: Place) -> dict[int, tuple[str, Node]]:
+def given_configs(graph: CheckpointGraph, architecture: Architecture, where: str) -> dict[int, tuple[str, Node]]:
     """Path and config by node of the graph, from the architecture that the user gave."""
-    tree = node_tree_from(architecture).tree
     roots = [0, *graph.children(0).values()] if len(graph) else []
     roots = [node for node in dict.fromkeys(roots) if "layer-0" in graph.children(node)]
     misfits, fits = [], []
     for root in roots:
         try:
-            fits.append(_fit(graph, root, tree))
+            fits.append(_fit(graph, root, architecture.tree))
         except FormatError as error:
             misfits.append(error)
     if len(fits) == 1:
         return fits[0]
     if misfits and not fits:
-        raise misfits[0].inside(architecture.name)
+        raise misfits[0].inside(where)
     what = "fits several models of the checkpoint" if fits else "is of a model made of a list of layers, the checkpoint is not"
-    raise UsageError(f"the architecture {what}", where=architecture.name, hint="give --epsilon instead")
+    raise UsageError(f"the architecture {what}", where=where, hint="give --epsilon instead")
 
 
 def _fit(graph: CheckpointGraph, root: int, tree: Node) -> dict[int, tuple[str, Node]]:

@@ -7,25 +7,36 @@ import dataclasses
 import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from exporter.dialects import real_axis
+from exporter.dialects import Era
 from exporter.errors import FormatError
-from exporter.formats.object_graph import ADMINISTRATIVE, CheckpointGraph, ObjectGraph, Way
+from exporter.formats.object_graph import ADMINISTRATIVE, OBJECT_GRAPH, CheckpointGraph, ObjectGraph, Way
+from exporter.formats.protobuf import Message
 from exporter.layer import HELD_IN, PARAMETERS, BatchNorm
+from exporter.sources._norm import RENORM as RENORM_KERAS
+from exporter.sources._norm import assemble
 
 if TYPE_CHECKING:
-    from exporter.formats.tensor_bundle import Checkpoint, TensorInfo
-    from exporter.keras_config import NormFields
+    from exporter.formats.tensor_bundle import Checkpoint, TensorBundle
+    from exporter.keras_config import Node, NormFields
 
 Names = tuple[str, ...]
 
 STATISTICS = ("moving_mean", "moving_variance")
 # Variables that renormalisation adds (tf.keras, tf.layers 1.2); inference does not use them.
-RENORM = ("moving_stddev", "renorm_mean", "renorm_stddev", "renorm_mean_weight", "renorm_stddev_weight")
+RENORM = (*RENORM_KERAS, "renorm_mean_weight", "renorm_stddev_weight")
 
 _NUMBERED = re.compile(r"layer(_with_weights)?-\d+|\d+")  # names that Keras and lists give, not people
 _IN_MODEL = re.compile(r"layer(_with_weights)?-\d+")
+
+
+def open_graph(checkpoint: TensorBundle) -> CheckpointGraph:
+    """The object graph of an object-based checkpoint."""
+    stored = checkpoint.strings(OBJECT_GRAPH)
+    if len(stored) != 1:
+        raise FormatError("the object graph is not one string", where=checkpoint.where)
+    return CheckpointGraph(Message(stored[0], f"{checkpoint.where}: object graph"))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -64,11 +75,13 @@ class ObjectNames:
     """
 
     def __init__(self, graph: CheckpointGraph) -> None:
+        self._ways: dict[int, Names] = {}
         self._scopes: dict[Names, Names] = {}
         self._below: dict[Names, list[Names]] = collections.defaultdict(list)
         self._holders: dict[Names, list[Names]] = collections.defaultdict(list)
         self._named: dict[Names, str] = {}
         for nodes, names in graph.walk():
+            self._ways[nodes[-1]] = names
             scope = None if not names or ADMINISTRATIVE.intersection(names) else _scope(graph, nodes[-1])
             if scope:
                 self._scopes[names] = scope
@@ -78,8 +91,9 @@ class ObjectNames:
         shared = [keys[0] for keys in _shared(names[:-1] for names in self._scopes)]
         self._model = tuple(itertools.takewhile(lambda key: not _IN_MODEL.fullmatch(key), shared))
 
-    def path(self, names: Names) -> str:
-        """The path of the object with these names from the root on."""
+    def path(self, node: int) -> str:
+        """The path of an object that can be reached from the root."""
+        names = self._ways[node]
         scope = self._scopes.get(names)
         if not scope:
             keys = [name for name in names if name not in ADMINISTRATIVE]
@@ -117,36 +131,24 @@ def _scope(graph: CheckpointGraph, node: int) -> Names | None:
     return scopes.pop() if len(scopes) == 1 else None
 
 
-def batch_norm(checkpoint: Checkpoint, keys: Mapping[str, str], *, path: str, name: str | None = None,
-               class_name: str = "BatchNormalization", config: NormFields | None = None, **others: Any) -> BatchNorm:
+def batch_norm(checkpoint: Checkpoint, keys: Mapping[str, str], path: str, *, node: Node | None = None, config: NormFields | None = None,
+               era: Era | None = None) -> BatchNorm:
     """A layer from the tensors of its parameters (role: key) and what its config says.
 
     Raises FormatError where tensors are damaged, or contradict one another or the config.
     """
-    try:
-        infos = {role: checkpoint.info(key) for role, key in keys.items()}
-        _check_config(infos, config)
-        shape, axis, ndim = _geometry(infos["moving_mean"].shape, config)
-        dtype = _dtype({info.dtype for info in infos.values()})
-        arrays = {role: checkpoint.read(key).reshape(shape).astype(HELD_IN[dtype]) for role, key in keys.items()}
-    except FormatError as error:
-        raise error.inside(f"layer {path}") from None
-    return BatchNorm(path=path, name=path.rpartition("/")[2] if name is None else name, class_name=class_name, axis=axis, shape=shape,
-                     ndim=ndim, dtype=dtype, epsilon=config.epsilon if config else None, momentum=config.momentum if config else None,
-                     gamma=arrays.get("gamma"), beta=arrays.get("beta"), moving_mean=arrays["moving_mean"],
-                     moving_variance=arrays["moving_variance"], **others)
-
-
-def _check_config(infos: Mapping[str, TensorInfo], config: NormFields | None) -> None:
-    shapes = {role: info.shape for role, info in infos.items()}
-    if len(set(shapes.values())) > 1:
-        raise FormatError("its parameters have different shapes: " + ", ".join(f"{role} {list(shape)}" for role, shape in shapes.items()))
+    infos = {role: checkpoint.info(key) for role, key in keys.items()}
     for role, info in infos.items():
         if info.dtype not in HELD_IN:
-            raise FormatError(f"its {role} is of type {info.dtype}, not a floating one")
+            raise FormatError(f"its {role} is of type {info.dtype}, not a floating one", where=f"layer {path}")
     for role, flag, said in (("gamma", "scale", config and config.scale), ("beta", "center", config and config.center)):
-        if said is not None and said != (role in infos):
-            raise FormatError(f"its config says {flag}={said}, but the checkpoint has {'a' if role in infos else 'no'} {role} for it")
+        if said is not None and said != (role in keys):
+            raise FormatError(f"its config says {flag}={said}, but the checkpoint has {'a' if role in keys else 'no'} {role} for it",
+                              where=f"layer {path}")
+    dtype = _dtype({info.dtype for info in infos.values()})
+    arrays = {role: (checkpoint.read(key).astype(HELD_IN[dtype]), dtype) for role, key in keys.items()}
+    layer = assemble(path, node, config, arrays, era or Era(), None, name=path.rpartition("/")[2])
+    return _without_config(layer) if config is None and len(layer.shape) > 1 else layer
 
 
 def _dtype(dtypes: set[str]) -> str:
@@ -156,21 +158,13 @@ def _dtype(dtypes: set[str]) -> str:
     return "float64" if "float64" in dtypes else "float32"
 
 
-def _geometry(stored: tuple[int, ...], config: NormFields | None) -> tuple[tuple[int, ...], tuple[int, ...] | None, int | None]:
-    """(shape, axis, rank of the input) from the shape of the variables, which have all dimensions, those of size 1 too, where the
-    layer has several axes or virtual batches (tf.keras, BatchNormalizationBase.build)."""
-    axis = config.axis if config else None
-    ndim = config.ndim if config else None
-    if len(stored) < 2:
-        return stored, axis, ndim
-    rank = len(stored)
-    if axis is None:  # counted from the end: virtual batches put one more dimension near the front
-        found = [number for number, size in enumerate(stored) if size != 1] or [rank - 1]
-        return tuple(stored[number] for number in found), tuple(number - rank for number in found), ndim
-    if any(not -rank <= number < rank for number in axis):
-        raise FormatError(f"its axis {list(axis)} does not fit parameters of shape {list(stored)}")
-    along = sorted(number % rank for number in axis)
-    if len(set(along)) != len(along) or any(size != 1 for number, size in enumerate(stored) if number not in along):
-        raise FormatError(f"its axis {list(axis)} does not fit parameters of shape {list(stored)}")
-    virtual = config.virtual_batch_size if config else None
-    return tuple(stored[number] for number in along), real_axis(tuple(along), virtual), rank if virtual is None else rank - 1
+def _without_config(layer: BatchNorm) -> BatchNorm:
+    """A layer over several axes keeps its parameters in the input's rank, with 1 in the other axes: the shape tells which they are.
+
+    Counted from the end, because virtual batches put one more axis near the front.
+    """
+    rank = len(layer.shape)
+    along = [number for number, size in enumerate(layer.shape) if size != 1] or [rank - 1]
+    shape = tuple(layer.shape[number] for number in along)
+    return layer.replace(axis=tuple(number - rank for number in along), shape=shape,
+                         **{role: values.reshape(shape) for role, values in layer.parameters().items()})

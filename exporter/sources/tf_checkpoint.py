@@ -6,18 +6,18 @@ import re
 from typing import TYPE_CHECKING
 
 from exporter.bundle import Bundle, Origin
+from exporter.dialects import era_of
 from exporter.errors import FormatError, names
-from exporter.formats.object_graph import OBJECT_GRAPH, CheckpointGraph
-from exporter.formats.protobuf import Message
+from exporter.formats.object_graph import OBJECT_GRAPH
 from exporter.formats.sstable import is_table
 from exporter.formats.tensor_bundle import TensorBundle, open_checkpoint
+from exporter.keras_config import node_tree_from, norm_fields
 from exporter.place import MiB, Place
 from exporter.sources._object_configs import StoredConfigs, given_configs
-from exporter.sources._objects import Found, ObjectNames, batch_norm, find_norms
+from exporter.sources._objects import ObjectNames, batch_norm, find_norms, open_graph
 
 if TYPE_CHECKING:
     from exporter.keras_config import Node
-    from exporter.layer import BatchNorm
     from exporter.sources import Options
 
 NAME = "tf-checkpoint"
@@ -46,7 +46,7 @@ def read(place: Place, options: Options) -> Bundle:
     table, warnings = _table(place)
     with open_checkpoint(table) as checkpoint:
         if isinstance(checkpoint, TensorBundle) and OBJECT_GRAPH in checkpoint:
-            found = read_objects(checkpoint, place, options)
+            found = read_objects(checkpoint, place, options.architecture)
         else:
             from exporter.sources._tf1 import read_tf1
 
@@ -54,32 +54,25 @@ def read(place: Place, options: Options) -> Bundle:
     return found.replace(warnings=(*warnings, *found.warnings))
 
 
-def read_objects(checkpoint: TensorBundle, place: Place, options: Options) -> Bundle:
+def read_objects(checkpoint: TensorBundle, place: Place, architecture: Place | None) -> Bundle:
     """The batch norms of an object-based checkpoint (TensorFlow 2, tf.keras from 1.12 on), by its object graph."""
-    stored = checkpoint.strings(OBJECT_GRAPH)
-    if len(stored) != 1:
-        raise FormatError("the object graph is not one string", where=checkpoint.where)
-    graph = CheckpointGraph(Message(stored[0], f"{checkpoint.where}: object graph"))
-    configs = given_configs(graph, options.architecture) if options.architecture else {}
+    graph = open_graph(checkpoint)
+    configs: dict[int, tuple[str, Node]] = {}
+    era = None
+    if architecture is not None:
+        given = node_tree_from(architecture)
+        configs, era = given_configs(graph, given, architecture.name), era_of(given.keras_version, given.backend)
     paths, stored_configs = ObjectNames(graph), StoredConfigs(checkpoint, graph)
     layers, skipped = [], []
     for norm in find_norms(graph, lambda node: graph.stored(node) is not None):
-        path, node = configs.get(norm.node) or stored_configs.of(norm) or (paths.path(norm.way[1]), None)
+        path, node = configs.get(norm.node) or stored_configs.of(norm) or (paths.path(norm.node), None)
         if norm.strange:
             skipped.append((path, f"it also holds {names(norm.strange)}, which no BatchNormalization has"))
-        else:
-            layers.append(_layer(checkpoint, graph, norm, path, node))
+            continue
+        stored = {role: graph.stored(variable) for role, variable in norm.variables.items()}
+        layers.append(batch_norm(checkpoint, {role: value.key for role, value in stored.items() if value}, path, node=node,
+                                 config=norm_fields(node) if node else None, era=era))
     return Bundle(layers=tuple(layers), origin=Origin(file=place.name, kind=NAME), skipped=tuple(skipped))
-
-
-def _layer(checkpoint: TensorBundle, graph: CheckpointGraph, norm: Found, path: str, node: Node | None) -> BatchNorm:
-    stored = {role: graph.stored(variable) for role, variable in norm.variables.items()}
-    keys = {role: value.key for role, value in stored.items() if value}
-    if node is None:
-        return batch_norm(checkpoint, keys, path=path)
-    from exporter.keras_config import norm_fields
-
-    return batch_norm(checkpoint, keys, path=path, name=node.name, class_name=node.class_name, config=norm_fields(node))
 
 
 def _table(place: Place) -> tuple[Place, list[str]]:
