@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -35,15 +36,18 @@ class Unresolved(Exception):
 Read = Callable[[Variable], "Stored | None"]
 
 
-def layers(norms: Sequence[GraphNorm], read: Read) -> tuple[list[BatchNorm], list[tuple[str, str]]]:
+def layers(norms: Sequence[GraphNorm], read: Read, tensorflow_version: str = "") -> tuple[list[BatchNorm], list[tuple[str, str]]]:
     """The layers of `find_norms`, and (path, reason) of those that cannot be had.
 
-    read: the stored values of a variable, None where there are none. Raises what `read` raises, and FormatError for broken constants.
+    read: the stored values of a variable, None where there are none. tensorflow_version: that wrote the graph, where known.
+    Raises what `read` raises, and FormatError for broken constants.
     """
+    adds = bool(re.match(r"1\.[0-3]\.", tensorflow_version))
     found, skipped = [], []
     for norm in norms:
         try:
-            found.append(_layer(norm, read))
+            layer = _layer(norm, read)
+            found.append(_without_addition(layer) if adds and norm.axis is not None else layer)
         except Unresolved as reason:
             skipped.append((norm.path, str(reason)))
     return found, skipped
@@ -68,6 +72,13 @@ def _layer(norm: GraphNorm, read: Read) -> BatchNorm:
     return BatchNorm(path=norm.path, name=norm.path, class_name=norm.class_name, axis=axis, shape=shape, ndim=norm.ndim, dtype=dtypes.pop(),
                      epsilon=norm.epsilon, momentum=None, gamma=arrays.get("gamma"), beta=arrays.get("beta"),
                      moving_mean=arrays["moving_mean"], moving_variance=arrays["moving_variance"])
+
+
+def _without_addition(layer: BatchNorm) -> BatchNorm:
+    """tf.nn.fused_batch_norm of TensorFlow 1.0 to 1.3 put epsilon + 1e-12 into the graph where epsilon was 1e-5 or less (nn_impl.py)."""
+    if layer.epsilon is None or not 0 < layer.epsilon <= 1.00001e-5:
+        return layer
+    return layer.replace(epsilon=float(np.float32(layer.epsilon - 1e-12)), effective_epsilon=layer.epsilon)
 
 
 def _stored(role: str, source: Parameter, read: Read) -> Stored:
@@ -147,7 +158,7 @@ def _axis(from_the_end: int, rank: int | None) -> int:
 
 
 def _axis_of_one(norm: GraphNorm, rank: int) -> int:
-    """The axis of a single channel: parameters are reshaped, to ones only, where it is not the last (tf.layers, contrib, tf.keras: axis 1)."""
+    """The axis of a single channel. tf.layers, contrib and tf.keras reshape parameters, here to ones only, where it is not the last."""
     variance = norm.variance
     reshaped = isinstance(variance, (Variable, Constant, Parts)) and any(kind == "reshape" for kind, _ in variance.shaping)
     return 1 if reshaped and rank > 2 else -1

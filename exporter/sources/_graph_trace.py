@@ -320,11 +320,11 @@ class Tracer:
     def _simplified(self, value: Value, node: Node, depth: int) -> Source:
         """1 * v, 0 + v, 0 * v: what batch renormalisation leaves of its corrections in inference."""
         sources = [self.trace(operand(value.frame, node, n), depth + 1) for n in (0, 1)]
-        neutral = 1.0 if node.op == "Mul" else 0.0
-        for one, other in (sources, sources[::-1]):
-            if isinstance(one, Filled) and one.value == neutral and not isinstance(other, Opaque):
+        numbers = [_number(source) for source in sources]
+        for number, other in zip(numbers, sources[::-1]):
+            if number == (1 if node.op == "Mul" else 0) and not isinstance(other, Opaque):
                 return other
-            if isinstance(one, Filled) and one.value == 0.0 and node.op == "Mul":
+            if number == 0 and node.op == "Mul":
                 return Filled(0.0)
         return Opaque(f"what the op {node.op} computes", value)
 
@@ -420,6 +420,16 @@ class Tracer:
         if tensor.size > 64 or not tensor.dtype.startswith(("<i", "|i", "|u", "<u")):
             return None
         return [int(number) for number in tensor.array().reshape(-1)]
+
+
+def _number(source: Source) -> float | None:
+    """The one value that a tensor of 0s or 1s is made of."""
+    if isinstance(source, Filled):
+        return source.value
+    if not isinstance(source, Constant) or source.node.tensor().dtype not in ("float16", "bfloat16", "float32", "float64"):
+        return None
+    values = source.node.tensor().array().reshape(-1)
+    return float(values[0]) if values.size and values[0] in (0, 1) and bool((values == values[0]).all()) else None
 
 
 def _shaped(source: Source, shaping: list[tuple[str, tuple[int, ...]]]) -> Source:

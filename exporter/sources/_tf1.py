@@ -1,0 +1,204 @@
+"""Checkpoints of tf.train.Saver: variables under names of their own, and the graph beside them in a .meta file.
+
+With the graph every batch norm is found by the graph's edges, whatever its variables are called. Without it only names are left: whole last
+name components, where TensorFlow itself gave them, and no epsilon.
+
+Exponential moving averages (Options.ema):
+    None    as the graph computes: stored statistics, and averages of weights only where the graph reads them;
+    "yes"   the average of a variable (its name and "/ExponentialMovingAverage") in its place where the checkpoint has one; and for a
+            layer that the graph runs in training, with the batch's statistics, the moving averages that its update ops keep;
+    "no"    a variable itself where the graph reads its average. (Averages of batch statistics are no averages of variables, and stay.)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from exporter.bundle import Bundle, Origin
+from exporter.errors import UnsupportedError, UsageError
+from exporter.formats.graph_def import MetaGraph, Node, open_file
+from exporter.layer import PARAMETERS, BatchNorm
+from exporter.sources._graph import GraphNorm, find_norms
+from exporter.sources._graph_layers import Stored, layers
+from exporter.sources._graph_trace import PASSES, VARIABLES, Constant, Variable
+
+if TYPE_CHECKING:
+    from exporter.formats.tensor_bundle import Checkpoint
+    from exporter.place import Place
+    from exporter.sources import Options
+
+NAME = "tf-checkpoint"
+AVERAGE = "/ExponentialMovingAverage"
+# Save ops (tensorflow/core/ops/io_ops.cc) with the number of their first tensor; input 1 holds the names.
+SAVE_OPS = {"Save": 2, "SaveSlices": 3, "SaveV2": 3}
+# What tf.nn.moments calls the two tensors that the averages of the hand-made batch norm are named after: TensorFlow 1.x, 0.12.
+MOMENTS = (("/moments/Squeeze", "/moments/Squeeze_1"), ("/moments/moments_1/mean", "/moments/moments_1/variance"))
+
+
+def read_tf1(checkpoint: Checkpoint, meta: Place | None, place: Place, options: Options) -> Bundle:
+    """The batch norms of a name-based checkpoint. meta: the graph beside it, or None; --architecture may name another one.
+
+    Raises FormatError for damage, UnsupportedError where there is no graph and names say nothing certain.
+    """
+    if options.architecture is not None:
+        if options.architecture.suffix != ".meta":
+            raise UsageError("a checkpoint of tf.train.Saver takes the graph of a .meta file, not a Keras architecture")
+        meta = options.architecture
+    if meta is None:
+        found, skipped = _by_name(checkpoint, options)
+        return Bundle(layers=tuple(found), skipped=tuple(skipped), origin=Origin(file=place.name, kind=NAME))
+    graph = MetaGraph(open_file(meta), meta.name)
+    norms = find_norms(graph.graph)
+    if options.ema == "yes":
+        norms = [_of_inference(norm) for norm in norms]
+    names = _Names(checkpoint, saved_names(graph), options.ema)
+    found, skipped = layers(norms, names.read, graph.tensorflow_version)
+    skipped += _unused(checkpoint, names, norms)
+    origin = Origin(file=place.name, kind=NAME, tensorflow_version=graph.tensorflow_version or None)
+    return Bundle(layers=tuple(found), skipped=tuple(_with_hint(norms, skipped)), origin=origin)
+
+
+def saved_names(meta: MetaGraph) -> dict[str, str]:
+    """What the saver of a graph stores each variable as, where that is not the variable's own name (Saver(var_list={...}))."""
+    scope = meta.save_node.rpartition("/")[0]
+    nodes = meta.graph.main.nodes
+    found: dict[str, str] = {}
+    for node in nodes.values():
+        if node.op in SAVE_OPS and node.name.rpartition("/")[0] == scope and len(node.inputs) > 2:
+            names = nodes.get(node.inputs[1].node)
+            if names is not None and names.op == "Const":
+                stored = [name.decode("utf-8", "replace") for name in names.tensor().strings()]
+                for output, name in zip(node.inputs[SAVE_OPS[node.op] :], stored):
+                    variable = _variable_of(nodes, output.node)
+                    if variable is not None:
+                        found[variable] = name
+    return found
+
+
+def _variable_of(nodes: Mapping[str, Node], name: str) -> str | None:
+    """The variable that a save op is fed, directly or through a read."""
+    for _ in range(10):
+        node = nodes.get(name)
+        if node is None or node.op in VARIABLES:
+            return node.name if node is not None else None
+        if node.op not in PASSES or not node.inputs:
+            return None
+        name = node.inputs[0].node
+    return None
+
+
+def _of_inference(norm: GraphNorm) -> GraphNorm:
+    """A layer in training with the moving averages that its update ops keep."""
+    if not norm.in_training or norm.moving is None:
+        return norm
+    return dataclasses.replace(norm, mean=norm.moving[0], variance=norm.moving[1], reason="")
+
+
+def _with_hint(norms: list[GraphNorm], skipped: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    kept = {norm.path for norm in norms if norm.in_training and norm.moving is not None}
+    for path, reason in skipped:
+        yield path, f"{reason}; --ema yes takes the moving averages that it keeps" if path in kept else reason
+
+
+class _Names:
+    """Values of variables by name, with averages in place of variables or the other way round."""
+
+    def __init__(self, checkpoint: Checkpoint, stored_as: Mapping[str, str], ema: str | None) -> None:
+        self._checkpoint, self._stored_as, self._ema = checkpoint, stored_as, ema
+        self.used: set[str] = set()
+
+    def read(self, variable: Variable) -> Stored | None:
+        """The stored values, None where the checkpoint has none."""
+        name = self._stored_as.get(variable.name, variable.name)
+        name = name if name in self._checkpoint else variable.name
+        if self._ema == "yes" and name + AVERAGE in self._checkpoint:
+            name += AVERAGE
+        elif self._ema == "no" and name.removesuffix(AVERAGE) in self._checkpoint:
+            name = name.removesuffix(AVERAGE)
+        if name not in self._checkpoint:
+            return None
+        self.used.update((name, variable.name))
+        return Stored(self._checkpoint.read(name), self._checkpoint.info(name).dtype)
+
+
+def _unused(checkpoint: Checkpoint, names: _Names, norms: list[GraphNorm]) -> list[tuple[str, str]]:
+    """Scopes of the checkpoint with moving statistics that nothing in the graph computes with."""
+    known = {norm.path for norm in norms}
+    for norm in norms:
+        known.update(role.name.rpartition("/")[0] for role in (norm.mean, norm.variance, *(norm.moving or ()))
+                     if isinstance(role, (Variable, Constant)))
+    return [(scope, "the graph beside the checkpoint does not compute with it") for scope, last in _scopes(checkpoint).items()
+            if {"moving_mean", "moving_variance"} <= last and scope not in known and f"{scope}/moving_mean" not in names.used]
+
+
+def _scopes(checkpoint: Checkpoint) -> dict[str, set[str]]:
+    """The last components of the variables' names, by scope."""
+    scopes: dict[str, set[str]] = {}
+    for name in checkpoint.names():
+        scope, _, last = name.rpartition("/")
+        scopes.setdefault(scope, set()).add(last)
+    return scopes
+
+
+class _Named(NamedTuple):
+    path: str
+    variables: dict[str, str]
+
+
+def _by_name(checkpoint: Checkpoint, options: Options) -> tuple[list[BatchNorm], list[tuple[str, str]]]:
+    """What names alone say: the four of tf.layers, Keras and slim in one scope, and the averages of the hand-made batch norm."""
+    scopes = _scopes(checkpoint)
+    found, skipped = [], []
+    for scope, last in scopes.items():
+        statistics = last & {"moving_mean", "moving_variance"}
+        if len(statistics) == 1:
+            skipped.append((scope, f"it has a {statistics.pop()} alone"))
+        elif statistics:
+            found.append(_Named(scope, {role: _join(scope, role) for role in PARAMETERS if role in last}))
+    hand_made, unclear = _hand_made(scopes)
+    found += hand_made
+    skipped += unclear
+    if not found and not skipped:
+        raise UnsupportedError("no variables are called moving_mean and moving_variance, and other names say nothing certain",
+                               hint="put the .meta file that tf.train.Saver wrote with this checkpoint beside it")
+    names = _Names(checkpoint, {}, options.ema)
+    result = []
+    for named in found:
+        values = {role: stored for role, name in named.variables.items() if (stored := names.read(Variable(name, name))) is not None}
+        shapes, dtypes = {one.values.shape for one in values.values()}, {one.dtype for one in values.values()}
+        if len(shapes) > 1 or len(dtypes) > 1:
+            skipped.append((named.path, f"its variables differ in shape or type: {', '.join(map(str, sorted(shapes)))}"))
+            continue
+        arrays = {role: np.ascontiguousarray(one.values) for role, one in values.items()}
+        result.append(BatchNorm(path=named.path, name=named.path, class_name="BatchNormalization", axis=None, shape=shapes.pop(), ndim=None,
+                                dtype=dtypes.pop(), epsilon=None, momentum=None, gamma=arrays.get("gamma"), beta=arrays.get("beta"),
+                                moving_mean=arrays["moving_mean"], moving_variance=arrays["moving_variance"]))
+    return result, skipped
+
+
+def _hand_made(scopes: Mapping[str, set[str]]) -> tuple[list[_Named], list[tuple[str, str]]]:
+    """Averages of tf.nn.moments: <variable scope>/<op scope>/moments/Squeeze and Squeeze_1, where <op scope> holds a beta or gamma."""
+    found, skipped = [], []
+    for scope in [scope for scope, last in scopes.items() if AVERAGE[1:] in last]:
+        for mean, variance in MOMENTS:
+            inner = scope.removesuffix(mean)
+            if inner == scope or AVERAGE[1:] not in scopes.get(inner + variance, ()):
+                continue
+            parts = inner.split("/")
+            owners = ["/".join(parts[first:]) for first in range(len(parts))]
+            owners = [owner for owner in owners if scopes.get(owner, set()) & {"gamma", "beta"}]
+            if len(owners) != 1:
+                skipped.append((inner, f"its gamma and beta could be those of {len(owners)} scopes; the .meta file would tell"))
+                continue
+            variables = {role: _join(owners[0], role) for role in PARAMETERS[:2] if role in scopes[owners[0]]}
+            statistics = {"moving_mean": inner + mean + AVERAGE, "moving_variance": inner + variance + AVERAGE}
+            found.append(_Named(owners[0], variables | statistics))
+    return found, skipped
+
+
+def _join(scope: str, last: str) -> str:
+    return f"{scope}/{last}" if scope else last
