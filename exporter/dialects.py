@@ -87,13 +87,6 @@ def default_epsilon(era: Era) -> float | None:
     return 1e-6 if era.version < (1, 0, 8) else 1e-5 if era.version < (1, 2, 0) else 1e-3
 
 
-def default_momentum(era: Era) -> float | None:
-    """What this version takes where the config has no momentum; None where the version is not known."""
-    if era.version is None:
-        return None
-    return 0.9 if era.version < (1, 0, 7) else 0.99
-
-
 def reason_against(mode: int) -> str | None:
     """Why a layer of this `mode` (Keras 0.3 to 1.2) is no fixed affine map; None: it is one."""
     if mode == 0:

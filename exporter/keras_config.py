@@ -367,10 +367,11 @@ def _integer(config: Mapping[str, Any], key: str) -> int | None:
 
 
 def _flag(config: Mapping[str, Any], key: str) -> bool | None:
+    """A switch; people also give 1 and 0."""
     value = config.get(key)
-    if key in config and type(value) is not bool:
+    if key in config and type(value) is not bool and not (type(value) is int and value in (0, 1)):
         raise FormatError(f"its {key} is {_shown(value)}, not true or false")
-    return value
+    return None if value is None else bool(value)
 
 
 def _dtype(value: Any) -> str | None:

@@ -1,0 +1,150 @@
+"""From the weights and the config of one batch norm in a legacy HDF5 file to a BatchNorm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from exporter import dialects
+from exporter.bundle import Bundle, Origin
+from exporter.errors import FormatError, names
+from exporter.keras_config import Node, NormFields, norm_fields
+from exporter.layer import PARAMETERS, BatchNorm
+from exporter.ranks import input_ranks
+from exporter.sources._keras_h5_weights import (
+    Candidate,
+    Group,
+    Norm,
+    candidates,
+    has_known_order,
+    match,
+    norms_of,
+    other_weights,
+    path_of,
+)
+from exporter.sources._norm import Arrays, assemble
+
+if TYPE_CHECKING:
+    from exporter.formats.hdf5 import File
+
+NEVER_BUILT = "the file holds no parameters of it: it was never built"
+UNKNOWN_ERA = ("the file says neither its epsilon nor which Keras wrote it, which decides whether running_std holds a deviation or a "
+               "variance; give the model's JSON with --architecture, or --keras-version 1.0.5 (and --backend)")
+
+
+class Reading:
+    """What has been read of a file so far.
+
+    tree: the model's config or None. is_version_unwritten: the config is a text of to_json(), which says its version from Keras 1.0.4 on,
+    so that one without a version is of an older Keras.
+    """
+
+    def __init__(self, file: File, era: dialects.Era, tree: Node | None, *, is_version_unwritten: bool = False) -> None:
+        self.file, self.era, self.tree, self.is_version_unwritten = file, era, tree, is_version_unwritten
+        self.ranks = input_ranks(tree) if tree else {}
+        self.layers: list[BatchNorm] = []
+        self.skipped: list[tuple[str, str]] = []
+        self.warnings: list[str] = []
+
+    def bundle(self, origin: Origin) -> Bundle:
+        return Bundle(layers=tuple(self.layers), origin=origin, skipped=tuple(self.skipped), warnings=tuple(dict.fromkeys(self.warnings)))
+
+    def add(self, group: Group, path: str, node: Node | None) -> None:
+        """The batch norms of one group, which is that of the layer `node` (None: there is no config)."""
+        norms = norms_of(group)
+        found = list(candidates(path, node)) if node else []
+        if not norms:
+            if found and found[0].node is node and group.weights:
+                raise FormatError(f"moving_mean and moving_variance are not among its weights: {names(group.weights)}",
+                                  where=group.name)
+            self.skipped += [(candidate.path, NEVER_BUILT) for candidate in found]
+            return
+        if len(found) == 1 and found[0].node is node:
+            more = other_weights(group)
+            if more:
+                self.warnings.append(f"{path}: the file holds more weights of this layer, which are not exported: {names(more)}")
+        for norm, candidate in match(group, norms, found, in_order=node is None or has_known_order(node)):
+            if norm is None:
+                assert candidate is not None
+                self.skipped.append((candidate.path, NEVER_BUILT))
+            else:
+                self._add_norm(norm, candidate, candidate.path if candidate else path_of(group, norm.scope), group.name)
+
+    def _add_norm(self, norm: Norm, candidate: Candidate | None, path: str, group: str) -> None:
+        fields = norm_fields(candidate.node) if candidate else None
+        arrays = {parameter: self.file.array(dataset) for parameter, dataset in norm.datasets.items()}
+        _check_presence(path, fields, arrays, always=norm.old_name)
+        statistic, assumed = self._statistic(norm, candidate, path, arrays)
+        reason = dialects.reason_against(fields.mode) if fields else None
+        if reason or statistic is None:
+            self.skipped.append((path, reason or UNKNOWN_ERA))
+            return
+        self._add_layer(path, candidate, fields, arrays, name=group if path == group else path.rpartition("/")[2],
+                        statistic=statistic, assumed=assumed)
+
+    def add_unnamed(self, candidate: Candidate, datasets: Sequence[str]) -> None:
+        """A batch norm of Keras 0.3, whose four parameters have numbers only."""
+        fields = norm_fields(candidate.node)
+        reason = dialects.reason_against(fields.mode)
+        if reason:
+            self.skipped.append((candidate.path, reason))
+            return
+        arrays = {parameter: self.file.array(dataset) for parameter, dataset in zip(PARAMETERS, datasets)}
+        self._add_layer(candidate.path, candidate, fields, arrays, statistic=dialects.DEVIATION)
+
+    def _statistic(self, norm: Norm, candidate: Candidate | None, path: str, arrays: Arrays) -> tuple[str | None, tuple[str, ...]]:
+        """What the fourth parameter holds, and what of it is assumed; None where it cannot be known."""
+        found = dialects.statistic(self.era, old_name=norm.old_name, on_tensorflow=norm.on_tensorflow)
+        if found is not None:
+            return found, ()
+        if candidate and self.is_version_unwritten:
+            if "gamma_regularizer" in candidate.node.config:  # a key since Keras 1.1.0
+                return dialects.VARIANCE, ()
+            self.warnings.append("the architecture names no version of Keras, as to_json() of 1.0.3 and earlier: running_std is taken "
+                                 "for a deviation; --keras-version says otherwise")
+            return dialects.DEVIATION, ()
+        if (arrays["moving_mean"][0] == 0).all() and (arrays["moving_variance"][0] == 1).all():
+            self.warnings.append(f"{path}: its statistics were never updated (mean 0 and running_std 1 in every channel); 1 is taken for "
+                                 "the variance, since the file does not say which Keras wrote it")
+            return dialects.VARIANCE, ("moving_variance",)
+        return None, ()
+
+    def _add_layer(self, path: str, candidate: Candidate | None, fields: NormFields | None, arrays: Arrays, *, name: str = "",
+                   statistic: str, assumed: tuple[str, ...] = ()) -> None:
+        node = candidate.node if candidate else None
+        layer = assemble(path, node, fields, arrays, self.era, self.ranks.get(node) if node else None, name=name)
+        layer = layer.replace(statistic=statistic, assumed=assumed)
+        if layer.axis is None:
+            layer = _with_axis(layer, fields, self.era)
+        epsilon = dialects.default_epsilon(self.era)
+        if fields and fields.epsilon is None and epsilon is not None:
+            layer = layer.replace(epsilon=epsilon, assumed=(*layer.assumed, "epsilon"))
+            self.warnings.append(f"{path}: its config has no epsilon; {epsilon:g} is that version's default")
+        self.layers.append(layer)
+
+
+def _check_presence(path: str, fields: NormFields | None, arrays: Arrays, *, always: bool) -> None:
+    """Whether gamma and beta are there as the config says; `always`: Keras 1 has no layers without them."""
+    flags = {"gamma": ("scale", fields.scale if fields else None), "beta": ("center", fields.center if fields else None)}
+    for parameter, (key, flag) in flags.items():
+        if flag is None and not always:
+            continue
+        if (flag is not False) != (parameter in arrays):
+            said = f"its config says {key}={str(flag).lower()}" if flag is not None else "it is a layer of Keras 1, which always has one"
+            raise FormatError(f"{said}, but the file holds {'a' if parameter in arrays else 'no'} {parameter}", where=path)
+
+
+def _with_axis(layer: BatchNorm, fields: NormFields | None, era: dialects.Era) -> BatchNorm:
+    """The axis of a layer whose config does not say it, or that has none."""
+    shape = layer.shape
+    if fields is not None and era.version is not None and era.version < (1,):  # before 0.3.2: a parameter for each element of the input
+        return layer.replace(axis=tuple(range(1, len(shape) + 1)))
+    if fields is not None and len(shape) == 1:
+        return layer.replace(axis=(-1,), assumed=(*layer.assumed, "axis"))
+    if len(shape) < 2:
+        return layer
+    # tf.keras with several axes or virtual batches: parameters in the input's rank, with 1 in the axes that are averaged over
+    along = tuple(place for place, size in enumerate(shape) if size != 1)
+    kept = tuple(shape[place] for place in along)
+    values = {parameter: values.reshape(kept) for parameter, values in layer.parameters().items()}
+    return layer.replace(axis=along, shape=kept, assumed=(*layer.assumed, "axis"), **values)

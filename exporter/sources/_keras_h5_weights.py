@@ -1,0 +1,226 @@
+"""The weights of a legacy HDF5 file: which of a layer group's weights make up one batch norm, and of which layer it is.
+
+A group holds the weights of one layer of the outermost model, all that lies inside that layer among them. Their names, as
+Keras gave them to its variables:
+
+    1.x                "bn_gamma:0", "bn_running_std:0" (no ":0" on Theano)
+    2.x, tf.keras      "bn/gamma:0", "bn/moving_variance:0"; inside a wrapper or a cell the scope is the wrapper's or the cell's
+    3.0 to 3.2         "gamma"; 3.3 on: "bn/gamma", "outer/bn/gamma"
+
+A scope is not the layer's name: TensorFlow makes it unique ("bn_1"), and a layer can be renamed after it is built. But in every
+version the statistics of a group come in the order of its layers, a frozen layer's, too: Model.weights is all trainable
+weights, layer by layer, and then all others, layer by layer; a frozen layer's weights move to its place among the others as a whole.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeVar
+
+from exporter.errors import FormatError, printable
+from exporter.keras_config import Node, is_batch_norm, join
+from exporter.layer import PARAMETERS
+
+# Variables that renormalisation adds (tf.keras, Keras 3.14, tf.layers 1.2); inference does not use them.
+RENORM = frozenset(("moving_stddev", "renorm_mean", "renorm_stddev", "renorm_mean_weight", "renorm_stddev_weight"))
+
+_NAME = re.compile(r"(gamma|beta|moving_mean|moving_variance)(_\d+)?(:\d+)?")
+_NAME_OF_KERAS_1 = re.compile(r"(.+)_(gamma|beta|running_mean|running_std)(_\d+)?(:\d+)?", re.DOTALL)
+_ROLES = {"running_mean": "moving_mean", "running_std": "moving_variance"}
+
+S = TypeVar("S")
+L = TypeVar("L")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Group:
+    """A layer group: its name in `layer_names`, its path in the file, the names of its weights in the order they are saved."""
+
+    name: str
+    path: str
+    weights: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Norm:
+    """The weights of one batch norm.
+
+    scope:         what stands before the parameters' names; "" where nothing does.
+    datasets:      path in the file by parameter.
+    old_name:      whether the fourth is called running_std. on_tensorflow: whether the names end in ":0".
+    """
+
+    scope: str
+    datasets: Mapping[str, str]
+    old_name: bool
+    on_tensorflow: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Candidate:
+    """A batch norm of the config that lies in a group.
+
+    around: names of the wrappers, cells and user's layers that it lies in, whose scope it may have.
+    """
+
+    path: str
+    node: Node
+    around: tuple[str, ...]
+
+
+def norms_of(group: Group) -> list[Norm]:
+    """The batch norms of a group in the order in which it holds their statistics.
+
+    Raises: FormatError where a name comes twice, or names and order disagree.
+    """
+    found: dict[tuple[str, str], dict[str, int]] = {}
+    for position, weight in enumerate(group.weights):
+        parsed = _parse(weight)
+        if parsed is None:
+            continue
+        scope, role, number = parsed
+        roles = found.setdefault((scope, number), {})
+        if role in roles:
+            raise FormatError(f"{printable(weight)!r} comes twice among its weights", where=group.name)
+        roles[role] = position
+    complete = {key: roles for key, roles in found.items() if "moving_mean" in roles and "moving_variance" in roles}
+    _check_numbers(group, found)
+    for roles in complete.values():
+        order = [roles[role] for role in PARAMETERS if role in roles]
+        if order != sorted(order):
+            listed = ", ".join(group.weights[position] for position in sorted(order))
+            raise FormatError(f"names and positions of its weights disagree: {printable(listed)}", where=group.name,
+                              hint="every Keras saves gamma, beta, mean and variance in this order")
+    return [_norm(group, scope, roles) for (scope, _), roles in sorted(complete.items(), key=lambda item: item[1]["moving_mean"])]
+
+
+def _parse(weight: str) -> tuple[str, str, str] | None:
+    """(scope, parameter, number that makes it unique) of a weight's name; None: no parameter of a batch norm."""
+    above, _, last = weight.rpartition("/")
+    found = _NAME.fullmatch(last)
+    if found:
+        return above, found[1], found[2] or ""
+    found = _NAME_OF_KERAS_1.fullmatch(last)
+    return (join(above, found[1]), _ROLES.get(found[2], found[2]), found[3] or "") if found else None
+
+
+def _check_numbers(group: Group, found: Mapping[tuple[str, str], Mapping[str, int]]) -> None:
+    """Refuses gamma, gamma_1, moving_mean, moving_mean_1, ... of one scope unless every number has the same parameters:
+    the numbers are given to each name by itself, so that gamma_1 may belong to moving_mean_2."""
+    for (scope, number), roles in found.items():
+        if number and set(found.get((scope, ""), roles)) != set(roles):
+            raise FormatError(f"several batch norms have the scope {printable(scope)!r}, and not all have the same parameters: "
+                              "it is not clear which belong together", where=group.name)
+
+
+def _norm(group: Group, scope: str, roles: Mapping[str, int]) -> Norm:
+    names = {role: group.weights[position] for role, position in roles.items()}
+    return Norm(scope=scope, datasets={role: f"{group.path}/{name}" for role, name in names.items()},
+                old_name=_NAME.fullmatch(names["moving_variance"].rpartition("/")[2]) is None,
+                on_tensorflow=names["moving_variance"].endswith(":0"))
+
+
+def other_weights(group: Group) -> list[str]:
+    """Names of the weights that no batch norm has, those of renormalisation left out."""
+    return [weight for weight in group.weights
+            if _parse(weight) is None and re.sub(r"(_\d+)?(:\d+)?$", "", weight.rpartition("/")[2]) not in RENORM]
+
+
+def candidates(path: str, node: Node, around: tuple[str, ...] = ()) -> Iterator[Candidate]:
+    """The batch norms at and below `node`, in the order of its layers."""
+    if is_batch_norm(node):
+        yield Candidate(path=path, node=node, around=around)
+        return
+    inside = () if node.is_model else (*around, node.name)
+    for _, child in node.children:
+        yield from candidates(join(path, child.name), child, inside)
+
+
+def has_known_order(node: Node) -> bool:
+    """Whether Keras defines the order of all batch norms below `node`."""
+    return node.is_order_known and all(has_known_order(child) for _, child in node.children)
+
+
+def match(group: Group, norms: Sequence[Norm], found: Sequence[Candidate], *, in_order: bool) -> list[tuple[Norm | None, Candidate | None]]:
+    """Which weights are which layer's, in the order of the model.
+
+    A norm without a candidate lies in a user's class that does not say what it holds; a candidate without a norm was never
+    built. `in_order`: the order of the candidates is that of the model; else whole names alone decide.
+
+    Raises: FormatError where names and order disagree, or allow more than one answer.
+    """
+    if in_order and len(norms) == len(found):
+        for norm, candidate in zip(norms, found):
+            if not _fits(norm, candidate) and any(_is_named(norm, other.node.name) for other in found):
+                raise FormatError(f"names and order disagree: the weights called {printable(norm.scope)!r} stand at the place "
+                                  f"of {printable(candidate.path)!r}", where=group.name)
+        return list(zip(norms, found))
+    if not in_order:
+        return _match_by_name(group, norms, found)
+    if len(norms) > len(found):
+        places = _only_embedding(group, found, norms, lambda candidate, norm: _fits(norm, candidate))
+        owners = dict(zip(places, found))
+        return [(norm, owners.get(place)) for place, norm in enumerate(norms)]
+    places = _only_embedding(group, norms, found, _fits)
+    built = dict(zip(places, norms))
+    return [(built.get(place), candidate) for place, candidate in enumerate(found)]
+
+
+def _match_by_name(group: Group, norms: Sequence[Norm], found: Sequence[Candidate]) -> list[tuple[Norm | None, Candidate | None]]:
+    left = list(norms)
+    pairs: list[tuple[Norm | None, Candidate | None]] = []
+    for candidate in found:
+        named = [norm for norm in norms if _is_named(norm, candidate.node.name)]
+        if len(named) != 1 or named[0] not in left:
+            raise FormatError(f"it is not clear which weights are those of {printable(candidate.path)!r}: its class is the user's own, and "
+                              f"{len(named)} batch norms have that name", where=group.name)
+        left.remove(named[0])
+        pairs.append((named[0], candidate))
+    return pairs + [(norm, None) for norm in left]
+
+
+def _is_named(norm: Norm, name: str) -> bool:
+    return bool(name) and (norm.scope == name or norm.scope.endswith(f"/{name}"))
+
+
+def _fits(norm: Norm, candidate: Candidate) -> bool:
+    """Whether a scope can be this layer's: its name or that of a wrapper, as it is or with TensorFlow's number; or no scope at all."""
+    plain = dataclasses.replace(norm, scope=re.sub(r"_\d+$", "", norm.scope))
+    return not norm.scope or any(_is_named(norm, name) or _is_named(plain, name) for name in (candidate.node.name, *candidate.around))
+
+
+def _only_embedding(group: Group, short: Sequence[S], long: Sequence[L], fits: Callable[[S, L], bool]) -> list[int]:
+    """Places of `short` in `long`, in order, where there is one way only: the first from the left is then the first from the right."""
+    first = _embedding(short, long, fits)
+    last = _embedding(short[::-1], long[::-1], fits)
+    if first is None or last is None:
+        raise FormatError(f"its weights do not fit the config: {len(short)} and {len(long)} batch norms, of which the names do not agree",
+                          where=group.name)
+    if first != [len(long) - 1 - place for place in reversed(last)]:
+        raise FormatError("its weights fit the config in more than one way: some of its batch norms have no config or were never built",
+                          where=group.name)
+    return first
+
+
+def _embedding(short: Sequence[S], long: Sequence[L], fits: Callable[[S, L], bool]) -> list[int] | None:
+    places: list[int] = []
+    for item in short:
+        start = places[-1] + 1 if places else 0
+        place = next((place for place in range(start, len(long)) if fits(item, long[place])), None)
+        if place is None:
+            return None
+        places.append(place)
+    return places
+
+
+def path_of(group: Group, scope: str) -> str:
+    """The path of a batch norm without a config: what its scope says beyond the group's name."""
+    if not scope or re.sub(r"_\d+$", "", scope) == group.name:
+        return group.name
+    parts, own = scope.split("/"), group.name.split("/")
+    for start in range(len(parts) - len(own), -1, -1):  # the last: Keras 3 puts the outer model's name in front
+        if parts[start:start + len(own)] == own:
+            return "/".join(parts[start:])
+    return join(group.name, scope)

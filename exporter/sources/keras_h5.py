@@ -1,0 +1,226 @@
+"""Legacy HDF5 files of Keras: whole models and weights alone, of Keras 0.3 to 2.4, tf.keras, tf_keras and Keras 3.
+
+    0.3         attribute nb_layers, groups layer_0 ... with param_0 ...; or one group "graph". No names, no config
+    1.0 on      attribute layer_names, one group a layer with the attribute weight_names; a whole model keeps them under
+                model_weights and its config in the attribute model_config
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from exporter import dialects
+from exporter.bundle import Bundle, Origin
+from exporter.errors import FormatError, UnsupportedError, UsageError, printable
+from exporter.formats.hdf5 import is_hdf5, open_hdf5
+from exporter.keras_config import Architecture, Node, join, node_tree_from, parse_config
+from exporter.sources._keras_h5_norms import Reading
+from exporter.sources._keras_h5_weights import Candidate, Group, candidates
+
+if TYPE_CHECKING:
+    from exporter.formats.hdf5 import File
+    from exporter.place import Place
+    from exporter.sources import Options
+
+NAME = "keras-h5"
+
+# Weights of each class of Keras 0.3 (read in its source): a file of that time counts them and names none.
+_WEIGHTS_OF_KERAS_0 = {
+    "Dense": 2, "TimeDistributedDense": 2, "MaxoutDense": 2, "Highway": 4, "Embedding": 1, "Convolution1D": 2, "Convolution2D": 2,
+    "Convolution3D": 2, "SimpleRNN": 3, "GRU": 9, "LSTM": 12, "PReLU": 1, "ParametricSoftplus": 2, "SReLU": 4, **dict.fromkeys((
+        "LeakyReLU", "ELU", "ThresholdedLinear", "ThresholdedReLU", "Masking", "TimeDistributedMerge", "Dropout", "Activation", "Reshape",
+        "Permute", "Flatten", "RepeatVector", "ActivityRegularization", "Lambda", "MaskedLambda", "GaussianNoise", "GaussianDropout",
+        *(f"{kind}{rank}D" for kind in ("MaxPooling", "AveragePooling", "UpSampling", "ZeroPadding") for rank in (1, 2, 3))), 0)}
+
+
+def claims(place: Place) -> bool:
+    """HDF5 with the marks of the legacy layout, or without those of the one that Keras 2.12 began (.weights.h5)."""
+    if not is_hdf5(place):
+        return False
+    try:
+        with open_hdf5(place) as file:
+            legacy = {"layer_names", "layer_names0", "model_config", "nb_layers"} & set(file.attributes("")) or file.exists("model_weights")
+            return bool(legacy) or not any(file.exists(name) for name in ("layers", "_layer_checkpoint_dependencies", "vars"))
+    except FormatError:
+        return True  # a damaged file; `read` says what is wrong with it
+
+
+def read(place: Place, options: Options) -> Bundle:
+    """The batch norms of a legacy HDF5 file; see exporter.sources.Source."""
+    with open_hdf5(place) as file:
+        if "nb_layers" in file.attributes("") or (file.is_group("graph") and "nb_params" in file.attributes("graph")):
+            return _read_unnamed(file, place, options)
+        return _read_named(file, place, options)
+
+
+def _read_named(file: File, place: Place, options: Options) -> Bundle:
+    base = "model_weights" if file.is_group("model_weights") and not _has_layer_names(file, "") else ""
+    if not _has_layer_names(file, base):
+        raise FormatError("the attribute layer_names is missing: this is no HDF5 file that Keras wrote, or a damaged one", where=base)
+    said = {name: file.text("", name) or file.text(base, name) for name in ("keras_version", "backend")}
+    text = file.text("", "model_config")
+    architecture = None
+    if text is not None:
+        tree = parse_config(text, "model_config")
+    elif options.architecture is not None:
+        architecture = node_tree_from(options.architecture)
+        tree = architecture.tree
+    reading = Reading(file, _era(said, architecture, options), tree if text is not None or architecture else None,
+                      is_version_unwritten=architecture is not None)
+    groups = _groups(file, base)
+    try:
+        for group, path, node in _placed(groups, reading.tree):
+            reading.add(group, path, node)
+    except FormatError as error:
+        if architecture is None:
+            raise
+        raise _does_not_fit(options, error) from None
+    if text is not None and options.architecture is not None:
+        reading.warnings.append("the file holds its own config; the one given with --architecture is not used")
+    return reading.bundle(Origin(file=place.name, kind=NAME, **_origin(said, architecture)))
+
+
+def _does_not_fit(options: Options, error: FormatError) -> FormatError:
+    name = printable(options.architecture.name) if options.architecture else ""
+    return FormatError(f"the architecture {name} does not fit: {error.what}", where=error.where,
+                       hint="give the architecture of the very model that these weights were saved from")
+
+
+def _has_layer_names(file: File, base: str) -> bool:
+    return any(name.startswith("layer_names") for name in file.attributes(base))
+
+
+def _origin(said: dict[str, str | None], architecture: Architecture | None) -> dict[str, str | None]:
+    if architecture is None:
+        return said
+    return {"keras_version": said["keras_version"] or architecture.keras_version, "backend": said["backend"] or architecture.backend}
+
+
+def _era(said: dict[str, str | None], architecture: Architecture | None, options: Options) -> dialects.Era:
+    """Who wrote the weights: as the file says, else as the user says, else as the architecture's file says."""
+    backend = said["backend"] or options.backend or (architecture.backend if architecture else None)
+    if options.keras_version is not None:
+        given = dialects.era_given(options.keras_version, backend)
+        written = dialects.era_of(said["keras_version"], backend)
+        if written.version not in (None, given.version):
+            raise UsageError(f"--keras-version {printable(options.keras_version, 40)} contradicts the file, which says "
+                             f"{printable(str(said['keras_version']), 40)}", hint="leave the option out")
+        return given
+    return dialects.era_of(said["keras_version"] or (architecture.keras_version if architecture else None), backend)
+
+
+def _groups(file: File, base: str) -> list[Group]:
+    names = file.strings(base, "layer_names") or []
+    seen: set[str] = set()
+    groups = []
+    for name in names:
+        if name in seen:
+            raise FormatError(f"layer_names lists {printable(name)!r} twice", where=base)
+        seen.add(name)
+        path = join(base, name)
+        weights = file.strings(path, "weight_names")
+        if weights is None:
+            raise FormatError("the attribute weight_names is missing", where=name)
+        groups.append(Group(name=name, path=path, weights=tuple(weights)))
+    return groups
+
+
+def _placed(groups: list[Group], tree: Node | None) -> Iterator[tuple[Group, str, Node | None]]:
+    """(group, path, layer) of each group, in the order of the file; without a config the layer is None.
+
+    Raises: FormatError, naming the first difference, where the config and the file do not hold the same layers in the same order.
+    """
+    if tree is None:
+        yield from ((group, group.name, None) for group in groups)
+        return
+    layers = list(_saved_layers(tree))
+    named = {group.name for group in groups}
+    nameless = [group for group in groups if group.name not in {node.name for _, node in layers}]
+    unnamed = [number for number, (_, node) in enumerate(layers) if not node.name]
+    if len(unnamed) == len(nameless):  # a Sequential in a Sequential of Keras 1 has its name in layer_names only
+        for number, group in zip(unnamed, nameless):
+            above, node = layers[number]
+            layers[number] = above, dataclasses.replace(node, name=group.name)
+    absent = next((node for _, node in layers if node.name not in named and any(candidates(node.name, node))), None)
+    if absent is not None:
+        raise FormatError("the config has this layer and the file holds no weights of it", where=absent.name)
+    yield from _in_order(groups, [(above, node) for above, node in layers if node.name in named])
+
+
+def _in_order(groups: list[Group], layers: list[tuple[str, Node]]) -> Iterator[tuple[Group, str, Node]]:
+    left = iter(layers)
+    for group in groups:
+        if all(node.name != group.name for _, node in layers):
+            if group.weights:
+                raise FormatError("the file holds weights of this layer and the config has no such layer", where=group.name)
+            continue
+        above, node = next(left, ("", None))
+        if node is None or node.name != group.name:
+            raise FormatError("the layers stand in another order in layer_names than in the config, or twice: "
+                              f"{printable(node.name) if node else 'nothing'!r} is expected here", where=group.name)
+        yield group, join(above, node.name), node
+
+
+def _saved_layers(tree: Node, above: str = "") -> Iterator[tuple[str, Node]]:
+    """(outer path, layer) of the layers that have groups: those of the model, of a legacy Merge of Keras 1 those of its branches."""
+    for _, child in tree.children:
+        if child.base_name == "Merge" and child.children:
+            outer = join(above, child.name)
+            for _, branch in child.children:
+                if branch.children:
+                    yield from _saved_layers(branch, join(outer, branch.name))
+                else:
+                    yield outer, branch
+        else:
+            yield above, child
+
+
+def _read_unnamed(file: File, place: Place, options: Options) -> Bundle:
+    """Keras 0.3: a layer's weights are numbered in the order in which the config has them."""
+    if options.architecture is None:
+        raise UnsupportedError("weights of Keras 0.3 have no names, and neither epsilon nor the kinds of the layers are in the file",
+                               hint="give the config with --architecture model.json")
+    architecture = node_tree_from(options.architecture)
+    reading = Reading(file, dialects.Era(version=(0, 3, 0)), architecture.tree)
+    try:
+        if file.is_group("graph"):
+            _add_unnamed(reading, "graph", "", architecture.tree)
+        else:
+            count = file.integer("", "nb_layers")
+            if count != len(architecture.tree.children):
+                raise FormatError(f"{count} layers are in the file, {len(architecture.tree.children)} in the config")
+            for number, (_, child) in enumerate(architecture.tree.children):
+                _add_unnamed(reading, f"layer_{number}", child.name, child)
+    except FormatError as error:
+        raise _does_not_fit(options, error) from None
+    return reading.bundle(Origin(file=place.name, kind=NAME))
+
+
+def _add_unnamed(reading: Reading, group: str, path: str, node: Node) -> None:
+    found: list[tuple[Candidate, int]] = []
+    if not any(candidates(path, node)):
+        return
+    expected = _count(path, node, 0, found)
+    count = reading.file.integer(group, "nb_params")
+    if count != expected:
+        raise FormatError(f"{count} parameters are in the file, {expected} in the config", where=group)
+    for candidate, first in found:
+        reading.add_unnamed(candidate, [f"{group}/param_{first + number}" for number in range(4)])
+
+
+def _count(path: str, node: Node, first: int, found: list[tuple[Candidate, int]]) -> int:
+    """The number after that of the last parameter of `node`, whose first is `first`; its batch norms are added to `found`."""
+    own = list(candidates(path, node))
+    if own and own[0].node is node:
+        found.append((own[0], first))
+        return first + 4
+    if node.class_name in ("Sequential", "Graph", "Merge"):
+        for _, child in node.children:
+            first = _count(join(path, child.name), child, first, found)
+        return first
+    if node.class_name not in _WEIGHTS_OF_KERAS_0:
+        raise FormatError(f"how many parameters a layer of class {printable(node.class_name)} has is not known, so those after it "
+                          "have no place", where=node.name)
+    return first + _WEIGHTS_OF_KERAS_0[node.class_name]
