@@ -51,7 +51,11 @@ def read_tf1(checkpoint: Checkpoint, meta: Place | None, place: Place, options: 
     if meta is None:
         found, skipped = _by_name(checkpoint, options)
         return Bundle(layers=tuple(found), skipped=tuple(skipped), origin=Origin(file=place.name, kind=NAME))
-    graph = MetaGraph(open_file(meta), meta.name)
+    return read_graph(checkpoint, MetaGraph(open_file(meta), meta.name), place, options)
+
+
+def read_graph(checkpoint: Checkpoint, graph: MetaGraph, place: Place, options: Options) -> Bundle:
+    """The batch norms of a graph whose saver wrote this checkpoint."""
     norms = find_norms(graph.graph)
     if options.ema == "yes":
         norms = [_of_inference(norm) for norm in norms]
