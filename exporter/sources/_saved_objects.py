@@ -1,0 +1,102 @@
+"""Batch norms of a SavedModel's object graph: which they are, what Keras says about them, and where their numbers lie."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from exporter.dialects import Era, era_of
+from exporter.errors import FormatError, printable
+from exporter.formats.object_graph import CheckpointGraph, SavedGraph, read_metadata
+from exporter.formats.strict_json import parse_json
+from exporter.keras_config import Node, NormFields, is_batch_norm, join, model_tree, norm_fields
+
+if TYPE_CHECKING:
+    from exporter.place import Place
+    from exporter.sources._objects import Found
+
+
+class KerasMetadata:
+    """Keras's JSON about each object: in keras_metadata.pb from TensorFlow 2.5 on, before that beside the object itself."""
+
+    def __init__(self, place: Place, saved: SavedGraph) -> None:
+        self._separate = read_metadata(place.read(), place.name) if place.is_file() else None
+        self._saved = saved
+        self._where = place.name if self._separate is not None else saved.where
+        self._parsed: dict[int, dict[str, Any]] = {}
+
+    def path(self, found: Found) -> str:
+        """The names of the Keras objects on the way to one, without the model's own; "" where its own is not known."""
+        nodes = found.way[0]
+        if not self._name(found.node):
+            return ""
+        path = ""
+        for node in nodes[1:] or nodes:
+            path = join(path, self._name(node))
+        return path
+
+    def config(self, node: int) -> tuple[Node, NormFields] | None:
+        """The config of a batch norm, None where there is none or it is no batch norm's."""
+        said = self._json(node)
+        if not isinstance(said.get("class_name"), str) or not isinstance(said.get("config"), dict):
+            return None
+        tree = model_tree({"class_name": said["class_name"], "config": said["config"]}, self._where)
+        if not is_batch_norm(tree):
+            return None
+        config = norm_fields(tree)
+        return tree, config if config.ndim is not None else dataclasses.replace(config, ndim=_rank(said))
+
+    def _name(self, node: int) -> str:
+        name = self._json(node).get("name")
+        return name if isinstance(name, str) else ""
+
+    def _json(self, node: int) -> dict[str, Any]:
+        found = self._parsed.get(node)
+        if found is None:
+            text = self._saved.metadata(node) if self._separate is None else self._separate.get(node, b"")
+            value = parse_json(text, f"{self._where}: metadata of node {node}") if text.strip() else {}
+            if not isinstance(value, dict):
+                raise FormatError(f"the metadata of node {node} is not a JSON object", where=self._where)
+            found = self._parsed[node] = value
+        return found
+
+
+def _rank(said: dict[str, Any]) -> int | None:
+    """Rank of the input that a layer was built on, from what TensorFlow 1.15 to 2.21 recorded of it."""
+    shape = said.get("build_input_shape", said.get("batch_input_shape"))
+    shape = shape.get("items") if isinstance(shape, dict) else shape
+    if isinstance(shape, list) and len(shape) > 1 and not any(isinstance(size, (list, dict)) for size in shape):
+        return len(shape)
+    spec = said.get("input_spec")
+    config = spec.get("config") if isinstance(spec, dict) else None
+    rank = config.get("ndim") if isinstance(config, dict) else None
+    return rank if type(rank) is int and rank > 1 else None
+
+
+def stored_keys(saved: SavedGraph, stored: CheckpointGraph, found: Found) -> dict[str, str]:
+    """Where the checkpoint keeps each parameter. Both object graphs number the same objects alike, which is checked here."""
+    keys = {}
+    for role, node in found.variables.items():
+        same = found.node < len(stored) and stored.children(found.node).get(role) == node
+        value = stored.stored(node) if same else None
+        if value is None:
+            name = saved.variable_name(node) or f"node {node}"
+            raise FormatError(f"the {role} {printable(name)} is missing from the object graph of the checkpoint", where=stored.where)
+        keys[role] = value.key
+    return keys
+
+
+def era_of_tensorflow(version: str | None) -> Era:
+    """The era of tf.keras in this TensorFlow: its Keras had numbers of its own up to 2.3, and TensorFlow's from then to 2.15."""
+    era = era_of(version, "tensorflow")
+    if era.version is not None and era.version < (2, 4, 0):
+        return Era(version=(2, 1, 6) if era.version < (1, 13, 0) else (2, 2, 4), backend="tensorflow", is_tf_keras=True)
+    return dataclasses.replace(era, is_tf_keras=True)
+
+
+def without_model(scopes: Iterable[str]) -> str:
+    """The name of the model, with its slash, that all of several scopes begin with: "net/" of "net/a" and "net/b/c"; else ""."""
+    parts = [scope.split("/") for scope in set(scopes)]
+    first = {part[0] for part in parts}
+    return f"{first.pop()}/" if len(parts) > 1 and len(first) == 1 and all(len(part) > 1 for part in parts) else ""

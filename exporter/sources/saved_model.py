@@ -1,0 +1,198 @@
+"""SavedModels: the folders of tf.saved_model.save, model.save, model.export, of TensorFlow 1's builder and estimators.
+
+Batch norms come from the object graph of saved_model.pb, their numbers from variables/ by the node of each variable, their
+configs from Keras's metadata. Where there is none, the graph itself tells which variables are a batch norm's, and its epsilon.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from exporter.bundle import Bundle, Origin
+from exporter.dialects import FUSED_MINIMUM
+from exporter.errors import FormatError, UnsupportedError, names
+from exporter.formats.graph_def import MetaGraph, open_file
+from exporter.formats.object_graph import OBJECT_GRAPH, SavedGraph
+from exporter.formats.protobuf import Message, fields
+from exporter.formats.tensor_bundle import Checkpoint, TensorBundle, open_checkpoint
+from exporter.place import Place
+from exporter.sources._graph_layers import Stored, layers
+from exporter.sources._objects import Found, ObjectNames, batch_norm, find_norms, open_graph
+from exporter.sources._saved_graph import SavedFunctions, key_of
+from exporter.sources._saved_objects import KerasMetadata, era_of_tensorflow, stored_keys, without_model
+
+if TYPE_CHECKING:
+    from exporter.layer import BatchNorm
+    from exporter.sources import Options
+    from exporter.sources._graph import GraphNorm
+    from exporter.sources._graph_trace import Variable
+
+NAME = "saved-model"
+MODEL, TEXT_MODEL, METADATA, VARIABLES = "saved_model.pb", "saved_model.pbtxt", "keras_metadata.pb", "variables/variables.index"
+ARCHITECTURE = "assets/saved_model.json"  # of tf.keras' export_saved_model in TensorFlow 1.12 to 2.0
+
+# Field numbers of saved_model.proto and meta_graph.proto.
+MODEL_META_GRAPHS = 2
+META_INFO, META_OBJECTS = 1, 7
+INFO_TAGS, INFO_VERSION = 4, 5
+
+Skipped = list[tuple[str, str]]
+
+
+def claims(place: Place) -> bool:
+    """A folder that holds saved_model.pb, or that file itself."""
+    folder = _folder(place)
+    return folder is not None and (folder.child(MODEL).is_file() or folder.child(TEXT_MODEL).is_file())
+
+
+def read(place: Place, options: Options) -> Bundle:
+    """The batch norms of a SavedModel."""
+    folder = _folder(place)
+    assert folder is not None
+    if not folder.child(MODEL).is_file():
+        raise UnsupportedError("a SavedModel in text form is not read", where=TEXT_MODEL, hint="load it with TensorFlow and save it again")
+    part = _choose(_parts(folder.child(MODEL)))
+    index = folder.child(VARIABLES)
+    if not index.is_file():
+        raise FormatError("the SavedModel has no variables: their index is missing", where=VARIABLES)
+    with open_checkpoint(index) as checkpoint:
+        found = _read(part, checkpoint, folder, options)
+    return found.replace(origin=Origin(file=place.name, kind=NAME, tensorflow_version=part.tensorflow_version))
+
+
+def _folder(place: Place) -> Place | None:
+    if place.is_folder():
+        return place
+    return place.parent() if place.name in (MODEL, TEXT_MODEL) else None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Part:
+    """One of the graphs of a SavedModel with what belongs to it; `data` is its MetaGraphDef."""
+
+    data: bytes
+    tags: tuple[str, ...]
+    tensorflow_version: str | None
+    objects: SavedGraph | None
+
+
+def _parts(place: Place) -> list[Part]:
+    try:
+        found = fields(open_file(place)).get(MODEL_META_GRAPHS, [])
+        parts = [_part(data, place.name) for data in found if not isinstance(data, int)]
+    except FormatError as error:
+        error.where = error.where or place.name
+        error.hint = error.hint or "the file is cut short or is no SavedModel: copy or download it again"
+        raise
+    if not parts:
+        raise FormatError("it holds no graph: it is cut short, or no SavedModel", where=place.name)
+    return parts
+
+
+def _part(data: bytes, where: str) -> Part:
+    found = fields(data)
+
+    def message(number: int) -> Message:
+        return Message(b"".join(bytes(value) for value in found.get(number, []) if not isinstance(value, int)), where)
+
+    info, objects = message(META_INFO), SavedGraph(message(META_OBJECTS))
+    return Part(data, tuple(info.texts(INFO_TAGS)), info.text(INFO_VERSION) or None, objects if len(objects) else None)
+
+
+def _choose(parts: list[Part]) -> Part:
+    """The one of inference: TensorFlow 2 writes one, estimators one each for train, eval and serve."""
+    return min(parts, key=lambda part: (part.objects is None, "serve" not in part.tags, "train" in part.tags))
+
+
+def _read(part: Part, checkpoint: Checkpoint, folder: Place, options: Options) -> Bundle:
+    origin = Origin(file=folder.name, kind=NAME)
+    has_objects = isinstance(checkpoint, TensorBundle) and OBJECT_GRAPH in checkpoint
+    if has_objects and part.objects is not None and isinstance(checkpoint, TensorBundle):
+        found, skipped = _Reader(part, part.objects, checkpoint, folder).read()
+        return Bundle(layers=tuple(found), skipped=tuple(skipped), origin=origin)
+    if has_objects and isinstance(checkpoint, TensorBundle) and folder.child(ARCHITECTURE).is_file():
+        from exporter.sources.tf_checkpoint import read_objects
+
+        return read_objects(checkpoint, folder, folder.child(ARCHITECTURE))
+    from exporter.sources._tf1 import read_graph
+
+    return read_graph(checkpoint, MetaGraph(part.data, MODEL), folder, options)
+
+
+class _Reader:
+    """Reads a SavedModel that has an object graph."""
+
+    def __init__(self, part: Part, objects: SavedGraph, checkpoint: TensorBundle, folder: Place) -> None:
+        self._part, self._saved, self._checkpoint = part, objects, checkpoint
+        self._stored = open_graph(checkpoint)
+        self._keras = KerasMetadata(folder.child(METADATA), objects)
+        self._era = era_of_tensorflow(part.tensorflow_version)
+
+    def read(self) -> tuple[list[BatchNorm], Skipped]:
+        """The layers, and (path, reason) of those that are there and cannot be had."""
+        found = find_norms(self._saved, self._saved.is_variable)
+        return self._by_objects(found) if found else self._by_graph()
+
+    def _by_objects(self, norms: list[Found]) -> tuple[list[BatchNorm], Skipped]:
+        by_name = ObjectNames(self._stored)
+        found: list[tuple[Found, BatchNorm, bool]] = []
+        skipped = []
+        for norm in norms:
+            path = self._keras.path(norm) or by_name.path(norm.node)
+            if norm.strange:
+                skipped.append((path, f"it also holds {names(norm.strange)}, which no BatchNormalization has"))
+                continue
+            node, config = self._keras.config(norm.node) or (None, None)
+            keys = stored_keys(self._saved, self._stored, norm)
+            layer = batch_norm(self._checkpoint, keys, path, node=node, config=config, era=self._era)
+            found.append((norm, layer, node is not None))
+        return self._with_graph(found), skipped
+
+    def _with_graph(self, found: list[tuple[Found, BatchNorm, bool]]) -> list[BatchNorm]:
+        """The layers with what only the graph says: all of those without a config, and the epsilon of fused kernels."""
+        clamps = self._era.version is None or self._era.version < (2, 12, 0)
+        asked = [norm.variables["moving_variance"] for norm, layer, has_config in found
+                 if not has_config or layer.epsilon is None or (clamps and layer.epsilon < FUSED_MINIMUM)]
+        if not asked:
+            return [layer for _, layer, _ in found]
+        by_variance = SavedFunctions(self._part.data, self._saved).norms_of(asked)
+        return [self._completed(layer, norm, by_variance.get(norm.variables["moving_variance"], [])) for norm, layer, _ in found]
+
+    def _completed(self, layer: BatchNorm, found: Found, norms: list[GraphNorm]) -> BatchNorm:
+        norms = [norm for norm in norms if _plays(norm, found)]
+        epsilons = {norm.epsilon for norm in norms if norm.epsilon is not None}
+        if len(epsilons) != 1:
+            return layer
+        epsilon = epsilons.pop()
+        if layer.epsilon is not None:
+            return layer.replace(effective_epsilon=epsilon if np.float32(epsilon) != np.float32(layer.epsilon) else None)
+        same, _ = layers([norm for norm in norms if not norm.reason][:1], self._values, self._part.tensorflow_version or "")
+        if not same:
+            return layer.replace(epsilon=epsilon)
+        return same[0].replace(path=layer.path, name=layer.name, class_name=layer.class_name)
+
+    def _by_graph(self) -> tuple[list[BatchNorm], Skipped]:
+        """The batch norms of objects that are no Keras layers, as model.export writes: by the functions alone."""
+        norms = SavedFunctions(self._part.data, self._saved).norms()
+        model = without_model(name.rpartition("/")[0] for node in range(len(self._saved)) if (name := self._saved.variable_name(node)))
+        found, skipped = layers(norms, self._values, self._part.tensorflow_version or "")
+        named = [(layer, layer.path.removeprefix(model)) for layer in found]
+        return ([layer.replace(path=path, name=path.rpartition("/")[2]) for layer, path in named],
+                [(path.removeprefix(model), reason) for path, reason in skipped])
+
+    def _values(self, variable: Variable) -> Stored | None:
+        node = key_of(variable)
+        stored = self._stored.stored(node) if node is not None and node < len(self._stored) else None
+        if stored is None:
+            return None
+        return Stored(self._checkpoint.read(stored.key), self._checkpoint.info(stored.key).dtype)
+
+
+def _plays(norm: GraphNorm, found: Found) -> bool:
+    """Whether the graph gives the variables the roles that they have by name."""
+    mean = norm.moving[0] if norm.moving else norm.mean
+    roles = {"moving_mean": key_of(mean), "gamma": key_of(norm.gamma), "beta": key_of(norm.beta)}
+    return all(key is None or found.variables.get(role) == key for role, key in roles.items())
