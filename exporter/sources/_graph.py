@@ -348,12 +348,12 @@ def _affine(source: Source, neutral: float) -> Source | None:
 
 def _with_paths(norms: list[GraphNorm]) -> list[GraphNorm]:
     """Paths by the variables' scopes; where several layers share one (a whole model's variables in it), by the ops' if these differ."""
-    paths = [_variable_scope(norm) or _op_scope(norm) for norm in norms]
+    paths = [_variable_scope(norm) or op_scope(norm.node) for norm in norms]
     by_path: dict[str, list[int]] = {}
     for number, path in enumerate(paths):
         by_path.setdefault(path, []).append(number)
     for numbers in by_path.values():
-        scopes = [_op_scope(norms[number]) for number in numbers]
+        scopes = [op_scope(norms[number].node) for number in numbers]
         if len(numbers) > 1 and len(set(scopes)) == len(scopes):
             for number, scope in zip(numbers, scopes):
                 paths[number] = scope
@@ -372,10 +372,10 @@ def _variable_scope(norm: GraphNorm) -> str:
     return ""
 
 
-def _op_scope(norm: GraphNorm) -> str:
-    """The scope of its ops without the parts that are the same for every batch norm; its last op's name where nothing is left."""
-    parts = norm.node.name.split("/")
-    if not FUSED.fullmatch(norm.node.op) and len(parts) > 1:
+def op_scope(node: Node) -> str:
+    """The scope of an op of a batch norm without the parts that are the same for every batch norm; its last op's name where nothing is left."""
+    parts = node.name.split("/")
+    if not FUSED.fullmatch(node.op) and len(parts) > 1:
         parts.pop()
     whole = list(parts)
     while parts and INNER_SCOPE.fullmatch(parts[-1]):

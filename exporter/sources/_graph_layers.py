@@ -87,7 +87,7 @@ def _stored(role: str, source: Parameter, read: Read) -> Stored:
         raise Unresolved(f"its {role} is made by the graph, not stored")
     found = _whole(source, read)
     if found is None:
-        raise Unresolved(f"its {role}, the variable {printable(source.name)}, is not in the checkpoint")
+        raise Unresolved(f"the file holds no value of its {role}, the variable {printable(source.name)}")
     if found.values.size > MOST_VALUES:
         raise Unresolved(f"its {role} has {found.values.size} values")
     return dataclasses.replace(found, values=_reshaped(role, found.values, source.shaping))

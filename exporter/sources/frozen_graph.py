@@ -1,0 +1,123 @@
+"""Frozen graphs: a GraphDef in which variables became constants (freeze_graph, convert_variables_to_constants), as a .pb file.
+
+Graph tools fold batch norm away, all of it or a part. What they left whole is exported; what they folded is named.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from exporter.bundle import Bundle, Origin
+from exporter.errors import FormatError, UnsupportedError, names
+from exporter.formats.graph_def import Graph, MetaGraph, open_file
+from exporter.formats.protobuf import fields, varint
+from exporter.sniff import FOLDED, ORIGINAL
+from exporter.sources._graph import GraphNorm, find_norms, op_scope
+from exporter.sources._graph_layers import layers
+from exporter.sources._graph_trace import FUSED, VARIABLES
+
+if TYPE_CHECKING:
+    from exporter.place import Place
+    from exporter.sources import Options
+
+NAME = "frozen-graph"
+
+# Field numbers of saved_model.proto: a SavedModel begins with its schema version, 1, and the first of its graphs.
+SAVED_MODEL, SAVED_MODEL_GRAPHS = b"\x08\x01\x12", 2
+FOLDABLE = frozenset({"Conv2D", "DepthwiseConv2dNative", "Conv3D", "Conv2DBackpropInput", "MatMul"})
+SCALES = frozenset({"Mul", "Add", "AddV2", "Sub", "BiasAdd"})
+
+_OP = re.compile(rb"[A-Za-z_][A-Za-z0-9_.>]*")
+_TEXT = re.compile(rb"\s*(#[^\n]*\n\s*)*(node|versions|library|meta_info_def|graph_def)\s*:?\s*\{")
+_CHAIN_SCOPE = re.compile(r"batchnorm(_\d+)?")
+
+
+def claims(place: Place) -> bool:
+    """A GraphDef, or what holds one: a MetaGraphDef, a SavedModel's file under another name; in binary or text form."""
+    return _kind(place.head(4096)) is not None
+
+
+def read(place: Place, options: Options) -> Bundle:
+    """The batch norms whose parameters are constants of the graph. Raises: FormatError, UnsupportedError (not frozen, folded, text)."""
+    kind = _kind(place.head(4096))
+    if kind == "text":
+        raise UnsupportedError("this is a graph in text form, which is not read", hint="write it with as_text=False")
+    data = open_file(place)
+    if kind == "saved model":
+        graphs = [MetaGraph(one, place.name) for one in _graphs(data, place.name)]
+        graph, version = graphs[0].graph, graphs[0].tensorflow_version
+    elif kind == "meta graph":
+        meta = MetaGraph(data, place.name)
+        graph, version = meta.graph, meta.tensorflow_version
+    else:
+        graph, version = Graph(data, place.name), ""
+    norms = find_norms(graph)
+    found, skipped = layers(norms, lambda variable: None, version)
+    skipped += ((scope, f"it was folded: {FOLDED}") for scope in _folded(graph, norms))
+    if not found:
+        _refuse(graph, norms, skipped)
+    origin = Origin(file=place.name, kind=NAME, tensorflow_version=version or None)
+    return Bundle(layers=tuple(found), skipped=tuple(skipped), origin=origin)
+
+
+def _refuse(graph: Graph, norms: list[GraphNorm], skipped: list[tuple[str, str]]) -> None:
+    """The error for a graph from which nothing can be had, where there is a reason for the whole of it."""
+    ops = {node.op for node in graph.main.nodes.values()}
+    if norms and ops & VARIABLES:
+        raise UnsupportedError("this graph is not frozen: its variables are in a checkpoint",
+                               hint="give the checkpoint, with this graph beside it as its .meta file, or the SavedModel's folder")
+    if not norms and skipped:
+        raise UnsupportedError(f"batch norm was folded away ({names(scope for scope, _ in skipped)}): {FOLDED}", hint=ORIGINAL)
+    if not norms and ops & FOLDABLE:
+        raise UnsupportedError(f"the graph holds no batch norm; if the model had any, it was folded away: {FOLDED}", hint=ORIGINAL)
+
+
+def _folded(graph: Graph, norms: list[GraphNorm]) -> Iterator[str]:
+    """Scopes in which names say that there was a batch norm: a tool replaced its ops by a product and a sum, and kept their names."""
+    whole = {op_scope(norm.node) for norm in norms}
+    roots = {node.name.rpartition("/")[0] for node in graph.main.nodes.values() if node.op in ("Rsqrt", "Sqrt")}
+    for node in graph.main.nodes.values():
+        scope, _, last = node.name.rpartition("/")
+        named = FUSED.fullmatch(re.sub(r"_\d+$", "", last)) or (_CHAIN_SCOPE.fullmatch(scope.rpartition("/")[2]) and scope not in roots)
+        if node.op in SCALES and named and op_scope(node) not in whole:
+            whole.add(op_scope(node))
+            yield op_scope(node)
+
+
+def _graphs(data: bytes, where: str) -> list[bytes]:
+    found = [one for one in fields(data).get(SAVED_MODEL_GRAPHS, []) if not isinstance(one, int)]
+    if not found:
+        raise FormatError("the SavedModel holds no graph", where=where)
+    return found
+
+
+def _kind(head: bytes) -> str | None:
+    """What the first bytes are: "graph", "meta graph", "saved model", "text", or None."""
+    if _TEXT.match(head):
+        return "text"
+    if head.startswith(SAVED_MODEL):
+        return "saved model"
+    try:
+        if head[:1] != b"\x0a":
+            return None
+        size, at = varint(head, 1, len(head))
+        inside = head[at : at + size]
+        return _kind_of_first(inside) if size else None
+    except FormatError:
+        return None
+
+
+def _kind_of_first(inside: bytes) -> str | None:
+    """A GraphDef begins with a node: name, then op. A MetaGraphDef with its info: version, list of ops, tags, version of TensorFlow."""
+    at = 0
+    if inside[:1] == b"\x0a":
+        size, at = varint(inside, 1, len(inside))
+        at += size
+    if inside[at : at + 1] == b"\x12":
+        size, start = varint(inside, at + 1, len(inside))
+        if _OP.fullmatch(inside[start : start + size]) and start > 2:
+            return "graph"
+        return "meta graph" if inside[start : start + 1] == b"\x0a" else None
+    return "meta graph" if inside[at : at + 1] in (b"\x22", b"\x2a") else None
