@@ -15,7 +15,7 @@ from typing import Protocol
 from exporter.bundle import Bundle
 from exporter.errors import UsageError
 
-TARGETS = ("bundle_json", "numpy_npz", "safetensors_file", "html_report")
+TARGETS = ("bundle_json", "numpy_npz", "safetensors_file", "onnx_model", "c_header", "table_csv", "table_md", "html_report")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,7 +43,7 @@ class Target(Protocol):
 
 def target_for(name: str) -> Target:
     """The target whose SUFFIXES hold the suffix of `name`, "/" being that of a folder; UsageError where none does."""
-    suffix = PurePath(name).suffix.lower()
+    suffix = "/" if name.endswith(("/", os.sep)) else PurePath(name).suffix.lower()
     known: list[str] = []
     for module in TARGETS:
         target: Target = importlib.import_module(f"exporter.targets.{module}")

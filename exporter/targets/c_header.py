@@ -1,0 +1,113 @@
+"""A C99 header: one `static const` array a parameter, so that the device needs no parser and no file.
+
+Numbers are hexadecimal floating constants (C99 6.4.4.2), exact under every compiler. float16 and bfloat16 values are written as float,
+which holds them exactly. Where `batchnorm.h` of the runtimes is included first, the header also has a table of the layers for it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from exporter import __version__, vectors
+from exporter.bundle import Bundle
+from exporter.formula import round_to, scale_and_offset
+from exporter.layer import PARAMETERS, BatchNorm
+from exporter.targets import Options
+from exporter.targets.bundle_json import FORMULA
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+NAME = "c-header"
+SUFFIXES = (".h",)
+LONGEST_STEM = 45  # with the longest ending, "_moving_variance", below the 63 characters that C99 5.2.4.1 tells apart
+NUMBERS_A_LINE = 6
+
+
+def write(bundle: Bundle, options: Options) -> bytes:
+    """The header, in ASCII."""
+    guard = f"BN_BUNDLE_{bundle.digest()[7:23].upper()}_H"
+    stems = identifiers(bundle.paths())
+    lines = [f"/* {_comment(bundle.origin.file)} ({_comment(bundle.origin.kind)}), written by bn-export {__version__}.",
+             f" * {FORMULA}", f" * {bundle.digest()} */", f"#ifndef {guard}", f"#define {guard}", ""]
+    for stem, layer in zip(stems, bundle):
+        lines += _layer(stem, layer, options)
+    if bundle.layers:
+        rows = [_row(stem, layer, options.vectors) for stem, layer in zip(stems, bundle)]
+        lines += ["#ifdef BATCHNORM_H", f"enum {{ bn_layer_count = {len(bundle)} }};",
+                  "static const bn_layer bn_layers[bn_layer_count] = {", *rows, "};", "#endif", ""]
+    return "\n".join([*lines, "#endif", ""]).encode("ascii")
+
+
+def identifiers(paths: Iterable[str]) -> list[str]:
+    """An identifier for each path, all different: other characters than ASCII letters and digits become "_"."""
+    taken: set[str] = set()
+    found = []
+    for path in paths:
+        base = re.sub("[^A-Za-z0-9]+", "_", path).strip("_")
+        base = base if base[:1].isalpha() else f"bn_{base}".rstrip("_")  # a leading digit, or nothing left
+        stem, number = base[:LONGEST_STEM], 2
+        while stem in taken:
+            ending = f"_{number}"
+            stem, number = base[:LONGEST_STEM - len(ending)] + ending, number + 1
+        taken.add(stem)
+        found.append(stem)
+    return found
+
+
+def _layer(stem: str, layer: BatchNorm, options: Options) -> Iterator[str]:
+    kind = "double" if layer.dtype == "float64" else "float"
+    lacking = [f"no {name}: use {value}" for name, value in (("gamma", 1), ("beta", 0)) if getattr(layer, name) is None]
+    shape = "x".join(map(str, layer.shape))
+    facts = [f"shape {shape}, axis {', '.join(map(str, layer.axis or ()))}", f"stored as {layer.dtype}", *lacking]
+    yield f"/* {_comment(layer.path)}: {'; '.join(facts)} */"
+    yield f"enum {{ {stem}_channels = {layer.moving_mean.size} }};"
+    yield f"static const double {stem}_epsilon = {_number(float(layer.epsilon or 0.0))};"
+    arrays = {name: (kind, values) for name, values in layer.parameters().items()}
+    if options.folded:
+        folded = (round_to(values, "float64" if kind == "double" else "float32") for values in scale_and_offset(layer))
+        arrays |= {name: (kind, values) for name, values in zip(("scale", "offset"), folded)}
+    if options.vectors:
+        arrays |= {name: (kind, rows) for name, rows in zip(("input", "output"), vectors.make(layer))}
+    for name, (kind, values) in arrays.items():
+        yield from _array(f"{stem}_{name}", kind, values)
+    yield ""
+
+
+def _array(name: str, kind: str, values: NDArray[Any]) -> Iterator[str]:
+    ending = "f" if kind == "float" else ""
+    numbers = [_number(value) + ending for value in values.ravel().tolist()]
+    yield f"static const {kind} {name}[{len(numbers)}] = {{"
+    for start in range(0, len(numbers), NUMBERS_A_LINE):
+        yield f"    {', '.join(numbers[start:start + NUMBERS_A_LINE])},"
+    yield "};"
+
+
+def _number(value: float) -> str:
+    """0x1.99999ap-4 rather than float.hex's 0x1.99999a0000000p-4."""
+    return re.sub(r"\.?0*p", "p", value.hex())
+
+
+def _row(stem: str, layer: BatchNorm, with_vectors: bool) -> str:
+    axis, shape = (", ".join(map(str, sizes)) for sizes in (layer.axis or (), layer.shape))
+    arrays = [f"{stem}_{name}" if getattr(layer, name) is not None else "0" for name in PARAMETERS]
+    rows = [f"{stem}_input", f"{stem}_output", "2"] if with_vectors else ["0", "0", "0"]
+    fields = [_string(layer.path), f"BN_{layer.dtype.upper()}", f"{stem}_channels", str(len(layer.shape)), f"{{{axis}}}", f"{{{shape}}}",
+              _number(float(layer.epsilon or 0.0)), *arrays, *rows]
+    return f"    {{{', '.join(fields)}}},"
+
+
+def _comment(text: str) -> str:
+    """Text for a comment: no character of it can end the comment, open another or reach the compiler as a trigraph."""
+    return "".join(c if c.isascii() and c.isprintable() and c not in "*?\\" else _escape(c) for c in text)
+
+
+def _string(text: str) -> str:
+    plain = "".join(c if c.isascii() and c.isprintable() and c not in "\"?\\" else _escape(c) for c in text)
+    return f'"{plain}"'
+
+
+def _escape(character: str) -> str:
+    return "".join(f"\\{byte:03o}" for byte in character.encode("utf-8", "surrogatepass"))

@@ -1,0 +1,44 @@
+"""A table for a spreadsheet, R or pandas: one row a channel, with every number of the layer and the folded scale and offset."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from exporter.bundle import Bundle
+from exporter.formula import scale_and_offset
+from exporter.layer import PARAMETERS, BatchNorm
+from exporter.targets import Options
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+NAME = "csv"
+SUFFIXES = (".csv",)
+COLUMNS = ("path", "channel", "epsilon", *PARAMETERS, "scale", "offset")
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")  # a cell that starts so is run by spreadsheets, whatever its quotes
+
+
+def write(bundle: Bundle, options: Options) -> bytes:
+    """RFC 4180 in UTF-8; numbers with the digits that bring them back bit for bit, an absent gamma or beta as an empty cell."""
+    text = io.StringIO(newline="")
+    table = csv.writer(text)
+    table.writerow(COLUMNS)
+    for layer in bundle:
+        table.writerows(_rows(layer))
+    return text.getvalue().encode()
+
+
+def _rows(layer: BatchNorm) -> Iterator[list[str]]:
+    path = f"'{layer.path}" if layer.path.startswith(FORMULA_STARTS) else layer.path
+    stored = [getattr(layer, name) for name in PARAMETERS]
+    columns = [_digits(values, layer.moving_mean.size) for values in (*stored, *scale_and_offset(layer))]
+    for channel, numbers in enumerate(zip(*columns)):
+        yield [path, str(channel), repr(layer.epsilon), *numbers]
+
+
+def _digits(values: NDArray[Any] | None, count: int) -> list[str]:
+    """The digits of each value as a double: they come back both as a double and, rounded, as the layer's dtype."""
+    return [""] * count if values is None else [repr(value) for value in values.ravel().tolist()]

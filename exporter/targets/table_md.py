@@ -1,0 +1,48 @@
+"""A Markdown table for a README or a model card: one row a layer."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+from exporter.bundle import Bundle
+from exporter.errors import printable
+from exporter.formula import scale_and_offset
+from exporter.layer import BatchNorm
+from exporter.targets import Options
+from exporter.targets.bundle_json import FORMULA
+
+NAME = "markdown"
+SUFFIXES = (".md",)
+COLUMNS = ("layer", "channels", "axis", "dtype", "epsilon", "smallest variance", "largest scale", "notes")
+
+
+def write(bundle: Bundle, options: Options) -> bytes:
+    """The table, with a line about the model above and the formula below. Scale is |gamma| / sqrt(moving_variance + epsilon)."""
+    channels = sum(layer.moving_mean.size for layer in bundle)
+    lines = [f"{_text(bundle.origin.file)} ({_text(bundle.origin.kind)}): {len(bundle)} batch norms, {channels} channels", "",
+             _line(COLUMNS), _line(["---"] * len(COLUMNS)), *(_line(_cells(layer)) for layer in bundle), "", f"    {FORMULA}", "",
+             *(f"Skipped: {_text(path)}: {_text(reason)}\n" for path, reason in bundle.skipped), bundle.digest(), ""]
+    return "\n".join(lines).encode()
+
+
+def _cells(layer: BatchNorm) -> list[str]:
+    scale, _ = scale_and_offset(layer)
+    notes = [f"no {name}" for name in ("gamma", "beta") if getattr(layer, name) is None]
+    notes += [f"{verb}: {', '.join(fields)}" for verb, fields in (("assumed", layer.assumed), ("converted", layer.converted)) if fields]
+    if layer.effective_epsilon is not None:
+        notes.append(f"effective epsilon {layer.effective_epsilon:g}")
+    if layer.quantized:
+        notes.append(f"quantized {layer.quantized}")
+    return [layer.path, " x ".join(map(str, layer.shape)), ", ".join(map(str, layer.axis or ())), layer.dtype, f"{layer.epsilon:g}",
+            f"{layer.moving_variance.min():.3g}", f"{np.abs(scale).max():.3g}", "; ".join(notes)]
+
+
+def _line(cells: tuple[str, ...] | list[str]) -> str:
+    return f"| {' | '.join(map(_text, cells))} |"
+
+
+def _text(text: str) -> str:
+    """Text without meaning to Markdown or HTML."""
+    return re.sub(r"([\\`*_{}\[\]<>#|&~])", r"\\\1", printable(text, 300))
