@@ -69,10 +69,10 @@ def export(words: Sequence[str] | None = None) -> int:
     """bn-export MODEL [OUT]"""
     parser = export_parser()
     args = parser.parse_args(words)
-    from exporter.place import Place
+    from exporter.remote import place_for
     from exporter.resolve import read_place
 
-    place, options = Place(args.model), read_options(args)
+    place, options = place_for(args.model), read_options(args)
     if args.out is not None:
         from exporter import output
         from exporter.targets import target_for
@@ -146,10 +146,10 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
 
 def read_options(args: argparse.Namespace) -> Options:
     """Options from parsed arguments. Raises UsageError for an epsilon that is no number."""
-    from exporter.place import Place
+    from exporter.remote import place_for
     from exporter.sources import Options
 
-    return Options(epsilon=tuple(map(_epsilon, args.epsilon)), architecture=Place(args.architecture) if args.architecture else None,
+    return Options(epsilon=tuple(map(_epsilon, args.epsilon)), architecture=place_for(args.architecture) if args.architecture else None,
                    keras_version=args.keras_version, backend=args.backend, ema=args.ema, layers=tuple(args.layers),
                    skip_unresolved=args.skip_unresolved, effective_epsilon=args.effective_epsilon)
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from exporter import errors
 from exporter.errors import ExporterError, FormatError, UnresolvedError
 from exporter.place import Place
+from exporter.remote import place_for
 
 if TYPE_CHECKING:
     from exporter.bundle import Bundle
@@ -28,16 +29,17 @@ if TYPE_CHECKING:
 
 MEMORY = 2 << 30  # bytes of address space beyond what the child starts with
 CPU_SECONDS = 5  # and one more for each 16 MiB of the file; a sound file takes a hundredth of that
-WALL_SECONDS = 60
+REMOTE_CPU_SECONDS = 30  # the libraries of the store and its encryption take their share
+WALL_SECONDS, REMOTE_WALL_SECONDS = 60, 600
 MOST_ANSWER = 2 << 30  # bytes
 HARMLESS = "the file is damaged, or made to do this; nothing was read from it"
 
 
 class Child:
-    """A running child: its answer is read from `descriptor`."""
+    """A running child: its answer is read from `descriptor`, for at most `seconds`."""
 
-    def __init__(self, descriptor: int, wait: Callable[[], int], kill: Callable[[], None]) -> None:
-        self.descriptor, self.wait, self.kill = descriptor, wait, kill
+    def __init__(self, descriptor: int, wait: Callable[[], int], kill: Callable[[], None], seconds: int) -> None:
+        self.descriptor, self.wait, self.kill, self.seconds = descriptor, wait, kill, seconds
 
 
 def start(place: Place, options: Options, *, fork: bool) -> Child:
@@ -70,7 +72,7 @@ def _ending(status: int) -> str:
 
 
 def _receive(child: Child) -> bytes:
-    deadline = time.monotonic() + WALL_SECONDS
+    deadline = time.monotonic() + child.seconds
     parts: list[bytes] = []
     size = 0
     with selectors.DefaultSelector() if sys.platform != "win32" else _NoSelector() as selector:
@@ -78,7 +80,7 @@ def _receive(child: Child) -> bytes:
         while True:
             left = deadline - time.monotonic()
             if left <= 0 or not selector.select(left):
-                raise FormatError(f"reading it did not end within {WALL_SECONDS} seconds", hint=HARMLESS)
+                raise FormatError(f"reading it did not end within {child.seconds} seconds", hint=HARMLESS)
             part = os.read(child.descriptor, 1 << 20)
             if not part:
                 return b"".join(parts)
@@ -131,7 +133,7 @@ def _fork(place: Place, options: Options) -> Child:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
-    return Child(receiving, wait, kill)
+    return Child(receiving, wait, kill, _wall_seconds(place))
 
 
 def _spawn(place: Place, options: Options) -> Child:
@@ -144,15 +146,15 @@ def _spawn(place: Place, options: Options) -> Child:
         pipe.write(_request(place, options))
     receiving = os.dup(process.stdout.fileno())
     process.stdout.close()
-    return Child(receiving, process.wait, process.kill)
+    return Child(receiving, process.wait, process.kill, _wall_seconds(place))
 
 
 def _request(place: Place, options: Options) -> bytes:
     import json
 
     fields = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
-    fields["architecture"] = None if options.architecture is None else os.fspath(options.architecture.local)
-    return json.dumps({"path": os.fspath(place.local), "options": fields}).encode()
+    fields["architecture"] = None if options.architecture is None else options.architecture.address
+    return json.dumps({"path": place.address, "options": fields}).encode()
 
 
 def _serve_request(request: bytes) -> None:
@@ -164,8 +166,8 @@ def _serve_request(request: bytes) -> None:
     fields = asked["options"]
     fields["epsilon"] = tuple((glob, value) for glob, value in fields["epsilon"])
     fields["layers"] = tuple(fields["layers"])
-    fields["architecture"] = None if fields["architecture"] is None else Place(fields["architecture"])
-    _serve(Place(asked["path"]), Options(**fields), 1)
+    fields["architecture"] = None if fields["architecture"] is None else place_for(fields["architecture"])
+    _serve(place_for(asked["path"]), Options(**fields), 1)
 
 
 def _serve(place: Place, options: Options, descriptor: int) -> None:
@@ -188,15 +190,19 @@ def _serve(place: Place, options: Options, descriptor: int) -> None:
                 view = view[file.write(view) or 0:]
 
 
+def _wall_seconds(place: Place) -> int:
+    return WALL_SECONDS if place.is_local else REMOTE_WALL_SECONDS
+
+
 def _limit(place: Place) -> None:
-    size = place.size() if place.is_file() else 0
-    seconds = CPU_SECONDS + (size >> 24)
+    size = place.size() if place.is_local and place.is_file() else 0
+    seconds = (CPU_SECONDS if place.is_local else REMOTE_CPU_SECONDS) + (size >> 24)
     try:
         import resource
     except ImportError:  # Windows: a timer that ends the process
         import threading
 
-        timer = threading.Timer(WALL_SECONDS, os._exit, (72,))
+        timer = threading.Timer(_wall_seconds(place), os._exit, (72,))
         timer.daemon = True
         timer.start()
         return

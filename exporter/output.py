@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from exporter import remote
 from exporter.errors import OutputError
 from exporter.place import Place
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 def write(bundle: Bundle, path: str | os.PathLike[str], options: Options | None = None, *, inputs: Iterable[Place] = ()) -> None:
     """Writes `bundle` to `path`; the suffix chooses the target (exporter/targets). A path that ends with a slash becomes a folder.
+    A URL is written through fsspec (exporter/remote.py).
 
     inputs: the files and folders that were read, which the output may not replace or lie in.
 
@@ -30,7 +32,9 @@ def write(bundle: Bundle, path: str | os.PathLike[str], options: Options | None 
     target = target_for(os.fspath(path))
     check_output(path, inputs)
     data = target.write(check(bundle), options or Options())
-    if is_folder_name(path):
+    if remote.is_url(path):
+        remote.write_bytes(os.fspath(path), data)
+    elif is_folder_name(path):
         write_folder(Path(path), data)
     else:
         write_bytes(Path(path), data)
@@ -43,6 +47,9 @@ def is_folder_name(path: str | os.PathLike[str]) -> bool:
 
 def check_output(path: str | os.PathLike[str], inputs: Iterable[Place] = ()) -> None:
     """Refuses an output that cannot be written, or that would replace or lie in one of the inputs, before any work is done."""
+    if remote.is_url(path):
+        remote.check_output(os.fspath(path), inputs)
+        return
     as_folder, path = is_folder_name(path), Path(path)
     folder = path.parent
     if as_folder and path.exists() and not (path.is_dir() and not any(path.iterdir())):
@@ -56,6 +63,8 @@ def check_output(path: str | os.PathLike[str], inputs: Iterable[Place] = ()) -> 
     if not os.access(folder, os.W_OK):
         raise OutputError("its folder is not writable", where=str(path))
     for place in inputs:
+        if not place.is_local:
+            continue
         if path.exists() and place.exists() and os.path.samefile(path, place.local):
             raise OutputError("the output would replace the input", where=str(path), hint="choose another name")
         if place.is_folder() and folder.resolve().is_relative_to(place.local.resolve()):

@@ -28,6 +28,16 @@ class Place:
         return f"Place({str(self.local)!r})"
 
     @property
+    def is_local(self) -> bool:
+        """Whether `local` is a path of this machine; else the place is behind a URL (exporter/remote.py)."""
+        return True
+
+    @property
+    def address(self) -> str:
+        """The path or URL that leads here."""
+        return str(self.local)
+
+    @property
     def name(self) -> str:
         """The last component, as it may stand in a bundle or a message."""
         return self.local.name or Path(os.path.abspath(self.local)).name
@@ -102,10 +112,7 @@ class Place:
 
     def child(self, *parts: str) -> Place:
         """A file or folder below this folder. `parts` may come from the input: none may lead out of it."""
-        for part in parts:
-            pieces = part.replace("\\", "/").split("/")
-            if not part or "\0" in part or part.startswith(("/", "\\")) or ".." in pieces or ":" in pieces[0]:
-                raise FormatError(f"{printable(part)!r} is not a name inside the model's folder", where=self.name)
+        check_parts(parts, self.name)
         return Place(self.local.joinpath(*parts), root=self.root or self.local)
 
     def sibling(self, name: str) -> Place:
@@ -123,7 +130,18 @@ class Place:
             raise self._error(error) from None
         return [Place(self.local / name, root=self.root or self.local) for name in found]
 
+    def check_unchanged(self) -> None:
+        """Refuses what was replaced while it was read. A local file that is open stays the same file."""
+
     def _error(self, error: OSError | ValueError) -> ExporterError:
         reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
         hint = "check the permissions of the file and its folders" if getattr(error, "errno", 0) in (errno.EACCES, errno.EPERM) else ""
         return FormatError(f"cannot be read: {reason}", where=self.name, hint=hint)
+
+
+def check_parts(parts: tuple[str, ...], where: str) -> None:
+    """Refuses names, perhaps from the input, that could lead out of the folder they are looked up in."""
+    for part in parts:
+        pieces = part.replace("\\", "/").split("/")
+        if not part or "\0" in part or part.startswith(("/", "\\")) or ".." in pieces or ":" in pieces[0]:
+            raise FormatError(f"{printable(part)!r} is not a name inside the model's folder", where=where)

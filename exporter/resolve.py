@@ -10,6 +10,7 @@ from exporter.bundle import Bundle, check
 from exporter.errors import ExporterError, FormatError, UnresolvedError, UsageError, names
 from exporter.layer import BatchNorm
 from exporter.place import Place
+from exporter.remote import place_for
 from exporter.sources import Options, source_for
 
 HOW_TO_GIVE_EPSILON = ("give it with --epsilon 0.001 or --epsilon 'head/*=1e-5' (repeatable), or give the model's config with "
@@ -18,7 +19,7 @@ HOW_TO_GIVE_EPSILON = ("give it with --epsilon 0.001 or --epsilon 'head/*=1e-5' 
 
 def read(path: str | os.PathLike[str], *, epsilon: float | dict[str, float] | None = None,
          architecture: str | os.PathLike[str] | None = None, isolated: bool = False, **options: Any) -> Bundle:
-    """The batch norms of a model: any file or folder that Keras or TensorFlow wrote, or a bundle.
+    """The batch norms of a model: any file or folder that Keras or TensorFlow wrote, or a bundle. A path, or a URL of fsspec.
 
     epsilon:      for files that do not say it: one value, or {glob over paths: value}.
     architecture: a JSON architecture, or another model file that holds the config, for weights-only files.
@@ -29,9 +30,9 @@ def read(path: str | os.PathLike[str], *, epsilon: float | dict[str, float] | No
     Raises: FormatError, UnsupportedError, UnresolvedError, LayerError, UsageError.
     """
     table = epsilon if isinstance(epsilon, dict) else {} if epsilon is None else {"*": epsilon}
-    place = Place(path)
+    place = place_for(path)
     given = Options(epsilon=tuple((glob, float(value)) for glob, value in table.items()),
-                    architecture=None if architecture is None else Place(architecture), **options)
+                    architecture=None if architecture is None else place_for(architecture), **options)
     return read_place(place, given, isolated=isolated)
 
 
@@ -40,7 +41,7 @@ def load(path: str | os.PathLike[str]) -> Bundle:
 
     Raises: BundleError where it breaks the contract, FormatError where it is no bundle at all.
     """
-    place = Place(path)
+    place = place_for(path)
     from exporter.sources import bundle, bundle_arrays
 
     try:
@@ -60,7 +61,7 @@ def read_place(place: Place, options: Options, *, isolated: bool = False, fork: 
     meanwhile: called while the child reads.
     """
     try:
-        if isolated and place.exists():
+        if isolated and (not place.is_local or place.exists()):
             from exporter import isolation
 
             child = isolation.start(place, options, fork=fork)
@@ -82,7 +83,9 @@ def read_unresolved(place: Place, options: Options) -> Bundle:
         from exporter.sniff import refuse
 
         raise refuse(place)
-    return source.read(place, options)
+    bundle = source.read(place, options)
+    place.check_unchanged()
+    return bundle
 
 
 def resolve(bundle: Bundle, options: Options) -> Bundle:

@@ -554,7 +554,7 @@ def open_hdf5(source: Place | BinaryIO, label: str = "") -> File:
         if not isinstance(source, Place):
             return _opened(source, None, label)
         with source.open() as file:
-            return _opened(file, os.fspath(source.local), label)
+            return _opened(file, os.fspath(source.local) if source.is_local else None, label)
     except FormatError as error:
         raise (error if error.where or not label else error.inside(label)) from None
 
