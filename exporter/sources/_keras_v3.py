@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from exporter import dialects
 from exporter.errors import FormatError, printable
+from exporter.errors import names as several
 from exporter.keras_config import BATCH_NORMS, MODELS, Node, is_batch_norm, join, norm_fields
 from exporter.layer import BatchNorm
 from exporter.sources._norm import assemble, roles_of
@@ -41,9 +42,10 @@ class Match:
 
 @dataclasses.dataclass(slots=True)
 class Found:
-    """What a file holds: see Bundle."""
+    """What a file holds: see Bundle. groups: that of each layer."""
 
     layers: list[BatchNorm] = dataclasses.field(default_factory=list)
+    groups: list[Group] = dataclasses.field(default_factory=list)
     skipped: list[tuple[str, str]] = dataclasses.field(default_factory=list)
     warnings: list[str] = dataclasses.field(default_factory=list)
 
@@ -88,6 +90,8 @@ def _read(path: str, node: Node, group: Group, era: dialects.Era, rank: int | No
     fields = norm_fields(node)
     count = len(group.variables())
     names = roles_of(count, fields.center, fields.scale, renorm=fields.renorm)
+    if not count:
+        raise FormatError(f"its variables are called {several(group.variable_names())}: one is missing", where=path)
     if names is None:
         reason = f"the file holds {count} variables for it, which does not fit center, scale and renorm of its config"
         if node.base_name in BATCH_NORMS:
@@ -96,6 +100,7 @@ def _read(path: str, node: Node, group: Group, era: dialects.Era, rank: int | No
         return
     arrays = dict(zip(names, group.arrays(), strict=False))
     found.layers.append(assemble(path, node, fields, arrays, era, rank))
+    found.groups.append(group)
 
 
 def _check_name(path: str, node: Node, group: Group, own_config: bool) -> None:
@@ -291,6 +296,7 @@ def _recognise(path: str, group: Group, found: Found) -> None:
         if not certain:
             found.warnings.append(f"{path}: {FOUR_VECTORS}")
         found.layers.append(assemble(path, None, None, named, dialects.Era(), None, name=group.name or group.path.rpartition("/")[2]))
+        found.groups.append(group)
 
 
 def _counts(named: dict[str, tuple[Any, str]]) -> bool:

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from exporter.errors import FormatError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    from exporter.formats.hdf5 import File
 
 VARIABLES = "vars"
 # Groups of a model that are no layers: their arrays have the shapes of the layers' own.
@@ -24,6 +22,24 @@ NOT_LAYERS = frozenset(("optimizer", "_optimizer", "metrics", "_metrics", "compi
                         "_compile_loss", "_loss_tracker", "loss_tracker"))
 # The list of a model's layers: 2.12 to 2.14 name it after the property that they walk.
 LAYER_LISTS = ("layers", "_layer_checkpoint_dependencies")
+
+
+class File(Protocol):
+    """What this module asks of a file: exporter.formats.hdf5.File, or something of the same form."""
+
+    def kind(self, path: str, /) -> str | None: ...
+
+    def is_group(self, path: str, /) -> bool: ...
+
+    def names(self, path: str, /) -> list[str]: ...
+
+    def text(self, path: str, name: str, /) -> str | None: ...
+
+    def shape(self, path: str, /) -> tuple[int, ...]: ...
+
+    def dtype(self, path: str, /) -> str | None: ...
+
+    def array(self, path: str, /) -> tuple[NDArray[Any], str]: ...
 
 
 class Group:
@@ -37,13 +53,8 @@ class Group:
     def child(self, name: str) -> Group | None:
         """The group of this name in this one; None: there is none. An error where it is a link or no group."""
         path = f"{self.path}/{name}" if self.path else name
-        kinds = [file.kind(path) for file in self._files]
-        if not any(kinds):
-            return None
-        for file, kind in zip(self._files, kinds, strict=True):
-            if kind not in ("group", None):
-                file.names(path)  # says what is wrong with it
-        return Group([file for file, kind in zip(self._files, kinds, strict=True) if kind], path)
+        files = self._with_group(path)
+        return Group(files, path) if files else None
 
     def children(self) -> Iterator[tuple[str, Group]]:
         """The groups in this one but "vars", in natural order: "dense_2" before "dense_10"."""
@@ -62,11 +73,6 @@ class Group:
         return found[0] if found else None
 
     @property
-    def identity(self) -> tuple[int, ...]:
-        """The same for all ways to one group."""
-        return tuple(file.identity(self.path) for file in self._files)
-
-    @property
     def is_layer(self) -> bool:
         """Whether it has a "vars": since Keras 3.6 all layers have one, a list or dict of layers has none."""
         return bool(self._with_variables())
@@ -80,11 +86,15 @@ class Group:
                 return found
         return None
 
+    def variable_names(self) -> list[str]:
+        """Names of the variables: "0", "1" … in a layer of Keras's own, anything where a user's class saves itself."""
+        return [name for file in self._with_variables() for name in file.names(self._own)]
+
     def variables(self) -> list[tuple[File, str]]:
-        """File and path of the variables 0, 1, 2 …; [] where it has none or names them otherwise, as a user's own saving code may."""
+        """File and path of the variables 0, 1, 2 …; [] where it has none or names them otherwise."""
         if self._variables is None:
-            found = {name: (file, f"{self._own}/{name}") for file in reversed(self._with_variables()) for name in file.names(self._own)}
-            count = sum(len(file.names(self._own)) for file in self._with_variables())
+            found = {name: (file, f"{self._own}/{name}") for file in self._with_variables() for name in file.names(self._own)}
+            count = len(self.variable_names())
             if count != len(found):
                 raise FormatError("two shards hold the same variable of one layer", where=self._own)
             regular = set(found) == {str(i) for i in range(count)}
@@ -93,7 +103,7 @@ class Group:
 
     def holds_variables(self) -> bool:
         """Whether this group or one below it has variables."""
-        return any(file.names(self._own) for file in self._with_variables()) or any(group.holds_variables() for _, group in self.children())
+        return bool(self.variable_names()) or any(group.holds_variables() for _, group in self.children())
 
     def shapes(self) -> list[tuple[int, ...]]:
         """Shapes of the variables; nothing of them is read."""
@@ -108,7 +118,17 @@ class Group:
         return f"{self.path}/{VARIABLES}" if self.path else VARIABLES
 
     def _with_variables(self) -> list[File]:
-        return [file for file in self._files if file.is_group(self._own)]
+        return self._with_group(self._own)
+
+    def _with_group(self, path: str) -> list[File]:
+        found = []
+        for file in self._files:
+            kind = file.kind(path)
+            if kind is not None:
+                found.append(file)
+            if kind not in ("group", None):
+                file.names(path)  # says what is wrong with it
+        return found
 
 
 def numbered(name: str) -> tuple[str, int]:

@@ -29,11 +29,18 @@ PICKLED = ("model.weights.npz", "variables.npz")
 
 
 def claims(place: Place) -> bool:
-    """A zip archive, whatever is in it, or a folder with a config.json and Keras weights or metadata."""
+    """A zip archive or folder with the parts of a model; in an archive they may lie deeper, which reading refuses with the reason."""
     if place.is_folder():
         others = (METADATA, *WEIGHTS, SHARDED, *PICKLED)
         return place.child(CONFIG).is_file() and any(place.child(name).is_file() for name in others)
-    return place.head(4) in MAGIC
+    if place.head(4) not in MAGIC:
+        return False
+    with place.open() as file:
+        try:
+            found = {member.name.rpartition("/")[2] for member in Archive(file).members}
+        except FormatError:  # damaged: reading it says how
+            return True
+    return not found.isdisjoint((CONFIG, *WEIGHTS, *PICKLED))
 
 
 def read(place: Place, options: Options) -> Bundle:
@@ -104,8 +111,6 @@ def _read(parts: _Zip | _Folder, place: Place) -> Bundle:
 
 
 def _architecture(parts: _Zip | _Folder) -> Architecture:
-    if not parts.has(CONFIG) and not any(map(parts.has, WEIGHTS)):
-        raise UnsupportedError(f"this holds no {CONFIG} and no Keras weights: it is no Keras model")
     tree = parse_config(parts.text(CONFIG), CONFIG)
     version = None
     if parts.has(METADATA):

@@ -1,0 +1,288 @@
+"""TensorFlow.js layers models: model.json with the config and a list of weights, and shards with their bytes.
+
+The weights of a group follow each other without gaps through its shards, which cut where they like (4 MiB). Names are those of the Keras
+weights without ":0"; a model converted from .keras has the paths of its HDF5 weights instead ("layers/batch_normalization/vars/0").
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from exporter import dialects
+from exporter.bundle import MOST_CHANNELS, Bundle, Origin
+from exporter.errors import FormatError, UnsupportedError, names, printable
+from exporter.formats.strict_json import parse_json
+from exporter.keras_config import Node, is_batch_norm, join, model_tree, norm_fields
+from exporter.layer import PARAMETERS
+from exporter.place import MiB, Place
+from exporter.ranks import input_ranks
+from exporter.sources._keras_v3 import Found, read_weights
+from exporter.sources._norm import assemble, roles_of
+from exporter.sources._v3_groups import VARIABLES, Group
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from exporter.sources import Options
+
+NAME = "tfjs"
+LARGEST_MODEL_JSON = 64 * MiB
+SIZES = {"float32": 4, "int32": 4, "bool": 1, "uint8": 1, "uint16": 2, "float16": 2, "complex64": 8}
+FOLDED = "this is a TensorFlow.js graph model: its converter folds batch norm into the layers before it, and its parameters are gone"
+AGAIN = "all shards that model.json lists have to lie beside it; copy or download them again"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Weight:
+    """An entry of the manifest. start, size: its bytes in group number `group`; quantization: {"dtype", "min", "scale"} or None."""
+
+    name: str
+    group: int
+    start: int
+    size: int
+    shape: tuple[int, ...]
+    dtype: str
+    quantization: dict[str, Any] | None
+
+    @property
+    def quantized(self) -> str | None:
+        return self.quantization["dtype"] if self.quantization else None
+
+
+def claims(place: Place) -> bool:
+    """A JSON file with the keys of a model.json."""
+    head = place.head(4096)
+    return head.lstrip()[:1] == b"{" and (b'"modelTopology"' in head or b'"weightsManifest"' in head)
+
+
+def read(place: Place, options: Options) -> Bundle:
+    """The batch norms of the model; quantised parameters as TensorFlow.js itself dequantises them."""
+    value = parse_json(place.read(LARGEST_MODEL_JSON), "")
+    topology = value.get("modelTopology") if isinstance(value, dict) else None
+    if not isinstance(topology, dict):
+        raise FormatError("this model.json holds no modelTopology: there is no config to read the weights by")
+    if value.get("format") == "graph-model" or "node" in topology:
+        raise UnsupportedError(FOLDED, hint="export the Keras model or the SavedModel that it was converted from")
+    config = topology.get("model_config", topology)
+    tree = model_tree(parse_json(config, "modelTopology") if isinstance(config, str) else config, "modelTopology")
+    version, backend = (text if isinstance(text := topology.get(key), str) else None for key in ("keras_version", "backend"))
+    weights = Weights(value.get("weightsManifest"), place)
+    by_path = any(f"/{VARIABLES}/" in name for name in weights.by_name)
+    found = _by_path(tree, weights, version) if by_path else _by_name(tree, weights, dialects.era_of(version, backend))
+    return found.bundle(Origin(file=place.name, kind=NAME, keras_version=version, backend=backend))
+
+
+class Weights:
+    """The weights of a model.json, read from its shards when they are asked for."""
+
+    def __init__(self, manifest: Any, model_json: Place) -> None:
+        self._model_json = model_json
+        self._paths: list[list[str]] = []
+        self._sizes: list[int] = []
+        self._shards: dict[int, list[tuple[Place, int]]] = {}
+        self.by_name: dict[str, Weight] = {}
+        if not isinstance(manifest, list):
+            raise FormatError("this model.json lists no weights (weightsManifest)", hint="it is the model's topology alone")
+        for group in manifest:
+            self._add(group)
+
+    def _add(self, group: Any) -> None:
+        paths, entries = (group.get("paths"), group.get("weights")) if isinstance(group, dict) else (None, None)
+        if not isinstance(paths, list) or not isinstance(entries, list) or not all(isinstance(path, str) for path in paths):
+            raise FormatError("a group of the weightsManifest has no paths or no weights")
+        start = 0
+        for entry in entries:
+            weight = _weight(entry, len(self._paths), start)
+            if weight.name in self.by_name:
+                raise FormatError(f"two weights are called {printable(weight.name)!r}: it is not clear which is whose")
+            self.by_name[weight.name] = weight
+            start += weight.size
+        self._paths.append(paths)
+        self._sizes.append(start)
+
+    def read(self, name: str) -> tuple[NDArray[Any], str]:
+        """Values and dtype of a weight. TensorFlow.js computes v * scale + min in float64 and rounds to float32 once."""
+        weight = self.by_name[name]
+        if weight.dtype != "float32":
+            raise FormatError(f"its type is {printable(weight.dtype, 40)}, not float32", where=name)
+        if math.prod(weight.shape) > MOST_CHANNELS:
+            raise FormatError(f"shape {list(weight.shape)} has over {MOST_CHANNELS} values", where=name)
+        stored = {None: "<f4", "float16": "<f2", "uint8": "u1", "uint16": "<u2"}[weight.quantized]
+        values = np.frombuffer(self._bytes(weight), stored).reshape(weight.shape)
+        if weight.quantization and weight.quantized != "float16":
+            values = values * np.float64(weight.quantization["scale"]) + np.float64(weight.quantization["min"])
+        with np.errstate(over="ignore"):  # the gate says what is infinite
+            return values.astype(np.float32), "float32"
+
+    def _bytes(self, weight: Weight) -> bytes:
+        """A weight's bytes, from as many shards as it lies in."""
+        parts = []
+        start, end = weight.start, weight.start + weight.size
+        at = 0
+        for place, size in self._shards_of(weight.group):
+            low, high = max(start, at), min(end, at + size)
+            if low < high:
+                with place.open() as file:
+                    file.seek(low - at)
+                    parts.append(file.read(high - low))
+            at += size
+        data = b"".join(parts)
+        if len(data) != weight.size:
+            raise FormatError("the shards end inside this weight", where=weight.name, hint=AGAIN)
+        return data
+
+    def _shards_of(self, group: int) -> list[tuple[Place, int]]:
+        """The shards of a group and their sizes, which must add up to its weights."""
+        if group not in self._shards:
+            places = [self._model_json.sibling(path) for path in self._paths[group]]
+            for place, path in zip(places, self._paths[group], strict=True):
+                if not place.is_file():
+                    raise FormatError(f"the shard {printable(path, 80)} is missing", hint=AGAIN)
+            sizes = [place.size() for place in places]
+            if sum(sizes) != self._sizes[group]:
+                self._raise_wrong_size(group, places, sum(sizes))
+            self._shards[group] = list(zip(places, sizes, strict=True))
+        return self._shards[group]
+
+    def _raise_wrong_size(self, group: int, places: list[Place], size: int) -> None:
+        for place in places:
+            if place.head(64).lstrip()[:1] == b"<":
+                raise FormatError("the shard is an HTML page: the download went wrong", where=place.name, hint=AGAIN)
+        what = "cut short or one is missing" if size < self._sizes[group] else "longer than that"
+        raise FormatError(f"model.json lists {self._sizes[group]} bytes of weights, the shards {names(self._paths[group], 3)} have {size}: "
+                          f"they are {what}", hint=AGAIN)
+
+
+def _weight(entry: Any, group: int, start: int) -> Weight:
+    if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
+        raise FormatError("a weight of the weightsManifest has no name")
+    name, shape, dtype, quantization = entry["name"], entry.get("shape"), entry.get("dtype"), entry.get("quantization")
+    if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
+        raise FormatError("its shape is no list of sizes", where=name)
+    if quantization is not None:
+        _check_quantization(quantization, name)
+    stored = quantization["dtype"] if quantization else dtype
+    if not isinstance(dtype, str) or stored not in SIZES:
+        raise UnsupportedError(f"weights of type {printable(str(stored), 40)} are not read", where=name)
+    return Weight(name, group, start, math.prod(shape) * SIZES[stored], tuple(shape), dtype, quantization)
+
+
+def _check_quantization(quantization: Any, name: str) -> None:
+    kind = quantization.get("dtype") if isinstance(quantization, dict) else None
+    affine = kind == "float16" or all(type(quantization.get(key)) in (int, float) for key in ("min", "scale"))
+    if kind not in ("uint8", "uint16", "float16") or not affine:
+        raise FormatError("its quantization is not uint8 or uint16 with min and scale, nor float16", where=name)
+
+
+def _by_name(tree: Node, weights: Weights, era: dialects.Era) -> Found:
+    """Weights called layer/gamma, layer/beta …: Keras 2's, and those of models made in TensorFlow.js."""
+    owners: dict[str, list[str]] = {}
+    for name in weights.by_name:
+        owner, _, role = name.rpartition("/")
+        if role in PARAMETERS:
+            owners.setdefault(owner, []).append(role)
+    owners = {owner: roles for owner, roles in owners.items() if {"moving_mean", "moving_variance"} <= set(roles)}
+    norms = list(_norms(tree, "", ()))
+    chosen = _choose(norms, list(owners))
+    ranks = input_ranks(tree)
+    found = Found()
+    for (path, node, _), own in zip(norms, chosen, strict=True):
+        if own is None:
+            found.skipped.append((path, "no weights are named like it, or several: it is not certain which are its own"))
+            continue
+        fields = norm_fields(node)
+        expected = roles_of(len(owners[own]), fields.center, fields.scale)
+        if expected is None or set(expected) != set(owners[own]):
+            raise FormatError(f"the file holds {names(owners[own])} for it, which does not fit center and scale of its config", where=path)
+        arrays = {role: weights.read(f"{own}/{role}") for role in expected}
+        found.layers.append(assemble(path, node, fields, arrays, era, ranks.get(node), quantized=_quantized(weights, own)))
+    for owner, roles in owners.items() if None not in chosen else ():  # inside a user's class
+        if owner not in chosen:
+            arrays = {role: weights.read(f"{owner}/{role}") for role in roles}
+            found.layers.append(assemble(owner, None, None, arrays, era, None, name=owner.rpartition("/")[2],
+                                         quantized=_quantized(weights, owner)))
+    return found
+
+
+def _norms(node: Node, path: str, wrappers: tuple[str, ...]) -> Iterator[tuple[str, Node, tuple[str, ...]]]:
+    """(path, batch norm, names of the wrappers around it)."""
+    if is_batch_norm(node):
+        yield path, node, wrappers
+        return
+    outer = () if node.is_model else (*wrappers, node.name)
+    for _, child in node.children:
+        yield from _norms(child, join(path, child.name), outer)
+
+
+def _choose(norms: list[tuple[str, Node, tuple[str, ...]]], owners: list[str]) -> list[str | None]:
+    """For each batch norm the owner of its weights: the one that bears its path, its name or that of the wrapper around it, in whole
+    components, and that no other batch norm could mean; of a single one left over the single one left over.
+    """
+    chosen: list[str | None] = []
+    for path, node, wrappers in norms:
+        fitting: set[str] = set()
+        for wanted in ((path, node.name), wrappers):
+            fitting = {owner for owner in owners if any(owner == text for text in wanted)} \
+                or {owner for owner in owners if any(owner.endswith(f"/{text}") for text in wanted)}
+            if fitting:
+                break
+        chosen.append(fitting.pop() if len(fitting) == 1 else None)
+    chosen = [owner if owner and chosen.count(owner) == 1 else None for owner in chosen]
+    left = [owner for owner in owners if owner not in chosen]
+    if len(left) == 1 and chosen.count(None) == 1:
+        chosen[chosen.index(None)] = left[0]
+    return chosen
+
+
+def _quantized(weights: Weights, owner: str) -> str | None:
+    """How the weights below `owner` were quantised."""
+    kinds = {weight.quantized for name, weight in weights.by_name.items() if name.rpartition("/")[0] == owner}
+    return ", ".join(sorted(kind for kind in kinds if kind)) or None
+
+
+def _by_path(tree: Node, weights: Weights, version: str | None) -> Found:
+    """Weights under the paths of a .keras archive."""
+    root = Group([_Paths(weights)])
+    found = read_weights(root, tree, version, own_config=True)
+    found.layers = [layer.replace(quantized=_quantized(weights, f"{group.path}/{VARIABLES}"))
+                    for layer, group in zip(found.layers, found.groups, strict=True)]
+    return found
+
+
+class _Paths:
+    """The weights as a tree of groups, as exporter.formats.hdf5.File has it. Attributes, and so names of layers, are lost."""
+
+    def __init__(self, weights: Weights) -> None:
+        self._weights = weights
+        self._members: dict[str, dict[str, None]] = {"": {}}
+        for name in weights.by_name:
+            while name:
+                parent, _, own = name.rpartition("/")
+                self._members.setdefault(parent, {})[own] = None
+                name = parent
+
+    def kind(self, path: str) -> str | None:
+        return "dataset" if path in self._weights.by_name else "group" if path in self._members else None
+
+    def is_group(self, path: str) -> bool:
+        return path in self._members
+
+    def names(self, path: str) -> list[str]:
+        return list(self._members[path])
+
+    def text(self, path: str, name: str) -> None:
+        return None
+
+    def shape(self, path: str) -> tuple[int, ...]:
+        return self._weights.by_name[path].shape
+
+    def dtype(self, path: str) -> str | None:
+        return "float32" if self._weights.by_name[path].dtype == "float32" else None
+
+    def array(self, path: str) -> tuple[NDArray[Any], str]:
+        return self._weights.read(path)
