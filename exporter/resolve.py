@@ -76,10 +76,10 @@ def read_place(place: Place, options: Options, *, isolated: bool = False, fork: 
 
 def read_unresolved(place: Place, options: Options) -> Bundle:
     """What the source that claims `place` finds there, before anything is added to it."""
-    if not place.exists():
-        raise FormatError("no such file or folder")
-    source = source_for(place)
+    source = source_for(place)  # also for what does not exist: a checkpoint is known by the prefix of its files' names
     if source is None:
+        if not place.exists():
+            raise FormatError("no such file or folder")
         from exporter.sniff import refuse
 
         raise refuse(place)

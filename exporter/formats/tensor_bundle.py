@@ -128,8 +128,7 @@ class _Open:
 
     def _float_type(self, name: str, number: int) -> str:
         if number not in FLOATS:
-            kind = f"is of type {DTYPES[number]}" if number in DTYPES else f"has the unknown type {number}"
-            raise self._error(name, f"{kind}, not a floating one")
+            raise self._error(name, f"is of type {_dtype_name(number)}, not a floating one")
         return FLOATS[number][1]
 
     def _shape(self, name: str, shape: Message) -> tuple[int, ...]:
@@ -192,7 +191,7 @@ class TensorBundle(_Open):
     def info(self, name: str) -> TensorInfo:
         """Type and shape."""
         entry = self._entry(name, name.encode())
-        return TensorInfo(DTYPES.get(entry.integer(ENTRY_DTYPE), "unknown"), self._shape(name, entry.message(ENTRY_SHAPE)))
+        return TensorInfo(_dtype_name(entry.integer(ENTRY_DTYPE)), self._shape(name, entry.message(ENTRY_SHAPE)))
 
     def read(self, name: str) -> NDArray[Any]:
         """A floating tensor; bfloat16 as float32."""
@@ -307,7 +306,7 @@ class TensorSlices(_Open):
     def info(self, name: str) -> TensorInfo:
         """Type and shape."""
         number, shape, _ = self._tensor(name)
-        return TensorInfo(DTYPES.get(number, "unknown"), shape)
+        return TensorInfo(_dtype_name(number), shape)
 
     def read(self, name: str) -> NDArray[Any]:
         """A floating tensor; bfloat16 as float32."""
@@ -362,6 +361,10 @@ class TensorSlices(_Open):
         if missing:
             raise FormatError(f"the shard {missing} is missing", where=self.where)
         return others
+
+
+def _dtype_name(number: int) -> str:
+    return DTYPES.get(number, f"number {number}, which is unknown")
 
 
 def _values(stored: NDArray[Any], number: int) -> NDArray[Any]:

@@ -108,7 +108,7 @@ def _latest(folder: Place) -> tuple[Place, list[str]]:
         said = _unescaped(match[1])
     except UnicodeDecodeError:
         raise FormatError(f"the path that the file '{STATE}' names is not UTF-8", hint="give the .index file itself") from None
-    parts = [part for part in said.replace("\\", "/").split("/") if part != "."]
+    parts = [part for part in said.replace("\\", "/").split("/") if part != "."] or [""]
     outside = said.startswith(("/", "\\")) or ".." in parts or ":" in parts[0]
     for name in parts[-1:] if outside else ["/".join(parts), parts[-1]]:
         for table in (f"{name}.index", name, name.replace("-?????-", "-00000-")):  # V2, V1, V1 in shards
