@@ -22,14 +22,15 @@ def number(value: float) -> str:
     """Three digits for people: "0.910", "26.5", "128", "4.36e−4", "0"."""
     if value == 0:
         return "0"
-    text = f"{value:#.3g}" if 1e-3 <= abs(value) < 1000 else f"{value:.0f}" if 1000 <= abs(value) < 1e5 else f"{value:.2e}"
+    size = abs(value)
+    text = f"{value:#.3g}" if 1e-3 <= size < 999.5 else f"{value:.0f}" if 999.5 <= size < 1e5 else f"{value:.2e}"
     mantissa, e, exponent = text.rstrip(".").partition("e")
     return (f"{mantissa}e{int(exponent)}" if e else mantissa).replace("-", "−")
 
 
 def short(value: float) -> str:
     """As few digits as say it: "0.001", "1.001e−5"."""
-    mantissa, e, exponent = f"{value:.6g}".partition("e")
+    mantissa, e, exponent = f"{value + 0.0:.6g}".partition("e")
     return (f"{mantissa}e{int(exponent)}" if e else mantissa).replace("-", "−")
 
 

@@ -69,9 +69,8 @@ def _text(text: str) -> str:
 
 
 def _path(path: str) -> str:
-    """A layer's path, which may wrap after "/" and "_"; isolated, so that one written right to left does not reorder what is beside it."""
-    breakable = _text(path).replace("/", "/<wbr>").replace("_", "_<wbr>")
-    return f"<bdi>{breakable}</bdi>"
+    """A layer's path, isolated, so that one written right to left does not reorder what is beside it."""
+    return f"<bdi>{_text(path)}</bdi>"
 
 
 def _thousands(count: int) -> str:
@@ -140,7 +139,7 @@ def _ranges(title: str, logs: list[NDArray[np.float64]], marks: list[NDArray[np.
     low, middle, high = (np.array([function(values) for values in logs]) for function in (np.min, np.median, np.max))
     bottom, top = float(np.floor(low.min())), float(np.floor(high.max()) + 1)
     words = "; ".join(word for word in ("band: lowest to highest channel", "line: median", legend) if word)
-    return (f'<figure><figcaption>{title}</figcaption><div class="plot"><span class="top">{short(10**top)}</span>'
+    return (f'<figure aria-label="{title}"><figcaption>{title}</figcaption><div class="plot"><span class="top">{short(10**top)}</span>'
             f'<span class="bottom">{short(10**bottom)}</span>{ranges(low, middle, high, marks, bottom, top)}'
             f'<span class="first">1</span><span class="legend">{words}</span><span class="last">{len(logs)}</span></div></figure>')
 
@@ -177,7 +176,7 @@ def _layer(i: int, layer: BatchNorm, found: list[Finding]) -> str:
     epsilon, lowest, largest = layer.epsilon or 0.0, float(layer.moving_variance.min()), min(float(np.abs(_scale(layer)).max()), LARGEST)
     weight = sum(100 if f.kind.level == "warning" else 1 for f in found)
     cells = [  # shown, sorted by
-        (str(i), i), (_path(layer.path), None), ("×".join(map(str, layer.shape)), layer.moving_mean.size),
+        (str(i), i), (_path(layer.path).replace("_", "_<wbr>"), None), ("×".join(map(str, layer.shape)), layer.moving_mean.size),
         (axis, (layer.axis or (0,))[0]), (layer.dtype, None), (short(epsilon), epsilon), (number(lowest), lowest),
         (number(largest), largest), ("".join(map(_chip, found)), weight)]
     row = "".join(_cell(shown, key, css) for (shown, key), (_, css) in zip(cells, COLUMNS))
@@ -226,7 +225,7 @@ def _charts(layer: BatchNorm) -> str:
 
 def _chart(title: str, values: NDArray[np.float64] | None, otherwise: str = "") -> str:
     if values is None:
-        return f'<figure><figcaption>{title}</figcaption><p class="none">{otherwise}</p></figure>'
+        return f'<figure aria-label="{title}"><figcaption>{title}</figcaption><p class="none">{otherwise}</p></figure>'
     wide = values.astype(np.float64).ravel()
     return _figure(title, wide, histogram(np.clip(wide, -LARGEST, LARGEST), [("zero", "0", 0.0)]))
 
@@ -239,4 +238,4 @@ def _figure(title: str, values: NDArray[np.float64], picture: str) -> str:
     else:
         shown = {"min": low, "median": float(np.median(values)), "max": high}
         numbers = "".join(f"<span>{name} <b>{number(value)}</b></span>" for name, value in shown.items())
-    return f'<figure><figcaption>{title}</figcaption>{picture}<p>{numbers}</p></figure>'
+    return f'<figure aria-label="{title}"><figcaption>{title}</figcaption>{picture}<p>{numbers}</p></figure>'
