@@ -280,7 +280,7 @@ class File:
             link = group.links.get_info(encoded).type
             if link:
                 kind = LINK_KINDS.get(link, "user-defined link")
-                raise FormatError(f"a {kind} leads to other data; only data of this file itself is read", where=self._where(path))
+                raise FormatError(f"the {kind} here leads to other data; only data of this file itself is read", where=self._where(path))
             found = h5o.open(group, encoded)
         if isinstance(found, h5g.GroupID):
             self._groups[path] = found
