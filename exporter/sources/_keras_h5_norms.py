@@ -15,6 +15,7 @@ from exporter.sources._keras_h5_weights import (
     Candidate,
     Group,
     Norm,
+    as_named,
     candidates,
     has_known_order,
     match,
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
 NEVER_BUILT = "the file holds no parameters of it: it was never built"
 UNKNOWN_ERA = ("the file says neither its epsilon nor which Keras wrote it, which decides whether running_std holds a deviation or a "
                "variance; give the model's JSON with --architecture, or --keras-version 1.0.5 (and --backend)")
+
+
+MIXED_UP = ("Keras 1.0.0 to 1.0.2 saved a nested Sequential's weights under each other's names, and it cannot be seen whether this file is "
+            "one of those; give --architecture (which says epsilon, too) and --keras-version")
 
 
 class Reading:
@@ -63,6 +68,13 @@ class Reading:
             more = other_weights(group)
             if more:
                 self.warnings.append(f"{path}: the file holds more weights of this layer, which are not exported: {names(more)}")
+        if norms[0].old_name:
+            named = as_named(self.file, group, node, self.era.version)
+            if named is None:
+                paths = [candidate.path for candidate in found] or [path_of(group, norm.scope) for norm in norms]
+                self.skipped += [(below, MIXED_UP) for below in paths]
+                return
+            norms = norms_of(named)
         for norm, candidate in match(group, norms, found, in_order=node is None or has_known_order(node)):
             if norm is None:
                 assert candidate is not None

@@ -17,11 +17,14 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from exporter.errors import FormatError, printable
 from exporter.keras_config import Node, is_batch_norm, join
 from exporter.layer import PARAMETERS
+
+if TYPE_CHECKING:
+    from exporter.formats.hdf5 import File
 
 # Variables that renormalisation adds (tf.keras, Keras 3.14, tf.layers 1.2); inference does not use them.
 RENORM = frozenset(("moving_stddev", "renorm_mean", "renorm_stddev", "renorm_mean_weight", "renorm_stddev_weight"))
@@ -36,11 +39,19 @@ L = TypeVar("L")
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Group:
-    """A layer group: its name in `layer_names`, its path in the file, the names of its weights in the order they are saved."""
+    """A layer group: its name in `layer_names`, its path in the file, the names of its weights in the order they are saved.
+
+    stored: the names of the datasets that hold them, where these are others.
+    """
 
     name: str
     path: str
     weights: tuple[str, ...]
+    stored: tuple[str, ...] = ()
+
+    def dataset(self, position: int) -> str:
+        """The path in the file of the weight at `position`."""
+        return f"{self.path}/{(self.stored or self.weights)[position]}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,10 +127,9 @@ def _check_numbers(group: Group, found: Mapping[tuple[str, str], Mapping[str, in
 
 
 def _norm(group: Group, scope: str, roles: Mapping[str, int]) -> Norm:
-    names = {role: group.weights[position] for role, position in roles.items()}
-    return Norm(scope=scope, datasets={role: f"{group.path}/{name}" for role, name in names.items()},
-                old_name=_NAME.fullmatch(names["moving_variance"].rpartition("/")[2]) is None,
-                on_tensorflow=names["moving_variance"].endswith(":0"))
+    variance = group.weights[roles["moving_variance"]]
+    return Norm(scope=scope, datasets={role: group.dataset(position) for role, position in roles.items()},
+                old_name=_NAME.fullmatch(variance.rpartition("/")[2]) is None, on_tensorflow=variance.endswith(":0"))
 
 
 def other_weights(group: Group) -> list[str]:
@@ -224,3 +234,66 @@ def path_of(group: Group, scope: str) -> str:
         if parts[start:start + len(own)] == own:
             return "/".join(parts[start:])
     return join(group.name, scope)
+
+
+def as_named(file: File, group: Group, node: Node | None, version: tuple[int, ...] | None) -> Group | None:
+    """The group with its datasets under the right names; None where two readings are possible.
+
+    Keras 1.0.0 to 1.0.2 saved a Sequential that lies in another model layer by layer, but under names of which all trainable weights' come
+    first (save_weights: the names of trainable_weights + non_trainable_weights, the values of get_weights()). A version that is
+    not known shows in the shapes.
+    """
+    sequential = node.children[0][1] if node and node.base_name == "TimeDistributed" and node.children else node
+    if (version is not None and version >= (1, 0, 3)) or (sequential is not None and sequential.base_name != "Sequential"):
+        return group
+    by_layer = _layer_by_layer(group, sequential) if sequential else None
+    if by_layer == group.weights or (by_layer is None and _is_contiguous(group)):
+        return group
+    shapes = [file.shape(group.dataset(position)) for position in range(len(group.weights))]
+    fits = version is None and _fits_names(group.weights, shapes)
+    if by_layer is None:  # the first kernel after a batch norm would have the shape of a mean
+        return group if fits and _has_kernel_after_norm(group.weights) else None
+    renamed = dataclasses.replace(group, weights=by_layer, stored=group.weights)
+    if fits == _fits_names(by_layer, shapes):
+        return None
+    return group if fits else renamed
+
+
+def _layer_by_layer(group: Group, node: Node) -> tuple[str, ...] | None:
+    """The names of the weights in the order of the layers; None where a name is that of no layer, or a layer holds others."""
+    layers = [child.name for _, child in node.children]
+    owners = [[name for name in layers if weight.startswith(f"{name}_")] for weight in group.weights]
+    if not all(owners) or any(child.children for _, child in node.children):
+        return None
+    order = [layers.index(max(names, key=len)) for names in owners]
+    return tuple(weight for _, weight in sorted(zip(order, group.weights), key=lambda pair: pair[0]))
+
+
+def _is_contiguous(group: Group) -> bool:
+    positions: dict[str, list[int]] = {}
+    for position, weight in enumerate(group.weights):
+        parsed = _parse(weight)
+        if parsed:
+            positions.setdefault(parsed[0], []).append(position)
+    return all(places[-1] - places[0] == len(places) - 1 for places in positions.values())
+
+
+def _fits_names(weights: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> bool:
+    """Whether each batch norm has one shape and each kernel two axes or more."""
+    found: dict[str, set[tuple[int, ...]]] = {}
+    for weight, shape in zip(weights, shapes):
+        parsed = _parse(weight)
+        if parsed:
+            found.setdefault(parsed[0], set()).add(shape)
+        elif _is_kernel(weight) and len(shape) < 2:
+            return False
+    return all(len(each) == 1 for each in found.values())
+
+
+def _is_kernel(weight: str) -> bool:
+    return weight.removesuffix(":0").endswith("_W")
+
+
+def _has_kernel_after_norm(weights: Sequence[str]) -> bool:
+    first = next((position for position, weight in enumerate(weights) if _parse(weight)), len(weights))
+    return any(map(_is_kernel, weights[first:]))
