@@ -80,24 +80,27 @@ class ObjectNames:
         self._below: dict[Names, list[Names]] = collections.defaultdict(list)
         self._holders: dict[Names, list[Names]] = collections.defaultdict(list)
         self._named: dict[Names, str] = {}
+        holders = []
         for nodes, names in graph.walk():
             self._ways[nodes[-1]] = names
             scope = None if not names or ADMINISTRATIVE.intersection(names) else _scope(graph, nodes[-1])
+            if scope is not None:
+                holders.append(names[:-1])
             if scope:
                 self._scopes[names] = scope
                 self._holders[scope].append(names)
                 for length in range(len(names)):
                     self._below[names[:length]].append(names)
-        shared = [keys[0] for keys in _shared(names[:-1] for names in self._scopes)]
-        self._model = tuple(itertools.takewhile(lambda key: not _IN_MODEL.fullmatch(key), shared))
+        self._model = tuple(itertools.takewhile(lambda key: not _IN_MODEL.fullmatch(key), (keys[0] for keys in _shared(holders))))
+        if len(self._scopes) > 1 == len(self._holders):  # one scope for all, as of a Keras 3 model: the model's name, no layer's
+            self._scopes.clear()
 
     def path(self, node: int) -> str:
         """The path of an object that can be reached from the root."""
         names = self._ways[node]
         scope = self._scopes.get(names)
         if not scope:
-            keys = [name for name in names if name not in ADMINISTRATIVE]
-            return "/".join([key for key in keys if not key.isdigit()] or keys)
+            return "/".join(name for name in names[len(self._model) :] if name not in ADMINISTRATIVE) or names[-1]
         parts = []
         for end in range(len(self._model) + 1, len(names)):
             if _IN_MODEL.fullmatch(names[end]) and not self._name(names[:end]):

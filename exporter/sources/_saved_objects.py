@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -95,8 +96,7 @@ def era_of_tensorflow(version: str | None) -> Era:
     return dataclasses.replace(era, is_tf_keras=True)
 
 
-def without_model(scopes: Iterable[str]) -> str:
-    """The name of the model, with its slash, that all of several scopes begin with: "net/" of "net/a" and "net/b/c"; else ""."""
-    parts = [scope.split("/") for scope in set(scopes)]
-    first = {part[0] for part in parts}
-    return f"{first.pop()}/" if len(parts) > 1 and len(first) == 1 and all(len(part) > 1 for part in parts) else ""
+def model_prefix(variables: Iterable[str]) -> re.Pattern[str] | None:
+    """What matches the model's name, which all of its variables' names begin with, at the start of a path; None where they do not."""
+    first = {name.partition("/")[0] for name in variables if name}
+    return re.compile(rf"{re.escape(first.pop())}(_\d+)?/") if len(first) == 1 else None

@@ -22,7 +22,7 @@ from exporter.place import Place
 from exporter.sources._graph_layers import Stored, layers
 from exporter.sources._objects import Found, ObjectNames, batch_norm, find_norms, open_graph
 from exporter.sources._saved_graph import SavedFunctions, key_of
-from exporter.sources._saved_objects import KerasMetadata, era_of_tensorflow, stored_keys, without_model
+from exporter.sources._saved_objects import KerasMetadata, era_of_tensorflow, model_prefix, stored_keys
 
 if TYPE_CHECKING:
     from exporter.layer import BatchNorm
@@ -177,11 +177,15 @@ class _Reader:
     def _by_graph(self) -> tuple[list[BatchNorm], Skipped]:
         """The batch norms of objects that are no Keras layers, as model.export writes: by the functions alone."""
         norms = SavedFunctions(self._part.data, self._saved).norms()
-        model = without_model(name.rpartition("/")[0] for node in range(len(self._saved)) if (name := self._saved.variable_name(node)))
         found, skipped = layers(norms, self._values, self._part.tensorflow_version or "")
-        named = [(layer, layer.path.removeprefix(model)) for layer in found]
-        return ([layer.replace(path=path, name=path.rpartition("/")[2]) for layer, path in named],
-                [(path.removeprefix(model), reason) for path, reason in skipped])
+        prefix = model_prefix(self._saved.variable_name(node) for node in range(len(self._saved)))
+        cut = prefix is not None and len(norms) > 1 and all(prefix.match(norm.path) for norm in norms)
+
+        def path(said: str) -> str:
+            return prefix.sub("", said, count=1) if prefix is not None and cut else said
+
+        renamed = [layer.replace(path=path(layer.path), name=path(layer.path).rpartition("/")[2]) for layer in found]
+        return renamed, [(path(said), reason) for said, reason in skipped]
 
     def _values(self, variable: Variable) -> Stored | None:
         node = key_of(variable)
