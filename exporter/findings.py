@@ -57,8 +57,8 @@ KINDS = {kind.code: kind for kind in (
          meaning="All means are 0 and all variances 1, which is how a layer starts: it was never run in training, or its moving "
                  "statistics were not saved. In inference it does not normalise."),
     Kind(code="huge-scale", level="warning", title="Huge scale",
-         meaning=f"The effective scale, gamma / √(moving_variance + epsilon), is above {HUGE:g}: small differences of the input, and "
-                 "the rounding errors of everything before it, come out that many times larger."),
+         meaning=f"The effective scale is above {HUGE:g}: small differences of the input, and the "
+                 "rounding errors of everything before it, come out that many times larger."),
     Kind(code="negative-variance", level="warning", title="Negative variance",
          meaning="No data has a negative variance. Epsilon lifts it above 0, so the layer works, but the training run that left it "
                  "is suspect."),

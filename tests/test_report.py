@@ -123,7 +123,8 @@ def test_numbers_at_the_ends_of_each_type_are_drawn(dtype):
     held = layer.moving_mean.dtype
     arrays = {"gamma": [most, -most, 0, -0.0], "beta": [5e-324, 0, 0, 0], "moving_mean": [most, most, -most, 1],
               "moving_variance": [most, 0, 5e-324, 1]}
-    page = "".join(Page(write(make_bundle(layer.replace(**{name: np.array(a, held) for name, a in arrays.items()})))).text)
+    layer = layer.replace(**{name: np.array(a, held) for name, a in arrays.items()})
+    page = "".join(Page(write(make_bundle(layer, layer.replace(path="b"), layer.replace(path="c")))).text)
     assert "nan" not in page.lower().replace("nan.", "")  # the meaning of the float16 finding ends in "infinity or NaN."
 
 
@@ -167,9 +168,18 @@ def test_a_histogram_of_one_value_and_its_marks():
     assert "far" not in svg
 
 
+def test_an_epsilon_outside_the_drawing_is_not_drawn_at_its_edge():
+    layers = [make_layer(f"bn_{i}", epsilon=1e-3) for i in range(3)]
+    high, low = ([layer.replace(moving_variance=np.array([v, 8, 9, 9.9], np.float32)) for layer in layers] for v in (1.5, 1e-5))
+    assert b"dashed: epsilon" not in write(make_bundle(*high))
+    assert b"dashed: epsilon" in write(make_bundle(*low))
+    assert b'<path class="mark" d="M0' not in write(make_bundle(*high))
+
+
 def test_ranges_have_one_step_a_layer():
     low, middle, high = np.array([0.0, 1, 1]), np.array([1.0, 2, 2]), np.array([2.0, 3, 4])
-    svg = ranges(low, middle, high, [], 0.0, 4.0)
+    svg = ranges(low, middle, high, None, 0.0, 4.0)
+    assert "mark" not in svg
     assert 'class="middle" d="M0 750V750H333V500H1000"' in svg
     assert 'class="band" d="M0 500V500H333V250H667V0H1000V750H333V1000H0z"' in svg
 
@@ -431,7 +441,7 @@ def test_it_says_what_it_is_to_a_screen_reader(opened):
     assert by_role["rowheader"] == [f"backbone/stage1/conv{i}_bn" for i in range(7)]
     for role in ("button", "link", "columnheader", "heading", "figure"):
         assert all(by_role[role]), (role, by_role[role])
-    assert by_role["figure"][-5:] == ["gamma", "beta", "moving_mean", "moving_variance, log scale", "gamma / √(variance + ε)"]
+    assert by_role["figure"][-5:] == ["gamma", "beta", "moving_mean", "moving_variance (log)", "effective scale"]
 
 
 def test_five_hundred_layers_are_quick(opened):

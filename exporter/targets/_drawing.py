@@ -34,6 +34,11 @@ def short(value: float) -> str:
     return (f"{mantissa}e{int(exponent)}" if e else mantissa).replace("-", "−")
 
 
+def power(exponent: float) -> str:
+    """Ten to a whole exponent, which may be beyond a float: "0.01", "1e−12"."""
+    return short(10.0**exponent) if abs(exponent) <= 5 else f"1e{exponent:.0f}".replace("-", "−")
+
+
 def histogram(values: Floats, marks: Sequence[tuple[str, str, float]], span: tuple[float, float] | None = None) -> str:
     """The distribution of finite `values`: a silhouette of 8 to 32 bins over `span` (from the lowest to the highest value).
 
@@ -73,12 +78,11 @@ def _silhouette(heights: Sequence[int], step: int) -> str:
     return "".join([*parts, f"h{run}V{HEIGHT}z"])
 
 
-def ranges(low: Floats, middle: Floats, high: Floats, marks: Sequence[Floats], bottom: float, top: float) -> str:
-    """A band from `low` to `high` with a line at `middle`, one step a layer, between the values `bottom` and `top`; marks are dashed."""
+def ranges(low: Floats, middle: Floats, high: Floats, mark: Floats | None, bottom: float, top: float) -> str:
+    """A band from `low` to `high` with a line at `middle`, one step a layer, between the values `bottom` and `top`; `mark` is dashed."""
 
     def y(values: Floats) -> list[int]:
-        clipped = np.clip(values, bottom, top)
-        place: list[int] = np.rint((top - clipped) / (top - bottom) * TALL).astype(np.int64).tolist()
+        place: list[int] = np.rint((top - values) / (top - bottom) * TALL).astype(np.int64).tolist()
         return place
 
     edges = np.rint(np.linspace(0, LONG, len(low) + 1)).astype(np.int64).tolist()
@@ -92,7 +96,7 @@ def ranges(low: Floats, middle: Floats, high: Floats, marks: Sequence[Floats], b
 
     return (f'<svg viewBox="0 0 {LONG} {TALL}" preserveAspectRatio="none" aria-hidden="true"><path class="grid" d="{grid}"/>'
             f'<path class="band" d="M0 {y(high)[0]}{upper}{lower}z"/>'
-            f'{"".join(line("mark", mark) for mark in marks)}{line("middle", middle)}</svg>')
+            f'{"" if mark is None else line("mark", mark)}{line("middle", middle)}</svg>')
 
 
 def _steps(levels: Sequence[int], ends: Sequence[int]) -> Iterator[str]:

@@ -22,7 +22,7 @@ from exporter.errors import printable
 from exporter.findings import CONSTANT, HUGE, KINDS, Finding, findings
 from exporter.formula import scale_and_offset
 from exporter.layer import BatchNorm
-from exporter.targets._drawing import histogram, number, ranges, short
+from exporter.targets._drawing import histogram, number, power, ranges, short
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -130,17 +130,17 @@ def _overview(bundle: Bundle) -> str:
     variances = [_logs(layer.moving_variance, CONSTANT) for layer in bundle]
     scales = [_logs(np.abs(_scale(layer)), FLAT) for layer in bundle]
     epsilons = np.log10(np.maximum([layer.epsilon or 0.0 for layer in bundle], CONSTANT))
-    huge = [np.full(len(scales), np.log10(HUGE))] if max(float(s.max()) for s in scales) > np.log10(HUGE) else []
-    return ('<div class="overview">' + _ranges("Moving variance, layer by layer", variances, [epsilons], "dashed: epsilon")
-            + _ranges("Effective scale, layer by layer", scales, huge, f"dashed: {HUGE:g}" if huge else "") + "</div>")
+    return ('<div class="overview">' + _ranges("Moving variance, layer by layer", variances, epsilons, "dashed: epsilon")
+            + _ranges("Effective scale, layer by layer", scales, np.full(len(scales), np.log10(HUGE)), f"dashed: {HUGE:g}") + "</div>")
 
 
-def _ranges(title: str, logs: list[NDArray[np.float64]], marks: list[NDArray[np.float64]], legend: str) -> str:
+def _ranges(title: str, logs: list[NDArray[np.float64]], mark: NDArray[np.float64], legend: str) -> str:
     low, middle, high = (np.array([function(values) for values in logs]) for function in (np.min, np.median, np.max))
     bottom, top = float(np.floor(low.min())), float(np.floor(high.max()) + 1)
-    words = "; ".join(word for word in ("band: lowest to highest channel", "line: median", legend) if word)
-    return (f'<figure aria-label="{title}"><figcaption>{title}</figcaption><div class="plot"><span class="top">{short(10**top)}</span>'
-            f'<span class="bottom">{short(10**bottom)}</span>{ranges(low, middle, high, marks, bottom, top)}'
+    inside = bool(((bottom < mark) & (mark < top)).any())
+    words = "; ".join(["band: lowest to highest channel", "line: median", *([legend] if inside else [])])
+    return (f'<figure aria-label="{title}"><figcaption>{title}</figcaption><div class="plot"><span class="top">{power(top)}</span>'
+            f'<span class="bottom">{power(bottom)}</span>{ranges(low, middle, high, mark if inside else None, bottom, top)}'
             f'<span class="first">1</span><span class="legend">{words}</span><span class="last">{len(logs)}</span></div></figure>')
 
 
@@ -219,8 +219,8 @@ def _charts(layer: BatchNorm) -> str:
     span = (low, max(high, epsilon)) if low < epsilon else (low, high)
     return (_chart("gamma", layer.gamma, "none: the layer uses 1") + _chart("beta", layer.beta, "none: the layer uses 0")
             + _chart("moving_mean", layer.moving_mean)
-            + _figure("moving_variance, log scale", variance, histogram(logs, [("mark", "ε", epsilon)], span))
-            + _chart("gamma / √(variance + ε)", _scale(layer)))
+            + _figure("moving_variance (log)", variance, histogram(logs, [("mark", "ε", epsilon)], span))
+            + _chart("effective scale", _scale(layer)))
 
 
 def _chart(title: str, values: NDArray[np.float64] | None, otherwise: str = "") -> str:
