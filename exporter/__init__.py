@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
-    "BatchNorm": "layer", "Bundle": "bundle", "Origin": "bundle", "evaluate": "formula", "load": "resolve", "read": "resolve",
-    "write": "output", "ExporterError": "errors", "UsageError": "errors", "FormatError": "errors", "UnsupportedError": "errors",
+    "BatchNorm": "layer", "Bundle": "bundle", "Origin": "bundle", "diagnose": "diagnosis", "evaluate": "formula",
+    "load": "resolve", "read": "resolve", "write": "output", "ExporterError": "errors", "UsageError": "errors", "FormatError": "errors", "UnsupportedError": "errors",
     "UnresolvedError": "errors", "LayerError": "errors", "BundleError": "errors", "OutputError": "errors", "MissingExtra": "errors",
 }
 
@@ -23,6 +23,7 @@ __all__ = sorted(_HOME)
 if TYPE_CHECKING:
     from exporter.bundle import Bundle as Bundle
     from exporter.bundle import Origin as Origin
+    from exporter.diagnosis import diagnose as diagnose
     from exporter.errors import BundleError as BundleError
     from exporter.errors import ExporterError as ExporterError
     from exporter.errors import FormatError as FormatError

@@ -88,7 +88,8 @@ class Case:
     def scale(self) -> Array:
         """gamma / sqrt(moving_variance + epsilon), as this case has it."""
         with np.errstate(all="ignore"):
-            return self.gamma / self.divisor(self.variance, self.epsilon)
+            scale: Array = self.gamma / self.divisor(self.variance, self.epsilon)
+            return scale
 
     def value(self) -> Array:
         """What the formula gives, of shape (rows, channels)."""
@@ -99,7 +100,8 @@ class Case:
         """|a*x| + |a*mean| + |beta|: what the error bound grows with (docs/batchnorm.md)."""
         with np.errstate(all="ignore"):
             a = np.abs(self.scale())
-            return a * self.magnitude + a * np.abs(self.mean) + np.abs(self.beta) + self.extra
+            size: Array = a * self.magnitude + a * np.abs(self.mean) + np.abs(self.beta) + self.extra
+            return size
 
     def bound(self, dtype: str) -> Array:
         """The error that a computation in `dtype` may make, as vectors.bound has it for the right formula."""
@@ -111,8 +113,12 @@ class Case:
 
     def at(self, index: NDArray[np.intp]) -> Case:
         """Each input number through the parameters of channel `index`, of shape (channels,) or (rows, channels)."""
-        return self.but(gamma=self.gamma[index], beta=self.beta[index], mean=self.mean[index], variance=self.variance[index],
-                        epsilon=self.epsilon[index])
+        def pick(values: Array) -> Array:
+            if values.ndim == 1:
+                return values[index]
+            return values[:, index] if index.ndim == 1 else np.take_along_axis(values, index, axis=1)
+
+        return self.but(**{name: pick(getattr(self, name)) for name in ("gamma", "beta", "mean", "variance", "epsilon")})
 
 
 def rows_of(values: NDArray[Any], axes: tuple[int, ...]) -> NDArray[Any]:
@@ -123,7 +129,7 @@ def rows_of(values: NDArray[Any], axes: tuple[int, ...]) -> NDArray[Any]:
     return moved.reshape(-1, channels)
 
 
-def parameters(layer: BatchNorm) -> dict[str, Array]:
+def parameters(layer: BatchNorm) -> dict[str, Any]:
     """gamma, beta, mean, variance and epsilon of a layer, each float64 of shape (channels,)."""
     channels = layer.moving_mean.size
     flat = {name: values.astype(np.float64).ravel() for name, values in layer.parameters().items()}

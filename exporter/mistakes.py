@@ -11,6 +11,7 @@ from collections.abc import Callable
 from exporter import wrong
 from exporter.case import Case
 from exporter.errors import UsageError
+from exporter.wrong import Variants
 
 GITHUB = "https://github.com/"
 STACK = "https://stackoverflow.com/questions/"
@@ -33,8 +34,8 @@ class Mistake:
     why: str
     instead: str
     seen: tuple[str, ...]
-    wrong: Callable[[Case], wrong.Variants] | None = None
-    example: Callable[[Case], wrong.Variants] | None = None
+    wrong: Callable[[Case], Variants] | None = None
+    example: Callable[[Case], Variants] | None = None
     alone: bool = True
 
     def variants(self, case: Case) -> list[tuple[str, Case]]:
@@ -54,29 +55,29 @@ MISTAKES: tuple[Mistake, ...] = (
     Mistake(
         code="BN101", name="epsilon outside the root", wrong=wrong.epsilon_outside, alone=False,
         line="gamma * (x - mean) / (np.sqrt(variance) + epsilon) + beta",
-        why="sqrt(v) + e is not sqrt(v + e). Where the variance is near epsilon the divisor is up to 0.03 / sqrt(v) times too small: "
-            "v = 0.0004 and e = 0.001 make the output 1.8 times too large; with v near 1 the two differ by only 5e-4 and it goes unnoticed.",
+        why="sqrt(v) + e is not sqrt(v + e). Where the variance is near epsilon the divisor is up to 0.03 / sqrt(v) times too small: v ="
+            " 0.0004 and e = 0.001 make the output 1.8 times too large; with v near 1 the two differ by only 5e-4 and it goes unnoticed.",
         instead="add epsilon to the variance first, then take the root of the sum",
         seen=(STACK + "44093698", *_issues("Tencent/ncnn!311", "pjreddie/darknet!17", "Cadene/pretrained-models.pytorch#99"))),
     Mistake(
         code="BN102", name="no epsilon", wrong=wrong.no_epsilon, alone=False,
         line="gamma * (x - mean) / np.sqrt(variance) + beta",
-        why="the layer was trained with epsilon under the root, so its gamma belongs to sqrt(v + e). Channels with small variance come out too "
-            "large, and one with variance 0 as infinity or NaN.",
+        why="the layer was trained with epsilon under the root, so its gamma belongs to sqrt(v + e). Channels with small variance come "
+            "out too large, and one with variance 0 as infinity or NaN.",
         instead="add the layer's epsilon to the variance; the bundle states it for each layer",
         seen=_issues("NervanaSystems/ngraph-tf#143", "LBANN/lbann!825", "Tencent/ncnn#303")),
     Mistake(
         code="BN103", name="another framework's default epsilon", wrong=wrong.default_epsilon, alone=False,
         line="gamma * (x - mean) / np.sqrt(variance + 1e-5) + beta",
-        why="Keras adds 1e-3 unless told otherwise, PyTorch and ONNX 1e-5, darknet 1e-6, TensorFlow's fused op 1e-4. A layer that is built anew in "
-            "another framework gets that framework's value unless epsilon is passed on.",
+        why="Keras adds 1e-3 unless told otherwise, PyTorch and ONNX 1e-5, darknet 1e-6, TensorFlow's fused op 1e-4. A layer that is "
+            "built anew in another framework gets that framework's value unless epsilon is passed on.",
         instead="pass the layer's epsilon: BatchNorm2d(channels, eps=epsilon), the epsilon attribute in ONNX",
         seen=_issues("qqwweee/keras-yolo3#451", "ceccocats/tkDNN#167", "qualcomm/aimet#1957", "tensorflow/tensorflow#42605")),
     Mistake(
         code="BN104", name="the epsilon of TensorFlow's fused kernel", wrong=wrong.fused_epsilon, alone=False,
         line="gamma * (x - mean) / np.sqrt(variance + max(epsilon, 1.001e-5)) + beta",
-        why="TensorFlow 1.12 to 2.11 raised epsilon to 1.001e-5 in tf.nn.fused_batch_norm, whatever the config says. A model that ran there and one "
-            "that runs in a later TensorFlow differ although every stored number is the same.",
+        why="TensorFlow 1.12 to 2.11 raised epsilon to 1.001e-5 in tf.nn.fused_batch_norm, whatever the config says. A model that ran "
+            "there and one that runs in a later TensorFlow differ although every stored number is the same.",
         instead="decide which of the two you want; bn-export --effective-epsilon writes the kernel's value as the layer's epsilon",
         seen=_issues("tensorflow/tensorflow#37768", "tensorflow/tensorflow!53065")),
     Mistake(
@@ -94,8 +95,8 @@ MISTAKES: tuple[Mistake, ...] = (
     Mistake(
         code="BN107", name="epsilon as a lower limit", wrong=wrong.epsilon_as_floor,
         line="gamma * (x - mean) / np.sqrt(np.maximum(variance, epsilon)) + beta",
-        why="max(v, e) guards against a division by 0, but a layer that was trained with v + e was not trained with that: up to 1.4 times too large "
-            "where v = e.",
+        why="max(v, e) guards against a division by 0, but a layer that was trained with v + e was not trained with that: up to 1.4 "
+            "times too large where v = e.",
         instead="add epsilon, do not clamp",
         seen=_issues("vacancy/Synchronized-BatchNorm-PyTorch#38", "vacancy/Synchronized-BatchNorm-PyTorch#43")),
     Mistake(
@@ -125,41 +126,46 @@ MISTAKES: tuple[Mistake, ...] = (
     Mistake(
         code="BN121", name="statistics of the batch instead of the moving ones", wrong=wrong.batch_statistics, alone=False,
         line="gamma * (x - x.mean()) / np.sqrt(x.var() + epsilon) + beta",
-        why="in inference Keras normalises by moving_mean and moving_variance, gathered in training, not by the mean and variance of the input at "
-            "hand; so the output of a batch need not have mean 0 and variance 1. Only training (training=True, PyTorch's train mode) uses the batch.",
+        why="in inference Keras normalises by moving_mean and moving_variance, gathered in training, not by the mean and variance of the"
+            " input at hand; so the output of a batch need not have mean 0 and variance 1. Only training (training=True, PyTorch's train"
+            " mode) uses the batch.",
         instead="use moving_mean and moving_variance; in PyTorch call model.eval() first",
-        seen=(STACK + "46443196", STACK + "47567655", *_issues("pytorch/pytorch#1725", "gmalivenko/pytorch2keras#13", "keras-team/keras#9522"))),
+        seen=(STACK + "46443196",
+              STACK + "47567655",
+              *_issues("pytorch/pytorch#1725", "gmalivenko/pytorch2keras#13", "keras-team/keras#9522"))),
     Mistake(
         code="BN122", name="unbiased statistics of the batch", wrong=wrong.unbiased_batch_statistics, alone=False,
         line="gamma * (x - x.mean()) / np.sqrt(x.var(ddof=1) + epsilon) + beta",
-        why="as BN121, and the variance is divided by n - 1 (numpy ddof=1, torch.var's default), which no framework does in a forward pass.",
+        why="as BN121, and the variance is divided by n - 1 (numpy ddof=1, torch.var's default), which no framework does in a forward "
+            "pass.",
         instead="use moving_mean and moving_variance",
         seen=_issues("keras-team/keras#10443", "pytorch/pytorch#19902")),
     Mistake(
         code="BN123", name="moving statistics never loaded", wrong=wrong.statistics_never_loaded, alone=False,
         line="gamma * (x - 0) / np.sqrt(1 + epsilon) + beta",
-        why="the layer still has the mean 0 and variance 1 (or 0) it was made with: the loader looks at trainable weights only, or the training loop "
-            "never ran the update of the statistics.",
+        why="the layer still has the mean 0 and variance 1 (or 0) it was made with: the loader looks at trainable weights only, or the "
+            "training loop never ran the update of the statistics.",
         instead="load moving_mean and moving_variance too; they are not among the trainable weights",
         seen=_issues("tensorflow/tensorflow#11965", "tensorflow/tensorflow#3926", "onnx/tensorflow-onnx#1610", "onnx/onnxmltools#323")),
     Mistake(
         code="BN124", name="mean and variance swapped", wrong=wrong.mean_and_variance_swapped, alone=False,
         line="gamma * (x - variance) / np.sqrt(mean + epsilon) + beta",
-        why="get_weights() gives gamma, beta, moving_mean, moving_variance; all four have one shape, so a swap raises no error. Channels with a "
-            "negative mean come out as NaN.",
+        why="get_weights() gives gamma, beta, moving_mean, moving_variance; all four have one shape, so a swap raises no error. Channels"
+            " with a negative mean come out as NaN.",
         instead="assign the arrays by name",
         seen=_issues("gmalivenko/pytorch2keras#120")),
     Mistake(
         code="BN125", name="mean not subtracted, or added", wrong=wrong.mean_not_subtracted, alone=False,
         line="gamma * x / np.sqrt(variance + epsilon) + beta",
-        why="the output is shifted by gamma * mean / sqrt(v + e) in each channel, by twice that where the mean is added: the sign gets lost where "
-            "the layer is folded to scale * x + offset.",
+        why="the output is shifted by gamma * mean / sqrt(v + e) in each channel, by twice that where the mean is added: the sign gets "
+            "lost where the layer is folded to scale * x + offset.",
         instead="subtract moving_mean; folded, offset = beta - scale * mean",
         seen=_issues("tenstorrent/tt-metal!5317", "mdietrichstein/tensorflow-open_nsfw!8")),
     Mistake(
         code="BN126", name="variance never loaded", wrong=wrong.variance_never_loaded, alone=False,
         line="gamma * (x - mean) / np.sqrt(1 + epsilon) + beta",
-        why="the mean was loaded and the variance is still the 1 it was made with: its name was not recognised (running_std, moving_var, variance).",
+        why="the mean was loaded and the variance is still the 1 it was made with: its name was not recognised (running_std, moving_var,"
+            " variance).",
         instead="load moving_variance; check that the names of all four arrays were found",
         seen=_issues("zhengyang-wang/Deeplab-v2--ResNet-101--Tensorflow#46", "keras-team/keras#3957")),
     Mistake(
@@ -183,8 +189,8 @@ MISTAKES: tuple[Mistake, ...] = (
     Mistake(
         code="BN133", name="gamma and beta swapped", wrong=wrong.gamma_and_beta_swapped, alone=False,
         line="beta * (x - mean) / np.sqrt(variance + epsilon) + gamma",
-        why="checkpoints list variables by name, beta before gamma, get_weights() gives gamma before beta; both have one shape. "
-            "PyTorch calls them weight (gamma) and bias (beta), TensorFlow's tf.nn scale and offset.",
+        why="checkpoints list variables by name, beta before gamma, get_weights() gives gamma before beta; both have one shape. PyTorch "
+            "calls them weight (gamma) and bias (beta), TensorFlow's tf.nn scale and offset.",
         instead="assign the arrays by name: gamma is the factor",
         seen=_issues("tensorflow/tensorflow#55444", "qualcomm/aimet#85", "d2l-ai/d2l-zh!534")),
     Mistake(
@@ -202,29 +208,30 @@ MISTAKES: tuple[Mistake, ...] = (
     Mistake(
         code="BN136", name="the sign of gamma lost", wrong=wrong.absolute_gamma,
         line="np.abs(gamma) * (x - mean) / np.sqrt(variance + epsilon) + beta",
-        why="a negative gamma is legitimate: training put it there. Code that takes it for a deviation, or a pass that needs it positive, "
-            "mirrors or flattens these channels.",
+        why="a negative gamma is legitimate: training put it there. Code that takes it for a deviation, or a pass that needs it "
+            "positive, mirrors or flattens these channels.",
         instead="keep gamma as it is",
         seen=("https://discuss.ai.google.dev/t/batchnormalization-weights/31428", *_issues("Samsung/ONE!4789", "LeelaChessZero/lc0!779"))),
     Mistake(
         code="BN137", name="arrays shifted by one that is not there", wrong=wrong.arrays_shifted,
         line="beta * (x - variance) / np.sqrt(1 + epsilon) + mean",
-        why="a layer with scale=False has no gamma, one with center=False no beta, and its list of arrays is shorter. Who deals them out in order "
-            "takes beta for gamma, the mean for beta and so on.",
+        why="a layer with scale=False has no gamma, one with center=False no beta, and its list of arrays is shorter. Who deals them out"
+            " in order takes beta for gamma, the mean for beta and so on.",
         instead="look at scale and center first; the bundle writes null for what a layer does not have",
         seen=_issues("apache/tvm#4149", "fastmachinelearning/hls4ml#720", "Idein/nnoir!98")),
     Mistake(
         code="BN138", name="the four arrays in another order", wrong=wrong.arrays_reordered,
         line="mean * (x - gamma) / np.sqrt(beta + epsilon) + variance",
-        why="Keras's order is gamma, beta, moving_mean, moving_variance. Caffe conversions and the order of computation are mean, variance, gamma, "
-            "beta; all four have one shape, so nothing complains.",
+        why="Keras's order is gamma, beta, moving_mean, moving_variance. Caffe conversions and the order of computation are mean, "
+            "variance, gamma, beta; all four have one shape, so nothing complains.",
         instead="assign the arrays by name",
-        seen=(STACK + "57087273", *_issues("Vladkryvoruchko/PSPNet-Keras-tensorflow#23", "keras-team/keras!3248", "tensorflow/tensorflow#41150"))),
+        seen=(STACK + "57087273",
+              *_issues("Vladkryvoruchko/PSPNet-Keras-tensorflow#23", "keras-team/keras!3248", "tensorflow/tensorflow#41150"))),
     Mistake(
         code="BN139", name="divided by gamma", wrong=wrong.divided_by_gamma,
         line="(x - mean) / (gamma * np.sqrt(variance + epsilon)) + beta",
-        why="gamma is a factor, not a divisor. A folded offset that is computed with beta / gamma is right until a gamma is 0: that channel comes out "
-            "as NaN.",
+        why="gamma is a factor, not a divisor. A folded offset that is computed with beta / gamma is right until a gamma is 0: that "
+            "channel comes out as NaN.",
         instead="multiply by gamma; offset = beta - scale * mean needs no division by it",
         seen=(GITHUB + "lwtnn/lwtnn/blob/master/converters/keras_v2_layer_converters.py",)),
     Mistake(
@@ -242,9 +249,10 @@ MISTAKES: tuple[Mistake, ...] = (
     Mistake(
         code="BN142", name="channels last taken for channels first, or the reverse", wrong=wrong.wrong_layout, alone=False,
         line="x.reshape(-1, channels)  # of an array in the layout (batch, channels, height, width)",
-        why="Keras's arrays are (batch, height, width, channels) by default, PyTorch's (batch, channels, height, width). A buffer read in the other "
-            "order gives each number to a wrong channel.",
-        instead="transpose the input, or find the channel of element i as the layout has it: i % channels, or i // (height * width) % channels",
+        why="Keras's arrays are (batch, height, width, channels) by default, PyTorch's (batch, channels, height, width). A buffer read "
+            "in the other order gives each number to a wrong channel.",
+        instead="transpose the input, or find the channel of element i as the layout has it: i % channels, or i // (height * width) % "
+                "channels",
         seen=_issues("onnx/keras-onnx#92", "gmalivenko/onnx2keras#172", "apple/coremltools#603", "keras-team/keras#10648")),
     Mistake(
         code="BN143", name="parameters in another order of channels", wrong=wrong.channels_reordered, alone=False,
@@ -261,8 +269,9 @@ MISTAKES: tuple[Mistake, ...] = (
     Mistake(
         code="BN145", name="parameters of another layer", wrong=wrong.other_layer,
         line="right, with gamma, beta, mean and variance of another layer of the model",
-        why="layers of one model often have the same number of channels. Sorting by name puts bn_10 before bn_2, a nested model lists all trainable "
-            "arrays before all statistics, and a counter in a name starts where the session was: the arrays then belong to another layer.",
+        why="layers of one model often have the same number of channels. Sorting by name puts bn_10 before bn_2, a nested model lists "
+            "all trainable arrays before all statistics, and a counter in a name starts where the session was: the arrays then belong to"
+            " another layer.",
         instead="match layers by their whole path",
         seen=_issues("tensorflow/tensorflow#41150", "keras-team/keras#12619", "leondgarse/keras_efficientnet_v2#2", "tensorflow/tfjs#755")),
     Mistake(
@@ -292,21 +301,23 @@ MISTAKES: tuple[Mistake, ...] = (
     Mistake(
         code="BN154", name="not applied: folded into the layer before, or skipped", wrong=wrong.not_applied,
         line="x",
-        why="the output is the input. An optimiser folded the layer into the layer before it, whose output is then normalised already, or the layer "
-            "was skipped as unknown.",
+        why="the output is the input. An optimiser folded the layer into the layer before it, whose output is then normalised already, "
+            "or the layer was skipped as unknown.",
         instead="compare at a place behind the batch norm, or export the model before it is optimised",
         seen=_issues("onnx/onnxmltools#323", "plaidml/plaidml#1940", "tensorflow/tensorflow#25170")),
     Mistake(
         code="BN155", name="offset of the folded form wrong", wrong=wrong.folded_offset,
         line="gamma / np.sqrt(variance + epsilon) * x + (beta - mean)",
-        why="folded, the layer is scale * x + offset with scale = gamma / sqrt(v + e) and offset = beta - scale * mean; the mean has to be scaled "
-            "as x is.",
+        why="folded, the layer is scale * x + offset with scale = gamma / sqrt(v + e) and offset = beta - scale * mean; the mean has to "
+            "be scaled as x is.",
         instead="offset = beta - gamma * mean / np.sqrt(variance + epsilon)",
-        seen=("https://discuss.pytorch.org/t/here-is-a-question-about-fuse-torch-nn-batchnorm2d/139598", *_issues("vlfeat/matconvnet#772", "tenstorrent/tt-metal!5317"))),
+        seen=("https://discuss.pytorch.org/t/here-is-a-question-about-fuse-torch-nn-batchnorm2d/139598",
+              *_issues("vlfeat/matconvnet#772", "tenstorrent/tt-metal!5317"))),
     Mistake(
         code="BN161", name="parameters in float16", wrong=wrong.parameters_in_float16,
         line="right, with gamma.astype(np.float16) and so on",
-        why="float16 has 11 bits and ends at 65504 and 6e-8: parameters are off by up to 5e-4, small variances more, large ones become infinite.",
+        why="float16 has 11 bits and ends at 65504 and 6e-8: parameters are off by up to 5e-4, small variances more, large ones become "
+            "infinite.",
         instead="keep batch norm's parameters in float32, also in a float16 model",
         seen=_issues("apple/coreai-torch!54", "Oneflow-Inc/oneflow!9388")),
     Mistake(

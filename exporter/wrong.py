@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 Variants = Iterator[tuple[str, Case]]
 
 DEFAULT_EPSILONS = {  # whose default it is
-    1e-3: "Keras 1.2 and later, TensorFlow", 1e-4: "TensorFlow's FusedBatchNorm op", 1e-5: "PyTorch, ONNX, Caffe, Paddle, Keras 1.0.8 to 1.1",
+    1e-3: "Keras 1.2 and later, TensorFlow", 1e-4: "TensorFlow's FusedBatchNorm op",
+    1e-5: "PyTorch, ONNX, Caffe, Paddle, Keras 1.0.8 to 1.1",
     1e-6: "Keras 0.1 to 1.0.7, darknet", 1e-7: "keras.backend.epsilon()", 1e-8: "hand-written code", 1e-12: "LayerNorm code of BERT"}
 FUSED_EPSILON = 1.001e-5
 
@@ -105,7 +106,8 @@ def batch_statistics(case: Case) -> Variants:
     yield "of each channel", _batch(case, setting.batch_mean, setting.batch_variance)
     if len(setting.batch_mean) > 1:
         mean, variance = setting.whole
-        yield "of the whole input, all channels together", _batch(case, np.full_like(case.mean, mean), np.full_like(case.variance, variance))
+        together = _batch(case, np.full_like(case.mean, mean), np.full_like(case.variance, variance))
+        yield "of the whole input, all channels together", together
 
 
 def unbiased_batch_statistics(case: Case) -> Variants:
@@ -157,8 +159,10 @@ def gamma_and_beta_swapped(case: Case) -> Variants:
 
 
 def beta_inside(case: Case) -> Variants:
-    yield "gamma * (normalised + beta)", case.but(beta=case.gamma * case.beta)
-    yield "gamma * (x - mean + beta) / sqrt(...)", case.but(beta=case.scale() * case.beta)
+    if case.setting.layer.beta is not None:
+        if case.setting.layer.gamma is not None:
+            yield "gamma * (normalised + beta)", case.but(beta=case.gamma * case.beta)
+        yield "gamma * (x - mean + beta) / sqrt(...)", case.but(beta=case.scale() * case.beta)
 
 
 def one_plus_gamma(case: Case) -> Variants:
@@ -193,7 +197,8 @@ def arrays_shifted(case: Case) -> Variants:
     elif layer.beta is None and layer.gamma is not None:
         yield "mean taken for beta, variance for mean", case.but(beta=case.mean, mean=case.variance, variance=ones)
     elif layer.gamma is None:
-        yield "mean taken for gamma, variance for beta", case.but(gamma=case.mean, beta=case.variance, mean=np.zeros_like(ones), variance=ones)
+        yield "mean taken for gamma, variance for beta", case.but(
+            gamma=case.mean, beta=case.variance, mean=np.zeros_like(ones), variance=ones)
 
 
 def arrays_reordered(case: Case) -> Variants:
@@ -327,9 +332,8 @@ def parameters_in_int8(case: Case) -> Variants:
 
 def parameters_from_print(case: Case) -> Variants:
     for digits in (2, 3, 4, 5, 6, 7, 8):
-        for how, changed in _rounded(case, lambda values, digits=digits: np.round(values, digits)):  # type: ignore[misc]
-            if how.startswith("the four"):
-                yield f"{digits} digits after the point", changed
+        yield f"{digits} digits after the point", case.but(**{
+            name: np.round(getattr(case, name), digits) for name in ("gamma", "beta", "mean", "variance")})
 
 
 def float16_arithmetic(case: Case) -> Variants:

@@ -31,9 +31,10 @@ def spread(count: int, seed: int) -> NDArray[np.float64]:
     return np.modf(np.sqrt(seed) * np.arange(1, count + 1))[0]
 
 
-def layer(path: str, variance: list[float], *, epsilon: float = 1e-3, axis: tuple[int, ...] = (-1,), shape: tuple[int, ...] | None = None,
-          ndim: int | None = None, dtype: str = "float32", mean: list[float] | float = 1.0, gamma: list[float] | None | str = "spread",
-          beta: list[float] | None | str = "spread", momentum: float | None = 0.99) -> BatchNorm:
+def layer(path: str, variance: list[float], *, epsilon: float = 1e-3, axis: tuple[int, ...] = (-1,),
+          shape: tuple[int, ...] | None = None, ndim: int | None = None, dtype: str = "float32", mean: list[float] | float = 1.0,
+          gamma: list[float] | str | None = "spread", beta: list[float] | str | None = "spread",
+          momentum: float | None = 0.99) -> BatchNorm:
     """A layer; gamma and beta are spread over 0.5 to 2 and -1 to 1, the mean over -mean to mean, unless given."""
     count = len(variance)
     made: dict[str, Any] = {"gamma": 0.5 + 1.5 * spread(count, PRIMES["gamma"]), "beta": 2 * spread(count, PRIMES["beta"]) - 1}
@@ -43,9 +44,10 @@ def layer(path: str, variance: list[float], *, epsilon: float = 1e-3, axis: tupl
     made["moving_mean"] = mean if isinstance(mean, list) else mean * (2 * spread(count, PRIMES["mean"]) - 1)
     made["moving_variance"] = variance
     shape = shape or (count,)
-    arrays = {name: None if values is None else round_to(np.array(values, np.float64), dtype).reshape(shape) for name, values in made.items()}
-    return BatchNorm(path=path, name=path.rpartition("/")[2], class_name="BatchNormalization", axis=axis, shape=shape, ndim=ndim, dtype=dtype,
-                     epsilon=epsilon, momentum=momentum, **arrays)
+    arrays: dict[str, Any] = {name: None if values is None else round_to(np.array(values, np.float64), dtype).reshape(shape)
+                              for name, values in made.items()}
+    return BatchNorm(path=path, name=path.rpartition("/")[2], class_name="BatchNormalization", axis=axis, shape=shape, ndim=ndim,
+                     dtype=dtype, epsilon=epsilon, momentum=momentum, **arrays)
 
 
 NEAR = [1e-6, 1e-5, 4e-5, 1e-4, 4e-4, 1e-3, 3e-3, 1e-2]

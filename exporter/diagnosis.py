@@ -1,0 +1,199 @@
+"""diagnose: which known mistakes explain somebody's numbers, to within the error bound."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from exporter.bundle import Bundle
+from exporter.case import Case, make_case
+from exporter.errors import UsageError, names, printable
+from exporter.evidence import Evidence, aligned, channels_of, gather
+from exporter.explanations import Explanation, again, explain, rank, variant
+from exporter.layer import BatchNorm
+from exporter.mistakes import MISTAKES
+from exporter.samples import Numbers, numbers
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Diagnosis:
+    """What `diagnose` found.
+
+    verdict:       "same" or "differs".
+    layer:         path of the layer; "" where it was not given and none was found.   channel: likewise, for numbers of one channel.
+    explanations:  those within the error bound, the likeliest first; several: the data cannot tell them apart.
+    compared, differing:  numbers.
+    worst:         {"index", "channel", "input", "yours", "right", "times_the_bound"} of the number that is furthest off.
+    side_by_side:  a few numbers: (index, channel, input, yours, right, what the first explanation gives or None).
+    notes:         sentences.
+    evidence:      what was compared.
+    """
+
+    verdict: str
+    layer: str
+    channel: int | None
+    explanations: tuple[Explanation, ...]
+    compared: int
+    differing: int
+    worst: dict[str, Any]
+    side_by_side: tuple[tuple[Any, ...], ...]
+    notes: tuple[str, ...]
+    evidence: Evidence = dataclasses.field(repr=False)
+
+    def could_not_show(self) -> list[str]:
+        """Codes of the mistakes that these inputs would not have shown: their results lie within the error bound of the right ones."""
+        small = self.evidence.sample()
+        return [mistake.code for mistake in MISTAKES if mistake.wrong is not None
+                and any(small.close(case) for _, case in mistake.wrong(small.case))]
+
+    def text(self) -> str:
+        """The diagnosis for people."""
+        from exporter.diagnosis_text import render
+
+        return render(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The diagnosis for machines: JSON types only."""
+        from exporter.diagnosis_text import as_dict
+
+        return as_dict(self)
+
+
+def diagnose(model: Bundle | BatchNorm, x: Any, theirs: Any, *, layer: str | None = None, channel: int | None = None,
+             axis: int | None = None, dtype: str | None = None) -> Diagnosis:
+    """Which known mistakes explain that somebody got `theirs` for the input `x`.
+
+    model:   a bundle, or one layer.
+    x:       the input of the batch norm: an array with the layer's channels along any axis, one row of channels, or numbers of a single
+             channel. Arrays are exact; text, lists and numbers are known to half a unit of their last digit ("0.30664611", [1, 5]).
+    theirs:  the output, likewise.
+    layer:   the layer's path; None: it is found.
+    channel: the channel that the numbers belong to, where they are of one channel; None: it is found.
+    axis:    the input's channel axis, where it is not the layer's.
+    dtype:   the type the output was computed in, where it is coarser than the layer's and than the output's.
+
+    Raises: UsageError where the numbers fit no layer.
+    """
+    given, output = numbers(x), numbers(theirs)
+    output, moved = aligned(given, output)
+    layers = [model] if isinstance(model, BatchNorm) else list(model)
+    if layer is not None:
+        found = [one for one in layers if one.path == layer]
+        if not found:
+            raise UsageError(f"there is no layer {printable(layer)!r}", hint=f"there are {names(one.path for one in layers)}")
+        wanted = found
+    else:
+        wanted = layers
+    evidence = list(_gathered(wanted, layers, given, output, axis, channel, dtype))
+    if not evidence:
+        raise _no_fit(wanted, given)
+    return _judged(evidence, [moved] if moved else [])
+
+
+def _gathered(wanted: Iterable[BatchNorm], layers: Sequence[BatchNorm], x: Numbers, theirs: Numbers, axis: int | None,
+              channel: int | None, dtype: str | None) -> Iterator[Evidence]:
+    for one in wanted:
+        others = [other for other in layers if other is not one and other.moving_mean.size == one.moving_mean.size]
+        found = gather(one, x, theirs, axis=axis, channel=channel, others=others, dtype=dtype)
+        if found is not None:
+            yield found
+
+
+def _no_fit(layers: Sequence[BatchNorm], x: Numbers) -> UsageError:
+    if len(layers) == 1:
+        what = f"the input has shape {list(x.values.shape)}, the layer {layers[0].moving_mean.size} channels"
+        return UsageError(what, where=layers[0].path,
+                          hint="give the input with the channels along one axis (--axis), or numbers of one channel (--channel)")
+    return UsageError(f"the input of shape {list(x.values.shape)} fits none of the {len(layers)} layers")
+
+
+def _judged(evidence: list[Evidence], notes: list[str]) -> Diagnosis:
+    for loosened in (False, True):
+        for one in (item.loosen() for item in evidence) if loosened else evidence:
+            if loosened and not one.input_printed.any():
+                continue
+            if one.fits(one.case):
+                also = [other.layer.path for other in evidence if other.layer.path != one.layer.path and other.fits(other.case)]
+                if also:
+                    notes.append(f"the numbers are right for {names(also)} as well")
+                if loosened:
+                    notes.append("right if the input, too, is rounded to the digits that were typed")
+                return _same(one, notes)
+    found = [explanation for one in evidence for explanation in explain(one)]
+    if not found and any(one.input_printed.any() for one in evidence):
+        loose = [one.loosen() for one in evidence]
+        found = [explanation for one in loose for explanation in explain(one)]
+        if found:
+            notes.append("these hold if the input, too, is rounded to the digits that were typed")
+            evidence = loose
+    return _differs(evidence, sorted(found, key=rank), notes)
+
+
+def _same(one: Evidence, notes: list[str]) -> Diagnosis:
+    fitting = one.channels_that_fit(one.case) if one.any_channel else []
+    if len(fitting) > 1:
+        notes.append(f"right for channels {', '.join(map(str, fitting[:8]))}: give --channel to say which")
+    return Diagnosis(verdict="same", layer=one.layer.path, channel=fitting[0] if len(fitting) == 1 else None, explanations=(),
+                     compared=one.theirs.shape[0] if one.any_channel else one.theirs.size, differing=0, worst=_worst(one, fitting[:1]),
+                     side_by_side=_side_by_side(one, None, fitting[:1]), notes=tuple(notes), evidence=one)
+
+
+def _differs(evidence: list[Evidence], found: list[Explanation], notes: list[str]) -> Diagnosis:
+    best = found[0] if found else None
+    one = next((item for item in evidence if best is not None and item.layer.path == best.layer), evidence[0])
+    if best is None and len(evidence) > 1:
+        one = min(evidence, key=lambda item: float(np.median(item.misfit(item.case))))
+        notes.append(f"no layer was given and none of {len(evidence)} fits; the comparison is with the one that comes nearest")
+    columns = list(best.channels or ()) if best is not None and one.any_channel else [0] if one.any_channel else []
+    explained = again(one, best) if best is not None else None
+    if not found:
+        from exporter.differences import how_they_differ
+
+        notes += how_they_differ(one)
+    elif len(found) > 1:
+        notes.append(_advice(one, found))
+    off = one.misfit(one.case)[:, columns[:1]] if columns else one.misfit(one.case)
+    return Diagnosis(verdict="differs", layer=one.layer.path, channel=columns[0] if best is not None and len(columns) == 1 else None,
+                     explanations=tuple(found), compared=off.size, differing=int((off > 1).sum()), worst=_worst(one, columns[:1]),
+                     side_by_side=_side_by_side(one, explained, columns[:1]), notes=tuple(notes), evidence=one)
+
+
+def _advice(one: Evidence, found: list[Explanation]) -> str:
+    """Whether the bundle's own vectors would tell the first two explanations apart."""
+    from exporter import vectors
+
+    layer = channels_of(one.layer, np.arange(one.layer.moving_mean.size))
+    rows = vectors.make(layer)[0].astype(np.float64)
+    case = make_case(layer, rows, (1,), others=one.case.setting.others)
+    first, second = (variant(case, explanation) if explanation.epsilon is None else None for explanation in found[:2])
+    if first is None or second is None:
+        return "the data cannot tell these apart; more rows of input would"
+    with np.errstate(all="ignore"):
+        apart = np.abs(first.value() - second.value()) > first.bound(one.dtype) + second.bound(one.dtype)
+    if apart.any():
+        return "the data cannot tell these apart; run your code on the bundle's own vectors of this layer and give that output: they do"
+    return "the data cannot tell these apart, and the bundle's vectors of this layer cannot either"
+
+
+def _worst(one: Evidence, columns: list[int]) -> dict[str, Any]:
+    misfit = one.misfit(one.case)
+    chosen = misfit[:, columns] if columns else misfit
+    row, column = np.unravel_index(int(np.argmax(chosen)), chosen.shape)
+    channel = columns[int(column)] if columns else int(column)
+    index = list(one.position(int(row), channel))
+    return {"index": index, "channel": channel, "input": float(one.case.x[row, channel]), "yours": float(one.theirs[row, channel]),
+            "right": float(one.case.value()[row, channel]), "times_the_bound": float(misfit[row, channel])}
+
+
+def _side_by_side(one: Evidence, explained: Case | None, columns: list[int], most: int = 6) -> tuple[tuple[Any, ...], ...]:
+    """The numbers that are furthest off, one a channel where there are several."""
+    right, misfit = one.case.value(), one.misfit(one.case)
+    gives = None if explained is None else explained.value()
+    channels = columns or np.argsort(-misfit.max(axis=0), kind="stable")[:most].tolist()
+    each = max(1, most // len(channels))
+    places = [(int(row), channel) for channel in channels for row in np.argsort(-misfit[:, channel], kind="stable")[:each]]
+    return tuple((list(one.position(*at)), at[1], float(one.case.x[at]), float(one.theirs[at]), float(right[at]),
+                  None if gives is None else float(gives[at])) for at in places)

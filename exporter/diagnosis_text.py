@@ -1,0 +1,106 @@
+"""A Diagnosis for people and for machines."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+from exporter.diagnosis import Diagnosis
+from exporter.errors import printable
+from exporter.explanations import Explanation
+from exporter.mistakes import BY_CODE, RIGHT
+
+MOST_SHOWN = 5
+
+
+def render(found: Diagnosis) -> str:
+    """A few paragraphs: the verdict, each explanation with the corrected line, a few numbers side by side."""
+    place = printable(found.layer, 120) + ("" if found.channel is None else f", channel {found.channel}")
+    lines = []
+    if found.verdict == "same":
+        lines.append(f"{place}: same. {_count(found.compared)} within the error bound, "
+                     f"the worst at {found.worst['times_the_bound']:.2g} of it.")
+        hidden = [f"{code} {BY_CODE[code].name}" for code in found.could_not_show()]
+        if hidden:
+            lines.append(f"These inputs could not have shown: {'; '.join(hidden)}.")
+    else:
+        worst = found.worst
+        lines.append(f"{place}: differs. {found.differing} of {_count(found.compared)} beyond the error bound, the worst by "
+                     f"{_times(worst['times_the_bound'])}:")
+        lines.append(f"  at {worst['index']} (channel {worst['channel']}): input {worst['input']:.9g}, yours {worst['yours']:.9g}, "
+                     f"right {worst['right']:.9g}")
+    for number, explanation in enumerate(found.explanations[:MOST_SHOWN]):
+        lines += ["", *_explanation(explanation, full=number == 0)]
+    if len(found.explanations) > MOST_SHOWN:
+        lines += ["", f"and {len(found.explanations) - MOST_SHOWN} more that fit (--json lists all)"]
+    lines += ["", *_table(found)] if found.verdict == "differs" else []
+    lines += ["", *(f"note: {note}" for note in found.notes)] if found.notes else []
+    return "\n".join(lines) + "\n"
+
+
+def _count(numbers: int) -> str:
+    return "1 number" if numbers == 1 else f"{numbers} numbers"
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.3g} times" if math.isfinite(ratio) else "being no number"
+
+
+def _explanation(explanation: Explanation, *, full: bool) -> list[str]:
+    rows = [BY_CODE[code] for code in explanation.codes]
+    lines = [f"{' + '.join(explanation.codes)}  {printable(explanation.names(), 300)}"]
+    if explanation.weak and explanation.epsilon is None:
+        lines.append("  fits the pattern; nothing was predicted number by number")
+    else:
+        lines.append(f"  explains {'these channels' if explanation.channels else 'all numbers'} to {explanation.error:.2g} "
+                     f"({explanation.worst:.2g} of the tolerance)")
+    if explanation.epsilon is not None:
+        lines.append(f"  the numbers allow an epsilon from {explanation.epsilon[1]:.6g} to {explanation.epsilon[2]:.6g}")
+    if explanation.channels is not None:
+        channels = ", ".join(map(str, explanation.channels[:10])) + (", …" if len(explanation.channels) > 10 else "")
+        lines.append(f"  in channel{'' if len(explanation.channels) == 1 else 's'} {channels} of {printable(explanation.layer, 80)}")
+    if full:
+        for row in rows:
+            lines += [f"  written  {row.line}", f"  right    {RIGHT}", f"  why      {row.why}", f"  instead  {row.instead}"]
+    return lines
+
+
+def _table(found: Diagnosis) -> list[str]:
+    head = ["index", "channel", "input", "yours", "right"]
+    explained = any(row[5] is not None for row in found.side_by_side)
+    if explained:
+        head.append(" + ".join(found.explanations[0].codes))
+    rows = [head]
+    for index, channel, *values in found.side_by_side:
+        shown = [f"{value:.9g}" for value in (values if explained else values[:3])]
+        rows.append([",".join(map(str, index)), str(channel), *shown])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    return ["  ".join(cell.rjust(width) for cell, width in zip(row, widths)) for row in rows]
+
+
+def as_dict(found: Diagnosis) -> dict[str, Any]:
+    """JSON types only; NaN and infinity, which JSON has not, as text."""
+    explanations = []
+    for explanation in found.explanations:
+        entry: dict[str, Any] = dataclasses.asdict(explanation)
+        entry["names"] = [BY_CODE[code].name for code in explanation.codes]
+        entry["written"] = [BY_CODE[code].line for code in explanation.codes]
+        entry["instead"] = [BY_CODE[code].instead for code in explanation.codes]
+        entry["right"] = RIGHT
+        explanations.append(entry)
+    keys = ("index", "channel", "input", "yours", "right", "explained")
+    content = {"verdict": found.verdict, "layer": found.layer, "channel": found.channel, "compared": found.compared,
+               "differing": found.differing, "worst": found.worst, "explanations": explanations,
+               "side_by_side": [dict(zip(keys, row)) for row in found.side_by_side],
+               "notes": list(found.notes), "could_not_show": found.could_not_show()}
+    result: dict[str, Any] = _plain(content)
+    return result
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,57 @@
+"""How numbers differ that no known mistake explains, in words, and what to send to find out more."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from exporter.evidence import Evidence
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+FEW_ROWS = 3  # a straight line through fewer says nothing
+FAR = 100.0  # times the error bound
+SLOPE = 1e-4  # relative; a line through a few float32 numbers tells no more
+
+
+def how_they_differ(one: Evidence) -> list[str]:
+    """Sentences: how far off, whether each channel is a straight line in the input, which of slope and offset is wrong, what to send."""
+    misfit = one.misfit(one.case)
+    channels, off = misfit.shape[1], misfit > 1
+    notes = [f"no known mistake explains them, alone or in common pairs; {int(off.sum())} of {misfit.size} numbers are beyond the error "
+             f"bound, half of them by more than {np.median(misfit[off]):.3g} times"]
+    if not np.isfinite(one.theirs).any():
+        return [*notes, "none of the numbers given is finite: look for a division by 0 or an input that was never filled"]
+    wrong = np.flatnonzero(off.any(axis=0))
+    if 0 < len(wrong) < channels:
+        shown = ", ".join(map(str, wrong[:10].tolist())) + (", …" if len(wrong) > 10 else "")
+        notes.append(f"{len(wrong)} of {channels} channels differ: {shown}")
+    if len(one.theirs) < FEW_ROWS or one.any_channel:
+        return [*notes, "send more numbers: three or more rows of input for each channel, e.g. the bundle's own vectors of the layer "
+                        "run through your code"]
+    return [*notes, _lines(one, wrong)]
+
+
+def _lines(one: Evidence, wrong: NDArray[np.intp]) -> str:
+    """What a straight line through each channel's numbers says."""
+    case = one.case
+    x, y = case.x[:, wrong], one.theirs[:, wrong]
+    with np.errstate(all="ignore"):
+        middle = x.mean(axis=0)
+        slope = ((x - middle) * (y - y.mean(axis=0))).sum(axis=0) / np.square(x - middle).sum(axis=0)
+        residue = np.abs(y - (slope * (x - middle) + y.mean(axis=0))).max(axis=0)
+        straight = residue <= FAR * one.tolerance(case)[:, wrong].max(axis=0)
+        factor = slope / case.scale()[wrong]
+    if not straight.all():
+        return (f"in {int((~straight).sum())} channels the output is no straight line in the input: an activation, another input, noise; "
+                "check that the input given is what entered the batch norm")
+    if (np.abs(factor - 1) < SLOPE).all():
+        shift = (y - case.value()[:, wrong]).mean(axis=0)
+        return (f"the slope is right in every channel and the offset is not (off by {np.min(shift):.4g} to {np.max(shift):.4g}): look at "
+                "moving_mean, beta and a bias of the layer before that was folded in")
+    if np.ptp(factor) < SLOPE * np.abs(factor).max():
+        return f"the slope is {np.median(factor):.7g} times the right one in every channel: a constant factor"
+    return (f"each channel is a straight line in the input with a slope of its own, {np.min(factor):.4g} to {np.max(factor):.4g} times the "
+            "right one: other parameters than the layer's; another checkpoint? bn-verify BUNDLE MODEL compares the parameters")

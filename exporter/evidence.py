@@ -1,0 +1,213 @@
+"""Evidence: one layer, somebody's input and output in the form (rows, channels), and how well a case explains them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from exporter.case import Case, make_case, rows_of
+from exporter.errors import UsageError
+from exporter.layer import UNIT, BatchNorm
+from exporter.samples import Numbers
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
+
+MOST_SEARCHED = 1 << 14  # numbers looked at while searching; what is found is then checked against all
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Evidence:
+    """One layer and somebody's numbers.
+
+    case:     the right formula and the input.            theirs: the output, (rows, channels).
+    printed:  half units of the output's printed digits.  input_printed: of the input's, 0 unless `loosened`.
+    dtype:    the coarser of the layer's type and the output's: the error bound is in its unit.
+    shape, axes:  of the input, with an axis for the channels where it was given without one.   given: its shape as given.
+    any_channel:  each column holds the same numbers: they belong to one channel, and which one is asked.
+    """
+
+    case: Case
+    theirs: Array
+    printed: Array
+    input_printed: Array
+    dtype: str
+    shape: tuple[int, ...]
+    axes: tuple[int, ...]
+    given: tuple[int, ...]
+    any_channel: bool = False
+    loosened: bool = False
+
+    @property
+    def layer(self) -> BatchNorm:
+        return self.case.setting.layer
+
+    def tolerance(self, case: Case) -> Array:
+        """The error bound of a case and the printed precision of the numbers."""
+        bound = case.bound(self.dtype) + self.printed
+        if self.loosened:
+            with np.errstate(all="ignore"):
+                bound = bound + np.abs(case.scale()) * self.input_printed
+        return bound
+
+    def misfit(self, case: Case) -> Array:
+        """|theirs - case| in units of the tolerance, (rows, channels); infinite where only one of them is no number."""
+        value = case.value()
+        with np.errstate(all="ignore"):
+            ratio = np.abs(self.theirs - value) / self.tolerance(case)
+        same = (self.theirs == value) | (np.isnan(self.theirs) & np.isnan(value))
+        return np.where(same, 0.0, np.where(np.isnan(ratio), np.inf, ratio))
+
+    def worst(self, case: Case) -> float:
+        """The largest misfit; with `any_channel`, of the channel that fits best."""
+        misfit = self.misfit(case)
+        return float(misfit.max(axis=0).min() if self.any_channel else misfit.max())
+
+    def fits(self, case: Case) -> bool:
+        """Whether the case explains the numbers."""
+        return self.worst(case) <= 1 and bool(np.isfinite(self.theirs).any())
+
+    def close(self, case: Case) -> bool:
+        """Whether the case gives what the right formula gives, so that these numbers cannot tell the two apart."""
+        return dataclasses.replace(self, theirs=self.case.value()).fits(case)
+
+    def channels_that_fit(self, case: Case) -> list[int]:
+        """The channels whose numbers the case explains."""
+        return np.flatnonzero(self.misfit(case).max(axis=0) <= 1).tolist()
+
+    def take(self, rows: NDArray[np.intp]) -> Evidence:
+        """The evidence of some rows; the statistics of the whole input are kept."""
+        case, setting = self.case, dataclasses.replace(self.case.setting, rows=self.case.setting.rows[rows])
+        return dataclasses.replace(self, case=case.but(x=case.x[rows], magnitude=case.magnitude[rows], setting=setting),
+                                   theirs=self.theirs[rows], printed=self.printed[rows], input_printed=self.input_printed[rows])
+
+    def sample(self) -> Evidence:
+        """Few enough rows to search in: those that fit the right formula worst, and some evenly spread."""
+        rows, channels = self.theirs.shape
+        keep = max(4, MOST_SEARCHED // channels)
+        if rows <= keep:
+            return self
+        worst = np.argsort(-self.misfit(self.case).max(axis=1), kind="stable")[: keep // 2]
+        return self.take(np.unique(np.concatenate([worst, np.linspace(0, rows - 1, keep - len(worst)).astype(np.intp)])))
+
+    def channels(self, which: NDArray[np.intp]) -> Evidence:
+        """The evidence of some channels, as a layer of their own with its channels last."""
+        layer = channels_of(self.layer, which)
+        case = make_case(layer, self.case.x[:, which], (1,))
+        return dataclasses.replace(self, case=case, theirs=self.theirs[:, which], printed=self.printed[:, which],
+                                   input_printed=self.input_printed[:, which], shape=case.x.shape, axes=(1,), given=case.x.shape)
+
+    def loosen(self) -> Evidence:
+        """With the input, too, known to its printed digits only."""
+        return dataclasses.replace(self, loosened=True)
+
+    def position(self, row: int, channel: int) -> tuple[int, ...]:
+        """Where a number of the rows stands in the arrays as given."""
+        if self.any_channel:
+            return tuple(int(index) for index in np.unravel_index(row, self.given))
+        count = int(np.prod(self.shape, dtype=np.int64))
+        where = self.case.setting.to_rows(np.arange(count).reshape(self.shape))[row, channel]
+        return tuple(int(index) for index in np.unravel_index(int(where), self.given))
+
+
+def channels_of(layer: BatchNorm, which: NDArray[np.intp]) -> BatchNorm:
+    """A layer of some channels of another one, with its channels last."""
+    arrays = {name: values.ravel()[which] for name, values in layer.parameters().items()}
+    return layer.replace(axis=(-1,), shape=(len(which),), ndim=None, **arrays)
+
+
+def axes_for(layer: BatchNorm, shape: tuple[int, ...], axis: int | None) -> tuple[int, ...] | None:
+    """The axes of an input of this shape that the layer's dimensions run along, or None where none fit.
+
+    The layer's own where they fit; else the last, else axis 1, else any that has the layer's length.
+    """
+    rank = len(shape)
+    tried: list[tuple[int, ...]]
+    if axis is not None:
+        tried = [(axis,)]
+    elif len(layer.shape) == 1:
+        tried = [layer.axis or (-1,), (-1,), (1,), *((other,) for other in range(rank))]
+    else:
+        tried = [layer.axis or (), tuple(range(-len(layer.shape), 0)), tuple(range(1, len(layer.shape) + 1))]
+    for axes in tried:
+        inside = all(-rank <= a < rank for a in axes) and len({a % rank for a in axes}) == len(axes)
+        if inside and tuple(shape[a] for a in axes) == layer.shape:
+            return tuple(a % rank for a in axes)
+    return None
+
+
+def gather(layer: BatchNorm, x: Numbers, theirs: Numbers, *, axis: int | None = None, channel: int | None = None,
+           others: Sequence[BatchNorm] = (), dtype: str | None = None) -> Evidence | None:
+    """The evidence for one layer, or None where the input does not fit it.
+
+    Numbers that are fewer than the layer's channels may belong to one of its channels (`channel`, or any).
+    """
+    if channel is not None:
+        if not 0 <= channel < layer.moving_mean.size:
+            return None
+        layer, others = channels_of(layer, np.array([channel])), ()
+    shape = given = x.values.shape
+    axes = axes_for(layer, shape, axis)
+    if axes is None and axis is None and shape == layer.shape:
+        shape, axes = (1, *shape), tuple(range(1, 1 + len(shape)))
+    any_channel = False
+    if axes is None and ((axis is None and len(shape) <= 1) or layer.moving_mean.size == 1):
+        any_channel = layer.moving_mean.size > 1
+        shape, axes = (*shape, 1), (len(shape),)
+    if axes is None:
+        return None
+    x, theirs = x.reshape(shape), theirs.reshape(shape)
+    coarse = max([layer.dtype, dtype or _type_of(theirs, layer.dtype)], key=UNIT.__getitem__)
+    if any_channel:
+        x, theirs = (_for_each_channel(one, layer.moving_mean.size) for one in (x, theirs))
+        layer, axes = channels_of(layer, np.arange(layer.moving_mean.size)), (1,)
+    return Evidence(case=make_case(layer, np.asarray(x.values, np.float64), axes, others=() if any_channel else others),
+                    theirs=rows_of(np.asarray(theirs.values, np.float64), axes), printed=_printed(theirs, axes),
+                    input_printed=_printed(x, axes), dtype=coarse, shape=x.values.shape, axes=axes, given=given, any_channel=any_channel)
+
+
+def _type_of(theirs: Numbers, dtype: str) -> str:
+    """The type an output was computed in, as far as it shows: an array's own; of numbers that were typed, not finer than float32."""
+    name = theirs.values.dtype.name
+    if theirs.half is not None:
+        return "float32"
+    return name if name in UNIT and theirs.values.dtype.kind != "i" else dtype
+
+
+def _for_each_channel(numbers: Numbers, channels: int) -> Numbers:
+    def repeated(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.repeat(values.reshape(-1, 1), channels, axis=1)
+
+    return Numbers(repeated(numbers.values), None if numbers.half is None else repeated(numbers.half))
+
+
+def _printed(numbers: Numbers, axes: tuple[int, ...]) -> Array:
+    return rows_of(np.zeros(numbers.values.shape) if numbers.half is None else numbers.half, axes)
+
+
+def aligned(x: Numbers, theirs: Numbers) -> tuple[Numbers, str]:
+    """`theirs` in x's shape, and what was done for that.
+
+    Raises: UsageError where the shapes have nothing to do with each other.
+    """
+    shape, other = x.values.shape, theirs.values.shape
+    if shape == other:
+        return theirs, ""
+    if _long(shape) == _long(other):
+        return theirs.reshape(shape), ""
+    if len(shape) == len(other) > 2:
+        for order in ((0, len(shape) - 1, *range(1, len(shape) - 1)), (0, *range(2, len(shape)), 1)):
+            if tuple(other[a] for a in order) == shape:
+                return theirs.transpose(order), f"the output has shape {list(other)} where the input has {list(shape)}: its axes were moved"
+    if x.values.size == theirs.values.size and 1 in (x.values.ndim, theirs.values.ndim):
+        return theirs.reshape(shape), f"the output of shape {list(other)} was taken in the order of the input's {list(shape)}"
+    raise UsageError(f"the input has shape {list(shape)}, the output {list(other)}", hint="batch norm gives an output of its input's shape")
+
+
+def _long(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(size for size in shape if size != 1)

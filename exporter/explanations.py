@@ -1,0 +1,228 @@
+"""Explanations: the search for the mistakes that explain somebody's numbers, single ones, solved ones, pairs, parts."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from exporter.case import Case
+from exporter.evidence import Evidence
+from exporter.formula import round_to
+from exporter.mistakes import BY_CODE, MISTAKES
+from exporter.solvers import describe_order, match_channels, solve_epsilon
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+MOST_PAIRED = 1 << 11  # numbers looked at while pairs of mistakes are tried
+CLOSER = 0.1  # a pair is mentioned beside single mistakes where its misfit is this much smaller
+SOME = 0.1  # of the channels have to agree before a difference in the others is put down to another checkpoint
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Explanation:
+    """Mistakes that explain the numbers.
+
+    codes, details: of one mistake, or of two that were made together.     layer: path of the layer they were made with.
+    worst:          the largest distance from the numbers in units of the tolerance; at most 1.
+    error:          the largest distance itself.
+    channels:       those it holds for, or None for all.
+    epsilon:        (value, lowest, highest) where it was solved for.       order: the order of channels that was found.
+    weak:           the numbers would fit anything of this kind (one number and one unknown), or nothing was predicted.
+    """
+
+    codes: tuple[str, ...]
+    details: tuple[str, ...]
+    layer: str
+    worst: float
+    error: float
+    channels: tuple[int, ...] | None = None
+    epsilon: tuple[float, float, float] | None = None
+    order: tuple[int, ...] | None = None
+    weak: bool = False
+
+    def names(self) -> str:
+        """The mistakes by name, with what is special in each."""
+        parts = [BY_CODE[code].name + (f" ({detail})" if detail else "") for code, detail in zip(self.codes, self.details)]
+        return " and ".join(parts)
+
+
+def rank(explanation: Explanation) -> tuple[Any, ...]:
+    """A sorting key: what was predicted before what was not, one mistake before two, a fixed number before a solved one, then closeness."""
+    return (explanation.weak, len(explanation.codes), explanation.channels is not None, explanation.epsilon is not None,
+            int(4 * explanation.worst), explanation.codes)
+
+
+def explain(whole: Evidence) -> list[Explanation]:
+    """All that explains the numbers of one layer: single mistakes, what can be solved for, then pairs and parts."""
+    sample = whole.sample()
+    found = [*_singles(sample, whole)]
+    if not any(explanation.codes == ("BN103",) for explanation in found):
+        found += _epsilon(sample, whole)
+    if not found:
+        found += _orders(sample, whole)
+    coarse = bool(whole.printed.any())
+    if not found or coarse:
+        limit = CLOSER * min((explanation.worst for explanation in found if not explanation.weak), default=1 / CLOSER)
+        found += [pair for pair in _pairs(sample, whole) if pair.worst <= limit]
+    if not found:
+        found += _half_precision(whole)
+    if not found and not whole.any_channel:
+        found += _some_channels(whole)
+    return found
+
+
+def _explanation(whole: Evidence, case: Case, codes: tuple[str, ...], details: tuple[str, ...], **more: Any) -> Explanation | None:
+    """The explanation, if it holds for all numbers."""
+    if not whole.fits(case):
+        return None
+    with np.errstate(all="ignore"):
+        error = np.abs(whole.theirs - case.value())
+    channels = None
+    if whole.any_channel:
+        channels = tuple(whole.channels_that_fit(case))
+        error = error[:, list(channels)]
+    return Explanation(codes=codes, details=details, layer=whole.layer.path, worst=whole.worst(case),
+                       error=float(np.nan_to_num(error, nan=0.0, posinf=0.0).max()), channels=channels, **more)
+
+
+def _singles(sample: Evidence, whole: Evidence) -> Iterator[Explanation]:
+    for mistake in MISTAKES:
+        if mistake.wrong is None:
+            continue
+        fitting = [number for number, (_, case) in enumerate(mistake.wrong(sample.case)) if sample.fits(case)]
+        if not fitting:
+            continue
+        for number, (detail, case) in enumerate(mistake.wrong(whole.case)):
+            if number in fitting:
+                explanation = _explanation(whole, case, (mistake.code,), (detail,))
+                if explanation is not None:
+                    yield explanation
+
+
+def _epsilon(sample: Evidence, whole: Evidence) -> Iterator[Explanation]:
+    if whole.any_channel:
+        return
+    for code, outside in (("BN105", False), ("BN101", True)):
+        solved = solve_epsilon(sample.case, sample.theirs, sample.tolerance, outside=outside)
+        if solved is None:
+            continue
+        value, low, high, several = solved
+        epsilon = np.full_like(whole.case.epsilon, value)
+        case = whole.case.but(epsilon=epsilon)
+        if outside:
+            case = case.but(divisor=lambda variance, eps: np.sqrt(variance) + eps)
+        if np.array_equal(epsilon, whole.case.epsilon):
+            continue
+        detail = f"with epsilon {value:g}" + ("" if several else ", as any single number can be explained")
+        explanation = _explanation(whole, case, (code,), (detail,), epsilon=(value, low, high), weak=not several)
+        if explanation is not None:
+            yield explanation
+
+
+def _orders(sample: Evidence, whole: Evidence) -> Iterator[Explanation]:
+    """An order of channels without a name: of the parameters, of the output, of the input."""
+    if whole.any_channel:
+        return
+    case = sample.case
+    scale, root, right = case.scale(), case.divisor(case.variance, case.epsilon), case.value()
+    size, bound = case.size(), sample.tolerance(case)
+
+    def parameters(row: int, columns: slice) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        x = case.x[row, columns][None, :]
+        with np.errstate(all="ignore"):
+            value = case.gamma[:, None] * (x - case.mean[:, None]) / root[:, None] + case.beta[:, None]
+            magnitude = np.abs(scale)[:, None] * (np.abs(x) + np.abs(case.mean)[:, None]) + np.abs(case.beta)[:, None]
+        return value, magnitude * (bound[row, columns] / size[row, columns])[None, :]
+
+    def result(row: int, columns: slice) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        shape = (right.shape[1], columns.stop - columns.start)
+        return np.broadcast_to(right[row][:, None], shape), np.broadcast_to(bound[row][:, None], shape)
+
+    for code, what, predict in (("BN143", "", parameters), ("BN144", "the output's channels", result)):
+        order = match_channels(predict, sample.theirs, sample.printed)
+        if order is None:
+            continue
+        changed = whole.case.at(order)
+        if predict is result:
+            changed = changed.but(x=whole.case.x[:, order], magnitude=whole.case.magnitude[:, order])
+        detail = ": ".join(part for part in (what, describe_order(order)) if part)
+        explanation = _explanation(whole, changed, (code,), (detail,), order=tuple(order.tolist()))
+        if explanation is not None:
+            yield explanation
+
+
+def _pairs(sample: Evidence, whole: Evidence) -> Iterator[Explanation]:
+    rows = max(2, MOST_PAIRED // sample.theirs.shape[1])
+    few = sample.take(np.linspace(0, len(sample.theirs) - 1, min(rows, len(sample.theirs))).astype(np.intp))
+    paired = [mistake for mistake in MISTAKES if not mistake.alone and mistake.wrong is not None]
+    for first, second, detail, case in _both(few.case, paired):
+        if few.fits(case):
+            again = next(changed for one, two, words, changed in _both(whole.case, [BY_CODE[first], BY_CODE[second]]) if words == detail)
+            explanation = _explanation(whole, again, (first, second), detail)
+            if explanation is not None:
+                yield explanation
+
+
+def _both(case: Case, mistakes: Sequence[Any]) -> Iterator[tuple[str, str, tuple[str, str], Case]]:
+    """Each two of the mistakes together, in each of their variants."""
+    for number, first in enumerate(mistakes):
+        for detail, changed in first.wrong(case):
+            for second in mistakes[number + 1:]:
+                for more, twice in second.wrong(changed):
+                    yield first.code, second.code, (detail, more), twice
+
+
+def _half_precision(whole: Evidence) -> Iterator[Explanation]:
+    """Numbers that half precision can hold, off by what its rounding explains."""
+    for dtype in ("float16", "bfloat16"):
+        held = round_to(whole.theirs, dtype).astype(np.float64)
+        if whole.any_channel or not np.array_equal(held, whole.theirs, equal_nan=True):
+            continue
+        coarse = dataclasses.replace(whole, dtype=dtype)
+        explanation = _explanation(coarse, coarse.case, ("BN164",), (dtype,), weak=True)
+        if explanation is not None:
+            yield explanation
+            return
+
+
+def _some_channels(whole: Evidence) -> Iterator[Explanation]:
+    """Where some channels agree: a mistake in the others only, or parameters of another checkpoint."""
+    good = whole.channels_that_fit(whole.case)
+    telling = [channel for channel in good if whole.case.scale()[channel] != 0]
+    bad = np.setdiff1d(np.arange(whole.theirs.shape[1]), good)
+    if not len(telling) or len(telling) < SOME * whole.theirs.shape[1]:
+        return
+    part = whole.channels(bad)
+    partly = [*_singles(part.sample(), part)] or [*_orders(part.sample(), part)]
+    for explanation in partly:
+        yield dataclasses.replace(explanation, channels=tuple(bad.tolist()), order=None)
+    if not partly:
+        shown = ", ".join(map(str, bad[:8])) + (", …" if len(bad) > 8 else "")
+        error = np.abs(part.theirs - part.case.value())
+        detail = f"{len(bad)} of {whole.theirs.shape[1]} channels differ: {shown}"
+        yield Explanation(codes=("BN146",), details=(detail,), layer=whole.layer.path, worst=0.0,
+                          error=float(np.nanmax(error)), channels=tuple(bad.tolist()), weak=True)
+
+
+def again(one: Evidence, explanation: Explanation) -> Case | None:
+    """The case of an explanation, for what it gives."""
+    unpredicted = explanation.weak and explanation.epsilon is None
+    if unpredicted or explanation.order is not None or (explanation.channels and not one.any_channel):
+        return None
+    if explanation.epsilon is not None:
+        case = one.case.but(epsilon=np.full_like(one.case.epsilon, explanation.epsilon[0]))
+        return case.but(divisor=lambda variance, eps: np.sqrt(variance) + eps) if explanation.codes == ("BN101",) else case
+    return variant(one.case, explanation)
+
+
+def variant(case: Case, explanation: Explanation) -> Case | None:
+    """The case that an explanation's mistakes make of another one, where that is possible."""
+    cases = [case]
+    for code, detail in zip(explanation.codes, explanation.details):
+        make = BY_CODE[code].wrong
+        cases = [changed for one in cases for words, changed in (make(one) if make is not None else ()) if words == detail]
+    return cases[0] if cases else None
