@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from exporter import remote
 from exporter.errors import OutputError
@@ -72,7 +72,14 @@ def check_output(path: str | os.PathLike[str], inputs: Iterable[Place] = ()) -> 
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Replaces `path` by `data`: a temporary file in the same folder, flushed to the disk, then renamed.
+    """Replaces `path` by `data`, as `replacing` does."""
+    with replacing(path) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to that becomes `path` at the end: a temporary file in the same folder, flushed to the disk, then renamed.
 
     The temporary file is removed on every error and on the signals that Python turns into exceptions.
     """
@@ -83,7 +90,7 @@ def write_bytes(path: Path, data: bytes) -> None:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
         try:
             with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
