@@ -38,7 +38,7 @@ def evaluate(layer: BatchNorm, x: ArrayLike, *, axis: int | tuple[int, ...] | No
     Raises: UsageError where x does not fit the layer.
     """
     array = _as_input(layer, x)
-    axes = _axes(layer, array, axis)
+    axes = find_axes(layer, array, axis)
     if fast:
         return _fast(layer, array, axes, out)
     if out is not None:
@@ -89,7 +89,8 @@ def _as_input(layer: BatchNorm, x: ArrayLike) -> NDArray[Any]:
     return round_to(array.astype(np.float64), layer.dtype)
 
 
-def _axes(layer: BatchNorm, x: NDArray[Any], axis: int | tuple[int, ...] | None) -> tuple[int, ...]:
+def find_axes(layer: BatchNorm, x: NDArray[Any], axis: int | tuple[int, ...] | None) -> tuple[int, ...]:
+    """The axes of `x`, none negative, that the layer's dimensions run along. Raises: UsageError where x does not fit."""
     given = layer.axis if axis is None else (axis,) if isinstance(axis, int) else tuple(axis)
     if given is None or len(given) != len(layer.shape):
         raise UsageError(f"axis {given} does not fit parameters of shape {list(layer.shape)}", where=layer.path)
