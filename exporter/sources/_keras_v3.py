@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any
 
 from exporter import dialects
@@ -22,22 +23,33 @@ from exporter.sources._v3_groups import LAYER_LISTS, NOT_LAYERS, Group, numbered
 if TYPE_CHECKING:
     from exporter.bundle import Bundle, Origin
 
+LEAVES = frozenset(("InputLayer", "Dense", "Activation", "ReLU", "LeakyReLU", "PReLU", "Softmax", "Dropout", "Flatten", "Reshape", "Add",
+                    "Multiply", "Concatenate", "Rescaling", "LayerNormalization", "Embedding", "GlobalAveragePooling2D", "GlobalMaxPooling2D",
+                    *(f"{kind}{rank}D" for rank in (1, 2, 3)
+                      for kind in ("Conv", "DepthwiseConv", "SeparableConv", "ZeroPadding", "Cropping", "UpSampling", "MaxPooling",
+                                   "AveragePooling"))))
 KNOWN_GROUPS = tuple(snake_case(name) for name in BATCH_NORMS)
+OTHER_NORMS = ("layer_normalization", "group_normalization")  # they hold gamma and beta
 
 ONE_OF_TWO = "one of its parameters is gamma or beta, and the file does not say which"
 THREE_VECTORS = "it holds three vectors of one length, as a batch norm without gamma or beta does; the file does not say what they are"
-TWO_VECTORS = "it holds two vectors of one length, as a LayerNormalization does or a batch norm without gamma and beta"
+TWO_VECTORS = "it holds two vectors of one length, as a LayerNormalization or a batch norm without gamma and beta does"
 FOUR_VECTORS = "taken for a batch norm because it holds four vectors of one length; the file does not name its class"
 NO_VARIANCE = "its second vector has negative values and is no variance"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Match:
-    """A batch norm of the model. node: its config, None inside a user's class. group: its weights, None where the file has none."""
+    """A batch norm of the model.
+
+    node:  its config, None inside a user's class. group: its weights, None where the file has none.
+    told: whether the config tells of batch norms somewhere in this user's class.
+    """
 
     path: str
     node: Node | None
     group: Group | None
+    told: bool = False
 
 
 @dataclasses.dataclass(slots=True)
@@ -64,7 +76,7 @@ def read_weights(root: Group, tree: Node | None, keras_version: str | None, *, o
     found = Found()
     ranks: Any = {}
     if tree is None:
-        matches = [Match(path, None, group) for path, group in _groups_below(root, (), "", bool(root.name))]
+        matches = [Match(path, None, group) for path, group in _groups_below(root, frozenset(), "", bool(root.name))]
     else:
         from exporter.ranks import input_ranks
 
@@ -77,7 +89,7 @@ def read_weights(root: Group, tree: Node | None, keras_version: str | None, *, o
     for match in matches:
         if match.node is None:
             assert match.group is not None
-            _recognise(match.path, match.group, found)
+            _recognise(match.path, match.group, found, match.told)
         elif match.group is None or not match.group.holds_variables():
             found.skipped.append((match.path, "the file holds no weights for it; was the model built before it was saved?"))
         else:
@@ -136,8 +148,9 @@ class _Replay:
         self.root, self.twos = root, twos
         self.named = root.name is not None
         self.matches: list[Match] = []
+        self.taken: set[str] = set()  # paths of the groups that the config explains
         self._shared: set[int] = set()
-        self._by_name: dict[str, list[Node]] = {}
+        self._saved: dict[str, list[Node]] = {}
 
     def run(self, tree: Node) -> list[Match]:
         self._node(tree, self.root, "")
@@ -149,9 +162,14 @@ class _Replay:
         if is_batch_norm(node):
             self.matches.append(Match(path, node, group))
             return
-        taken, unplaced = self._children(node, group, path)
-        left = [] if group is None else list(_groups_below(group, taken, path, self.named))
-        self._by_names(unplaced, left, path)
+        unplaced = self._children(node, group, path)
+        if group is not None:
+            unplaced = self._by_name(unplaced, group, path)
+        norms = [found for child in unplaced for found in _norms(child, path)]
+        left = [] if group is None else list(_groups_below(group, self.taken, path, self.named))
+        self.matches += [Match(below, None, inner, told=bool(norms)) for below, inner in left]
+        if not left:
+            self.matches += [Match(below, child, None) for below, child in norms if not self._is_saved_already(child, None)]
 
     def _is_saved_already(self, node: Node, group: Group | None) -> bool:
         """Whether the layer stands in the model for the second time: Keras saves it at the first. Inner entries have no
@@ -161,35 +179,45 @@ class _Replay:
             if node.shared_object in self._shared:
                 return True
             self._shared.add(node.shared_object)
-        same = self._by_name.setdefault(node.name, [])
+        same = self._saved.setdefault(node.name, [])
         if group is None and any(other.class_name == node.class_name and other.config == node.config for other in same):
             return True
         if group is not None:
             same.append(node)
         return False
 
-    def _children(self, node: Node, group: Group | None, path: str) -> tuple[set[str], list[Node]]:
-        """Goes on to the layers inside; returns the names of the groups that this explains, and layers whose place is not known."""
-        taken: set[str] = set()
+    def _children(self, node: Node, group: Group | None, path: str) -> list[Node]:
+        """Goes on to the layers inside; returns those whose group is not where their role in the config says."""
         unplaced: list[Node] = []
         for role in dict.fromkeys(role for role, _ in node.children):
             nodes = [child for other, child in node.children if other == role]
             inner = None
             if group is not None:
                 inner = group.layer_list() if role == "layers" else group.child(role)
-            if inner is not None and self._is_list(node, role):
-                if self._is_list_complete(node, role, inner, nodes):
-                    taken.add(inner.path.rpartition("/")[2])
-                    self._listed(nodes, inner, path)
-                else:
-                    unplaced += nodes
-            elif inner is not None:
-                taken.add(role)
-                self._node(nodes[0], inner, join(path, nodes[0].name))
+            if inner is not None and not self._is_list(node, role):
+                self.taken.add(inner.path)
+                self._node(nodes[0], inner, join(path, _name_of(nodes[0], inner)))
                 unplaced += nodes[1:]
+            elif inner is not None and self._is_list_complete(node, role, inner, nodes):
+                self.taken.add(inner.path)
+                self._listed(nodes, inner, path)
             else:
                 unplaced += nodes
-        return taken, unplaced
+        return unplaced
+
+    def _by_name(self, unplaced: list[Node], group: Group, path: str) -> list[Node]:
+        """Layers inside a user's class whose group has their name, and no other has it; returns the rest."""
+        groups = list(_layers_below(group, self.taken)) if unplaced and self.named else []
+        names = [inner.name for inner in groups]
+        rest = []
+        for node in unplaced:
+            if names.count(node.name) == 1 and sum(other.name == node.name for other in unplaced) == 1:
+                inner = groups[names.index(node.name)]
+                self.taken.add(inner.path)
+                self._node(node, inner, join(path, node.name))
+            else:
+                rest.append(node)
+        return rest
 
     def _is_list(self, node: Node, role: str) -> bool:
         return role == "layers" or isinstance(node.config.get(role), list)
@@ -203,34 +231,24 @@ class _Replay:
     def _listed(self, nodes: list[Node], container: Group, path: str) -> None:
         """The layers of a container, counted by class; 2.12 and 2.13 count a layer with weights twice."""
         used: dict[str, int] = {}
-        taken: set[str] = set()
         for node in nodes:
             base = snake_case(node.base_name)
             number = used.get(base, 0)
             name = f"{base}_{number}" if number else base
             group = container.child(name)
-            taken.add(name)
+            self.taken.add(join(container.path, name))
             weighted = self.twos and (_holds_norm(node) if group is None else group.holds_variables())
             used[base] = number + (2 if weighted else 1)
-            self._node(node, group, join(path, node.name))
+            self._node(node, group, join(path, _name_of(node, group)))
         for name, group in container.children():
-            if name not in taken and numbered(name)[0] in KNOWN_GROUPS and group.holds_variables():
+            if group.path not in self.taken and numbered(name)[0] in KNOWN_GROUPS and group.holds_variables():
                 raise FormatError("the weights hold this batch norm, the config does not: they do not fit", where=group.path)
-        self.matches += [Match(below, None, group) for below, group in _groups_below(container, taken, path, self.named)]
+        self.matches += [Match(below, None, group) for below, group in _groups_below(container, self.taken, path, self.named)]
 
-    def _by_names(self, unplaced: list[Node], left: list[tuple[str, Group]], path: str) -> None:
-        """Layers inside a user's class: matched to its groups by name where each has one of its own."""
-        norms = [found for node in unplaced for found in _norms(node, path)]
-        names = [node.name for _, node in norms]
-        groups = [group.name for _, group in left]
-        known = {name for name in names if names.count(name) == 1 and groups.count(name) == 1}
-        by_name = {node.name: node for _, node in norms if node.name in known}
-        for below, group in left:
-            node = by_name.pop(group.name or "", None)
-            if node is None or not self._is_saved_already(node, group):
-                self.matches.append(Match(below, node, group))
-        if not left:
-            self.matches += [Match(below, node, None) for below, node in norms if not self._is_saved_already(node, None)]
+
+def _name_of(node: Node, group: Group | None) -> str:
+    """The layer's name; where its config leaves it out, that in the weights or else that of its group."""
+    return node.name or (group and (group.name or group.path.rpartition("/")[2])) or ""
 
 
 def _norms(node: Node, path: str) -> Iterator[tuple[str, Node]]:
@@ -245,10 +263,17 @@ def _holds_norm(node: Node) -> bool:
     return any(True for _ in _norms(node, ""))
 
 
-def _groups_below(group: Group, taken: Sequence[str] | set[str], path: str, named: bool) -> Iterator[tuple[str, Group]]:
+def _layers_below(group: Group, taken: set[str]) -> Iterator[Group]:
+    """The layers that `group` holds as attributes or in lists and dicts, without those inside them."""
+    for name, child in group.children():
+        if child.path not in taken and name not in NOT_LAYERS:
+            yield from [child] if child.is_layer else _layers_below(child, taken)
+
+
+def _groups_below(group: Group, taken: AbstractSet[str], path: str, named: bool) -> Iterator[tuple[str, Group]]:
     """(path, group) of what may be a batch norm below `group`, but not in the groups `taken`; named: Keras 3.6 or later wrote them."""
     for name, child in group.children():
-        if name in taken or name in NOT_LAYERS:
+        if child.path in taken or name in NOT_LAYERS:
             continue
         own = child.name
         if own is None and (name in LAYER_LISTS or (named and not child.is_layer)):
@@ -257,7 +282,7 @@ def _groups_below(group: Group, taken: Sequence[str] | set[str], path: str, name
         if _may_be_norm(name, child):
             yield below, child
         else:
-            yield from _groups_below(child, (), below, named)
+            yield from _groups_below(child, taken, below, named)
 
 
 def _may_be_norm(name: str, group: Group) -> bool:
@@ -265,21 +290,23 @@ def _may_be_norm(name: str, group: Group) -> bool:
     variables = group.variables()
     if not 2 <= len(variables) <= 7 or any(file.dtype(path) is None for file, path in variables):
         return False
-    shapes = set(group.shapes())
-    if len(shapes) != 1 or not shapes.copy().pop():
+    shapes = group.shapes()
+    if not shapes[0] or len(set(shapes)) != 1:
         return False
-    return _is_known(name, group) or (len(variables) <= 4 and len(shapes.pop()) == 1)
+    if len(variables) == 2 and _is_called(OTHER_NORMS, name, group):
+        return False
+    return _is_called(KNOWN_GROUPS, name, group) or (len(variables) <= 4 and len(shapes[0]) == 1)
 
 
-def _is_known(name: str, group: Group) -> bool:
-    """Whether the class is certain: the group's name counts Keras's own class, or the layer has the name that Keras gives it."""
-    return numbered(name)[0] in KNOWN_GROUPS or numbered(group.name or "")[0] in KNOWN_GROUPS
+def _is_called(classes: Sequence[str], name: str, group: Group) -> bool:
+    """Whether the class is certain: the group's name counts one of `classes`, or the layer has the name that Keras gives it."""
+    return numbered(name)[0] in classes or numbered(group.name or "")[0] in classes
 
 
-def _recognise(path: str, group: Group, found: Found) -> None:
+def _recognise(path: str, group: Group, found: Found, told: bool) -> None:
     """A group without a config that may be a batch norm: added to `found` where that is certain enough to be said."""
     arrays = group.arrays()
-    certain = _is_known(group.path.rpartition("/")[2], group)
+    certain = _is_called(KNOWN_GROUPS, group.path.rpartition("/")[2], group)
     both = len(arrays) in (4, 7)
     names = roles_of(len(arrays), both, both, renorm=len(arrays) > 4)
     last = named["moving_variance"][0] if (named := dict(zip(names or (), arrays, strict=False))) else arrays[-1][0]
@@ -290,7 +317,9 @@ def _recognise(path: str, group: Group, found: Found) -> None:
     elif len(last.shape) > 1:
         found.skipped.append((path, f"its parameters have shape {list(last.shape)} and the file does not say along which axes"))
     elif len(arrays) == 2 and not (certain and possible):
-        if certain or possible:
+        if told and possible:
+            found.skipped.append((path, TWO_VECTORS))
+        elif certain or possible:
             found.warnings.append(f"{path}: {NO_VARIANCE if certain else TWO_VECTORS}; taken for no batch norm")
     elif certain or (possible and not _counts(named)):
         if not certain:
