@@ -146,14 +146,18 @@ def _layer(entry: dict[str, Any], counter: _Counter, what: str = "a layer") -> N
         raise counter.error(f"the config of {what} of class {printable(class_name, 80)} is not an object", entry.get("name", ""))
     base = class_name.rpartition(">")[2]
     registered, shared = entry.get("registered_name"), entry.get("shared_object_id")
-    return Node(name=_name(entry, config, counter, optional=base in MODELS), class_name=class_name,
+    # a user's class may leave its name out of its config, or keep the None that it was called with
+    optional = base not in BATCH_NORMS or isinstance(registered, str)
+    return Node(name=_name(entry, config, counter, optional=optional), class_name=class_name,
                 registered_name=registered if isinstance(registered, str) else None, config=config,
                 children=tuple(_children(base, config, counter)), input_shape=_input_shape(entry, config), inputs=_inputs(entry),
                 shared_object=shared if isinstance(shared, int) and not isinstance(shared, bool) else None)
 
 
 def _name(entry: dict[str, Any], config: dict[str, Any], counter: _Counter, *, optional: bool) -> str:
-    name = config["name"] if "name" in config else entry.get("name", "" if optional else None)
+    name = config["name"] if "name" in config and not (optional and config["name"] is None) else entry.get("name")
+    if name is None and optional:
+        return ""
     if name is None:
         raise counter.error("a layer has no name")
     if not isinstance(name, str):
