@@ -9,6 +9,8 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from exporter.dialects import Era
 from exporter.errors import FormatError
 from exporter.formats.object_graph import ADMINISTRATIVE, OBJECT_GRAPH, CheckpointGraph, ObjectGraph, Way
@@ -20,6 +22,7 @@ from exporter.sources._norm import assemble
 if TYPE_CHECKING:
     from exporter.formats.tensor_bundle import Checkpoint, TensorBundle
     from exporter.keras_config import Node, NormFields
+    from exporter.sources._graph import GraphNorm
 
 Names = tuple[str, ...]
 
@@ -152,6 +155,16 @@ def batch_norm(checkpoint: Checkpoint, keys: Mapping[str, str], path: str, *, no
     arrays = {role: (checkpoint.read(key).astype(HELD_IN[dtype]), dtype) for role, key in keys.items()}
     layer = assemble(path, node, config, arrays, era or Era(), None, name=path.rpartition("/")[2])
     return _without_config(layer) if config is None and len(layer.shape) > 1 else layer
+
+
+def with_kernel(layer: BatchNorm, norms: Iterable[GraphNorm]) -> BatchNorm:
+    """A layer with a config, and what the graph that TensorFlow made of it computes with: from 1.12 to 2.11 its fused kernels raised small
+    epsilons."""
+    epsilons = {norm.epsilon for norm in norms if norm.epsilon is not None}
+    if len(epsilons) != 1 or layer.epsilon is None:
+        return layer
+    epsilon = epsilons.pop()
+    return layer.replace(effective_epsilon=epsilon if np.float32(epsilon) != np.float32(layer.epsilon) else None)
 
 
 def _dtype(dtypes: set[str]) -> str:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from exporter.bundle import Bundle, Origin
 from exporter.dialects import FUSED_MINIMUM
 from exporter.errors import FormatError, UnsupportedError, names
@@ -20,7 +18,8 @@ from exporter.formats.protobuf import Message, fields
 from exporter.formats.tensor_bundle import Checkpoint, TensorBundle, open_checkpoint
 from exporter.place import Place
 from exporter.sources._graph_layers import Stored, layers
-from exporter.sources._objects import Found, ObjectNames, batch_norm, find_norms, open_graph
+from exporter.sources._graph_trace import Variable
+from exporter.sources._objects import Found, ObjectNames, batch_norm, find_norms, open_graph, with_kernel
 from exporter.sources._saved_graph import SavedFunctions, key_of
 from exporter.sources._saved_objects import KerasMetadata, era_of_tensorflow, model_prefix, stored_keys
 
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from exporter.layer import BatchNorm
     from exporter.sources import Options
     from exporter.sources._graph import GraphNorm
-    from exporter.sources._graph_trace import Variable
 
 NAME = "saved-model"
 MODEL, TEXT_MODEL, METADATA, VARIABLES = "saved_model.pb", "saved_model.pbtxt", "keras_metadata.pb", "variables/variables.index"
@@ -113,13 +111,28 @@ def _read(part: Part, checkpoint: Checkpoint, folder: Place, options: Options) -
     if has_objects and part.objects is not None and isinstance(checkpoint, TensorBundle):
         found, skipped = _Reader(part, part.objects, checkpoint, folder).read()
         return Bundle(layers=tuple(found), skipped=tuple(skipped), origin=origin)
+    graph = MetaGraph(part.data, MODEL)
     if has_objects and isinstance(checkpoint, TensorBundle) and folder.child(ARCHITECTURE).is_file():
         from exporter.sources.tf_checkpoint import read_objects
 
-        return read_objects(checkpoint, folder, folder.child(ARCHITECTURE))
+        return read_objects(checkpoint, folder, folder.child(ARCHITECTURE), _norms_by_key(graph))
     from exporter.sources._tf1 import read_graph
 
-    return read_graph(checkpoint, MetaGraph(part.data, MODEL), folder, options)
+    return read_graph(checkpoint, graph, folder, options)
+
+
+def _norms_by_key(graph: MetaGraph) -> dict[str, list[GraphNorm]]:
+    """The batch norms of a TensorFlow 1 graph by the key under which its saver stores their variance."""
+    from exporter.sources._graph import find_norms as norms_of_graph
+    from exporter.sources._tf1 import saved_names
+
+    keys = saved_names(graph)
+    found: dict[str, list[GraphNorm]] = {}
+    for norm in norms_of_graph(graph.graph):
+        variance = norm.moving[1] if norm.moving else norm.variance
+        if isinstance(variance, Variable):
+            found.setdefault(keys.get(variance.name, variance.name), []).append(norm)
+    return found
 
 
 class _Reader:
@@ -163,15 +176,14 @@ class _Reader:
 
     def _completed(self, layer: BatchNorm, found: Found, norms: list[GraphNorm]) -> BatchNorm:
         norms = [norm for norm in norms if _plays(norm, found)]
+        if layer.epsilon is not None:
+            return with_kernel(layer, norms)
         epsilons = {norm.epsilon for norm in norms if norm.epsilon is not None}
         if len(epsilons) != 1:
             return layer
-        epsilon = epsilons.pop()
-        if layer.epsilon is not None:
-            return layer.replace(effective_epsilon=epsilon if np.float32(epsilon) != np.float32(layer.epsilon) else None)
         same, _ = layers([norm for norm in norms if not norm.reason][:1], self._values, self._part.tensorflow_version or "")
         if not same:
-            return layer.replace(epsilon=epsilon)
+            return layer.replace(epsilon=epsilons.pop())
         return same[0].replace(path=layer.path, name=layer.name, class_name=layer.class_name)
 
     def _by_graph(self) -> tuple[list[BatchNorm], Skipped]:

@@ -14,11 +14,14 @@ from exporter.formats.tensor_bundle import TensorBundle, open_checkpoint
 from exporter.keras_config import node_tree_from, norm_fields
 from exporter.place import MiB, Place
 from exporter.sources._object_configs import StoredConfigs, given_configs
-from exporter.sources._objects import ObjectNames, batch_norm, find_norms, open_graph
+from exporter.sources._objects import ObjectNames, batch_norm, find_norms, open_graph, with_kernel
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from exporter.keras_config import Node
     from exporter.sources import Options
+    from exporter.sources._graph import GraphNorm
 
 NAME = "tf-checkpoint"
 STATE = "checkpoint"  # the file that names the latest checkpoint of a folder (checkpoint_state.proto, as text)
@@ -54,8 +57,12 @@ def read(place: Place, options: Options) -> Bundle:
     return found.replace(warnings=(*warnings, *found.warnings))
 
 
-def read_objects(checkpoint: TensorBundle, place: Place, architecture: Place | None) -> Bundle:
-    """The batch norms of an object-based checkpoint (TensorFlow 2, tf.keras from 1.12 on), by its object graph."""
+def read_objects(checkpoint: TensorBundle, place: Place, architecture: Place | None,
+                 norms: Mapping[str, list[GraphNorm]] | None = None) -> Bundle:
+    """The batch norms of an object-based checkpoint (TensorFlow 2, tf.keras from 1.12 on), by its object graph.
+
+    norms: what a graph that is known to compute with them says, by the key of the moving variance.
+    """
     graph = open_graph(checkpoint)
     configs: dict[int, tuple[str, Node]] = {}
     era = None
@@ -70,8 +77,9 @@ def read_objects(checkpoint: TensorBundle, place: Place, architecture: Place | N
             skipped.append((path, f"it also holds {names(norm.strange)}, which no BatchNormalization has"))
             continue
         stored = {role: graph.stored(variable) for role, variable in norm.variables.items()}
-        layers.append(batch_norm(checkpoint, {role: value.key for role, value in stored.items() if value}, path, node=node,
-                                 config=norm_fields(node) if node else None, era=era))
+        keys = {role: value.key for role, value in stored.items() if value}
+        layer = batch_norm(checkpoint, keys, path, node=node, config=norm_fields(node) if node else None, era=era)
+        layers.append(with_kernel(layer, norms.get(keys["moving_variance"], [])) if norms else layer)
     return Bundle(layers=tuple(layers), origin=Origin(file=place.name, kind=NAME), skipped=tuple(skipped))
 
 
