@@ -1,0 +1,162 @@
+"""Builds the runtimes, runs a bundle's tests with each, and writes the table of docs/runtimes.md.
+
+    python runtimes/measure.py [--write] [BUNDLE]     default: vectors/batchnorm-1.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import exporter
+from exporter.targets import Options, c_header
+
+HERE = Path(__file__).resolve().parent
+VECTORS = HERE.parent / "vectors" / "batchnorm-1.json"
+PAGE = HERE.parent / "docs" / "runtimes.md"
+BEGIN, END = "<!-- made by runtimes/measure.py: begin -->", "<!-- end -->"
+
+GSON = Path("/usr/share/java/gson.jar")
+CRATES = Path("/usr/share/cargo/registry")  # where Debian's librust-*-dev packages put their sources
+C_FLAGS = ("-O2", "-Wall", "-Wextra", "-Werror", "-pedantic", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+
+
+class Missing(Exception):
+    """A tool that a runtime needs is not on this machine."""
+
+
+def need(*programs: str) -> None:
+    """Raises Missing where a program is not installed."""
+    for program in programs:
+        if shutil.which(program) is None:
+            raise Missing(f"{program} is not installed")
+
+
+def call(command: Sequence[object], folder: Path) -> str:
+    """Runs a command; its output, or a RuntimeError with it where it fails."""
+    done = subprocess.run([str(word) for word in command], cwd=folder, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def python(bundle: Path, folder: Path) -> str:
+    return call([sys.executable, "-E", "-s", "-S", "-B", "check.py", bundle], HERE / "python")  # -S: no installed packages
+
+
+def javascript(bundle: Path, folder: Path) -> str:
+    need("node")
+    return call(["node", "check.mjs", bundle], HERE / "javascript")
+
+
+def c(bundle: Path, folder: Path, compiler: str = "gcc") -> str:
+    need(compiler)
+    (folder / "layers.h").write_bytes(c_header.write(exporter.load(bundle), Options()))
+    (folder / "cases.h").write_text(c_cases(json.loads(bundle.read_text("utf-8"))), "ascii")
+    call([compiler, "-std=c99", *C_FLAGS, "-I", ".", '-DBN_CASES="cases.h"', HERE / "c" / "check.c", "-lm", "-o", "check"], folder)
+    return call(["./check"], folder)
+
+
+def c_cases(document: dict[str, Any]) -> str:
+    """The cases of a conformance file as a table for check.c."""
+    arrays, rows = [], []
+    for index, layer in enumerate(document["layers"]):
+        kind, ending = ("double", "") if layer["dtype"] == "float64" else ("float", "f")
+        for case in layer.get("cases", ()):
+            names = []
+            for key in ("input", "output"):
+                names.append(f"case_{len(rows)}_{key}")
+                numbers = ", ".join(float(value).hex() + ending for value in case[key])
+                arrays.append(f"static const {kind} {names[-1]}[] = {{{numbers}}};")
+            shape = case["shape"]
+            rows.append(f"    {{{index}, {len(shape)}, {{{', '.join(map(str, shape))}}}, {len(case['input'])}, {', '.join(names)}}},")
+    if not rows:
+        return "enum { bn_case_count = 0 };\nstatic const bn_case bn_cases[1] = {{0, 0, {0}, 0, 0, 0}};\n"
+    table = [f"enum {{ bn_case_count = {len(rows)} }};", "static const bn_case bn_cases[] = {", *rows, "};"]
+    return "\n".join([*arrays, *table, ""])
+
+
+def cpp(bundle: Path, folder: Path) -> str:
+    need("g++")
+    probe = ["g++", "-std=c++17", "-x", "c++", "-fsyntax-only", "-include", "nlohmann/json.hpp", "/dev/null"]
+    if subprocess.run(probe, capture_output=True).returncode:
+        raise Missing("nlohmann/json.hpp is not installed (Debian: nlohmann-json3-dev)")
+    call(["g++", "-std=c++17", *C_FLAGS, HERE / "cpp" / "check.cpp", "-o", "check"], folder)
+    return call(["./check", bundle], folder)
+
+
+def rust(bundle: Path, folder: Path) -> str:
+    need("cargo")
+    if not list(CRATES.glob("serde_json-*")):
+        raise Missing("the crate serde_json is not installed (Debian: librust-serde-json-dev)")
+    shutil.copytree(HERE / "rust", folder, dirs_exist_ok=True)
+    (folder / "offline.toml").write_text(f'[source.crates-io]\nreplace-with = "debian"\n[source.debian]\ndirectory = "{CRATES}"\n')
+    call(["cargo", "--config", "offline.toml", "build", "--offline", "--quiet"], folder)
+    return call(["target/debug/check", bundle], folder)
+
+
+def go(bundle: Path, folder: Path) -> str:
+    need("go")
+    call(["go", "build", "-o", folder / "check", "./check"], HERE / "go")
+    return call(["./check", bundle], folder)
+
+
+def java(bundle: Path, folder: Path) -> str:
+    need("java", "javac")
+    if not GSON.exists():
+        raise Missing(f"{GSON} is not installed (Debian: libgoogle-gson-java)")
+    call(["javac", "-Xlint:all", "-Werror", "-cp", GSON, "-d", folder, "BatchNorm.java", "Check.java"], HERE / "java")
+    return call(["java", "-cp", f"{GSON}:{folder}", "Check", bundle], folder)
+
+
+# What each computes in; all but C's loop round once, from double.
+RUNTIMES: dict[str, tuple[Callable[[Path, Path], str], str]] = {
+    "python": (python, "double, rounded once"), "javascript": (javascript, "double, rounded once"), "c": (c, "float: `scale * (x - mean) + beta`"),
+    "cpp": (cpp, "double, rounded once"), "rust": (rust, "double, rounded once"), "go": (go, "double, rounded once"),
+    "java": (java, "double, rounded once")}
+SUMMARY = re.compile(r"(\d+) layers, (\d+) tests.*?, (\d+) numbers, (\d+) wrong, worst ([\d.]+) ulp")
+
+
+def measure(name: str, bundle: Path) -> tuple[int, int, float]:
+    """(numbers, wrong, worst ULP of float32) of one runtime. Raises Missing, or RuntimeError where its program fails."""
+    with tempfile.TemporaryDirectory() as folder:
+        output = RUNTIMES[name][0](bundle.resolve(), Path(folder))
+    found = SUMMARY.search(output)
+    if found is None:
+        raise RuntimeError(f"{name} printed no summary:\n{output}")
+    return int(found[3]), int(found[4]), float(found[5])
+
+
+def table(bundle: Path) -> list[str]:
+    """The table's lines; every runtime has to be there."""
+    lines = ["| runtime | computes in | numbers | out of bound | worst error, float32 layers |", "|---|---|---|---|---|"]
+    for name, (_, arithmetic) in RUNTIMES.items():
+        numbers, wrong, worst = measure(name, bundle)
+        lines.append(f"| [{name}](../runtimes/{name}/README.md) | {arithmetic} | {numbers} | {wrong} | {worst:.2f} ULP |")
+    return lines
+
+
+def main() -> None:
+    """Prints the table; with --write puts it into the page."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("bundle", nargs="?", type=Path, default=VECTORS)
+    parser.add_argument("--write", action="store_true", help="put the table into docs/runtimes.md")
+    args = parser.parse_args()
+    lines = table(args.bundle)
+    print("\n".join(lines))
+    if args.write:
+        before, _, rest = PAGE.read_text("utf-8").partition(BEGIN)
+        _, _, after = rest.partition(END)
+        PAGE.write_text("\n".join([before + BEGIN, "", *lines, "", END + after]), "utf-8")
+
+
+if __name__ == "__main__":
+    main()
