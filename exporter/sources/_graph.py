@@ -257,7 +257,7 @@ class _Finder:
             named = gamma is not None or beta is not None or "batchnorm" in node.name.split("/")[-2:] or FUSED.fullmatch(node.op)
             if not named or not all(moment.of_batch for moment in moments):
                 return None
-            reason, moving = OF_THE_BATCH, self._moving(statistics, moving)
+            reason, moving = OF_THE_BATCH, self._moving(sources[2:], moving)
         else:
             moving = None
         for role, source in zip(("gamma", "beta", "mean", "variance"), (gamma, beta, *statistics)):
@@ -267,7 +267,7 @@ class _Finder:
         return GraphNorm(node, self._origin(x), class_name, kept[0], kept[1], statistics[0], statistics[1], epsilon, axis, ndim, reason,
                          _parameters(moving))
 
-    def _moving(self, statistics: list[Source], inputs: tuple[Source, Source] | None) -> tuple[Source, Source] | None:
+    def _moving(self, statistics: Sequence[Source], inputs: tuple[Source, Source] | None) -> tuple[Source, Source] | None:
         """The moving averages of a layer in training: fed to the op itself (from TensorFlow 2.3 on), or kept by AssignMovingAvg."""
         if inputs is not None and all(isinstance(one, Variable) for one in inputs):
             return inputs
@@ -373,7 +373,7 @@ def _variable_scope(norm: GraphNorm) -> str:
 
 
 def op_scope(node: Node) -> str:
-    """The scope of an op of a batch norm without the parts that are the same for every batch norm; its last op's name where nothing is left."""
+    """The scope of an op of a batch norm without the parts that all batch norms have; the op's own name where nothing is left."""
     parts = node.name.split("/")
     if not FUSED.fullmatch(node.op) and len(parts) > 1:
         parts.pop()

@@ -42,7 +42,6 @@ class Chain:
     mean: Source
     variance: Source
     epsilon: float | None
-    centered: bool
 
 
 def chains(tracer: Tracer, frame: Frame, users: dict[str, list[Node]]) -> Iterator[tuple[Node, Chain | None, Source]]:
@@ -172,7 +171,7 @@ class _Cone:
 
     def _signed(self, value: Value) -> tuple[int, Value]:
         node = inner(value).node
-        return (-1, operand(self.frame, node, 0)) if node is not None and node.op == "Neg" else (1, value)
+        return (-1, operand(value.frame, node, 0)) if node is not None and node.op == "Neg" else (1, value)
 
     def _match(self, node: Node, terms: tuple[Term, ...], variance: Source, epsilon: float | None) -> Chain | None:
         rooted = [term for term in terms if term.root]
@@ -192,32 +191,36 @@ class _Cone:
         gamma = factors[0] if factors else None
         if shift:
             mean = _other_factor(shift[0], factors)
-            return None if mean is None else Chain(node, x, gamma, beta, mean, variance, epsilon, False)
+            return None if mean is None else Chain(node, x, gamma, beta, mean, variance, epsilon)
         return self._centered(node, x, gamma, beta, variance, epsilon)
 
     def _activation_and_mean(self, scaled: list[Term]) -> tuple[list[Term], list[Term]]:
         plus, minus = ([term for term in scaled if term.sign == sign] for sign in (1, -1))
         if len(plus) == 1 and len(minus) == 1 and minus[0].x is not None and plus[0].factors == minus[0].factors:
             source = self.tracer.trace(minus[0].x)
-            mean = self.tracer.moment(source) if isinstance(source, (Opaque, Moment)) else None
-            if mean is not None:
-                return plus, [Term(-1, True, None, (*minus[0].factors, mean))]
+            if self.tracer.moment(source) is not None:
+                return plus, [Term(-1, True, None, (*minus[0].factors, source))]
         return [], []
 
     def _centered(self, node: Node, x: Value, gamma: Source | None, beta: Source | None, variance: Source,
                   epsilon: float | None) -> Chain | None:
+        """With the difference in place of x, or gamma times it."""
         difference = inner(x)
         inside = difference.node
-        if inside is None or inside.op not in ("Sub", "AddV2", "Add"):
+        if inside is not None and inside.op == "Mul" and gamma is None:
+            sides = [operand(difference.frame, inside, n) for n in (0, 1)]
+            sources = [self.tracer.trace(side) for side in sides]
+            difference = inner(sides[isinstance(sources[1], (Opaque, Moment))])
+            inside, gamma = difference.node, sources[not isinstance(sources[1], (Opaque, Moment))]
+        if inside is None or inside.op not in ("Sub", "AddV2", "Add") or isinstance(gamma, (Opaque, Moment)):
             return None
-        outer, (sign, value) = operand(self.frame, inside, 0), self._signed(operand(self.frame, inside, 1))
-        if difference.frame is not self.frame or (sign < 0) == (inside.op == "Sub"):
-            return None
+        outer, (sign, value) = operand(difference.frame, inside, 0), self._signed(operand(difference.frame, inside, 1))
         mean = self.tracer.trace(value)
-        mean = (self.tracer.moment(mean) or mean) if isinstance(mean, Opaque) else mean
-        if isinstance(mean, Opaque) or isinstance(self.tracer.trace(outer), (Variable, Parts, Constant)):
+        if isinstance(mean, Opaque) and self.tracer.moment(mean) is None:
             return None
-        return Chain(node, outer, gamma, beta, mean, variance, epsilon, True)
+        if (sign < 0) == (inside.op == "Sub") or not isinstance(self.tracer.trace(outer), (Opaque, Moment)):
+            return None
+        return Chain(node, outer, gamma, beta, mean, variance, epsilon)
 
 
 def _negated(terms: tuple[Term, ...] | None) -> tuple[Term, ...] | None:

@@ -332,7 +332,7 @@ class Tracer:
         if value.output.slot not in (1, 2):
             return Opaque("an activation", value)
         if node.boolean("is_training", True):
-            return Moment((value.frame, node.name), True)
+            return Moment((value.frame, node.name, value.output.slot), True)
         return self.trace(operand(value.frame, node, 2 + value.output.slot), depth + 1)  # handed through: mean, variance
 
     def _result(self, value: Value, node: Node, called: list[tuple[str, int]], depth: int) -> Source:

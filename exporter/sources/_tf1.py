@@ -3,26 +3,30 @@
 With the graph every batch norm is found by the graph's edges, whatever its variables are called. Without it only names are left: whole last
 name components, where TensorFlow itself gave them, and no epsilon.
 
-Exponential moving averages (Options.ema):
-    None    as the graph computes: stored statistics, and averages of weights only where the graph reads them;
-    "yes"   the average of a variable (its name and "/ExponentialMovingAverage") in its place where the checkpoint has one; and for a
-            layer that the graph runs in training, with the batch's statistics, the moving averages that its update ops keep;
-    "no"    a variable itself where the graph reads its average. (Averages of batch statistics are no averages of variables, and stay.)
+The .meta file beside a checkpoint is mostly the graph of training. A layer that it runs with the statistics of the batch is exported with
+the moving averages that its update ops keep, and a warning says so; not where these still have their first values, for then nothing runs the
+update ops, and the batch's statistics are what the model works with.
+
+Options.ema, averages of variables (their name and "/ExponentialMovingAverage"):
+    None    as the graph reads them;
+    "yes"   the average in place of the variable, wherever the checkpoint has one; moving averages also where they have their first values;
+    "no"    the variable in place of its average, and no moving averages that the graph does not compute with.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from exporter.bundle import Bundle, Origin
 from exporter.errors import UnsupportedError, UsageError
+from exporter.errors import names as listed
 from exporter.formats.graph_def import MetaGraph, Node, open_file
 from exporter.layer import PARAMETERS, BatchNorm
-from exporter.sources._graph import GraphNorm, find_norms
+from exporter.sources._graph import OF_THE_BATCH, GraphNorm, find_norms
 from exporter.sources._graph_layers import Stored, layers
 from exporter.sources._graph_trace import PASSES, VARIABLES, Constant, Variable
 
@@ -56,14 +60,24 @@ def read_tf1(checkpoint: Checkpoint, meta: Place | None, place: Place, options: 
 
 def read_graph(checkpoint: Checkpoint, graph: MetaGraph, place: Place, options: Options) -> Bundle:
     """The batch norms of a graph whose saver wrote this checkpoint."""
-    norms = find_norms(graph.graph)
-    if options.ema == "yes":
-        norms = [_of_inference(norm) for norm in norms]
-    names = _Names(checkpoint, saved_names(graph), options.ema)
-    found, skipped = layers(norms, names.read, graph.tensorflow_version)
-    skipped += _unused(checkpoint, names, norms)
+    found, skipped, warnings = _by_graph(checkpoint, graph, options)
     origin = Origin(file=place.name, kind=NAME, tensorflow_version=graph.tensorflow_version or None)
-    return Bundle(layers=tuple(found), skipped=tuple(_with_hint(norms, skipped)), origin=origin)
+    return Bundle(layers=tuple(found), skipped=tuple(skipped), origin=origin, warnings=tuple(warnings))
+
+
+def _by_graph(checkpoint: Checkpoint, graph: MetaGraph, options: Options) -> tuple[list[BatchNorm], list[tuple[str, str]], list[str]]:
+    norms = find_norms(graph.graph)
+    averaged = {norm.path for norm in norms if norm.in_training and norm.moving} if options.ema != "no" else set()
+    names = _Names(checkpoint, saved_names(graph), options.ema)
+    in_use = [_of_inference(norm) if norm.path in averaged else norm for norm in norms]
+    found, skipped = layers(in_use, names.read, graph.tensorflow_version)
+    untouched = [layer.path for layer in found if layer.path in averaged and options.ema != "yes" and _is_untouched(layer)]
+    skipped += ((path, f"{OF_THE_BATCH}, and its moving averages were never updated") for path in untouched)
+    skipped += _unused(checkpoint, names, norms)
+    found = [layer for layer in found if layer.path not in untouched]
+    shown = [layer.path for layer in found if layer.path in averaged]
+    warning = f"{listed(shown)}: run in training by the graph; exported with the moving averages that it keeps for inference"
+    return found, skipped, [warning] if shown else []
 
 
 def saved_names(meta: MetaGraph) -> dict[str, str]:
@@ -102,10 +116,9 @@ def _of_inference(norm: GraphNorm) -> GraphNorm:
     return dataclasses.replace(norm, mean=norm.moving[0], variance=norm.moving[1], reason="")
 
 
-def _with_hint(norms: list[GraphNorm], skipped: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    kept = {norm.path for norm in norms if norm.in_training and norm.moving is not None}
-    for path, reason in skipped:
-        yield path, f"{reason}; --ema yes takes the moving averages that it keeps" if path in kept else reason
+def _is_untouched(layer: BatchNorm) -> bool:
+    """Whether the statistics are the initial ones of every layer."""
+    return not layer.moving_mean.any() and bool((layer.moving_variance == 1).all())
 
 
 class _Names:
