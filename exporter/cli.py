@@ -82,6 +82,8 @@ def export(words: Sequence[str] | None = None) -> int:
             raise UsageError("--names torch goes with a .safetensors output")
         if args.folded and target.NAME not in ("c-header", "kit"):
             raise UsageError("--folded goes with a .h output or the kit")
+        if args.no_vectors and target.NAME == "kit":
+            raise UsageError("the kit is checked with its vectors: leave out --no-vectors")
         inputs = [place] if options.architecture is None else [place, options.architecture]
         output.check_output(args.out, inputs)
     bundle = read_place(place, options, isolated=True, fork=True, meanwhile=_imports_for_writing)

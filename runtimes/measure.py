@@ -67,7 +67,8 @@ def c(bundle: Path, folder: Path, compiler: str = "gcc") -> str:
 
 def c_cases(document: dict[str, Any]) -> str:
     """The cases of a conformance file as a table for check.c."""
-    arrays, rows = [], []
+    arrays: list[str] = []
+    rows: list[str] = []
     for index, layer in enumerate(document["layers"]):
         kind, ending = ("double", "") if layer["dtype"] == "float64" else ("float", "f")
         for case in layer.get("cases", ()):
@@ -117,11 +118,10 @@ def java(bundle: Path, folder: Path) -> str:
     return call(["java", "-cp", f"{GSON}:{folder}", "Check", bundle], folder)
 
 
-# What each computes in; all but C's loop round once, from double.
-RUNTIMES: dict[str, tuple[Callable[[Path, Path], str], str]] = {
-    "python": (python, "double, rounded once"), "javascript": (javascript, "double, rounded once"), "c": (c, "float: `scale * (x - mean) + beta`"),
-    "cpp": (cpp, "double, rounded once"), "rust": (rust, "double, rounded once"), "go": (go, "double, rounded once"),
-    "java": (java, "double, rounded once")}
+ROUNDED_ONCE = "double, rounded once"
+RUNTIMES: dict[str, tuple[Callable[[Path, Path], str], str]] = {  # how to run each, and what it computes in
+    "python": (python, ROUNDED_ONCE), "javascript": (javascript, ROUNDED_ONCE), "c": (c, "float: `scale * (x - mean) + beta`"),
+    "cpp": (cpp, ROUNDED_ONCE), "rust": (rust, ROUNDED_ONCE), "go": (go, ROUNDED_ONCE), "java": (java, ROUNDED_ONCE)}
 SUMMARY = re.compile(r"(\d+) layers, (\d+) tests.*?, (\d+) numbers, (\d+) wrong, worst ([\d.]+) ulp")
 
 

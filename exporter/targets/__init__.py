@@ -15,7 +15,7 @@ from typing import Protocol
 from exporter.bundle import Bundle
 from exporter.errors import UsageError
 
-TARGETS = ("bundle_json", "numpy_npz", "safetensors_file", "onnx_model", "c_header", "table_csv", "table_md", "html_report")
+TARGETS = ("bundle_json", "numpy_npz", "safetensors_file", "onnx_model", "c_header", "table_csv", "table_md", "html_report", "kit")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

@@ -159,5 +159,5 @@ def _variance_and_epsilon(layer: BatchNorm) -> tuple[NDArray[Any], float]:
     variance = variance.astype(np.float32)
     wanted = variance.astype(np.float64) + layer.epsilon
     if (np.abs((variance + epsilon).astype(np.float64) - wanted) > ROUNDINGS * 2.0**-24 * wanted).any():
-        raise OutputError(f"ONNX holds epsilon as float32, which {layer.epsilon!r} does not survive beside such variances", where=layer.path)
+        raise OutputError(f"ONNX holds epsilon as float32, and {layer.epsilon!r} is lost in it beside these variances", where=layer.path)
     return variance, float(epsilon)

@@ -41,7 +41,7 @@ test("rounding to half precision", () => {
   assert.deepEqual([1 + 2 ** -8, 1 + 3 * 2 ** -8].map((x) => roundTo(x, "bfloat16")), [1, 1 + 2 ** -6]);
 });
 
-for (const bundle of ["../../vectors/batchnorm-1.json", "../bundle.json"].map((name) => join(here, name))) {
+for (const bundle of ["../../vectors/batchnorm-1.json", "../batchnorm-1.json", "../bundle.json"].map((name) => join(here, name))) {
   test(`the vectors of ${bundle}`, { skip: existsSync(bundle) ? false : "not here" }, () => {
     const done = spawnSync(process.execPath, [join(here, "check.mjs"), bundle], { encoding: "utf8" });
     assert.equal(done.status, 0, done.stdout + done.stderr);

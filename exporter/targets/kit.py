@@ -1,0 +1,127 @@
+"""The kit: a bundle with everything that somebody needs who has never seen Keras, as a .zip or a folder.
+
+bundle.json with its vectors, evaluators in Python, JavaScript and C (the files of runtimes/), layers.h for the last, the schema, the
+conformance file, and a page that says what is what. The evaluators run with nothing of this package installed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from exporter import __version__, schema
+from exporter.bundle import Bundle
+from exporter.errors import OutputError, printable
+from exporter.formats.zip_writer import stored_zip
+from exporter.targets import Options, bundle_json, c_header
+from exporter.targets.bundle_json import FORMULA
+
+NAME = "kit"
+SUFFIXES = (".zip", "/")
+
+# What of runtimes/ goes into the kit.
+FILES = ("python/batchnorm.py", "python/check.py", "python/README.md",
+         "javascript/batchnorm.mjs", "javascript/batchnorm.d.mts", "javascript/batchnorm.test.mjs", "javascript/check.mjs",
+         "javascript/package.json", "javascript/README.md",
+         "c/batchnorm.h", "c/check.c", "c/README.md")
+
+
+def write(bundle: Bundle, options: Options) -> bytes:
+    """The zip archive; bundle.json at its top, so that the archive itself can be read back as a model.
+
+    Raises: OutputError for a bundle of skipped layers alone.
+    """
+    if not bundle.layers:
+        raise OutputError("the bundle holds no layer to put into a kit")
+    return stored_zip(_members(bundle, options))
+
+
+def _members(bundle: Bundle, options: Options) -> Iterator[tuple[str, bytes]]:
+    yield "README.md", _page(bundle).encode()
+    yield "bundle.json", bundle_json.write(bundle, options)
+    yield "bundle-1.schema.json", schema.path().read_bytes()
+    yield "batchnorm-1.json", _shipped("conformance", "vectors").joinpath("batchnorm-1.json").read_bytes()
+    for name in FILES:
+        yield name, _shipped("runtimes", "runtimes").joinpath(name).read_bytes()
+    yield "c/layers.h", c_header.write(bundle, options)
+
+
+def _shipped(inside: str, beside: str) -> Path:
+    """A folder of the package: `inside` it where it was installed, `beside` it in a checkout."""
+    here = Path(__file__).resolve().parent.parent
+    return here / inside if (here / inside).is_dir() else here.parent / beside
+
+
+def _page(bundle: Bundle) -> str:
+    layer = bundle.layers[0]
+    rows = [f"| `{_code(each.path)}` | {'x'.join(map(str, each.shape))} | {', '.join(map(str, each.axis or ()))} |" for each in bundle]
+    return PAGE.format(name=_code(bundle.origin.file), count="1 layer" if len(bundle) == 1 else f"{len(bundle)} layers", formula=FORMULA,
+                       path=printable(layer.path).replace('"', '\\"'), stem=c_header.identifiers(bundle.paths())[0],
+                       channels=layer.moving_mean.size, rows="\n".join(rows), version=__version__)
+
+
+def _code(text: str) -> str:
+    """Text for Markdown's backquotes inside a table."""
+    return re.sub("[`|]", "?", printable(text))
+
+
+PAGE = """# Batch normalisation of `{name}`
+
+The {count} of batch normalisation of a trained model, to be computed anywhere. In inference each is
+
+    {formula}
+
+with a gamma, beta, moving_mean and moving_variance for each channel and one epsilon a layer. **Nothing is computed from the input's own
+statistics.**
+
+| file | what it is |
+|---|---|
+| `bundle.json` | the layers with their numbers, exact to the last bit, and for each a few inputs with the outputs that are right |
+| `python/`, `javascript/`, `c/` | evaluators without dependencies, each with a program that checks it and a page of its own |
+| `bundle-1.schema.json` | JSON Schema of `bundle.json` |
+| `batchnorm-1.json` | made-up layers on which mistakes show, for whoever writes an evaluator of their own; a bundle like the other |
+
+`x` below holds the numbers of an input of the shape `shape`, batch first, in row-major order.
+
+## Python (3.8 or later)
+
+```python
+from batchnorm import load
+layers = load(open("../bundle.json", encoding="utf-8").read())
+y = layers["{path}"](x, shape)
+```
+
+To check: `cd python && python check.py ../bundle.json`
+
+## JavaScript (Node 20, browsers)
+
+```js
+import {{ load }} from "./batchnorm.mjs";
+const layers = load(text);                      // text: the content of bundle.json
+layers.get("{path}").apply(x, shape);           // x: a Float32Array, changed in place
+```
+
+To check: `cd javascript && node check.mjs ../bundle.json`, or `npm test`
+
+## C (C99; the layers are compiled in, no JSON is read)
+
+```c
+static float constants[3 * {stem}_channels];    /* #include "batchnorm.h" and then "layers.h" */
+bn_prepare(&bn_layers[0], constants);           /* once */
+bn_run(constants, outer, {stem}_channels, inner, x);   /* x: outer * {channels} * inner floats, changed in place */
+```
+
+To check: `cd c && cc -std=c99 -O2 check.c -lm -o check && ./check`
+
+## The layers
+
+| layer | channels | axis of the input |
+|---|---|---|
+{rows}
+
+A result is right when it is off by no more than 16 * u * (|a * x| + |a * moving_mean| + |beta|) + the smallest normal number, with
+a = gamma / sqrt(moving_variance + epsilon) and u = 2^-24 for float32.
+
+Written by bn-export {version}.
+"""
