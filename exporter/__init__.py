@@ -14,8 +14,9 @@ __version__ = "0.1.0"
 
 _HOME = {
     "BatchNorm": "layer", "Bundle": "bundle", "Origin": "bundle", "diagnose": "diagnosis", "evaluate": "formula",
-    "load": "resolve", "read": "resolve", "write": "output", "ExporterError": "errors", "UsageError": "errors", "FormatError": "errors", "UnsupportedError": "errors",
-    "UnresolvedError": "errors", "LayerError": "errors", "BundleError": "errors", "OutputError": "errors", "MissingExtra": "errors",
+    "load": "resolve", "read": "resolve", "write": "output", "ExporterError": "errors", "UsageError": "errors",
+    "FormatError": "errors", "UnsupportedError": "errors", "UnresolvedError": "errors", "LayerError": "errors",
+    "BundleError": "errors", "OutputError": "errors", "MissingExtra": "errors",
 }
 
 __all__ = sorted(_HOME)

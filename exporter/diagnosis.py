@@ -153,6 +153,8 @@ def _differs(evidence: list[Evidence], found: list[Explanation], notes: list[str
         from exporter.differences import how_they_differ
 
         notes += how_they_differ(one)
+    elif one.any_channel and len(found) > 1:
+        notes.append("few numbers and many channels: some of these fit by chance; say with --layer and --channel where they come from")
     elif len(found) > 1:
         notes.append(_advice(one, found))
     off = one.misfit(one.case)[:, columns[:1]] if columns else one.misfit(one.case)

@@ -12,6 +12,7 @@ from exporter.explanations import Explanation
 from exporter.mistakes import BY_CODE, RIGHT
 
 MOST_SHOWN = 5
+MOST_HIDDEN = 8
 
 
 def render(found: Diagnosis) -> str:
@@ -22,14 +23,17 @@ def render(found: Diagnosis) -> str:
         lines.append(f"{place}: same. {_count(found.compared)} within the error bound, "
                      f"the worst at {found.worst['times_the_bound']:.2g} of it.")
         hidden = [f"{code} {BY_CODE[code].name}" for code in found.could_not_show()]
-        if hidden:
+        if len(hidden) > MOST_HIDDEN:
+            lines.append(f"These numbers are too few or too coarse to show {len(hidden)} of {len(BY_CODE)} known mistakes (--json lists "
+                         "them); give more of them, with all their digits.")
+        elif hidden:
             lines.append(f"These inputs could not have shown: {'; '.join(hidden)}.")
     else:
         worst = found.worst
         lines.append(f"{place}: differs. {found.differing} of {_count(found.compared)} beyond the error bound, the worst by "
                      f"{_times(worst['times_the_bound'])}:")
-        lines.append(f"  at {worst['index']} (channel {worst['channel']}): input {worst['input']:.9g}, yours {worst['yours']:.9g}, "
-                     f"right {worst['right']:.9g}")
+        lines.append(f"  at {worst['index'] or 'it'} (channel {worst['channel']}): input {worst['input']:.9g}, "
+                     f"yours {worst['yours']:.9g}, right {worst['right']:.9g}")
     for number, explanation in enumerate(found.explanations[:MOST_SHOWN]):
         lines += ["", *_explanation(explanation, full=number == 0)]
     if len(found.explanations) > MOST_SHOWN:
@@ -62,7 +66,8 @@ def _explanation(explanation: Explanation, *, full: bool) -> list[str]:
         lines.append(f"  in channel{'' if len(explanation.channels) == 1 else 's'} {channels} of {printable(explanation.layer, 80)}")
     if full:
         for row in rows:
-            lines += [f"  written  {row.line}", f"  right    {RIGHT}", f"  why      {row.why}", f"  instead  {row.instead}"]
+            lines += [f"  written  {row.line}", f"  why      {row.why}", f"  instead  {row.instead}"]
+        lines.append(f"  right    {RIGHT}")
     return lines
 
 

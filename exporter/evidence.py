@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
+WHOLE = 0.5  # half a unit of a number without digits after the point
 MOST_SEARCHED = 1 << 14  # numbers looked at while searching; what is found is then checked against all
 
 
@@ -168,7 +169,8 @@ def gather(layer: BatchNorm, x: Numbers, theirs: Numbers, *, axis: int | None = 
         layer, axes = channels_of(layer, np.arange(layer.moving_mean.size)), (1,)
     return Evidence(case=make_case(layer, np.asarray(x.values, np.float64), axes, others=() if any_channel else others),
                     theirs=rows_of(np.asarray(theirs.values, np.float64), axes), printed=_printed(theirs, axes),
-                    input_printed=_printed(x, axes), dtype=coarse, shape=x.values.shape, axes=axes, given=given, any_channel=any_channel)
+                    input_printed=_rounded_input(x, axes), dtype=coarse, shape=x.values.shape, axes=axes, given=given,
+                    any_channel=any_channel)
 
 
 def _type_of(theirs: Numbers, dtype: str) -> str:
@@ -188,6 +190,12 @@ def _for_each_channel(numbers: Numbers, channels: int) -> Numbers:
 
 def _printed(numbers: Numbers, axes: tuple[int, ...]) -> Array:
     return rows_of(np.zeros(numbers.values.shape) if numbers.half is None else numbers.half, axes)
+
+
+def _rounded_input(x: Numbers, axes: tuple[int, ...]) -> Array:
+    """Of an input, whole numbers are taken to be meant as they are typed."""
+    half = _printed(x, axes)
+    return np.where(half < WHOLE, half, 0.0)
 
 
 def aligned(x: Numbers, theirs: Numbers) -> tuple[Numbers, str]:

@@ -65,7 +65,8 @@ def explain(whole: Evidence) -> list[Explanation]:
     if not found:
         found += _orders(sample, whole)
     coarse = bool(whole.printed.any())
-    if not found or coarse:
+    by_chance = whole.any_channel and (bool(found) or len(whole.theirs) == 1)
+    if (not found or coarse) and not by_chance:
         limit = CLOSER * min((explanation.worst for explanation in found if not explanation.weak), default=1 / CLOSER)
         found += [pair for pair in _pairs(sample, whole) if pair.worst <= limit]
     if not found:

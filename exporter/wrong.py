@@ -97,14 +97,14 @@ def _batch(case: Case, mean: Array, variance: Array) -> Case:
     with np.errstate(all="ignore"):
         scale = np.abs(case.gamma) / np.sqrt(variance + case.epsilon)
         loss = (mean**2 + variance) / (variance + case.epsilon)
-        extra = scale * (largest * np.log2(1 + case.setting.batch_size) + np.abs(case.x - mean) * loss)
+        extra = scale * (largest * np.log2(case.setting.batch_size) + np.abs(case.x - mean) * loss)
     return case.but(mean=mean, variance=variance, extra=extra)
 
 
 def batch_statistics(case: Case) -> Variants:
     setting = case.setting
     yield "of each channel", _batch(case, setting.batch_mean, setting.batch_variance)
-    if len(setting.batch_mean) > 1:
+    if np.ptp(setting.batch_mean) > 0:
         mean, variance = setting.whole
         together = _batch(case, np.full_like(case.mean, mean), np.full_like(case.variance, variance))
         yield "of the whole input, all channels together", together

@@ -1,0 +1,100 @@
+"""bn-diagnose: arguments, printing, exit codes. 0 the same, 1 different (or refused), 2 usage."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from exporter import __version__
+from exporter.cli import add_reading_options, main, read_options, warn
+from exporter.errors import UsageError
+
+GIVEN = ("--input", "--output")
+
+
+def diagnose_command() -> NoReturn:
+    """bn-diagnose"""
+    main(diagnose)
+
+
+def diagnose(words: Sequence[str] | None = None) -> int:
+    """bn-diagnose BUNDLE --layer PATH --input X --output THEIRS"""
+    parser = diagnose_parser()
+    args = parser.parse_args(gathered(sys.argv[1:] if words is None else words))
+    if args.explain is not None or args.list:
+        return _explain(args)
+    if args.bundle is None or args.input is None or args.output is None:
+        raise UsageError("BUNDLE, --input and --output are needed",
+                         hint="bn-diagnose out.json --layer bn_1 --input '1, 5' --output '-1, 1'")
+    from exporter import samples
+    from exporter.diagnosis import diagnose as find
+    from exporter.remote import place_for
+    from exporter.resolve import read_place
+
+    x, theirs = samples.read(args.input, "input"), samples.read(args.output, "output")
+    bundle = read_place(place_for(args.bundle), read_options(args), isolated=True, fork=True)
+    warn(bundle.warnings)
+    found = find(bundle, x, theirs, layer=args.layer, channel=args.channel, axis=args.axis, dtype=args.dtype)
+    if args.json:
+        import json
+
+        print(json.dumps(found.to_dict(), indent=2))
+    else:
+        sys.stdout.write(found.text())
+    return 0 if found.verdict == "same" else 1
+
+
+def _explain(args: argparse.Namespace) -> int:
+    from exporter import mistakes
+
+    if args.list:
+        for mistake in mistakes.MISTAKES:
+            print(f"{mistake.code}  {mistake.name}")
+    else:
+        sys.stdout.write(mistakes.explain(mistakes.find(args.explain)))
+    return 0
+
+
+def gathered(words: Sequence[str]) -> list[str]:
+    """The words with the numbers after --input and --output made one word, so that "--output -1 1" and "--output -1,1" are no options."""
+    from exporter.samples import looks_like_numbers
+
+    result: list[str] = []
+    pending = list(words)
+    while pending:
+        word = pending.pop(0)
+        if word in GIVEN and pending and looks_like_numbers(pending[0]):
+            numbers = []
+            while pending and looks_like_numbers(pending[0]):
+                numbers.append(pending.pop(0))
+            word = f"{word}={' '.join(numbers)}"
+        result.append(word)
+    return result
+
+
+def diagnose_parser() -> argparse.ArgumentParser:
+    """The arguments of bn-diagnose."""
+    parser = argparse.ArgumentParser(
+        prog="bn-diagnose", formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Find which known mistakes explain that a batch norm of your own gives other numbers than the layer does.",
+        epilog="examples:\n  bn-diagnose out.json --layer bn_1 --input '1, 5' --output '-1, 1'\n"
+               "  bn-diagnose out.json --input x.npy --output mine.npy\n  bn-diagnose --explain BN101\n\n"
+               "numbers that are typed count as known to half a unit of their last digit\n"
+               "exit status: 0 the same within the error bound, 1 different (or refused), 2 usage")
+    parser.add_argument("bundle", metavar="BUNDLE", nargs="?", help="a bundle, or a model as bn-export takes it")
+    parser.add_argument("--layer", metavar="PATH", help="the layer; without it, it is found")
+    parser.add_argument("--input", metavar="X",
+                        help="what went into the batch norm: numbers, or a .npy, .npz, .csv or .json file; FILE:NAME is one of its arrays")
+    parser.add_argument("--output", metavar="THEIRS", help="what your code gave for it, likewise")
+    parser.add_argument("--axis", type=int, metavar="N", help="the input's channel axis, where it is not the layer's")
+    parser.add_argument("--channel", type=int, metavar="N", help="the numbers are of this channel only")
+    parser.add_argument("--dtype", choices=["float16", "bfloat16", "float32", "float64"],
+                        help="the type your code computed in, where it is coarser than the layer's")
+    parser.add_argument("--json", action="store_true", help="the diagnosis as JSON")
+    parser.add_argument("--explain", metavar="CODE", help="print what is known of a mistake, e.g. BN101")
+    parser.add_argument("--list", action="store_true", help="list the mistakes")
+    parser.add_argument("--version", action="version", version=f"bn-diagnose {__version__}")
+    add_reading_options(parser)
+    return parser

@@ -1,0 +1,69 @@
+"""Inference from a .npy file into a .npy file, a block at a time: inputs may be larger than the memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from exporter.errors import UsageError
+from exporter.formula import FLOATS, evaluate, find_axes
+from exporter.layer import HELD_IN, BatchNorm
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+BLOCK = 1 << 20  # numbers worked on at once: 8 MiB of float64, a few times over
+
+
+def evaluate_file(layer: BatchNorm, source: NDArray[Any], out: Path, *, axis: int | tuple[int, ...] | None = None,
+                  fast: bool = False) -> None:
+    """`evaluate(layer, source)` written to `out` as a .npy file in row-major order; `source` is memory-mapped.
+
+    Raises: UsageError where the input does not fit the layer or has no numbers, OutputError.
+    """
+    from exporter.output import replacing
+
+    if source.dtype.kind not in "fiub":
+        raise UsageError(f"the input is an array of {source.dtype}, not of numbers")
+    if fast and source.dtype.name != "float32":
+        raise UsageError(f"--fast takes float32, the input is {source.dtype}")
+    axes = find_axes(layer, source, axis)
+    dtype = np.dtype(source.dtype.name if source.dtype.name in FLOATS else HELD_IN[layer.dtype])
+    with replacing(out) as file:
+        header = {"descr": np.lib.format.dtype_to_descr(dtype.newbyteorder("<")), "fortran_order": False, "shape": source.shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for part in blocks(source.shape):
+            x = np.ascontiguousarray(source[part], source.dtype.newbyteorder("="))
+            y = evaluate(_part_of(layer, axes, part), x, axis=axes, fast=fast)
+            file.write(np.ascontiguousarray(y, dtype.newbyteorder("<")).data)
+
+
+def blocks(shape: tuple[int, ...], most: int = BLOCK) -> Iterator[tuple[slice, ...]]:
+    """Slices of an array in row-major order, together the whole of it, each of at most `most` numbers."""
+    if 0 in shape:
+        return
+    cut = len(shape)  # the axes behind `cut` are whole in each block
+    inner = 1
+    while cut > 0 and inner * shape[cut - 1] <= most:
+        cut -= 1
+        inner *= shape[cut]
+    if cut == 0:
+        yield tuple(slice(0, size) for size in shape)
+        return
+    step = max(1, most // inner)
+    whole = tuple(slice(0, size) for size in shape[cut:])
+    for index in np.ndindex(*shape[: cut - 1]):
+        for start in range(0, shape[cut - 1], step):
+            yield (*(slice(i, i + 1) for i in index), slice(start, min(start + step, shape[cut - 1])), *whole)
+
+
+def _part_of(layer: BatchNorm, axes: tuple[int, ...], part: tuple[slice, ...]) -> BatchNorm:
+    """The layer with those channels only that a block of the input holds."""
+    own = tuple(part[axis] for axis in axes)
+    if all(one == slice(0, size) for one, size in zip(own, layer.shape)):
+        return layer
+    arrays = {name: values[own] for name, values in layer.parameters().items()}
+    return layer.replace(shape=tuple(one.stop - one.start for one in own), **arrays)
