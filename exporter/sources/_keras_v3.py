@@ -23,11 +23,12 @@ from exporter.sources._v3_groups import LAYER_LISTS, NOT_LAYERS, Group, numbered
 if TYPE_CHECKING:
     from exporter.bundle import Bundle, Origin
 
-LEAVES = frozenset(("InputLayer", "Dense", "Activation", "ReLU", "LeakyReLU", "PReLU", "Softmax", "Dropout", "Flatten", "Reshape", "Add",
-                    "Multiply", "Concatenate", "Rescaling", "LayerNormalization", "Embedding", "GlobalAveragePooling2D", "GlobalMaxPooling2D",
-                    *(f"{kind}{rank}D" for rank in (1, 2, 3)
-                      for kind in ("Conv", "DepthwiseConv", "SeparableConv", "ZeroPadding", "Cropping", "UpSampling", "MaxPooling",
-                                   "AveragePooling"))))
+# Layers of Keras's own that hold no other layer: their groups need not be opened.
+LEAVES = frozenset((
+    "InputLayer", "Dense", "Activation", "ReLU", "LeakyReLU", "PReLU", "Softmax", "Dropout", "Flatten", "Reshape", "Add", "Multiply",
+    "Concatenate", "Rescaling", "LayerNormalization", "Embedding", "GlobalAveragePooling2D", "GlobalMaxPooling2D",
+    *(f"{kind}{rank}D" for rank in (1, 2, 3)
+      for kind in ("Conv", "DepthwiseConv", "SeparableConv", "ZeroPadding", "Cropping", "UpSampling", "MaxPooling", "AveragePooling"))))
 KNOWN_GROUPS = tuple(snake_case(name) for name in BATCH_NORMS)
 OTHER_NORMS = ("layer_normalization", "group_normalization")  # they hold gamma and beta
 
@@ -235,13 +236,16 @@ class _Replay:
             base = snake_case(node.base_name)
             number = used.get(base, 0)
             name = f"{base}_{number}" if number else base
-            group = container.child(name)
             self.taken.add(join(container.path, name))
+            if node.base_name in LEAVES and ">" not in (node.registered_name or node.class_name) and not self.twos:
+                used[base] = number + 1
+                continue
+            group = container.child(name)
             weighted = self.twos and (_holds_norm(node) if group is None else group.holds_variables())
             used[base] = number + (2 if weighted else 1)
             self._node(node, group, join(path, _name_of(node, group)))
-        for name, group in container.children():
-            if group.path not in self.taken and numbered(name)[0] in KNOWN_GROUPS and group.holds_variables():
+        for name, group in container.children(self.taken):
+            if numbered(name)[0] in KNOWN_GROUPS and group.holds_variables():
                 raise FormatError("the weights hold this batch norm, the config does not: they do not fit", where=group.path)
         self.matches += [Match(below, None, group) for below, group in _groups_below(container, self.taken, path, self.named)]
 
@@ -265,15 +269,15 @@ def _holds_norm(node: Node) -> bool:
 
 def _layers_below(group: Group, taken: set[str]) -> Iterator[Group]:
     """The layers that `group` holds as attributes or in lists and dicts, without those inside them."""
-    for name, child in group.children():
-        if child.path not in taken and name not in NOT_LAYERS:
+    for name, child in group.children(taken):
+        if name not in NOT_LAYERS:
             yield from [child] if child.is_layer else _layers_below(child, taken)
 
 
 def _groups_below(group: Group, taken: AbstractSet[str], path: str, named: bool) -> Iterator[tuple[str, Group]]:
     """(path, group) of what may be a batch norm below `group`, but not in the groups `taken`; named: Keras 3.6 or later wrote them."""
-    for name, child in group.children():
-        if child.path in taken or name in NOT_LAYERS:
+    for name, child in group.children(taken):
+        if name in NOT_LAYERS:
             continue
         own = child.name
         if own is None and (name in LAYER_LISTS or (named and not child.is_layer)):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any, Protocol
 
 from exporter.errors import FormatError
@@ -56,11 +57,16 @@ class Group:
         files = self._with_group(path)
         return Group(files, path) if files else None
 
-    def children(self) -> Iterator[tuple[str, Group]]:
-        """The groups in this one but "vars", in natural order: "dense_2" before "dense_10"."""
-        names = dict.fromkeys(name for file in self._files for name in file.names(self.path))
-        for name in sorted(names, key=numbered):
-            if name != VARIABLES and any(file.is_group(f"{self.path}/{name}" if self.path else name) for file in self._files):
+    def members(self) -> list[str]:
+        """Names of what is in this group but "vars", in natural order: "dense_2" before "dense_10"."""
+        names = {name for file in self._files for name in file.names(self.path)}
+        return sorted(names - {VARIABLES}, key=numbered)
+
+    def children(self, without: AbstractSet[str] = frozenset()) -> Iterator[tuple[str, Group]]:
+        """The groups in this one but "vars" and those whose path is in `without`, which are not opened."""
+        for name in self.members():
+            path = f"{self.path}/{name}" if self.path else name
+            if path not in without and any(file.is_group(path) for file in self._files):
                 found = self.child(name)
                 if found is not None:
                     yield name, found
