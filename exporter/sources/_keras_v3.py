@@ -237,7 +237,7 @@ class _Replay:
             number = used.get(base, 0)
             name = f"{base}_{number}" if number else base
             self.taken.add(join(container.path, name))
-            if node.base_name in LEAVES and ">" not in (node.registered_name or node.class_name) and not self.twos:
+            if node.class_name in LEAVES and node.registered_name is None and not self.twos:
                 used[base] = number + 1
                 continue
             group = container.child(name)
