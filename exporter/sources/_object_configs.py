@@ -43,8 +43,8 @@ class StoredConfigs:
 
 def given_configs(graph: CheckpointGraph, architecture: Architecture, where: str) -> dict[int, tuple[str, Node]]:
     """Path and config by node of the graph, from the architecture that the user gave."""
-    roots = [0, *graph.children(0).values()] if len(graph) else []
-    roots = [node for node in dict.fromkeys(roots) if "layer-0" in graph.children(node)]
+    roots = [node for node in (0, *dict.fromkeys(graph.children(0).values())) if "layer-0" in graph.children(node)] if len(graph) else []
+    roots = roots[:1] if roots[:1] == [0] else roots  # the models of a tf.train.Checkpoint, which is none itself
     misfits, fits = [], []
     for root in roots:
         try:

@@ -6,7 +6,7 @@ import collections
 import dataclasses
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -88,15 +88,15 @@ class ObjectNames:
             self._ways[nodes[-1]] = names
             scope = None if not names or ADMINISTRATIVE.intersection(names) else _scope(graph, nodes[-1])
             if scope is not None:
-                holders.append(names[:-1])
+                holders.append(names)
             if scope:
                 self._scopes[names] = scope
                 self._holders[scope].append(names)
                 for length in range(len(names)):
                     self._below[names[:length]].append(names)
-        self._model = tuple(itertools.takewhile(lambda key: not _IN_MODEL.fullmatch(key), (keys[0] for keys in _shared(holders))))
-        if len(self._scopes) > 1 == len(self._holders):  # one scope for all, as of a Keras 3 model: the model's name, no layer's
-            self._scopes.clear()
+        self._model = _model(holders)
+        if len(self._scopes) > 1 == len(self._holders) and not any(map(_IN_MODEL.fullmatch, itertools.chain(*holders))):
+            self._scopes.clear()  # one scope for all, as in a subclassed model of Keras 3: the model's name, no layer's
 
     def path(self, node: int) -> str:
         """The path of an object that can be reached from the root."""
@@ -123,6 +123,13 @@ class ObjectNames:
             own = {scope[0] for names, scope in below.items() if len(names) == 1 and len(scope) == 2 and not _NUMBERED.fullmatch(names[0])}
             self._named[model] = first.pop() if named else own.pop() if len(own) == 1 else ""
         return self._named[model]
+
+
+def _model(layers: Sequence[Names]) -> Names:
+    """What leads from the root to the model: the names that all of its layers share, but no list's and no layer's of a model's own list."""
+    shared = [keys[0] for keys in _shared(names[:-1] for names in layers)]
+    model = tuple(itertools.takewhile(lambda key: not _IN_MODEL.fullmatch(key), shared))
+    return model[:-1] if any(names[len(model)].isdigit() for names in layers) else model
 
 
 def _shared(paths: Iterable[Names]) -> Iterator[Names]:
