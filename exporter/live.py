@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from exporter.layer import BatchNorm
 
 OWN_PACKAGES = ("activations", "constraints", "dtype_policies", "engine", "initializers", "layers", "losses", "metrics", "models",
-                "optimizers", "regularizers")
+                "optimizers", "quantizers", "regularizers")
 MOST_CONFIG = 64 << 20
 
 
