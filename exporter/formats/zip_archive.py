@@ -8,6 +8,7 @@ Specification: APPNOTE 6.3.10, https://pkware.cachefly.net/webdocs/casestudies/A
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import io
 import stat
@@ -71,6 +72,10 @@ class Archive:
         count, self._start, length = _end_record(file, size)
         file.seek(self._start)
         self.members = _directory(file.read(length), count)
+        self._named: dict[str, list[Member]] = {}
+        for member in self.members:
+            self._named.setdefault(member.name, []).append(member)
+        self._offsets = sorted(member.offset for member in self.members)
 
     def warnings(self) -> list[str]:
         """A sentence about each member that no sound model archive holds. They are ignored."""
@@ -78,7 +83,7 @@ class Archive:
                 for member in self.members if member.is_unsafe]
 
     def __contains__(self, name: object) -> bool:
-        return any(member.name == name for member in self.members)
+        return name in self._named
 
     def read(self, name: str, limit: int = LARGEST_TEXT) -> bytes:
         """All bytes of a member, checked against its CRC-32; an error where it has more than `limit`."""
@@ -104,7 +109,7 @@ class Archive:
 
     def member(self, name: str) -> Member:
         """The one member of this name, if it can be read: not encrypted, stored or deflated, a regular file."""
-        found = [member for member in self.members if member.name == name]
+        found = self._named.get(name, [])
         if len(found) != 1:
             raise self._not_one(name, len(found))
         member = found[0]
@@ -129,8 +134,9 @@ class Archive:
 
     def _data_of(self, member: Member) -> int:
         """Where a member's data starts, after its local header (4.3.7) was compared with the directory."""
-        end = min([other.offset for other in self.members if other.offset > member.offset], default=self._start)
-        if sum(other.offset == member.offset for other in self.members) > 1:
+        after = bisect.bisect_right(self._offsets, member.offset)
+        end = self._offsets[after] if after < len(self._offsets) else self._start
+        if after > 1 and self._offsets[after - 2] == member.offset:
             raise FormatError("two members of the archive are at the same place", where=member.name)
         self._file.seek(member.offset)
         header = self._file.read(30)
@@ -173,6 +179,8 @@ class _Window(io.RawIOBase):
     def __init__(self, file: BinaryIO, start: int, size: int) -> None:
         self._file, self._start, self._size = file, start, size
         self._at = 0
+        ahead = getattr(file, "fetch_ahead", None)  # of a remote file: ranges that will be read
+        self.fetch_ahead = ahead and (lambda ranges: ahead([(start + a, start + b) for a, b in ranges]))
 
     def readable(self) -> bool:
         return True
