@@ -147,7 +147,7 @@ def _layer(entry: dict[str, Any], counter: _Counter, what: str = "a layer") -> N
     base = class_name.rpartition(">")[2]
     registered, shared = entry.get("registered_name"), entry.get("shared_object_id")
     # a user's class may leave its name out of its config, or keep the None that it was called with
-    optional = base not in BATCH_NORMS or isinstance(registered, str)
+    optional = base not in BATCH_NORMS or ">" in class_name or isinstance(registered, str)
     return Node(name=_name(entry, config, counter, optional=optional), class_name=class_name,
                 registered_name=registered if isinstance(registered, str) else None, config=config,
                 children=tuple(_children(base, config, counter)), input_shape=_input_shape(entry, config), inputs=_inputs(entry),
