@@ -31,6 +31,8 @@ def claims(place: Place) -> bool:
     """HDF5 with the groups of this format, or the JSON that lists shards."""
     if is_hdf5(place):
         with open_hdf5(place) as file:
+            if any(re.fullmatch(r"layer_names[0-9]*|nb_layers|model_config", name) for name in file.attributes("")):
+                return False  # the older layout, whatever its layers are called
             return any(map(file.is_group, (*LAYER_LISTS, VARIABLES))) or any(path.endswith(f"/{VARIABLES}") for path in file.walk())
     return place.is_file() and place.head(1) == b"{" and b'"weight_map"' in place.head(4096)
 
