@@ -277,7 +277,8 @@ def test_epsilon_has_to_be_given(tmp_path, simple):
 # ---- configs
 
 def config(name, epsilon=1e-3, class_name="BatchNormalization", **more):
-    fields = {"name": name, "axis": [1], "epsilon": epsilon, "momentum": 0.9, "center": True, "scale": True, "moving_variance_initializer": None}
+    fields = {"name": name, "axis": [1], "epsilon": epsilon, "momentum": 0.9, "center": True, "scale": True,
+              "moving_variance_initializer": None}
     return {"class_name": class_name, "config": {**fields, **more}}
 
 
