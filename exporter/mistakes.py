@@ -55,8 +55,8 @@ MISTAKES: tuple[Mistake, ...] = (
     Mistake(
         code="BN101", name="epsilon outside the root", wrong=wrong.epsilon_outside, alone=False,
         line="gamma * (x - mean) / (np.sqrt(variance) + epsilon) + beta",
-        why="sqrt(v) + e is not sqrt(v + e). For v = 0.0004 and e = 0.001 the divisor is 0.021 instead of 0.037 and the output 1.8 times too "
-            "large; with v near 1 the two differ by 5e-4 and it goes unnoticed.",
+        why="sqrt(v) + e is not sqrt(v + e). For v = 0.0004 and e = 0.001 the divisor is 0.021 instead of 0.037 and the output 1.8 times "
+            "too large; with v near 1 the two differ by 5e-4 and it goes unnoticed.",
         instead="add epsilon to the variance first, then take the root of the sum",
         seen=(STACK + "44093698", *_issues("Tencent/ncnn!311", "pjreddie/darknet!17", "Cadene/pretrained-models.pytorch#99"))),
     Mistake(
