@@ -21,9 +21,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from exporter.errors import FormatError, LayerError, UsageError, printable
-from exporter.layer import BatchNorm
+from exporter.layer import UNIT, BatchNorm
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from exporter.keras_config import NormFields
 
 VARIANCE, DEVIATION, EPSILON_OUTSIDE = "variance", "deviation", "variance, epsilon outside"
@@ -136,10 +138,10 @@ def _is_fused_in_tf_keras(version: Version, ndim: int, channels_last: bool) -> b
 def convert(layer: BatchNorm) -> BatchNorm:
     """The same layer for the one formula: `moving_variance` is the variance that makes it divide as the layer's own era did.
 
-    With d = s + epsilon, or sqrt(v) + epsilon, in float64: moving_variance = d**2 - epsilon, rounded to the layer's dtype; where that is
-    negative in one channel, moving_variance = d**2 and epsilon = 0 for the whole layer.
+    With d = s + epsilon, or sqrt(v) + epsilon, in float64: moving_variance = d**2 - epsilon, rounded to the layer's dtype; where that
+    is negative in one channel, moving_variance = d**2 and epsilon = 0 for the whole layer.
 
-    Raises: LayerError for statistics that no era could have used.
+    Raises: LayerError for statistics that no era could have used, and for float16 ones whose square float16 cannot hold.
     """
     if layer.statistic == VARIANCE:
         return layer
@@ -148,21 +150,21 @@ def convert(layer: BatchNorm) -> BatchNorm:
     from exporter.formula import round_to
 
     stored = layer.moving_variance.astype(np.float64)
-    _check(layer, stored, stored < 0 if layer.statistic == EPSILON_OUTSIDE else stored + layer.epsilon <= 0)
-    divisor = (np.sqrt(stored) if layer.statistic == EPSILON_OUTSIDE else stored) + layer.epsilon
-    variance, epsilon = round_to(divisor**2 - layer.epsilon, layer.dtype), layer.epsilon
-    converted: tuple[str, ...] = ("moving_variance",)
-    if (divisor**2 < layer.epsilon).any():
-        variance, epsilon = round_to(divisor**2, layer.dtype), 0.0
-        converted = ("moving_variance", "epsilon")
+    outside = layer.statistic == EPSILON_OUTSIDE
+    _check(layer, stored, stored < 0 if outside else stored + layer.epsilon <= 0, "nothing can be divided by that")
+    square = ((np.sqrt(stored) if outside else stored) + layer.epsilon) ** 2
+    epsilon = 0.0 if (square < layer.epsilon).any() else layer.epsilon
+    variance = round_to(square - epsilon, layer.dtype)
+    lost = np.abs(variance.astype(np.float64) + epsilon - square) > 2 * UNIT[layer.dtype] * square
+    _check(layer, stored, lost, f"its square does not fit {layer.dtype}, which the one formula would need")
+    changed = ("moving_variance",) if epsilon == layer.epsilon else ("moving_variance", "epsilon")
     return layer.replace(moving_variance=variance, epsilon=epsilon, statistic=VARIANCE, effective_epsilon=None,
-                         converted=(*layer.converted, *converted))
+                         converted=(*layer.converted, *changed))
 
 
-def _check(layer: BatchNorm, stored: np.ndarray[tuple[int, ...], np.dtype[np.float64]],
-           bad: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> None:
+def _check(layer: BatchNorm, stored: NDArray[np.float64], bad: NDArray[np.bool_], why: str) -> None:
     if bad.any():
         channel = int(np.argmax(bad))
         name = "variance" if layer.statistic == EPSILON_OUTSIDE else "deviation"
-        raise LayerError(f"the stored {name}[{channel}] is {stored.ravel()[channel]:.9g} and epsilon {layer.epsilon:g}: "
-                         "nothing can be divided by that", where=layer.path)
+        raise LayerError(f"the stored {name}[{channel}] is {stored.ravel()[channel]:.9g} and epsilon {layer.epsilon:g}: {why}",
+                         where=layer.path)

@@ -1,0 +1,71 @@
+"""JSON of an input: what is read, and the text of every refusal."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exporter.errors import FormatError
+from exporter.formats.strict_json import DEEPEST, LONGEST_NUMBER, parse_json
+
+NOT_STRICT = "this is not strict JSON: "  # then orjson's own words
+
+values = st.recursive(st.none() | st.booleans() | st.integers(-2**53, 2**53) | st.floats(allow_nan=False, allow_infinity=False)
+                      | st.text(st.characters(exclude_categories=["Cs"])),
+                      lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), inner))
+
+
+@given(values, st.booleans())
+def test_reads_what_json_writes(value, escaped):
+    assert parse_json(json.dumps(value, ensure_ascii=escaped), "x") == value
+
+
+@given(values, st.sampled_from(['a', '"', '\\', '":', '\\"', '{"a":1}', 'é', '\n']))
+def test_finds_a_repeated_key_whatever_stands_around_it(value, key):
+    around = json.dumps(value)
+    encoded = json.dumps(key)
+    with pytest.raises(FormatError, match="occurs twice in one JSON object"):
+        parse_json(f'[{around}, {{{encoded}: 1, "other": {around}, {encoded}: 2}}]', "x")
+
+
+@pytest.mark.parametrize(("text", "what"), [
+    ('{"layers": [], "layers": [1]}', "the key 'layers' occurs twice in one JSON object"),
+    ('{"a\\"b": 1, "a\\u0022b": 2}', "the key 'a\"b' occurs twice in one JSON object"),
+    ("[" * (DEEPEST + 1) + "]" * (DEEPEST + 1), f"the JSON is nested deeper than {DEEPEST} levels"),
+    ("[" * 100_000, f"the JSON is nested deeper than {DEEPEST} levels"),
+    ('{"a":' * 2000 + "1" + "}" * 2000, f"the JSON is nested deeper than {DEEPEST} levels"),
+    ("1" * (LONGEST_NUMBER + 1), f"the JSON holds a number of over {LONGEST_NUMBER} characters"),
+    ("1e400", NOT_STRICT),
+    ("[NaN]", NOT_STRICT),
+    ("-Infinity", NOT_STRICT),
+    ("{} {}", NOT_STRICT),
+    ("", NOT_STRICT),
+    ('{"a": 1', NOT_STRICT),
+    ("\ufeff{}", NOT_STRICT),
+    (b'"\xff"', NOT_STRICT),
+    ("\ud800", "the JSON is not UTF-8"),
+    ('"\\ud800"', NOT_STRICT),
+    ('"\n"', NOT_STRICT),
+])
+def test_refusals(text, what):
+    with pytest.raises(FormatError) as caught:
+        parse_json(text, "model_config")
+    assert str(caught.value).startswith(f"model_config: {what}")
+
+
+def test_depth_and_number_at_the_limit_are_read():
+    assert parse_json("[" * DEEPEST + "]" * DEEPEST, "x") is not None
+    assert parse_json("0." + "1" * (LONGEST_NUMBER - 2), "x") == pytest.approx(1 / 9)
+
+
+def test_brackets_and_long_digits_inside_strings_do_not_count():
+    text = json.dumps(["[" * 1000, "1" * 1000, '\\"[{', {"a": ":"}])
+    assert parse_json(text, "x") == json.loads(text)
+
+
+def test_a_limit_on_size():
+    with pytest.raises(FormatError, match="12 bytes of JSON is over the limit of 10"):
+        parse_json("[1, 2, 3, 4]", "x", limit=10)
