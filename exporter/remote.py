@@ -21,10 +21,9 @@ from exporter.place import MiB, Place, check_parts
 
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(?:://|::)")  # two letters or more: C:\\ is a drive
 
-# What is fetched at once. HDF5's metadata comes in pieces of 512 bytes near each other; a batch norm's arrays follow one another, so
-# a longer read asks for three more of its size. On a DenseNet201 (83 MB, 201 batch norms in as many corners of the file) larger windows
-# fetch more bytes than they save requests; docs/performance.md has the figures.
-BEHIND, AHEAD, SHORT = 1 << 10, 1 << 12, 600
+LEAST = 4096  # bytes of a request for what nobody announced: formats are read in small pieces near each other
+BLOCK, GAP = 512, 512  # announced ranges are widened to multiples of the one; closer than the other they become one request
+AT_ONCE = 32  # requests; small servers let more of them wait for seconds
 MARKS = ("ETag", "size", "mtime", "LastModified", "Last-Modified", "last_modified")  # what tells two versions of a file apart
 
 MOST_KEPT = 512 * MiB  # bytes of one file; a server that knows no ranges sends the whole file
@@ -85,7 +84,7 @@ class RemotePlace(Place):
             return None
         kind = stat.S_IFDIR if info["type"] == "directory" else stat.S_IFREG
         if kind == stat.S_IFREG and info.get("size") is None:  # a server that does not say: the file has to be fetched
-            self._content = self._content or Ranges(self._fetch, None, self.name)
+            self._content = self._content or Ranges(self._fetch, self._fetch_all, None, self.name)
             info["size"] = self._content.size
         return os.stat_result((kind | 0o444, 0, 0, 1, 0, 0, info["size"] or 0, 0, 0, 0))
 
@@ -107,7 +106,7 @@ class RemotePlace(Place):
     def open(self) -> BinaryIO:
         if not self.is_file():
             raise FormatError("this is a folder, not a file" if self.exists() else "no such file", where=self.name)
-        self._content = self._content or Ranges(self._fetch, self.size(), self.name)
+        self._content = self._content or Ranges(self._fetch, self._fetch_all, self.size(), self.name)
         return cast(BinaryIO, _File(self._content))
 
     def child(self, *parts: str) -> Place:
@@ -159,6 +158,17 @@ class RemotePlace(Place):
         try:
             data: bytes = store.cat_file(path, start=start, end=end)
             return data
+        except Exception as error:  # as in `info`
+            raise self._failed(error) from None
+
+    def _fetch_all(self, ranges: list[tuple[int, int]]) -> list[bytes]:
+        store, path = self._store()
+        try:
+            found: list[bytes] = []
+            for i in range(0, len(ranges), AT_ONCE):
+                starts, ends = zip(*ranges[i: i + AT_ONCE])
+                found += store.cat_ranges([path] * len(starts), list(starts), list(ends), on_error="raise")
+            return found
         except Exception as error:  # as in `info`
             raise self._failed(error) from None
 
@@ -232,12 +242,14 @@ def _split(url: str) -> tuple[str, str]:
 class Ranges:
     """The parts of a remote file that were fetched so far.
 
-    fetch: gives the bytes from start to end, or with (None, None) the whole file.
-    size:  of the file, or None where the server does not say: then the whole file is fetched.
+    fetch:     gives the bytes from start to end, or with (None, None) the whole file.
+    fetch_all: gives several ranges, requested at once.
+    size:      of the file, or None where the server does not say: then the whole file is fetched.
     """
 
-    def __init__(self, fetch: Callable[[int | None, int | None], bytes], size: int | None, name: str) -> None:
-        self._fetch, self._name = fetch, name
+    def __init__(self, fetch: Callable[[int | None, int | None], bytes], fetch_all: Callable[[list[tuple[int, int]]], list[bytes]],
+                 size: int | None, name: str) -> None:
+        self._fetch, self._fetch_all, self._name = fetch, fetch_all, name
         self._starts: list[int] = []
         self._parts: list[bytes] = []
         self._kept = 0
@@ -254,9 +266,9 @@ class Ranges:
             return b""
         missing = list(self._missing(start, end))
         if missing:
-            a, b = window(missing[0][0], missing[-1][1], end - start)
-            for first, last in list(self._missing(max(0, a), min(self.size, b))):
-                if first < missing[-1][1] and last > missing[0][0]:
+            enough = min(self.size, max(end, missing[0][0] + LEAST))
+            for first, last in list(self._missing(missing[0][0], enough)):
+                if first < end:
                     self._request(first, last)
         parts = []
         for i in range(self._at(start), len(self._parts)):
@@ -266,8 +278,24 @@ class Ranges:
             parts.append(part[max(0, start - base): end - base])
         return b"".join(parts)
 
+    def fetch_ahead(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """Fetches what is missing of these ranges, all at once; neighbours, with the gap between them, in one request."""
+        missing = sorted(piece for start, end in ranges
+                         for piece in self._missing(start // BLOCK * BLOCK, min(-(-end // BLOCK) * BLOCK, self.size)))
+        merged: list[tuple[int, int]] = []
+        for start, end in missing:
+            if merged and start - merged[-1][1] <= GAP:
+                merged[-1] = merged[-1][0], max(end, merged[-1][1])
+            else:
+                merged.append((start, end))
+        wanted = [piece for start, end in merged for piece in self._missing(start, end)]
+        for (start, end), data in zip(wanted, self._fetch_all(wanted) if wanted else []):
+            self._received(start, end, data)
+
     def _request(self, start: int, end: int) -> None:
-        data = self._fetch(start, end)
+        self._received(start, end, self._fetch(start, end))
+
+    def _received(self, start: int, end: int, data: bytes) -> None:
         if len(data) == self.size and (start, end) != (0, self.size):  # the server knows no ranges
             self._starts, self._parts, self._kept = [], [], 0
             start = 0
@@ -302,13 +330,6 @@ class Ranges:
             yield start, end
 
 
-def window(start: int, end: int, size: int) -> tuple[int, int]:
-    """What is fetched where the bytes from start to end are missing for a read of `size` bytes."""
-    if size > SHORT:
-        return start, max(end, start + 4 * size + AHEAD // 2)
-    return start - BEHIND, max(end, start + AHEAD)
-
-
 class _File(io.RawIOBase):
     """A remote file, for reading; gives all bytes asked for up to the end of the file."""
 
@@ -327,6 +348,10 @@ class _File(io.RawIOBase):
 
     def tell(self) -> int:
         return self._at
+
+    def fetch_ahead(self, ranges: list[tuple[int, int]]) -> None:
+        """Fetches ranges that will be read, all at once."""
+        self._content.fetch_ahead(ranges)
 
     def readinto(self, buffer: Any) -> int:
         data = self._content.read(self._at, self._at + len(buffer))

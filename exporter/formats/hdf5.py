@@ -15,7 +15,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, BinaryIO, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, Concatenate, ParamSpec, TypeVar, cast
 
 import numpy as np
 
@@ -564,6 +564,10 @@ def _opened(file: BinaryIO, path: str | None, label: str) -> File:
     if start is None:
         raise FormatError("this is not an HDF5 file: its signature is missing")
     _check_extent(file, start)
+    if getattr(file, "fetch_ahead", None) is not None:  # a remote file
+        from exporter.formats import hdf5_ahead
+
+        hdf5_ahead.walk(cast(hdf5_ahead.RemoteFile, file), start)
     os.environ.setdefault("HDF5_PLUGIN_PRELOAD", "::")  # libhdf5 then loads no filter plugins; read when h5py is imported
     from h5py import h5f, h5fd, h5p
 
