@@ -10,10 +10,13 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from exporter import __version__, vectors
 from exporter.bundle import Bundle
+from exporter.errors import OutputError
 from exporter.formula import round_to, scale_and_offset
-from exporter.layer import PARAMETERS, BatchNorm
+from exporter.layer import PARAMETERS, TINY, BatchNorm
 from exporter.targets import Options
 from exporter.targets.bundle_json import FORMULA
 
@@ -27,7 +30,7 @@ NUMBERS_A_LINE = 6
 
 
 def write(bundle: Bundle, options: Options) -> bytes:
-    """The header, in ASCII."""
+    """The header, in ASCII. Raises OutputError for a layer that `folded` factors cannot say."""
     guard = f"BN_BUNDLE_{bundle.digest()[7:23].upper()}_H"
     stems = identifiers(bundle.paths())
     lines = [f"/* {_comment(bundle.origin.file)} ({_comment(bundle.origin.kind)}), written by bn-export {__version__}.",
@@ -67,13 +70,26 @@ def _layer(stem: str, layer: BatchNorm, options: Options) -> Iterator[str]:
     yield f"static const double {stem}_epsilon = {_number(float(layer.epsilon or 0.0))};"
     arrays = {name: (kind, values) for name, values in layer.parameters().items()}
     if options.folded:
-        folded = (round_to(values, "float64" if kind == "double" else "float32") for values in scale_and_offset(layer))
-        arrays |= {name: (kind, values) for name, values in zip(("scale", "offset"), folded)}
+        arrays |= {name: (kind, values) for name, values in zip(("scale", "offset"), _folded(layer))}
     if options.vectors:
         arrays |= {name: (kind, rows) for name, rows in zip(("input", "output"), vectors.make(layer))}
     for name, (kind, values) in arrays.items():
         yield from _array(f"{stem}_{name}", kind, values)
     yield ""
+
+
+def _folded(layer: BatchNorm) -> list[NDArray[Any]]:
+    """[scale, offset] in the type of the layer's arrays. Raises OutputError where that type cannot hold one with its precision."""
+    dtype = "float64" if layer.dtype == "float64" else "float32"
+    factors = scale_and_offset(layer)
+    found = [round_to(values, dtype) for values in factors]
+    bad = ~np.isfinite(found[0]) | ~np.isfinite(found[1]) | ((factors[0] != 0) & (np.abs(factors[0]) < TINY[dtype]))
+    if bad.any():
+        channel = int(np.argmax(bad))
+        scale, offset = (values.flat[channel] for values in factors)
+        raise OutputError(f"channel {channel} cannot be folded: scale {scale:.6g} and offset {offset:.6g} leave the range of {dtype}",
+                          where=layer.path, hint="leave out --folded")
+    return found
 
 
 def _array(name: str, kind: str, values: NDArray[Any]) -> Iterator[str]:
