@@ -9,6 +9,7 @@ Specification: HDF5 File Format 3.0, https://support.hdfgroup.org/documentation/
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import math
@@ -40,6 +41,8 @@ LINK_KINDS = {0: "hard link", 1: "soft link", 64: "external link"}
 # (bytes, (sign, exponent, its bits, mantissa, its bits), bias of the exponent, H5T_NORM_IMPLIED): name and NumPy type of the bytes
 FLOATS = {(2, (15, 10, 5, 0, 10), 15, 0): ("float16", "f2"), (4, (31, 23, 8, 0, 23), 127, 0): ("float32", "f4"),
           (8, (63, 52, 11, 0, 52), 1023, 0): ("float64", "f8"), (2, (15, 7, 8, 0, 7), 127, 0): ("bfloat16", "u2")}  # the last: HDF5 2.0
+
+STRUCTURES = {b"TREE\0": 544, b"SNOD\1\0": 328, b"HEAP\0\0\0\0": 32}  # signature and what follows it, bytes in all
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -76,10 +79,14 @@ class File:
     Every method raises FormatError for what is damaged or refused. Use it in a `with` statement.
     """
 
-    def __init__(self, identifier: Any, label: str) -> None:
+    def __init__(self, identifier: Any, label: str, file: BinaryIO | None = None) -> None:
+        """file: the bytes that `identifier` was opened on, or None where looking at them again costs a request each."""
         self._id = identifier
         self._label = label
+        self._file = file
         self._groups: dict[str, Any] = {}
+        self._spans: dict[int, tuple[int, int]] = {}
+        self._stack = contextlib.ExitStack()
         self._spent = 0
 
     def __enter__(self) -> File:
@@ -91,6 +98,11 @@ class File:
     def close(self) -> None:
         self._groups.clear()
         self._id.close()
+        self._stack.close()
+
+    def keep_open(self, stack: contextlib.ExitStack) -> None:
+        """Closes what `stack` holds together with this file."""
+        self._stack = stack
 
     @_guarded
     def names(self, path: str) -> list[str]:
@@ -109,7 +121,7 @@ class File:
 
         if not path:
             return "group"
-        parent, _, name = path.rpartition("/")
+        parent, name = _split(path)
         if parent not in self._groups and self.kind(parent) != "group":
             return None
         group = self._group(parent)
@@ -245,6 +257,7 @@ class File:
         values = np.zeros(shape, raw)
         if count:
             _check_storage(dataset, values.nbytes)
+            self._check_place(dataset, values.nbytes)
             from h5py import h5s
 
             # the file's own type as the memory type: bytes are copied, nothing is converted
@@ -256,6 +269,22 @@ class File:
     def _where(self, path: str) -> str:
         inside = printable(path) or "root group"
         return f"{self._label}: {inside}" if self._label else inside
+
+    def _check_place(self, dataset: Any, size: int) -> None:
+        """Refuses data that lies where other data of this file does: nothing but its address says whose it is, and an address
+        has no checksum."""
+        from h5py import h5o
+
+        at = dataset.get_offset()
+        if at is None:  # chunked or compact: these lie in structures that are checked
+            return
+        at, end, address = int(at), int(at) + size, int(h5o.get_info(dataset).addr)
+        for other, (first, last) in self._spans.items():
+            if at < last and first < end and other != address:
+                raise FormatError("its data lies where the data of another dataset does", hint="the file is damaged; get it again")
+        self._spans[address] = at, end
+        if self._file is not None and _is_in_structure(self._file, at, end):
+            raise FormatError("its data lies inside a structure of the file", hint="the file is damaged; get it again")
 
     def _spend(self, count: int) -> None:
         self._spent += count
@@ -273,7 +302,7 @@ class File:
         if not path:
             found = h5g.open(self._id, b"/")
         else:
-            parent, _, name = path.rpartition("/")
+            parent, name = _split(path)
             group, encoded = self._group(parent), _component(name)
             if not group.links.exists(encoded):
                 raise FormatError("nothing of this name is in the file")
@@ -357,6 +386,14 @@ class File:
         order = {h5t.ORDER_LE: "<", h5t.ORDER_BE: ">"}.get(kind.get_order())
         layout = FLOATS.get((kind.get_size(), kind.get_fields(), kind.get_ebias(), kind.get_norm()))
         return (layout[0], np.dtype(order + layout[1])) if layout and order else None
+
+
+def _split(path: str) -> tuple[str, str]:
+    """The group's path and the member's name; a path never starts at the root, as HDF5's own do."""
+    parent, slash, name = path.rpartition("/")
+    if slash and not parent:
+        raise FormatError(f"{printable(path)!r} is not a name in an HDF5 file")
+    return parent, name
 
 
 def _component(name: str) -> bytes:
@@ -447,6 +484,23 @@ def _check_chunk(packed: bytes, filters: list[int], chunk_size: int) -> None:
             size = _lzf_size(packed)
     if size != chunk_size:
         raise FormatError(f"a chunk unpacks to {size} bytes, {chunk_size} expected", hint="the file is damaged; get it again")
+
+
+def _is_in_structure(file: BinaryIO, at: int, end: int) -> bool:
+    """Whether these bytes are those of a group's B-tree, leaf or heap, as h5py writes them with its defaults.
+
+    They are known by their signatures (HDF5 File Format, III.A.1, III.B, III.D), which stand at most 536 bytes before any of their own.
+    """
+    start = max(0, at - max(STRUCTURES.values()) + 8)
+    file.seek(start)
+    data = file.read(end - start)
+    for signature, size in STRUCTURES.items():
+        found = data.find(signature)
+        while found >= 0:
+            if start + found + size > at:
+                return True
+            found = data.find(signature, found + 1)
+    return False
 
 
 def _inflated_size(packed: bytes, limit: int) -> int:
@@ -553,8 +607,10 @@ def open_hdf5(source: Place | BinaryIO, label: str = "") -> File:
     try:
         if not isinstance(source, Place):
             return _opened(source, None, label)
-        with source.open() as file:
-            return _opened(file, os.fspath(source.local) if source.is_local else None, label)
+        with contextlib.ExitStack() as stack:
+            opened = _opened(stack.enter_context(source.open()), os.fspath(source.local) if source.is_local else None, label)
+            opened.keep_open(stack.pop_all())
+            return opened
     except FormatError as error:
         raise (error if error.where or not label else error.inside(label)) from None
 
@@ -568,14 +624,17 @@ def _opened(file: BinaryIO, path: str | None, label: str) -> File:
         from exporter.formats import hdf5_ahead
 
         hdf5_ahead.walk(cast(hdf5_ahead.RemoteFile, file), start)
-    os.environ.setdefault("HDF5_PLUGIN_PRELOAD", "::")  # libhdf5 then loads no filter plugins; read when h5py is imported
+    os.environ["HDF5_PLUGIN_PRELOAD"] = "::"  # libhdf5 then loads no plugins; read when h5py is imported
     from h5py import h5f, h5fd, h5p
 
     access = h5p.create(h5p.FILE_ACCESS)
     access.set_fclose_degree(h5f.CLOSE_STRONG)
     if path is None:
         access.set_fileobj_driver(h5fd.fileobj_driver, _Exact(file))
+    elif os.name == "posix":
+        access.set_fapl_sec2()  # rather than what HDF5_DRIVER names
     try:
-        return File(h5f.open(os.fsencode(path or "file object"), h5f.ACC_RDONLY, fapl=access), label)
+        identifier = h5f.open(os.fsencode(path or "file object"), h5f.ACC_RDONLY, fapl=access)
+        return File(identifier, label, None if getattr(file, "fetch_ahead", None) is not None else file)
     except (OSError, RuntimeError, ValueError) as error:
         raise FormatError(f"HDF5 cannot open this file: {_reason(error)}", hint="the file is damaged; get it again") from None

@@ -1,0 +1,358 @@
+"""The door to HDF5: what comes out is bit-exact, what a model file has no use for is refused before it is read."""
+
+from __future__ import annotations
+
+import io
+import zlib
+
+import h5py
+import numpy as np
+import pytest
+from h5py import h5d, h5p, h5s, h5t
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from exporter.errors import FormatError
+from exporter.formats import hdf5
+from exporter.formats.hdf5 import is_hdf5, open_hdf5, superblock_at
+from exporter.place import Place
+
+
+@pytest.fixture
+def made(tmp_path):
+    """made(fill, **options) -> an open File, after `fill` wrote the file."""
+    files = []
+
+    def make(fill, **options):
+        path = tmp_path / f"{len(files)}.h5"
+        with h5py.File(path, "w", **options) as file:
+            fill(file)
+        files.append(open_hdf5(Place(path)))
+        return files[-1]
+
+    yield make
+    for file in files:
+        file.close()
+
+
+def refused(call, *words):
+    with pytest.raises(FormatError) as error:
+        call(*words)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("name", ["float16", "float32", "float64"])
+def test_every_bit_pattern_survives(made, name, order):
+    width = np.dtype(name).itemsize
+    raw = np.random.default_rng(1).integers(0, 256, 600 * width, np.uint8)
+    values = raw.view(np.dtype(name).newbyteorder(order))
+    got, kind = made(lambda file: file.create_dataset("a/b", data=values)).array("a/b")
+    assert kind == name
+    assert got.dtype == np.dtype(name)
+    assert got.astype(got.dtype.newbyteorder(order)).tobytes() == raw.tobytes()
+
+
+def test_bfloat16_is_what_keras_marks_as_such(made):
+    bits = np.arange(1 << 16, dtype="<u2")
+
+    def fill(file):
+        file.create_dataset("b", data=bits.view("V2")).attrs["dtype"] = "bfloat16"
+        file.create_dataset("opaque", data=bits[:4].view("V2"))
+        file.create_dataset("other", data=bits[:4].view("V2")).attrs["dtype"] = "float8"
+
+    file = made(fill)
+    values, kind = file.array("b")
+    assert (kind, values.dtype) == ("bfloat16", np.float32)
+    assert (values.view(np.uint32) >> 16).astype("<u2").tobytes() == bits.tobytes()
+    assert file.dtype("opaque") is None
+    assert "opaque bytes" in refused(file.array, "opaque")
+    assert "opaque bytes" in refused(file.array, "other")
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (3,), (1, 4, 1, 2)])
+def test_shapes(made, shape):
+    file = made(lambda file: file.create_dataset("x", data=np.ones(shape, np.float32)))
+    assert file.shape("x") == shape
+    assert file.size("x") == 4 * int(np.prod(shape))
+    assert file.array("x")[0].shape == shape
+
+
+@pytest.mark.parametrize("options", [
+    {"compression": "gzip"}, {"compression": "lzf"}, {"shuffle": True, "compression": "gzip", "fletcher32": True},
+    {"shuffle": True, "compression": "lzf", "fletcher32": True}, {"fletcher32": True}, {"shuffle": True}])
+@pytest.mark.parametrize("chunk", [7, 100, 600])
+def test_packed_data(made, options, chunk):
+    values = np.repeat(np.random.default_rng(0).normal(size=60), 10).astype(np.float32)
+    file = made(lambda file: file.create_dataset("x", data=values, chunks=(chunk,), **options))
+    assert file.array("x")[0].tobytes() == values.tobytes()
+
+
+def test_compact_storage(made):
+    def fill(file):
+        properties = h5p.create(h5p.DATASET_CREATE)
+        properties.set_layout(h5d.COMPACT)
+        h5d.create(file.id, b"x", h5t.IEEE_F32LE, h5s.create_simple((3,)), properties).write(h5s.ALL, h5s.ALL, np.arange(3, dtype="f4"))
+
+    assert made(fill).array("x")[0].tolist() == [0, 1, 2]
+
+
+def test_names_kinds_and_walk(made):
+    def fill(file):
+        file.create_group("a/b")
+        file["a/x"] = np.float32([1])
+        file["soft"], file["far"] = h5py.SoftLink("/a"), h5py.ExternalLink("else.h5", "/")
+        file["type"] = np.dtype("f4")
+        file["a/again"] = file["a"]
+
+    file = made(fill)
+    assert file.names("") == ["a", "far", "soft", "type"]
+    kinds = {path: file.kind(path) for path in ("", "a", "a/x", "soft", "far", "type", "none", "a/none", "soft/x")}
+    assert kinds == {"": "group", "a": "group", "a/x": "dataset", "soft": "soft link", "far": "external link", "type": "named type",
+                     "none": None, "a/none": None, "soft/x": None}
+    assert list(file.walk()) == ["", "a", "a/b"]  # the circle a/again is gone round once
+    assert file.identity("a") == file.identity("a/again")
+    assert (file.exists("soft"), file.exists("none"), file.is_group("a"), file.is_group("a/x")) == (True, False, True, False)
+
+
+def test_attributes(made):
+    def fill(file):
+        file.attrs["vlen"], file.attrs["fixed"] = "é text", np.bytes_(b"fixed")
+        file.attrs["list"] = ["a", "é", ""]
+        file.attrs["bytes"] = np.array([b"a", "é".encode(), b""])
+        file.attrs["empty"] = np.array([])  # as Keras writes an empty list
+        file.attrs["null"], file.attrs["number"], file.attrs["float"] = h5py.Empty("f"), 7, 1.5
+        file.attrs["bad"] = np.array([b"\xff\xfe"])
+
+    file = made(fill)
+    assert (file.text("", "vlen"), file.text("", "fixed"), file.text("", "none")) == ("é text", "fixed", None)
+    assert file.strings("", "list") == file.strings("", "bytes") == ["a", "é", ""]
+    assert (file.strings("", "empty"), file.strings("", "none")) == ([], None)
+    assert (file.integer("", "number"), file.integer("", "none")) == (7, None)
+    assert "not one string" in refused(file.text, "", "list")
+    assert "is empty" in refused(file.text, "", "null")
+    assert "not text" in refused(file.text, "", "number")
+    assert "not an integer" in refused(file.integer, "", "float")
+    assert "not UTF-8" in refused(file.strings, "", "bad")
+
+
+def test_lists_in_pieces(made):
+    def fill(file):
+        for number, piece in enumerate(([b"a", b"b"], [b"c"], [b"d"])):
+            file.attrs[f"whole{number}"] = np.array(piece)
+            if number != 1:
+                file.attrs[f"gap{number}"] = np.array(piece)
+        file.attrs["both"], file.attrs["both0"] = np.array([b"a"]), np.array([b"a"])
+        for number in range(11):
+            file.attrs[f"many{number}"] = np.array([f"{number}".encode()])
+
+    file = made(fill)
+    assert file.strings("", "whole") == ["a", "b", "c", "d"]
+    assert file.strings("", "many") == [str(number) for number in range(11)]
+    assert "gap1 is missing" in refused(file.strings, "", "gap")
+    assert "both both and both0" in refused(file.strings, "", "both")
+
+
+def add_external(file):
+    properties = h5p.create(h5p.DATASET_CREATE)
+    properties.set_external(b"/etc/hostname", 0, 16)
+    h5d.create(file.id, b"x", h5t.IEEE_F32LE, h5s.create_simple((4,)), properties)
+
+
+def add_virtual(file):
+    layout = h5py.VirtualLayout((4,), "f4")
+    layout[:] = h5py.VirtualSource("other.h5", "y", (4,))
+    file.create_virtual_dataset("x", layout)
+
+
+def add_unknown_filter(file):
+    properties = h5p.create(h5p.DATASET_CREATE)
+    properties.set_chunk((4,))
+    properties.set_filter(32001, 1, (1,))  # optional, so that it can be written where the plugin is missing
+    h5d.create(file.id, b"x", h5t.IEEE_F32LE, h5s.create_simple((4,)), properties).write(h5s.ALL, h5s.ALL, np.ones(4, "f4"))
+
+
+def add_twice_packed(file):
+    properties = h5p.create(h5p.DATASET_CREATE)
+    properties.set_chunk((4,))
+    properties.set_deflate(9)
+    properties.set_deflate(9)
+    h5d.create(file.id, b"x", h5t.IEEE_F32LE, h5s.create_simple((4,)), properties).write(h5s.ALL, h5s.ALL, np.ones(4, "f4"))
+
+
+def add_partly_written(file):
+    file.create_dataset("x", (64,), "f4", chunks=(16,))[:16] = 1
+
+
+REFUSED = [
+    (lambda file: file.__setitem__("x", h5py.SoftLink("/y")), "soft link"),
+    (lambda file: file.__setitem__("x", h5py.ExternalLink("y.h5", "/")), "external link"),
+    (lambda file: file.create_group("x"), "this is a group"),
+    (lambda file: file.__setitem__("x", np.dtype("f4")), "this is a named type"),
+    (lambda file: file.create_dataset("x", data=np.arange(3)), "integers of 8 bytes"),
+    (lambda file: file.create_dataset("x", data=np.array([True])), "enumeration"),
+    (lambda file: file.create_dataset("x", data=np.ones(3, np.complex64)), "compound"),
+    (lambda file: file.create_dataset("x", data=np.array([b"abc"])), "text"),
+    (lambda file: file.create_dataset("x", data=["abc"]), "text"),
+    (lambda file: file.create_dataset("x", (2,), h5py.ref_dtype), "references"),
+    (lambda file: file.create_dataset("x", (2,), h5py.vlen_dtype("f4")), "variable length"),
+    (lambda file: file.create_dataset("x", (2,), np.dtype(("f4", (3,)))), "arrays"),
+    (lambda file: file.create_dataset("x", data=np.ones(3, np.longdouble)), "unusual floating point"),
+    (lambda file: file.create_dataset("x", data=h5py.Empty("f4")), "has no values"),
+    (lambda file: file.create_dataset("x", (4,), "f4"), "never written"),
+    (lambda file: file.create_dataset("x", (4,), "f4", chunks=(2,)), "never written"),
+    (add_partly_written, "1 of 4 chunks"),
+    (lambda file: file.create_dataset("x", (1 << 40,), "f4", chunks=(1 << 20,)), "over the limit"),
+    (lambda file: file.create_dataset("x", (1 << 21,), "f4"), "over the limit"),
+    (add_external, "another file"),
+    (add_virtual, "virtual"),
+    (add_unknown_filter, "filter 32001"),
+    (add_twice_packed, "packed twice"),
+    (lambda file: file.create_dataset("x", data=np.ones(4, "f4"), chunks=(1 << 19,), maxshape=(None,), compression="gzip"),
+     "a chunk of 2097152 bytes"),
+]
+
+
+@pytest.mark.parametrize(("fill", "said"), REFUSED, ids=[said for _, said in REFUSED])
+def test_refused_before_it_is_read(made, fill, said):
+    file = made(fill)
+    assert said in refused(file.array, "x")
+    assert "x" in refused(file.array, "x")
+
+
+def test_links_on_the_way(made):
+    def fill(file):
+        file["real/x"] = np.ones(2, "f4")
+        file["soft"], file["far"] = h5py.SoftLink("/real"), h5py.ExternalLink("e.h5", "/real")
+
+    file = made(fill)
+    assert "soft link" in refused(file.array, "soft/x")
+    assert "external link" in refused(file.names, "far/x")
+    assert "nothing of this name" in refused(file.array, "real/y")
+    for name in ("../x", "real/../x", "/real/x", "real//x", "real/./x", "real/\ud800"):
+        assert "is not a name" in refused(file.array, name)
+
+
+def test_named_type_as_element_type(made):
+    def fill(file):
+        file["type"] = np.dtype("f4")
+        file.create_dataset("x", data=np.ones(3, "f4"), dtype=file["type"])
+
+    assert "named type" in refused(made(fill).array, "x")
+
+
+def test_deep_groups(made):
+    file = made(lambda file: file.create_group("/".join("a" * 100)))
+    assert "deeper than 64" in refused(lambda: list(file.walk()))
+
+
+def test_total_of_what_is_read(made, monkeypatch):
+    file = made(lambda file: file.create_dataset("x", data=np.ones(100, "f4")))
+    monkeypatch.setattr(hdf5, "MOST_BYTES", 1000)
+    file.array("x")
+    file.array("x")
+    assert "more than 1000 bytes" in refused(file.array, "x")
+
+
+def with_chunk(tmp_path, packed, **options):
+    """A file whose only chunk, of 400 bytes, is stored as `packed`."""
+    with h5py.File(tmp_path / "c.h5", "w") as file:
+        dataset = file.create_dataset("x", (100,), "f4", chunks=(100,), **options)
+        dataset.id.write_direct_chunk((0,), packed)
+    return open_hdf5(Place(tmp_path / "c.h5"))
+
+
+@pytest.mark.parametrize(("packed", "said"), [
+    (zlib.compress(b"\0" * 396), "unpacks to 396 bytes, 400 expected"),
+    (zlib.compress(b"\0" * 401), "unpacks to"),
+    (zlib.compress(b"\0" * (1 << 19)), "unpacks to 405 bytes"),
+    (zlib.compress(b"\0" * (1 << 26)), "a chunk of 400 bytes takes"),
+    (zlib.compress(b"\0" * 400)[:-8], "unpacks to|cannot be inflated|cannot read"),
+    (b"garbage" * 9, "cannot be inflated"),
+])
+def test_chunk_of_another_size(tmp_path, packed, said):
+    with with_chunk(tmp_path, packed, compression="gzip") as file, pytest.raises(FormatError, match=said):
+        file.array("x")
+
+
+def test_short_lzf_chunk(tmp_path):
+    with with_chunk(tmp_path, bytes([3, 1, 2, 3, 4]), compression="lzf") as file:
+        assert "unpacks to 4 bytes" in refused(file.array, "x")
+
+
+def test_checksum(tmp_path):
+    values = np.arange(100, dtype="f4")
+    with h5py.File(tmp_path / "f.h5", "w") as file:
+        dataset = file.create_dataset("x", data=values, chunks=(100,), fletcher32=True)
+        offset = dataset.id.get_chunk_info(0).byte_offset
+    data = bytearray((tmp_path / "f.h5").read_bytes())
+    data[offset + 8] ^= 1
+    (tmp_path / "f.h5").write_bytes(data)
+    with open_hdf5(Place(tmp_path / "f.h5")) as file:
+        assert "HDF5 cannot read this" in refused(file.array, "x")
+
+
+@pytest.mark.parametrize("libver", ["earliest", "latest"])
+@pytest.mark.parametrize("block", [0, 512, 2048])
+def test_superblocks_and_truncation(tmp_path, libver, block):
+    path = tmp_path / "t.h5"
+    with h5py.File(path, "w", libver=libver, userblock_size=block) as file:
+        file["x"] = np.arange(1000, dtype="f4")
+    data = path.read_bytes()
+    assert superblock_at(io.BytesIO(data)) == block
+    assert is_hdf5(Place(path))
+    with open_hdf5(Place(path)) as file:
+        assert file.array("x")[0][999] == 999
+    with open_hdf5(io.BytesIO(data)) as file:
+        assert file.array("x")[0][999] == 999
+    path.write_bytes(data[:-5])
+    assert f"{len(data) - 5} bytes, {len(data)} expected (5 are missing)" in refused(open_hdf5, Place(path))
+    for size in (block + 9, block + 20, block + 40):
+        assert "cut short" in refused(open_hdf5, io.BytesIO(data[:size]))
+
+
+def test_what_is_not_hdf5(tmp_path):
+    (tmp_path / "a").write_bytes(b"no such thing" * 100)
+    assert not is_hdf5(Place(tmp_path / "a"))
+    assert not is_hdf5(Place(tmp_path))
+    assert "signature is missing" in refused(open_hdf5, Place(tmp_path / "a"))
+    assert "superblock of version 77" in refused(open_hdf5, io.BytesIO(hdf5.SIGNATURE + bytes([77]) * 100))
+    with h5py.File(tmp_path / "h", "w"):
+        pass
+    data = (tmp_path / "h").read_bytes()
+    assert superblock_at(io.BytesIO(b"PK\3\4" + bytes(508) + data)) is None
+    assert "zip archive at once" in refused(open_hdf5, io.BytesIO(data + b"PK\5\6" + bytes(18)))
+
+
+def test_messages_name_the_member(tmp_path):
+    with h5py.File(tmp_path / "h", "w") as file:
+        file["g/x"] = 1
+    with open(tmp_path / "h", "rb") as raw, open_hdf5(raw, "model.weights.h5") as file:
+        assert refused(file.array, "g/x").startswith("model.weights.h5: g/x: ")
+    assert refused(open_hdf5, io.BytesIO(b""), "model.weights.h5").startswith("model.weights.h5: ")
+
+
+class Short(io.BytesIO):
+    """A file that gives less than it is asked for, as one that shrinks while it is read."""
+
+    def read(self, size=-1):
+        return super().read(size)[:-1] if size not in (8, 96) else super().read(size)
+
+
+def test_a_short_read_is_an_error(tmp_path):
+    with h5py.File(tmp_path / "h", "w") as file:
+        file["x"] = np.ones(3)
+    with pytest.raises(FormatError, match="ends inside its data"):
+        open_hdf5(Short((tmp_path / "h").read_bytes()))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 255), min_size=0, max_size=300), st.integers(1, 40))
+def test_sizes_of_lzf(raw, repeat):
+    """The size that is computed for HDF5's own LZF chunks is always theirs."""
+    values = np.array(raw * repeat or [0], np.uint8).view(np.uint8).astype(np.float32)
+    with h5py.File(io.BytesIO(), "w") as file:
+        dataset = file.create_dataset("x", data=values, chunks=values.shape, compression="lzf", shuffle=True)
+        mask, packed = dataset.id.read_direct_chunk((0,))
+        if not mask:
+            assert hdf5._lzf_size(packed) == values.nbytes
