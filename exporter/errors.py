@@ -99,6 +99,8 @@ def unexpected(error: Exception) -> ExporterError:
 
 def printable(text: str, longest: int = 200) -> str:
     """`text` safe to show on a terminal: control, bidi, surrogate and unassigned characters escaped, long text cut."""
+    if len(text) <= longest and text.isascii() and text.isprintable():
+        return text
     out = []
     for character in text[: longest + 1]:
         bad = unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")

@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Iterator
 
 from exporter.errors import FormatError
-from exporter.formats.protobuf import Message
+from exporter.formats.protobuf import Message, fields
 
 OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"  # the key of the checkpoint, as in trackable/base.py
 
@@ -59,14 +59,25 @@ class ObjectGraph:
         found = self._children.get(node)
         if found is None:
             found = {}
-            for reference in self._nodes[node].messages(NODE_CHILDREN):
-                child, name = reference.integer(CHILD_NODE), reference.text(CHILD_NAME)
+            for data in self._nodes[node].raws(NODE_CHILDREN):
+                child, name = self._reference(data)
                 if not 0 <= child < len(self._nodes):
                     raise FormatError(f"the object graph names node {child} of {len(self._nodes)}", where=self.where)
                 if found.setdefault(name, child) != child:
                     raise FormatError(f"node {node} of the object graph has two children {name}", where=self.where)
             self._children[node] = found
         return found
+
+    def _reference(self, data: bytes) -> tuple[int, str]:
+        """(node, name) of an ObjectReference. Without a Message of its own: there are thousands."""
+        found = fields(data)
+        child, name = found.get(CHILD_NODE, [0])[-1], found.get(CHILD_NAME, [b""])[-1]
+        if not isinstance(child, int) or not isinstance(name, bytes):
+            raise FormatError("a reference of the object graph has the wrong types", where=self.where)
+        try:
+            return child, name.decode()
+        except UnicodeDecodeError:
+            raise FormatError("the name of an object is not UTF-8", where=self.where) from None
 
     def walk(self) -> Iterator[Way]:
         """The way to each node that can be reached from the root, once.

@@ -150,11 +150,14 @@ class _Reader:
         return self._by_objects(found) if found else self._by_graph()
 
     def _by_objects(self, norms: list[Found]) -> tuple[list[BatchNorm], Skipped]:
-        by_name = ObjectNames(self._stored)
+        by_name: ObjectNames | None = None
         found: list[tuple[Found, BatchNorm, bool]] = []
         skipped = []
         for norm in norms:
-            path = self._keras.path(norm) or by_name.path(norm.node)
+            path = self._keras.path(norm)
+            if not path:
+                by_name = by_name or ObjectNames(self._stored)
+                path = by_name.path(norm.node)
             if norm.strange:
                 skipped.append((path, f"it also holds {names(norm.strange)}, which no BatchNormalization has"))
                 continue
