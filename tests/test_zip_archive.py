@@ -1,0 +1,230 @@
+"""Zip archives: members in place, nothing ambiguous, nothing unpacked."""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+import stat
+import struct
+import zipfile
+import zlib
+
+import pytest
+
+from exporter.errors import ExporterError, FormatError, UnsupportedError
+from exporter.formats import zip_archive
+from exporter.formats.zip_archive import Archive
+
+CONFIG, WEIGHTS = b'{"a": 1}' * 30, bytes(range(256)) * 40
+
+
+def packed(*members, compression=zipfile.ZIP_STORED):
+    """An archive of (name or ZipInfo, data)."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", compression) as archive:
+        for name, data in members:
+            archive.writestr(name, data)
+    return buffer.getvalue()
+
+
+GOOD = packed(("config.json", CONFIG), ("model.weights.h5", WEIGHTS))
+
+
+def refused(data, name="config.json", kind=FormatError):
+    with pytest.raises(kind) as error:
+        Archive(io.BytesIO(data)).open(name)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_members_are_read(compression):
+    data = packed(("config.json", CONFIG), ("model.weights.h5", WEIGHTS), ("empty", b""), ("é/ü.txt", b"x"), compression=compression)
+    archive = Archive(io.BytesIO(data))
+    assert archive.read("config.json") == CONFIG
+    assert archive.read("empty") == b""
+    assert archive.read("é/ü.txt") == b"x"
+    assert ("config.json" in archive, "none" in archive) == (True, False)
+    assert archive.warnings() == []
+    with archive.open("model.weights.h5") as file:
+        assert file.read() == WEIGHTS
+        assert file.seek(-10, os.SEEK_END) == len(WEIGHTS) - 10
+        assert file.read(100) == WEIGHTS[-10:]
+        assert file.read(5) == b""
+        assert file.seek(300) == file.tell() == 300
+        assert (file.read(7), file.tell()) == (WEIGHTS[300:307], 307)
+        assert file.seek(3, os.SEEK_CUR) == 310
+
+
+def test_a_stored_member_is_a_window_and_not_a_copy():
+    file = Archive(io.BytesIO(GOOD)).open("model.weights.h5")
+    assert isinstance(file, zip_archive._Window)
+
+
+def test_written_as_keras_writes_weights(tmp_path):
+    """Keras writes the weights through ZipFile.open, with room for a size of 64 bits."""
+    with zipfile.ZipFile(tmp_path / "k", "w") as archive:
+        with archive.open("model.weights.h5", "w", force_zip64=True) as member:
+            member.write(WEIGHTS)
+        archive.writestr("config.json", CONFIG)
+    with open(tmp_path / "k", "rb") as file:
+        assert Archive(file).open("model.weights.h5").read() == WEIGHTS
+
+
+def test_written_to_a_stream():
+    """Sizes and CRC then stand behind the data."""
+
+    class Stream(io.BytesIO):
+        def seekable(self):
+            return False
+
+        def seek(self, *_):
+            raise OSError
+
+        def tell(self):
+            raise OSError
+
+    buffer = Stream()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("config.json", CONFIG)
+        archive.writestr("model.weights.h5", WEIGHTS)
+    archive = Archive(io.BytesIO(buffer.getvalue()))
+    assert (archive.read("config.json"), archive.read("model.weights.h5")) == (CONFIG, WEIGHTS)
+
+
+def as_zip64(data):
+    """The same archive with a zip64 end: the fields of the plain one all ones."""
+    end = data.rfind(b"PK\5\6")
+    _, _, count, _, length, start, _ = struct.unpack("<HHHHIIH", data[end + 4:])
+    record = b"PK\6\6" + struct.pack("<QHHIIQQQQ", 44, 45, 45, 0, 0, count, count, length, start)
+    locator = b"PK\6\7" + struct.pack("<IQI", 0, end, 1)
+    return data[:end] + record + locator + b"PK\5\6" + struct.pack("<HHHHIIH", 0, 0, 0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0)
+
+
+def test_zip64():
+    data = as_zip64(GOOD)
+    assert Archive(io.BytesIO(data)).read("config.json") == CONFIG
+    assert "zip64 record" in refused(data.replace(b"PK\6\6", b"PK\7\7"))
+
+
+@pytest.mark.parametrize("size", [0, 3, 30, 200, len(GOOD) // 2, len(GOOD) - 60, len(GOOD) - 1])
+def test_cut_short(size):
+    assert "cut short" in refused(GOOD[:size])
+
+
+def test_other_damage():
+    assert "others stand before it" in refused(b"#!/bin/sh\n" + GOOD)
+    assert "bytes follow its end" in refused(GOOD + b"more")
+    assert "directory is damaged" in refused(GOOD.replace(b"PK\1\2", b"PK\1\3", 1))
+    assert "where the archive's directory says" in refused(GOOD.replace(b"PK\3\4", b"PK\3\5", 1))
+    assert "config.json: it is damaged: its CRC-32" in refused(GOOD.replace(CONFIG, CONFIG[:-1] + b"?"))
+    assert "model.weights.h5: it is damaged" in refused(GOOD.replace(WEIGHTS, WEIGHTS[:-1] + b"?"), "model.weights.h5")
+
+
+def test_what_is_missing_or_ambiguous():
+    assert "config.json is missing" in refused(packed(("other", b"")))
+    assert "at 'model/config.json'" in refused(packed(("model/config.json", CONFIG)))
+    with pytest.warns(UserWarning, match="Duplicate"):
+        twice = packed(("config.json", CONFIG), ("config.json", b"{}"))
+    assert "occurs 2 times" in refused(twice)
+    assert "is missing" in refused(packed())
+
+
+def test_encrypted_linked_and_strange_members():
+    def changed(flags=0, method=None):
+        data = bytearray(GOOD)
+        for start, at in ((data.find(b"PK\3\4"), 6), (data.find(b"PK\1\2"), 8)):
+            struct.pack_into("<H", data, start + at, flags)
+            if method is not None:
+                struct.pack_into("<H", data, start + at + 2, method)
+        return bytes(data)
+
+    assert "encrypted" in refused(changed(1), kind=UnsupportedError)
+    assert "method 12" in refused(changed(method=12), kind=UnsupportedError)
+    link = zipfile.ZipInfo("config.json")
+    link.create_system, link.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
+    assert "symbolic link" in refused(packed((link, b"/etc/passwd")))
+
+
+def test_headers_that_disagree():
+    data = bytearray(GOOD)
+    struct.pack_into("<I", data, 18, 17)  # the packed size in the local header
+    assert "disagree" in refused(bytes(data))
+    assert "disagree" in refused(GOOD.replace(b"config.json", b"konfig.json", 1))
+    data = bytearray(GOOD)
+    at = data.find(b"PK\1\2")
+    for start, offset in ((0, 18), (at, 20)):
+        struct.pack_into("<II", data, start + offset, 1 << 30, 1 << 30)
+    assert "does not fit the archive" in refused(bytes(data))
+    second = data.find(b"PK\1\2", at + 1)
+    struct.pack_into("<I", data, second + 42, 0)
+    assert "at the same place" in refused(bytes(data))
+
+
+def test_deflated_size_that_lies():
+    data = bytearray(packed(("config.json", CONFIG), compression=zipfile.ZIP_DEFLATED))
+    for size in (len(CONFIG) - 1, len(CONFIG) + 1):
+        struct.pack_into("<I", data, 22, size)
+        struct.pack_into("<I", data, data.find(b"PK\1\2") + 24, size)
+        assert f"does not inflate to the {size} bytes" in refused(bytes(data))
+
+
+def test_bombs():
+    zeros = packed(("config.json", bytes(70 << 20)), compression=zipfile.ZIP_DEFLATED)
+    assert "over the limit" in refused(zeros)
+    with pytest.raises(FormatError, match="over the limit of 1000"):
+        Archive(io.BytesIO(packed(("config.json", bytes(1001))))).read("config.json", 1000)
+
+
+def test_unsafe_names_are_ignored_and_said():
+    link = zipfile.ZipInfo("assets/link")
+    link.create_system, link.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
+    names = ["../up", "/absolute", "..\\back", "C:/drive", "a/../../b"]
+    archive = Archive(io.BytesIO(packed(("config.json", CONFIG), (link, b"/"), *((name, b"") for name in names), ("assets/", b""))))
+    assert len(archive.warnings()) == len(names) + 1
+    assert archive.read("config.json") == CONFIG
+
+
+def test_too_many_members(monkeypatch):
+    monkeypatch.setattr(zip_archive, "MOST_MEMBERS", 20)
+    assert "lists 21 members" in refused(packed(*((f"{i}", b"") for i in range(21))))
+
+
+def test_a_large_stored_member_is_not_read_through(monkeypatch):
+    monkeypatch.setattr(zip_archive, "LARGEST_CHECKED", 100)
+
+    class Counting(io.BytesIO):
+        read_bytes = 0
+
+        def read(self, size=-1):
+            data = super().read(size)
+            self.read_bytes += len(data)
+            return data
+
+    file = Counting(packed(("model.weights.h5", bytes(1 << 20))))
+    member = Archive(file).open("model.weights.h5")
+    member.seek(1000)
+    assert member.read(10) == bytes(10)
+    assert file.read_bytes < 100_000
+    with pytest.raises(FormatError, match="CRC"):  # what is read whole is checked whatever its size
+        Archive(io.BytesIO(GOOD.replace(CONFIG, CONFIG[:-1] + b"?"))).read("config.json")
+
+
+def test_random_damage_never_gives_other_bytes():
+    """One changed byte anywhere: an error, or the members as they were."""
+    source = random.Random(0)
+    for compression in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        good = packed(("config.json", CONFIG), ("model.weights.h5", WEIGHTS), compression=compression)
+        for _ in range(300):
+            data = bytearray(good)
+            data[source.randrange(len(data))] ^= 1 << source.randrange(8)
+            try:
+                archive = Archive(io.BytesIO(bytes(data)))
+                got = archive.read("config.json"), archive.read("model.weights.h5")
+            except ExporterError:
+                continue
+            assert got == (CONFIG, WEIGHTS)
+
+
+def test_crc_is_the_usual_one():
+    assert Archive(io.BytesIO(GOOD)).member("config.json").crc == zlib.crc32(CONFIG)
