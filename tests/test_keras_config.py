@@ -55,7 +55,8 @@ def norms(value):
                                                                                   layer("C", "c1", n=norm("n"))]))),
      ["rnn/stack/c0/n", "rnn/stack/c1/n"]),
     ({"class_name": "Sequential", "config": [
-        layer("Merge", "merge_1", layers=[sequential(norm("l"), name="left"), sequential(norm("r"), name="right")]), norm("joint")]}, ["merge_1/left/l", "merge_1/right/r", "joint"]),
+        layer("Merge", "merge_1", layers=[sequential(norm("l"), name="left"), sequential(norm("r"), name="right")]), norm("joint")]},
+     ["merge_1/left/l", "merge_1/right/r", "joint"]),
     (sequential(layer("own>Block", "block", inner={"deeper": [norm("x"), {"again": norm("y")}]})), ["block/x", "block/y"]),
     (layer("own>Net", "net", backbone=sequential(norm("b"), name="backbone")), ["backbone/b"]),
     (sequential(norm("a/b"), norm("日本")), ["a/b", "日本"]),
@@ -163,10 +164,10 @@ def image(shape=(None, 8, 8, 3), **form):
                 (norm("out"), ["s"])),
      {"a": 4, "out": 4}),
     (functional((image(), []), (layer("Flatten", "f"), ["x"]), (layer("Multiply", "m"), ["x", "f"]), (norm("out"), ["m"])), {"out": None}),
-    (functional((image(), []), (functional((image(), []), (layer("Flatten", "out"), ["x"]), name="inner"), ["x"]), (norm("out"), ["inner"])),
+    (functional((image(), []), (functional((image(), []), (layer("Flatten", "out"), ["x"]), name="in"), ["x"]), (norm("out"), ["in"])),
      {"out": 2}),
     (sequential(image((None, 5, 4)), layer("TimeDistributed", "t", layer=norm("i")), norm("a")), {"t/i": 2, "a": 3}),
-    (sequential(image((None, 5, 4)), layer("Bidirectional", "t", merge_mode="concat", layer=layer("GRU", "g", return_sequences=True)),
+    (sequential(image((None, 5, 4)), layer("Bidirectional", "t", merge_mode="sum", layer=layer("GRU", "g", return_sequences=True)),
                 norm("a")), {"a": 3}),
 ])
 def test_ranks(model, ranks):
