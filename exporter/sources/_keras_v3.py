@@ -133,13 +133,18 @@ def _matched(root: Group, tree: Node, keras_version: str | None) -> list[Match]:
     counts_in_twos = {False} if root.child(LAYER_LISTS[1]) is None else {True, False}
     if version is not None:
         counts_in_twos = {(2, 12) <= version < (2, 14)}
-    ways = [_Replay(root, twos).run(tree) for twos in sorted(counts_in_twos)]
-    fitting = [way for way in ways if all(match.group is not None for match in way)]
-    places = {tuple((match.path, match.group.path if match.group else "") for match in way) for way in fitting}
-    if len(places) > 1:
+    ways = []
+    for twos in sorted(counts_in_twos):
+        ways.append(_Replay(root, twos))
+        ways[-1].run(tree)
+    fitting = [way for way in ways if way.fits]
+    if len({way.places for way in fitting}) > 1:
         raise FormatError("the groups fit the layers in two ways, those of Keras 2.12 and 2.14",
                           hint="save the model as one file with a Keras of today")
-    return (fitting or ways)[0]
+    way = (fitting or ways)[0]
+    for path in way.strange:
+        raise FormatError("the weights hold this batch norm, the config does not: they do not fit", where=path)
+    return way.matches
 
 
 class _Replay:
@@ -150,12 +155,20 @@ class _Replay:
         self.named = root.name is not None
         self.matches: list[Match] = []
         self.taken: set[str] = set()  # paths of the groups that the config explains
+        self.strange: list[str] = []  # of batch norms in lists of layers that it does not explain
         self._shared: set[int] = set()
         self._saved: dict[str, list[Node]] = {}
 
-    def run(self, tree: Node) -> list[Match]:
+    def run(self, tree: Node) -> None:
         self._node(tree, self.root, "")
-        return self.matches
+
+    @property
+    def fits(self) -> bool:
+        return not self.strange and all(match.group is not None for match in self.matches)
+
+    @property
+    def places(self) -> tuple[tuple[str, str], ...]:
+        return tuple((match.path, match.group.path if match.group else "") for match in self.matches)
 
     def _node(self, node: Node, group: Group | None, path: str) -> None:
         if self._is_saved_already(node, group):
@@ -244,9 +257,8 @@ class _Replay:
             weighted = self.twos and (_holds_norm(node) if group is None else group.holds_variables())
             used[base] = number + (2 if weighted else 1)
             self._node(node, group, join(path, _name_of(node, group)))
-        for name, group in container.children(self.taken):
-            if numbered(name)[0] in KNOWN_GROUPS and group.holds_variables():
-                raise FormatError("the weights hold this batch norm, the config does not: they do not fit", where=group.path)
+        self.strange += [group.path for name, group in container.children(self.taken)
+                         if numbered(name)[0] in KNOWN_GROUPS and group.holds_variables()]
         self.matches += [Match(below, None, group) for below, group in _groups_below(container, self.taken, path, self.named)]
 
 
