@@ -173,9 +173,9 @@ def _weight(entry: Any, group: int, start: int) -> Weight:
 
 
 def _check_quantization(quantization: Any, name: str) -> None:
-    kind = quantization.get("dtype") if isinstance(quantization, dict) else None
-    affine = kind == "float16" or all(type(quantization.get(key)) in (int, float) for key in ("min", "scale"))
-    if kind not in ("uint8", "uint16", "float16") or not affine:
+    fields = quantization if isinstance(quantization, dict) else {}
+    affine = all(type(fields.get(key)) in (int, float) for key in ("min", "scale"))
+    if fields.get("dtype") != "float16" and not (affine and fields.get("dtype") in ("uint8", "uint16")):
         raise FormatError("its quantization is not uint8 or uint16 with min and scale, nor float16", where=name)
 
 
