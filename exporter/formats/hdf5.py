@@ -9,6 +9,7 @@ Specification: HDF5 File Format 3.0, https://support.hdfgroup.org/documentation/
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import functools
 import io
@@ -42,7 +43,11 @@ LINK_KINDS = {0: "hard link", 1: "soft link", 64: "external link"}
 FLOATS = {(2, (15, 10, 5, 0, 10), 15, 0): ("float16", "f2"), (4, (31, 23, 8, 0, 23), 127, 0): ("float32", "f4"),
           (8, (63, 52, 11, 0, 52), 1023, 0): ("float64", "f8"), (2, (15, 7, 8, 0, 7), 127, 0): ("bfloat16", "u2")}  # the last: HDF5 2.0
 
-STRUCTURES = {b"TREE\0": 544, b"SNOD\1\0": 328, b"HEAP\0\0\0\0": 32}  # signature and what follows it, bytes in all
+# How structures begin, and their sizes as h5py writes them by default or the size that they say: a group's B-tree node and leaf, its heap
+# with the names that follow it, an object header of version 1 with one link to it (HDF5 File Format, III.A.1, III.B, III.D, IV.A.1.a).
+STRUCTURES = (
+    (re.compile(rb"TREE\0()"), 544), (re.compile(rb"SNOD\x01\0()"), 328), (re.compile(rb"HEAP\0{4}(..)\0{6}", re.DOTALL), 32),
+    (re.compile(rb"\x01\0..\x01\0{3}(..)\0{6}", re.DOTALL), 16))
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -85,7 +90,7 @@ class File:
         self._label = label
         self._file = file
         self._groups: dict[str, Any] = {}
-        self._spans: dict[int, tuple[int, int]] = {}
+        self._spans: list[tuple[int, int, int]] = []  # where the data read so far lies, and whose it is
         self._stack = contextlib.ExitStack()
         self._spent = 0
 
@@ -256,9 +261,11 @@ class File:
         self._spend(count * raw.itemsize)
         values = np.zeros(shape, raw)
         if count:
-            _check_storage(dataset, values.nbytes)
-            self._check_place(dataset, values.nbytes)
-            from h5py import h5s
+            from h5py import h5o, h5s
+
+            owner = int(h5o.get_info(dataset).addr)
+            for at, size in _storage(dataset, values.nbytes):
+                self._check_place(owner, at, at + size)
 
             # the file's own type as the memory type: bytes are copied, nothing is converted
             dataset.read(h5s.ALL, h5s.ALL, values, dataset.get_type())
@@ -270,19 +277,16 @@ class File:
         inside = printable(path) or "root group"
         return f"{self._label}: {inside}" if self._label else inside
 
-    def _check_place(self, dataset: Any, size: int) -> None:
-        """Refuses data that lies where other data of this file does: nothing but its address says whose it is, and an address
-        has no checksum."""
-        from h5py import h5o
+    def _check_place(self, owner: int, at: int, end: int) -> None:
+        """Refuses data that lies where other data of this file does: nothing but an address says whose it is, and that has no checksum.
 
-        at = dataset.get_offset()
-        if at is None:  # chunked or compact: these lie in structures that are checked
-            return
-        at, end, address = int(at), int(at) + size, int(h5o.get_info(dataset).addr)
-        for other, (first, last) in self._spans.items():
-            if at < last and first < end and other != address:
-                raise FormatError("its data lies where the data of another dataset does", hint="the file is damaged; get it again")
-        self._spans[address] = at, end
+        owner: identity of the dataset. at, end: its bytes in the file.
+        """
+        place = bisect.bisect(self._spans, (at, end))
+        beside = self._spans[max(0, place - 1): place + 1]
+        if any(at < last and first < end and other != owner for first, last, other in beside):
+            raise FormatError("its data lies where the data of another dataset does", hint="the file is damaged; get it again")
+        self._spans.insert(place, (at, end, owner))
         if self._file is not None and _is_in_structure(self._file, at, end):
             raise FormatError("its data lies inside a structure of the file", hint="the file is damaged; get it again")
 
@@ -430,8 +434,11 @@ def _shape(dataset: Any) -> tuple[int, ...]:
     return tuple(int(size) for size in space.get_simple_extent_dims())
 
 
-def _check_storage(dataset: Any, size: int) -> None:
-    """Refuses data that is not in the file, whole and in a form that can be read safely; `size`: its bytes unpacked."""
+def _storage(dataset: Any, size: int) -> list[tuple[int, int]]:
+    """(place, bytes) of the pieces in which a dataset's data lies in the file; `size`: its bytes unpacked.
+
+    Refuses data that is not in the file, whole and in a form that can be read safely.
+    """
     from h5py import h5d
 
     properties = dataset.get_create_plist()
@@ -445,12 +452,15 @@ def _check_storage(dataset: Any, size: int) -> None:
     if not dataset.get_storage_size():
         raise FormatError("it holds no stored data: it was declared and never written")
     if layout == h5d.CHUNKED:
-        _check_chunks(dataset, properties, size)
-    elif dataset.get_storage_size() != size:
+        return _chunks(dataset, properties, size)
+    if dataset.get_storage_size() != size:
         raise FormatError(f"{dataset.get_storage_size()} bytes are stored, {size} expected")
+    place = dataset.get_offset()  # None: in the object header
+    return [] if place is None else [(int(place), size)]
 
 
-def _check_chunks(dataset: Any, properties: Any, size: int) -> None:
+def _chunks(dataset: Any, properties: Any, size: int) -> list[tuple[int, int]]:
+    """As `_storage`, of a dataset in chunks."""
     filters = [properties.get_filter(i)[0] for i in range(properties.get_nfilters())]
     for code in filters:
         if code not in (DEFLATE, SHUFFLE, FLETCHER32, LZF):
@@ -464,12 +474,13 @@ def _check_chunks(dataset: Any, properties: Any, size: int) -> None:
     expected = math.prod(-(-length // step) for length, step in zip(_shape(dataset), chunk, strict=True))
     if dataset.get_num_chunks() != expected:
         raise FormatError(f"{dataset.get_num_chunks()} of {expected} chunks are stored: a part was never written")
-    for i in range(expected):
-        info = dataset.get_chunk_info(i)
+    infos = [dataset.get_chunk_info(i) for i in range(expected)]
+    for info in infos:
         if info.size > 2 * chunk_size + 64:
             raise FormatError(f"a chunk of {chunk_size} bytes takes {info.size} in the file")
         mask, packed = dataset.read_direct_chunk(info.chunk_offset)
         _check_chunk(packed, [code for bit, code in enumerate(filters) if not mask >> bit & 1], chunk_size)
+    return [(int(info.byte_offset), int(info.size)) for info in infos]
 
 
 def _check_chunk(packed: bytes, filters: list[int], chunk_size: int) -> None:
@@ -487,20 +498,12 @@ def _check_chunk(packed: bytes, filters: list[int], chunk_size: int) -> None:
 
 
 def _is_in_structure(file: BinaryIO, at: int, end: int) -> bool:
-    """Whether these bytes are those of a group's B-tree, leaf or heap, as h5py writes them with its defaults.
-
-    They are known by their signatures (HDF5 File Format, III.A.1, III.B, III.D), which stand at most 536 bytes before any of their own.
-    """
-    start = max(0, at - max(STRUCTURES.values()) + 8)
+    """Whether these bytes are those of one of STRUCTURES; one that begins more than 4 KiB before them is not found."""
+    start = max(0, at - 4096)
     file.seek(start)
     data = file.read(end - start)
-    for signature, size in STRUCTURES.items():
-        found = data.find(signature)
-        while found >= 0:
-            if start + found + size > at:
-                return True
-            found = data.find(signature, found + 1)
-    return False
+    return any(start + found.start() + size + int.from_bytes(found[1], "little") > at
+               for begin, size in STRUCTURES for found in begin.finditer(data))
 
 
 def _inflated_size(packed: bytes, limit: int) -> int:
