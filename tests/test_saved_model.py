@@ -293,3 +293,25 @@ def test_live_module_with_variables_of_its_own_names(tmp_path, keras):
     layer, = exporter.read(tmp_path / "m")
     assert np.float32(layer.epsilon) == np.float32(0.02)
     assert [getattr(layer, role)[0] for role in ("moving_mean", "moving_variance", "gamma", "beta")] == [1, 2, 3, 4]
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("index", ["kept", "left out"])
+def test_live_model_whose_variables_were_frozen(tmp_path, keras, index):
+    import tensorflow as tf
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    norm = keras.layers.BatchNormalization(epsilon=0.03)
+    norm.build((None, 4, 4, 3))
+    fill([norm])
+    spec = tf.TensorSpec((None, 4, 4, 3))
+    frozen = convert_variables_to_constants_v2(tf.function(lambda x: norm(x, training=False)).get_concrete_function(spec))
+    module = tf.Module()
+    module.f = tf.function(lambda x: frozen(x)[0], input_signature=[spec])
+    tf.saved_model.save(module, str(tmp_path / "m"), signatures=module.f.get_concrete_function())
+    if index == "left out":
+        shutil.rmtree(tmp_path / "m/variables")
+    layer, = exporter.read(tmp_path / "m")
+    assert np.float32(layer.epsilon) == np.float32(0.03)
+    for role in ROLES:
+        assert getattr(layer, role).tobytes() == np.asarray(getattr(norm, role)).tobytes()

@@ -17,7 +17,9 @@ from exporter.formats.object_graph import OBJECT_GRAPH, SavedGraph
 from exporter.formats.protobuf import Message, fields
 from exporter.formats.tensor_bundle import Checkpoint, TensorBundle, open_checkpoint
 from exporter.place import Place
+from exporter.sources._graph import find_norms as norms_of_graph
 from exporter.sources._graph_layers import Stored, layers
+from exporter.sources._graph_trace import VARIABLES as VARIABLE_OPS
 from exporter.sources._graph_trace import Variable
 from exporter.sources._objects import Found, ObjectNames, batch_norm, find_norms, open_graph, with_kernel
 from exporter.sources._saved_graph import SavedFunctions, key_of
@@ -55,9 +57,10 @@ def read(place: Place, options: Options) -> Bundle:
     part = _choose(_parts(folder.child(MODEL)))
     index = folder.child(VARIABLES)
     if not index.is_file():
-        raise FormatError("the SavedModel has no variables: their index is missing", where=VARIABLES)
-    with open_checkpoint(index) as checkpoint:
-        found = _read(part, checkpoint, folder, options)
+        found = _read_frozen(part)
+    else:
+        with open_checkpoint(index) as checkpoint:
+            found = _read(part, checkpoint, folder, options)
     return found.replace(origin=Origin(file=place.name, kind=NAME, tensorflow_version=part.tensorflow_version))
 
 
@@ -121,9 +124,19 @@ def _read(part: Part, checkpoint: Checkpoint, folder: Place, options: Options) -
     return read_graph(checkpoint, graph, folder, options)
 
 
+def _read_frozen(part: Part) -> Bundle:
+    """The batch norms of a model whose variables were turned into constants before it was saved."""
+    graph = MetaGraph(part.data, MODEL).graph
+    objects = part.objects
+    if any(node.op in VARIABLE_OPS for node in graph.main.nodes.values()) or (
+            objects is not None and any(map(objects.is_variable, range(len(objects))))):
+        raise FormatError("the SavedModel has no variables: their index is missing", where=VARIABLES)
+    found, skipped = layers(norms_of_graph(graph), lambda variable: None, part.tensorflow_version or "")
+    return Bundle(layers=tuple(found), skipped=tuple(skipped), origin=Origin(file=MODEL, kind=NAME))
+
+
 def _norms_by_key(graph: MetaGraph) -> dict[str, list[GraphNorm]]:
     """The batch norms of a TensorFlow 1 graph by the key under which its saver stores their variance."""
-    from exporter.sources._graph import find_norms as norms_of_graph
     from exporter.sources._tf1 import saved_names
 
     keys = saved_names(graph)
