@@ -59,6 +59,8 @@ def _explain(args: argparse.Namespace) -> int:
 
 def gathered(words: Sequence[str]) -> list[str]:
     """The words with the numbers after --input and --output made one word, so that "--output -1 1" and "--output -1,1" are no options."""
+    if not any(word in GIVEN for word in words):
+        return list(words)
     from exporter.samples import looks_like_numbers
 
     result: list[str] = []

@@ -157,7 +157,7 @@ def gather(layer: BatchNorm, x: Numbers, theirs: Numbers, *, axis: int | None = 
     if axes is None and axis is None and shape == layer.shape:
         shape, axes = (1, *shape), tuple(range(1, 1 + len(shape)))
     any_channel = False
-    if axes is None and ((axis is None and len(shape) <= 1) or layer.moving_mean.size == 1):
+    if axes is None and axis is None and (len(shape) <= 1 or layer.moving_mean.size == 1):
         any_channel = layer.moving_mean.size > 1
         shape, axes = (*shape, 1), (len(shape),)
     if axes is None:

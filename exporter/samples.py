@@ -152,7 +152,7 @@ def load_npy(place: Place) -> NDArray[Any]:
 
 def _npz(place: Place, name: str, role: str) -> NDArray[Any]:
     try:
-        with np.load(place.local, allow_pickle=False) as archive:
+        with place.open() as file, np.load(file, allow_pickle=False) as archive:
             array: NDArray[Any] = archive[_choose(list(archive.files), name, role, place.name)]
             return array
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
