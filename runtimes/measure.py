@@ -26,7 +26,10 @@ BEGIN, END = "<!-- made by runtimes/measure.py: begin -->", "<!-- end -->"
 
 GSON = Path("/usr/share/java/gson.jar")
 CRATES = Path("/usr/share/cargo/registry")  # where Debian's librust-*-dev packages put their sources
-C_FLAGS = ("-O2", "-Wall", "-Wextra", "-Werror", "-pedantic", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+C_FLAGS = ("-O1", "-Wall", "-Wextra", "-Werror", "-pedantic", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+
+
+Run = Callable[[Path], str]  # runs a bundle's tests and gives what the program printed; RuntimeError where it finds something wrong
 
 
 class Missing(Exception):
@@ -48,21 +51,25 @@ def call(command: Sequence[object], folder: Path) -> str:
     return done.stdout
 
 
-def python(bundle: Path, folder: Path) -> str:
-    return call([sys.executable, "-E", "-s", "-S", "-B", "check.py", bundle], HERE / "python")  # -S: no installed packages
+def python(folder: Path) -> Run:
+    return lambda bundle: call([sys.executable, "-E", "-s", "-S", "-B", "check.py", bundle], HERE / "python")  # -S: no installed packages
 
 
-def javascript(bundle: Path, folder: Path) -> str:
+def javascript(folder: Path) -> Run:
     need("node")
-    return call(["node", "check.mjs", bundle], HERE / "javascript")
+    return lambda bundle: call(["node", "check.mjs", bundle], HERE / "javascript")
 
 
-def c(bundle: Path, folder: Path, compiler: str = "gcc") -> str:
-    need(compiler)
-    (folder / "layers.h").write_bytes(c_header.write(exporter.load(bundle), Options()))
-    (folder / "cases.h").write_text(c_cases(json.loads(bundle.read_text("utf-8"))), "ascii")
-    call([compiler, "-std=c99", *C_FLAGS, "-I", ".", '-DBN_CASES="cases.h"', HERE / "c" / "check.c", "-lm", "-o", "check"], folder)
-    return call(["./check"], folder)
+def c(folder: Path) -> Run:
+    need("gcc")
+
+    def run(bundle: Path) -> str:
+        (folder / "layers.h").write_bytes(c_header.write(exporter.load(bundle), Options()))
+        (folder / "cases.h").write_text(c_cases(json.loads(bundle.read_text("utf-8"))), "ascii")
+        call(["gcc", "-std=c99", *C_FLAGS, "-I", ".", '-DBN_CASES="cases.h"', HERE / "c" / "check.c", "-lm", "-o", "check"], folder)
+        return call(["./check"], folder)
+
+    return run
 
 
 def c_cases(document: dict[str, Any]) -> str:
@@ -85,62 +92,71 @@ def c_cases(document: dict[str, Any]) -> str:
     return "\n".join([*arrays, *table, ""])
 
 
-def cpp(bundle: Path, folder: Path) -> str:
+def cpp(folder: Path) -> Run:
     need("g++")
     probe = ["g++", "-std=c++17", "-x", "c++", "-fsyntax-only", "-include", "nlohmann/json.hpp", "/dev/null"]
     if subprocess.run(probe, capture_output=True).returncode:
         raise Missing("nlohmann/json.hpp is not installed (Debian: nlohmann-json3-dev)")
     call(["g++", "-std=c++17", *C_FLAGS, HERE / "cpp" / "check.cpp", "-o", "check"], folder)
-    return call(["./check", bundle], folder)
+    return lambda bundle: call(["./check", bundle], folder)
 
 
-def rust(bundle: Path, folder: Path) -> str:
+def rust(folder: Path) -> Run:
     need("cargo")
     if not list(CRATES.glob("serde_json-*")):
         raise Missing("the crate serde_json is not installed (Debian: librust-serde-json-dev)")
     shutil.copytree(HERE / "rust", folder, dirs_exist_ok=True)
     (folder / "offline.toml").write_text(f'[source.crates-io]\nreplace-with = "debian"\n[source.debian]\ndirectory = "{CRATES}"\n')
     call(["cargo", "--config", "offline.toml", "build", "--offline", "--quiet"], folder)
-    return call(["target/debug/check", bundle], folder)
+    return lambda bundle: call(["target/debug/check", bundle], folder)
 
 
-def go(bundle: Path, folder: Path) -> str:
+def go(folder: Path) -> Run:
     need("go")
     call(["go", "build", "-o", folder / "check", "./check"], HERE / "go")
-    return call(["./check", bundle], folder)
+    return lambda bundle: call(["./check", bundle], folder)
 
 
-def java(bundle: Path, folder: Path) -> str:
+def java(folder: Path) -> Run:
     need("java", "javac")
     if not GSON.exists():
         raise Missing(f"{GSON} is not installed (Debian: libgoogle-gson-java)")
     call(["javac", "-Xlint:all", "-Werror", "-cp", GSON, "-d", folder, "BatchNorm.java", "Check.java"], HERE / "java")
-    return call(["java", "-cp", f"{GSON}:{folder}", "Check", bundle], folder)
+    return lambda bundle: call(["java", "-cp", f"{GSON}:{folder}", "Check", bundle], folder)
 
 
 ROUNDED_ONCE = "double, rounded once"
-RUNTIMES: dict[str, tuple[Callable[[Path, Path], str], str]] = {  # how to run each, and what it computes in
+RUNTIMES: dict[str, tuple[Callable[[Path], Run], str]] = {  # how to build each, and what it computes in
     "python": (python, ROUNDED_ONCE), "javascript": (javascript, ROUNDED_ONCE), "c": (c, "float: `scale * (x - mean) + beta`"),
     "cpp": (cpp, ROUNDED_ONCE), "rust": (rust, ROUNDED_ONCE), "go": (go, ROUNDED_ONCE), "java": (java, ROUNDED_ONCE)}
 SUMMARY = re.compile(r"(\d+) layers, (\d+) tests.*?, (\d+) numbers, (\d+) wrong, worst ([\d.]+) ulp")
 
 
-def measure(name: str, bundle: Path) -> tuple[int, int, float]:
-    """(numbers, wrong, worst ULP of float32) of one runtime. Raises Missing, or RuntimeError where its program fails."""
-    with tempfile.TemporaryDirectory() as folder:
-        output = RUNTIMES[name][0](bundle.resolve(), Path(folder))
+def build(name: str, folder: Path) -> Run:
+    """Builds a runtime's program in an empty folder. Raises Missing, or RuntimeError where it does not build."""
+    return RUNTIMES[name][0](folder)
+
+
+def measure(run: Run, bundle: Path) -> tuple[int, int, float]:
+    """(numbers, wrong, worst ULP of float32) for a bundle. Raises RuntimeError where the program finds something wrong."""
+    output = run(bundle.resolve())
     found = SUMMARY.search(output)
     if found is None:
-        raise RuntimeError(f"{name} printed no summary:\n{output}")
+        raise RuntimeError(f"no summary in:\n{output}")
     return int(found[3]), int(found[4]), float(found[5])
+
+
+def row(name: str, numbers: int, wrong: int, worst: float) -> str:
+    """A line of the table."""
+    return f"| [{name}](../runtimes/{name}/README.md) | {RUNTIMES[name][1]} | {numbers} | {wrong} | {worst:.2f} ULP |"
 
 
 def table(bundle: Path) -> list[str]:
     """The table's lines; every runtime has to be there."""
     lines = ["| runtime | computes in | numbers | out of bound | worst error, float32 layers |", "|---|---|---|---|---|"]
-    for name, (_, arithmetic) in RUNTIMES.items():
-        numbers, wrong, worst = measure(name, bundle)
-        lines.append(f"| [{name}](../runtimes/{name}/README.md) | {arithmetic} | {numbers} | {wrong} | {worst:.2f} ULP |")
+    for name in RUNTIMES:
+        with tempfile.TemporaryDirectory() as folder:
+            lines.append(row(name, *measure(build(name, Path(folder)), bundle)))
     return lines
 
 

@@ -58,6 +58,9 @@ struct layer {
     explicit layer(const nlohmann::json& entry)
         : path(entry.at("path").get<std::string>()), dtype(entry.at("dtype").get<std::string>()),
           axis(entry.at("axis").get<std::vector<int>>()), shape(entry.at("shape").get<sizes>()) {
+        for (const char* key : {"axis", "shape"})
+            for (const auto& size : entry.at(key))
+                if (!size.is_number_integer()) fail(std::string(key) + " holds something that is not an integer");
         for (std::size_t size : shape) channels *= size;
         if (!entry.at("epsilon").is_number()) fail("epsilon is not a number");
         epsilon = entry.at("epsilon").get<double>();
@@ -144,6 +147,7 @@ inline std::map<std::string, layer> load(const nlohmann::json& bundle) {
     try {
         if (bundle.at("format") != "bn-bundle") throw bundle_error("this is not a bundle");
         if (bundle.at("version") != 1) throw bundle_error("a version of the format that is not known");
+        if (!bundle.at("layers").is_array()) throw bundle_error("a bundle without layers");
         std::map<std::string, layer> layers;
         for (const auto& entry : bundle.at("layers")) {
             layer found(entry);

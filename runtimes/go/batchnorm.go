@@ -23,7 +23,8 @@ type Layer struct {
 }
 
 type entry struct {
-	Path, DType    string
+	Path           *string
+	DType          string
 	Axis, Shape    []int
 	Epsilon        *float64
 	Gamma, Beta    json.RawMessage // raw: encoding/json takes a missing key and a null for the same
@@ -48,15 +49,18 @@ func Load(data []byte) (map[string]Layer, error) {
 		return nil, fmt.Errorf("version %s of the format is not known", bundle.Version)
 	}
 	layers := map[string]Layer{}
-	for _, found := range bundle.Layers {
-		if _, twice := layers[found.Path]; twice {
-			return nil, fmt.Errorf("%s: this path occurs twice", found.Path)
-		}
+	if bundle.Layers == nil {
+		return nil, errors.New("a bundle without layers")
+	}
+	for i, found := range bundle.Layers {
 		layer, err := found.layer()
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", found.Path, err)
+			return nil, fmt.Errorf("layers[%d]: %w", i, err)
 		}
-		layers[found.Path] = layer
+		if _, twice := layers[layer.Path]; twice {
+			return nil, fmt.Errorf("%s: this path occurs twice", layer.Path)
+		}
+		layers[layer.Path] = layer
 	}
 	return layers, nil
 }
@@ -66,6 +70,9 @@ func (e entry) layer() (Layer, error) {
 	for _, size := range e.Shape {
 		channels *= size
 	}
+	if e.Path == nil {
+		return Layer{}, errors.New("path is missing")
+	}
 	if len(e.Axis) != len(e.Shape) || len(e.Shape) == 0 || channels < 1 || e.Epsilon == nil || !(*e.Epsilon >= 0) {
 		return Layer{}, errors.New("axis, shape or epsilon is missing or not possible")
 	}
@@ -74,7 +81,7 @@ func (e entry) layer() (Layer, error) {
 			return Layer{}, errors.New("axis 0 is the batch")
 		}
 	}
-	layer := Layer{Path: e.Path, DType: e.DType, Axis: e.Axis, Shape: e.Shape, Channels: channels, Epsilon: *e.Epsilon}
+	layer := Layer{Path: *e.Path, DType: e.DType, Axis: e.Axis, Shape: e.Shape, Channels: channels, Epsilon: *e.Epsilon}
 	var variance []float64
 	for _, part := range []struct {
 		to        *[]float64

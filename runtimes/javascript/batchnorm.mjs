@@ -35,8 +35,8 @@ export class Layer {
   constructor(entry) {
     const { path, dtype, axis, shape, epsilon } = entry;
     const lists = Array.isArray(axis) && Array.isArray(shape) && [...axis, ...shape].every(Number.isInteger);
-    if (!DTYPES.includes(dtype) || !lists || axis.length !== shape.length || axis.includes(0) || !(typeof epsilon === "number" && epsilon >= 0)) {
-      throw new BundleError(`${path}: dtype, axis, shape or epsilon is missing or not possible`);
+    if (typeof path !== "string" || !DTYPES.includes(dtype) || !lists || axis.length !== shape.length || axis.includes(0) || !(typeof epsilon === "number" && epsilon >= 0)) {
+      throw new BundleError(`${path}: path, dtype, axis, shape or epsilon is missing or not possible`);
     }
     Object.assign(this, { path, dtype, axis, shape, epsilon, channels: shape.reduce((a, b) => a * b, 1) });
     for (const name of PARAMETERS) this[name] = this.#numbers(name, entry[name]);

@@ -50,7 +50,7 @@ class Layer:
     def __init__(self, entry):
         self.path, self.dtype, self.axis, self.shape = (entry[key] for key in ("path", "dtype", "axis", "shape"))
         self.epsilon, self.vectors = entry["epsilon"], entry.get("vectors")
-        if self.dtype not in TYPES or type(self.epsilon) not in (int, float) or not self.epsilon >= 0:
+        if type(self.path) is not str or self.dtype not in TYPES or type(self.epsilon) not in (int, float) or not self.epsilon >= 0:
             raise BundleError(f"{self.path}: dtype {self.dtype!r} or epsilon {self.epsilon!r} is not possible")
         if len(self.axis) != len(self.shape) or 0 in self.axis or any(type(number) is not int for number in [*self.axis, *self.shape]):
             raise BundleError(f"{self.path}: axis {self.axis} does not fit parameters of shape {self.shape}")
