@@ -98,11 +98,12 @@ def trained(keras, norm):
     return model
 
 
-def double(keras, norm):
-    return chain(keras, (4,), norm(name="double", dtype="float64"), norm(name="mixed", dtype="mixed_float16"))
+def dtypes(keras, norm):
+    names = ("float64", "mixed_float16", "mixed_bfloat16", "float16", "bfloat16")
+    return chain(keras, (4,), *(norm(name=name, dtype=name) for name in names))
 
 
-MODELS = (flags_and_axes, ranks, nested, frozen_model, twins, shared, wrappers, odd_names, many, trained, double)
+MODELS = (flags_and_axes, ranks, nested, frozen_model, twins, shared, wrappers, odd_names, many, trained, dtypes)
 
 
 def live_norms(keras, model, path=""):
@@ -156,7 +157,9 @@ def check_layer(ours, layer):
         want, got = getattr(layer, role), getattr(ours, role)
         assert (want is None) == (got is None), f"{ours.path}: {role}"
         if want is not None:
-            assert got.tobytes() == want.numpy().tobytes(), f"{ours.path}: {role}"
+            want = want.numpy()
+            assert ours.dtype == str(want.dtype)
+            assert got.tobytes() == (want.astype(np.float32) if ours.dtype == "bfloat16" else want).tobytes(), f"{ours.path}: {role}"
     assert ours.epsilon == layer.epsilon
     assert not ours.assumed
     if ours.ndim is None or "float16" in str(getattr(layer, "dtype_policy", getattr(layer, "_dtype_policy", ""))):

@@ -243,14 +243,16 @@ class File:
         return found[0] if found else None
 
     @_guarded
-    def array(self, path: str) -> tuple[NDArray[Any], str]:
+    def array(self, path: str, *, is_bfloat16: bool = False) -> tuple[NDArray[Any], str]:
         """The values of a floating point dataset, in its shape, and the name of its type.
 
         float16, float32 and float64 of either byte order come as native arrays of that type, bit for bit; bfloat16 comes
         as a float32 array. At most 2**20 values. Type, shape, filters and storage are checked before data is read.
+
+        is_bfloat16: two opaque bytes are a bfloat16, though no attribute says so (Keras 3 in files of the old layout).
         """
         dataset = self._dataset(path)
-        found = self._float_type(dataset, path)
+        found = self._float_type(dataset, path, is_bfloat16)
         if found is None:
             raise FormatError(f"a dataset of {_type_name(dataset.get_type())} where floating point numbers are expected")
         name, raw = found
@@ -375,7 +377,7 @@ class File:
             texts = [text.partition(b"\0")[0] for text in texts]
         return [_decoded(text.rstrip(pad), what) for text in texts]
 
-    def _float_type(self, dataset: Any, path: str) -> tuple[str, np.dtype[Any]] | None:
+    def _float_type(self, dataset: Any, path: str, is_bfloat16: bool = False) -> tuple[str, np.dtype[Any]] | None:
         """Name of the dataset's floating point type and the NumPy type of its bytes; None for other types."""
         from h5py import h5t
 
@@ -384,7 +386,8 @@ class File:
             raise FormatError("its element type is a named type of the file; such a dataset is not read")
         if kind.get_class() == h5t.OPAQUE and kind.get_size() == 2:
             # Keras 3 stores bfloat16, which h5py doesn't know, as two opaque bytes and says so in an attribute
-            return ("bfloat16", np.dtype("<u2")) if self._attribute(path, "dtype") and self.text(path, "dtype") == "bfloat16" else None
+            said = is_bfloat16 or (self._attribute(path, "dtype") and self.text(path, "dtype") == "bfloat16")
+            return ("bfloat16", np.dtype("<u2")) if said else None
         if kind.get_class() != h5t.FLOAT:
             return None
         order = {h5t.ORDER_LE: "<", h5t.ORDER_BE: ">"}.get(kind.get_order())

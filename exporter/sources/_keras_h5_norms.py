@@ -84,7 +84,9 @@ class Reading:
 
     def _add_norm(self, norm: Norm, candidate: Candidate | None, path: str, group: str) -> None:
         fields = norm_fields(candidate.node) if candidate else None
-        arrays = {parameter: self.file.array(dataset) for parameter, dataset in norm.datasets.items()}
+        # the policy that keeps parameters in this type, too ("mixed_bfloat16" keeps them in float32)
+        is_bfloat16 = fields is not None and fields.dtype == "bfloat16"
+        arrays = {parameter: self.file.array(dataset, is_bfloat16=is_bfloat16) for parameter, dataset in norm.datasets.items()}
         _check_presence(path, fields, arrays, always=norm.old_name)
         statistic, assumed = self._statistic(norm, candidate, path, arrays)
         reason = dialects.reason_against(fields.mode) if fields else None
