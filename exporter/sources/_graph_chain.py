@@ -198,7 +198,7 @@ class _Cone:
         plus, minus = ([term for term in scaled if term.sign == sign] for sign in (1, -1))
         if len(plus) == 1 and len(minus) == 1 and minus[0].x is not None and plus[0].factors == minus[0].factors:
             source = self.tracer.trace(minus[0].x)
-            if self.tracer.moment(source) is not None:
+            if self.tracer.moment(source) is not None or not self.tracer.of_activations(source):
                 return plus, [Term(-1, True, None, (*minus[0].factors, source))]
         return [], []
 
@@ -216,7 +216,7 @@ class _Cone:
             return None
         outer, (sign, value) = operand(difference.frame, inside, 0), self._signed(operand(difference.frame, inside, 1))
         mean = self.tracer.trace(value)
-        if isinstance(mean, Opaque) and self.tracer.moment(mean) is None:
+        if isinstance(mean, Opaque) and self.tracer.moment(mean) is None and self.tracer.of_activations(mean):
             return None
         if (sign < 0) == (inside.op == "Sub") or not isinstance(self.tracer.trace(outer), (Opaque, Moment)):
             return None

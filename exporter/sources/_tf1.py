@@ -4,8 +4,8 @@ With the graph every batch norm is found by the graph's edges, whatever its vari
 name components, where TensorFlow itself gave them, and no epsilon.
 
 The .meta file beside a checkpoint is mostly the graph of training. A layer that it runs with the statistics of the batch is exported with
-the moving averages that its update ops keep, and a warning says so; not where these still have their first values, for then nothing runs the
-update ops, and the batch's statistics are what the model works with.
+the moving averages that its update ops keep, and a warning says so; not where these still have their first values, for then nothing runs
+the update ops, and the batch's statistics are what the model works with.
 
 Options.ema, averages of variables (their name and "/ExponentialMovingAverage"):
     None    as the graph reads them;
