@@ -16,10 +16,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exporter import errors
-from exporter.errors import ExporterError, FormatError, UnresolvedError
+from exporter.errors import ExporterError, FormatError, UnresolvedError, printable
 from exporter.place import Place
 from exporter.remote import place_for
 
@@ -28,10 +29,12 @@ if TYPE_CHECKING:
     from exporter.sources import Options
 
 MEMORY = 2 << 30  # bytes of address space beyond what the child starts with
-CPU_SECONDS = 5  # and one more for each 16 MiB of the file; a sound file takes a hundredth of that
+CPU_SECONDS = 3  # and one more for each 16 MiB of the file; a sound file takes a hundredth of that
 REMOTE_CPU_SECONDS = 30  # the libraries of the store and its encryption take their share
 WALL_SECONDS, REMOTE_WALL_SECONDS = 60, 600
 MOST_ANSWER = 2 << 30  # bytes
+# What would have HDF5 load code or open files in another way than this package says.
+HDF5_VARIABLES = ("HDF5_PLUGIN_PATH", "HDF5_VOL_CONNECTOR", "HDF5_DRIVER", "HDF5_DRIVER_CONFIG")
 HARMLESS = "the file is damaged, or made to do this; nothing was read from it"
 
 
@@ -136,10 +139,13 @@ def _fork(place: Place, options: Options) -> Child:
     return Child(receiving, wait, kill, _wall_seconds(place))
 
 
+STARTER = "import sys; sys.path[:] = dict.fromkeys(sys.argv[1:]); from exporter import isolation; isolation.serve_request()"
+
+
 def _spawn(place: Place, options: Options) -> Child:
-    command = [sys.executable, "-m", "exporter.isolation"]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                               env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))})
+    # -I: neither the current folder, which may be the model's, nor a variable adds to the places that modules come from
+    command = [sys.executable, "-I", "-c", STARTER, str(Path(__file__).resolve().parent.parent), *filter(os.path.isabs, sys.path)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert process.stdin is not None
     assert process.stdout is not None
     with contextlib.suppress(BrokenPipeError), process.stdin as pipe:
@@ -157,12 +163,13 @@ def _request(place: Place, options: Options) -> bytes:
     return json.dumps({"path": place.address, "options": fields}).encode()
 
 
-def _serve_request(request: bytes) -> None:
+def serve_request() -> None:
+    """In a spawned child: serves the request on its standard input."""
     import json
 
     from exporter.sources import Options
 
-    asked = json.loads(request)
+    asked = json.loads(sys.stdin.buffer.read())
     fields = asked["options"]
     fields["epsilon"] = tuple((glob, value) for glob, value in fields["epsilon"])
     fields["layers"] = tuple(fields["layers"])
@@ -175,6 +182,8 @@ def _serve(place: Place, options: Options, descriptor: int) -> None:
     from exporter.resolve import read_unresolved
 
     _limit(place)
+    for name in HDF5_VARIABLES:
+        os.environ.pop(name, None)
     try:
         answer = encode(read_unresolved(place, options))
     except ExporterError as error:
@@ -245,11 +254,16 @@ def encode(bundle: Bundle) -> list[bytes]:
     return [len(header).to_bytes(8, "little"), header, *arrays]  # type: ignore[list-item]  # memoryviews are written as they are
 
 
+ERRORS = {kind.__name__: kind for kind in (ExporterError, *ExporterError.__subclasses__())}
+
+
 def _encode_error(error: ExporterError) -> bytes:
     import orjson
 
-    header = orjson.dumps({"error": type(error).__name__, "what": str(error.what), "where": error.where, "hint": error.hint,
-                           "layers": getattr(error, "layers", ())}, default=str)
+    fields = {"what": error.what, "where": error.where, "hint": error.hint}
+    layers = [(printable(path), printable(reason, 1000)) for path, reason in getattr(error, "layers", ())]
+    header = orjson.dumps({"error": type(error).__name__, "layers": layers,
+                           **{name: printable(str(text), 1000) for name, text in fields.items()}})
     return len(header).to_bytes(8, "little") + header
 
 
@@ -263,27 +277,29 @@ def decode(answer: bytes) -> Bundle:
     length = int.from_bytes(answer[:8], "little")
     try:
         header = orjson.loads(memoryview(answer)[8:8 + length])
-    except orjson.JSONDecodeError:
+        refused = _decode_error(header) if "error" in header else None
+    except (KeyError, TypeError, ValueError):
         raise broken from None
-    if "error" in header:
-        raise _decode_error(header)
+    if refused is not None:
+        raise refused
     data = _arrays(memoryview(answer)[8 + length:], broken)
     try:
         layers = tuple(_decode_layer(fields, data) for fields in header["layers"])
         by_path = {layer.path: layer for layer in layers}
         vectors = {path: (data(by_path[path].dtype, shape), data(by_path[path].dtype, shape)) for path, shape in header["vectors"].items()}
-        return Bundle(layers=layers, origin=Origin(**header["origin"]), skipped=tuple((path, reason) for path, reason in header["skipped"]),
-                      warnings=tuple(header["warnings"]), vectors=vectors, settled=header["settled"])
-    except (KeyError, TypeError, ValueError):
+        skipped = tuple((str(path), str(reason)) for path, reason in header["skipped"])
+        return Bundle(layers=layers, origin=Origin(**header["origin"]), skipped=skipped, warnings=tuple(map(str, header["warnings"])),
+                      vectors=vectors, settled=bool(header["settled"]))
+    except (AttributeError, KeyError, TypeError, ValueError):
         raise broken from None
 
 
 def _decode_error(header: dict[str, Any]) -> ExporterError:
-    kind = getattr(errors, str(header["error"]), FormatError)
-    if kind is UnresolvedError:
-        return UnresolvedError([(path, reason) for path, reason in header["layers"]], where=header["where"], hint=header["hint"])
-    error = ExporterError(header["what"], where=header["where"], hint=header["hint"])
-    error.__class__ = kind
+    what, where, hint = (str(header[name]) for name in ("what", "where", "hint"))
+    if header["error"] == "UnresolvedError":
+        return UnresolvedError([(str(path), str(reason)) for path, reason in header["layers"]], where=where, hint=hint)
+    error = ExporterError(what, where=where, hint=hint)
+    error.__class__ = ERRORS.get(header["error"], FormatError)
     return error
 
 
@@ -309,6 +325,10 @@ def _arrays(data: memoryview, broken: FormatError) -> Callable[[str, Any], Any]:
     return take
 
 
+SCALARS = {"path": str, "name": str, "class_name": str, "statistic": str, "quantized": str | None, "ndim": int | None,
+           **dict.fromkeys(("epsilon", "momentum", "effective_epsilon"), float | None)}
+
+
 def _decode_layer(fields: dict[str, Any], data: Callable[[str, Any], Any]) -> Any:
     from exporter.layer import PARAMETERS, BatchNorm
 
@@ -317,8 +337,7 @@ def _decode_layer(fields: dict[str, Any], data: Callable[[str, Any], Any]) -> An
         fields[name] = None if fields[name] is None else tuple(fields[name])
     for name in PARAMETERS:
         fields[name] = data(fields["dtype"], fields["shape"]) if name in present else None
+    if not all(isinstance(fields[name], kind) for name, kind in SCALARS.items()):
+        raise TypeError("a field is of another type")
     return BatchNorm(**fields)
 
-
-if __name__ == "__main__":
-    _serve_request(sys.stdin.buffer.read())

@@ -12,17 +12,22 @@ from exporter.errors import ExporterError, FormatError, printable
 
 MiB = 1 << 20
 
+Stamp = tuple[int, int, int, int]  # what changes when a file is replaced or written to
+
 
 class Place:
     """A file or folder. Regular files and folders only: a FIFO, socket or device is refused before it is opened.
 
     The user's own path may be a symbolic link (model caches use them). A link *inside* a model folder is followed
     only where it stays inside that folder.
+
+    The files of one model share a table of what each was when it was first opened: see `check_unchanged`.
     """
 
-    def __init__(self, path: str | os.PathLike[str], root: Path | None = None) -> None:
+    def __init__(self, path: str | os.PathLike[str], root: Path | None = None, opened: dict[Path, Stamp] | None = None) -> None:
         self.local = Path(path)
         self.root = root
+        self._opened: dict[Path, Stamp] = {} if opened is None else opened
 
     def __repr__(self) -> str:
         return f"Place({str(self.local)!r})"
@@ -40,7 +45,8 @@ class Place:
     @property
     def name(self) -> str:
         """The last component, as it may stand in a bundle or a message."""
-        return self.local.name or Path(os.path.abspath(self.local)).name
+        name = self.local.name or Path(os.path.abspath(self.local)).name
+        return os.fsencode(name).decode("utf-8", "replace")
 
     @property
     def suffix(self) -> str:
@@ -89,6 +95,7 @@ class Place:
             raise FormatError("this is a folder, not a file" if self.exists() else "no such file", where=self.name)
         try:
             descriptor = os.open(self.local, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+            self._opened.setdefault(self.local, _stamp(os.fstat(descriptor)))
             return os.fdopen(descriptor, "rb")
         except OSError as error:
             raise self._error(error) from None
@@ -113,14 +120,14 @@ class Place:
     def child(self, *parts: str) -> Place:
         """A file or folder below this folder. `parts` may come from the input: none may lead out of it."""
         check_parts(parts, self.name)
-        return Place(self.local.joinpath(*parts), root=self.root or self.local)
+        return Place(self.local.joinpath(*parts), self.root or self.local, self._opened)
 
     def sibling(self, name: str) -> Place:
         """A file or folder beside this one; `name` is checked as in `child`."""
-        return Place(self.local.parent, root=self.root).child(name)
+        return self.parent().child(name)
 
     def parent(self) -> Place:
-        return Place(self.local.parent, root=self.root)
+        return Place(self.local.parent, self.root, self._opened)
 
     def children(self) -> list[Place]:
         """What the folder holds, sorted by name."""
@@ -128,15 +135,26 @@ class Place:
             found = sorted(os.listdir(self.local))
         except OSError as error:
             raise self._error(error) from None
-        return [Place(self.local / name, root=self.root or self.local) for name in found]
+        return [Place(self.local / name, self.root or self.local, self._opened) for name in found]
 
     def check_unchanged(self) -> None:
-        """Refuses what was replaced while it was read. A local file that is open stays the same file."""
+        """Refuses a model of which a file was written to, replaced or removed since it was first opened."""
+        for path, stamp in self._opened.items():
+            try:
+                same = _stamp(os.stat(path)) == stamp
+            except OSError:
+                same = False
+            if not same:
+                raise FormatError("this file changed while it was read", where=path.name, hint="try again when whatever writes it is done")
 
     def _error(self, error: OSError | ValueError) -> ExporterError:
         reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
         hint = "check the permissions of the file and its folders" if getattr(error, "errno", 0) in (errno.EACCES, errno.EPERM) else ""
         return FormatError(f"cannot be read: {reason}", where=self.name, hint=hint)
+
+
+def _stamp(found: os.stat_result) -> Stamp:
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def check_parts(parts: tuple[str, ...], where: str) -> None:

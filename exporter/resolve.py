@@ -83,8 +83,15 @@ def read_unresolved(place: Place, options: Options) -> Bundle:
         from exporter.sniff import refuse
 
         raise refuse(place)
-    bundle = source.read(place, options)
-    place.check_unchanged()
+    inputs = [place] if options.architecture is None else [place, options.architecture]
+    try:
+        bundle = source.read(place, options)
+    except FormatError:
+        for each in inputs:
+            each.check_unchanged()  # the better reason
+        raise
+    for each in inputs:
+        each.check_unchanged()
     return bundle
 
 
