@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -507,3 +508,59 @@ def test_the_markdown_table_is_a_table(tmp_path):
     assert {line.replace("\\|", "").count("|") for line in table} == {9}
     assert "<script>" not in text
     assert bundle.digest() in text
+
+
+# --- docs/targets.md ----------------------------------------------------------------------------------------------------------------------
+
+
+def page():
+    return (ROOT / "docs" / "targets.md").read_text("utf-8")
+
+
+def test_the_page_has_every_suffix():
+    from importlib import import_module
+
+    from exporter.targets import TARGETS
+
+    suffixes = {suffix for name in TARGETS for suffix in import_module(f"exporter.targets.{name}").SUFFIXES}
+    first = " ".join(line.split("|")[1] for line in page().splitlines() if line.startswith("| ["))
+    assert suffixes - {"/", ".htm"} == set(re.findall(r"\.\w+(?=`)", first))
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_the_programs_of_the_page_run(number, tmp_path, monkeypatch):
+    program = re.findall(r"```python\n(.*?)```", page(), re.DOTALL)[number]
+    for package in ("torch", "safetensors", "onnx"):
+        if re.search(rf"^(from|import) {package}\b", program, re.MULTILINE):
+            pytest.importorskip(package)
+    monkeypatch.chdir(tmp_path)
+    bundle = make_bundle(make_layer("encoder/bn_1", ndim=4))
+    output.write(bundle, "model.npz")
+    output.write(bundle, "model.safetensors", Options(names="torch"))
+    names = {}
+    if "onnx" in program:
+        onnx, _ = onnx_tools()
+        output.write(bundle, "model.onnx")
+        onnx.save(chain(onnx), "mine.onnx")
+    exec(compile(program, "docs/targets.md", "exec"), names)
+    if "onnx" in program:
+        x = np.linspace(-2, 2, 24, dtype=np.float32).reshape(1, 2, 3, 4)
+        names["onnx"].checker.check_model(names["mine"], full_check=True)
+        y = session(names["mine"]).run(None, {"in": x})[0]
+        within_bound(bundle.layers[0], x.reshape(-1, 4), y.reshape(-1, 4), bundle.layers[0](x).reshape(-1, 4))
+    elif "torch" in program:
+        assert names["module"].running_var.numpy().tobytes() == bundle.layers[0].moving_variance.tobytes()
+    else:
+        assert names["gamma"].tobytes() == bundle.layers[0].gamma.tobytes()
+        assert names["epsilon"] == 1e-3
+        assert names["layers"][0]["path"] == "encoder/bn_1"
+
+
+def chain(onnx):
+    """A model of one's own that copies its input, and whose output the merged layer is to make."""
+    from onnx import TensorProto, helper
+
+    node = helper.make_node("Identity", ["in"], ["before"])
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 2, 3, 4]) for name in ("in", "after")]
+    graph = helper.make_graph([node], "mine", ends[:1], ends[1:])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
