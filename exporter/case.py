@@ -33,32 +33,40 @@ def unchanged(y: Array) -> Array:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Sheet:
+    """An input brought into the form (rows, channels), and its statistics.
+
+    shape, axes:    of the input, and the axes that the layer's dimensions run along in it.
+    x, magnitude:   the rows, and |x|.
+    mean, variance, largest:  of each channel; the variance is the biased one, `largest` the largest magnitude.
+    whole:          (mean, variance) of all channels together.
+    """
+
+    shape: tuple[int, ...]
+    axes: tuple[int, ...]
+    x: Array
+    magnitude: Array
+    mean: Array
+    variance: Array
+    largest: Array
+    whole: tuple[float, float]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Setting:
     """What a mistake may need to know beside the layer's numbers.
 
-    layer:         the layer.
-    shape, axes:   the input's shape and the axes that the layer's dimensions run along in it.
-    rows:          the rows that the case holds of the input brought into the form (rows, channels).
-    batch_mean, batch_variance, batch_size:  of each channel of the whole input; the variance is the biased one.
-    whole:         (mean, variance) of the whole input, all channels together.
-    largest:       largest magnitude of each channel of the whole input.
-    others:        layers of the same bundle with as many channels.
+    sheet:  the whole input.   rows: those of its rows that the case holds.   others: layers of the same bundle with as many channels.
     """
 
     layer: BatchNorm
-    shape: tuple[int, ...]
-    axes: tuple[int, ...]
+    sheet: Sheet
     rows: NDArray[np.intp]
-    batch_mean: Array
-    batch_variance: Array
-    batch_size: int
-    whole: tuple[float, float]
-    largest: Array
     others: Sequence[BatchNorm] = ()
 
     def to_rows(self, values: NDArray[Any]) -> NDArray[Any]:
         """An array of the input's shape in the form (rows, channels), those rows that the case holds."""
-        return rows_of(values, self.axes)[self.rows]
+        return rows_of(values, self.sheet.axes)[self.rows]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -137,22 +145,28 @@ def parameters(layer: BatchNorm) -> dict[str, Any]:
             "variance": flat["moving_variance"], "epsilon": np.full(channels, layer.epsilon, np.float64)}
 
 
-def make_case(layer: BatchNorm, x: NDArray[Any], axes: tuple[int, ...], *, rows: NDArray[np.intp] | None = None,
-              others: Sequence[BatchNorm] = ()) -> Case:
-    """The right formula for `layer` and an input of any shape with the layer's dimensions along `axes`; `rows`: only those."""
-    everything = rows_of(np.asarray(x, np.float64), axes)
-    rows = np.arange(len(everything)) if rows is None else rows
-    mean = everything.mean(axis=0)
-    setting = Setting(layer=layer, shape=x.shape, axes=axes, rows=rows, batch_mean=mean,
-                      batch_variance=np.square(everything - mean).mean(axis=0), batch_size=len(everything),
-                      whole=(float(everything.mean()), float(everything.var())), largest=np.abs(everything).max(axis=0), others=others)
-    held = everything[rows]
-    return Case(**parameters(layer), x=held, magnitude=np.abs(held), setting=setting)
+def make_sheet(x: NDArray[Any], axes: tuple[int, ...]) -> Sheet:
+    """An input of any shape with the layer's dimensions along `axes`."""
+    rows = rows_of(np.asarray(x, np.float64), axes)
+    mean, magnitude = rows.mean(axis=0), np.abs(rows)
+    return Sheet(shape=x.shape, axes=axes, x=rows, magnitude=magnitude, mean=mean, variance=np.square(rows - mean).mean(axis=0),
+                 largest=magnitude.max(axis=0), whole=(float(rows.mean()), float(rows.var())))
+
+
+def make_case(layer: BatchNorm, x: NDArray[Any], axes: tuple[int, ...], *, others: Sequence[BatchNorm] = ()) -> Case:
+    """The right formula for `layer` and an input of any shape with the layer's dimensions along `axes`."""
+    return case_on(make_sheet(x, axes), layer, others)
+
+
+def case_on(sheet: Sheet, layer: BatchNorm, others: Sequence[BatchNorm] = ()) -> Case:
+    """The right formula for `layer` and an input that several layers may share."""
+    setting = Setting(layer=layer, sheet=sheet, rows=np.arange(len(sheet.x)), others=others)
+    return Case(**parameters(layer), x=sheet.x, magnitude=sheet.magnitude, setting=setting)
 
 
 def layouts(setting: Setting) -> Iterator[tuple[str, NDArray[np.intp]]]:
     """The channel that each input number would be given to by other readings of the input's axes: (how, index)."""
-    shape, axes = setting.shape, setting.axes
+    shape, axes = setting.sheet.shape, setting.sheet.axes
     channels = setting.layer.moving_mean.size
     position = np.arange(int(np.prod(shape, dtype=np.int64))).reshape(shape)
     right = setting.to_rows(np.broadcast_to(broadcast(np.arange(channels).reshape(setting.layer.shape), axes, len(shape)), shape))

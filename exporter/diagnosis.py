@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,10 +12,12 @@ from exporter.bundle import Bundle
 from exporter.case import Case, make_case
 from exporter.errors import UsageError, names, printable
 from exporter.evidence import Evidence, aligned, channels_of, gather
-from exporter.explanations import Explanation, again, explain, rank, variant
+from exporter.explanations import Explanation, again, explain, explain_closer, explain_further, rank, variant
 from exporter.layer import BatchNorm
 from exporter.mistakes import MISTAKES
 from exporter.samples import Numbers, numbers
+
+MOST_LAYERS = 20  # in which pairs of mistakes are tried, a second each at most
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -90,14 +92,23 @@ def diagnose(model: Bundle | BatchNorm, x: Any, theirs: Any, *, layer: str | Non
     evidence = list(_gathered(wanted, layers, given, output, axis, channel, dtype))
     if not evidence:
         raise _no_fit(wanted, given)
-    return _judged(evidence, [moved] if moved else [])
+    diagnosis = _judged(evidence, [moved] if moved else [])
+    return diagnosis if channel is None else _of_channel(diagnosis, channel)
 
 
-def _gathered(wanted: Iterable[BatchNorm], layers: Sequence[BatchNorm], x: Numbers, theirs: Numbers, axis: int | None,
+def _of_channel(found: Diagnosis, channel: int) -> Diagnosis:
+    """A diagnosis of a single channel's numbers, with that channel's own index."""
+    rows = tuple((row[0], channel, *row[2:]) for row in found.side_by_side)
+    return dataclasses.replace(found, channel=channel, worst={**found.worst, "channel": channel}, side_by_side=rows)
+
+
+def _gathered(wanted: Sequence[BatchNorm], layers: Sequence[BatchNorm], x: Numbers, theirs: Numbers, axis: int | None,
               channel: int | None, dtype: str | None) -> Iterator[Evidence]:
+    shared: dict[Any, Any] = {}
+    candidates = layers if len(wanted) == 1 else ()  # where the layer is not given, each is tried in its turn with its own parameters
     for one in wanted:
-        others = [other for other in layers if other is not one and other.moving_mean.size == one.moving_mean.size]
-        found = gather(one, x, theirs, axis=axis, channel=channel, others=others, dtype=dtype)
+        others = [other for other in candidates if other is not one and other.moving_mean.size == one.moving_mean.size]
+        found = gather(one, x, theirs, axis=axis, channel=channel, others=others, dtype=dtype, shared=shared)
         if found is not None:
             yield found
 
@@ -111,25 +122,34 @@ def _no_fit(layers: Sequence[BatchNorm], x: Numbers) -> UsageError:
 
 
 def _judged(evidence: list[Evidence], notes: list[str]) -> Diagnosis:
-    for loosened in (False, True):
-        for one in (item.loosen() for item in evidence) if loosened else evidence:
-            if loosened and not one.input_printed.any():
-                continue
-            if one.fits(one.case):
-                also = [other.layer.path for other in evidence if other.layer.path != one.layer.path and other.fits(other.case)]
-                if also:
-                    notes.append(f"the numbers are right for {names(also)} as well")
-                if loosened:
-                    notes.append("right if the input, too, is rounded to the digits that were typed")
-                return _same(one, notes)
-    found = [explanation for one in evidence for explanation in explain(one)]
-    if not found and any(one.input_printed.any() for one in evidence):
-        loose = [one.loosen() for one in evidence]
-        found = [explanation for one in loose for explanation in explain(one)]
+    loose = [one.loosen() for one in evidence if one.input_printed.any()]
+    for one in [*evidence, *loose]:
+        if one.right():
+            also = [other.layer.path for other in evidence if other.layer.path != one.layer.path and other.right()]
+            if also:
+                notes.append(f"the numbers are right for {names(also)} as well")
+            if one.loosened:
+                notes.append("right if the input, too, is rounded to the digits that were typed")
+            return _same(one, notes)
+    found = _searched(evidence, notes)
+    if not found and loose:
+        found = _searched(loose, notes)
         if found:
             notes.append("these hold if the input, too, is rounded to the digits that were typed")
             evidence = loose
     return _differs(evidence, sorted(found, key=rank), notes)
+
+
+def _searched(evidence: list[Evidence], notes: list[str]) -> list[Explanation]:
+    """What explains the numbers: single mistakes in all layers first, then what takes longer."""
+    samples = [(one.sample(), one) for one in evidence]
+    found = [explanation for pair in samples for explanation in explain(*pair)]
+    if found:
+        return found + [more for sample, one in samples if one.layer.path == found[0].layer for more in explain_closer(sample, one, found)]
+    if len(samples) > MOST_LAYERS:
+        notes.append(f"two mistakes together and orders of channels were not looked for in {len(samples)} layers: say which with --layer")
+        return []
+    return [explanation for pair in samples for explanation in explain_further(*pair)]
 
 
 def _same(one: Evidence, notes: list[str]) -> Diagnosis:

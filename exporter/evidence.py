@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exporter.case import Case, make_case, rows_of
+from exporter.case import Case, Sheet, case_on, make_case, make_sheet, rows_of
 from exporter.errors import UsageError
 from exporter.layer import UNIT, BatchNorm
 from exporter.samples import Numbers
@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Array = NDArray[np.float64]
+    Rows = tuple[Sheet, Array, Array, Array]  # the input, the output, half units of the output's and of the input's digits
 
 WHOLE = 0.5  # half a unit of a number without digits after the point
+FIRST = 2
 MOST_SEARCHED = 1 << 14  # numbers looked at while searching; what is found is then checked against all
 
 
@@ -29,7 +31,7 @@ class Evidence:
     case:     the right formula and the input.            theirs: the output, (rows, channels).
     printed:  half units of the output's printed digits.  input_printed: of the input's, 0 unless `loosened`.
     dtype:    the coarser of the layer's type and the output's: the error bound is in its unit.
-    shape, axes:  of the input, with an axis for the channels where it was given without one.   given: its shape as given.
+    given:    the input's shape, as given.
     any_channel:  each column holds the same numbers: they belong to one channel, and which one is asked.
     """
 
@@ -38,8 +40,6 @@ class Evidence:
     printed: Array
     input_printed: Array
     dtype: str
-    shape: tuple[int, ...]
-    axes: tuple[int, ...]
     given: tuple[int, ...]
     any_channel: bool = False
     loosened: bool = False
@@ -73,6 +73,11 @@ class Evidence:
         """Whether the case explains the numbers."""
         return self.worst(case) <= 1 and bool(np.isfinite(self.theirs).any())
 
+    def right(self) -> bool:
+        """Whether the numbers are right; two rows are looked at first."""
+        first = self.take(np.arange(min(FIRST, len(self.theirs))))
+        return first.worst(first.case) <= 1 and self.fits(self.case)
+
     def close(self, case: Case) -> bool:
         """Whether the case gives what the right formula gives, so that these numbers cannot tell the two apart."""
         return dataclasses.replace(self, theirs=self.case.value()).fits(case)
@@ -101,7 +106,7 @@ class Evidence:
         layer = channels_of(self.layer, which)
         case = make_case(layer, self.case.x[:, which], (1,))
         return dataclasses.replace(self, case=case, theirs=self.theirs[:, which], printed=self.printed[:, which],
-                                   input_printed=self.input_printed[:, which], shape=case.x.shape, axes=(1,), given=case.x.shape)
+                                   input_printed=self.input_printed[:, which], given=case.x.shape)
 
     def loosen(self) -> Evidence:
         """With the input, too, known to its printed digits only."""
@@ -111,8 +116,8 @@ class Evidence:
         """Where a number of the rows stands in the arrays as given."""
         if self.any_channel:
             return tuple(int(index) for index in np.unravel_index(row, self.given))
-        count = int(np.prod(self.shape, dtype=np.int64))
-        where = self.case.setting.to_rows(np.arange(count).reshape(self.shape))[row, channel]
+        shape = self.case.setting.sheet.shape
+        where = self.case.setting.to_rows(np.arange(int(np.prod(shape, dtype=np.int64))).reshape(shape))[row, channel]
         return tuple(int(index) for index in np.unravel_index(int(where), self.given))
 
 
@@ -143,11 +148,13 @@ def axes_for(layer: BatchNorm, shape: tuple[int, ...], axis: int | None) -> tupl
 
 
 def gather(layer: BatchNorm, x: Numbers, theirs: Numbers, *, axis: int | None = None, channel: int | None = None,
-           others: Sequence[BatchNorm] = (), dtype: str | None = None) -> Evidence | None:
+           others: Sequence[BatchNorm] = (), dtype: str | None = None, shared: dict[Any, Rows] | None = None) -> Evidence | None:
     """The evidence for one layer, or None where the input does not fit it.
 
     Numbers that are fewer than the layer's channels may belong to one of its channels (`channel`, or any).
+    shared: what layers that take the numbers in the same form have in common; it is filled.
     """
+    shared = {} if shared is None else shared
     if channel is not None:
         if not 0 <= channel < layer.moving_mean.size:
             return None
@@ -162,15 +169,25 @@ def gather(layer: BatchNorm, x: Numbers, theirs: Numbers, *, axis: int | None = 
         shape, axes = (*shape, 1), (len(shape),)
     if axes is None:
         return None
-    x, theirs = x.reshape(shape), theirs.reshape(shape)
     coarse = max([layer.dtype, dtype or _type_of(theirs, layer.dtype)], key=UNIT.__getitem__)
     if any_channel:
-        x, theirs = (_for_each_channel(one, layer.moving_mean.size) for one in (x, theirs))
-        layer, axes = channels_of(layer, np.arange(layer.moving_mean.size)), (1,)
-    return Evidence(case=make_case(layer, np.asarray(x.values, np.float64), axes, others=() if any_channel else others),
-                    theirs=rows_of(np.asarray(theirs.values, np.float64), axes), printed=_printed(theirs, axes),
-                    input_printed=_rounded_input(x, axes), dtype=coarse, shape=x.values.shape, axes=axes, given=given,
-                    any_channel=any_channel)
+        layer, others = channels_of(layer, np.arange(layer.moving_mean.size)), ()
+    key = (shape, axes, layer.moving_mean.size if any_channel else 0)
+    if key not in shared:
+        shared[key] = _rows(x.reshape(shape), theirs.reshape(shape), axes, key[2])
+    sheet, output, printed, input_printed = shared[key]
+    return Evidence(case=case_on(sheet, layer, others), theirs=output, printed=printed, input_printed=input_printed, dtype=coarse,
+                    given=given, any_channel=any_channel)
+
+
+def _rows(x: Numbers, theirs: Numbers, axes: tuple[int, ...], channels: int) -> Rows:
+    """The numbers in the form (rows, channels); `channels`: those of one channel, repeated for as many."""
+    if channels:
+        x, theirs, axes = _for_each_channel(x, channels), _for_each_channel(theirs, channels), (1,)
+    half = _printed(x, axes)
+    output = rows_of(np.asarray(theirs.values, np.float64), axes)
+    return (make_sheet(np.asarray(x.values, np.float64), axes), output, _printed(theirs, axes),
+            np.where(half < WHOLE, half, 0.0))  # whole numbers of an input are taken to be meant as they are typed
 
 
 def _type_of(theirs: Numbers, dtype: str) -> str:
@@ -189,13 +206,7 @@ def _for_each_channel(numbers: Numbers, channels: int) -> Numbers:
 
 
 def _printed(numbers: Numbers, axes: tuple[int, ...]) -> Array:
-    return rows_of(np.zeros(numbers.values.shape) if numbers.half is None else numbers.half, axes)
-
-
-def _rounded_input(x: Numbers, axes: tuple[int, ...]) -> Array:
-    """Of an input, whole numbers are taken to be meant as they are typed."""
-    half = _printed(x, axes)
-    return np.where(half < WHOLE, half, 0.0)
+    return rows_of(np.broadcast_to(0.0, numbers.values.shape) if numbers.half is None else numbers.half, axes)
 
 
 def aligned(x: Numbers, theirs: Numbers) -> tuple[Numbers, str]:

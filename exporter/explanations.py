@@ -56,19 +56,27 @@ def rank(explanation: Explanation) -> tuple[Any, ...]:
             int(4 * explanation.worst), explanation.codes)
 
 
-def explain(whole: Evidence) -> list[Explanation]:
-    """All that explains the numbers of one layer: single mistakes, what can be solved for, then pairs and parts."""
-    sample = whole.sample()
+def explain(sample: Evidence, whole: Evidence) -> list[Explanation]:
+    """The single mistakes that explain the numbers of one layer, and an epsilon that is solved for. `sample`: some rows of `whole`."""
     found = [*_singles(sample, whole)]
     if not any(explanation.codes == ("BN103",) for explanation in found):
         found += _epsilon(sample, whole)
-    if not found:
-        found += _orders(sample, whole)
-    coarse = bool(whole.printed.any())
-    by_chance = whole.any_channel and (bool(found) or len(whole.theirs) == 1)
-    if (not found or coarse) and not by_chance:
-        limit = CLOSER * min((explanation.worst for explanation in found if not explanation.weak), default=1 / CLOSER)
-        found += [pair for pair in _pairs(sample, whole) if pair.worst <= limit]
+    return found
+
+
+def explain_closer(sample: Evidence, whole: Evidence, found: list[Explanation]) -> list[Explanation]:
+    """Pairs that fit numbers of few digits much better than what was found."""
+    if whole.any_channel or not whole.printed.any():
+        return []
+    limit = CLOSER * min((explanation.worst for explanation in found if not explanation.weak), default=1 / CLOSER)
+    return [pair for pair in _pairs(sample, whole) if pair.worst <= limit]
+
+
+def explain_further(sample: Evidence, whole: Evidence) -> list[Explanation]:
+    """What is tried where no single mistake fits: an order of channels, pairs, half precision, some channels only."""
+    found = [*_orders(sample, whole)]
+    if not found and not (whole.any_channel and len(whole.theirs) == 1):  # a single number fits some pair in some channel by chance
+        found += _pairs(sample, whole)
     if not found:
         found += _half_precision(whole)
     if not found and not whole.any_channel:

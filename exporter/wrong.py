@@ -93,28 +93,27 @@ def multiplied(case: Case) -> Variants:
 
 def _batch(case: Case, mean: Array, variance: Array) -> Case:
     """Statistics that were computed in the same precision: n-term sums, and E[x^2] - E[x]^2 loses what mean^2 / variance tells."""
-    largest = case.setting.largest
+    sheet = case.setting.sheet
     with np.errstate(all="ignore"):
         scale = np.abs(case.gamma) / np.sqrt(variance + case.epsilon)
         loss = (mean**2 + variance) / (variance + case.epsilon)
-        extra = scale * (largest * np.log2(case.setting.batch_size) + np.abs(case.x - mean) * loss)
+        extra = scale * (sheet.largest * np.log2(len(sheet.x)) + np.abs(case.x - mean) * loss)
     return case.but(mean=mean, variance=variance, extra=extra)
 
 
 def batch_statistics(case: Case) -> Variants:
-    setting = case.setting
-    yield "of each channel", _batch(case, setting.batch_mean, setting.batch_variance)
-    if np.ptp(setting.batch_mean) > 0:
-        mean, variance = setting.whole
+    sheet = case.setting.sheet
+    yield "of each channel", _batch(case, sheet.mean, sheet.variance)
+    if np.ptp(sheet.mean) > 0:
+        mean, variance = sheet.whole
         together = _batch(case, np.full_like(case.mean, mean), np.full_like(case.variance, variance))
         yield "of the whole input, all channels together", together
 
 
 def unbiased_batch_statistics(case: Case) -> Variants:
-    setting = case.setting
-    if setting.batch_size >= SMALL_BATCH:
-        unbiased = setting.batch_variance * (setting.batch_size / (setting.batch_size - 1))
-        yield "", _batch(case, setting.batch_mean, unbiased)
+    sheet = case.setting.sheet
+    if len(sheet.x) >= SMALL_BATCH:
+        yield "", _batch(case, sheet.mean, sheet.variance * (len(sheet.x) / (len(sheet.x) - 1)))
 
 
 def statistics_never_loaded(case: Case) -> Variants:
