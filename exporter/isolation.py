@@ -254,7 +254,7 @@ def encode(bundle: Bundle) -> list[bytes]:
     return [len(header).to_bytes(8, "little"), header, *arrays]  # type: ignore[list-item]  # memoryviews are written as they are
 
 
-ERRORS = {kind.__name__: kind for kind in (ExporterError, *ExporterError.__subclasses__())}
+ERRORS: dict[str, type[ExporterError]] = {kind.__name__: kind for kind in (ExporterError, *ExporterError.__subclasses__())}
 
 
 def _encode_error(error: ExporterError) -> bytes:
