@@ -98,6 +98,15 @@ def row(count: int, channels: int) -> list[Layer]:
     return net.layers
 
 
+def plain(count: int, channels: int) -> list[Layer]:
+    """`count` times a convolution of 3 x 3 and its batch norm."""
+    net = Network(channels)
+    for _ in range(count):
+        net.convolution(channels, 3)
+        net.norm()
+    return net.layers
+
+
 def write_h5(path: Path, layers: Sequence[Layer]) -> None:
     """The whole model in legacy HDF5, as Keras 3 lays it out."""
     with h5py.File(path, "w") as file:

@@ -32,8 +32,9 @@ class ExporterError(Exception):
         self.what, self.where, self.hint = what, where, hint
 
     def inside(self, place: str) -> ExporterError:
-        """The same error with an outer place in front of `where`; returns itself, for `raise error.inside(...)`."""
-        self.where = f"{place}: {self.where}" if self.where else place
+        """The same error with an outer place in front of `where`, if it isn't there; returns itself, for `raise error.inside(...)`."""
+        if self.where != place:
+            self.where = f"{place}: {self.where}" if self.where else place
         return self
 
     def __str__(self) -> str:

@@ -82,11 +82,11 @@ class RemotePlace(Place):
         info = self.info()
         if info is None:
             return None
-        kind = stat.S_IFDIR if info["type"] == "directory" else stat.S_IFREG
-        if kind == stat.S_IFREG and info.get("size") is None:  # a server that does not say: the file has to be fetched
+        kind, size = stat.S_IFDIR if info["type"] == "directory" else stat.S_IFREG, info.get("size")
+        if kind == stat.S_IFREG and size is None:  # a server that does not say: the file has to be fetched
             self._content = self._content or Ranges(self._fetch, self._fetch_all, None, self.name)
-            info["size"] = self._content.size
-        return os.stat_result((kind | 0o444, 0, 0, 1, 0, 0, info["size"] or 0, 0, 0, 0))
+            size = self._content.size
+        return os.stat_result((kind | 0o444, 0, 0, 1, 0, 0, size or 0, 0, 0, 0))
 
     def info(self) -> dict[str, Any] | None:
         """What the store says about it, asked once; None where there is nothing."""

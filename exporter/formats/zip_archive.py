@@ -29,6 +29,7 @@ LARGEST_RATIO = 100
 # A stored member up to this size is read once to check its CRC-32 (3 ms). A larger one is not: only the parts that are used are
 # ever read, so that the cost stays that of the batch norms and not of the model. An .h5 file has no checksum at all.
 LARGEST_CHECKED = 16 * MiB
+LARGEST_CHECKED_FAR_AWAY = MiB // 2  # of a remote file, of which only ranges are fetched
 
 STORED, DEFLATED = 0, 8
 CUT_SHORT = "the zip archive is cut short: the directory at its end is missing"
@@ -68,6 +69,7 @@ class Archive:
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
+        self._largest_checked = LARGEST_CHECKED if getattr(file, "fetch_ahead", None) is None else LARGEST_CHECKED_FAR_AWAY
         size = file.seek(0, io.SEEK_END)
         count, self._start, length = _end_record(file, size)
         file.seek(self._start)
@@ -92,7 +94,7 @@ class Archive:
             raise FormatError(f"{member.size} bytes is over the limit of {limit} for this member", where=name)
         with self.open(name) as file:
             data = file.read()
-        if member.method == STORED and member.size > LARGEST_CHECKED:
+        if member.method == STORED and member.size > self._largest_checked:
             _check_crc(member, zlib.crc32(data))
         return data
 
@@ -102,7 +104,7 @@ class Archive:
         start = self._data_of(member)
         if member.method == DEFLATED:
             return io.BytesIO(self._inflated(member, start))
-        if member.size <= LARGEST_CHECKED:
+        if member.size <= self._largest_checked:
             self._file.seek(start)
             _check_crc(member, zlib.crc32(self._file.read(member.size)))
         return cast(BinaryIO, _Window(self._file, start, member.size))
