@@ -19,7 +19,7 @@ class Place:
     """A file or folder. Regular files and folders only: a FIFO, socket or device is refused before it is opened.
 
     The user's own path may be a symbolic link (model caches use them). A link *inside* a model folder is followed
-    only where it stays inside that folder.
+    only where it stays inside that folder, or leads to the blobs of the same model in a cache of the Hugging Face Hub.
 
     The files of one model share a table of what each was when it was first opened: see `check_unchanged`.
     """
@@ -56,8 +56,8 @@ class Place:
         """None where there is nothing; an error where there is something that is neither a file nor a folder."""
         try:
             found = os.stat(self.local)
-            if self.root is not None and self.local.is_symlink():
-                self._check_inside()
+            if self.root is not None:
+                self._check_inside(self.root.resolve())
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError) as error:
@@ -66,10 +66,11 @@ class Place:
             raise FormatError("this is neither a file nor a folder (a pipe, socket or device is never read)", where=self.name)
         return found
 
-    def _check_inside(self) -> None:
-        assert self.root is not None
-        if not self.local.resolve().is_relative_to(self.root.resolve()):
-            raise FormatError("a symbolic link that leaves the model's folder is not followed", where=self.name)
+    def _check_inside(self, root: Path) -> None:
+        real = self.local.resolve()
+        if not real.is_relative_to(root) and not real.is_relative_to(_blobs(root) or root):
+            raise FormatError("a symbolic link that leaves the model's folder is not followed", where=self.name,
+                              hint="give a copy of the model in which the files themselves lie in the folder")
 
     def is_file(self) -> bool:
         found = self.stat()
@@ -163,3 +164,12 @@ def check_parts(parts: tuple[str, ...], where: str) -> None:
         pieces = part.replace("\\", "/").split("/")
         if not part or "\0" in part or part.startswith(("/", "\\")) or ".." in pieces or ":" in pieces[0]:
             raise FormatError(f"{printable(part)!r} is not a name inside the model's folder", where=where)
+
+
+def _blobs(root: Path) -> Path | None:
+    """Where the cache of the Hugging Face Hub keeps the files that a snapshot links to: models--NAME/snapshots/REVISION -> models--NAME/blobs."""
+    for folder in (root, *root.parents):
+        if folder.parent.name == "snapshots":
+            blobs = folder.parent.parent / "blobs"
+            return blobs if blobs.is_dir() else None
+    return None
