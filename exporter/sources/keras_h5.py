@@ -136,8 +136,8 @@ def _placed(groups: list[Group], tree: Node | None) -> Iterator[tuple[Group, str
         yield from ((group, group.name, None) for group in groups)
         return
     layers = list(_saved_layers(tree))
-    named = {group.name for group in groups}
-    nameless = [group for group in groups if group.name not in {node.name for _, node in layers}]
+    named, known = {group.name for group in groups}, {node.name for _, node in layers}
+    nameless = [group for group in groups if group.name not in known]
     unnamed = [number for number, (_, node) in enumerate(layers) if not node.name]
     if len(unnamed) == len(nameless):  # a Sequential in a Sequential of Keras 1 has its name in layer_names only
         for number, group in zip(unnamed, nameless):
@@ -150,9 +150,9 @@ def _placed(groups: list[Group], tree: Node | None) -> Iterator[tuple[Group, str
 
 
 def _in_order(groups: list[Group], layers: list[tuple[str, Node]]) -> Iterator[tuple[Group, str, Node]]:
-    left = iter(layers)
+    left, known = iter(layers), {node.name for _, node in layers}
     for group in groups:
-        if all(node.name != group.name for _, node in layers):
+        if group.name not in known:
             if group.weights:
                 raise FormatError("the file holds weights of this layer and the config has no such layer", where=group.name)
             continue
