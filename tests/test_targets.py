@@ -189,6 +189,15 @@ def test_an_npz_that_says_two_things_is_refused(tmp_path):
         exporter.load(changed_npz(tmp_path, document=npy.dump(np.frombuffer(b"[]", np.uint8))))
 
 
+def test_vectors_whose_rows_differ_in_length_are_refused(tmp_path):
+    output.write(make_bundle(), tmp_path / "b.json")
+    content = json.loads((tmp_path / "b.json").read_text("utf-8"))
+    content["layers"][0]["vectors"]["input"][0].append(1.0)
+    (tmp_path / "b.json").write_text(json.dumps(content))
+    with pytest.raises(BundleError, match="vectors: input and output of the vectors are not rows of 4 numbers"):
+        exporter.load(tmp_path / "b.json")
+
+
 def test_names_that_a_zip_archive_cannot_hold():
     with pytest.raises(OutputError, match="cannot hold the name"):
         stored_zip([("a\0b", b"")])

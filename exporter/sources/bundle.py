@@ -126,8 +126,10 @@ def _typed(values: NDArray[np.float64], dtype: str, name: str) -> NDArray[Any]:
 
 def _vectors(layer: BatchNorm, entry: dict[str, Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     try:
-        pair = tuple(_typed(np.asarray(entry[key], np.float64), layer.dtype, key) for key in ("input", "output"))
         channels = layer.moving_mean.size
+        if any(not isinstance(entry[key], np.ndarray) for key in ("input", "output")):
+            raise BundleError(f"input and output of the vectors are not rows of {channels} numbers")
+        pair = tuple(_typed(entry[key], layer.dtype, key) for key in ("input", "output"))
         if any(rows.ndim != 2 or rows.shape[1] != channels for rows in pair) or pair[0].shape != pair[1].shape:
             raise BundleError(f"input and output of the vectors are not rows of {channels} numbers")
     except ExporterError as error:
