@@ -120,7 +120,7 @@ def export_parser() -> argparse.ArgumentParser:
                "exit status: 0 fine, 1 refused (the reason is on stderr), 2 usage")
     parser.add_argument("model", metavar="MODEL", help="a file or folder that Keras or TensorFlow wrote, or a bundle")
     parser.add_argument("out", metavar="OUT", nargs="?",
-                        help="the output; its suffix says its kind: .json .npz .safetensors .onnx .h .csv .md .html .zip, or name/, a folder")
+                        help="the output; its suffix says its kind: .json .npz .safetensors .onnx .h .csv .md .html .zip, or a folder/")
     parser.add_argument("--json", action="store_true", help="without OUT: the list as JSON")
     parser.add_argument("-v", "--verbose", action="store_true", help="one line a layer on stderr")
     parser.add_argument("--no-vectors", action="store_true", help="leave the test vectors out of the bundle")
