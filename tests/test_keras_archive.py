@@ -79,7 +79,7 @@ def test_how_versions_count(model, version, container, step):
 
     layers = [norm("a", axis=[1]), sequential("empty", entry("Activation", "relu")), sequential("s", norm("b", axis=[1])),
               norm("c", axis=[1]), sequential("t", norm("d", axis=[1]))]
-    groups = {name("batch_normalization", 0): A, f"{name('sequential', 1)}/{container}/batch_normalization": B,
+    groups = {name("batch_normalization", 0): A, name("sequential", 0): [], f"{name('sequential', 1)}/{container}/batch_normalization": B,
               name("batch_normalization", step): C, f"{name('sequential', 1 + step)}/{container}/batch_normalization": D}
     bundle = model(functional("m", *layers), groups, version=version, weights="variables.h5" if version == "2.11.0" else "model.weights.h5")
     assert shown(bundle) == {"a": (0.001, given(A)), "s/b": (0.001, given(B)), "c": (0.001, given(C)), "t/d": (0.001, given(D))}

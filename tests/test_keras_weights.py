@@ -13,7 +13,7 @@ from v3_files import entry, functional, given, norm, norm_arrays, sequential, st
 import exporter
 from exporter.errors import ExporterError, FormatError, UnresolvedError, UnsupportedError
 from exporter.place import Place
-from exporter.sources import Options, keras_weights
+from exporter.sources import Options, keras_archive, keras_weights
 
 A, B, C, D = (norm_arrays(seed) for seed in range(4))
 
@@ -92,8 +92,8 @@ def test_architecture_that_does_not_fit(weights, architecture):
     assert "x: the file holds 4 variables" in said(one, norm("x", scale=False))
     assert "the architecture calls this layer 'x', the weights 'y'" in said({"layers/batch_normalization": (A, "y")}, norm("x"))
     assert "built on an input" in said(one, norm("x", build=[None, 9]))
-    bundle = read(weights(one), architecture(norm("x"), norm("more")))
-    assert "no weights" in bundle.skipped[0][1]
+    assert "no group for this batch norm" in said(one, norm("x"), norm("more"))
+    assert "no weights" in read(weights({"layers/batch_normalization": []}), architecture(norm("x"))).skipped[0][1]
 
 
 def test_names_that_keras_made_up_may_differ(weights, architecture):
@@ -103,12 +103,39 @@ def test_names_that_keras_made_up_may_differ(weights, architecture):
     assert shown(read(path, architecture(norm("batch_normalization_3")))) == {"batch_normalization_3": (0.001, given(A))}
 
 
-def test_two_ways_that_fit(weights, architecture):
-    """Groups that layers counted in ones and in twos would both find are ambiguous."""
+def test_equal_layers_may_be_one(weights, architecture):
+    """to_json() does not mark shared layers. tf.keras leaves one that is saved already out of the count, Keras 3 counts it."""
+    beside = architecture(norm("one"), functional("f", norm("one"), norm("two")), norm("three"))
+    inside = "layers/functional/layers/batch_normalization"
+    expected = {"one": (0.001, given(A)), "f/two": (0.001, given(B)), "three": (0.001, given(C))}
+    shared = {"layers/batch_normalization": A, f"{inside}_1": B, "layers/batch_normalization_1": C}
+    assert shown(read(weights(shared), beside)) == expected
+    shared = {"layers/batch_normalization": A, inside: B, "layers/batch_normalization_1": C, "layers/functional": []}
+    assert shown(read(weights(shared), beside)) == expected
+    twins = {"layers/batch_normalization": A, inside: D, f"{inside}_1": B, "layers/batch_normalization_1": C, "layers/functional": []}
+    assert shown(read(weights(twins), beside)) == {**expected, "f/one": (0.001, given(D))}
+
+
+def test_groups_that_do_not_come_out_even(weights, architecture, tmp_path):
+    """A layer kept as an attribute is saved there and not counted: which of the others is which cannot be known."""
+    groups = {"norm": A, "layers/batch_normalization": B, "layers/batch_normalization_1": C}
+    layers = [norm("a"), norm("b"), norm("c")]
+    with pytest.raises(FormatError, match="does not fit"):
+        read(weights(groups), architecture(*layers))
+    write_archive(tmp_path / "m.keras", functional("m", *layers), groups, version="2.15.0")
+    bundle = keras_archive.read(Place(tmp_path / "m.keras"), Options())
+    assert [path for path, reason in bundle.skipped if "not certain" in reason] == ["a", "b", "c"]
+    assert shown(bundle) == {"norm": (None, given(A))}
+
+
+def test_more_groups_than_layers(weights, architecture):
+    """Counted in ones two of them would have a group, counted in twos as well."""
     inside = "_layer_checkpoint_dependencies"
-    groups = {f"{inside}/sequential{number}/{inside}/batch_normalization": norm_arrays(i) for i, number in enumerate(("", "_1", "_2"))}
-    with pytest.raises(FormatError, match="in two ways"):
-        read(weights(groups), architecture(sequential("a", norm("x")), sequential("b", norm("y"))))
+    groups = {f"{inside}/my_bn{number}": norm_arrays(i) for i, number in enumerate(("", "_1", "_2"))}
+    layers = [norm(name, class_name="MyBN", registered="lab>MyBN") for name in "ab"]
+    with pytest.raises(FormatError, match="does not fit"):
+        read(weights(groups), architecture(*layers))
+    assert read(weights(groups), architecture(*layers, norm("c", class_name="MyBN", registered="lab>MyBN"))).paths() == ["a", "b", "c"]
 
 
 def test_other_layouts_are_not_claimed(tmp_path):

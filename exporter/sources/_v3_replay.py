@@ -1,0 +1,314 @@
+"""The way that Keras goes over a model when it saves it, replayed along the config and the groups of the weights at once.
+
+In a list of layers the groups are counted by class, and versions differ in what they count:
+
+    2.11, Keras 3               each layer
+    2.12, 2.13                  a layer with weights twice: they list it under two keys
+    2.14, 2.15, tf_keras        each layer that is not saved already, elsewhere in the model
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import re
+from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
+
+from exporter import dialects
+from exporter.errors import FormatError
+from exporter.keras_config import BATCH_NORMS, MODELS, Node, is_batch_norm, join
+from exporter.sources._v3_groups import LAYER_LISTS, NOT_LAYERS, Group, numbered, snake_case
+
+# Layers of Keras's own that hold no other layer: their groups need not be opened.
+LEAVES = frozenset((
+    "InputLayer", "Dense", "Activation", "ReLU", "LeakyReLU", "PReLU", "Softmax", "Dropout", "Flatten", "Reshape", "Add", "Multiply",
+    "Concatenate", "Rescaling", "LayerNormalization", "Embedding", "GlobalAveragePooling2D", "GlobalMaxPooling2D",
+    *(f"{kind}{rank}D" for rank in (1, 2, 3)
+      for kind in ("Conv", "DepthwiseConv", "SeparableConv", "ZeroPadding", "Cropping", "UpSampling", "MaxPooling", "AveragePooling"))))
+KNOWN_GROUPS = tuple(snake_case(name) for name in BATCH_NORMS)
+OTHER_NORMS = ("layer_normalization", "group_normalization")  # they hold gamma and beta
+
+NO_WEIGHTS = "the file holds no weights for it; was the model built before it was saved?"
+UNCERTAIN = "which group of the weights is its own is not certain: the layers of its class and their groups do not come out even"
+
+
+class Counting(enum.Enum):
+    """What a list of layers counts, see above."""
+
+    EACH = enum.auto()
+    WEIGHTS_TWICE = enum.auto()
+    UNSAVED = enum.auto()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Match:
+    """A batch norm of the model.
+
+    node:  its config, None inside a user's class. group: its weights, None where the file has none, for the reason `why`.
+    told:  whether the config tells of batch norms somewhere in this user's class.
+    """
+
+    path: str
+    node: Node | None
+    group: Group | None
+    told: bool = False
+    why: str = NO_WEIGHTS
+
+    @property
+    def place(self) -> tuple[str, str]:
+        return self.path, self.group.path if self.group else ""
+
+
+def matched(root: Group, tree: Node, keras_version: str | None, *, own_config: bool) -> list[Match]:
+    """The batch norms of `tree` and the groups that hold their weights.
+
+    keras_version: of the config; of the weights, too, where it is their own. Without one the way of counting that fits is theirs.
+    Raises: FormatError where the weights hold batch norms that the config does not, where two ways fit, or an architecture does not.
+    """
+    version = dialects.era_of(keras_version, None).version
+    likely = None if version is None else _counting_of(version)
+    ways = [_Replay(root, counting, equal_is_shared).run(tree)
+            for counting in ([likely] if likely and own_config else _possible(root))
+            for equal_is_shared in ((False,) if counting is Counting.EACH else (False, True))]
+    fitting = [way for way in ways if way.fits]
+    if len({way.places for way in fitting}) > 1:
+        fitting = [way for way in fitting if way.counting is likely and not way.equal_is_shared]
+        if not fitting:
+            raise FormatError("the groups fit the layers in two ways, those of different versions of Keras",
+                              hint="save the model as one .keras file with a Keras of today")
+    way = (fitting or ways)[0]
+    for path in way.strange:
+        raise FormatError("the weights hold this batch norm, the config does not: they do not fit", where=path)
+    if fitting:
+        return way.matches
+    if not own_config:
+        path = next(match.path for match in way.matches if match.group is None)
+        raise FormatError("the architecture does not fit: the weights have no group for this batch norm", where=path,
+                          hint="give the architecture of the model that these weights are of")
+    agreed = set.intersection(*(set(way.places) for way in ways))
+    return [match if match.node is None or match.place in agreed else dataclasses.replace(match, group=None, why=UNCERTAIN)
+            for match in way.matches]
+
+
+def _counting_of(version: dialects.Version) -> Counting:
+    if version < (2, 12) or version >= (3,):
+        return Counting.EACH
+    return Counting.WEIGHTS_TWICE if version < (2, 14) else Counting.UNSAVED
+
+
+def _possible(root: Group) -> list[Counting]:
+    """The ways of counting in which weights like these can have been saved."""
+    if root.child(LAYER_LISTS[1]) is not None:  # 2.12 to 2.14
+        return [Counting.WEIGHTS_TWICE, Counting.UNSAVED]
+    return [Counting.EACH] if root.name is not None else [Counting.EACH, Counting.UNSAVED]
+
+
+class _Replay:
+    """One way of counting, tried on a model.
+
+    equal_is_shared: whether layers of one name, class and config in lists are one layer; only .keras files of 2.13 on mark shared ones.
+    """
+
+    def __init__(self, root: Group, counting: Counting, equal_is_shared: bool) -> None:
+        self.root, self.counting, self.equal_is_shared = root, counting, equal_is_shared
+        self.named = root.name is not None
+        self.matches: list[Match] = []
+        self.taken: set[str] = set()  # paths of the groups that the config explains
+        self.strange: list[str] = []  # of batch norms in lists of layers that it does not explain
+        self._weights_of: dict[int, bool] = {}  # by shared_object: whether it has weights
+        self._saved: dict[str, list[tuple[Node, bool]]] = {}  # by name, with whether it has weights
+
+    def run(self, tree: Node) -> _Replay:
+        self._node(tree, self.root, "")
+        return self
+
+    @property
+    def fits(self) -> bool:
+        return not self.strange and all(match.group is not None for match in self.matches)
+
+    @property
+    def places(self) -> tuple[tuple[str, str], ...]:
+        return tuple(match.place for match in self.matches)
+
+    def _node(self, node: Node, group: Group | None, path: str) -> None:
+        if self._saved_before(node, missing=group is None) is not None:
+            return
+        weights = self.counting is Counting.WEIGHTS_TWICE and (_holds_norm(node) if group is None else group.holds_variables())
+        if node.shared_object is not None:
+            self._weights_of[node.shared_object] = weights
+        if group is not None:
+            self._saved.setdefault(node.name, []).append((node, weights))
+        if is_batch_norm(node):
+            self.matches.append(Match(path, node, group))
+        else:
+            self._inside(node, group, path)
+
+    def _saved_before(self, node: Node, *, missing: bool = False) -> bool | None:
+        """None: this layer comes for the first time. Otherwise, whether the layer that it is has weights; missing: it has no group here, so
+        that an earlier one of the same name, class and config is taken for it.
+        """
+        if node.shared_object is not None:
+            return self._weights_of.get(node.shared_object)
+        if node.name and missing:
+            for other, weights in self._saved.get(node.name, ()):
+                if other.class_name == node.class_name and other.config == node.config:
+                    return weights
+        return None
+
+    def _inside(self, node: Node, group: Group | None, path: str) -> None:
+        unplaced = self._children(node, group, path)
+        if group is not None:
+            unplaced = self._by_name(unplaced, group, path)
+        norms = [found for child in unplaced for found in _norms(child, path)]
+        left = [] if group is None else list(groups_below(group, self.taken, path, self.named))
+        self.matches += [Match(below, None, inner, told=bool(norms)) for below, inner in left]
+        if not left:
+            self.matches += [Match(below, child, None) for below, child in norms if self._saved_before(child, missing=True) is None]
+
+    def _children(self, node: Node, group: Group | None, path: str) -> list[Node]:
+        """Goes on to the layers inside; returns those whose group is not where their role in the config says."""
+        unplaced: list[Node] = []
+        for role in dict.fromkeys(role for role, _ in node.children):
+            nodes = [child for other, child in node.children if other == role]
+            inner = None
+            if group is not None:
+                inner = group.layer_list() if role == "layers" else group.child(role)
+            is_list = role == "layers" or isinstance(node.config.get(role), list)
+            if inner is not None and not is_list:
+                self.taken.add(inner.path)
+                self._node(nodes[0], inner, join(path, _name_of(nodes[0], inner)))
+                unplaced += nodes[1:]
+            elif inner is not None and _is_complete(node, role, inner, nodes):
+                self.taken.add(inner.path)
+                self._listed(nodes, inner, path)
+            else:
+                unplaced += nodes
+        return unplaced
+
+    def _by_name(self, unplaced: list[Node], group: Group, path: str) -> list[Node]:
+        """Layers inside a user's class whose group has their name, and no other has it; returns the rest."""
+        groups = list(_layers_below(group, self.taken)) if unplaced and self.named else []
+        names = [inner.name for inner in groups]
+        rest = []
+        for node in unplaced:
+            if names.count(node.name) == 1 and sum(other.name == node.name for other in unplaced) == 1:
+                inner = groups[names.index(node.name)]
+                self.taken.add(inner.path)
+                self._node(node, inner, join(path, node.name))
+            else:
+                rest.append(node)
+        return rest
+
+    def _listed(self, nodes: list[Node], container: Group, path: str) -> None:
+        """The layers of a container, counted by class."""
+        members = container.members()
+        used: dict[str, int] = {}
+        reached: dict[str, list[tuple[str, int, int]]] = {}  # by class: name of the group, matches from, to
+        for node in nodes:
+            base = _group_class(node, members)
+            before, number = self._saved_before(node, missing=self.equal_is_shared), used.get(base, 0)
+            reached.setdefault(base, [])
+            if before is not None and self.counting is Counting.UNSAVED:
+                continue
+            name = f"{base}_{number}" if number else base
+            self.taken.add(join(container.path, name))
+            used[base] = number + 1
+            if node.class_name in LEAVES and node.registered_name is None:
+                reached.pop(base)
+                continue
+            group = None if before is not None and self.counting is not Counting.EACH else container.child(name)
+            if self.counting is Counting.WEIGHTS_TWICE:
+                used[base] += before if before is not None else _holds_norm(node) if group is None else group.holds_variables()
+            start = len(self.matches)
+            self._node(node, group, join(path, _name_of(node, group)))
+            if before is None:
+                reached[base].append((name, start, len(self.matches)))
+        if self.counting is not Counting.EACH:
+            for base, found in reached.items():
+                self._check_even(base, found, members)
+        self.strange += [group.path for name, group in container.children(self.taken)
+                         if numbered(name)[0] in KNOWN_GROUPS and group.holds_variables()]
+        self.matches += [Match(below, None, group) for below, group in groups_below(container, self.taken, path, self.named)]
+
+    def _check_even(self, base: str, reached: list[tuple[str, int, int]], members: list[str]) -> None:
+        """tf.keras makes a group for each layer, also for one without weights. Where the groups of a class are not those that the config
+        leads to, the counting went another way from some layer on, and none of the class is certain.
+        """
+        there = {name for name in members if re.fullmatch(re.escape(base) + r"(_[1-9][0-9]*)?", name)}
+        if there == {name for name, _, _ in reached}:
+            return
+        for _, start, end in reached:
+            for place in range(start, end):
+                if self.matches[place].node is not None:
+                    self.matches[place] = dataclasses.replace(self.matches[place], group=None, why=UNCERTAIN)
+
+
+def _group_class(node: Node, members: list[str]) -> str:
+    """What a container calls the groups of this layer's class; tf.keras puts "private" before a leading underscore."""
+    base = snake_case(node.base_name)
+    return f"private{base}" if base.startswith("_") and f"private{base}" in members else base
+
+
+def _is_complete(node: Node, role: str, inner: Group, nodes: list[Node]) -> bool:
+    """Whether `nodes` are all that the container counted; in a user's class their number has to say so."""
+    if node.base_name in (*MODELS, "StackedRNNCells") or (role == "layers" and "input_layers" in node.config):
+        return True
+    return len(list(inner.children())) == len(nodes)
+
+
+def _name_of(node: Node, group: Group | None) -> str:
+    """The layer's name; where its config leaves it out, that in the weights or else that of its group."""
+    return node.name or (group and (group.name or group.path.rpartition("/")[2])) or ""
+
+
+def _norms(node: Node, path: str) -> Iterator[tuple[str, Node]]:
+    path = join(path, node.name)
+    if is_batch_norm(node):
+        yield path, node
+    for _, child in node.children:
+        yield from _norms(child, path)
+
+
+def _holds_norm(node: Node) -> bool:
+    return any(True for _ in _norms(node, ""))
+
+
+def _layers_below(group: Group, taken: AbstractSet[str]) -> Iterator[Group]:
+    """The layers that `group` holds as attributes or in lists and dicts, without those inside them."""
+    for name, child in group.children(taken):
+        if name not in NOT_LAYERS:
+            yield from [child] if child.is_layer else _layers_below(child, taken)
+
+
+def groups_below(group: Group, taken: AbstractSet[str], path: str, named: bool) -> Iterator[tuple[str, Group]]:
+    """(path, group) of what may be a batch norm below `group`, but not in the groups `taken`; named: Keras 3.6 or later wrote them."""
+    for name, child in group.children(taken):
+        if name in NOT_LAYERS:
+            continue
+        own = child.name
+        if own is None and (name in LAYER_LISTS or (named and not child.is_layer)):
+            own = ""  # a list or dict of layers is no part of a path
+        below = join(path, own if own is not None else name)
+        if _may_be_norm(name, child):
+            yield below, child
+        else:
+            yield from groups_below(child, taken, below, named)
+
+
+def _may_be_norm(name: str, group: Group) -> bool:
+    """Whether a group holds what a batch norm does: two to seven floating point vectors of one length."""
+    variables = group.variables()
+    if not 2 <= len(variables) <= 7 or any(file.dtype(path) is None for file, path in variables):
+        return False
+    shapes = group.shapes()
+    if not shapes[0] or len(set(shapes)) != 1:
+        return False
+    if len(variables) == 2 and is_called(OTHER_NORMS, name, group):
+        return False
+    return is_called(KNOWN_GROUPS, name, group) or (len(variables) <= 4 and len(shapes[0]) == 1)
+
+
+def is_called(classes: tuple[str, ...], name: str, group: Group) -> bool:
+    """Whether the class is certain: the group's name counts one of `classes`, or the layer has the name that Keras gives it."""
+    return numbered(name)[0] in classes or numbered(group.name or "")[0] in classes
