@@ -53,7 +53,7 @@ def check_output(path: str | os.PathLike[str], inputs: Iterable[Place] = ()) -> 
     as_folder, path = is_folder_name(path), Path(path)
     folder = path.parent
     if as_folder and path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise OutputError("this exists; only a new or empty folder is filled", where=str(path), hint="remove it first, or choose another name")
+        raise OutputError("this exists; only a new or empty folder is filled", where=str(path), hint="choose another name")
     if path.is_dir() and not as_folder:
         raise OutputError("this is a folder; give a file name", where=str(path))
     if not folder.is_dir():

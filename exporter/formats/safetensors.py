@@ -16,8 +16,8 @@ from exporter.errors import FormatError, printable
 
 LARGEST_HEADER = 100_000_000  # bytes; the reference reader's limit
 ALIGNMENT = 8
-ITEM_SIZES = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2, "I32": 4, "U32": 4, "F32": 4,
-              "F64": 8, "I64": 8, "U64": 8}
+ITEM_SIZES = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2, "I32": 4, "U32": 4,
+              "F32": 4, "F64": 8, "I64": 8, "U64": 8}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
