@@ -254,7 +254,7 @@ def encode(bundle: Bundle) -> list[bytes]:
     return [len(header).to_bytes(8, "little"), header, *arrays]  # type: ignore[list-item]  # memoryviews are written as they are
 
 
-ERRORS: dict[str, type[ExporterError]] = {kind.__name__: kind for kind in (ExporterError, *ExporterError.__subclasses__())}
+ERRORS = {kind.__name__: kind for kind in ExporterError.__subclasses__()}
 
 
 def _encode_error(error: ExporterError) -> bytes:
@@ -299,7 +299,7 @@ def _decode_error(header: dict[str, Any]) -> ExporterError:
     if header["error"] == "UnresolvedError":
         return UnresolvedError([(str(path), str(reason)) for path, reason in header["layers"]], where=where, hint=hint)
     error = ExporterError(what, where=where, hint=hint)
-    error.__class__ = ERRORS.get(header["error"], FormatError)
+    error.__class__ = ERRORS.get(header["error"], ExporterError)
     return error
 
 
