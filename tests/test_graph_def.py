@@ -69,6 +69,12 @@ def test_attributes_are_given_by_type():
     assert (found.boolean("no", True), found.single("no", 1.0), found.text("no", "x"), found.shape("no")) == (True, 1.0, "x", None)
 
 
+def test_an_attribute_that_is_a_number_allocates_nothing():
+    data = field(1, "n") + field(2, "Op") + field(5, field(1, "a") + field(2, 1 << 60))
+    with pytest.raises(FormatError, match="node n: the attribute a is a number"):
+        Graph(graph(data)).main.nodes["n"].boolean("a", False)
+
+
 def test_functions_name_outputs_of_nodes():
     body = [node("add", "AddV2", "x", "y"), node("norm", "FusedBatchNormV3", "add:z:0"), node("call", "PartitionedCall", "norm:batch_mean:0")]
     found = Graph(graph(functions=[function("f", ["x", "y"], body, {"out": "call:output:1"})])).function("f")
@@ -80,7 +86,7 @@ def test_functions_name_outputs_of_nodes():
 
 @pytest.mark.parametrize(("data", "message"), [
     (graph(node("a", "NoOp"), node("a", "NoOp")), "two nodes are called a"),
-    (field(1, 5), "a node is no message"),
+    (field(1, 5), "a number where a message is due"),
     (field(1, field(1, b"\xff") + field(2, "NoOp")), "not UTF-8"),
     (graph(node("c", "Const"))[:5], "bytes are left|bytes where|ends inside"),
 ])

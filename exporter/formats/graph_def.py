@@ -50,7 +50,7 @@ class Tensor:
 
     __slots__ = ("_fields", "dtype", "number", "shape", "where")
 
-    def __init__(self, data: bytes, where: str) -> None:
+    def __init__(self, data: bytes | int, where: str) -> None:
         self._fields = _fields(data, where)
         self.where = where
         number = self._fields.get(1, [0])[-1]
@@ -113,13 +113,13 @@ class Node:
 
     __slots__ = ("_attributes", "inputs", "name", "op", "where")
 
-    def __init__(self, data: bytes, where: str, in_function: bool) -> None:
+    def __init__(self, data: bytes | int, where: str, in_function: bool) -> None:
         found = _fields(data, where)
         self.name, self.op = _text(found, 1, where), _text(found, 2, where)
         self.where = f"{where}: node {printable(self.name)}" if where else f"node {printable(self.name)}"
         texts = (bytes(value).decode("utf-8", "replace") for value in found.get(3, []) if not isinstance(value, int))
         self.inputs = [_output(text, in_function) for text in texts if text[:1] != "^"]
-        self._attributes: list[Any] | dict[str, bytes] = found.get(5, [])
+        self._attributes: list[int | bytes] | dict[str, int | bytes] = found.get(5, [])
 
     def __repr__(self) -> str:
         return f"Node({self.name!r}, {self.op!r})"
@@ -127,6 +127,8 @@ class Node:
     def attribute(self, name: str) -> Message | None:
         """The AttrValue of this name: s = 2, i = 3, f = 4, b = 5, type = 6, shape = 7, tensor = 8, list = 1, func = 10."""
         value = self._values().get(name)
+        if isinstance(value, int):
+            raise FormatError(f"the attribute {printable(name)} is a number where a message is due", where=self.where)
         return None if value is None else Message(bytes(value), self.where)
 
     def boolean(self, name: str, default: bool) -> bool:
@@ -165,14 +167,14 @@ class Node:
         """A tensor attribute; of a Const, its value."""
         data = self._values().get(name)
         tensor = None if data is None else _fields(data, self.where).get(8)
-        if not tensor or isinstance(tensor[-1], int):
+        if not tensor:
             raise FormatError("the constant has no value", where=self.where)
         return Tensor(tensor[-1], self.where)
 
-    def _values(self) -> dict[str, bytes]:
+    def _values(self) -> dict[str, int | bytes]:
         if not isinstance(self._attributes, dict):
-            entries = [_fields(entry, self.where) for entry in self._attributes if not isinstance(entry, int)]
-            self._attributes = {_text(entry, 1, self.where): cast("bytes", entry.get(2, [b""])[-1]) for entry in entries}
+            entries = [_fields(entry, self.where) for entry in self._attributes]
+            self._attributes = {_text(entry, 1, self.where): entry.get(2, [b""])[-1] for entry in entries}
         return self._attributes
 
 
@@ -192,7 +194,7 @@ class Body:
 class Graph:
     """A GraphDef: the main body, and the functions of its library, each taken apart when first asked for."""
 
-    def __init__(self, data: bytes, where: str = "") -> None:
+    def __init__(self, data: bytes | int, where: str = "") -> None:
         found = _fields(data, where)
         self.where = where
         self._left = MOST_NODES
@@ -220,14 +222,12 @@ class Graph:
         for name in self._functions:
             yield self.function(name)
 
-    def _add_library(self, library: object) -> None:
-        if isinstance(library, int):
-            raise FormatError("the function library is no message", where=self.where)
-        functions = _fields(cast("bytes", library), self.where).get(1, [])
+    def _add_library(self, library: bytes | int) -> None:
+        functions = _fields(library, self.where).get(1, [])
         if len(functions) + len(self._functions) > MOST_FUNCTIONS:
             raise FormatError(f"over {MOST_FUNCTIONS} functions", where=self.where)
         for data in functions:
-            signature = _message(_fields(cast("bytes", data), self.where), 1, self.where)
+            signature = _message(_fields(data, self.where), 1, self.where)
             self._functions[signature.text(1)] = cast("bytes", data)
 
     def _body(self, data: bytes) -> Body:
@@ -245,8 +245,6 @@ class Graph:
             raise FormatError(f"over {MOST_NODES} nodes", where=self.where)
         nodes: dict[str, Node] = {}
         for value in values:
-            if isinstance(value, int):
-                raise FormatError("a node is no message", where=self.where)
             node = Node(value, self.where, in_function)
             if node.name in nodes:
                 raise FormatError(f"two nodes are called {printable(node.name)}", where=self.where)
@@ -262,7 +260,7 @@ class MetaGraph:
         info = _message(found, 1, where)
         self.tags, self.tensorflow_version = info.texts(4), info.text(5)
         self.save_node = _message(found, 3, where).text(2).split(":")[0]
-        self.graph = Graph(cast("bytes", found.get(2, [b""])[-1]), where)
+        self.graph = Graph(found.get(2, [b""])[-1], where)
 
 
 def open_file(place: Place) -> bytes:
@@ -276,8 +274,10 @@ def open_file(place: Place) -> bytes:
         return cast("bytes", memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
 
 
-def _fields(data: bytes, where: str) -> dict[int, list[int | bytes]]:
+def _fields(data: bytes | int, where: str) -> dict[int, list[int | bytes]]:
     # `data` may be a memoryview behind the cast above: slices of it are views, so that nothing is copied before it is used.
+    if isinstance(data, int):
+        raise FormatError("a number where a message is due", where=where)
     try:
         return fields(data)
     except FormatError as error:
