@@ -17,6 +17,7 @@ from exporter.sources._keras_h5_weights import (
     Norm,
     as_named,
     candidates,
+    check_stored,
     has_known_order,
     match,
     norms_of,
@@ -56,6 +57,7 @@ class Reading:
 
     def add(self, group: Group, path: str, node: Node | None) -> None:
         """The batch norms of one group, which is that of the layer `node` (None: there is no config)."""
+        check_stored(self.file, group)
         norms = norms_of(group)
         found = list(candidates(path, node)) if node else []
         if not norms:

@@ -132,6 +132,15 @@ def _norm(group: Group, scope: str, roles: Mapping[str, int]) -> Norm:
                 old_name=_NAME.fullmatch(variance.rpartition("/")[2]) is None, on_tensorflow=variance.endswith(":0"))
 
 
+def check_stored(file: File, group: Group) -> None:
+    """Whether all weights of a group that may hold batch norms are there: a damaged name would else look like a layer without gamma."""
+    if any(map(_parse, group.weights)):
+        for position, weight in enumerate(group.weights):
+            if not file.exists(group.dataset(position)):
+                raise FormatError(f"weight_names lists {printable(weight, 80)!r}, and the file holds no such weight", where=group.name,
+                                  hint="the file is damaged; get it again")
+
+
 def other_weights(group: Group) -> list[str]:
     """Names of the weights that no batch norm has, those of renormalisation left out."""
     return [weight for weight in group.weights
