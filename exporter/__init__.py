@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
-    "BatchNorm": "layer", "Bundle": "bundle", "Origin": "bundle", "diagnose": "diagnosis", "evaluate": "formula",
+    "BatchNorm": "layer", "Bundle": "bundle", "Origin": "bundle", "diagnose": "diagnosis", "evaluate": "formula", "export_many": "many",
     "load": "resolve", "read": "resolve", "write": "output", "ExporterError": "errors", "UsageError": "errors",
     "FormatError": "errors", "UnsupportedError": "errors", "UnresolvedError": "errors", "LayerError": "errors",
     "BundleError": "errors", "OutputError": "errors", "MissingExtra": "errors",
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from exporter.errors import UsageError as UsageError
     from exporter.formula import evaluate as evaluate
     from exporter.layer import BatchNorm as BatchNorm
+    from exporter.many import export_many as export_many
     from exporter.output import write as write
     from exporter.resolve import load as load
     from exporter.resolve import read as read

@@ -77,6 +77,17 @@ class Bundle:
         """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)
 
+    def remarks(self) -> list[str]:
+        """What the user should know about a bundle that is fine: its warnings, other epsilons that a kernel used, what was skipped."""
+        remarks = list(self.warnings)
+        different = [layer for layer in self.layers if layer.effective_epsilon is not None]
+        if different:
+            first = different[0]
+            remarks.append(
+                f"{len(different)} of {len(self)} layers ran in a fused kernel that used epsilon {first.effective_epsilon:g}, not the "
+                f"config's {first.epsilon:g} (first: {first.path}); --effective-epsilon writes that value as epsilon")
+        return remarks + [f"skipped {path}: {reason}" for path, reason in self.skipped]
+
     def digest(self) -> str:
         """"sha256:" and the hash of what the layers hold (docs/format.md, "digest"): equal layers, equal digests."""
         state = hashlib.sha256()

@@ -67,6 +67,11 @@ def export_command() -> NoReturn:
 
 def export(words: Sequence[str] | None = None) -> int:
     """bn-export MODEL [OUT]"""
+    words = sys.argv[1:] if words is None else words
+    if any(word == "--out-dir" or word.startswith("--out-dir=") for word in words):
+        from exporter.cli_many import export_models
+
+        return export_models(words)
     parser = export_parser()
     args = parser.parse_args(words)
     from exporter.remote import place_for
@@ -87,7 +92,7 @@ def export(words: Sequence[str] | None = None) -> int:
         inputs = [place] if options.architecture is None else [place, options.architecture]
         output.check_output(args.out, inputs)
     bundle = read_place(place, options, isolated=True, fork=True, meanwhile=_imports_for_writing)
-    warn(_remarks(bundle))
+    warn(bundle.remarks())
     if args.out is not None:
         from exporter.targets import Options as WriteOptions
 
@@ -166,19 +171,6 @@ def _epsilon(word: str) -> tuple[str, float]:
     if not 0 <= value < 3.4e38:
         raise UsageError(f"--epsilon {word!r}: a number of 0 or more is needed", hint="e.g. --epsilon 0.001 or --epsilon 'head/*=1e-5'")
     return glob or "*", value
-
-
-def _remarks(bundle: Bundle) -> list[str]:
-    """What the user should know about a bundle that is fine."""
-    remarks = list(bundle.warnings)
-    different = [layer for layer in bundle if layer.effective_epsilon is not None]
-    if different:
-        first = different[0]
-        remarks.append(
-            f"{len(different)} of {len(bundle)} layers ran in a fused kernel that used epsilon {first.effective_epsilon:g}, not the "
-            f"config's {first.epsilon:g} (first: {first.path}); --effective-epsilon writes that value as epsilon")
-    remarks += [f"skipped {path}: {reason}" for path, reason in bundle.skipped]
-    return remarks
 
 
 def table(bundle: Bundle) -> str:

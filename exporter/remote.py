@@ -138,11 +138,15 @@ class RemotePlace(Place):
             if place._content is not None:
                 place._compare()
 
-    def _compare(self) -> None:
-        before = self._known or {}
+    def refresh(self) -> None:
+        """Has `info` ask the store again."""
         store, _ = self._store()
         store.invalidate_cache()
         self._asked = False
+
+    def _compare(self) -> None:
+        before = self._known or {}
+        self.refresh()
         after = self.info() or {}
         if any(before.get(mark) != after.get(mark) for mark in MARKS):
             raise FormatError("the file was replaced while it was read", where=self.name, hint="try again")

@@ -1,0 +1,146 @@
+"""What the next run may skip: an index in the output folder of which model, in which state, every export was made from.
+
+A model's state is told by size, times and inode of its files, as `make` does with one of them: its bytes are not read again. An export
+counts as there when its own bytes are those that were written.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from exporter import __version__
+from exporter.errors import ExporterError
+from exporter.remote import MARKS, RemotePlace, is_url, place_for
+
+if TYPE_CHECKING:
+    from exporter.many import Outcome
+    from exporter.place import Place
+    from exporter.sources import Options
+    from exporter.targets import Options as WriteOptions
+
+NAME = ".bn-export-index.json"
+SAVE_EVERY = 2.0  # seconds: what a killed run exported since then is exported again
+WHOLE = (b"\x89HDF", b"PK\3\4")  # a file that begins so is a model by itself; of any other, files beside it may be a part
+
+
+class Index:
+    """The index of one output folder, and what this run adds to it."""
+
+    def __init__(self, out_dir: str, how: str, entries: dict[str, dict[str, str]]) -> None:
+        self._out_dir, self._how, self._entries = out_dir, how, entries
+        self._saved, self._changed = time.monotonic(), False
+
+    @classmethod
+    def of(cls, out_dir: str, options: Options, write_options: WriteOptions) -> Index:
+        """The index that lies in `out_dir`, empty where there is none or a damaged one."""
+        entries: Any = {}
+        place = place_for(_join(out_dir, NAME))
+        try:
+            content = json.loads(place.read()) if place.is_file() else {}
+            entries = content.get("exports", {})
+        except (ExporterError, ValueError, AttributeError):
+            entries = {}
+        sound = isinstance(entries, dict) and all(isinstance(entry, dict) for entry in entries.values())
+        return cls(out_dir, _how(options, write_options), entries if sound else {})
+
+    def owner(self, out: str) -> str | None:
+        """The model that `out` was exported from, where it is known and `out` is there."""
+        found = self._entries.get(self._key(out), {}).get("source")
+        return found if isinstance(found, str) and place_for(out).exists() else None
+
+    def has(self, out: str, mark: str) -> bool:
+        """Whether `out` is there as it was written, from a model in this state and with the same options."""
+        entry = self._entries.get(self._key(out), {})
+        return (entry.get("mark"), entry.get("how")) == (mark, self._how) and entry.get("written") == written(out)
+
+    def note(self, outcome: Outcome) -> None:
+        """Records an export; the file is written every few seconds."""
+        if outcome.status != "exported":
+            return
+        source = outcome.source if is_url(outcome.source) else os.path.abspath(outcome.source)
+        self._entries[self._key(outcome.out)] = {"source": source, "mark": outcome.mark, "how": self._how, "written": outcome.written}
+        self._changed = True
+        if time.monotonic() - self._saved > SAVE_EVERY:
+            self.save()
+
+    def save(self) -> None:
+        """Writes the index, if there is anything new in it."""
+        if not self._changed:
+            return
+        from exporter import output, remote
+
+        data = json.dumps({"version": 1, "exports": dict(sorted(self._entries.items()))}, indent=1).encode()
+        path = _join(self._out_dir, NAME)
+        if is_url(path):
+            remote.write_bytes(path, data)
+        else:
+            output.write_bytes(Path(path), data)
+        self._saved, self._changed = time.monotonic(), False
+
+    def _key(self, out: str) -> str:
+        return out[len(self._out_dir):].replace(os.sep, "/").lstrip("/")
+
+
+def _join(folder: str, name: str) -> str:
+    return f"{folder.rstrip('/')}/{name}" if is_url(folder) else os.path.join(folder, name)
+
+
+def _how(options: Options, write_options: WriteOptions) -> str:
+    """What else than the models decides about the exports."""
+    fields = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
+    if options.architecture is not None:
+        fields["architecture"] = [options.architecture.name, mark_of(options.architecture) or time.time_ns()]
+    return _hash(json.dumps([__version__, fields, dataclasses.asdict(write_options)], sort_keys=True))
+
+
+def mark_of(place: Place) -> str:
+    """What changes when the model does; "" where that cannot be told, so that it is exported anew."""
+    if isinstance(place, RemotePlace):
+        info = place.info() if place.suffix in (".h5", ".keras", ".hdf5") else None
+        known = [str(info[mark]) for mark in MARKS if info and info.get(mark) is not None]
+        return _hash("\n".join(known)) if len(known) > 1 else ""
+    lines = []
+    for path in sorted(_files_of(place)):
+        found = os.stat(path)
+        lines.append(f"{os.fspath(path)!r} {found.st_size} {found.st_mtime_ns} {found.st_ctime_ns} {found.st_ino}")
+    return _hash("\n".join(lines)) if lines else ""
+
+
+def _files_of(place: Place) -> Iterator[str]:
+    if place.is_folder():
+        for folder, _, names in os.walk(place.local):
+            yield from (path for name in names if os.path.isfile(path := os.path.join(folder, name)))
+    elif place.head(4).startswith(WHOLE):
+        yield os.fspath(place.local)
+    elif place.parent().is_folder():
+        stem = place.name.partition(".")[0]
+        yield from (os.fspath(other.local) for other in place.parent().children()
+                    if other.name.startswith(stem) and os.path.isfile(other.local))
+
+
+def written(out: str) -> str:
+    """What tells an export as it was written from anything else; "" where there is none."""
+    place = place_for(out)
+    if isinstance(place, RemotePlace):
+        try:
+            place.refresh()
+            return " ".join(f"{mark}={found[mark]}" for mark in MARKS if (found := place.info() or {}).get(mark) is not None)
+        except ExporterError:
+            return ""
+    try:
+        with open(out, "rb") as file:
+            return _hash(file.read())
+    except OSError:
+        return ""
+
+
+def _hash(content: str | bytes) -> str:
+    return hashlib.sha256(content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content).hexdigest()
+
