@@ -171,3 +171,31 @@ def check_layer(ours, layer):
     got = np.moveaxis(np.asarray(layer(x, training=False), np.float64), ours.axis[0], -1).reshape(flat.shape)
     want = np.moveaxis(exporter.evaluate(ours, x.astype(np.float64)), ours.axis[0], -1).reshape(flat.shape)
     assert (np.abs(got - want) <= vectors.bound(ours, flat)).all(), ours.path
+
+
+def test_a_subclassed_model_says_its_names_and_not_its_epsilons(tmp_path):
+    """Keras 3 saves it whole as .h5; its config holds what the user's get_config() gives and no layers."""
+    keras = pytest.importorskip("keras", reason="keras is not installed")
+
+    class Net(keras.Model):
+        def __init__(self):
+            super().__init__(name="net")
+            self.norms = [keras.layers.BatchNormalization(name="first", epsilon=0.25), keras.layers.BatchNormalization(name="second", scale=False)]
+
+        def call(self, x):
+            return self.norms[1](self.norms[0](x))
+
+        def get_config(self):
+            return {"name": self.name}
+
+    net = Net()
+    net(np.zeros((1, 3), np.float32))
+    fill(net.norms)
+    net.save(tmp_path / "model.h5")
+    with pytest.raises(exporter.UnresolvedError, match="first: the file does not say its epsilon"):
+        exporter.read(tmp_path / "model.h5")
+    bundle = exporter.read(tmp_path / "model.h5", epsilon={"first": 0.25, "second": 0.001})
+    assert bundle.paths() == ["first", "second"]
+    for ours, layer in zip(bundle, net.norms):
+        assert ours.moving_variance.tobytes() == np.asarray(layer.moving_variance).tobytes()
+        assert (ours.gamma is None) == (layer.gamma is None)

@@ -135,6 +135,9 @@ def _placed(groups: list[Group], tree: Node | None) -> Iterator[tuple[Group, str
     if tree is None:
         yield from ((group, group.name, None) for group in groups)
         return
+    if not tree.is_model:  # a user's own class: what it holds its config says only of layers that are written out in it
+        yield from ((group, group.name, _child(tree, group.name)) for group in groups)
+        return
     layers = list(_saved_layers(tree))
     named, known = {group.name for group in groups}, {node.name for _, node in layers}
     nameless = [group for group in groups if group.name not in known]
@@ -147,6 +150,11 @@ def _placed(groups: list[Group], tree: Node | None) -> Iterator[tuple[Group, str
     if absent is not None:
         raise FormatError("the config has this layer and the file holds no weights of it", where=absent.name)
     yield from _in_order(groups, [(above, node) for above, node in layers if node.name in named])
+
+
+def _child(tree: Node, name: str) -> Node | None:
+    named = [child for _, child in tree.children if child.name == name]
+    return named[0] if len(named) == 1 else None
 
 
 def _in_order(groups: list[Group], layers: list[tuple[str, Node]]) -> Iterator[tuple[Group, str, Node]]:
