@@ -264,7 +264,9 @@ def expand(word: str, out_dir: str) -> Iterator[str]:
         if _is_inside(path, [out_dir, *folders]):
             continue
         if place.is_folder():
-            if _is_model(place):
+            kind = _kind(place)
+            # beside a checkpoint there may be other models; the index that the pattern names, too, is the checkpoint
+            if kind and not (kind == "tf-checkpoint" and any(_is_inside(other, [path]) for other in found if other != path)):
                 folders.append(path)
                 yield path
         elif not _is_beside_an_index(path, found):
@@ -288,13 +290,15 @@ def _is_inside(path: str, folders: Sequence[str]) -> bool:
     return any(parts[: len(_parts(folder))] == _parts(folder) for folder in folders)
 
 
-def _is_model(place: Place) -> bool:
+def _kind(place: Place) -> str:
+    """NAME of the source that claims `place`, "" where none does."""
     from exporter.sources import source_for
 
     try:
-        return source_for(place) is not None
+        source = source_for(place)
+        return source.NAME if source else ""
     except ExporterError:
-        return True  # reading it says what is wrong
+        return "damaged"  # reading it says what is wrong
 
 
 def _is_beside_an_index(path: str, found: Sequence[str]) -> bool:
