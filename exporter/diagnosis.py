@@ -47,9 +47,10 @@ class Diagnosis:
 
     def could_not_show(self) -> list[str]:
         """Codes of the mistakes that these inputs would not have shown: their results lie within the error bound of the right ones."""
-        small = self.evidence.sample()
-        return [mistake.code for mistake in MISTAKES if mistake.wrong is not None
-                and any(small.close(case) for _, case in mistake.wrong(small.case))]
+        with np.errstate(all="ignore"):
+            small = self.evidence.sample()
+            return [mistake.code for mistake in MISTAKES if mistake.wrong is not None
+                    and any(small.close(case) for _, case in mistake.wrong(small.case))]
 
     def text(self) -> str:
         """The diagnosis for people."""
@@ -89,10 +90,11 @@ def diagnose(model: Bundle | BatchNorm, x: Any, theirs: Any, *, layer: str | Non
         wanted = found
     else:
         wanted = layers
-    evidence = list(_gathered(wanted, layers, given, output, axis, channel, dtype))
-    if not evidence:
-        raise _no_fit(wanted, given)
-    diagnosis = _judged(evidence, [moved] if moved else [])
+    with np.errstate(all="ignore"):  # a wrong formula may well divide by 0
+        evidence = list(_gathered(wanted, layers, given, output, axis, channel, dtype))
+        if not evidence:
+            raise _no_fit(wanted, given)
+        diagnosis = _judged(evidence, [moved] if moved else [])
     return diagnosis if channel is None else _of_channel(diagnosis, channel)
 
 
@@ -128,6 +130,8 @@ def _judged(evidence: list[Evidence], notes: list[str]) -> Diagnosis:
             also = [other.layer.path for other in evidence if other.layer.path != one.layer.path and other.right()]
             if also:
                 notes.append(f"the numbers are right for {names(also)} as well")
+            if not one.finite():
+                notes.append("none of the numbers is finite, as it should be for this input; nothing else was compared")
             if one.loosened:
                 notes.append("right if the input, too, is rounded to the digits that were typed")
             return _same(one, notes)
@@ -142,6 +146,8 @@ def _judged(evidence: list[Evidence], notes: list[str]) -> Diagnosis:
 
 def _searched(evidence: list[Evidence], notes: list[str]) -> list[Explanation]:
     """What explains the numbers: single mistakes in all layers first, then what takes longer."""
+    if not any(one.finite() for one in evidence):
+        return []
     samples = [(one.sample(), one) for one in evidence]
     found = [explanation for pair in samples for explanation in explain(*pair)]
     if found:

@@ -12,22 +12,25 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FEW_ROWS = 3  # a straight line through fewer says nothing
+FEW = 0.5  # of the numbers of the channels that differ
 FAR = 100.0  # times the error bound
 SLOPE = 1e-4  # relative; a line through a few float32 numbers tells no more
 
 
 def how_they_differ(one: Evidence) -> list[str]:
     """Sentences: how far off, whether each channel is a straight line in the input, which of slope and offset is wrong, what to send."""
+    if not one.finite():
+        return ["none of the numbers given is finite: look for a division by 0 or an array that was never filled"]
     misfit = one.misfit(one.case)
     channels, off = misfit.shape[1], misfit > 1
     notes = [f"no known mistake explains them, alone or in common pairs; {int(off.sum())} of {misfit.size} numbers are beyond the error "
              f"bound, half of them by more than {np.median(misfit[off]):.3g} times"]
-    if not np.isfinite(one.theirs).any():
-        return [*notes, "none of the numbers given is finite: look for a division by 0 or an input that was never filled"]
     wrong = np.flatnonzero(off.any(axis=0))
     if 0 < len(wrong) < channels:
         shown = ", ".join(map(str, wrong[:10].tolist())) + (", …" if len(wrong) > 10 else "")
         notes.append(f"{len(wrong)} of {channels} channels differ: {shown}")
+    if off[:, wrong].mean() < FEW:
+        return [*notes, "the other numbers of these channels are right, so the parameters are: look for what overwrites these places"]
     if len(one.theirs) < FEW_ROWS or one.any_channel:
         return [*notes, "send more numbers: three or more rows of input for each channel, e.g. the bundle's own vectors of the layer "
                         "run through your code"]

@@ -70,13 +70,17 @@ class Evidence:
         return float(misfit.max(axis=0).min() if self.any_channel else misfit.max())
 
     def fits(self, case: Case) -> bool:
-        """Whether the case explains the numbers."""
-        return self.worst(case) <= 1 and bool(np.isfinite(self.theirs).any())
+        """Whether the case explains the numbers, of which some have to be finite: what is NaN everywhere fits much."""
+        return self.worst(case) <= 1 and self.finite()
+
+    def finite(self) -> bool:
+        """Whether any number of the output is finite."""
+        return bool(np.isfinite(self.theirs).any())
 
     def right(self) -> bool:
         """Whether the numbers are right; two rows are looked at first."""
         first = self.take(np.arange(min(FIRST, len(self.theirs))))
-        return first.worst(first.case) <= 1 and self.fits(self.case)
+        return first.worst(first.case) <= 1 and self.worst(self.case) <= 1
 
     def close(self, case: Case) -> bool:
         """Whether the case gives what the right formula gives, so that these numbers cannot tell the two apart."""
@@ -167,11 +171,10 @@ def gather(layer: BatchNorm, x: Numbers, theirs: Numbers, *, axis: int | None = 
     if axes is None and axis is None and (len(shape) <= 1 or layer.moving_mean.size == 1):
         any_channel = layer.moving_mean.size > 1
         shape, axes = (*shape, 1), (len(shape),)
+        layer, others = channels_of(layer, np.arange(layer.moving_mean.size)), () if any_channel else others
     if axes is None:
         return None
     coarse = max([layer.dtype, dtype or _type_of(theirs, layer.dtype)], key=UNIT.__getitem__)
-    if any_channel:
-        layer, others = channels_of(layer, np.arange(layer.moving_mean.size)), ()
     key = (shape, axes, layer.moving_mean.size if any_channel else 0)
     if key not in shared:
         shared[key] = _rows(x.reshape(shape), theirs.reshape(shape), axes, key[2])

@@ -11,6 +11,7 @@ import numpy as np
 from exporter.case import Case
 from exporter.evidence import Evidence
 from exporter.formula import round_to
+from exporter.layer import TINY, UNIT
 from exporter.mistakes import BY_CODE, MISTAKES
 from exporter.solvers import describe_order, match_channels, solve_epsilon
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 MOST_PAIRED = 1 << 11  # numbers looked at while pairs of mistakes are tried
 CLOSER = 0.1  # a pair is mentioned beside single mistakes where its misfit is this much smaller
+MOST = 0.5  # of a channel's numbers are off where its parameters are other ones
 SOME = 0.1  # of the channels have to agree before a difference in the others is put down to another checkpoint
 
 
@@ -133,19 +135,19 @@ def _epsilon(sample: Evidence, whole: Evidence) -> Iterator[Explanation]:
 
 
 def _orders(sample: Evidence, whole: Evidence) -> Iterator[Explanation]:
-    """An order of channels without a name: of the parameters, of the output, of the input."""
-    if whole.any_channel:
+    """An order of channels without a name: of the parameters, or of the output."""
+    if whole.any_channel or whole.loosened:
         return
     case = sample.case
     scale, root, right = case.scale(), case.divisor(case.variance, case.epsilon), case.value()
-    size, bound = case.size(), sample.tolerance(case)
+    bound = case.bound(sample.dtype)
 
     def parameters(row: int, columns: slice) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         x = case.x[row, columns][None, :]
         with np.errstate(all="ignore"):
             value = case.gamma[:, None] * (x - case.mean[:, None]) / root[:, None] + case.beta[:, None]
             magnitude = np.abs(scale)[:, None] * (np.abs(x) + np.abs(case.mean)[:, None]) + np.abs(case.beta)[:, None]
-        return value, magnitude * (bound[row, columns] / size[row, columns])[None, :]
+        return value, 16 * UNIT[sample.dtype] * magnitude + TINY[sample.dtype]
 
     def result(row: int, columns: slice) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         shape = (right.shape[1], columns.stop - columns.start)
@@ -209,12 +211,12 @@ def _some_channels(whole: Evidence) -> Iterator[Explanation]:
     partly = [*_singles(part.sample(), part)] or [*_orders(part.sample(), part)]
     for explanation in partly:
         yield dataclasses.replace(explanation, channels=tuple(bad.tolist()), order=None)
-    if not partly:
+    if not partly and (part.misfit(part.case) > 1).mean(axis=0).min() >= MOST:
         shown = ", ".join(map(str, bad[:8])) + (", …" if len(bad) > 8 else "")
         error = np.abs(part.theirs - part.case.value())
         detail = f"{len(bad)} of {whole.theirs.shape[1]} channels differ: {shown}"
         yield Explanation(codes=("BN146",), details=(detail,), layer=whole.layer.path, worst=0.0,
-                          error=float(np.nanmax(error)), channels=tuple(bad.tolist()), weak=True)
+                          error=float(np.nan_to_num(error, nan=0.0, posinf=0.0).max()), channels=tuple(bad.tolist()), weak=True)
 
 
 def again(one: Evidence, explanation: Explanation) -> Case | None:

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 from conftest import ROOT, make_bundle, make_layer
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import exporter
@@ -377,6 +377,8 @@ def test_the_worst_number_is_named(model):
     assert found.worst["index"] == [2, 1, 0, 3]
     assert found.worst["channel"] == 3
     assert found.differing == 1
+    assert found.explanations == ()
+    assert "the other numbers of these channels are right" in found.text()
 
 
 def test_the_machine_form_is_json(model):
@@ -387,3 +389,24 @@ def test_the_machine_form_is_json(model):
         assert content["verdict"] in ("same", "differs")
         assert len(content["side_by_side"]) > 0
     assert diagnose(make_bundle(layer), x, layer(x) - layer.beta).to_dict()["explanations"][0]["codes"] == ["BN132"]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.data())
+def test_whatever_is_given_there_is_an_answer_or_a_usage_error(data):
+    """Any shape, any numbers (none finite, all zero, whole ones), typed or not."""
+    channels = data.draw(st.integers(1, 4))
+    shape = tuple(data.draw(st.lists(st.integers(1, 4), max_size=3))) + ((channels,) if data.draw(st.booleans()) else ())
+    layer = make_layer(shape=(channels,), dtype=data.draw(st.sampled_from(["float16", "bfloat16", "float32", "float64"])),
+                       gamma=data.draw(st.booleans()), beta=data.draw(st.booleans()), epsilon=data.draw(st.sampled_from([0.0, 1e-5, 1e-3])))
+    number = st.one_of(st.floats(width=32), st.integers(-3, 3), st.sampled_from([0.0, float("nan"), float("inf"), 1e30]))
+    count = int(np.prod(shape))
+    x, theirs = (np.array(data.draw(st.lists(number, min_size=count, max_size=count)), np.float64).reshape(shape) for _ in range(2))
+    if data.draw(st.booleans()):
+        x, theirs = x.tolist(), theirs.tolist()
+    try:
+        found = diagnose(make_bundle(layer, make_layer("other", seed=9)) if data.draw(st.booleans()) else layer, x, theirs)
+    except exporter.UsageError:
+        return
+    assert found.text()
+    json.dumps(found.to_dict(), allow_nan=False)
