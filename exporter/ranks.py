@@ -50,14 +50,15 @@ def _visit_model(node: Node, rank: int | None, found: dict[Node, int]) -> int | 
         ranks = [_visit(child, None, found) for _, child in node.children]
         return ranks[0] if ranks and node.config.get("mode") == "concat" and len(set(ranks)) == 1 else None
     outputs: dict[str, int | None] = {}
+    is_graph = any(child.inputs for _, child in node.children)
     for _, child in node.children:
         if child.inputs:
             incoming = {outputs.get(name) for name in child.inputs}
             rank = incoming.pop() if len(incoming) == 1 else None
-        elif any(other.inputs for _, other in node.children):
+        elif is_graph:
             rank = None
         rank = outputs[child.name] = _visit(child, rank, found)
-    if not any(child.inputs for _, child in node.children):
+    if not is_graph:
         return rank
     last = node.config.get("output_layers")
     while isinstance(last, list) and last:
