@@ -61,9 +61,8 @@ def rank(explanation: Explanation) -> tuple[Any, ...]:
 def explain(sample: Evidence, whole: Evidence) -> list[Explanation]:
     """The single mistakes that explain the numbers of one layer, and an epsilon that is solved for. `sample`: some rows of `whole`."""
     found = [*_singles(sample, whole)]
-    if not any(explanation.codes == ("BN103",) for explanation in found):
-        found += _epsilon(sample, whole)
-    return found
+    named = any(explanation.codes[0] in ("BN102", "BN103", "BN104") for explanation in found)
+    return found + [solved for solved in _epsilon(sample, whole) if not (named and solved.codes == ("BN105",))]
 
 
 def explain_closer(sample: Evidence, whole: Evidence, found: list[Explanation]) -> list[Explanation]:
@@ -189,7 +188,7 @@ def _both(case: Case, mistakes: Sequence[Any]) -> Iterator[tuple[str, str, tuple
 
 def _half_precision(whole: Evidence) -> Iterator[Explanation]:
     """Numbers that half precision can hold, off by what its rounding explains."""
-    for dtype in ("float16", "bfloat16"):
+    for dtype in ("bfloat16", "float16"):  # what bfloat16 holds, float16 mostly holds, too
         held = round_to(whole.theirs, dtype).astype(np.float64)
         if whole.any_channel or not np.array_equal(held, whole.theirs, equal_nan=True):
             continue

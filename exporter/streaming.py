@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,13 @@ def evaluate_file(layer: BatchNorm, source: NDArray[Any], out: Path, *, axis: in
             x = np.ascontiguousarray(source[part], source.dtype.newbyteorder("="))
             y = evaluate(_part_of(layer, axes, part), x, axis=axes, fast=fast)
             file.write(np.ascontiguousarray(y, dtype.newbyteorder("<")).data)
+            _forget(source)
+
+
+def _forget(source: NDArray[Any]) -> None:
+    """Gives the pages of a memory-mapped array back; the system would keep them as this process's until it needs them."""
+    if isinstance(source.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        source.base.madvise(mmap.MADV_DONTNEED)
 
 
 def blocks(shape: tuple[int, ...], most: int = BLOCK) -> Iterator[tuple[slice, ...]]:
