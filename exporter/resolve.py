@@ -13,6 +13,7 @@ from exporter.place import Place
 from exporter.remote import place_for
 from exporter.sources import Options, source_for
 
+NO_EPSILON = "the file does not say its epsilon"
 HOW_TO_GIVE_EPSILON = ("give it with --epsilon 0.001 or --epsilon 'head/*=1e-5' (repeatable), or give the model's config with "
                        "--architecture model.json")
 
@@ -105,19 +106,21 @@ def resolve(bundle: Bundle, options: Options) -> Bundle:
         raise UsageError(f"--layers {names(options.layers)} matches none of the batch norms {names(layer.path for layer in everything)}")
     skipped = [(path, reason) for path, reason in bundle.skipped if options.wants(path)]
     layers: list[BatchNorm] = []
-    without_epsilon = []
+    unknown = []
     for layer in everything:
         if not options.wants(layer.path):
             continue
         layer = _with_options(layer, options)
         if layer.epsilon is None:
-            without_epsilon.append((layer.path, "the file does not say its epsilon"))
+            unknown.append((layer.path, NO_EPSILON))
+        elif layer.axis is None:
+            skipped.append((layer.path, f"its parameters have shape {list(layer.shape)} and the file does not say along which axes"))
         else:
             layers.append(_converted(layer))
     _check_globs(options, everything)
-    unresolved = [*skipped, *without_epsilon]
+    unresolved = [*skipped, *unknown]
     if unresolved and not (options.skip_unresolved and layers) and not bundle.settled:
-        raise _unresolved(unresolved, bool(without_epsilon))
+        raise _unresolved(unresolved, bool(unknown))
     return check(bundle.replace(layers=tuple(layers), skipped=tuple(unresolved)))
 
 
@@ -143,9 +146,8 @@ def _with_options(layer: BatchNorm, options: Options) -> BatchNorm:
     assumed = list(layer.assumed)
     if layer.epsilon is None and given is not None:
         layer = layer.replace(epsilon=given, assumed=(*assumed, "epsilon"))
-    if layer.axis is None:
-        axis = (-1,) if len(layer.shape) == 1 else tuple(range(1, len(layer.shape) + 1))
-        layer = layer.replace(axis=axis, assumed=(*layer.assumed, "axis"))
+    if layer.axis is None and len(layer.shape) == 1:
+        layer = layer.replace(axis=(-1,), assumed=(*layer.assumed, "axis"))
     if options.effective_epsilon and layer.effective_epsilon is not None:
         layer = layer.replace(epsilon=layer.effective_epsilon, effective_epsilon=None)
     return layer

@@ -181,7 +181,7 @@ def test_subclassed_model_with_names(model):
 def test_subclassed_model_without_names(model):
     groups = {"block/norm": A, "layers/batch_normalization_1": B, "_layers/x": [np.ones(3, "f4")] * 3}
     bundle = model(entry("Net", "net", registered="lab>Net"), groups, version="3.3.3")
-    assert shown(bundle) == {"block/norm": (None, given(A)), "batch_normalization_1": (None, given(B))}
+    assert shown(bundle) == {"block/norm": (None, given(A)), "layers/batch_normalization_1": (None, given(B))}
     assert [path for path, _ in bundle.skipped] == ["_layers/x"]
 
 
@@ -196,7 +196,7 @@ def test_config_inside_a_users_class(model):
         "blk/a": (0.1, given(A)), "blk/f/c": (0.3, given(C)), "blk/b": (0.2, given(B)), "blk/d": (0.4, given(D))}
     nameless = {path: arrays[0] for path, arrays in groups.items() if path}
     assert {path: epsilon for path, (epsilon, _) in shown(model(functional("m", block), nameless)).items()} == {
-        "blk/a": 0.1, "blk/_hidden": None, "blk/_model/batch_normalization": None, "blk/many/batch_normalization": None}
+        "blk/a": 0.1, "blk/_hidden": None, "blk/_model/layers/batch_normalization": None, "blk/many/batch_normalization": None}
 
 
 def test_unbuilt_and_missing(model):

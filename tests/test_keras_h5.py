@@ -267,7 +267,8 @@ def test_axes(tmp_path, shape, config, axis, kept):
     assert same(bundle["bn"], {role: array.reshape(kept) for role, array in values.items()})
     alone = exporter.read(write(tmp_path / "w.h5", {"bn": named("bn", values)}), epsilon=0.1)
     assert alone["bn"].shape == kept
-    assert "axis" in alone["bn"].assumed
+    assert alone["bn"].axis == tuple(number - len(shape) for number, size in enumerate(shape) if size != 1), "the shape tells"
+    assert ("axis" in alone["bn"].assumed) == (len(shape) == 1)
 
 
 def test_the_fused_kernel_of_the_era(tmp_path):
@@ -514,7 +515,7 @@ def put(group, name, values):
      "bn_1: moving_mean and moving_variance are not among its weights: bn_1/gamma:0, bn_1/beta:0, bn_1/moving_mean:0"),
     (lambda root: root["bn_1"].attrs.__setitem__("weight_names", [f"bn_1/{role}:0".encode() for role in ROLES[1:]]),
      "bn_1: its config says scale=true, but the file holds no gamma"),
-    (lambda root: root["bn_1"].__delitem__("bn_1/beta:0"), "model_weights/bn_1/bn_1/beta:0: nothing of this name is in the file"),
+    (lambda root: root["bn_1"].__delitem__("bn_1/beta:0"), "bn_1: weight_names lists 'bn_1/beta:0', and the file holds no such weight"),
     (lambda root: put(root["bn_1"], "bn_1/beta:0", np.zeros(4, np.float32)), "bn_1: its parameters differ in shape: gamma [3], beta [4]"),
     (lambda root: put(root["bn_1"], "bn_1/beta:0", np.zeros(3, np.float64)),
      "bn_1: its parameters differ in type: gamma float32, beta float64"),

@@ -61,7 +61,8 @@ def test_alone_without_names(weights):
     inside = "_layer_checkpoint_dependencies"
     bundle = read(weights({f"{inside}/batch_normalization_2": A, f"{inside}/batch_normalization_10": B,
                            f"{inside}/sequential/{inside}/batch_normalization": C}))
-    assert bundle.paths() == ["batch_normalization_2", "batch_normalization_10", "sequential/batch_normalization"]
+    assert bundle.paths() == [f"{inside}/batch_normalization_2", f"{inside}/batch_normalization_10",
+                              f"{inside}/sequential/{inside}/batch_normalization"]
 
 
 @pytest.mark.parametrize(("container", "step"), [
@@ -202,13 +203,13 @@ def test_index_of_3_10_names_only_the_first_shard(shards):
     a, b = split(A, 1, 3), split(B, 2)
     parts = [{FIRST: ("one", a[0])}, {FIRST: (None, a[1])}, {FIRST: (None, a[2]), SECOND: ("two", b[0])}, {SECOND: (None, b[1])}]
     bundle = read(shards(parts, {f"/{FIRST}/vars": names(0)[0], f"/{SECOND}/vars": names(2)[0]}))
-    assert shown(bundle) == {"one": (None, given(A)), "two": (None, given(B))}
+    assert shown(bundle) == {"layers/one": (None, given(A)), "layers/two": (None, given(B))}
 
 
 def test_a_shard_left_from_another_save_is_not_read(shards):
     parts = [{FIRST: ("one", dict(enumerate(A.values())))}, {SECOND: ("old", dict(enumerate(B.values())))}]
-    assert read(shards(parts, {f"/{FIRST}/vars": names(0)}, total=48)).paths() == ["one"]
-    assert read(shards(parts, {f"/{FIRST}/vars": names(0)[0]}, total=48)).paths() == ["one"]
+    assert read(shards(parts, {f"/{FIRST}/vars": names(0)}, total=48)).paths() == ["layers/one"]
+    assert read(shards(parts, {f"/{FIRST}/vars": names(0)[0]}, total=48)).paths() == ["layers/one"]
 
 
 def test_shards_that_are_damaged(shards, tmp_path):

@@ -68,7 +68,7 @@ def read_weights(root: Group, tree: Node | None, keras_version: str | None, *, o
         if match.node is None:
             assert match.group is not None
             _recognise(match.path, match.group, found, match.told)
-        elif match.group is None or not match.group.holds_variables():
+        elif match.group is None or not (match.group.variables() or match.group.variable_names()):
             found.skipped.append((match.path, match.why))
         else:
             _read(match.path, match.node, match.group, era, ranks.get(match.node), found)
@@ -115,7 +115,7 @@ def _recognise(path: str, group: Group, found: Found, told: bool) -> None:
     if names is None:
         if certain or possible:
             found.skipped.append((path, ONE_OF_TWO if certain else THREE_VECTORS))
-    elif len(last.shape) > 1:
+    elif len(last.shape) > 1 and not (certain and last.shape[0] == 1):
         found.skipped.append((path, f"its parameters have shape {list(last.shape)} and the file does not say along which axes"))
     elif len(arrays) == 2 and not (certain and possible):
         if told and possible:

@@ -47,6 +47,8 @@ def assemble(path: str, node: Node | None, fields: NormFields | None, arrays: Ar
         axis, shape = _along(shape, fields, path)
         if node is not None and axis is not None:
             _check_channels(axis, shape, node.input_shape, path)
+    elif len(shape) > 1:
+        axis, shape = _along_by_shape(shape)
     values = {parameter: arrays[parameter][0].reshape(shape) if parameter in arrays else None for parameter in PARAMETERS}
     mean, variance = values["moving_mean"], values["moving_variance"]
     if mean is None or variance is None:
@@ -84,6 +86,17 @@ def _along(shape: tuple[int, ...], fields: NormFields, path: str) -> tuple[tuple
     if len(set(along)) != len(along) or not all(0 < number < rank for number in along) or not fits:
         raise FormatError(f"its parameters have shape {list(shape)}, which does not fit its axes {list(axis)}", where=path)
     return dialects.real_axis(tuple(along), fields.virtual_batch_size), tuple(shape[number] for number in along)
+
+
+def _along_by_shape(shape: tuple[int, ...]) -> tuple[tuple[int, ...] | None, tuple[int, ...]]:
+    """(axis, shape) without a config: parameters in the input's rank run along the axes where their shape is not 1.
+
+    Counted from the end, for a virtual batch size puts one more axis in front. An axis of size 1 is left out: nothing runs along it.
+    """
+    along = [number - len(shape) for number, size in enumerate(shape) if size != 1] or [-1]
+    if shape[0] != 1:  # the batch
+        return None, shape
+    return tuple(along), tuple(shape[number] for number in along)
 
 
 def _check_channels(axis: tuple[int, ...], shape: tuple[int, ...], input_shape: tuple[int | None, ...] | None, path: str) -> None:

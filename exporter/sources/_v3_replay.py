@@ -282,12 +282,16 @@ def _layers_below(group: Group, taken: AbstractSet[str]) -> Iterator[Group]:
 
 
 def groups_below(group: Group, taken: AbstractSet[str], path: str, named: bool) -> Iterator[tuple[str, Group]]:
-    """(path, group) of what may be a batch norm below `group`, but not in the groups `taken`; named: Keras 3.6 or later wrote them."""
+    """(path, group) of what may be a batch norm below `group`, but not in the groups `taken`; named: Keras 3.6 or later wrote them.
+
+    Where the file holds no names, the path is that of the group with its "layers/": a group called batch_normalization_1 alone would
+    be taken for the layer of that name, which may lie in another group.
+    """
     for name, child in group.children(taken):
         if name in NOT_LAYERS:
             continue
         own = child.name
-        if own is None and (name in LAYER_LISTS or (named and not child.is_layer)):
+        if own is None and named and (name in LAYER_LISTS or not child.is_layer):
             own = ""  # a list or dict of layers is no part of a path
         below = join(path, own if own is not None else name)
         if _may_be_norm(name, child):
