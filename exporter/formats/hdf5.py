@@ -124,7 +124,7 @@ class File:
         """"group", "dataset", "named type", "soft link", "external link", "user-defined link"; None: nothing there."""
         from h5py import h5d, h5g
 
-        if not path:
+        if not path or path in self._groups:
             return "group"
         parent, name = _split(path)
         if parent not in self._groups and self.kind(parent) != "group":
@@ -136,7 +136,7 @@ class File:
         link = group.links.get_info(encoded).type
         if link:
             return LINK_KINDS.get(link, "user-defined link")
-        found = self._open(path)
+        found = self._enter(path, group, encoded)
         return "group" if isinstance(found, h5g.GroupID) else "dataset" if isinstance(found, h5d.DatasetID) else "named type"
 
     def exists(self, path: str) -> bool:
@@ -299,24 +299,27 @@ class File:
 
     def _open(self, path: str) -> Any:
         """The object at `path`, each component of which is a hard link to be found in a group."""
-        from h5py import h5g, h5o
-
         if path in self._groups:
             return self._groups[path]
+        if not path:
+            return self._enter(path, self._id, b"/")
+        parent, name = _split(path)
+        group, encoded = self._group(parent), _component(name)
+        if not group.links.exists(encoded):
+            raise FormatError("nothing of this name is in the file")
+        link = group.links.get_info(encoded).type
+        if link:
+            kind = LINK_KINDS.get(link, "user-defined link")
+            raise FormatError(f"the {kind} here leads to other data; only data of this file itself is read", where=self._where(path))
+        return self._enter(path, group, encoded)
+
+    def _enter(self, path: str, group: Any, name: bytes) -> Any:
+        """Opens a member that is known to be there by a hard link."""
+        from h5py import h5g, h5o
+
         if path.count("/") >= DEEPEST:
             raise FormatError(f"groups nested deeper than {DEEPEST}")
-        if not path:
-            found = h5g.open(self._id, b"/")
-        else:
-            parent, name = _split(path)
-            group, encoded = self._group(parent), _component(name)
-            if not group.links.exists(encoded):
-                raise FormatError("nothing of this name is in the file")
-            link = group.links.get_info(encoded).type
-            if link:
-                kind = LINK_KINDS.get(link, "user-defined link")
-                raise FormatError(f"the {kind} here leads to other data; only data of this file itself is read", where=self._where(path))
-            found = h5o.open(group, encoded)
+        found = h5o.open(group, name)
         if isinstance(found, h5g.GroupID):
             self._groups[path] = found
         return found
