@@ -49,6 +49,7 @@ class Group:
     def __init__(self, files: Sequence[File], path: str = "") -> None:
         self._files = files
         self.path = path
+        self._holders: list[File] | None = None
         self._variables: list[tuple[File, str]] | None = None
 
     def child(self, name: str) -> Group | None:
@@ -99,8 +100,9 @@ class Group:
     def variables(self) -> list[tuple[File, str]]:
         """File and path of the variables 0, 1, 2 …; [] where it has none or names them otherwise."""
         if self._variables is None:
-            found = {name: (file, f"{self._own}/{name}") for file in self._with_variables() for name in file.names(self._own)}
-            count = len(self.variable_names())
+            listed = [(name, file) for file in self._with_variables() for name in file.names(self._own)]
+            found = {name: (file, f"{self._own}/{name}") for name, file in listed}
+            count = len(listed)
             if count != len(found):
                 raise FormatError("two shards hold the same variable of one layer", where=self._own)
             regular = set(found) == {str(i) for i in range(count)}
@@ -124,7 +126,9 @@ class Group:
         return f"{self.path}/{VARIABLES}" if self.path else VARIABLES
 
     def _with_variables(self) -> list[File]:
-        return self._with_group(self._own)
+        if self._holders is None:
+            self._holders = self._with_group(self._own)
+        return self._holders
 
     def _with_group(self, path: str) -> list[File]:
         found = []
