@@ -49,7 +49,8 @@ def const(name, values, dtype=None):
 
 def function(name, arguments, nodes, results):
     """A FunctionDef. results: {name: output of a node}."""
-    signature = field(1, name) + b"".join(field(2, field(1, one)) for one in arguments) + b"".join(field(3, field(1, one)) for one in results)
+    signature = field(1, name) + b"".join(field(2, field(1, one)) for one in arguments)
+    signature += b"".join(field(3, field(1, one)) for one in results)
     return (field(1, signature) + b"".join(field(3, one) for one in nodes)
             + b"".join(field(4, field(1, one) + field(2, output)) for one, output in results.items()))
 
@@ -66,7 +67,8 @@ def meta_graph(data, version="1.15.5", save_node="save/control_dependency:0"):
 def parameters(channels=3, seed=0):
     """gamma, beta, mean, variance in float32."""
     random = np.random.default_rng(seed)
-    values = random.normal(1, 0.5, channels), random.normal(size=channels), random.normal(size=channels), 10.0 ** random.uniform(-5, 1, channels)
+    values = [random.normal(centre, width, channels) for centre, width in ((1, 0.5), (0, 1), (0, 1))]
+    values.append(10.0 ** random.uniform(-5, 1, channels))
     return [one.astype("float32") for one in values]
 
 
@@ -89,7 +91,8 @@ def variables(scope, count=4, names=("gamma", "beta", "moving_mean", "moving_var
 def chain(scope, x, gamma, beta, mean, variance, epsilon=1e-3, add="AddV2", name="batchnorm"):
     """The ops of tf.nn.batch_normalization (tensorflow/python/ops/nn_impl.py), numbered as TensorFlow does."""
     s = f"{scope}/{name}" if scope else name
-    nodes = [const(f"{s}/add/y", np.float32(epsilon)), node(f"{s}/add", add, variance, f"{s}/add/y"), node(f"{s}/Rsqrt", "Rsqrt", f"{s}/add")]
+    nodes = [const(f"{s}/add/y", np.float32(epsilon)), node(f"{s}/add", add, variance, f"{s}/add/y"),
+             node(f"{s}/Rsqrt", "Rsqrt", f"{s}/add")]
     inverse, number = f"{s}/Rsqrt", 0
     if gamma:
         nodes.append(node(f"{s}/mul", "Mul", inverse, gamma))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 from graph_files import Function, chain, const, frozen_variables, function, graph, meta_graph, node, parameters, tensor
@@ -76,7 +78,8 @@ def test_an_attribute_that_is_a_number_allocates_nothing():
 
 
 def test_functions_name_outputs_of_nodes():
-    body = [node("add", "AddV2", "x", "y"), node("norm", "FusedBatchNormV3", "add:z:0"), node("call", "PartitionedCall", "norm:batch_mean:0")]
+    body = [node("add", "AddV2", "x", "y"), node("norm", "FusedBatchNormV3", "add:z:0"),
+            node("call", "PartitionedCall", "norm:batch_mean:0")]
     found = Graph(graph(functions=[function("f", ["x", "y"], body, {"out": "call:output:1"})])).function("f")
     assert found.arguments == ("x", "y")
     assert [found.nodes[name].inputs for name in ("add", "norm", "call")] == [
@@ -108,8 +111,7 @@ def test_a_file_is_mapped_and_an_empty_one_is_empty(tmp_path):
     (tmp_path / "empty.pb").write_bytes(b"")
     found = Graph(open_file(Place(tmp_path / "g.pb")))
     assert found.main.nodes["c"].tensor().array().tolist() == [1, 2]
-    assert found.producer == 134
-    assert list(Graph(open_file(Place(tmp_path / "empty.pb"))).bodies())[0].nodes == {}
+    assert Graph(open_file(Place(tmp_path / "empty.pb"))).main.nodes == {}
 
 
 def test_a_meta_graph_says_who_wrote_it():
@@ -130,8 +132,5 @@ def test_every_cut_and_every_changed_byte_is_an_answer_or_an_error_of_ours():
         copy[random.integers(len(copy))] = random.integers(256)
         broken.append(bytes(copy))
     for one in broken:
-        try:
-            for norm in find_norms(Graph(one)):
-                assert norm.path is not None
-        except ExporterError as error:
-            assert str(error)
+        with contextlib.suppress(ExporterError):
+            assert all(norm.path for norm in find_norms(Graph(one)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import mmap
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
@@ -199,7 +199,6 @@ class Graph:
         self.where = where
         self._left = MOST_NODES
         self.main = Body("", self._nodes(found.get(1, []), False))
-        self.producer = _message(found, 4, where).integer(1)
         self._functions: dict[str, bytes | Body] = {}
         for library in found.get(2, []):
             self._add_library(library)
@@ -215,12 +214,6 @@ class Graph:
         if not isinstance(found, Body):
             found = self._functions[name] = self._body(found)
         return found
-
-    def bodies(self) -> Iterator[Body]:
-        """The main body and every function."""
-        yield self.main
-        for name in self._functions:
-            yield self.function(name)
 
     def _add_library(self, library: bytes | int) -> None:
         functions = _fields(library, self.where).get(1, [])

@@ -37,6 +37,7 @@ from exporter.sources._graph_trace import (
 
 FUSED_EPSILON = float(np.float32(1e-4))  # the op's own default, which SavedModels strip (tensorflow/core/ops/nn_ops.cc)
 FUSED_CONVOLUTIONS = frozenset({"_FusedConv2D", "_FusedDepthwiseConv2dNative"})
+UNKNOWN = "Rsqrt"  # what stands for the class where only the root of a stored variance was found
 GLOBAL = "BatchNormWithGlobalNormalization"
 LAYOUTS = {"NHWC": (-1, 4), "NCHW": (1, 4), "NDHWC": (-1, 5), "NCDHW": (1, 5)}
 RANKS = {"Conv2D": 4, "DepthwiseConv2dNative": 4, "Conv2DBackpropInput": 4, "MaxPool": 4, "AvgPool": 4, "Conv3D": 5, "MatMul": 2}
@@ -95,6 +96,8 @@ def find_norms(graph: Graph, bound: Mapping[str, Sequence[Variable | None]] | No
     Raises FormatError for a broken graph.
     """
     found = list(_Finder(graph, bound).run())
+    known = {norm.variance.identity for norm in found if norm.class_name != UNKNOWN}
+    found = [norm for norm in found if norm.class_name != UNKNOWN or norm.variance.identity not in known]
     resolved: dict[Hashable, GraphNorm] = {}
     for norm in found:
         if not norm.in_training:
@@ -237,7 +240,7 @@ class _Finder:
                 norm = self._chained(chain)
                 found += [(chain.last.name, norm)] if norm is not None else []
             elif root.op == "Rsqrt" and isinstance(variance, (Variable, Constant, Parts)):
-                norm = self._norm(root, "Rsqrt", Value(frame, root.inputs[0]), [Filled(1.0), Filled(0.0), variance, variance], None, None,
+                norm = self._norm(root, UNKNOWN, Value(frame, root.inputs[0]), [Filled(1.0), Filled(0.0), variance, variance], None, None,
                                   None, "what is done with its variance is no batch norm that is known")
                 found += [(root.name, norm)] if norm is not None else []
         return found

@@ -142,14 +142,15 @@ def _aligned(norm: GraphNorm, arrays: dict[str, NDArray[Any]]) -> tuple[tuple[in
     if norm.axis is not None:
         if len(whole) != 1:
             raise Unresolved(f"its parameters have the shape {list(whole)}, where a fused op takes one dimension")
-        wide, axis = [0], (norm.axis,)
+        wide, axis = [0], [norm.axis]
     elif not wide:
-        wide, axis = ([len(whole) - 1] if whole else []), (_axis_of_one(norm, len(whole)),)
+        wide, axis = ([len(whole) - 1] if whole else []), [_axis_of_one(norm, len(whole))]
     else:
         rank = norm.ndim if norm.ndim is not None and norm.ndim >= len(whole) else len(whole) if len(whole) > 2 else None
-        axis = tuple(_axis(number - len(whole), rank) for number in wide)
+        axis = [_axis(number - len(whole), rank) for number in wide]
     shape = tuple(whole[number] for number in wide) or (1,)
-    return shape, axis, {name: np.ascontiguousarray(np.broadcast_to(values, whole)).reshape(shape) for name, values in arrays.items()}
+    aligned = {name: np.ascontiguousarray(np.broadcast_to(values, whole)).reshape(shape) for name, values in arrays.items()}
+    return shape, tuple(axis), aligned
 
 
 def _axis(from_the_end: int, rank: int | None) -> int:

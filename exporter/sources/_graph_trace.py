@@ -380,7 +380,7 @@ class Tracer:
             outside = one.frame.outside(one.output.node) if node is None else None
             if node is not None or (outside is None and one.output.node not in one.frame.bound):
                 yield one
-            inputs = [Value(one.frame, output) for output in node.inputs] if node is not None else [outside] if outside else []
+            inputs = [Value(one.frame, output) for output in _data(node)] if node is not None else [outside] if outside else []
             for next_one in inputs:
                 if next_one not in seen and len(seen) < WIDEST_SEARCH:
                     seen.add(next_one)
@@ -420,6 +420,13 @@ class Tracer:
         if tensor.size > 64 or not tensor.dtype.startswith(("<i", "|i", "|u", "<u")):
             return None
         return [int(number) for number in tensor.array().reshape(-1)]
+
+
+def _data(node: Node) -> list[Output]:
+    """The inputs of a node without those that only choose between others."""
+    if node.op in ("Switch", "RefSwitch"):
+        return node.inputs[:1]
+    return node.inputs[1:] if node.op in CHOICES or node.op in ("Select", "SelectV2") else node.inputs
 
 
 def _number(source: Source) -> float | None:
