@@ -167,7 +167,7 @@ def check_parts(parts: tuple[str, ...], where: str) -> None:
 
 
 def _blobs(root: Path) -> Path | None:
-    """Where the cache of the Hugging Face Hub keeps the files that a snapshot links to: models--NAME/snapshots/REVISION -> models--NAME/blobs."""
+    """Where the cache of the Hugging Face Hub keeps the files of a snapshot: models--NAME/blobs for models--NAME/snapshots/REVISION."""
     for folder in (root, *root.parents):
         if folder.parent.name == "snapshots":
             blobs = folder.parent.parent / "blobs"

@@ -48,7 +48,7 @@ def assemble(path: str, node: Node | None, fields: NormFields | None, arrays: Ar
         if node is not None and axis is not None:
             _check_channels(axis, shape, node.input_shape, path)
     elif len(shape) > 1:
-        axis, shape = _along_by_shape(shape)
+        axis, shape = along_by_shape(shape)
     values = {parameter: arrays[parameter][0].reshape(shape) if parameter in arrays else None for parameter in PARAMETERS}
     mean, variance = values["moving_mean"], values["moving_variance"]
     if mean is None or variance is None:
@@ -88,7 +88,7 @@ def _along(shape: tuple[int, ...], fields: NormFields, path: str) -> tuple[tuple
     return dialects.real_axis(tuple(along), fields.virtual_batch_size), tuple(shape[number] for number in along)
 
 
-def _along_by_shape(shape: tuple[int, ...]) -> tuple[tuple[int, ...] | None, tuple[int, ...]]:
+def along_by_shape(shape: tuple[int, ...]) -> tuple[tuple[int, ...] | None, tuple[int, ...]]:
     """(axis, shape) without a config: parameters in the input's rank run along the axes where their shape is not 1.
 
     Counted from the end, for a virtual batch size puts one more axis in front. An axis of size 1 is left out: nothing runs along it.

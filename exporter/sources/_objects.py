@@ -104,7 +104,7 @@ class ObjectNames:
         scope = self._scopes.get(names)
         if not scope:
             return "/".join(name for name in names[len(self._model) :] if name not in ADMINISTRATIVE) or names[-1]
-        parts = []
+        parts: list[str] = []
         for end in range(len(self._model) + 1, len(names)):
             if _IN_MODEL.fullmatch(names[end]) and not self._name(names[:end]):
                 parts += names[end - 2 : end] if names[end - 1].isdigit() else names[end - 1 : end]
@@ -160,8 +160,7 @@ def batch_norm(checkpoint: Checkpoint, keys: Mapping[str, str], path: str, *, no
                               where=f"layer {path}")
     dtype = _dtype({info.dtype for info in infos.values()})
     arrays = {role: (checkpoint.read(key).astype(HELD_IN[dtype]), dtype) for role, key in keys.items()}
-    layer = assemble(path, node, config, arrays, era or Era(), None, name=path.rpartition("/")[2])
-    return _without_config(layer) if config is None and len(layer.shape) > 1 else layer
+    return assemble(path, node, config, arrays, era or Era(), None, name=path.rpartition("/")[2])
 
 
 def with_kernel(layer: BatchNorm, norms: Iterable[GraphNorm]) -> BatchNorm:
@@ -179,15 +178,3 @@ def _dtype(dtypes: set[str]) -> str:
     if len(dtypes) == 1:
         return dtypes.pop()
     return "float64" if "float64" in dtypes else "float32"
-
-
-def _without_config(layer: BatchNorm) -> BatchNorm:
-    """A layer over several axes keeps its parameters in the input's rank, with 1 in the other axes: the shape tells which they are.
-
-    Counted from the end, because virtual batches put one more axis near the front.
-    """
-    rank = len(layer.shape)
-    along = [number for number, size in enumerate(layer.shape) if size != 1] or [rank - 1]
-    shape = tuple(layer.shape[number] for number in along)
-    return layer.replace(axis=tuple(number - rank for number in along), shape=shape,
-                         **{role: values.reshape(shape) for role, values in layer.parameters().items()})

@@ -29,6 +29,7 @@ from exporter.layer import PARAMETERS, BatchNorm
 from exporter.sources._graph import OF_THE_BATCH, GraphNorm, find_norms
 from exporter.sources._graph_layers import Stored, layers
 from exporter.sources._graph_trace import PASSES, VARIABLES, Constant, Variable
+from exporter.sources._norm import along_by_shape
 
 if TYPE_CHECKING:
     from exporter.formats.tensor_bundle import Checkpoint
@@ -190,8 +191,10 @@ def _by_name(checkpoint: Checkpoint, options: Options) -> tuple[list[BatchNorm],
         if len(shapes) > 1 or len(dtypes) > 1:
             skipped.append((named.path, f"its variables differ in shape or type: {', '.join(map(str, sorted(shapes)))}"))
             continue
-        arrays = {role: np.ascontiguousarray(one.values) for role, one in values.items()}
-        result.append(BatchNorm(path=named.path, name=named.path, class_name="BatchNormalization", axis=None, shape=shapes.pop(), ndim=None,
+        shape = shapes.pop()
+        axis, shape = along_by_shape(shape) if len(shape) > 1 else (None, shape)
+        arrays = {role: np.ascontiguousarray(one.values).reshape(shape) for role, one in values.items()}
+        result.append(BatchNorm(path=named.path, name=named.path, class_name="BatchNormalization", axis=axis, shape=shape, ndim=None,
                                 dtype=dtypes.pop(), epsilon=None, momentum=None, gamma=arrays.get("gamma"), beta=arrays.get("beta"),
                                 moving_mean=arrays["moving_mean"], moving_variance=arrays["moving_variance"]))
     return result, skipped
