@@ -325,8 +325,9 @@ def _arrays(data: memoryview, broken: FormatError) -> Callable[[str, Any], Any]:
     return take
 
 
-SCALARS = {"path": str, "name": str, "class_name": str, "statistic": str, "quantized": str | None, "ndim": int | None,
-           **dict.fromkeys(("epsilon", "momentum", "effective_epsilon"), float | None)}
+FIELDS = {**dict.fromkeys(("path", "name", "class_name", "statistic"), str), "quantized": str | None, "ndim": int | None,
+          **dict.fromkeys(("epsilon", "momentum", "effective_epsilon"), float | None),
+          "shape": tuple}
 
 
 def _decode_layer(fields: dict[str, Any], data: Callable[[str, Any], Any]) -> Any:
@@ -337,7 +338,10 @@ def _decode_layer(fields: dict[str, Any], data: Callable[[str, Any], Any]) -> An
         fields[name] = None if fields[name] is None else tuple(fields[name])
     for name in PARAMETERS:
         fields[name] = data(fields["dtype"], fields["shape"]) if name in present else None
-    if not all(isinstance(fields[name], kind) for name, kind in SCALARS.items()):
+    if fields["moving_mean"] is None or fields["moving_variance"] is None:
+        raise TypeError("a parameter is missing")
+    whole = all(type(number) is int for name in ("axis", "shape") for number in fields[name] or ())
+    if not (whole and all(isinstance(fields[name], kind) for name, kind in FIELDS.items())):
         raise TypeError("a field is of another type")
     return BatchNorm(**fields)
 

@@ -97,7 +97,8 @@ def _rows(value: Any) -> Any:
 
 def _layer(entry: dict[str, Any]) -> BatchNorm:
     try:
-        shape, dtype = tuple(entry["shape"]), entry["dtype"]
+        shape, axis = (tuple(_whole(number, name) for number in entry[name]) for name in ("shape", "axis"))
+        ndim, dtype = entry["ndim"], entry["dtype"]
         parameters: dict[str, Any] = {name: None if entry[name] is None else _typed(entry[name], dtype, name) for name in PARAMETERS}
         channels = int(np.prod(shape, dtype=object))
         for name, values in parameters.items():
@@ -106,13 +107,20 @@ def _layer(entry: dict[str, Any]) -> BatchNorm:
         effective = entry.get("effective_epsilon")
         shaped: dict[str, Any] = {name: None if values is None else values.reshape(shape) for name, values in parameters.items()}
         return BatchNorm(
-            path=entry["path"], name=entry["name"], class_name=entry["class_name"], axis=tuple(entry["axis"]), shape=shape,
-            ndim=entry["ndim"], dtype=dtype, epsilon=float(entry["epsilon"]),
+            path=entry["path"], name=entry["name"], class_name=entry["class_name"], axis=axis, shape=shape,
+            ndim=None if ndim is None else _whole(ndim, "ndim"), dtype=dtype, epsilon=float(entry["epsilon"]),
             momentum=None if entry["momentum"] is None else float(entry["momentum"]),
             effective_epsilon=None if effective is None else float(effective), assumed=tuple(entry.get("assumed", ())),
             converted=tuple(entry.get("converted", ())), quantized=entry.get("quantized"), **shaped)
     except ExporterError as error:
         raise error.inside(f"layer {printable(entry['path'])}") from None
+
+
+def _whole(number: float, name: str) -> int:
+    """To JSON Schema 2.0 is an integer, too."""
+    if not -1 << 31 < number < 1 << 31:
+        raise BundleError(f"{name} holds {number:g}")
+    return int(number)
 
 
 def _typed(values: NDArray[np.float64], dtype: str, name: str) -> NDArray[Any]:

@@ -1,0 +1,304 @@
+"""What is fuzzed: for each kind of bytes that a stranger can hand over, seeds and a check.
+
+A check gets bytes and returns, or raises AssertionError or anything else that is a bug. A refusal (ExporterError) is an answer, and so is
+a result; what is promised beyond that stands in each check.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import io
+import json
+import pathlib
+import random
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterable
+
+import mutations
+import numpy as np
+
+import exporter
+from exporter import isolation, keras_config, resolve
+from exporter.bundle import Bundle, Origin
+from exporter.errors import LONGEST_MESSAGE, ExporterError
+from exporter.formats import graph_def, object_graph, strict_json, tensor_bundle
+from exporter.formats.protobuf import Message
+from exporter.formats.zip_archive import Archive
+from exporter.layer import BatchNorm
+from exporter.place import Place
+from exporter.sources import Options
+from exporter.sources.bundle import from_document
+from exporter.targets import Options as WriteOptions
+from exporter.targets import bundle_json
+
+SAMPLES = pathlib.Path(__file__).resolve().parent.parent / "sample_models"
+SAVED_MODEL = SAMPLES / "saved_model_tfkeras" / "saved_model"
+LARGEST_SEED = 200_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """seeds: sound inputs. check: see above. mutate: one step away from an input. forks: whether the check starts a process."""
+
+    seeds: Callable[[], Iterable[bytes]]
+    check: Callable[[bytes], None]
+    mutate: Callable[[bytes, random.Random], bytes] = mutations.damage
+    forks: bool = False
+
+
+def _samples(*patterns: str) -> list[bytes]:
+    found = [path.read_bytes() for pattern in patterns for path in sorted(SAMPLES.glob(pattern))]
+    assert found, patterns
+    return [data for data in found if len(data) <= LARGEST_SEED]
+
+
+def _refused(error: ExporterError) -> None:
+    """A refusal is one line of plain characters."""
+    if error.what.startswith("unexpected "):
+        raise AssertionError(str(error))
+    for text in (str(error), error.hint):
+        assert text.isprintable(), repr(text)
+        assert len(text) <= LONGEST_MESSAGE, len(text)
+
+
+def _read(data: bytes, name: str) -> Bundle | None:
+    """The way of the command: a child reads, the gate checks, the bundle is written and reads back with the same content."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder, name)
+        path.write_bytes(data)
+        try:
+            bundle = resolve.read_place(Place(path), Options(epsilon=(("*", 1e-3),), skip_unresolved=True), isolated=True, fork=True)
+        except ExporterError as error:
+            _refused(error)
+            return None
+    _round_trip(bundle)
+    return bundle
+
+
+def _round_trip(bundle: Bundle) -> None:
+    again = from_document(strict_json.parse_json(bundle_json.write(bundle, WriteOptions()), "again"))
+    assert again.digest() == bundle.digest()
+
+
+def hdf5(data: bytes) -> None:
+    """Whatever libhdf5 does, the caller gets a bundle or a refusal, in time."""
+    _read(data, "model.h5")
+
+
+def keras(data: bytes) -> None:
+    """A .keras archive, all of which has checksums: the true layers or a refusal."""
+    bundle = _read(data, "model.keras")
+    assert bundle is None or bundle.digest() in _true_digests()
+
+
+@functools.cache
+def _true_digests() -> frozenset[str]:
+    return frozenset(exporter.read(path).digest() for path in SAMPLES.glob("*/*.keras"))
+
+
+def zip_archive(data: bytes) -> None:
+    """What is accepted is what Python's zipfile reads, where that accepts it."""
+    try:
+        archive = Archive(io.BytesIO(data))
+        content = {member.name: _member(archive, member.name) for member in archive.members}
+        archive.warnings()
+    except ExporterError as error:
+        _refused(error)
+        return
+    try:
+        other = zipfile.ZipFile(io.BytesIO(data))
+        for name, found in content.items():
+            if found is not None:
+                assert other.read(name) == found, name
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError, KeyError, EOFError, OSError):
+        pass
+
+
+def _member(archive: Archive, name: str) -> bytes | None:
+    try:
+        return archive.read(name)
+    except ExporterError as error:
+        _refused(error)
+        return None
+
+
+def protobuf(data: bytes) -> None:
+    """A message is taken apart to its leaves, and read as each of the messages that this package knows."""
+    for way in (_all_fields, graph_def.Graph, graph_def.MetaGraph, _objects, lambda data: object_graph.read_metadata(data, "input")):
+        try:
+            way(data)
+        except ExporterError as error:
+            _refused(error)
+
+
+def _all_fields(data: bytes) -> None:
+    stack, budget = [Message(data, "input")], 3000
+    while stack and budget:
+        message, budget = stack.pop(), budget - 1
+        try:
+            numbers = message.numbers()
+        except ExporterError:
+            continue
+        for number in numbers:
+            try:
+                stack += message.messages(number)
+            except ExporterError:
+                message.unsigneds(number)
+
+
+def _objects(data: bytes) -> None:
+    for kind in (object_graph.CheckpointGraph, object_graph.SavedGraph):
+        graph = kind(Message(data, "input"))
+        for node in range(min(len(graph), 1000)):
+            graph.children(node)
+
+
+def frozen(data: bytes) -> None:
+    """A frozen graph, whole: a walk over edges that can lead anywhere ends."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder, "frozen.pb")
+        path.write_bytes(data)
+        _read_here(path)
+
+
+def _read_here(path: pathlib.Path) -> Bundle | None:
+    try:
+        bundle = resolve.read_place(Place(path), Options(epsilon=(("*", 1e-3),), skip_unresolved=True))
+    except ExporterError as error:
+        _refused(error)
+        return None
+    _round_trip(bundle)
+    return bundle
+
+
+def saved_model(data: bytes) -> None:
+    """saved_model.pb and keras_metadata.pb behind each other, the length of the first in front; the variables are sound and have
+    checksums: no array comes out that is not in them."""
+    length = int.from_bytes(data[:4], "little")
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder, "saved_model")
+        shutil.copytree(SAVED_MODEL, path)
+        (path / "saved_model.pb").write_bytes(data[4:4 + length])
+        (path / "keras_metadata.pb").write_bytes(data[4 + length:])
+        for layer in _read_here(path) or ():
+            for name, values in layer.parameters().items():
+                assert values.tobytes() in _true_arrays(), f"{layer.path}: {name}"
+
+
+@functools.cache
+def _true_arrays() -> frozenset[bytes]:
+    with tensor_bundle.open_checkpoint(Place(SAVED_MODEL / "variables" / "variables.index")) as found:
+        return frozenset(found.read(name).tobytes() for name in found.names() if found.info(name).dtype == "float32")
+
+
+def _saved_models() -> Iterable[bytes]:
+    first = (SAVED_MODEL / "saved_model.pb").read_bytes()
+    yield len(first).to_bytes(4, "little") + first + (SAVED_MODEL / "keras_metadata.pb").read_bytes()
+
+
+def checkpoint(data: bytes) -> None:
+    """An index and its data file behind each other, the length of the index in front: every tensor is read or refused."""
+    length = int.from_bytes(data[:4], "little")
+    with tempfile.TemporaryDirectory() as folder:
+        index = pathlib.Path(folder, "weights.index")
+        index.write_bytes(data[4:4 + length])
+        pathlib.Path(folder, "weights.data-00000-of-00001").write_bytes(data[4 + length:])
+        try:
+            with tensor_bundle.open_checkpoint(Place(index)) as found:
+                names = found.names()[:100]
+                for name in names:
+                    _tensor(found, name)
+        except ExporterError as error:
+            _refused(error)
+
+
+def _tensor(found: tensor_bundle.TensorBundle | tensor_bundle.TensorSlices, name: str) -> None:
+    try:
+        info = found.info(name)
+        if info.dtype in ("float16", "float32", "float64", "bfloat16"):
+            assert found.read(name).shape == info.shape
+    except ExporterError as error:
+        _refused(error)
+
+
+def _checkpoints() -> Iterable[bytes]:
+    for path in sorted(SAMPLES.rglob("*.index")):
+        index = path.read_bytes()
+        data = next(path.parent.glob(f"{path.stem}.data-*")).read_bytes()
+        yield len(index).to_bytes(4, "little") + index + data
+
+
+def config_json(data: bytes) -> None:
+    """A config that is accepted means the same to Python's own JSON reader, and every batch norm in it says a usable number or none."""
+    try:
+        value = strict_json.parse_json(data, "config")
+    except ExporterError as error:
+        _refused(error)
+        return
+    assert json.loads(data) == value
+    try:
+        for path, node in keras_config.walk(keras_config.model_tree(value, "config")):
+            if keras_config.is_batch_norm(node):
+                fields = keras_config.norm_fields(node)
+                assert fields.epsilon is None or 0 <= fields.epsilon <= np.finfo(np.float32).max, path
+    except ExporterError as error:
+        _refused(error)
+
+
+def _configs() -> Iterable[bytes]:
+    yield from _samples("*/architecture.json")
+    for path in sorted(SAMPLES.glob("*/*.keras")):
+        yield zipfile.ZipFile(path).read("config.json")
+
+
+def bundle_document(data: bytes) -> None:
+    """A bundle that is accepted passes the gate or is refused by it, and reads back with the same content."""
+    try:
+        bundle = resolve.resolve(from_document(strict_json.parse_json(data, "bundle")), Options())
+    except ExporterError as error:
+        _refused(error)
+        return
+    _round_trip(bundle)
+
+
+def _bundles() -> Iterable[bytes]:
+    for name in ("no_beta_keras208/model.h5", "encoder_keras3/model.keras"):
+        yield bundle_json.write(exporter.read(SAMPLES / name), WriteOptions())
+
+
+def child_answer(data: bytes) -> None:
+    """What a child sends, damaged as a damaged child might: a bundle of the right types or a refusal."""
+    try:
+        bundle = isolation.decode(data)
+        for layer in bundle:
+            assert isinstance(layer.path, str)
+            assert isinstance(layer.moving_mean, np.ndarray)
+        resolve.resolve(bundle, Options())
+    except ExporterError as error:
+        _refused(error)
+
+
+def _answers() -> Iterable[bytes]:
+    for path in ("no_beta_keras208/model.h5", "saved_model_tfkeras/model.h5"):
+        yield b"".join(bytes(part) for part in isolation.encode(exporter.read(SAMPLES / path)))
+    ones = np.ones(2, np.float32)
+    layer = BatchNorm(path="a", name="a", class_name="BatchNormalization", axis=(-1,), shape=(2,), ndim=None, dtype="float32", epsilon=1e-3,
+                      momentum=None, gamma=None, beta=None, moving_mean=ones, moving_variance=ones.copy())
+    yield b"".join(bytes(part) for part in isolation.encode(Bundle(layers=(layer,), origin=Origin(file="a", kind="b"))))
+
+
+TARGETS = {
+    "hdf5": Target(lambda: _samples("*/*.h5"), hdf5, forks=True),
+    "keras": Target(lambda: _samples("*/*.keras"), keras, forks=True),
+    "zip": Target(lambda: _samples("*/*.keras"), zip_archive),
+    "protobuf": Target(lambda: _samples("*/*/*.pb", "*/*.pb", "*/*.meta"), protobuf),
+    "graph": Target(lambda: _samples("*/frozen.pb"), frozen),
+    "saved_model": Target(_saved_models, saved_model),
+    "checkpoint": Target(_checkpoints, checkpoint),
+    "config": Target(_configs, config_json, mutations.damage_json),
+    "bundle": Target(_bundles, bundle_document, mutations.damage_json),
+    "answer": Target(_answers, child_answer),
+}
