@@ -108,8 +108,6 @@ def export(words: Sequence[str] | None = None) -> int:
 
 def _imports_for_writing() -> None:
     """What checking and writing need, imported while the child reads."""
-    import jsonschema  # noqa: F401
-
     import exporter.targets.bundle_json  # noqa: F401
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -85,7 +84,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """
     if path.is_symlink():  # write through the user's own link rather than replace it by a file
         path = path.resolve()
-    temporary = path.with_name(f".{path.name[:60]}.{secrets.token_hex(6)}.tmp")
+    temporary = path.with_name(f".{path.name[:60]}.{os.urandom(6).hex()}.tmp")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
         try:
@@ -110,7 +109,7 @@ def write_folder(path: Path, data: bytes) -> None:
     import shutil
     import zipfile
 
-    temporary = path.with_name(f".{path.name[:60]}.{secrets.token_hex(6)}.tmp")
+    temporary = path.with_name(f".{path.name[:60]}.{os.urandom(6).hex()}.tmp")
     try:
         try:
             with zipfile.ZipFile(io.BytesIO(data)) as archive:

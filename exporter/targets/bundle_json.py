@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,15 +34,21 @@ def write(bundle: Bundle, options: Options) -> bytes:
 
     content = document(bundle, with_vectors=options.vectors)
     schema.validate(content)
-    layers = content.pop("layers")
-    skipped = content.pop("skipped", None)
-    lines = [b"  " + text(key) + b": " + text(value) for key, value in content.items()]
-    shown = [b"    {\n" + b",\n".join(b"      " + text(key) + b": " + text(portable(value)) for key, value in layer.items()) + b"\n    }"
-             for layer in layers]
-    lines.append(b'  "layers": [\n' + b",\n".join(shown) + b"\n  ]" if shown else b'  "layers": []')
-    if skipped is not None:
-        lines.append(b'  "skipped": ' + text(skipped))
-    return b"{\n" + b",\n".join(lines) + b"\n}\n"
+    out = io.BytesIO()  # one buffer: the text is several times the size of the parameters
+    for number, (key, value) in enumerate(content.items()):
+        out.write((b",\n  " if number else b"{\n  ") + text(key) + b": ")
+        if key == "layers" and value:
+            for place, layer in enumerate(value):
+                out.write(b",\n    {" if place else b"[\n    {")
+                for position, (field, held) in enumerate(layer.items()):
+                    out.write((b",\n      " if position else b"\n      ") + text(field) + b": ")
+                    out.write(text(portable(held)))
+                out.write(b"\n    }")
+            out.write(b"\n  ]")
+        else:
+            out.write(text(value))
+    out.write(b"\n}\n")
+    return out.getvalue()
 
 
 def document(bundle: Bundle, *, with_vectors: bool = True) -> dict[str, Any]:
