@@ -32,6 +32,7 @@ MEMORY = 2 << 30  # bytes of address space beyond what the child starts with
 CPU_SECONDS = 3  # and one more for each 16 MiB of the file; a sound file takes a hundredth of that
 REMOTE_CPU_SECONDS = 30  # the libraries of the store and its encryption take their share
 WALL_SECONDS, REMOTE_WALL_SECONDS = 60, 600
+OUT_OF_MEMORY = 71  # exit status
 MOST_ANSWER = 2 << 30  # bytes
 # What would have HDF5 load code or open files in another way than this package says.
 HDF5_VARIABLES = ("HDF5_PLUGIN_PATH", "HDF5_VOL_CONNECTOR", "HDF5_DRIVER", "HDF5_DRIVER_CONFIG")
@@ -46,13 +47,14 @@ class Child:
 
 
 def start(place: Place, options: Options, *, fork: bool) -> Child:
-    """Starts the child and returns at once: what the caller imports meanwhile costs no time."""
+    """Starts the child and returns at once."""
     return _fork(place, options) if fork and hasattr(os, "fork") else _spawn(place, options)
 
 
-def finish(child: Child) -> Bundle:
-    """Waits for the child's answer and checks it."""
+def finish(child: Child, meanwhile: Callable[[], object]) -> Bundle:
+    """Calls `meanwhile`, waits for the child's answer and checks it. Whatever ends this early ends the child, too."""
     try:
+        meanwhile()
         answer = _receive(child)
         status = child.wait()
     except BaseException:
@@ -70,8 +72,8 @@ def _ending(status: int) -> str:
     if status < 0 and -status == getattr(signal, "SIGXCPU", None):
         return f"did not end within {CPU_SECONDS} seconds of processor time"
     if status < 0:
-        return f"crashed the HDF5 library (signal {-status})"
-    return "ran out of the memory allowed for it"
+        return f"crashed the reading process (signal {-status})"
+    return "ran out of the memory allowed for it" if status == OUT_OF_MEMORY else f"ended the reading process (exit status {status})"
 
 
 def _receive(child: Child) -> bytes:
@@ -123,8 +125,6 @@ def _fork(place: Place, options: Options) -> Child:
                 os.dup2(silent, stream)
             _serve(place, options, sending)
             status = 0
-        except MemoryError:
-            status = 71
         finally:
             os._exit(status)
     os.close(sending)
@@ -188,8 +188,10 @@ def _serve(place: Place, options: Options, descriptor: int) -> None:
         answer = encode(read_unresolved(place, options))
     except ExporterError as error:
         answer = [_encode_error(error)]
-    except (MemoryError, RecursionError):
-        raise
+    except MemoryError:
+        os._exit(OUT_OF_MEMORY)  # nothing more can be sent
+    except RecursionError:
+        answer = [_encode_error(FormatError("it is nested too deeply", hint=HARMLESS))]
     except Exception as error:  # a bug of ours, told as such; `exporter.read` without isolation shows where
         answer = [_encode_error(errors.unexpected(error))]
     with os.fdopen(descriptor, "wb", buffering=0, closefd=True) as file:

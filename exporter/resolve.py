@@ -65,9 +65,7 @@ def read_place(place: Place, options: Options, *, isolated: bool = False, fork: 
         if isolated and (not place.is_local or place.exists()):
             from exporter import isolation
 
-            child = isolation.start(place, options, fork=fork)
-            meanwhile()
-            found = isolation.finish(child)
+            found = isolation.finish(isolation.start(place, options, fork=fork), meanwhile)
         else:
             found = read_unresolved(place, options)
         return resolve(found, options)
