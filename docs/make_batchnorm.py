@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from exporter.case import Case, make_case
+from exporter.diagnosing.case import Case, make_case
 from exporter.mistakes import MISTAKES, RIGHT, Mistake
 from exporter.sources.bundle import from_document
 

@@ -20,7 +20,8 @@ def eval_command() -> NoReturn:
 def evaluate(words: Sequence[str] | None = None) -> int:
     """bn-eval BUNDLE IN.npy OUT.npy --layer PATH"""
     args = eval_parser().parse_args(words)
-    from exporter import output, samples, streaming
+    from exporter import output, streaming
+    from exporter.diagnosing import samples
     from exporter.place import Place
     from exporter.remote import is_url, place_for
     from exporter.resolve import read_place

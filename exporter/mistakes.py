@@ -8,10 +8,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from exporter import wrong
-from exporter.case import Case
+from exporter.diagnosing import wrong
+from exporter.diagnosing.case import Case
+from exporter.diagnosing.wrong import Variants
 from exporter.errors import UsageError
-from exporter.wrong import Variants
 
 GITHUB = "https://github.com/"
 STACK = "https://stackoverflow.com/questions/"

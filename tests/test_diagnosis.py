@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import exporter
 from exporter import diagnose, vectors
-from exporter.case import make_case
+from exporter.diagnosing.case import make_case
 from exporter.layer import BatchNorm
 from exporter.mistakes import MISTAKES
 

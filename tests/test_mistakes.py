@@ -13,7 +13,7 @@ from conftest import ROOT, make_layer
 
 import exporter
 from exporter import mistakes
-from exporter.case import make_case
+from exporter.diagnosing.case import make_case
 from exporter.formula import round_to
 from exporter.mistakes import MISTAKES
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from exporter.diagnosing.samples import from_text, half_unit, looks_like_numbers, numbers, read
 from exporter.errors import ExporterError, UsageError
-from exporter.samples import from_text, half_unit, looks_like_numbers, numbers, read
 
 
 @pytest.mark.parametrize(("word", "half"), [

@@ -15,7 +15,7 @@ import orjson
 from numpy.typing import NDArray
 
 from exporter.bundle import Bundle, Origin
-from exporter.case import Case, make_case
+from exporter.diagnosing.case import Case, make_case
 from exporter.formula import round_to, wide
 from exporter.layer import HELD_IN, BatchNorm
 from exporter.mistakes import MISTAKES

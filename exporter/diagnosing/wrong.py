@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from exporter.case import SMALL_BATCH, Case, layouts
+from exporter.diagnosing.case import SMALL_BATCH, Case, layouts
 from exporter.formula import round_to
 
 if TYPE_CHECKING:

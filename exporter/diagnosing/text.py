@@ -6,9 +6,9 @@ import dataclasses
 import math
 from typing import Any
 
+from exporter.diagnosing.explanations import Explanation
 from exporter.diagnosis import Diagnosis
 from exporter.errors import printable
-from exporter.explanations import Explanation
 from exporter.mistakes import BY_CODE, RIGHT
 
 MOST_SHOWN = 5

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exporter.case import Case
-from exporter.evidence import Evidence
+from exporter.diagnosing.case import Case
+from exporter.diagnosing.evidence import Evidence
+from exporter.diagnosing.solvers import describe_order, match_channels, solve_epsilon
 from exporter.formula import round_to
 from exporter.layer import TINY, UNIT
 from exporter.mistakes import BY_CODE, MISTAKES
-from exporter.solvers import describe_order, match_channels, solve_epsilon
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
