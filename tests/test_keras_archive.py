@@ -199,6 +199,16 @@ def test_config_inside_a_users_class(model):
         "blk/a": 0.1, "blk/_hidden": None, "blk/_model/layers/batch_normalization": None, "blk/many/batch_normalization": None}
 
 
+def test_a_namesake_inside_a_users_class(model):
+    """Without names in the weights an impostor cannot be told from a batch norm: neither is exported."""
+    inner = functional("f", norm("real"), entry("BatchNormalization", "fake", registered="fake>BatchNormalization"))
+    config = functional("m", entry("Block", "blk", registered="lab>Block", inner=inner))
+    hidden = "layers/block/_hidden/layers/batch_normalization"
+    bundle = model(config, {hidden: A, f"{hidden}_1": B}, version="3.3.3")
+    assert not bundle.layers
+    assert ["is called BatchNormalization and is none" in reason for _, reason in bundle.skipped] == [True, True]
+
+
 def test_unbuilt_and_missing(model):
     bundle = model(functional("m", norm("here"), norm("gone")), {"layers/batch_normalization": A})
     assert bundle.paths() == ["here"]

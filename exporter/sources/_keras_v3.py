@@ -65,10 +65,11 @@ def read_weights(root: Group, tree: Node | None, keras_version: str | None, *, o
                 _check_name(match.path, match.node, match.group, own_config)
     era = dialects.era_of(keras_version, None)
     for match in matches:
-        if match.node is None:
-            assert match.group is not None
+        if match.group is None:
+            found.skipped.append((match.path, match.why))
+        elif match.node is None:
             _recognise(match.path, match.group, found, match.told)
-        elif match.group is None or not (match.group.variables() or match.group.variable_names()):
+        elif not match.group.variable_names():
             found.skipped.append((match.path, match.why))
         else:
             _read(match.path, match.node, match.group, era, ranks.get(match.node), found)

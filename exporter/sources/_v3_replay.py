@@ -31,6 +31,7 @@ OTHER_NORMS = ("layer_normalization", "group_normalization")  # they hold gamma 
 
 NO_WEIGHTS = "the file holds no weights for it; was the model built before it was saved?"
 UNCERTAIN = "which group of the weights is its own is not certain: the layers of its class and their groups do not come out even"
+NAMESAKE = "it may be a class of the user's that is called BatchNormalization and is none"
 
 
 class Counting(enum.Enum):
@@ -83,7 +84,7 @@ def matched(root: Group, tree: Node, keras_version: str | None, *, own_config: b
     if fitting:
         return way.matches
     if not own_config:
-        path = next(match.path for match in way.matches if match.group is None)
+        path = next(match.path for match in way.matches if match.group is None and match.node is not None)
         raise FormatError("the architecture does not fit: the weights have no group for this batch norm", where=path,
                           hint="give the architecture of the model that these weights are of")
     agreed = set.intersection(*(set(way.places) for way in ways))
@@ -125,7 +126,7 @@ class _Replay:
 
     @property
     def fits(self) -> bool:
-        return not self.strange and all(match.group is not None for match in self.matches)
+        return not self.strange and all(match.group is not None or match.node is None for match in self.matches)
 
     @property
     def places(self) -> tuple[tuple[str, str], ...]:
@@ -162,7 +163,13 @@ class _Replay:
             unplaced = self._by_name(unplaced, group, path)
         norms = [found for child in unplaced for found in _norms(child, path)]
         left = [] if group is None else list(groups_below(group, self.taken, path, self.named))
-        self.matches += [Match(below, None, inner, told=bool(norms)) for below, inner in left]
+        classes = {snake_case(other.base_name) for child in unplaced for other in _all(child) if not is_batch_norm(other)}
+        namesakes = tuple(classes.intersection(KNOWN_GROUPS))
+        for below, inner in left:
+            if is_called(namesakes, inner.path.rpartition("/")[2], inner):
+                self.matches.append(Match(below, None, None, why=NAMESAKE))
+            else:
+                self.matches.append(Match(below, None, inner, told=bool(norms)))
         if not left:
             self.matches += [Match(below, child, None) for below, child in norms if self._saved_before(child, missing=True) is None]
 
@@ -260,6 +267,12 @@ def _is_complete(node: Node, role: str, inner: Group, nodes: list[Node]) -> bool
 def _name_of(node: Node, group: Group | None) -> str:
     """The layer's name; where its config leaves it out, that in the weights or else that of its group."""
     return node.name or (group and (group.name or group.path.rpartition("/")[2])) or ""
+
+
+def _all(node: Node) -> Iterator[Node]:
+    yield node
+    for _, child in node.children:
+        yield from _all(child)
 
 
 def _norms(node: Node, path: str) -> Iterator[tuple[str, Node]]:
