@@ -108,7 +108,10 @@ def export(words: Sequence[str] | None = None) -> int:
 
 def _imports_for_writing() -> None:
     """What checking and writing need, imported while the child reads."""
-    import exporter.targets.bundle_json  # noqa: F401
+    import exporter.schema
+    import exporter.targets.bundle_json
+
+    exporter.schema.prepare()
 
 
 def export_parser() -> argparse.ArgumentParser:
