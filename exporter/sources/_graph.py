@@ -128,35 +128,39 @@ class _Finder:
         self._users: dict[str, dict[str, list[Node]]] = {}
         self._interesting: dict[str, bool] = {}
         self._updates: dict[Hashable, Parameter] | None = None
-        self._frames: list[Frame] = []
+        self._below: dict[Frame, dict[str, list[Frame]]] = {}
 
     def run(self) -> Iterator[GraphNorm]:
-        """Every one in every frame, also the same one several times."""
-        self._frames = list(self._walk())
-        for frame in self._frames:
-            norms = [(node.name, norm) for node in frame.body.nodes.values() if (norm := self._single(frame, node)) is not None]
-            if any(node.op in ("Rsqrt", "Sqrt") for node in frame.body.nodes.values()):
-                norms += self._chains(frame)
-                order = {name: number for number, name in enumerate(frame.body.nodes)}
-                norms.sort(key=lambda pair: order[pair[0]])
-            yield from (norm for _, norm in norms)
+        """Every one in every frame, also the same one several times, in the order of the ops; those of a function where it is called."""
+        self._walk()
+        for root in self.tracer.roots:
+            yield from self._of(root)
 
-    def _walk(self) -> Iterator[Frame]:
-        """The main graph, the bound functions, and whatever they call that may hold a batch norm, once for equal arguments."""
+    def _of(self, frame: Frame) -> Iterator[GraphNorm]:
+        nodes = frame.body.nodes.values()
+        norms = {node.name: norm for node in nodes if (norm := self._single(frame, node)) is not None}
+        if any(node.op in ("Rsqrt", "Sqrt") for node in nodes):
+            norms |= self._chains(frame)
+        for node in nodes:
+            if node.name in norms:
+                yield norms[node.name]
+            for below in self._below[frame].get(node.name, ()):
+                yield from self._of(below)
+
+    def _walk(self) -> None:
+        """Finds what the main graph and the bound functions call that may hold a batch norm, once for equal arguments."""
         seen: set[tuple[str, tuple[Hashable, ...]]] = set()
-        stack = self.tracer.roots[::-1]
-        while stack:
-            frame = stack.pop()
-            yield frame
-            below = []
+        queue = list(self.tracer.roots)
+        for frame in queue:
+            below = self._below[frame] = {}
             for node in frame.body.nodes.values():
                 for name, first in self._calls(frame, node):
                     sources = [self.tracer.trace(Value(frame, output)) for output in node.inputs[first:]]
                     key = name, tuple(source.identity for source in sources)
                     if key not in seen:
                         seen.add(key)
-                        below.append(self.tracer.enter(frame, node, name, first))
-            stack += below[::-1]
+                        below.setdefault(node.name, []).append(self.tracer.enter(frame, node, name, first))
+            queue += [one for frames in below.values() for one in frames]
 
     def _calls(self, frame: Frame, node: Node) -> list[tuple[str, int]]:
         if node.op not in CALLS and node.op not in CHOICES and node.op not in LOOPS and node.op not in self.graph:
@@ -233,16 +237,20 @@ class _Finder:
             return axis, ndim
         return (order[axis] if order[axis] != ndim - 1 else -1), ndim
 
-    def _chains(self, frame: Frame) -> list[tuple[str, GraphNorm]]:
-        found = []
+    def _chains(self, frame: Frame) -> dict[str, GraphNorm]:
+        """Those that are several ops, by the name of the last."""
+        found = {}
         for root, chain, variance in chains(self.tracer, frame, self._users_of(frame.body)):
             if chain is not None:
-                norm = self._chained(chain)
-                found += [(chain.last.name, norm)] if norm is not None else []
+                norm, last = self._chained(chain), chain.last
             elif root.op == "Rsqrt" and isinstance(variance, (Variable, Constant, Parts)):
                 norm = self._norm(root, UNKNOWN, Value(frame, root.inputs[0]), [Filled(1.0), Filled(0.0), variance, variance], None, None,
                                   None, "what is done with its variance is no batch norm that is known")
-                found += [(root.name, norm)] if norm is not None else []
+                last = root
+            else:
+                continue
+            if norm is not None:
+                found[last.name] = norm
         return found
 
     def _chained(self, chain: Chain) -> GraphNorm | None:
@@ -281,7 +289,7 @@ class _Finder:
 
     def _averages(self) -> Iterator[tuple[Hashable, Parameter]]:
         """(statistic, moving average) of each  average -= (average - statistic) * (1 - decay)  (training/moving_averages.py)."""
-        for frame in self._frames:
+        for frame in self._below:
             for node in frame.body.nodes.values():
                 if node.op in ("AssignSub", "AssignSubVariableOp"):
                     target, product = self.tracer.trace(operand(frame, node, 0)), inner(operand(frame, node, 1)).node
