@@ -90,7 +90,7 @@ class File:
         self._label = label
         self._file = file
         self._groups: dict[str, Any] = {}
-        self._spans: list[tuple[int, int, int]] = []  # where the data read so far lies, and whose it is
+        self._spans: list[tuple[int, int, str]] = []  # where the data read so far lies, and whose it is
         self._stack = contextlib.ExitStack()
         self._spent = 0
 
@@ -263,11 +263,9 @@ class File:
         self._spend(count * raw.itemsize)
         values = np.zeros(shape, raw)
         if count:
-            from h5py import h5o, h5s
-
-            owner = int(h5o.get_info(dataset).addr)
             for at, size in _storage(dataset, values.nbytes):
-                self._check_place(owner, at, at + size)
+                self._check_place(path, at, at + size)
+            from h5py import h5s
 
             # the file's own type as the memory type: bytes are copied, nothing is converted
             dataset.read(h5s.ALL, h5s.ALL, values, dataset.get_type())
@@ -279,16 +277,17 @@ class File:
         inside = printable(path) or "root group"
         return f"{self._label}: {inside}" if self._label else inside
 
-    def _check_place(self, owner: int, at: int, end: int) -> None:
+    def _check_place(self, path: str, at: int, end: int) -> None:
         """Refuses data that lies where other data of this file does: nothing but an address says whose it is, and that has no checksum.
 
-        owner: identity of the dataset. at, end: its bytes in the file.
+        at, end: the bytes in the file.
         """
         place = bisect.bisect(self._spans, (at, end))
         beside = self._spans[max(0, place - 1): place + 1]
-        if any(at < last and first < end and other != owner for first, last, other in beside):
-            raise FormatError("its data lies where the data of another dataset does", hint="the file is damaged; get it again")
-        self._spans.insert(place, (at, end, owner))
+        for first, last, other in beside:
+            if at < last and first < end and other != path:
+                raise FormatError(f"its data lies where that of {printable(other)} does", hint="the file is damaged; get it again")
+        self._spans.insert(place, (at, end, path))
         if self._file is not None and _is_in_structure(self._file, at, end):
             raise FormatError("its data lies inside a structure of the file", hint="the file is damaged; get it again")
 
