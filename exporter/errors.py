@@ -13,7 +13,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterable, Sequence
 
 LONGEST_MESSAGE = 500
@@ -99,13 +98,12 @@ def unexpected(error: Exception) -> ExporterError:
 
 
 def printable(text: str, longest: int = 200) -> str:
-    """`text` safe to show on a terminal: control, bidi, surrogate and unassigned characters escaped, long text cut."""
+    """`text` safe to show on a terminal: control, bidi, surrogate, unassigned characters and odd spaces escaped, long text cut."""
     if len(text) <= longest and text.isascii() and text.isprintable():
         return text
     out = []
     for character in text[: longest + 1]:
-        bad = unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
-        out.append(character.encode("unicode_escape").decode() if bad else character)
+        out.append(character if character.isprintable() else character.encode("unicode_escape").decode())
     shown = "".join(out)
     return shown if len(shown) <= longest else shown[: longest - 1] + "…"
 
