@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
-BLOCK = 1 << 16  # numbers worked on at once by `fast`: 256 KiB of float32 stay in the second-level cache
-LONG = 1 << 12  # numbers in one run of `fast`'s inner loop, at least, where channels are the last axis
+BLOCK = 1 << 15  # numbers worked on at once by `fast`: x, the result, scale and offset, 512 KiB together, stay in the second-level cache
+LONG, FEW = 1 << 13, 4  # a run of so many numbers of one channel, or so few rows, are better done with one scale for each run
 
 
 def evaluate(layer: BatchNorm, x: ArrayLike, *, axis: int | tuple[int, ...] | None = None, fast: bool = False,
@@ -144,23 +144,35 @@ def _fast(layer: BatchNorm, x: NDArray[Any], axes: tuple[int, ...], out: NDArray
 
 
 def _fast_blocks(x: NDArray[np.float32], out: NDArray[np.float32], scale: NDArray[np.float32], offset: NDArray[np.float32]) -> None:
-    """x, out: (outer, channels, inner). Works on blocks that stay in cache; with few channels last, several rows are one run."""
+    """x, out: (outer, channels, inner). NumPy runs a row of numbers fast and starts one slowly, so the runs are made long."""
     outer, channels, inner = x.shape
-    if inner == 1:
-        repeat = max(1, min(outer, LONG // channels))
-        whole = outer - outer % repeat
-        wide_x, wide_out = (a[:whole].reshape(-1, repeat * channels) for a in (x, out))
-        _multiply_add(wide_x, wide_out, np.tile(scale, repeat), np.tile(offset, repeat))
-        _multiply_add(x[whole:, :, 0], out[whole:, :, 0], scale, offset)
-    else:
-        _multiply_add(x, out, scale[:, None], offset[:, None])
+    if inner >= LONG or (outer < FEW and inner > 1):  # one number for each run
+        x, out = x.reshape(-1, inner), out.reshape(-1, inner)
+        scales, offsets = (np.tile(a, outer)[:, None] for a in (scale, offset))
+        step = max(1, 2 * BLOCK // inner)
+        for i in range(0, len(x), step):
+            _multiply_add(x[i:i + step], out[i:i + step], scales[i:i + step], offsets[i:i + step])
+        return
+    # scale and offset written out along the run, a block of them for all rows that it fits
+    period = channels * inner
+    repeat = max(1, min(outer, BLOCK // period))
+    whole = outer - outer % repeat
+    for first, last, count in ((0, whole, repeat), (whole, outer, outer - whole)):
+        if last > first:
+            wide_x, wide_out = (a[first:last].reshape(-1, count * period) for a in (x, out))
+            _along(wide_x, wide_out, np.tile(scale, count), np.tile(offset, count), inner)
+
+
+def _along(x: NDArray[np.float32], out: NDArray[np.float32], scale: NDArray[np.float32], offset: NDArray[np.float32], inner: int) -> None:
+    """x, out: (rows, len(scale) * inner)."""
+    step = -(-BLOCK // inner)  # channels
+    for i in range(0, len(scale), step):
+        scales, offsets = (a[i:i + step] if inner == 1 else np.repeat(a[i:i + step], inner) for a in (scale, offset))
+        columns = slice(i * inner, (i + step) * inner)
+        for row, result in zip(x, out):
+            _multiply_add(row[columns], result[columns], scales, offsets)
 
 
 def _multiply_add(x: NDArray[np.float32], out: NDArray[np.float32], scale: NDArray[np.float32], offset: NDArray[np.float32]) -> None:
-    if not x.size:
-        return
-    rows = max(1, BLOCK // max(1, x[0].size))
-    for start in range(0, len(x), rows):
-        block = out[start:start + rows]
-        np.multiply(x[start:start + rows], scale, out=block)
-        np.add(block, offset, out=block)
+    np.multiply(x, scale, out)
+    np.add(out, offset, out)
