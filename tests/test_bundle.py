@@ -86,7 +86,8 @@ def test_round_trip_of_any_layer(tmp_path_factory, data):
 
     name = data.draw(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8))
     layer = make_layer(name, shape=shape, axis=tuple(range(1, rank + 1)), dtype=dtype, epsilon=data.draw(st.floats(1e-9, 1)),
-                       assumed=("epsilon",), converted=("moving_variance",), effective_epsilon=data.draw(st.sampled_from([None, 1.001e-05])))
+                       assumed=("epsilon",), converted=("moving_variance",),
+                       effective_epsilon=data.draw(st.sampled_from([None, 1.001e-05])))
     layer = layer.replace(gamma=data.draw(st.sampled_from([None, array(numbers)])), beta=array(numbers), moving_mean=array(numbers),
                           moving_variance=array(st.floats(0, 1e4, width=64)))
     bundle = make_bundle(layer, skipped=(("a", "why"),))
@@ -104,7 +105,8 @@ def test_keys_stand_in_the_documented_order_and_the_bytes_are_stable():
     text = written(make_bundle())
     content = json.loads(text)
     assert list(content) == ["format", "version", "producer", "source", "formula", "digest", "layers"]
-    assert list(content["layers"][0]) == ["name", "path", "class_name", "axis", "shape", "ndim", "dtype", "epsilon", "momentum", "gamma", "beta",
+    assert list(content["layers"][0]) == ["name", "path", "class_name", "axis", "shape", "ndim", "dtype", "epsilon", "momentum", "gamma",
+                                          "beta",
                                           "moving_mean", "moving_variance", "vectors"]
     assert written(make_bundle()) == text
     assert "vectors" not in json.loads(written(make_bundle(), vectors=False))["layers"][0]
@@ -180,7 +182,8 @@ def test_a_bundle_is_a_collection_of_layers():
     (lambda b: b["layers"][0].update(gamma=[1, 2, 3, True]), "True is not of type 'number'"),
     (lambda b: b["layers"][0].update(gamma=[1, 2, 3, 1e39]), "does not fit float32"),
     (lambda b: b["layers"][0].update(epsilon="0.001"), "is not of type 'number'"),
-    (lambda b: b["layers"][0].update(dtype="int8"), "is not one of"), (lambda b: b["layers"][0].pop("beta"), "'beta' is a required property"),
+    (lambda b: b["layers"][0].update(dtype="int8"), "is not one of"),
+    (lambda b: b["layers"][0].pop("beta"), "'beta' is a required property"),
     (lambda b: b["layers"][0].update(epsilon=0.002), "digest does not fit"),
     (lambda b: b["layers"][0]["vectors"].update(input=[[1, 2]]), "not rows of 4 numbers"),
     (lambda b: b["layers"].append(b["layers"][0]), "occurs twice")])

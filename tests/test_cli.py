@@ -28,7 +28,8 @@ def test_help_and_version_need_nothing_but_python():
 def test_help_names_every_option_and_fits_the_readme(run):
     code, out, _ = run(cli.export, "--help")
     assert code == 0
-    for option in ("--epsilon", "--architecture", "--skip-unresolved", "--layers", "--effective-epsilon", "--json", "--no-vectors", "--ema"):
+    for option in ("--epsilon", "--architecture", "--skip-unresolved", "--layers", "--effective-epsilon", "--json",
+                   "--no-vectors", "--ema"):
         assert option in out
 
 
@@ -115,7 +116,8 @@ def test_the_effective_epsilon_is_told_and_written_on_request(run, tmp_path):
 @pytest.mark.parametrize(("content", "words"), [
     (b"", "the file is empty (0 bytes)"), (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "Git LFS pointer"),
     (b"<!DOCTYPE html><html>", "HTML or XML page"), (b"\x80\x04\x95abc", "pickle, which is never loaded"), (b"\x1f\x8b\x08", "gzip file"),
-    (b"PK\x05\x06" + bytes(18), "no .keras model (no config.json at its top)"), (b"\x93NUMPY\x01\x00", ".npy file"), (b"backend: theano\n", "YAML"),
+    (b"PK\x05\x06" + bytes(18), "no .keras model (no config.json at its top)"), (b"\x93NUMPY\x01\x00", ".npy file"),
+    (b"backend: theano\n", "YAML"),
     (b"\x1c\x00\x00\x00TFL3" + bytes(50), "TFLite model"), (b"\x89HDF\r\n\x1a", "cut short"), (b"\x89HDF\n\x1a\n" + bytes(99), "text mode"),
     (b'{"a": 1}', "holds no weights"), (b"random words, no model", "no model file of Keras or TensorFlow")])
 def test_what_is_no_model_is_named(content, words, run, tmp_path):
@@ -140,8 +142,10 @@ def test_a_truncated_file_is_told(cut, run, tmp_path):
 @pytest.mark.parametrize(("words", "said", "code"), [
     (["nosuch.h5", "out.json"], "no such file", 1), ([KERAS, "no/such/out.json"], "its folder does not exist", 1),
     ([KERAS, "out.xyz"], "the suffix '.xyz'", 2), ([KERAS, "out.json", "--epsilon", "x"], "a number of 0 or more is needed", 2),
-    ([KERAS, "out.json", "--epsilon", "-1"], "a number of 0 or more", 2), ([KERAS, "out.json", "--epsilon", "nothing=1"], "matches none", 2),
-    ([KERAS, "out.json", "--nothing"], "unrecognized arguments", 2), ([], "required: MODEL", 2), ([".", "../out.json"], "this is a folder", 1)])
+    ([KERAS, "out.json", "--epsilon", "-1"], "a number of 0 or more", 2),
+    ([KERAS, "out.json", "--epsilon", "nothing=1"], "matches none", 2),
+    ([KERAS, "out.json", "--nothing"], "unrecognized arguments", 2), ([], "required: MODEL", 2),
+    ([".", "../out.json"], "this is a folder", 1)])
 def test_usage_and_paths(words, said, code, run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     got, out, err = run(cli.export, *words)

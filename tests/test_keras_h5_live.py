@@ -180,7 +180,8 @@ def test_a_subclassed_model_says_its_names_and_not_its_epsilons(tmp_path):
     class Net(keras.Model):
         def __init__(self):
             super().__init__(name="net")
-            self.norms = [keras.layers.BatchNormalization(name="first", epsilon=0.25), keras.layers.BatchNormalization(name="second", scale=False)]
+            self.norms = [keras.layers.BatchNormalization(name="first", epsilon=0.25),
+                          keras.layers.BatchNormalization(name="second", scale=False)]
 
         def call(self, x):
             return self.norms[1](self.norms[0](x))
