@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from exporter.errors import ExporterError, FormatError, printable
 
@@ -91,13 +91,13 @@ class Place:
         return found.st_size
 
     def open(self) -> BinaryIO:
-        """The file, for reading bytes; the caller closes it."""
+        """The file, for reading bytes; the caller closes it. It has no buffer: the formats read pieces of known sizes all over it."""
         if not self.is_file():
             raise FormatError("this is a folder, not a file" if self.exists() else "no such file", where=self.name)
         try:
             descriptor = os.open(self.local, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
             self._opened.setdefault(self.local, _stamp(os.fstat(descriptor)))
-            return os.fdopen(descriptor, "rb")
+            return cast(BinaryIO, os.fdopen(descriptor, "rb", buffering=0))
         except OSError as error:
             raise self._error(error) from None
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporter.errors import FormatError
-from exporter.formats import hdf5
+from exporter.formats import hdf5, hdf5_file
 from exporter.formats.hdf5 import is_hdf5, open_hdf5, superblock_at
 from exporter.place import Place
 
@@ -248,7 +248,7 @@ def test_deep_groups(made):
 
 def test_total_of_what_is_read(made, monkeypatch):
     file = made(lambda file: file.create_dataset("x", data=np.ones(100, "f4")))
-    monkeypatch.setattr(hdf5, "MOST_BYTES", 1000)
+    monkeypatch.setattr(hdf5_file, "MOST_BYTES", 1000)
     file.array("x")
     file.array("x")
     assert "more than 1000 bytes" in refused(file.array, "x")
@@ -355,4 +355,4 @@ def test_sizes_of_lzf(raw, repeat):
         dataset = file.create_dataset("x", data=values, chunks=values.shape, compression="lzf", shuffle=True)
         mask, packed = dataset.id.read_direct_chunk((0,))
         if not mask:
-            assert hdf5._lzf_size(packed) == values.nbytes
+            assert hdf5_file._lzf_size(packed) == values.nbytes

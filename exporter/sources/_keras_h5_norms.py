@@ -27,7 +27,7 @@ from exporter.sources._keras_h5_weights import (
 from exporter.sources._norm import Arrays, assemble
 
 if TYPE_CHECKING:
-    from exporter.formats.hdf5 import File
+    from exporter.formats.hdf5_file import File
 
 NEVER_BUILT = "the file holds no parameters of it: it was never built"
 UNKNOWN_ERA = ("the file says neither its epsilon nor which Keras wrote it, which decides whether running_std holds a deviation or a "

@@ -24,7 +24,7 @@ from exporter.keras_config import Node, is_batch_norm, join
 from exporter.layer import PARAMETERS
 
 if TYPE_CHECKING:
-    from exporter.formats.hdf5 import File
+    from exporter.formats.hdf5_file import File
 
 # Variables that renormalisation adds (tf.keras, Keras 3.14, tf.layers 1.2); inference does not use them.
 RENORM = frozenset(("moving_stddev", "renorm_mean", "renorm_stddev", "renorm_mean_weight", "renorm_stddev_weight"))

@@ -26,7 +26,7 @@ LAYER_LISTS = ("layers", "_layer_checkpoint_dependencies")
 
 
 class File(Protocol):
-    """What this module asks of a file: exporter.formats.hdf5.File, or something of the same form."""
+    """What this module asks of a file: exporter.formats.hdf5_file.File, or something of the same form."""
 
     def kind(self, path: str, /) -> str | None: ...
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from exporter.bundle import Bundle, Origin
 from exporter.errors import FormatError, UnsupportedError
-from exporter.formats.hdf5 import File, open_hdf5
+from exporter.formats.hdf5 import open_hdf5
 from exporter.formats.strict_json import parse_json
 from exporter.formats.zip_archive import MAGIC, Archive
 from exporter.keras_config import Architecture, parse_config
@@ -18,6 +18,7 @@ from exporter.sources._v3_groups import Group
 from exporter.sources.keras_weights import open_shards
 
 if TYPE_CHECKING:
+    from exporter.formats.hdf5_file import File
     from exporter.sources import Options
 
 NAME = "keras-archive"

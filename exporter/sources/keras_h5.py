@@ -20,7 +20,7 @@ from exporter.sources._keras_h5_norms import Reading
 from exporter.sources._keras_h5_weights import Candidate, Group, candidates
 
 if TYPE_CHECKING:
-    from exporter.formats.hdf5 import File
+    from exporter.formats.hdf5_file import File
     from exporter.place import Place
     from exporter.sources import Options
 

@@ -255,7 +255,7 @@ def _by_path(tree: Node, weights: Weights, version: str | None) -> Found:
 
 
 class _Paths:
-    """The weights as a tree of groups, as exporter.formats.hdf5.File has it. Attributes, and so names of layers, are lost."""
+    """The weights as a tree of groups, as exporter.formats.hdf5_file.File has it. Attributes, and so names of layers, are lost."""
 
     def __init__(self, weights: Weights) -> None:
         self._weights = weights

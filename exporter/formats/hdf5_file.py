@@ -1,0 +1,510 @@
+"""An open HDF5 file (exporter/formats/hdf5.py opens it): what is read of it, and what is refused before it is read.
+
+Built on h5py's low-level interface (31-40 us a dataset against 230-310 us of `file[name][()]`). What a model file has no
+use for is refused before anything is read: links other than hard ones, data outside the file, virtual datasets, plugin
+filters, element types that are not floating point, sizes over the limits, data that was declared and never written.
+
+Specification: HDF5 File Format 3.0, https://support.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.html
+"""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+import functools
+import math
+import re
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, BinaryIO, Concatenate, ParamSpec, TypeVar
+
+import numpy as np
+from h5py import h5a, h5d, h5g, h5o, h5s, h5t
+
+from exporter.errors import FormatError, printable
+from exporter.place import MiB
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+MOST_ELEMENTS = 1 << 20  # of one dataset
+MOST_BYTES = 256 * MiB  # of all datasets and attributes read from one file
+LARGEST_ATTRIBUTE = 64 * MiB
+LARGEST_CHUNK = 64 * MiB
+MOST_MEMBERS = 200_000  # of one group, and groups of one walk
+DEEPEST = 64  # groups inside each other
+
+DEFLATE, SHUFFLE, FLETCHER32, LZF = 1, 2, 3, 32000
+LINK_KINDS = {0: "hard link", 1: "soft link", 64: "external link"}
+
+# (bytes, (sign, exponent, its bits, mantissa, its bits), bias of the exponent, H5T_NORM_IMPLIED): name and NumPy type of the bytes
+FLOATS = {(2, (15, 10, 5, 0, 10), 15, 0): ("float16", "f2"), (4, (31, 23, 8, 0, 23), 127, 0): ("float32", "f4"),
+          (8, (63, 52, 11, 0, 52), 1023, 0): ("float64", "f8"), (2, (15, 7, 8, 0, 7), 127, 0): ("bfloat16", "u2")}  # the last: HDF5 2.0
+
+# How structures begin, and their sizes as h5py writes them by default or the size that they say: a group's B-tree node and leaf, its heap
+# with the names that follow it, an object header of version 1 with one link to it (HDF5 File Format, III.A.1, III.B, III.D, IV.A.1.a).
+STRUCTURES = (
+    (re.compile(rb"TREE\0()"), 544), (re.compile(rb"SNOD\x01\0()"), 328), (re.compile(rb"HEAP\0{4}(..)\0{6}", re.DOTALL), 32),
+    (re.compile(rb"\x01\0..\x01\0{3}(..)\0{6}", re.DOTALL), 16))
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _guarded(method: Callable[Concatenate[File, str, P], R]) -> Callable[Concatenate[File, str, P], R]:
+    """Errors of libhdf5 and of this module get the place in the file; h5py raises nearly any built-in exception."""
+
+    def guarded(self: File, path: str, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return method(self, path, *args, **kwargs)
+        except FormatError as error:
+            if not error.where:
+                error.where = self._where(path)
+            raise
+        except (OSError, RuntimeError, ValueError, KeyError, TypeError, OverflowError, MemoryError) as error:
+            raise FormatError(f"HDF5 cannot read this: {reason(error)}", where=self._where(path),
+                              hint="the file is damaged; get it again") from None
+
+    functools.update_wrapper(guarded, method)
+    return guarded
+
+
+def reason(error: BaseException) -> str:
+    """libhdf5's own words, without h5py's frame around them."""
+    text = str(error.args[0] if error.args else error) or type(error).__name__
+    inner = re.search(r"\((.*)\)$", text, re.DOTALL)
+    return printable(inner[1] if inner and inner[1] else text)
+
+
+class File:
+    """An open HDF5 file. Objects are named by their path, "" for the root; each component must be a hard link.
+
+    Every method raises FormatError for what is damaged or refused. Use it in a `with` statement.
+    """
+
+    def __init__(self, identifier: Any, label: str, file: BinaryIO | None = None) -> None:
+        """file: the bytes that `identifier` was opened on, or None where looking at them again costs a request each."""
+        self._id = identifier
+        self._label = label
+        self._file = file
+        self._groups: dict[str, Any] = {}
+        self._spans: list[tuple[int, int, str]] = []  # where the data read so far lies, and whose it is
+        self._stack = contextlib.ExitStack()
+        self._spent = 0
+
+    def __enter__(self) -> File:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._groups.clear()
+        self._id.close()
+        self._stack.close()
+
+    def keep_open(self, stack: contextlib.ExitStack) -> None:
+        """Closes what `stack` holds together with this file."""
+        self._stack = stack
+
+    @_guarded
+    def names(self, path: str) -> list[str]:
+        """Names of the members of a group, links of every kind among them, in the order of the group's index."""
+        group = self._group(path)
+        if group.get_num_objs() > MOST_MEMBERS:
+            raise FormatError(f"a group with {group.get_num_objs()} members, over the limit of {MOST_MEMBERS}")
+        found: list[bytes] = []
+        group.links.iterate(found.append)
+        return [_decoded(name, "the name of a member") for name in found]
+
+    @_guarded
+    def kind(self, path: str) -> str | None:
+        """"group", "dataset", "named type", "soft link", "external link", "user-defined link"; None: nothing there."""
+        if not path or path in self._groups:
+            return "group"
+        parent, name = _split(path)
+        if parent not in self._groups and self.kind(parent) != "group":
+            return None
+        group = self._group(parent)
+        encoded = _component(name)
+        if not group.links.exists(encoded):
+            return None
+        link = group.links.get_info(encoded).type
+        if link:
+            return LINK_KINDS.get(link, "user-defined link")
+        found = self._enter(path, group, encoded)
+        return "group" if isinstance(found, h5g.GroupID) else "dataset" if isinstance(found, h5d.DatasetID) else "named type"
+
+    def exists(self, path: str) -> bool:
+        """Whether there is anything of this name, a link of any kind included."""
+        return self.kind(path) is not None
+
+    def is_group(self, path: str) -> bool:
+        return self.kind(path) == "group"
+
+    @_guarded
+    def identity(self, path: str) -> int:
+        """A number that is the same for all paths that lead to one object."""
+        return int(h5o.get_info(self._open(path)).addr)
+
+    def walk(self, path: str = "") -> Iterator[str]:
+        """The groups below and including `path`, outer ones first; each object once, whatever links lead to it."""
+        seen: set[int] = set()
+        stack = [path]
+        while stack:
+            here = stack.pop()
+            identity = self.identity(here)
+            if identity in seen:
+                continue
+            seen.add(identity)
+            if len(seen) > MOST_MEMBERS:
+                raise FormatError(f"more than {MOST_MEMBERS} groups", where=self._where(path))
+            yield here
+            below = [f"{here}/{name}" if here else name for name in self.names(here)]
+            stack += [child for child in reversed(below) if self.kind(child) == "group"]
+
+    @_guarded
+    def attributes(self, path: str) -> list[str]:
+        """Names of the attributes of an object."""
+        found: list[bytes] = []
+        h5a.iterate(self._open(path), found.append)
+        return [_decoded(name, "the name of an attribute") for name in found]
+
+    @_guarded
+    def text(self, path: str, name: str) -> str | None:
+        """A text attribute: one string of fixed or variable length. None: the object has no attribute of this name."""
+        found = self._attribute(path, name)
+        if found is None:
+            return None
+        if found.shape != ():
+            raise FormatError(f"the attribute {printable(name)} is an array of shape {list(found.shape)}, not one string")
+        return self._strings(found, name)[0]
+
+    @_guarded
+    def integer(self, path: str, name: str) -> int | None:
+        """An integer attribute. None: the object has no attribute of this name."""
+        found = self._attribute(path, name)
+        if found is None:
+            return None
+        kind = found.get_type()
+        if found.shape != () or kind.get_class() != h5t.INTEGER:
+            raise FormatError(f"the attribute {printable(name)} is not an integer")
+        value = np.zeros((), np.int64)
+        found.read(value)
+        return int(value)
+
+    @_guarded
+    def strings(self, path: str, name: str) -> list[str] | None:
+        """A list of strings, also where it is cut into the attributes `name`0, `name`1 … None: there is neither.
+
+        Keras 2.1.6 and later cut lists of more than 64512 bytes, the limit of one object header message.
+        """
+        found = self._attribute(path, name)
+        pieces = self._pieces(path, name)
+        if found is None and not pieces:
+            return None
+        if found is not None and pieces:
+            raise FormatError(f"both {printable(name)} and {printable(name)}{pieces[0]} are there")
+        if pieces != list(range(len(pieces))):
+            missing = next(i for i in range(len(pieces) + 1) if i not in pieces)
+            raise FormatError(f"the attribute {printable(name)}{missing} is missing: a piece of the list is lost")
+        parts = [found] if found is not None else [self._attribute(path, f"{name}{i}") for i in pieces]
+        return [text for part in parts for text in self._strings(part, name)]
+
+    def _pieces(self, path: str, name: str) -> list[int]:
+        numbers = [attribute[len(name):] for attribute in self.attributes(path) if attribute.startswith(name)]
+        return sorted(int(number) for number in numbers if re.fullmatch(r"0|[1-9][0-9]{0,8}", number))
+
+    @_guarded
+    def shape(self, path: str) -> tuple[int, ...]:
+        """Shape of a dataset; () for a scalar. Nothing of its data is read."""
+        return _shape(self._dataset(path))
+
+    @_guarded
+    def size(self, path: str) -> int:
+        """Bytes of a dataset's values, as its shape and type declare them, whatever its type."""
+        dataset = self._dataset(path)
+        return math.prod(_shape(dataset)) * int(dataset.get_type().get_size())
+
+    @_guarded
+    def dtype(self, path: str) -> str | None:
+        """"float16", "bfloat16", "float32" or "float64" as in `array`; None for any other element type."""
+        found = self._float_type(self._dataset(path), path)
+        return found[0] if found else None
+
+    @_guarded
+    def array(self, path: str, *, is_bfloat16: bool = False) -> tuple[NDArray[Any], str]:
+        """The values of a floating point dataset, in its shape, and the name of its type.
+
+        float16, float32 and float64 of either byte order come as native arrays of that type, bit for bit; bfloat16 comes
+        as a float32 array. At most 2**20 values. Type, shape, filters and storage are checked before data is read.
+
+        is_bfloat16: two opaque bytes are a bfloat16, though no attribute says so (Keras 3 in files of the old layout).
+        """
+        dataset = self._dataset(path)
+        found = self._float_type(dataset, path, is_bfloat16)
+        if found is None:
+            raise FormatError(f"a dataset of {_type_name(dataset.get_type())} where floating point numbers are expected")
+        name, raw = found
+        shape = _shape(dataset)
+        count = math.prod(shape)
+        if count > MOST_ELEMENTS:
+            raise FormatError(f"shape {list(shape)} has {count} values, over the limit of {MOST_ELEMENTS}")
+        self._spend(count * raw.itemsize)
+        values = np.zeros(shape, raw)
+        if count:
+            places = _storage(dataset, values.nbytes)
+            before = [self._check_place(path, at, at + size) for at, size, _ in places]
+            # the file's own type as the memory type: bytes are copied, nothing is converted
+            dataset.read(h5s.ALL, h5s.ALL, values, dataset.get_type())
+            for (at, size, is_whole), start in zip(places, before):
+                self._check_structures(start, at, size, values if is_whole else None)
+        if name == "bfloat16":
+            return (values.astype(np.uint32) << 16).view(np.float32), name
+        return values.astype(raw.newbyteorder("="), copy=False), name
+
+    def _where(self, path: str) -> str:
+        inside = printable(path) or "root group"
+        return f"{self._label}: {inside}" if self._label else inside
+
+    def _check_place(self, path: str, at: int, end: int) -> int:
+        """Refuses data that lies where other data of this file does: nothing but an address says whose it is, and that has no checksum.
+
+        at, end: the bytes in the file. Returns the end of the data before them.
+        """
+        place = bisect.bisect(self._spans, (at, end))
+        beside = self._spans[max(0, place - 1): place + 1]
+        for first, last, other in beside:
+            if at < last and first < end and other != path:
+                raise FormatError(f"its data lies where that of {printable(other)} does", hint="the file is damaged; get it again")
+        self._spans.insert(place, (at, end, path))
+        return self._spans[place - 1][1] if place else 0
+
+    def _check_structures(self, start: int, at: int, size: int, values: NDArray[Any] | None) -> None:
+        """Refuses data that are the bytes of one of STRUCTURES; one that begins more than 4 KiB before them is not found.
+
+        start: where such a structure may begin at the earliest. values: the data, if it stands there as it is, so that it isn't read twice.
+        """
+        if self._file is None:
+            return
+        start = max(0, at - 4096, min(start, at))
+        self._file.seek(start)
+        data = self._file.read(at - start + (size if values is None else 0)) + (b"" if values is None else values.tobytes())
+        if any(start + found.start() + length + int.from_bytes(found[1], "little") > at
+               for begin, length in STRUCTURES for found in begin.finditer(data)):
+            raise FormatError("its data lies inside a structure of the file", hint="the file is damaged; get it again")
+
+    def _spend(self, count: int) -> None:
+        self._spent += count
+        if self._spent > MOST_BYTES:
+            raise FormatError(f"more than {MOST_BYTES} bytes of parameters and attributes to read")
+
+    def _open(self, path: str) -> Any:
+        """The object at `path`, each component of which is a hard link to be found in a group."""
+        if path in self._groups:
+            return self._groups[path]
+        if not path:
+            return self._enter(path, self._id, b"/")
+        parent, name = _split(path)
+        group, encoded = self._group(parent), _component(name)
+        if not group.links.exists(encoded):
+            raise FormatError("nothing of this name is in the file")
+        link = group.links.get_info(encoded).type
+        if link:
+            kind = LINK_KINDS.get(link, "user-defined link")
+            raise FormatError(f"the {kind} here leads to other data; only data of this file itself is read", where=self._where(path))
+        return self._enter(path, group, encoded)
+
+    def _enter(self, path: str, group: Any, name: bytes) -> Any:
+        """Opens a member that is known to be there by a hard link."""
+        if path.count("/") >= DEEPEST:
+            raise FormatError(f"groups nested deeper than {DEEPEST}")
+        found = h5o.open(group, name)
+        if isinstance(found, h5g.GroupID):
+            self._groups[path] = found
+        return found
+
+    def _group(self, path: str) -> Any:
+        found = self._open(path)
+        if not isinstance(found, h5g.GroupID):
+            raise FormatError("a group is expected here", where=self._where(path))
+        return found
+
+    def _dataset(self, path: str) -> Any:
+        found = self._open(path)
+        if not isinstance(found, h5d.DatasetID):
+            kind = "group" if isinstance(found, h5g.GroupID) else "named type"
+            raise FormatError(f"a dataset is expected here, this is a {kind}")
+        return found
+
+    def _attribute(self, path: str, name: str) -> Any:
+        owner, encoded = self._open(path), name.encode()
+        if not h5a.exists(owner, encoded):
+            return None
+        found = h5a.open(owner, encoded)
+        if found.get_space().get_simple_extent_type() == h5s.NULL:
+            raise FormatError(f"the attribute {printable(name)} is empty")
+        size = math.prod(found.shape) * found.get_type().get_size()
+        if size > LARGEST_ATTRIBUTE:
+            raise FormatError(f"the attribute {printable(name)} has {size} bytes, over the limit of {LARGEST_ATTRIBUTE}")
+        self._spend(size)
+        return found
+
+    def _strings(self, attribute: Any, name: str) -> list[str]:
+        count = math.prod(attribute.shape)
+        if not count:  # Keras writes an empty list as float64 of shape (0,)
+            return []
+        kind = attribute.get_type()
+        if kind.get_class() != h5t.STRING:
+            raise FormatError(f"the attribute {printable(name)} is {_type_name(kind)}, not text")
+        what = f"the attribute {printable(name)}"
+        if kind.is_variable_str():
+            values = np.empty(attribute.shape, kind.dtype)
+            attribute.read(values)
+            texts = [b"" if value is None or value == 0 else bytes(value) for value in values.ravel().tolist()]
+            self._spend(sum(map(len, texts)))
+            return [_decoded(text, what) for text in texts]
+        raw = np.zeros(attribute.shape, f"V{kind.get_size()}")
+        attribute.read(raw, kind)
+        pad = b" " if kind.get_strpad() == h5t.STR_SPACEPAD else b"\0"
+        texts = [value.tobytes() for value in raw.reshape(-1)]
+        if kind.get_strpad() == h5t.STR_NULLTERM:
+            texts = [text.partition(b"\0")[0] for text in texts]
+        return [_decoded(text.rstrip(pad), what) for text in texts]
+
+    def _float_type(self, dataset: Any, path: str, is_bfloat16: bool = False) -> tuple[str, np.dtype[Any]] | None:
+        """Name of the dataset's floating point type and the NumPy type of its bytes; None for other types."""
+        kind = dataset.get_type()
+        if kind.committed():
+            raise FormatError("its element type is a named type of the file; such a dataset is not read")
+        if kind.get_class() == h5t.OPAQUE and kind.get_size() == 2:
+            # Keras 3 stores bfloat16, which h5py doesn't know, as two opaque bytes and says so in an attribute
+            said = is_bfloat16 or (self._attribute(path, "dtype") and self.text(path, "dtype") == "bfloat16")
+            return ("bfloat16", np.dtype("<u2")) if said else None
+        if kind.get_class() != h5t.FLOAT:
+            return None
+        order = {h5t.ORDER_LE: "<", h5t.ORDER_BE: ">"}.get(kind.get_order())
+        layout = FLOATS.get((kind.get_size(), kind.get_fields(), kind.get_ebias(), kind.get_norm()))
+        return (layout[0], np.dtype(order + layout[1])) if layout and order else None
+
+
+def _split(path: str) -> tuple[str, str]:
+    """The group's path and the member's name; a path never starts at the root, as HDF5's own do."""
+    parent, slash, name = path.rpartition("/")
+    if slash and not parent:
+        raise FormatError(f"{printable(path)!r} is not a name in an HDF5 file")
+    return parent, name
+
+
+def _component(name: str) -> bytes:
+    if name in ("", ".", ".."):
+        raise FormatError(f"{name!r} is not a name in an HDF5 file")
+    try:
+        return name.encode()
+    except UnicodeEncodeError:
+        raise FormatError(f"{printable(name)!r} is not a name in an HDF5 file") from None
+
+
+def _decoded(raw: bytes, what: str) -> str:
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        raise FormatError(f"{what} is not UTF-8 text: {printable(repr(raw), 60)}") from None
+
+
+def _type_name(kind: Any) -> str:
+    named = {h5t.INTEGER: "integers", h5t.FLOAT: "an unusual floating point type", h5t.STRING: "text", h5t.BITFIELD: "bit fields",
+             h5t.OPAQUE: "opaque bytes", h5t.COMPOUND: "compound values", h5t.REFERENCE: "references",
+             h5t.VLEN: "values of variable length", h5t.ENUM: "an enumeration (or booleans)", h5t.ARRAY: "arrays", h5t.TIME: "times"}
+    return f"{named.get(kind.get_class(), 'an unknown type')} of {kind.get_size()} bytes each"
+
+
+def _shape(dataset: Any) -> tuple[int, ...]:
+    space = dataset.get_space()
+    if space.get_simple_extent_type() == h5s.NULL:
+        raise FormatError("this dataset is empty: it has no values at all")
+    return tuple(int(size) for size in space.get_simple_extent_dims())
+
+
+def _storage(dataset: Any, size: int) -> list[tuple[int, int, bool]]:
+    """(place, bytes, whether they are the values as they stand) of the pieces in which a dataset's data lies in the file; `size`: its bytes unpacked.
+
+    Refuses data that is not in the file, whole and in a form that can be read safely.
+    """
+    properties = dataset.get_create_plist()
+    layout = properties.get_layout()
+    if properties.get_external_count():
+        raise FormatError("its data lies in another file (external storage); only data of this file itself is read")
+    if layout == h5d.VIRTUAL:
+        raise FormatError("a virtual dataset: its data lies elsewhere; only data of this dataset itself is read")
+    if layout not in (h5d.COMPACT, h5d.CONTIGUOUS, h5d.CHUNKED):
+        raise FormatError("its data is stored in an unknown layout")
+    if not dataset.get_storage_size():
+        raise FormatError("it holds no stored data: it was declared and never written")
+    if layout == h5d.CHUNKED:
+        return _chunks(dataset, properties, size)
+    if dataset.get_storage_size() != size:
+        raise FormatError(f"{dataset.get_storage_size()} bytes are stored, {size} expected")
+    place = dataset.get_offset()  # None: in the object header
+    return [] if place is None else [(int(place), size, True)]
+
+
+def _chunks(dataset: Any, properties: Any, size: int) -> list[tuple[int, int, bool]]:
+    """As `_storage`, of a dataset in chunks."""
+    filters = [properties.get_filter(i)[0] for i in range(properties.get_nfilters())]
+    for code in filters:
+        if code not in (DEFLATE, SHUFFLE, FLETCHER32, LZF):
+            raise FormatError(f"packed with filter {code}, which is not supported (no plugin is ever loaded)")
+        if filters.count(code) > 1 or {DEFLATE, LZF} <= {*filters}:
+            raise FormatError("packed twice")
+    chunk = properties.get_chunk()
+    chunk_size = math.prod(chunk) * dataset.get_type().get_size()
+    if chunk_size > LARGEST_CHUNK or chunk_size > max(MiB, 4 * size):
+        raise FormatError(f"a chunk of {chunk_size} bytes for {size} bytes of data")
+    expected = math.prod(-(-length // step) for length, step in zip(_shape(dataset), chunk, strict=True))
+    if dataset.get_num_chunks() != expected:
+        raise FormatError(f"{dataset.get_num_chunks()} of {expected} chunks are stored: a part was never written")
+    infos = [dataset.get_chunk_info(i) for i in range(expected)]
+    for info in infos:
+        if info.size > 2 * chunk_size + 64:
+            raise FormatError(f"a chunk of {chunk_size} bytes takes {info.size} in the file")
+        mask, packed = dataset.read_direct_chunk(info.chunk_offset)
+        _check_chunk(packed, [code for bit, code in enumerate(filters) if not mask >> bit & 1], chunk_size)
+    return [(int(info.byte_offset), int(info.size), False) for info in infos]
+
+
+def _check_chunk(packed: bytes, filters: list[int], chunk_size: int) -> None:
+    """Whether a stored chunk unpacks to exactly its size: HDF5 1.14 leaves the rest of a short one uninitialised."""
+    size = len(packed)
+    for code in reversed(filters):
+        if code == FLETCHER32:
+            packed, size = packed[:-4], size - 4
+        elif code == DEFLATE:
+            size = _inflated_size(packed, chunk_size + 4)
+        elif code == LZF:
+            size = _lzf_size(packed)
+    if size != chunk_size:
+        raise FormatError(f"a chunk unpacks to {size} bytes, {chunk_size} expected", hint="the file is damaged; get it again")
+
+
+def _inflated_size(packed: bytes, limit: int) -> int:
+    import zlib
+
+    try:
+        return len(zlib.decompressobj().decompress(packed, limit + 1))
+    except zlib.error as error:
+        raise FormatError(f"a chunk cannot be inflated: {error}", hint="the file is damaged; get it again") from None
+
+
+def _lzf_size(packed: bytes) -> int:
+    """Length of what LibLZF's format unpacks to: literal runs (control byte below 32) and back references."""
+    size = i = 0
+    while i < len(packed):
+        control = packed[i]
+        if control < 32:
+            size, i = size + control + 1, i + control + 2
+        else:
+            long = control >> 5 == 7
+            if long and i + 1 == len(packed):
+                break
+            size, i = size + (control >> 5) + 2 + (packed[i + 1] if long else 0), i + (3 if long else 2)
+    return size if i == len(packed) else -1
