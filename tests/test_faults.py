@@ -1,0 +1,382 @@
+"""Faults around a sound program: inputs that are no files, that change while they are read, that are larger than any memory; outputs that
+cannot be written; the surroundings that it is started in. The slow ones are in fuzz/faults.py.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import resource
+import shutil
+import socket
+import subprocess
+import sys
+import time
+
+import h5py
+import numpy as np
+import pytest
+from conftest import ROOT, make_bundle
+
+import exporter
+from exporter import resolve
+from exporter.errors import FormatError
+from exporter.place import Place
+from exporter.sources import Options
+
+MODEL = ROOT / "sample_models" / "encoder_keras3" / "model.h5"
+SAVED_MODEL = ROOT / "sample_models" / "saved_model_tfkeras" / "saved_model"
+PROGRAM = "from exporter.cli import export_command; export_command()"
+OLD = b"what stood there before"
+
+
+def command(*words, cwd=ROOT, **more):
+    """Runs bn-export in a process of its own, for ten seconds and 600 MB at most."""
+    began = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    done = subprocess.run([sys.executable, "-c", PROGRAM, *map(str, words)], cwd=cwd, capture_output=True, text=True, timeout=60,
+                          stdin=subprocess.DEVNULL, **more)
+    assert max(began, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) < 600 << 10
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def refuse(path, words):
+    """Both ways of reading refuse `path`, and the command leaves nothing behind."""
+    out = path.parent / "out.json"
+    done = command(path, out)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert words in done.stderr, done.stderr
+    assert not out.exists()
+    with pytest.raises(exporter.ExporterError, match=words):
+        exporter.read(path)
+
+
+# --- inputs that are no regular files --------------------------------------------------------------------------------------------------
+
+def make_socket(path):
+    here = os.getcwd()
+    os.chdir(path.parent)  # the name of a socket is short
+    try:
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind(path.name)
+    finally:
+        os.chdir(here)
+
+
+@pytest.mark.parametrize(("make", "words"), [
+    (os.mkfifo, "neither a file nor a folder"), (make_socket, "neither a file nor a folder"),
+    (lambda path: path.symlink_to("/dev/zero"), "neither a file nor a folder"),
+    (lambda path: path.symlink_to("/dev/null"), "neither a file nor a folder"),
+    (lambda path: path.symlink_to("nothing"), "no such file"), (lambda path: path.symlink_to(path), "symbolic links"),
+    (pathlib.Path.mkdir, "holds no SavedModel"), (lambda path: None, "no such file"), (pathlib.Path.touch, "empty")],
+    ids=["fifo", "socket", "zero", "null", "dangling", "loop", "folder", "nothing", "empty"])
+def test_what_is_no_file_is_refused(make, words, tmp_path):
+    path = tmp_path / "model.h5"
+    make(path)
+    refuse(path, words)
+
+
+@pytest.mark.parametrize("name", ["saved_model.pb", "keras_metadata.pb", "variables/variables.index"])
+def test_a_pipe_inside_a_model_is_not_read(name, tmp_path):
+    shutil.copytree(SAVED_MODEL, tmp_path / "model")
+    (tmp_path / "model" / name).unlink()
+    os.mkfifo(tmp_path / "model" / name)
+    refuse(tmp_path / "model", "neither a file nor a folder")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere, and read")
+def test_a_file_that_may_not_be_read(tmp_path):
+    shutil.copy(MODEL, tmp_path / "model.h5")
+    (tmp_path / "model.h5").chmod(0)
+    refuse(tmp_path / "model.h5", "Permission denied")
+
+
+def test_a_folder_full_of_files(tmp_path):
+    (tmp_path / "model").mkdir()
+    for number in range(5000):
+        (tmp_path / "model" / f"weights_{number}.index").touch()
+    began = time.monotonic()
+    refuse(tmp_path / "model", "model")
+    assert time.monotonic() - began < 20
+
+
+def test_the_users_own_link_is_followed(tmp_path):
+    (tmp_path / "model.h5").symlink_to(MODEL)
+    assert command(tmp_path / "model.h5", tmp_path / "out.json").returncode == 0
+
+
+# --- inputs that are larger than they should be ----------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("start", [b"", MODEL.read_bytes()[:2000], b"PK\3\4", b"{"], ids=["zeros", "hdf5", "zip", "json"])
+def test_a_sparse_file_of_64_gigabytes(start, tmp_path):
+    path = tmp_path / "model.h5"
+    path.write_bytes(start)
+    os.truncate(path, 64 << 30)
+    refuse(path, "model.h5")
+
+
+def test_a_model_in_a_sparse_file_is_read(tmp_path):
+    shutil.copy(MODEL, tmp_path / "model.h5")
+    os.truncate(tmp_path / "model.h5", 64 << 30)
+    assert command(tmp_path / "model.h5", tmp_path / "out.json").returncode == 0
+
+
+def test_groups_ten_thousand_deep(tmp_path):
+    shutil.copy(MODEL, tmp_path / "beside.h5")
+    shutil.copy(ROOT / "sample_models" / "encoder_keras3" / "model.weights.h5", tmp_path / "instead.h5")
+    for name, outer in (("beside.h5", "model_weights"), ("instead.h5", "layers")):
+        with h5py.File(tmp_path / name, "r+") as file:
+            group = file[outer]
+            for _ in range(10_000):
+                group = group.create_group("g")
+    assert command(tmp_path / "beside.h5", tmp_path / "out.json").returncode == 0, "nobody asks for them"
+    (tmp_path / "out.json").unlink()
+    refuse(tmp_path / "instead.h5", "nested deeper than")
+
+
+def test_groups_that_lead_back(tmp_path):
+    """Forty groups, each held twice by the one before it, have 2**40 paths; the last one holds the first."""
+    path = tmp_path / "model.weights.h5"
+    shutil.copy(ROOT / "sample_models" / "encoder_keras3" / "model.weights.h5", path)
+    with h5py.File(path, "r+") as file:
+        first = group = file["layers"].create_group("first")
+        for _ in range(40):
+            inner = group.create_group("a")
+            group["b"] = inner
+            group = inner
+        group["back"] = first
+    done = command(path, "--epsilon", "0.001", "--skip-unresolved", "--json")
+    assert done.returncode in (0, 1)
+
+
+# --- inputs that change ----------------------------------------------------------------------------------------------------------------
+
+def append(path):
+    with open(path, "ab") as file:
+        file.write(b"x")
+
+
+def touch(path):
+    os.utime(path, ns=(1, 1))
+
+
+def replace(path):
+    other = path.with_name("other")
+    shutil.copy(path, other)
+    os.replace(other, path)
+
+
+def truncate(path):
+    os.truncate(path, 100)
+
+
+@pytest.mark.parametrize("change", [append, touch, replace, truncate, os.unlink])
+@pytest.mark.parametrize("name", ["model.h5", "saved_model/variables/variables.index", "saved_model/keras_metadata.pb"])
+def test_an_input_that_changes_while_it_is_read(change, name, tmp_path, monkeypatch):
+    shutil.copy(MODEL, tmp_path / "model.h5")
+    shutil.copytree(SAVED_MODEL, tmp_path / "saved_model")
+    place = Place(tmp_path / name.split("/")[0])
+    found = resolve.source_for(place)
+
+    class Meanwhile:
+        @staticmethod
+        def read(place, options):
+            bundle = found.read(place, options)
+            change(tmp_path / name)
+            return bundle
+
+    monkeypatch.setattr(resolve, "source_for", lambda place: Meanwhile)
+    with pytest.raises(FormatError, match="changed while it was read") as error:
+        resolve.read_place(place, Options())
+    assert name.rsplit("/", 1)[-1] in error.value.where
+
+
+def test_a_refusal_of_an_input_that_changed_says_so(tmp_path, monkeypatch):
+    shutil.copy(MODEL, tmp_path / "model.h5")
+    place = Place(tmp_path / "model.h5")
+    found = resolve.source_for(place)
+
+    class Meanwhile:
+        @staticmethod
+        def read(place, options):
+            truncate(tmp_path / "model.h5")
+            return found.read(place, options)
+
+    monkeypatch.setattr(resolve, "source_for", lambda place: Meanwhile)
+    with pytest.raises(FormatError, match="changed while it was read"):
+        resolve.read_place(place, Options())
+
+
+def test_an_architecture_that_changes_is_noticed_too(tmp_path, monkeypatch):
+    folder = ROOT / "sample_models" / "encoder_keras3"
+    for name in ("model.weights.h5", "architecture.json"):
+        shutil.copy(folder / name, tmp_path)
+    place, options = Place(tmp_path / "model.weights.h5"), Options(architecture=Place(tmp_path / "architecture.json"))
+    found = resolve.source_for(place)
+
+    class Meanwhile:
+        @staticmethod
+        def read(place, options):
+            bundle = found.read(place, options)
+            append(tmp_path / "architecture.json")
+            return bundle
+
+    monkeypatch.setattr(resolve, "source_for", lambda place: Meanwhile)
+    with pytest.raises(FormatError, match="changed while it was read"):
+        resolve.read_place(place, options)
+
+
+# --- outputs ---------------------------------------------------------------------------------------------------------------------------
+
+def test_a_disk_that_fills_up_leaves_the_old_output(tmp_path):
+    """The kernel refuses to write more than 2000 bytes, as it does on a full disk."""
+    out = tmp_path / "out.json"
+    out.write_bytes(OLD)
+    done = command(MODEL, out, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)))
+    assert done.returncode == 1
+    assert "File too large" in done.stderr
+    assert out.read_bytes() == OLD
+    assert os.listdir(tmp_path) == ["out.json"]
+
+
+def test_eight_exports_to_one_name(tmp_path):
+    out = tmp_path / "out.json"
+    words = [sys.executable, "-c", PROGRAM, str(MODEL), str(out)]
+    processes = [subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE) for _ in range(8)]
+    assert [process.communicate()[1] for process in processes] == [b""] * 8
+    assert [process.returncode for process in processes] == [0] * 8
+    assert exporter.load(out).digest() == exporter.read(MODEL).digest()
+    assert os.listdir(tmp_path) == ["out.json"]
+
+
+def test_kill_minus_nine(tmp_path):
+    """A few of the 200 of fuzz/faults.py: the old output or the new one, and at most one temporary file a kill."""
+    out = tmp_path / "out.json"
+    new = exporter.write(exporter.read(MODEL), tmp_path / "new.json") or (tmp_path / "new.json").read_bytes()
+    for moment in (0.05, 0.1, 0.15, 0.2, 0.25, 0.3):
+        out.write_bytes(OLD)
+        process = subprocess.Popen([sys.executable, "-c", PROGRAM, str(MODEL), str(out)], cwd=ROOT)
+        try:
+            process.wait(moment)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        process.wait()
+        assert out.read_bytes() in (OLD, new)
+    left = set(os.listdir(tmp_path)) - {"out.json", "new.json"}
+    assert len(left) <= 6
+    assert all(name.startswith(".out.json.") and name.endswith(".tmp") for name in left)
+
+
+# --- surroundings ----------------------------------------------------------------------------------------------------------------------
+
+TRAP = "open('PWNED', 'w').close()\n"
+
+
+@pytest.mark.parametrize("isolated", [True, False])
+def test_modules_beside_the_model_are_not_imported(isolated, tmp_path):
+    """The current folder may be that of a model from a stranger."""
+    for name in ("h5py", "numpy", "json", "orjson", "exporter", "sitecustomize"):
+        (tmp_path / f"{name}.py").write_text(TRAP)
+    program = tmp_path.parent / f"{tmp_path.name}.py"
+    program.write_text(f"import sys; sys.path.insert(0, {str(ROOT)!r}); import exporter; "
+                       f"print(len(exporter.read({str(MODEL)!r}, isolated={isolated})))")
+    done = subprocess.run([sys.executable, str(program)], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 3
+    assert not (tmp_path / "PWNED").exists()
+
+
+@pytest.mark.parametrize("variable", ["HDF5_PLUGIN_PATH", "HDF5_PLUGIN_PRELOAD", "HDF5_VOL_CONNECTOR", "HDF5_DRIVER"])
+def test_variables_of_hdf5_load_nothing(variable, tmp_path):
+    (tmp_path / "libtrap.so").write_bytes(b"\x7fELF")
+    value = {"HDF5_VOL_CONNECTOR": "trap", "HDF5_DRIVER": "split"}.get(variable, str(tmp_path))
+    done = command(MODEL, tmp_path / "out.json", env={**os.environ, variable: value})
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_name_that_is_not_unicode(tmp_path):
+    name = os.fsencode(tmp_path) + b"/m\xff\x1b[2J.h5"
+    shutil.copy(MODEL, name)
+    done = command(os.fsdecode(name), tmp_path / "out.json")
+    assert (done.returncode, done.stderr) == (0, "")
+    with open(name, "r+b") as file:
+        file.truncate(5000)
+    done = command(os.fsdecode(name), tmp_path / "out.json")
+    assert done.returncode == 1
+    assert done.stderr.replace("\n", "").isprintable()
+
+
+# --- HDF5 data that lies where it should not: only an address says whose it is -----------------------------------------------------------
+
+def address_of(path, name):
+    """Where in the file the address of a dataset's data stands, and the address."""
+    with h5py.File(path) as file:
+        at = file[name].id.get_offset()
+        size = file[name].id.get_storage_size()
+    data = path.read_bytes()
+    record = at.to_bytes(8, "little") + size.to_bytes(8, "little")
+    assert data.count(record) == 1
+    return data.index(record), at
+
+
+@pytest.fixture
+def small(tmp_path):
+    path = tmp_path / "model.weights.h5"
+    with h5py.File(path, "w") as file:
+        for number in range(2):
+            for role in range(4):
+                file[f"layers/batch_normalization{'_1' * number}/vars/{role}"] = np.arange(1, 6, dtype=np.float32) + 10 * role + number
+    return path
+
+
+def test_a_damaged_address_is_noticed(small):
+    """Into another dataset's data, and into each structure of the file that holds the address itself."""
+    name, other = "layers/batch_normalization/vars/2", "layers/batch_normalization_1/vars/1"
+    assert len(exporter.read(small, epsilon=1e-3)) == 2
+    sound = small.read_bytes()
+    where, at = address_of(small, name)
+    structures = [sound.index(signature) + inside for signature in (b"TREE", b"SNOD", b"HEAP") for inside in (4, 20, 40)]
+    with h5py.File(small) as file:
+        headers = [h5py.h5o.get_info(file[path].id).addr + 24 for path in (name, other, "layers")]
+    for target in (address_of(small, other)[1], address_of(small, other)[1] + 8, at - 20, *structures, *headers):
+        small.write_bytes(sound[:where] + target.to_bytes(8, "little") + sound[where + 8:])
+        with pytest.raises(FormatError, match=r"its data lies (where that of layers/\S+ does|inside a structure)"):
+            exporter.read(small, epsilon=1e-3)
+
+
+def test_two_parameters_in_one_dataset_are_refused(small):
+    with h5py.File(small, "r+") as file:
+        del file["layers/batch_normalization/vars/3"]
+        file["layers/batch_normalization/vars/3"] = file["layers/batch_normalization_1/vars/3"]
+    with pytest.raises(FormatError, match="its data lies where that of layers/batch_normalization/vars/3 does"):
+        exporter.read(small, epsilon=1e-3)
+
+
+def test_a_damaged_name_is_not_a_missing_parameter(tmp_path):
+    """Weights alone, without a config that says whether there is a beta."""
+    path = tmp_path / "weights.h5"
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"] = [b"bn"]
+        names = ["gamma", "beta", "moving_mean", "moving_variance"]
+        file.create_group("bn").attrs["weight_names"] = [f"bn/{name}:0".encode() for name in names]
+        for name in names:
+            file[f"bn/bn/{name}:0"] = np.ones(3, np.float32)
+    assert exporter.read(path, epsilon=1e-3)["bn"].beta is not None
+    path.write_bytes(path.read_bytes().replace(b"bn/beta:0", b"bn/bexa:0", 1))
+    with pytest.raises(FormatError, match="lists 'bn/bexa:0', and the file holds no such weight"):
+        exporter.read(path, epsilon=1e-3)
+
+
+def test_at_most_twenty_warnings_and_long_messages_are_cut(tmp_path, run):
+    from conftest import make_layer
+
+    from exporter import cli
+
+    layers = [make_layer(f"layer_{number}_{'x' * 900}\x1b[31m").replace(moving_variance=np.float32([1, 1, 1, -1e-6]))
+              for number in range(50)]
+    exporter.write(make_bundle(*layers), tmp_path / "b.json")
+    code, _, err = run(cli.export, tmp_path / "b.json", tmp_path / "c.json")
+    lines = err.splitlines()
+    assert code == 0
+    assert len(lines) == 21
+    assert lines[-1] == "warning: and 30 more like these"
+    assert all(len(line) < 520 and line.isprintable() for line in lines)
