@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -49,7 +50,8 @@ def load(path: str | os.PathLike[str]) -> Bundle:
         source = next((source for source in (bundle, bundle_arrays) if source.claims(place)), None)
         if source is None:
             raise FormatError("this is not a bundle", hint="read a model with exporter.read")
-        return resolve(source.read(place, Options()), Options())
+        with _quiet():
+            return resolve(source.read(place, Options()), Options())
     except ExporterError as error:
         raise error.inside(place.name) from None
 
@@ -68,9 +70,17 @@ def read_place(place: Place, options: Options, *, isolated: bool = False, fork: 
             found = isolation.finish(isolation.start(place, options, fork=fork), meanwhile)
         else:
             found = read_unresolved(place, options)
-        return resolve(found, options)
+        with _quiet():
+            return resolve(found, options)
     except ExporterError as error:
         raise error.inside(place.name) from None
+
+
+def _quiet() -> contextlib.AbstractContextManager[object]:
+    """NaN and overflow in a file are for the gate to judge, with the layer's name, not for a warning of NumPy's."""
+    import numpy as np
+
+    return np.errstate(all="ignore")
 
 
 def read_unresolved(place: Place, options: Options) -> Bundle:
@@ -84,7 +94,8 @@ def read_unresolved(place: Place, options: Options) -> Bundle:
         raise refuse(place)
     inputs = [place] if options.architecture is None else [place, options.architecture]
     try:
-        bundle = source.read(place, options)
+        with _quiet():
+            bundle = source.read(place, options)
     except FormatError:
         for each in inputs:
             each.check_unchanged()  # the better reason
@@ -119,7 +130,9 @@ def resolve(bundle: Bundle, options: Options) -> Bundle:
     unresolved = [*skipped, *unknown]
     if unresolved and not (options.skip_unresolved and layers) and not bundle.settled:
         raise _unresolved(unresolved, bool(unknown))
-    return check(bundle.replace(layers=tuple(layers), skipped=tuple(unresolved)))
+    odd = [f"{layer.path}: the file says its epsilon and not its axis; {list(layer.axis or ())} is assumed" for layer in layers
+           if "axis" in layer.assumed and "epsilon" not in layer.assumed and not bundle.settled]
+    return check(bundle.replace(layers=tuple(layers), skipped=tuple(unresolved), warnings=(*bundle.warnings, *odd)))
 
 
 def unique_paths(layers: Iterable[BatchNorm]) -> list[BatchNorm]:

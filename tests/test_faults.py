@@ -380,3 +380,23 @@ def test_at_most_twenty_warnings_and_long_messages_are_cut(tmp_path, run):
     assert len(lines) == 21
     assert lines[-1] == "warning: and 30 more like these"
     assert all(len(line) < 520 and line.isprintable() for line in lines)
+
+
+def test_a_config_without_an_axis_is_worth_a_warning(tmp_path):
+    shutil.copy(MODEL, tmp_path / "model.h5")
+    with h5py.File(tmp_path / "model.h5", "r+") as file:
+        file.attrs["model_config"] = file.attrs["model_config"].replace('"axis"', '"azis"', 1)
+    done = command(tmp_path / "model.h5")
+    assert done.returncode == 0
+    assert "says its epsilon and not its axis; [-1] is assumed" in done.stderr
+
+
+def test_a_signaling_nan_is_judged_by_the_gate(tmp_path):
+    from exporter.formats import safetensors
+
+    exporter.write(make_bundle(), tmp_path / "b.safetensors")
+    data = (tmp_path / "b.safetensors").read_bytes()
+    size = 8 + (safetensors.header_size(data[:9]) or 0)
+    (tmp_path / "b.safetensors").write_bytes(data[:size] + b"\1\0\xa0\x7f" + data[size + 4:])
+    with pytest.raises(exporter.BundleError, match="not a finite number"):
+        exporter.load(tmp_path / "b.safetensors")
