@@ -134,3 +134,11 @@ def test_every_cut_and_every_changed_byte_is_an_answer_or_an_error_of_ours():
     for one in broken:
         with contextlib.suppress(ExporterError):
             assert all(norm.path for norm in find_norms(Graph(one)))
+
+
+@pytest.mark.parametrize("op", ["Identity", "Merge", "Fill", "Select", "Reshape", "ConcatV2", "Mul", "Squeeze", "Pack", "FusedBatchNormV3"])
+def test_a_graph_that_leads_in_circles_ends(op):
+    inputs = {"Identity": ["a"], "Squeeze": ["a"], "Select": ["a"] * 3, "FusedBatchNormV3": ["a:1"] * 5}.get(op, ["a", "a"])
+    found = find_norms(Graph(graph(node("a", op, *inputs), node("x", "Placeholder"), *chain("bn", "x", "a", "a", "a", "a"),
+                                   node("f", "FusedBatchNormV3", "x", "a", "a", "a", "a", is_training=False))))
+    assert all(norm.reason for norm in found)

@@ -19,6 +19,7 @@ DEEPEST_TRACE = 40
 MOST_FRAMES = 20_000
 LONGEST_TRACE = 10_000
 WIDEST_SEARCH = 2_000
+TOO_LONG = "a chain of ops too long to follow"
 
 PASSES = frozenset({"Identity", "RefIdentity", "ReadVariableOp", "Switch", "RefSwitch", "Enter", "RefEnter", "Exit", "Snapshot",
                     "StopGradient", "PreventGradient", "CheckNumerics", "Cast", "EnsureShape"})
@@ -160,7 +161,7 @@ class Value(NamedTuple):
 
 def operand(frame: Frame, node: Node, number: int) -> Value:
     """An input of a node. FormatError where it has too few."""
-    if number >= len(node.inputs):
+    if not 0 <= number < len(node.inputs):
         raise FormatError(f"{node.op} has {len(node.inputs)} inputs", where=node.where)
     return Value(frame, node.inputs[number])
 
@@ -180,6 +181,7 @@ class Tracer:
             self.roots.append(Frame(body, bound={a: v for a, v in zip(last, variables) if v is not None}))
         self._memo: dict[Value, Source] = {}
         self._frames: dict[tuple[Frame, str, str], Frame] = {}
+        self._depth = 0
 
     def called(self, frame: Frame, node: Node) -> list[tuple[str, int]]:
         """The functions that a node may run, with the number of the input that is their first argument."""
@@ -204,18 +206,18 @@ class Tracer:
             found = self._frames[key] = Frame(self.graph.function(function), frame, node, first)
         return found
 
-    def trace(self, value: Value, depth: int = 0) -> Source:
-        """What a value is. Never raises for graphs it does not understand: those are Opaque."""
+    def trace(self, value: Value) -> Source:
+        """What a value is; Opaque where that is not understood, or is deeper than any graph that was written by people."""
         found = self._memo.get(value)
         if found is None:
-            found = self._memo[value] = self._trace(value, depth)
+            self._depth += 1  # of all the ways in which one value leads to another: a broken graph may lead in circles
+            found = self._memo[value] = self._trace(value) if self._depth <= DEEPEST_TRACE else Opaque(TOO_LONG, value)
+            self._depth -= 1
         return found
 
-    def _trace(self, value: Value, depth: int) -> Source:
+    def _trace(self, value: Value) -> Source:
         shaping: list[tuple[str, tuple[int, ...]]] = []
         for _ in range(LONGEST_TRACE):
-            if depth > DEEPEST_TRACE:
-                break
             node = value.node
             if node is None:
                 found = self._argument(value)
@@ -231,8 +233,8 @@ class Tracer:
                 shaping.append(self._shaping(value.frame, node))
                 value = operand(value.frame, node, 0)
             else:
-                return _shaped(self._source(value, node, depth), shaping)
-        return Opaque("a chain of ops too long to follow", value)
+                return _shaped(self._source(value, node), shaping)
+        return Opaque(TOO_LONG, value)
 
     def _argument(self, value: Value) -> Source | Value:
         frame, output = value
@@ -267,7 +269,7 @@ class Tracer:
         sizes = self.integers(operand(frame, node, 1))
         return ("unknown", ()) if sizes is None else ("reshape" if node.op == "Reshape" else "expand", tuple(sizes))
 
-    def _source(self, value: Value, node: Node, depth: int) -> Source:
+    def _source(self, value: Value, node: Node) -> Source:
         frame, op = value.frame, node.op
         if op in VARIABLES:
             return Variable(node.name, node.name)
@@ -278,26 +280,26 @@ class Tracer:
             filled = self.scalar(operand(frame, node, 1)) if filled is None else filled
             return Filled(filled) if filled is not None else Opaque("a tensor filled at run time", value)
         if op in ("Merge", "RefMerge"):
-            return self._choose(value, [operand(frame, node, n) for n in range(len(node.inputs))], depth)
+            return self._choose(value, [operand(frame, node, n) for n in range(len(node.inputs))])
         if op in ("Select", "SelectV2"):
             known = self.boolean(operand(frame, node, 0))
-            return self._choose(value, [operand(frame, node, n) for n in (1, 2) if known is None or known == (n == 1)], depth)
+            return self._choose(value, [operand(frame, node, n) for n in (1, 2) if known is None or known == (n == 1)])
         if op in ("ConcatV2", "Concat"):
-            return self._joined(value, node, depth)
+            return self._joined(value, node)
         if op in ("Mul", "Add", "AddV2"):
-            return self._simplified(value, node, depth)
+            return self._simplified(value, node)
         if FUSED.fullmatch(op):
-            return self._fused_output(value, node, depth)
+            return self._fused_output(value, node)
         if op == "Mean":
             return Moment((frame, node.name), self._over_batch(value))
         called = self.called(frame, node)
         if called:
-            return self._result(value, node, called, depth)
+            return self._result(value, node, called)
         return Opaque(f"what the op {printable(op)} computes", value)
 
-    def _choose(self, value: Value, values: list[Value], depth: int) -> Source:
+    def _choose(self, value: Value, values: list[Value]) -> Source:
         """One of several values, chosen at run time: the one of inference where the others come from the batch."""
-        sources = [self.trace(one, depth + 1) for one in values]
+        sources = [self.trace(one) for one in values]
         by_identity = {source.identity: source for source in sources if not isinstance(source, (Moment, Opaque))}
         others = [source for source in sources if isinstance(source, (Moment, Opaque))]
         if len(by_identity) == 1 and all(self.of_activations(source) for source in others):
@@ -307,19 +309,19 @@ class Tracer:
         moments = [source for source in others if isinstance(source, Moment)]
         return moments[0] if len(moments) == len(others) else others[0]
 
-    def _joined(self, value: Value, node: Node, depth: int) -> Source:
+    def _joined(self, value: Value, node: Node) -> Source:
         last = len(node.inputs) - 1
         axis = self.scalar(operand(value.frame, node, last if node.op == "ConcatV2" else 0))
         pieces = [operand(value.frame, node, n) for n in (range(last) if node.op == "ConcatV2" else range(1, last + 1))]
-        parts = [self.trace(piece, depth + 1) for piece in pieces]
+        parts = [self.trace(piece) for piece in pieces]
         kept = tuple(part for part in parts if isinstance(part, (Variable, Constant)) and not part.shaping)
         if axis is None or not kept or len(kept) != len(parts):
             return Opaque("what the op ConcatV2 computes", value)
         return Parts(kept, int(axis)) if len(kept) > 1 else kept[0]
 
-    def _simplified(self, value: Value, node: Node, depth: int) -> Source:
+    def _simplified(self, value: Value, node: Node) -> Source:
         """1 * v, 0 + v, 0 * v: what batch renormalisation leaves of its corrections in inference."""
-        sources = [self.trace(operand(value.frame, node, n), depth + 1) for n in (0, 1)]
+        sources = [self.trace(operand(value.frame, node, n)) for n in (0, 1)]
         numbers = [_number(source) for source in sources]
         for number, other in zip(numbers, sources[::-1]):
             if number == (1 if node.op == "Mul" else 0) and not isinstance(other, Opaque):
@@ -328,14 +330,14 @@ class Tracer:
                 return Filled(0.0)
         return Opaque(f"what the op {node.op} computes", value)
 
-    def _fused_output(self, value: Value, node: Node, depth: int) -> Source:
+    def _fused_output(self, value: Value, node: Node) -> Source:
         if value.output.slot not in (1, 2):
             return Opaque("an activation", value)
         if node.boolean("is_training", True):
             return Moment((value.frame, node.name, value.output.slot), True)
-        return self.trace(operand(value.frame, node, 2 + value.output.slot), depth + 1)  # handed through: mean, variance
+        return self.trace(operand(value.frame, node, 2 + value.output.slot))  # handed through: mean, variance
 
-    def _result(self, value: Value, node: Node, called: list[tuple[str, int]], depth: int) -> Source:
+    def _result(self, value: Value, node: Node, called: list[tuple[str, int]]) -> Source:
         inner = []
         for function, first in called:
             frame = self.enter(value.frame, node, function, first)
@@ -348,9 +350,9 @@ class Tracer:
                 argument = frame.body.arguments[value.output.slot] if value.output.slot < len(frame.body.arguments) else ""
                 if not self._invariant(frame, argument):
                     return Opaque("a value that changes in a loop", value)
-                return self.trace(operand(value.frame, node, value.output.slot), depth + 1)
+                return self.trace(operand(value.frame, node, value.output.slot))
             inner.append(Value(frame, output))
-        return self.trace(inner[0], depth + 1) if len(inner) == 1 else self._choose(value, inner, depth)
+        return self.trace(inner[0]) if len(inner) == 1 else self._choose(value, inner)
 
     def of_activations(self, source: Source) -> bool:
         """Whether a value depends on the batch that the graph is fed."""
