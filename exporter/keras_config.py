@@ -184,7 +184,7 @@ def _children(base: str, config: dict[str, Any], counter: _Counter) -> Iterator[
         yield from _directions(config["layer"], config, counter)
         return
     for key in sorted(config, key=lambda key: key != "layers"):
-        if key not in _NO_LAYERS:
+        if key not in _NO_LAYERS and isinstance(config[key], (dict, list)):
             yield from ((key, child) for child in _inside(config[key], counter))
 
 

@@ -31,6 +31,7 @@ MOST_BYTES = 256 * MiB  # of all datasets and attributes read from one file
 LARGEST_ATTRIBUTE = 64 * MiB
 LARGEST_CHUNK = 64 * MiB
 MOST_MEMBERS = 200_000  # of one group, and groups of one walk
+MOST_KEPT = 64  # datasets held open
 DEEPEST = 64  # groups inside each other
 
 DEFLATE, SHUFFLE, FLETCHER32, LZF = 1, 2, 3, 32000
@@ -87,6 +88,7 @@ class File:
         self._label = label
         self._file = file
         self._groups: dict[str, Any] = {}
+        self._others: dict[str, Any] = {}  # datasets that were looked at a moment ago
         self._spans: list[tuple[int, int, str]] = []  # where the data read so far lies, and whose it is
         self._stack = contextlib.ExitStack()
         self._spent = 0
@@ -99,6 +101,7 @@ class File:
 
     def close(self) -> None:
         self._groups.clear()
+        self._others.clear()
         self._id.close()
         self._stack.close()
 
@@ -121,6 +124,8 @@ class File:
         """"group", "dataset", "named type", "soft link", "external link", "user-defined link"; None: nothing there."""
         if not path or path in self._groups:
             return "group"
+        if path in self._others:
+            return "dataset" if isinstance(self._others[path], h5d.DatasetID) else "named type"
         parent, name = _split(path)
         if parent not in self._groups and self.kind(parent) != "group":
             return None
@@ -199,16 +204,17 @@ class File:
         Keras 2.1.6 and later cut lists of more than 64512 bytes, the limit of one object header message.
         """
         found = self._attribute(path, name)
+        if found is not None:
+            if h5a.exists(self._open(path), f"{name}0".encode()):
+                raise FormatError(f"both {printable(name)} and {printable(name)}0 are there")
+            return self._strings(found, name)
         pieces = self._pieces(path, name)
-        if found is None and not pieces:
+        if not pieces:
             return None
-        if found is not None and pieces:
-            raise FormatError(f"both {printable(name)} and {printable(name)}{pieces[0]} are there")
         if pieces != list(range(len(pieces))):
             missing = next(i for i in range(len(pieces) + 1) if i not in pieces)
             raise FormatError(f"the attribute {printable(name)}{missing} is missing: a piece of the list is lost")
-        parts = [found] if found is not None else [self._attribute(path, f"{name}{i}") for i in pieces]
-        return [text for part in parts for text in self._strings(part, name)]
+        return [text for i in pieces for text in self._strings(self._attribute(path, f"{name}{i}"), name)]
 
     def _pieces(self, path: str, name: str) -> list[int]:
         numbers = [attribute[len(name):] for attribute in self.attributes(path) if attribute.startswith(name)]
@@ -302,6 +308,8 @@ class File:
         """The object at `path`, each component of which is a hard link to be found in a group."""
         if path in self._groups:
             return self._groups[path]
+        if path in self._others:
+            return self._others[path]
         if not path:
             return self._enter(path, self._id, b"/")
         parent, name = _split(path)
@@ -321,6 +329,10 @@ class File:
         found = h5o.open(group, name)
         if isinstance(found, h5g.GroupID):
             self._groups[path] = found
+            return found
+        if len(self._others) == MOST_KEPT:
+            self._others.clear()
+        self._others[path] = found
         return found
 
     def _group(self, path: str) -> Any:
@@ -376,6 +388,8 @@ class File:
         kind = dataset.get_type()
         if kind.committed():
             raise FormatError("its element type is a named type of the file; such a dataset is not read")
+        if kind.equal(h5t.IEEE_F32LE):  # nearly always; what follows says the same of it, more slowly
+            return "float32", np.dtype("<f4")
         if kind.get_class() == h5t.OPAQUE and kind.get_size() == 2:
             # Keras 3 stores bfloat16, which h5py doesn't know, as two opaque bytes and says so in an attribute
             said = is_bfloat16 or (self._attribute(path, "dtype") and self.text(path, "dtype") == "bfloat16")
@@ -426,9 +440,9 @@ def _shape(dataset: Any) -> tuple[int, ...]:
 
 
 def _storage(dataset: Any, size: int) -> list[tuple[int, int, bool]]:
-    """(place, bytes, whether they are the values as they stand) of the pieces in which a dataset's data lies in the file; `size`: its bytes unpacked.
+    """(place, bytes, whether they are the values as they stand) of the pieces in which a dataset's data lies in the file.
 
-    Refuses data that is not in the file, whole and in a form that can be read safely.
+    size: its bytes unpacked. Refuses data that is not in the file, whole and in a form that can be read safely.
     """
     properties = dataset.get_create_plist()
     layout = properties.get_layout()
