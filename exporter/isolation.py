@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from exporter.sources import Options
 
 MEMORY = 2 << 30  # bytes of address space beyond what the child starts with
-CPU_SECONDS = 3  # and one more for each 16 MiB of the file; a sound file takes a hundredth of that
+CPU_SECONDS = 3  # and one more for each 4 MiB of the file; a sound file takes a tenth of that at most
 REMOTE_CPU_SECONDS = 30  # the libraries of the store and its encryption take their share
 WALL_SECONDS, REMOTE_WALL_SECONDS = 60, 600
 OUT_OF_MEMORY = 71  # exit status
@@ -207,7 +207,7 @@ def _wall_seconds(place: Place) -> int:
 
 def _limit(place: Place) -> None:
     size = place.size() if place.is_local and place.is_file() else 0
-    seconds = (CPU_SECONDS if place.is_local else REMOTE_CPU_SECONDS) + (size >> 24)
+    seconds = (CPU_SECONDS if place.is_local else REMOTE_CPU_SECONDS) + (size >> 22)
     try:
         import resource
     except ImportError:  # Windows: a timer that ends the process

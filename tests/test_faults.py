@@ -400,3 +400,18 @@ def test_a_signaling_nan_is_judged_by_the_gate(tmp_path):
     (tmp_path / "b.safetensors").write_bytes(data[:size] + b"\1\0\xa0\x7f" + data[size + 4:])
     with pytest.raises(exporter.BundleError, match="not a finite number"):
         exporter.load(tmp_path / "b.safetensors")
+
+
+def test_three_thousand_layers_in_one_group(tmp_path):
+    """The names of so many grow the group's heap, which then leaves its old place behind; and the time allowed grows with the file."""
+    path = tmp_path / "weights.h5"
+    names = [f"bn_{number}" for number in range(3000)]
+    roles = ("gamma", "beta", "moving_mean", "moving_variance")
+    with h5py.File(path, "w") as file:
+        for part in range(3):
+            file.attrs[f"layer_names{part}"] = [name.encode() for name in names[part * 1000:part * 1000 + 1000]]
+        for name in names:
+            file.create_group(name).attrs["weight_names"] = [f"{name}/{role}:0".encode() for role in roles]
+            for role in roles:
+                file[f"{name}/{name}/{role}:0"] = np.ones(4, np.float32)
+    assert len(exporter.read(path, epsilon=1e-3, isolated=True)) == 3000

@@ -109,6 +109,13 @@ def open_hdf5(source: Place | BinaryIO, label: str = "") -> File:
         raise (error if error.where or not label else error.inside(label)) from None
 
 
+def _has_own_ranks(file: BinaryIO, start: int) -> bool:
+    """Whether the B-trees of groups have the ranks that the library gives them, on which their sizes depend."""
+    file.seek(start + 8)
+    block = file.read(12)
+    return block[0] > 1 or block[8:12] == b"\x04\0\x10\0"
+
+
 def _opened(file: BinaryIO, path: str | None, label: str) -> File:
     start = superblock_at(file)
     if start is None:
@@ -131,6 +138,7 @@ def _opened(file: BinaryIO, path: str | None, label: str) -> File:
         access.set_fapl_sec2()  # rather than what HDF5_DRIVER names
     try:
         identifier = h5f.open(os.fsencode(path or "file object"), h5f.ACC_RDONLY, fapl=access)
-        return File(identifier, label, None if getattr(file, "fetch_ahead", None) is not None else file)
+        is_far = getattr(file, "fetch_ahead", None) is not None
+        return File(identifier, label, file if not is_far and _has_own_ranks(file, start) else None)
     except (OSError, RuntimeError, ValueError) as error:
         raise FormatError(f"HDF5 cannot open this file: {reason(error)}", hint="the file is damaged; get it again") from None

@@ -41,11 +41,12 @@ LINK_KINDS = {0: "hard link", 1: "soft link", 64: "external link"}
 FLOATS = {(2, (15, 10, 5, 0, 10), 15, 0): ("float16", "f2"), (4, (31, 23, 8, 0, 23), 127, 0): ("float32", "f4"),
           (8, (63, 52, 11, 0, 52), 1023, 0): ("float64", "f8"), (2, (15, 7, 8, 0, 7), 127, 0): ("bfloat16", "u2")}  # the last: HDF5 2.0
 
-# How structures begin, and their sizes as h5py writes them by default or the size that they say: a group's B-tree node and leaf, its heap
-# with the names that follow it, an object header of version 1 with one link to it (HDF5 File Format, III.A.1, III.B, III.D, IV.A.1.a).
-STRUCTURES = (
-    (re.compile(rb"TREE\0()"), 544), (re.compile(rb"SNOD\x01\0()"), 328), (re.compile(rb"HEAP\0{4}(..)\0{6}", re.DOTALL), 32),
-    (re.compile(rb"\x01\0..\x01\0{3}(..)\0{6}", re.DOTALL), 16))
+# How structures begin: a group's B-tree node and leaf, whose sizes are these where the superblock has the library's own ranks; a heap,
+# which says how long its names are and where; an object header of version 1 with one link to it, which says its size (HDF5 File Format,
+# III.A.1, III.B, III.D, IV.A.1.a).
+STRUCTURES = re.compile(rb"(?P<node>TREE\0)|(?P<leaf>SNOD\x01\0)|HEAP\0{4}(?:(?P<names>.{8}).{8}(?P<place>.{8}))?|"
+                        rb"\x01\0[^\0]\0\x01\0{3}(?P<header>..)\0{6}", re.DOTALL)
+NODE, LEAF, HEAP, HEADER = 544, 328, 32, 16
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -295,8 +296,7 @@ class File:
         start = max(0, at - 4096, min(start, at))
         self._file.seek(start)
         data = self._file.read(at - start + (size if values is None else 0)) + (b"" if values is None else values.tobytes())
-        if any(start + found.start() + length + int.from_bytes(found[1], "little") > at
-               for begin, length in STRUCTURES for found in begin.finditer(data)):
+        if any(start + found.start() + _length(found, start + found.start()) > at for found in STRUCTURES.finditer(data)):
             raise FormatError("its data lies inside a structure of the file", hint="the file is damaged; get it again")
 
     def _spend(self, count: int) -> None:
@@ -407,6 +407,16 @@ def _split(path: str) -> tuple[str, str]:
     if slash and not parent:
         raise FormatError(f"{printable(path)!r} is not a name in an HDF5 file")
     return parent, name
+
+
+def _length(found: re.Match[bytes], place: int) -> int:
+    """Bytes of a structure that begins at `place`, with the names of a heap where they follow it."""
+    if found["node"] or found["leaf"]:
+        return NODE if found["node"] else LEAF
+    if found["header"]:
+        return HEADER + int.from_bytes(found["header"], "little")
+    follow = found["place"] is not None and int.from_bytes(found["place"], "little") == place + HEAP
+    return HEAP + (int.from_bytes(found["names"], "little") if follow else 0)
 
 
 def _component(name: str) -> bytes:
