@@ -123,7 +123,7 @@ def export_parser() -> argparse.ArgumentParser:
         epilog="examples:\n  bn-export model.h5 out.json\n  bn-export model.keras\n"
                "  bn-export weights.h5 out.json --architecture model.json\n"
                "  bn-export weights.h5 out.json --epsilon 0.001 --epsilon 'head/*=1e-5'\n"
-               "  bn-export 'models/**/*.h5' --out-dir bundles     many at once; its own options: bn-export --out-dir DIR --help\n\n"
+               "  bn-export 'models/**/*.h5' --out-dir bundles     (many; see bn-export --out-dir DIR --help)\n\n"
                "exit status: 0 fine, 1 refused (the reason is on stderr), 2 usage")
     parser.add_argument("model", metavar="MODEL", help="a file or folder that Keras or TensorFlow wrote, or a bundle")
     parser.add_argument("out", metavar="OUT", nargs="?",
@@ -149,8 +149,9 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--skip-unresolved", action="store_true", help="write what can be resolved and list the rest in the bundle")
     group.add_argument("--effective-epsilon", action="store_true",
                        help="write the epsilon that the fused kernel used (max(epsilon, 1.001e-5) in TensorFlow 1.12 to 2.11)")
-    group.add_argument("--ema", choices=["yes", "no"], help="TF1 checkpoints: take the moving averages of the variables (X/ExponentialMovingAverage) where there are any, or never; "
-                            "without it: as the graph beside the checkpoint uses them")
+    group.add_argument("--ema", choices=["yes", "no"],
+                       help="TF1 checkpoints: take the moving averages of the variables (X/ExponentialMovingAverage) where there are any, "
+                            "or never; without it: as the graph beside the checkpoint uses them")
     group.add_argument("--keras-version", metavar="V", help="the Keras that wrote a weights file which does not say, e.g. 1.0.5")
     group.add_argument("--backend", choices=["tensorflow", "theano", "cntk"], help="its backend, likewise")
 
