@@ -238,7 +238,7 @@ def config_json(data: bytes) -> None:
     except ExporterError as error:
         _refused(error)
         return
-    assert json.loads(data) == value
+    assert json.loads(data, parse_int=_whole_or_float) == value
     try:
         for path, node in keras_config.walk(keras_config.model_tree(value, "config")):
             if keras_config.is_batch_norm(node):
@@ -246,6 +246,11 @@ def config_json(data: bytes) -> None:
                 assert fields.epsilon is None or 0 <= fields.epsilon <= np.finfo(np.float32).max, path
     except ExporterError as error:
         _refused(error)
+
+
+def _whole_or_float(text: str) -> int | float:
+    number = int(text)
+    return number if -1 << 63 <= number < 1 << 64 else float(text)
 
 
 def _configs() -> Iterable[bytes]:
