@@ -17,3 +17,10 @@ def test_the_example_of_the_format_is_a_bundle(tmp_path):
     layer = bundle["encoder/bn_1"]
     row, want = (json.loads(text)["layers"][0]["vectors"][key] for key in ("input", "output"))
     assert layer(row).tolist() == layer.moving_mean.dtype.type(want).tolist()
+
+
+def test_the_table_of_limits_names_files_that_are_there():
+    text = (ROOT / "docs" / "security.md").read_text()
+    named = set(re.findall(r"`((?:exporter|fuzz|tests)/[\w/]+\.py)`", text))
+    assert len(named) > 12
+    assert all((ROOT / name).is_file() for name in named), named
