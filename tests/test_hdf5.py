@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import zlib
 
 import h5py
@@ -356,3 +357,9 @@ def test_sizes_of_lzf(raw, repeat):
         mask, packed = dataset.id.read_direct_chunk((0,))
         if not mask:
             assert hdf5_file._lzf_size(packed) == values.nbytes
+
+
+def test_an_address_above_16_mib_is_not_taken_for_a_structure():
+    """The layout of a contiguous dataset of 64 bytes at 0x1007a00 begins as an object header does."""
+    layout = bytes((3, 1)) + struct.pack("<QQ", 0x1007A00, 64)
+    assert hdf5_file.STRUCTURES.search(layout + bytes(64)) is None
