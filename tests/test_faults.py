@@ -415,3 +415,21 @@ def test_three_thousand_layers_in_one_group(tmp_path):
             for role in roles:
                 file[f"{name}/{name}/{role}:0"] = np.ones(4, np.float32)
     assert len(exporter.read(path, epsilon=1e-3, isolated=True)) == 3000
+
+
+@pytest.mark.parametrize("damage", ["integers", "another length", "one more", "gone"])
+def test_a_group_called_batch_normalization_is_not_passed_over(damage, small):
+    with h5py.File(small, "r+") as file:
+        group = file["layers/batch_normalization/vars"]
+        if damage != "one more":
+            del group["1"]
+        if damage == "integers":
+            group["1"] = np.arange(5)
+        elif damage == "another length":
+            group["1"] = np.ones(6, np.float32)
+        elif damage == "one more":
+            for number in range(4, 8):
+                group[str(number)] = np.ones(5, np.float32)
+    with pytest.raises(exporter.UnresolvedError, match="layers/batch_normalization: its group is called like a batch norm"):
+        exporter.read(small, epsilon=1e-3)
+    assert exporter.read(small, epsilon=1e-3, skip_unresolved=True).paths() == ["layers/batch_normalization_1"]

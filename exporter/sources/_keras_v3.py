@@ -18,7 +18,7 @@ from exporter.keras_config import BATCH_NORMS, Node, norm_fields
 from exporter.layer import BatchNorm
 from exporter.sources._norm import assemble, roles_of
 from exporter.sources._v3_groups import Group, numbered, snake_case
-from exporter.sources._v3_replay import KNOWN_GROUPS, Match, groups_below, is_called, matched
+from exporter.sources._v3_replay import KNOWN_GROUPS, Match, groups_below, holds_equals, is_called, matched
 
 if TYPE_CHECKING:
     from exporter.bundle import Bundle, Origin
@@ -27,6 +27,7 @@ ONE_OF_TWO = "one of its parameters is gamma or beta, and the file does not say 
 THREE_VECTORS = "it holds three vectors of one length, as a batch norm without gamma or beta does; the file does not say what they are"
 TWO_VECTORS = "it holds two vectors of one length, as a LayerNormalization or a batch norm without gamma and beta does"
 FOUR_VECTORS = "taken for a batch norm because it holds four vectors of one length; the file does not name its class"
+OTHER_THINGS = "its group is called like a batch norm and does not hold two to seven floating point arrays of one shape"
 NO_VARIANCE = "its second vector has negative values and is no variance"
 
 
@@ -107,6 +108,9 @@ def _check_name(path: str, node: Node, group: Group, own_config: bool) -> None:
 
 def _recognise(path: str, group: Group, found: Found, told: bool) -> None:
     """A group without a config that may be a batch norm: added to `found` where that is certain enough to be said."""
+    if not holds_equals(group):
+        found.skipped.append((path, OTHER_THINGS))
+        return
     arrays = group.arrays()
     certain = is_called(KNOWN_GROUPS, group.path.rpartition("/")[2], group)
     both = len(arrays) in (4, 7)

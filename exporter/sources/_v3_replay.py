@@ -314,16 +314,21 @@ def groups_below(group: Group, taken: AbstractSet[str], path: str, named: bool) 
 
 
 def _may_be_norm(name: str, group: Group) -> bool:
-    """Whether a group holds what a batch norm does: two to seven floating point vectors of one length."""
+    """Whether a group is called like a batch norm, or holds what one does."""
+    if is_called(KNOWN_GROUPS, name, group):
+        return bool(group.variable_names())
+    if not holds_equals(group) or len(group.variables()) > 4 or len(group.shapes()[0]) != 1:
+        return False
+    return len(group.variables()) > 2 or not is_called(OTHER_NORMS, name, group)
+
+
+def holds_equals(group: Group) -> bool:
+    """Whether a group holds two to seven floating point arrays of one shape, as that of a batch norm does."""
     variables = group.variables()
     if not 2 <= len(variables) <= 7 or any(file.dtype(path) is None for file, path in variables):
         return False
     shapes = group.shapes()
-    if not shapes[0] or len(set(shapes)) != 1:
-        return False
-    if len(variables) == 2 and is_called(OTHER_NORMS, name, group):
-        return False
-    return is_called(KNOWN_GROUPS, name, group) or (len(variables) <= 4 and len(shapes[0]) == 1)
+    return shapes[0] != () and len(set(shapes)) == 1
 
 
 def is_called(classes: tuple[str, ...], name: str, group: Group) -> bool:
