@@ -357,29 +357,30 @@ class File:
         if not h5a.exists(owner, encoded):
             return None
         found = h5a.open(owner, encoded)
-        if found.get_space().get_simple_extent_type() == h5s.NULL:
+        space = found.get_space()
+        if space.get_simple_extent_type() == h5s.NULL:
             raise FormatError(f"the attribute {printable(name)} is empty")
-        size = math.prod(found.shape) * found.get_type().get_size()
+        size = space.get_simple_extent_npoints() * found.get_type().get_size()
         if size > LARGEST_ATTRIBUTE:
             raise FormatError(f"the attribute {printable(name)} has {size} bytes, over the limit of {LARGEST_ATTRIBUTE}")
         self._spend(size)
         return found
 
     def _strings(self, attribute: Any, name: str) -> list[str]:
-        count = math.prod(attribute.shape)
-        if not count:  # Keras writes an empty list as float64 of shape (0,)
+        shape = attribute.shape
+        if not math.prod(shape):  # Keras writes an empty list as float64 of shape (0,)
             return []
         kind = attribute.get_type()
         if kind.get_class() != h5t.STRING:
             raise FormatError(f"the attribute {printable(name)} is {_type_name(kind)}, not text")
         what = f"the attribute {printable(name)}"
         if kind.is_variable_str():
-            values = np.empty(attribute.shape, kind.dtype)
+            values = np.empty(shape, kind.dtype)
             attribute.read(values)
             texts = [b"" if value is None or value == 0 else bytes(value) for value in values.ravel().tolist()]
             self._spend(sum(map(len, texts)))
             return [_decoded(text, what) for text in texts]
-        raw = np.zeros(attribute.shape, f"V{kind.get_size()}")
+        raw = np.zeros(shape, f"V{kind.get_size()}")
         attribute.read(raw, kind)
         pad = b" " if kind.get_strpad() == h5t.STR_SPACEPAD else b"\0"
         texts = [value.tobytes() for value in raw.reshape(-1)]

@@ -18,6 +18,7 @@ from exporter.formats.hdf5 import is_hdf5, open_hdf5
 from exporter.keras_config import Architecture, Node, join, node_tree_from, parse_config
 from exporter.sources._keras_h5_norms import Reading
 from exporter.sources._keras_h5_weights import Candidate, Group, candidates
+from exporter.sources._v3_replay import LEAVES
 
 if TYPE_CHECKING:
     from exporter.formats.hdf5_file import File
@@ -69,7 +70,7 @@ def _read_named(file: File, place: Place, options: Options) -> Bundle:
         tree = architecture.tree
     reading = Reading(file, _era(said, architecture, options), tree if text is not None or architecture else None,
                       is_version_unwritten=architecture is not None)
-    groups = _groups(file, base)
+    groups = _groups(file, base, _without_norms(reading.tree, reading.era))
     try:
         for group, path, node in _placed(groups, reading.tree):
             reading.add(group, path, node)
@@ -111,7 +112,18 @@ def _era(said: dict[str, str | None], architecture: Architecture | None, options
     return dialects.era_of(said["keras_version"] or (architecture.keras_version if architecture else None), backend)
 
 
-def _groups(file: File, base: str) -> list[Group]:
+def _without_norms(tree: Node | None, era: dialects.Era) -> frozenset[str]:
+    """Names of the layers that are of common classes of Keras's own, which hold no batch norm, as Keras 3 says: it gives a user's
+    class of such a name a registered_name. Most layers are of these classes, and to ask each for its weights costs as much as all the rest.
+    """
+    if tree is None or (era.version or (0,)) < (3,):
+        return frozenset()
+    layers = [node for _, node in _saved_layers(tree)]
+    others = {node.name for node in layers if node.class_name not in LEAVES or node.registered_name is not None}
+    return frozenset(node.name for node in layers if node.name not in others)
+
+
+def _groups(file: File, base: str, without_norms: frozenset[str]) -> list[Group]:
     names = file.strings(base, "layer_names") or []
     seen: set[str] = set()
     groups = []
@@ -120,6 +132,9 @@ def _groups(file: File, base: str) -> list[Group]:
             raise FormatError(f"layer_names lists {printable(name)!r} twice", where=base)
         seen.add(name)
         path = join(base, name)
+        if name in without_norms:
+            groups.append(Group(name=name, path=path, weights=()))
+            continue
         weights = file.strings(path, "weight_names")
         if weights is None:
             raise FormatError("the attribute weight_names is missing", where=name)
