@@ -433,3 +433,15 @@ def test_a_group_called_batch_normalization_is_not_passed_over(damage, small):
     with pytest.raises(exporter.UnresolvedError, match="layers/batch_normalization: its group is called like a batch norm"):
         exporter.read(small, epsilon=1e-3)
     assert exporter.read(small, epsilon=1e-3, skip_unresolved=True).paths() == ["layers/batch_normalization_1"]
+
+
+@pytest.mark.parametrize("name", ["add/y", "add", "Rsqrt", "mul"])
+def test_a_damaged_name_does_not_hide_a_norm(name, tmp_path):
+    """In a graph without checksums: the node by its new name, and who reads it by the old one."""
+    sound = (ROOT / "sample_models" / "hand_made_tf115" / "frozen.pb").read_bytes()
+    whole = f"layer_1/bn/batchnorm/{name}".encode()
+    definition = b"\x0a" + bytes([len(whole)]) + whole
+    assert sound.count(definition) == 1
+    (tmp_path / "frozen.pb").write_bytes(sound.replace(definition, definition[:-1] + b"#"))
+    with pytest.raises(FormatError, match=f"the graph reads 'layer_1/bn/batchnorm/{name}', which it does not hold"):
+        exporter.read(tmp_path / "frozen.pb")

@@ -155,8 +155,12 @@ class Value(NamedTuple):
 
     @property
     def node(self) -> Node | None:
-        """The node; None for an argument."""
-        return self.frame.body.nodes.get(self.output.node)
+        """The node; None for an argument. FormatError where the graph has neither: a norm behind it would else not be seen."""
+        found = self.frame.body.nodes.get(self.output.node)
+        if found is None and self.frame.argument(self.output.node) is None:
+            raise FormatError(f"the graph reads {printable(self.output.node)!r}, which it does not hold", where=self.frame.body.name,
+                              hint="the file is damaged; get it again")
+        return found
 
 
 def operand(frame: Frame, node: Node, number: int) -> Value:
