@@ -18,7 +18,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-VERSION = "3.5.0"
+VERSION_OF_H5, VERSION_OF_KERAS = "2.15.0", "3.5.0"
 
 
 @dataclasses.dataclass
@@ -108,18 +108,18 @@ def plain(count: int, channels: int) -> list[Layer]:
 
 
 def write_h5(path: Path, layers: Sequence[Layer]) -> None:
-    """The whole model in legacy HDF5, as Keras 3 lays it out."""
+    """The whole model in legacy HDF5, as Keras 2 lays it out and Keras 3 can load it."""
     with h5py.File(path, "w") as file:
-        file.attrs["backend"], file.attrs["keras_version"] = "tensorflow", VERSION
-        file.attrs["model_config"] = _config(layers)
+        file.attrs["backend"], file.attrs["keras_version"] = "tensorflow", VERSION_OF_H5
+        file.attrs["model_config"] = _config(layers, by_keras_3=False)
         group = file.create_group("model_weights")
         for layer in layers:
             own = group.create_group(layer.name)
-            own.attrs["weight_names"] = [f"{layer.name}/{name}".encode() for name in layer.weights]
+            own.attrs["weight_names"] = [f"{layer.name}/{name}:0".encode() for name in layer.weights]
             for name, values in layer.weights.items():
-                own.create_dataset(f"{layer.name}/{name}", data=values)
+                own.create_dataset(f"{layer.name}/{name}:0", data=values)
         _write_list(group, "layer_names", [layer.name.encode() for layer in layers])
-        group.attrs["backend"], group.attrs["keras_version"] = b"tensorflow", VERSION.encode()
+        group.attrs["backend"], group.attrs["keras_version"] = b"tensorflow", VERSION_OF_H5.encode()
 
 
 def write_keras(path: Path, layers: Sequence[Layer]) -> None:
@@ -133,8 +133,8 @@ def write_keras(path: Path, layers: Sequence[Layer]) -> None:
                 variables.create_dataset(str(number), data=values)
         file.create_group("vars").attrs["name"] = "functional"
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("metadata.json", json.dumps({"keras_version": VERSION, "date_saved": "2024-09-01@12:00:00"}))
-        archive.writestr("config.json", _config(layers))
+        archive.writestr("metadata.json", json.dumps({"keras_version": VERSION_OF_KERAS, "date_saved": "2024-09-01@12:00:00"}))
+        archive.writestr("config.json", _config(layers, by_keras_3=True))
         archive.writestr("model.weights.h5", weights.getbuffer())
 
 
@@ -143,13 +143,19 @@ def snake_case(class_name: str) -> str:
     return re.sub(r"(?<=.)(?=[A-Z][a-z])|(?<=[a-z])(?=[A-Z])", "_", class_name).lower()
 
 
-def _config(layers: Sequence[Layer]) -> str:
-    entries = [{"module": "keras.layers", "class_name": layer.class_name, "config": layer.config, "registered_name": None,
-                "name": layer.name, "inbound_nodes": [[[name, 0, 0, {}] for name in layer.inputs]] if layer.inputs else []}
-               for layer in layers]
+def _config(layers: Sequence[Layer], *, by_keras_3: bool) -> str:
+    entries = []
+    for layer in layers:
+        config = dict(layer.config)
+        if not by_keras_3 and "batch_shape" in config:
+            config["batch_input_shape"] = config.pop("batch_shape")
+        own = {"module": "keras.layers", "registered_name": None} if by_keras_3 else {}
+        entries.append({**own, "class_name": layer.class_name, "config": config, "name": layer.name,
+                        "inbound_nodes": [[[name, 0, 0, {}] for name in layer.inputs]] if layer.inputs else []})
     config = {"name": "functional", "trainable": True, "layers": entries, "input_layers": [[layers[0].name, 0, 0]],
               "output_layers": [[layers[-1].name, 0, 0]]}
-    return json.dumps({"module": "keras.src.models.functional", "class_name": "Functional", "config": config, "registered_name": None})
+    own = {"module": "keras.src.models.functional", "registered_name": None} if by_keras_3 else {}
+    return json.dumps({**own, "class_name": "Functional", "config": config})
 
 
 def _write_list(group: h5py.Group, name: str, values: list[bytes]) -> None:

@@ -1,0 +1,224 @@
+"""Measures everything that docs/performance.md says, and writes it there.
+
+    python benchmarks/run.py                                    all of it, with the peers that are installed
+    python benchmarks/run.py --only one-file --runs 11
+    python benchmarks/run.py --python tf2onnx=/path/to/python   a peer that is installed elsewhere
+
+Inputs are made in --folder, if they are not there. The programs of a table run in turn, A B C A B C ..., as whole processes; ratios are
+taken run by run and their median is printed, so that a machine that slows down slows both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+DOCUMENT = ROOT / "docs" / "performance.md"
+sys.path.insert(0, str(HERE))
+sys.path.insert(0, str(ROOT / "tests"))
+
+import chart  # noqa: E402
+import models  # noqa: E402
+
+# Script in peers/, the packages it needs, the suffixes of the models that it reads.
+PEERS = {"plain h5py script": ("plain_h5py", ("h5py", "orjson"), (".h5",)),
+         "Keras": ("keras_loop", ("keras", "tensorflow"), (".h5", ".keras")),
+         "tf_keras": ("tf_keras_loop", ("tf_keras",), (".h5",)),
+         "tf2onnx": ("tf2onnx_loop", ("tf2onnx", "tensorflow"), (".h5",)),
+         "hls4ml's reader": ("hls4ml_reader", ("hls4ml",), (".h5",))}
+
+
+class Run(NamedTuple):
+    """One process: seconds on the clock, of the processors, and MiB at its peak (of the largest, where it starts others)."""
+
+    wall: float
+    cpu: float
+    peak: float
+
+
+def run(words: Sequence[str]) -> Run:
+    """Runs a program to its end. Raises SystemExit where it fails."""
+    began = time.perf_counter()
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(words, stdout=log, stderr=log, cwd=ROOT,
+                                   env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""})
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        wall = time.perf_counter() - began
+        if process.returncode:
+            log.seek(0)
+            raise SystemExit(f"{' '.join(words)} failed:\n{log.read().decode(errors='replace')[-2000:]}")
+    return Run(wall, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
+
+
+def in_turn(programs: dict[str, list[str]], runs: int) -> dict[str, list[Run]]:
+    """`runs` runs of each program after one that is not counted; a program that takes over 5 s runs three times at most."""
+    measured: dict[str, list[Run]] = {name: [] for name in programs}
+    slow = {name for name, words in programs.items() if run(words).wall > 5}
+    for number in range(runs):
+        for name, words in programs.items():
+            if number < 3 or name not in slow:
+                measured[name].append(run(words))
+    return measured
+
+
+def ratio(a: list[Run], b: list[Run], field: str) -> float:
+    """Median of a/b, run by run."""
+    return statistics.median(getattr(x, field) / getattr(y, field) for x, y in zip(a, b))
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(header) + " |", "|" + "|".join([" --- "] + [" ---: "] * (len(header) - 1)) + "|"]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+
+
+def made(path: Path, make: Callable[[Path], None]) -> Path:
+    """The input at `path`, made if it is not there."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        make(path)
+    return path
+
+
+def ours(model: Path, out: Path, *options: str) -> list[str]:
+    return [sys.executable, "-m", "exporter", str(model), str(out), *options]
+
+
+def has(python: str, packages: Sequence[str]) -> bool:
+    code = f"import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, {list(packages)!r})))"
+    return subprocess.run([python, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+def one_file(args: argparse.Namespace) -> str:
+    """The command against its peers on DenseNet201 in every form."""
+    folder, out = args.folder, args.folder / "out.json"
+    inputs = [made(folder / "densenet201.h5", lambda path: models.write_h5(path, models.densenet201())),
+              made(folder / "densenet201.keras", lambda path: models.write_keras(path, models.densenet201()))]
+    if has(sys.executable, ("keras", "tensorflow")):
+        made(folder / "densenet201_saved" / "saved_model.pb", lambda path: _by_keras(inputs[0], "saved_model", path.parent))
+        made(folder / "densenet201_ckpt" / "model.index", lambda path: _by_keras(inputs[0], "checkpoint", path.with_suffix("")))
+        inputs += [folder / "densenet201_saved", folder / "densenet201_ckpt" / "model"]
+    rows = []
+    for model in inputs:
+        options = ["--epsilon", "1.001e-05"] if model.parent.name.endswith("ckpt") else []
+        programs = {"bn-export": ours(model, out, *options)}
+        for name, (script, packages, suffixes) in PEERS.items():
+            python = args.python.get(script.split("_")[0], sys.executable)
+            if model.suffix in suffixes and has(python, packages):
+                programs[name] = [python, str(HERE / "peers" / f"{script}.py"), str(model), str(out)]
+        measured = in_turn(programs, args.runs)
+        for name, runs in measured.items():
+            middle = [statistics.median(getattr(r, field) for r in runs) for field in Run._fields]
+            ratios = [ratio(runs, measured["bn-export"], field) for field in Run._fields]
+            rows.append([model.name if name == "bn-export" else "", name, f"{middle[0]:.2f}", f"{middle[1]:.2f}", f"{middle[2]:.0f}",
+                         *("1" if name == "bn-export" else f"{r:.2f}" if r < 10 else f"{r:.0f}" for r in ratios)])
+            print(rows[-1], file=sys.stderr)
+    return table(["model", "program", "wall s", "CPU s", "peak MiB", "wall, bn-export = 1", "CPU", "peak"], rows)
+
+
+def _by_keras(model: Path, kind: str, path: Path) -> None:
+    """A SavedModel or a checkpoint of the model, written by Keras."""
+    last = f"m.export({str(path)!r})" if kind == "saved_model" else f"tf.train.Checkpoint(model=m).write({str(path)!r})"
+    run([sys.executable, "-c", f"import keras, tensorflow as tf\nm = keras.models.load_model({str(model)!r}, compile=False)\n{last}"])
+
+
+def scale(args: argparse.Namespace) -> str:
+    """Time, memory and size against the number of layers and of channels; and two pictures of it."""
+    sizes = {"layers": [(count, 16) for count in (1, 10, 100, 1000, 10_000)],
+             "channels": [(1, channels) for channels in (16, 1 << 10, 1 << 14, 1 << 17, 1 << 20)]}
+    rows = []
+    for axis, pairs in sizes.items():
+        lines: dict[str, list[tuple[float, float]]] = {}
+        for count, channels in pairs:
+            for suffix, write in ((".h5", models.write_h5), (".keras", models.write_keras)):
+                name = f"row_{count}_{channels}{suffix}"
+                model = made(args.folder / name, lambda path, write=write, c=count, n=channels: write(path, models.row(c, n)))
+                runs = in_turn({"ours": ours(model, args.folder / "out.json")}, max(3, args.runs // 2))["ours"]
+                wall, cpu, peak = (statistics.median(getattr(r, field) for r in runs) for field in Run._fields)
+                rows.append([f"{count} x {channels}", suffix, f"{wall:.2f}", f"{cpu:.2f}", f"{peak:.0f}",
+                             f"{4 * 4 * count * channels / 2**20:.2f}"])
+                print(rows[-1], file=sys.stderr)
+                lines.setdefault(suffix, []).append((count if axis == "layers" else channels, wall))
+        label = "batch norms of 16 channels" if axis == "layers" else "channels of one batch norm"
+        (DOCUMENT.parent / f"performance-{axis}.svg").write_text(chart.lines(lines, label, "seconds"), "utf-8")
+    return table(["layers x channels", "file", "wall s", "CPU s", "peak MiB", "MiB of parameters"], rows)
+
+
+def far_away(args: argparse.Namespace) -> str:
+    """Bytes and requests for the two single files over http."""
+    from range_server import serving
+
+    rows = []
+    for suffix, write in ((".h5", models.write_h5), (".keras", models.write_keras)):
+        path = made(args.folder / f"densenet201{suffix}", lambda path, write=write: write(path, models.densenet201()))
+        with serving(args.folder) as server:
+            wall = run([*ours(Path("x"), args.folder / "out.json")[:3], server.url(path.name), str(args.folder / "out.json")]).wall
+            size = path.stat().st_size
+            rows.append([path.name, f"{size}", f"{server.bytes_sent}", f"{100 * server.bytes_sent / size:.2f} %",
+                         f"{len(server.requests)}", f"{wall:.1f}"])
+    return table(["file", "bytes", "bytes fetched", "part", "requests", "wall s, server on the same machine"], rows)
+
+
+def evaluator(args: argparse.Namespace) -> str:
+    """The fast evaluator against others, in one process of one thread each."""
+    words = [sys.executable, str(HERE / "evaluator.py"), str(args.runs)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=ROOT,
+                          env={**os.environ, "OMP_NUM_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""})
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    rows = [line.split("\t") for line in done.stdout.splitlines()]
+    return table(rows[0], rows[1:])
+
+
+def machine(args: argparse.Namespace) -> str:
+    """What it was measured on."""
+    found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text()) if Path("/proc/cpuinfo").exists() else None
+    versions = []
+    for name in ("h5py", "numpy", "orjson", "keras", "tensorflow", "tf_keras", "onnxruntime", "torch"):
+        try:
+            versions.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return (f"{found[1] if found else platform.processor()}, {os.cpu_count()} processors; {platform.system()} {platform.machine()}; "
+            f"Python {platform.python_version()}; {', '.join(versions)}. Medians of {args.runs} runs.")
+
+
+SECTIONS: dict[str, Callable[[argparse.Namespace], str]] = {
+    "machine": machine, "one-file": one_file, "scale": scale, "far-away": far_away, "evaluator": evaluator}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--only", action="append", choices=SECTIONS, help="one section; repeatable")
+    parser.add_argument("--runs", type=int, default=7)
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "bn-export-benchmarks")
+    parser.add_argument("--python", action="append", default=[], metavar="PEER=PATH", help="interpreter that has a peer, e.g. tf2onnx=...")
+    parser.add_argument("--print", action="store_true", help="print the tables, leave docs/performance.md alone")
+    args = parser.parse_args()
+    args.python = dict(word.split("=", 1) for word in args.python)
+    args.folder.mkdir(parents=True, exist_ok=True)
+    for name in args.only or SECTIONS:
+        text = SECTIONS[name](args)
+        print(text)
+        if not args.print:
+            document = DOCUMENT.read_text("utf-8")
+            begin, end = f"<!-- begin {name} -->\n", f"\n<!-- end {name} -->"
+            before, _, rest = document.partition(begin)
+            DOCUMENT.write_text(before + begin + text + end + rest.partition(end)[2], "utf-8")
+
+
+if __name__ == "__main__":
+    main()
