@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import itertools
 import json
 import os
@@ -10,6 +11,8 @@ import subprocess
 import sys
 import threading
 
+import h5py
+import numpy as np
 import pytest
 from conftest import ROOT, make_bundle, make_layer, same_layer
 from range_server import serving
@@ -284,3 +287,39 @@ def test_s3(s3, tmp_path, name):
     missing = command("s3://zoo/absent.h5", **keys)
     assert missing.returncode == 1
     assert "no such file" in missing.stderr
+
+
+class Announced(io.BytesIO):
+    """A file that notes which ranges are announced."""
+
+    def __init__(self, data):
+        super().__init__(data)
+        self.announced = []
+
+    def fetch_ahead(self, ranges):
+        self.announced += ranges
+
+
+def test_walking_ahead_finds_the_data(folder):
+    from exporter.formats.hdf5_ahead import walk
+
+    file = Announced((folder / "small.h5").read_bytes())
+    walk(file, 0)
+    covered = {position for start, end in file.announced for position in range(start, end)}
+    with h5py.File(folder / "small.h5") as opened:
+        opened.visititems(lambda _, found: covered.issuperset(range(found.id.get_offset(), found.id.get_offset() + 20))
+                          or pytest.fail(found.name) if isinstance(found, h5py.Dataset) else None)
+
+
+def test_walking_ahead_in_damaged_files_ends(folder):
+    from exporter.formats.hdf5_ahead import MOST_BYTES, walk
+
+    good = (folder / "small.h5").read_bytes()
+    random = np.random.default_rng(0)
+    for _ in range(300):
+        data = bytearray(good)
+        for position in random.integers(0, len(data), random.integers(1, 30)):
+            data[position] = random.choice([0, 1, 255, random.integers(256)])
+        file = Announced(bytes(data[: random.integers(96, len(data))]))
+        walk(file, 0)
+        assert sum(end - start for start, end in file.announced) <= MOST_BYTES

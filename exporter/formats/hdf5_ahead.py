@@ -30,7 +30,7 @@ class RemoteFile(Protocol):
 
     def fetch_ahead(self, ranges: list[tuple[int, int]]) -> None: ...
 
-    def seek(self, offset: int, /) -> int: ...
+    def seek(self, offset: int, whence: int = 0, /) -> int: ...
 
     def read(self, size: int, /) -> bytes: ...
 
@@ -41,7 +41,7 @@ Step = tuple[int, int, Callable[[bytes], "Iterator[Step]"]]  # first byte, how m
 def walk(file: RemoteFile, start: int) -> None:
     """Has `file` fetch what will be read of it; start: where its superblock is. A damaged file ends this early, no more."""
     pending: list[Step] = [(start, 96, _Walk().superblock)]
-    spent = 0
+    spent, end = 0, file.seek(0, 2)
     for _ in range(MOST_ROUNDS):
         spent += sum(size for _, size, _ in pending)
         if not pending or spent > MOST_BYTES:
@@ -54,7 +54,7 @@ def walk(file: RemoteFile, start: int) -> None:
                 following += go_on(file.read(size))
             except (struct.error, IndexError, ValueError):
                 continue
-        pending = following
+        pending = [step for step in following if step[0] < end]
 
 
 class _Walk:
