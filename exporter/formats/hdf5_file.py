@@ -460,6 +460,9 @@ def _storage(dataset: Any, size: int) -> list[tuple[int, int, bool]]:
 
     size: its bytes unpacked. Refuses data that is not in the file, whole and in a form that can be read safely.
     """
+    place = dataset.get_offset()  # None unless the data is contiguous, in this file, and not in the object header
+    if place is not None and dataset.get_storage_size() == size:
+        return [(int(place), size, True)]
     properties = dataset.get_create_plist()
     layout = properties.get_layout()
     if properties.get_external_count():
@@ -474,8 +477,7 @@ def _storage(dataset: Any, size: int) -> list[tuple[int, int, bool]]:
         return _chunks(dataset, properties, size)
     if dataset.get_storage_size() != size:
         raise FormatError(f"{dataset.get_storage_size()} bytes are stored, {size} expected")
-    place = dataset.get_offset()  # None: in the object header
-    return [] if place is None else [(int(place), size, True)]
+    return []
 
 
 def _chunks(dataset: Any, properties: Any, size: int) -> list[tuple[int, int, bool]]:
