@@ -36,6 +36,7 @@ import models  # noqa: E402
 # Script in peers/, the packages it needs, the suffixes of the models that it reads.
 PEERS = {"plain h5py script": ("plain_h5py", ("h5py", "orjson"), (".h5",)),
          "Keras": ("keras_loop", ("keras", "tensorflow"), (".h5", ".keras")),
+         "TensorFlow": ("tensorflow_reader", ("tensorflow",), ("",)),
          "tf_keras": ("tf_keras_loop", ("tf_keras",), (".h5",)),
          "tf2onnx": ("tf2onnx_loop", ("tf2onnx", "tensorflow"), (".h5",)),
          "hls4ml's reader": ("hls4ml_reader", ("hls4ml",), (".h5",))}
