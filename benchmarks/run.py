@@ -216,9 +216,9 @@ def main() -> None:
         print(text)
         if not args.print:
             document = DOCUMENT.read_text("utf-8")
-            begin, end = f"<!-- begin {name} -->\n", f"\n<!-- end {name} -->"
+            begin, end = f"<!-- begin {name} -->\n", f"<!-- end {name} -->"
             before, _, rest = document.partition(begin)
-            DOCUMENT.write_text(before + begin + text + end + rest.partition(end)[2], "utf-8")
+            DOCUMENT.write_text(before + begin + text.rstrip("\n") + "\n" + end + rest.partition(end)[2], "utf-8")
 
 
 if __name__ == "__main__":
