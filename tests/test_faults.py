@@ -4,8 +4,10 @@ cannot be written; the surroundings that it is started in. The slow ones are in 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
+import re
 import resource
 import shutil
 import socket
@@ -21,8 +23,10 @@ from conftest import ROOT, make_bundle
 import exporter
 from exporter import resolve
 from exporter.errors import FormatError
+from exporter.formats.protobuf import fields
 from exporter.place import Place
 from exporter.sources import Options
+from exporter.sources.saved_model import META_OBJECTS, MODEL_META_GRAPHS
 
 MODEL = ROOT / "sample_models" / "encoder_keras3" / "model.h5"
 SAVED_MODEL = ROOT / "sample_models" / "saved_model_tfkeras" / "saved_model"
@@ -456,3 +460,35 @@ def test_a_damaged_name_does_not_hide_a_norm(name, tmp_path):
     words = "which it does not hold" if name.startswith("add") else "cannot be resolved|which it does not hold"
     with pytest.raises(exporter.ExporterError, match=words):
         exporter.read(tmp_path / "frozen.pb")
+
+
+@pytest.mark.parametrize("name", ["gamma", "moving_variance"])
+def test_a_damaged_object_graph_loses_no_parameter(name, tmp_path):
+    """The one in saved_model.pb has no checksum; that in the variables' index has."""
+    shutil.copytree(SAVED_MODEL, tmp_path / "model")
+    path = tmp_path / "model" / "saved_model.pb"
+    child = b"\x12" + bytes([len(name)]) + name.encode()
+    sound = path.read_bytes()
+    digest = exporter.read(tmp_path / "model").digest()
+    refused = 0
+    for found in re.finditer(re.escape(child), sound):
+        path.write_bytes(sound[:found.start()] + child[:-1] + b"#" + sound[found.end():])
+        try:
+            assert exporter.read(tmp_path / "model").digest() == digest
+        except FormatError as error:
+            refused += "do not hold the same parameters" in error.what
+    assert refused >= 2
+
+
+def test_a_flipped_bit_of_the_object_graph_changes_nothing_in_silence(tmp_path):
+    """In every third byte, another bit each time."""
+    shutil.copytree(SAVED_MODEL, tmp_path / "model")
+    path = tmp_path / "model" / "saved_model.pb"
+    sound = path.read_bytes()
+    (graph,) = fields(sound)[MODEL_META_GRAPHS]
+    (objects,) = fields(graph)[META_OBJECTS]
+    digest = exporter.read(tmp_path / "model").digest()
+    for number, at in enumerate(range(sound.index(objects), sound.index(objects) + len(objects), 3)):
+        path.write_bytes(sound[:at] + bytes([sound[at] ^ 1 << number % 8]) + sound[at + 1:])
+        with contextlib.suppress(exporter.ExporterError):
+            assert exporter.read(tmp_path / "model").digest() == digest, at

@@ -9,6 +9,7 @@ import shutil
 
 import numpy as np
 import pytest
+from graph_files import Function, function, graph, node
 from tensor_files import field, graph_proto, saved_graph_proto, saved_model_proto, write_bundle
 from test_tf_checkpoint import ROLES, check_live, config, fill
 
@@ -94,10 +95,54 @@ def test_a_config_that_contradicts_the_variables(tmp_path):
 def test_the_two_object_graphs_must_agree(tmp_path):
     other = [({"bn": 1}, None), ({**CHILDREN, "gamma": 3}, None), *(({}, (role, f"variables/{n}/.ATTRIBUTES/VARIABLE_VALUE"))
                                                                   for n, role in enumerate(ROLES))]
-    with pytest.raises(FormatError, match="the gamma scope/gamma is missing from the object graph of the checkpoint"):
+    with pytest.raises(FormatError, match="do not hold the same parameters: scope/gamma"):
         read(write(tmp_path, metadata=metadata(), stored=other))
-    with pytest.raises(FormatError, match="missing from the object graph"):
+    with pytest.raises(FormatError, match="do not hold the same parameters: scope/beta, scope/gamma"):
         read(write(tmp_path, metadata=metadata(), stored=[({}, None)]))
+
+
+def write_exported(folder, *, bound=(2, 3, 4, 5), names=ROLES):
+    """A SavedModel of one batch norm that only its functions tell: `call`, and `serve`, bound to the nodes `bound`, which calls it."""
+    arguments = ["x", *"gbmv"]
+    reads = [node(f"read_{name}", "ReadVariableOp", name) for name in "gbmv"]
+    values = [f"read_{name}:value:0" for name in "gbmv"]
+    norm = node("bn/FusedBatchNormV3", "FusedBatchNormV3", "x", *values, epsilon=0.02, is_training=False)
+    call = node("call", "StatefulPartitionedCall", *arguments, f=Function("call"))
+    functions = [function("call", arguments, [*reads, norm], {"y": "bn/FusedBatchNormV3:y:0"}),
+                 function("serve", arguments, [call], {"y": "call:output:0"})]
+    said = {"call": (2, 3, 4, 5), "serve": bound}
+    concrete = b"".join(field(2, field(1, name) + field(2, field(2, bytes(nodes)))) for name, nodes in said.items())
+    places = {str(number): number + 2 for number in range(4)}
+    keys = [f"variables/{number}/.ATTRIBUTES/VARIABLE_VALUE" for number in range(4)]
+    stored = [({"net": 1}, None), (places, None), *(({}, (f"net/bn/{role}", key)) for role, key in zip(ROLES, keys, strict=True))]
+    objects = [({"net": 1}, None), (places, None), *(({}, f"net/bn/{name}") for name in names)]
+    (folder / "variables").mkdir(parents=True)
+    write_bundle(folder / "variables", "variables", {**dict(zip(keys, VALUES.values(), strict=True)), OBJECT_GRAPH: [graph_proto(stored)]})
+    (folder / "saved_model.pb").write_bytes(saved_model_proto(saved_graph_proto(objects) + concrete, graph=graph(functions=functions)))
+    return folder
+
+
+@pytest.mark.parametrize("names", [ROLES, ("gamm#", *ROLES[1:]), tuple(f"#/{role}" for role in ROLES)])
+def test_names_come_from_the_graph_that_has_a_checksum(names, tmp_path):
+    layer = read(write_exported(tmp_path, names=names))["net/bn"]
+    assert np.float32(layer.epsilon) == np.float32(0.02)
+    for role in ROLES:
+        assert getattr(layer, role).tobytes() == VALUES[role].tobytes()
+
+
+@pytest.mark.parametrize("bound", [(3, 2, 4, 5), (2, 3, 4, 4), (2, 3, 4, 1), (2, 3, 4)])
+def test_functions_must_agree_about_their_variables(bound, tmp_path):
+    with pytest.raises(FormatError, match="the function call is bound to other objects than its caller serve"):
+        read(write_exported(tmp_path, bound=bound))
+
+
+def test_a_function_that_is_not_there(tmp_path):
+    folder = write_exported(tmp_path)
+    sound = (folder / "saved_model.pb").read_bytes()
+    at = sound.rindex(b"\x05serve")
+    (folder / "saved_model.pb").write_bytes(sound[:at] + b"\x05serv#" + sound[at + 6:])
+    with pytest.raises(FormatError, match="the function serv#, which it does not hold"):
+        read(folder)
 
 
 @pytest.mark.parametrize(("spoil", "what"), [

@@ -114,6 +114,14 @@ class CheckpointGraph(ObjectGraph):
                 return Stored(message.text(ATTRIBUTE_FULL_NAME), message.text(ATTRIBUTE_KEY))
         return None
 
+    def is_variable(self, node: int) -> bool:
+        return self.stored(node) is not None
+
+    def variable_name(self, node: int) -> str:
+        """As in a SavedGraph."""
+        stored = self.stored(node)
+        return stored.full_name if stored else ""
+
 
 class SavedGraph(ObjectGraph):
     """A SavedObjectGraph."""

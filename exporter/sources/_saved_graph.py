@@ -4,24 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from exporter.errors import FormatError, printable
 from exporter.formats.graph_def import Body, MetaGraph
-from exporter.formats.object_graph import SavedGraph
+from exporter.formats.object_graph import CheckpointGraph, SavedGraph
 from exporter.sources._graph import GraphNorm, find_norms
-from exporter.sources._graph_trace import Source, Variable
+from exporter.sources._graph_trace import CALLS, Source, Variable
 
 
 class SavedFunctions:
     """The functions of a MetaGraphDef, which TensorFlow 2 calls through objects: their last arguments stand for objects' nodes."""
 
-    def __init__(self, data: bytes, saved: SavedGraph) -> None:
+    def __init__(self, data: bytes, saved: SavedGraph, stored: CheckpointGraph) -> None:
         self._graph = MetaGraph(data, saved.where).graph
         self._graph.main = Body("", {})  # it calls the same functions again, with variables that no object is known by
-        self._bound = {name: [Variable(node, saved.variable_name(node)) if saved.is_variable(node) else None for node in nodes]
-                       for name, nodes in saved.bound_inputs().items() if name in self._graph}
+
+        def variable(node: int) -> Variable | None:
+            if node < len(stored) and stored.is_variable(node):
+                return Variable(node, stored.variable_name(node))
+            return Variable(node, saved.variable_name(node)) if saved.is_variable(node) else None
+
+        self._nodes = saved.bound_inputs()
+        self._bound = {name: [variable(node) for node in nodes] for name, nodes in self._nodes.items()}
 
     def norms(self) -> list[GraphNorm]:
-        """Every batch norm of every function, once."""
+        """Every batch norm of every function, once. Raises FormatError where a function is bound otherwise than the one that calls it."""
+        for name in self._nodes:
+            self._check_calls(name)
         return find_norms(self._graph, self._bound)
+
+    def _check_calls(self, caller: str) -> None:
+        """What a function is bound to, each that calls it has as well and hands on: the file says it several times, without a checksum."""
+        body = self._graph.function(caller)
+        own = dict(zip(reversed(body.arguments), reversed(self._nodes[caller])))
+        for node in body.nodes.values():
+            for called in node.functions(CALLS[node.op]) if node.op in CALLS else ():
+                pairs = zip(reversed(node.inputs), reversed(self._nodes.get(called, [])))
+                if any(own.get(given.node, taken) != taken for given, taken in pairs):
+                    raise FormatError(f"the function {printable(called)} is bound to other objects than its caller {printable(caller)}",
+                                      where=self._graph.where, hint="the file is damaged: copy or save the SavedModel again")
 
     def norms_of(self, variances: Iterable[int]) -> dict[int, list[GraphNorm]]:
         """The batch norms that compute with these variables as their variance, by variable; in training they keep it as their average.

@@ -8,14 +8,14 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from exporter.dialects import Era, era_of
-from exporter.errors import FormatError, printable
+from exporter.errors import FormatError, names
 from exporter.formats.object_graph import CheckpointGraph, SavedGraph, read_metadata
 from exporter.formats.strict_json import parse_json
 from exporter.keras_config import Node, NormFields, is_batch_norm, join, model_tree, norm_fields
+from exporter.sources._objects import Found, find_norms
 
 if TYPE_CHECKING:
     from exporter.place import Place
-    from exporter.sources._objects import Found
 
 
 class KerasMetadata:
@@ -75,17 +75,20 @@ def _rank(said: dict[str, Any]) -> int | None:
     return rank if type(rank) is int and rank > 1 else None
 
 
-def stored_keys(saved: SavedGraph, stored: CheckpointGraph, found: Found) -> dict[str, str]:
-    """Where the checkpoint keeps each parameter. Both object graphs number the same objects alike, which is checked here."""
-    keys = {}
-    for role, node in found.variables.items():
-        same = found.node < len(stored) and stored.children(found.node).get(role) == node
-        value = stored.stored(node) if same else None
-        if value is None:
-            name = saved.variable_name(node) or f"node {node}"
-            raise FormatError(f"the {role} {printable(name)} is missing from the object graph of the checkpoint", where=stored.where)
-        keys[role] = value.key
-    return keys
+def same_norms(saved: SavedGraph, stored: CheckpointGraph) -> list[Found]:
+    """The batch norms of a SavedModel by the object graph of its checkpoint: that one has a checksum, saved_model.pb has none.
+
+    Both graphs number the same objects alike. Raises FormatError where they differ in the parameters of a batch norm.
+    """
+    found = find_norms(stored, stored.is_variable)
+    kept = {(norm.node, role, node): stored.variable_name(node) for norm in found for role, node in norm.variables.items()}
+    said = {(norm.node, role, node): saved.variable_name(node)
+            for norm in find_norms(saved, saved.is_variable) for role, node in norm.variables.items()}
+    if said.keys() != kept.keys():
+        called = names(dict.fromkeys((kept | said)[key] or f"{key[1]} of node {key[0]}" for key in sorted(said.keys() ^ kept.keys())))
+        raise FormatError(f"its object graph and that of the checkpoint do not hold the same parameters: {called}", where=saved.where,
+                          hint="a file of the folder is damaged or another model's: copy or save the whole folder again")
+    return found
 
 
 def era_of_tensorflow(version: str | None) -> Era:

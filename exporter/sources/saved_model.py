@@ -21,9 +21,9 @@ from exporter.sources._graph import find_norms as norms_of_graph
 from exporter.sources._graph_layers import Stored, layers
 from exporter.sources._graph_trace import VARIABLES as VARIABLE_OPS
 from exporter.sources._graph_trace import Variable
-from exporter.sources._objects import Found, ObjectNames, batch_norm, find_norms, open_graph, with_kernel
+from exporter.sources._objects import Found, ObjectNames, batch_norm, open_graph, with_kernel
 from exporter.sources._saved_graph import SavedFunctions, key_of
-from exporter.sources._saved_objects import KerasMetadata, era_of_tensorflow, model_prefix, stored_keys
+from exporter.sources._saved_objects import KerasMetadata, era_of_tensorflow, model_prefix, same_norms
 
 if TYPE_CHECKING:
     from exporter.layer import BatchNorm
@@ -159,7 +159,7 @@ class _Reader:
 
     def read(self) -> tuple[list[BatchNorm], Skipped]:
         """The layers, and (path, reason) of those that are there and cannot be had."""
-        found = find_norms(self._saved, self._saved.is_variable)
+        found = same_norms(self._saved, self._stored)
         return self._by_objects(found) if found else self._by_graph()
 
     def _by_objects(self, norms: list[Found]) -> tuple[list[BatchNorm], Skipped]:
@@ -175,7 +175,8 @@ class _Reader:
                 skipped.append((path, f"it also holds {names(norm.strange)}, which no BatchNormalization has"))
                 continue
             node, config = self._keras.config(norm.node) or (None, None)
-            keys = stored_keys(self._saved, self._stored, norm)
+            stored = {role: self._stored.stored(variable) for role, variable in norm.variables.items()}
+            keys = {role: value.key for role, value in stored.items() if value}
             layer = batch_norm(self._checkpoint, keys, path, node=node, config=config, era=self._era)
             found.append((norm, layer, node is not None))
         return self._with_graph(found), skipped
@@ -187,7 +188,7 @@ class _Reader:
                  if not has_config or layer.epsilon is None or (clamps and layer.epsilon < FUSED_MINIMUM)]
         if not asked:
             return [layer for _, layer, _ in found]
-        by_variance = SavedFunctions(self._part.data, self._saved).norms_of(asked)
+        by_variance = SavedFunctions(self._part.data, self._saved, self._stored).norms_of(asked)
         return [self._completed(layer, norm, by_variance.get(norm.variables["moving_variance"], [])) for norm, layer, _ in found]
 
     def _completed(self, layer: BatchNorm, found: Found, norms: list[GraphNorm]) -> BatchNorm:
@@ -204,9 +205,9 @@ class _Reader:
 
     def _by_graph(self) -> tuple[list[BatchNorm], Skipped]:
         """The batch norms of objects that are no Keras layers, as model.export writes: by the functions alone."""
-        norms = SavedFunctions(self._part.data, self._saved).norms()
+        norms = SavedFunctions(self._part.data, self._saved, self._stored).norms()
         found, skipped = layers(norms, self._values, self._part.tensorflow_version or "")
-        prefix = model_prefix(self._saved.variable_name(node) for node in range(len(self._saved)))
+        prefix = model_prefix(self._stored.variable_name(node) for node in range(len(self._stored)))
         cut = prefix is not None and len(norms) > 1 and all(prefix.match(norm.path) for norm in norms)
 
         def path(said: str) -> str:
