@@ -101,6 +101,13 @@ def test_the_two_object_graphs_must_agree(tmp_path):
         read(write(tmp_path, metadata=metadata(), stored=[({}, None)]))
 
 
+def test_a_batch_norm_that_is_the_root_itself(tmp_path):
+    keys = [f"variables/{number}/.ATTRIBUTES/VARIABLE_VALUE" for number in range(4)]
+    stored = [(CHILDREN, None), ({}, None), *(({}, (role, key)) for role, key in zip(ROLES, keys, strict=True))]
+    objects = saved_graph_proto([(CHILDREN, None), ({}, None), *(({}, role) for role in ROLES)])
+    assert read(write(tmp_path, stored=stored, objects=objects)).paths() == ["batch_normalization"]
+
+
 def write_exported(folder, *, bound=(2, 3, 4, 5), names=ROLES):
     """A SavedModel of one batch norm that only its functions tell: `call`, and `serve`, bound to the nodes `bound`, which calls it."""
     arguments = ["x", *"gbmv"]

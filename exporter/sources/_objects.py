@@ -29,6 +29,7 @@ Names = tuple[str, ...]
 STATISTICS = ("moving_mean", "moving_variance")
 # Variables that renormalisation adds (tf.keras, tf.layers 1.2); inference does not use them.
 RENORM = (*RENORM_KERAS, "renorm_mean_weight", "renorm_stddev_weight")
+UNNAMED = "batch_normalization"  # what Keras calls a layer without a name
 
 _NUMBERED = re.compile(r"layer(_with_weights)?-\d+|\d+")  # names that Keras and lists give, not people
 _IN_MODEL = re.compile(r"layer(_with_weights)?-\d+")
@@ -103,7 +104,7 @@ class ObjectNames:
         names = self._ways[node]
         scope = self._scopes.get(names)
         if not scope:
-            return "/".join(name for name in names[len(self._model) :] if name not in ADMINISTRATIVE) or names[-1]
+            return "/".join(name for name in names[len(self._model) :] if name not in ADMINISTRATIVE) or (names or (UNNAMED,))[-1]
         parts: list[str] = []
         for end in range(len(self._model) + 1, len(names)):
             if _IN_MODEL.fullmatch(names[end]) and not self._name(names[:end]):
