@@ -68,6 +68,10 @@ class ObjectGraph:
             self._children[node] = found
         return found
 
+    def holders(self, name: str) -> list[int]:
+        """The nodes that hold something by this name, reachable or not."""
+        return [number for number, node in enumerate(self._nodes) if name.encode() in node.data and name in self.children(number)]
+
     def _reference(self, data: bytes) -> tuple[int, str]:
         """(node, name) of an ObjectReference. Without a Message of its own: there are thousands."""
         found = fields(data)

@@ -63,12 +63,20 @@ def find_norms(graph: ObjectGraph, is_variable: Callable[[int], bool]) -> list[F
     """Every object that holds variables moving_mean and moving_variance, in the model's order."""
     found = []
     for way in graph.walk():
-        children = graph.children(way[0][-1])
-        if all(name in children and is_variable(children[name]) for name in STATISTICS):
-            variables = {name: children[name] for name in PARAMETERS if name in children and is_variable(children[name])}
-            strange = (name for name, child in children.items() if name not in (*PARAMETERS, *RENORM) and is_variable(child))
+        node = way[0][-1]
+        variables = parameters(graph, node, is_variable)
+        if variables:
+            strange = (name for name, child in graph.children(node).items() if name not in (*PARAMETERS, *RENORM) and is_variable(child))
             found.append(Found(way, variables, tuple(strange)))
     return found
+
+
+def parameters(graph: ObjectGraph, node: int, is_variable: Callable[[int], bool]) -> dict[str, int]:
+    """The nodes of a batch norm's parameters, by role; empty where the node is none."""
+    children = graph.children(node)
+    if not all(name in children and is_variable(children[name]) for name in STATISTICS):
+        return {}
+    return {name: children[name] for name in PARAMETERS if name in children and is_variable(children[name])}
 
 
 class ObjectNames:

@@ -12,7 +12,7 @@ from exporter.errors import FormatError, names
 from exporter.formats.object_graph import CheckpointGraph, SavedGraph, read_metadata
 from exporter.formats.strict_json import parse_json
 from exporter.keras_config import Node, NormFields, is_batch_norm, join, model_tree, norm_fields
-from exporter.sources._objects import Found, find_norms
+from exporter.sources._objects import STATISTICS, Found, find_norms, parameters
 
 if TYPE_CHECKING:
     from exporter.place import Place
@@ -82,8 +82,8 @@ def same_norms(saved: SavedGraph, stored: CheckpointGraph) -> list[Found]:
     """
     found = find_norms(stored, stored.is_variable)
     kept = {(norm.node, role, node): stored.variable_name(node) for norm in found for role, node in norm.variables.items()}
-    said = {(norm.node, role, node): saved.variable_name(node)
-            for norm in find_norms(saved, saved.is_variable) for role, node in norm.variables.items()}
+    said = {(norm, role, node): saved.variable_name(node)
+            for norm in saved.holders(STATISTICS[0]) for role, node in parameters(saved, norm, saved.is_variable).items()}
     if said.keys() != kept.keys():
         called = names(dict.fromkeys((kept | said)[key] or f"{key[1]} of node {key[0]}" for key in sorted(said.keys() ^ kept.keys())))
         raise FormatError(f"its object graph and that of the checkpoint do not hold the same parameters: {called}", where=saved.where,
