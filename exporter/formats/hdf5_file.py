@@ -12,7 +12,6 @@ from __future__ import annotations
 import bisect
 import contextlib
 import functools
-import itertools
 import math
 import re
 from collections.abc import Callable, Iterator
@@ -46,10 +45,11 @@ FLOATS = {(2, (15, 10, 5, 0, 10), 15, 0): ("float16", "f2"), (4, (31, 23, 8, 0, 
 # which says how long its names are and where; an object header of version 1 with one link to it, which says its size, and its first message
 # (HDF5 File Format, III.A.1, III.B, III.D, IV.A.1.a). Without the message, addresses above 16 MiB look like one here and there.
 # Each by itself: a pattern that begins with fixed bytes is found several times faster than one with a choice.
-STRUCTURES = tuple(re.compile(pattern, re.DOTALL) for pattern in (
-    rb"(?P<node>TREE\0)", rb"(?P<leaf>SNOD\x01\0)", rb"HEAP\0{4}(?:(?P<names>.{8}).{8}(?P<place>.{8}))?",
-    rb"\x01\0[^\0]\0\x01\0{3}(?P<header>..)\0{6}(?=[\x01-\x17]\0..[\0-\x3f]\0{3})"))
-NODE, LEAF, HEAP, HEADER = 544, 328, 32, 16
+NODE, LEAF = (re.compile(rb"TREE\0"), 544), (re.compile(rb"SNOD\x01\0"), 328)
+HEAP = re.compile(rb"HEAP\0{4}(?:(.{8}).{8}(.{8}))?", re.DOTALL), 32
+HEADER = re.compile(rb"\x01\0[^\0]\0\x01\0{3}(..)\0{6}(?=[\x01-\x17]\0..[\0-\x3f]\0{3})", re.DOTALL), 16
+STRUCTURES = (NODE, LEAF, HEAP, HEADER)
+LOOK_BACK = 4096  # bytes before data in which such a structure is looked for
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -133,11 +133,11 @@ class File:
         parent, name = _split(path)
         if parent not in self._groups and self.kind(parent) != "group":
             return None
-        group = self._group(parent)
-        encoded = _component(name)
-        if not group.links.exists(encoded):
+        group, encoded = self._groups[parent] if parent in self._groups else self._group(parent), _component(name)
+        links = group.links
+        if not links.exists(encoded):
             return None
-        link = group.links.get_info(encoded).type
+        link = links.get_info(encoded).type
         if link:
             return LINK_KINDS.get(link, "user-defined link")
         found = self._enter(path, group, encoded)
@@ -260,14 +260,7 @@ class File:
         if count > MOST_ELEMENTS:
             raise FormatError(f"shape {list(shape)} has {count} values, over the limit of {MOST_ELEMENTS}")
         self._spend(count * raw.itemsize)
-        values = np.zeros(shape, raw)
-        if count:
-            places = _storage(dataset, values.nbytes)
-            before = [self._check_place(path, at, at + size) for at, size, _ in places]
-            # the file's own type as the memory type: bytes are copied, nothing is converted
-            dataset.read(h5s.ALL, h5s.ALL, values, dataset.get_type())
-            for (at, size, is_whole), start in zip(places, before):
-                self._check_structures(start, at, size, values if is_whole else None)
+        values = self._values(path, dataset, shape, raw) if count else np.zeros(shape, raw)
         if name == "bfloat16":
             return (values.astype(np.uint32) << 16).view(np.float32), name
         return values.astype(raw.newbyteorder("="), copy=False), name
@@ -289,19 +282,30 @@ class File:
         self._spans.insert(place, (at, end, path))
         return self._spans[place - 1][1] if place else 0
 
-    def _check_structures(self, start: int, at: int, size: int, values: NDArray[Any] | None) -> None:
-        """Refuses data that are the bytes of one of STRUCTURES; one that begins more than 4 KiB before them is not found.
+    def _values(self, path: str, dataset: Any, shape: tuple[int, ...], raw: np.dtype[Any]) -> NDArray[Any]:
+        """The values as the file holds them. Contiguous ones are taken from the file itself, together with what stands before them."""
+        size = math.prod(shape) * raw.itemsize
+        places = _storage(dataset, size)
+        starts = [max(0, at - LOOK_BACK, min(at, self._check_place(path, at, at + length))) for at, length, _ in places]
+        if self._file is not None:
+            around = [self._bytes(start, at + length - start) for (at, length, _), start in zip(places, starts)]
+            for data, (at, _, _), start in zip(around, places, starts):
+                _check_structures(data, start, at)
+            if places and places[0][2]:
+                at = places[0][0] - starts[0]
+                return np.frombuffer(around[0][at:], raw).reshape(shape)
+        values = np.empty(shape, raw)
+        # the file's own type as the memory type: bytes are copied, nothing is converted
+        dataset.read(h5s.ALL, h5s.ALL, values, dataset.get_type())
+        return values
 
-        start: where such a structure may begin at the earliest. values: the data, if it stands there as it is, so that it isn't read twice.
-        """
-        if self._file is None:
-            return
-        start = max(0, at - 4096, min(start, at))
-        self._file.seek(start)
-        data = self._file.read(at - start + (size if values is None else 0)) + (b"" if values is None else values.tobytes())
-        found = itertools.chain.from_iterable(pattern.finditer(data) for pattern in STRUCTURES)
-        if any(start + one.start() + _length(one, start + one.start()) > at for one in found):
-            raise FormatError("its data lies inside a structure of the file", hint="the file is damaged; get it again")
+    def _bytes(self, at: int, size: int) -> bytes:
+        assert self._file is not None
+        self._file.seek(at)
+        data = self._file.read(size)
+        if len(data) != size:
+            raise FormatError("the file ends inside its data", hint="the file is damaged; get it again")
+        return data
 
     def _spend(self, count: int) -> None:
         self._spent += count
@@ -414,15 +418,23 @@ def _split(path: str) -> tuple[str, str]:
     return parent, name
 
 
-def _length(found: re.Match[bytes], place: int) -> int:
-    """Bytes of a structure that begins at `place`, with the names of a heap where they follow it."""
-    said = found.groupdict()
-    if "node" in said or "leaf" in said:
-        return NODE if "node" in said else LEAF
-    if "header" in said:
-        return HEADER + int.from_bytes(found["header"], "little")
-    follow = found["place"] is not None and int.from_bytes(found["place"], "little") == place + HEAP
-    return HEAP + (int.from_bytes(found["names"], "little") if follow else 0)
+def _check_structures(data: bytes, start: int, at: int) -> None:
+    """Refuses data from `at` on that are the bytes of one of these structures; one that begins before `start` is not found.
+
+    data: the bytes from `start` to the end of the data. A structure begins no earlier than the end of the data before.
+    """
+    for pattern, size in STRUCTURES:
+        for found in pattern.finditer(data):
+            if start + found.start() + size + _more(found, start + found.start()) > at:
+                raise FormatError("its data lies inside a structure of the file", hint="the file is damaged; get it again")
+
+
+def _more(found: re.Match[bytes], place: int) -> int:
+    """Bytes that follow the fixed part of a structure at `place`: a header's messages, a heap's names where they stand right behind it."""
+    if found.re is HEADER[0]:
+        return int.from_bytes(found[1], "little")
+    follow = found.re is HEAP[0] and found[2] is not None and int.from_bytes(found[2], "little") == place + HEAP[1]
+    return int.from_bytes(found[1], "little") if follow else 0
 
 
 def _component(name: str) -> bytes:
