@@ -10,16 +10,17 @@ import orjson
 from exporter.errors import FormatError, printable
 
 MOST_BYTES = 64 << 20
-DEEPEST = 200
+DEEPEST = 254  # which is as deep as orjson writes
 LONGEST_NUMBER = 400
 
 _LONG_NUMBER = re.compile(rb"[-+.0-9eE]{%d}" % (LONGEST_NUMBER + 1))
+_NUMERIC = re.compile(rb"[-+.0-9eE]{4}")
 
 
 def parse_json(text: str | bytes, where: str, limit: int = MOST_BYTES) -> Any:
     """The value of one JSON document: dict, list, str, int, float, bool or None.
 
-    UTF-8 without a byte order mark, one document, at most `limit` bytes, 200 levels, numbers of 400 characters that fit a
+    UTF-8 without a byte order mark, one document, at most `limit` bytes, 254 levels, numbers of 400 characters that fit a
     double, no NaN or Infinity, no key twice in one object. Integers over 64 bits come as float.
 
     Raises: FormatError, naming `where`.
@@ -30,8 +31,7 @@ def parse_json(text: str | bytes, where: str, limit: int = MOST_BYTES) -> Any:
         raise FormatError("the JSON is not UTF-8", where=where) from None
     if len(data) > limit:
         raise FormatError(f"{len(data)} bytes of JSON is over the limit of {limit}", where=where)
-    skeleton = _without_strings(data)
-    if _LONG_NUMBER.search(skeleton):
+    if _holds_long_number(data):
         raise FormatError(f"the JSON holds a number of over {LONGEST_NUMBER} characters", where=where)
     try:
         value = orjson.loads(data)  # its own limit of 1024 levels keeps it from running out of stack
@@ -39,31 +39,34 @@ def parse_json(text: str | bytes, where: str, limit: int = MOST_BYTES) -> Any:
         if error.msg.startswith("depth limit"):
             raise _too_deep(where) from None
         raise FormatError(f"this is not strict JSON: {error}", where=where) from None
-    if _count_keys(value, where) != skeleton.count(b":"):
+    try:
+        strings = _quotes(orjson.dumps(value))
+    except orjson.JSONEncodeError:  # nothing else that comes from `loads` cannot be written
+        raise _too_deep(where) from None
+    if strings != _quotes(data):  # of an object that repeats a key, the first is lost with its value
         raise FormatError(f"the key {_repeated_key(data)} occurs twice in one JSON object", where=where,
                           hint="nothing that Keras writes holds a key twice; which of the two is meant cannot be known")
     return value
 
 
+def _holds_long_number(data: bytes) -> bool:
+    """Whether a number has over LONGEST_NUMBER characters; four in a row of every hundredth character show that one may be there."""
+    return _NUMERIC.search(data[::LONGEST_NUMBER // 4]) is not None and _LONG_NUMBER.search(_without_strings(data)) is not None
+
+
+def _quotes(data: bytes) -> int:
+    """The quotation marks that begin or end a string."""
+    return _unescaped(data).count(b'"')
+
+
 def _without_strings(data: bytes) -> bytes:
-    """`data` without its strings' contents; exact for valid JSON, where backslashes stand in strings only."""
-    if b"\\" in data:
-        data = data.replace(rb"\\", b"").replace(rb"\"", b"")
-    return b"".join(data.split(b'"')[::2])
+    """`data` without its strings' contents."""
+    return b"".join(_unescaped(data).split(b'"')[::2])
 
 
-def _count_keys(value: Any, where: str) -> int:
-    """The keys of all objects, level by level: without repeated keys as many as there are colons outside the strings."""
-    count = depth = 0
-    level = [value] if isinstance(value, (dict, list)) else []
-    while level:
-        depth += 1
-        if depth > DEEPEST:
-            raise _too_deep(where)
-        objects = [item for item in level if type(item) is dict]
-        count += sum(map(len, objects))
-        level = [child for item in level for child in (item.values() if type(item) is dict else item) if type(child) in (dict, list)]
-    return count
+def _unescaped(data: bytes) -> bytes:
+    """`data` with no quotation mark inside a string; exact for valid JSON, where backslashes stand in strings only."""
+    return data.replace(rb"\\", b"").replace(rb"\"", b"") if b"\\" in data else data
 
 
 def _too_deep(where: str) -> FormatError:
