@@ -18,6 +18,7 @@ from exporter.errors import ExporterError, UsageError, printable, unexpected
 
 if TYPE_CHECKING:
     from exporter.bundle import Bundle
+    from exporter.layer import BatchNorm
     from exporter.sources import Options
 
 MOST_WARNINGS = 20
@@ -25,6 +26,7 @@ MOST_WARNINGS = 20
 
 def main(command: Callable[[Sequence[str] | None], int], words: Sequence[str] | None = None) -> NoReturn:
     """Runs a command and turns every outcome into an exit code and a message."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # no matrices here; the threads for them cost as much as NumPy
     with contextlib.suppress(ValueError, AttributeError):  # a polite kill removes the temporary file, as Ctrl-C does
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
@@ -78,8 +80,10 @@ def export(words: Sequence[str] | None = None) -> int:
     from exporter.resolve import read_place
 
     place, options = place_for(args.model), read_options(args)
+    begin = None
     if args.out is not None:
         from exporter import output
+        from exporter.targets import Options as WriteOptions
         from exporter.targets import target_for
 
         target = target_for(args.out)
@@ -91,12 +95,17 @@ def export(words: Sequence[str] | None = None) -> int:
             raise UsageError("the kit is checked with its vectors: leave out --no-vectors")
         inputs = [place] if options.architecture is None else [place, options.architecture]
         output.check_output(args.out, inputs)
-    bundle = read_place(place, options, isolated=True, fork=True, meanwhile=_imports_for_writing)
+        writing = WriteOptions(vectors=not args.no_vectors, names=args.names, folded=args.folded)
+        begin = getattr(target, "begin", None)
+
+    def each(layer: BatchNorm) -> None:
+        if begin is not None and options.wants(layer.path):
+            begin(layer, writing)
+
+    bundle = read_place(place, options, isolated=True, fork=True, meanwhile=_imports_for_writing, each=each)
     warn(bundle.remarks())
     if args.out is not None:
-        from exporter.targets import Options as WriteOptions
-
-        output.write(bundle, args.out, WriteOptions(vectors=not args.no_vectors, names=args.names, folded=args.folded), inputs=inputs)
+        output.write(bundle, args.out, writing, inputs=inputs)
         for layer in bundle if args.verbose else ():
             print(f"{printable(layer.path)}: {layer.moving_mean.size} channels, epsilon {layer.epsilon:g}", file=sys.stderr)
     elif args.json:

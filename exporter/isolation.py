@@ -1,8 +1,7 @@
 """Reading in a child process with limits: libhdf5 hangs or crashes on some damaged files, and a child takes that with it.
 
-The child sends back JSON and raw array bytes, nothing that is unpickled; the parent builds the layers from them, checking every
-length, and applies the gate as for any other bundle. `fork` starts a child in a millisecond, for a program of one thread such as the
-command; `spawn` starts a fresh interpreter, safe in any program and on Windows.
+What the child sends back (exporter/message.py) is checked, and the gate applied to it as to any other bundle. `fork` starts a child in
+a millisecond, for a program of one thread such as the command; `spawn` starts a fresh interpreter, safe in any program and on Windows.
 """
 
 from __future__ import annotations
@@ -17,15 +16,16 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from exporter import errors
-from exporter.errors import ExporterError, FormatError, UnresolvedError, printable
+from exporter.errors import ExporterError, FormatError
 from exporter.place import Place
 from exporter.remote import place_for
 
 if TYPE_CHECKING:
     from exporter.bundle import Bundle
+    from exporter.layer import BatchNorm
     from exporter.sources import Options
 
 MEMORY = 2 << 30  # bytes of address space beyond what the child starts with
@@ -34,6 +34,7 @@ REMOTE_CPU_SECONDS = 30  # the libraries of the store and its encryption take th
 WALL_SECONDS, REMOTE_WALL_SECONDS = 60, 600
 OUT_OF_MEMORY = 71  # exit status
 MOST_ANSWER = 2 << 30  # bytes
+PIPE = 1 << 20  # bytes; what an unprivileged process may ask for on Linux
 # What would have HDF5 load code or open files in another way than this package says.
 HDF5_VARIABLES = ("HDF5_PLUGIN_PATH", "HDF5_VOL_CONNECTOR", "HDF5_DRIVER", "HDF5_DRIVER_CONFIG")
 HARMLESS = "the file is damaged, or made to do this; nothing was read from it"
@@ -51,11 +52,17 @@ def start(place: Place, options: Options, *, fork: bool) -> Child:
     return _fork(place, options) if fork and hasattr(os, "fork") else _spawn(place, options)
 
 
-def finish(child: Child, meanwhile: Callable[[], object]) -> Bundle:
-    """Calls `meanwhile`, waits for the child's answer and checks it. Whatever ends this early ends the child, too."""
+def finish(child: Child, meanwhile: Callable[[], object], each: Callable[[BatchNorm], object]) -> Bundle:
+    """Calls `meanwhile`, then takes in what the child sends, calling `each` with each layer as it comes, before anything has judged it.
+
+    Whatever ends this early ends the child, too.
+    """
     try:
         meanwhile()
-        answer = _receive(child)
+        from exporter.message import Reader
+
+        reader = Reader(FormatError("the reading process was damaged by it", hint=HARMLESS), each)
+        _receive(child, reader.feed)
         status = child.wait()
     except BaseException:
         child.kill()
@@ -65,7 +72,7 @@ def finish(child: Child, meanwhile: Callable[[], object]) -> Bundle:
         os.close(child.descriptor)
     if status != 0:
         raise FormatError(f"reading it {_ending(status)}", hint=HARMLESS)
-    return decode(answer)
+    return reader.bundle()
 
 
 def _ending(status: int) -> str:
@@ -76,9 +83,8 @@ def _ending(status: int) -> str:
     return "ran out of the memory allowed for it" if status == OUT_OF_MEMORY else f"ended the reading process (exit status {status})"
 
 
-def _receive(child: Child) -> bytes:
+def _receive(child: Child, feed: Callable[[bytes], object]) -> None:
     deadline = time.monotonic() + child.seconds
-    parts: list[bytes] = []
     size = 0
     with selectors.DefaultSelector() if sys.platform != "win32" else _NoSelector() as selector:
         selector.register(child.descriptor, selectors.EVENT_READ)
@@ -88,11 +94,11 @@ def _receive(child: Child) -> bytes:
                 raise FormatError(f"reading it did not end within {child.seconds} seconds", hint=HARMLESS)
             part = os.read(child.descriptor, 1 << 20)
             if not part:
-                return b"".join(parts)
-            parts.append(part)
+                return
             size += len(part)
             if size > MOST_ANSWER:
                 raise FormatError(f"it holds more than {MOST_ANSWER} bytes of batch norms")
+            feed(part)
 
 
 class _NoSelector:
@@ -113,6 +119,7 @@ class _NoSelector:
 
 def _fork(place: Place, options: Options) -> Child:
     receiving, sending = os.pipe()
+    _widen(sending)
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()
@@ -139,6 +146,14 @@ def _fork(place: Place, options: Options) -> Child:
     return Child(receiving, wait, kill, _wall_seconds(place))
 
 
+def _widen(pipe: int) -> None:
+    """Makes room in a pipe, where the system lets us, so that the child needs not wait while this process imports."""
+    with contextlib.suppress(ImportError, AttributeError, OSError):
+        import fcntl
+
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE)
+
+
 STARTER = "import sys; sys.path[:] = dict.fromkeys(sys.argv[1:]); from exporter import isolation; isolation.serve_request()"
 
 
@@ -152,14 +167,14 @@ def _spawn(place: Place, options: Options) -> Child:
         pipe.write(_request(place, options))
     receiving = os.dup(process.stdout.fileno())
     process.stdout.close()
+    _widen(receiving)
     return Child(receiving, process.wait, process.kill, _wall_seconds(place))
 
 
 def _request(place: Place, options: Options) -> bytes:
     import json
 
-    fields = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
-    fields["architecture"] = None if options.architecture is None else options.architecture.address
+    fields = {**options.said(), "architecture": None if options.architecture is None else options.architecture.address}
     return json.dumps({"path": place.address, "options": fields}).encode()
 
 
@@ -179,26 +194,33 @@ def serve_request() -> None:
 
 def _serve(place: Place, options: Options, descriptor: int) -> None:
     """In the child: reads under limits and sends the answer."""
+    import gc
+
     from exporter.resolve import read_unresolved
 
     _limit(place)
+    gc.disable()  # a short life, and nothing in it goes round in circles
     for name in HDF5_VARIABLES:
         os.environ.pop(name, None)
-    try:
-        answer = encode(read_unresolved(place, options))
-    except ExporterError as error:
-        answer = [_encode_error(error)]
-    except MemoryError:
-        os._exit(OUT_OF_MEMORY)  # nothing more can be sent
-    except RecursionError:
-        answer = [_encode_error(FormatError("it is nested too deeply", hint=HARMLESS))]
-    except Exception as error:  # a bug of ours, told as such; `exporter.read` without isolation shows where
-        answer = [_encode_error(errors.unexpected(error))]
     with os.fdopen(descriptor, "wb", buffering=0, closefd=True) as file:
-        for part in answer:
-            view = memoryview(part).cast("B")
+        from exporter.message import Writer
+
+        def write(data: bytes) -> None:
+            view = memoryview(data)
             while view:
                 view = view[file.write(view) or 0:]
+
+        writer = Writer(write)
+        try:
+            writer.bundle(read_unresolved(place, dataclasses.replace(options, announce=writer.layer)))
+        except ExporterError as error:
+            writer.error(error)
+        except MemoryError:
+            os._exit(OUT_OF_MEMORY)  # nothing more can be sent
+        except RecursionError:
+            writer.error(FormatError("it is nested too deeply", hint=HARMLESS))
+        except Exception as error:  # a bug of ours, told as such; `exporter.read` without isolation shows where
+            writer.error(errors.unexpected(error))
 
 
 def _wall_seconds(place: Place) -> int:
@@ -232,118 +254,3 @@ def _address_space() -> int:
     with contextlib.suppress(OSError, ValueError), open("/proc/self/statm", "rb") as file:
         return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     return 0
-
-
-# --- what goes through the pipe: the length of a JSON header, the header, the arrays one after the other -------------------------------
-
-def encode(bundle: Bundle) -> list[bytes]:
-    """A bundle as the parts of a message."""
-    import numpy as np
-    import orjson
-
-    from exporter.layer import PARAMETERS
-
-    arrays, layers = [], []
-    for layer in bundle.layers:
-        fields = {field.name: getattr(layer, field.name) for field in dataclasses.fields(layer) if field.name not in PARAMETERS}
-        fields["present"] = list(layer.parameters())
-        layers.append(fields)
-        arrays += [np.ascontiguousarray(values).data for values in layer.parameters().values()]
-    vectors = {path: list(x.shape) for path, (x, _) in bundle.vectors.items()}
-    arrays += [np.ascontiguousarray(rows).data for pair in bundle.vectors.values() for rows in pair]
-    header = orjson.dumps({"layers": layers, "origin": dataclasses.asdict(bundle.origin), "skipped": bundle.skipped,
-                           "warnings": bundle.warnings, "vectors": vectors, "settled": bundle.settled})
-    return [len(header).to_bytes(8, "little"), header, *arrays]  # type: ignore[list-item]  # memoryviews are written as they are
-
-
-ERRORS = {kind.__name__: kind for kind in ExporterError.__subclasses__()}
-
-
-def _encode_error(error: ExporterError) -> bytes:
-    import orjson
-
-    fields = {"what": error.what, "where": error.where, "hint": error.hint}
-    layers = [(printable(path), printable(reason, 1000)) for path, reason in getattr(error, "layers", ())]
-    header = orjson.dumps({"error": type(error).__name__, "layers": layers,
-                           **{name: printable(str(text), 1000) for name, text in fields.items()}})
-    return len(header).to_bytes(8, "little") + header
-
-
-def decode(answer: bytes) -> Bundle:
-    """The bundle of a message, every length checked; raises the error that the message holds instead."""
-    import orjson
-
-    from exporter.bundle import Bundle, Origin
-
-    broken = FormatError("the reading process was damaged by it", hint=HARMLESS)
-    length = int.from_bytes(answer[:8], "little")
-    try:
-        header = orjson.loads(memoryview(answer)[8:8 + length])
-        refused = _decode_error(header) if "error" in header else None
-    except (KeyError, TypeError, ValueError):
-        raise broken from None
-    if refused is not None:
-        raise refused
-    data = _arrays(memoryview(answer)[8 + length:], broken)
-    try:
-        layers = tuple(_decode_layer(fields, data) for fields in header["layers"])
-        by_path = {layer.path: layer for layer in layers}
-        vectors = {path: (data(by_path[path].dtype, shape), data(by_path[path].dtype, shape)) for path, shape in header["vectors"].items()}
-        skipped = tuple((str(path), str(reason)) for path, reason in header["skipped"])
-        return Bundle(layers=layers, origin=Origin(**header["origin"]), skipped=skipped, warnings=tuple(map(str, header["warnings"])),
-                      vectors=vectors, settled=bool(header["settled"]))
-    except (AttributeError, KeyError, TypeError, ValueError):
-        raise broken from None
-
-
-def _decode_error(header: dict[str, Any]) -> ExporterError:
-    what, where, hint = (str(header[name]) for name in ("what", "where", "hint"))
-    if header["error"] == "UnresolvedError":
-        return UnresolvedError([(str(path), str(reason)) for path, reason in header["layers"]], where=where, hint=hint)
-    error = ExporterError(what, where=where, hint=hint)
-    error.__class__ = ERRORS.get(header["error"], ExporterError)
-    return error
-
-
-def _arrays(data: memoryview, broken: FormatError) -> Callable[[str, Any], Any]:
-    import numpy as np
-
-    from exporter.layer import HELD_IN
-
-    position = 0
-
-    def take(dtype: str, shape: Any) -> Any:
-        nonlocal position
-        kind = np.dtype(HELD_IN[dtype])
-        size = kind.itemsize
-        for length in shape:
-            size *= int(length)
-        if size < 0 or position + size > len(data):
-            raise broken
-        array = np.frombuffer(data[position:position + size], kind).reshape(shape)
-        position += size
-        return array
-
-    return take
-
-
-FIELDS = {**dict.fromkeys(("path", "name", "class_name", "statistic"), str), "quantized": str | None, "ndim": int | None,
-          **dict.fromkeys(("epsilon", "momentum", "effective_epsilon"), float | None),
-          "shape": tuple}
-
-
-def _decode_layer(fields: dict[str, Any], data: Callable[[str, Any], Any]) -> Any:
-    from exporter.layer import PARAMETERS, BatchNorm
-
-    present = fields.pop("present")
-    for name in ("axis", "shape", "assumed", "converted"):
-        fields[name] = None if fields[name] is None else tuple(fields[name])
-    for name in PARAMETERS:
-        fields[name] = data(fields["dtype"], fields["shape"]) if name in present else None
-    if fields["moving_mean"] is None or fields["moving_variance"] is None:
-        raise TypeError("a parameter is missing")
-    whole = all(type(number) is int for name in ("axis", "shape") for number in fields[name] or ())
-    if not (whole and all(isinstance(fields[name], kind) for name, kind in FIELDS.items())):
-        raise TypeError("a field is of another type")
-    return BatchNorm(**fields)
-

@@ -57,17 +57,19 @@ def load(path: str | os.PathLike[str]) -> Bundle:
 
 
 def read_place(place: Place, options: Options, *, isolated: bool = False, fork: bool = False,
-               meanwhile: Callable[[], object] = lambda: None) -> Bundle:
+               meanwhile: Callable[[], object] = lambda: None, each: Callable[[BatchNorm], object] = lambda layer: None) -> Bundle:
     """`read`, for a Place and Options.
 
     fork:      start the child by fork, which only a program of one thread may do.
     meanwhile: called while the child reads.
+    each:      called with each layer that the child has found, before anything has judged it; if it stays as it is, the bundle holds
+               this very object.
     """
     try:
         if isolated and (not place.is_local or place.exists()):
             from exporter import isolation
 
-            found = isolation.finish(isolation.start(place, options, fork=fork), meanwhile)
+            found = isolation.finish(isolation.start(place, options, fork=fork), meanwhile, each)
         else:
             found = read_unresolved(place, options)
         with _quiet():

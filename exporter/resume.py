@@ -94,7 +94,7 @@ def _join(folder: str, name: str) -> str:
 
 def _how(options: Options, write_options: WriteOptions) -> str:
     """What else than the models decides about the exports."""
-    fields = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
+    fields = options.said()
     if options.architecture is not None:
         fields["architecture"] = [options.architecture.name, mark_of(options.architecture) or time.time_ns()]
     return _hash(json.dumps([__version__, fields, dataclasses.asdict(write_options)], sort_keys=True))

@@ -24,7 +24,16 @@ def path() -> Path:
 
 def validate(document: dict[str, Any]) -> None:
     """Refuses (BundleError) a document that breaks the schema; numeric arrays may be lists or NumPy arrays."""
-    error = next(_validator().iter_errors(document), None)
+    _refuse(_validator().iter_errors(document))
+
+
+def validate_layer(layer: dict[str, Any]) -> None:
+    """`validate`, for one entry of "layers"."""
+    _refuse(_validator().descend(layer, {"$ref": "#/$defs/layer"}))
+
+
+def _refuse(errors: Iterator[Any]) -> None:
+    error = next(errors, None)
     if error is not None:
         place = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in error.absolute_path).lstrip(".")
         raise BundleError(printable(error.message, 200), where=printable(place or "the document", 120))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pathlib
 import signal
 import time
 
@@ -11,10 +12,12 @@ import pytest
 from conftest import make_bundle, make_layer, same_layer
 
 import exporter
-from exporter import isolation, resolve
+from exporter import isolation, message, resolve
 from exporter.errors import FormatError, LayerError, UnresolvedError
 from exporter.place import Place
 from exporter.sources import Options
+from exporter.targets import Options as WriteOptions
+from exporter.targets import bundle_json
 
 BOTH = pytest.mark.parametrize("fork", [True, False], ids=["fork", "spawn"])
 
@@ -107,9 +110,60 @@ def test_what_the_child_says_passes_the_gate(monkeypatch, path):
         in_child(monkeypatch, path, lambda: make_bundle(bad))
 
 
+def sent(bundle, announced=()):
+    parts = []
+    writer = message.Writer(parts.append)
+    for layer in announced:
+        writer.layer(layer)
+    writer.bundle(bundle)
+    return b"".join(parts)
+
+
+def received(data, step=1 << 20, each=lambda layer: None):
+    reader = message.Reader(FormatError("was damaged by it"), each)
+    for at in range(0, len(data), step):
+        reader.feed(data[at:at + step])
+    return reader.bundle()
+
+
+@pytest.mark.parametrize("step", [1, 7, 16, 100, 1 << 20])
+def test_a_message_may_come_in_pieces(step):
+    bundle = make_bundle(make_layer(), make_layer("b", dtype="float64"), make_layer("c", gamma=False, shape=(2, 3), axis=(1, 3)))
+    seen = []
+    got = received(sent(bundle), step, seen.append)
+    assert all(map(same_layer, got.layers, bundle.layers))
+    assert tuple(seen) == got.layers  # the very same, so that what was made of them in the meantime holds
+
+
+def test_a_layer_that_was_announced_counts_only_if_the_bundle_holds_it():
+    first, second, dropped = make_layer("a"), make_layer("b"), make_layer("c")
+    got = received(sent(make_bundle(first, second), announced=(second, dropped, first)))
+    assert got.paths() == ["a", "b"]
+
+
 def test_nonsense_from_the_child_is_refused():
-    parts = b"".join(bytes(part) for part in isolation.encode(make_bundle()))
-    assert same_layer(isolation.decode(parts).layers[0], make_layer())
-    for damaged in (b"", parts[:40], parts[:-4], parts.replace(b'"float32"', b'"float31"'), parts.replace(b'"shape":[4]', b'"shape":[9]')):
+    data = sent(make_bundle())
+    assert same_layer(received(data).layers[0], make_layer())
+    for damaged in (b"", data[:40], data[:-4], data + data, data + b"x", data.replace(b'"float32"', b'"float31"'),
+                    data.replace(b'"shape":[4]', b'"shape":[9]'), data.replace(b'"order":[0]', b'"order":[1]'),
+                    data.replace(b'"order":[0]', b'"order":[-1]'), data.replace(b'"shape":[4]', b'"shape":[3]')):
+        assert damaged != data
         with pytest.raises(FormatError, match="was damaged by it"):
-            isolation.decode(damaged)
+            received(damaged)
+
+
+MODEL = pathlib.Path(__file__).parent.parent / "sample_models" / "no_beta_keras208" / "model.h5"
+
+
+def test_a_text_that_was_begun_early_is_the_one_that_is_written():
+    begun = WriteOptions()
+    bundle = resolve.read_place(Place(MODEL), Options(), isolated=True, fork=True, each=lambda layer: bundle_json.begin(layer, begun))
+    assert set(begun.begun) == set(bundle.layers)
+    assert bundle_json.write(bundle, begun) == bundle_json.write(bundle, WriteOptions())
+
+
+def test_a_layer_that_cannot_be_written_is_not_begun():
+    begun = WriteOptions()
+    for fields in ({"epsilon": None}, {"axis": None}, {"statistic": "deviation"}, {"moving_variance": np.float32([1, 2, 3, -4])}):
+        bundle_json.begin(make_layer().replace(**fields), begun)
+    assert not begun.begun

@@ -10,9 +10,11 @@ import dataclasses
 import fnmatch
 import importlib
 import importlib.util
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 from exporter.bundle import Bundle
+from exporter.layer import BatchNorm
 from exporter.place import Place
 
 # Tried in this order; each is imported when it is asked.
@@ -43,6 +45,8 @@ class Options:
     layers:            globs; only layers whose path matches one are exported. Empty: all.
     skip_unresolved:   write the rest and list what cannot be resolved under "skipped".
     effective_epsilon: write the fused kernel's value as `epsilon`.
+    announce:          called by a source with each layer as soon as it is found, for who can begin to work on it; the bundle that is
+                       returned in the end is what counts.
     """
 
     epsilon: tuple[tuple[str, float], ...] = ()
@@ -53,6 +57,11 @@ class Options:
     layers: tuple[str, ...] = ()
     skip_unresolved: bool = False
     effective_epsilon: bool = False
+    announce: Callable[[BatchNorm], object] = lambda layer: None
+
+    def said(self) -> dict[str, Any]:
+        """What the user said, by field."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "announce"}
 
     def epsilon_for(self, path: str) -> float | None:
         """The epsilon that the user gave for this path, or None."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from exporter import dialects
@@ -41,12 +41,13 @@ MIXED_UP = ("Keras 1.0.0 to 1.0.2 saved a nested Sequential's weights under each
 class Reading:
     """What has been read of a file so far.
 
-    tree: the model's config or None. is_version_unwritten: the config is a text of to_json(), which says its version from Keras 1.0.4 on,
-    so that one without a version is of an older Keras.
+    tree: the model's config or None. announce: see exporter.sources.Options. is_version_unwritten: the config is a text of to_json(),
+    which says its version from Keras 1.0.4 on, so that one without a version is of an older Keras.
     """
 
-    def __init__(self, file: File, era: dialects.Era, tree: Node | None, *, is_version_unwritten: bool = False) -> None:
-        self.file, self.era, self.tree, self.is_version_unwritten = file, era, tree, is_version_unwritten
+    def __init__(self, file: File, era: dialects.Era, tree: Node | None, announce: Callable[[BatchNorm], object], *,
+                 is_version_unwritten: bool = False) -> None:
+        self.file, self.era, self.tree, self.announce, self.is_version_unwritten = file, era, tree, announce, is_version_unwritten
         self.ranks = input_ranks(tree) if tree else {}
         self.layers: list[BatchNorm] = []
         self.skipped: list[tuple[str, str]] = []
@@ -137,6 +138,7 @@ class Reading:
             layer = layer.replace(epsilon=epsilon, assumed=(*layer.assumed, "epsilon"))
             self.warnings.append(f"{path}: its config has no epsilon; {epsilon:g} is that version's default")
         self.layers.append(layer)
+        self.announce(layer)
 
 
 def _check_presence(path: str, fields: NormFields | None, arrays: Arrays, *, always: bool) -> None:

@@ -8,7 +8,7 @@ Keras that saved it went; what it finds has to fit: the number of variables, the
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from exporter import dialects
@@ -33,12 +33,18 @@ NO_VARIANCE = "its second vector has negative values and is no variance"
 
 @dataclasses.dataclass(slots=True)
 class Found:
-    """What a file holds: see Bundle. groups: that of each layer."""
+    """What a file holds: see Bundle. groups: that of each layer. announce: see exporter.sources.Options."""
 
     layers: list[BatchNorm] = dataclasses.field(default_factory=list)
     groups: list[Group] = dataclasses.field(default_factory=list)
     skipped: list[tuple[str, str]] = dataclasses.field(default_factory=list)
     warnings: list[str] = dataclasses.field(default_factory=list)
+    announce: Callable[[BatchNorm], object] = lambda layer: None
+
+    def add(self, layer: BatchNorm, group: Group) -> None:
+        self.layers.append(layer)
+        self.groups.append(group)
+        self.announce(layer)
 
     def bundle(self, origin: Origin, warnings: Sequence[str] = ()) -> Bundle:
         from exporter.bundle import Bundle
@@ -46,13 +52,14 @@ class Found:
         return Bundle(layers=tuple(self.layers), origin=origin, skipped=tuple(self.skipped), warnings=(*warnings, *self.warnings))
 
 
-def read_weights(root: Group, tree: Node | None, keras_version: str | None, *, own_config: bool) -> Found:
+def read_weights(root: Group, tree: Node | None, keras_version: str | None, announce: Callable[[BatchNorm], object], *,
+                 own_config: bool) -> Found:
     """The batch norms under `root`.
 
     tree: the model's config, or None. own_config: whether it was saved together with these weights, so that names have to agree.
     Raises: FormatError where config and weights do not fit.
     """
-    found = Found()
+    found = Found(announce=announce)
     ranks: Any = {}
     if tree is None:
         matches = [Match(path, None, group) for path, group in groups_below(root, frozenset(), "", root.name is not None)]
@@ -91,8 +98,7 @@ def _read(path: str, node: Node, group: Group, era: dialects.Era, rank: int | No
         found.skipped.append((path, reason))
         return
     arrays = dict(zip(names, group.arrays(), strict=False))
-    found.layers.append(assemble(path, node, fields, arrays, era, rank))
-    found.groups.append(group)
+    found.add(assemble(path, node, fields, arrays, era, rank), group)
 
 
 def _check_name(path: str, node: Node, group: Group, own_config: bool) -> None:
@@ -130,8 +136,7 @@ def _recognise(path: str, group: Group, found: Found, told: bool) -> None:
     elif certain or (possible and not _counts(named)):
         if not certain:
             found.warnings.append(f"{path}: {FOUR_VECTORS}")
-        found.layers.append(assemble(path, None, None, named, dialects.Era(), None, name=group.name or group.path.rpartition("/")[2]))
-        found.groups.append(group)
+        found.add(assemble(path, None, None, named, dialects.Era(), None, name=group.name or group.path.rpartition("/")[2]), group)
 
 
 def _counts(named: dict[str, tuple[Any, str]]) -> bool:

@@ -47,9 +47,9 @@ def claims(place: Place) -> bool:
 def read(place: Place, options: Options) -> Bundle:
     """The batch norms of the model; epsilon None inside a user's own classes, whose config says nothing of their layers."""
     if place.is_folder():
-        return _read(_Folder(place), place)
+        return _read(_Folder(place), place, options)
     with place.open() as file:
-        return _read(_Zip(file), place)
+        return _read(_Zip(file), place, options)
 
 
 def read_architecture(place: Place) -> Architecture:
@@ -104,10 +104,10 @@ class _Folder:
                 yield [file]
 
 
-def _read(parts: _Zip | _Folder, place: Place) -> Bundle:
+def _read(parts: _Zip | _Folder, place: Place, options: Options) -> Bundle:
     architecture = _architecture(parts)
     with parts.weights() as files:
-        found = read_weights(Group(files), architecture.tree, architecture.keras_version, own_config=True)
+        found = read_weights(Group(files), architecture.tree, architecture.keras_version, options.announce, own_config=True)
     return found.bundle(Origin(file=place.name, kind=NAME, keras_version=architecture.keras_version), parts.warnings)
 
 

@@ -68,7 +68,7 @@ def _read_named(file: File, place: Place, options: Options) -> Bundle:
     elif options.architecture is not None:
         architecture = node_tree_from(options.architecture)
         tree = architecture.tree
-    reading = Reading(file, _era(said, architecture, options), tree if text is not None or architecture else None,
+    reading = Reading(file, _era(said, architecture, options), tree if text is not None or architecture else None, options.announce,
                       is_version_unwritten=architecture is not None)
     groups = _groups(file, base, _without_norms(reading.tree, reading.era))
     try:
@@ -206,7 +206,7 @@ def _read_unnamed(file: File, place: Place, options: Options) -> Bundle:
         raise UnsupportedError("weights of Keras 0.3 have no names, and neither epsilon nor the kinds of the layers are in the file",
                                hint="give the config with --architecture model.json")
     architecture = node_tree_from(options.architecture)
-    reading = Reading(file, dialects.Era(version=(0, 3, 0)), architecture.tree)
+    reading = Reading(file, dialects.Era(version=(0, 3, 0)), architecture.tree, options.announce)
     try:
         if file.is_group("graph"):
             _add_unnamed(reading, "graph", "", architecture.tree)

@@ -48,7 +48,7 @@ def read(place: Place, options: Options) -> Bundle:
         tree, version = architecture.tree, architecture.keras_version
     with _open(place) as files:
         try:
-            found = read_weights(Group(files), tree, version, own_config=False)
+            found = read_weights(Group(files), tree, version, options.announce, own_config=False)
         except FormatError as error:
             if options.architecture is not None and not error.hint:
                 error.hint = f"the architecture is that of {options.architecture.name}"

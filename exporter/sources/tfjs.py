@@ -248,7 +248,7 @@ def _quantized(weights: Weights, owner: str) -> str | None:
 def _by_path(tree: Node, weights: Weights, version: str | None) -> Found:
     """Weights under the paths of a .keras archive."""
     root = Group([_Paths(weights)])
-    found = read_weights(root, tree, version, own_config=True)
+    found = read_weights(root, tree, version, lambda layer: None, own_config=True)
     found.layers = [layer.replace(quantized=_quantized(weights, f"{group.path}/{VARIABLES}"))
                     for layer, group in zip(found.layers, found.groups, strict=True)]
     return found

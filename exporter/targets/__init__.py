@@ -10,10 +10,11 @@ import dataclasses
 import importlib
 import os
 from pathlib import PurePath
-from typing import Protocol
+from typing import Any, Protocol
 
 from exporter.bundle import Bundle
 from exporter.errors import UsageError
+from exporter.layer import BatchNorm
 
 TARGETS = ("bundle_json", "numpy_npz", "safetensors_file", "onnx_model", "c_header", "table_csv", "table_md", "html_report", "kit")
 
@@ -24,11 +25,13 @@ class Options:
 
     vectors: write each layer's test vectors. names: naming scheme of the arrays ("keras" or "torch"), where the target has one.
     folded: also write scale and offset, where the target can.
+    begun: what a target's `begin` made of layers before the bundle was there.
     """
 
     vectors: bool = True
     names: str = "keras"
     folded: bool = False
+    begun: dict[BatchNorm, Any] = dataclasses.field(default_factory=dict, compare=False, repr=False)
 
 
 class Target(Protocol):
@@ -38,7 +41,11 @@ class Target(Protocol):
     SUFFIXES: tuple[str, ...]
 
     def write(self, bundle: Bundle, options: Options) -> bytes:
-        """The content of the output file; the same bundle gives the same bytes."""
+        """The content of the output file; the same bundle gives the same bytes.
+
+        A target may also have begin(layer, options): it works ahead on a layer that `write` will probably get, and keeps what it made
+        in options.begun. Nothing has judged that layer yet; `write` uses what was made of the very layers that it is given.
+        """
 
 
 def target_for(name: str) -> Target:

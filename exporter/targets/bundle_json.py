@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import io
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from exporter import __version__, schema, vectors
-from exporter.bundle import Bundle
+from exporter.bundle import Bundle, check_layer
+from exporter.errors import ExporterError
 from exporter.layer import PARAMETERS, BatchNorm
 
 if TYPE_CHECKING:
@@ -27,38 +28,56 @@ DOUBLE_ROUNDED = np.uint32(0x15AE43FD)
 
 def write(bundle: Bundle, options: Options) -> bytes:
     """The document, validated against the schema, one key a line."""
+    content = _frame(bundle)
+    schema.validate(content)
+    parts: list[bytes] = []
+    for key, value in content.items():
+        parts += (b",\n  " if parts else b"{\n  ", _text(key), b": ")
+        if key == "layers" and bundle.layers:
+            for place, layer in enumerate(bundle.layers):
+                parts += (b",\n    {" if place else b"[\n    {", options.begun.get(layer) or _entry(layer, options), b"\n    }")
+            parts.append(b"\n  ]")
+        else:
+            parts.append(_text(value))
+    parts.append(b"\n}\n")
+    return b"".join(parts)  # the one copy: the text is several times the size of the parameters
+
+
+def begin(layer: BatchNorm, options: Options) -> None:
+    """Makes the text of a layer that is complete and passes the gate, which looks at it once more with its bundle."""
+    if layer.epsilon is None or layer.axis is None or layer.statistic != "variance":
+        return
+    with np.errstate(all="ignore"), contextlib.suppress(ExporterError):
+        check_layer(layer)
+        options.begun[layer] = _entry(layer, options)
+
+
+def _entry(layer: BatchNorm, options: Options) -> bytes:
+    """The text of a layer, between its braces."""
+    content = _layer(layer, options.vectors)
+    schema.validate_layer(content)
+    return b",".join([b"\n      " + _text(field) + b": " + _text(portable(held)) for field, held in content.items()])
+
+
+def _text(value: Any) -> bytes:
     import orjson
 
-    def text(value: Any) -> bytes:
-        return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
-
-    content = document(bundle, with_vectors=options.vectors)
-    schema.validate(content)
-    out = io.BytesIO()  # one buffer: the text is several times the size of the parameters
-    for number, (key, value) in enumerate(content.items()):
-        out.write((b",\n  " if number else b"{\n  ") + text(key) + b": ")
-        if key == "layers" and value:
-            for place, layer in enumerate(value):
-                out.write(b",\n    {" if place else b"[\n    {")
-                for position, (field, held) in enumerate(layer.items()):
-                    out.write((b",\n      " if position else b"\n      ") + text(field) + b": ")
-                    out.write(text(portable(held)))
-                out.write(b"\n    }")
-            out.write(b"\n  ]")
-        else:
-            out.write(text(value))
-    out.write(b"\n}\n")
-    return out.getvalue()
+    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def document(bundle: Bundle, *, with_vectors: bool = True) -> dict[str, Any]:
     """The bundle as a dictionary in the order of docs/format.md; the parameters are flat arrays in the layer's dtype."""
+    return {**_frame(bundle), "layers": [_layer(layer, with_vectors) for layer in bundle.layers]}
+
+
+def _frame(bundle: Bundle) -> dict[str, Any]:
+    """The document without the layers themselves."""
     origin = bundle.origin
     source = {"file": origin.file, "kind": origin.kind, "keras_version": origin.keras_version, "backend": origin.backend}
     if origin.tensorflow_version is not None:
         source["tensorflow_version"] = origin.tensorflow_version
     content = {"format": "bn-bundle", "version": 1, "producer": {"name": "bn-export", "version": __version__}, "source": source,
-               "formula": FORMULA, "digest": bundle.digest(), "layers": [_layer(layer, with_vectors) for layer in bundle.layers]}
+               "formula": FORMULA, "digest": bundle.digest(), "layers": []}
     if bundle.skipped:
         content["skipped"] = [{"path": path, "reason": reason} for path, reason in bundle.skipped]
     return content
