@@ -1,15 +1,16 @@
 """Models of any size in the layouts that Keras writes, made with h5py alone; random parameters, kernels of zeros. Keras loads them.
 
     python benchmarks/models.py densenet201.h5 densenet201.keras
+    python benchmarks/models.py row.h5 --row 1000 16
 """
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import io
 import json
 import re
-import sys
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -166,9 +167,12 @@ def _write_list(group: h5py.Group, name: str, values: list[bytes]) -> None:
 
 
 def main() -> None:
-    for word in sys.argv[1:]:
-        path = Path(word)
-        (write_keras if path.suffix == ".keras" else write_h5)(path, densenet201())
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("paths", nargs="+", type=Path, help="the suffix says which layout: .h5 or .keras")
+    parser.add_argument("--row", nargs=2, type=int, metavar=("COUNT", "CHANNELS"), help="batch norms in a row instead of DenseNet201")
+    args = parser.parse_args()
+    for path in args.paths:
+        (write_keras if path.suffix == ".keras" else write_h5)(path, row(*args.row) if args.row else densenet201())
         print(f"{path}: {path.stat().st_size} bytes")
 
 

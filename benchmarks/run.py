@@ -31,7 +31,6 @@ sys.path.insert(0, str(HERE))
 sys.path.insert(0, str(ROOT / "tests"))
 
 import chart  # noqa: E402
-import models  # noqa: E402
 
 # Script in peers/, the packages it needs, the suffixes of the models that it reads.
 PEERS = {"plain h5py script": ("plain_h5py", ("h5py", "orjson"), (".h5",)),
@@ -86,11 +85,21 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
 
 
-def made(path: Path, make: Callable[[Path], None]) -> Path:
-    """The input at `path`, made if it is not there."""
+def made(path: Path, *row: int) -> Path:
+    """The model at `path`, made if it is not there: `row` batch norms and channels, or DenseNet201.
+
+    Another process makes it: the system counts the memory of this one to each program that it starts.
+    """
+    if not path.exists():
+        run([sys.executable, str(HERE / "models.py"), str(path), *(["--row", *map(str, row)] if row else [])])
+    return path
+
+
+def made_by_keras(model: Path, path: Path, code: str) -> Path:
+    """The SavedModel or checkpoint at `path` that Keras writes of `model`."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        make(path)
+        run([sys.executable, "-c", f"import keras, tensorflow as tf\nm = keras.models.load_model({str(model)!r}, compile=False)\n{code}"])
     return path
 
 
@@ -106,15 +115,15 @@ def has(python: str, packages: Sequence[str]) -> bool:
 def one_file(args: argparse.Namespace) -> str:
     """The command against its peers on DenseNet201 in every form."""
     folder, out = args.folder, args.folder / "out.json"
-    inputs = [made(folder / "densenet201.h5", lambda path: models.write_h5(path, models.densenet201())),
-              made(folder / "densenet201.keras", lambda path: models.write_keras(path, models.densenet201()))]
+    inputs = [made(folder / "densenet201.h5"), made(folder / "densenet201.keras")]
     if has(sys.executable, ("keras", "tensorflow")):
-        made(folder / "densenet201_saved" / "saved_model.pb", lambda path: _by_keras(inputs[0], "saved_model", path.parent))
-        made(folder / "densenet201_ckpt" / "model.index", lambda path: _by_keras(inputs[0], "checkpoint", path.with_suffix("")))
-        inputs += [folder / "densenet201_saved", folder / "densenet201_ckpt" / "model"]
+        saved, prefix = folder / "densenet201_saved", folder / "densenet201_ckpt" / "checkpoint_of_densenet201"
+        made_by_keras(inputs[0], saved / "saved_model.pb", f"m.export({str(saved)!r})")
+        made_by_keras(inputs[0], prefix.with_suffix(".index"), f"tf.train.Checkpoint(model=m).write({str(prefix)!r})")
+        inputs += [saved, prefix]
     rows = []
     for model in inputs:
-        options = ["--epsilon", "1.001e-05"] if model.parent.name.endswith("ckpt") else []
+        options = ["--epsilon", "1.001e-05"] if model.name.startswith("checkpoint") else []
         programs = {"bn-export": ours(model, out, *options)}
         for name, (script, packages, suffixes) in PEERS.items():
             python = args.python.get(script.split("_")[0], sys.executable)
@@ -130,12 +139,6 @@ def one_file(args: argparse.Namespace) -> str:
     return table(["model", "program", "wall s", "CPU s", "peak MiB", "wall, bn-export = 1", "CPU", "peak"], rows)
 
 
-def _by_keras(model: Path, kind: str, path: Path) -> None:
-    """A SavedModel or a checkpoint of the model, written by Keras."""
-    last = f"m.export({str(path)!r})" if kind == "saved_model" else f"tf.train.Checkpoint(model=m).write({str(path)!r})"
-    run([sys.executable, "-c", f"import keras, tensorflow as tf\nm = keras.models.load_model({str(model)!r}, compile=False)\n{last}"])
-
-
 def scale(args: argparse.Namespace) -> str:
     """Time, memory and size against the number of layers and of channels; and two pictures of it."""
     sizes = {"layers": [(count, 16) for count in (1, 10, 100, 1000, 10_000)],
@@ -144,9 +147,8 @@ def scale(args: argparse.Namespace) -> str:
     for axis, pairs in sizes.items():
         lines: dict[str, list[tuple[float, float]]] = {}
         for count, channels in pairs:
-            for suffix, write in ((".h5", models.write_h5), (".keras", models.write_keras)):
-                name = f"row_{count}_{channels}{suffix}"
-                model = made(args.folder / name, lambda path, write=write, c=count, n=channels: write(path, models.row(c, n)))
+            for suffix in (".h5", ".keras"):
+                model = made(args.folder / f"row_{count}_{channels}{suffix}", count, channels)
                 runs = in_turn({"ours": ours(model, args.folder / "out.json")}, max(3, args.runs // 2))["ours"]
                 wall, cpu, peak = (statistics.median(getattr(r, field) for r in runs) for field in Run._fields)
                 rows.append([f"{count} x {channels}", suffix, f"{wall:.2f}", f"{cpu:.2f}", f"{peak:.0f}",
@@ -163,8 +165,8 @@ def far_away(args: argparse.Namespace) -> str:
     from range_server import serving
 
     rows = []
-    for suffix, write in ((".h5", models.write_h5), (".keras", models.write_keras)):
-        path = made(args.folder / f"densenet201{suffix}", lambda path, write=write: write(path, models.densenet201()))
+    for suffix in (".h5", ".keras"):
+        path = made(args.folder / f"densenet201{suffix}")
         with serving(args.folder) as server:
             wall = run([*ours(Path("x"), args.folder / "out.json")[:3], server.url(path.name), str(args.folder / "out.json")]).wall
             size = path.stat().st_size
