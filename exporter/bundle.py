@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import struct
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -90,6 +89,8 @@ class Bundle:
 
     def digest(self) -> str:
         """"sha256:" and the hash of what the layers hold (docs/format.md, "digest"): equal layers, equal digests."""
+        import hashlib
+
         state = hashlib.sha256()
         for layer in self.layers:
             state.update(_identity(layer))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -26,6 +27,7 @@ MOST_WARNINGS = 20
 
 def main(command: Callable[[Sequence[str] | None], int], words: Sequence[str] | None = None) -> NoReturn:
     """Runs a command and turns every outcome into an exit code and a message."""
+    gc.disable()  # a short life; looking for what goes round in circles costs a tenth of it
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # no matrices here; the threads for them cost as much as NumPy
     with contextlib.suppress(ValueError, AttributeError):  # a polite kill removes the temporary file, as Ctrl-C does
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -43,6 +45,7 @@ def main(command: Callable[[Sequence[str] | None], int], words: Sequence[str] | 
         code = fail(ExporterError(f"{type(error).__name__}: the input asks for more than this machine has"))
     except Exception as error:
         code = fail(unexpected(error))
+    gc.freeze()  # nor at the end
     sys.exit(code)
 
 
@@ -117,6 +120,8 @@ def export(words: Sequence[str] | None = None) -> int:
 
 def _imports_for_writing() -> None:
     """What checking and writing need, imported while the child reads."""
+    import hashlib  # noqa: F401  # for the digest
+
     import exporter.schema
     import exporter.targets.bundle_json
 

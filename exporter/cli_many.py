@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import concurrent.futures
 import contextlib
+import gc
 import html
 import multiprocessing
 import os
@@ -38,6 +39,7 @@ td, th {{ text-align: left; vertical-align: top; padding: .25em .75em; border-bo
 
 def export_models(words: Sequence[str]) -> int:
     """bn-export MODEL... --out-dir DIR"""
+    gc.enable()  # a long life
     args = many_parser().parse_args(words)
     from exporter.many import export_many
     from exporter.targets import Options as WriteOptions

@@ -11,7 +11,6 @@ import dataclasses
 import os
 import selectors
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -158,6 +157,8 @@ STARTER = "import sys; sys.path[:] = dict.fromkeys(sys.argv[1:]); from exporter 
 
 
 def _spawn(place: Place, options: Options) -> Child:
+    import subprocess
+
     # -I: neither the current folder, which may be the model's, nor a variable adds to the places that modules come from
     command = [sys.executable, "-I", "-c", STARTER, str(Path(__file__).resolve().parent.parent), *filter(os.path.isabs, sys.path)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from exporter.errors import ExporterError, FormatError, UnsupportedError, printable
@@ -28,7 +28,8 @@ MODELS = ("Sequential", "Model", "Functional", "Network")
 # Keys that every BatchNormalization subclass's get_config() has since Keras 2.0, and no other layer's.
 _SIGNS = ("momentum", "epsilon", "moving_variance_initializer")
 # Where a config holds objects that are not layers, or a second description of layers that are listed already.
-_NO_LAYERS = ("dtype", "input_layers", "output_layers", "inbound_nodes", "build_config", "compile_config", "training_config", "optimizer")
+_NO_LAYERS = frozenset(("dtype", "input_layers", "output_layers", "inbound_nodes", "build_config", "compile_config", "training_config",
+                        "optimizer"))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -146,11 +147,14 @@ def _layer(entry: dict[str, Any], counter: _Counter, what: str = "a layer") -> N
         raise counter.error(f"the config of {what} of class {printable(class_name, 80)} is not an object", entry.get("name", ""))
     base = class_name.rpartition(">")[2]
     registered, shared = entry.get("registered_name"), entry.get("shared_object_id")
+    call = _first_call(entry)
+    tensors = list(_tensors(call)) if isinstance(call, (dict, list)) else []
     # a user's class may leave its name out of its config, or keep the None that it was called with
     optional = base not in BATCH_NORMS or ">" in class_name or isinstance(registered, str)
     return Node(name=_name(entry, config, counter, optional=optional), class_name=class_name,
                 registered_name=registered if isinstance(registered, str) else None, config=config,
-                children=tuple(_children(base, config, counter)), input_shape=_input_shape(entry, config), inputs=_inputs(entry),
+                children=tuple(_children(base, config, counter)), input_shape=_input_shape(entry, config, tensors),
+                inputs=_inputs(call, tensors),
                 shared_object=shared if isinstance(shared, int) and not isinstance(shared, bool) else None)
 
 
@@ -197,16 +201,13 @@ def _directions(layer: dict[str, Any], config: dict[str, Any], counter: _Counter
         yield f"{direction}_layer", dataclasses.replace(child, name=f"{direction}_{plain}")
 
 
-def _inside(value: Any, counter: _Counter) -> Iterator[Node]:
+def _inside(value: dict[str, Any] | list[Any], counter: _Counter) -> Iterator[Node]:
     """The layers that a value of a config holds, at any depth, without those that lie inside another one."""
     if _is_layer(value):
-        yield _layer(value, counter)
-    elif isinstance(value, dict):
-        for key, child in value.items():
-            if key not in _NO_LAYERS:
-                yield from _inside(child, counter)
-    elif isinstance(value, list):
-        for child in value:
+        yield _layer(value, counter)  # type: ignore[arg-type]
+        return
+    for key, child in value.items() if isinstance(value, dict) else enumerate(value):
+        if isinstance(child, (dict, list)) and key not in _NO_LAYERS:
             yield from _inside(child, counter)
 
 
@@ -249,10 +250,9 @@ def _graph_nodes(nodes: Any, order: Any, counter: _Counter) -> list[Any]:
     return [{**nodes[name], "custom_name": name} if isinstance(nodes[name], dict) else None for name in names]
 
 
-def _input_shape(entry: dict[str, Any], config: dict[str, Any]) -> tuple[int | None, ...] | None:
+def _input_shape(entry: dict[str, Any], config: dict[str, Any], tensors: Sequence[dict[str, Any]]) -> tuple[int | None, ...] | None:
     build = entry.get("build_config")
     found = build.get("input_shape") if isinstance(build, dict) else None
-    tensors = list(_tensors(_first_call(entry)))
     incoming = tensors[0].get("shape") if len(tensors) == 1 else None
     for value in (found, config.get("batch_input_shape"), config.get("batch_shape"), incoming):
         shape = _shape(value)
@@ -266,19 +266,19 @@ def _first_call(entry: dict[str, Any]) -> Any:
     return calls[0] if isinstance(calls, list) and calls else None
 
 
-def _tensors(call: Any) -> Iterator[dict[str, Any]]:
+def _tensors(call: dict[str, Any] | list[Any]) -> Iterator[dict[str, Any]]:
     """The configs of the tensors that go into a call of Keras 3."""
     if isinstance(call, dict) and call.get("class_name") == "__keras_tensor__" and isinstance(call.get("config"), dict):
         yield call["config"]
-    elif isinstance(call, (dict, list)):
-        for value in call.values() if isinstance(call, dict) else call:
+        return
+    for value in call.values() if isinstance(call, dict) else call:
+        if isinstance(value, (dict, list)):
             yield from _tensors(value)
 
 
-def _inputs(entry: dict[str, Any]) -> tuple[str, ...]:
-    call = _first_call(entry)
+def _inputs(call: Any, tensors: Sequence[dict[str, Any]]) -> tuple[str, ...]:
     if isinstance(call, dict):
-        histories = [tensor.get("keras_history") for tensor in _tensors(call)]
+        histories = [tensor.get("keras_history") for tensor in tensors]
     else:  # Keras 1 and 2: [[name, node, tensor], ...], or one such triple
         histories = call if isinstance(call, list) and not (call and isinstance(call[0], str)) else [call]
     return tuple(history[0] for history in histories if isinstance(history, list) and history and isinstance(history[0], str))

@@ -13,6 +13,8 @@ import orjson
 from exporter.errors import BundleError, printable
 
 _SAYS_NOTHING = frozenset(("title", "description"))
+_TYPES = {str: "string", bool: "boolean", int: "integer", float: "number", list: "array", np.ndarray: "array", dict: "object",
+          type(None): "null"}  # of an integer and a bool as "number" jsonschema itself decides
 
 
 def path() -> Path:
@@ -51,9 +53,20 @@ def _validator() -> Any:
 
     base = jsonschema.Draft202012Validator
     types = base.TYPE_CHECKER.redefine("array", lambda _, value: isinstance(value, (list, np.ndarray)))
-    keywords = {"items": _items(base.VALIDATORS["items"]), "properties": _properties}
+    keywords = {"items": _items(base.VALIDATORS["items"]), "properties": _properties, "type": _type(base.VALIDATORS["type"])}
     extended = validators.extend(base, keywords, type_checker=types)
     return extended(orjson.loads(path().read_bytes()))
+
+
+def _type(plain: Any) -> Any:
+    """`type`, where what Python calls the value settles it."""
+
+    def type_(validator: Any, types: Any, instance: Any, schema: Any) -> Iterator[Any]:
+        name = _TYPES.get(type(instance))
+        if name is None or not (name == types or (type(types) is list and name in types)):
+            yield from plain(validator, types, instance, schema)
+
+    return type_
 
 
 def _items(plain: Any) -> Any:

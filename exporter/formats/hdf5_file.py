@@ -361,10 +361,9 @@ class File:
         if not h5a.exists(owner, encoded):
             return None
         found = h5a.open(owner, encoded)
-        space = found.get_space()
-        if space.get_simple_extent_type() == h5s.NULL:
+        if found.shape is None:
             raise FormatError(f"the attribute {printable(name)} is empty")
-        size = space.get_simple_extent_npoints() * found.get_type().get_size()
+        size = math.prod(found.shape) * found.get_type().get_size()
         if size > LARGEST_ATTRIBUTE:
             raise FormatError(f"the attribute {printable(name)} has {size} bytes, over the limit of {LARGEST_ATTRIBUTE}")
         self._spend(size)
@@ -461,10 +460,10 @@ def _type_name(kind: Any) -> str:
 
 
 def _shape(dataset: Any) -> tuple[int, ...]:
-    space = dataset.get_space()
-    if space.get_simple_extent_type() == h5s.NULL:
+    shape = dataset.shape
+    if shape is None:
         raise FormatError("this dataset is empty: it has no values at all")
-    return tuple(int(size) for size in space.get_simple_extent_dims())
+    return tuple(map(int, shape))
 
 
 def _storage(dataset: Any, size: int) -> list[tuple[int, int, bool]]:

@@ -14,7 +14,7 @@ DEEPEST = 254  # which is as deep as orjson writes
 LONGEST_NUMBER = 400
 
 _LONG_NUMBER = re.compile(rb"[-+.0-9eE]{%d}" % (LONGEST_NUMBER + 1))
-_NUMERIC = re.compile(rb"[-+.0-9eE]{4}")
+_NUMERIC = re.compile(rb"[-+.0-9eE]{8}")
 
 
 def parse_json(text: str | bytes, where: str, limit: int = MOST_BYTES) -> Any:
@@ -50,8 +50,8 @@ def parse_json(text: str | bytes, where: str, limit: int = MOST_BYTES) -> Any:
 
 
 def _holds_long_number(data: bytes) -> bool:
-    """Whether a number has over LONGEST_NUMBER characters; four in a row of every hundredth character show that one may be there."""
-    return _NUMERIC.search(data[::LONGEST_NUMBER // 4]) is not None and _LONG_NUMBER.search(_without_strings(data)) is not None
+    """Whether a number has over LONGEST_NUMBER characters; eight in a row of every fiftieth character show that one may be there."""
+    return _NUMERIC.search(data[::LONGEST_NUMBER // 8]) is not None and _LONG_NUMBER.search(_without_strings(data)) is not None
 
 
 def _quotes(data: bytes) -> int:

@@ -130,7 +130,8 @@ class Reading:
                    statistic: str, assumed: tuple[str, ...] = ()) -> None:
         node = candidate.node if candidate else None
         layer = assemble(path, node, fields, arrays, self.era, self.ranks.get(node) if node else None, name=name)
-        layer = layer.replace(statistic=statistic, assumed=assumed)
+        if statistic != dialects.VARIANCE or assumed:
+            layer = layer.replace(statistic=statistic, assumed=assumed)
         if layer.axis is None:
             layer = _with_axis(layer, fields, self.era)
         epsilon = dialects.default_epsilon(self.era)

@@ -172,7 +172,7 @@ def match(group: Group, norms: Sequence[Norm], found: Sequence[Candidate], *, in
     """
     if in_order and len(norms) == len(found):
         for norm, candidate in zip(norms, found):
-            if not _fits(norm, candidate) and any(_is_named(norm, other.node.name) for other in found):
+            if not _fits(norm, candidate) and any(_is_named(norm.scope, other.node.name) for other in found):
                 raise FormatError(f"names and order disagree: the weights called {printable(norm.scope)!r} stand at the place "
                                   f"of {printable(candidate.path)!r}", where=group.name)
         return list(zip(norms, found))
@@ -191,7 +191,7 @@ def _match_by_name(group: Group, norms: Sequence[Norm], found: Sequence[Candidat
     left = list(norms)
     pairs: list[tuple[Norm | None, Candidate | None]] = []
     for candidate in found:
-        named = [norm for norm in norms if _is_named(norm, candidate.node.name)]
+        named = [norm for norm in norms if _is_named(norm.scope, candidate.node.name)]
         if len(named) != 1 or named[0] not in left:
             raise FormatError(f"it is not clear which weights are those of {printable(candidate.path)!r}: its class is the user's own, and "
                               f"{len(named)} batch norms have that name", where=group.name)
@@ -200,14 +200,16 @@ def _match_by_name(group: Group, norms: Sequence[Norm], found: Sequence[Candidat
     return pairs + [(norm, None) for norm in left]
 
 
-def _is_named(norm: Norm, name: str) -> bool:
-    return bool(name) and (norm.scope == name or norm.scope.endswith(f"/{name}"))
+def _is_named(scope: str, name: str) -> bool:
+    return bool(name) and (scope == name or scope.endswith(f"/{name}"))
 
 
 def _fits(norm: Norm, candidate: Candidate) -> bool:
     """Whether a scope can be this layer's: its name or that of a wrapper, as it is or with TensorFlow's number; or no scope at all."""
-    plain = dataclasses.replace(norm, scope=re.sub(r"_\d+$", "", norm.scope))
-    return not norm.scope or any(_is_named(norm, name) or _is_named(plain, name) for name in (candidate.node.name, *candidate.around))
+    if not norm.scope or _is_named(norm.scope, candidate.node.name):  # nearly always
+        return True
+    scopes = (norm.scope, re.sub(r"_\d+$", "", norm.scope))
+    return any(_is_named(scope, name) for scope in scopes for name in (candidate.node.name, *candidate.around))
 
 
 def _only_embedding(group: Group, short: Sequence[S], long: Sequence[L], fits: Callable[[S, L], bool]) -> list[int]:

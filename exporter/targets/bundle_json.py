@@ -6,6 +6,7 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import orjson
 
 from exporter import __version__, schema, vectors
 from exporter.bundle import Bundle, check_layer
@@ -60,8 +61,6 @@ def _entry(layer: BatchNorm, options: Options) -> bytes:
 
 
 def _text(value: Any) -> bytes:
-    import orjson
-
     return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
