@@ -33,6 +33,10 @@ class Source(Protocol):
         """The layers as the file stores them; epsilon and axis None where the file does not say (not yet `check`ed)."""
 
 
+def to_nobody(layer: BatchNorm) -> None:
+    """Where no one listens; with a name, so that options can be sent to another process."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Options:
     """What the user adds to what the file says.
@@ -57,7 +61,7 @@ class Options:
     layers: tuple[str, ...] = ()
     skip_unresolved: bool = False
     effective_epsilon: bool = False
-    announce: Callable[[BatchNorm], object] = lambda layer: None
+    announce: Callable[[BatchNorm], object] = to_nobody
 
     def said(self) -> dict[str, Any]:
         """What the user said, by field."""

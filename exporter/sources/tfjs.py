@@ -21,6 +21,7 @@ from exporter.keras_config import Node, is_batch_norm, join, model_tree, norm_fi
 from exporter.layer import PARAMETERS
 from exporter.place import MiB, Place
 from exporter.ranks import input_ranks
+from exporter.sources import to_nobody
 from exporter.sources._keras_v3 import Found, read_weights
 from exporter.sources._norm import assemble, roles_of
 from exporter.sources._v3_groups import VARIABLES, Group
@@ -248,7 +249,7 @@ def _quantized(weights: Weights, owner: str) -> str | None:
 def _by_path(tree: Node, weights: Weights, version: str | None) -> Found:
     """Weights under the paths of a .keras archive."""
     root = Group([_Paths(weights)])
-    found = read_weights(root, tree, version, lambda layer: None, own_config=True)
+    found = read_weights(root, tree, version, to_nobody, own_config=True)
     found.layers = [layer.replace(quantized=_quantized(weights, f"{group.path}/{VARIABLES}"))
                     for layer, group in zip(found.layers, found.groups, strict=True)]
     return found
