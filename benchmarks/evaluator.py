@@ -81,7 +81,8 @@ OTHERS = {"ONNX Runtime": (onnx_runtime, ("onnx", "onnxruntime"), True), "PyTorc
 def main() -> None:
     runs = int(sys.argv[1]) if len(sys.argv) > 1 else 7
     others = {name: other for name, other in OTHERS.items() if all(map(importlib.util.find_spec, other[1]))}
-    print("\t".join(["input", "axis", "memcpy", "fast, out=", "fast", "speed, memcpy = 1", *(name for name in others)]))
+    has_numba = importlib.util.find_spec("numba") is not None
+    print("\t".join(["input", "axis", "memcpy", "fast, out=", "fast", '"numba", out=', "fast, memcpy = 1", '"numba"', *others]))
     for shape, axis in CASES:
         layer = layer_of(shape[axis], axis)
         x = np.random.default_rng(0).random(shape, np.float32)
@@ -89,6 +90,9 @@ def main() -> None:
         work: dict[str, Work] = {"memcpy": lambda x=x, out=out: np.copyto(out, x),
                                  "out": lambda x=x, out=out, layer=layer: evaluate(layer, x, fast=True, out=out),
                                  "new": lambda x=x, layer=layer: evaluate(layer, x, fast=True)}
+        if has_numba:
+            work["numba"] = lambda x=x, out=out, layer=layer: evaluate(layer, x, fast="numba", out=out)
+            work["numba"]()  # compiles it
         for name, (make, _, axis_1_alone) in others.items():
             if axis == 1 or not axis_1_alone:
                 work[name] = make(layer, x, out, axis)
@@ -99,9 +103,11 @@ def main() -> None:
                 function()
                 times[name].append(1e3 * (time.perf_counter() - began))
         middle = {name: statistics.median(values) for name, values in times.items()}
-        speed = statistics.median(a / b for a, b in zip(times["memcpy"], times["out"]))
-        print("\t".join(["x".join(map(str, shape)), str(axis), f"{middle['memcpy']:.3f}", f"{middle['out']:.3f}", f"{middle['new']:.3f}",
-                         f"{speed:.2f}", *(f"{middle[name]:.3f}" if name in middle else "" for name in others)]))
+        speeds = [f"{statistics.median(a / b for a, b in zip(times['memcpy'], times.get(name, []))):.2f}" if name in times else ""
+                  for name in ("out", "numba")]
+        ours, theirs = ([f"{middle[name]:.3f}" if name in middle else "" for name in names]
+                        for names in (("memcpy", "out", "new", "numba"), others))
+        print("\t".join(["x".join(map(str, shape)), str(axis), *ours, *speeds, *theirs]))
 
 
 if __name__ == "__main__":

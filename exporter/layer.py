@@ -79,7 +79,7 @@ class BatchNorm:
         """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)
 
-    def __call__(self, x: ArrayLike, *, axis: int | tuple[int, ...] | None = None, fast: bool = False) -> NDArray[Any]:
+    def __call__(self, x: ArrayLike, *, axis: int | tuple[int, ...] | None = None, fast: bool | str = False) -> NDArray[Any]:
         """`exporter.evaluate(self, x)`: what the layer gives in inference for `x`, an array of any rank."""
         from exporter.formula import evaluate
 

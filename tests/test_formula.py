@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fractions
 import math
+import sys
 
 import ml_dtypes
 import numpy as np
@@ -13,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import exporter
-from exporter import vectors
-from exporter.errors import UsageError
+from exporter import compiled, vectors
+from exporter.errors import MissingExtra, UsageError
 from exporter.formula import round_to
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
@@ -77,6 +78,46 @@ def test_fast_keeps_its_bound_and_works_in_place(x_shape, axis):
     assert copy.tobytes() == y.tobytes()
 
 
+@pytest.mark.parametrize(("x_shape", "axis"), [((5, 33, 7, 7), (1,)), ((7, 7, 5, 33), (-1,)), ((2, 3, 90), (1,)), ((9, 4), (1,)),
+                                               ((0, 6), (1,)), ((5001, 3), (1,)), ((3, 5000), (1,))])
+def test_compiled_gives_the_very_same(x_shape, axis):
+    layer = make_layer(shape=(x_shape[axis[0]],), axis=axis)
+    x = np.random.default_rng(3).normal(0, 3, x_shape).astype(np.float32)
+    want = exporter.evaluate(layer, x, fast=True)
+    assert exporter.evaluate(layer, x, fast="numba").tobytes() == want.tobytes()
+    x.flags.writeable = False
+    out = np.zeros_like(x)
+    assert layer(x, fast="numba").tobytes() == want.tobytes()
+    assert exporter.evaluate(layer, x, fast="numba", out=out) is out
+    assert out.tobytes() == want.tobytes()
+    assert exporter.evaluate(layer, out[::-1], fast="numba").tobytes() == exporter.evaluate(layer, out[::-1], fast=True).tobytes()
+    copy = x.copy()
+    exporter.evaluate(layer, copy, fast="numba", out=copy)
+    assert copy.tobytes() == want.tobytes()
+
+
+def test_compiled_has_nowhere_to_keep_it(monkeypatch):
+    import numba
+
+    def njit(*, cache=False, **options):
+        if cache:
+            raise RuntimeError("cannot cache function")
+        return lambda function: function
+
+    monkeypatch.setattr(numba, "njit", njit)
+    monkeypatch.setattr(compiled, "_compiled", compiled._compiled.__wrapped__)
+    x = np.ones((2, 4), np.float32)
+    assert make_layer()(x, fast="numba").tobytes() == make_layer()(x, fast=True).tobytes()
+
+
+def test_compiled_without_numba(monkeypatch):
+    monkeypatch.setitem(sys.modules, "numba", None)
+    monkeypatch.setattr(compiled, "_compiled", compiled._compiled.__wrapped__)
+    with pytest.raises(MissingExtra, match="numba") as error:
+        make_layer()(np.ones((2, 4), np.float32), fast="numba")
+    assert error.value.hint == "pip install 'bn-export[numba]'"
+
+
 def test_fast_handles_views_and_several_axes():
     layer = make_layer(shape=(3, 5), axis=(1, 3))
     x = np.random.default_rng(4).normal(size=(2, 3, 8, 5)).astype(np.float32)[:, :, ::2]
@@ -94,6 +135,7 @@ def test_fast_handles_views_and_several_axes():
     (lambda layer: layer(np.zeros((2, 4)), fast=True), "takes float32"),
     (lambda layer: exporter.evaluate(layer, np.zeros((2, 4), np.float32), fast=True, out=np.zeros((2, 4))), "`out` is float64"),
     (lambda layer: exporter.evaluate(layer, np.zeros((2, 4)), out=np.zeros((2, 4), np.float32)), "fast=True"),
+    (lambda layer: layer(np.zeros((2, 4), np.float32), fast="fast"), "fast is 'fast'; there are"),
     (lambda layer: layer.replace(epsilon=None)(np.zeros((2, 4))), "has no epsilon"),
     (lambda layer: make_layer(shape=(2, 2), axis=(1, -1))(np.zeros((2, 2))), "names one axis twice")])
 def test_what_does_not_fit_is_refused(call, words):
