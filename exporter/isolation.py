@@ -34,6 +34,7 @@ WALL_SECONDS, REMOTE_WALL_SECONDS = 60, 600
 OUT_OF_MEMORY = 71  # exit status
 MOST_ANSWER = 2 << 30  # bytes
 PIPE = 1 << 20  # bytes; what an unprivileged process may ask for on Linux
+BUFFER = 1 << 16
 # What would have HDF5 load code or open files in another way than this package says.
 HDF5_VARIABLES = ("HDF5_PLUGIN_PATH", "HDF5_VOL_CONNECTOR", "HDF5_DRIVER", "HDF5_DRIVER_CONFIG")
 HARMLESS = "the file is damaged, or made to do this; nothing was read from it"
@@ -203,15 +204,10 @@ def _serve(place: Place, options: Options, descriptor: int) -> None:
     gc.disable()  # a short life, and nothing in it goes round in circles
     for name in HDF5_VARIABLES:
         os.environ.pop(name, None)
-    with os.fdopen(descriptor, "wb", buffering=0, closefd=True) as file:
+    with os.fdopen(descriptor, "wb", buffering=BUFFER, closefd=True) as file:
         from exporter.message import Writer
 
-        def write(data: bytes) -> None:
-            view = memoryview(data)
-            while view:
-                view = view[file.write(view) or 0:]
-
-        writer = Writer(write)
+        writer = Writer(file.write)
         try:
             writer.bundle(read_unresolved(place, dataclasses.replace(options, announce=writer.layer)))
         except ExporterError as error:
