@@ -336,6 +336,8 @@ class File:
             raise FormatError(f"groups nested deeper than {DEEPEST}")
         found = h5o.open(group, name)
         if isinstance(found, h5g.GroupID):
+            if len(self._groups) == MOST_KEPT:
+                self._groups.clear()  # those above this one are opened again when they are asked for
             self._groups[path] = found
             return found
         if len(self._others) == MOST_KEPT:
