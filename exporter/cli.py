@@ -105,7 +105,8 @@ def export(words: Sequence[str] | None = None) -> int:
         if begin is not None and options.wants(layer.path):
             begin(layer, writing)
 
-    bundle = read_place(place, options, isolated=True, fork=True, meanwhile=_imports_for_writing, each=each)
+    meanwhile = _imports_for_writing if args.out is not None else lambda: None
+    bundle = read_place(place, options, isolated=True, fork=True, meanwhile=meanwhile, each=each)
     warn(bundle.remarks())
     if args.out is not None:
         output.write(bundle, args.out, writing, inputs=inputs)

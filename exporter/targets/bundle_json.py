@@ -36,7 +36,9 @@ def write(bundle: Bundle, options: Options) -> bytes:
         parts += (b",\n  " if parts else b"{\n  ", _text(key), b": ")
         if key == "layers" and bundle.layers:
             for place, layer in enumerate(bundle.layers):
-                parts += (b",\n    {" if place else b"[\n    {", options.begun.get(layer) or _entry(layer, options), b"\n    }")
+                parts.append(b",\n    {" if place else b"[\n    {")
+                parts += options.begun.get(layer) or _entry(layer, options)
+                parts.append(b"\n    }")
             parts.append(b"\n  ]")
         else:
             parts.append(_text(value))
@@ -53,11 +55,12 @@ def begin(layer: BatchNorm, options: Options) -> None:
         options.begun[layer] = _entry(layer, options)
 
 
-def _entry(layer: BatchNorm, options: Options) -> bytes:
-    """The text of a layer, between its braces."""
+def _entry(layer: BatchNorm, options: Options) -> list[bytes]:
+    """The text of a layer, between its braces, in pieces: joined once, at the end, for they are many or large."""
     content = _layer(layer, options.vectors)
     schema.validate_layer(content)
-    return b",".join([b"\n      " + _text(field) + b": " + _text(portable(held)) for field, held in content.items()])
+    return [(b",\n      " if place else b"\n      ") + _text(field) + b": " + _text(portable(held))
+            for place, (field, held) in enumerate(content.items())]
 
 
 def _text(value: Any) -> bytes:
