@@ -190,7 +190,7 @@ def machine(args: argparse.Namespace) -> str:
     """What it was measured on."""
     found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text()) if Path("/proc/cpuinfo").exists() else None
     versions = []
-    for name in ("h5py", "numpy", "orjson", "keras", "tensorflow", "tf_keras", "onnxruntime", "torch"):
+    for name in ("h5py", "numpy", "orjson", "keras", "tensorflow", "tf_keras", "onnxruntime", "torch", "numba"):
         try:
             versions.append(f"{name} {importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:
