@@ -44,6 +44,7 @@ class Bundle:
     warnings: sentences for the user, not part of the bundle's content.
     vectors:  for a bundle that was read back: (input, output) arrays of shape (rows, channels) by path.
     settled:  for a bundle that was read back: what it skips was accepted when it was made.
+    passed:   it came out of `check`, which needs not look again.
     """
 
     layers: tuple[BatchNorm, ...]
@@ -52,6 +53,7 @@ class Bundle:
     warnings: tuple[str, ...] = ()
     vectors: Mapping[str, tuple[NDArray[Any], NDArray[Any]]] = dataclasses.field(default_factory=dict)
     settled: bool = False
+    passed: bool = False
 
     def __getitem__(self, path: str) -> BatchNorm:
         for layer in self.layers:
@@ -73,8 +75,8 @@ class Bundle:
         return [layer.path for layer in self.layers]
 
     def replace(self, **changes: Any) -> Bundle:
-        """A copy with some fields changed."""
-        return dataclasses.replace(self, **changes)
+        """A copy with some fields changed, which has to pass the gate anew."""
+        return dataclasses.replace(self, **{"passed": False, **changes})
 
     def remarks(self) -> list[str]:
         """What the user should know about a bundle that is fine: its warnings, other epsilons that a kernel used, what was skipped."""
@@ -119,6 +121,8 @@ def check(bundle: Bundle) -> Bundle:
 
     Raises: UnsupportedError (no batch norm at all), UnresolvedError, LayerError.
     """
+    if bundle.passed:
+        return bundle
     if not bundle.layers and not bundle.skipped:
         raise UnsupportedError("the model holds no BatchNormalization layer",
                                hint="LayerNormalization, GroupNormalization and the like are not batch norm")
@@ -132,7 +136,7 @@ def check(bundle: Bundle) -> Bundle:
     if len(set(paths)) != len(paths):
         raise LayerError(f"the path {printable(next(p for p in paths if paths.count(p) > 1))!r} occurs twice")
     warnings = [warning for layer in bundle.layers for warning in check_layer(layer)]
-    return bundle.replace(warnings=(*bundle.warnings, *warnings)) if warnings else bundle
+    return bundle.replace(warnings=(*bundle.warnings, *warnings), passed=True)
 
 
 def check_layer(layer: BatchNorm) -> list[str]:

@@ -152,6 +152,14 @@ def test_the_gate_lets_odd_but_usable_numbers_pass():
     assert "moving_variance[1] is slightly negative" in warned.warnings[0]
 
 
+def test_a_bundle_that_passed_and_was_changed_has_to_pass_again():
+    passed = check(make_bundle())
+    assert passed.passed
+    assert check(passed) is passed
+    with pytest.raises(LayerError):
+        check(passed.replace(layers=(make_layer(epsilon=-1.0),)))
+
+
 def test_the_gate_refuses_incomplete_bundles():
     with pytest.raises(UnsupportedError, match="holds no BatchNormalization"):
         check(make_bundle().replace(layers=()))
