@@ -119,7 +119,7 @@ def test_less_than_a_twentieth_is_fetched(densenet, name, tmp_path):
     assert command(densenet / name, tmp_path / "near.json").returncode == 0
     assert (tmp_path / "far.json").read_bytes() == (tmp_path / "near.json").read_bytes()
     assert sent < size / 20, f"{sent} of {size} bytes"
-    assert len(server.requests) < 1500
+    assert len(server.requests) < 1150
 
 
 @needs_http

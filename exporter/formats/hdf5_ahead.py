@@ -10,13 +10,15 @@ Specification: HDF5 File Format 3.0, sections III.A.1 (B-trees), III.B (symbol t
 
 from __future__ import annotations
 
+import itertools
 import re
 import struct
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
 HEADER = 512  # what libhdf5 reads of an object header or a heap before it knows its size
-NEAR = 6144  # what is fetched from a layer's header on: the groups below it stand there
+NEAR = 6144  # what is fetched from the header of a batch norm on: the groups below it stand there
+WHOLE = 64 << 10  # up to so much, all that stands before the header of the next layer: Keras writes one layer after the other
 MOST_ROUNDS = 40
 MOST_BYTES = 64 << 20
 CONTAINER = re.compile(rb"functional|sequential|model|layers?$|layers_|.*_layer$|cells?$|bidirectional|time_distributed")
@@ -43,6 +45,7 @@ def walk(file: RemoteFile, start: int) -> None:
     pending: list[Step] = [(start, 96, _Walk().superblock)]
     spent, end = 0, file.seek(0, 2)
     for _ in range(MOST_ROUNDS):
+        pending = _whole(pending)
         spent += sum(size for _, size, _ in pending)
         if not pending or spent > MOST_BYTES:
             return
@@ -55,6 +58,14 @@ def walk(file: RemoteFile, start: int) -> None:
             except (struct.error, IndexError, ValueError):
                 continue
         pending = [step for step in following if step[0] < end]
+
+
+def _whole(steps: list[Step]) -> list[Step]:
+    """The steps, those at the header of a batch norm with all of it, where the next header that is to be fetched says how much that is."""
+    starts = sorted({at for at, _, _ in steps})
+    following = dict(itertools.pairwise(starts))
+    return [(at, following[at] - at, go_on) if size == NEAR and following.get(at, at + WHOLE + 1) - at <= WHOLE else (at, size, go_on)
+            for at, size, go_on in steps]
 
 
 class _Walk:
