@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from exporter.sources import Options
 
 MEMORY = 2 << 30  # bytes of address space beyond what the child starts with
-CPU_SECONDS = 3  # and one more for each 4 MiB of the file; a sound file takes a tenth of that at most
+CPU_SECONDS = 3  # and one more for each MiB of the model; a sound one takes a tenth of that at most
 REMOTE_CPU_SECONDS = 30  # the libraries of the store and its encryption take their share
 WALL_SECONDS, REMOTE_WALL_SECONDS = 60, 600
 OUT_OF_MEMORY = 71  # exit status
@@ -41,10 +41,11 @@ HARMLESS = "the file is damaged, or made to do this; nothing was read from it"
 
 
 class Child:
-    """A running child: its answer is read from `descriptor`, for at most `seconds`."""
+    """A running child: its answer is read from `descriptor`, for at most `seconds`; it has `cpu_seconds` of processor time."""
 
-    def __init__(self, descriptor: int, wait: Callable[[], int], kill: Callable[[], None], seconds: int) -> None:
-        self.descriptor, self.wait, self.kill, self.seconds = descriptor, wait, kill, seconds
+    def __init__(self, descriptor: int, wait: Callable[[], int], kill: Callable[[], None], place: Place) -> None:
+        self.descriptor, self.wait, self.kill = descriptor, wait, kill
+        self.seconds, self.cpu_seconds = _wall_seconds(place), _cpu_seconds(place)
 
 
 def start(place: Place, options: Options, *, fork: bool) -> Child:
@@ -71,13 +72,13 @@ def finish(child: Child, meanwhile: Callable[[], object], each: Callable[[BatchN
     finally:
         os.close(child.descriptor)
     if status != 0:
-        raise FormatError(f"reading it {_ending(status)}", hint=HARMLESS)
+        raise FormatError(f"reading it {_ending(status, child.cpu_seconds)}", hint=HARMLESS)
     return reader.bundle()
 
 
-def _ending(status: int) -> str:
+def _ending(status: int, cpu_seconds: int) -> str:
     if status < 0 and -status == getattr(signal, "SIGXCPU", None):
-        return f"did not end within {CPU_SECONDS} seconds of processor time"
+        return f"did not end within {cpu_seconds} seconds of processor time"
     if status < 0:
         return f"crashed the reading process (signal {-status})"
     return "ran out of the memory allowed for it" if status == OUT_OF_MEMORY else f"ended the reading process (exit status {status})"
@@ -143,7 +144,7 @@ def _fork(place: Place, options: Options) -> Child:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
-    return Child(receiving, wait, kill, _wall_seconds(place))
+    return Child(receiving, wait, kill, place)
 
 
 def _widen(pipe: int) -> None:
@@ -170,7 +171,7 @@ def _spawn(place: Place, options: Options) -> Child:
     receiving = os.dup(process.stdout.fileno())
     process.stdout.close()
     _widen(receiving)
-    return Child(receiving, process.wait, process.kill, _wall_seconds(place))
+    return Child(receiving, process.wait, process.kill, place)
 
 
 def _request(place: Place, options: Options) -> bytes:
@@ -224,9 +225,19 @@ def _wall_seconds(place: Place) -> int:
     return WALL_SECONDS if place.is_local else REMOTE_WALL_SECONDS
 
 
+def _cpu_seconds(place: Place) -> int:
+    if not place.is_local:
+        return REMOTE_CPU_SECONDS
+    sizes = [place.local.stat().st_size] if place.local.is_file() else []
+    with contextlib.suppress(OSError):
+        if not sizes:  # a folder, or the prefix of a checkpoint: all that lies there but the data, of which only parts are read
+            with os.scandir(place.local if place.local.is_dir() else place.local.parent) as entries:
+                sizes = [entry.stat().st_size for entry in entries if entry.is_file() and ".data-" not in entry.name]
+    return CPU_SECONDS + min(sum(sizes) >> 20, WALL_SECONDS)
+
+
 def _limit(place: Place) -> None:
-    size = place.size() if place.is_local and place.is_file() else 0
-    seconds = (CPU_SECONDS if place.is_local else REMOTE_CPU_SECONDS) + (size >> 22)
+    seconds = _cpu_seconds(place)
     try:
         import resource
     except ImportError:  # Windows: a timer that ends the process

@@ -93,6 +93,20 @@ def test_a_hang_ends(monkeypatch, path):
         in_child(monkeypatch, path, spin)
 
 
+def test_time_grows_with_what_is_read(tmp_path):
+    folder = tmp_path / "saved"
+    folder.mkdir()
+    for name, size in (("saved_model.pb", 20 << 20), ("model.data-00000-of-00001", 1 << 30), ("model.index", 5 << 20)):
+        with (folder / name).open("wb") as file:
+            file.truncate(size)
+    base = isolation.CPU_SECONDS
+    assert isolation._cpu_seconds(Place(folder)) == base + 25
+    assert isolation._cpu_seconds(Place(folder / "model")) == base + 25  # a checkpoint's prefix
+    assert isolation._cpu_seconds(Place(folder / "saved_model.pb")) == base + 20
+    assert isolation._cpu_seconds(Place(folder / "model.data-00000-of-00001")) == base + isolation.WALL_SECONDS
+    assert isolation._cpu_seconds(Place(tmp_path / "nothing" / "here")) == base
+
+
 def test_a_sleep_ends(monkeypatch, path):
     monkeypatch.setattr(isolation, "WALL_SECONDS", 0.3)
     with pytest.raises(FormatError, match=r"within 0\.3 seconds"):
