@@ -9,7 +9,7 @@ import pytest
 from v3_files import entry, functional, given, norm, norm_arrays, sequential, stored
 
 import exporter
-from exporter.errors import ExporterError, FormatError, UnsupportedError
+from exporter.errors import ExporterError, FormatError, UnresolvedError, UnsupportedError
 from exporter.place import Place
 from exporter.sources import Options, tfjs
 
@@ -56,9 +56,9 @@ def named(owner, arrays):
     return {f"{owner}/{name}": values for name, values in arrays.items()}
 
 
-def read(path):
+def read(path, **options):
     assert tfjs.claims(Place(path))
-    return tfjs.read(Place(path), Options())
+    return tfjs.read(Place(path), Options(**options))
 
 
 def shown(bundle):
@@ -137,6 +137,55 @@ def test_converted_from_keras_3(model):
     assert [layer.quantized for layer in bundle] == [None, "uint16"]
 
 
+@pytest.fixture
+def alone(model):
+    """alone(weights) -> path of a model.json that the converter made of an HDF5 file of weights: without a config."""
+
+    def make(weights):
+        path = model(None, weights)
+        path.write_text(json.dumps({**json.loads(path.read_text()), "modelTopology": None}))
+        return path
+
+    return make
+
+
+def test_weights_alone(alone):
+    center = norm_arrays(7, center=False)
+    path = alone({"conv/kernel": np.ones((2, 3), "f4"), **named("bn", A), **named("block/bn_1", {**B, "beta": (B["beta"], "float16")}),
+                  **named("free", center), "ln/gamma": A["gamma"], "ln/beta": A["beta"]})
+    bundle = read(path)
+    half = {**given(B), "beta": given({"beta": B["beta"].astype("f2").astype("f4")})["beta"]}
+    assert shown(bundle) == {"bn": (None, given(A)), "block/bn_1": (None, half), "free": (None, given(center))}
+    assert [layer.quantized for layer in bundle] == [None, "float16", None]
+    with pytest.raises(UnresolvedError, match="bn: the file does not say its epsilon"):
+        exporter.read(path)
+    resolved = exporter.read(path, epsilon=0.01)
+    assert [(layer.axis, layer.epsilon, set(layer.assumed)) for layer in resolved] == [((-1,), 0.01, {"epsilon", "axis"})] * 3
+
+
+def test_weights_alone_of_one_scope(alone):
+    """Batch norms of one scope, as a user's class makes them, are told by the numbers that TensorFlow gave their variables."""
+    second = {f"b/{name}_1": values for name, values in B.items()}
+    bundle = exporter.read(alone({**named("b", A), **second}), epsilon=0.01)
+    assert shown(bundle) == {"b": (0.01, given(A)), "b#2": (0.01, given(B))}
+    assert "not clear which belong together" in refused(alone({**named("b", A), **{name: second[name] for name in list(second)[1:]}}))
+
+
+def test_weights_alone_with_an_architecture(alone, tmp_path):
+    config = functional("m", norm("bn", epsilon=0.1), sequential("s", norm("inner", epsilon=0.2)))
+    (tmp_path / "architecture.json").write_text(json.dumps({**config, "keras_version": "2.2.4", "backend": "tensorflow"}))
+    path = alone({**named("inner", B), **named("bn", A)})
+    bundle = read(path, architecture=Place(tmp_path / "architecture.json"))
+    assert shown(bundle) == {"bn": (0.1, given(A)), "s/inner": (0.2, given(B))}
+    assert (bundle.origin.keras_version, bundle.origin.backend) == ("2.2.4", "tensorflow")
+
+
+def test_weights_alone_that_say_too_little(alone):
+    old = {"bn_gamma": A["gamma"], "bn_beta": A["beta"], "bn_running_mean": A["moving_mean"], "bn_running_std": A["moving_variance"]}
+    assert read(alone(old)).skipped[0][0] == "bn"
+    assert "no modelTopology" in refused(alone({f"layers/batch_normalization/vars/{i}": array for i, array in enumerate(A.values())}))
+
+
 def test_config_that_does_not_fit(model):
     assert "bn: the file holds" in refused(model(functional("m", norm("bn", scale=False)), named("bn", A)))
     three = {name: array for name, array in A.items() if name != "gamma"}
@@ -181,7 +230,7 @@ def test_manifests_that_make_no_sense(model):
     def entries(value):
         return value["weightsManifest"][0]["weights"]
 
-    assert "no modelTopology" in said(lambda value: value.update(modelTopology=None))
+    assert "modelTopology holds no config" in said(lambda value: value.update(modelTopology="{}"))
     assert "lists no weights" in said(lambda value: value.pop("weightsManifest"))
     assert "no paths or no weights" in said(lambda value: value.update(weightsManifest=[{}]))
     assert "two weights are called 'bn/gamma'" in said(lambda value: entries(value)[1].update(name="bn/gamma"))

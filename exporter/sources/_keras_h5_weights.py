@@ -51,7 +51,7 @@ class Group:
 
     def dataset(self, position: int) -> str:
         """The path in the file of the weight at `position`."""
-        return f"{self.path}/{(self.stored or self.weights)[position]}"
+        return join(self.path, (self.stored or self.weights)[position])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,6 +2,7 @@
 
 The weights of a group follow each other without gaps through its shards, which cut where they like (4 MiB). Names are those of the Keras
 weights without ":0"; a model converted from .keras has the paths of its HDF5 weights instead ("layers/batch_normalization/vars/0").
+The converter takes HDF5 files of weights alone, too, and then writes "modelTopology": null (write_artifacts in tensorflowjs 0.1 to 4.22).
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ from exporter import dialects
 from exporter.bundle import MOST_CHANNELS, Bundle, Origin
 from exporter.errors import FormatError, UnsupportedError, names, printable
 from exporter.formats.strict_json import parse_json
-from exporter.keras_config import Node, is_batch_norm, join, model_tree, norm_fields
+from exporter.keras_config import Node, is_batch_norm, join, model_tree, node_tree_from, norm_fields
 from exporter.layer import PARAMETERS
 from exporter.place import MiB, Place
 from exporter.ranks import input_ranks
 from exporter.sources import to_nobody
+from exporter.sources._keras_h5_weights import Group as Layer
+from exporter.sources._keras_h5_weights import norms_of
 from exporter.sources._keras_v3 import Found, read_weights
 from exporter.sources._norm import assemble, roles_of
 from exporter.sources._v3_groups import VARIABLES, Group
@@ -65,16 +68,17 @@ def read(place: Place, options: Options) -> Bundle:
     """The batch norms of the model; quantised parameters as TensorFlow.js itself dequantises them."""
     value = parse_json(place.read(LARGEST_MODEL_JSON), "")
     topology = value.get("modelTopology") if isinstance(value, dict) else None
-    if not isinstance(topology, dict):
-        raise FormatError("this model.json holds no modelTopology: there is no config to read the weights by")
-    if value.get("format") == "graph-model" or "node" in topology:
+    if not isinstance(topology, dict) and topology is not None:
+        raise FormatError("modelTopology holds no config: it is no JSON object")
+    if value.get("format") == "graph-model" or (topology and "node" in topology):
         raise UnsupportedError(FOLDED, hint="export the Keras model or the SavedModel that it was converted from")
+    if topology is None:
+        return _without_config(Weights(value.get("weightsManifest"), place), place, options)
     config = topology.get("model_config", topology)
     tree = model_tree(parse_json(config, "modelTopology") if isinstance(config, str) else config, "modelTopology")
     version, backend = (text if isinstance(text := topology.get(key), str) else None for key in ("keras_version", "backend"))
     weights = Weights(value.get("weightsManifest"), place)
-    by_path = any(f"/{VARIABLES}/" in name for name in weights.by_name)
-    found = _by_path(tree, weights, version) if by_path else _by_name(tree, weights, dialects.era_of(version, backend))
+    found = _by_path(tree, weights, version) if weights.are_by_path() else _by_name(tree, weights, dialects.era_of(version, backend))
     return found.bundle(Origin(file=place.name, kind=NAME, keras_version=version, backend=backend))
 
 
@@ -105,6 +109,9 @@ class Weights:
             start += weight.size
         self._paths.append(paths)
         self._sizes.append(start)
+
+    def are_by_path(self) -> bool:
+        return any(f"/{VARIABLES}/" in name for name in self.by_name)
 
     def read(self, name: str) -> tuple[NDArray[Any], str]:
         """Values and dtype of a weight. TensorFlow.js computes v * scale + min in float64 and rounds to float32 once."""
@@ -178,6 +185,25 @@ def _check_quantization(quantization: Any, name: str) -> None:
     affine = all(type(fields.get(key)) in (int, float) for key in ("min", "scale"))
     if fields.get("dtype") != "float16" and not (affine and fields.get("dtype") in ("uint8", "uint16")):
         raise FormatError("its quantization is not uint8 or uint16 with min and scale, nor float16", where=name)
+
+
+def _without_config(weights: Weights, place: Place, options: Options) -> Bundle:
+    """The batch norms of weights alone, whose names and order are those of the HDF5 file that they were in."""
+    if weights.are_by_path():
+        raise FormatError("this model.json holds no modelTopology: there is no config to read the weights by")
+    if options.architecture is not None:
+        given = node_tree_from(options.architecture)
+        found = _by_name(given.tree, weights, dialects.era_of(given.keras_version, given.backend))
+        return found.bundle(Origin(file=place.name, kind=NAME, keras_version=given.keras_version, backend=given.backend))
+    found = Found()
+    for norm in norms_of(Layer(name="weightsManifest", path="", weights=tuple(weights.by_name))):
+        if norm.old_name:
+            found.skipped.append((norm.scope, "its running_std is of Keras 1, a deviation or a variance; export the HDF5 file itself"))
+            continue
+        arrays = {role: weights.read(name) for role, name in norm.datasets.items()}
+        found.layers.append(assemble(norm.scope, None, None, arrays, dialects.Era(), None, name=norm.scope.rpartition("/")[2],
+                                     quantized=_quantized(weights, norm.scope)))
+    return found.bundle(Origin(file=place.name, kind=NAME))
 
 
 def _by_name(tree: Node, weights: Weights, era: dialects.Era) -> Found:
