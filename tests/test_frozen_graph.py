@@ -290,6 +290,41 @@ def test_copies_that_share_all_scopes_are_numbered(tmp_path):
     check(bundle["bn#2"], parameters(seed=1))
 
 
+def for_quantisation(gamma, beta, mean, variance, reshaped=False, last="Add"):
+    """What tf.contrib.quantize makes of a convolution and its batch norm (fold_batch_norms.py)."""
+    s = "bn_Fold"
+    scale = f"{s}/mul" if gamma else f"{s}/Rsqrt"
+    weights = [const(f"{s}/scale_reshape/shape", np.int32([3, 1])),
+               node(f"{s}/scale_reshape", "Reshape", scale, f"{s}/scale_reshape/shape")] if reshaped else []
+    return [const("w", np.ones((1, 1, 3, 1) if reshaped else (1, 1, 3, 3), "f4")), const(f"{s}/add/y", np.float32(1e-3)),
+            node(f"{s}/add", "Add", variance, f"{s}/add/y"), node(f"{s}/Rsqrt", "Rsqrt", f"{s}/add"),
+            *([node(f"{s}/mul", "Mul", gamma, f"{s}/Rsqrt")] if gamma else []), node(f"{s}/mul_1", "Mul", mean, scale),
+            node(f"{s}/bias", "Sub", beta, f"{s}/mul_1"), *weights,
+            node("mul_fold", "Mul", "w", f"{s}/scale_reshape" if reshaped else scale), const("least", np.float32(-1)),
+            const("most", np.float32(1)), node("quant", "FakeQuantWithMinMaxVars", "mul_fold", "least", "most"),
+            node("conv", "DepthwiseConv2dNative" if reshaped else "Conv2D", "x", "quant"), node("add_fold", last, "conv", f"{s}/bias"),
+            node("block/add", "Add", "add_fold", "x")]
+
+
+@pytest.mark.parametrize("gamma", [True, False])
+@pytest.mark.parametrize("reshaped", [True, False])
+def test_one_that_scales_the_weights_in_training_for_quantisation(tmp_path, gamma, reshaped):
+    values = parameters()
+    nodes, (g, *reads) = frozen_variables("bn", values)
+    bundle = read(tmp_path, X, *nodes, *for_quantisation(g if gamma else None, *reads, reshaped))
+    check(bundle["bn"], [values[0] if gamma else None, *values[1:]])
+    assert (len(bundle), bundle["bn"].axis, bundle["bn"].ndim) == (1, (-1,), 4)
+
+
+def test_an_offset_alone_is_no_batch_norm(tmp_path):
+    """Nothing else is multiplied by the scale, or it is not clear along which axis the offset is added."""
+    nodes, reads = frozen_variables("bn", parameters())
+    alone = [one for one in for_quantisation(*reads) if b"mul_fold" not in one] + [node("quant", "Identity", "w")]
+    for ops in (alone, for_quantisation(*reads, last="BiasAdd")):
+        with pytest.raises(UnresolvedError, match="what is done with its variance is no batch norm that is known"):
+            read(tmp_path, X, *nodes, *ops)
+
+
 def folded(scope):
     """What constant folding leaves of a chain: a product and a sum, under the old names."""
     return [const(f"{scope}/batchnorm/mul", np.float32([1, 2, 3])), const(f"{scope}/batchnorm/sub", np.float32([1, 2, 3])),

@@ -3,6 +3,9 @@
 From each Rsqrt(variance + epsilon), or division by Sqrt(variance + epsilon), the few ops that use it are read as a sum of products. Batch
 norm is the sum  r*x*gamma - r*mean*gamma + beta,  or  r*(x - mean)*gamma + beta,  in whatever order somebody wrote it: the numbers at the
 ends of op names differ between versions and with what is left out, so they are never looked at.
+
+Training for quantisation multiplies the convolution's weights by r*gamma and adds  beta - r*mean*gamma  to what it gives, and leaves all of
+that in the graph for inference, too (tf.contrib.quantize, fold_batch_norms.py, "_Fold").
 """
 
 from __future__ import annotations
@@ -98,16 +101,16 @@ class _Cone:
     """The few ops after one root, as sums of products."""
 
     def __init__(self, tracer: Tracer, frame: Frame, users: dict[str, list[Node]], root: Node) -> None:
-        self.tracer, self.frame, self.root = tracer, frame, root
+        self.tracer, self.frame, self.users, self.root = tracer, frame, users, root
         self.members: dict[str, Node] = {root.name: root}
-        for node in list(self._reachable(users)):
+        for node in list(self._reachable()):
             self.members[node.name] = node
         self._terms: dict[str, tuple[Term, ...] | None] = {}
 
-    def _reachable(self, users: dict[str, list[Node]]) -> Iterator[Node]:
+    def _reachable(self) -> Iterator[Node]:
         queue, seen = [self.root], {self.root.name}
         for node in queue:
-            for user in users.get(node.name, ()):
+            for user in self.users.get(node.name, ()):
                 if user.op in ARITHMETIC and user.name not in seen and len(seen) < WIDEST_CONE:
                     seen.add(user.name)
                     queue.append(user)
@@ -178,6 +181,8 @@ class _Cone:
         rest = [term for term in terms if not term.root]
         scaled = [term for term in rooted if term.x is not None]
         shift = [term for term in rooted if term.x is None]
+        if len(rest) == 2 and len(shift) == 1 and not scaled:
+            return self._scaling_weights(node, rest, shift[0], variance, epsilon)
         if len(rest) > 1 or any(term.x is not None or len(term.factors) != 1 or term.sign < 0 for term in rest):
             return None
         beta = rest[0].factors[0] if rest else None
@@ -193,6 +198,22 @@ class _Cone:
             mean = _other_factor(shift[0], factors)
             return None if mean is None else Chain(node, x, gamma, beta, mean, variance, epsilon)
         return self._centered(node, x, gamma, beta, variance, epsilon)
+
+    def _scaling_weights(self, node: Node, rest: list[Term], shift: Term, variance: Source, epsilon: float | None) -> Chain | None:
+        """x + beta - r*mean*gamma, where r*gamma is used once more: by the weights that x is computed with."""
+        xs = [term.x for term in rest if term.x is not None and not term.factors]
+        betas = [term.factors[0] for term in rest if term.x is None and len(term.factors) == 1]
+        if len(xs) != 1 or len(betas) != 1 or any(term.sign < 0 for term in rest) or node.op == "BiasAdd":
+            return None
+        found = []
+        for scale in self.members.values():
+            terms, users = self._sum(scale, 0), self.users.get(scale.name, ())
+            if terms is None or len(terms) > 1 or len(users) < 2 or any(user.op not in ("Mul", "Reshape") for user in users):
+                continue
+            gamma, mean = terms[0].factors, _other_factor(shift, terms[0].factors)
+            if terms[0] == Term(1, True, None, gamma[:1]) and mean is not None:
+                found.append(Chain(node, xs[0], gamma[0] if gamma else None, betas[0], mean, variance, epsilon))
+        return found[0] if len(found) == 1 else None
 
     def _activation_and_mean(self, scaled: list[Term]) -> tuple[list[Term], list[Term]]:
         plus, minus = ([term for term in scaled if term.sign == sign] for sign in (1, -1))
