@@ -138,6 +138,10 @@ class Place:
             raise self._error(error) from None
         return [Place(self.local / name, self.root or self.local, self._opened) for name in found]
 
+    def opened(self) -> list[Place]:
+        """The files of the model that were opened so far."""
+        return [Place(path, self.root, self._opened) for path in self._opened]
+
     def check_unchanged(self) -> None:
         """Refuses a model of which a file was written to, replaced or removed since it was first opened."""
         for path, stamp in self._opened.items():

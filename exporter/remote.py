@@ -132,6 +132,9 @@ class RemotePlace(Place):
             raise self._failed(error) from None
         return [self.child(name) for name in found if name]
 
+    def opened(self) -> list[Place]:
+        return [place for place in self._family.values() if place._content is not None]
+
     def check_unchanged(self) -> None:
         """Refuses a model of which a file was replaced while its ranges were read: parts of two would be mixed."""
         for place in list(self._family.values()):

@@ -99,8 +99,11 @@ def read_unresolved(place: Place, options: Options) -> Bundle:
         with _quiet():
             bundle = source.read(place, options)
     except FormatError:
+        from exporter.sniff import check_fetched
+
         for each in inputs:
-            each.check_unchanged()  # the better reason
+            each.check_unchanged()  # the better reasons
+            check_fetched(each)
         raise
     for each in inputs:
         each.check_unchanged()

@@ -7,6 +7,7 @@ from exporter.place import Place
 
 FOLDED = "converters fold batch norm into the layers around it, so gamma, beta and the statistics are no longer in the file"
 ORIGINAL = "export the model it was made from"
+POINTER = b"version https://git-lfs"  # https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
 
 
 def refuse(place: Place) -> ExporterError:
@@ -22,6 +23,13 @@ def refuse(place: Place) -> ExporterError:
             return error(place)
     return FormatError("this is no model file of Keras or TensorFlow: its first bytes are those of no format that is read",
                        hint="the README lists what is read")
+
+
+def check_fetched(place: Place) -> None:
+    """Refuses a model of which a file that was opened is a Git LFS pointer."""
+    for opened in place.opened():
+        if opened.head(len(POINTER)) == POINTER:
+            raise FormatError("this is a Git LFS pointer, not the file itself", where=opened.name, hint="fetch it with: git lfs pull")
 
 
 def _text(head: bytes) -> str:
@@ -42,7 +50,7 @@ def _is_onnx(head: bytes) -> bool:
 
 
 _KINDS = (
-    (lambda h: h.startswith(b"version https://git-lfs"),
+    (lambda h: h.startswith(POINTER),
      lambda p: FormatError("this is a Git LFS pointer, not the model itself", hint="fetch it with: git lfs pull")),
     (lambda h: _text(h).startswith(("<!doctype", "<html", "<head", "<?xml")),
      lambda p: FormatError("this is an HTML or XML page, not a model: the download went wrong", hint="download the file itself")),

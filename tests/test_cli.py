@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -127,6 +128,16 @@ def test_what_is_no_model_is_named(content, words, run, tmp_path):
     assert err.startswith("error: model.h5: ")
     assert words in err
     assert sorted(os.listdir(tmp_path)) == ["model.h5"]
+
+
+@pytest.mark.parametrize("pointer", ["saved_model.pb", "keras_metadata.pb", "variables/variables.index",
+                                     "variables/variables.data-00000-of-00001"])
+def test_a_file_of_a_folder_that_was_not_fetched_is_named(pointer, run, tmp_path):
+    model = shutil.copytree(SAMPLES / "saved_model_tfkeras" / "saved_model", tmp_path / "model")
+    (model / pointer).write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 100\n")
+    code, _, err = run(cli.export, model, tmp_path / "out.json")
+    assert code == 1
+    assert err.startswith(f"error: model: {pointer.rpartition('/')[2]}: this is a Git LFS pointer")
 
 
 @pytest.mark.parametrize("cut", [1, 8, 100, 5000, 70000])
