@@ -247,6 +247,18 @@ def test_custom_classes_imposters_and_decoys(tmp_path):
     assert same(bundle["v1"], SECOND)
 
 
+@pytest.mark.parametrize("version", ["2.0.2-tf", "2.0.6-tf"])
+def test_beta_before_gamma(tmp_path, version):
+    """tf.contrib.keras of TensorFlow 1.2 and 1.3."""
+    held = {"bn_1": named("bn_1", FIRST, ("beta", "gamma", *ROLES[2:])), "bn_2": named("bn_2", SECOND, NO_GAMMA)}
+    bundle = exporter.read(write(tmp_path / "m.h5", held, keras_version=version, backend="tensorflow"), epsilon=0.1)
+    assert same(bundle["bn_1"], FIRST)
+    assert same(bundle["bn_2"], SECOND, NO_GAMMA)
+    for other in ("2.0.6", "2.0.8-tf"):
+        with pytest.raises(ExporterError, match="bn_1: names and positions of its weights disagree"):
+            exporter.read(write(tmp_path / "n.h5", held, keras_version=other, backend="tensorflow"), epsilon=0.1)
+
+
 def test_renorm_and_other_weights(tmp_path):
     more = [(f"bn/{name}:0", np.zeros(3, np.float32)) for name in ("moving_stddev", "renorm_mean", "renorm_stddev")]
     held = {"bn": named("bn", FIRST) + more}

@@ -59,7 +59,7 @@ class Reading:
     def add(self, group: Group, path: str, node: Node | None) -> None:
         """The batch norms of one group, which is that of the layer `node` (None: there is no config)."""
         check_stored(self.file, group)
-        norms = norms_of(group)
+        norms = norms_of(group, may_put_beta_first=self.era.may_put_beta_first)
         found = list(candidates(path, node)) if node else []
         if not norms:
             if found and found[0].node is node and group.weights:

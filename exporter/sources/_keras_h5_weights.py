@@ -81,8 +81,10 @@ class Candidate:
     around: tuple[str, ...]
 
 
-def norms_of(group: Group) -> list[Norm]:
+def norms_of(group: Group, *, may_put_beta_first: bool = False) -> list[Norm]:
     """The batch norms of a group in the order in which it holds their statistics.
+
+    may_put_beta_first: see exporter.dialects.Era.
 
     Raises: FormatError where a name comes twice, or names and order disagree.
     """
@@ -99,11 +101,13 @@ def norms_of(group: Group) -> list[Norm]:
     complete = {key: roles for key, roles in found.items() if "moving_mean" in roles and "moving_variance" in roles}
     _check_numbers(group, found)
     for roles in complete.values():
-        order = [roles[role] for role in PARAMETERS if role in roles]
-        if order != sorted(order):
-            listed = ", ".join(group.weights[position] for position in sorted(order))
+        order = sorted(roles, key=roles.__getitem__)
+        if may_put_beta_first and order[:2] == ["beta", "gamma"]:
+            order[:2] = "gamma", "beta"
+        if order != [role for role in PARAMETERS if role in roles]:
+            listed = ", ".join(group.weights[position] for position in sorted(roles.values()))
             raise FormatError(f"names and positions of its weights disagree: {printable(listed)}", where=group.name,
-                              hint="every Keras saves gamma, beta, mean and variance in this order")
+                              hint="Keras saves gamma, beta, mean and variance in this order")
     return [_norm(group, scope, roles) for (scope, _), roles in sorted(complete.items(), key=lambda item: item[1]["moving_mean"])]
 
 
