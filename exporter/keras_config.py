@@ -431,11 +431,13 @@ def _architecture(place: Place) -> Architecture:
 
         return read_architecture(place)
     head = place.head(512).lstrip()
-    if not head.startswith((b"{", b"[")):
+    if not head.startswith((b"{", b"[", b'"')):
         raise UnsupportedError("this is neither JSON nor a model file that holds a config", hint=HOW_TO_GIVE_ONE)
     from exporter.formats.strict_json import parse_json
 
     value = parse_json(place.read(), "")
+    if isinstance(value, str):  # json.dump(model.to_json(), file): to_json() is a text already
+        value = parse_json(value, "")
     if isinstance(value, dict) and isinstance(value.get("modelTopology"), dict):  # model.json of TensorFlow.js
         value = value["modelTopology"]
     said = {key: value[key] if isinstance(value, dict) and isinstance(value.get(key), str) else None

@@ -197,12 +197,15 @@ def test_architecture_files(tmp_path):
         file.attrs.update({"model_config": json.dumps(sequential(norm("c"))), "keras_version": "2.4.0"})
     found = node_tree_from(Place(tmp_path / "model.h5"))
     assert (found.keras_version, found.tree.children[0][1].name) == ("2.4.0", "c")
+    (tmp_path / "twice.json").write_text(json.dumps(json.dumps(model)))
+    found = node_tree_from(Place(tmp_path / "twice.json"))
+    assert (found.keras_version, found.backend, found.tree.children[0][1].name) == ("1.0.5", "theano", "a")
 
 
 @pytest.mark.parametrize(("name", "content", "what"), [
     ("missing.json", None, "no such file or folder"), ("model.yaml", b"class_name: Sequential\n", "this is neither JSON nor a model file"),
     ("empty.json", b"", "this is neither JSON nor a model file"), ("list.json", b"[1]", "this JSON is not the config of a Keras model"),
-    ("weights.h5", "hdf5", "this HDF5 file holds weights and no config"),
+    ("weights.h5", "hdf5", "this HDF5 file holds weights and no config"), ("text.json", b'"no model"', "this is not strict JSON"),
 ])
 def test_architecture_files_that_hold_none(tmp_path, name, content, what):
     if content == "hdf5":
