@@ -31,7 +31,7 @@ MOST_BYTES = 256 * MiB  # of all datasets and attributes read from one file
 LARGEST_ATTRIBUTE = 64 * MiB
 LARGEST_CHUNK = 64 * MiB
 MOST_MEMBERS = 200_000  # of one group, and groups of one walk
-MOST_KEPT = 64  # datasets held open
+MOST_KEPT, MOST_GROUPS = 64, 1024  # datasets and groups held open: 10 KiB each
 DEEPEST = 64  # groups inside each other
 
 DEFLATE, SHUFFLE, FLETCHER32, LZF = 1, 2, 3, 32000
@@ -336,7 +336,7 @@ class File:
             raise FormatError(f"groups nested deeper than {DEEPEST}")
         found = h5o.open(group, name)
         if isinstance(found, h5g.GroupID):
-            if len(self._groups) == MOST_KEPT:
+            if len(self._groups) == MOST_GROUPS:
                 self._groups.clear()  # those above this one are opened again when they are asked for
             self._groups[path] = found
             return found
