@@ -122,6 +122,26 @@ def test_names_that_could_be_anybodys(model):
     assert shown(bundle) == {"beta_bn": (0.001, given(A)), "bn": (0.001, given(B))}
 
 
+@pytest.mark.parametrize("owners", [
+    ("bn", "bn_1"), ("bn_1", "bn_1_1"), ("bn_2", "bn_1_1"), ("bn_2", "bn_1"), ("bn", "bn_1_1"), ("m/bn_1", "m/bn_1_1")])
+def test_scopes_that_were_taken(model, owners):
+    """A second model of one session: TensorFlow numbers the scopes whose names the first has, so that bn_1 may be the layer bn."""
+    config = functional("m", norm("bn", epsilon=0.1), norm("bn_1", epsilon=0.2))
+    bundle = read(model(config, {**named(owners[1], B), **named(owners[0], A)}))
+    assert shown(bundle) == {"bn": (0.1, given(A)), "bn_1": (0.2, given(B))}
+    wrapped = functional("m", entry("TimeDistributed", "bn", layer=norm("x")), entry("TimeDistributed", "bn_1", layer=norm("y")))
+    bundle = read(model(wrapped, {**named(owners[1], B), **named(owners[0], A)}))
+    assert shown(bundle) == {"bn/x": (0.001, given(A)), "bn_1/y": (0.001, given(B))}
+
+
+def test_all_scopes_have_a_number(model):
+    config = functional("m", *(norm(name) for name in ("a_bn", "b_bn", "c_bn")))
+    assert shown(read(model(config, {**named("a_bn_1", A), **named("b_bn_1", B), **named("c_bn_3", C)}))) == {
+        "a_bn": (0.001, given(A)), "b_bn": (0.001, given(B)), "c_bn": (0.001, given(C))}
+    bundle = read(model(config, {**named("a_bn_1", A), **named("a_bn_2", B), **named("c_bn", C)}))
+    assert (bundle.paths(), [path for path, _ in bundle.skipped]) == (["c_bn"], ["a_bn", "b_bn"])
+
+
 def test_inside_a_users_class(model):
     bundle = read(model(functional("m", entry("Block", "b"), norm("bn")), {**named("bn", A), **named("b/norm", B)}))
     assert shown(bundle) == {"bn": (0.001, given(A)), "b/norm": (None, given(B))}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -259,11 +260,38 @@ def _choose(norms: list[tuple[str, Node, tuple[str, ...]]], owners: list[str]) -
             if fitting:
                 break
         chosen.append(fitting.pop() if len(fitting) == 1 else None)
-    chosen = [owner if owner and chosen.count(owner) == 1 else None for owner in chosen]
+    chosen = _without_doubtful([owner if owner and chosen.count(owner) == 1 else None for owner in chosen], norms)
     left = [owner for owner in owners if owner not in chosen]
     if len(left) == 1 and chosen.count(None) == 1:
         chosen[chosen.index(None)] = left[0]
+    elif len(left) == chosen.count(None):
+        _choose_numbered(chosen, left, norms)
     return chosen
+
+
+def _without_doubtful(chosen: list[str | None], norms: list[tuple[str, Node, tuple[str, ...]]]) -> list[str | None]:
+    """Without the owners that may be another's: where a scope "bn" is there already TensorFlow takes "bn_1", a layer's name, too."""
+    while True:
+        ownerless = {name for (_, node, wrappers), owner in zip(norms, chosen, strict=True) if owner is None
+                     for name in (node.name, *wrappers)}
+        kept = [None if owner and _unnumbered(owner) in ownerless else owner for owner in chosen]
+        if kept == chosen:
+            return chosen
+        chosen = kept
+
+
+def _choose_numbered(chosen: list[str | None], left: list[str], norms: list[tuple[str, Node, tuple[str, ...]]]) -> None:
+    """Gives the batch norms without an owner those that are left, where only one bears the name, as it is or with TensorFlow's number."""
+    possible = {place: {owner for owner in left if {node.name, *wrappers} & {owner.rpartition("/")[2], _unnumbered(owner)}}
+                for place, (_, node, wrappers) in enumerate(norms) if chosen[place] is None}
+    while forced := [place for place, fitting in possible.items() if len(fitting) == 1]:
+        chosen[forced[0]] = owner = possible.pop(forced[0]).pop()
+        for fitting in possible.values():
+            fitting.discard(owner)
+
+
+def _unnumbered(owner: str) -> str:
+    return re.sub(r"_\d+$", "", owner.rpartition("/")[2])
 
 
 def _quantized(weights: Weights, owner: str) -> str | None:
