@@ -198,6 +198,10 @@ def test_weights_alone_with_an_architecture(alone, tmp_path):
     bundle = read(path, architecture=Place(tmp_path / "architecture.json"))
     assert shown(bundle) == {"bn": (0.1, given(A)), "s/inner": (0.2, given(B))}
     assert (bundle.origin.keras_version, bundle.origin.backend) == ("2.2.4", "tensorflow")
+    for other in (("bn_1", "inner"), ("inner",), ("bn", "inner", "more")):  # counted names of another session
+        path = alone({name: values for owner in other for name, values in named(owner, A).items()})
+        with pytest.raises(FormatError, match="the architecture's batch norms are bn, s/inner, the weights' "):
+            read(path, architecture=Place(tmp_path / "architecture.json"))
 
 
 def test_weights_alone_that_say_too_little(alone):

@@ -79,7 +79,10 @@ def read(place: Place, options: Options) -> Bundle:
     tree = model_tree(parse_json(config, "modelTopology") if isinstance(config, str) else config, "modelTopology")
     version, backend = (text if isinstance(text := topology.get(key), str) else None for key in ("keras_version", "backend"))
     weights = Weights(value.get("weightsManifest"), place)
-    found = _by_path(tree, weights, version) if weights.are_by_path() else _by_name(tree, weights, dialects.era_of(version, backend))
+    if weights.are_by_path():
+        found = _by_path(tree, weights, version)
+    else:
+        found = _by_name(tree, weights, dialects.era_of(version, backend), own_config=True)
     return found.bundle(Origin(file=place.name, kind=NAME, keras_version=version, backend=backend))
 
 
@@ -194,7 +197,7 @@ def _without_config(weights: Weights, place: Place, options: Options) -> Bundle:
         raise FormatError("this model.json holds no modelTopology: there is no config to read the weights by")
     if options.architecture is not None:
         given = node_tree_from(options.architecture)
-        found = _by_name(given.tree, weights, dialects.era_of(given.keras_version, given.backend))
+        found = _by_name(given.tree, weights, dialects.era_of(given.keras_version, given.backend), own_config=False)
         return found.bundle(Origin(file=place.name, kind=NAME, keras_version=given.keras_version, backend=given.backend))
     found = Found()
     for norm in norms_of(Layer(name="weightsManifest", path="", weights=tuple(weights.by_name))):
@@ -207,8 +210,11 @@ def _without_config(weights: Weights, place: Place, options: Options) -> Bundle:
     return found.bundle(Origin(file=place.name, kind=NAME))
 
 
-def _by_name(tree: Node, weights: Weights, era: dialects.Era) -> Found:
-    """Weights called layer/gamma, layer/beta …: Keras 2's, and those of models made in TensorFlow.js."""
+def _by_name(tree: Node, weights: Weights, era: dialects.Era, *, own_config: bool) -> Found:
+    """Weights called layer/gamma, layer/beta …: Keras 2's, and those of models made in TensorFlow.js.
+
+    own_config: whether the config was saved with them. Of another the names have to be the same: batch_normalization_2 may be its third.
+    """
     owners: dict[str, list[str]] = {}
     for name in weights.by_name:
         owner, _, role = name.rpartition("/")
@@ -217,6 +223,11 @@ def _by_name(tree: Node, weights: Weights, era: dialects.Era) -> Found:
     owners = {owner: roles for owner, roles in owners.items() if {"moving_mean", "moving_variance"} <= set(roles)}
     norms = list(_norms(tree, "", ()))
     chosen = _choose(norms, list(owners))
+    if own_config:
+        _choose_rest(chosen, list(owners), norms)
+    elif set(chosen) != set(owners):
+        raise FormatError(f"the architecture's batch norms are {names(path for path, _, _ in norms)}, the weights' {names(owners)}: "
+                          "they do not fit", hint="give the architecture of the very model that these weights were saved from")
     ranks = input_ranks(tree)
     found = Found()
     for (path, node, _), own in zip(norms, chosen, strict=True):
@@ -249,7 +260,7 @@ def _norms(node: Node, path: str, wrappers: tuple[str, ...]) -> Iterator[tuple[s
 
 def _choose(norms: list[tuple[str, Node, tuple[str, ...]]], owners: list[str]) -> list[str | None]:
     """For each batch norm the owner of its weights: the one that bears its path, its name or that of the wrapper around it, in whole
-    components, and that no other batch norm could mean; of a single one left over the single one left over.
+    components, and that no other batch norm could mean.
     """
     chosen: list[str | None] = []
     for path, node, wrappers in norms:
@@ -260,13 +271,19 @@ def _choose(norms: list[tuple[str, Node, tuple[str, ...]]], owners: list[str]) -
             if fitting:
                 break
         chosen.append(fitting.pop() if len(fitting) == 1 else None)
-    chosen = _without_doubtful([owner if owner and chosen.count(owner) == 1 else None for owner in chosen], norms)
+    return [owner if owner and chosen.count(owner) == 1 else None for owner in chosen]
+
+
+def _choose_rest(chosen: list[str | None], owners: list[str], norms: list[tuple[str, Node, tuple[str, ...]]]) -> None:
+    """Corrects and completes what was chosen: names in a file can differ from the scopes in it by TensorFlow's numbers alone. A single one
+    left over is that of the single one left over.
+    """
+    chosen[:] = _without_doubtful(chosen, norms)
     left = [owner for owner in owners if owner not in chosen]
     if len(left) == 1 and chosen.count(None) == 1:
         chosen[chosen.index(None)] = left[0]
     elif len(left) == chosen.count(None):
         _choose_numbered(chosen, left, norms)
-    return chosen
 
 
 def _without_doubtful(chosen: list[str | None], norms: list[tuple[str, Node, tuple[str, ...]]]) -> list[str | None]:
