@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exporter.errors import MissingExtra
+from exporter.formula import joined_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,17 +27,12 @@ def blocks(x: NDArray[np.float32], out: NDArray[np.float32], scale: NDArray[np.f
     Raises: MissingExtra without Numba.
     """
     by_number, by_run = _compiled()
-    outer, channels, inner = x.shape
+    inner = x.shape[2]
     if inner >= SHORT:
         by_run(x, out, scale, offset)
         return
-    period = channels * inner
-    repeat = max(1, min(outer, WIDE // period))
-    whole = outer - outer % repeat
-    for first, last, count in ((0, whole, repeat), (whole, outer, outer - whole)):
-        if last > first:
-            scales, offsets = (np.tile(np.repeat(values, inner), count) for values in (scale, offset))
-            by_number(x[first:last].reshape(-1, count * period), out[first:last].reshape(-1, count * period), scales, offsets)
+    for wide_x, wide_out, count in joined_rows(x, out, WIDE):
+        by_number(wide_x, wide_out, *(np.tile(np.repeat(values, inner), count) for values in (scale, offset)))
 
 
 def _by_number(x: Any, out: Any, scale: Any, offset: Any) -> None:

@@ -6,6 +6,8 @@ Their error bounds are derived in docs/batchnorm.md.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -152,7 +154,7 @@ def _fast(layer: BatchNorm, x: NDArray[Any], axes: tuple[int, ...], out: NDArray
 
 def _fast_blocks(x: NDArray[np.float32], out: NDArray[np.float32], scale: NDArray[np.float32], offset: NDArray[np.float32]) -> None:
     """x, out: (outer, channels, inner). NumPy runs a row of numbers fast and starts one slowly, so the runs are made long."""
-    outer, channels, inner = x.shape
+    outer, _, inner = x.shape
     if inner >= LONG or (outer < FEW and inner > 1):  # one number for each run
         x, out = x.reshape(-1, inner), out.reshape(-1, inner)
         scales, offsets = (np.tile(a, outer)[:, None] for a in (scale, offset))
@@ -161,13 +163,19 @@ def _fast_blocks(x: NDArray[np.float32], out: NDArray[np.float32], scale: NDArra
             _multiply_add(x[i:i + step], out[i:i + step], scales[i:i + step], offsets[i:i + step])
         return
     # scale and offset written out along the run, a block of them for all rows that it fits
-    period = channels * inner
-    repeat = max(1, min(outer, BLOCK // period))
+    for wide_x, wide_out, count in joined_rows(x, out, BLOCK):
+        _along(wide_x, wide_out, np.tile(scale, count), np.tile(offset, count), inner)
+
+
+def joined_rows(x: NDArray[np.float32], out: NDArray[np.float32],
+                most: int) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32], int]]:
+    """x and out with rows joined to longer ones of up to `most` numbers, and how many each joins; what is left over joins to one."""
+    outer, period = len(x), math.prod(x.shape[1:])
+    repeat = max(1, min(outer, most // period))
     whole = outer - outer % repeat
     for first, last, count in ((0, whole, repeat), (whole, outer, outer - whole)):
         if last > first:
-            wide_x, wide_out = (a[first:last].reshape(-1, count * period) for a in (x, out))
-            _along(wide_x, wide_out, np.tile(scale, count), np.tile(offset, count), inner)
+            yield x[first:last].reshape(-1, count * period), out[first:last].reshape(-1, count * period), count
 
 
 def _along(x: NDArray[np.float32], out: NDArray[np.float32], scale: NDArray[np.float32], offset: NDArray[np.float32], inner: int) -> None:
