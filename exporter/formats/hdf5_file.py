@@ -133,7 +133,7 @@ class File:
         parent, name = _split(path)
         if parent not in self._groups and self.kind(parent) != "group":
             return None
-        group, encoded = self._groups[parent] if parent in self._groups else self._group(parent), _component(name)
+        group, encoded = self._group(parent), _component(name)
         links = group.links
         if not links.exists(encoded):
             return None
