@@ -16,6 +16,7 @@ from exporter.errors import FormatError, printable
 from exporter.errors import names as several
 from exporter.keras_config import BATCH_NORMS, Node, norm_fields
 from exporter.layer import BatchNorm
+from exporter.sources import to_nobody
 from exporter.sources._norm import assemble, roles_of
 from exporter.sources._v3_groups import Group, numbered, snake_case
 from exporter.sources._v3_replay import KNOWN_GROUPS, Match, groups_below, holds_equals, is_called, matched
@@ -39,7 +40,7 @@ class Found:
     groups: list[Group] = dataclasses.field(default_factory=list)
     skipped: list[tuple[str, str]] = dataclasses.field(default_factory=list)
     warnings: list[str] = dataclasses.field(default_factory=list)
-    announce: Callable[[BatchNorm], object] = lambda layer: None
+    announce: Callable[[BatchNorm], object] = to_nobody
 
     def add(self, layer: BatchNorm, group: Group) -> None:
         self.layers.append(layer)
