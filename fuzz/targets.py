@@ -69,13 +69,7 @@ def _read(data: bytes, name: str) -> Bundle | None:
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder, name)
         path.write_bytes(data)
-        try:
-            bundle = resolve.read_place(Place(path), Options(epsilon=(("*", 1e-3),), skip_unresolved=True), isolated=True, fork=True)
-        except ExporterError as error:
-            _refused(error)
-            return None
-    _round_trip(bundle)
-    return bundle
+        return _read_here(path, isolated=True, fork=True)
 
 
 def _round_trip(bundle: Bundle) -> None:
@@ -164,9 +158,9 @@ def frozen(data: bytes) -> None:
         _read_here(path)
 
 
-def _read_here(path: pathlib.Path) -> Bundle | None:
+def _read_here(path: pathlib.Path, **how: bool) -> Bundle | None:
     try:
-        bundle = resolve.read_place(Place(path), Options(epsilon=(("*", 1e-3),), skip_unresolved=True))
+        bundle = resolve.read_place(Place(path), Options(epsilon=(("*", 1e-3),), skip_unresolved=True), **how)
     except ExporterError as error:
         _refused(error)
         return None
