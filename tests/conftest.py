@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 import pathlib
 
 import numpy as np
@@ -74,3 +76,12 @@ def run(capsys):
         return done.value.code, out, err
 
     return call
+
+
+@pytest.fixture(scope="module", params=["keras", "tf_keras"])
+def keras(request):
+    """Keras 3 and Keras 2, as they are today."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    pytest.importorskip("tensorflow", reason="tensorflow is not installed", exc_type=ImportError)
+    pytest.importorskip(request.param, reason=f"{request.param} is not installed")
+    return importlib.import_module(request.param)

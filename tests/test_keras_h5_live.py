@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import os
-
 import numpy as np
 import pytest
 
@@ -13,14 +10,6 @@ from exporter import vectors
 from exporter.layer import PARAMETERS
 
 pytestmark = [pytest.mark.live, pytest.mark.filterwarnings("ignore")]
-
-
-@pytest.fixture(scope="module", params=["tf_keras", "keras"])
-def keras(request):
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    pytest.importorskip("tensorflow", reason="tensorflow is not installed", exc_type=ImportError)
-    pytest.importorskip(request.param, reason=f"{request.param} is not installed")
-    return importlib.import_module(request.param)
 
 
 def chain(keras, shape, *layers, name=None):

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import os
-
 import numpy as np
 import pytest
 from v3_models import Builder, classes
@@ -16,14 +13,6 @@ from exporter.place import Place
 from exporter.sources import Options, keras_archive, keras_weights
 
 pytestmark = [pytest.mark.live, pytest.mark.filterwarnings("ignore")]
-
-
-@pytest.fixture(scope="module", params=["keras", "tf_keras"])
-def keras(request):
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    pytest.importorskip("tensorflow", reason="tensorflow is not installed", exc_type=ImportError)
-    pytest.importorskip(request.param, reason=f"{request.param} is not installed")
-    return importlib.import_module(request.param)
 
 
 @pytest.fixture(scope="module")
