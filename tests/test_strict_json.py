@@ -56,6 +56,13 @@ def test_refusals(text, what):
     assert str(caught.value).startswith(f"model_config: {what}")
 
 
+@pytest.mark.parametrize("length", [LONGEST_NUMBER + 1, 3 * LONGEST_NUMBER])
+def test_a_long_number_is_found_wherever_it_stands(length):
+    for before in range(LONGEST_NUMBER // 8 + 1):  # a part of the characters is looked at first
+        with pytest.raises(FormatError, match="the JSON holds a number of over"):
+            parse_json(" " * before + "[" + "7" * length + "]", "x")
+
+
 def test_depth_and_number_at_the_limit_are_read():
     assert parse_json("[" * DEEPEST + "]" * DEEPEST, "x") is not None
     assert parse_json("0." + "1" * (LONGEST_NUMBER - 2), "x") == pytest.approx(1 / 9)
