@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from exporter.__about__ import __version__ as __version__
 
 _HOME = {
     "BatchNorm": "layer", "Bundle": "bundle", "Origin": "bundle", "diagnose": "diagnosis", "evaluate": "formula", "export_many": "many",

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
-from exporter import __version__
+from exporter.__about__ import __version__
 from exporter.errors import ExporterError, UsageError, printable, unexpected
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from exporter import __version__
+from exporter.__about__ import __version__
 from exporter.cli import add_reading_options, main, read_options, warn
 from exporter.errors import UsageError, names, printable
 

@@ -15,7 +15,8 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from exporter import __version__, cli
+from exporter import cli
+from exporter.__about__ import __version__
 from exporter.errors import MissingExtra, UsageError, printable
 from exporter.remote import is_url
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from exporter import __version__
+from exporter.__about__ import __version__
 from exporter.cli import add_reading_options, main, read_options, warn
 from exporter.errors import UsageError, printable
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from exporter import __version__
+from exporter.__about__ import __version__
 from exporter.errors import ExporterError
 from exporter.remote import MARKS, RemotePlace, is_url, place_for
 

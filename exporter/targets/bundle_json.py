@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import orjson
 
-from exporter import __version__, schema, vectors
+from exporter import schema, vectors
+from exporter.__about__ import __version__
 from exporter.bundle import Bundle, check_layer
 from exporter.errors import ExporterError
 from exporter.layer import PARAMETERS, BatchNorm

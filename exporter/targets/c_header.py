@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exporter import __version__, vectors
+from exporter import vectors
+from exporter.__about__ import __version__
 from exporter.bundle import Bundle
 from exporter.errors import OutputError
 from exporter.formula import round_to, scale_and_offset

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from exporter import __version__
+from exporter.__about__ import __version__
 from exporter.errors import printable
 from exporter.findings import CONSTANT, HUGE, KINDS, Finding, findings
 from exporter.formula import scale_and_offset

@@ -10,7 +10,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from exporter import __version__, schema
+from exporter import schema
+from exporter.__about__ import __version__
 from exporter.bundle import Bundle
 from exporter.errors import OutputError, printable
 from exporter.formats.zip_writer import stored_zip

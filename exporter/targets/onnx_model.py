@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exporter import __version__
+from exporter.__about__ import __version__
 from exporter.bundle import Bundle
 from exporter.errors import MissingExtra, OutputError
 from exporter.formula import wide
