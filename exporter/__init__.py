@@ -14,7 +14,7 @@ from exporter.__about__ import __version__ as __version__
 
 _HOME = {
     "BatchNorm": "layer", "Bundle": "bundle", "Origin": "bundle", "diagnose": "diagnosis", "evaluate": "formula", "export_many": "many",
-    "load": "resolve", "read": "resolve", "write": "output", "ExporterError": "errors", "UsageError": "errors",
+    "load": "resolve", "read": "resolve", "write": "files.output", "ExporterError": "errors", "UsageError": "errors",
     "FormatError": "errors", "UnsupportedError": "errors", "UnresolvedError": "errors", "LayerError": "errors",
     "BundleError": "errors", "OutputError": "errors", "MissingExtra": "errors",
 }
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
     from exporter.errors import UnresolvedError as UnresolvedError
     from exporter.errors import UnsupportedError as UnsupportedError
     from exporter.errors import UsageError as UsageError
+    from exporter.files.output import write as write
     from exporter.formula import evaluate as evaluate
     from exporter.layer import BatchNorm as BatchNorm
     from exporter.many import export_many as export_many
-    from exporter.output import write as write
     from exporter.resolve import load as load
     from exporter.resolve import read as read
 

@@ -79,13 +79,13 @@ def export(words: Sequence[str] | None = None) -> int:
         return export_models(words)
     parser = export_parser()
     args = parser.parse_args(words)
-    from exporter.remote import place_for
+    from exporter.files.remote import place_for
     from exporter.resolve import read_place
 
     place, options = place_for(args.model), read_options(args)
     begin = None
     if args.out is not None:
-        from exporter import output
+        from exporter.files import output
         from exporter.targets import Options as WriteOptions
         from exporter.targets import target_for
 
@@ -173,7 +173,7 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
 
 def read_options(args: argparse.Namespace) -> Options:
     """Options from parsed arguments. Raises UsageError for an epsilon that is no number."""
-    from exporter.remote import place_for
+    from exporter.files.remote import place_for
     from exporter.sources import Options
 
     return Options(epsilon=tuple(map(_epsilon, args.epsilon)), architecture=place_for(args.architecture) if args.architecture else None,

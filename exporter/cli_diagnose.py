@@ -30,7 +30,7 @@ def diagnose(words: Sequence[str] | None = None) -> int:
                          hint="bn-diagnose out.json --layer bn_1 --input '1, 5' --output '-1, 1'")
     from exporter.diagnosing import samples
     from exporter.diagnosis import diagnose as find
-    from exporter.remote import place_for
+    from exporter.files.remote import place_for
     from exporter.resolve import read_place
 
     x, theirs = samples.read(args.input, "input"), samples.read(args.output, "output")

@@ -20,10 +20,11 @@ def eval_command() -> NoReturn:
 def evaluate(words: Sequence[str] | None = None) -> int:
     """bn-eval BUNDLE IN.npy OUT.npy --layer PATH"""
     args = eval_parser().parse_args(words)
-    from exporter import output, streaming
+    from exporter import streaming
     from exporter.diagnosing import samples
-    from exporter.place import Place
-    from exporter.remote import is_url, place_for
+    from exporter.files import output
+    from exporter.files.place import Place
+    from exporter.files.remote import is_url, place_for
     from exporter.resolve import read_place
 
     if is_url(args.out):

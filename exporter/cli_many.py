@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from exporter import cli
 from exporter.__about__ import __version__
 from exporter.errors import MissingExtra, UsageError, printable
-from exporter.remote import is_url
+from exporter.files.remote import is_url
 
 if TYPE_CHECKING:
     from exporter.many import Outcome, Summary
@@ -172,7 +172,7 @@ class Progress:
 def _write_report(summary: Summary, path: str) -> None:
     from pathlib import Path
 
-    from exporter import output, remote
+    from exporter.files import output, remote
 
     data = (_html(summary) if path.lower().endswith(".html") else _json(summary)).encode("utf-8", "backslashreplace")
     if remote.is_url(path):

@@ -29,7 +29,7 @@ def verify(words: Sequence[str] | None = None) -> int:
     if args.live and args.model is None:
         raise UsageError("--live needs the MODEL whose layers are to be run")
     from exporter import comparison
-    from exporter.remote import place_for
+    from exporter.files.remote import place_for
     from exporter.resolve import load, read_place
 
     bundle = load(args.bundle)

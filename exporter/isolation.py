@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 
 from exporter import errors
 from exporter.errors import ExporterError, FormatError
-from exporter.place import Place
-from exporter.remote import place_for
+from exporter.files.place import Place
+from exporter.files.remote import place_for
 
 if TYPE_CHECKING:
     from exporter.bundle import Bundle

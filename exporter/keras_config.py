@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from exporter.errors import ExporterError, FormatError, UnsupportedError, printable
 
 if TYPE_CHECKING:
-    from exporter.place import Place
+    from exporter.files.place import Place
 
 MOST_LAYERS = 100_000
 HOW_TO_GIVE_ONE = "an architecture is the text of model.to_json(), or a whole model of model.save(); YAML is not read"

@@ -18,7 +18,7 @@ import numpy as np
 
 from exporter.comparison import Check, check_output
 from exporter.errors import FormatError, MissingExtra, UnsupportedError, names, printable
-from exporter.place import Place
+from exporter.files.place import Place
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -18,10 +18,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from exporter.errors import ExporterError, FormatError, OutputError, UsageError, printable, unexpected
-from exporter.remote import is_url, place_for, store_for
+from exporter.files.remote import is_url, place_for, store_for
 
 if TYPE_CHECKING:
-    from exporter.place import Place
+    from exporter.files.place import Place
     from exporter.resume import Index
     from exporter.sources import Options
     from exporter.targets import Options as WriteOptions
@@ -130,7 +130,8 @@ def export_many(sources: Iterable[str | os.PathLike[str]], out_dir: str | os.Pat
 
 def export_one(task: Task, options: Options, write_options: WriteOptions) -> Outcome:
     """Exports one model, in whatever process an executor runs it."""
-    from exporter import output, resume
+    from exporter import resume
+    from exporter.files import output
     from exporter.resolve import read_place
 
     try:

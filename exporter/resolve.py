@@ -9,9 +9,9 @@ from typing import Any
 
 from exporter.bundle import Bundle, check
 from exporter.errors import ExporterError, FormatError, UnresolvedError, UsageError, names
+from exporter.files.place import Place
+from exporter.files.remote import place_for
 from exporter.layer import BatchNorm
-from exporter.place import Place
-from exporter.remote import place_for
 from exporter.sources import Options, source_for
 
 NO_EPSILON = "the file does not say its epsilon"

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from exporter.__about__ import __version__
 from exporter.errors import ExporterError
-from exporter.remote import MARKS, RemotePlace, is_url, place_for
+from exporter.files.remote import MARKS, RemotePlace, is_url, place_for
 
 if TYPE_CHECKING:
+    from exporter.files.place import Place
     from exporter.many import Outcome
-    from exporter.place import Place
     from exporter.sources import Options
     from exporter.targets import Options as WriteOptions
 
@@ -74,7 +74,7 @@ class Index:
         """Writes the index, if there is anything new in it."""
         if not self._changed:
             return
-        from exporter import output, remote
+        from exporter.files import output, remote
 
         data = json.dumps({"version": 1, "exports": dict(sorted(self._entries.items()))}, indent=1).encode()
         path = _join(self._out_dir, NAME)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from exporter.errors import ExporterError, FormatError, UnsupportedError
-from exporter.place import Place
+from exporter.files.place import Place
 
 FOLDED = "converters fold batch norm into the layers around it, so gamma, beta and the statistics are no longer in the file"
 ORIGINAL = "export the model it was made from"

@@ -25,7 +25,7 @@ def evaluate_file(layer: BatchNorm, source: NDArray[Any], out: Path, *, axis: in
 
     Raises: UsageError where the input does not fit the layer or has no numbers, OutputError.
     """
-    from exporter.output import replacing
+    from exporter.files.output import replacing
 
     if source.dtype.kind not in "fiub":
         raise UsageError(f"the input is an array of {source.dtype}, not of numbers")

@@ -9,8 +9,8 @@ import pytest
 from conftest import make_bundle, make_layer, mixed, same_layer
 
 import exporter
-from exporter import output
 from exporter.errors import BundleError, ExporterError, FormatError, OutputError
+from exporter.files import output
 from exporter.formats import npy
 from exporter.formats.safetensors import Tensor, dump
 from exporter.formats.zip_writer import stored_zip

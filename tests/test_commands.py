@@ -184,7 +184,7 @@ def test_eval_takes_little_memory_for_a_large_input(several, tmp_path):
     program = ("import resource, sys, pathlib, numpy as np, exporter; from exporter import streaming\n"
                "layer = exporter.load(sys.argv[1])['a']; source = np.load(sys.argv[2], mmap_mode='r')\n"
                "class Sink:\n    def write(self, data): pass\n"
-               "import contextlib, exporter.output as output\n"
+               "import contextlib, exporter.files.output as output\n"
                "output.replacing = lambda path: contextlib.nullcontext(Sink())\n"
                "resource.setrlimit(resource.RLIMIT_DATA, (150 << 20, 150 << 20))\n"
                "streaming.evaluate_file(layer, source, pathlib.Path('unused'), fast=True); print('done')")

@@ -23,8 +23,8 @@ from conftest import ROOT, make_bundle
 import exporter
 from exporter import resolve
 from exporter.errors import FormatError
+from exporter.files.place import Place
 from exporter.formats.protobuf import fields
-from exporter.place import Place
 from exporter.sources import Options
 from exporter.sources.saved_model import META_OBJECTS, MODEL_META_GRAPHS
 

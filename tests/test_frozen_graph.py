@@ -21,7 +21,7 @@ from tensor_files import field
 
 import exporter
 from exporter.errors import FormatError, UnresolvedError, UnsupportedError
-from exporter.place import Place
+from exporter.files.place import Place
 from exporter.sources.frozen_graph import claims
 
 ROLES = ("gamma", "beta", "moving_mean", "moving_variance")

@@ -10,8 +10,8 @@ from graph_files import Function, chain, const, frozen_variables, function, grap
 from tensor_files import encode, field, shape_proto
 
 from exporter.errors import ExporterError, FormatError
+from exporter.files.place import Place
 from exporter.formats.graph_def import Graph, MetaGraph, Output, Tensor, open_file
-from exporter.place import Place
 from exporter.sources._graph import find_norms
 
 

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporter.errors import FormatError
+from exporter.files.place import Place
 from exporter.formats import hdf5, hdf5_file
 from exporter.formats.hdf5 import is_hdf5, open_hdf5, superblock_at
-from exporter.place import Place
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from conftest import make_bundle, make_layer, same_layer
 import exporter
 from exporter import isolation, message, resolve
 from exporter.errors import FormatError, LayerError, UnresolvedError
-from exporter.place import Place
+from exporter.files.place import Place
 from exporter.sources import Options
 from exporter.targets import Options as WriteOptions
 from exporter.targets import bundle_json

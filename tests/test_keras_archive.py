@@ -12,7 +12,7 @@ from v3_files import entry, functional, given, norm, norm_arrays, sequential, st
 
 import exporter
 from exporter.errors import ExporterError, FormatError, LayerError, UnresolvedError, UnsupportedError
-from exporter.place import Place
+from exporter.files.place import Place
 from exporter.sources import Options, keras_archive
 
 A, B, C, D = (norm_arrays(seed) for seed in range(4))

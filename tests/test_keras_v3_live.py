@@ -8,8 +8,8 @@ from v3_models import Builder, classes
 
 import exporter
 from exporter import vectors
+from exporter.files.place import Place
 from exporter.layer import PARAMETERS
-from exporter.place import Place
 from exporter.sources import Options, keras_archive, keras_weights
 
 pytestmark = [pytest.mark.live, pytest.mark.filterwarnings("ignore")]

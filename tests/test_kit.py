@@ -15,8 +15,9 @@ import pytest
 from conftest import make_bundle, make_layer, same_layer
 
 import exporter
-from exporter import output, vectors
+from exporter import vectors
 from exporter.errors import FormatError, OutputError
+from exporter.files import output
 from exporter.targets import Options, kit
 
 LAYERS = (make_layer("encoder/bn_1", shape=(3,), seed=1, ndim=4), make_layer("no gamma \"`| é", gamma=False, seed=2),

@@ -14,7 +14,7 @@ from conftest import ROOT
 import exporter
 from exporter import live
 from exporter.cli_verify import verify
-from exporter.place import Place
+from exporter.files.place import Place
 
 SAMPLES = ROOT / "sample_models"
 needs_keras = pytest.mark.skipif(importlib.util.find_spec("tensorflow") is None, reason="TensorFlow is not installed")

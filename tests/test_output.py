@@ -13,9 +13,9 @@ import pytest
 from conftest import make_bundle
 
 import exporter
-from exporter import output
 from exporter.errors import OutputError, UsageError
-from exporter.place import Place
+from exporter.files import output
+from exporter.files.place import Place
 
 
 def test_writes_and_replaces(tmp_path):
@@ -101,7 +101,8 @@ def test_a_file_size_limit_leaves_the_old_output(tmp_path):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
         from pathlib import Path
-        from exporter import errors, output
+        from exporter import errors
+        from exporter.files import output
         try:
             output.write_bytes(Path({str(path)!r}), b"x" * 5000)
         except errors.OutputError as error:
@@ -116,7 +117,8 @@ def test_a_file_size_limit_leaves_the_old_output(tmp_path):
 def test_a_polite_kill_removes_the_temporary_file(tmp_path):
     program = textwrap.dedent(f"""
         import os, signal
-        from exporter import cli, output
+        from exporter import cli
+        from exporter.files import output
         from pathlib import Path
         def command(words):
             os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGTERM)
@@ -137,7 +139,7 @@ def test_kill_minus_nine_leaves_the_old_output_or_the_new_one(tmp_path):
     program = textwrap.dedent(f"""
         import sys
         from pathlib import Path
-        from exporter import output
+        from exporter.files import output
         data = Path({str(tmp_path / "new.json")!r}).read_bytes()
         print("ready", flush=True)
         while True:

@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from exporter.errors import FormatError
-from exporter.place import Place
+from exporter.files.place import Place
 
 
 def test_reads_files_and_folders(tmp_path):

@@ -19,8 +19,8 @@ from range_server import serving
 
 import exporter
 from exporter.errors import FormatError, MissingExtra, OutputError, UsageError
-from exporter.place import Place
-from exporter.remote import Ranges, RemotePlace, is_url, place_for
+from exporter.files.place import Place
+from exporter.files.remote import Ranges, RemotePlace, is_url, place_for
 
 needs_http = pytest.mark.skipif(importlib.util.find_spec("aiohttp") is None or importlib.util.find_spec("fsspec") is None,
                                 reason="needs the extra `remote`: pip install 'bn-export[remote]'")

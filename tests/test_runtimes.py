@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT, make_bundle, make_layer
 
 import exporter
-from exporter import output
+from exporter.files import output
 from exporter.layer import PARAMETERS
 from exporter.targets import Options, c_header
 

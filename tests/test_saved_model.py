@@ -15,8 +15,8 @@ from test_tf_checkpoint import ROLES, check_live, config, fill
 
 import exporter
 from exporter.errors import FormatError, UnresolvedError, UnsupportedError
+from exporter.files.place import Place
 from exporter.formats.object_graph import OBJECT_GRAPH
-from exporter.place import Place
 from exporter.sources import Options, saved_model
 
 VALUES = {role: np.array([number + 1, 2, 3], "f4") for number, role in enumerate(ROLES)}

@@ -14,8 +14,9 @@ import pytest
 from conftest import ROOT, make_bundle, make_layer, mixed
 
 import exporter
-from exporter import output, vectors
+from exporter import vectors
 from exporter.errors import MissingExtra, OutputError
+from exporter.files import output
 from exporter.targets import Options, c_header, onnx_model, target_for
 
 CONFORMANCE = ROOT / "vectors" / "batchnorm-1.json"

@@ -13,10 +13,10 @@ from hypothesis.extra import numpy as hnp
 from tensor_files import DTYPES, encode, field, fixed32, literal, shape_proto, table, write_bundle, write_v1
 
 from exporter.errors import FormatError
+from exporter.files.place import Place
 from exporter.formats import crc32c, sstable, tensor_bundle
 from exporter.formats.sstable import Table, is_table, unsnappy
 from exporter.formats.tensor_bundle import TensorBundle, TensorSlices, open_checkpoint, slice_key
-from exporter.place import Place
 
 ANY_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
 WEIGHTS = {"a/gamma": np.array([1, -2, 0.5], "f4"), "a/beta": np.array([[1, 2], [3, 4]], "f8"), "graph": [b"one", b"", b"three" * 99]}

@@ -12,8 +12,8 @@ from tensor_files import graph_proto, write_bundle, write_v1
 
 import exporter
 from exporter.errors import ExporterError, FormatError, UnresolvedError, UnsupportedError, UsageError
+from exporter.files.place import Place
 from exporter.formats.object_graph import OBJECT_GRAPH
-from exporter.place import Place
 from exporter.sources import Options, tf_checkpoint
 from exporter.sources.tf_checkpoint import claims
 

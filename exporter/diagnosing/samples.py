@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exporter.errors import FormatError, UsageError, printable
-from exporter.place import Place
+from exporter.files.place import Place
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 
 from exporter.errors import FormatError, printable
+from exporter.files.place import MiB, Place
 from exporter.formats.protobuf import Message, fields
-from exporter.place import MiB, Place
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -13,7 +13,7 @@ import os
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from exporter.errors import FormatError
-from exporter.place import Place
+from exporter.files.place import Place
 
 if TYPE_CHECKING:
     from exporter.formats.hdf5_file import File

@@ -21,7 +21,7 @@ import numpy as np
 from h5py import h5a, h5d, h5g, h5o, h5s, h5t
 
 from exporter.errors import FormatError, printable
-from exporter.place import MiB
+from exporter.files.place import MiB
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

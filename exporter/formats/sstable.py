@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from exporter.errors import FormatError
+from exporter.files.place import MiB, Place
 from exporter.formats import crc32c
 from exporter.formats.protobuf import varint
-from exporter.place import MiB, Place
 
 MAGIC = 0xDB4775248B80FB57
 FOOTER = 48  # two handles padded with zeros to 40 bytes, then the magic number

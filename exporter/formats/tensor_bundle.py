@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 import numpy as np
 
 from exporter.errors import FormatError
+from exporter.files.place import MiB, Place
 from exporter.formats import crc32c
 from exporter.formats.protobuf import Message, fields, varint
 from exporter.formats.sstable import Table
-from exporter.place import MiB, Place
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -17,7 +17,7 @@ import zlib
 from typing import Any, BinaryIO, cast
 
 from exporter.errors import FormatError, UnsupportedError, printable
-from exporter.place import MiB
+from exporter.files.place import MiB
 
 MAGIC = (b"PK\3\4", b"PK\5\6")  # a first member, or an archive without any
 

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from exporter.bundle import Bundle
+from exporter.files.place import Place
 from exporter.layer import BatchNorm
-from exporter.place import Place
 
 # Tried in this order; each is imported when it is asked.
 SOURCES = ("keras_h5", "bundle_arrays", "keras_archive", "keras_weights", "saved_model", "tf_checkpoint", "frozen_graph", "tfjs", "bundle")

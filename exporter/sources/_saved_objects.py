@@ -15,7 +15,7 @@ from exporter.keras_config import Node, NormFields, is_batch_norm, join, model_t
 from exporter.sources._objects import STATISTICS, Found, find_norms, parameters
 
 if TYPE_CHECKING:
-    from exporter.place import Place
+    from exporter.files.place import Place
 
 
 class KerasMetadata:

@@ -32,8 +32,8 @@ from exporter.sources._graph_trace import PASSES, VARIABLES, Constant, Variable
 from exporter.sources._norm import along_by_shape
 
 if TYPE_CHECKING:
+    from exporter.files.place import Place
     from exporter.formats.tensor_bundle import Checkpoint
-    from exporter.place import Place
     from exporter.sources import Options
 
 NAME = "tf-checkpoint"

@@ -13,7 +13,7 @@ from exporter.layer import PARAMETERS, BatchNorm
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from exporter.place import Place
+    from exporter.files.place import Place
     from exporter.sources import Options
 
 NAME = "bundle"

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from exporter.bundle import Bundle
+    from exporter.files.place import Place
     from exporter.formats.safetensors import Tensor
     from exporter.formats.zip_archive import Archive
-    from exporter.place import Place
     from exporter.sources import Options
 
 NAME = "bundle-arrays"

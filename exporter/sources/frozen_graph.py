@@ -19,7 +19,7 @@ from exporter.sources._graph_layers import layers
 from exporter.sources._graph_trace import FUSED, VARIABLES
 
 if TYPE_CHECKING:
-    from exporter.place import Place
+    from exporter.files.place import Place
     from exporter.sources import Options
 
 NAME = "frozen-graph"

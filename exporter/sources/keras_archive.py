@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from exporter.bundle import Bundle, Origin
 from exporter.errors import FormatError, UnsupportedError
+from exporter.files.place import Place
 from exporter.formats.hdf5 import open_hdf5
 from exporter.formats.strict_json import parse_json
 from exporter.formats.zip_archive import MAGIC, Archive
 from exporter.keras_config import Architecture, parse_config
-from exporter.place import Place
 from exporter.sources._keras_v3 import read_weights
 from exporter.sources._v3_groups import Group
 from exporter.sources.keras_weights import open_shards

@@ -21,8 +21,8 @@ from exporter.sources._keras_h5_weights import Candidate, Group, candidates
 from exporter.sources._v3_replay import LEAVES
 
 if TYPE_CHECKING:
+    from exporter.files.place import Place
     from exporter.formats.hdf5_file import File
-    from exporter.place import Place
     from exporter.sources import Options
 
 NAME = "keras-h5"

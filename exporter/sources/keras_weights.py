@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from exporter.bundle import Bundle, Origin
 from exporter.errors import FormatError, UnsupportedError, names, printable
+from exporter.files.place import Place
 from exporter.formats.hdf5 import is_hdf5, open_hdf5
 from exporter.formats.strict_json import parse_json
-from exporter.place import Place
 from exporter.sources._keras_v3 import read_weights
 from exporter.sources._v3_groups import LAYER_LISTS, VARIABLES, Group
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from exporter.bundle import Bundle, Origin
 from exporter.dialects import era_of
 from exporter.errors import FormatError, names
+from exporter.files.place import MiB, Place
 from exporter.formats.object_graph import OBJECT_GRAPH
 from exporter.formats.sstable import is_table
 from exporter.formats.tensor_bundle import TensorBundle, open_checkpoint
 from exporter.keras_config import node_tree_from, norm_fields
-from exporter.place import MiB, Place
 from exporter.sources._object_configs import StoredConfigs, given_configs
 from exporter.sources._objects import ObjectNames, batch_norm, find_norms, open_graph, with_kernel
 

@@ -34,7 +34,7 @@ class Place:
 
     @property
     def is_local(self) -> bool:
-        """Whether `local` is a path of this machine; else the place is behind a URL (exporter/remote.py)."""
+        """Whether `local` is a path of this machine; else the place is behind a URL (exporter/files/remote.py)."""
         return True
 
     @property

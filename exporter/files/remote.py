@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO, cast
 
 from exporter.errors import ExporterError, FormatError, MissingExtra, OutputError, UsageError, printable
-from exporter.place import MiB, Place, check_parts
+from exporter.files.place import MiB, Place, check_parts
 
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(?:://|::)")  # two letters or more: C:\\ is a drive
 

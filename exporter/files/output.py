@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from exporter import remote
 from exporter.errors import OutputError
-from exporter.place import Place
+from exporter.files import remote
+from exporter.files.place import Place
 
 if TYPE_CHECKING:
     from exporter.bundle import Bundle
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def write(bundle: Bundle, path: str | os.PathLike[str], options: Options | None = None, *, inputs: Iterable[Place] = ()) -> None:
     """Writes `bundle` to `path`; the suffix chooses the target (exporter/targets). A path that ends with a slash becomes a folder.
-    A URL is written through fsspec (exporter/remote.py).
+    A URL is written through fsspec (exporter/files/remote.py).
 
     inputs: the files and folders that were read, which the output may not replace or lie in.
 
