@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from exporter.__about__ import __version__ as __version__
 
 _HOME = {
-    "BatchNorm": "layer", "Bundle": "bundle", "Origin": "bundle", "diagnose": "diagnosis", "evaluate": "formula", "export_many": "many",
+    "BatchNorm": "batchnorm.layer", "Bundle": "batchnorm.bundle", "Origin": "batchnorm.bundle", "diagnose": "diagnosis", "evaluate": "batchnorm.formula", "export_many": "many",
     "load": "resolve", "read": "resolve", "write": "files.output", "ExporterError": "errors", "UsageError": "errors",
     "FormatError": "errors", "UnsupportedError": "errors", "UnresolvedError": "errors", "LayerError": "errors",
     "BundleError": "errors", "OutputError": "errors", "MissingExtra": "errors",
@@ -22,8 +22,10 @@ _HOME = {
 __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
-    from exporter.bundle import Bundle as Bundle
-    from exporter.bundle import Origin as Origin
+    from exporter.batchnorm.bundle import Bundle as Bundle
+    from exporter.batchnorm.bundle import Origin as Origin
+    from exporter.batchnorm.formula import evaluate as evaluate
+    from exporter.batchnorm.layer import BatchNorm as BatchNorm
     from exporter.diagnosis import diagnose as diagnose
     from exporter.errors import BundleError as BundleError
     from exporter.errors import ExporterError as ExporterError
@@ -35,8 +37,6 @@ if TYPE_CHECKING:
     from exporter.errors import UnsupportedError as UnsupportedError
     from exporter.errors import UsageError as UsageError
     from exporter.files.output import write as write
-    from exporter.formula import evaluate as evaluate
-    from exporter.layer import BatchNorm as BatchNorm
     from exporter.many import export_many as export_many
     from exporter.resolve import load as load
     from exporter.resolve import read as read

@@ -18,8 +18,8 @@ from exporter.__about__ import __version__
 from exporter.errors import ExporterError, UsageError, printable, unexpected
 
 if TYPE_CHECKING:
-    from exporter.bundle import Bundle
-    from exporter.layer import BatchNorm
+    from exporter.batchnorm.bundle import Bundle
+    from exporter.batchnorm.layer import BatchNorm
     from exporter.sources import Options
 
 MOST_WARNINGS = 20
@@ -123,10 +123,10 @@ def _imports_for_writing() -> None:
     """What checking and writing need, imported while the child reads."""
     import hashlib  # noqa: F401  # for the digest
 
-    import exporter.schema
+    import exporter.batchnorm.schema
     import exporter.targets.bundle_json
 
-    exporter.schema.prepare()
+    exporter.batchnorm.schema.prepare()
 
 
 def export_parser() -> argparse.ArgumentParser:
@@ -220,7 +220,7 @@ def _json(bundle: Bundle) -> str:
     """The table for machines: the bundle's document without arrays."""
     import json
 
-    from exporter.layer import PARAMETERS
+    from exporter.batchnorm.layer import PARAMETERS
     from exporter.targets.bundle_json import document
 
     content = document(bundle, with_vectors=False)

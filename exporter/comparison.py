@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exporter import vectors
-from exporter.bundle import Bundle, stored_bytes
-from exporter.formula import exact_rows, round_to
-from exporter.layer import PARAMETERS, UNIT, BatchNorm
+from exporter.batchnorm import vectors
+from exporter.batchnorm.bundle import Bundle, stored_bytes
+from exporter.batchnorm.formula import exact_rows, round_to
+from exporter.batchnorm.layer import PARAMETERS, UNIT, BatchNorm
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

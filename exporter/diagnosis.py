@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from exporter.bundle import Bundle
+from exporter.batchnorm.bundle import Bundle
+from exporter.batchnorm.layer import BatchNorm
 from exporter.diagnosing.case import Case, make_case
 from exporter.diagnosing.evidence import Evidence, aligned, channels_of, gather
 from exporter.diagnosing.explanations import Explanation, again, explain, explain_closer, explain_further, rank, variant
 from exporter.diagnosing.samples import Numbers, numbers
 from exporter.errors import UsageError, names, printable
-from exporter.layer import BatchNorm
 from exporter.mistakes import MISTAKES
 
 MOST_LAYERS = 20  # in which pairs of mistakes are tried, a second each at most
@@ -191,7 +191,7 @@ def _differs(evidence: list[Evidence], found: list[Explanation], notes: list[str
 
 def _advice(one: Evidence, found: list[Explanation]) -> str:
     """Whether the bundle's own vectors would tell the first two explanations apart."""
-    from exporter import vectors
+    from exporter.batchnorm import vectors
 
     layer = channels_of(one.layer, np.arange(one.layer.moving_mean.size))
     rows = vectors.make(layer)[0].astype(np.float64)

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from exporter.batchnorm.layer import UNIT, BatchNorm
 from exporter.errors import FormatError, LayerError, UsageError, printable
-from exporter.layer import UNIT, BatchNorm
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -152,7 +152,7 @@ def convert(layer: BatchNorm) -> BatchNorm:
         return layer
     if layer.epsilon is None:
         raise FormatError("the file does not say its epsilon", where=layer.path)
-    from exporter.formula import round_to
+    from exporter.batchnorm.formula import round_to
 
     stored = layer.moving_variance.astype(np.float64)
     outside = layer.statistic == EPSILON_OUTSIDE

@@ -23,8 +23,8 @@ from exporter.files.place import Place
 from exporter.files.remote import place_for
 
 if TYPE_CHECKING:
-    from exporter.bundle import Bundle
-    from exporter.layer import BatchNorm
+    from exporter.batchnorm.bundle import Bundle
+    from exporter.batchnorm.layer import BatchNorm
     from exporter.sources import Options
 
 MEMORY = 2 << 30  # bytes of address space beyond what the child starts with

@@ -23,8 +23,8 @@ from exporter.files.place import Place
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from exporter.bundle import Bundle
-    from exporter.layer import BatchNorm
+    from exporter.batchnorm.bundle import Bundle
+    from exporter.batchnorm.layer import BatchNorm
 
 OWN_PACKAGES = ("activations", "constraints", "dtype_policies", "engine", "initializers", "layers", "losses", "metrics", "models",
                 "optimizers", "quantizers", "regularizers")
@@ -36,7 +36,7 @@ def check_live(bundle: Bundle, place: Place) -> tuple[list[Check], list[str]]:
 
     Raises: MissingExtra without Keras, UnsupportedError for a model that is not run (custom objects, Lambdas, weights only).
     """
-    from exporter import vectors
+    from exporter.batchnorm import vectors
 
     layers = live_layers(place)
     checks, absent = [], []

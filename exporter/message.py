@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import orjson
 
-from exporter.bundle import Bundle, Origin
+from exporter.batchnorm.bundle import Bundle, Origin
+from exporter.batchnorm.layer import HELD_IN, PARAMETERS, BatchNorm
 from exporter.errors import ExporterError, FormatError, UnresolvedError, printable
-from exporter.layer import HELD_IN, PARAMETERS, BatchNorm
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -7,11 +7,11 @@ import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from exporter.bundle import Bundle, check
+from exporter.batchnorm.bundle import Bundle, check
+from exporter.batchnorm.layer import BatchNorm
 from exporter.errors import ExporterError, FormatError, UnresolvedError, UsageError, names
 from exporter.files.place import Place
 from exporter.files.remote import place_for
-from exporter.layer import BatchNorm
 from exporter.sources import Options, source_for
 
 NO_EPSILON = "the file does not say its epsilon"

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from exporter.batchnorm.formula import FLOATS, evaluate, find_axes
+from exporter.batchnorm.layer import HELD_IN, BatchNorm
 from exporter.errors import UsageError
-from exporter.formula import FLOATS, evaluate, find_axes
-from exporter.layer import HELD_IN, BatchNorm
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

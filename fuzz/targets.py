@@ -22,13 +22,13 @@ import numpy as np
 
 import exporter
 from exporter import keras_config, message, resolve
-from exporter.bundle import Bundle, Origin
+from exporter.batchnorm.bundle import Bundle, Origin
+from exporter.batchnorm.layer import BatchNorm
 from exporter.errors import LONGEST_MESSAGE, ExporterError, FormatError
 from exporter.files.place import Place
 from exporter.formats import graph_def, object_graph, strict_json, tensor_bundle
 from exporter.formats.protobuf import Message
 from exporter.formats.zip_archive import Archive
-from exporter.layer import BatchNorm
 from exporter.sources import Options
 from exporter.sources.bundle import from_document
 from exporter.targets import Options as WriteOptions

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import exporter
-from exporter import schema
-from exporter.bundle import check, stored_bytes
+from exporter.batchnorm import schema
+from exporter.batchnorm.bundle import check, stored_bytes
+from exporter.batchnorm.formula import round_to
+from exporter.batchnorm.layer import HELD_IN
 from exporter.errors import BundleError, FormatError, LayerError, UnresolvedError, UnsupportedError
-from exporter.formula import round_to
-from exporter.layer import HELD_IN
 from exporter.targets import Options, bundle_json
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
@@ -247,7 +247,7 @@ def test_arrays_are_checked_as_arrays(values):
 
 
 def test_every_held_dtype_has_a_unit():
-    from exporter.layer import TINY, UNIT
+    from exporter.batchnorm.layer import TINY, UNIT
 
     assert set(HELD_IN) == set(UNIT) == set(TINY) == set(DTYPES)
 

@@ -11,9 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import exporter
-from exporter import diagnose, vectors
+from exporter import diagnose
+from exporter.batchnorm import vectors
+from exporter.batchnorm.layer import BatchNorm
 from exporter.diagnosing.case import make_case
-from exporter.layer import BatchNorm
 from exporter.mistakes import MISTAKES
 
 SAMPLE = ROOT / "sample_models" / "encoder_keras3" / "model.keras"

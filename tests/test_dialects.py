@@ -7,9 +7,9 @@ import pytest
 from conftest import make_layer
 
 from exporter import dialects
+from exporter.batchnorm.formula import exact_rows
 from exporter.dialects import DEVIATION, EPSILON_OUTSIDE, FUSED_MINIMUM, VARIANCE, Era, era_of
 from exporter.errors import FormatError, LayerError, UsageError
-from exporter.formula import exact_rows
 from exporter.keras_config import NormFields
 
 

@@ -8,10 +8,10 @@ from conftest import ROOT, make_bundle, make_layer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter import findings as module
-from exporter.bundle import Bundle, check
+from exporter.batchnorm import findings as module
+from exporter.batchnorm.bundle import Bundle, check
+from exporter.batchnorm.findings import KINDS, findings
 from exporter.errors import LayerError
-from exporter.findings import KINDS, findings
 
 
 def plain(path="bn", *, channels=4, dtype="float32", epsilon=1e-3, **fields):

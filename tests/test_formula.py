@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import exporter
-from exporter import compiled, vectors
+from exporter.batchnorm import compiled, vectors
+from exporter.batchnorm.formula import round_to
 from exporter.errors import MissingExtra, UsageError
-from exporter.formula import round_to
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import exporter
-from exporter import vectors
+from exporter.batchnorm import vectors
 
 pytestmark = pytest.mark.live
 keras = pytest.importorskip("keras", reason="Keras is not installed")

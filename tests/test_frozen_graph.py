@@ -433,7 +433,7 @@ def test_what_the_installed_tensorflow_freezes(tmp_path, lower):
 
 
 def assert_within_bound(layer, x, y):
-    from exporter import vectors
+    from exporter.batchnorm import vectors
 
     axis = layer.axis[0]
     got, x, y = (np.moveaxis(np.asarray(one, np.float64), axis, -1).reshape(-1, layer.shape[0]) for one in (layer(x), x, y))

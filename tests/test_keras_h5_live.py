@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import exporter
-from exporter import vectors
-from exporter.layer import PARAMETERS
+from exporter.batchnorm import vectors
+from exporter.batchnorm.layer import PARAMETERS
 
 pytestmark = [pytest.mark.live, pytest.mark.filterwarnings("ignore")]
 

@@ -7,9 +7,9 @@ import pytest
 from v3_models import Builder, classes
 
 import exporter
-from exporter import vectors
+from exporter.batchnorm import vectors
+from exporter.batchnorm.layer import PARAMETERS
 from exporter.files.place import Place
-from exporter.layer import PARAMETERS
 from exporter.sources import Options, keras_archive, keras_weights
 
 pytestmark = [pytest.mark.live, pytest.mark.filterwarnings("ignore")]

@@ -15,7 +15,7 @@ import pytest
 from conftest import make_bundle, make_layer, same_layer
 
 import exporter
-from exporter import vectors
+from exporter.batchnorm import vectors
 from exporter.errors import FormatError, OutputError
 from exporter.files import output
 from exporter.targets import Options, kit

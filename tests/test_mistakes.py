@@ -13,8 +13,8 @@ from conftest import ROOT, make_layer
 
 import exporter
 from exporter import mistakes
+from exporter.batchnorm.formula import round_to
 from exporter.diagnosing.case import make_case
-from exporter.formula import round_to
 from exporter.mistakes import MISTAKES
 
 MARGIN = 16  # times the error bound

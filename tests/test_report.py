@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from conftest import make_bundle, make_layer
 
-from exporter.bundle import Origin, check
+from exporter.batchnorm.bundle import Origin, check
 from exporter.targets import Options, html_report, target_for
 from exporter.targets._drawing import HEADROOM, HEIGHT, WIDTH, histogram, number, ranges, short
 

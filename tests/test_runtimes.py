@@ -14,8 +14,8 @@ import pytest
 from conftest import ROOT, make_bundle, make_layer
 
 import exporter
+from exporter.batchnorm.layer import PARAMETERS
 from exporter.files import output
-from exporter.layer import PARAMETERS
 from exporter.targets import Options, c_header
 
 sys.path.insert(0, str(ROOT / "runtimes"))

@@ -9,8 +9,8 @@ import pytest
 from conftest import ROOT
 
 import exporter
-from exporter import vectors
-from exporter.layer import HELD_IN, PARAMETERS
+from exporter.batchnorm import vectors
+from exporter.batchnorm.layer import HELD_IN, PARAMETERS
 
 SAMPLES = ROOT / "sample_models"
 ROWS = json.loads((SAMPLES / "manifest.json").read_text())

@@ -12,7 +12,7 @@ from graph_files import chain, const, graph, meta_graph, node, parameters, tenso
 from tensor_files import write_bundle, write_v1
 
 import exporter
-from exporter import vectors
+from exporter.batchnorm import vectors
 from exporter.errors import FormatError, UnresolvedError, UnsupportedError, UsageError
 
 ROLES = ("gamma", "beta", "moving_mean", "moving_variance")

@@ -14,10 +14,10 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from exporter.bundle import Bundle, Origin
+from exporter.batchnorm.bundle import Bundle, Origin
+from exporter.batchnorm.formula import round_to, wide
+from exporter.batchnorm.layer import HELD_IN, BatchNorm
 from exporter.diagnosing.case import Case, make_case
-from exporter.formula import round_to, wide
-from exporter.layer import HELD_IN, BatchNorm
 from exporter.mistakes import MISTAKES
 from exporter.targets import Options, bundle_json
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exporter.formula import broadcast
-from exporter.layer import TINY, UNIT, BatchNorm
+from exporter.batchnorm.formula import broadcast
+from exporter.batchnorm.layer import TINY, UNIT, BatchNorm
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

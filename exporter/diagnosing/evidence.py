@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from exporter.batchnorm.layer import UNIT, BatchNorm
 from exporter.diagnosing.case import Case, Sheet, case_on, make_case, make_sheet, rows_of
 from exporter.diagnosing.samples import Numbers
 from exporter.errors import UsageError
-from exporter.layer import UNIT, BatchNorm
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

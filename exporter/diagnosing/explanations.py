@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from exporter.batchnorm.formula import round_to
+from exporter.batchnorm.layer import TINY, UNIT
 from exporter.diagnosing.case import Case
 from exporter.diagnosing.evidence import Evidence
 from exporter.diagnosing.solvers import describe_order, match_channels, solve_epsilon
-from exporter.formula import round_to
-from exporter.layer import TINY, UNIT
 from exporter.mistakes import BY_CODE, MISTAKES
 
 if TYPE_CHECKING:

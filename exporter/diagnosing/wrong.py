@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from exporter.batchnorm.formula import round_to
 from exporter.diagnosing.case import SMALL_BATCH, Case, layouts
-from exporter.formula import round_to
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

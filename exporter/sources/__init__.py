@@ -13,9 +13,9 @@ import importlib.util
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from exporter.bundle import Bundle
+from exporter.batchnorm.bundle import Bundle
+from exporter.batchnorm.layer import BatchNorm
 from exporter.files.place import Place
-from exporter.layer import BatchNorm
 
 # Tried in this order; each is imported when it is asked.
 SOURCES = ("keras_h5", "bundle_arrays", "keras_archive", "keras_weights", "saved_model", "tf_checkpoint", "frozen_graph", "tfjs", "bundle")

@@ -19,9 +19,9 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
+from exporter.batchnorm.layer import PARAMETERS
 from exporter.errors import FormatError, printable
 from exporter.keras_config import Node, is_batch_norm, join
-from exporter.layer import PARAMETERS
 
 if TYPE_CHECKING:
     from exporter.formats.hdf5_file import File

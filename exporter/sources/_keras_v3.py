@@ -12,17 +12,17 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from exporter import dialects
+from exporter.batchnorm.layer import BatchNorm
 from exporter.errors import FormatError, printable
 from exporter.errors import names as several
 from exporter.keras_config import BATCH_NORMS, Node, norm_fields
-from exporter.layer import BatchNorm
 from exporter.sources import to_nobody
 from exporter.sources._norm import assemble, roles_of
 from exporter.sources._v3_groups import Group, numbered, snake_case
 from exporter.sources._v3_replay import KNOWN_GROUPS, Match, groups_below, holds_equals, is_called, matched
 
 if TYPE_CHECKING:
-    from exporter.bundle import Bundle, Origin
+    from exporter.batchnorm.bundle import Bundle, Origin
 
 ONE_OF_TWO = "one of its parameters is gamma or beta, and the file does not say which"
 THREE_VECTORS = "it holds three vectors of one length, as a batch norm without gamma or beta does; the file does not say what they are"
@@ -48,7 +48,7 @@ class Found:
         self.announce(layer)
 
     def bundle(self, origin: Origin, warnings: Sequence[str] = ()) -> Bundle:
-        from exporter.bundle import Bundle
+        from exporter.batchnorm.bundle import Bundle
 
         return Bundle(layers=tuple(self.layers), origin=origin, skipped=tuple(self.skipped), warnings=(*warnings, *self.warnings))
 

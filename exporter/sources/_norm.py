@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from exporter import dialects
+from exporter.batchnorm.layer import PARAMETERS, BatchNorm
 from exporter.errors import FormatError, names
-from exporter.layer import PARAMETERS, BatchNorm
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

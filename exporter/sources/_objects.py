@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from exporter.batchnorm.layer import HELD_IN, PARAMETERS, BatchNorm
 from exporter.dialects import Era
 from exporter.errors import FormatError
 from exporter.formats.object_graph import ADMINISTRATIVE, OBJECT_GRAPH, CheckpointGraph, ObjectGraph, Way
 from exporter.formats.protobuf import Message
-from exporter.layer import HELD_IN, PARAMETERS, BatchNorm
 from exporter.sources._norm import RENORM as RENORM_KERAS
 from exporter.sources._norm import assemble
 

@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from exporter.bundle import Bundle, Origin
+from exporter.batchnorm.bundle import Bundle, Origin
+from exporter.batchnorm.layer import PARAMETERS, BatchNorm
 from exporter.errors import UnsupportedError, UsageError
 from exporter.errors import names as listed
 from exporter.formats.graph_def import MetaGraph, Node, open_file
-from exporter.layer import PARAMETERS, BatchNorm
 from exporter.sources._graph import OF_THE_BATCH, GraphNorm, find_norms
 from exporter.sources._graph_layers import Stored, layers
 from exporter.sources._graph_trace import PASSES, VARIABLES, Constant, Variable

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exporter.bundle import Bundle, Origin
+from exporter.batchnorm.bundle import Bundle, Origin
+from exporter.batchnorm.layer import PARAMETERS, BatchNorm
 from exporter.errors import BundleError, ExporterError, printable
-from exporter.layer import PARAMETERS, BatchNorm
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,7 +36,7 @@ def read(place: Place, options: Options) -> Bundle:
 
 def from_document(document: Any) -> Bundle:
     """The Bundle of a parsed JSON document; checks all that docs/format.md asks of a reader."""
-    from exporter import schema
+    from exporter.batchnorm import schema
 
     if not isinstance(document, dict) or document.get("format") != "bn-bundle":
         raise BundleError("this is not a bundle: its format is not \"bn-bundle\"")
@@ -124,7 +124,7 @@ def _whole(number: float, name: str) -> int:
 
 
 def _typed(values: NDArray[np.float64], dtype: str, name: str) -> NDArray[Any]:
-    from exporter.formula import round_to
+    from exporter.batchnorm.formula import round_to
 
     typed = round_to(values, dtype)
     if not np.isfinite(typed).all():

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from exporter.batchnorm.layer import HELD_IN, PARAMETERS
 from exporter.errors import BundleError, FormatError, printable
-from exporter.layer import HELD_IN, PARAMETERS
 from exporter.sources.bundle import LARGEST, from_document
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from exporter.bundle import Bundle
+    from exporter.batchnorm.bundle import Bundle
     from exporter.files.place import Place
     from exporter.formats.safetensors import Tensor
     from exporter.formats.zip_archive import Archive

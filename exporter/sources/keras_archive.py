@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, BinaryIO
 
-from exporter.bundle import Bundle, Origin
+from exporter.batchnorm.bundle import Bundle, Origin
 from exporter.errors import FormatError, UnsupportedError
 from exporter.files.place import Place
 from exporter.formats.hdf5 import open_hdf5

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from exporter.bundle import Bundle, Origin
+from exporter.batchnorm.bundle import Bundle, Origin
 from exporter.errors import FormatError, UnsupportedError, names, printable
 from exporter.files.place import Place
 from exporter.formats.hdf5 import is_hdf5, open_hdf5

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from exporter.bundle import Bundle, Origin
+from exporter.batchnorm.bundle import Bundle, Origin
 from exporter.dialects import FUSED_MINIMUM
 from exporter.errors import FormatError, UnsupportedError, names
 from exporter.files.place import Place
@@ -26,7 +26,7 @@ from exporter.sources._saved_graph import SavedFunctions, key_of
 from exporter.sources._saved_objects import KerasMetadata, era_of_tensorflow, model_prefix, same_norms
 
 if TYPE_CHECKING:
-    from exporter.layer import BatchNorm
+    from exporter.batchnorm.layer import BatchNorm
     from exporter.sources import Options
     from exporter.sources._graph import GraphNorm
 

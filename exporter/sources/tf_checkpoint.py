@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from exporter.bundle import Bundle, Origin
+from exporter.batchnorm.bundle import Bundle, Origin
 from exporter.dialects import era_of
 from exporter.errors import FormatError, names
 from exporter.files.place import MiB, Place

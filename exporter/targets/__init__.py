@@ -12,9 +12,9 @@ import os
 from pathlib import PurePath
 from typing import Any, Protocol
 
-from exporter.bundle import Bundle
+from exporter.batchnorm.bundle import Bundle
+from exporter.batchnorm.layer import BatchNorm
 from exporter.errors import UsageError
-from exporter.layer import BatchNorm
 
 TARGETS = ("bundle_json", "numpy_npz", "safetensors_file", "onnx_model", "c_header", "table_csv", "table_md", "html_report", "kit")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from exporter import schema
-from exporter.bundle import Bundle
+from exporter.batchnorm import schema
+from exporter.batchnorm.bundle import Bundle
 from exporter.targets.bundle_json import document, portable
 
 if TYPE_CHECKING:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import orjson
 
-from exporter import schema, vectors
 from exporter.__about__ import __version__
-from exporter.bundle import Bundle, check_layer
+from exporter.batchnorm import schema, vectors
+from exporter.batchnorm.bundle import Bundle, check_layer
+from exporter.batchnorm.layer import PARAMETERS, BatchNorm
 from exporter.errors import ExporterError
-from exporter.layer import PARAMETERS, BatchNorm
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

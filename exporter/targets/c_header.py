@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exporter import vectors
 from exporter.__about__ import __version__
-from exporter.bundle import Bundle
+from exporter.batchnorm import vectors
+from exporter.batchnorm.bundle import Bundle
+from exporter.batchnorm.formula import round_to, scale_and_offset
+from exporter.batchnorm.layer import PARAMETERS, TINY, BatchNorm
 from exporter.errors import OutputError
-from exporter.formula import round_to, scale_and_offset
-from exporter.layer import PARAMETERS, TINY, BatchNorm
 from exporter.targets import Options
 from exporter.targets.bundle_json import FORMULA
 

@@ -18,16 +18,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from exporter.__about__ import __version__
+from exporter.batchnorm.findings import CONSTANT, HUGE, KINDS, Finding, findings
+from exporter.batchnorm.formula import scale_and_offset
+from exporter.batchnorm.layer import BatchNorm
 from exporter.errors import printable
-from exporter.findings import CONSTANT, HUGE, KINDS, Finding, findings
-from exporter.formula import scale_and_offset
-from exporter.layer import BatchNorm
 from exporter.targets._drawing import histogram, number, power, ranges, short
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from exporter.bundle import Bundle
+    from exporter.batchnorm.bundle import Bundle
     from exporter.targets import Options
 
 NAME = "html"

@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from exporter import schema
 from exporter.__about__ import __version__
-from exporter.bundle import Bundle
+from exporter.batchnorm import schema
+from exporter.batchnorm.bundle import Bundle
 from exporter.errors import OutputError, printable
 from exporter.formats.zip_writer import stored_zip
 from exporter.targets import Options, bundle_json, c_header

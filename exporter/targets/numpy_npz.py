@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from exporter.bundle import Bundle
+from exporter.batchnorm.bundle import Bundle
 from exporter.errors import OutputError
 from exporter.formats import npy
 from exporter.formats.zip_archive import MOST_MEMBERS

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exporter.__about__ import __version__
-from exporter.bundle import Bundle
+from exporter.batchnorm.bundle import Bundle
+from exporter.batchnorm.formula import wide
+from exporter.batchnorm.layer import BatchNorm
 from exporter.errors import MissingExtra, OutputError
-from exporter.formula import wide
-from exporter.layer import BatchNorm
 from exporter.targets import Options
 from exporter.targets.c_header import identifiers
 

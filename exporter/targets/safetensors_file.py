@@ -10,10 +10,10 @@ from decimal import Decimal
 
 import numpy as np
 
-from exporter.bundle import Bundle, stored_bytes
+from exporter.batchnorm.bundle import Bundle, stored_bytes
+from exporter.batchnorm.layer import BatchNorm
 from exporter.errors import OutputError
 from exporter.formats.safetensors import Tensor, dump
-from exporter.layer import BatchNorm
 from exporter.targets import Options
 from exporter.targets._arrays import DOCUMENT, split
 

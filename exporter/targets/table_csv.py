@@ -7,9 +7,9 @@ import io
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from exporter.bundle import Bundle
-from exporter.formula import scale_and_offset
-from exporter.layer import PARAMETERS, BatchNorm
+from exporter.batchnorm.bundle import Bundle
+from exporter.batchnorm.formula import scale_and_offset
+from exporter.batchnorm.layer import PARAMETERS, BatchNorm
 from exporter.targets import Options
 
 if TYPE_CHECKING:

@@ -6,10 +6,10 @@ import re
 
 import numpy as np
 
-from exporter.bundle import Bundle
+from exporter.batchnorm.bundle import Bundle
+from exporter.batchnorm.formula import scale_and_offset
+from exporter.batchnorm.layer import BatchNorm
 from exporter.errors import printable
-from exporter.formula import scale_and_offset
-from exporter.layer import BatchNorm
 from exporter.targets import Options
 from exporter.targets.bundle_json import FORMULA
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from exporter.batchnorm.layer import HELD_IN, BatchNorm
 from exporter.errors import UsageError
-from exporter.layer import HELD_IN, BatchNorm
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -142,7 +142,7 @@ def _fast(layer: BatchNorm, x: NDArray[Any], axes: tuple[int, ...], out: NDArray
     if len(axes) == 1 and x.flags.c_contiguous and out.flags.c_contiguous and x.size:
         inner = int(np.prod(x.shape[axes[0] + 1:], dtype=np.int64))
         if compiled:
-            from exporter.compiled import blocks
+            from exporter.batchnorm.compiled import blocks
         else:
             blocks = _fast_blocks
         blocks(x.reshape(-1, len(scale), inner), out.reshape(-1, len(scale), inner), scale, offset)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from exporter.batchnorm.formula import joined_rows
 from exporter.errors import MissingExtra
-from exporter.formula import joined_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from exporter.batchnorm.layer import HELD_IN, PARAMETERS, BatchNorm
 from exporter.errors import ExporterError, LayerError, UnresolvedError, UnsupportedError, names, printable
-from exporter.layer import HELD_IN, PARAMETERS, BatchNorm
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

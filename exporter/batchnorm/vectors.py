@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exporter.formula import exact_rows, round_to, wide
-from exporter.layer import TINY, UNIT, BatchNorm
+from exporter.batchnorm.formula import exact_rows, round_to, wide
+from exporter.batchnorm.layer import TINY, UNIT, BatchNorm
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

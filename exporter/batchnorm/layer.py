@@ -81,6 +81,6 @@ class BatchNorm:
 
     def __call__(self, x: ArrayLike, *, axis: int | tuple[int, ...] | None = None, fast: bool | str = False) -> NDArray[Any]:
         """`exporter.evaluate(self, x)`: what the layer gives in inference for `x`, an array of any rank."""
-        from exporter.formula import evaluate
+        from exporter.batchnorm.formula import evaluate
 
         return evaluate(self, x, axis=axis, fast=fast)

@@ -19,7 +19,7 @@ _TYPES = {str: "string", bool: "boolean", int: "integer", float: "number", list:
 
 def path() -> Path:
     """The schema's file: inside the package where it was installed, beside it in a checkout."""
-    here = Path(__file__).resolve().parent
+    here = Path(__file__).resolve().parents[1]
     inside = here / "schemas" / "bundle-1.schema.json"
     return inside if inside.exists() else here.parent / "schemas" / "bundle-1.schema.json"
 

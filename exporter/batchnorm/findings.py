@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exporter.formula import scale_and_offset, wide
-from exporter.layer import BatchNorm
+from exporter.batchnorm.formula import scale_and_offset, wide
+from exporter.batchnorm.layer import BatchNorm
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from exporter.bundle import Bundle
+    from exporter.batchnorm.bundle import Bundle
 
 DEAD = 1e-4  # |gamma| below: the output moves by less than this for an input one deviation off the mean
 CONSTANT = 1e-12  # a variance up to this is none: nine orders of magnitude below Keras's default epsilon
