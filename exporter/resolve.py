@@ -172,7 +172,7 @@ def _with_options(layer: BatchNorm, options: Options) -> BatchNorm:
 def _converted(layer: BatchNorm) -> BatchNorm:
     if layer.statistic == "variance":
         return layer
-    from exporter import dialects
+    from exporter.keras import dialects
 
     converted: BatchNorm = dialects.convert(layer)
     return converted

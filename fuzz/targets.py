@@ -21,7 +21,7 @@ import mutations
 import numpy as np
 
 import exporter
-from exporter import keras_config, message, resolve
+from exporter import message, resolve
 from exporter.batchnorm.bundle import Bundle, Origin
 from exporter.batchnorm.layer import BatchNorm
 from exporter.errors import LONGEST_MESSAGE, ExporterError, FormatError
@@ -29,6 +29,7 @@ from exporter.files.place import Place
 from exporter.formats import graph_def, object_graph, strict_json, tensor_bundle
 from exporter.formats.protobuf import Message
 from exporter.formats.zip_archive import Archive
+from exporter.keras import config as keras_config
 from exporter.sources import Options
 from exporter.sources.bundle import from_document
 from exporter.targets import Options as WriteOptions

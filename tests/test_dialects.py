@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from conftest import make_layer
 
-from exporter import dialects
 from exporter.batchnorm.formula import exact_rows
-from exporter.dialects import DEVIATION, EPSILON_OUTSIDE, FUSED_MINIMUM, VARIANCE, Era, era_of
 from exporter.errors import FormatError, LayerError, UsageError
-from exporter.keras_config import NormFields
+from exporter.keras import dialects
+from exporter.keras.config import NormFields
+from exporter.keras.dialects import DEVIATION, EPSILON_OUTSIDE, FUSED_MINIMUM, VARIANCE, Era, era_of
 
 
 def fields(**changes):

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from exporter import dialects
 from exporter.batchnorm.bundle import Bundle, Origin
 from exporter.batchnorm.layer import PARAMETERS, BatchNorm
 from exporter.errors import FormatError, names
-from exporter.keras_config import Node, NormFields, norm_fields
-from exporter.ranks import input_ranks
+from exporter.keras import dialects
+from exporter.keras.config import Node, NormFields, norm_fields
+from exporter.keras.ranks import input_ranks
 from exporter.sources._keras_h5_weights import (
     Candidate,
     Group,

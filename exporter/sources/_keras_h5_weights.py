@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from exporter.batchnorm.layer import PARAMETERS
 from exporter.errors import FormatError, printable
-from exporter.keras_config import Node, is_batch_norm, join
+from exporter.keras.config import Node, is_batch_norm, join
 
 if TYPE_CHECKING:
     from exporter.formats.hdf5_file import File
@@ -84,7 +84,7 @@ class Candidate:
 def norms_of(group: Group, *, may_put_beta_first: bool = False) -> list[Norm]:
     """The batch norms of a group in the order in which it holds their statistics.
 
-    may_put_beta_first: see exporter.dialects.Era.
+    may_put_beta_first: see exporter.keras.dialects.Era.
 
     Raises: FormatError where a name comes twice, or names and order disagree.
     """

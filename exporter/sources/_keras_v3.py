@@ -11,11 +11,11 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from exporter import dialects
 from exporter.batchnorm.layer import BatchNorm
 from exporter.errors import FormatError, printable
 from exporter.errors import names as several
-from exporter.keras_config import BATCH_NORMS, Node, norm_fields
+from exporter.keras import dialects
+from exporter.keras.config import BATCH_NORMS, Node, norm_fields
 from exporter.sources import to_nobody
 from exporter.sources._norm import assemble, roles_of
 from exporter.sources._v3_groups import Group, numbered, snake_case
@@ -65,7 +65,7 @@ def read_weights(root: Group, tree: Node | None, keras_version: str | None, anno
     if tree is None:
         matches = [Match(path, None, group) for path, group in groups_below(root, frozenset(), "", root.name is not None)]
     else:
-        from exporter.ranks import input_ranks
+        from exporter.keras.ranks import input_ranks
 
         matches = matched(root, tree, keras_version, own_config=own_config)
         ranks = input_ranks(tree)

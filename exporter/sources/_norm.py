@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from exporter import dialects
 from exporter.batchnorm.layer import PARAMETERS, BatchNorm
 from exporter.errors import FormatError, names
+from exporter.keras import dialects
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from exporter.keras_config import Node, NormFields
+    from exporter.keras.config import Node, NormFields
 
 Arrays = Mapping[str, tuple["NDArray[Any]", str]]
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from exporter.errors import FormatError, UsageError
 from exporter.formats.object_graph import CONFIG, CheckpointGraph
-from exporter.keras_config import Architecture, Node, is_batch_norm, join, parse_config
+from exporter.keras.config import Architecture, Node, is_batch_norm, join, parse_config
 
 if TYPE_CHECKING:
     from exporter.formats.tensor_bundle import TensorBundle

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from exporter.batchnorm.layer import HELD_IN, PARAMETERS, BatchNorm
-from exporter.dialects import Era
 from exporter.errors import FormatError
 from exporter.formats.object_graph import ADMINISTRATIVE, OBJECT_GRAPH, CheckpointGraph, ObjectGraph, Way
 from exporter.formats.protobuf import Message
+from exporter.keras.dialects import Era
 from exporter.sources._norm import RENORM as RENORM_KERAS
 from exporter.sources._norm import assemble
 
 if TYPE_CHECKING:
     from exporter.formats.tensor_bundle import Checkpoint, TensorBundle
-    from exporter.keras_config import Node, NormFields
+    from exporter.keras.config import Node, NormFields
     from exporter.sources._graph import GraphNorm
 
 Names = tuple[str, ...]

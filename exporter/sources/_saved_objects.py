@@ -7,11 +7,11 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from exporter.dialects import Era, era_of
 from exporter.errors import FormatError, names
 from exporter.formats.object_graph import CheckpointGraph, SavedGraph, read_metadata
 from exporter.formats.strict_json import parse_json
-from exporter.keras_config import Node, NormFields, is_batch_norm, join, model_tree, norm_fields
+from exporter.keras.config import Node, NormFields, is_batch_norm, join, model_tree, norm_fields
+from exporter.keras.dialects import Era, era_of
 from exporter.sources._objects import STATISTICS, Found, find_norms, parameters
 
 if TYPE_CHECKING:

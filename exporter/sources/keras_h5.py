@@ -11,11 +11,11 @@ import dataclasses
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from exporter import dialects
 from exporter.batchnorm.bundle import Bundle, Origin
 from exporter.errors import FormatError, UnsupportedError, UsageError, printable
 from exporter.formats.hdf5 import is_hdf5, open_hdf5
-from exporter.keras_config import Architecture, Node, join, node_tree_from, parse_config
+from exporter.keras import dialects
+from exporter.keras.config import Architecture, Node, join, node_tree_from, parse_config
 from exporter.sources._keras_h5_norms import Reading
 from exporter.sources._keras_h5_weights import Candidate, Group, candidates
 from exporter.sources._v3_replay import LEAVES

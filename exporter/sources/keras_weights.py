@@ -42,7 +42,7 @@ def read(place: Place, options: Options) -> Bundle:
     """The batch norms; epsilon None unless `options.architecture` gives the config."""
     tree = version = None
     if options.architecture is not None:
-        from exporter.keras_config import node_tree_from
+        from exporter.keras.config import node_tree_from
 
         architecture = node_tree_from(options.architecture)
         tree, version = architecture.tree, architecture.keras_version

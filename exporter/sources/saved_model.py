@@ -10,13 +10,13 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from exporter.batchnorm.bundle import Bundle, Origin
-from exporter.dialects import FUSED_MINIMUM
 from exporter.errors import FormatError, UnsupportedError, names
 from exporter.files.place import Place
 from exporter.formats.graph_def import MetaGraph, open_file
 from exporter.formats.object_graph import OBJECT_GRAPH, SavedGraph
 from exporter.formats.protobuf import Message, fields
 from exporter.formats.tensor_bundle import Checkpoint, TensorBundle, open_checkpoint
+from exporter.keras.dialects import FUSED_MINIMUM
 from exporter.sources._graph import find_norms as norms_of_graph
 from exporter.sources._graph_layers import Stored, layers
 from exporter.sources._graph_trace import VARIABLES as VARIABLE_OPS

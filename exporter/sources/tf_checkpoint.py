@@ -6,20 +6,20 @@ import re
 from typing import TYPE_CHECKING
 
 from exporter.batchnorm.bundle import Bundle, Origin
-from exporter.dialects import era_of
 from exporter.errors import FormatError, names
 from exporter.files.place import MiB, Place
 from exporter.formats.object_graph import OBJECT_GRAPH
 from exporter.formats.sstable import is_table
 from exporter.formats.tensor_bundle import TensorBundle, open_checkpoint
-from exporter.keras_config import node_tree_from, norm_fields
+from exporter.keras.config import node_tree_from, norm_fields
+from exporter.keras.dialects import era_of
 from exporter.sources._object_configs import StoredConfigs, given_configs
 from exporter.sources._objects import ObjectNames, batch_norm, find_norms, open_graph, with_kernel
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from exporter.keras_config import Node
+    from exporter.keras.config import Node
     from exporter.sources import Options
     from exporter.sources._graph import GraphNorm
 

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exporter import dialects
 from exporter.batchnorm.bundle import MOST_CHANNELS, Bundle, Origin
 from exporter.batchnorm.layer import PARAMETERS
 from exporter.errors import FormatError, UnsupportedError, names, printable
 from exporter.files.place import MiB, Place
 from exporter.formats.strict_json import parse_json
-from exporter.keras_config import Node, is_batch_norm, join, model_tree, node_tree_from, norm_fields
-from exporter.ranks import input_ranks
+from exporter.keras import dialects
+from exporter.keras.config import Node, is_batch_norm, join, model_tree, node_tree_from, norm_fields
+from exporter.keras.ranks import input_ranks
 from exporter.sources import to_nobody
 from exporter.sources._keras_h5_weights import Group as Layer
 from exporter.sources._keras_h5_weights import norms_of

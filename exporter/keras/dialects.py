@@ -26,7 +26,7 @@ from exporter.errors import FormatError, LayerError, UsageError, printable
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from exporter.keras_config import NormFields
+    from exporter.keras.config import NormFields
 
 VARIANCE, DEVIATION, EPSILON_OUTSIDE = "variance", "deviation", "variance, epsilon outside"
 

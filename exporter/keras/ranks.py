@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from exporter.keras_config import Node
+from exporter.keras.config import Node
 
 # Layers whose name ends in 1D, 2D or 3D: the rank of the input, which the output has, too.
 _SPATIAL_RANKS = {"1D": 3, "2D": 4, "3D": 5}
