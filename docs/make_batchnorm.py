@@ -1,4 +1,4 @@
-"""Makes the sections on mistakes in docs/batchnorm.md from the table in exporter/mistakes.py.
+"""Makes the sections on mistakes in docs/batchnorm.md from the table in exporter/diagnosis/mistakes.py.
 
     python docs/make_batchnorm.py
 """
@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from exporter.diagnosing.case import Case, make_case
-from exporter.mistakes import MISTAKES, RIGHT, Mistake
+from exporter.diagnosis.case import Case, make_case
+from exporter.diagnosis.mistakes import MISTAKES, RIGHT, Mistake
 from exporter.sources.bundle import from_document
 
 HERE = Path(__file__).resolve().parent
-MARK = "<!-- Everything below is made by docs/make_batchnorm.py from exporter/mistakes.py. -->\n"
+MARK = "<!-- Everything below is made by docs/make_batchnorm.py from exporter/diagnosis/mistakes.py. -->\n"
 SHOWN_ON = ("near_epsilon", "channels_first/4", "epsilon/1e-5", "no_gamma", "negative_and_zero_gamma", "types/float64")
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from exporter.__about__ import __version__ as __version__
 
 _HOME = {
-    "BatchNorm": "batchnorm.layer", "Bundle": "batchnorm.bundle", "Origin": "batchnorm.bundle", "diagnose": "diagnosis", "evaluate": "batchnorm.formula", "export_many": "many",
+    "BatchNorm": "batchnorm.layer", "Bundle": "batchnorm.bundle", "Origin": "batchnorm.bundle", "diagnose": "diagnosis.search", "evaluate": "batchnorm.formula", "export_many": "many",
     "load": "resolve", "read": "resolve", "write": "files.output", "ExporterError": "errors", "UsageError": "errors",
     "FormatError": "errors", "UnsupportedError": "errors", "UnresolvedError": "errors", "LayerError": "errors",
     "BundleError": "errors", "OutputError": "errors", "MissingExtra": "errors",
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from exporter.batchnorm.bundle import Origin as Origin
     from exporter.batchnorm.formula import evaluate as evaluate
     from exporter.batchnorm.layer import BatchNorm as BatchNorm
-    from exporter.diagnosis import diagnose as diagnose
+    from exporter.diagnosis.search import diagnose as diagnose
     from exporter.errors import BundleError as BundleError
     from exporter.errors import ExporterError as ExporterError
     from exporter.errors import FormatError as FormatError

@@ -28,8 +28,8 @@ def diagnose(words: Sequence[str] | None = None) -> int:
     if args.bundle is None or args.input is None or args.output is None:
         raise UsageError("BUNDLE, --input and --output are needed",
                          hint="bn-diagnose out.json --layer bn_1 --input '1, 5' --output '-1, 1'")
-    from exporter.diagnosing import samples
-    from exporter.diagnosis import diagnose as find
+    from exporter.diagnosis import samples
+    from exporter.diagnosis.search import diagnose as find
     from exporter.files.remote import place_for
     from exporter.resolve import read_place
 
@@ -47,7 +47,7 @@ def diagnose(words: Sequence[str] | None = None) -> int:
 
 
 def _explain(args: argparse.Namespace) -> int:
-    from exporter import mistakes
+    from exporter.diagnosis import mistakes
 
     if args.list:
         for mistake in mistakes.MISTAKES:
@@ -61,7 +61,7 @@ def gathered(words: Sequence[str]) -> list[str]:
     """The words with the numbers after --input and --output made one word, so that "--output -1 1" and "--output -1,1" are no options."""
     if not any(word in GIVEN for word in words):
         return list(words)
-    from exporter.diagnosing.samples import looks_like_numbers
+    from exporter.diagnosis.samples import looks_like_numbers
 
     result: list[str] = []
     pending = list(words)

@@ -21,7 +21,7 @@ def evaluate(words: Sequence[str] | None = None) -> int:
     """bn-eval BUNDLE IN.npy OUT.npy --layer PATH"""
     args = eval_parser().parse_args(words)
     from exporter import streaming
-    from exporter.diagnosing import samples
+    from exporter.diagnosis import samples
     from exporter.files import output
     from exporter.files.place import Place
     from exporter.files.remote import is_url, place_for

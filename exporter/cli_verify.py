@@ -15,7 +15,7 @@ from exporter.cli import add_reading_options, main, read_options, warn
 from exporter.errors import UsageError, printable
 
 if TYPE_CHECKING:
-    from exporter.comparison import Check, Difference
+    from exporter.diagnosis.comparison import Check, Difference
 
 
 def verify_command() -> NoReturn:
@@ -28,7 +28,7 @@ def verify(words: Sequence[str] | None = None) -> int:
     args = verify_parser().parse_args(words)
     if args.live and args.model is None:
         raise UsageError("--live needs the MODEL whose layers are to be run")
-    from exporter import comparison
+    from exporter.diagnosis import comparison
     from exporter.files.remote import place_for
     from exporter.resolve import load, read_place
 
@@ -46,7 +46,7 @@ def verify(words: Sequence[str] | None = None) -> int:
         text.append(_differences(differences, len(bundle), args.model))
         passed = passed and not differences
     if args.live:
-        from exporter.live import check_live
+        from exporter.diagnosis.live import check_live
 
         live, absent = check_live(bundle, place_for(args.model))
         report["live"], report["not_found_live"] = _rows(live), absent

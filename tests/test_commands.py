@@ -100,7 +100,7 @@ def test_explain_and_list(run):
     assert code == 0
     assert out.startswith("BN101  epsilon outside the root\n")
     code, out, _ = run(diagnose, "--list")
-    assert (code, len(out.splitlines())) == (0, len(exporter.mistakes.MISTAKES))
+    assert (code, len(out.splitlines())) == (0, len(exporter.diagnosis.mistakes.MISTAKES))
     code, _, err = run(diagnose, "--explain", "BN1")
     assert code == 2
     assert "there is no mistake 'BN1'" in err
@@ -272,7 +272,7 @@ def test_what_differs_is_told_by_layer_parameter_and_channel(run, several, tmp_p
 
 
 def test_the_sign_of_zero_differs():
-    from exporter.comparison import compare_layers
+    from exporter.diagnosis.comparison import compare_layers
 
     layer = make_layer().replace(beta=np.zeros(4, np.float32))
     found = compare_layers(layer, layer.replace(beta=np.array([0, 0, -0.0, 0], np.float32)))
@@ -280,7 +280,7 @@ def test_the_sign_of_zero_differs():
 
 
 def test_one_axis_under_two_names_is_one():
-    from exporter.comparison import compare_layers
+    from exporter.diagnosis.comparison import compare_layers
 
     layer = make_layer().replace(ndim=4)
     assert compare_layers(layer, layer.replace(axis=(3,))) == []

@@ -14,8 +14,8 @@ import exporter
 from exporter import diagnose
 from exporter.batchnorm import vectors
 from exporter.batchnorm.layer import BatchNorm
-from exporter.diagnosing.case import make_case
-from exporter.mistakes import MISTAKES
+from exporter.diagnosis.case import make_case
+from exporter.diagnosis.mistakes import MISTAKES
 
 SAMPLE = ROOT / "sample_models" / "encoder_keras3" / "model.keras"
 

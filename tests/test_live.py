@@ -12,8 +12,8 @@ import pytest
 from conftest import ROOT
 
 import exporter
-from exporter import live
 from exporter.cli_verify import verify
+from exporter.diagnosis import live
 from exporter.files.place import Place
 
 SAMPLES = ROOT / "sample_models"

@@ -12,10 +12,10 @@ import pytest
 from conftest import ROOT, make_layer
 
 import exporter
-from exporter import mistakes
 from exporter.batchnorm.formula import round_to
-from exporter.diagnosing.case import make_case
-from exporter.mistakes import MISTAKES
+from exporter.diagnosis import mistakes
+from exporter.diagnosis.case import make_case
+from exporter.diagnosis.mistakes import MISTAKES
 
 MARGIN = 16  # times the error bound
 VECTORS = ROOT / "vectors" / "batchnorm-1.json"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.diagnosing.samples import from_text, half_unit, looks_like_numbers, numbers, read
+from exporter.diagnosis.samples import from_text, half_unit, looks_like_numbers, numbers, read
 from exporter.errors import ExporterError, UsageError
 
 

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from exporter.batchnorm.bundle import Bundle, Origin
 from exporter.batchnorm.formula import round_to, wide
 from exporter.batchnorm.layer import HELD_IN, BatchNorm
-from exporter.diagnosing.case import Case, make_case
-from exporter.mistakes import MISTAKES
+from exporter.diagnosis.case import Case, make_case
+from exporter.diagnosis.mistakes import MISTAKES
 from exporter.targets import Options, bundle_json
 
 HERE = Path(__file__).resolve().parent

@@ -1,4 +1,4 @@
-"""The mistakes of the table in exporter/mistakes.py as changes of a Case: each yields (which variant, the changed case).
+"""The mistakes of the table in exporter/diagnosis/mistakes.py as changes of a Case: each yields (which variant, the changed case).
 
 A variant that cannot be made from a layer (no gamma to leave out, one row without an unbiased variance) is not yielded.
 """
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from exporter.batchnorm.formula import round_to
-from exporter.diagnosing.case import SMALL_BATCH, Case, layouts
+from exporter.diagnosis.case import SMALL_BATCH, Case, layouts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exporter.comparison import Check, check_output
+from exporter.diagnosis.comparison import Check, check_output
 from exporter.errors import FormatError, MissingExtra, UnsupportedError, names, printable
 from exporter.files.place import Place
 

@@ -6,10 +6,10 @@ import dataclasses
 import math
 from typing import Any
 
-from exporter.diagnosing.explanations import Explanation
-from exporter.diagnosis import Diagnosis
+from exporter.diagnosis.explanations import Explanation
+from exporter.diagnosis.mistakes import BY_CODE, RIGHT
+from exporter.diagnosis.search import Diagnosis
 from exporter.errors import printable
-from exporter.mistakes import BY_CODE, RIGHT
 
 MOST_SHOWN = 5
 MOST_HIDDEN = 8

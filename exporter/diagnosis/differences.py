@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from exporter.diagnosing.evidence import Evidence
+from exporter.diagnosis.evidence import Evidence
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

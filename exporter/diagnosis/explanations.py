@@ -10,10 +10,10 @@ import numpy as np
 
 from exporter.batchnorm.formula import round_to
 from exporter.batchnorm.layer import TINY, UNIT
-from exporter.diagnosing.case import Case
-from exporter.diagnosing.evidence import Evidence
-from exporter.diagnosing.solvers import describe_order, match_channels, solve_epsilon
-from exporter.mistakes import BY_CODE, MISTAKES
+from exporter.diagnosis.case import Case
+from exporter.diagnosis.evidence import Evidence
+from exporter.diagnosis.mistakes import BY_CODE, MISTAKES
+from exporter.diagnosis.solvers import describe_order, match_channels, solve_epsilon
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

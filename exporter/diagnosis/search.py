@@ -10,12 +10,12 @@ import numpy as np
 
 from exporter.batchnorm.bundle import Bundle
 from exporter.batchnorm.layer import BatchNorm
-from exporter.diagnosing.case import Case, make_case
-from exporter.diagnosing.evidence import Evidence, aligned, channels_of, gather
-from exporter.diagnosing.explanations import Explanation, again, explain, explain_closer, explain_further, rank, variant
-from exporter.diagnosing.samples import Numbers, numbers
+from exporter.diagnosis.case import Case, make_case
+from exporter.diagnosis.evidence import Evidence, aligned, channels_of, gather
+from exporter.diagnosis.explanations import Explanation, again, explain, explain_closer, explain_further, rank, variant
+from exporter.diagnosis.mistakes import MISTAKES
+from exporter.diagnosis.samples import Numbers, numbers
 from exporter.errors import UsageError, names, printable
-from exporter.mistakes import MISTAKES
 
 MOST_LAYERS = 20  # in which pairs of mistakes are tried, a second each at most
 
@@ -54,13 +54,13 @@ class Diagnosis:
 
     def text(self) -> str:
         """The diagnosis for people."""
-        from exporter.diagnosing.text import render
+        from exporter.diagnosis.text import render
 
         return render(self)
 
     def to_dict(self) -> dict[str, Any]:
         """The diagnosis for machines: JSON types only."""
-        from exporter.diagnosing.text import as_dict
+        from exporter.diagnosis.text import as_dict
 
         return as_dict(self)
 
@@ -176,7 +176,7 @@ def _differs(evidence: list[Evidence], found: list[Explanation], notes: list[str
     columns = list(best.channels or ()) if best is not None and one.any_channel else [0] if one.any_channel else []
     explained = again(one, best) if best is not None else None
     if not found:
-        from exporter.diagnosing.differences import how_they_differ
+        from exporter.diagnosis.differences import how_they_differ
 
         notes += how_they_differ(one)
     elif one.any_channel and len(found) > 1:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from exporter.diagnosing.case import Case
+from exporter.diagnosis.case import Case
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -8,9 +8,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from exporter.diagnosing import wrong
-from exporter.diagnosing.case import Case
-from exporter.diagnosing.wrong import Variants
+from exporter.diagnosis import wrong
+from exporter.diagnosis.case import Case
+from exporter.diagnosis.wrong import Variants
 from exporter.errors import UsageError
 
 GITHUB = "https://github.com/"
