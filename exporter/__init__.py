@@ -8,45 +8,31 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from exporter.__about__ import __version__ as __version__
 
 _HOME = {
-    "BatchNorm": "batchnorm.layer", "Bundle": "batchnorm.bundle", "Origin": "batchnorm.bundle", "diagnose": "diagnosis.search", "evaluate": "batchnorm.formula", "export_many": "many",
-    "load": "resolve", "read": "resolve", "write": "files.output", "ExporterError": "errors", "UsageError": "errors",
-    "FormatError": "errors", "UnsupportedError": "errors", "UnresolvedError": "errors", "LayerError": "errors",
-    "BundleError": "errors", "OutputError": "errors", "MissingExtra": "errors",
+    "batchnorm.bundle": ("Bundle", "Origin"),
+    "batchnorm.layer": ("BatchNorm",),
+    "batchnorm.formula": ("evaluate",),
+    "diagnosis.search": ("diagnose",),
+    "errors": ("BundleError", "ExporterError", "FormatError", "LayerError", "MissingExtra", "OutputError", "UnresolvedError",
+               "UnsupportedError", "UsageError"),
+    "pipeline.many": ("export_many",),
+    "pipeline.read": ("load", "read"),
+    "files.output": ("write",),
 }
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
-__all__ = sorted(_HOME)
-
-if TYPE_CHECKING:
-    from exporter.batchnorm.bundle import Bundle as Bundle
-    from exporter.batchnorm.bundle import Origin as Origin
-    from exporter.batchnorm.formula import evaluate as evaluate
-    from exporter.batchnorm.layer import BatchNorm as BatchNorm
-    from exporter.diagnosis.search import diagnose as diagnose
-    from exporter.errors import BundleError as BundleError
-    from exporter.errors import ExporterError as ExporterError
-    from exporter.errors import FormatError as FormatError
-    from exporter.errors import LayerError as LayerError
-    from exporter.errors import MissingExtra as MissingExtra
-    from exporter.errors import OutputError as OutputError
-    from exporter.errors import UnresolvedError as UnresolvedError
-    from exporter.errors import UnsupportedError as UnsupportedError
-    from exporter.errors import UsageError as UsageError
-    from exporter.files.output import write as write
-    from exporter.many import export_many as export_many
-    from exporter.resolve import load as load
-    from exporter.resolve import read as read
+__all__ = sorted(_MODULE_OF)  # noqa: PLE0605  # __init__.pyi spells it out for type checkers
 
 
 def __getattr__(name: str) -> Any:
     """The public names, imported when they are first used: `import exporter` costs a few milliseconds."""
-    if name not in _HOME:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module 'exporter' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"exporter.{_HOME[name]}"), name)
+    value = getattr(importlib.import_module(f"exporter.{_MODULE_OF[name]}"), name)
     globals()[name] = value
     return value
 

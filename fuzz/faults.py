@@ -18,7 +18,7 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 MODEL = ROOT / "sample_models" / "encoder_keras3" / "model.h5"
-COMMAND = [sys.executable, "-c", "from exporter.cli import export_command; export_command()"]
+COMMAND = [sys.executable, "-c", "from exporter.commands.export import export_command; export_command()"]
 OLD = b"what stood there before"
 
 

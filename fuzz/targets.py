@@ -21,7 +21,6 @@ import mutations
 import numpy as np
 
 import exporter
-from exporter import message, resolve
 from exporter.batchnorm.bundle import Bundle, Origin
 from exporter.batchnorm.layer import BatchNorm
 from exporter.errors import LONGEST_MESSAGE, ExporterError, FormatError
@@ -30,6 +29,8 @@ from exporter.formats import graph_def, object_graph, strict_json, tensor_bundle
 from exporter.formats.protobuf import Message
 from exporter.formats.zip_archive import Archive
 from exporter.keras import config as keras_config
+from exporter.pipeline import message
+from exporter.pipeline import read as resolve
 from exporter.sources import Options
 from exporter.sources.bundle import from_document
 from exporter.targets import Options as WriteOptions

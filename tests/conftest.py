@@ -67,7 +67,7 @@ def same_layer(a, b):
 @pytest.fixture
 def run(capsys):
     """run(command, *words) -> (exit code, stdout, stderr) of a command in this process."""
-    from exporter import cli
+    from exporter.commands import shared as cli
 
     def call(command, *words):
         with pytest.raises(SystemExit) as done:

@@ -43,7 +43,7 @@ def test_the_names_of_pytorch_lose_nothing(tmp_path):
 
 @pytest.mark.parametrize("suffix", ["npz", "safetensors", "zip"])
 def test_any_form_is_a_model_for_the_command(suffix, tmp_path, run):
-    from exporter.cli import export
+    from exporter.commands.export import export
 
     output.write(make_bundle(), tmp_path / f"b.{suffix}")
     code, _, err = run(export, tmp_path / f"b.{suffix}", tmp_path / "out.json")

@@ -12,14 +12,16 @@ import pytest
 from conftest import ROOT, make_bundle, make_layer
 
 import exporter
-from exporter import cli
+from exporter.commands import export as cli
+from exporter.commands import shared
 
 SAMPLES = ROOT / "sample_models"
 KERAS = SAMPLES / "encoder_keras3" / "model.keras"
 
 
 def test_help_and_version_need_nothing_but_python():
-    program = "import sys; from exporter import cli; sys.argv = ['bn-export', {!r}]; sys.modules['numpy'] = None; cli.export_command()"
+    program = ("import sys; from exporter.commands import export; sys.argv = ['bn-export', {!r}]; sys.modules['numpy'] = None; "
+               "export.export_command()")
     for word, said in (("--help", "usage: bn-export"), ("--version", f"bn-export {exporter.__version__}")):
         done = subprocess.run([sys.executable, "-c", program.format(word)], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
@@ -175,7 +177,7 @@ def test_names_from_a_file_are_printed_harmlessly(run, tmp_path):
 
 
 def test_warnings_are_counted_after_twenty(capsys):
-    cli.warn([f"number {n}" for n in range(30)])
+    shared.warn([f"number {n}" for n in range(30)])
     err = capsys.readouterr().err
     assert err.count("warning: ") == 21
     assert "and 10 more like these" in err

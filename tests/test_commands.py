@@ -12,10 +12,10 @@ from conftest import ROOT, make_bundle, make_layer
 from test_diagnosis import BATCH_QUESTION, EPSILON_QUESTION
 
 import exporter
-from exporter import streaming
-from exporter.cli_diagnose import diagnose
-from exporter.cli_eval import evaluate
-from exporter.cli_verify import verify
+from exporter.commands.diagnose import diagnose
+from exporter.commands.evaluate import evaluate
+from exporter.commands.verify import verify
+from exporter.pipeline import streaming
 
 KERAS = ROOT / "sample_models" / "encoder_keras3" / "model.keras"
 CONFORMANCE = ROOT / "vectors" / "batchnorm-1.json"
@@ -181,7 +181,7 @@ def test_eval_takes_little_memory_for_a_large_input(several, tmp_path):
     with open(tmp_path / "x.npy", "wb") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
         file.truncate(file.tell() + 4 * 4 * (1 << 24))
-    program = ("import resource, sys, pathlib, numpy as np, exporter; from exporter import streaming\n"
+    program = ("import resource, sys, pathlib, numpy as np, exporter; from exporter.pipeline import streaming\n"
                "layer = exporter.load(sys.argv[1])['a']; source = np.load(sys.argv[2], mmap_mode='r')\n"
                "class Sink:\n    def write(self, data): pass\n"
                "import contextlib, exporter.files.output as output\n"
@@ -301,8 +301,9 @@ def test_verify_refuses(run, tmp_path):
 @pytest.mark.parametrize("name", ["diagnose", "eval", "verify"])
 def test_help_and_version_need_nothing_but_python(name):
     for word, said in (("--help", f"usage: bn-{name}"), ("--version", f"bn-{name} {exporter.__version__}")):
-        program = (f"import sys; sys.modules['numpy'] = None; sys.argv = ['x', {word!r}]; from exporter.cli_{name} import {name}_command; "
-                   f"{name}_command()")
+        module = "evaluate" if name == "eval" else name
+        program = (f"import sys; sys.modules['numpy'] = None; sys.argv = ['x', {word!r}]; "
+                   f"from exporter.commands.{module} import {name}_command; {name}_command()")
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert done.stdout.startswith(said)

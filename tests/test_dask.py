@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT, make_bundle, make_layer
 
 import exporter
-from exporter.many import export_many
+from exporter.pipeline.many import export_many
 
 distributed = pytest.importorskip("distributed", reason="needs the extra `dask`: pip install 'bn-export[dask]'")
 pytestmark = [pytest.mark.filterwarnings("ignore"),  # of distributed and tornado
@@ -101,7 +101,7 @@ def test_the_command(cluster, zoo, tmp_path):
 
 
 def test_no_scheduler(zoo, tmp_path, monkeypatch):
-    from exporter import cli_many
+    from exporter.commands import export_many as cli_many
 
     client = distributed.Client
     monkeypatch.setattr(distributed, "Client", lambda address, timeout: client(address, timeout="1s"))

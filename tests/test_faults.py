@@ -21,16 +21,16 @@ import pytest
 from conftest import ROOT, make_bundle
 
 import exporter
-from exporter import resolve
 from exporter.errors import FormatError
 from exporter.files.place import Place
 from exporter.formats.protobuf import fields
+from exporter.pipeline import read as resolve
 from exporter.sources import Options
 from exporter.sources.saved_model import META_OBJECTS, MODEL_META_GRAPHS
 
 MODEL = ROOT / "sample_models" / "encoder_keras3" / "model.h5"
 SAVED_MODEL = ROOT / "sample_models" / "saved_model_tfkeras" / "saved_model"
-PROGRAM = "from exporter.cli import export_command; export_command()"
+PROGRAM = "from exporter.commands.export import export_command; export_command()"
 # Tells its own peak memory: what the system says of a child starts with that of the process it was started from.
 TELLING = """
 import atexit, pathlib, resource, sys
@@ -38,7 +38,7 @@ def tell():
     own = [line for line in pathlib.Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")][0].split()[1]
     print(f"\\npeak {max(int(own), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)}", file=sys.stderr)
 atexit.register(tell)
-from exporter.cli import export_command
+from exporter.commands.export import export_command
 export_command()
 """
 OLD = b"what stood there before"
@@ -383,7 +383,7 @@ def test_a_damaged_name_is_not_a_missing_parameter(tmp_path):
 def test_at_most_twenty_warnings_and_long_messages_are_cut(tmp_path, run):
     from conftest import make_layer
 
-    from exporter import cli
+    from exporter.commands import export as cli
 
     layers = [make_layer(f"layer_{number}_{'x' * 900}\x1b[31m").replace(moving_variance=np.float32([1, 1, 1, -1e-6]))
               for number in range(50)]

@@ -57,7 +57,7 @@ def loaded_after(statement):
 
 def test_import_is_light():
     assert not loaded_after("import exporter") & {"numpy", "h5py", "jsonschema", "orjson", "asyncio"}
-    assert not loaded_after("from exporter import cli; cli.export_parser()") & {"numpy", "h5py", "jsonschema", "orjson"}
+    assert not loaded_after("from exporter.commands import export; export.export_parser()") & {"numpy", "h5py", "jsonschema", "orjson"}
 
 
 def test_every_public_name_is_there_and_no_other():
@@ -70,7 +70,7 @@ def test_every_public_name_is_there_and_no_other():
 
 def test_function_names_are_not_hidden_by_modules():
     """`exporter.evaluate` stays the function, whatever was imported before it."""
-    program = "import exporter.batchnorm.formula, exporter.batchnorm.vectors, exporter.resolve, exporter; "
+    program = "import exporter.batchnorm.formula, exporter.batchnorm.vectors, exporter.pipeline.read, exporter; "
     program += "print(callable(exporter.evaluate), callable(exporter.read))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["True", "True"]

@@ -12,9 +12,11 @@ import pytest
 from conftest import make_bundle, make_layer, same_layer
 
 import exporter
-from exporter import isolation, message, resolve
 from exporter.errors import FormatError, LayerError, UnresolvedError
 from exporter.files.place import Place
+from exporter.pipeline import child as isolation
+from exporter.pipeline import message
+from exporter.pipeline import read as resolve
 from exporter.sources import Options
 from exporter.targets import Options as WriteOptions
 from exporter.targets import bundle_json

@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT
 
 import exporter
-from exporter.cli_verify import verify
+from exporter.commands.verify import verify
 from exporter.diagnosis import live
 from exporter.files.place import Place
 

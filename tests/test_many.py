@@ -16,10 +16,10 @@ import pytest
 from conftest import ROOT, make_bundle, make_layer
 
 import exporter
-from exporter import many
-from exporter.cli_many import Progress
+from exporter.commands.export_many import Progress
 from exporter.errors import UsageError
-from exporter.many import Summary, Task, expand, export_many, export_one, named_sources, public
+from exporter.pipeline import many
+from exporter.pipeline.many import Summary, Task, expand, export_many, export_one, named_sources, public
 
 LATER = 2_000_000_000
 
@@ -118,7 +118,7 @@ def test_a_defect_in_one_export_does_not_stop_the_rest(tree, monkeypatch):
     def broken(*_, **__):
         raise ZeroDivisionError("oops")
 
-    monkeypatch.setattr("exporter.resolve.read_place", broken)
+    monkeypatch.setattr("exporter.pipeline.read.read_place", broken)
     outcome = export_one(Task("zoo/a.json", "out/a.json", "m"), exporter.sources.Options(), exporter.targets.Options())
     assert outcome.status == "refused"
     assert "ZeroDivisionError" in outcome.reason

@@ -117,7 +117,7 @@ def test_a_file_size_limit_leaves_the_old_output(tmp_path):
 def test_a_polite_kill_removes_the_temporary_file(tmp_path):
     program = textwrap.dedent(f"""
         import os, signal
-        from exporter import cli
+        from exporter.commands import shared as cli
         from exporter.files import output
         from pathlib import Path
         def command(words):

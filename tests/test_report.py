@@ -66,7 +66,7 @@ class Page(HTMLParser):
 
 
 def test_the_suffix_chooses_it_and_the_command_writes_it(run, tmp_path):
-    from exporter import cli
+    from exporter.commands import export as cli
     from exporter.files import output
 
     assert target_for("a.HTML") is html_report

@@ -44,7 +44,7 @@ def test_equal_bundles_give_equal_bytes(suffix):
     (["out.zip", "--no-vectors"], "leave out --no-vectors"),
     (["out.xyz"], "the suffix '.xyz' of the output's name is not known")])
 def test_options_that_do_not_go_together(words, message, tmp_path, run, monkeypatch):
-    from exporter.cli import export
+    from exporter.commands.export import export
 
     monkeypatch.chdir(tmp_path)
     output.write(make_bundle(), tmp_path / "b.json")
@@ -198,7 +198,7 @@ def test_what_onnx_cannot_say_is_refused():
 
 
 def test_without_the_package_the_error_is_one_line(monkeypatch, tmp_path, run):
-    from exporter.cli import export
+    from exporter.commands.export import export
 
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(MissingExtra):

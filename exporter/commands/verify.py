@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from exporter.__about__ import __version__
-from exporter.cli import add_reading_options, main, read_options, warn
+from exporter.commands.shared import add_reading_options, main, read_options, warn
 from exporter.errors import UsageError, printable
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def verify(words: Sequence[str] | None = None) -> int:
         raise UsageError("--live needs the MODEL whose layers are to be run")
     from exporter.diagnosis import comparison
     from exporter.files.remote import place_for
-    from exporter.resolve import load, read_place
+    from exporter.pipeline.read import load, read_place
 
     bundle = load(args.bundle)
     warn(bundle.warnings)

@@ -1,4 +1,4 @@
-"""bn-export with --out-dir: arguments, the progress bar, the summary and its report. The work is in exporter/many.py."""
+"""bn-export with --out-dir: arguments, the progress bar, the summary and its report. The work is in exporter/pipeline/many.py."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from exporter import cli
 from exporter.__about__ import __version__
+from exporter.commands.shared import add_reading_options, read_options, warn
 from exporter.errors import MissingExtra, UsageError, printable
 from exporter.files.remote import is_url
 
 if TYPE_CHECKING:
-    from exporter.many import Outcome, Summary
+    from exporter.pipeline.many import Outcome, Summary
 
 BAR = 24  # characters
 PAGE = """<!DOCTYPE html>
@@ -42,14 +42,14 @@ def export_models(words: Sequence[str]) -> int:
     """bn-export MODEL... --out-dir DIR"""
     gc.enable()  # a long life
     args = many_parser().parse_args(words)
-    from exporter.many import export_many
+    from exporter.pipeline.many import export_many
     from exporter.targets import Options as WriteOptions
 
     if args.report is not None and not args.report.lower().endswith((".json", ".html")):
         raise UsageError("the report's name ends in .json or .html", where=args.report)
     if args.jobs is not None and args.jobs < 1:
         raise UsageError(f"--jobs {args.jobs}: at least 1")
-    options, progress = cli.read_options(args), Progress(args.verbose)
+    options, progress = read_options(args), Progress(args.verbose)
     with _executor(args) as executor:
         try:
             summary = export_many(args.models, args.out_dir, suffix=args.suffix, options=options, executor=executor, force=args.force,
@@ -84,7 +84,7 @@ def many_parser() -> argparse.ArgumentParser:
     parser.add_argument("--names", choices=["keras", "torch"], default="keras", help="names of the tensors in .safetensors files")
     parser.add_argument("--folded", action="store_true", help=".h files: also scale and offset")
     parser.add_argument("--version", action="version", version=f"bn-export {__version__}")
-    cli.add_reading_options(parser)
+    add_reading_options(parser)
     return parser
 
 
@@ -154,7 +154,7 @@ class Progress:
         elif self._verbose:
             held = f": {outcome.layers} batch norms, {outcome.channels} channels" if outcome.status == "exported" else ""
             print(f"{outcome.status} {printable(outcome.source)}{held}", file=sys.stderr)
-        cli.warn([f"{outcome.source}: {warning}" for warning in outcome.warnings])
+        warn([f"{outcome.source}: {warning}" for warning in outcome.warnings])
         if self._bar:
             full = BAR * done // count
             left = (time.monotonic() - self._began) / done * (count - done)

@@ -1,7 +1,8 @@
 """Reading in a child process with limits: libhdf5 hangs or crashes on some damaged files, and a child takes that with it.
 
-What the child sends back (exporter/message.py) is checked, and the gate applied to it as to any other bundle. `fork` starts a child in
-a millisecond, for a program of one thread such as the command; `spawn` starts a fresh interpreter, safe in any program and on Windows.
+What the child sends back (exporter/pipeline/message.py) is checked, and the gate applied to it as to any other bundle. `fork` starts a
+child in a millisecond, for a program of one thread such as the command; `spawn` starts a fresh interpreter, safe in any program and on
+Windows.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def finish(child: Child, meanwhile: Callable[[], object], each: Callable[[BatchN
     """
     try:
         meanwhile()
-        from exporter.message import Reader
+        from exporter.pipeline.message import Reader
 
         reader = Reader(FormatError("the reading process was damaged by it", hint=HARMLESS), each)
         _receive(child, reader.feed)
@@ -155,14 +156,14 @@ def _widen(pipe: int) -> None:
         fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE)
 
 
-STARTER = "import sys; sys.path[:] = dict.fromkeys(sys.argv[1:]); from exporter import isolation; isolation.serve_request()"
+STARTER = "import sys; sys.path[:] = dict.fromkeys(sys.argv[1:]); from exporter.pipeline import child; child.serve_request()"
 
 
 def _spawn(place: Place, options: Options) -> Child:
     import subprocess
 
     # -I: neither the current folder, which may be the model's, nor a variable adds to the places that modules come from
-    command = [sys.executable, "-I", "-c", STARTER, str(Path(__file__).resolve().parent.parent), *filter(os.path.isabs, sys.path)]
+    command = [sys.executable, "-I", "-c", STARTER, str(Path(__file__).resolve().parents[2]), *filter(os.path.isabs, sys.path)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert process.stdin is not None
     assert process.stdout is not None
@@ -199,14 +200,14 @@ def _serve(place: Place, options: Options, descriptor: int) -> None:
     """In the child: reads under limits and sends the answer."""
     import gc
 
-    from exporter.resolve import read_unresolved
+    from exporter.pipeline.read import read_unresolved
 
     _limit(place)
     gc.disable()  # a short life, and nothing in it goes round in circles
     for name in HDF5_VARIABLES:
         os.environ.pop(name, None)
     with os.fdopen(descriptor, "wb", buffering=BUFFER, closefd=True) as file:
-        from exporter.message import Writer
+        from exporter.pipeline.message import Writer
 
         writer = Writer(file.write)
         try:

@@ -22,7 +22,7 @@ from exporter.files.remote import is_url, place_for, store_for
 
 if TYPE_CHECKING:
     from exporter.files.place import Place
-    from exporter.resume import Index
+    from exporter.pipeline.resume import Index
     from exporter.sources import Options
     from exporter.targets import Options as WriteOptions
 
@@ -38,7 +38,7 @@ class Outcome:
     layers, channels: how many batch norms were exported, and the sum of their channels.
     reason, hint:     of a refusal, as the command prints them.
     warnings:         what should be known about an export that is fine.
-    mark, written:    what tells this state of the model and of the export from another (exporter/resume.py).
+    mark, written:    what tells this state of the model and of the export from another (exporter/pipeline/resume.py).
     """
 
     source: str
@@ -97,8 +97,9 @@ def export_many(sources: Iterable[str | os.PathLike[str]], out_dir: str | os.Pat
     Every model is read in a child process with limits on time and memory. Calling it again goes on where a call was interrupted.
     Raises: UsageError (no sources, unknown suffix), OutputError (no such folder can be made or written).
     """
-    from exporter import resume, targets
     from exporter import sources as reading
+    from exporter import targets
+    from exporter.pipeline import resume
 
     options, write_options = options or reading.Options(), write_options or targets.Options()
     targets.target_for(f"name{suffix}")
@@ -130,9 +131,9 @@ def export_many(sources: Iterable[str | os.PathLike[str]], out_dir: str | os.Pat
 
 def export_one(task: Task, options: Options, write_options: WriteOptions) -> Outcome:
     """Exports one model, in whatever process an executor runs it."""
-    from exporter import resume
     from exporter.files import output
-    from exporter.resolve import read_place
+    from exporter.pipeline import resume
+    from exporter.pipeline.read import read_place
 
     try:
         place = place_for(task.source)
@@ -162,7 +163,7 @@ def _refused(source: str, out: str, error: ExporterError) -> Outcome:
 
 def _before(source: str, out: str, index: Index, force: bool) -> Task | Outcome:
     """What is known without reading the model: that its pattern names nothing, that its export is there, or that it is to be done."""
-    from exporter import resume
+    from exporter.pipeline import resume
 
     try:
         place = place_for(source)

@@ -67,7 +67,7 @@ def read_place(place: Place, options: Options, *, isolated: bool = False, fork: 
     """
     try:
         if isolated and (not place.is_local or place.exists()):
-            from exporter import isolation
+            from exporter.pipeline import child as isolation
 
             found = isolation.finish(isolation.start(place, options, fork=fork), meanwhile, each)
         else:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from exporter.__about__ import __version__
-from exporter.cli import add_reading_options, main, read_options, warn
+from exporter.commands.shared import add_reading_options, main, read_options, warn
 from exporter.errors import UsageError
 
 GIVEN = ("--input", "--output")
@@ -31,7 +31,7 @@ def diagnose(words: Sequence[str] | None = None) -> int:
     from exporter.diagnosis import samples
     from exporter.diagnosis.search import diagnose as find
     from exporter.files.remote import place_for
-    from exporter.resolve import read_place
+    from exporter.pipeline.read import read_place
 
     x, theirs = samples.read(args.input, "input"), samples.read(args.output, "output")
     bundle = read_place(place_for(args.bundle), read_options(args), isolated=True, fork=True)

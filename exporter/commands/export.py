@@ -1,68 +1,19 @@
-"""The commands: arguments, printing, exit codes. No logic.
-
-Exit codes: 0 fine, 1 refused or found something, 2 usage. stdout is data, stderr is talk.
-"""
+"""bn-export MODEL [OUT]: list the batch norms of a model, or write them."""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import gc
-import os
-import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from exporter.__about__ import __version__
-from exporter.errors import ExporterError, UsageError, printable, unexpected
+from exporter.commands.shared import add_reading_options, main, read_options, warn
+from exporter.errors import UsageError, printable
 
 if TYPE_CHECKING:
     from exporter.batchnorm.bundle import Bundle
     from exporter.batchnorm.layer import BatchNorm
-    from exporter.sources import Options
-
-MOST_WARNINGS = 20
-
-
-def main(command: Callable[[Sequence[str] | None], int], words: Sequence[str] | None = None) -> NoReturn:
-    """Runs a command and turns every outcome into an exit code and a message."""
-    gc.disable()  # a short life; looking for what goes round in circles costs a tenth of it
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # no matrices here; the threads for them cost as much as NumPy
-    with contextlib.suppress(ValueError, AttributeError):  # a polite kill removes the temporary file, as Ctrl-C does
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        code = command(words)
-        sys.stdout.flush()
-    except ExporterError as error:
-        code = fail(error)
-    except KeyboardInterrupt:
-        code = 130
-    except BrokenPipeError:  # the reader of our output went away, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        code = 1
-    except (MemoryError, RecursionError) as error:
-        code = fail(ExporterError(f"{type(error).__name__}: the input asks for more than this machine has"))
-    except Exception as error:
-        code = fail(unexpected(error))
-    gc.freeze()  # nor at the end
-    sys.exit(code)
-
-
-def fail(error: ExporterError) -> int:
-    """Prints an error and its hint; returns the exit code."""
-    print(f"error: {error}", file=sys.stderr)
-    if error.hint:
-        print(f"hint: {printable(error.hint, 500)}", file=sys.stderr)
-    return 2 if isinstance(error, UsageError) else 1
-
-
-def warn(sentences: Sequence[str]) -> None:
-    """Prints warnings, the first twenty and how many more."""
-    for sentence in sentences[:MOST_WARNINGS]:
-        print(f"warning: {printable(sentence, 300)}", file=sys.stderr)
-    if len(sentences) > MOST_WARNINGS:
-        print(f"warning: and {len(sentences) - MOST_WARNINGS} more like these", file=sys.stderr)
 
 
 def export_command() -> NoReturn:
@@ -74,13 +25,13 @@ def export(words: Sequence[str] | None = None) -> int:
     """bn-export MODEL [OUT]"""
     words = sys.argv[1:] if words is None else words
     if any(word == "--out-dir" or word.startswith("--out-dir=") for word in words):
-        from exporter.cli_many import export_models
+        from exporter.commands.export_many import export_models
 
         return export_models(words)
     parser = export_parser()
     args = parser.parse_args(words)
     from exporter.files.remote import place_for
-    from exporter.resolve import read_place
+    from exporter.pipeline.read import read_place
 
     place, options = place_for(args.model), read_options(args)
     begin = None
@@ -152,44 +103,6 @@ def export_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"bn-export {__version__}")
     add_reading_options(parser)
     return parser
-
-
-def add_reading_options(parser: argparse.ArgumentParser) -> None:
-    """The options that say what the file does not."""
-    group = parser.add_argument_group("reading")
-    group.add_argument("--epsilon", action="append", default=[], metavar="V|GLOB=V",
-                       help="epsilon of layers whose file does not say it; GLOB over paths; repeatable")
-    group.add_argument("--architecture", metavar="FILE", help="the model's JSON, or another model file that holds its config")
-    group.add_argument("--layers", action="append", default=[], metavar="GLOB", help="only layers whose path matches; repeatable")
-    group.add_argument("--skip-unresolved", action="store_true", help="write what can be resolved and list the rest in the bundle")
-    group.add_argument("--effective-epsilon", action="store_true",
-                       help="write the epsilon that the fused kernel used (max(epsilon, 1.001e-5) in TensorFlow 1.12 to 2.11)")
-    group.add_argument("--ema", choices=["yes", "no"],
-                       help="TF1 checkpoints: take the moving averages of the variables (X/ExponentialMovingAverage) where there are any, "
-                            "or never; without it: as the graph beside the checkpoint uses them")
-    group.add_argument("--keras-version", metavar="V", help="the Keras that wrote a weights file which does not say, e.g. 1.0.5")
-    group.add_argument("--backend", choices=["tensorflow", "theano", "cntk"], help="its backend, likewise")
-
-
-def read_options(args: argparse.Namespace) -> Options:
-    """Options from parsed arguments. Raises UsageError for an epsilon that is no number."""
-    from exporter.files.remote import place_for
-    from exporter.sources import Options
-
-    return Options(epsilon=tuple(map(_epsilon, args.epsilon)), architecture=place_for(args.architecture) if args.architecture else None,
-                   keras_version=args.keras_version, backend=args.backend, ema=args.ema, layers=tuple(args.layers),
-                   skip_unresolved=args.skip_unresolved, effective_epsilon=args.effective_epsilon)
-
-
-def _epsilon(word: str) -> tuple[str, float]:
-    glob, _, number = word.rpartition("=")
-    try:
-        value = float(number)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < 3.4e38:
-        raise UsageError(f"--epsilon {word!r}: a number of 0 or more is needed", hint="e.g. --epsilon 0.001 or --epsilon 'head/*=1e-5'")
-    return glob or "*", value
 
 
 def table(bundle: Bundle) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from exporter.__about__ import __version__
-from exporter.cli import add_reading_options, main, read_options, warn
+from exporter.commands.shared import add_reading_options, main, read_options, warn
 from exporter.errors import UsageError, names, printable
 
 
@@ -20,12 +20,12 @@ def eval_command() -> NoReturn:
 def evaluate(words: Sequence[str] | None = None) -> int:
     """bn-eval BUNDLE IN.npy OUT.npy --layer PATH"""
     args = eval_parser().parse_args(words)
-    from exporter import streaming
     from exporter.diagnosis import samples
     from exporter.files import output
     from exporter.files.place import Place
     from exporter.files.remote import is_url, place_for
-    from exporter.resolve import read_place
+    from exporter.pipeline import streaming
+    from exporter.pipeline.read import read_place
 
     if is_url(args.out):
         raise UsageError("OUT is a local file", hint="copy it afterwards")
