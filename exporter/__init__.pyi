@@ -3,8 +3,8 @@
 from exporter.__about__ import __version__ as __version__
 from exporter.batchnorm.bundle import Bundle as Bundle
 from exporter.batchnorm.bundle import Origin as Origin
-from exporter.batchnorm.formula import evaluate as evaluate
 from exporter.batchnorm.layer import BatchNorm as BatchNorm
+from exporter.batchnorm.layer import evaluate as evaluate
 from exporter.diagnosis.search import diagnose as diagnose
 from exporter.errors import BundleError as BundleError
 from exporter.errors import ExporterError as ExporterError

@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 
 from exporter.batchnorm.bundle import Bundle, Origin
-from exporter.batchnorm.layer import HELD_IN, BatchNorm
+from exporter.batchnorm.dtypes import HELD_IN
+from exporter.batchnorm.layer import BatchNorm
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
 def make_layer(path="encoder/bn_1", *, shape=(4,), axis=(-1,), dtype="float32", epsilon=1e-3, seed=0, gamma=True, beta=True, **fields):
     """A layer with random parameters, variances from 1e-6 to 1e2, a negative and a zero gamma."""
-    from exporter.batchnorm.formula import round_to
+    from exporter.batchnorm.dtypes import round_to
 
     random = np.random.default_rng(seed)
     g = random.normal(1, 0.7, shape)

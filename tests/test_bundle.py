@@ -15,9 +15,8 @@ from hypothesis.extra import numpy as hnp
 
 import exporter
 from exporter.batchnorm import schema
-from exporter.batchnorm.bundle import check, stored_bytes
-from exporter.batchnorm.formula import round_to
-from exporter.batchnorm.layer import HELD_IN
+from exporter.batchnorm.bundle import check
+from exporter.batchnorm.dtypes import HELD_IN, round_to, stored_bytes
 from exporter.errors import BundleError, FormatError, LayerError, UnresolvedError, UnsupportedError
 from exporter.targets import Options, bundle_json
 
@@ -247,7 +246,7 @@ def test_arrays_are_checked_as_arrays(values):
 
 
 def test_every_held_dtype_has_a_unit():
-    from exporter.batchnorm.layer import TINY, UNIT
+    from exporter.batchnorm.dtypes import TINY, UNIT
 
     assert set(HELD_IN) == set(UNIT) == set(TINY) == set(DTYPES)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from conftest import make_layer
 
-from exporter.batchnorm.formula import exact_rows
+from exporter.batchnorm.layer import exact_rows
 from exporter.errors import FormatError, LayerError, UsageError
 from exporter.keras import dialects
 from exporter.keras.config import NormFields

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import exporter
 from exporter.batchnorm import compiled, vectors
-from exporter.batchnorm.formula import round_to
+from exporter.batchnorm.dtypes import round_to
 from exporter.errors import MissingExtra, UsageError
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")

@@ -70,7 +70,7 @@ def test_every_public_name_is_there_and_no_other():
 
 def test_function_names_are_not_hidden_by_modules():
     """`exporter.evaluate` stays the function, whatever was imported before it."""
-    program = "import exporter.batchnorm.formula, exporter.batchnorm.vectors, exporter.pipeline.read, exporter; "
+    program = "import exporter.batchnorm.layer, exporter.batchnorm.vectors, exporter.pipeline.read, exporter; "
     program += "print(callable(exporter.evaluate), callable(exporter.read))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["True", "True"]

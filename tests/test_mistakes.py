@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT, make_layer
 
 import exporter
-from exporter.batchnorm.formula import round_to
+from exporter.batchnorm.dtypes import round_to
 from exporter.diagnosis import mistakes
 from exporter.diagnosis.case import make_case
 from exporter.diagnosis.mistakes import MISTAKES

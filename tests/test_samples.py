@@ -10,7 +10,8 @@ from conftest import ROOT
 
 import exporter
 from exporter.batchnorm import vectors
-from exporter.batchnorm.layer import HELD_IN, PARAMETERS
+from exporter.batchnorm.dtypes import HELD_IN
+from exporter.batchnorm.layer import PARAMETERS
 
 SAMPLES = ROOT / "sample_models"
 ROWS = json.loads((SAMPLES / "manifest.json").read_text())

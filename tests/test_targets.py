@@ -236,7 +236,8 @@ def test_the_compiler_sees_the_same_bits(options, tmp_path):
     for stem, layer in zip(stems, bundle):
         arrays = layer.parameters()
         if options.folded:
-            from exporter.batchnorm.formula import round_to, scale_and_offset
+            from exporter.batchnorm.dtypes import round_to
+            from exporter.batchnorm.layer import scale_and_offset
 
             kind = "float64" if layer.dtype == "float64" else "float32"
             arrays |= {name: round_to(values, kind) for name, values in zip(("scale", "offset"), scale_and_offset(layer))}
@@ -275,7 +276,7 @@ def test_any_path_gives_an_identifier_of_its_own(tmp_path):
 
 
 def test_the_csv_holds_every_number(tmp_path):
-    from exporter.batchnorm.formula import scale_and_offset
+    from exporter.batchnorm.layer import scale_and_offset
 
     bundle = make_bundle(make_layer("a,\"b\"\nc", seed=1), make_layer("=cmd()", dtype="float64", gamma=False, shape=(2, 3), axis=(1, 2)))
     output.write(bundle, tmp_path / "b.csv")

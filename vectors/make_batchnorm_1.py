@@ -15,8 +15,8 @@ import orjson
 from numpy.typing import NDArray
 
 from exporter.batchnorm.bundle import Bundle, Origin
-from exporter.batchnorm.formula import round_to, wide
-from exporter.batchnorm.layer import HELD_IN, BatchNorm
+from exporter.batchnorm.dtypes import HELD_IN, round_to
+from exporter.batchnorm.layer import BatchNorm, wide
 from exporter.diagnosis.case import Case, make_case
 from exporter.diagnosis.mistakes import MISTAKES
 from exporter.targets import Options, bundle_json

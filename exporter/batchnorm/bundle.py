@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exporter.batchnorm.layer import HELD_IN, PARAMETERS, BatchNorm
+from exporter.batchnorm.dtypes import HELD_IN, stored_bytes
+from exporter.batchnorm.layer import PARAMETERS, BatchNorm
 from exporter.errors import ExporterError, LayerError, UnresolvedError, UnsupportedError, names, printable
 
 if TYPE_CHECKING:
@@ -107,13 +108,6 @@ def _identity(layer: BatchNorm) -> bytes:
     numbers = struct.pack(f"<I{len(axis)}iI{len(layer.shape)}I", len(axis), *axis, len(layer.shape), *layer.shape)
     text = layer.path.encode("utf-8", "surrogatepass") + b"\0" + layer.dtype.encode() + b"\0"
     return text + numbers + struct.pack("<d", layer.epsilon if layer.epsilon is not None else 0.0)
-
-
-def stored_bytes(values: NDArray[Any], dtype: str) -> bytes:
-    """The values as little-endian bytes of `dtype`, flat in row-major order (bfloat16: the upper half of a float32)."""
-    if dtype == "bfloat16":
-        return (np.ascontiguousarray(values, "<f4").view("<u4") >> 16).astype("<u2").tobytes()
-    return np.ascontiguousarray(values, np.dtype(HELD_IN[dtype]).newbyteorder("<")).tobytes()
 
 
 def check(bundle: Bundle) -> Bundle:

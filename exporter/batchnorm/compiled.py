@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exporter.batchnorm.formula import joined_rows
+from exporter.batchnorm.fast import joined_rows
 from exporter.errors import MissingExtra
 
 if TYPE_CHECKING:

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exporter.batchnorm.formula import scale_and_offset, wide
-from exporter.batchnorm.layer import BatchNorm
+from exporter.batchnorm.layer import BatchNorm, scale_and_offset, wide
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

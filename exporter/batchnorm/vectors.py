@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exporter.batchnorm.formula import exact_rows, round_to, wide
-from exporter.batchnorm.layer import TINY, UNIT, BatchNorm
+from exporter.batchnorm.dtypes import TINY, UNIT, round_to
+from exporter.batchnorm.layer import BatchNorm, exact_rows, wide
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exporter.batchnorm.formula import broadcast
-from exporter.batchnorm.layer import TINY, UNIT, BatchNorm
+from exporter.batchnorm.dtypes import TINY, UNIT
+from exporter.batchnorm.layer import BatchNorm, broadcast
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exporter.batchnorm import vectors
-from exporter.batchnorm.bundle import Bundle, stored_bytes
-from exporter.batchnorm.formula import exact_rows, round_to
-from exporter.batchnorm.layer import PARAMETERS, UNIT, BatchNorm
+from exporter.batchnorm.bundle import Bundle
+from exporter.batchnorm.dtypes import UNIT, round_to, stored_bytes
+from exporter.batchnorm.layer import PARAMETERS, BatchNorm, exact_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

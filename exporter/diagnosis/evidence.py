@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exporter.batchnorm.layer import UNIT, BatchNorm
+from exporter.batchnorm.dtypes import UNIT
+from exporter.batchnorm.layer import BatchNorm
 from exporter.diagnosis.case import Case, Sheet, case_on, make_case, make_sheet, rows_of
 from exporter.diagnosis.samples import Numbers
 from exporter.errors import UsageError

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exporter.batchnorm.formula import round_to
-from exporter.batchnorm.layer import TINY, UNIT
+from exporter.batchnorm.dtypes import TINY, UNIT, round_to
 from exporter.diagnosis.case import Case
 from exporter.diagnosis.evidence import Evidence
 from exporter.diagnosis.mistakes import BY_CODE, MISTAKES

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from exporter.batchnorm.formula import round_to
+from exporter.batchnorm.dtypes import round_to
 from exporter.diagnosis.case import SMALL_BATCH, Case, layouts
 
 if TYPE_CHECKING:

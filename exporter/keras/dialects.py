@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from exporter.batchnorm.layer import UNIT, BatchNorm
+from exporter.batchnorm.dtypes import UNIT
+from exporter.batchnorm.layer import BatchNorm
 from exporter.errors import FormatError, LayerError, UsageError, printable
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ def convert(layer: BatchNorm) -> BatchNorm:
         return layer
     if layer.epsilon is None:
         raise FormatError("the file does not say its epsilon", where=layer.path)
-    from exporter.batchnorm.formula import round_to
+    from exporter.batchnorm.dtypes import round_to
 
     stored = layer.moving_variance.astype(np.float64)
     outside = layer.statistic == EPSILON_OUTSIDE

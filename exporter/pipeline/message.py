@@ -16,7 +16,8 @@ import numpy as np
 import orjson
 
 from exporter.batchnorm.bundle import Bundle, Origin
-from exporter.batchnorm.layer import HELD_IN, PARAMETERS, BatchNorm
+from exporter.batchnorm.dtypes import HELD_IN
+from exporter.batchnorm.layer import PARAMETERS, BatchNorm
 from exporter.errors import ExporterError, FormatError, UnresolvedError, printable
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exporter.batchnorm.formula import FLOATS, evaluate, find_axes
-from exporter.batchnorm.layer import HELD_IN, BatchNorm
+from exporter.batchnorm.dtypes import HELD_IN
+from exporter.batchnorm.layer import FLOATS, BatchNorm, evaluate, find_axes
 from exporter.errors import UsageError
 
 if TYPE_CHECKING:

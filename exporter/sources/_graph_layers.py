@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exporter.batchnorm.layer import HELD_IN, BatchNorm
+from exporter.batchnorm.dtypes import HELD_IN
+from exporter.batchnorm.layer import BatchNorm
 from exporter.errors import FormatError, printable
 from exporter.sources._graph import GraphNorm
 from exporter.sources._graph_trace import Constant, Filled, Parameter, Parts, Shaping, Variable

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from exporter.batchnorm.layer import HELD_IN, PARAMETERS, BatchNorm
+from exporter.batchnorm.dtypes import HELD_IN
+from exporter.batchnorm.layer import PARAMETERS, BatchNorm
 from exporter.errors import FormatError
 from exporter.formats.object_graph import ADMINISTRATIVE, OBJECT_GRAPH, CheckpointGraph, ObjectGraph, Way
 from exporter.formats.protobuf import Message

@@ -124,7 +124,7 @@ def _whole(number: float, name: str) -> int:
 
 
 def _typed(values: NDArray[np.float64], dtype: str, name: str) -> NDArray[Any]:
-    from exporter.batchnorm.formula import round_to
+    from exporter.batchnorm.dtypes import round_to
 
     typed = round_to(values, dtype)
     if not np.isfinite(typed).all():

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exporter.batchnorm.layer import HELD_IN, PARAMETERS
+from exporter.batchnorm.dtypes import HELD_IN
+from exporter.batchnorm.layer import PARAMETERS
 from exporter.errors import BundleError, FormatError, printable
 from exporter.sources.bundle import LARGEST, from_document
 

@@ -15,8 +15,8 @@ import numpy as np
 from exporter.__about__ import __version__
 from exporter.batchnorm import vectors
 from exporter.batchnorm.bundle import Bundle
-from exporter.batchnorm.formula import round_to, scale_and_offset
-from exporter.batchnorm.layer import PARAMETERS, TINY, BatchNorm
+from exporter.batchnorm.dtypes import TINY, round_to
+from exporter.batchnorm.layer import PARAMETERS, BatchNorm, scale_and_offset
 from exporter.errors import OutputError
 from exporter.targets import Options
 from exporter.targets.bundle_json import FORMULA

@@ -19,8 +19,7 @@ import numpy as np
 
 from exporter.__about__ import __version__
 from exporter.batchnorm.findings import CONSTANT, HUGE, KINDS, Finding, findings
-from exporter.batchnorm.formula import scale_and_offset
-from exporter.batchnorm.layer import BatchNorm
+from exporter.batchnorm.layer import BatchNorm, scale_and_offset
 from exporter.errors import printable
 from exporter.targets._drawing import histogram, number, power, ranges, short
 

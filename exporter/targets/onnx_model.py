@@ -18,8 +18,7 @@ import numpy as np
 
 from exporter.__about__ import __version__
 from exporter.batchnorm.bundle import Bundle
-from exporter.batchnorm.formula import wide
-from exporter.batchnorm.layer import BatchNorm
+from exporter.batchnorm.layer import BatchNorm, wide
 from exporter.errors import MissingExtra, OutputError
 from exporter.targets import Options
 from exporter.targets.c_header import identifiers

@@ -10,7 +10,8 @@ from decimal import Decimal
 
 import numpy as np
 
-from exporter.batchnorm.bundle import Bundle, stored_bytes
+from exporter.batchnorm.bundle import Bundle
+from exporter.batchnorm.dtypes import stored_bytes
 from exporter.batchnorm.layer import BatchNorm
 from exporter.errors import OutputError
 from exporter.formats.safetensors import Tensor, dump

@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from exporter.batchnorm.bundle import Bundle
-from exporter.batchnorm.formula import scale_and_offset
-from exporter.batchnorm.layer import PARAMETERS, BatchNorm
+from exporter.batchnorm.layer import PARAMETERS, BatchNorm, scale_and_offset
 from exporter.targets import Options
 
 if TYPE_CHECKING:

@@ -7,8 +7,7 @@ import re
 import numpy as np
 
 from exporter.batchnorm.bundle import Bundle
-from exporter.batchnorm.formula import scale_and_offset
-from exporter.batchnorm.layer import BatchNorm
+from exporter.batchnorm.layer import BatchNorm, scale_and_offset
 from exporter.errors import printable
 from exporter.targets import Options
 from exporter.targets.bundle_json import FORMULA

@@ -1,0 +1,35 @@
+"""The four types that parameters are stored in: what holds them in NumPy, how they round, and their stored bytes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+# What an array of each dtype is held in. NumPy has no bfloat16: its values are exact in float32.
+HELD_IN = {"float16": np.float16, "bfloat16": np.float32, "float32": np.float32, "float64": np.float64}
+
+# Unit roundoff (half the distance from 1 to the next number) and smallest normal number of each dtype.
+UNIT = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float32": 2.0**-24, "float64": 2.0**-53}
+TINY = {"float16": 2.0**-14, "bfloat16": 2.0**-126, "float32": 2.0**-126, "float64": 2.0**-1022}
+
+
+def round_to(values: NDArray[np.float64], dtype: str) -> NDArray[Any]:
+    """Float64 values rounded once, half to even, to `dtype` (bfloat16: float32 arrays of bfloat16 values)."""
+    with np.errstate(over="ignore"):
+        if dtype != "bfloat16":
+            return np.asarray(values).astype(HELD_IN[dtype])
+        _, exponent = np.frexp(values)
+        quantum = np.maximum(exponent.astype(np.int64) - 8, -133)  # 8 bits of significand; subnormals end at 2**-133
+        rounded = np.ldexp(np.rint(np.ldexp(values, -quantum)), quantum)
+        return np.where(np.isfinite(values), rounded, values).astype(np.float32)
+
+
+def stored_bytes(values: NDArray[Any], dtype: str) -> bytes:
+    """The values as little-endian bytes of `dtype`, flat in row-major order (bfloat16: the upper half of a float32)."""
+    if dtype == "bfloat16":
+        return (np.ascontiguousarray(values, "<f4").view("<u4") >> 16).astype("<u2").tobytes()
+    return np.ascontiguousarray(values, np.dtype(HELD_IN[dtype]).newbyteorder("<")).tobytes()
