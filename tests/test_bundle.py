@@ -15,8 +15,8 @@ from hypothesis.extra import numpy as hnp
 
 import exporter
 from exporter.batchnorm import schema
-from exporter.batchnorm.bundle import check
 from exporter.batchnorm.dtypes import HELD_IN, round_to, stored_bytes
+from exporter.batchnorm.gate import check
 from exporter.errors import BundleError, FormatError, LayerError, UnresolvedError, UnsupportedError
 from exporter.targets import Options, bundle_json
 

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.batchnorm import findings as module
-from exporter.batchnorm.bundle import Bundle, check
+from exporter.batchnorm.bundle import Bundle
 from exporter.batchnorm.findings import KINDS, findings
+from exporter.batchnorm.gate import check
 from exporter.errors import LayerError
 
 

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from conftest import make_bundle, make_layer
 
-from exporter.batchnorm.bundle import Origin, check
+from exporter.batchnorm.bundle import Origin
+from exporter.batchnorm.gate import check
 from exporter.targets import Options, html_report, target_for
 from exporter.targets._drawing import HEADROOM, HEIGHT, WIDTH, histogram, number, ranges, short
 

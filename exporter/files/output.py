@@ -25,7 +25,7 @@ def write(bundle: Bundle, path: str | os.PathLike[str], options: Options | None 
 
     Raises: UsageError (unknown suffix), OutputError (cannot be written; what stood there is untouched), MissingExtra.
     """
-    from exporter.batchnorm.bundle import check
+    from exporter.batchnorm.gate import check
     from exporter.targets import Options, target_for
 
     target = target_for(os.fspath(path))

@@ -7,7 +7,8 @@ import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from exporter.batchnorm.bundle import Bundle, check
+from exporter.batchnorm.bundle import Bundle
+from exporter.batchnorm.gate import check
 from exporter.batchnorm.layer import BatchNorm
 from exporter.errors import ExporterError, FormatError, UnresolvedError, UsageError, names
 from exporter.files.place import Place

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exporter.batchnorm.bundle import MOST_CHANNELS, Bundle, Origin
+from exporter.batchnorm.bundle import Bundle, Origin
+from exporter.batchnorm.gate import MOST_CHANNELS
 from exporter.batchnorm.layer import PARAMETERS
 from exporter.errors import FormatError, UnsupportedError, names, printable
 from exporter.files.place import MiB, Place

@@ -10,7 +10,8 @@ import orjson
 
 from exporter.__about__ import __version__
 from exporter.batchnorm import schema, vectors
-from exporter.batchnorm.bundle import Bundle, check_layer
+from exporter.batchnorm.bundle import Bundle
+from exporter.batchnorm.gate import check_layer
 from exporter.batchnorm.layer import PARAMETERS, BatchNorm
 from exporter.errors import ExporterError
 
