@@ -12,7 +12,7 @@ from tensor_files import encode, field, shape_proto
 from exporter.errors import ExporterError, FormatError
 from exporter.files.place import Place
 from exporter.formats.graph_def import Graph, MetaGraph, Output, Tensor, open_file
-from exporter.sources._graph import find_norms
+from exporter.sources.tf_graph.norms import find_norms
 
 
 def listed(number, shape, values_field, payload):

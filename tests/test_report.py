@@ -17,7 +17,7 @@ from conftest import make_bundle, make_layer
 from exporter.batchnorm.bundle import Origin
 from exporter.batchnorm.gate import check
 from exporter.targets import Options, html_report, target_for
-from exporter.targets._drawing import HEADROOM, HEIGHT, WIDTH, histogram, number, ranges, short
+from exporter.targets.shared.drawing import HEADROOM, HEIGHT, WIDTH, histogram, number, ranges, short
 
 HOSTILE = "encoder/</script><script>alert(1)</script>\u202egnp\"'<img src=x onerror=alert(1)>&amp;$title/\x00\ud800bn_1"
 SHOWN = HOSTILE.replace("\u202e", "\\u202e").replace("\x00", "\\x00").replace("\ud800", "\\ud800")

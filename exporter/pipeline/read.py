@@ -92,7 +92,7 @@ def read_unresolved(place: Place, options: Options) -> Bundle:
     if source is None:
         if not place.exists():
             raise FormatError("no such file or folder")
-        from exporter.sniff import refuse
+        from exporter.sources.shared.refusals import refuse
 
         raise refuse(place)
     inputs = [place] if options.architecture is None else [place, options.architecture]
@@ -100,7 +100,7 @@ def read_unresolved(place: Place, options: Options) -> Bundle:
         with _quiet():
             bundle = source.read(place, options)
     except FormatError:
-        from exporter.sniff import check_fetched
+        from exporter.sources.shared.refusals import check_fetched
 
         for each in inputs:
             each.check_unchanged()  # the better reasons

@@ -13,10 +13,10 @@ from exporter.batchnorm.bundle import Bundle, Origin
 from exporter.errors import FormatError, UnsupportedError, names
 from exporter.formats.graph_def import Graph, MetaGraph, open_file
 from exporter.formats.protobuf import fields, varint
-from exporter.sniff import FOLDED, ORIGINAL
-from exporter.sources._graph import GraphNorm, find_norms, op_scope
-from exporter.sources._graph_layers import layers
-from exporter.sources._graph_trace import FUSED, VARIABLES
+from exporter.sources.shared.refusals import FOLDED, ORIGINAL
+from exporter.sources.tf_graph.layers import layers
+from exporter.sources.tf_graph.norms import GraphNorm, find_norms, op_scope
+from exporter.sources.tf_graph.trace import FUSED, VARIABLES
 
 if TYPE_CHECKING:
     from exporter.files.place import Place

@@ -13,8 +13,8 @@ from exporter.formats.hdf5 import open_hdf5
 from exporter.formats.strict_json import parse_json
 from exporter.formats.zip_archive import MAGIC, Archive
 from exporter.keras.config import Architecture, parse_config
-from exporter.sources._keras_v3 import read_weights
-from exporter.sources._v3_groups import Group
+from exporter.sources.keras_v3.groups import Group
+from exporter.sources.keras_v3.weights import read_weights
 from exporter.sources.keras_weights import open_shards
 
 if TYPE_CHECKING:

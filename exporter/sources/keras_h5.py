@@ -16,9 +16,9 @@ from exporter.errors import FormatError, UnsupportedError, UsageError, printable
 from exporter.formats.hdf5 import is_hdf5, open_hdf5
 from exporter.keras import dialects
 from exporter.keras.config import Architecture, Node, join, node_tree_from, parse_config
-from exporter.sources._keras_h5_norms import Reading
-from exporter.sources._keras_h5_weights import Candidate, Group, candidates
-from exporter.sources._v3_replay import LEAVES
+from exporter.sources.keras_v3.replay import LEAVES
+from exporter.sources.legacy_h5.norms import Reading
+from exporter.sources.legacy_h5.weights import Candidate, Group, candidates
 
 if TYPE_CHECKING:
     from exporter.files.place import Place

@@ -15,8 +15,8 @@ from exporter.errors import FormatError, UnsupportedError, names, printable
 from exporter.files.place import Place
 from exporter.formats.hdf5 import is_hdf5, open_hdf5
 from exporter.formats.strict_json import parse_json
-from exporter.sources._keras_v3 import read_weights
-from exporter.sources._v3_groups import LAYER_LISTS, VARIABLES, Group
+from exporter.sources.keras_v3.groups import LAYER_LISTS, VARIABLES, Group
+from exporter.sources.keras_v3.weights import read_weights
 
 if TYPE_CHECKING:
     from exporter.formats.hdf5_file import File

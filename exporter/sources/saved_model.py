@@ -17,18 +17,18 @@ from exporter.formats.object_graph import OBJECT_GRAPH, SavedGraph
 from exporter.formats.protobuf import Message, fields
 from exporter.formats.tensor_bundle import Checkpoint, TensorBundle, open_checkpoint
 from exporter.keras.dialects import FUSED_MINIMUM
-from exporter.sources._graph import find_norms as norms_of_graph
-from exporter.sources._graph_layers import Stored, layers
-from exporter.sources._graph_trace import VARIABLES as VARIABLE_OPS
-from exporter.sources._graph_trace import Variable
-from exporter.sources._objects import Found, ObjectNames, batch_norm, open_graph, with_kernel
-from exporter.sources._saved_graph import SavedFunctions, key_of
-from exporter.sources._saved_objects import KerasMetadata, era_of_tensorflow, model_prefix, same_norms
+from exporter.sources.tf_graph.layers import Stored, layers
+from exporter.sources.tf_graph.norms import find_norms as norms_of_graph
+from exporter.sources.tf_graph.saved import SavedFunctions, key_of
+from exporter.sources.tf_graph.trace import VARIABLES as VARIABLE_OPS
+from exporter.sources.tf_graph.trace import Variable
+from exporter.sources.tf_objects.norms import Found, ObjectNames, batch_norm, open_graph, with_kernel
+from exporter.sources.tf_objects.saved import KerasMetadata, era_of_tensorflow, model_prefix, same_norms
 
 if TYPE_CHECKING:
     from exporter.batchnorm.layer import BatchNorm
     from exporter.sources import Options
-    from exporter.sources._graph import GraphNorm
+    from exporter.sources.tf_graph.norms import GraphNorm
 
 NAME = "saved-model"
 MODEL, TEXT_MODEL, METADATA, VARIABLES = "saved_model.pb", "saved_model.pbtxt", "keras_metadata.pb", "variables/variables.index"
@@ -119,7 +119,7 @@ def _read(part: Part, checkpoint: Checkpoint, folder: Place, options: Options) -
         from exporter.sources.tf_checkpoint import read_objects
 
         return read_objects(checkpoint, folder, folder.child(ARCHITECTURE), _norms_by_key(graph))
-    from exporter.sources._tf1 import read_graph
+    from exporter.sources.tf_graph.tf1 import read_graph
 
     return read_graph(checkpoint, graph, folder, options)
 
@@ -137,7 +137,7 @@ def _read_frozen(part: Part) -> Bundle:
 
 def _norms_by_key(graph: MetaGraph) -> dict[str, list[GraphNorm]]:
     """The batch norms of a TensorFlow 1 graph by the key under which its saver stores their variance."""
-    from exporter.sources._tf1 import saved_names
+    from exporter.sources.tf_graph.tf1 import saved_names
 
     keys = saved_names(graph)
     found: dict[str, list[GraphNorm]] = {}

@@ -13,15 +13,15 @@ from exporter.formats.sstable import is_table
 from exporter.formats.tensor_bundle import TensorBundle, open_checkpoint
 from exporter.keras.config import node_tree_from, norm_fields
 from exporter.keras.dialects import era_of
-from exporter.sources._object_configs import StoredConfigs, given_configs
-from exporter.sources._objects import ObjectNames, batch_norm, find_norms, open_graph, with_kernel
+from exporter.sources.tf_objects.configs import StoredConfigs, given_configs
+from exporter.sources.tf_objects.norms import ObjectNames, batch_norm, find_norms, open_graph, with_kernel
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from exporter.keras.config import Node
     from exporter.sources import Options
-    from exporter.sources._graph import GraphNorm
+    from exporter.sources.tf_graph.norms import GraphNorm
 
 NAME = "tf-checkpoint"
 STATE = "checkpoint"  # the file that names the latest checkpoint of a folder (checkpoint_state.proto, as text)
@@ -51,7 +51,7 @@ def read(place: Place, options: Options) -> Bundle:
         if isinstance(checkpoint, TensorBundle) and OBJECT_GRAPH in checkpoint:
             found = read_objects(checkpoint, place, options.architecture)
         else:
-            from exporter.sources._tf1 import read_tf1
+            from exporter.sources.tf_graph.tf1 import read_tf1
 
             found = read_tf1(checkpoint, _meta(table), place, options)
     return found.replace(warnings=(*warnings, *found.warnings))

@@ -25,11 +25,11 @@ from exporter.keras import dialects
 from exporter.keras.config import Node, is_batch_norm, join, model_tree, node_tree_from, norm_fields
 from exporter.keras.ranks import input_ranks
 from exporter.sources import to_nobody
-from exporter.sources._keras_h5_weights import Group as Layer
-from exporter.sources._keras_h5_weights import norms_of
-from exporter.sources._keras_v3 import Found, read_weights
-from exporter.sources._norm import assemble, roles_of
-from exporter.sources._v3_groups import VARIABLES, Group
+from exporter.sources.keras_v3.groups import VARIABLES, Group
+from exporter.sources.keras_v3.weights import Found, read_weights
+from exporter.sources.legacy_h5.weights import Group as Layer
+from exporter.sources.legacy_h5.weights import norms_of
+from exporter.sources.shared.assemble import assemble, roles_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

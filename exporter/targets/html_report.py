@@ -21,7 +21,7 @@ from exporter.__about__ import __version__
 from exporter.batchnorm.findings import CONSTANT, HUGE, KINDS, Finding, findings
 from exporter.batchnorm.layer import BatchNorm, scale_and_offset
 from exporter.errors import printable
-from exporter.targets._drawing import histogram, number, power, ranges, short
+from exporter.targets.shared.drawing import histogram, number, power, ranges, short
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -13,7 +13,7 @@ from exporter.formats import npy
 from exporter.formats.zip_archive import MOST_MEMBERS
 from exporter.formats.zip_writer import stored_zip
 from exporter.targets import Options
-from exporter.targets._arrays import DOCUMENT, split
+from exporter.targets.shared.arrays import DOCUMENT, split
 
 NAME = "npz"
 SUFFIXES = (".npz",)

@@ -16,7 +16,7 @@ from exporter.batchnorm.layer import BatchNorm
 from exporter.errors import OutputError
 from exporter.formats.safetensors import Tensor, dump
 from exporter.targets import Options
-from exporter.targets._arrays import DOCUMENT, split
+from exporter.targets.shared.arrays import DOCUMENT, split
 
 NAME = "safetensors"
 SUFFIXES = (".safetensors",)

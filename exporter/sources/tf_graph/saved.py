@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from exporter.errors import FormatError, printable
 from exporter.formats.graph_def import Body, MetaGraph
 from exporter.formats.object_graph import CheckpointGraph, SavedGraph
-from exporter.sources._graph import GraphNorm, find_norms
-from exporter.sources._graph_trace import CALLS, Source, Variable
+from exporter.sources.tf_graph.norms import GraphNorm, find_norms
+from exporter.sources.tf_graph.trace import CALLS, Source, Variable
 
 
 class SavedFunctions:

@@ -12,7 +12,7 @@ from exporter.formats.object_graph import CheckpointGraph, SavedGraph, read_meta
 from exporter.formats.strict_json import parse_json
 from exporter.keras.config import Node, NormFields, is_batch_norm, join, model_tree, norm_fields
 from exporter.keras.dialects import Era, era_of
-from exporter.sources._objects import STATISTICS, Found, find_norms, parameters
+from exporter.sources.tf_objects.norms import STATISTICS, Found, find_norms, parameters
 
 if TYPE_CHECKING:
     from exporter.files.place import Place

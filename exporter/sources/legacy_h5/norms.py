@@ -11,7 +11,7 @@ from exporter.errors import FormatError, names
 from exporter.keras import dialects
 from exporter.keras.config import Node, NormFields, norm_fields
 from exporter.keras.ranks import input_ranks
-from exporter.sources._keras_h5_weights import (
+from exporter.sources.legacy_h5.weights import (
     Candidate,
     Group,
     Norm,
@@ -24,7 +24,7 @@ from exporter.sources._keras_h5_weights import (
     other_weights,
     path_of,
 )
-from exporter.sources._norm import Arrays, assemble
+from exporter.sources.shared.assemble import Arrays, assemble
 
 if TYPE_CHECKING:
     from exporter.formats.hdf5_file import File

@@ -18,7 +18,7 @@ from collections.abc import Set as AbstractSet
 from exporter.errors import FormatError
 from exporter.keras import dialects
 from exporter.keras.config import BATCH_NORMS, MODELS, Node, is_batch_norm, join
-from exporter.sources._v3_groups import LAYER_LISTS, NOT_LAYERS, Group, numbered, snake_case
+from exporter.sources.keras_v3.groups import LAYER_LISTS, NOT_LAYERS, Group, numbered, snake_case
 
 # Layers of Keras's own that hold no other layer: their groups need not be opened.
 LEAVES = frozenset((

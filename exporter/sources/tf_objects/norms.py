@@ -17,13 +17,13 @@ from exporter.errors import FormatError
 from exporter.formats.object_graph import ADMINISTRATIVE, OBJECT_GRAPH, CheckpointGraph, ObjectGraph, Way
 from exporter.formats.protobuf import Message
 from exporter.keras.dialects import Era
-from exporter.sources._norm import RENORM as RENORM_KERAS
-from exporter.sources._norm import assemble
+from exporter.sources.shared.assemble import RENORM as RENORM_KERAS
+from exporter.sources.shared.assemble import assemble
 
 if TYPE_CHECKING:
     from exporter.formats.tensor_bundle import Checkpoint, TensorBundle
     from exporter.keras.config import Node, NormFields
-    from exporter.sources._graph import GraphNorm
+    from exporter.sources.tf_graph.norms import GraphNorm
 
 Names = tuple[str, ...]
 

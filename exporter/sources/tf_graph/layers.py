@@ -13,8 +13,8 @@ import numpy as np
 from exporter.batchnorm.dtypes import HELD_IN
 from exporter.batchnorm.layer import BatchNorm
 from exporter.errors import FormatError, printable
-from exporter.sources._graph import GraphNorm
-from exporter.sources._graph_trace import Constant, Filled, Parameter, Parts, Shaping, Variable
+from exporter.sources.tf_graph.norms import GraphNorm
+from exporter.sources.tf_graph.trace import Constant, Filled, Parameter, Parts, Shaping, Variable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -26,10 +26,10 @@ from exporter.batchnorm.layer import PARAMETERS, BatchNorm
 from exporter.errors import UnsupportedError, UsageError
 from exporter.errors import names as listed
 from exporter.formats.graph_def import MetaGraph, Node, open_file
-from exporter.sources._graph import OF_THE_BATCH, GraphNorm, find_norms
-from exporter.sources._graph_layers import Stored, layers
-from exporter.sources._graph_trace import PASSES, VARIABLES, Constant, Variable
-from exporter.sources._norm import along_by_shape
+from exporter.sources.shared.assemble import along_by_shape
+from exporter.sources.tf_graph.layers import Stored, layers
+from exporter.sources.tf_graph.norms import OF_THE_BATCH, GraphNorm, find_norms
+from exporter.sources.tf_graph.trace import PASSES, VARIABLES, Constant, Variable
 
 if TYPE_CHECKING:
     from exporter.files.place import Place

@@ -17,9 +17,9 @@ from exporter.errors import names as several
 from exporter.keras import dialects
 from exporter.keras.config import BATCH_NORMS, Node, norm_fields
 from exporter.sources import to_nobody
-from exporter.sources._norm import assemble, roles_of
-from exporter.sources._v3_groups import Group, numbered, snake_case
-from exporter.sources._v3_replay import KNOWN_GROUPS, Match, groups_below, holds_equals, is_called, matched
+from exporter.sources.keras_v3.groups import Group, numbered, snake_case
+from exporter.sources.keras_v3.replay import KNOWN_GROUPS, Match, groups_below, holds_equals, is_called, matched
+from exporter.sources.shared.assemble import assemble, roles_of
 
 if TYPE_CHECKING:
     from exporter.batchnorm.bundle import Bundle, Origin

@@ -10,7 +10,7 @@ from exporter.keras.config import Architecture, Node, is_batch_norm, join, parse
 
 if TYPE_CHECKING:
     from exporter.formats.tensor_bundle import TensorBundle
-    from exporter.sources._objects import Found
+    from exporter.sources.tf_objects.norms import Found
 
 OTHER_MODEL = "give the architecture of this checkpoint's model"
 

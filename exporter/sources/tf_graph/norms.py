@@ -14,8 +14,8 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 import numpy as np
 
 from exporter.formats.graph_def import Body, Graph, Node
-from exporter.sources._graph_chain import ADDITIONS, Chain, chains, inner, users_of
-from exporter.sources._graph_trace import (
+from exporter.sources.tf_graph.chain import ADDITIONS, Chain, chains, inner, users_of
+from exporter.sources.tf_graph.trace import (
     CALLS,
     CHOICES,
     FUSED,
