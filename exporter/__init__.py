@@ -21,6 +21,8 @@ _HOME = {
     "pipeline.many": ("export_many",),
     "pipeline.read": ("load", "read"),
     "files.output": ("write",),
+    "sources.shared.options": ("ReadOptions",),
+    "targets.shared.options": ("WriteOptions",),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 

@@ -19,3 +19,5 @@ from exporter.files.output import write as write
 from exporter.pipeline.many import export_many as export_many
 from exporter.pipeline.read import load as load
 from exporter.pipeline.read import read as read
+from exporter.sources.shared.options import ReadOptions as ReadOptions
+from exporter.targets.shared.options import WriteOptions as WriteOptions

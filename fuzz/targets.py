@@ -31,10 +31,10 @@ from exporter.formats.zip_archive import Archive
 from exporter.keras import config as keras_config
 from exporter.pipeline import message
 from exporter.pipeline import read as resolve
-from exporter.sources import Options
 from exporter.sources.bundle import from_document
-from exporter.targets import Options as WriteOptions
+from exporter.sources.shared.options import ReadOptions
 from exporter.targets import bundle_json
+from exporter.targets.shared.options import WriteOptions
 
 SAMPLES = pathlib.Path(__file__).resolve().parent.parent / "sample_models"
 SAVED_MODEL = SAMPLES / "saved_model_tfkeras" / "saved_model"
@@ -162,7 +162,7 @@ def frozen(data: bytes) -> None:
 
 def _read_here(path: pathlib.Path, **how: bool) -> Bundle | None:
     try:
-        bundle = resolve.read_place(Place(path), Options(epsilon=(("*", 1e-3),), skip_unresolved=True), **how)
+        bundle = resolve.read_place(Place(path), ReadOptions(epsilon=(("*", 1e-3),), skip_unresolved=True), **how)
     except ExporterError as error:
         _refused(error)
         return None
@@ -258,7 +258,7 @@ def _configs() -> Iterable[bytes]:
 def bundle_document(data: bytes) -> None:
     """A bundle that is accepted passes the gate or is refused by it, and reads back with the same content."""
     try:
-        bundle = resolve.resolve(from_document(strict_json.parse_json(data, "bundle")), Options())
+        bundle = resolve.resolve(from_document(strict_json.parse_json(data, "bundle")), ReadOptions())
     except ExporterError as error:
         _refused(error)
         return
@@ -277,7 +277,7 @@ def child_answer(data: bytes) -> None:
         for layer in bundle:
             assert isinstance(layer.path, str)
             assert isinstance(layer.moving_mean, np.ndarray)
-        resolve.resolve(bundle, Options())
+        resolve.resolve(bundle, ReadOptions())
     except ExporterError as error:
         _refused(error)
 

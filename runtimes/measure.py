@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import exporter
-from exporter.targets import Options, c_header
+from exporter.targets import c_header
+from exporter.targets.shared.options import WriteOptions
 
 HERE = Path(__file__).resolve().parent
 VECTORS = HERE.parent / "vectors" / "batchnorm-1.json"
@@ -64,7 +65,7 @@ def c(folder: Path) -> Run:
     need("gcc")
 
     def run(bundle: Path) -> str:
-        (folder / "layers.h").write_bytes(c_header.write(exporter.load(bundle), Options()))
+        (folder / "layers.h").write_bytes(c_header.write(exporter.load(bundle), WriteOptions()))
         (folder / "cases.h").write_text(c_cases(json.loads(bundle.read_text("utf-8"))), "ascii")
         call(["gcc", "-std=c99", *C_FLAGS, "-I", ".", '-DBN_CASES="cases.h"', HERE / "c" / "check.c", "-lm", "-o", "check"], folder)
         return call(["./check"], folder)

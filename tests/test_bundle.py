@@ -18,13 +18,14 @@ from exporter.batchnorm import schema
 from exporter.batchnorm.dtypes import HELD_IN, round_to, stored_bytes
 from exporter.batchnorm.gate import check
 from exporter.errors import BundleError, FormatError, LayerError, UnresolvedError, UnsupportedError
-from exporter.targets import Options, bundle_json
+from exporter.targets import bundle_json
+from exporter.targets.shared.options import WriteOptions
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 
 def written(bundle, **options):
-    return bundle_json.write(bundle, Options(**options))
+    return bundle_json.write(bundle, WriteOptions(**options))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

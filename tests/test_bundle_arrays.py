@@ -14,7 +14,7 @@ from exporter.files import output
 from exporter.formats import npy
 from exporter.formats.safetensors import Tensor, dump
 from exporter.formats.zip_writer import stored_zip
-from exporter.targets import Options
+from exporter.targets.shared.options import WriteOptions
 
 
 @pytest.mark.parametrize(("name", "with_vectors"), [
@@ -22,7 +22,7 @@ from exporter.targets import Options
 def test_every_form_gives_the_same_document_back(name, with_vectors, tmp_path):
     bundle, target = mixed(), f"{tmp_path}/{name}"
     output.write(bundle, tmp_path / "direct.json")
-    output.write(bundle, target, Options(vectors=with_vectors))
+    output.write(bundle, target, WriteOptions(vectors=with_vectors))
     back = exporter.load(target)
     for a, b in zip(bundle, back):
         assert same_layer(a, b)
@@ -34,7 +34,7 @@ def test_every_form_gives_the_same_document_back(name, with_vectors, tmp_path):
 def test_the_names_of_pytorch_lose_nothing(tmp_path):
     bundle = mixed()
     bundle = bundle.replace(layers=tuple(layer for layer in bundle if len(layer.shape) == 1))
-    output.write(bundle, tmp_path / "b.safetensors", Options(names="torch"))
+    output.write(bundle, tmp_path / "b.safetensors", WriteOptions(names="torch"))
     back = exporter.load(tmp_path / "b.safetensors")
     assert len(back) == 4
     for a, b in zip(bundle, back):
@@ -84,7 +84,7 @@ def changed_npz(tmp_path, **changes):
     """A good .npz of one layer, "bn", with members replaced ("gamma", "epsilon", "document") or left out (None)."""
     from exporter.targets import numpy_npz
 
-    (tmp_path / "good.npz").write_bytes(numpy_npz.write(make_bundle(make_layer("bn")), Options()))
+    (tmp_path / "good.npz").write_bytes(numpy_npz.write(make_bundle(make_layer("bn")), WriteOptions()))
     with np.load(tmp_path / "good.npz") as arrays:
         members = {f"{name}.npy": npy.dump(arrays[name]) for name in arrays.files}
     for name, data in changes.items():
@@ -170,7 +170,7 @@ def safetensors_file(tmp_path, tensors=None, **metadata):
     from exporter.formats.safetensors import parse
     from exporter.targets import safetensors_file
 
-    good, good_tensors = parse(safetensors_file.write(make_bundle(make_layer("bn")), Options()))
+    good, good_tensors = parse(safetensors_file.write(make_bundle(make_layer("bn")), WriteOptions()))
     good_tensors |= tensors or {}
     (tmp_path / "b.safetensors").write_bytes(dump({k: v for k, v in good_tensors.items() if v}, good | metadata))
     return tmp_path / "b.safetensors"

@@ -234,9 +234,9 @@ def test_a_changed_vector_is_found(run, several):
 
 
 def test_a_bundle_without_vectors_says_so(run, tmp_path):
-    from exporter.targets import Options
+    from exporter.targets.shared.options import WriteOptions
 
-    exporter.write(make_bundle(), tmp_path / "b.json", Options(vectors=False))
+    exporter.write(make_bundle(), tmp_path / "b.json", WriteOptions(vectors=False))
     code, out, _ = run(verify, tmp_path / "b.json")
     assert code == 0
     assert "1 without vectors" in out

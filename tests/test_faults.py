@@ -25,8 +25,8 @@ from exporter.errors import FormatError
 from exporter.files.place import Place
 from exporter.formats.protobuf import fields
 from exporter.pipeline import read as resolve
-from exporter.sources import Options
 from exporter.sources.saved_model import META_OBJECTS, MODEL_META_GRAPHS
+from exporter.sources.shared.options import ReadOptions
 
 MODEL = ROOT / "sample_models" / "encoder_keras3" / "model.h5"
 SAVED_MODEL = ROOT / "sample_models" / "saved_model_tfkeras" / "saved_model"
@@ -201,7 +201,7 @@ def test_an_input_that_changes_while_it_is_read(change, name, tmp_path, monkeypa
 
     monkeypatch.setattr(resolve, "source_for", lambda place: Meanwhile)
     with pytest.raises(FormatError, match="changed while it was read") as error:
-        resolve.read_place(place, Options())
+        resolve.read_place(place, ReadOptions())
     assert name.rsplit("/", 1)[-1] in error.value.where
 
 
@@ -218,14 +218,14 @@ def test_a_refusal_of_an_input_that_changed_says_so(tmp_path, monkeypatch):
 
     monkeypatch.setattr(resolve, "source_for", lambda place: Meanwhile)
     with pytest.raises(FormatError, match="changed while it was read"):
-        resolve.read_place(place, Options())
+        resolve.read_place(place, ReadOptions())
 
 
 def test_an_architecture_that_changes_is_noticed_too(tmp_path, monkeypatch):
     folder = ROOT / "sample_models" / "encoder_keras3"
     for name in ("model.weights.h5", "architecture.json"):
         shutil.copy(folder / name, tmp_path)
-    place, options = Place(tmp_path / "model.weights.h5"), Options(architecture=Place(tmp_path / "architecture.json"))
+    place, options = Place(tmp_path / "model.weights.h5"), ReadOptions(architecture=Place(tmp_path / "architecture.json"))
     found = resolve.source_for(place)
 
     class Meanwhile:

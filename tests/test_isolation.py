@@ -17,9 +17,9 @@ from exporter.files.place import Place
 from exporter.pipeline import child as isolation
 from exporter.pipeline import message
 from exporter.pipeline import read as resolve
-from exporter.sources import Options
-from exporter.targets import Options as WriteOptions
+from exporter.sources.shared.options import ReadOptions
 from exporter.targets import bundle_json
+from exporter.targets.shared.options import WriteOptions
 
 BOTH = pytest.mark.parametrize("fork", [True, False], ids=["fork", "spawn"])
 
@@ -35,7 +35,7 @@ def path(tmp_path):
 @BOTH
 def test_a_child_reads_the_same(path, fork):
     here = exporter.load(path)
-    there = resolve.read_place(Place(path), Options(), isolated=True, fork=fork)
+    there = resolve.read_place(Place(path), ReadOptions(), isolated=True, fork=fork)
     assert all(same_layer(a, b) for a, b in zip(here, there))
     assert (here.origin, here.skipped) == (there.origin, there.skipped)
     for name, (x, y) in here.vectors.items():
@@ -44,7 +44,7 @@ def test_a_child_reads_the_same(path, fork):
 
 
 def test_options_reach_a_spawned_child(path):
-    request = isolation._request(Place(path), Options(epsilon=(("*", 0.1),), layers=("a",), architecture=Place(path)))
+    request = isolation._request(Place(path), ReadOptions(epsilon=(("*", 0.1),), layers=("a",), architecture=Place(path)))
     assert b'"epsilon": [["*", 0.1]]' in request
     assert exporter.read(path, isolated=True, layers=("a",)).paths() == ["a"]
 
@@ -53,14 +53,14 @@ def test_options_reach_a_spawned_child(path):
 def test_errors_come_through(tmp_path, fork):
     (tmp_path / "b.json").write_text('{"format": "bn-bundle", "version": 7}')
     with pytest.raises(exporter.BundleError, match="version 7") as error:
-        resolve.read_place(Place(tmp_path / "b.json"), Options(), isolated=True, fork=fork)
+        resolve.read_place(Place(tmp_path / "b.json"), ReadOptions(), isolated=True, fork=fork)
     assert error.value.hint == "use a newer bn-export"
     assert error.value.where == "b.json"
 
 
 def in_child(monkeypatch, path, act):
     monkeypatch.setattr(resolve, "read_unresolved", lambda place, options: act())
-    return resolve.read_place(Place(path), Options(), isolated=True, fork=True)
+    return resolve.read_place(Place(path), ReadOptions(), isolated=True, fork=True)
 
 
 def raise_unresolved():
@@ -173,7 +173,7 @@ MODEL = pathlib.Path(__file__).parent.parent / "sample_models" / "no_beta_keras2
 
 def test_a_text_that_was_begun_early_is_the_one_that_is_written():
     begun = WriteOptions()
-    bundle = resolve.read_place(Place(MODEL), Options(), isolated=True, fork=True, each=lambda layer: bundle_json.begin(layer, begun))
+    bundle = resolve.read_place(Place(MODEL), ReadOptions(), isolated=True, fork=True, each=lambda layer: bundle_json.begin(layer, begun))
     assert set(begun.begun) == set(bundle.layers)
     assert bundle_json.write(bundle, begun) == bundle_json.write(bundle, WriteOptions())
 

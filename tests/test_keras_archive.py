@@ -13,7 +13,8 @@ from v3_files import entry, functional, given, norm, norm_arrays, sequential, st
 import exporter
 from exporter.errors import ExporterError, FormatError, LayerError, UnresolvedError, UnsupportedError
 from exporter.files.place import Place
-from exporter.sources import Options, keras_archive
+from exporter.sources import keras_archive
+from exporter.sources.shared.options import ReadOptions
 
 A, B, C, D = (norm_arrays(seed) for seed in range(4))
 
@@ -25,7 +26,7 @@ def model(tmp_path):
     def make(config, groups, **options):
         place = Place(write_archive(tmp_path / "m.keras", config, groups, **options))
         assert keras_archive.claims(place)
-        return keras_archive.read(place, Options())
+        return keras_archive.read(place, ReadOptions())
 
     return make
 
@@ -365,6 +366,6 @@ def test_a_large_model_is_not_read(tmp_path, monkeypatch):
             return data
 
     monkeypatch.setattr(Place, "open", lambda place: Counted(place.local))
-    bundle = keras_archive.read(Place(tmp_path / "m.keras"), Options())
+    bundle = keras_archive.read(Place(tmp_path / "m.keras"), ReadOptions())
     assert shown(bundle) == {"bn": (0.001, given(A))}
     assert sum(read) < 200_000

@@ -10,7 +10,8 @@ import exporter
 from exporter.batchnorm import vectors
 from exporter.batchnorm.layer import PARAMETERS
 from exporter.files.place import Place
-from exporter.sources import Options, keras_archive, keras_weights
+from exporter.sources import keras_archive, keras_weights
+from exporter.sources.shared.options import ReadOptions
 
 pytestmark = [pytest.mark.live, pytest.mark.filterwarnings("ignore")]
 
@@ -111,16 +112,16 @@ def test_random_models(keras, own, seed, tmp_path):
     model.save(tmp_path / "m.keras")
     model.save_weights(tmp_path / "m.weights.h5")
     (tmp_path / "arch.json").write_text(model.to_json())
-    bundle = keras_archive.read(Place(tmp_path / "m.keras"), Options())
+    bundle = keras_archive.read(Place(tmp_path / "m.keras"), ReadOptions())
     _, left = check(bundle, norms, named=three)
     assert len(left) == len(bundle.skipped)
-    beside = Options(architecture=Place(tmp_path / "arch.json"))
+    beside = ReadOptions(architecture=Place(tmp_path / "arch.json"))
     again = keras_weights.read(Place(tmp_path / "m.weights.h5"), beside)
     assert again.digest() == bundle.digest()
-    check(keras_weights.read(Place(tmp_path / "m.weights.h5"), Options()).replace(layers=again.layers), norms, named=three)
+    check(keras_weights.read(Place(tmp_path / "m.weights.h5"), ReadOptions()).replace(layers=again.layers), norms, named=three)
     if three:
         model.save(tmp_path / "folder", zipped=False)
-        assert keras_archive.read(Place(tmp_path / "folder"), Options()).digest() == bundle.digest()
+        assert keras_archive.read(Place(tmp_path / "folder"), ReadOptions()).digest() == bundle.digest()
         model.save_weights(tmp_path / "s.weights.json", max_shard_size=5e-7)
         assert keras_weights.read(Place(tmp_path / "s.weights.json"), beside).digest() == bundle.digest()
 
@@ -133,7 +134,7 @@ def test_subclassed(keras, own, tmp_path):
     assert len(norms) == 6
     fill(norms)
     model.save(tmp_path / "m.keras")
-    bundle = keras_archive.read(Place(tmp_path / "m.keras"), Options())
+    bundle = keras_archive.read(Place(tmp_path / "m.keras"), ReadOptions())
     check(bundle, norms, named=keras.__name__ == "keras")
     assert len(bundle) == 6
     assert all(layer.epsilon is None for layer in bundle)

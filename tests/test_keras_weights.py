@@ -13,14 +13,15 @@ from v3_files import entry, functional, given, norm, norm_arrays, sequential, st
 import exporter
 from exporter.errors import ExporterError, FormatError, UnresolvedError, UnsupportedError
 from exporter.files.place import Place
-from exporter.sources import Options, keras_archive, keras_weights
+from exporter.sources import keras_archive, keras_weights
+from exporter.sources.shared.options import ReadOptions
 
 A, B, C, D = (norm_arrays(seed) for seed in range(4))
 
 
 def read(path, architecture=None):
     assert keras_weights.claims(Place(path))
-    return keras_weights.read(Place(path), Options(architecture=None if architecture is None else Place(architecture)))
+    return keras_weights.read(Place(path), ReadOptions(architecture=None if architecture is None else Place(architecture)))
 
 
 def shown(bundle):
@@ -124,7 +125,7 @@ def test_groups_that_do_not_come_out_even(weights, architecture, tmp_path):
     with pytest.raises(FormatError, match="does not fit"):
         read(weights(groups), architecture(*layers))
     write_archive(tmp_path / "m.keras", functional("m", *layers), groups, version="2.15.0")
-    bundle = keras_archive.read(Place(tmp_path / "m.keras"), Options())
+    bundle = keras_archive.read(Place(tmp_path / "m.keras"), ReadOptions())
     assert [path for path, reason in bundle.skipped if "not certain" in reason] == ["a", "b", "c"]
     assert shown(bundle) == {"norm": (None, given(A))}
 

@@ -18,7 +18,8 @@ import exporter
 from exporter.batchnorm import vectors
 from exporter.errors import FormatError, OutputError
 from exporter.files import output
-from exporter.targets import Options, kit
+from exporter.targets import kit
+from exporter.targets.shared.options import WriteOptions
 
 LAYERS = (make_layer("encoder/bn_1", shape=(3,), seed=1, ndim=4), make_layer("no gamma \"`| é", gamma=False, seed=2),
           make_layer("half", dtype="float16", seed=3), make_layer("wide", dtype="float64", shape=(2, 2), axis=(1, 3), ndim=4, seed=4))
@@ -137,4 +138,4 @@ def test_a_damaged_kit_is_refused(tmp_path):
 def test_a_kit_of_nothing_is_refused(tmp_path):
     nothing = make_bundle(*LAYERS).replace(layers=(), skipped=(("a", "no reason"),))
     with pytest.raises(OutputError, match="no layer"):
-        kit.write(nothing, Options())
+        kit.write(nothing, WriteOptions())

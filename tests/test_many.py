@@ -119,7 +119,7 @@ def test_a_defect_in_one_export_does_not_stop_the_rest(tree, monkeypatch):
         raise ZeroDivisionError("oops")
 
     monkeypatch.setattr("exporter.pipeline.read.read_place", broken)
-    outcome = export_one(Task("zoo/a.json", "out/a.json", "m"), exporter.sources.Options(), exporter.targets.Options())
+    outcome = export_one(Task("zoo/a.json", "out/a.json", "m"), exporter.ReadOptions(), exporter.WriteOptions())
     assert outcome.status == "refused"
     assert "ZeroDivisionError" in outcome.reason
 
@@ -136,7 +136,7 @@ def test_what_is_there_and_unchanged_is_skipped(tree):
 @pytest.mark.parametrize("how", ["model", "model, same size and time", "export", "export gone", "options", "index"])
 def test_what_has_changed_is_exported_again(tree, how):
     export_many(["zoo/**/*.json"], "out")
-    options = exporter.sources.Options()
+    options = exporter.ReadOptions()
     if how.startswith("model"):
         old = os.stat("zoo/a.json")
         text = pathlib.Path("zoo/a.json").read_text()
@@ -148,7 +148,7 @@ def test_what_has_changed_is_exported_again(tree, how):
     elif how == "export gone":
         pathlib.Path("out/a.json.json").unlink()
     elif how == "options":
-        options = exporter.sources.Options(effective_epsilon=True)
+        options = exporter.ReadOptions(effective_epsilon=True)
     else:
         pathlib.Path("out/.bn-export-index.json").write_text("[1, {")
     summary = export_many(["zoo/**/*.json"], "out", options=options)

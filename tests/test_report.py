@@ -16,8 +16,9 @@ from conftest import make_bundle, make_layer
 
 from exporter.batchnorm.bundle import Origin
 from exporter.batchnorm.gate import check
-from exporter.targets import Options, html_report, target_for
+from exporter.targets import html_report, target_for
 from exporter.targets.shared.drawing import HEADROOM, HEIGHT, WIDTH, histogram, number, ranges, short
+from exporter.targets.shared.options import WriteOptions
 
 HOSTILE = "encoder/</script><script>alert(1)</script>\u202egnp\"'<img src=x onerror=alert(1)>&amp;$title/\x00\ud800bn_1"
 SHOWN = HOSTILE.replace("\u202e", "\\u202e").replace("\x00", "\\x00").replace("\ud800", "\\ud800")
@@ -42,7 +43,7 @@ def model(count):
 
 
 def write(bundle):
-    return html_report.write(check(bundle), Options())
+    return html_report.write(check(bundle), WriteOptions())
 
 
 class Page(HTMLParser):

@@ -16,7 +16,8 @@ from conftest import ROOT, make_bundle, make_layer
 import exporter
 from exporter.batchnorm.layer import PARAMETERS
 from exporter.files import output
-from exporter.targets import Options, c_header
+from exporter.targets import c_header
+from exporter.targets.shared.options import WriteOptions
 
 sys.path.insert(0, str(ROOT / "runtimes"))
 import measure
@@ -153,7 +154,7 @@ def test_compilers_vectorise_the_loops_of_c(tmp_path):
 def test_the_header_alone_and_with_the_runtime(compiler, tmp_path):
     if shutil.which(compiler) is None:
         pytest.skip(f"{compiler} is not installed")
-    (tmp_path / "layers.h").write_bytes(c_header.write(exporter.load(measure.VECTORS), Options()))
+    (tmp_path / "layers.h").write_bytes(c_header.write(exporter.load(measure.VECTORS), WriteOptions()))
     for text in ('#include "layers.h"\n', f'#include "{ROOT}/runtimes/c/batchnorm.h"\n#include "layers.h"\n'):
         (tmp_path / "main.c").write_text(f"{text}int main(void) {{ return 0; }}\n")
         flags = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-fsyntax-only"]

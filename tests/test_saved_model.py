@@ -17,7 +17,8 @@ import exporter
 from exporter.errors import FormatError, UnresolvedError, UnsupportedError
 from exporter.files.place import Place
 from exporter.formats.object_graph import OBJECT_GRAPH
-from exporter.sources import Options, saved_model
+from exporter.sources import saved_model
+from exporter.sources.shared.options import ReadOptions
 
 VALUES = {role: np.array([number + 1, 2, 3], "f4") for number, role in enumerate(ROLES)}
 CHILDREN = {role: number + 2 for number, role in enumerate(ROLES)}
@@ -46,7 +47,7 @@ def metadata(name="bn_1", **more):
 def read(folder):
     place = Place(folder)
     assert saved_model.claims(place)
-    return saved_model.read(place, Options())
+    return saved_model.read(place, ReadOptions())
 
 
 # ---- what is in the object graph

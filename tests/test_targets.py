@@ -17,7 +17,8 @@ import exporter
 from exporter.batchnorm import vectors
 from exporter.errors import MissingExtra, OutputError
 from exporter.files import output
-from exporter.targets import Options, c_header, onnx_model, target_for
+from exporter.targets import c_header, onnx_model, target_for
+from exporter.targets.shared.options import WriteOptions
 
 CONFORMANCE = ROOT / "vectors" / "batchnorm-1.json"
 NASTY = ["*/ evil /*", "??/", "a\\nb", "größe/π bn", "3d conv", "", "a b", "a_b", "a/b", '"', "=cmd()", "line\nbreak", "int", "_x",
@@ -35,7 +36,7 @@ def test_equal_bundles_give_equal_bytes(suffix):
     if suffix == ".onnx":
         pytest.importorskip("onnx")
     target = target_for(f"x{suffix}")
-    assert target.write(mixed(), Options()) == target.write(mixed(), Options())
+    assert target.write(mixed(), WriteOptions()) == target.write(mixed(), WriteOptions())
 
 
 @pytest.mark.parametrize(("words", "message"), [
@@ -84,7 +85,7 @@ def test_load_state_dict_takes_the_tensors(kind, inner, dtype, has, tmp_path):
     torch = pytest.importorskip("torch")
     safetensors = pytest.importorskip("safetensors")
     layer = make_layer("encoder/bn_1", dtype=dtype, shape=(6,), epsilon=2e-3, momentum=0.97, seed=7, **has)
-    output.write(make_bundle(layer, make_layer("other")), tmp_path / "b.safetensors", Options(names="torch"))
+    output.write(make_bundle(layer, make_layer("other")), tmp_path / "b.safetensors", WriteOptions(names="torch"))
     with safetensors.safe_open(tmp_path / "b.safetensors", "pt") as file:
         said = file.metadata()
         state = {name.removeprefix("encoder/bn_1."): file.get_tensor(name) for name in file.keys() if name.startswith("encoder/bn_1.")}  # noqa: SIM118
@@ -103,7 +104,7 @@ def test_load_state_dict_takes_the_tensors(kind, inner, dtype, has, tmp_path):
 
 def test_a_layer_of_two_axes_has_no_module_in_pytorch(tmp_path):
     with pytest.raises(OutputError, match=r"d: torch.nn.BatchNorm has one axis, this layer has 2"):
-        output.write(mixed(), tmp_path / "b.safetensors", Options(names="torch"))
+        output.write(mixed(), tmp_path / "b.safetensors", WriteOptions(names="torch"))
     assert not list(tmp_path.iterdir())
 
 
@@ -159,7 +160,7 @@ def merged(onnx, model, function, layer, rank):
 def test_every_layout_of_the_conformance_file_in_onnx_runtime():
     onnx, _ = onnx_tools()
     bundle = exporter.load(CONFORMANCE)
-    model = onnx.load_from_string(onnx_model.write(bundle, Options()))
+    model = onnx.load_from_string(onnx_model.write(bundle, WriteOptions()))
     document, count = json.loads(CONFORMANCE.read_text("utf-8")), 0
     for layer, content, function in zip(bundle, document["layers"], model.functions):
         for case in content["cases"]:
@@ -180,7 +181,7 @@ def test_functions_become_plain_nodes():
     onnx, _ = onnx_tools()
     from onnx import inliner
 
-    model = inliner.inline_local_functions(onnx.load_from_string(onnx_model.write(make_bundle(make_layer("bn", ndim=4)), Options())))
+    model = inliner.inline_local_functions(onnx.load_from_string(onnx_model.write(make_bundle(make_layer("bn", ndim=4)), WriteOptions())))
     assert not model.functions
     assert "BatchNormalization" in {node.op_type for node in model.graph.node}
     session(model)
@@ -190,11 +191,11 @@ def test_what_onnx_cannot_say_is_refused():
     pytest.importorskip("onnx")
     scattered = make_layer("s", shape=(2, 3), axis=(1, 3))
     with pytest.raises(OutputError, match="do not stand together"):
-        onnx_model.write(make_bundle(scattered), Options())
-    assert onnx_model.write(make_bundle(scattered.replace(ndim=4)), Options())
+        onnx_model.write(make_bundle(scattered), WriteOptions())
+    assert onnx_model.write(make_bundle(scattered.replace(ndim=4)), WriteOptions())
     tiny = make_layer("t", epsilon=1e-60).replace(moving_variance=np.zeros(4, np.float32))
     with pytest.raises(OutputError, match="epsilon as float32"):
-        onnx_model.write(make_bundle(tiny), Options())
+        onnx_model.write(make_bundle(tiny), WriteOptions())
 
 
 def test_without_the_package_the_error_is_one_line(monkeypatch, tmp_path, run):
@@ -202,7 +203,7 @@ def test_without_the_package_the_error_is_one_line(monkeypatch, tmp_path, run):
 
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(MissingExtra):
-        onnx_model.write(make_bundle(), Options())
+        onnx_model.write(make_bundle(), WriteOptions())
     output.write(make_bundle(), tmp_path / "b.json")
     code, _, err = run(export, tmp_path / "b.json", tmp_path / "b.onnx")
     assert code == 1
@@ -224,7 +225,7 @@ def compiled(source, folder, *, run=True):
     return subprocess.run(["./main"], cwd=folder, capture_output=True, text=True, check=True).stdout if run else ""
 
 
-@pytest.mark.parametrize("options", [Options(), Options(folded=True), Options(vectors=False)])
+@pytest.mark.parametrize("options", [WriteOptions(), WriteOptions(folded=True), WriteOptions(vectors=False)])
 def test_the_compiler_sees_the_same_bits(options, tmp_path):
     means = [-0.0, 1e-45, 0.1 if options.folded else 3.4028235e38, -1.1754942e-38]
     extreme = make_layer("ext/reme").replace(moving_mean=np.array(means, np.float32))
@@ -255,8 +256,8 @@ def test_the_compiler_sees_the_same_bits(options, tmp_path):
 def test_what_float_cannot_fold_is_refused(change):
     layer = make_layer("bn").replace(**{name: np.full(4, value, np.float32) for name, value in change.items()})
     with pytest.raises(OutputError, match="bn: channel 0 cannot be folded"):
-        c_header.write(make_bundle(layer), Options(folded=True))
-    assert c_header.write(make_bundle(layer), Options())
+        c_header.write(make_bundle(layer), WriteOptions(folded=True))
+    assert c_header.write(make_bundle(layer), WriteOptions())
 
 
 def test_any_path_gives_an_identifier_of_its_own(tmp_path):
@@ -264,7 +265,7 @@ def test_any_path_gives_an_identifier_of_its_own(tmp_path):
     assert len(set(stems)) == len(NASTY)
     assert all(len(stem) <= c_header.LONGEST_STEM for stem in stems)
     bundle = make_bundle(*(make_layer(path, seed=i) for i, path in enumerate(NASTY)))
-    data = c_header.write(bundle.replace(origin=exporter.read(CONFORMANCE).origin), Options())
+    data = c_header.write(bundle.replace(origin=exporter.read(CONFORMANCE).origin), WriteOptions())
     (tmp_path / "layers.h").write_bytes(data)
     shutil.copy(ROOT / "runtimes" / "c" / "batchnorm.h", tmp_path)
     source = ('#include "batchnorm.h"\n#include "layers.h"\n#include <stdio.h>\n'
@@ -329,7 +330,7 @@ def test_the_programs_of_the_page_run(number, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     bundle = make_bundle(make_layer("encoder/bn_1", ndim=4))
     output.write(bundle, "model.npz")
-    output.write(bundle, "model.safetensors", Options(names="torch"))
+    output.write(bundle, "model.safetensors", WriteOptions(names="torch"))
     names = {}
     if "onnx" in program:
         onnx, _ = onnx_tools()

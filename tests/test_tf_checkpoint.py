@@ -14,7 +14,8 @@ import exporter
 from exporter.errors import ExporterError, FormatError, UnresolvedError, UnsupportedError, UsageError
 from exporter.files.place import Place
 from exporter.formats.object_graph import OBJECT_GRAPH
-from exporter.sources import Options, tf_checkpoint
+from exporter.sources import tf_checkpoint
+from exporter.sources.shared.options import ReadOptions
 from exporter.sources.tf_checkpoint import claims
 
 ROLES = ("gamma", "beta", "moving_mean", "moving_variance")
@@ -64,7 +65,7 @@ class Model:
 def read(path, **options):
     place = Place(path)
     assert claims(place)
-    return tf_checkpoint.read(place, Options(**options))
+    return tf_checkpoint.read(place, ReadOptions(**options))
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ from v3_files import entry, functional, given, norm, norm_arrays, sequential, st
 import exporter
 from exporter.errors import ExporterError, FormatError, UnresolvedError, UnsupportedError
 from exporter.files.place import Place
-from exporter.sources import Options, tfjs
+from exporter.sources import tfjs
+from exporter.sources.shared.options import ReadOptions
 
 A, B, C, D = (norm_arrays(seed) for seed in range(4))
 
@@ -58,7 +59,7 @@ def named(owner, arrays):
 
 def read(path, **options):
     assert tfjs.claims(Place(path))
-    return tfjs.read(Place(path), Options(**options))
+    return tfjs.read(Place(path), ReadOptions(**options))
 
 
 def shown(bundle):

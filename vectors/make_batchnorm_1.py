@@ -19,7 +19,8 @@ from exporter.batchnorm.dtypes import HELD_IN, round_to
 from exporter.batchnorm.layer import BatchNorm, wide
 from exporter.diagnosis.case import Case, make_case
 from exporter.diagnosis.mistakes import MISTAKES
-from exporter.targets import Options, bundle_json
+from exporter.targets import bundle_json
+from exporter.targets.shared.options import WriteOptions
 
 HERE = Path(__file__).resolve().parent
 MARGIN = 16  # a vector catches a mistake that is off by as many times the bound, in each of its variants
@@ -147,7 +148,7 @@ def document() -> dict[str, Any]:
     """The whole file: a bundle with more keys."""
     layers = [bn for bn, _ in LAYERS]
     bundle = Bundle(layers=tuple(layers), origin=Origin(file="make_batchnorm_1.py", kind="synthetic"))
-    content: dict[str, Any] = json.loads(bundle_json.write(bundle, Options()))
+    content: dict[str, Any] = json.loads(bundle_json.write(bundle, WriteOptions()))
     content["producer"] = {"name": "make_batchnorm_1.py", "version": "1"}
     content["mistakes"] = {mistake.code: mistake.name for mistake in MISTAKES}
     for entry, (bn, shapes) in zip(content["layers"], LAYERS):
@@ -165,7 +166,7 @@ def refused() -> list[dict[str, str]]:
     def good(**changes: Any) -> dict[str, Any]:
         bn = layer("bn", [0.5, 0.002], ndim=2).replace(**changes)
         found: dict[str, Any] = json.loads(
-            bundle_json.write(Bundle(layers=(bn,), origin=Origin(file="good.h5", kind="keras-h5")), Options(vectors=False)))
+            bundle_json.write(Bundle(layers=(bn,), origin=Origin(file="good.h5", kind="keras-h5")), WriteOptions(vectors=False)))
         return found
 
     def changed(why: str, top: dict[str, Any] | None = None, **entry: Any) -> dict[str, str]:

@@ -37,8 +37,8 @@ def export(words: Sequence[str] | None = None) -> int:
     begin = None
     if args.out is not None:
         from exporter.files import output
-        from exporter.targets import Options as WriteOptions
         from exporter.targets import target_for
+        from exporter.targets.shared.options import WriteOptions
 
         target = target_for(args.out)
         if args.names == "torch" and target.NAME != "safetensors":

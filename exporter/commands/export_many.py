@@ -43,7 +43,7 @@ def export_models(words: Sequence[str]) -> int:
     gc.enable()  # a long life
     args = many_parser().parse_args(words)
     from exporter.pipeline.many import export_many
-    from exporter.targets import Options as WriteOptions
+    from exporter.targets.shared.options import WriteOptions
 
     if args.report is not None and not args.report.lower().endswith((".json", ".html")):
         raise UsageError("the report's name ends in .json or .html", where=args.report)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NoReturn
 from exporter.errors import ExporterError, UsageError, printable, unexpected
 
 if TYPE_CHECKING:
-    from exporter.sources import Options
+    from exporter.sources.shared.options import ReadOptions
 
 MOST_WARNINGS = 20
 
@@ -79,12 +79,12 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--backend", choices=["tensorflow", "theano", "cntk"], help="its backend, likewise")
 
 
-def read_options(args: argparse.Namespace) -> Options:
-    """Options from parsed arguments. Raises UsageError for an epsilon that is no number."""
+def read_options(args: argparse.Namespace) -> ReadOptions:
+    """ReadOptions from parsed arguments. Raises UsageError for an epsilon that is no number."""
     from exporter.files.remote import place_for
-    from exporter.sources import Options
+    from exporter.sources.shared.options import ReadOptions
 
-    return Options(epsilon=tuple(map(_epsilon, args.epsilon)), architecture=place_for(args.architecture) if args.architecture else None,
+    return ReadOptions(epsilon=tuple(map(_epsilon, args.epsilon)), architecture=place_for(args.architecture) if args.architecture else None,
                    keras_version=args.keras_version, backend=args.backend, ema=args.ema, layers=tuple(args.layers),
                    skip_unresolved=args.skip_unresolved, effective_epsilon=args.effective_epsilon)
 

@@ -26,7 +26,7 @@ from exporter.files.remote import place_for
 if TYPE_CHECKING:
     from exporter.batchnorm.bundle import Bundle
     from exporter.batchnorm.layer import BatchNorm
-    from exporter.sources import Options
+    from exporter.sources.shared.options import ReadOptions
 
 MEMORY = 2 << 30  # bytes of address space beyond what the child starts with
 CPU_SECONDS = 3  # and one more for each MiB of the model; a sound one takes a tenth of that at most
@@ -49,7 +49,7 @@ class Child:
         self.seconds, self.cpu_seconds = _wall_seconds(place), _cpu_seconds(place)
 
 
-def start(place: Place, options: Options, *, fork: bool) -> Child:
+def start(place: Place, options: ReadOptions, *, fork: bool) -> Child:
     """Starts the child and returns at once."""
     return _fork(place, options) if fork and hasattr(os, "fork") else _spawn(place, options)
 
@@ -119,7 +119,7 @@ class _NoSelector:
         return True
 
 
-def _fork(place: Place, options: Options) -> Child:
+def _fork(place: Place, options: ReadOptions) -> Child:
     receiving, sending = os.pipe()
     _widen(sending)
     sys.stdout.flush()
@@ -159,7 +159,7 @@ def _widen(pipe: int) -> None:
 STARTER = "import sys; sys.path[:] = dict.fromkeys(sys.argv[1:]); from exporter.pipeline import child; child.serve_request()"
 
 
-def _spawn(place: Place, options: Options) -> Child:
+def _spawn(place: Place, options: ReadOptions) -> Child:
     import subprocess
 
     # -I: neither the current folder, which may be the model's, nor a variable adds to the places that modules come from
@@ -175,7 +175,7 @@ def _spawn(place: Place, options: Options) -> Child:
     return Child(receiving, process.wait, process.kill, place)
 
 
-def _request(place: Place, options: Options) -> bytes:
+def _request(place: Place, options: ReadOptions) -> bytes:
     import json
 
     fields = {**options.said(), "architecture": None if options.architecture is None else options.architecture.address}
@@ -186,17 +186,17 @@ def serve_request() -> None:
     """In a spawned child: serves the request on its standard input."""
     import json
 
-    from exporter.sources import Options
+    from exporter.sources.shared.options import ReadOptions
 
     asked = json.loads(sys.stdin.buffer.read())
     fields = asked["options"]
     fields["epsilon"] = tuple((glob, value) for glob, value in fields["epsilon"])
     fields["layers"] = tuple(fields["layers"])
     fields["architecture"] = None if fields["architecture"] is None else place_for(fields["architecture"])
-    _serve(place_for(asked["path"]), Options(**fields), 1)
+    _serve(place_for(asked["path"]), ReadOptions(**fields), 1)
 
 
-def _serve(place: Place, options: Options, descriptor: int) -> None:
+def _serve(place: Place, options: ReadOptions, descriptor: int) -> None:
     """In the child: reads under limits and sends the answer."""
     import gc
 

@@ -23,8 +23,8 @@ from exporter.files.remote import is_url, place_for, store_for
 if TYPE_CHECKING:
     from exporter.files.place import Place
     from exporter.pipeline.resume import Index
-    from exporter.sources import Options
-    from exporter.targets import Options as WriteOptions
+    from exporter.sources.shared.options import ReadOptions
+    from exporter.targets.shared.options import WriteOptions
 
 EXPORTED, SKIPPED, REFUSED = "exported", "skipped", "refused"
 MAGIC = re.compile(r"[*?\[]")
@@ -81,7 +81,7 @@ class Task:
 
 
 def export_many(sources: Iterable[str | os.PathLike[str]], out_dir: str | os.PathLike[str], *, suffix: str = ".json",
-                options: Options | None = None, write_options: WriteOptions | None = None,
+                options: ReadOptions | None = None, write_options: WriteOptions | None = None,
                 executor: concurrent.futures.Executor | None = None, force: bool = False,
                 progress: Callable[[Outcome, int, int], object] = lambda outcome, done, count: None) -> Summary:
     """Exports many models. One that cannot be exported does not stop the others.
@@ -89,7 +89,7 @@ def export_many(sources: Iterable[str | os.PathLike[str]], out_dir: str | os.Pat
     sources:  paths, URLs and patterns with * ? [] and ** (over folders) of models.
     out_dir:  folder or URL; folders below it are made as the sources' names ask for.
     suffix:   of the outputs; it chooses the kind that is written.
-    options, write_options: exporter.sources.Options and exporter.targets.Options, for all of them.
+    options, write_options: exporter.ReadOptions and exporter.WriteOptions, for all of them.
     executor: any concurrent.futures.Executor; its workers need this package, the sources and out_dir. None: this thread does the work.
     force:    export also what is there and unchanged.
     progress: called in this thread with each outcome, how many are done, and how many there are.
@@ -97,11 +97,12 @@ def export_many(sources: Iterable[str | os.PathLike[str]], out_dir: str | os.Pat
     Every model is read in a child process with limits on time and memory. Calling it again goes on where a call was interrupted.
     Raises: UsageError (no sources, unknown suffix), OutputError (no such folder can be made or written).
     """
-    from exporter import sources as reading
     from exporter import targets
     from exporter.pipeline import resume
+    from exporter.sources.shared.options import ReadOptions
+    from exporter.targets.shared.options import WriteOptions
 
-    options, write_options = options or reading.Options(), write_options or targets.Options()
+    options, write_options = options or ReadOptions(), write_options or WriteOptions()
     targets.target_for(f"name{suffix}")
     named = named_sources(sources, os.fspath(out_dir), suffix)
     if not named:
@@ -129,7 +130,7 @@ def export_many(sources: Iterable[str | os.PathLike[str]], out_dir: str | os.Pat
     return Summary(tuple(outcomes[source] for source in named))
 
 
-def export_one(task: Task, options: Options, write_options: WriteOptions) -> Outcome:
+def export_one(task: Task, options: ReadOptions, write_options: WriteOptions) -> Outcome:
     """Exports one model, in whatever process an executor runs it."""
     from exporter.files import output
     from exporter.pipeline import resume
@@ -181,7 +182,7 @@ def _before(source: str, out: str, index: Index, force: bool) -> Task | Outcome:
         return _refused(source, out, error)
 
 
-def _run(tasks: Sequence[Task], options: Options, write_options: WriteOptions,
+def _run(tasks: Sequence[Task], options: ReadOptions, write_options: WriteOptions,
          executor: concurrent.futures.Executor | None) -> Iterator[tuple[str, Outcome]]:
     """(source, outcome) as they come."""
     if executor is None:

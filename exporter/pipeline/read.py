@@ -13,7 +13,8 @@ from exporter.batchnorm.layer import BatchNorm
 from exporter.errors import ExporterError, FormatError, UnresolvedError, UsageError, names
 from exporter.files.place import Place
 from exporter.files.remote import place_for
-from exporter.sources import Options, source_for
+from exporter.sources import source_for
+from exporter.sources.shared.options import ReadOptions
 
 NO_EPSILON = "the file does not say its epsilon"
 HOW_TO_GIVE_EPSILON = ("give it with --epsilon 0.001 or --epsilon 'head/*=1e-5' (repeatable), or give the model's config with "
@@ -28,13 +29,13 @@ def read(path: str | os.PathLike[str], *, epsilon: float | dict[str, float] | No
     architecture: a JSON architecture, or another model file that holds the config, for weights-only files.
     isolated:     read in a child process with limits on time and memory, as the command does. For files from strangers: libhdf5 can
                   hang or crash on damaged ones. Costs the start of an interpreter; the result is the same.
-    options:      the other fields of exporter.sources.Options.
+    options:      the other fields of exporter.ReadOptions.
 
     Raises: FormatError, UnsupportedError, UnresolvedError, LayerError, UsageError.
     """
     table = epsilon if isinstance(epsilon, dict) else {} if epsilon is None else {"*": epsilon}
     place = place_for(path)
-    given = Options(epsilon=tuple((glob, float(value)) for glob, value in table.items()),
+    given = ReadOptions(epsilon=tuple((glob, float(value)) for glob, value in table.items()),
                     architecture=None if architecture is None else place_for(architecture), **options)
     return read_place(place, given, isolated=isolated)
 
@@ -52,14 +53,14 @@ def load(path: str | os.PathLike[str]) -> Bundle:
         if source is None:
             raise FormatError("this is not a bundle", hint="read a model with exporter.read")
         with _quiet():
-            return resolve(source.read(place, Options()), Options())
+            return resolve(source.read(place, ReadOptions()), ReadOptions())
     except ExporterError as error:
         raise error.inside(place.name) from None
 
 
-def read_place(place: Place, options: Options, *, isolated: bool = False, fork: bool = False,
+def read_place(place: Place, options: ReadOptions, *, isolated: bool = False, fork: bool = False,
                meanwhile: Callable[[], object] = lambda: None, each: Callable[[BatchNorm], object] = lambda layer: None) -> Bundle:
-    """`read`, for a Place and Options.
+    """`read`, for a Place and ReadOptions.
 
     fork:      start the child by fork, which only a program of one thread may do.
     meanwhile: called while the child reads.
@@ -86,7 +87,7 @@ def _quiet() -> contextlib.AbstractContextManager[object]:
     return np.errstate(all="ignore")
 
 
-def read_unresolved(place: Place, options: Options) -> Bundle:
+def read_unresolved(place: Place, options: ReadOptions) -> Bundle:
     """What the source that claims `place` finds there, before anything is added to it."""
     source = source_for(place)  # also for what does not exist: a checkpoint is known by the prefix of its files' names
     if source is None:
@@ -111,7 +112,7 @@ def read_unresolved(place: Place, options: Options) -> Bundle:
     return bundle
 
 
-def resolve(bundle: Bundle, options: Options) -> Bundle:
+def resolve(bundle: Bundle, options: ReadOptions) -> Bundle:
     """Adds to a source's bundle what the user gave, converts old eras to the one formula, and applies the gate.
 
     Raises: UnresolvedError for what is still not known, unless `skip_unresolved`; UsageError for an option that names nothing.
@@ -158,7 +159,7 @@ def unique_paths(layers: Iterable[BatchNorm]) -> list[BatchNorm]:
     return result
 
 
-def _with_options(layer: BatchNorm, options: Options) -> BatchNorm:
+def _with_options(layer: BatchNorm, options: ReadOptions) -> BatchNorm:
     given = options.epsilon_for(layer.path)
     assumed = list(layer.assumed)
     if layer.epsilon is None and given is not None:
@@ -179,7 +180,7 @@ def _converted(layer: BatchNorm) -> BatchNorm:
     return converted
 
 
-def _check_globs(options: Options, layers: list[BatchNorm]) -> None:
+def _check_globs(options: ReadOptions, layers: list[BatchNorm]) -> None:
     import fnmatch
 
     for glob, _ in options.epsilon:

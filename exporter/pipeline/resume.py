@@ -22,8 +22,8 @@ from exporter.files.remote import MARKS, RemotePlace, is_url, place_for
 if TYPE_CHECKING:
     from exporter.files.place import Place
     from exporter.pipeline.many import Outcome
-    from exporter.sources import Options
-    from exporter.targets import Options as WriteOptions
+    from exporter.sources.shared.options import ReadOptions
+    from exporter.targets.shared.options import WriteOptions
 
 NAME = ".bn-export-index.json"
 SAVE_EVERY = 2.0  # seconds: what a killed run exported since then is exported again
@@ -38,7 +38,7 @@ class Index:
         self._saved, self._changed = time.monotonic(), False
 
     @classmethod
-    def of(cls, out_dir: str, options: Options, write_options: WriteOptions) -> Index:
+    def of(cls, out_dir: str, options: ReadOptions, write_options: WriteOptions) -> Index:
         """The index that lies in `out_dir`, empty where there is none or a damaged one."""
         entries: Any = {}
         place = place_for(_join(out_dir, NAME))
@@ -92,7 +92,7 @@ def _join(folder: str, name: str) -> str:
     return f"{folder.rstrip('/')}/{name}" if is_url(folder) else os.path.join(folder, name)
 
 
-def _how(options: Options, write_options: WriteOptions) -> str:
+def _how(options: ReadOptions, write_options: WriteOptions) -> str:
     """What else than the models decides about the exports."""
     fields = options.said()
     if options.architecture is not None:

@@ -6,16 +6,13 @@ and one word in SOURCES.
 
 from __future__ import annotations
 
-import dataclasses
-import fnmatch
 import importlib
 import importlib.util
-from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 from exporter.batchnorm.bundle import Bundle
-from exporter.batchnorm.layer import BatchNorm
 from exporter.files.place import Place
+from exporter.sources.shared.options import ReadOptions
 
 # Tried in this order; each is imported when it is asked.
 SOURCES = ("keras_h5", "bundle_arrays", "keras_archive", "keras_weights", "saved_model", "tf_checkpoint", "frozen_graph", "tfjs", "bundle")
@@ -29,52 +26,8 @@ class Source(Protocol):
     def claims(self, place: Place) -> bool:
         """Whether this source is the one for `place`, by its first bytes (a folder: by what it holds), never by its suffix."""
 
-    def read(self, place: Place, options: Options) -> Bundle:
+    def read(self, place: Place, options: ReadOptions) -> Bundle:
         """The layers as the file stores them; epsilon and axis None where the file does not say (not yet `check`ed)."""
-
-
-def to_nobody(layer: BatchNorm) -> None:
-    """Where no one listens; with a name, so that options can be sent to another process."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Options:
-    """What the user adds to what the file says.
-
-    epsilon:           (glob over paths, value) pairs; the last one that matches wins.
-    architecture:      a JSON architecture or another model file that holds the config, for weights-only files.
-    keras_version:     the Keras that wrote a file which does not say so itself, e.g. "1.0.5".
-    backend:           "tensorflow", "theano", ...: likewise.
-    ema:               take exponential moving averages of a TF1 checkpoint: None (as the graph uses them), "yes" or "no".
-    layers:            globs; only layers whose path matches one are exported. Empty: all.
-    skip_unresolved:   write the rest and list what cannot be resolved under "skipped".
-    effective_epsilon: write the fused kernel's value as `epsilon`.
-    announce:          called by a source with each layer as soon as it is found, for who can begin to work on it; the bundle that is
-                       returned in the end is what counts.
-    """
-
-    epsilon: tuple[tuple[str, float], ...] = ()
-    architecture: Place | None = None
-    keras_version: str | None = None
-    backend: str | None = None
-    ema: str | None = None
-    layers: tuple[str, ...] = ()
-    skip_unresolved: bool = False
-    effective_epsilon: bool = False
-    announce: Callable[[BatchNorm], object] = to_nobody
-
-    def said(self) -> dict[str, Any]:
-        """What the user said, by field."""
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "announce"}
-
-    def epsilon_for(self, path: str) -> float | None:
-        """The epsilon that the user gave for this path, or None."""
-        given = [value for glob, value in self.epsilon if fnmatch.fnmatchcase(path, glob)]
-        return given[-1] if given else None
-
-    def wants(self, path: str) -> bool:
-        """Whether `layers` selects this path."""
-        return not self.layers or any(fnmatch.fnmatchcase(path, glob) for glob in self.layers)
 
 
 def source_for(place: Place) -> Source | None:

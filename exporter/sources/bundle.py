@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from exporter.files.place import Place
-    from exporter.sources import Options
+    from exporter.sources.shared.options import ReadOptions
 
 NAME = "bundle"
 VERSION = 1
@@ -27,7 +27,7 @@ def claims(place: Place) -> bool:
     return head.startswith(b"{") and b'"bn-bundle"' in head
 
 
-def read(place: Place, options: Options) -> Bundle:
+def read(place: Place, options: ReadOptions) -> Bundle:
     """The bundle in `place`. Raises BundleError where it breaks the contract."""
     from exporter.formats.strict_json import parse_json
 

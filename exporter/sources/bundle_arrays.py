@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from exporter.files.place import Place
     from exporter.formats.safetensors import Tensor
     from exporter.formats.zip_archive import Archive
-    from exporter.sources import Options
+    from exporter.sources.shared.options import ReadOptions
 
 NAME = "bundle-arrays"
 DOCUMENT = "bn-bundle"
@@ -60,7 +60,7 @@ def _has_member(place: Place) -> bool:
         return KIT in archive or NPZ in archive
 
 
-def read(place: Place, options: Options) -> Bundle:
+def read(place: Place, options: ReadOptions) -> Bundle:
     """The bundle in `place`. Raises BundleError where it breaks the contract, FormatError where the file is damaged."""
     if place.is_folder():
         return from_document(_parsed(place.child(KIT).read(LARGEST)))

@@ -20,7 +20,7 @@ from exporter.sources.tf_graph.trace import FUSED, VARIABLES
 
 if TYPE_CHECKING:
     from exporter.files.place import Place
-    from exporter.sources import Options
+    from exporter.sources.shared.options import ReadOptions
 
 NAME = "frozen-graph"
 
@@ -39,7 +39,7 @@ def claims(place: Place) -> bool:
     return _kind(place.head(4096)) is not None
 
 
-def read(place: Place, options: Options) -> Bundle:
+def read(place: Place, options: ReadOptions) -> Bundle:
     """The batch norms whose parameters are constants of the graph. Raises: FormatError, UnsupportedError (not frozen, folded, text)."""
     kind = _kind(place.head(4096))
     if kind == "text":

@@ -19,7 +19,7 @@ from exporter.sources.keras_weights import open_shards
 
 if TYPE_CHECKING:
     from exporter.formats.hdf5_file import File
-    from exporter.sources import Options
+    from exporter.sources.shared.options import ReadOptions
 
 NAME = "keras-archive"
 
@@ -44,7 +44,7 @@ def claims(place: Place) -> bool:
     return not found.isdisjoint((CONFIG, *WEIGHTS, *PICKLED))
 
 
-def read(place: Place, options: Options) -> Bundle:
+def read(place: Place, options: ReadOptions) -> Bundle:
     """The batch norms of the model; epsilon None inside a user's own classes, whose config says nothing of their layers."""
     if place.is_folder():
         return _read(_Folder(place), place, options)
@@ -104,7 +104,7 @@ class _Folder:
                 yield [file]
 
 
-def _read(parts: _Zip | _Folder, place: Place, options: Options) -> Bundle:
+def _read(parts: _Zip | _Folder, place: Place, options: ReadOptions) -> Bundle:
     architecture = _architecture(parts)
     with parts.weights() as files:
         found = read_weights(Group(files), architecture.tree, architecture.keras_version, options.announce, own_config=True)

@@ -23,7 +23,7 @@ from exporter.sources.legacy_h5.weights import Candidate, Group, candidates
 if TYPE_CHECKING:
     from exporter.files.place import Place
     from exporter.formats.hdf5_file import File
-    from exporter.sources import Options
+    from exporter.sources.shared.options import ReadOptions
 
 NAME = "keras-h5"
 
@@ -48,7 +48,7 @@ def claims(place: Place) -> bool:
         return True  # a damaged file; `read` says what is wrong with it
 
 
-def read(place: Place, options: Options) -> Bundle:
+def read(place: Place, options: ReadOptions) -> Bundle:
     """The batch norms of a legacy HDF5 file; see exporter.sources.Source."""
     with open_hdf5(place) as file:
         if "nb_layers" in file.attributes("") or (file.is_group("graph") and "nb_params" in file.attributes("graph")):
@@ -56,7 +56,7 @@ def read(place: Place, options: Options) -> Bundle:
         return _read_named(file, place, options)
 
 
-def _read_named(file: File, place: Place, options: Options) -> Bundle:
+def _read_named(file: File, place: Place, options: ReadOptions) -> Bundle:
     base = "model_weights" if file.is_group("model_weights") and not _has_layer_names(file, "") else ""
     if not _has_layer_names(file, base):
         raise FormatError("the attribute layer_names is missing: this is no HDF5 file that Keras wrote, or a damaged one", where=base)
@@ -83,7 +83,7 @@ def _read_named(file: File, place: Place, options: Options) -> Bundle:
     return reading.bundle(Origin(file=place.name, kind=NAME, **_origin(said, architecture)))
 
 
-def _does_not_fit(options: Options, error: FormatError) -> FormatError:
+def _does_not_fit(options: ReadOptions, error: FormatError) -> FormatError:
     name = printable(options.architecture.name) if options.architecture else ""
     return FormatError(f"the architecture {name} does not fit: {error.what}", where=error.where,
                        hint="give the architecture of the very model that these weights were saved from")
@@ -99,7 +99,7 @@ def _origin(said: dict[str, str | None], architecture: Architecture | None) -> d
     return {"keras_version": said["keras_version"] or architecture.keras_version, "backend": said["backend"] or architecture.backend}
 
 
-def _era(said: dict[str, str | None], architecture: Architecture | None, options: Options) -> dialects.Era:
+def _era(said: dict[str, str | None], architecture: Architecture | None, options: ReadOptions) -> dialects.Era:
     """Who wrote the weights: as the file says, else as the user says, else as the architecture's file says."""
     backend = said["backend"] or options.backend or (architecture.backend if architecture else None)
     if options.keras_version is not None:
@@ -200,7 +200,7 @@ def _saved_layers(tree: Node, above: str = "") -> Iterator[tuple[str, Node]]:
             yield above, child
 
 
-def _read_unnamed(file: File, place: Place, options: Options) -> Bundle:
+def _read_unnamed(file: File, place: Place, options: ReadOptions) -> Bundle:
     """Keras 0.3: a layer's weights are numbered in the order in which the config has them."""
     if options.architecture is None:
         raise UnsupportedError("weights of Keras 0.3 have no names, and neither epsilon nor the kinds of the layers are in the file",

@@ -20,7 +20,7 @@ from exporter.sources.keras_v3.weights import read_weights
 
 if TYPE_CHECKING:
     from exporter.formats.hdf5_file import File
-    from exporter.sources import Options
+    from exporter.sources.shared.options import ReadOptions
 
 NAME = "keras-weights"
 MOST_SHARDS = 500  # all are open at once
@@ -38,7 +38,7 @@ def claims(place: Place) -> bool:
     return place.is_file() and place.head(1) == b"{" and b'"weight_map"' in place.head(4096)
 
 
-def read(place: Place, options: Options) -> Bundle:
+def read(place: Place, options: ReadOptions) -> Bundle:
     """The batch norms; epsilon None unless `options.architecture` gives the config."""
     tree = version = None
     if options.architecture is not None:

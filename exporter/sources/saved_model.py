@@ -27,7 +27,7 @@ from exporter.sources.tf_objects.saved import KerasMetadata, era_of_tensorflow, 
 
 if TYPE_CHECKING:
     from exporter.batchnorm.layer import BatchNorm
-    from exporter.sources import Options
+    from exporter.sources.shared.options import ReadOptions
     from exporter.sources.tf_graph.norms import GraphNorm
 
 NAME = "saved-model"
@@ -48,7 +48,7 @@ def claims(place: Place) -> bool:
     return folder is not None and (folder.child(MODEL).is_file() or folder.child(TEXT_MODEL).is_file())
 
 
-def read(place: Place, options: Options) -> Bundle:
+def read(place: Place, options: ReadOptions) -> Bundle:
     """The batch norms of a SavedModel."""
     folder = _folder(place)
     assert folder is not None
@@ -108,7 +108,7 @@ def _choose(parts: list[Part]) -> Part:
     return min(parts, key=lambda part: (part.objects is None, "serve" not in part.tags, "train" in part.tags))
 
 
-def _read(part: Part, checkpoint: Checkpoint, folder: Place, options: Options) -> Bundle:
+def _read(part: Part, checkpoint: Checkpoint, folder: Place, options: ReadOptions) -> Bundle:
     origin = Origin(file=folder.name, kind=NAME)
     has_objects = isinstance(checkpoint, TensorBundle) and OBJECT_GRAPH in checkpoint
     if has_objects and part.objects is not None and isinstance(checkpoint, TensorBundle):

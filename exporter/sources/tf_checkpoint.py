@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from exporter.keras.config import Node
-    from exporter.sources import Options
+    from exporter.sources.shared.options import ReadOptions
     from exporter.sources.tf_graph.norms import GraphNorm
 
 NAME = "tf-checkpoint"
@@ -44,7 +44,7 @@ def claims(place: Place) -> bool:
     return bool(place.name) and place.sibling(f"{place.name}.index").is_file()
 
 
-def read(place: Place, options: Options) -> Bundle:
+def read(place: Place, options: ReadOptions) -> Bundle:
     """The batch norms of a checkpoint; epsilon and axis are None where neither a graph beside it nor an architecture says them."""
     table, warnings = _table(place)
     with open_checkpoint(table) as checkpoint:

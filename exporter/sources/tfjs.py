@@ -24,17 +24,17 @@ from exporter.formats.strict_json import parse_json
 from exporter.keras import dialects
 from exporter.keras.config import Node, is_batch_norm, join, model_tree, node_tree_from, norm_fields
 from exporter.keras.ranks import input_ranks
-from exporter.sources import to_nobody
 from exporter.sources.keras_v3.groups import VARIABLES, Group
 from exporter.sources.keras_v3.weights import Found, read_weights
 from exporter.sources.legacy_h5.weights import Group as Layer
 from exporter.sources.legacy_h5.weights import norms_of
 from exporter.sources.shared.assemble import assemble, roles_of
+from exporter.sources.shared.options import to_nobody
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from exporter.sources import Options
+    from exporter.sources.shared.options import ReadOptions
 
 NAME = "tfjs"
 LARGEST_MODEL_JSON = 64 * MiB
@@ -66,7 +66,7 @@ def claims(place: Place) -> bool:
     return head.lstrip()[:1] == b"{" and (b'"modelTopology"' in head or b'"weightsManifest"' in head)
 
 
-def read(place: Place, options: Options) -> Bundle:
+def read(place: Place, options: ReadOptions) -> Bundle:
     """The batch norms of the model; quantised parameters as TensorFlow.js itself dequantises them."""
     value = parse_json(place.read(LARGEST_MODEL_JSON), "")
     topology = value.get("modelTopology") if isinstance(value, dict) else None
@@ -192,7 +192,7 @@ def _check_quantization(quantization: Any, name: str) -> None:
         raise FormatError("its quantization is not uint8 or uint16 with min and scale, nor float16", where=name)
 
 
-def _without_config(weights: Weights, place: Place, options: Options) -> Bundle:
+def _without_config(weights: Weights, place: Place, options: ReadOptions) -> Bundle:
     """The batch norms of weights alone, whose names and order are those of the HDF5 file that they were in."""
     if weights.are_by_path():
         raise FormatError("this model.json holds no modelTopology: there is no config to read the weights by")

@@ -6,32 +6,16 @@ in TARGETS. The suffix of the output's name chooses the target.
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import os
 from pathlib import PurePath
-from typing import Any, Protocol
+from typing import Protocol
 
 from exporter.batchnorm.bundle import Bundle
-from exporter.batchnorm.layer import BatchNorm
 from exporter.errors import UsageError
+from exporter.targets.shared.options import WriteOptions
 
 TARGETS = ("bundle_json", "numpy_npz", "safetensors_file", "onnx_model", "c_header", "table_csv", "table_md", "html_report", "kit")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Options:
-    """What the user asks of the output.
-
-    vectors: write each layer's test vectors. names: naming scheme of the arrays ("keras" or "torch"), where the target has one.
-    folded: also write scale and offset, where the target can.
-    begun: what a target's `begin` made of layers before the bundle was there.
-    """
-
-    vectors: bool = True
-    names: str = "keras"
-    folded: bool = False
-    begun: dict[BatchNorm, Any] = dataclasses.field(default_factory=dict, compare=False, repr=False)
 
 
 class Target(Protocol):
@@ -40,7 +24,7 @@ class Target(Protocol):
     NAME: str
     SUFFIXES: tuple[str, ...]
 
-    def write(self, bundle: Bundle, options: Options) -> bytes:
+    def write(self, bundle: Bundle, options: WriteOptions) -> bytes:
         """The content of the output file; the same bundle gives the same bytes.
 
         A target may also have begin(layer, options): it works ahead on a layer that `write` will probably get, and keeps what it made

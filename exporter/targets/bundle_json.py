@@ -18,7 +18,7 @@ from exporter.errors import ExporterError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from exporter.targets import Options
+    from exporter.targets.shared.options import WriteOptions
 
 NAME = "bundle"
 SUFFIXES = (".json",)
@@ -29,7 +29,7 @@ FORMULA = "gamma * (x - moving_mean) / sqrt(moving_variance + epsilon) + beta"
 DOUBLE_ROUNDED = np.uint32(0x15AE43FD)
 
 
-def write(bundle: Bundle, options: Options) -> bytes:
+def write(bundle: Bundle, options: WriteOptions) -> bytes:
     """The document, validated against the schema, one key a line."""
     content = _frame(bundle)
     schema.validate(content)
@@ -48,7 +48,7 @@ def write(bundle: Bundle, options: Options) -> bytes:
     return b"".join(parts)  # the one copy: the text is several times the size of the parameters
 
 
-def begin(layer: BatchNorm, options: Options) -> None:
+def begin(layer: BatchNorm, options: WriteOptions) -> None:
     """Makes the text of a layer that is complete and passes the gate, which looks at it once more with its bundle."""
     if layer.epsilon is None or layer.axis is None or layer.statistic != "variance":
         return
@@ -57,7 +57,7 @@ def begin(layer: BatchNorm, options: Options) -> None:
         options.begun[layer] = _entry(layer, options)
 
 
-def _entry(layer: BatchNorm, options: Options) -> list[bytes]:
+def _entry(layer: BatchNorm, options: WriteOptions) -> list[bytes]:
     """The text of a layer, between its braces, in pieces: joined once, at the end, for they are many or large."""
     content = _layer(layer, options.vectors)
     schema.validate_layer(content)

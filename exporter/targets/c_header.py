@@ -18,8 +18,8 @@ from exporter.batchnorm.bundle import Bundle
 from exporter.batchnorm.dtypes import TINY, round_to
 from exporter.batchnorm.layer import PARAMETERS, BatchNorm, scale_and_offset
 from exporter.errors import OutputError
-from exporter.targets import Options
 from exporter.targets.bundle_json import FORMULA
+from exporter.targets.shared.options import WriteOptions
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,7 +30,7 @@ LONGEST_STEM = 45  # with the longest ending, "_moving_variance", below the 63 c
 NUMBERS_A_LINE = 6
 
 
-def write(bundle: Bundle, options: Options) -> bytes:
+def write(bundle: Bundle, options: WriteOptions) -> bytes:
     """The header, in ASCII. Raises OutputError for a layer that `folded` factors cannot say."""
     guard = f"BN_BUNDLE_{bundle.digest()[7:23].upper()}_H"
     stems = identifiers(bundle.paths())
@@ -61,7 +61,7 @@ def identifiers(paths: Iterable[str]) -> list[str]:
     return found
 
 
-def _layer(stem: str, layer: BatchNorm, options: Options) -> Iterator[str]:
+def _layer(stem: str, layer: BatchNorm, options: WriteOptions) -> Iterator[str]:
     kind = "double" if layer.dtype == "float64" else "float"
     lacking = [f"no {name}: use {value}" for name, value in (("gamma", 1), ("beta", 0)) if getattr(layer, name) is None]
     shape = "x".join(map(str, layer.shape))

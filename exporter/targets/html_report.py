@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from exporter.batchnorm.bundle import Bundle
-    from exporter.targets import Options
+    from exporter.targets.shared.options import WriteOptions
 
 NAME = "html"
 SUFFIXES = (".html", ".htm")
@@ -41,7 +41,7 @@ COLUMNS = (  # heading, class of its cells
     ("Lowest <br>variance", "n"), ("Largest <br>|scale|", "n"), ("Findings", "found"))
 
 
-def write(bundle: Bundle, options: Options) -> bytes:
+def write(bundle: Bundle, options: WriteOptions) -> bytes:
     """The page, UTF-8."""
     page = Template(Path(__file__).with_name("report.html").read_text("utf-8"))
     found = findings(bundle)

@@ -15,8 +15,9 @@ from exporter.batchnorm import schema
 from exporter.batchnorm.bundle import Bundle
 from exporter.errors import OutputError, printable
 from exporter.formats.zip_writer import stored_zip
-from exporter.targets import Options, bundle_json, c_header
+from exporter.targets import bundle_json, c_header
 from exporter.targets.bundle_json import FORMULA
+from exporter.targets.shared.options import WriteOptions
 
 NAME = "kit"
 SUFFIXES = (".zip", "/")
@@ -28,7 +29,7 @@ FILES = ("python/batchnorm.py", "python/check.py", "python/README.md",
          "c/batchnorm.h", "c/check.c", "c/README.md")
 
 
-def write(bundle: Bundle, options: Options) -> bytes:
+def write(bundle: Bundle, options: WriteOptions) -> bytes:
     """The zip archive; bundle.json at its top, so that the archive itself can be read back as a model.
 
     Raises: OutputError for a bundle of skipped layers alone.
@@ -38,7 +39,7 @@ def write(bundle: Bundle, options: Options) -> bytes:
     return stored_zip(_members(bundle, options))
 
 
-def _members(bundle: Bundle, options: Options) -> Iterator[tuple[str, bytes]]:
+def _members(bundle: Bundle, options: WriteOptions) -> Iterator[tuple[str, bytes]]:
     yield "README.md", _page(bundle).encode()
     yield "bundle.json", bundle_json.write(bundle, options)
     yield "bundle-1.schema.json", schema.path().read_bytes()

@@ -12,14 +12,14 @@ from exporter.errors import OutputError
 from exporter.formats import npy
 from exporter.formats.zip_archive import MOST_MEMBERS
 from exporter.formats.zip_writer import stored_zip
-from exporter.targets import Options
 from exporter.targets.shared.arrays import DOCUMENT, split
+from exporter.targets.shared.options import WriteOptions
 
 NAME = "npz"
 SUFFIXES = (".npz",)
 
 
-def write(bundle: Bundle, options: Options) -> bytes:
+def write(bundle: Bundle, options: WriteOptions) -> bytes:
     """The archive. Raises OutputError where it would hold more arrays than are read back."""
     text, arrays = split(bundle, options.vectors, lambda path, name: f"{path}/{name}")
     arrays |= {f"{layer.path}/epsilon": ("float64", np.array(layer.epsilon, np.float64)) for layer in bundle}

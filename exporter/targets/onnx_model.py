@@ -20,8 +20,8 @@ from exporter.__about__ import __version__
 from exporter.batchnorm.bundle import Bundle
 from exporter.batchnorm.layer import BatchNorm, wide
 from exporter.errors import MissingExtra, OutputError
-from exporter.targets import Options
 from exporter.targets.c_header import identifiers
+from exporter.targets.shared.options import WriteOptions
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,7 +33,7 @@ DOMAIN = "bn-bundle"
 ROUNDINGS = 8  # epsilon and variance + epsilon may be off by so many units of float32; the error bound of the vectors is wider
 
 
-def write(bundle: Bundle, options: Options) -> bytes:
+def write(bundle: Bundle, options: WriteOptions) -> bytes:
     """The model. Raises MissingExtra without the package onnx, OutputError for a layer that ONNX cannot say."""
     try:
         import onnx

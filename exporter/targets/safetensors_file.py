@@ -15,8 +15,8 @@ from exporter.batchnorm.dtypes import stored_bytes
 from exporter.batchnorm.layer import BatchNorm
 from exporter.errors import OutputError
 from exporter.formats.safetensors import Tensor, dump
-from exporter.targets import Options
 from exporter.targets.shared.arrays import DOCUMENT, split
+from exporter.targets.shared.options import WriteOptions
 
 NAME = "safetensors"
 SUFFIXES = (".safetensors",)
@@ -24,7 +24,7 @@ TYPES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32", "float64": "F64
 TORCH = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
 
 
-def write(bundle: Bundle, options: Options) -> bytes:
+def write(bundle: Bundle, options: WriteOptions) -> bytes:
     """The file. Raises OutputError for a layer of several axes with PyTorch's names."""
     torch = options.names == "torch"
     text, arrays = split(bundle, options.vectors, _torch_name if torch else _keras_name)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from exporter.batchnorm.bundle import Bundle
 from exporter.batchnorm.layer import PARAMETERS, BatchNorm, scale_and_offset
-from exporter.targets import Options
+from exporter.targets.shared.options import WriteOptions
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -20,7 +20,7 @@ COLUMNS = ("path", "channel", "epsilon", *PARAMETERS, "scale", "offset")
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")  # a cell that starts so is run by spreadsheets, whatever its quotes
 
 
-def write(bundle: Bundle, options: Options) -> bytes:
+def write(bundle: Bundle, options: WriteOptions) -> bytes:
     """RFC 4180 in UTF-8; numbers with the digits that bring them back bit for bit, an absent gamma or beta as an empty cell."""
     text = io.StringIO(newline="")
     table = csv.writer(text)

@@ -9,15 +9,15 @@ import numpy as np
 from exporter.batchnorm.bundle import Bundle
 from exporter.batchnorm.layer import BatchNorm, scale_and_offset
 from exporter.errors import printable
-from exporter.targets import Options
 from exporter.targets.bundle_json import FORMULA
+from exporter.targets.shared.options import WriteOptions
 
 NAME = "markdown"
 SUFFIXES = (".md",)
 COLUMNS = ("layer", "channels", "axis", "dtype", "epsilon", "smallest variance", "largest scale", "notes")
 
 
-def write(bundle: Bundle, options: Options) -> bytes:
+def write(bundle: Bundle, options: WriteOptions) -> bytes:
     """The table, with a line about the model above and the formula below. Scale is |gamma| / sqrt(moving_variance + epsilon)."""
     channels = sum(layer.moving_mean.size for layer in bundle)
     lines = [f"{_text(bundle.origin.file)} ({_text(bundle.origin.kind)}): {len(bundle)} batch norms, {channels} channels", "",

@@ -16,10 +16,10 @@ from exporter.errors import FormatError, printable
 from exporter.errors import names as several
 from exporter.keras import dialects
 from exporter.keras.config import BATCH_NORMS, Node, norm_fields
-from exporter.sources import to_nobody
 from exporter.sources.keras_v3.groups import Group, numbered, snake_case
 from exporter.sources.keras_v3.replay import KNOWN_GROUPS, Match, groups_below, holds_equals, is_called, matched
 from exporter.sources.shared.assemble import assemble, roles_of
+from exporter.sources.shared.options import to_nobody
 
 if TYPE_CHECKING:
     from exporter.batchnorm.bundle import Bundle, Origin
@@ -34,7 +34,7 @@ NO_VARIANCE = "its second vector has negative values and is no variance"
 
 @dataclasses.dataclass(slots=True)
 class Found:
-    """What a file holds: see Bundle. groups: that of each layer. announce: see exporter.sources.Options."""
+    """What a file holds: see Bundle. groups: that of each layer. announce: see exporter.ReadOptions."""
 
     layers: list[BatchNorm] = dataclasses.field(default_factory=list)
     groups: list[Group] = dataclasses.field(default_factory=list)

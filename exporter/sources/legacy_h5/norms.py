@@ -41,7 +41,7 @@ MIXED_UP = ("Keras 1.0.0 to 1.0.2 saved a nested Sequential's weights under each
 class Reading:
     """What has been read of a file so far.
 
-    tree: the model's config or None. announce: see exporter.sources.Options. is_version_unwritten: the config is a text of to_json(),
+    tree: the model's config or None. announce: see ReadOptions. is_version_unwritten: the config is a text of to_json(),
     which says its version from Keras 1.0.4 on, so that one without a version is of an older Keras.
     """
 

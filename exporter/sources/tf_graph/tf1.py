@@ -7,7 +7,7 @@ The .meta file beside a checkpoint is mostly the graph of training. A layer that
 the moving averages that its update ops keep, and a warning says so; not where these still have their first values, for then nothing runs
 the update ops, and the batch's statistics are what the model works with.
 
-Options.ema, averages of variables (their name and "/ExponentialMovingAverage"):
+ReadOptions.ema, averages of variables (their name and "/ExponentialMovingAverage"):
     None    as the graph reads them;
     "yes"   the average in place of the variable, wherever the checkpoint has one; moving averages also where they have their first values;
     "no"    the variable in place of its average, and no moving averages that the graph does not compute with.
@@ -34,7 +34,7 @@ from exporter.sources.tf_graph.trace import PASSES, VARIABLES, Constant, Variabl
 if TYPE_CHECKING:
     from exporter.files.place import Place
     from exporter.formats.tensor_bundle import Checkpoint
-    from exporter.sources import Options
+    from exporter.sources.shared.options import ReadOptions
 
 NAME = "tf-checkpoint"
 AVERAGE = "/ExponentialMovingAverage"
@@ -44,7 +44,7 @@ SAVE_OPS = {"Save": 2, "SaveSlices": 3, "SaveV2": 3}
 MOMENTS = (("/moments/Squeeze", "/moments/Squeeze_1"), ("/moments/moments_1/mean", "/moments/moments_1/variance"))
 
 
-def read_tf1(checkpoint: Checkpoint, meta: Place | None, place: Place, options: Options) -> Bundle:
+def read_tf1(checkpoint: Checkpoint, meta: Place | None, place: Place, options: ReadOptions) -> Bundle:
     """The batch norms of a name-based checkpoint. meta: the graph beside it, or None; --architecture may name another one.
 
     Raises FormatError for damage, UnsupportedError where there is no graph and names say nothing certain.
@@ -59,14 +59,14 @@ def read_tf1(checkpoint: Checkpoint, meta: Place | None, place: Place, options: 
     return read_graph(checkpoint, MetaGraph(open_file(meta), meta.name), place, options)
 
 
-def read_graph(checkpoint: Checkpoint, graph: MetaGraph, place: Place, options: Options) -> Bundle:
+def read_graph(checkpoint: Checkpoint, graph: MetaGraph, place: Place, options: ReadOptions) -> Bundle:
     """The batch norms of a graph whose saver wrote this checkpoint."""
     found, skipped, warnings = _by_graph(checkpoint, graph, options)
     origin = Origin(file=place.name, kind=NAME, tensorflow_version=graph.tensorflow_version or None)
     return Bundle(layers=tuple(found), skipped=tuple(skipped), origin=origin, warnings=tuple(warnings))
 
 
-def _by_graph(checkpoint: Checkpoint, graph: MetaGraph, options: Options) -> tuple[list[BatchNorm], list[tuple[str, str]], list[str]]:
+def _by_graph(checkpoint: Checkpoint, graph: MetaGraph, options: ReadOptions) -> tuple[list[BatchNorm], list[tuple[str, str]], list[str]]:
     norms = find_norms(graph.graph)
     averaged = {norm.path for norm in norms if norm.in_training and norm.moving} if options.ema != "no" else set()
     names = _Names(checkpoint, saved_names(graph), options.ema)
@@ -167,7 +167,7 @@ class _Named(NamedTuple):
     variables: dict[str, str]
 
 
-def _by_name(checkpoint: Checkpoint, options: Options) -> tuple[list[BatchNorm], list[tuple[str, str]]]:
+def _by_name(checkpoint: Checkpoint, options: ReadOptions) -> tuple[list[BatchNorm], list[tuple[str, str]]]:
     """What names alone say: the four of tf.layers, Keras and slim in one scope, and the averages of the hand-made batch norm."""
     scopes = _scopes(checkpoint)
     found, skipped = [], []

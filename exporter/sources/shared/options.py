@@ -1,0 +1,56 @@
+"""ReadOptions: what the user adds to what a file says."""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from exporter.batchnorm.layer import BatchNorm
+    from exporter.files.place import Place
+
+
+def to_nobody(layer: BatchNorm) -> None:
+    """Where no one listens; with a name, so that options can be sent to another process."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class ReadOptions:
+    """What the user adds to what the file says.
+
+    epsilon:           (glob over paths, value) pairs; the last one that matches wins.
+    architecture:      a JSON architecture or another model file that holds the config, for weights-only files.
+    keras_version:     the Keras that wrote a file which does not say so itself, e.g. "1.0.5".
+    backend:           "tensorflow", "theano", ...: likewise.
+    ema:               take exponential moving averages of a TF1 checkpoint: None (as the graph uses them), "yes" or "no".
+    layers:            globs; only layers whose path matches one are exported. Empty: all.
+    skip_unresolved:   write the rest and list what cannot be resolved under "skipped".
+    effective_epsilon: write the fused kernel's value as `epsilon`.
+    announce:          called by a source with each layer as soon as it is found, for who can begin to work on it; the bundle that is
+                       returned in the end is what counts.
+    """
+
+    epsilon: tuple[tuple[str, float], ...] = ()
+    architecture: Place | None = None
+    keras_version: str | None = None
+    backend: str | None = None
+    ema: str | None = None
+    layers: tuple[str, ...] = ()
+    skip_unresolved: bool = False
+    effective_epsilon: bool = False
+    announce: Callable[[BatchNorm], object] = to_nobody
+
+    def said(self) -> dict[str, Any]:
+        """What the user said, by field."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "announce"}
+
+    def epsilon_for(self, path: str) -> float | None:
+        """The epsilon that the user gave for this path, or None."""
+        given = [value for glob, value in self.epsilon if fnmatch.fnmatchcase(path, glob)]
+        return given[-1] if given else None
+
+    def wants(self, path: str) -> bool:
+        """Whether `layers` selects this path."""
+        return not self.layers or any(fnmatch.fnmatchcase(path, glob) for glob in self.layers)
