@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from exporter.batchnorm.document import from_document
 from exporter.diagnosis.case import Case, make_case
 from exporter.diagnosis.mistakes import MISTAKES, RIGHT, Mistake
-from exporter.sources.bundle import from_document
 
 HERE = Path(__file__).resolve().parent
 MARK = "<!-- Everything below is made by docs/make_batchnorm.py from exporter/diagnosis/mistakes.py. -->\n"

@@ -22,6 +22,7 @@ import numpy as np
 
 import exporter
 from exporter.batchnorm.bundle import Bundle, Origin
+from exporter.batchnorm.document import from_document
 from exporter.batchnorm.layer import BatchNorm
 from exporter.errors import LONGEST_MESSAGE, ExporterError, FormatError
 from exporter.files.place import Place
@@ -31,7 +32,6 @@ from exporter.formats.zip_archive import Archive
 from exporter.keras import config as keras_config
 from exporter.pipeline import message
 from exporter.pipeline import read as resolve
-from exporter.sources.bundle import from_document
 from exporter.sources.shared.options import ReadOptions
 from exporter.targets import bundle_json
 from exporter.targets.shared.options import WriteOptions

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import exporter
-from exporter.batchnorm import schema
+from exporter.batchnorm import document, schema
 from exporter.batchnorm.dtypes import HELD_IN, round_to, stored_bytes
 from exporter.batchnorm.gate import check
 from exporter.errors import BundleError, FormatError, LayerError, UnresolvedError, UnsupportedError
@@ -44,7 +44,7 @@ def test_random_bit_patterns_survive_both_ways_of_parsing(dtype):
     values = values[np.isfinite(values)]
     smallest = 2.0**-133 if dtype == "bfloat16" else np.finfo(values.dtype).smallest_subnormal
     values = np.concatenate([values, np.array([0.0, -0.0, smallest], values.dtype)])
-    text = orjson.dumps(bundle_json.portable(values), option=orjson.OPT_SERIALIZE_NUMPY)
+    text = orjson.dumps(document.portable(values), option=orjson.OPT_SERIALIZE_NUMPY)
     as_double = np.array(json.loads(text), np.float64)
     assert round_to(as_double, dtype).tobytes() == values.tobytes()
     if dtype == "float64":
@@ -240,7 +240,7 @@ def test_plain_jsonschema_accepts_what_is_written():
 
 @pytest.mark.parametrize("values", [np.float32([1, np.nan]), np.array([1, 2]), np.float32([[1, 2]]), np.array(["a"])])
 def test_arrays_are_checked_as_arrays(values):
-    content = bundle_json.document(make_bundle())
+    content = document.document(make_bundle())
     content["layers"][0]["beta"] = values
     with pytest.raises(BundleError, match=r"layers\[0\].beta"):
         schema.validate(content)

@@ -9,8 +9,9 @@ import pytest
 
 from exporter.errors import ExporterError, FormatError
 from exporter.files.place import Place
-from exporter.keras.config import is_batch_norm, model_tree, node_tree_from, norm_fields, parse_config, walk
+from exporter.keras.config import is_batch_norm, model_tree, norm_fields, parse_config, walk
 from exporter.keras.ranks import input_ranks
+from exporter.sources.shared.architecture import node_tree_from
 
 SIGNS = {"momentum": 0.9, "epsilon": 0.01, "moving_variance_initializer": {"class_name": "Ones", "config": {}}}
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 
 from exporter.errors import BundleError, printable
 
@@ -55,6 +54,8 @@ def _validator() -> Any:
     types = base.TYPE_CHECKER.redefine("array", lambda _, value: isinstance(value, (list, np.ndarray)))
     keywords = {"items": _items(base.VALIDATORS["items"]), "properties": _properties, "type": _type(base.VALIDATORS["type"])}
     extended = validators.extend(base, keywords, type_checker=types)
+    import orjson
+
     return extended(orjson.loads(path().read_bytes()))
 
 

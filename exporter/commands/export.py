@@ -133,8 +133,8 @@ def _json(bundle: Bundle) -> str:
     """The table for machines: the bundle's document without arrays."""
     import json
 
+    from exporter.batchnorm.document import document
     from exporter.batchnorm.layer import PARAMETERS
-    from exporter.targets.bundle_json import document
 
     content = document(bundle, with_vectors=False)
     for layer in content["layers"]:

@@ -15,10 +15,10 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from exporter.errors import ExporterError, FormatError, UnsupportedError, printable
+from exporter.errors import FormatError, printable
 
 if TYPE_CHECKING:
-    from exporter.files.place import Place
+    pass
 
 MOST_LAYERS = 100_000
 HOW_TO_GIVE_ONE = "an architecture is the text of model.to_json(), or a whole model of model.save(); YAML is not read"
@@ -401,47 +401,3 @@ class Architecture:
     tree: Node
     keras_version: str | None
     backend: str | None
-
-
-def node_tree_from(place: Place) -> Architecture:
-    """The config in a JSON file, a model in HDF5 or a .keras archive or folder.
-
-    Raises: FormatError, UnsupportedError where the file holds no config; `where` starts with the file's name.
-    """
-    try:
-        return _architecture(place)
-    except ExporterError as error:
-        raise error.inside(place.name) from None
-
-
-def _architecture(place: Place) -> Architecture:
-    if not place.exists():
-        raise FormatError("no such file or folder")
-    from exporter.formats.hdf5 import is_hdf5, open_hdf5
-
-    if is_hdf5(place):
-        with open_hdf5(place) as file:
-            text = file.text("", "model_config")
-            if text is None:
-                raise UnsupportedError("this HDF5 file holds weights and no config", hint=HOW_TO_GIVE_ONE)
-            return Architecture(tree=parse_config(text, "model_config"), keras_version=file.text("", "keras_version"),
-                                backend=file.text("", "backend"))
-    if place.is_folder() or place.head(4).startswith(b"PK"):
-        from exporter.sources.keras_archive import read_architecture
-
-        return read_architecture(place)
-    head = place.head(512).lstrip()
-    if not head.startswith((b"{", b"[", b'"')):
-        raise UnsupportedError("this is neither JSON nor a model file that holds a config", hint=HOW_TO_GIVE_ONE)
-    from exporter.formats.strict_json import parse_json
-
-    value = parse_json(place.read(), "")
-    if isinstance(value, str):  # json.dump(model.to_json(), file): to_json() is a text already
-        value = parse_json(value, "")
-    if isinstance(value, dict) and isinstance(value.get("modelTopology"), dict):  # model.json of TensorFlow.js
-        value = value["modelTopology"]
-    said = {key: value[key] if isinstance(value, dict) and isinstance(value.get(key), str) else None
-            for key in ("keras_version", "backend")}
-    if isinstance(value, dict) and "class_name" not in value and isinstance(value.get("model_config"), dict):
-        value = value["model_config"]
-    return Architecture(tree=model_tree(value, ""), **said)

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from exporter.batchnorm.document import LARGEST, from_document
 from exporter.batchnorm.dtypes import HELD_IN
 from exporter.batchnorm.layer import PARAMETERS
 from exporter.errors import BundleError, FormatError, printable
-from exporter.sources.bundle import LARGEST, from_document
 
 if TYPE_CHECKING:
     from collections.abc import Callable

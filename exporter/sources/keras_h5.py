@@ -15,10 +15,11 @@ from exporter.batchnorm.bundle import Bundle, Origin
 from exporter.errors import FormatError, UnsupportedError, UsageError, printable
 from exporter.formats.hdf5 import is_hdf5, open_hdf5
 from exporter.keras import dialects
-from exporter.keras.config import Architecture, Node, join, node_tree_from, parse_config
+from exporter.keras.config import Architecture, Node, join, parse_config
 from exporter.sources.keras_v3.replay import LEAVES
 from exporter.sources.legacy_h5.norms import Reading
 from exporter.sources.legacy_h5.weights import Candidate, Group, candidates
+from exporter.sources.shared.architecture import node_tree_from
 
 if TYPE_CHECKING:
     from exporter.files.place import Place

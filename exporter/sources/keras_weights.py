@@ -8,24 +8,21 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from exporter.batchnorm.bundle import Bundle, Origin
-from exporter.errors import FormatError, UnsupportedError, names, printable
+from exporter.errors import FormatError
 from exporter.files.place import Place
 from exporter.formats.hdf5 import is_hdf5, open_hdf5
-from exporter.formats.strict_json import parse_json
 from exporter.sources.keras_v3.groups import LAYER_LISTS, VARIABLES, Group
 from exporter.sources.keras_v3.weights import read_weights
+from exporter.sources.shared.shards import open_shards
 
 if TYPE_CHECKING:
     from exporter.formats.hdf5_file import File
     from exporter.sources.shared.options import ReadOptions
 
 NAME = "keras-weights"
-MOST_SHARDS = 500  # all are open at once
-
-_SHARD = re.compile(r"(.*_)([0-9]{5})(\.weights\.h5)", re.DOTALL)
 
 
 def claims(place: Place) -> bool:
@@ -42,7 +39,7 @@ def read(place: Place, options: ReadOptions) -> Bundle:
     """The batch norms; epsilon None unless `options.architecture` gives the config."""
     tree = version = None
     if options.architecture is not None:
-        from exporter.keras.config import node_tree_from
+        from exporter.sources.shared.architecture import node_tree_from
 
         architecture = node_tree_from(options.architecture)
         tree, version = architecture.tree, architecture.keras_version
@@ -64,67 +61,3 @@ def _open(place: Place) -> Iterator[list[File]]:
     else:
         with open_shards(place) as files:
             yield files
-
-
-@contextlib.contextmanager
-def open_shards(index: Place) -> Iterator[list[File]]:
-    """The shards that a .weights.json lists, opened in their order.
-
-    Raises: FormatError for a shard that is missing or does not belong to the others.
-    """
-    weight_map, total = _parsed(index)
-    listed = _listed(weight_map)
-    complete = any(isinstance(value, list) for value in weight_map.values())
-    with contextlib.ExitStack() as stack:
-        files = [stack.enter_context(_shard(index, name)) for name in listed]
-        sizes = [_stored(file) for file in files]
-        following = _following(listed[-1])
-        if not complete and sum(sizes) != total and following and index.sibling(following).is_file():
-            # Keras 3.10 lists for each layer only the shard in which it begins
-            files.append(stack.enter_context(_shard(index, following)))
-            sizes.append(_stored(files[-1]))
-        if sum(sizes) != total:
-            raise FormatError(f"the shards hold {sum(sizes)} bytes of weights, {index.name} says {total}",
-                              hint="they are not all of one save; copy all files of the model again")
-        yield files
-
-
-def _parsed(index: Place) -> tuple[dict[str, Any], int]:
-    value = parse_json(index.read(), "")
-    weight_map = value.get("weight_map") if isinstance(value, dict) else None
-    metadata = value.get("metadata") if isinstance(value, dict) else None
-    total = metadata.get("total_size") if isinstance(metadata, dict) else None
-    if not isinstance(weight_map, dict) or not weight_map or not isinstance(total, (int, float)) or total != int(total):
-        raise FormatError("this is no list of shards: weight_map or metadata.total_size is missing")
-    return weight_map, int(total)
-
-
-def _listed(weight_map: dict[str, Any]) -> list[str]:
-    """Names of the shards in order; with those between them, which Keras 3.10 leaves out where no layer begins."""
-    values = [name for value in weight_map.values() for name in (value if isinstance(value, list) else [value])]
-    parts = [_SHARD.fullmatch(name) if isinstance(name, str) else None for name in values]
-    bases = {part[1] for part in parts if part}
-    if None in parts or len(bases) != 1:
-        raise FormatError(f"these are not the shards of one save: {names(sorted(set(map(str, values))))}")
-    last = max(int(part[2]) for part in parts if part)
-    if last >= MOST_SHARDS:
-        raise UnsupportedError(f"{last + 1} shards; {MOST_SHARDS} are the most", hint="save with a larger max_shard_size")
-    return [f"{base}{number:05}.weights.h5" for base in bases for number in range(last + 1)]
-
-
-def _following(name: str) -> str:
-    part = _SHARD.fullmatch(name)
-    return f"{part[1]}{int(part[2]) + 1:05}{part[3]}" if part else ""
-
-
-def _shard(index: Place, name: str) -> File:
-    place = index.sibling(name)
-    if not place.is_file():
-        raise FormatError(f"the shard {printable(name, 80)} is missing", hint="it has to lie beside the .weights.json")
-    return open_hdf5(place, name)
-
-
-def _stored(file: File) -> int:
-    """Bytes of all variables in a shard."""
-    groups = (path for path in file.walk() if path.rpartition("/")[2] == VARIABLES)
-    return sum(file.size(f"{path}/{name}") for path in groups for name in file.names(path))

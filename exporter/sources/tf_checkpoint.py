@@ -11,8 +11,9 @@ from exporter.files.place import MiB, Place
 from exporter.formats.object_graph import OBJECT_GRAPH
 from exporter.formats.sstable import is_table
 from exporter.formats.tensor_bundle import TensorBundle, open_checkpoint
-from exporter.keras.config import node_tree_from, norm_fields
+from exporter.keras.config import norm_fields
 from exporter.keras.dialects import era_of
+from exporter.sources.shared.architecture import node_tree_from
 from exporter.sources.tf_objects.configs import StoredConfigs, given_configs
 from exporter.sources.tf_objects.norms import ObjectNames, batch_norm, find_norms, open_graph, with_kernel
 

@@ -22,12 +22,13 @@ from exporter.errors import FormatError, UnsupportedError, names, printable
 from exporter.files.place import MiB, Place
 from exporter.formats.strict_json import parse_json
 from exporter.keras import dialects
-from exporter.keras.config import Node, is_batch_norm, join, model_tree, node_tree_from, norm_fields
+from exporter.keras.config import Node, is_batch_norm, join, model_tree, norm_fields
 from exporter.keras.ranks import input_ranks
 from exporter.sources.keras_v3.groups import VARIABLES, Group
 from exporter.sources.keras_v3.weights import Found, read_weights
 from exporter.sources.legacy_h5.weights import Group as Layer
 from exporter.sources.legacy_h5.weights import norms_of
+from exporter.sources.shared.architecture import node_tree_from
 from exporter.sources.shared.assemble import assemble, roles_of
 from exporter.sources.shared.options import to_nobody
 

@@ -15,10 +15,10 @@ import numpy as np
 from exporter.__about__ import __version__
 from exporter.batchnorm import vectors
 from exporter.batchnorm.bundle import Bundle
+from exporter.batchnorm.document import FORMULA
 from exporter.batchnorm.dtypes import TINY, round_to
 from exporter.batchnorm.layer import PARAMETERS, BatchNorm, scale_and_offset
 from exporter.errors import OutputError
-from exporter.targets.bundle_json import FORMULA
 from exporter.targets.shared.options import WriteOptions
 
 if TYPE_CHECKING:

@@ -13,10 +13,10 @@ from pathlib import Path
 from exporter.__about__ import __version__
 from exporter.batchnorm import schema
 from exporter.batchnorm.bundle import Bundle
+from exporter.batchnorm.document import FORMULA
 from exporter.errors import OutputError, printable
 from exporter.formats.zip_writer import stored_zip
 from exporter.targets import bundle_json, c_header
-from exporter.targets.bundle_json import FORMULA
 from exporter.targets.shared.options import WriteOptions
 
 NAME = "kit"

@@ -7,9 +7,9 @@ import re
 import numpy as np
 
 from exporter.batchnorm.bundle import Bundle
+from exporter.batchnorm.document import FORMULA
 from exporter.batchnorm.layer import BatchNorm, scale_and_offset
 from exporter.errors import printable
-from exporter.targets.bundle_json import FORMULA
 from exporter.targets.shared.options import WriteOptions
 
 NAME = "markdown"

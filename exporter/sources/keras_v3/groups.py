@@ -13,11 +13,11 @@ from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any, Protocol
 
 from exporter.errors import FormatError
+from exporter.sources.shared.shards import VARIABLES as VARIABLES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-VARIABLES = "vars"
 # Groups of a model that are no layers: their arrays have the shapes of the layers' own.
 NOT_LAYERS = frozenset(("optimizer", "_optimizer", "metrics", "_metrics", "compiled_metrics", "_compile_metrics", "compiled_loss",
                         "_compile_loss", "_loss_tracker", "loss_tracker"))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from exporter.batchnorm import schema
 from exporter.batchnorm.bundle import Bundle
-from exporter.targets.bundle_json import document, portable
+from exporter.batchnorm.document import document, portable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
