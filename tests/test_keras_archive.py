@@ -331,7 +331,7 @@ def test_folder(tmp_path):
         archive.extractall(tmp_path / "model")
     bundle = exporter.read(tmp_path / "model")
     assert (bundle.origin.file, shown(bundle)) == ("model", {"bn": (0.001, given(A))})
-    assert archive.read_architecture(Place(tmp_path / "model")).keras_version == "3.15.1"
+    assert read_architecture(Place(tmp_path / "model")).keras_version == "3.15.1"
     (tmp_path / "model" / "model.weights.h5").rename(tmp_path / "model" / "model_00000.weights.h5")
     shards = {"metadata": {"total_size": 48.0}, "weight_map": {"/layers/batch_normalization/vars": ["model_00000.weights.h5"]}}
     (tmp_path / "model" / "model.weights.json").write_text(json.dumps(shards))

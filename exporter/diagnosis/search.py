@@ -10,59 +10,14 @@ import numpy as np
 
 from exporter.batchnorm.bundle import Bundle
 from exporter.batchnorm.layer import BatchNorm
+from exporter.diagnosis.answer import Diagnosis
 from exporter.diagnosis.case import Case, make_case
 from exporter.diagnosis.evidence import Evidence, aligned, channels_of, gather
 from exporter.diagnosis.explanations import Explanation, again, explain, explain_closer, explain_further, rank, variant
-from exporter.diagnosis.mistakes import MISTAKES
 from exporter.diagnosis.samples import Numbers, numbers
 from exporter.errors import UsageError, names, printable
 
 MOST_LAYERS = 20  # in which pairs of mistakes are tried, a second each at most
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Diagnosis:
-    """What `diagnose` found.
-
-    verdict:       "same" or "differs".
-    layer:         path of the layer; "" where it was not given and none was found.   channel: likewise, for numbers of one channel.
-    explanations:  those within the error bound, the likeliest first; several: the data cannot tell them apart.
-    compared, differing:  numbers.
-    worst:         {"index", "channel", "input", "yours", "right", "times_the_bound"} of the number that is furthest off.
-    side_by_side:  a few numbers: (index, channel, input, yours, right, what the first explanation gives or None).
-    notes:         sentences.
-    evidence:      what was compared.
-    """
-
-    verdict: str
-    layer: str
-    channel: int | None
-    explanations: tuple[Explanation, ...]
-    compared: int
-    differing: int
-    worst: dict[str, Any]
-    side_by_side: tuple[tuple[Any, ...], ...]
-    notes: tuple[str, ...]
-    evidence: Evidence = dataclasses.field(repr=False)
-
-    def could_not_show(self) -> list[str]:
-        """Codes of the mistakes that these inputs would not have shown: their results lie within the error bound of the right ones."""
-        with np.errstate(all="ignore"):
-            small = self.evidence.sample()
-            return [mistake.code for mistake in MISTAKES if mistake.wrong is not None
-                    and any(small.close(case) for _, case in mistake.wrong(small.case))]
-
-    def text(self) -> str:
-        """The diagnosis for people."""
-        from exporter.diagnosis.text import render
-
-        return render(self)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The diagnosis for machines: JSON types only."""
-        from exporter.diagnosis.text import as_dict
-
-        return as_dict(self)
 
 
 def diagnose(model: Bundle | BatchNorm, x: Any, theirs: Any, *, layer: str | None = None, channel: int | None = None,

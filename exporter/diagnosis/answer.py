@@ -1,4 +1,4 @@
-"""A Diagnosis for people and for machines."""
+"""The answer of `diagnose`: what was found, for people and for machines."""
 
 from __future__ import annotations
 
@@ -6,13 +6,56 @@ import dataclasses
 import math
 from typing import Any
 
+import numpy as np
+
+from exporter.diagnosis.evidence import Evidence
 from exporter.diagnosis.explanations import Explanation
-from exporter.diagnosis.mistakes import BY_CODE, RIGHT
-from exporter.diagnosis.search import Diagnosis
+from exporter.diagnosis.mistakes import BY_CODE, MISTAKES, RIGHT
 from exporter.errors import printable
 
 MOST_SHOWN = 5
 MOST_HIDDEN = 8
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Diagnosis:
+    """What `diagnose` found.
+
+    verdict:       "same" or "differs".
+    layer:         path of the layer; "" where it was not given and none was found.   channel: likewise, for numbers of one channel.
+    explanations:  those within the error bound, the likeliest first; several: the data cannot tell them apart.
+    compared, differing:  numbers.
+    worst:         {"index", "channel", "input", "yours", "right", "times_the_bound"} of the number that is furthest off.
+    side_by_side:  a few numbers: (index, channel, input, yours, right, what the first explanation gives or None).
+    notes:         sentences.
+    evidence:      what was compared.
+    """
+
+    verdict: str
+    layer: str
+    channel: int | None
+    explanations: tuple[Explanation, ...]
+    compared: int
+    differing: int
+    worst: dict[str, Any]
+    side_by_side: tuple[tuple[Any, ...], ...]
+    notes: tuple[str, ...]
+    evidence: Evidence = dataclasses.field(repr=False)
+
+    def could_not_show(self) -> list[str]:
+        """Codes of the mistakes that these inputs would not have shown: their results lie within the error bound of the right ones."""
+        with np.errstate(all="ignore"):
+            small = self.evidence.sample()
+            return [mistake.code for mistake in MISTAKES if mistake.wrong is not None
+                    and any(small.close(case) for _, case in mistake.wrong(small.case))]
+
+    def text(self) -> str:
+        """The diagnosis for people."""
+        return render(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The diagnosis for machines: JSON types only."""
+        return as_dict(self)
 
 
 def render(found: Diagnosis) -> str:
