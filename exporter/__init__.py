@@ -20,7 +20,7 @@ _HOME = {
                "UnsupportedError", "UsageError"),
     "pipeline.many": ("export_many",),
     "pipeline.read": ("load", "read"),
-    "files.output": ("write",),
+    "pipeline.write": ("write",),
     "sources.shared.options": ("ReadOptions",),
     "targets.shared.options": ("WriteOptions",),
 }

@@ -15,9 +15,9 @@ from exporter.errors import OutputError as OutputError
 from exporter.errors import UnresolvedError as UnresolvedError
 from exporter.errors import UnsupportedError as UnsupportedError
 from exporter.errors import UsageError as UsageError
-from exporter.files.output import write as write
 from exporter.pipeline.many import export_many as export_many
 from exporter.pipeline.read import load as load
 from exporter.pipeline.read import read as read
+from exporter.pipeline.write import write as write
 from exporter.sources.shared.options import ReadOptions as ReadOptions
 from exporter.targets.shared.options import WriteOptions as WriteOptions

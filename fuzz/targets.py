@@ -30,8 +30,7 @@ from exporter.formats import graph_def, object_graph, strict_json, tensor_bundle
 from exporter.formats.protobuf import Message
 from exporter.formats.zip_archive import Archive
 from exporter.keras import config as keras_config
-from exporter.pipeline import message
-from exporter.pipeline import read as resolve
+from exporter.pipeline import message, read, resolve
 from exporter.sources.shared.options import ReadOptions
 from exporter.targets import bundle_json
 from exporter.targets.shared.options import WriteOptions
@@ -162,7 +161,7 @@ def frozen(data: bytes) -> None:
 
 def _read_here(path: pathlib.Path, **how: bool) -> Bundle | None:
     try:
-        bundle = resolve.read_place(Place(path), ReadOptions(epsilon=(("*", 1e-3),), skip_unresolved=True), **how)
+        bundle = read.read_place(Place(path), ReadOptions(epsilon=(("*", 1e-3),), skip_unresolved=True), **how)
     except ExporterError as error:
         _refused(error)
         return None

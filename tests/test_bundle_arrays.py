@@ -10,7 +10,6 @@ from conftest import make_bundle, make_layer, mixed, same_layer
 
 import exporter
 from exporter.errors import BundleError, ExporterError, FormatError, OutputError
-from exporter.files import output
 from exporter.formats import npy
 from exporter.formats.safetensors import Tensor, dump
 from exporter.formats.zip_writer import stored_zip
@@ -21,20 +20,20 @@ from exporter.targets.shared.options import WriteOptions
     ("b.npz", True), ("b.npz", False), ("b.safetensors", True), ("b.safetensors", False), ("b.zip", True), ("b/", True)])
 def test_every_form_gives_the_same_document_back(name, with_vectors, tmp_path):
     bundle, target = mixed(), f"{tmp_path}/{name}"
-    output.write(bundle, tmp_path / "direct.json")
-    output.write(bundle, target, WriteOptions(vectors=with_vectors))
+    exporter.write(bundle, tmp_path / "direct.json")
+    exporter.write(bundle, target, WriteOptions(vectors=with_vectors))
     back = exporter.load(target)
     for a, b in zip(bundle, back):
         assert same_layer(a, b)
     assert bool(back.vectors) == with_vectors
-    output.write(back, tmp_path / "back.json")
+    exporter.write(back, tmp_path / "back.json")
     assert (tmp_path / "back.json").read_bytes() == (tmp_path / "direct.json").read_bytes()
 
 
 def test_the_names_of_pytorch_lose_nothing(tmp_path):
     bundle = mixed()
     bundle = bundle.replace(layers=tuple(layer for layer in bundle if len(layer.shape) == 1))
-    output.write(bundle, tmp_path / "b.safetensors", WriteOptions(names="torch"))
+    exporter.write(bundle, tmp_path / "b.safetensors", WriteOptions(names="torch"))
     back = exporter.load(tmp_path / "b.safetensors")
     assert len(back) == 4
     for a, b in zip(bundle, back):
@@ -45,10 +44,10 @@ def test_the_names_of_pytorch_lose_nothing(tmp_path):
 def test_any_form_is_a_model_for_the_command(suffix, tmp_path, run):
     from exporter.commands.export import export
 
-    output.write(make_bundle(), tmp_path / f"b.{suffix}")
+    exporter.write(make_bundle(), tmp_path / f"b.{suffix}")
     code, _, err = run(export, tmp_path / f"b.{suffix}", tmp_path / "out.json")
     assert (code, err) == (0, "")
-    output.write(make_bundle(), tmp_path / "direct.json")
+    exporter.write(make_bundle(), tmp_path / "direct.json")
     assert (tmp_path / "out.json").read_bytes() == (tmp_path / "direct.json").read_bytes()
 
 
@@ -57,7 +56,7 @@ def test_any_form_is_a_model_for_the_command(suffix, tmp_path, run):
 
 def test_numpy_reads_the_npz(tmp_path):
     bundle = mixed()
-    output.write(bundle, tmp_path / "b.npz")
+    exporter.write(bundle, tmp_path / "b.npz")
     with np.load(tmp_path / "b.npz", allow_pickle=False) as arrays:
         for layer in bundle:
             for name, values in layer.parameters().items():
@@ -123,7 +122,7 @@ def test_an_npz_that_says_two_things_is_refused(tmp_path):
 
 
 def test_vectors_whose_rows_differ_in_length_are_refused(tmp_path):
-    output.write(make_bundle(), tmp_path / "b.json")
+    exporter.write(make_bundle(), tmp_path / "b.json")
     content = json.loads((tmp_path / "b.json").read_text("utf-8"))
     content["layers"][0]["vectors"]["input"][0].append(1.0)
     (tmp_path / "b.json").write_text(json.dumps(content))
@@ -144,7 +143,7 @@ def test_safetensors_reads_the_file(tmp_path):
     from safetensors.numpy import load_file
 
     bundle = mixed().replace(layers=tuple(layer for layer in mixed() if layer.dtype != "bfloat16"))
-    output.write(bundle, tmp_path / "b.safetensors")
+    exporter.write(bundle, tmp_path / "b.safetensors")
     found = load_file(tmp_path / "b.safetensors")
     assert len(found) == sum(len(layer.parameters()) for layer in bundle)
     for layer in bundle:
@@ -159,7 +158,7 @@ def test_bfloat16_through_pytorch(tmp_path):
     from safetensors.torch import load_file
 
     layer = make_layer("bn", dtype="bfloat16")
-    output.write(make_bundle(layer), tmp_path / "b.safetensors")
+    exporter.write(make_bundle(layer), tmp_path / "b.safetensors")
     found = load_file(tmp_path / "b.safetensors")["bn/gamma"]
     assert found.dtype == torch.bfloat16
     assert found.float().numpy().tobytes() == layer.gamma.tobytes()

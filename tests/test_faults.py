@@ -24,7 +24,7 @@ import exporter
 from exporter.errors import FormatError
 from exporter.files.place import Place
 from exporter.formats.protobuf import fields
-from exporter.pipeline import read as resolve
+from exporter.pipeline import finding, read
 from exporter.sources.saved_model import META_OBJECTS, MODEL_META_GRAPHS
 from exporter.sources.shared.options import ReadOptions
 
@@ -190,7 +190,7 @@ def test_an_input_that_changes_while_it_is_read(change, name, tmp_path, monkeypa
     shutil.copy(MODEL, tmp_path / "model.h5")
     shutil.copytree(SAVED_MODEL, tmp_path / "saved_model")
     place = Place(tmp_path / name.split("/")[0])
-    found = resolve.source_for(place)
+    found = finding.source_for(place)
 
     class Meanwhile:
         @staticmethod
@@ -199,16 +199,16 @@ def test_an_input_that_changes_while_it_is_read(change, name, tmp_path, monkeypa
             change(tmp_path / name)
             return bundle
 
-    monkeypatch.setattr(resolve, "source_for", lambda place: Meanwhile)
+    monkeypatch.setattr(finding, "source_for", lambda place: Meanwhile)
     with pytest.raises(FormatError, match="changed while it was read") as error:
-        resolve.read_place(place, ReadOptions())
+        read.read_place(place, ReadOptions())
     assert name.rsplit("/", 1)[-1] in error.value.where
 
 
 def test_a_refusal_of_an_input_that_changed_says_so(tmp_path, monkeypatch):
     shutil.copy(MODEL, tmp_path / "model.h5")
     place = Place(tmp_path / "model.h5")
-    found = resolve.source_for(place)
+    found = finding.source_for(place)
 
     class Meanwhile:
         @staticmethod
@@ -216,9 +216,9 @@ def test_a_refusal_of_an_input_that_changed_says_so(tmp_path, monkeypatch):
             truncate(tmp_path / "model.h5")
             return found.read(place, options)
 
-    monkeypatch.setattr(resolve, "source_for", lambda place: Meanwhile)
+    monkeypatch.setattr(finding, "source_for", lambda place: Meanwhile)
     with pytest.raises(FormatError, match="changed while it was read"):
-        resolve.read_place(place, ReadOptions())
+        read.read_place(place, ReadOptions())
 
 
 def test_an_architecture_that_changes_is_noticed_too(tmp_path, monkeypatch):
@@ -226,7 +226,7 @@ def test_an_architecture_that_changes_is_noticed_too(tmp_path, monkeypatch):
     for name in ("model.weights.h5", "architecture.json"):
         shutil.copy(folder / name, tmp_path)
     place, options = Place(tmp_path / "model.weights.h5"), ReadOptions(architecture=Place(tmp_path / "architecture.json"))
-    found = resolve.source_for(place)
+    found = finding.source_for(place)
 
     class Meanwhile:
         @staticmethod
@@ -235,9 +235,9 @@ def test_an_architecture_that_changes_is_noticed_too(tmp_path, monkeypatch):
             append(tmp_path / "architecture.json")
             return bundle
 
-    monkeypatch.setattr(resolve, "source_for", lambda place: Meanwhile)
+    monkeypatch.setattr(finding, "source_for", lambda place: Meanwhile)
     with pytest.raises(FormatError, match="changed while it was read"):
-        resolve.read_place(place, options)
+        read.read_place(place, options)
 
 
 # --- outputs ---------------------------------------------------------------------------------------------------------------------------

@@ -15,31 +15,94 @@ PACKAGE = sorted((ROOT / "exporter").rglob("*.py"))
 OPTIONAL = {"tensorflow", "keras", "tf_keras", "torch", "pickle", "marshal", "yaml", "dill", "cloudpickle"}
 
 
+# Who may import whom, floor by floor (docs/architecture.md). Imports inside functions and under TYPE_CHECKING count.
+MAY_IMPORT = {
+    "errors": set(),
+    "batchnorm": {"errors"},
+    "files": {"errors"},
+    "formats": {"errors", "files"},
+    "keras": {"errors", "batchnorm", "formats", "files"},
+    "targets": {"errors", "batchnorm", "formats", "files", "keras"},
+    "diagnosis": {"errors", "batchnorm", "formats", "files", "keras"},
+    "sources": {"errors", "batchnorm", "formats", "files", "keras"},
+    "pipeline": {"errors", "batchnorm", "formats", "files", "keras", "targets", "sources"},
+    "commands": {"errors", "batchnorm", "formats", "files", "keras", "targets", "sources", "pipeline", "diagnosis"},
+}
+FACE = {"__init__.py", "__main__.py", "__about__.py"}
+
+
 def imports(path):
+    """Names of the modules that a file imports, wherever the statement stands; `from package import module` gives the module."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
+            inner = [f"{node.module}.{alias.name}" for alias in node.names]
+            modules = [name for name in inner if file_of(name)]
+            yield from modules
+            if len(modules) < len(inner):
+                yield node.module
+
+
+def file_of(name):
+    """The file of a module of the package, or None."""
+    if name.split(".")[0] != "exporter":
+        return None
+    plain = ROOT.joinpath(*name.split("."))
+    return next((path for path in (plain.with_suffix(".py"), plain / "__init__.py") if path.is_file()), None)
+
+
+def room_of(path):
+    return path.relative_to(ROOT / "exporter").parts[0].removesuffix(".py")
 
 
 def test_the_guard_sees_the_package():
     assert len(PACKAGE) > 20
 
 
-@pytest.mark.parametrize("path", PACKAGE, ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_point_one_way(path):
-    place = path.relative_to(ROOT / "exporter").parts[0]
+def test_the_rooms_are_the_ten_of_the_drawing():
+    there = {path.name.removesuffix(".py") for path in (ROOT / "exporter").iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert {name for name in there if not name.startswith("__")} == set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize("path", [path for path in PACKAGE if path.name not in FACE or path.parent.name != "exporter"],
+                         ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_down(path):
+    room = room_of(path)
     for name in imports(path):
-        if not name.startswith("exporter."):
+        target = file_of(name)
+        if target is None or target.parent.name == "exporter" and target.name == "__about__.py":
             continue
-        target = name.split(".")[1]
-        if place == "formats":
-            assert target in ("formats", "errors", "files"), f"a format has never heard of {name}"
-        if place == "sources":
-            assert target not in ("targets", "cli", "output", "resolve"), f"a source does not know {name}"
-        if place == "targets":
-            assert target not in ("sources", "cli", "output", "resolve"), f"a target does not know {name}"
+        assert target.parent.name != "exporter" or target.name not in FACE, f"{name}: the face of the package is for others"
+        assert room_of(target) in {room, *MAY_IMPORT[room]}, f"{room} may not import {name}"
+
+
+@pytest.mark.parametrize("folder", ["sources", "targets"])
+def test_no_kind_imports_another(folder):
+    """What two sources, or two targets, share stands in a workshop. The kit packs other targets."""
+    for path in (ROOT / "exporter" / folder).glob("*.py"):
+        found = {target for name in imports(path) if (target := file_of(name)) and target.parent == path.parent}
+        if path.name not in ("__init__.py", "kit.py"):
+            assert found <= {path.parent / "__init__.py"}, path.name
+
+
+def test_no_files_import_each_other_in_a_circle():
+    graph = {path: {target for name in imports(path) if (target := file_of(name)) and target != path} for path in PACKAGE
+             if path.name not in FACE or path.parent.name != "exporter"}
+    done, under_way = set(), []
+
+    def visit(path):
+        assert path not in under_way, " -> ".join(str(step.relative_to(ROOT)) for step in [*under_way[under_way.index(path):], path])
+        if path in done or path not in graph:
+            return
+        under_way.append(path)
+        for target in sorted(graph[path]):
+            visit(target)
+        done.add(under_way.pop())
+
+    for path in sorted(graph):
+        visit(path)
+    assert len(done) > 20
 
 
 @pytest.mark.parametrize("path", [p for p in PACKAGE if p.name != "live.py"], ids=lambda path: str(path.relative_to(ROOT)))

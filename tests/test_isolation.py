@@ -15,8 +15,7 @@ import exporter
 from exporter.errors import FormatError, LayerError, UnresolvedError
 from exporter.files.place import Place
 from exporter.pipeline import child as isolation
-from exporter.pipeline import message
-from exporter.pipeline import read as resolve
+from exporter.pipeline import finding, message, read
 from exporter.sources.shared.options import ReadOptions
 from exporter.targets import bundle_json
 from exporter.targets.shared.options import WriteOptions
@@ -35,7 +34,7 @@ def path(tmp_path):
 @BOTH
 def test_a_child_reads_the_same(path, fork):
     here = exporter.load(path)
-    there = resolve.read_place(Place(path), ReadOptions(), isolated=True, fork=fork)
+    there = read.read_place(Place(path), ReadOptions(), isolated=True, fork=fork)
     assert all(same_layer(a, b) for a, b in zip(here, there))
     assert (here.origin, here.skipped) == (there.origin, there.skipped)
     for name, (x, y) in here.vectors.items():
@@ -53,14 +52,14 @@ def test_options_reach_a_spawned_child(path):
 def test_errors_come_through(tmp_path, fork):
     (tmp_path / "b.json").write_text('{"format": "bn-bundle", "version": 7}')
     with pytest.raises(exporter.BundleError, match="version 7") as error:
-        resolve.read_place(Place(tmp_path / "b.json"), ReadOptions(), isolated=True, fork=fork)
+        read.read_place(Place(tmp_path / "b.json"), ReadOptions(), isolated=True, fork=fork)
     assert error.value.hint == "use a newer bn-export"
     assert error.value.where == "b.json"
 
 
 def in_child(monkeypatch, path, act):
-    monkeypatch.setattr(resolve, "read_unresolved", lambda place, options: act())
-    return resolve.read_place(Place(path), ReadOptions(), isolated=True, fork=True)
+    monkeypatch.setattr(finding, "read_unresolved", lambda place, options: act())
+    return read.read_place(Place(path), ReadOptions(), isolated=True, fork=True)
 
 
 def raise_unresolved():
@@ -173,7 +172,7 @@ MODEL = pathlib.Path(__file__).parent.parent / "sample_models" / "no_beta_keras2
 
 def test_a_text_that_was_begun_early_is_the_one_that_is_written():
     begun = WriteOptions()
-    bundle = resolve.read_place(Place(MODEL), ReadOptions(), isolated=True, fork=True, each=lambda layer: bundle_json.begin(layer, begun))
+    bundle = read.read_place(Place(MODEL), ReadOptions(), isolated=True, fork=True, each=lambda layer: bundle_json.begin(layer, begun))
     assert set(begun.begun) == set(bundle.layers)
     assert bundle_json.write(bundle, begun) == bundle_json.write(bundle, WriteOptions())
 

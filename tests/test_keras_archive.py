@@ -14,6 +14,7 @@ import exporter
 from exporter.errors import ExporterError, FormatError, LayerError, UnresolvedError, UnsupportedError
 from exporter.files.place import Place
 from exporter.sources import keras_archive
+from exporter.sources.shared.archive import read_architecture
 from exporter.sources.shared.options import ReadOptions
 
 A, B, C, D = (norm_arrays(seed) for seed in range(4))

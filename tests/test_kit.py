@@ -17,7 +17,6 @@ from conftest import make_bundle, make_layer, same_layer
 import exporter
 from exporter.batchnorm import vectors
 from exporter.errors import FormatError, OutputError
-from exporter.files import output
 from exporter.targets import kit
 from exporter.targets.shared.options import WriteOptions
 
@@ -27,7 +26,7 @@ LAYERS = (make_layer("encoder/bn_1", shape=(3,), seed=1, ndim=4), make_layer("no
 
 @pytest.fixture
 def folder(tmp_path):
-    output.write(make_bundle(*LAYERS), tmp_path / "kit.zip")
+    exporter.write(make_bundle(*LAYERS), tmp_path / "kit.zip")
     with zipfile.ZipFile(tmp_path / "kit.zip") as archive:
         archive.extractall(tmp_path / "empty")
     return tmp_path / "empty"
@@ -103,7 +102,7 @@ def test_the_lines_of_c(folder):
 def test_what_is_in_it(folder, tmp_path):
     names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert names == {"README.md", "bundle.json", "bundle-1.schema.json", "batchnorm-1.json", "c/layers.h", *kit.FILES}
-    output.write(make_bundle(*LAYERS), tmp_path / "direct.json")
+    exporter.write(make_bundle(*LAYERS), tmp_path / "direct.json")
     assert (folder / "bundle.json").read_bytes() == (tmp_path / "direct.json").read_bytes()
     assert len(exporter.load(folder / "batchnorm-1.json")) >= 32
     bundle, schema = (json.loads((folder / name).read_text("utf-8")) for name in ("bundle.json", "bundle-1.schema.json"))
@@ -112,7 +111,7 @@ def test_what_is_in_it(folder, tmp_path):
 
 
 def test_archive_and_folder_hold_the_same(tmp_path, folder):
-    output.write(make_bundle(*LAYERS), f"{tmp_path}/folder/")
+    exporter.write(make_bundle(*LAYERS), f"{tmp_path}/folder/")
     for path in folder.rglob("*"):
         if path.is_file():
             assert (tmp_path / "folder" / path.relative_to(folder)).read_bytes() == path.read_bytes()
@@ -126,7 +125,7 @@ def test_both_are_read_back(tmp_path, folder):
 
 
 def test_a_damaged_kit_is_refused(tmp_path):
-    output.write(make_bundle(*LAYERS), tmp_path / "kit.zip")
+    exporter.write(make_bundle(*LAYERS), tmp_path / "kit.zip")
     data = bytearray((tmp_path / "kit.zip").read_bytes())
     at = data.index(b'"moving_mean": [') + 20
     data[at] ^= 1

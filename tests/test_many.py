@@ -19,7 +19,9 @@ import exporter
 from exporter.commands.export_many import Progress
 from exporter.errors import UsageError
 from exporter.pipeline import many
-from exporter.pipeline.many import Summary, Task, expand, export_many, export_one, named_sources, public
+from exporter.pipeline.many import Task, export_many, export_one
+from exporter.pipeline.naming import expand, named_sources, public
+from exporter.pipeline.outcome import Summary
 
 LATER = 2_000_000_000
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from conftest import make_bundle, make_layer
 
+import exporter
 from exporter.batchnorm.bundle import Origin
 from exporter.batchnorm.gate import check
 from exporter.targets import html_report, target_for
@@ -69,10 +70,9 @@ class Page(HTMLParser):
 
 def test_the_suffix_chooses_it_and_the_command_writes_it(run, tmp_path):
     from exporter.commands import export as cli
-    from exporter.files import output
 
     assert target_for("a.HTML") is html_report
-    output.write(make_bundle(), tmp_path / "bundle.json")
+    exporter.write(make_bundle(), tmp_path / "bundle.json")
     assert run(cli.export, tmp_path / "bundle.json", tmp_path / "report.html")[0] == 0
     assert (tmp_path / "report.html").read_bytes().startswith(b"<!DOCTYPE html>")
 

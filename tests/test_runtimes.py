@@ -15,7 +15,6 @@ from conftest import ROOT, make_bundle, make_layer
 
 import exporter
 from exporter.batchnorm.layer import PARAMETERS
-from exporter.files import output
 from exporter.targets import c_header
 from exporter.targets.shared.options import WriteOptions
 
@@ -45,7 +44,7 @@ def built(tmp_path_factory):
 
 
 def document(tmp_path, *layers):
-    output.write(make_bundle(*layers), tmp_path / "b.json")
+    exporter.write(make_bundle(*layers), tmp_path / "b.json")
     return json.loads((tmp_path / "b.json").read_text("utf-8"))
 
 
@@ -83,7 +82,7 @@ def test_a_wrong_result_is_noticed(name, tmp_path, built):
     layer = make_layer("bn").replace(moving_variance=np.full(4, 1e-3, np.float32))
     content = document(tmp_path, layer)
     if name == "c":  # layers.h makes its vectors from the layer: the case holds the other layer's
-        output.write(make_bundle(layer.replace(epsilon=1.01e-3)), tmp_path / "b.json")
+        exporter.write(make_bundle(layer.replace(epsilon=1.01e-3)), tmp_path / "b.json")
         changed = json.loads((tmp_path / "b.json").read_text("utf-8"))
         rows = content["layers"][0]["vectors"]
         flat = {key: [value for row in rows[key] for value in row] for key in ("input", "output")}

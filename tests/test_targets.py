@@ -16,8 +16,8 @@ from conftest import ROOT, make_bundle, make_layer, mixed
 import exporter
 from exporter.batchnorm import vectors
 from exporter.errors import MissingExtra, OutputError
-from exporter.files import output
 from exporter.targets import c_header, onnx_model, target_for
+from exporter.targets.shared.identifiers import LONGEST_STEM, identifiers
 from exporter.targets.shared.options import WriteOptions
 
 CONFORMANCE = ROOT / "vectors" / "batchnorm-1.json"
@@ -48,7 +48,7 @@ def test_options_that_do_not_go_together(words, message, tmp_path, run, monkeypa
     from exporter.commands.export import export
 
     monkeypatch.chdir(tmp_path)
-    output.write(make_bundle(), tmp_path / "b.json")
+    exporter.write(make_bundle(), tmp_path / "b.json")
     code, _, err = run(export, "b.json", *words)
     assert code == 2
     assert message in err
@@ -57,20 +57,20 @@ def test_options_that_do_not_go_together(words, message, tmp_path, run, monkeypa
 def test_a_folder_is_filled_whole_or_not_at_all(tmp_path, monkeypatch):
     target = f"{tmp_path}/kit/"
     (tmp_path / "kit").mkdir()
-    output.write(make_bundle(), target)
+    exporter.write(make_bundle(), target)
     assert (tmp_path / "kit" / "bundle.json").is_file()
     with pytest.raises(OutputError, match="only a new or empty folder"):
-        output.write(make_bundle(), target)
+        exporter.write(make_bundle(), target)
     (tmp_path / "k.zip").mkdir()
     with pytest.raises(OutputError, match="give a file name"):
-        output.write(make_bundle(), tmp_path / "k.zip")
+        exporter.write(make_bundle(), tmp_path / "k.zip")
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.replace", full)
     with pytest.raises(OutputError, match="No space left"):
-        output.write(make_bundle(), f"{tmp_path}/other/")
+        exporter.write(make_bundle(), f"{tmp_path}/other/")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["k.zip", "kit"]
 
 
@@ -85,7 +85,7 @@ def test_load_state_dict_takes_the_tensors(kind, inner, dtype, has, tmp_path):
     torch = pytest.importorskip("torch")
     safetensors = pytest.importorskip("safetensors")
     layer = make_layer("encoder/bn_1", dtype=dtype, shape=(6,), epsilon=2e-3, momentum=0.97, seed=7, **has)
-    output.write(make_bundle(layer, make_layer("other")), tmp_path / "b.safetensors", WriteOptions(names="torch"))
+    exporter.write(make_bundle(layer, make_layer("other")), tmp_path / "b.safetensors", WriteOptions(names="torch"))
     with safetensors.safe_open(tmp_path / "b.safetensors", "pt") as file:
         said = file.metadata()
         state = {name.removeprefix("encoder/bn_1."): file.get_tensor(name) for name in file.keys() if name.startswith("encoder/bn_1.")}  # noqa: SIM118
@@ -104,7 +104,7 @@ def test_load_state_dict_takes_the_tensors(kind, inner, dtype, has, tmp_path):
 
 def test_a_layer_of_two_axes_has_no_module_in_pytorch(tmp_path):
     with pytest.raises(OutputError, match=r"d: torch.nn.BatchNorm has one axis, this layer has 2"):
-        output.write(mixed(), tmp_path / "b.safetensors", WriteOptions(names="torch"))
+        exporter.write(mixed(), tmp_path / "b.safetensors", WriteOptions(names="torch"))
     assert not list(tmp_path.iterdir())
 
 
@@ -127,7 +127,7 @@ def test_onnx_runtime_gives_the_vectors(tmp_path):
     onnx, _ = onnx_tools()
     layers = [make_layer("a", ndim=2, seed=1), make_layer("b c/é", ndim=4, axis=(3,), gamma=False, seed=2),
               make_layer("d", ndim=4, axis=(1,), dtype="float64", beta=False, seed=3), make_layer("e", dtype="float16", seed=4)]
-    output.write(make_bundle(*layers), tmp_path / "b.onnx")
+    exporter.write(make_bundle(*layers), tmp_path / "b.onnx")
     model = onnx.load(tmp_path / "b.onnx")
     onnx.checker.check_model(model, full_check=True)
     assert {opset.domain: opset.version for opset in model.opset_import}[""] >= 15
@@ -204,7 +204,7 @@ def test_without_the_package_the_error_is_one_line(monkeypatch, tmp_path, run):
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(MissingExtra):
         onnx_model.write(make_bundle(), WriteOptions())
-    output.write(make_bundle(), tmp_path / "b.json")
+    exporter.write(make_bundle(), tmp_path / "b.json")
     code, _, err = run(export, tmp_path / "b.json", tmp_path / "b.onnx")
     assert code == 1
     assert err.splitlines() == ["error: writing .onnx needs the package 'onnx', which is not installed",
@@ -231,7 +231,7 @@ def test_the_compiler_sees_the_same_bits(options, tmp_path):
     extreme = make_layer("ext/reme").replace(moving_mean=np.array(means, np.float32))
     bundle = make_bundle(extreme, make_layer("64", dtype="float64", epsilon=0.1, seed=1), make_layer("16", dtype="float16", seed=2))
     (tmp_path / "layers.h").write_bytes(c_header.write(bundle, options))
-    stems = c_header.identifiers(bundle.paths())
+    stems = identifiers(bundle.paths())
     assert stems == ["ext_reme", "bn_64", "bn_16"]
     prints, want = [], []
     for stem, layer in zip(stems, bundle):
@@ -261,9 +261,9 @@ def test_what_float_cannot_fold_is_refused(change):
 
 
 def test_any_path_gives_an_identifier_of_its_own(tmp_path):
-    stems = c_header.identifiers(NASTY)
+    stems = identifiers(NASTY)
     assert len(set(stems)) == len(NASTY)
-    assert all(len(stem) <= c_header.LONGEST_STEM for stem in stems)
+    assert all(len(stem) <= LONGEST_STEM for stem in stems)
     bundle = make_bundle(*(make_layer(path, seed=i) for i, path in enumerate(NASTY)))
     data = c_header.write(bundle.replace(origin=exporter.read(CONFORMANCE).origin), WriteOptions())
     (tmp_path / "layers.h").write_bytes(data)
@@ -280,7 +280,7 @@ def test_the_csv_holds_every_number(tmp_path):
     from exporter.batchnorm.layer import scale_and_offset
 
     bundle = make_bundle(make_layer("a,\"b\"\nc", seed=1), make_layer("=cmd()", dtype="float64", gamma=False, shape=(2, 3), axis=(1, 2)))
-    output.write(bundle, tmp_path / "b.csv")
+    exporter.write(bundle, tmp_path / "b.csv")
     with open(tmp_path / "b.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["path"] for row in rows] == ["a,\"b\"\nc"] * 4 + ["'=cmd()"] * 6
@@ -295,7 +295,7 @@ def test_the_csv_holds_every_number(tmp_path):
 
 def test_the_markdown_table_is_a_table(tmp_path):
     bundle = make_bundle(*(make_layer(path, seed=i) for i, path in enumerate(["a|b", "<script>", "line\nbreak", "`*_[x](y)", "ok"])))
-    output.write(bundle, tmp_path / "b.md")
+    exporter.write(bundle, tmp_path / "b.md")
     text = (tmp_path / "b.md").read_text("utf-8")
     table = [line for line in text.splitlines() if line.startswith("|")]
     assert len(table) == 2 + len(bundle)
@@ -329,12 +329,12 @@ def test_the_programs_of_the_page_run(number, tmp_path, monkeypatch):
             pytest.importorskip(package)
     monkeypatch.chdir(tmp_path)
     bundle = make_bundle(make_layer("encoder/bn_1", ndim=4))
-    output.write(bundle, "model.npz")
-    output.write(bundle, "model.safetensors", WriteOptions(names="torch"))
+    exporter.write(bundle, "model.npz")
+    exporter.write(bundle, "model.safetensors", WriteOptions(names="torch"))
     names = {}
     if "onnx" in program:
         onnx, _ = onnx_tools()
-        output.write(bundle, "model.onnx")
+        exporter.write(bundle, "model.onnx")
         onnx.save(chain(onnx), "mine.onnx")
     exec(compile(program, "docs/targets.md", "exec"), names)
     if "onnx" in program:

@@ -32,6 +32,7 @@ def export(words: Sequence[str] | None = None) -> int:
     args = parser.parse_args(words)
     from exporter.files.remote import place_for
     from exporter.pipeline.read import read_place
+    from exporter.pipeline.write import write
 
     place, options = place_for(args.model), read_options(args)
     begin = None
@@ -60,7 +61,7 @@ def export(words: Sequence[str] | None = None) -> int:
     bundle = read_place(place, options, isolated=True, fork=True, meanwhile=meanwhile, each=each)
     warn(bundle.remarks())
     if args.out is not None:
-        output.write(bundle, args.out, writing, inputs=inputs)
+        write(bundle, args.out, writing, inputs=inputs)
         for layer in bundle if args.verbose else ():
             print(f"{printable(layer.path)}: {layer.moving_mean.size} channels, epsilon {layer.epsilon:g}", file=sys.stderr)
     elif args.json:

@@ -21,7 +21,7 @@ from exporter.errors import MissingExtra, UsageError, printable
 from exporter.files.remote import is_url
 
 if TYPE_CHECKING:
-    from exporter.pipeline.many import Outcome, Summary
+    from exporter.pipeline.outcome import Outcome, Summary
 
 BAR = 24  # characters
 PAGE = """<!DOCTYPE html>

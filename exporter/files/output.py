@@ -13,31 +13,7 @@ from exporter.files import remote
 from exporter.files.place import Place
 
 if TYPE_CHECKING:
-    from exporter.batchnorm.bundle import Bundle
-    from exporter.targets.shared.options import WriteOptions
-
-
-def write(bundle: Bundle, path: str | os.PathLike[str], options: WriteOptions | None = None, *, inputs: Iterable[Place] = ()) -> None:
-    """Writes `bundle` to `path`; the suffix chooses the target (exporter/targets). A path that ends with a slash becomes a folder.
-    A URL is written through fsspec (exporter/files/remote.py).
-
-    inputs: the files and folders that were read, which the output may not replace or lie in.
-
-    Raises: UsageError (unknown suffix), OutputError (cannot be written; what stood there is untouched), MissingExtra.
-    """
-    from exporter.batchnorm.gate import check
-    from exporter.targets import target_for
-    from exporter.targets.shared.options import WriteOptions
-
-    target = target_for(os.fspath(path))
-    check_output(path, inputs)
-    data = target.write(check(bundle), options or WriteOptions())
-    if remote.is_url(path):
-        remote.write_bytes(os.fspath(path), data)
-    elif is_folder_name(path):
-        write_folder(Path(path), data)
-    else:
-        write_bytes(Path(path), data)
+    pass
 
 
 def is_folder_name(path: str | os.PathLike[str]) -> bool:

@@ -200,7 +200,7 @@ def _serve(place: Place, options: ReadOptions, descriptor: int) -> None:
     """In the child: reads under limits and sends the answer."""
     import gc
 
-    from exporter.pipeline.read import read_unresolved
+    from exporter.pipeline.finding import read_unresolved
 
     _limit(place)
     gc.disable()  # a short life, and nothing in it goes round in circles

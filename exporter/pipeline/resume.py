@@ -21,7 +21,7 @@ from exporter.files.remote import MARKS, RemotePlace, is_url, place_for
 
 if TYPE_CHECKING:
     from exporter.files.place import Place
-    from exporter.pipeline.many import Outcome
+    from exporter.pipeline.outcome import Outcome
     from exporter.sources.shared.options import ReadOptions
     from exporter.targets.shared.options import WriteOptions
 

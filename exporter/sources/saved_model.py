@@ -116,9 +116,9 @@ def _read(part: Part, checkpoint: Checkpoint, folder: Place, options: ReadOption
         return Bundle(layers=tuple(found), skipped=tuple(skipped), origin=origin)
     graph = MetaGraph(part.data, MODEL)
     if has_objects and isinstance(checkpoint, TensorBundle) and folder.child(ARCHITECTURE).is_file():
-        from exporter.sources.tf_checkpoint import read_objects
+        from exporter.sources.tf_objects.read import read_objects
 
-        return read_objects(checkpoint, folder, folder.child(ARCHITECTURE), _norms_by_key(graph))
+        return read_objects(checkpoint, folder, folder.child(ARCHITECTURE), NAME, _norms_by_key(graph))
     from exporter.sources.tf_graph.tf1 import read_graph
 
     return read_graph(checkpoint, graph, folder, options)

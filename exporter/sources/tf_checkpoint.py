@@ -5,24 +5,17 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from exporter.batchnorm.bundle import Bundle, Origin
+from exporter.batchnorm.bundle import Bundle
 from exporter.errors import FormatError, names
 from exporter.files.place import MiB, Place
 from exporter.formats.object_graph import OBJECT_GRAPH
 from exporter.formats.sstable import is_table
 from exporter.formats.tensor_bundle import TensorBundle, open_checkpoint
-from exporter.keras.config import norm_fields
-from exporter.keras.dialects import era_of
-from exporter.sources.shared.architecture import node_tree_from
-from exporter.sources.tf_objects.configs import StoredConfigs, given_configs
-from exporter.sources.tf_objects.norms import ObjectNames, batch_norm, find_norms, open_graph, with_kernel
+from exporter.sources.tf_objects.read import read_objects
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
 
-    from exporter.keras.config import Node
     from exporter.sources.shared.options import ReadOptions
-    from exporter.sources.tf_graph.norms import GraphNorm
 
 NAME = "tf-checkpoint"
 STATE = "checkpoint"  # the file that names the latest checkpoint of a folder (checkpoint_state.proto, as text)
@@ -50,38 +43,12 @@ def read(place: Place, options: ReadOptions) -> Bundle:
     table, warnings = _table(place)
     with open_checkpoint(table) as checkpoint:
         if isinstance(checkpoint, TensorBundle) and OBJECT_GRAPH in checkpoint:
-            found = read_objects(checkpoint, place, options.architecture)
+            found = read_objects(checkpoint, place, options.architecture, NAME)
         else:
             from exporter.sources.tf_graph.tf1 import read_tf1
 
             found = read_tf1(checkpoint, _meta(table), place, options)
     return found.replace(warnings=(*warnings, *found.warnings))
-
-
-def read_objects(checkpoint: TensorBundle, place: Place, architecture: Place | None,
-                 norms: Mapping[str, list[GraphNorm]] | None = None) -> Bundle:
-    """The batch norms of an object-based checkpoint (TensorFlow 2, tf.keras from 1.12 on), by its object graph.
-
-    norms: what a graph that is known to compute with them says, by the key of the moving variance.
-    """
-    graph = open_graph(checkpoint)
-    configs: dict[int, tuple[str, Node]] = {}
-    era = None
-    if architecture is not None:
-        given = node_tree_from(architecture)
-        configs, era = given_configs(graph, given, architecture.name), era_of(given.keras_version, given.backend)
-    paths, stored_configs = ObjectNames(graph), StoredConfigs(checkpoint, graph)
-    layers, skipped = [], []
-    for norm in find_norms(graph, lambda node: graph.stored(node) is not None):
-        path, node = configs.get(norm.node) or stored_configs.of(norm) or (paths.path(norm.node), None)
-        if norm.strange:
-            skipped.append((path, f"it also holds {names(norm.strange)}, which no BatchNormalization has"))
-            continue
-        stored = {role: graph.stored(variable) for role, variable in norm.variables.items()}
-        keys = {role: value.key for role, value in stored.items() if value}
-        layer = batch_norm(checkpoint, keys, path, node=node, config=norm_fields(node) if node else None, era=era)
-        layers.append(with_kernel(layer, norms.get(keys["moving_variance"], [])) if norms else layer)
-    return Bundle(layers=tuple(layers), origin=Origin(file=place.name, kind=NAME), skipped=tuple(skipped))
 
 
 def _table(place: Place) -> tuple[Place, list[str]]:

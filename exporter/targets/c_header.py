@@ -7,7 +7,7 @@ which holds them exactly. Where `batchnorm.h` of the runtimes is included first,
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from exporter.batchnorm.document import FORMULA
 from exporter.batchnorm.dtypes import TINY, round_to
 from exporter.batchnorm.layer import PARAMETERS, BatchNorm, scale_and_offset
 from exporter.errors import OutputError
+from exporter.targets.shared.identifiers import identifiers
 from exporter.targets.shared.options import WriteOptions
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 NAME = "c-header"
 SUFFIXES = (".h",)
-LONGEST_STEM = 45  # with the longest ending, "_moving_variance", below the 63 characters that C99 5.2.4.1 tells apart
 NUMBERS_A_LINE = 6
 
 
@@ -44,21 +44,6 @@ def write(bundle: Bundle, options: WriteOptions) -> bytes:
                   "static const bn_layer bn_layers[bn_layer_count] = {", *rows, "};", "#endif", ""]
     return "\n".join([*lines, "#endif", ""]).encode("ascii")
 
-
-def identifiers(paths: Iterable[str]) -> list[str]:
-    """An identifier for each path, all different: other characters than ASCII letters and digits become "_"."""
-    taken: set[str] = set()
-    found = []
-    for path in paths:
-        base = re.sub("[^A-Za-z0-9]+", "_", path).strip("_")
-        base = base if base[:1].isalpha() else f"bn_{base}".rstrip("_")  # a leading digit, or nothing left
-        stem, number = base[:LONGEST_STEM], 2
-        while stem in taken:
-            ending = f"_{number}"
-            stem, number = base[:LONGEST_STEM - len(ending)] + ending, number + 1
-        taken.add(stem)
-        found.append(stem)
-    return found
 
 
 def _layer(stem: str, layer: BatchNorm, options: WriteOptions) -> Iterator[str]:

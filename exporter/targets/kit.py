@@ -17,6 +17,7 @@ from exporter.batchnorm.document import FORMULA
 from exporter.errors import OutputError, printable
 from exporter.formats.zip_writer import stored_zip
 from exporter.targets import bundle_json, c_header
+from exporter.targets.shared.identifiers import identifiers
 from exporter.targets.shared.options import WriteOptions
 
 NAME = "kit"
@@ -59,7 +60,7 @@ def _page(bundle: Bundle) -> str:
     layer = bundle.layers[0]
     rows = [f"| `{_code(each.path)}` | {'x'.join(map(str, each.shape))} | {', '.join(map(str, each.axis or ()))} |" for each in bundle]
     return PAGE.format(name=_code(bundle.origin.file), count="1 layer" if len(bundle) == 1 else f"{len(bundle)} layers", formula=FORMULA,
-                       path=printable(layer.path).replace('"', '\\"'), stem=c_header.identifiers(bundle.paths())[0],
+                       path=printable(layer.path).replace('"', '\\"'), stem=identifiers(bundle.paths())[0],
                        channels=layer.moving_mean.size, rows="\n".join(rows), version=__version__)
 
 

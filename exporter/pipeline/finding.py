@@ -1,0 +1,43 @@
+"""What a file holds, before anything is added to it: the source that claims it reads it."""
+
+from __future__ import annotations
+
+import contextlib
+
+from exporter.batchnorm.bundle import Bundle
+from exporter.errors import FormatError
+from exporter.files.place import Place
+from exporter.sources import source_for
+from exporter.sources.shared.options import ReadOptions
+
+
+def read_unresolved(place: Place, options: ReadOptions) -> Bundle:
+    """What the source that claims `place` finds there, before anything is added to it."""
+    source = source_for(place)  # also for what does not exist: a checkpoint is known by the prefix of its files' names
+    if source is None:
+        if not place.exists():
+            raise FormatError("no such file or folder")
+        from exporter.sources.shared.refusals import refuse
+
+        raise refuse(place)
+    inputs = [place] if options.architecture is None else [place, options.architecture]
+    try:
+        with quiet():
+            bundle = source.read(place, options)
+    except FormatError:
+        from exporter.sources.shared.refusals import check_fetched
+
+        for each in inputs:
+            each.check_unchanged()  # the better reasons
+            check_fetched(each)
+        raise
+    for each in inputs:
+        each.check_unchanged()
+    return bundle
+
+
+def quiet() -> contextlib.AbstractContextManager[object]:
+    """NaN and overflow in a file are for the gate to judge, with the layer's name, not for a warning of NumPy's."""
+    import numpy as np
+
+    return np.errstate(all="ignore")

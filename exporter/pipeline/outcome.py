@@ -1,0 +1,48 @@
+"""What became of each model of a batch."""
+
+from __future__ import annotations
+
+import dataclasses
+
+EXPORTED, SKIPPED, REFUSED = "exported", "skipped", "refused"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """What became of one model.
+
+    source, out: path or URL of the model and of its export. status: "exported", "skipped" (there and unchanged) or "refused".
+    layers, channels: how many batch norms were exported, and the sum of their channels.
+    reason, hint:     of a refusal, as the command prints them.
+    warnings:         what should be known about an export that is fine.
+    mark, written:    what tells this state of the model and of the export from another (exporter/pipeline/resume.py).
+    """
+
+    source: str
+    out: str
+    status: str
+    layers: int = 0
+    channels: int = 0
+    reason: str = ""
+    hint: str = ""
+    warnings: tuple[str, ...] = ()
+    mark: str = ""
+    written: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Summary:
+    """The outcomes, in the order of the sources."""
+
+    outcomes: tuple[Outcome, ...]
+
+    def of(self, status: str) -> list[Outcome]:
+        return [outcome for outcome in self.outcomes if outcome.status == status]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing was refused."""
+        return not self.of(REFUSED)
+
+    def __str__(self) -> str:
+        return ", ".join(f"{status} {len(self.of(status))}" for status in (EXPORTED, SKIPPED, REFUSED))
