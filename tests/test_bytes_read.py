@@ -10,8 +10,9 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT
-from tensor_files import DTYPES, field, fixed32, masked, shape_proto, table
+
+from tests.make.layers import ROOT
+from tests.make.tensor_files import DTYPES, field, fixed32, masked, shape_proto, table
 
 pytestmark = pytest.mark.skipif(not pathlib.Path("/proc/self/io").exists(), reason="the system does not count the bytes a process reads")
 

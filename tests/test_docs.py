@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import re
 
-from conftest import ROOT
-
 import exporter
+from tests.make.layers import ROOT
 
 
 def test_the_example_of_the_format_is_a_bundle(tmp_path):

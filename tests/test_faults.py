@@ -18,7 +18,6 @@ import time
 import h5py
 import numpy as np
 import pytest
-from conftest import ROOT, make_bundle
 
 import exporter
 from exporter.errors import FormatError
@@ -27,6 +26,7 @@ from exporter.formats.protobuf import fields
 from exporter.pipeline import finding, read
 from exporter.sources.saved_model import META_OBJECTS, MODEL_META_GRAPHS
 from exporter.sources.shared.options import ReadOptions
+from tests.make.layers import ROOT, make_bundle
 
 MODEL = ROOT / "sample_models" / "encoder_keras3" / "model.h5"
 SAVED_MODEL = ROOT / "sample_models" / "saved_model_tfkeras" / "saved_model"
@@ -381,9 +381,8 @@ def test_a_damaged_name_is_not_a_missing_parameter(tmp_path):
 
 
 def test_at_most_twenty_warnings_and_long_messages_are_cut(tmp_path, run):
-    from conftest import make_layer
-
     from exporter.commands import export as cli
+    from tests.make.layers import make_layer
 
     layers = [make_layer(f"layer_{number}_{'x' * 900}\x1b[31m").replace(moving_variance=np.float32([1, 1, 1, -1e-6]))
               for number in range(50)]

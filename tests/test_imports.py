@@ -7,9 +7,9 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
 
 import exporter
+from tests.make.layers import ROOT
 
 PACKAGE = sorted((ROOT / "exporter").rglob("*.py"))
 OPTIONAL = {"tensorflow", "keras", "tf_keras", "torch", "pickle", "marshal", "yaml", "dill", "cloudpickle"}

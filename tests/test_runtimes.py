@@ -11,12 +11,12 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT, make_bundle, make_layer
 
 import exporter
 from exporter.batchnorm.layer import PARAMETERS
 from exporter.targets import c_header
 from exporter.targets.shared.options import WriteOptions
+from tests.make.layers import ROOT, make_bundle, make_layer
 
 sys.path.insert(0, str(ROOT / "runtimes"))
 import measure

@@ -6,12 +6,12 @@ import json
 
 import numpy as np
 import pytest
-from conftest import ROOT
 
 import exporter
 from exporter.batchnorm import vectors
 from exporter.batchnorm.dtypes import HELD_IN
 from exporter.batchnorm.layer import PARAMETERS
+from tests.make.layers import ROOT
 
 SAMPLES = ROOT / "sample_models"
 ROWS = json.loads((SAMPLES / "manifest.json").read_text())

@@ -1,0 +1,285 @@
+"""The gate, the digest, and the bundle's JSON: bit-exact numbers, deterministic bytes, strict reading."""
+
+from __future__ import annotations
+
+import json
+import struct
+
+import numpy as np
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+import exporter
+from exporter.batchnorm import document, schema
+from exporter.batchnorm.dtypes import HELD_IN, round_to, stored_bytes
+from exporter.batchnorm.gate import check
+from exporter.errors import BundleError, FormatError, LayerError, UnresolvedError, UnsupportedError
+from exporter.targets import bundle_json
+from exporter.targets.shared.options import WriteOptions
+from tests.make.layers import make_bundle, make_layer, same_layer
+
+DTYPES = ("float16", "bfloat16", "float32", "float64")
+
+
+def written(bundle, **options):
+    return bundle_json.write(bundle, WriteOptions(**options))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_random_bit_patterns_survive_both_ways_of_parsing(dtype):
+    """Parsed as a double and rounded, and parsed directly as the dtype: 200 000 random patterns each, zeros and subnormals among them."""
+    random = np.random.default_rng(7)
+    count = 200_000
+    if dtype == "float64":
+        values = random.integers(0, 2**64, count, np.uint64).view(np.float64)
+    elif dtype == "float32":
+        values = random.integers(0, 2**32, count, np.uint32).view(np.float32)
+    elif dtype == "float16":
+        values = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    else:
+        values = (np.arange(2**16, dtype=np.uint32) << 16).view(np.float32)
+    values = values[np.isfinite(values)]
+    smallest = 2.0**-133 if dtype == "bfloat16" else np.finfo(values.dtype).smallest_subnormal
+    values = np.concatenate([values, np.array([0.0, -0.0, smallest], values.dtype)])
+    text = orjson.dumps(document.portable(values), option=orjson.OPT_SERIALIZE_NUMPY)
+    as_double = np.array(json.loads(text), np.float64)
+    assert round_to(as_double, dtype).tobytes() == values.tobytes()
+    if dtype == "float64":
+        return
+    # Parsed directly: the decimal lies nearer to the value than to any other (a margin far above a double's rounding), or exactly
+    # halfway, where parsers round to the even one.
+    wide = values.astype(np.float64)
+    with np.errstate(over="ignore"):
+        half = np.minimum(np.abs(np.spacing(values)), np.finfo(values.dtype).max).astype(np.float64) / 2
+    if dtype == "bfloat16":
+        half *= 2**16
+    distance = np.abs(as_double - wide)
+    shift = 16 if dtype == "bfloat16" else 0
+    even = (values.view({2: np.uint16, 4: np.uint32}[values.itemsize]) >> shift) % 2 == 0
+    assert ((distance < half * (1 - 2.0**-20)) | ((distance == half) & even)).all()
+
+
+@pytest.mark.parametrize("sign", [0, 0x80000000])
+def test_the_one_float32_whose_shortest_decimal_is_rounded_twice(sign):
+    """7.038531e-26 as a double lies halfway to the neighbour; the bundle writes more digits."""
+    value = np.array([0x15AE43FD | sign], np.uint32).view(np.float32)
+    shortest = float(orjson.loads(orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY))[0])
+    assert np.float32(shortest).tobytes() != value.tobytes(), "then the exception would not be needed"
+    layer = make_layer(shape=(3,)).replace(beta=np.float32([1.5, value[0], 0.1]))
+    entry = json.loads(written(make_bundle(layer)))["layers"][0]
+    assert np.float32(entry["beta"]).tobytes() == layer.beta.tobytes()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_round_trip_of_any_layer(tmp_path_factory, data):
+    dtype = data.draw(st.sampled_from(DTYPES))
+    rank = data.draw(st.integers(1, 3))
+    shape = tuple(data.draw(st.lists(st.integers(1, 4), min_size=rank, max_size=rank)))
+    numbers = st.floats(-1e4, 1e4, width=64)
+
+    def array(elements):
+        return round_to(data.draw(hnp.arrays(np.float64, shape, elements=elements)), dtype)
+
+    name = data.draw(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8))
+    layer = make_layer(name, shape=shape, axis=tuple(range(1, rank + 1)), dtype=dtype, epsilon=data.draw(st.floats(1e-9, 1)),
+                       assumed=("epsilon",), converted=("moving_variance",),
+                       effective_epsilon=data.draw(st.sampled_from([None, 1.001e-05])))
+    layer = layer.replace(gamma=data.draw(st.sampled_from([None, array(numbers)])), beta=array(numbers), moving_mean=array(numbers),
+                          moving_variance=array(st.floats(0, 1e4, width=64)))
+    bundle = make_bundle(layer, skipped=(("a", "why"),))
+    path = tmp_path_factory.mktemp("b") / "out.json"
+    exporter.write(bundle, path)
+    back = exporter.load(path)
+    assert same_layer(back.layers[0], layer)
+    assert back.skipped == bundle.skipped
+    assert back.origin == bundle.origin
+    assert back.digest() == bundle.digest()
+    assert written(back) == path.read_bytes()
+
+
+def test_keys_stand_in_the_documented_order_and_the_bytes_are_stable():
+    text = written(make_bundle())
+    content = json.loads(text)
+    assert list(content) == ["format", "version", "producer", "source", "formula", "digest", "layers"]
+    assert list(content["layers"][0]) == ["name", "path", "class_name", "axis", "shape", "ndim", "dtype", "epsilon", "momentum", "gamma",
+                                          "beta",
+                                          "moving_mean", "moving_variance", "vectors"]
+    assert written(make_bundle()) == text
+    assert "vectors" not in json.loads(written(make_bundle(), vectors=False))["layers"][0]
+
+
+def test_digest_is_what_the_format_says():
+    """docs/format.md, "digest", computed here by hand."""
+    import hashlib
+
+    layer = make_layer("é/bn", shape=(2,), axis=(3,), beta=False)
+    data = "é/bn".encode() + b"\0float32\0" + struct.pack("<IiII", 1, 3, 1, 2) + struct.pack("<d", 1e-3)
+    data += b"\1" + layer.gamma.tobytes() + b"\0" + b"\1" + layer.moving_mean.tobytes() + b"\1" + layer.moving_variance.tobytes()
+    assert make_bundle(layer).digest() == "sha256:" + hashlib.sha256(data).hexdigest()
+    other = layer.replace(class_name="Other", momentum=None, assumed=("axis",))
+    assert make_bundle(other).digest() == make_bundle(layer).digest()
+    assert make_bundle(layer.replace(epsilon=1e-5)).digest() != make_bundle(layer).digest()
+
+
+def test_bfloat16_is_hashed_as_two_bytes():
+    assert stored_bytes(np.float32([1.0, -2.0]), "bfloat16") == b"\x80\x3f\x00\xc0"
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"gamma": np.float32([1, np.nan, 3, 4])}, r"encoder/bn_1: gamma\[1\] is NaN"),
+    ({"beta": np.float32([1, 2, 3, np.inf])}, r"beta\[3\] is infinite"),
+    ({"moving_mean": np.float32([1, 2, 3])}, r"moving_mean has shape \[3\], the layer \[4\]"),
+    ({"moving_variance": np.float32([1, 2, -4, 4])}, r"moving_variance\[2\] is -4 and epsilon 0.001"),
+    ({"moving_variance": np.float32([1, 0, 1, 4]), "epsilon": 0.0}, r"moving_variance\[1\] is 0 and epsilon 0"),
+    ({"moving_variance": np.float64([1, 0, 1, 4])}, "moving_variance has type float64, the layer float32"),
+    ({"epsilon": -1.0}, "epsilon is -1.0"), ({"epsilon": float("nan")}, "epsilon is nan"), ({"epsilon": 1e39}, "epsilon is 1e"),
+    ({"axis": (1, 2)}, r"axis \[1, 2\] does not fit parameters of shape \[4\]"), ({"axis": (0,)}, "axis 0 is the batch"),
+    ({"axis": (4,), "ndim": 4}, "axis 4 does not fit an input of rank 4"), ({"axis": (-4,), "ndim": 4}, "axis -4 does not fit"),
+    ({"dtype": "int8"}, "int8")])
+def test_the_gate_refuses_what_the_formula_cannot_use(change, words):
+    with pytest.raises(LayerError, match=words):
+        check(make_bundle(make_layer().replace(**change)))
+
+
+def test_the_gate_lets_odd_but_usable_numbers_pass():
+    fine = make_layer().replace(gamma=np.float32([0, -0.0, 1e-45, 3e38]), moving_variance=np.float32([0, 7e-44, 1.9e9, 3.4e38]))
+    assert check(make_bundle(fine)).warnings == ()
+    warned = check(make_bundle(make_layer().replace(moving_variance=np.float32([1, -1e-12, 1, 1]))))
+    assert "moving_variance[1] is slightly negative" in warned.warnings[0]
+
+
+def test_a_bundle_that_passed_and_was_changed_has_to_pass_again():
+    passed = check(make_bundle())
+    assert passed.passed
+    assert check(passed) is passed
+    with pytest.raises(LayerError):
+        check(passed.replace(layers=(make_layer(epsilon=-1.0),)))
+
+
+def test_the_gate_refuses_incomplete_bundles():
+    with pytest.raises(UnsupportedError, match="holds no BatchNormalization"):
+        check(make_bundle().replace(layers=()))
+    with pytest.raises(UnresolvedError, match="does not say its epsilon"):
+        check(make_bundle(make_layer(epsilon=None)))
+    with pytest.raises(LayerError, match="occurs twice"):
+        check(make_bundle(make_layer(), make_layer()))
+
+
+def test_a_bundle_is_a_collection_of_layers():
+    bundle = make_bundle(make_layer("a"), make_layer("b"))
+    assert len(bundle) == 2
+    assert [layer.path for layer in bundle] == bundle.paths() == ["a", "b"]
+    assert "a" in bundle
+    assert "c" not in bundle
+    with pytest.raises(KeyError, match="no layer 'c'; the bundle has a, b"):
+        bundle["c"]
+    with pytest.raises(ValueError, match="read-only"):
+        bundle["a"].gamma[0] = 1
+
+
+@pytest.mark.parametrize(("edit", "words"), [
+    (lambda b: b.update(format="x"), "this is not a bundle"), (lambda b: b.update(version=2), "version 2, this program reads version 1"),
+    (lambda b: b.update(version=True), "version True"), (lambda b: b.pop("digest"), "'digest' is a required property"),
+    (lambda b: b.update(digest="sha256:" + "0" * 64), "digest does not fit"), (lambda b: b.update(layers=3), "is not of type 'array'"),
+    (lambda b: b["layers"][0].update(gamma=[1, 2, 3]), "gamma has 3 numbers"),
+    (lambda b: b["layers"][0].update(gamma=[1, 2, 3, "4"]), "'4' is not of type 'number'"),
+    (lambda b: b["layers"][0].update(gamma=[1, 2, 3, True]), "True is not of type 'number'"),
+    (lambda b: b["layers"][0].update(gamma=[1, 2, 3, 1e39]), "does not fit float32"),
+    (lambda b: b["layers"][0].update(epsilon="0.001"), "is not of type 'number'"),
+    (lambda b: b["layers"][0].update(dtype="int8"), "is not one of"),
+    (lambda b: b["layers"][0].pop("beta"), "'beta' is a required property"),
+    (lambda b: b["layers"][0].update(epsilon=0.002), "digest does not fit"),
+    (lambda b: b["layers"][0]["vectors"].update(input=[[1, 2]]), "not rows of 4 numbers"),
+    (lambda b: b["layers"].append(b["layers"][0]), "occurs twice")])
+def test_a_reader_refuses_what_breaks_the_contract(edit, words, tmp_path):
+    content = json.loads(written(make_bundle()))
+    edit(content)
+    path = tmp_path / "b.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises((BundleError, LayerError, FormatError), match=words) as error:
+        exporter.load(path)
+    assert str(error.value).startswith("b.json: ")
+
+
+def test_unknown_keys_are_ignored_and_other_files_are_no_bundle(tmp_path):
+    content = json.loads(written(make_bundle()))
+    content["layers"][0]["colour"] = "blue"
+    path = tmp_path / "b.json"
+    path.write_text(json.dumps({**content, "more": [1]}))
+    assert same_layer(exporter.load(path).layers[0], make_layer())
+    path.write_text("{}")
+    with pytest.raises(FormatError, match="this is not a bundle"):
+        exporter.load(path)
+
+
+def test_the_schema_describes_every_field_and_is_valid():
+    import jsonschema
+
+    content = json.loads(schema.path().read_text())
+    jsonschema.Draft202012Validator.check_schema(content)
+
+    def walk(node):
+        for name, field in node.get("properties", {}).items():
+            assert field.get("description"), name
+            walk(field)
+            walk(field.get("items", {}))
+
+    walk(content)
+    walk(content["$defs"]["layer"])
+
+
+def test_plain_jsonschema_accepts_what_is_written():
+    import jsonschema
+
+    jsonschema.validate(json.loads(written(make_bundle())), json.loads(schema.path().read_text()))
+
+
+@pytest.mark.parametrize("values", [np.float32([1, np.nan]), np.array([1, 2]), np.float32([[1, 2]]), np.array(["a"])])
+def test_arrays_are_checked_as_arrays(values):
+    content = document.document(make_bundle())
+    content["layers"][0]["beta"] = values
+    with pytest.raises(BundleError, match=r"layers\[0\].beta"):
+        schema.validate(content)
+
+
+def test_every_held_dtype_has_a_unit():
+    from exporter.batchnorm.dtypes import TINY, UNIT
+
+    assert set(HELD_IN) == set(UNIT) == set(TINY) == set(DTYPES)
+
+
+def test_the_extended_validator_says_what_the_plain_one_says():
+    """Every part of a document, changed in turn: jsonschema as it comes and the one for arrays accept and refuse the same."""
+    import jsonschema
+
+    good = json.loads(written(make_bundle(make_layer(), make_layer("b", effective_epsilon=2e-5, assumed=("axis",)))))
+    plain = jsonschema.Draft202012Validator(json.loads(schema.path().read_text()))
+    others = [None, True, 0, 1, -1, 1.5, 1.0, "", "x", "float32", [], [1], [1.5, 2], ["a"], [[1.0]], [[]], [None], {}, {"a": 1}]
+    refused = []
+
+    def check(what):
+        error = next(plain.iter_errors(good), None)
+        assert (next(schema._validator().iter_errors(good), None) is None) == (error is None), what
+        refused.append(error is not None)
+
+    def visit(node, above):
+        for key in list(node) if isinstance(node, dict) else range(len(node)):
+            old = node[key]
+            for other in others:
+                node[key] = other
+                check((*above, key, other))
+            node[key] = old
+            if isinstance(node, dict):
+                del node[key]
+                check((*above, key, "gone"))
+                node[key] = old
+            if isinstance(old, (dict, list)) and len(old) < 20:
+                visit(old, (*above, key))
+
+    visit(good, ())
+    assert refused.count(True) > 100
+    assert refused.count(False) > 100

@@ -1,0 +1,309 @@
+"""bn-diagnose, bn-eval and bn-verify as people call them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import exporter
+from exporter.commands.diagnose import diagnose
+from exporter.commands.evaluate import evaluate
+from exporter.commands.verify import verify
+from exporter.pipeline import streaming
+from tests.make.layers import ROOT, make_bundle, make_layer
+from tests.make.questions import BATCH_QUESTION, EPSILON_QUESTION
+
+KERAS = ROOT / "sample_models" / "encoder_keras3" / "model.keras"
+CONFORMANCE = ROOT / "vectors" / "batchnorm-1.json"
+
+
+@pytest.fixture
+def questions(tmp_path):
+    path = tmp_path / "q.json"
+    exporter.write(make_bundle(EPSILON_QUESTION.replace(path="one", name="one"), BATCH_QUESTION.replace(path="two", name="two")), path)
+    return path
+
+
+@pytest.fixture
+def several(tmp_path):
+    bundle = make_bundle(make_layer("a", seed=1), make_layer("b", seed=2), make_layer("c", shape=(2, 3), axis=(1, 3), seed=3))
+    exporter.write(bundle, tmp_path / "b.json")
+    return tmp_path / "b.json", bundle
+
+
+# bn-diagnose
+
+def test_the_two_public_questions(run, questions):
+    code, out, err = run(diagnose, questions, "--layer", "one", "--input", "-0.077417567", "--output", "0.543057")
+    assert (code, err) == (1, "")
+    assert "BN101  epsilon outside the root" in out
+    assert "right    gamma * (x - mean) / np.sqrt(variance + epsilon) + beta" in out
+    code, out, _ = run(diagnose, questions, "--layer", "one", "--input", "-0.077417567", "--output", "0.30664611")
+    assert code == 0
+    assert out.startswith("one: same")
+    code, out, _ = run(diagnose, questions, "--layer", "two", "--input", "[1, 5]", "--output", "[-1, 1]")
+    assert code == 1
+    assert "BN121  statistics of the batch instead of the moving ones" in out
+    code, out, _ = run(diagnose, questions, "--layer", "two", "--input", "[1, 5]", "--output", "[0.79519051, 4.17485714]")
+    assert code == 0
+
+
+@pytest.mark.parametrize("words", [["--output", "-1", "1"], ["--output", "-1,1"], ["--output=-1,1"], ["--output", "-1, 1"],
+                                   ["--output", "[-1 1]"]])
+def test_negative_numbers_are_no_options(run, questions, words):
+    code, out, _ = run(diagnose, questions, "--layer", "two", "--input", "1", "5", *words)
+    assert code == 1
+    assert "BN121" in out
+
+
+def test_the_layer_is_found_and_files_are_read(run, several, tmp_path):
+    path, bundle = several
+    layer = bundle["b"]
+    x = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    wrong = layer.gamma * (x - layer.moving_mean) / (layer.moving_variance + np.float32(layer.epsilon)) + layer.beta
+    np.save(tmp_path / "x.npy", x)
+    np.savez(tmp_path / "z.npz", input=x, output=wrong)
+    np.savetxt(tmp_path / "y.csv", wrong, delimiter=",", fmt="%.9g")
+    (tmp_path / "y.json").write_text(json.dumps(wrong.tolist()))
+    np.save(tmp_path / "right.npy", layer(x))
+    for output in ("z.npz", "y.csv", "y.json", "z.npz:output"):
+        code, out, err = run(diagnose, path, "--input", tmp_path / "x.npy", "--output", tmp_path / output)
+        assert (code, err) == (1, ""), output
+        assert out.startswith("b: differs")
+        assert "BN111" in out
+    code, out, _ = run(diagnose, path, "--input", tmp_path / "z.npz", "--output", tmp_path / "right.npy")
+    assert code == 0
+    assert out.startswith("b: same")
+
+
+def test_json_for_machines(run, questions):
+    code, out, _ = run(diagnose, questions, "--layer", "one", "--input", "-0.077417567", "--output", "0.543057", "--json")
+    content = json.loads(out)
+    assert (code, content["verdict"], content["explanations"][0]["codes"]) == (1, "differs", ["BN101"])
+    assert content["explanations"][0]["instead"]
+
+
+def test_a_model_may_stand_for_a_bundle(run):
+    layer = exporter.read(KERAS)["head_bn"]
+    x = [0.5, -0.25, 1.0, 2.0]
+    right = layer(np.array([x], np.float32))[0].tolist()
+    code, out, err = run(diagnose, KERAS, "--layer", "head_bn", "--input", x, "--output", right)
+    assert code == 0, (out, err)
+
+
+def test_explain_and_list(run):
+    code, out, _ = run(diagnose, "--explain", "BN101")
+    assert code == 0
+    assert out.startswith("BN101  epsilon outside the root\n")
+    code, out, _ = run(diagnose, "--list")
+    assert (code, len(out.splitlines())) == (0, len(exporter.diagnosis.mistakes.MISTAKES))
+    code, _, err = run(diagnose, "--explain", "BN1")
+    assert code == 2
+    assert "there is no mistake 'BN1'" in err
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    ([], "BUNDLE, --input and --output are needed"), (["--input", "1", "--output"], "expected one argument"),
+    (["--layer", "x", "--input", "1", "--output", "1"], "there is no layer 'x'"),
+    (["--input", "1,2,3", "--output", "1,2,3", "--axis", "7"], "fits none of the 2"),
+    (["--layer", "one", "--input", "one.npy", "--output", "1"], "neither a file nor numbers"),
+    (["--input", "1, 2", "--output", "1"], "the input has shape [2], the output []")])
+def test_diagnose_usage(run, questions, words, message):
+    code, out, err = run(diagnose, questions, *words)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert "Traceback" not in err
+
+
+# bn-eval
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_eval_is_evaluate(run, several, tmp_path, fast):
+    path, bundle = several
+    x = np.random.default_rng(0).normal(size=(7, 3, 4)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    code, out, err = run(evaluate, path, tmp_path / "x.npy", tmp_path / "y.npy", "--layer", "a", *(["--fast"] if fast else []))
+    assert (code, out, err) == (0, "", "")
+    assert np.array_equal(np.load(tmp_path / "y.npy"), exporter.evaluate(bundle["a"], x, fast=fast))
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("most", [1, 5, 16, 1000])
+@pytest.mark.parametrize(("shape", "axis"), [((3, 5, 4), None), ((2, 4, 3, 5), 1), ((1, 4, 9), 1), ((0, 4), None), ((4,), 0)])
+def test_eval_in_blocks_of_any_size(tmp_path, monkeypatch, shape, axis, most):
+    monkeypatch.setattr(streaming, "blocks", lambda shape, blocks=streaming.blocks: blocks(shape, most))
+    layer = make_layer(seed=7)
+    for order in "CF":
+        x = np.asarray(np.random.default_rng(1).normal(size=shape).astype(np.float32), order=order)
+        np.save(tmp_path / "x.npy", x)
+        streaming.evaluate_file(layer, np.load(tmp_path / "x.npy", mmap_mode="r" if x.size else None), tmp_path / "y.npy", axis=axis)
+        assert np.array_equal(np.load(tmp_path / "y.npy"), exporter.evaluate(layer, x, axis=axis))
+
+
+def test_blocks_cover_an_array_in_order():
+    for shape in ((3, 4, 5), (1,), (7,), (2, 1, 3), ()):
+        numbers = np.arange(int(np.prod(shape))).reshape(shape)
+        for most in (1, 2, 7, 60):
+            parts = [numbers[part] for part in streaming.blocks(shape, most)]
+            assert np.concatenate([part.ravel() for part in parts]).tolist() == numbers.ravel().tolist()
+            assert all(part.size <= most for part in parts)
+
+
+def test_several_axes_are_cut_with_the_layer(tmp_path, monkeypatch):
+    monkeypatch.setattr(streaming, "blocks", lambda shape, blocks=streaming.blocks: blocks(shape, 4))
+    layer = make_layer(shape=(2, 3), axis=(1, 3), seed=3)
+    x = np.random.default_rng(1).normal(size=(3, 2, 2, 3)).astype(np.float32)
+    streaming.evaluate_file(layer, x, tmp_path / "y.npy")
+    assert np.array_equal(np.load(tmp_path / "y.npy"), layer(x))
+
+
+@pytest.mark.parametrize("dtype", ["<f2", "<f4", "<f8", ">f4", "<i4", "|u1"])
+def test_the_output_has_the_inputs_type(run, several, tmp_path, dtype):
+    path, bundle = several
+    x = np.arange(20).reshape(5, 4).astype(dtype)
+    np.save(tmp_path / "x.npy", x)
+    code, _, _ = run(evaluate, path, tmp_path / "x.npy", tmp_path / "y.npy", "--layer", "a")
+    y = np.load(tmp_path / "y.npy")
+    assert code == 0
+    assert y.dtype == (np.dtype(dtype).newbyteorder("<") if dtype[1] == "f" else np.float32)
+    assert np.array_equal(y, bundle["a"](x))
+
+
+def test_eval_takes_little_memory_for_a_large_input(several, tmp_path):
+    """A sparse file of 256 MiB goes through a process that may have 150 MiB of data."""
+    pytest.importorskip("resource")
+    path, _ = several
+    shape = (1 << 24, 4)
+    with open(tmp_path / "x.npy", "wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+        file.truncate(file.tell() + 4 * 4 * (1 << 24))
+    program = ("import resource, sys, pathlib, numpy as np, exporter; from exporter.pipeline import streaming\n"
+               "layer = exporter.load(sys.argv[1])['a']; source = np.load(sys.argv[2], mmap_mode='r')\n"
+               "class Sink:\n    def write(self, data): pass\n"
+               "import contextlib, exporter.files.output as output\n"
+               "output.replacing = lambda path: contextlib.nullcontext(Sink())\n"
+               "resource.setrlimit(resource.RLIMIT_DATA, (150 << 20, 150 << 20))\n"
+               "streaming.evaluate_file(layer, source, pathlib.Path('unused'), fast=True); print('done')")
+    done = subprocess.run([sys.executable, "-c", program, str(path), str(tmp_path / "x.npy")], capture_output=True, text=True)
+    assert done.stdout == "done\n", done.stderr
+
+
+@pytest.mark.parametrize(("words", "code", "message"), [
+    (["x.npy", "y.npy"], 2, "the bundle has 3 layers"), (["x.npy", "y.npy", "--layer", "q"], 2, "there is no layer 'q'"),
+    (["x.npy", "x.npy", "--layer", "a"], 1, "would replace the input"), (["x.npy", "no/y.npy", "--layer", "a"], 1, "folder does not exist"),
+    (["x.npy", "y.npy", "--layer", "c"], 2, "axis"), (["double.npy", "y.npy", "--layer", "a", "--fast"], 2, "float32"),
+    (["text.npy", "y.npy", "--layer", "a"], 2, "not of numbers"), (["b.json", "y.npy", "--layer", "a"], 1, "cannot be read"),
+    (["gone.npy", "y.npy", "--layer", "a"], 1, "cannot be read"),
+    (["x.npy", "y.npy", "--layer", "a", "--axis", "0"], 2, "channels along axis 0")])
+def test_eval_refuses(run, several, tmp_path, monkeypatch, words, code, message):
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", np.ones((3, 4), np.float32))
+    np.save("double.npy", np.ones((3, 4)))
+    np.save("text.npy", np.array([["a"] * 4]))
+    got, out, err = run(evaluate, "b.json", *words)
+    assert (got, out) == (code, "")
+    assert message in err
+    assert not (tmp_path / "y.npy").exists()
+    assert not list(tmp_path.glob(".*"))
+
+
+# bn-verify
+
+def test_the_conformance_file_verifies(run):
+    code, out, _ = run(verify, CONFORMANCE)
+    assert code == 0
+    assert "34 of 34 layers pass" in out
+
+
+def test_a_changed_vector_is_found(run, several):
+    path, _ = several
+    content = json.loads(path.read_text())
+    content["layers"][1]["vectors"]["output"][0][2] += 1
+    path.write_text(json.dumps(content))
+    code, out, _ = run(verify, path)
+    assert code == 1
+    assert "2 of 3 layers pass" in out
+    code, out, _ = run(verify, path, "--json")
+    checks = json.loads(out)["vectors"]
+    assert [check["passed"] for check in checks] == [True, False, True]
+    assert checks[1]["times_the_bound"] > 1000
+
+
+def test_a_bundle_without_vectors_says_so(run, tmp_path):
+    from exporter.targets.shared.options import WriteOptions
+
+    exporter.write(make_bundle(), tmp_path / "b.json", WriteOptions(vectors=False))
+    code, out, _ = run(verify, tmp_path / "b.json")
+    assert code == 0
+    assert "1 without vectors" in out
+
+
+def test_against_a_checkpoint(run, tmp_path):
+    exporter.write(exporter.read(KERAS), tmp_path / "b.json")
+    code, out, _ = run(verify, tmp_path / "b.json", KERAS)
+    assert code == 0
+    assert "the 8 layers are equal bit for bit" in out
+    code, out, _ = run(verify, tmp_path / "b.json", KERAS.with_name("model.h5"))
+    assert code == 0, out
+
+
+def test_what_differs_is_told_by_layer_parameter_and_channel(run, several, tmp_path):
+    path, bundle = several
+    a, b = bundle["a"], bundle["b"]
+    gamma = a.gamma.copy()
+    gamma[2] = np.nextafter(gamma[2], np.float32(9), dtype=np.float32)
+    other = make_bundle(a.replace(gamma=gamma, epsilon=0.01), b.replace(beta=None), make_layer("d", seed=1))
+    exporter.write(other, tmp_path / "other.json")
+    code, out, _ = run(verify, path, tmp_path / "other.json")
+    assert code == 1
+    for line in ("4 layers differ", "a: epsilon: 0.001 in the bundle, 0.01 in the model",
+                 "a: gamma: 1 of 4 channels differ, by up to 1 ULP (channel 2", "b: beta: there in the bundle, none in the model",
+                 "c: not in the model", "d: not in the bundle"):
+        assert line in out
+    code, out, _ = run(verify, path, tmp_path / "other.json", "--json")
+    differences = json.loads(out)["differences"]
+    found = [(one["path"], one["what"]) for one in differences]
+    assert found == [("a", "epsilon"), ("a", "gamma"), ("b", "beta"), ("c", "missing"), ("d", "added")]
+    assert differences[1]["ulp"] == 1
+
+
+def test_the_sign_of_zero_differs():
+    from exporter.diagnosis.comparison import compare_layers
+
+    layer = make_layer().replace(beta=np.zeros(4, np.float32))
+    found = compare_layers(layer, layer.replace(beta=np.array([0, 0, -0.0, 0], np.float32)))
+    assert [(one.what, one.channels, one.channel) for one in found] == [("beta", 1, 2)]
+
+
+def test_one_axis_under_two_names_is_one():
+    from exporter.diagnosis.comparison import compare_layers
+
+    layer = make_layer().replace(ndim=4)
+    assert compare_layers(layer, layer.replace(axis=(3,))) == []
+    assert [one.what for one in compare_layers(layer, layer.replace(axis=(1,)))] == ["axis"]
+
+
+def test_verify_refuses(run, tmp_path):
+    code, _, err = run(verify, KERAS, "--live")
+    assert code == 2
+    assert "--live needs the MODEL" in err
+    code, _, err = run(verify, KERAS)
+    assert code == 1
+    assert "this is not a bundle" in err
+
+
+# all of them
+
+@pytest.mark.parametrize("name", ["diagnose", "eval", "verify"])
+def test_help_and_version_need_nothing_but_python(name):
+    for word, said in (("--help", f"usage: bn-{name}"), ("--version", f"bn-{name} {exporter.__version__}")):
+        module = "evaluate" if name == "eval" else name
+        program = (f"import sys; sys.modules['numpy'] = None; sys.argv = ['x', {word!r}]; "
+                   f"from exporter.commands.{module} import {name}_command; {name}_command()")
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith(said)

@@ -1,0 +1,100 @@
+"""bn-verify --live: the real layers; and what is never run."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import zipfile
+
+import h5py
+import numpy as np
+import pytest
+
+import exporter
+from exporter.commands.verify import verify
+from exporter.diagnosis import live
+from exporter.files.place import Place
+from tests.make.layers import ROOT
+
+SAMPLES = ROOT / "sample_models"
+needs_keras = pytest.mark.skipif(importlib.util.find_spec("tensorflow") is None, reason="TensorFlow is not installed")
+
+
+@pytest.mark.live
+@needs_keras
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("model", ["encoder_keras3/model.keras", "encoder_keras3/model.h5", "no_beta_keras208/model.h5",
+                                   "saved_model_tfkeras/model.h5"])
+def test_the_real_layers_agree(run, tmp_path, model):
+    exporter.write(exporter.read(SAMPLES / model), tmp_path / "b.json")
+    code, out, err = run(verify, tmp_path / "b.json", SAMPLES / model, "--live", "--json")
+    assert code == 0, (out, err)
+    report = json.loads(out)
+    assert report["not_found_live"] == []
+    assert len(report["live"]) == report["layers"]
+    assert max(check["times_the_bound"] for check in report["live"]) <= 1
+
+
+@pytest.mark.live
+@needs_keras
+@pytest.mark.filterwarnings("ignore")
+def test_a_wrong_bundle_is_found_out(run, tmp_path):
+    model = SAMPLES / "encoder_keras3" / "model.keras"
+    bundle = exporter.read(model)
+    layers = [layer.replace(epsilon=0.01) if layer.path == "head_bn" else layer for layer in bundle]
+    exporter.write(bundle.replace(layers=tuple(layers)), tmp_path / "b.json")
+    code, out, _ = run(verify, tmp_path / "b.json", model, "--live", "--json")
+    assert code == 1
+    assert [check["path"] for check in json.loads(out)["live"] if not check["passed"]] == ["head_bn"]
+
+
+def archive(path, config):
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("config.json", json.dumps(config))
+    return Place(path)
+
+
+def layer_entry(**changes):
+    return {"module": "keras.layers", "class_name": "Dense", "config": {"name": "d"}, "registered_name": None, **changes}
+
+
+@pytest.mark.parametrize(("entry", "named"), [
+    (layer_entry(class_name="Lambda"), "a Lambda"),
+    (layer_entry(config={"f": {"class_name": "__lambda__", "config": {"value": "x"}}}), "a Lambda"),
+    ({"class_name": "Lambda", "config": {"function_type": "lambda"}}, "a Lambda"),
+    (layer_entry(registered_name="mine>Dense"), "custom object 'mine>Dense'"),
+    (layer_entry(class_name="mine>Dense"), "custom object"),
+    (layer_entry(module="os", class_name="system"), "os.system"),
+    (layer_entry(module="keras.utils", class_name="get_file"), "keras.utils.get_file"),
+    (layer_entry(module="keras.src.utils.file_utils", class_name="get_file"), "get_file"),
+    (layer_entry(module="builtins", class_name="eval"), "builtins.eval"),
+    (layer_entry(module="keras_extra.layers"), "keras_extra.layers.Dense")])
+def test_code_that_is_not_keras_own_is_not_run(tmp_path, monkeypatch, entry, named):
+    monkeypatch.setattr(live, "_load", lambda *_: pytest.fail("the model reached Keras"))
+    place = archive(tmp_path / "m.keras", {"class_name": "Sequential", "config": {"layers": [layer_entry(), entry]}})
+    with pytest.raises(exporter.UnsupportedError, match="is not run") as caught:
+        live.live_layers(place)
+    assert named in str(caught.value)
+
+
+def test_keras_own_entries_pass(tmp_path, monkeypatch):
+    reached = []
+    monkeypatch.setattr(live, "_load", lambda place, suffix: reached.append(suffix))
+    monkeypatch.setattr(live, "_walk", lambda model: [])
+    activation = {"module": "builtins", "class_name": "function", "config": "relu", "registered_name": "function"}
+    entries = [layer_entry(), layer_entry(module="keras.src.models.functional", class_name="Functional"),
+               {"class_name": "Dense", "config": {}}, layer_entry(config={"activation": activation})]
+    live.live_layers(archive(tmp_path / "m.keras", {"class_name": "Sequential", "config": {"layers": entries}}))
+    with h5py.File(tmp_path / "m.h5", "w") as file:
+        file.attrs["model_config"] = json.dumps({"class_name": "Sequential", "config": entries})
+    live.live_layers(Place(tmp_path / "m.h5"))
+    assert reached == [".keras", ".h5"]
+
+
+def test_what_no_keras_can_run(tmp_path):
+    np.savez(tmp_path / "a.npz", np.zeros(2))
+    with h5py.File(tmp_path / "w.h5", "w") as file:
+        file["a"] = np.zeros(2)
+    for name, message in (("a.npz", "holds no model"), ("w.h5", "weights only"), ("", "only .keras")):
+        with pytest.raises(exporter.UnsupportedError, match=message):
+            live.live_layers(Place(tmp_path / name))

@@ -1,0 +1,163 @@
+"""The table of mistakes, the conformance file that catches them, and the document that explains them."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import json
+import re
+
+import numpy as np
+import pytest
+
+import exporter
+from exporter.batchnorm.dtypes import round_to
+from exporter.diagnosis import mistakes
+from exporter.diagnosis.case import make_case
+from exporter.diagnosis.mistakes import MISTAKES
+from tests.make.layers import ROOT, make_layer
+
+MARGIN = 16  # times the error bound
+VECTORS = ROOT / "vectors" / "batchnorm-1.json"
+NEVER_TOGETHER = {("BN137", "BN138")}  # one needs a layer that lacks gamma or beta, the other one that has both
+
+
+def script(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def conformance():
+    """(document, [(layer, entry of the case, case)])"""
+    document = json.loads(VECTORS.read_text("utf-8"))
+    bundle = exporter.load(VECTORS)
+    found = []
+    for layer, content in zip(bundle, document["layers"]):
+        others = [other for other in bundle if other is not layer and other.moving_mean.size == layer.moving_mean.size]
+        for entry in content["cases"]:
+            x = np.array(entry["input"]).reshape(entry["shape"])
+            found.append((layer, entry, make_case(layer, x, tuple(a % x.ndim for a in layer.axis), others=others)))
+    return document, found
+
+
+def apart(a, b, bound):
+    """The largest distance in units of the bound; infinite where only one of them is a number."""
+    with np.errstate(all="ignore"):
+        ratio = np.abs(a - b) / bound
+    ratio = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0, np.where(np.isnan(ratio), np.inf, ratio))
+    return ratio.max()
+
+
+def test_the_table_is_complete_and_in_order():
+    codes = [mistake.code for mistake in MISTAKES]
+    assert codes == sorted(set(codes))
+    assert len(codes) > 40
+    assert len({mistake.name for mistake in MISTAKES}) == len(codes)
+    for mistake in MISTAKES:
+        assert re.fullmatch(r"BN1\d\d", mistake.code)
+        assert (mistake.wrong is None) != (mistake.example is None), mistake.code
+        assert mistake.why.endswith(".")
+        assert not mistake.instead.endswith(".")
+        assert mistake.seen
+        assert all(re.match(r"https://[a-z.-]+/\S+$", address) for address in mistake.seen), mistake.code
+
+
+def lines():
+    """The rows whose line is a formula of one channel."""
+    return [mistake for mistake in MISTAKES if not mistake.line.startswith(("right", "y = ")) and not set("[#") & set(mistake.line)]
+
+
+@pytest.mark.parametrize("mistake", lines(), ids=lambda mistake: mistake.code)
+def test_the_line_of_code_computes_what_the_table_computes(mistake):
+    """The line, run on one channel's numbers, is one of the row's variants."""
+    lacking = {"gamma": False} if mistake.code == "BN137" else {}
+    epsilon = 1e-6 if mistake.code == "BN104" else 1e-3
+    layer = make_layer(shape=(1,), epsilon=epsilon, seed=3, **lacking).replace(
+        moving_mean=np.array([0.25], np.float32), moving_variance=np.array([0.0004], np.float32))
+    x = np.array([[1.5], [-0.25], [0.75]])
+    case = make_case(layer, x, (1,))
+    names = {"np": np, "x": x, "gamma": case.gamma, "beta": case.beta, "mean": case.mean, "variance": case.variance, "epsilon": epsilon}
+    with np.errstate(all="ignore"):
+        want = eval(mistake.line, names)
+    assert any(np.allclose(changed.value(), want, rtol=1e-12, equal_nan=True) for _, changed in mistake.variants(case))
+    assert np.allclose(eval(mistakes.RIGHT, names), case.value(), rtol=1e-12)
+
+
+def test_each_mistake_is_caught_in_each_variant(conformance):
+    """The kill matrix, one way: no variant slips through all the vectors."""
+    caught = {}
+    for layer, _, case in conformance[1]:
+        right, bound = case.value(), case.bound(layer.dtype)
+        for mistake in MISTAKES:
+            for detail, changed in mistake.variants(case):
+                if mistake.code == "BN145":
+                    detail = re.sub("'.*'", "another", detail)
+                key = (mistake.code, detail)
+                caught[key] = max(caught.get(key, 0.0), apart(changed.value(), right, bound))
+    assert {code for code, _ in caught} == {mistake.code for mistake in MISTAKES}
+    assert len(caught) > 110
+    assert {key: ratio for key, ratio in caught.items() if ratio <= MARGIN} == {}
+
+
+def test_each_pair_of_mistakes_is_told_apart(conformance):
+    """The kill matrix, the other way: for each two mistakes some vector tells all variants of one from all of the other."""
+    left = set(itertools.combinations((mistake.code for mistake in MISTAKES), 2))
+    for layer, _, case in conformance[1]:
+        bound = case.bound(layer.dtype)
+        values = {mistake.code: [changed.value() for _, changed in mistake.variants(case)] for mistake in MISTAKES}
+        for one, two in sorted(left):
+            a, b = values[one], values[two]
+            if a and b and all(apart(first, second, bound) > MARGIN for first in a for second in b):
+                left.discard((one, two))
+    assert left == NEVER_TOGETHER
+
+
+def test_the_flags_of_the_vectors_are_true(conformance):
+    document, cases = conformance
+    assert document["mistakes"] == {mistake.code: mistake.name for mistake in MISTAKES}
+    for layer, entry, case in cases:
+        right, bound = case.value(), case.bound(layer.dtype)
+        for mistake in MISTAKES:
+            ratios = [apart(changed.value(), right, bound) for _, changed in mistake.variants(case)]
+            assert (mistake.code in entry["catches"]) == (bool(ratios) and min(ratios) > MARGIN), (layer.path, mistake.code)
+
+
+def test_the_outputs_of_the_vectors_are_those_of_evaluate(conformance):
+    for layer, entry, _ in conformance[1]:
+        x, want = (round_to(np.array(entry[key], np.float64), layer.dtype).reshape(entry["shape"]) for key in ("input", "output"))
+        got = round_to(layer(x).astype(np.float64), layer.dtype)
+        assert got.dtype == want.dtype
+        assert got.tobytes() == want.tobytes(), layer.path
+
+
+def test_the_script_writes_the_file_that_is_published(tmp_path):
+    script(ROOT / "vectors" / "make_batchnorm_1.py").main(tmp_path / "out.json")
+    assert (tmp_path / "out.json").read_bytes() == VECTORS.read_bytes()
+
+
+def test_what_a_reader_has_to_refuse_is_refused(conformance, tmp_path):
+    entries = conformance[0]["refuse"]
+    assert len(entries) > 10
+    for entry in entries:
+        (tmp_path / "b.json").write_text(entry["text"], "utf-8")
+        with pytest.raises(exporter.ExporterError):
+            exporter.load(tmp_path / "b.json")
+
+
+def test_the_document_is_made_from_the_table():
+    text = (ROOT / "docs" / "batchnorm.md").read_text("utf-8")
+    assert script(ROOT / "docs" / "make_batchnorm.py").page(text) == text
+    for mistake in MISTAKES:
+        assert f"### {mistake.code}: {mistake.name}\n" in text
+
+
+def test_explain_says_all_of_a_row():
+    text = mistakes.explain(mistakes.find("bn101"))
+    row = mistakes.BY_CODE["BN101"]
+    for part in (row.code, row.name, row.line, row.why, row.instead, mistakes.RIGHT, *row.seen):
+        assert part in text
+    with pytest.raises(exporter.UsageError, match="no mistake 'BN000'"):
+        mistakes.find("BN000")

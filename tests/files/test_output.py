@@ -1,0 +1,157 @@
+"""Output: whole or not at all, never over the input, nothing left behind."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+import exporter
+from exporter.errors import OutputError, UsageError
+from exporter.files import output
+from exporter.files.place import Place
+from tests.make.layers import make_bundle
+
+
+def test_writes_and_replaces(tmp_path):
+    path = tmp_path / "out.json"
+    exporter.write(make_bundle(), path)
+    first = path.read_bytes()
+    path.write_text("old")
+    exporter.write(make_bundle(), path)
+    assert path.read_bytes() == first
+    assert os.listdir(tmp_path) == ["out.json"]
+
+
+@pytest.mark.parametrize(("prepare", "name", "words"), [
+    (lambda folder: None, "no/such/out.json", "its folder does not exist"),
+    (lambda folder: (folder / "out.json").mkdir(), "out.json", "this is a folder"),
+    (lambda folder: os.mkfifo(folder / "out.json"), "out.json", "not a regular file")])
+def test_outputs_that_cannot_be_written_are_refused(prepare, name, words, tmp_path):
+    prepare(tmp_path)
+    before = sorted(os.listdir(tmp_path))
+    with pytest.raises(OutputError, match=words):
+        exporter.write(make_bundle(), tmp_path / name)
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_folder_is_refused(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(OutputError, match="not writable"):
+        exporter.write(make_bundle(), tmp_path / "out.json")
+
+
+def test_unknown_suffixes_are_refused_with_the_known_ones(tmp_path):
+    with pytest.raises(UsageError, match=r"the suffix '\.xyz'") as error:
+        exporter.write(make_bundle(), tmp_path / "out.xyz")
+    assert ".json" in error.value.hint
+    with pytest.raises(UsageError, match="has no suffix"):
+        exporter.write(make_bundle(), tmp_path / "out")
+
+
+def test_the_input_is_never_replaced(tmp_path):
+    path = tmp_path / "model.json"
+    exporter.write(make_bundle(), path)
+    (tmp_path / "link.json").symlink_to(path)
+    for name in ("model.json", "link.json"):
+        with pytest.raises(OutputError, match="would replace the input"):
+            output.check_output(tmp_path / name, [Place(path)])
+    folder = tmp_path / "saved_model"
+    (folder / "variables").mkdir(parents=True)
+    with pytest.raises(OutputError, match="inside the model's folder"):
+        output.check_output(folder / "variables" / "out.json", [Place(folder)])
+
+
+def test_a_link_is_written_through(tmp_path):
+    (tmp_path / "real.json").write_text("old")
+    (tmp_path / "link.json").symlink_to("real.json")
+    exporter.write(make_bundle(), tmp_path / "link.json")
+    assert (tmp_path / "link.json").is_symlink()
+    assert exporter.load(tmp_path / "real.json").paths() == ["encoder/bn_1"]
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_failing_disk_leaves_the_old_output(step, tmp_path, monkeypatch):
+    path = tmp_path / "out.json"
+    path.write_text("old")
+
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(os, step, fail)
+    with pytest.raises(OutputError, match="No space left on device") as error:
+        output.write_bytes(path, b"new")
+    assert "untouched" in error.value.hint
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["out.json"]
+
+
+def test_a_file_size_limit_leaves_the_old_output(tmp_path):
+    """As a full disk, for real: the kernel refuses to write more than 1000 bytes."""
+    path = tmp_path / "out.json"
+    path.write_text("old")
+    program = textwrap.dedent(f"""
+        import resource, signal
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+        from pathlib import Path
+        from exporter import errors
+        from exporter.files import output
+        try:
+            output.write_bytes(Path({str(path)!r}), b"x" * 5000)
+        except errors.OutputError as error:
+            print(error)
+    """)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "File too large" in done.stdout
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["out.json"]
+
+
+def test_a_polite_kill_removes_the_temporary_file(tmp_path):
+    program = textwrap.dedent(f"""
+        import os, signal
+        from exporter.commands import shared as cli
+        from exporter.files import output
+        from pathlib import Path
+        def command(words):
+            os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGTERM)
+            output.write_bytes(Path({str(tmp_path / "out.json")!r}), b"x")
+        cli.main(command)
+    """)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 143
+    assert "Traceback" not in done.stderr
+    assert os.listdir(tmp_path) == []
+
+
+def test_kill_minus_nine_leaves_the_old_output_or_the_new_one(tmp_path):
+    """Killed at many moments of writing: what stands under the name is whole. (The last moments are after the rename.)"""
+    path = tmp_path / "out.json"
+    exporter.write(make_bundle(), tmp_path / "new.json")
+    new = (tmp_path / "new.json").read_bytes()
+    program = textwrap.dedent(f"""
+        import sys
+        from pathlib import Path
+        from exporter.files import output
+        data = Path({str(tmp_path / "new.json")!r}).read_bytes()
+        print("ready", flush=True)
+        while True:
+            output.write_bytes(Path({str(path)!r}), data)
+    """)
+    for moment in range(12):
+        path.write_bytes(b"old")
+        process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
+        process.stdout.readline()
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.0007 * moment)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        assert path.read_bytes() in (b"old", new)

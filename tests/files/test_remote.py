@@ -1,0 +1,325 @@
+"""Reading and writing far away: which bytes are asked for, in how many requests, and what a server can do wrong."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import itertools
+import json
+import os
+import subprocess
+import sys
+import threading
+
+import h5py
+import numpy as np
+import pytest
+
+import exporter
+from exporter.errors import FormatError, MissingExtra, OutputError, UsageError
+from exporter.files.place import Place
+from exporter.files.remote import Ranges, RemotePlace, is_url, place_for
+from tests.make.layers import ROOT, make_bundle, make_layer, same_layer
+from tests.make.range_server import serving
+
+needs_http = pytest.mark.skipif(importlib.util.find_spec("aiohttp") is None or importlib.util.find_spec("fsspec") is None,
+                                reason="needs the extra `remote`: pip install 'bn-export[remote]'")
+needs_fsspec = pytest.mark.skipif(importlib.util.find_spec("fsspec") is None, reason="needs fsspec")
+
+
+def models():
+    spec = importlib.util.spec_from_file_location("models", ROOT / "benchmarks" / "models.py")
+    module = sys.modules["models"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def densenet(tmp_path_factory):
+    """A folder with DenseNet201 in both of Keras's single files."""
+    folder, made = tmp_path_factory.mktemp("densenet"), models()
+    layers = made.densenet201()
+    made.write_h5(folder / "model.h5", layers)
+    made.write_keras(folder / "model.keras", layers)
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    made = models()
+    made.write_h5(tmp_path / "small.h5", made.row(3, 5))
+    made.write_keras(tmp_path / "small.keras", made.row(3, 5))
+    return tmp_path
+
+
+def command(*words, **environment):
+    return subprocess.run([sys.executable, "-m", "exporter", *map(str, words)], cwd=ROOT, capture_output=True, text=True,
+                          env={**os.environ, **environment}, check=False)
+
+
+def test_only_urls_are_remote():
+    for word in ("s3://bucket/key", "https://host/a.h5", "memory://x", "simplecache::s3://b/k", "HTTP://host/a"):
+        assert is_url(word), word
+    for word in ("model.h5", "/a/b.h5", "C:\\models\\a.h5", "C:/models/a.h5", "dir:name/x", "a:b", ""):
+        assert not is_url(word), word
+    assert isinstance(place_for("https://host/a"), RemotePlace)
+    assert place_for("file:///tmp/a%20b.h5").address == "/tmp/a b.h5"
+    assert type(place_for("model.h5")) is Place
+
+
+def test_the_query_is_no_part_of_a_name():
+    place = place_for("https://host/dir/model.h5?signature=SECRET&x=a/b")
+    assert (place.name, place.suffix) == ("model.h5", ".h5")
+    assert place.sibling("model.json").address == "https://host/dir/model.json?signature=SECRET&x=a/b"
+    assert place.parent().child("a b", "c").address == "https://host/dir/a%20b/c?signature=SECRET&x=a/b"
+    assert place_for("s3://bucket/what?.h5").name == "what?.h5"
+    for part in ("../x", "/x", "a/../../b", ""):
+        with pytest.raises(FormatError):
+            place.child(part)
+
+
+def test_ranges_are_fetched_once():
+    data = bytes(range(256)) * 400
+    asked = []
+
+    def fetch(start, end):
+        asked.append((start, end))
+        return data[start:end]
+
+    content = Ranges(fetch, lambda ranges: [fetch(*r) for r in ranges], len(data), "f")
+    for start, end in ((5, 9), (50_000, 50_010), (0, 100), (49_990, 60_000), (102_390, 200_000), (7, 102_400), (0, 102_400)):
+        assert content.read(start, end) == data[start:end]
+    content.fetch_ahead([(0, 500), (90_000, 90_001)])
+    pieces = sorted(asked)
+    assert all(a[1] <= b[0] for a, b in itertools.pairwise(pieces)), "a byte was fetched twice"
+    assert sum(end - start for start, end in pieces) <= len(data)
+
+
+def test_announced_ranges_are_merged():
+    data = bytes(100_000)
+    batches = []
+
+    def fetch_all(ranges):
+        batches.append(ranges)
+        return [data[a:b] for a, b in ranges]
+
+    content = Ranges(lambda a, b: pytest.fail("a single request"), fetch_all, len(data), "f")
+    content.fetch_ahead([(10, 20), (600, 700), (50_000, 50_001), (99_999, 200_000)])
+    assert batches == [[(0, 1024), (49_664, 50_176), (99_840, 100_000)]]
+    assert content.read(10, 700) == data[10:700]
+
+
+@needs_http
+@pytest.mark.parametrize("name", ["model.h5", "model.keras"])
+def test_less_than_a_twentieth_is_fetched(densenet, name, tmp_path):
+    with serving(densenet) as server:
+        done = command(server.url(name), tmp_path / "far.json")
+        assert done.returncode == 0, done.stderr
+        sent, size = server.bytes_sent, (densenet / name).stat().st_size
+    assert command(densenet / name, tmp_path / "near.json").returncode == 0
+    assert (tmp_path / "far.json").read_bytes() == (tmp_path / "near.json").read_bytes()
+    assert sent < size / 20, f"{sent} of {size} bytes"
+    assert len(server.requests) < 1150
+
+
+@needs_http
+@pytest.mark.parametrize("isolated", [False, True])
+def test_reading_from_the_library(folder, isolated):
+    with serving(folder) as server:
+        far = exporter.read(server.url("small.h5"), isolated=isolated)
+    near = exporter.read(folder / "small.h5")
+    assert far.origin == near.origin
+    assert all(same_layer(a, b) for a, b in zip(far, near, strict=True))
+
+
+@needs_http
+@pytest.mark.parametrize("behaviour", [{"ranges": False}, {"sizes": False}, {"ranges": False, "sizes": False}])
+def test_a_server_without_ranges_or_sizes_sends_the_file_whole(folder, behaviour):
+    with serving(folder, **behaviour) as server:
+        far = exporter.read(server.url("small.keras"))
+    assert far.digest() == exporter.read(folder / "small.keras").digest()
+
+
+@needs_http
+def test_an_architecture_may_be_remote(folder):
+    with serving(folder) as server:
+        bundle = exporter.read(folder / "small.h5", architecture=server.url("small.keras"))
+    assert len(bundle) == 3
+
+
+@needs_http
+@pytest.mark.parametrize(("status", "words"), [(200, "no such file"), (403, "the server answers 403"), (500, "the server answers 500")])
+def test_what_a_server_refuses(folder, status, words):
+    with serving(folder, status=status) as server, pytest.raises(FormatError, match=words):
+        exporter.read(server.url("absent.h5"))
+
+
+@needs_http
+def test_a_server_that_is_not_there():
+    done = command("http://127.0.0.1:9/model.h5?token=SECRET")
+    assert done.returncode == 1
+    assert "error: model.h5: cannot be read" in done.stderr
+    assert "SECRET" not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@needs_http
+def test_a_file_that_is_replaced_meanwhile_is_refused(folder, monkeypatch):
+    with serving(folder) as server:
+        place = place_for(server.url("small.h5"))
+        with place.open() as file:
+            file.read(100)
+        server.version["small.h5"] = 2
+        with pytest.raises(FormatError, match="replaced while it was read"):
+            place.check_unchanged()
+
+
+@needs_http
+def test_a_web_page_instead_of_the_model(folder):
+    (folder / "model.h5").write_text("<!DOCTYPE html><html>Sign in</html>")
+    with serving(folder) as server, pytest.raises(FormatError, match="HTML"):
+        exporter.read(server.url("model.h5"))
+
+
+@needs_fsspec
+def test_a_folder_far_away(folder):
+    import fsspec
+
+    store = fsspec.filesystem("memory")
+    store.pipe("/models/unpacked/config.json", b"{}")
+    place = place_for("memory://models/unpacked")
+    assert place.is_folder()
+    assert place.exists()
+    assert [child.name for child in place.children()] == ["config.json"]
+    assert place.child("config.json").read() == b"{}"
+    assert not place.child("absent").exists()
+    assert place.child("config.json") is place.child("config.json"), "what was fetched is not fetched again"
+
+
+@needs_fsspec
+def test_writing_far_away():
+    import fsspec
+
+    bundle = make_bundle(make_layer())
+    exporter.write(bundle, "memory://out/bundle.json")
+    assert json.loads(fsspec.filesystem("memory").cat("/out/bundle.json"))["format"] == "bn-bundle"
+    assert exporter.load("memory://out/bundle.json").digest() == bundle.digest()
+
+
+@needs_fsspec
+def test_a_failed_write_leaves_nothing(monkeypatch):
+    import fsspec
+    from fsspec.implementations.memory import MemoryFile
+
+    def commit(self):
+        raise OSError("the store is full")
+
+    monkeypatch.setattr(MemoryFile, "commit", commit)
+    with pytest.raises(OutputError, match="the store is full"):
+        exporter.write(make_bundle(), "memory://full/bundle.json")
+    assert not fsspec.filesystem("memory").exists("/full/bundle.json")
+
+
+def test_what_cannot_be_written():
+    for url, words in (("https://host/out.json", "over http"), ("s3://bucket/kit.zip/", "folder")):
+        with pytest.raises((OutputError, UsageError), match=words):
+            exporter.write(make_bundle(), url)
+    done = command("s3://bucket/a.json", "s3://bucket/a.json")
+    assert done.returncode == 1
+    assert "would replace the input" in done.stderr
+
+
+@needs_fsspec
+def test_a_protocol_that_nobody_knows():
+    with pytest.raises(UsageError, match="nosuch"):
+        exporter.read("nosuch://host/model.h5")
+
+
+def test_without_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "fsspec", None)
+    with pytest.raises(MissingExtra) as caught:
+        exporter.read("s3://bucket/model.h5")
+    assert caught.value.hint == "pip install 'bn-export[remote]'"
+
+
+@pytest.fixture(scope="module")
+def s3():
+    """An S3 server on this machine: (its address, the length of each answer to a GET)."""
+    moto = pytest.importorskip("moto.server", reason="needs moto: pip install 'moto[server]'", exc_type=ImportError)
+    pytest.importorskip("s3fs")
+    import werkzeug.serving
+
+    application, sent = moto.DomainDispatcherApplication(moto.create_backend_app), []
+
+    def counted(environ, start_response):
+        body = b"".join(application(environ, start_response))
+        if environ["REQUEST_METHOD"] == "GET":
+            sent.append(len(body))
+        return [body]
+
+    server = werkzeug.serving.make_server("127.0.0.1", 0, counted, threaded=True)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.port}", sent
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")  # of moto and aiobotocore
+@pytest.mark.parametrize("name", ["model.h5", "model.keras"])
+def test_s3(s3, tmp_path, name):
+    import boto3
+
+    address, sent = s3
+    made = models()
+    (made.write_keras if name.endswith("keras") else made.write_h5)(tmp_path / name, made.plain(30, 96))
+    keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_ENDPOINT_URL": address, "AWS_DEFAULT_REGION": "us-east-1"}
+    store = boto3.client("s3", endpoint_url=address, aws_access_key_id="test", aws_secret_access_key="test", region_name="us-east-1")
+    store.create_bucket(Bucket="zoo")
+    store.upload_file(str(tmp_path / name), "zoo", name)
+    sent.clear()
+    done = command(f"s3://zoo/{name}", "s3://zoo/out.json", **keys)
+    assert done.returncode == 0, done.stderr
+    assert sum(sent) < (tmp_path / name).stat().st_size / 20, f"{sum(sent)} bytes in {len(sent)} requests"
+    assert command(tmp_path / name, tmp_path / "near.json").returncode == 0
+    assert store.get_object(Bucket="zoo", Key="out.json")["Body"].read() == (tmp_path / "near.json").read_bytes()
+    missing = command("s3://zoo/absent.h5", **keys)
+    assert missing.returncode == 1
+    assert "no such file" in missing.stderr
+
+
+class Announced(io.BytesIO):
+    """A file that notes which ranges are announced."""
+
+    def __init__(self, data):
+        super().__init__(data)
+        self.announced = []
+
+    def fetch_ahead(self, ranges):
+        self.announced += ranges
+
+
+def test_walking_ahead_finds_the_data(folder):
+    from exporter.formats.hdf5_ahead import walk
+
+    file = Announced((folder / "small.h5").read_bytes())
+    walk(file, 0)
+    covered = {position for start, end in file.announced for position in range(start, end)}
+    with h5py.File(folder / "small.h5") as opened:
+        opened.visititems(lambda _, found: covered.issuperset(range(found.id.get_offset(), found.id.get_offset() + 20))
+                          or pytest.fail(found.name) if isinstance(found, h5py.Dataset) else None)
+
+
+def test_walking_ahead_in_damaged_files_ends(folder):
+    from exporter.formats.hdf5_ahead import MOST_BYTES, walk
+
+    good = (folder / "small.h5").read_bytes()
+    random = np.random.default_rng(0)
+    for _ in range(300):
+        data = bytearray(good)
+        for position in random.integers(0, len(data), random.integers(1, 30)):
+            data[position] = random.choice([0, 1, 255, random.integers(256)])
+        file = Announced(bytes(data[: random.integers(96, len(data))]))
+        walk(file, 0)
+        assert sum(end - start for start, end in file.announced) <= MOST_BYTES

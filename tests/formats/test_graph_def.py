@@ -1,0 +1,144 @@
+"""GraphDefs byte by byte: constants in all their encodings, attributes, functions, and damage."""
+
+from __future__ import annotations
+
+import contextlib
+
+import numpy as np
+import pytest
+
+from exporter.errors import ExporterError, FormatError
+from exporter.files.place import Place
+from exporter.formats.graph_def import Graph, MetaGraph, Output, Tensor, open_file
+from exporter.sources.tf_graph.norms import find_norms
+from tests.make.graph_files import Function, chain, const, frozen_variables, function, graph, meta_graph, node, parameters, tensor
+from tests.make.tensor_files import encode, field, shape_proto
+
+
+def listed(number, shape, values_field, payload):
+    """A TensorProto with its values one by one."""
+    return field(1, number) + field(2, shape_proto(shape)) + field(values_field, payload)
+
+
+def halves(values, dtype):
+    return b"".join(encode(int(bits)) for bits in np.asarray(values, dtype).view("<u2"))
+
+
+@pytest.mark.parametrize(("data", "expected"), [
+    (tensor(np.float32([1, 2, 3])), np.float32([1, 2, 3])),
+    (listed(1, (3,), 5, np.float32([1, 2, 3]).tobytes()), np.float32([1, 2, 3])),
+    (listed(1, (3,), 5, np.float32([1, 2]).tobytes()), np.float32([1, 2, 2])),
+    (field(1, 1) + field(2, shape_proto((2,))) + field(5, 0.5), np.float32([0.5, 0.5])),
+    (field(1, 1) + field(2, shape_proto((2,))), np.float32([0, 0])),
+    (listed(2, (2,), 6, np.float64([0.1, -0.0]).tobytes()), np.float64([0.1, -0.0])),
+    (listed(19, (3,), 13, halves([1, -2], "<f2")), np.float16([1, -2, -2])),
+    (listed(14, (2,), 13, encode(0x3F80) + encode(0xC000)), np.float32([1, -2])),
+    (tensor(np.float32([1, -2]), "bfloat16"), np.float32([1, -2])),
+    (listed(9, (2,), 10, encode(-1)), np.int64([-1, -1])),
+    (listed(3, (2,), 7, encode(5) + encode(-5)), np.int32([5, -5])),
+    (field(1, 10) + field(11, 1), np.array(True)),
+    (tensor(np.zeros((0, 3), "f4")), np.zeros((0, 3), "f4")),
+], ids=["content", "packed", "last repeats", "unpacked", "none is zero", "double", "half", "bfloat16 values", "bfloat16 content", "int64",
+        "int32", "bool", "empty"])
+def test_a_constant_is_decoded(data, expected):
+    found = Tensor(data, "")
+    assert found.shape == expected.shape
+    values = found.array()
+    assert values.dtype == expected.dtype
+    assert values.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize(("data", "message"), [
+    (field(1, 1) + field(2, shape_proto((2,))) + field(4, b"1234"), "has 4 bytes"),
+    (listed(1, (2,), 5, np.float32([1, 2, 3]).tobytes()), "has 3 values"),
+    (listed(1, (1 << 40, 1 << 40), 5, b""), "over the limit"),
+    (listed(1, (2,), 5, b"12345"), "no multiple of 4"),
+    (field(1, 1) + field(2, field(2, field(1, -1))), "impossible shape"),
+    (field(1, 7) + field(8, b"text"), "where numbers are due"),
+    (field(1, 99), "where numbers are due"),
+])
+def test_a_broken_constant_is_refused(data, message):
+    with pytest.raises(FormatError, match=message):
+        Tensor(data, "").array()
+
+
+def test_attributes_are_given_by_type():
+    data = node("n", "Op", "a", "b:2", "^control", yes=True, number=0.5, text="NCHW", axes=[0, -1], shape=(2, 3), call=Function("f"))
+    found = Graph(graph(data)).main.nodes["n"]
+    assert found.inputs == [Output("a", 0), Output("b", 2)]
+    assert (found.boolean("yes", False), found.single("number", 1.0), found.text("text")) == (True, 0.5, "NCHW")
+    assert (found.integers("axes"), found.shape("shape"), found.functions("call")) == ([0, -1], (2, 3), ["f"])
+    assert (found.boolean("no", True), found.single("no", 1.0), found.text("no", "x"), found.shape("no")) == (True, 1.0, "x", None)
+
+
+def test_an_attribute_that_is_a_number_allocates_nothing():
+    data = field(1, "n") + field(2, "Op") + field(5, field(1, "a") + field(2, 1 << 60))
+    with pytest.raises(FormatError, match="node n: the attribute a is a number"):
+        Graph(graph(data)).main.nodes["n"].boolean("a", False)
+
+
+def test_functions_name_outputs_of_nodes():
+    body = [node("add", "AddV2", "x", "y"), node("norm", "FusedBatchNormV3", "add:z:0"),
+            node("call", "PartitionedCall", "norm:batch_mean:0")]
+    found = Graph(graph(functions=[function("f", ["x", "y"], body, {"out": "call:output:1"})])).function("f")
+    assert found.arguments == ("x", "y")
+    assert [found.nodes[name].inputs for name in ("add", "norm", "call")] == [
+        [Output("x", 0), Output("y", 0)], [Output("add", 0, "z")], [Output("norm", 1, "batch_mean")]]
+    assert found.results == {"out": Output("call", 1, "output")}
+
+
+@pytest.mark.parametrize(("data", "message"), [
+    (graph(node("a", "NoOp"), node("a", "NoOp")), "two nodes are called a"),
+    (field(1, 5), "a number where a message is due"),
+    (field(1, field(1, b"\xff") + field(2, "NoOp")), "not UTF-8"),
+    (graph(node("c", "Const"))[:5], "bytes are left|bytes where|ends inside"),
+])
+def test_a_broken_graph_is_refused(data, message):
+    with pytest.raises(FormatError, match=message):
+        Graph(data)
+
+
+def test_what_is_not_there_is_an_error():
+    found = Graph(graph(node("c", "Const")))
+    with pytest.raises(FormatError, match="node c: the constant has no value"):
+        found.main.nodes["c"].tensor()
+    with pytest.raises(FormatError, match="calls the function f"):
+        found.function("f")
+
+
+def test_a_file_is_mapped_and_an_empty_one_is_empty(tmp_path):
+    (tmp_path / "g.pb").write_bytes(graph(const("c", np.float32([1, 2]))))
+    (tmp_path / "empty.pb").write_bytes(b"")
+    found = Graph(open_file(Place(tmp_path / "g.pb")))
+    assert found.main.nodes["c"].tensor().array().tolist() == [1, 2]
+    assert Graph(open_file(Place(tmp_path / "empty.pb"))).main.nodes == {}
+
+
+def test_a_meta_graph_says_who_wrote_it():
+    found = MetaGraph(meta_graph(graph(node("a", "NoOp")), version="1.12.0"))
+    assert (found.tensorflow_version, found.tags, found.save_node) == ("1.12.0", ["serve"], "save/control_dependency")
+
+
+def test_every_cut_and_every_changed_byte_is_an_answer_or_an_error_of_ours():
+    gamma, beta, mean, variance = parameters()
+    nodes, reads = frozen_variables("bn", (gamma, beta, mean, variance))
+    call = function("f", ["x"], [node("s", "Rsqrt", "x")], {"y": "s:y:0"})
+    data = graph(node("x", "Placeholder"), *nodes, *chain("bn", "x", *reads), node("call", "PartitionedCall", "x", f=Function("f")),
+                 functions=[call])
+    random = np.random.default_rng(0)
+    broken = [data[:end] for end in range(0, len(data), 7)]
+    for _ in range(400):
+        copy = bytearray(data)
+        copy[random.integers(len(copy))] = random.integers(256)
+        broken.append(bytes(copy))
+    for one in broken:
+        with contextlib.suppress(ExporterError):
+            assert all(norm.path for norm in find_norms(Graph(one)))
+
+
+@pytest.mark.parametrize("op", ["Identity", "Merge", "Fill", "Select", "Reshape", "ConcatV2", "Mul", "Squeeze", "Pack", "FusedBatchNormV3"])
+def test_a_graph_that_leads_in_circles_ends(op):
+    inputs = {"Identity": ["a"], "Squeeze": ["a"], "Select": ["a"] * 3, "FusedBatchNormV3": ["a:1"] * 5}.get(op, ["a", "a"])
+    found = find_norms(Graph(graph(node("a", op, *inputs), node("x", "Placeholder"), *chain("bn", "x", "a", "a", "a", "a"),
+                                   node("f", "FusedBatchNormV3", "x", "a", "a", "a", "a", is_training=False))))
+    assert all(norm.reason for norm in found)

@@ -1,0 +1,343 @@
+"""Checkpoints' bytes: what is written comes back bit for bit, only what is asked for is read, and all damage is refused by name."""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from exporter.errors import FormatError
+from exporter.files.place import Place
+from exporter.formats import crc32c, sstable, tensor_bundle
+from exporter.formats.sstable import Table, is_table, unsnappy
+from exporter.formats.tensor_bundle import TensorBundle, TensorSlices, open_checkpoint, slice_key
+from tests.make.tensor_files import DTYPES, encode, field, fixed32, literal, shape_proto, table, write_bundle, write_v1
+
+ANY_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
+WEIGHTS = {"a/gamma": np.array([1, -2, 0.5], "f4"), "a/beta": np.array([[1, 2], [3, 4]], "f8"), "graph": [b"one", b"", b"three" * 99]}
+
+dtypes = st.sampled_from(["float16", "float32", "float64"])
+arrays = dtypes.flatmap(lambda dtype: hnp.arrays(dtype, hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=9)))
+names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).filter(lambda name: name[0] != "\0")
+
+
+def opened(index):
+    return open_checkpoint(Place(index))
+
+
+def same(found, expected):
+    return found.shape == expected.shape and found.dtype == expected.dtype and found.tobytes() == expected.tobytes()
+
+
+@ANY_FOLDER
+@given(st.dictionaries(names, arrays, min_size=1, max_size=8), st.integers(1, 4), st.integers(1, 5))
+def test_round_trip(tmp_path, tensors, shards, per_block):
+    index = write_bundle(tmp_path, "model", tensors, shards=shards, per_block=per_block)
+    with opened(index) as checkpoint:
+        assert isinstance(checkpoint, TensorBundle)
+        assert checkpoint.names() == sorted(tensors, key=str.encode)
+        for name, array in tensors.items():
+            assert name in checkpoint
+            assert checkpoint.info(name) == tensor_bundle.TensorInfo(str(array.dtype), array.shape)
+            assert same(checkpoint.read(name), array)
+        assert "no such name" not in checkpoint
+        assert "" not in checkpoint
+
+
+@ANY_FOLDER
+@given(hnp.arrays("float32", 5, elements=st.floats(width=16, allow_nan=False)))
+def test_bfloat16_is_read_as_float32(tmp_path, values):
+    values = ((values.view("u4") >> 16) << 16).astype("u4").view("f4")
+    with opened(write_bundle(tmp_path, "m", {"x": (values, "bfloat16")})) as checkpoint:
+        assert checkpoint.info("x").dtype == "bfloat16"
+        assert same(checkpoint.read("x"), values)
+
+
+@given(st.lists(st.binary(max_size=300), max_size=5))
+@ANY_FOLDER
+def test_strings(tmp_path, strings):
+    def shaped(entries):
+        shape = field(2, shape_proto((len(strings),)))
+        return [(key, value + shape if key == b"s" else value) for key, value in entries]
+
+    with opened(write_bundle(tmp_path, "m", {"s": strings}, change=shaped)) as checkpoint:
+        assert checkpoint.strings("s") == strings
+
+
+SLICES = {"rows": [[(0, 3), (0, -1)], [(3, 4), (0, -1)], [(7, 3), (0, -1)]], "columns": [[(0, -1), (0, 2)], [(0, 10), (2, 3)]],
+          "whole": [[(0, -1), (0, -1)]], "far": [[(0, 70), (0, 5)], [(70, 200), (0, 5)]]}
+
+
+@pytest.mark.parametrize("name", SLICES)
+@pytest.mark.parametrize("write", ["V1", "V2"])
+def test_slices_of_partitioned_variables(tmp_path, name, write):
+    array = np.arange(1350 if name == "far" else 50, dtype="f4").reshape(-1, 5)
+    if write == "V2":
+        path = write_bundle(tmp_path, "m", {name: array}, slices={name: SLICES[name]}, shards=2)
+    else:
+        path = write_v1(tmp_path / "m", {name: array}, {name: SLICES[name]})
+    with opened(path) as checkpoint:
+        assert checkpoint.names() == [name]
+        assert same(checkpoint.read(name), array)
+
+
+@pytest.mark.parametrize(("extents", "what"), [
+    ([[(0, 3), (0, -1)], [(2, 8), (0, -1)]], "overlap"),
+    ([[(0, 3), (0, -1)]], "leave a part of it out"),
+    ([[(0, 10)]], "another rank"),
+    ([[(4, 7), (0, -1)]], "outside its shape"),
+])
+def test_slices_that_do_not_make_the_tensor(tmp_path, extents, what):
+    array = np.zeros((10, 5), "f4")
+    with opened(write_bundle(tmp_path, "m", {"w": array}, slices={"w": extents})) as checkpoint, pytest.raises(FormatError, match=what):
+        checkpoint.read("w")
+    with opened(write_v1(tmp_path / "v1", {"w": array}, {"w": extents})) as checkpoint, pytest.raises(FormatError, match=what):
+        checkpoint.read("w")
+
+
+@ANY_FOLDER
+@given(st.dictionaries(names, arrays.filter(lambda array: array.size), min_size=1, max_size=6))
+def test_v1_round_trip(tmp_path, tensors):
+    with opened(write_v1(tmp_path / "model.ckpt", tensors)) as checkpoint:
+        assert isinstance(checkpoint, TensorSlices)
+        assert checkpoint.names() == sorted(tensors)
+        for name, array in tensors.items():
+            assert checkpoint.info(name).shape == array.shape
+            assert same(checkpoint.read(name), array)
+        with pytest.raises(FormatError, match="missing"):
+            checkpoint.read("no such name")
+
+
+def test_v1_in_shards(tmp_path):
+    a, b = np.arange(4, dtype="f4"), np.arange(6, dtype="f8")
+    write_v1(tmp_path / "m-00000-of-00002", {"a": a})
+    write_v1(tmp_path / "m-00001-of-00002", {"b": b})
+    for number in (0, 1):
+        with opened(tmp_path / f"m-0000{number}-of-00002") as checkpoint:
+            assert same(checkpoint.read("a"), a)
+            assert same(checkpoint.read("b"), b)
+    (tmp_path / "m-00000-of-00002").unlink()
+    with pytest.raises(FormatError, match="m-00000-of-00002 is missing"):
+        opened(tmp_path / "m-00001-of-00002")
+
+
+@pytest.mark.parametrize("value", [0, 1, 63, 64, 8191, 8192, 2**20 - 1, 2**20, 2**34, 2**62, 2**63 - 1, -1, -64, -65, -8193, -(2**63)])
+def test_slice_keys_keep_the_order_of_numbers(value):
+    keys = {other: slice_key("n", ((other, 0),)) for other in (value, value - 1, value + 1) if -(2**63) <= other < 2**63}
+    assert [keys[other] for other in sorted(keys)] == sorted(keys.values())
+
+
+@pytest.mark.parametrize(("name", "extents", "key"), [  # as TensorFlow 1.15 wrote them
+    ("d", (), "0064000100"),
+    ("h", ((0, -1),), "006800010101807f"),
+    ("p/w1", ((7, 3),), "00702f7731000101018783"),
+    ("p/w2", ((5, 2), (0, 5)), "00702f77320001010285828085"),
+])
+def test_slice_keys_are_those_of_tensorflow(name, extents, key):
+    assert slice_key(name, extents) == bytes.fromhex(key)
+
+
+def test_only_the_blocks_and_bytes_asked_for_are_read(tmp_path, monkeypatch):
+    tensors = {f"layer_{number:04}/kernel": np.zeros(1000, "f4") for number in range(500)}
+    tensors["layer_0250/gamma"] = np.ones(4, "f4")
+    index = write_bundle(tmp_path, "m", tensors, per_block=10)
+    blocks, reads = [], []
+    contents, data = Table._contents, TensorBundle._bytes
+    monkeypatch.setattr(Table, "_contents", lambda self, *handle: blocks.append(handle) or contents(self, *handle))
+    monkeypatch.setattr(TensorBundle, "_bytes", lambda self, name, entry: reads.append(name) or data(self, name, entry))
+    with opened(index) as checkpoint:
+        assert checkpoint.read("layer_0250/gamma").tolist() == [1, 1, 1, 1]
+    assert len(blocks) == 4, "the index of the blocks, the empty one of metadata, the block of the header, the block of the key"
+    assert reads == ["layer_0250/gamma"]
+
+
+# ---- damage
+
+def damaged(tmp_path, change=None, header=None, **options):
+    return write_bundle(tmp_path, "m", WEIGHTS, change=change, header=header, **options)
+
+
+def replaced(key, entry):
+    return lambda entries: [(k, entry if k == key else v) for k, v in entries]
+
+
+def entry(dtype=1, shape=(3,), shard=0, offset=0, size=12, crc=0):
+    return field(1, dtype) + field(2, shape_proto(shape)) + field(3, shard) + field(4, offset) + field(5, size) + fixed32(6, crc)
+
+
+@pytest.mark.parametrize(("bad", "what"), [
+    (entry(crc=7), "damaged: its CRC is wrong"),
+    (entry(dtype=7), "is of type string, not a floating one"),
+    (entry(dtype=9), "is of type int64"),
+    (entry(dtype=999), "number 999, which is unknown"),
+    (entry(shape=(-1,)), "unknown dimension"),
+    (entry(shape=(2**40,)), "does not match its shape"),
+    (entry(shape=(2**32, 2**32), size=0), "does not match its shape"),
+    (entry(size=2**60), "does not match its shape"),
+    (entry(shape=(2**40,), size=2**42), "may be cut short"),
+    (entry(offset=2**40), "lies outside m.data-00000-of-00001"),
+    (entry(offset=-4), "lies outside"),
+    (entry(shard=7), "data shard 7 of 1"),
+    (entry(shard=-1), "data shard -1 of 1"),
+    (b"\xff\xff\xff\xff\x0f\x01", "entry of a/gamma"),
+    (entry(shape=(1,) * 300, size=4), "300 dimensions"),
+])
+def test_bad_entries(tmp_path, bad, what):
+    with opened(damaged(tmp_path, replaced(b"a/gamma", bad))) as checkpoint, pytest.raises(FormatError, match=what) as caught:
+        checkpoint.read("a/gamma")
+    assert "m.index" in caught.value.where
+
+
+@pytest.mark.parametrize(("header", "what"), [
+    (field(1, 1) + field(2, 1), "big-endian"),
+    (field(1, 2**31 - 1), "2147483647 data shards"),
+    (b"", "0 data shards"),
+    (b"\x0f", "bad header"),
+    (field(1, 1) + field(3, field(2, 9)), "newer TensorFlow"),
+])
+def test_bad_headers(tmp_path, header, what):
+    with pytest.raises(FormatError, match=what):
+        opened(damaged(tmp_path, header=header))
+
+
+@pytest.mark.parametrize(("change", "what"), [
+    (lambda entries: entries[1:], "no header"),
+    (lambda entries: [*entries, entries[-1]], "a key occurs twice"),
+    (lambda entries: [entries[0], *entries[:0:-1]], "keys out of order"),
+])
+def test_bad_orders(tmp_path, change, what):
+    with pytest.raises(FormatError, match=what):
+        opened(damaged(tmp_path, change, per_block=99)).names()
+
+
+def test_a_data_file_that_is_missing_or_short(tmp_path):
+    index = damaged(tmp_path)
+    data = tmp_path / "m.data-00000-of-00001"
+    data.write_bytes(data.read_bytes()[:10])
+    with opened(index) as checkpoint, pytest.raises(FormatError, match=r"lies outside .* which has 10 bytes"):
+        checkpoint.read("a/beta")
+    data.unlink()
+    with opened(index) as checkpoint, pytest.raises(FormatError, match="data-00000-of-00001 is missing"):
+        checkpoint.read("a/beta")
+
+
+def test_a_tensor_over_the_limit_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(tensor_bundle, "LARGEST_TENSOR", 8)
+    with opened(damaged(tmp_path)) as checkpoint, pytest.raises(FormatError, match="over the limit"):
+        checkpoint.read("a/gamma")
+
+
+def test_every_flipped_bit_of_an_index_is_noticed(tmp_path):
+    index = damaged(tmp_path)
+    sound = index.read_bytes()
+    for number in range(len(sound)):
+        index.write_bytes(sound[:number] + bytes([sound[number] ^ 1 << number % 8]) + sound[number + 1 :])
+        with pytest.raises(FormatError):
+            read_all(index)
+
+
+def test_every_cut_of_an_index_is_noticed(tmp_path):
+    index = damaged(tmp_path)
+    sound = index.read_bytes()
+    for size in range(len(sound)):
+        index.write_bytes(sound[:size])
+        with pytest.raises(FormatError):
+            read_all(index)
+
+
+def read_all(index):
+    with opened(index) as checkpoint:
+        for name in checkpoint.names():
+            if checkpoint.info(name).dtype == "string":
+                checkpoint.strings(name)
+            else:
+                checkpoint.read(name)
+
+
+@ANY_FOLDER
+@given(st.data())
+def test_damage_under_a_sound_crc(tmp_path, data):
+    """Entries and keys of any bytes: read or refused, never another exception."""
+    junk = st.binary(max_size=40)
+    extra = data.draw(st.lists(st.tuples(junk, junk), max_size=4))
+    swapped = data.draw(st.dictionaries(st.sampled_from(sorted(name.encode() for name in WEIGHTS)), junk, max_size=2))
+    index = damaged(tmp_path, lambda entries: [*((k, swapped.get(k, v)) for k, v in entries), *extra])
+    with contextlib.suppress(FormatError):
+        read_all(index)
+
+
+# ---- tables
+
+@given(st.binary(max_size=2000), st.integers(0, 5))
+def test_tables_of_any_bytes_are_refused(tmp_path_factory, data, footer):
+    path = tmp_path_factory.mktemp("t") / "t"
+    path.write_bytes(data + (b"\0" * footer * 8 + struct.pack("<Q", sstable.MAGIC) if footer else b""))
+    with pytest.raises(FormatError), Table(Place(path)) as found:
+        list(found.items())
+
+
+@pytest.mark.parametrize("size", [0, 1, 100, 70_000])
+def test_compressed_blocks(tmp_path, size):
+    entries = [(b"key%05d" % number, b"v" * size) for number in range(5)]
+    path = tmp_path / "t"
+    path.write_bytes(table(entries, compress=literal))
+    with Table(Place(path)) as found:
+        assert list(found.items()) == entries
+        assert found.get(b"key00003") == b"v" * size
+        assert found.get(b"key00003x") is None
+        assert found.get(b"z") is None
+    assert is_table(Place(path))
+
+
+def test_keys_that_share_too_much_are_refused(tmp_path):
+    long = b"k" * 40_000
+    path = tmp_path / "t"
+    path.write_bytes(table([(b"", b""), *((long + b"%05d" % number, b"") for number in range(1000))], per_block=5000))
+    with pytest.raises(FormatError, match="the keys of one block"), Table(Place(path)) as found:
+        list(found.items())
+
+
+@pytest.mark.parametrize(("data", "expected"), [
+    (bytes([5, 4 << 2]) + b"hello", b"hello"),
+    (bytes([11, 0 << 2]) + b"a" + bytes([(6 << 2 | 1), 1]), b"a" * 11),          # a copy that overlaps what it writes
+    (bytes([9, 2 << 2]) + b"abc" + bytes([5 << 2 | 2, 3, 0]), b"abc" * 3),       # two-byte offset
+    (bytes([6, 2 << 2]) + b"abc" + bytes([2 << 2 | 3, 3, 0, 0, 0]), b"abcabc"),  # four-byte offset
+])
+def test_snappy(data, expected):
+    assert unsnappy(data, 100) == expected
+
+
+@pytest.mark.parametrize("data", [
+    b"", b"\x80", bytes([200, 1, 0]), bytes([5, 4 << 2]) + b"hel", bytes([4, 4 << 2]) + b"hello", bytes([6, 4 << 2]) + b"hello",
+    bytes([9, 2 << 2]) + b"abc" + bytes([5 << 2 | 2, 4, 0]), bytes([9, 2 << 2]) + b"abc" + bytes([5 << 2 | 2, 0, 0]),
+    bytes([9, 2 << 2]) + b"abc" + bytes([5 << 2 | 2, 3]), bytes([4, 62 << 2, 255, 255]),
+])
+def test_damaged_snappy(data):
+    with pytest.raises(FormatError):
+        unsnappy(data, 100)
+
+
+# ---- CRC-32C
+
+@pytest.mark.parametrize(("data", "crc"), [  # RFC 3720, appendix B.4
+    (bytes(32), 0x8A9136AA), (b"\xff" * 32, 0x62A8AB43), (bytes(range(32)), 0x46DD794E), (b"123456789", 0xE3069283), (b"", 0),
+])
+def test_crc_of_the_standard(data, crc):
+    assert crc32c.crc32c(data) == crc
+
+
+@pytest.mark.parametrize("size", [0, 1, 8191, 8192, 8193, 100_000])
+def test_both_ways_to_the_crc_agree(size):
+    google_crc32c = pytest.importorskip("google_crc32c")
+    data = np.random.default_rng(size).bytes(size)
+    assert crc32c.crc32c(data) == google_crc32c.value(data)
+
+
+def test_types_are_those_of_the_format():
+    assert {tensor_bundle.DTYPES[number] for number in DTYPES.values()} == set(DTYPES)
+    assert encode(300) == b"\xac\x02"

@@ -1,0 +1,197 @@
+"""The tree of a config, of every era, and what a batch norm's entry says."""
+
+from __future__ import annotations
+
+import json
+
+import h5py
+import pytest
+
+from exporter.errors import ExporterError, FormatError
+from exporter.files.place import Place
+from exporter.keras.config import is_batch_norm, model_tree, norm_fields, parse_config, walk
+from exporter.keras.ranks import input_ranks
+from exporter.sources.shared.architecture import node_tree_from
+from tests.make.configs import SIGNS, functional, layer, norm, sequential
+
+
+def norms(value):
+    return [path for path, node in walk(model_tree(value, "x")) if is_batch_norm(node)]
+
+
+@pytest.mark.parametrize(("model", "paths"), [
+    (sequential(norm("a"), layer("Dense", "fc"), norm("b")), ["a", "b"]),
+    ({"class_name": "Sequential", "config": [norm("a"), norm("b")]}, ["a", "b"]),
+    ({"class_name": "Sequential", "config": [{"class_name": "Sequential", "config": [norm("a")]}]}, ["a"]),
+    (sequential(sequential(functional((norm("c"), ["x"]), name="deep"), name="mid")), ["mid/deep/c"]),
+    (sequential(layer("TimeDistributed", "td", layer=norm("inner"))), ["td/inner"]),
+    (sequential(layer("TimeDistributed", "td", layer=sequential(norm("b"), name="sub"))), ["td/sub/b"]),
+    (sequential(layer("Bidirectional", "bi", layer=layer("RNN", "rnn", cell=layer("own>Cell", "cell", norm=norm("n"))))),
+     ["bi/forward_rnn/cell/n", "bi/backward_rnn/cell/n"]),
+    (sequential(layer("Bidirectional", "bi", layer=layer("RNN", "forward_rnn", cell=layer("C", "c", norm=norm("n"))),
+                      backward_layer=layer("RNN", "backward_other", cell=layer("C", "c", norm=norm("n"))))),
+     ["bi/forward_rnn/c/n", "bi/backward_other/c/n"]),
+    (sequential(layer("RNN", "rnn", cell=layer("StackedRNNCells", "stack", cells=[layer("C", "c0", n=norm("n")),
+                                                                                  layer("C", "c1", n=norm("n"))]))),
+     ["rnn/stack/c0/n", "rnn/stack/c1/n"]),
+    ({"class_name": "Sequential", "config": [
+        layer("Merge", "merge_1", layers=[sequential(norm("l"), name="left"), sequential(norm("r"), name="right")]), norm("joint")]},
+     ["merge_1/left/l", "merge_1/right/r", "joint"]),
+    (sequential(layer("own>Block", "block", inner={"deeper": [norm("x"), {"again": norm("y")}]})), ["block/x", "block/y"]),
+    (layer("own>Net", "net", backbone=sequential(norm("b"), name="backbone")), ["backbone/b"]),
+    (sequential(norm("a/b"), norm("日本")), ["a/b", "日本"]),
+    ({"name": "Sequential", "layers": [{"name": "Dense", "custom_name": "dense"}, {"name": "BatchNormalization", "custom_name": "bn"}]},
+     ["bn"]),
+    ({"name": "Sequential", "layers": [{"name": "Flatten"}, {"name": "BatchNormalization"}, {"name": "Sequential", "layers": [
+        {"name": "BatchNormalization"}]}]}, ["layer_1", "layer_2/layer_0"]),
+    ({"name": "Graph", "nodes": {"z": {"name": "BatchNormalization"}, "a": {"name": "BatchNormalization"}},
+      "node_config": [{"name": "z"}, {"name": "a"}]}, ["z", "a"]),
+])
+def test_paths_in_the_order_of_the_model(model, paths):
+    assert norms(model) == paths
+
+
+@pytest.mark.parametrize(("entry", "expected"), [
+    (norm(class_name="BatchNormalizationV1"), True), (norm(class_name="BatchNormalizationV2"), True),
+    (norm(class_name="SyncBatchNormalization"), True), (norm(class_name="acme>GhostNorm"), True),
+    ({**norm(class_name="GhostNorm"), "registered_name": "Custom>GhostNorm", "module": None}, True),
+    (layer("BatchNormalization", "old", epsilon=1e-5, mode=0, axis=-1, momentum=0.9), True),
+    (layer("LayerNormalization", "batch_normalization", epsilon=1e-3, axis=[1]), False),
+    (layer("GroupNormalization", "bn", epsilon=1e-3), False),
+    (layer("fake>BatchNormalization", "bn", units=3), False),
+    ({**layer("BatchNormalization", "bn", units=3), "registered_name": "fake>BatchNormalization"}, False),
+    (layer("Dense", "batch_normalization_1", units=3), False), (layer("own>Block", "b", **SIGNS, inner=norm()), False),
+])
+def test_what_is_a_batch_norm(entry, expected):
+    assert is_batch_norm(model_tree(sequential(entry), "x").children[0][1]) is expected
+
+
+def fields_of(entry):
+    return norm_fields(model_tree(sequential(entry), "x").children[0][1])
+
+
+def test_fields():
+    entry = {**norm(axis=[1, 3], center=False, scale=1, renorm=True, virtual_batch_size=8, epsilon=1,
+                    dtype={"class_name": "Policy", "config": {"name": "mixed_float16"}}), "build_config": {"input_shape": [None, 4, 4, 3]}}
+    found = fields_of(entry)
+    assert (found.axis, found.center, found.scale, found.epsilon, found.momentum) == ((1, 3), False, True, 1.0, 0.9)
+    assert (found.renorm, found.virtual_batch_size, found.dtype, found.ndim, found.mode) == (True, 8, "mixed_float16", 4, 0)
+    assert fields_of(norm(class_name="SyncBatchNormalization")).synchronized
+    assert not fields_of(norm(synchronized=False)).synchronized
+    missing = fields_of(layer("BatchNormalization", "bn"))
+    assert (missing.axis, missing.epsilon, missing.momentum, missing.center, missing.scale) == (None,) * 5
+
+
+@pytest.mark.parametrize(("dtype", "expected"), [
+    ("float64", "float64"), (None, None), ({"class_name": "DTypePolicy", "config": {"name": "bfloat16"}}, "bfloat16"),
+    ({"class_name": "DTypePolicyMap", "config": {"default_policy": {"class_name": "DTypePolicy", "config": {"name": "float16"}}}},
+     "float16"),
+])
+def test_dtype_policies(dtype, expected):
+    assert fields_of(norm(dtype=dtype)).dtype == expected
+
+
+@pytest.mark.parametrize(("config", "what"), [
+    ({"axis": "1"}, 'its axis is "1", not an integer or a list of them'), ({"axis": None}, "its axis is null, not"),
+    ({"axis": True}, "its axis is true, not"), ({"axis": 1.0}, "its axis is 1.0, not"), ({"axis": []}, "its axis is [], not"),
+    ({"epsilon": "0.001"}, 'its epsilon is "0.001", not a number'), ({"epsilon": None}, "its epsilon is null, not a number"),
+    ({"epsilon": True}, "its epsilon is true, not a number"), ({"epsilon": [1]}, "its epsilon is [1], not a number"),
+    ({"epsilon": -1e-3}, "its epsilon is -0.001; a number of 0 or more that fits float32 is possible"),
+    ({"epsilon": 1e39}, "its epsilon is 1e+39; a number of 0 or more that fits float32 is possible"),
+    ({"momentum": "high"}, 'its momentum is "high", not a number'), ({"center": "false"}, 'its center is "false", not true or false'),
+    ({"scale": 2}, "its scale is 2, not true or false"), ({"mode": 0.5}, "its mode is 0.5, not an integer"),
+])
+def test_wrong_fields(config, what):
+    with pytest.raises(FormatError) as caught:
+        fields_of(norm(**config))
+    assert str(caught.value).startswith(f"layer bn: {what}")
+
+
+@pytest.mark.parametrize(("value", "what"), [
+    ([], "this JSON is not the config of a Keras model"), (None, "this JSON is not the config"), (3, "this JSON is not the config"),
+    ({"class_name": "Sequential", "config": {"name": "m"}}, "layer m: the config of a model has no list of layers"),
+    ({"class_name": "Sequential", "config": {"name": "m", "layers": "x"}}, "layer m: the layers of a model are not a list"),
+    ({"class_name": "Sequential", "config": {"name": "m", "layers": ["x"]}}, "layer m: an entry of its layers is not an object"),
+    ({"class_name": "Dense", "config": []}, "the config of the model of class Dense is not an object"),
+    (sequential({"class_name": ["Dense"], "config": {}}), "the class_name of a layer is not text"),
+    (sequential({"class_name": "BatchNormalization", "config": {}}), "a layer has no name"),
+    (sequential({"class_name": "Dense", "config": {"name": 3}}), "layer 3: the name of a layer is not text"),
+    (sequential({"class_name": "BatchNormalization", "config": {"name": None}}), "a layer has no name"),
+    ({"name": "Sequential", "layers": {}}, "layer Sequential: its layers are not a list of objects"),
+    ({"name": "Sequential", "layers": [{"custom_name": "x"}]}, "layer x: a layer has no class name"),
+    ({"name": "Sequential", "layers": [{"name": "Dense", "custom_name": 7}]}, "layer 7: the custom_name of a layer is not text"),
+    ({"name": "Graph", "nodes": {"a": {}}, "node_config": [{"name": "b"}]}, "nodes and node_config of a Graph do not name the same layers"),
+])
+def test_what_is_no_model(value, what):
+    with pytest.raises(FormatError) as caught:
+        parse_config(json.dumps(value), "model_config")
+    assert str(caught.value).startswith(f"model_config: {what}")
+
+
+def image(shape=(None, 8, 8, 3), **form):
+    return layer("InputLayer", "x", **(form or {"batch_input_shape": list(shape)}))
+
+
+@pytest.mark.parametrize(("model", "ranks"), [
+    (sequential(image(), norm("a"), layer("Conv2D", "c"), norm("b"), layer("Flatten", "f"), norm("d")), {"a": 4, "b": 4, "d": 2}),
+    (sequential(image(batch_shape=[None, 5, 4]), norm("a"), layer("LSTM", "l", return_sequences=False), norm("b")), {"a": 3, "b": 2}),
+    (sequential(layer("Conv1D", "c"), norm("a"), layer("GlobalMaxPooling1D", "g"), norm("b")), {"a": 3, "b": 2}),
+    (sequential(layer("Lambda", "l"), norm("a")), {"a": None}),
+    (sequential(layer("Conv2D", "c"), layer("Lambda", "l"), norm("a"), layer("Conv2D", "d"), norm("b")), {"a": None, "b": 4}),
+    (sequential(layer("Reshape", "r", target_shape=[3, 3, 2]), norm("a"), layer("GlobalAveragePooling2D", "g", keepdims=True), norm("b")),
+     {"a": 4, "b": 4}),
+    (functional((image(), []), (layer("Conv2D", "c"), ["x"]), (norm("a"), ["c"]), (layer("Add", "s"), ["a", "c"]),
+                (norm("out"), ["s"])),
+     {"a": 4, "out": 4}),
+    (functional((image(), []), (layer("Flatten", "f"), ["x"]), (layer("Multiply", "m"), ["x", "f"]), (norm("out"), ["m"])), {"out": None}),
+    (functional((image(), []), (functional((image(), []), (layer("Flatten", "out"), ["x"]), name="in"), ["x"]), (norm("out"), ["in"])),
+     {"out": 2}),
+    (sequential(image((None, 5, 4)), layer("TimeDistributed", "t", layer=norm("i")), norm("a")), {"t/i": 2, "a": 3}),
+    (sequential(image((None, 5, 4)), layer("Bidirectional", "t", merge_mode="sum", layer=layer("GRU", "g", return_sequences=True)),
+                norm("a")), {"a": 3}),
+])
+def test_ranks(model, ranks):
+    tree = model_tree(model, "x")
+    found = input_ranks(tree)
+    assert {path: found.get(node) for path, node in walk(tree) if is_batch_norm(node)} == ranks
+
+
+def test_ranks_of_keras_3_come_from_the_tensors():
+    tensor = {"class_name": "__keras_tensor__", "config": {"shape": [None, 7, 7, 3], "dtype": "float32", "keras_history": ["own", 0, 0]}}
+    entry = {**norm("a"), "name": "a", "inbound_nodes": [{"args": [tensor], "kwargs": {}}]}
+    tree = model_tree(layer("Functional", "m", layers=[entry], input_layers=[], output_layers=[]), "x")
+    assert input_ranks(tree)[tree.children[0][1]] == 4
+    assert tree.children[0][1].inputs == ("own",)
+
+
+def test_architecture_files(tmp_path):
+    model = {**sequential(norm("a")), "keras_version": "1.0.5", "backend": "theano"}
+    (tmp_path / "model.json").write_text(json.dumps(model))
+    found = node_tree_from(Place(tmp_path / "model.json"))
+    assert (found.keras_version, found.backend, found.tree.children[0][1].name) == ("1.0.5", "theano", "a")
+    topology = {"keras_version": "2.4.0", "backend": "tensorflow", "model_config": sequential(norm("b"))}
+    (tmp_path / "tfjs.json").write_text(json.dumps({"modelTopology": topology}))
+    found = node_tree_from(Place(tmp_path / "tfjs.json"))
+    assert (found.keras_version, found.tree.children[0][1].name) == ("2.4.0", "b")
+    with h5py.File(tmp_path / "model.h5", "w") as file:
+        file.attrs.update({"model_config": json.dumps(sequential(norm("c"))), "keras_version": "2.4.0"})
+    found = node_tree_from(Place(tmp_path / "model.h5"))
+    assert (found.keras_version, found.tree.children[0][1].name) == ("2.4.0", "c")
+    (tmp_path / "twice.json").write_text(json.dumps(json.dumps(model)))
+    found = node_tree_from(Place(tmp_path / "twice.json"))
+    assert (found.keras_version, found.backend, found.tree.children[0][1].name) == ("1.0.5", "theano", "a")
+
+
+@pytest.mark.parametrize(("name", "content", "what"), [
+    ("missing.json", None, "no such file or folder"), ("model.yaml", b"class_name: Sequential\n", "this is neither JSON nor a model file"),
+    ("empty.json", b"", "this is neither JSON nor a model file"), ("list.json", b"[1]", "this JSON is not the config of a Keras model"),
+    ("weights.h5", "hdf5", "this HDF5 file holds weights and no config"), ("text.json", b'"no model"', "this is not strict JSON"),
+])
+def test_architecture_files_that_hold_none(tmp_path, name, content, what):
+    if content == "hdf5":
+        h5py.File(tmp_path / name, "w").close()
+    elif content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(ExporterError) as caught:
+        node_tree_from(Place(tmp_path / name))
+    assert str(caught.value).startswith(f"{name}: {what}")

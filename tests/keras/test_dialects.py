@@ -1,0 +1,137 @@
+"""What each era's numbers mean: the table of versions, conversion to the one formula, the fused kernel's epsilon."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from exporter.batchnorm.layer import exact_rows
+from exporter.errors import FormatError, LayerError, UsageError
+from exporter.keras import dialects
+from exporter.keras.config import NormFields
+from exporter.keras.dialects import DEVIATION, EPSILON_OUTSIDE, FUSED_MINIMUM, VARIANCE, Era, era_of
+from tests.make.layers import make_layer
+
+
+def fields(**changes):
+    return NormFields(**{"axis": (3,), "epsilon": 1e-7, "momentum": 0.99, "center": True, "scale": True, "dtype": "float32", "ndim": None,
+                         **changes})
+
+
+@pytest.mark.parametrize(("text", "version", "is_tf_keras"), [
+    ("1.0.8", (1, 0, 8), False), ("2.2.4", (2, 2, 4), False), ("2.2.4-tf", (2, 2, 4), True), ("2.3.1", (2, 3, 1), False),
+    ("2.4.0", (2, 4, 0), True), ("2.15.0", (2, 15, 0), True), ("3.0.5", (3, 0, 5), False), ("3.15", (3, 15, 0), False),
+    ("2.6.0rc1", (2, 6, 0), True), ("garbage", None, False), ("", None, False), (None, None, False), ("99999.1", None, False),
+])
+def test_versions(text, version, is_tf_keras):
+    assert era_of(text, "tensorflow") == Era(version=version, backend="tensorflow", is_tf_keras=is_tf_keras)
+
+
+def test_a_version_that_the_user_gives_must_be_one():
+    assert dialects.era_given("1.0.5", None).version == (1, 0, 5)
+    with pytest.raises(UsageError, match="--keras-version 'old' is no version"):
+        dialects.era_given("old", None)
+
+
+@pytest.mark.parametrize(("version", "on_tensorflow", "expected"), [
+    ("0.3.3", False, DEVIATION), ("1.0.0", True, DEVIATION), ("1.0.5", False, DEVIATION), ("1.0.5", True, DEVIATION),
+    ("1.0.6", False, DEVIATION), ("1.0.6", True, VARIANCE), ("1.0.7", False, EPSILON_OUTSIDE), ("1.0.7", True, VARIANCE),
+    ("1.0.8", False, VARIANCE), ("1.0.8", True, VARIANCE), ("1.2.2", False, VARIANCE), (None, True, None), ("x", False, None),
+])
+def test_what_running_std_holds(version, on_tensorflow, expected):
+    assert dialects.statistic(era_of(version, None), old_name=True, on_tensorflow=on_tensorflow) == expected
+    assert dialects.statistic(era_of(version, None), old_name=False, on_tensorflow=on_tensorflow) == VARIANCE
+
+
+def test_the_backend_that_the_user_gives_decides_before_the_names():
+    assert dialects.statistic(era_of("1.0.7", "theano"), old_name=True, on_tensorflow=None) == EPSILON_OUTSIDE
+    assert dialects.statistic(era_of("1.0.7", "tensorflow"), old_name=True, on_tensorflow=None) == VARIANCE
+
+
+@pytest.mark.parametrize(("version", "epsilon"), [("0.3.3", 1e-6), ("1.0.7", 1e-6), ("1.0.8", 1e-5), ("1.1.2", 1e-5), ("1.2.0", 1e-3),
+                                                  ("2.4.0", 1e-3), ("3.3.3", 1e-3), (None, None)])
+def test_default_epsilon(version, epsilon):
+    assert dialects.default_epsilon(era_of(version, None)) == epsilon
+
+
+@pytest.mark.parametrize("mode", [1, 2, 7])
+def test_modes_that_are_no_affine_map(mode):
+    assert f"mode {mode}" in dialects.reason_against(mode)
+    assert dialects.reason_against(0) is None
+
+
+def divisor(statistic, stored, epsilon):
+    return {DEVIATION: stored + epsilon, EPSILON_OUTSIDE: np.sqrt(stored) + epsilon}[statistic]
+
+
+@pytest.mark.parametrize(("dtype", "epsilon"), [("float16", 0.5), ("float32", 1e-6), ("float32", 1e-3), ("float32", 0.5),
+                                                ("float64", 1e-6)])
+@pytest.mark.parametrize("statistic", [DEVIATION, EPSILON_OUTSIDE])
+def test_conversion_gives_what_that_era_gave(statistic, epsilon, dtype):
+    layer = make_layer(shape=(50,), dtype=dtype, epsilon=epsilon, statistic=statistic)
+    converted = dialects.convert(layer)
+    stored = layer.moving_variance.astype(np.float64)
+    x = np.random.default_rng(1).normal(size=(5, 50))
+    gamma, beta, mean = (values.astype(np.float64) for values in (layer.gamma, layer.beta, layer.moving_mean))
+    expected = gamma * (x - mean) / divisor(statistic, stored, epsilon) + beta
+    size = np.abs(gamma / divisor(statistic, stored, epsilon)) * (np.abs(x) + np.abs(mean)) + np.abs(beta)
+    unit = {"float16": 2.0**-11, "float32": 2.0**-24, "float64": 2.0**-53}[dtype]
+    assert np.all(np.abs(exact_rows(converted, x) - expected) <= 4 * unit * size)
+    assert converted.statistic == VARIANCE
+    assert converted.moving_variance.dtype == layer.moving_variance.dtype
+    negative = (divisor(statistic, stored, epsilon) ** 2 < epsilon).any()
+    assert converted.converted == (("moving_variance", "epsilon") if negative else ("moving_variance",))
+    assert converted.epsilon == (0 if negative else epsilon)
+
+
+def test_conversion_leaves_a_variance_alone():
+    layer = make_layer()
+    assert dialects.convert(layer) is layer
+
+
+@pytest.mark.parametrize(("statistic", "stored", "what"), [
+    (DEVIATION, [1, -0.5], r"the stored deviation\[1\] is -0.5 and epsilon 0.001: nothing can be divided by that"),
+    (EPSILON_OUTSIDE, [1, -1e-9], r"the stored variance\[1\] is -9.99999972e-10"),
+])
+def test_statistics_that_no_era_could_use(statistic, stored, what):
+    layer = make_layer(shape=(2,), statistic=statistic).replace(moving_variance=np.array(stored, np.float32))
+    with pytest.raises(LayerError, match=what):
+        dialects.convert(layer)
+
+
+def test_conversion_needs_epsilon():
+    with pytest.raises(FormatError, match="does not say its epsilon"):
+        dialects.convert(make_layer(epsilon=None, statistic=DEVIATION))
+
+
+def test_a_deviation_whose_square_float16_cannot_hold():
+    layer = make_layer(shape=(2,), dtype="float16", epsilon=1e-6, statistic=DEVIATION).replace(moving_variance=np.float16([1, 1e-3]))
+    with pytest.raises(LayerError, match=r"deviation\[1\] is 0.00100040436 and epsilon 1e-06: its square does not fit float16"):
+        dialects.convert(layer)
+
+
+@pytest.mark.parametrize(("axis", "virtual_batch_size", "expected"), [((3,), None, (3,)), ((4,), 2, (3,)), ((-1,), 2, (-1,)),
+                                                                      ((2, 4), 8, (1, 3))])
+def test_virtual_batches_shift_the_axis(axis, virtual_batch_size, expected):
+    assert dialects.real_axis(axis, virtual_batch_size) == expected
+
+
+@pytest.mark.parametrize(("version", "changes", "ndim", "clamped"), [
+    ("2.1.6-tf", {}, 4, True), ("2.2.4-tf", {}, 4, True), ("2.4.0", {}, 4, True), ("2.11.0", {}, 4, True), ("2.12.0", {}, 4, False),
+    ("3.3.3", {}, 4, False), ("2.4.0", {"axis": (4,)}, 5, False), ("2.6.0", {"axis": (4,)}, 5, True), ("2.9.0", {"axis": (1,)}, 4, True),
+    ("2.4.0", {"axis": (1,)}, 4, False), ("2.9.0", {"axis": (2,)}, 4, False), ("2.9.0", {"axis": (-1,)}, 4, True),
+    ("2.9.0", {"axis": (1,)}, 2, False), ("2.9.0", {"axis": (2,)}, 3, False), ("2.9.0", {"axis": (1, 3)}, 4, False),
+    ("2.9.0", {}, None, False),
+    ("2.9.0", {"renorm": True}, 4, False), ("2.9.0", {"virtual_batch_size": 2}, 4, False), ("2.9.0", {"synchronized": True}, 4, False),
+    ("2.9.0", {"epsilon": FUSED_MINIMUM}, 4, False), ("2.9.0", {"epsilon": 1e-5}, 4, True), ("2.9.0", {"epsilon": None}, 4, False),
+    ("2.2.4", {"axis": (-1,)}, 4, True), ("2.2.0", {"axis": (-1,)}, 4, False), ("2.2.0", {}, 4, True), ("2.1.6", {}, 4, False),
+    ("2.2.4", {"axis": (1,)}, 4, False), ("2.3.1", {}, 4, True), (None, {}, 4, False),
+])
+def test_epsilon_of_the_fused_kernel(version, changes, ndim, clamped):
+    found = dialects.effective_epsilon(era_of(version, "tensorflow"), fields(**changes), dtype="float32", ndim=ndim)
+    assert found == (FUSED_MINIMUM if clamped else None)
+
+
+def test_no_fused_kernel_for_double_precision_or_on_theano():
+    assert dialects.effective_epsilon(era_of("2.9.0", "tensorflow"), fields(), dtype="float64", ndim=4) is None
+    assert dialects.effective_epsilon(era_of("2.2.4", "theano"), fields(), dtype="float32", ndim=4) is None

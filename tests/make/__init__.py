@@ -1,0 +1,1 @@
+"""What makes the inputs of the tests: layers, files of every format, a server of ranges."""

@@ -1,0 +1,62 @@
+"""Layers and bundles made from a seed, and how to compare them."""
+
+from __future__ import annotations
+
+import pathlib
+
+import numpy as np
+
+from exporter.batchnorm.bundle import Bundle, Origin
+from exporter.batchnorm.dtypes import HELD_IN
+from exporter.batchnorm.layer import BatchNorm
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def make_layer(path="encoder/bn_1", *, shape=(4,), axis=(-1,), dtype="float32", epsilon=1e-3, seed=0, gamma=True, beta=True, **fields):
+    """A layer with random parameters, variances from 1e-6 to 1e2, a negative and a zero gamma."""
+    from exporter.batchnorm.dtypes import round_to
+
+    random = np.random.default_rng(seed)
+    g = random.normal(1, 0.7, shape)
+    g.flat[0] = -abs(g.flat[0]) - 0.05
+    g.flat[-1] = g.flat[-1] if g.size < 2 else 0.0
+    values = {"gamma": g if gamma else None, "beta": random.normal(size=shape) if beta else None,
+              "moving_mean": random.normal(0, 2, shape), "moving_variance": 10.0 ** random.uniform(-6, 2, shape)}
+    if dtype == "float16":
+        values["moving_variance"] = 10.0 ** random.uniform(-3, 2, shape)
+    parameters = {name: None if array is None else round_to(array, dtype) for name, array in values.items()}
+    return BatchNorm(**{"path": path, "name": path.rsplit("/", 1)[-1], "class_name": "BatchNormalization", "axis": axis, "shape": shape,
+                        "ndim": None, "dtype": dtype, "epsilon": epsilon, "momentum": 0.99, **parameters, **fields})
+
+
+def make_bundle(*layers, **fields):
+    return Bundle(layers=layers or (make_layer(),), **{"origin": Origin(file="model.h5", kind="keras-h5", keras_version="2.4.0",
+                                                                        backend="tensorflow"), **fields})
+
+
+def mixed():
+    """Layers of every type, with every field of the document somewhere."""
+    return make_bundle(
+        make_layer("a/b", seed=1), make_layer("a.b c", dtype="float16", gamma=False, seed=2, ndim=4),
+        make_layer("ключ/\\ ..", dtype="bfloat16", beta=False, seed=3, assumed=("axis",), quantized="uint8"),
+        make_layer("d", dtype="float64", shape=(2, 3), axis=(1, 2), ndim=4, seed=4, effective_epsilon=1.001e-5, momentum=None),
+        make_layer("d/vectors", gamma=False, beta=False, seed=5, converted=("moving_variance",)), skipped=(("e", "said nothing"),))
+
+
+def bits(array, dtype):
+    """The stored bytes of an array, for comparison."""
+    return None if array is None else np.asarray(array, HELD_IN[dtype]).tobytes()
+
+
+def same_layer(a, b):
+    """Every field equal, arrays bit for bit."""
+    for field in a.__dataclass_fields__:
+        left, right = getattr(a, field), getattr(b, field)
+        if isinstance(left, np.ndarray):
+            assert left.dtype == right.dtype, field
+            assert left.shape == right.shape, field
+            assert left.tobytes() == right.tobytes(), field
+        else:
+            assert left == right, field
+    return True

@@ -1,0 +1,184 @@
+"""Reading in a child: the same bundle, and a clear error where the child hangs, crashes, eats memory or answers nonsense."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import signal
+import time
+
+import numpy as np
+import pytest
+
+import exporter
+from exporter.errors import FormatError, LayerError, UnresolvedError
+from exporter.files.place import Place
+from exporter.pipeline import child as isolation
+from exporter.pipeline import finding, message, read
+from exporter.sources.shared.options import ReadOptions
+from exporter.targets import bundle_json
+from exporter.targets.shared.options import WriteOptions
+from tests.make.layers import make_bundle, make_layer, same_layer
+
+BOTH = pytest.mark.parametrize("fork", [True, False], ids=["fork", "spawn"])
+
+
+@pytest.fixture
+def path(tmp_path):
+    layers = [make_layer("a", shape=(2, 3), axis=(1, 3), dtype="bfloat16"), make_layer("b", dtype="float64", gamma=False),
+              make_layer("é", dtype="float16", effective_epsilon=1.001e-5, assumed=("axis",))]
+    exporter.write(make_bundle(*layers, skipped=(("x", "why"),)), tmp_path / "b.json")
+    return tmp_path / "b.json"
+
+
+@BOTH
+def test_a_child_reads_the_same(path, fork):
+    here = exporter.load(path)
+    there = read.read_place(Place(path), ReadOptions(), isolated=True, fork=fork)
+    assert all(same_layer(a, b) for a, b in zip(here, there))
+    assert (here.origin, here.skipped) == (there.origin, there.skipped)
+    for name, (x, y) in here.vectors.items():
+        assert there.vectors[name][0].tobytes() == x.tobytes()
+        assert there.vectors[name][1].tobytes() == y.tobytes()
+
+
+def test_options_reach_a_spawned_child(path):
+    request = isolation._request(Place(path), ReadOptions(epsilon=(("*", 0.1),), layers=("a",), architecture=Place(path)))
+    assert b'"epsilon": [["*", 0.1]]' in request
+    assert exporter.read(path, isolated=True, layers=("a",)).paths() == ["a"]
+
+
+@BOTH
+def test_errors_come_through(tmp_path, fork):
+    (tmp_path / "b.json").write_text('{"format": "bn-bundle", "version": 7}')
+    with pytest.raises(exporter.BundleError, match="version 7") as error:
+        read.read_place(Place(tmp_path / "b.json"), ReadOptions(), isolated=True, fork=fork)
+    assert error.value.hint == "use a newer bn-export"
+    assert error.value.where == "b.json"
+
+
+def in_child(monkeypatch, path, act):
+    monkeypatch.setattr(finding, "read_unresolved", lambda place, options: act())
+    return read.read_place(Place(path), ReadOptions(), isolated=True, fork=True)
+
+
+def raise_unresolved():
+    raise UnresolvedError([("a", "why")], hint="do this")
+
+
+def test_an_unresolved_error_keeps_its_layers(monkeypatch, path):
+    with pytest.raises(UnresolvedError, match="a: why") as error:
+        in_child(monkeypatch, path, raise_unresolved)
+    assert error.value.layers == (("a", "why"),)
+    assert error.value.hint == "do this"
+
+
+def test_a_crash_is_a_clear_error(monkeypatch, path):
+    with pytest.raises(FormatError, match=f"signal {signal.SIGSEGV.value}"):
+        in_child(monkeypatch, path, lambda: os.kill(os.getpid(), signal.SIGSEGV))
+
+
+def test_an_unexpected_exception_is_a_clear_error(monkeypatch, path):
+    with pytest.raises(exporter.ExporterError, match=r"unexpected ZeroDivisionError at test_child\.py:\d+: division by zero"):
+        in_child(monkeypatch, path, lambda: 1 / 0)
+
+
+def spin():
+    while True:
+        pass
+
+
+def test_a_hang_ends(monkeypatch, path):
+    monkeypatch.setattr(isolation, "CPU_SECONDS", 0)
+    with pytest.raises(FormatError, match="seconds of processor time"):
+        in_child(monkeypatch, path, spin)
+
+
+def test_time_grows_with_what_is_read(tmp_path):
+    folder = tmp_path / "saved"
+    folder.mkdir()
+    for name, size in (("saved_model.pb", 20 << 20), ("model.data-00000-of-00001", 1 << 30), ("model.index", 5 << 20)):
+        with (folder / name).open("wb") as file:
+            file.truncate(size)
+    base = isolation.CPU_SECONDS
+    assert isolation._cpu_seconds(Place(folder)) == base + 25
+    assert isolation._cpu_seconds(Place(folder / "model")) == base + 25  # a checkpoint's prefix
+    assert isolation._cpu_seconds(Place(folder / "saved_model.pb")) == base + 20
+    assert isolation._cpu_seconds(Place(folder / "model.data-00000-of-00001")) == base + isolation.WALL_SECONDS
+    assert isolation._cpu_seconds(Place(tmp_path / "nothing" / "here")) == base
+
+
+def test_a_sleep_ends(monkeypatch, path):
+    monkeypatch.setattr(isolation, "WALL_SECONDS", 0.3)
+    with pytest.raises(FormatError, match=r"within 0\.3 seconds"):
+        in_child(monkeypatch, path, lambda: time.sleep(60))
+
+
+def test_memory_ends(monkeypatch, path):
+    with pytest.raises(FormatError, match="ran out of the memory"):
+        in_child(monkeypatch, path, lambda: np.ones(1 << 30))
+
+
+def test_what_the_child_says_passes_the_gate(monkeypatch, path):
+    bad = make_layer().replace(moving_variance=np.float32([1, 2, 3, -4]))
+    with pytest.raises(LayerError, match="-4"):
+        in_child(monkeypatch, path, lambda: make_bundle(bad))
+
+
+def sent(bundle, announced=()):
+    parts = []
+    writer = message.Writer(parts.append)
+    for layer in announced:
+        writer.layer(layer)
+    writer.bundle(bundle)
+    return b"".join(parts)
+
+
+def received(data, step=1 << 20, each=lambda layer: None):
+    reader = message.Reader(FormatError("was damaged by it"), each)
+    for at in range(0, len(data), step):
+        reader.feed(data[at:at + step])
+    return reader.bundle()
+
+
+@pytest.mark.parametrize("step", [1, 7, 16, 100, 1 << 20])
+def test_a_message_may_come_in_pieces(step):
+    bundle = make_bundle(make_layer(), make_layer("b", dtype="float64"), make_layer("c", gamma=False, shape=(2, 3), axis=(1, 3)))
+    seen = []
+    got = received(sent(bundle), step, seen.append)
+    assert all(map(same_layer, got.layers, bundle.layers))
+    assert tuple(seen) == got.layers  # the very same, so that what was made of them in the meantime holds
+
+
+def test_a_layer_that_was_announced_counts_only_if_the_bundle_holds_it():
+    first, second, dropped = make_layer("a"), make_layer("b"), make_layer("c")
+    got = received(sent(make_bundle(first, second), announced=(second, dropped, first)))
+    assert got.paths() == ["a", "b"]
+
+
+def test_nonsense_from_the_child_is_refused():
+    data = sent(make_bundle())
+    assert same_layer(received(data).layers[0], make_layer())
+    for damaged in (b"", data[:40], data[:-4], data + data, data + b"x", data.replace(b'"float32"', b'"float31"'),
+                    data.replace(b'"shape":[4]', b'"shape":[9]'), data.replace(b'"order":[0]', b'"order":[1]'),
+                    data.replace(b'"order":[0]', b'"order":[-1]'), data.replace(b'"shape":[4]', b'"shape":[3]')):
+        assert damaged != data
+        with pytest.raises(FormatError, match="was damaged by it"):
+            received(damaged)
+
+
+MODEL = pathlib.Path(__file__).parents[2] / "sample_models" / "no_beta_keras208" / "model.h5"
+
+
+def test_a_text_that_was_begun_early_is_the_one_that_is_written():
+    begun = WriteOptions()
+    bundle = read.read_place(Place(MODEL), ReadOptions(), isolated=True, fork=True, each=lambda layer: bundle_json.begin(layer, begun))
+    assert set(begun.begun) == set(bundle.layers)
+    assert bundle_json.write(bundle, begun) == bundle_json.write(bundle, WriteOptions())
+
+
+def test_a_layer_that_cannot_be_written_is_not_begun():
+    begun = WriteOptions()
+    for fields in ({"epsilon": None}, {"axis": None}, {"statistic": "deviation"}, {"moving_variance": np.float32([1, 2, 3, -4])}):
+        bundle_json.begin(make_layer().replace(**fields), begun)
+    assert not begun.begun

@@ -1,0 +1,333 @@
+"""Many models in one call: which ones a pattern names, where their exports go, what is skipped, and what does not stop the rest."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import os
+import pathlib
+import pty
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+import exporter
+from exporter.commands.export_many import Progress
+from exporter.errors import UsageError
+from exporter.pipeline import many
+from exporter.pipeline.many import Task, export_many, export_one
+from exporter.pipeline.naming import expand, named_sources, public
+from exporter.pipeline.outcome import Summary
+from tests.make.layers import ROOT, make_bundle, make_layer
+
+LATER = 2_000_000_000
+
+
+@pytest.fixture
+def tree(tmp_path, monkeypatch):
+    """zoo/a.json, zoo/deep/a.json, zoo/deep/b.json, more.json: bundles, which are models as good as any."""
+    monkeypatch.chdir(tmp_path)
+    for number, name in enumerate(("zoo/a.json", "zoo/deep/a.json", "zoo/deep/b.json", "more.json")):
+        pathlib.Path(name).parent.mkdir(parents=True, exist_ok=True)
+        exporter.write(make_bundle(make_layer(seed=number)), name)
+    return tmp_path
+
+
+def found(folder):
+    return sorted(str(path.relative_to(folder)) for path in pathlib.Path(folder).rglob("*")
+                  if path.is_file() and not path.name.startswith("."))
+
+
+def statuses(summary):
+    return {outcome.source: outcome.status for outcome in summary.outcomes}
+
+
+def many_command(*words, **kwargs):
+    return subprocess.run([sys.executable, "-m", "exporter", *map(str, words)], capture_output=True, text=True,
+                          env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False, **kwargs)
+
+
+def test_names_mirror_the_tree(tree):
+    summary = export_many(["zoo/**/*.json", "more.json"], "out")
+    assert found("out") == ["more.json.json", "zoo/a.json.json", "zoo/deep/a.json.json", "zoo/deep/b.json.json"]
+    assert summary.is_complete
+    assert str(summary) == "exported 4, skipped 0, refused 0"
+    for outcome in summary.outcomes:
+        assert exporter.load(outcome.out).digest() == exporter.read(outcome.source).digest()
+
+
+def test_names_start_below_what_all_arguments_have_in_common(tree):
+    assert named_sources(["zoo/**/*.json"], "out", ".npz") == {
+        "zoo/a.json": "out/a.json.npz", "zoo/deep/a.json": "out/deep/a.json.npz", "zoo/deep/b.json": "out/deep/b.json.npz"}
+    assert named_sources(["zoo/a.json", "zoo/deep/a.json"], "out", ".json") == {
+        "zoo/a.json": "out/a.json.json", "zoo/deep/a.json": "out/deep/a.json.json"}
+    assert set(named_sources([tree / "zoo/deep/b.json"], "out", ".json").values()) == {"out/b.json.json"}
+
+
+def test_names_that_would_collide_without_their_suffix_do_not():
+    named = named_sources(["x/model.h5", "x/model.keras", "x/model"], "out", ".json")
+    assert len(set(named.values())) == 3
+
+
+def test_one_model_by_two_names_is_one(tree):
+    named = named_sources(["zoo/a.json", str(tree / "zoo" / "a.json"), "zoo/../zoo/a.json", "zoo/a*"], "out", ".json")
+    assert list(named) == ["zoo/a.json"]
+
+
+def test_names_of_urls():
+    urls = ["https://me:pw@host/dir/m.h5?key=SECRET", "https://host/dir/m.h5?key=OTHER", "s3://bucket/../m.h5"]
+    named = named_sources(urls, "out", ".json")
+    assert len(set(named.values())) == 3
+    assert all(out.startswith("out/") and ".." not in out.split("/") for out in named.values())
+    assert not any("SECRET" in out or "pw" in out for out in named.values())
+    assert "SECRET" not in public("https://me:pw@host/m.h5?key=SECRET")
+    assert "pw" not in public("https://me:pw@host/m.h5")
+
+
+def test_a_path_with_wildcards_in_its_name_is_itself(tree):
+    os.rename("zoo/a.json", "zoo/[a].json")
+    assert list(expand("zoo/[a].json", "out")) == ["zoo/[a].json"]
+
+
+def test_patterns_leave_out_what_is_no_model_of_its_own(tree):
+    folder = pathlib.Path("zoo/saved")
+    (folder / "variables").mkdir(parents=True)
+    (folder / "saved_model.pb").write_bytes(b"\x08\x01")
+    (folder / "variables" / "variables.index").write_bytes(b"")
+    for name in ("checkpoint", "m.index", "m.data-00000-of-00001", "m.meta"):
+        pathlib.Path("zoo/deep", name).write_bytes(b"x")
+    pathlib.Path("zoo/out").mkdir()
+    pathlib.Path("zoo/out/a.json").write_bytes(b"{}")
+    assert list(expand("zoo/**", "zoo/out")) == ["zoo/a.json", "zoo/deep/a.json", "zoo/deep/b.json", "zoo/deep/m.index", "zoo/saved"]
+    assert list(expand("zoo/d*", "zoo/out")) == ["zoo/deep"], "a folder with a checkpoint is a model where only the folder is named"
+
+
+def test_one_bad_file_does_not_stop_the_rest(tree):
+    pathlib.Path("zoo/bad.h5").write_text("junk")
+    summary = export_many(["zoo/*", "absent.h5", "nothing/*.h5"], "out")
+    assert statuses(summary) == {"zoo/a.json": "exported", "zoo/bad.h5": "refused", "absent.h5": "refused", "nothing/*.h5": "refused"}
+    reasons = {outcome.source: outcome.reason for outcome in summary.of("refused")}
+    assert reasons["absent.h5"] == "no such file or folder"
+    assert reasons["nothing/*.h5"] == "no file or folder matches this pattern"
+    assert not summary.is_complete
+    assert found("out") == ["zoo/a.json.json"]
+
+
+def test_a_defect_in_one_export_does_not_stop_the_rest(tree, monkeypatch):
+    def broken(*_, **__):
+        raise ZeroDivisionError("oops")
+
+    monkeypatch.setattr("exporter.pipeline.read.read_place", broken)
+    outcome = export_one(Task("zoo/a.json", "out/a.json", "m"), exporter.ReadOptions(), exporter.WriteOptions())
+    assert outcome.status == "refused"
+    assert "ZeroDivisionError" in outcome.reason
+
+
+def test_what_is_there_and_unchanged_is_skipped(tree):
+    export_many(["zoo/**/*.json"], "out")
+    before = {name: os.stat(pathlib.Path("out", name)).st_ino for name in found("out")}
+    summary = export_many(["zoo/**/*.json"], "out")
+    assert set(statuses(summary).values()) == {"skipped"}
+    assert before == {name: os.stat(pathlib.Path("out", name)).st_ino for name in found("out")}
+    assert set(statuses(export_many(["zoo/**/*.json"], "out", force=True)).values()) == {"exported"}
+
+
+@pytest.mark.parametrize("how", ["model", "model, same size and time", "export", "export gone", "options", "index"])
+def test_what_has_changed_is_exported_again(tree, how):
+    export_many(["zoo/**/*.json"], "out")
+    options = exporter.ReadOptions()
+    if how.startswith("model"):
+        old = os.stat("zoo/a.json")
+        text = pathlib.Path("zoo/a.json").read_text()
+        pathlib.Path("zoo/a.json").write_text(text if "same" in how else text + "\n")
+        if "same" in how:
+            os.utime("zoo/a.json", ns=(old.st_atime_ns, old.st_mtime_ns))
+    elif how == "export":
+        pathlib.Path("out/a.json.json").write_text("damaged")
+    elif how == "export gone":
+        pathlib.Path("out/a.json.json").unlink()
+    elif how == "options":
+        options = exporter.ReadOptions(effective_epsilon=True)
+    else:
+        pathlib.Path("out/.bn-export-index.json").write_text("[1, {")
+    summary = export_many(["zoo/**/*.json"], "out", options=options)
+    expected = {"zoo/a.json": "exported", "zoo/deep/a.json": "skipped", "zoo/deep/b.json": "skipped"}
+    assert statuses(summary) == (dict.fromkeys(expected, "exported") if how in ("options", "index") else expected)
+    assert exporter.load("out/a.json.json").digest() == exporter.read("zoo/a.json").digest()
+
+
+def test_an_export_of_another_model_is_not_replaced(tree):
+    export_many(["zoo/a.json"], "out")
+    summary = export_many(["zoo/deep/a.json"], "out")
+    assert statuses(summary) == {"zoo/deep/a.json": "refused"}
+    assert "holds the export of another model" in summary.outcomes[0].reason
+    assert statuses(export_many(["zoo/deep/a.json"], "out", force=True)) == {"zoo/deep/a.json": "exported"}
+    os.remove("zoo/deep/a.json")
+    assert statuses(export_many(["zoo/a.json"], "out")) == {"zoo/a.json": "exported"}
+
+
+@pytest.mark.parametrize("make", [lambda: concurrent.futures.ThreadPoolExecutor(3), lambda: concurrent.futures.ProcessPoolExecutor(2)])
+def test_any_executor(tree, make):
+    pathlib.Path("zoo/bad.h5").write_text("junk")
+    seen = []
+    with make() as executor:
+        summary = export_many(["zoo/**/*.*"], "out", executor=executor, progress=lambda *now: seen.append(now))
+    assert statuses(summary) == {"zoo/a.json": "exported", "zoo/bad.h5": "refused", "zoo/deep/a.json": "exported",
+                                 "zoo/deep/b.json": "exported"}
+    assert [(done, count) for _, done, count in seen] == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert [outcome.source for outcome in summary.outcomes] == sorted(statuses(summary)), "in the order of the sources"
+
+
+def test_a_worker_that_dies_is_reported(tree):
+    class Dying(concurrent.futures.Executor):
+        def submit(self, work, task, *rest):
+            future = concurrent.futures.Future()
+            if task.source.endswith("b.json"):
+                future.set_exception(concurrent.futures.process.BrokenProcessPool("a process died"))
+            else:
+                future.set_result(work(task, *rest))
+            return future
+
+    summary = export_many(["zoo/**/*.json"], "out", executor=Dying())
+    assert statuses(summary) == {"zoo/a.json": "exported", "zoo/deep/a.json": "exported", "zoo/deep/b.json": "refused"}
+    assert "a process died" in summary.of("refused")[0].reason
+
+
+def test_results_are_let_go_as_they_come(tree):
+    """A cluster computes a result again if it is still held and its worker dies."""
+    import gc
+    import weakref
+
+    futures = []
+
+    class Watched(concurrent.futures.Executor):
+        def submit(self, work, *rest):
+            future = concurrent.futures.Future()
+            future.set_result(work(*rest))
+            futures.append(weakref.ref(future))
+            return future
+
+    alive = []
+
+    def progress(_, done, count):
+        gc.collect()
+        alive.append(sum(ref() is not None for ref in futures))
+
+    export_many(["zoo/**/*.json"], "out", executor=Watched(), progress=progress)
+    assert len(futures) == 3
+    gc.collect()
+    assert not any(ref() for ref in futures)
+
+
+def test_an_interrupted_call_is_gone_on_with(tree):
+    def interrupt(outcome, done, count):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        export_many(["zoo/**/*.json"], "out", progress=interrupt)
+    summary = export_many(["zoo/**/*.json"], "out")
+    assert list(statuses(summary).values()) == ["skipped", "skipped", "exported"]
+
+
+def test_usage():
+    with pytest.raises(UsageError, match="no models"):
+        export_many([], "out")
+    with pytest.raises(UsageError, match="suffix"):
+        export_many(["a.h5"], "out", suffix=".xyz")
+
+
+def test_the_command(tree):
+    pathlib.Path("zoo/bad.h5").write_text("junk")
+    done = many_command("zoo/**/*.*", "more.json", "--out-dir", "out", "--jobs", 2, "--report", "r.json", "-v")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    lines = done.stderr.splitlines()
+    assert lines[-1] == "exported 4, skipped 0, refused 1"
+    assert sum(line.startswith("exported zoo/") for line in lines) == 3
+    assert any(line.startswith("error: zoo/bad.h5: this is no model file") for line in lines)
+    report = json.loads(pathlib.Path("r.json").read_text())
+    assert (report["exported"], report["skipped"], report["refused"]) == (4, 0, 1)
+    assert [model["status"] for model in report["models"]].count("refused") == 1
+    assert all(model["reason"] for model in report["models"] if model["status"] == "refused")
+    os.remove("zoo/bad.h5")
+    again = many_command("zoo/**/*.json", "more.json", "--out-dir=out", "--report", "r.html")
+    assert again.returncode == 0
+    assert again.stderr == "exported 0, skipped 4, refused 0\n"
+    assert "<td>zoo/deep/b.json</td>" in pathlib.Path("r.html").read_text().replace(' class=""', "")
+
+
+def test_the_report_escapes_what_names_hold(tree):
+    pathlib.Path("zoo/<script>\u202e.h5").write_text("junk")
+    assert many_command("zoo/*.h5", "--out-dir", "out", "--jobs", 1, "--report", "r.html").returncode == 1
+    page = pathlib.Path("r.html").read_text()
+    assert "<script>" not in page
+    assert "&lt;script&gt;\\u202e.h5" in page
+
+
+@pytest.mark.parametrize("words", [["a.h5", "--out-dir", "out", "--jobs", "0"], ["--out-dir", "out"],
+                                   ["a.h5", "--out-dir", "out", "--report", "r.txt"],
+                                   ["a.h5", "--out-dir", "out", "--dask", "tcp://x:1", "--jobs", "2"]])
+def test_wrong_use_of_the_command(tree, words):
+    done = many_command(*words)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_reading_options_hold_for_all(tree):
+    done = many_command("zoo/**/*.json", "--out-dir", "out", "--jobs", 1, "--layers", "nothing*")
+    assert done.returncode == 1
+    assert done.stderr.count("matches none of the batch norms") == 3
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals")
+def test_a_bar_on_a_terminal_alone(tree):
+    master, slave = pty.openpty()
+    words = [sys.executable, "-m", "exporter", "zoo/**/*.json", "--out-dir", "out", "--jobs", "1"]
+    with subprocess.Popen(words, stderr=slave, env={**os.environ, "PYTHONPATH": str(ROOT)}) as process:
+        assert process.wait(60) == 0
+    os.close(slave)
+    shown = os.read(master, 1 << 16).decode()
+    os.close(master)
+    assert "[########" in shown
+    assert "3 of 3" in shown
+    assert shown.endswith("\r\x1b[Kexported 3, skipped 0, refused 0\r\n")
+
+
+def test_no_bar_elsewhere(capsys):
+    progress = Progress(verbose=False)
+    progress(many.Outcome(source="a", out="b", status="exported"), 1, 2)
+    progress.end()
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_ctrl_c_leaves_whole_files_and_the_next_run_goes_on(tree):
+    for number in range(60):
+        exporter.write(make_bundle(make_layer(seed=number, shape=(3000,))), f"zoo/m{number}.json")
+    words = [sys.executable, "-m", "exporter", "zoo/m*.json", "--out-dir", "out", "--jobs", "2"]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
+                          start_new_session=True) as process:
+        for _ in range(600):
+            if os.path.isdir("out") and len(found("out")) > 3:
+                break
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode in (130, 0)
+    assert "Traceback" not in err
+    done = found("out")
+    for name in done:
+        exporter.load(pathlib.Path("out", name))
+    summary = export_many(["zoo/m*.json"], "out")
+    assert summary.is_complete
+    assert len(summary.outcomes) == 60
+    assert not list(pathlib.Path("out").rglob("*.tmp"))
+
+
+def test_a_summary_counts():
+    outcomes = tuple(many.Outcome(source="a", out="", status=status) for status in ("exported", "refused", "skipped", "skipped"))
+    assert str(Summary(outcomes)) == "exported 1, skipped 2, refused 1"

@@ -1,0 +1,222 @@
+"""Bundles as .npz and .safetensors: read by the libraries of those formats, read back bit for bit, and refused where they are damaged."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+import exporter
+from exporter.errors import BundleError, ExporterError, FormatError, OutputError
+from exporter.formats import npy
+from exporter.formats.safetensors import Tensor, dump
+from exporter.formats.zip_writer import stored_zip
+from exporter.targets.shared.options import WriteOptions
+from tests.make.layers import make_bundle, make_layer, mixed, same_layer
+
+
+@pytest.mark.parametrize(("name", "with_vectors"), [
+    ("b.npz", True), ("b.npz", False), ("b.safetensors", True), ("b.safetensors", False), ("b.zip", True), ("b/", True)])
+def test_every_form_gives_the_same_document_back(name, with_vectors, tmp_path):
+    bundle, target = mixed(), f"{tmp_path}/{name}"
+    exporter.write(bundle, tmp_path / "direct.json")
+    exporter.write(bundle, target, WriteOptions(vectors=with_vectors))
+    back = exporter.load(target)
+    for a, b in zip(bundle, back):
+        assert same_layer(a, b)
+    assert bool(back.vectors) == with_vectors
+    exporter.write(back, tmp_path / "back.json")
+    assert (tmp_path / "back.json").read_bytes() == (tmp_path / "direct.json").read_bytes()
+
+
+def test_the_names_of_pytorch_lose_nothing(tmp_path):
+    bundle = mixed()
+    bundle = bundle.replace(layers=tuple(layer for layer in bundle if len(layer.shape) == 1))
+    exporter.write(bundle, tmp_path / "b.safetensors", WriteOptions(names="torch"))
+    back = exporter.load(tmp_path / "b.safetensors")
+    assert len(back) == 4
+    for a, b in zip(bundle, back):
+        assert same_layer(a, b)
+
+
+@pytest.mark.parametrize("suffix", ["npz", "safetensors", "zip"])
+def test_any_form_is_a_model_for_the_command(suffix, tmp_path, run):
+    from exporter.commands.export import export
+
+    exporter.write(make_bundle(), tmp_path / f"b.{suffix}")
+    code, _, err = run(export, tmp_path / f"b.{suffix}", tmp_path / "out.json")
+    assert (code, err) == (0, "")
+    exporter.write(make_bundle(), tmp_path / "direct.json")
+    assert (tmp_path / "out.json").read_bytes() == (tmp_path / "direct.json").read_bytes()
+
+
+# --- .npz ---------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_numpy_reads_the_npz(tmp_path):
+    bundle = mixed()
+    exporter.write(bundle, tmp_path / "b.npz")
+    with np.load(tmp_path / "b.npz", allow_pickle=False) as arrays:
+        for layer in bundle:
+            for name, values in layer.parameters().items():
+                found = arrays[f"{layer.path}/{name}"]
+                assert (found.dtype, found.shape, found.tobytes()) == (values.dtype, values.shape, values.tobytes())
+            assert arrays[f"{layer.path}/epsilon"] == layer.epsilon
+        assert json.loads(arrays["bn-bundle"].tobytes())["layers"][0]["gamma"] == "a/b/gamma"
+        lacking = 4  # gamma or beta, counted over the layers
+        assert len(arrays.files) == 1 + 5 * len(bundle) - lacking
+
+
+@pytest.mark.parametrize("kind", ["<f2", "<f4", "<f8", "|u1"])
+@pytest.mark.parametrize("shape", [(), (1,), (3,), (2, 3), (0,)])
+def test_npy_both_ways(kind, shape, tmp_path):
+    array = np.arange(np.prod(shape, dtype=int)).astype(kind).reshape(shape)
+    (tmp_path / "ours.npy").write_bytes(npy.dump(array))
+    np.testing.assert_array_equal(np.load(tmp_path / "ours.npy"), array)
+    np.save(tmp_path / "theirs.npy", array)
+    back = npy.parse((tmp_path / "theirs.npy").read_bytes(), "x")
+    assert (back.dtype, back.shape, back.tobytes()) == (array.dtype, array.shape, array.tobytes())
+
+
+def changed_npz(tmp_path, **changes):
+    """A good .npz of one layer, "bn", with members replaced ("gamma", "epsilon", "document") or left out (None)."""
+    from exporter.targets import numpy_npz
+
+    (tmp_path / "good.npz").write_bytes(numpy_npz.write(make_bundle(make_layer("bn")), WriteOptions()))
+    with np.load(tmp_path / "good.npz") as arrays:
+        members = {f"{name}.npy": npy.dump(arrays[name]) for name in arrays.files}
+    for name, data in changes.items():
+        key = "bn-bundle.npy" if name == "document" else f"bn/{name}.npy"
+        if data is None:
+            del members[key]
+        else:
+            members[key] = data
+    (tmp_path / "bad.npz").write_bytes(stored_zip(members.items()))
+    return tmp_path / "bad.npz"
+
+
+FOUR = np.arange(1, 5, dtype=np.float32)
+BAD_ARRAYS = [
+    (None, "missing"), (npy.dump(FOUR), "the digest does not fit"), (npy.dump(FOUR[:3]), r"its shape is \[3\]"),
+    (npy.dump(FOUR.astype(np.float64)), "an array of float64 does not hold float32"), (npy.dump(FOUR)[:-1], "asks for 16 bytes, it has 15"),
+    (npy.dump(FOUR).replace(b"(4,)", b"(9,)"), "asks for 36 bytes"), (npy.dump(FOUR).replace(b"<f4", b"|O8"), "an array of type"),
+    (npy.dump(FOUR).replace(b"False", b"True "), "no .npy array"), (b"", "no .npy array")]
+
+
+@pytest.mark.parametrize(("data", "message"), BAD_ARRAYS)
+def test_a_damaged_npz_is_refused(data, message, tmp_path):
+    with pytest.raises(ExporterError, match=message):
+        exporter.load(changed_npz(tmp_path, gamma=data))
+
+
+def test_an_npz_that_says_two_things_is_refused(tmp_path):
+    assert len(exporter.load(changed_npz(tmp_path))) == 1
+    assert len(exporter.load(changed_npz(tmp_path, epsilon=None))) == 1
+    with pytest.raises(BundleError, match=r"the array says 0.002, the document 0.001"):
+        exporter.load(changed_npz(tmp_path, epsilon=npy.dump(np.array(0.002))))
+    with pytest.raises(ExporterError, match="strict JSON"):
+        exporter.load(changed_npz(tmp_path, document=npy.dump(np.frombuffer(b"{", np.uint8))))
+    with pytest.raises(BundleError, match="format"):
+        exporter.load(changed_npz(tmp_path, document=npy.dump(np.frombuffer(b"[]", np.uint8))))
+
+
+def test_vectors_whose_rows_differ_in_length_are_refused(tmp_path):
+    exporter.write(make_bundle(), tmp_path / "b.json")
+    content = json.loads((tmp_path / "b.json").read_text("utf-8"))
+    content["layers"][0]["vectors"]["input"][0].append(1.0)
+    (tmp_path / "b.json").write_text(json.dumps(content))
+    with pytest.raises(BundleError, match="vectors: input and output of the vectors are not rows of 4 numbers"):
+        exporter.load(tmp_path / "b.json")
+
+
+def test_names_that_a_zip_archive_cannot_hold():
+    with pytest.raises(OutputError, match="cannot hold the name"):
+        stored_zip([("a\0b", b"")])
+
+
+# --- .safetensors -------------------------------------------------------------------------------------------------------------------------
+
+
+def test_safetensors_reads_the_file(tmp_path):
+    pytest.importorskip("safetensors")
+    from safetensors.numpy import load_file
+
+    bundle = mixed().replace(layers=tuple(layer for layer in mixed() if layer.dtype != "bfloat16"))
+    exporter.write(bundle, tmp_path / "b.safetensors")
+    found = load_file(tmp_path / "b.safetensors")
+    assert len(found) == sum(len(layer.parameters()) for layer in bundle)
+    for layer in bundle:
+        for name, values in layer.parameters().items():
+            array = found[f"{layer.path}/{name}"]
+            assert (array.dtype, array.shape, array.tobytes()) == (values.dtype, values.shape, values.tobytes())
+
+
+def test_bfloat16_through_pytorch(tmp_path):
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("safetensors")
+    from safetensors.torch import load_file
+
+    layer = make_layer("bn", dtype="bfloat16")
+    exporter.write(make_bundle(layer), tmp_path / "b.safetensors")
+    found = load_file(tmp_path / "b.safetensors")["bn/gamma"]
+    assert found.dtype == torch.bfloat16
+    assert found.float().numpy().tobytes() == layer.gamma.tobytes()
+
+
+def safetensors_file(tmp_path, tensors=None, **metadata):
+    """A .safetensors of one layer, "bn", whose tensors and metadata are replaced."""
+    from exporter.formats.safetensors import parse
+    from exporter.targets import safetensors_file
+
+    good, good_tensors = parse(safetensors_file.write(make_bundle(make_layer("bn")), WriteOptions()))
+    good_tensors |= tensors or {}
+    (tmp_path / "b.safetensors").write_bytes(dump({k: v for k, v in good_tensors.items() if v}, good | metadata))
+    return tmp_path / "b.safetensors"
+
+
+@pytest.mark.parametrize(("tensor", "message"), [
+    (None, "which the document names, is missing"), (Tensor("F32", (4,), FOUR.tobytes()), "the digest does not fit"),
+    (Tensor("F64", (4,), FOUR.astype("<f8").tobytes()), "a tensor of type F64 does not hold float32"),
+    (Tensor("F32", (2, 2), FOUR.tobytes()), r"its shape is \[2, 2\]")])
+def test_another_tensor_is_refused(tensor, message, tmp_path):
+    with pytest.raises(BundleError, match=message):
+        exporter.load(safetensors_file(tmp_path, {"bn/gamma": tensor}))
+
+
+def test_more_tensors_and_metadata_are_ignored(tmp_path):
+    path = safetensors_file(tmp_path, {"other": Tensor("U8", (3,), b"abc"), "none": Tensor("BOOL", (0,), b"")}, note="hello")
+    assert len(exporter.load(path)) == 1
+
+
+def raw(header, body=b""):
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + body
+
+
+def entry(start=0, end=4, dtype="F32", shape=(1,)):
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
+
+
+META = {"__metadata__": {"bn-bundle": "{}"}}
+
+
+@pytest.mark.parametrize(("data", "message"), [
+    (raw({**META, "a": entry(4, 8)}, b"12345678"), "a hole or an overlap"),
+    (raw({**META, "a": entry(), "b": entry()}, b"1234"), "a hole or an overlap"),
+    (raw({**META, "a": entry()}, b"12345"), "5 bytes of numbers, its tensors 4"),
+    (raw({**META, "a": entry(0, 8)}, b"12345678"), "does not fit its 8 bytes"),
+    (raw({**META, "a": entry(shape=(1 << 62, 4))}, b"1234"), "does not fit"),
+    (raw({**META, "a": entry(-4, 0)}, b"1234"), "not lists of sizes"),
+    (raw({**META, "a": entry(dtype="F31")}, b"1234"), "is not one of the format's"),
+    (raw({**META, "a": entry(shape=(True,))}, b"1234"), "not lists of sizes"),
+    (raw({**META, "a": {"dtype": "F32"}}), "not dtype, shape and data_offsets"),
+    (raw({"__metadata__": {"bn-bundle": 1}}), "not a table of strings"),
+    (raw({"__metadata__": {"x": '"bn-bundle"', "y": "bn-bundle"}, "bn-bundle": entry()}, b"1234"), "has no \"bn-bundle\""),
+    (raw(META), "its format is not"),
+    (raw(b'{"__metadata__":{"bn-bundle":"{}"},"__metadata__":{"bn-bundle":"{}"}}'), "occurs twice"),
+    (raw(META)[:-3], "cut short"), (raw(b'{"bn-bundle"'), "strict JSON")])
+def test_a_damaged_safetensors_file_is_refused(data, message, tmp_path):
+    (tmp_path / "b.safetensors").write_bytes(data)
+    with pytest.raises((FormatError, BundleError), match=message):
+        exporter.load(tmp_path / "b.safetensors")

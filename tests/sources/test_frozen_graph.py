@@ -1,0 +1,440 @@
+"""Batch norms of frozen graphs: by the edges of the graph, whatever the names; what is no batch norm; what was folded."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import exporter
+from exporter.errors import FormatError, UnresolvedError, UnsupportedError
+from exporter.files.place import Place
+from exporter.sources.frozen_graph import claims
+from tests.make.graph_files import (
+    Function,
+    chain,
+    const,
+    frozen_variables,
+    function,
+    graph,
+    meta_graph,
+    node,
+    parameters,
+    tensor,
+    variables,
+)
+from tests.make.tensor_files import field
+
+ROLES = ("gamma", "beta", "moving_mean", "moving_variance")
+X = node("x", "Placeholder", shape=(-1, 4, 4, 3))
+
+
+def read(tmp_path, *nodes, name="g.pb", wrap=lambda data: data, functions=(), **options):
+    (tmp_path / name).write_bytes(wrap(graph(*nodes, functions=functions)))
+    return exporter.read(tmp_path / name, **options)
+
+
+def check(layer, values, *, epsilon=1e-3):
+    """Bits, and epsilon as the float32 that a graph holds."""
+    for role, expected in zip(ROLES, values, strict=True):
+        found = getattr(layer, role)
+        assert (found is None) == (expected is None), role
+        assert found is None or found.tobytes() == np.asarray(expected).tobytes(), role
+    assert layer.epsilon == float(np.float32(epsilon))
+
+
+def fused(scope, reads, op="FusedBatchNormV3", x="x", **attributes):
+    return node(f"{scope}/{op}", op, x, *reads, **{"is_training": False, "epsilon": 0.001, **attributes})
+
+
+@pytest.mark.parametrize("op", ["FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3", "_FusedBatchNormEx"])
+def test_a_fused_op(tmp_path, op):
+    values = parameters()
+    nodes, reads = frozen_variables("net/bn", values)
+    bundle = read(tmp_path, X, *nodes, fused("net/bn", reads, op))
+    layer = bundle["net/bn"]
+    check(layer, values)
+    assert (bundle.origin.kind, layer.class_name, layer.axis, layer.ndim) == ("frozen-graph", op, (-1,), 4)
+
+
+def test_an_absent_epsilon_is_the_ops_default(tmp_path):
+    nodes, reads = frozen_variables("bn", parameters())
+    bundle = read(tmp_path, X, *nodes, node("bn/FusedBatchNormV3", "FusedBatchNormV3", "x", *reads, is_training=False))
+    assert bundle["bn"].epsilon == float(np.float32(1e-4))
+
+
+@pytest.mark.parametrize(("layout", "axis", "ndim"), [("NHWC", (-1,), 4), ("NCHW", (1,), 4), ("NDHWC", (-1,), 5), ("NCDHW", (1,), 5)])
+def test_the_layout_is_the_axis(tmp_path, layout, axis, ndim):
+    nodes, reads = frozen_variables("bn", parameters())
+    layer = read(tmp_path, X, *nodes, fused("bn", reads, data_format=layout))["bn"]
+    assert (layer.axis, layer.ndim) == (axis, ndim)
+
+
+def test_a_layout_that_is_not_known_is_unresolved(tmp_path):
+    nodes, reads = frozen_variables("bn", parameters())
+    with pytest.raises(UnresolvedError, match="data_format is NCHW_VECT_C"):
+        read(tmp_path, X, *nodes, fused("bn", reads, data_format="NCHW_VECT_C"))
+
+
+def test_transposes_around_a_kernel_that_knows_one_layout(tmp_path):
+    nodes, reads = frozen_variables("bn", parameters())
+    orders = [const("p", np.int32([0, 2, 3, 1])), const("q", np.int32([0, 3, 1, 2]))]
+    layer = read(tmp_path, X, *nodes, *orders, node("t", "Transpose", "x", "p"), fused("bn", reads, x="t"),
+                 node("u", "Transpose", "bn/FusedBatchNormV3", "q"))["bn"]
+    assert (layer.axis, layer.ndim) == ((1,), 4)
+
+
+@pytest.mark.parametrize("gamma", [True, False])
+@pytest.mark.parametrize("beta", [True, False])
+@pytest.mark.parametrize("add", ["Add", "AddV2"])
+def test_a_chain_in_each_of_its_forms(tmp_path, gamma, beta, add):
+    values = parameters()
+    nodes, (g, b, mean, variance) = frozen_variables("bn", values)
+    bundle = read(tmp_path, X, *nodes, *chain("bn", "x", g if gamma else None, b if beta else None, mean, variance, 2e-3, add))
+    check(bundle["bn"], [values[0] if gamma else None, values[1] if beta else None, *values[2:]], epsilon=2e-3)
+    assert (bundle["bn"].class_name, bundle["bn"].axis, bundle["bn"].ndim) == ("tf.nn.batch_normalization", (-1,), 4)
+
+
+def by_hand(form, g, b, mean, variance):
+    """Ways to write it down that people use."""
+    root = [const("e", np.float32(1e-3)), node("v", "Add", variance, "e"),
+            node("r", "Rsqrt", "v") if " r)" in form else node("s", "Sqrt", "v")]
+    return {
+        "g * (x - m) / s + b": [*root, node("d", "Sub", "x", mean), node("gd", "Mul", g, "d"), node("n", "RealDiv", "gd", "s"),
+                                node("y", "Add", "n", b)],
+        "(x - m) / s * g + b": [*root, node("d", "Sub", "x", mean), node("n", "Div", "d", "s"), node("gn", "Mul", "n", g),
+                                node("y", "AddV2", "gn", b)],
+        "b + g * ((x - m) * r)": [*root, node("d", "Sub", "x", mean), node("n", "Mul", "d", "r"), node("gn", "Mul", g, "n"),
+                                  node("y", "Add", b, "gn")],
+        "x * (g / s) + (b - m * (g / s))": [*root, node("i", "RealDiv", g, "s"), node("xi", "Mul", "x", "i"), node("mi", "Mul", mean, "i"),
+                                            node("c", "Sub", b, "mi"), node("y", "Add", "xi", "c")],
+        "x * (g / s) - m * (g / s) + b": [*root, node("i", "RealDiv", g, "s"), node("xi", "Mul", "x", "i"), node("mi", "Mul", mean, "i"),
+                                          node("c", "Sub", "xi", "mi"), node("y", "BiasAdd", "c", b)],
+        "(x + -m) * (1 / s) * g + b": [*root, node("i", "Reciprocal", "s"), node("neg", "Neg", mean), node("d", "Add", "x", "neg"),
+                                       node("n", "Mul", "d", "i"), node("gn", "Mul", "n", g), node("y", "Add", "gn", b)],
+    }[form]
+
+
+@pytest.mark.parametrize("form", ["g * (x - m) / s + b", "(x - m) / s * g + b", "b + g * ((x - m) * r)", "x * (g / s) + (b - m * (g / s))",
+                                  "x * (g / s) - m * (g / s) + b", "(x + -m) * (1 / s) * g + b"])
+def test_one_written_by_hand(tmp_path, form):
+    values = parameters()
+    nodes, reads = frozen_variables("w", values, ("scale", "offset", "mu", "sigma2"))
+    check(read(tmp_path, X, *nodes, *by_hand(form, *reads))["w"], values)
+
+
+def test_a_bias_before_and_a_sum_after_are_not_beta(tmp_path):
+    """x + bias is what is normalised, and a residual is added outside."""
+    values = parameters()
+    nodes, (g, _, mean, variance) = frozen_variables("bn", values)
+    bundle = read(tmp_path, X, *nodes, const("bias", np.float32([1, 2, 3])), node("b", "Identity", "bias"), node("in", "BiasAdd", "x", "b"),
+                  *chain("bn", "in", g, None, mean, variance), node("block/add", "AddV2", "bn/batchnorm/add_1", "b"))
+    check(bundle["bn"], [values[0], None, *values[2:]])
+
+
+def test_parameters_reshaped_for_another_axis(tmp_path):
+    values = parameters()
+    nodes, reads = frozen_variables("bn", values)
+    shapes = [const("s", np.int32([1, 3, 1, 1])), *(node(f"r{n}", "Reshape", one, "s") for n, one in enumerate(reads))]
+    layer = read(tmp_path, X, *nodes, *shapes, *chain("bn", "x", "r0", "r1", "r2", "r3"))["bn"]
+    check(layer, values)
+    assert (layer.axis, layer.shape, layer.ndim) == ((1,), (3,), 4)
+
+
+def test_parameters_stored_with_all_axes(tmp_path):
+    values = [one.reshape(1, 1, 1, 3) for one in parameters()]
+    nodes, reads = frozen_variables("bn", values)
+    layer = read(tmp_path, X, *nodes, *chain("bn", "x", *reads))["bn"]
+    assert (layer.axis, layer.shape) == ((-1,), (3,))
+    check(layer, values)
+
+
+def test_parameters_in_parts(tmp_path):
+    values = parameters(5)
+    nodes, reads = [const("axis", np.int32(0))], []
+    for role, array in zip(ROLES, values, strict=True):
+        nodes += [const(f"bn/{role}/part_0", array[:2]), const(f"bn/{role}/part_1", array[2:]),
+                  node(f"bn/{role}/concat", "ConcatV2", f"bn/{role}/part_0", f"bn/{role}/part_1", "axis")]
+        reads.append(f"bn/{role}/concat")
+    check(read(tmp_path, X, *nodes, *chain("bn", "x", *reads))["bn"], values)
+
+
+def test_a_conditional_takes_the_side_of_inference(tmp_path):
+    """tf.cond: Merge of the stored statistics and of those of the batch."""
+    values = parameters()
+    nodes, (g, b, mean, variance) = frozen_variables("bn", values)
+    sides = [const("axes", np.int32([0, 1, 2])), node("p", "Placeholder"), node("batch_mean", "Mean", "x", "axes"),
+             node("square", "SquaredDifference", "x", "batch_mean"), node("batch_variance", "Mean", "square", "axes"),
+             node("sm", "Switch", mean, "p"), node("sv", "Switch", variance, "p"), node("im", "Identity", "batch_mean"),
+             node("iv", "Identity", "batch_variance"), node("m", "Merge", "sm", "im"), node("v", "Merge", "iv", "sv")]
+    check(read(tmp_path, X, *nodes, *sides, *chain("bn", "x", g, b, "m", "v"))["bn"], values)
+
+
+def test_two_stored_statistics_to_choose_from_are_unresolved(tmp_path):
+    nodes, (g, b, mean, variance) = frozen_variables("bn", parameters())
+    more, reads = frozen_variables("other", parameters(seed=1))
+    choice = [node("p", "Placeholder"), node("a", "Switch", mean, "p"), node("c", "Switch", reads[2], "p"), node("m", "Merge", "a", "c:1")]
+    with pytest.raises(UnresolvedError, match="its mean is a choice that the graph makes only when it runs"):
+        read(tmp_path, X, *nodes, *more, *choice, *chain("bn", "x", g, b, "m", variance))
+
+
+@pytest.mark.parametrize("op", ["StatelessIf", "If"])
+def test_a_conditional_of_functions(tmp_path, op):
+    values = parameters()
+    nodes, reads = frozen_variables("bn", values)
+    inputs = ["x", *ROLES]
+    batch = function("batch", inputs, [node("y", "FusedBatchNormV3", "x", *ROLES)], {"o": "y:y:0"})
+    stored = function("stored", inputs, [node("y", "FusedBatchNormV3", "x", *ROLES, is_training=False)], {"o": "y:y:0"})
+    choice = node("c", op, "p", "x", *reads, then_branch=Function("batch"), else_branch=Function("stored"))
+    check(read(tmp_path, X, *nodes, node("p", "Placeholder"), choice, functions=[batch, stored])["bn"], values, epsilon=1e-4)
+
+
+def test_a_cell_in_a_loop_and_in_calls(tmp_path):
+    values = parameters()
+    nodes, reads = frozen_variables("cell/bn", values)
+    inner = function("inner", ["h", "gamma", "beta", "mean", "variance"],
+                     [const("eps", np.float32(1e-3)), node("a", "AddV2", "variance", "eps:output:0"), node("r", "Rsqrt", "a:z:0"),
+                      node("i", "Mul", "r:y:0", "gamma"), node("xi", "Mul", "h", "i:z:0"), node("mi", "Mul", "mean", "i:z:0"),
+                      node("s", "Sub", "beta", "mi:z:0"), node("y", "AddV2", "xi:z:0", "s:z:0")], {"y": "y:z:0"})
+    body = function("body", ["h", "g", "b", "m", "v"], [node("c", "PartitionedCall", "h", "g", "b", "m", "v", f=Function("inner")),
+                                                       node("same", "Identity", "g")],
+                    {"h": "c:output:0", "g": "same:output:0", "b": "b", "m": "m", "v": "v"})
+    condition = function("cond", ["h", "g", "b", "m", "v"], [], {"c": "h"})
+    loop = node("loop", "StatelessWhile", "x", *reads, body=Function("body"), cond=Function("cond"))
+    check(read(tmp_path, X, *nodes, loop, functions=[inner, body, condition])["cell/bn"], values)
+
+
+def test_functions_that_call_one_another_for_ever_are_refused(tmp_path):
+    again = function("f", ["x"], [node("r", "Rsqrt", "x"), node("c", "PartitionedCall", "r:y:0", f=Function("f"))], {"y": "c:output:0"})
+    with pytest.raises((FormatError, UnsupportedError)):
+        read(tmp_path, X, node("c", "PartitionedCall", "x", f=Function("f")), functions=[again])
+
+
+def test_gamma_of_ones_that_the_graph_made_is_none(tmp_path):
+    """slim and tf.layers with scale=False: a Const named by TensorFlow; a frozen gamma that happens to be ones stays."""
+    values = parameters()
+    ones, zeros = np.ones(3, "f4"), np.zeros(3, "f4")
+    nodes, (_, beta, mean, variance) = frozen_variables("a", values)
+    more, reads = frozen_variables("b", [ones, zeros, *values[2:]])
+    bundle = read(tmp_path, X, *nodes, *more, const("a/Const", ones), fused("a", ["a/Const", beta, mean, variance]), fused("b", reads))
+    check(bundle["a"], [None, *values[1:]])
+    check(bundle["b"], [ones, zeros, *values[2:]])
+
+
+def reduced(name, axes):
+    """A chain over statistics of x, over these axes."""
+    return [const(f"{name}/axes", np.int32(axes)), node(f"{name}/mean", "Mean", "x", f"{name}/axes"),
+            node(f"{name}/square", "SquaredDifference", "x", f"{name}/mean"),
+            node(f"{name}/variance", "Mean", f"{name}/square", f"{name}/axes")]
+
+
+@pytest.mark.parametrize("axes", [[1, 2, 3], [3], [-1], [1, 2]])
+def test_other_normalisations_are_not_reported(tmp_path, axes):
+    values = parameters()
+    nodes, reads = frozen_variables("bn", values)
+    more, (g, b, _, _) = frozen_variables("ln", parameters(seed=1))
+    other = [*reduced("ln", axes), *chain("ln", "x", g, b, "ln/mean", "ln/variance"), node("l2", "Rsqrt", "x")]
+    assert read(tmp_path, X, *nodes, *more, *other, fused("bn", reads)).paths() == ["bn"]
+    with pytest.raises(UnsupportedError, match="holds no BatchNormalization"):
+        read(tmp_path, X, *more, *other)
+
+
+def test_layer_norm_that_borrows_the_fused_op_is_not_reported(tmp_path):
+    """tf.keras LayerNormalization: the input reshaped to one row a sample, scale of ones and offset of zeros filled in."""
+    nodes, reads = frozen_variables("bn", parameters())
+    filled = [const("shape", np.int32([1, 2, 48, 1])), node("r", "Reshape", "x", "shape"), node("n", "Placeholder"),
+              const("one", np.float32(1)), const("zero", np.float32(0)), node("ones", "Fill", "n", "one"),
+              node("zeros", "Fill", "n", "zero"), const("none", np.zeros(0, "f4")),
+              node("ln", "FusedBatchNormV3", "r", "ones", "zeros", "none", "none", data_format="NCHW", epsilon=0.001)]
+    assert read(tmp_path, X, *nodes, *filled, fused("bn", reads)).paths() == ["bn"]
+
+
+def test_statistics_of_the_batch_are_unresolved(tmp_path):
+    nodes, (g, b, _, _) = frozen_variables("bn", parameters())
+    for batch in ([*reduced("bn", [0, 1, 2]), *chain("bn", "x", g, b, "bn/mean", "bn/variance")],
+                  [const("none", np.zeros(0, "f4")), node("bn/FusedBatchNorm", "FusedBatchNorm", "x", g, b, "none", "none")]):
+        with pytest.raises(UnresolvedError, match=r"bn: it computes with the statistics of the batch \(is_training\)"):
+            read(tmp_path, X, *nodes, *batch)
+
+
+def test_a_second_copy_in_training_is_the_same_layer(tmp_path):
+    values = parameters()
+    nodes, (g, b, mean, variance) = frozen_variables("bn", values)
+    bundle = read(tmp_path, X, *nodes, *reduced("t", [0, 1, 2]), *chain("tower", "x", g, b, "t/mean", "t/variance"),
+                  *chain("bn", "x", g, b, mean, variance), *chain("again", "x", g, b, mean, variance))
+    assert bundle.paths() == ["bn"]
+    assert bundle.skipped == ()
+
+
+def test_copies_in_one_graph_have_paths_of_their_own(tmp_path):
+    """160 networks in one graph, none of whose variables has a scope: the ops' scopes tell them apart, or a number does."""
+    nodes, expected = [], {}
+    for number in range(160):
+        tail = f"_{number}" if number else ""
+        values = parameters(seed=number)
+        names = [f"Variable_{4 * number + n}" for n in range(4)]
+        for name, array in zip(names, values, strict=True):
+            nodes += [const(name, array), node(f"{name}/read", "Identity", name)]
+        nodes += chain("", "x", *(f"{name}/read" for name in names), name=f"batchnorm{tail}")
+        expected[f"batchnorm{tail}"] = values
+    bundle = read(tmp_path, X, *nodes)
+    assert bundle.paths() == list(expected)
+    for path, values in expected.items():
+        check(bundle[path], values)
+
+
+def test_copies_that_share_all_scopes_are_numbered(tmp_path):
+    one, reads = frozen_variables("bn", parameters())
+    two, others = frozen_variables("bn", parameters(seed=1), ("gamma_1", "beta_1", "moving_mean_1", "moving_variance_1"))
+    bundle = read(tmp_path, X, *one, *two, *chain("bn", "x", *reads), *chain("bn", "x", *others, name="batchnorm_1"))
+    assert bundle.paths() == ["bn", "bn#2"]
+    check(bundle["bn#2"], parameters(seed=1))
+
+
+def for_quantisation(gamma, beta, mean, variance, reshaped=False, last="Add"):
+    """What tf.contrib.quantize makes of a convolution and its batch norm (fold_batch_norms.py)."""
+    s = "bn_Fold"
+    scale = f"{s}/mul" if gamma else f"{s}/Rsqrt"
+    weights = [const(f"{s}/scale_reshape/shape", np.int32([3, 1])),
+               node(f"{s}/scale_reshape", "Reshape", scale, f"{s}/scale_reshape/shape")] if reshaped else []
+    return [const("w", np.ones((1, 1, 3, 1) if reshaped else (1, 1, 3, 3), "f4")), const(f"{s}/add/y", np.float32(1e-3)),
+            node(f"{s}/add", "Add", variance, f"{s}/add/y"), node(f"{s}/Rsqrt", "Rsqrt", f"{s}/add"),
+            *([node(f"{s}/mul", "Mul", gamma, f"{s}/Rsqrt")] if gamma else []), node(f"{s}/mul_1", "Mul", mean, scale),
+            node(f"{s}/bias", "Sub", beta, f"{s}/mul_1"), *weights,
+            node("mul_fold", "Mul", "w", f"{s}/scale_reshape" if reshaped else scale), const("least", np.float32(-1)),
+            const("most", np.float32(1)), node("quant", "FakeQuantWithMinMaxVars", "mul_fold", "least", "most"),
+            node("conv", "DepthwiseConv2dNative" if reshaped else "Conv2D", "x", "quant"), node("add_fold", last, "conv", f"{s}/bias"),
+            node("block/add", "Add", "add_fold", "x")]
+
+
+@pytest.mark.parametrize("gamma", [True, False])
+@pytest.mark.parametrize("reshaped", [True, False])
+def test_one_that_scales_the_weights_in_training_for_quantisation(tmp_path, gamma, reshaped):
+    values = parameters()
+    nodes, (g, *reads) = frozen_variables("bn", values)
+    bundle = read(tmp_path, X, *nodes, *for_quantisation(g if gamma else None, *reads, reshaped))
+    check(bundle["bn"], [values[0] if gamma else None, *values[1:]])
+    assert (len(bundle), bundle["bn"].axis, bundle["bn"].ndim) == (1, (-1,), 4)
+
+
+def test_an_offset_alone_is_no_batch_norm(tmp_path):
+    """Nothing else is multiplied by the scale, or it is not clear along which axis the offset is added."""
+    nodes, reads = frozen_variables("bn", parameters())
+    alone = [one for one in for_quantisation(*reads) if b"mul_fold" not in one] + [node("quant", "Identity", "w")]
+    for ops in (alone, for_quantisation(*reads, last="BiasAdd")):
+        with pytest.raises(UnresolvedError, match="what is done with its variance is no batch norm that is known"):
+            read(tmp_path, X, *nodes, *ops)
+
+
+def folded(scope):
+    """What constant folding leaves of a chain: a product and a sum, under the old names."""
+    return [const(f"{scope}/batchnorm/mul", np.float32([1, 2, 3])), const(f"{scope}/batchnorm/sub", np.float32([1, 2, 3])),
+            node(f"{scope}/batchnorm/mul_1", "Mul", "x", f"{scope}/batchnorm/mul"),
+            node(f"{scope}/batchnorm/add_1", "Add", f"{scope}/batchnorm/mul_1", f"{scope}/batchnorm/sub")]
+
+
+def test_what_was_folded_is_named_and_the_rest_had(tmp_path):
+    values = parameters()
+    nodes, reads = frozen_variables("whole", values)
+    offset = [const("c_bn_offset", np.float32([1, 2, 3])), node("conv/FusedBatchNorm", "BiasAdd", "x", "c_bn_offset")]
+    with pytest.raises(UnresolvedError, match="2 batch norms cannot be resolved: gone: it was folded"):
+        read(tmp_path, X, *nodes, fused("whole", reads), *folded("gone"), *offset)
+    bundle = read(tmp_path, X, *nodes, fused("whole", reads), *folded("gone"), *offset, skip_unresolved=True)
+    check(bundle["whole"], values)
+    assert [path for path, _ in bundle.skipped] == ["gone", "conv"]
+
+
+def test_a_graph_that_was_folded_altogether_is_refused(tmp_path):
+    with pytest.raises(UnsupportedError, match=r"batch norm was folded away \(gone\)"):
+        read(tmp_path, X, *folded("gone"))
+    kernel = [const("kernel", np.zeros((1, 1, 3, 3), "f4")), node("conv", "Conv2D", "x", "kernel")]
+    with pytest.raises(UnsupportedError, match="holds no batch norm; if the model had any, it was folded away"):
+        read(tmp_path, X, *kernel)
+
+
+def test_an_epsilon_folded_into_the_variance_is_unresolved(tmp_path):
+    nodes, (g, b, mean, _) = frozen_variables("bn", parameters())
+    chained = chain("bn", "x", g, b, mean, "bn/moving_variance/read")
+    chained[1] = const("bn/batchnorm/add", np.float32([1, 2, 3]))
+    with pytest.raises(UnresolvedError, match="its epsilon is no constant of the graph, or was folded into the variance"):
+        read(tmp_path, X, *nodes, *chained)
+
+
+def test_a_graph_with_variables_is_not_frozen(tmp_path):
+    nodes, reads = variables("bn")
+    with pytest.raises(UnsupportedError, match="this graph is not frozen") as error:
+        read(tmp_path, X, *nodes, fused("bn", reads))
+    assert "checkpoint" in error.value.hint
+
+
+@pytest.mark.parametrize("wrap", [meta_graph, lambda data: field(1, 1) + field(2, meta_graph(data))],
+                         ids=["MetaGraphDef", "SavedModel"])
+def test_a_frozen_graph_in_another_wrapping(tmp_path, wrap):
+    values = parameters()
+    nodes, reads = frozen_variables("bn", values)
+    bundle = read(tmp_path, X, *nodes, fused("bn", reads), wrap=wrap)
+    check(bundle["bn"], values)
+    assert bundle.origin.tensorflow_version == "1.15.5"
+
+
+def test_a_graph_in_text_is_refused(tmp_path):
+    (tmp_path / "graph.pbtxt").write_bytes(b'# a comment\nnode {\n  name: "x"\n  op: "Placeholder"\n}\n')
+    with pytest.raises(UnsupportedError, match="a graph in text form"):
+        exporter.read(tmp_path / "graph.pbtxt")
+
+
+@pytest.mark.parametrize("data", [b"", b"\x0a", b"\x0a" + b"\xff" * 10 + b"\x01", b"\x0a\x02\x0a\x00", b"\x08\x07\x12\x04abcd", b"text",
+                                  field(1, "just some text")], ids=range(7))
+def test_other_files_are_not_claimed(tmp_path, data):
+    (tmp_path / "f").write_bytes(data)
+    assert not claims(Place(tmp_path / "f"))
+
+
+def test_parameters_that_do_not_fit_together_are_unresolved(tmp_path):
+    nodes, reads = frozen_variables("bn", [*parameters()[:3], np.ones(4, "f4")])
+    with pytest.raises(UnresolvedError, match="its parameters do not fit together"):
+        read(tmp_path, X, *nodes, *chain("bn", "x", *reads))
+    nodes, reads = frozen_variables("bn", [*parameters()[:3], np.ones(3, "f8")])
+    with pytest.raises(UnresolvedError, match="of the types float32, float64"):
+        read(tmp_path, X, *nodes, *chain("bn", "x", *reads))
+
+
+def test_a_huge_constant_is_not_decoded(tmp_path):
+    nodes, reads = frozen_variables("bn", parameters())
+    nodes[0] = node("bn/gamma", "Const", value=tensor(np.float32([1]), shape=(1 << 50,)))
+    with pytest.raises((UnresolvedError, FormatError), match=r"values|over the limit"):
+        read(tmp_path, X, *nodes, *chain("bn", "x", *reads))
+
+
+@pytest.mark.live
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("lower", [True, False], ids=["lowered", "functions"])
+def test_what_the_installed_tensorflow_freezes(tmp_path, lower):
+    """Every combination of gamma and beta, both ranks, another axis, against the live layers."""
+    tf = pytest.importorskip("tensorflow")
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    layers = {name: tf.keras.layers.BatchNormalization(name=name, **options) for name, options in {
+        "both": {}, "no_gamma": {"scale": False, "epsilon": 1e-4}, "no_beta": {"center": False, "epsilon": 1e-12},
+        "neither": {"center": False, "scale": False}, "rows": {"axis": 1}}.items()}
+    model = tf.keras.Sequential([tf.keras.Input((4, 5, 3)), *layers.values(), tf.keras.layers.LayerNormalization()])
+    random = np.random.default_rng(3)
+    for layer in layers.values():
+        for weight in layer.weights:
+            weight.assign(10.0 ** random.uniform(-6, 1, weight.shape) if "variance" in weight.name else random.normal(size=weight.shape))
+    concrete = tf.function(lambda x: model(x, training=False)).get_concrete_function(tf.TensorSpec((None, 4, 5, 3)))
+    frozen = convert_variables_to_constants_v2(concrete, lower_control_flow=lower).graph.as_graph_def()
+    (tmp_path / "g.pb").write_bytes(frozen.SerializeToString())
+    bundle = exporter.read(tmp_path / "g.pb")
+    assert len(bundle) == len(layers)
+    for ours, live in zip(bundle, layers.values(), strict=True):
+        check(ours, [None if getattr(live, role) is None else np.asarray(getattr(live, role)) for role in ROLES], epsilon=live.epsilon)
+        x = random.normal(0, 2, (2, 4, 5, 3)).astype("float32")
+        assert_within_bound(ours, x, np.asarray(live(x, training=False)))
+
+
+def assert_within_bound(layer, x, y):
+    from exporter.batchnorm import vectors
+
+    axis = layer.axis[0]
+    got, x, y = (np.moveaxis(np.asarray(one, np.float64), axis, -1).reshape(-1, layer.shape[0]) for one in (layer(x), x, y))
+    assert (np.abs(got - y) <= vectors.bound(layer, x)).all(), layer.path

@@ -1,0 +1,372 @@
+"""Keras's .keras files and folders: whose numbers a group holds, and what the config and it have to agree on."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+
+import numpy as np
+import pytest
+
+import exporter
+from exporter.errors import ExporterError, FormatError, LayerError, UnresolvedError, UnsupportedError
+from exporter.files.place import Place
+from exporter.sources import keras_archive
+from exporter.sources.shared.archive import read_architecture
+from exporter.sources.shared.options import ReadOptions
+from tests.make.v3_files import entry, functional, given, norm, norm_arrays, sequential, stored, weights_bytes, write_archive
+
+A, B, C, D = (norm_arrays(seed) for seed in range(4))
+
+
+@pytest.fixture
+def model(tmp_path):
+    """model(config, groups, **options) -> the bundle of such a .keras file, before the gate."""
+
+    def make(config, groups, **options):
+        place = Place(write_archive(tmp_path / "m.keras", config, groups, **options))
+        assert keras_archive.claims(place)
+        return keras_archive.read(place, ReadOptions())
+
+    return make
+
+
+def shown(bundle):
+    """{path: (epsilon, parameters)}"""
+    return {layer.path: (layer.epsilon, stored(layer)) for layer in bundle}
+
+
+def error(call, *words, kind=ExporterError, **fields):
+    with pytest.raises(kind) as caught:
+        call(*words, **fields)
+    return f"{caught.value} | {caught.value.hint}"
+
+
+def test_one_layer_in_full(model):
+    config = functional("net", norm("bn_1", epsilon=0.002, build=[None, 8, 3], momentum=0.9))
+    bundle = model(config, {"layers/batch_normalization": A}, version="3.2.1")
+    layer = bundle.layers[0]
+    assert shown(bundle) == {"bn_1": (0.002, given(A))}
+    assert (layer.name, layer.class_name, layer.axis, layer.shape, layer.ndim, layer.dtype) == (
+        "bn_1", "BatchNormalization", (-1,), (3,), 3, "float32")
+    assert (layer.momentum, layer.assumed, layer.effective_epsilon) == (0.9, (), None)
+    assert (bundle.origin.kind, bundle.origin.keras_version, bundle.skipped, bundle.warnings) == ("keras-archive", "3.2.1", (), ())
+
+
+def test_groups_count_classes_and_names_do_not_matter(model):
+    """A layer named like another's group."""
+    layers = [norm("batch_normalization_1", epsilon=0.1), entry("Dense", "batch_normalization"), norm("dense", epsilon=0.2),
+              norm("vars", epsilon=0.3)]
+    groups = {"layers/batch_normalization": A, "layers/batch_normalization_1": B, "layers/batch_normalization_2": C,
+              "layers/dense": [np.ones((2, 3)), np.ones(3)]}
+    assert shown(model(functional("m", *layers), groups)) == {
+        "batch_normalization_1": (0.1, given(A)), "dense": (0.2, given(B)), "vars": (0.3, given(C))}
+
+
+def test_more_than_ten_of_a_class(model):
+    arrays = [norm_arrays(seed) for seed in range(12)]
+    groups = {f"layers/batch_normalization{f'_{i}' if i else ''}": arrays[i] for i in range(12)}
+    bundle = model(sequential("m", *(norm(f"n{i}") for i in range(12))), groups)
+    assert shown(bundle) == {f"n{i}": (0.001, given(arrays[i])) for i in range(12)}
+
+
+@pytest.mark.parametrize(("version", "container", "step"), [
+    ("2.11.0", "layers", 1), ("2.12.0", "_layer_checkpoint_dependencies", 2), ("2.13.1", "_layer_checkpoint_dependencies", 2),
+    ("2.14.0", "_layer_checkpoint_dependencies", 1), ("2.15.0", "layers", 1), ("3.0.5", "layers", 1)])
+def test_how_versions_count(model, version, container, step):
+    """2.12 and 2.13 count a layer with weights twice, one without once."""
+    def name(base, number):
+        return f"{container}/{base}" + (f"_{number}" if number else "")
+
+    layers = [norm("a", axis=[1]), sequential("empty", entry("Activation", "relu")), sequential("s", norm("b", axis=[1])),
+              norm("c", axis=[1]), sequential("t", norm("d", axis=[1]))]
+    groups = {name("batch_normalization", 0): A, name("sequential", 0): [], f"{name('sequential', 1)}/{container}/batch_normalization": B,
+              name("batch_normalization", step): C, f"{name('sequential', 1 + step)}/{container}/batch_normalization": D}
+    bundle = model(functional("m", *layers), groups, version=version, weights="variables.h5" if version == "2.11.0" else "model.weights.h5")
+    assert shown(bundle) == {"a": (0.001, given(A)), "s/b": (0.001, given(B)), "c": (0.001, given(C)), "t/d": (0.001, given(D))}
+    assert bundle.layers[0].axis == (1,)
+
+
+def test_without_a_version_the_numbering_that_fits(model):
+    layers = functional("m", norm("a"), norm("b"), norm("c"))
+    inside = "_layer_checkpoint_dependencies/batch_normalization"
+    ones, twos = {inside: A, f"{inside}_1": B, f"{inside}_2": C}, {inside: A, f"{inside}_2": B, f"{inside}_4": C}
+    expected = {name: (0.001, given(arrays)) for name, arrays in (("a", A), ("b", B), ("c", C))}
+    assert shown(model(layers, ones, metadata__json=None)) == expected
+    assert shown(model(layers, twos, metadata__json=None)) == expected
+
+
+def test_variables_are_renumbered_without_gamma_or_beta(model):
+    layers, groups = [], {}
+    for number, (center, scale) in enumerate([(True, True), (True, False), (False, True), (False, False)]):
+        layers.append(norm(f"n{number}", center=center, scale=scale))
+        groups[f"layers/batch_normalization{f'_{number}' if number else ''}"] = norm_arrays(number, center=center, scale=scale)
+    bundle = model(functional("m", *layers), groups)
+    assert [stored(layer) for layer in bundle] == [given(arrays) for arrays in groups.values()]
+    assert [(layer.gamma is None, layer.beta is None) for layer in bundle] == [(False, False), (True, False), (False, True), (True, True)]
+
+
+def test_renorm_adds_variables_that_inference_does_not_use(model):
+    arrays = list(A.values()) + [np.full(3, value, "f4") for value in (7, 8, 9)]
+    bundle = model(functional("m", norm("bn", renorm=True, renorm_momentum=0.9)), {"layers/batch_normalization": arrays})
+    assert shown(bundle) == {"bn": (0.001, given(A))}
+
+
+def test_wrappers_cells_and_nests(model):
+    cell = entry("NormCell", "cell", registered="lab>NormCell", units=3)
+    layers = [
+        entry("TimeDistributed", "td", layer=norm("inner", epsilon=0.1)),
+        entry("TimeDistributed", "td2", layer=sequential("sub", norm("deep", epsilon=0.2))),
+        entry("Bidirectional", "bi", layer=entry("RNN", "forward_rnn", cell=cell), backward_layer=entry("RNN", "backward_rnn", cell=cell)),
+        entry("RNN", "stacked", cell=entry("StackedRNNCells", "stack", cells=[cell, cell])),
+    ]
+    e, f = norm_arrays(7), norm_arrays(8)
+    groups = {"": ([], "m"), "layers/time_distributed/layer": (A, "inner"),
+              "layers/time_distributed_1/layer/layers/batch_normalization": (B, "deep"),
+              "layers/bidirectional/forward_layer/cell/norm": (C, "cell_norm"),
+              "layers/bidirectional/backward_layer/cell/norm": (D, "cell_norm"), "layers/bidirectional/layer/cell/norm": ([], "cell_norm"),
+              "layers/rnn/cell/cells/norm_cell/norm": (e, "cell_norm"), "layers/rnn/cell/cells/norm_cell_1/norm": (f, "cell_norm")}
+    paths = ["td/inner", "td2/sub/deep", "bi/forward_rnn/cell/cell_norm", "bi/backward_rnn/cell/cell_norm", "stacked/stack/cell/cell_norm",
+             "stacked/stack/cell/cell_norm"]
+    bundle = model(functional("m", *layers), groups)
+    assert bundle.paths() == paths
+    assert [stored(layer) for layer in bundle] == [given(arrays) for arrays in (A, B, C, D, e, f)]
+    assert [layer.epsilon for layer in bundle] == [0.1, 0.2, None, None, None, None]
+
+
+def test_a_shared_layer_stands_once(model):
+    nested = functional("nested", norm("twice", shared=7), norm("own"))
+    layers = [norm("twice", shared=7), nested, norm("last")]
+    groups = {"layers/batch_normalization": A, "layers/functional/layers/batch_normalization_1": B, "layers/batch_normalization_1": C}
+    expected = {"twice": (0.001, given(A)), "nested/own": (0.001, given(B)), "last": (0.001, given(C))}
+    assert shown(model(functional("m", *layers), groups)) == expected
+    for layer in (layers[0], nested["config"]["layers"][0]):  # 2.11 and 2.12 have no identities of inner layers
+        del layer["shared_object_id"]
+    assert shown(model(functional("m", *layers), groups)) == expected
+
+
+def test_users_batch_norms_and_impostors(model):
+    layers = [norm("mine", class_name="GhostNorm2D", registered="lab>GhostNorm2D", epsilon=0.5, extra=1),
+              entry("BatchNormalization", "fake", registered="fake>BatchNormalization"), norm("real")]
+    groups = {"layers/ghost_norm2d": A, "layers/batch_normalization": [np.ones(3), -np.ones(3)], "layers/batch_normalization_1": B}
+    bundle = model(functional("m", *layers), groups)
+    assert shown(bundle) == {"mine": (0.5, given(A)), "real": (0.001, given(B))}
+    assert bundle.layers[0].class_name == "GhostNorm2D"
+
+
+def test_optimizer_and_metrics_are_no_layers(model):
+    groups = {"layers/batch_normalization": A, "optimizer": list(B.values()), "metrics/auc": list(C.values()),
+              "_compile_metrics/metrics/auc": list(C.values())}
+    assert shown(model(functional("m", norm("bn")), groups)) == {"bn": (0.001, given(A))}
+
+
+def test_subclassed_model_with_names(model):
+    """Its config lists no layers; since Keras 3.6 the names are in the weights."""
+    config = entry("Net", "net", registered="lab>Net")
+    three = list(norm_arrays(9, center=False).values())
+    groups = {"": ([], "net"), "block": ([], "blk"), "block/norm": (A, "batch_normalization_4"),
+              "block/fc": ([np.ones((2, 3)), np.ones(3)], "dense"),
+              "layers/batch_normalization": (B, "stem"), "norms/batch_normalization": (three, "lost"), "odd": (C, "other"),
+              "ln": ([np.ones(3), np.zeros(3)], "layer_normalization"), "pair": ([np.ones(3), np.zeros(3)], "pair"),
+              "auc": ([np.float32([3, 1]), np.float32([0, 2]), np.float32([5, 5]), np.float32([1, 1])], "auc")}
+    bundle = model(config, groups)
+    assert shown(bundle) == {"blk/batch_normalization_4": (None, given(A)), "stem": (None, given(B)), "other": (None, given(C))}
+    assert [(path, "gamma or beta" in reason) for path, reason in bundle.skipped] == [("lost", True)]
+    said = "\n".join(bundle.warnings)
+    assert "other: taken for a batch norm because it holds four vectors" in said
+    assert "pair: it holds two vectors" in said
+    assert "ln" not in said
+    assert bundle.layers[0].axis is None
+
+
+def test_subclassed_model_without_names(model):
+    groups = {"block/norm": A, "layers/batch_normalization_1": B, "_layers/x": [np.ones(3, "f4")] * 3}
+    bundle = model(entry("Net", "net", registered="lab>Net"), groups, version="3.3.3")
+    assert shown(bundle) == {"block/norm": (None, given(A)), "layers/batch_normalization_1": (None, given(B))}
+    assert [path for path, _ in bundle.skipped] == ["_layers/x"]
+
+
+def test_config_inside_a_users_class(model):
+    """Layers that its get_config holds: by the attribute of their key, or by their names."""
+    block = entry("Block", "blk", registered="lab>Block", norm=norm("a", epsilon=0.1), other=norm("b", epsilon=0.2),
+                  inner=functional("f", norm("c", epsilon=0.3)), blocks=[norm("d", epsilon=0.4)])
+    groups = {"": ([], "m"), "layers/block": ([], "blk"), "layers/block/norm": (A, "a"), "layers/block/_hidden": (B, "b"),
+              "layers/block/_model": ([], "f"), "layers/block/_model/layers/batch_normalization": (C, "c"),
+              "layers/block/many/batch_normalization": (D, "d")}
+    assert shown(model(functional("m", block), groups)) == {
+        "blk/a": (0.1, given(A)), "blk/f/c": (0.3, given(C)), "blk/b": (0.2, given(B)), "blk/d": (0.4, given(D))}
+    nameless = {path: arrays[0] for path, arrays in groups.items() if path}
+    assert {path: epsilon for path, (epsilon, _) in shown(model(functional("m", block), nameless)).items()} == {
+        "blk/a": 0.1, "blk/_hidden": None, "blk/_model/layers/batch_normalization": None, "blk/many/batch_normalization": None}
+
+
+def test_a_namesake_inside_a_users_class(model):
+    """Without names in the weights an impostor cannot be told from a batch norm: neither is exported."""
+    inner = functional("f", norm("real"), entry("BatchNormalization", "fake", registered="fake>BatchNormalization"))
+    config = functional("m", entry("Block", "blk", registered="lab>Block", inner=inner))
+    hidden = "layers/block/_hidden/layers/batch_normalization"
+    bundle = model(config, {hidden: A, f"{hidden}_1": B}, version="3.3.3")
+    assert not bundle.layers
+    assert ["is called BatchNormalization and is none" in reason for _, reason in bundle.skipped] == [True, True]
+
+
+def test_unbuilt_and_missing(model):
+    bundle = model(functional("m", norm("here"), norm("gone")), {"layers/batch_normalization": A})
+    assert bundle.paths() == ["here"]
+    assert bundle.skipped[0][0] == "gone"
+    assert "no weights" in bundle.skipped[0][1]
+    bundle = model(functional("m", norm("gone")), {"layers/batch_normalization": ([], "gone")})
+    assert bundle.skipped[0][0] == "gone"
+
+
+def test_config_and_weights_that_do_not_fit(model):
+    def said(config, arrays, **fields):
+        return error(model, functional("m", config), {"layers/batch_normalization": arrays}, kind=FormatError, **fields)
+
+    values = list(A.values())
+    assert "bn: the file holds 3 variables" in said(norm("bn"), values[:3])
+    assert "bn: the file holds 4 variables" in said(norm("bn", scale=False), values)
+    assert "differ in shape" in said(norm("bn"), [values[0][:2], *values[1:]])
+    assert "differ in type" in said(norm("bn"), [values[0].astype("f8"), *values[1:]])
+    assert "differ in shape" in said(norm("bn"), [*values[:3], values[3].reshape(1, 3)])
+    assert "run along one axis" in said(norm("bn"), [value.reshape(1, 3) for value in values])
+    assert "has 3 channels, and was built on" in said(norm("bn", build=[None, 4]), values)
+    assert "calls this layer 'bn', the weights 'other'" in said(norm("bn"), (A, "other"))
+    assert "integers" in said(norm("bn"), [value.astype("i4") for value in values])
+    extra = {"layers/batch_normalization": A, "layers/batch_normalization_1": B}
+    assert "the config does not" in error(model, functional("m", norm("bn")), extra)
+    custom = model(functional("m", norm("bn", class_name="MyBN", registered="lab>MyBN")), {"layers/my_bn": [*values, values[0]]})
+    assert "5 variables" in custom.skipped[0][1]
+
+
+def test_a_variable_that_is_missing(model, tmp_path):
+    import h5py
+
+    with h5py.File(tmp_path / "w.h5", "w") as file:
+        for number, value in zip((0, 2, 3), A.values(), strict=False):
+            file[f"layers/batch_normalization/vars/{number}"] = value
+    said = error(model, functional("m", norm("bn")), {}, model__weights__h5=(tmp_path / "w.h5").read_bytes())
+    assert "called 0, 2, 3: one is missing" in said
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64", "bfloat16"])
+def test_other_types(tmp_path, dtype):
+    import h5py
+
+    arrays = norm_arrays(3, dtype="float32" if dtype == "bfloat16" else dtype)
+    if dtype == "bfloat16":
+        arrays = {name: (values.view("u4") >> 16 << 16).view("f4") for name, values in arrays.items()}
+    with h5py.File(tmp_path / "w.h5", "w") as file:
+        for number, values in enumerate(arrays.values()):
+            if dtype == "bfloat16":
+                values = (values.view("u4") >> 16).astype("u2").view("V2")
+            file[f"layers/batch_normalization/vars/{number}"] = values
+            if dtype == "bfloat16":
+                file[f"layers/batch_normalization/vars/{number}"].attrs["dtype"] = "bfloat16"
+    write_archive(tmp_path / "m.keras", functional("m", norm("bn")), {}, model__weights__h5=(tmp_path / "w.h5").read_bytes())
+    layer = exporter.read(tmp_path / "m.keras")["bn"]
+    assert layer.dtype == dtype
+    assert stored(layer) == given(arrays)
+
+
+def test_axes_of_tf_keras(model):
+    """Lists of axes keep parameters in the input's rank; a virtual batch moves the axis by one."""
+    full = norm_arrays(5, shape=(1, 3, 1, 2))
+    bundle = model(functional("m", norm("bn", axis=[1, 3], build=[None, 3, 9, 2])), {"layers/batch_normalization": full}, version="2.15.0")
+    assert (bundle.layers[0].axis, bundle.layers[0].shape, bundle.layers[0].ndim) == ((1, 3), (3, 2), 4)
+    assert bundle.layers[0].gamma.ravel().tolist() == full["gamma"].ravel().tolist()
+    virtual = norm_arrays(6, shape=(1, 1, 1, 1, 4))
+    config = functional("m", norm("bn", axis=[4], virtual_batch_size=2, build=[None, 5, 5, 4]))
+    bundle = model(config, {"layers/batch_normalization": virtual})
+    assert (bundle.layers[0].axis, bundle.layers[0].shape, bundle.layers[0].ndim) == ((3,), (4,), 4)
+    assert "does not fit its axes" in error(model, functional("m", norm("bn", axis=[1, 2])), {"layers/batch_normalization": full})
+
+
+def test_fused_kernel_of_2_11(model):
+    config = functional("m", norm("bn", axis=[3], epsilon=1e-7, build=[None, 8, 8, 3]))
+    bundle = model(config, {"layers/batch_normalization": A}, version="2.11.0", weights="variables.h5")
+    assert (bundle.layers[0].epsilon, bundle.layers[0].effective_epsilon) == (1e-7, 1.001e-5)
+    assert model(config, {"layers/batch_normalization": A}).layers[0].effective_epsilon is None
+
+
+def test_through_the_gate(tmp_path):
+    bad = {**A, "moving_variance": np.float32([1, np.nan, 1])}
+    write_archive(tmp_path / "m.keras", functional("m", norm("bn")), {"layers/batch_normalization": bad})
+    assert r"bn: moving_variance[1] is NaN" in error(exporter.read, tmp_path / "m.keras", kind=LayerError)
+    write_archive(tmp_path / "m.keras", entry("Net", "n", registered="a>Net"), {"layers/batch_normalization": A})
+    assert "--epsilon" in error(exporter.read, tmp_path / "m.keras", kind=UnresolvedError)
+    layer = exporter.read(tmp_path / "m.keras", epsilon=0.01).layers[0]
+    assert (layer.epsilon, layer.axis, layer.assumed) == (0.01, (-1,), ("epsilon", "axis"))
+
+
+def test_pickled_and_missing_parts(tmp_path):
+    config, groups = functional("m", norm("bn")), {"layers/batch_normalization": A}
+
+    def said(**members):
+        return error(exporter.read, write_archive(tmp_path / "m.keras", config, groups, **members))
+
+    assert "a pickle is never loaded" in said(model__weights__h5=None, model__weights__npz=b"\x80\x04.")
+    assert "model.weights.h5 is missing" in said(model__weights__h5=None)
+    assert "config.json is missing" in said(config__json=None)
+    assert "both model.weights.h5 and variables.h5" in said(variables__h5=b"")
+    assert "not an HDF5 file" in said(model__weights__h5=b"<html>")
+    assert "cut short" in said(model__weights__h5=weights_bytes(groups)[:-100])
+    assert "config.json" in said(config__json=b"[]")
+    pickled = write_archive(tmp_path / "m.keras", config, groups, model__weights__h5=None, model__weights__npz=b"")
+    with pytest.raises(UnsupportedError):
+        exporter.read(pickled)
+
+
+def test_metadata_may_be_missing_or_broken(model):
+    config, groups = functional("m", norm("bn")), {"layers/batch_normalization": A}
+    assert model(config, groups, metadata__json=None).origin.keras_version is None
+    bundle = model(config, groups, metadata__json=b"{")
+    assert "metadata.json" in bundle.warnings[0]
+    assert shown(bundle) == {"bn": (0.001, given(A))}
+
+
+def test_folder(tmp_path):
+    write_archive(tmp_path / "m.keras", functional("m", norm("bn")), {"layers/batch_normalization": A})
+    with zipfile.ZipFile(tmp_path / "m.keras") as archive:
+        archive.extractall(tmp_path / "model")
+    bundle = exporter.read(tmp_path / "model")
+    assert (bundle.origin.file, shown(bundle)) == ("model", {"bn": (0.001, given(A))})
+    assert read_architecture(Place(tmp_path / "model")).keras_version == "3.15.1"
+    (tmp_path / "model" / "model.weights.h5").rename(tmp_path / "model" / "model_00000.weights.h5")
+    shards = {"metadata": {"total_size": 48.0}, "weight_map": {"/layers/batch_normalization/vars": ["model_00000.weights.h5"]}}
+    (tmp_path / "model" / "model.weights.json").write_text(json.dumps(shards))
+    assert shown(exporter.read(tmp_path / "model")) == {"bn": (0.001, given(A))}
+
+
+def test_what_is_claimed(tmp_path):
+    with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
+        archive.writestr("document.xml", "<x/>")
+    assert not keras_archive.claims(Place(tmp_path / "other.zip"))
+    assert not keras_archive.claims(Place(tmp_path))
+    whole = write_archive(tmp_path / "m.keras", functional("m", norm("bn")), {"layers/batch_normalization": A}).read_bytes()
+    (tmp_path / "cut.keras").write_bytes(whole[:-30])
+    assert keras_archive.claims(Place(tmp_path / "cut.keras"))
+    assert "cut short" in error(exporter.read, tmp_path / "cut.keras")
+
+
+def test_a_large_model_is_not_read(tmp_path, monkeypatch):
+    """Of a stored archive the batch norm's bytes are read and the directory, not the kernel beside it."""
+    groups = {"layers/batch_normalization": A, "layers/dense": [np.zeros((3000, 2000), "f4"), np.zeros(2000, "f4")]}
+    write_archive(tmp_path / "m.keras", functional("m", norm("bn"), entry("Dense", "d")), groups)
+    read = []
+
+    class Counted(io.FileIO):
+        def readinto(self, buffer):
+            read.append(super().readinto(buffer))
+            return read[-1]
+
+        def read(self, size=-1):
+            data = super().read(size)
+            read.append(len(data))
+            return data
+
+    monkeypatch.setattr(Place, "open", lambda place: Counted(place.local))
+    bundle = keras_archive.read(Place(tmp_path / "m.keras"), ReadOptions())
+    assert shown(bundle) == {"bn": (0.001, given(A))}
+    assert sum(read) < 200_000

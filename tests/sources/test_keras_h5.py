@@ -1,0 +1,585 @@
+"""Legacy HDF5 files of every Keras, written here as those versions wrote them, and (live) by the installed Keras and tf_keras."""
+
+from __future__ import annotations
+
+import json
+
+import h5py
+import numpy as np
+import pytest
+
+import exporter
+from exporter.errors import ExporterError, UnresolvedError, UnsupportedError, UsageError
+from tests.make.configs import functional, layer, norm, sequential
+
+ROLES = ("gamma", "beta", "moving_mean", "moving_variance")
+RUNNING = ("gamma", "beta", "running_mean", "running_std")
+
+
+def parameters(channels=3, seed=0, shape=None, dtype=np.float32):
+    """{role: values}, no two alike."""
+    random = np.random.default_rng([seed, channels])
+    shape = shape or (channels,)
+    return {role: np.abs(random.normal(size=shape)).astype(dtype) + dtype(0.01) for role in ROLES}
+
+
+def named(scope, values, roles=ROLES, separator="/", ending=":0", names=ROLES):
+    """[(weight name, values)] of one batch norm under `scope`."""
+    return [(f"{scope}{separator}{names[ROLES.index(role)]}{ending}", values[role]) for role in roles]
+
+
+def write(path, groups, model=None, *, base=None, as_bytes=True, names=None, **attributes):
+    """A legacy HDF5 file. groups: {layer: [(weight name, values)]}; model: its config, or None for weights alone."""
+    base = ("model_weights" if model is not None else "") if base is None else base
+    with h5py.File(path, "w") as file:
+        for key, value in attributes.items():
+            file.attrs[key] = value
+        if model is not None:
+            file.attrs["model_config"] = json.dumps(model).encode()
+        root = file.require_group(base) if base else file
+        text = (lambda words: np.array([word.encode() for word in words])) if as_bytes else list
+        root.attrs["layer_names"] = text(names if names is not None else list(groups))
+        for layer_name, weights in groups.items():
+            group = root.require_group(layer_name)
+            group.attrs["weight_names"] = text([name for name, _ in weights])
+            for name, values in weights:
+                if values is not None:
+                    group.create_dataset(name, data=values)
+    return path
+
+
+def same(found, values, roles=ROLES):
+    for role in ROLES:
+        got = getattr(found, role)
+        if role not in roles:
+            assert got is None, role
+        else:
+            assert got.dtype == values[role].dtype
+            assert got.tobytes() == values[role].tobytes(), role
+    return True
+
+
+MODEL = sequential(layer("Dense", "fc", units=3), norm("bn_1", epsilon=0.002, scale=True), layer("Dense", "out", units=4),
+                   norm("bn_2", scale=False, center=True))
+FIRST, SECOND = parameters(3, 1), parameters(4, 2)
+NO_GAMMA = ROLES[1:]
+
+
+def groups(scope="bn_1", **form):
+    kernel = np.zeros((2, 3), np.float32)
+    return {"fc": [("fc/kernel:0", kernel)], "bn_1": named(scope, FIRST, **form), "out": [],
+            "bn_2": named("bn_2", SECOND, NO_GAMMA, **form)}
+
+
+@pytest.mark.parametrize(("version", "form"), [
+    ("2.0.8", {}), ("2.2.4", {"ending": ""}), ("2.2.4-tf", {}), ("2.9.0", {}), ("3.0.5", {"separator": "", "ending": ""}),
+    ("3.15.1", {"ending": ""}),
+])
+def test_a_whole_model(tmp_path, version, form):
+    if not form.get("separator", "/"):
+        held = {"fc": [], "bn_1": named("", FIRST, **form), "out": [], "bn_2": named("", SECOND, NO_GAMMA, **form)}
+    else:
+        held = groups(**form)
+    path = write(tmp_path / "model.h5", held, MODEL, keras_version=version, backend="tensorflow", as_bytes=version < "2.9")
+    bundle = exporter.read(path)
+    assert bundle.paths() == ["bn_1", "bn_2"]
+    assert same(bundle["bn_1"], FIRST)
+    assert same(bundle["bn_2"], SECOND, NO_GAMMA)
+    assert (bundle["bn_1"].epsilon, bundle["bn_1"].axis, bundle["bn_1"].momentum, bundle["bn_1"].assumed) == (0.002, (-1,), 0.9, ())
+    assert (bundle.origin.kind, bundle.origin.keras_version, bundle.origin.backend) == ("keras-h5", version, "tensorflow")
+    assert not bundle.warnings
+
+
+def test_weights_alone(tmp_path):
+    path = write(tmp_path / "weights.h5", groups(), keras_version="2.4.0", backend="tensorflow")
+    with pytest.raises(UnresolvedError) as caught:
+        exporter.read(path)
+    assert "bn_1: the file does not say its epsilon; bn_2: the file does not say its epsilon" in str(caught.value)
+    assert "--epsilon" in caught.value.hint
+    assert "--architecture" in caught.value.hint
+    bundle = exporter.read(path, epsilon={"bn_1": 0.5, "bn_2": 0.25})
+    assert [(found.path, found.epsilon, found.assumed) for found in bundle] == [("bn_1", 0.5, ("epsilon", "axis")),
+                                                                                ("bn_2", 0.25, ("epsilon", "axis"))]
+    (tmp_path / "model.json").write_text(json.dumps(MODEL))
+    bundle = exporter.read(path, architecture=tmp_path / "model.json")
+    assert [(found.path, found.epsilon, found.assumed) for found in bundle] == [("bn_1", 0.002, ()), ("bn_2", 0.01, ())]
+
+
+@pytest.mark.parametrize(("model", "what"), [
+    (sequential(layer("Dense", "fc"), norm("bn_1"), layer("Dense", "out"), norm("other", scale=False)),
+     "weights.h5: other: the architecture model.json does not fit: the config has this layer and the file holds no weights of it"),
+    (sequential(norm("bn_1"), norm("bn_2", scale=False)),
+     "weights.h5: fc: the architecture model.json does not fit: the file holds weights of this layer and the config has no such layer"),
+    (sequential(layer("Dense", "fc"), norm("bn_2", scale=False), norm("bn_1"), layer("Dense", "out")),
+     "weights.h5: bn_1: the architecture model.json does not fit: the layers stand in another order in layer_names than in the config"),
+    (sequential(layer("Dense", "fc"), norm("bn_1", scale=False), layer("Dense", "out"), norm("bn_2", scale=False)),
+     "weights.h5: bn_1: the architecture model.json does not fit: its config says scale=false, but the file holds a gamma"),
+    (sequential(layer("Dense", "fc"), norm("bn_1"), layer("Dense", "out"), norm("bn_2", axis=[1, 2], scale=False)),
+     "weights.h5: bn_2: the architecture model.json does not fit: its parameters have shape [4], which does not fit its axes [1, 2]"),
+])
+def test_an_architecture_that_does_not_fit(tmp_path, model, what):
+    path = write(tmp_path / "weights.h5", groups(), keras_version="2.4.0")
+    (tmp_path / "model.json").write_text(json.dumps(model))
+    with pytest.raises(ExporterError) as caught:
+        exporter.read(path, architecture=tmp_path / "model.json")
+    assert str(caught.value).startswith(what)
+
+
+def test_an_architecture_beside_a_whole_model_is_not_used(tmp_path):
+    path = write(tmp_path / "model.h5", groups(), MODEL)
+    (tmp_path / "model.json").write_text(json.dumps(sequential(norm("other"))))
+    bundle = exporter.read(path, architecture=tmp_path / "model.json")
+    assert bundle.warnings == ("the file holds its own config; the one given with --architecture is not used",)
+
+
+def nested_weights(order):
+    """The weights of a group: `order` lists "scope/role"."""
+    values = {scope: parameters(3, seed) for seed, scope in enumerate(dict.fromkeys(item.rpartition("/")[0] for item in order))}
+    split = [item.rpartition("/")[::2] for item in order]
+    kernel = np.zeros((3, 3), np.float32)
+    return [(f"{scope}/{role}:0", kernel if role == "kernel" else values[scope][role]) for scope, role in split], values
+
+
+INNER = sequential(norm("a"), layer("Dense", "d"), sequential(norm("b", scale=False), name="deep"), name="inner")
+
+
+@pytest.mark.parametrize("order", [
+    ["a/gamma", "a/beta", "d/kernel", "b/beta", "a/moving_mean", "a/moving_variance", "b/moving_mean", "b/moving_variance"],
+    ["d/kernel", "b/beta", "a/gamma", "a/beta", "a/moving_mean", "a/moving_variance", "b/moving_mean", "b/moving_variance"],  # a is frozen
+    ["a/gamma", "a/beta", "d/kernel", "a/moving_mean", "a/moving_variance", "b/beta", "b/moving_mean", "b/moving_variance"],  # b is frozen
+])
+def test_a_nested_model_with_frozen_layers(tmp_path, order):
+    weights, values = nested_weights(order)
+    path = write(tmp_path / "m.h5", {"inner": weights}, sequential(INNER), keras_version="2.4.0")
+    bundle = exporter.read(path)
+    assert bundle.paths() == ["inner/a", "inner/deep/b"]
+    assert same(bundle["inner/a"], values["a"])
+    assert same(bundle["inner/deep/b"], values["b"], NO_GAMMA)
+
+
+@pytest.mark.parametrize(("scopes", "refused"), [
+    (("a", "b"), None), (("a_1", "b_1"), None), (("x", "y"), None), (("inner/a", "b"), None), (("b_1", "x"), None),
+    (("b", "a"), "'b' stand at the place of 'inner/a'"), (("b", "c"), "'b' stand at the place of 'inner/a'"),
+    (("a_1", "a"), "'a' stand at the place of 'inner/b'"),
+])
+def test_names_and_order_have_to_agree(tmp_path, scopes, refused):
+    """A scope is not its layer's name where TensorFlow made it unique or the layer was renamed; one that names another layer is refused."""
+    order = [f"{scope}/{role}" for scope in scopes for role in ROLES]
+    weights, values = nested_weights(order)
+    path = write(tmp_path / "m.h5", {"inner": weights}, sequential(sequential(norm("a"), norm("b"), name="inner")))
+    if refused is None:
+        bundle = exporter.read(path)
+        assert same(bundle["inner/a"], values[scopes[0]])
+        assert same(bundle["inner/b"], values[scopes[1]])
+    else:
+        with pytest.raises(ExporterError, match=f"m.h5: inner: names and order disagree: the weights called {refused}"):
+            exporter.read(path)
+
+
+@pytest.mark.parametrize(("model", "scopes", "paths"), [
+    (layer("TimeDistributed", "td", layer=norm("bn")), ["td"], ["td/bn"]),
+    (layer("TimeDistributed", "td", layer=norm("bn")), ["td/bn"], ["td/bn"]),
+    (layer("TimeDistributed", "td", layer=layer("TimeDistributed", "in", layer=norm("bn"))), ["td"], ["td/in/bn"]),
+    (layer("Bidirectional", "td", layer=layer("RNN", "rnn", cell=layer("own>C", "c", n=norm("n")))),
+     ["td/forward_rnn/c", "td/backward_rnn/c"], ["td/forward_rnn/c/n", "td/backward_rnn/c/n"]),
+    (layer("RNN", "td", cell=layer("StackedRNNCells", "s", cells=[layer("own>C", f"c{i}", n=norm("n")) for i in (0, 1)])),
+     ["td/s/c0", "td/s/c1"], ["td/s/c0/n", "td/s/c1/n"]),
+    (layer("own>Block", "td", x=norm("p"), y=norm("q")), ["td/q", "td/p"], ["td/p", "td/q"]),
+])
+def test_wrappers_and_cells(tmp_path, model, scopes, paths):
+    weights, values = nested_weights([f"{scope}/{role}" for scope in scopes for role in ROLES])
+    bundle = exporter.read(write(tmp_path / "m.h5", {"td": weights}, sequential(model)))
+    assert bundle.paths() == paths
+    by_name = {"td/p": "td/p", "td/q": "td/q"}
+    for path, scope in zip(paths, scopes):
+        assert same(bundle[path], values[by_name.get(path, scope)])
+
+
+def test_user_classes_whose_config_says_nothing(tmp_path):
+    """Batch norms between the known ones are found by their weights; they have no epsilon."""
+    weights, values = nested_weights([f"{scope}/{role}" for scope in ("a", "mine/n1", "mine/n2", "b") for role in ROLES])
+    inner = sequential(norm("a"), layer("own>Block", "mine", units=3), norm("b"), name="inner")
+    path = write(tmp_path / "m.h5", {"inner": weights}, sequential(inner), keras_version="2.9.0")
+    with pytest.raises(UnresolvedError) as caught:
+        exporter.read(path)
+    assert [path for path, _ in caught.value.layers] == ["inner/mine/n1", "inner/mine/n2"]
+    bundle = exporter.read(path, epsilon=0.125)
+    assert [(found.path, found.epsilon) for found in bundle] == [("inner/a", 0.01), ("inner/mine/n1", 0.125), ("inner/mine/n2", 0.125),
+                                                                 ("inner/b", 0.01)]
+    assert same(bundle["inner/b"], values["b"])
+    skipped = exporter.read(path, skip_unresolved=True)
+    assert skipped.paths() == ["inner/a", "inner/b"]
+
+
+def test_user_classes_that_leave_more_than_one_reading(tmp_path):
+    weights, _ = nested_weights([f"{scope}/{role}" for scope in ("bn", "bn_1") for role in ROLES])
+    inner = sequential(norm("bn"), layer("own>Block", "mine"), name="inner")
+    with pytest.raises(ExporterError, match="its weights fit the config in more than one way"):
+        exporter.read(write(tmp_path / "m.h5", {"inner": weights}, sequential(inner)))
+    weights, _ = nested_weights([f"mine/{scope}/{role}" for scope in ("p", "p_1") for role in ROLES])
+    block = layer("own>Block", "mine", x=norm("p"), y=norm("p"))
+    with pytest.raises(ExporterError, match=r"it is not clear which weights are those of 'mine/p'"):
+        exporter.read(write(tmp_path / "n.h5", {"mine": weights}, sequential(block)))
+
+
+def test_layers_that_were_never_built(tmp_path):
+    path = write(tmp_path / "m.h5", {"bn_1": named("bn_1", FIRST), "bn_2": []}, sequential(norm("bn_1"), norm("bn_2")))
+    with pytest.raises(UnresolvedError, match="bn_2: the file holds no parameters of it: it was never built"):
+        exporter.read(path)
+    assert exporter.read(path, skip_unresolved=True).paths() == ["bn_1"]
+
+
+def test_custom_classes_imposters_and_decoys(tmp_path):
+    model = sequential(norm("ghost", class_name="acme>GhostNorm", gain=2), layer("fake>BatchNormalization", "fake", units=3),
+                       layer("LayerNormalization", "ln"), norm("v1", class_name="BatchNormalizationV1"),
+                       norm("sync", class_name="SyncBatchNormalization"), layer("Dense", "beta_bn", units=3))
+    held = {"ghost": named("ghost", FIRST), "fake": named("fake", FIRST, ("gamma", "beta")), "ln": named("ln", FIRST, ("gamma", "beta")),
+            "v1": named("v1", SECOND), "sync": named("sync", parameters(5)),
+            "beta_bn": [("beta_bn/kernel:0", np.zeros((3, 3), np.float32))]}
+    path = write(tmp_path / "m.h5", held, model, keras_version="2.4.0")
+    with h5py.File(path, "a") as file:
+        for role in ROLES:
+            file.create_dataset(f"optimizer_weights/training/Adam/v1/{role}/m:0", data=FIRST[role])
+        file.create_group("model_weights/top_level_model_weights").attrs["weight_names"] = []
+    bundle = exporter.read(path)
+    assert [(found.path, found.class_name) for found in bundle] == [("ghost", "acme>GhostNorm"), ("v1", "BatchNormalizationV1"),
+                                                                    ("sync", "SyncBatchNormalization")]
+    assert same(bundle["v1"], SECOND)
+
+
+@pytest.mark.parametrize("version", ["2.0.2-tf", "2.0.6-tf"])
+def test_beta_before_gamma(tmp_path, version):
+    """tf.contrib.keras of TensorFlow 1.2 and 1.3."""
+    held = {"bn_1": named("bn_1", FIRST, ("beta", "gamma", *ROLES[2:])), "bn_2": named("bn_2", SECOND, NO_GAMMA)}
+    bundle = exporter.read(write(tmp_path / "m.h5", held, keras_version=version, backend="tensorflow"), epsilon=0.1)
+    assert same(bundle["bn_1"], FIRST)
+    assert same(bundle["bn_2"], SECOND, NO_GAMMA)
+    for other in ("2.0.6", "2.0.8-tf"):
+        with pytest.raises(ExporterError, match="bn_1: names and positions of its weights disagree"):
+            exporter.read(write(tmp_path / "n.h5", held, keras_version=other, backend="tensorflow"), epsilon=0.1)
+
+
+def test_renorm_and_other_weights(tmp_path):
+    more = [(f"bn/{name}:0", np.zeros(3, np.float32)) for name in ("moving_stddev", "renorm_mean", "renorm_stddev")]
+    held = {"bn": named("bn", FIRST) + more}
+    assert not exporter.read(write(tmp_path / "m.h5", held, sequential(norm("bn", renorm=True)))).warnings
+    held["bn"].append(("bn/gain:0", np.ones(3, np.float32)))
+    bundle = exporter.read(write(tmp_path / "n.h5", held, sequential(norm("bn", renorm=True))))
+    assert bundle.warnings == ("bn: the file holds more weights of this layer, which are not exported: bn/gain:0",)
+
+
+@pytest.mark.parametrize(("shape", "config", "axis", "kept"), [
+    ((1, 3, 1, 2), {"axis": [1, 3]}, (1, 3), (3, 2)), ((1, 3, 1, 2), {"axis": [3, 1]}, (1, 3), (3, 2)),
+    ((1, 1, 1, 1, 3), {"axis": [4], "virtual_batch_size": 2}, (3,), (3,)), ((3,), {"axis": [3]}, (3,), (3,)),
+])
+def test_axes(tmp_path, shape, config, axis, kept):
+    values = parameters(shape=shape)
+    bundle = exporter.read(write(tmp_path / "m.h5", {"bn": named("bn", values)}, sequential(norm("bn", **config))))
+    assert (bundle["bn"].axis, bundle["bn"].shape) == (axis, kept)
+    assert same(bundle["bn"], {role: array.reshape(kept) for role, array in values.items()})
+    alone = exporter.read(write(tmp_path / "w.h5", {"bn": named("bn", values)}), epsilon=0.1)
+    assert alone["bn"].shape == kept
+    assert alone["bn"].axis == tuple(number - len(shape) for number, size in enumerate(shape) if size != 1), "the shape tells"
+    assert ("axis" in alone["bn"].assumed) == (len(shape) == 1)
+
+
+def test_the_fused_kernel_of_the_era(tmp_path):
+    model = sequential(layer("InputLayer", "x", batch_input_shape=[None, 4, 4, 3]), norm("bn", axis=[3], epsilon=1e-7))
+    path = write(tmp_path / "m.h5", {"bn": named("bn", FIRST)}, model, keras_version="2.4.0", backend="tensorflow")
+    assert (exporter.read(path)["bn"].epsilon, exporter.read(path)["bn"].effective_epsilon) == (1e-7, 1.001e-5)
+    assert exporter.read(path, effective_epsilon=True)["bn"].epsilon == 1.001e-5
+    later = write(tmp_path / "n.h5", {"bn": named("bn", FIRST)}, model, keras_version="2.12.0", backend="tensorflow")
+    assert exporter.read(later)["bn"].effective_epsilon is None
+
+
+def old(scope, values, ending=""):
+    return named(scope, values, separator="_", ending=ending, names=RUNNING)
+
+
+OLD = {"class_name": "Sequential", "config": [layer("BatchNormalization", "bn", epsilon=0.01, mode=0, axis=-1, momentum=0.9)]}
+
+
+@pytest.mark.parametrize(("version", "ending", "divisor"), [
+    ("1.0.7", "", lambda s: np.sqrt(s) + 0.01), ("1.0.7", ":0", lambda s: np.sqrt(s + 0.01)), ("1.0.8", "", lambda s: np.sqrt(s + 0.01)),
+    ("1.2.2", ":0", lambda s: np.sqrt(s + 0.01)),
+])
+def test_running_std_of_whole_models(tmp_path, version, ending, divisor):
+    bundle = exporter.read(write(tmp_path / "m.h5", {"bn": old("bn", FIRST, ending)}, OLD, keras_version=version))
+    check_divisor(bundle, divisor)
+
+
+def check_divisor(bundle, divisor):
+    found = bundle["bn"]
+    stored = FIRST["moving_variance"].astype(np.float64)
+    assert found.gamma.tobytes() == FIRST["gamma"].tobytes()
+    assert found.moving_mean.tobytes() == FIRST["moving_mean"].tobytes()
+    np.testing.assert_allclose(np.sqrt(found.moving_variance.astype(np.float64) + found.epsilon), divisor(stored), rtol=2.0**-23)
+    assert bool(found.converted) == (found.moving_variance.tobytes() != FIRST["moving_variance"].tobytes())
+
+
+@pytest.mark.parametrize(("options", "text", "divisor"), [
+    ({"keras_version": "1.0.5"}, {}, lambda s: s + 0.01), ({}, {"keras_version": "1.0.5"}, lambda s: s + 0.01),
+    ({}, {"keras_version": "1.1.0"}, lambda s: np.sqrt(s + 0.01)), ({}, {}, lambda s: s + 0.01),
+    ({"keras_version": "1.0.7", "backend": "theano"}, {}, lambda s: np.sqrt(s) + 0.01),
+])
+def test_running_std_of_weights_alone(tmp_path, options, text, divisor):
+    path = write(tmp_path / "w.h5", {"bn": old("bn", FIRST)})
+    (tmp_path / "model.json").write_text(json.dumps({**OLD, **text}))
+    bundle = exporter.read(path, architecture=tmp_path / "model.json", **options)
+    check_divisor(bundle, divisor)
+    assert bool(bundle.warnings) == (not options and not text)
+
+
+def test_running_std_of_a_later_keras_than_its_architecture_says(tmp_path):
+    """gamma_regularizer is a key since 1.1.0: a config that has it is of no older Keras, whatever else it does not say."""
+    path = write(tmp_path / "w.h5", {"bn": old("bn", FIRST)})
+    later = {"class_name": "Sequential", "config": [layer("BatchNormalization", "bn", epsilon=0.01, axis=-1, gamma_regularizer=None)]}
+    (tmp_path / "model.json").write_text(json.dumps(later))
+    check_divisor(exporter.read(path, architecture=tmp_path / "model.json"), lambda s: np.sqrt(s + 0.01))
+
+
+def test_running_std_of_an_unknown_keras(tmp_path):
+    path = write(tmp_path / "w.h5", {"bn": old("bn", FIRST)})
+    for options in ({}, {"epsilon": 0.001}):
+        with pytest.raises(UnresolvedError, match="bn: the file says neither its epsilon nor which Keras wrote it, which decides whether"):
+            exporter.read(path, **options)
+    never_updated = {**FIRST, "moving_mean": np.zeros(3, np.float32), "moving_variance": np.ones(3, np.float32)}
+    bundle = exporter.read(write(tmp_path / "n.h5", {"bn": old("bn", never_updated)}), epsilon=0.001)
+    assert bundle["bn"].assumed == ("moving_variance", "epsilon", "axis")
+    assert "its statistics were never updated" in bundle.warnings[0]
+
+
+def test_a_version_that_contradicts_the_file(tmp_path):
+    path = write(tmp_path / "m.h5", {"bn": old("bn", FIRST)}, OLD, keras_version="1.2.2")
+    with pytest.raises(UsageError, match=r"--keras-version 1.0.5 contradicts the file, which says 1.2.2"):
+        exporter.read(path, keras_version="1.0.5")
+    assert exporter.read(path, keras_version="1.2.2").paths() == ["bn"]
+
+
+@pytest.mark.parametrize("mode", [1, 2])
+def test_modes_of_keras_1(tmp_path, mode):
+    model = {"class_name": "Sequential", "config": [layer("BatchNormalization", "bn", epsilon=0.01, mode=mode, axis=-1)]}
+    with pytest.raises(UnresolvedError, match=f"bn: its mode {mode} normalises"):
+        exporter.read(write(tmp_path / "m.h5", {"bn": old("bn", FIRST)}, model, keras_version="1.2.2"))
+
+
+def test_defaults_of_an_old_config(tmp_path):
+    model = {"class_name": "Sequential", "config": [layer("BatchNormalization", "bn", mode=0)]}
+    bundle = exporter.read(write(tmp_path / "m.h5", {"bn": old("bn", FIRST)}, model, keras_version="1.0.8"))
+    assert (bundle["bn"].epsilon, bundle["bn"].axis, bundle["bn"].assumed) == (1e-5, (-1,), ("axis", "epsilon"))
+    assert bundle.warnings == ("bn: its config has no epsilon; 1e-05 is that version's default",)
+
+
+def test_merge_and_nameless_sequentials_of_keras_1(tmp_path):
+    nameless = [{"class_name": "Sequential", "config": inside} for inside in ([norm("left")], [layer("Dense", "d"), norm("deep")])]
+    merge = layer("Merge", "merge_1", layers=[nameless[0], sequential(norm("right"), name="branch")])
+    model = {"class_name": "Sequential", "config": [merge, nameless[1], norm("top")]}
+    held = {name: old(name, parameters(3, seed)) for seed, name in enumerate(("left", "right"))}
+    held["sequential_7"] = [("d_W", np.zeros((3, 3), np.float32)), *old("deep", FIRST)]
+    held["top"] = old("top", SECOND)
+    bundle = exporter.read(write(tmp_path / "m.h5", held, model, keras_version="1.2.2"))
+    assert bundle.paths() == ["merge_1/left", "merge_1/branch/right", "sequential_7/deep", "top"]
+    assert same(bundle["sequential_7/deep"], FIRST)
+
+
+def nested_in_keras_1(ordered_values):
+    """A nested Sequential d, a, e, b: names with all trainable weights first, values by layer or as named."""
+    a, b = parameters(3, 1), parameters(3, 2)
+    kernels = {"d_W": np.full((3, 3), 7, np.float32), "d_b": np.zeros(3, np.float32), "e_W": np.full((3, 3), 8, np.float32),
+               "e_b": np.zeros(3, np.float32)}
+    values = {**kernels, **dict(old("a", a)), **dict(old("b", b))}
+    names = ["d_W", "d_b", "a_gamma", "a_beta", "e_W", "e_b", "b_gamma", "b_beta",
+             "a_running_mean", "a_running_std", "b_running_mean", "b_running_std"]
+    by_layer = sorted(names, key=lambda name: "daeb".index(name[0]))
+    return [(name, values[source]) for name, source in zip(names, by_layer if ordered_values else names)], a, b
+
+
+@pytest.mark.parametrize("ordered_values", [True, False])
+@pytest.mark.parametrize("kind", [layer("Sequential", "inner", layers=[]), layer("TimeDistributed", "inner")])
+def test_what_keras_1_0_saved_under_each_others_names(tmp_path, ordered_values, kind):
+    weights, a, b = nested_in_keras_1(ordered_values)
+    inner = [layer("Dense", "d"), *(layer("BatchNormalization", name, epsilon=0.01, axis=-1) for name in "a"), layer("Dense", "e"),
+             layer("BatchNormalization", "b", epsilon=0.01, axis=-1)]
+    entry = sequential(*inner, name="inner")
+    if kind["class_name"] == "TimeDistributed":
+        entry = layer("TimeDistributed", "inner", layer={"class_name": "Sequential", "config": inner})
+    path = write(tmp_path / "w.h5", {"inner": weights})
+    (tmp_path / "model.json").write_text(json.dumps({"class_name": "Sequential", "config": [entry]}))
+    found = list(exporter.read(path, architecture=tmp_path / "model.json"))
+    for layer_found, values in zip(found, (a, b)):
+        assert layer_found.gamma.tobytes() == values["gamma"].tobytes()
+        assert layer_found.moving_mean.tobytes() == values["moving_mean"].tobytes()
+    if ordered_values:
+        with pytest.raises(UnresolvedError, match="under each other's names"):
+            exporter.read(path, epsilon=0.1)
+
+
+def write_unnamed(path, layers, *, graph=False):
+    with h5py.File(path, "w") as file:
+        if graph:
+            flat = [values for weights in layers for values in weights]
+            group = file.create_group("graph")
+            group.attrs["nb_params"] = len(flat)
+            for number, values in enumerate(flat):
+                group[f"param_{number}"] = values
+            return path
+        file.attrs["nb_layers"] = len(layers)
+        for number, weights in enumerate(layers):
+            group = file.create_group(f"layer_{number}")
+            group.attrs["nb_params"] = len(weights)
+            for place, values in enumerate(weights):
+                group[f"param_{place}"] = values
+    return path
+
+
+def flat(values):
+    return [values[role] for role in ROLES]
+
+
+KERNEL = [np.zeros((2, 3), np.float32), np.zeros(3, np.float32)]
+
+
+def norm_of_keras_0(**config):
+    return {"name": "BatchNormalization", "epsilon": 0.01, "momentum": 0.9, "mode": 0, **config}
+
+
+@pytest.mark.parametrize("graph", [False, True])
+def test_keras_0_3(tmp_path, graph):
+    entries = {"d": {"name": "Dense"}, "n": norm_of_keras_0(axis=-1), "r": {"name": "Activation"},
+               "m": norm_of_keras_0(axis=-1, custom_name="n")}
+    if graph:
+        model = {"name": "Graph", "nodes": dict(reversed(entries.items())), "node_config": [{"name": name} for name in entries]}
+        paths = ["n", "m"]
+    else:
+        model = {"name": "Sequential", "layers": list(entries.values())}
+        paths = ["layer_1", "n"]
+    path = write_unnamed(tmp_path / "w.h5", [KERNEL, flat(FIRST), [], flat(SECOND)], graph=graph)
+    (tmp_path / "model.json").write_text(json.dumps(model))
+    with pytest.raises(UnsupportedError, match=r"weights of Keras 0.3 have no names, and neither epsilon nor the kinds"):
+        exporter.read(path, epsilon=0.1)
+    bundle = exporter.read(path, architecture=tmp_path / "model.json")
+    assert bundle.paths() == paths
+    for found, values in zip(bundle, (FIRST, SECOND)):
+        assert found.converted[0] == "moving_variance"
+        assert found.gamma.tobytes() == values["gamma"].tobytes()
+        root = np.sqrt(found.moving_variance.astype(np.float64) + found.epsilon)
+        np.testing.assert_allclose(root, values["moving_variance"].astype(np.float64) + 0.01, rtol=2.0**-23)
+
+
+def test_keras_0_3_0_has_a_parameter_for_each_element(tmp_path):
+    values = parameters(shape=(2, 3))
+    path = write_unnamed(tmp_path / "w.h5", [flat(values)])
+    (tmp_path / "model.json").write_text(json.dumps({"name": "Sequential", "layers": [norm_of_keras_0(input_shape=[2, 3])]}))
+    found = exporter.read(path, architecture=tmp_path / "model.json")["layer_0"]
+    assert (found.axis, found.shape, found.ndim) == ((1, 2), (2, 3), 3)
+
+
+@pytest.mark.parametrize(("model", "what"), [
+    ([norm_of_keras_0()], "2 layers are in the file, 1 in the config"),
+    ([norm_of_keras_0(), {"name": "Dense"}],
+     "layer_0: the architecture model.json does not fit: 2 parameters are in the file, 4 in the config"),
+    ([{"name": "Dense"}, {"name": "Sequential", "layers": [{"name": "Mine", "custom_name": "m"}, norm_of_keras_0()]}],
+     "m: the architecture model.json does not fit: how many parameters a layer of class Mine has is not known"),
+])
+def test_an_architecture_that_does_not_fit_keras_0_3(tmp_path, model, what):
+    path = write_unnamed(tmp_path / "w.h5", [KERNEL, flat(FIRST)])
+    (tmp_path / "model.json").write_text(json.dumps({"name": "Sequential", "layers": model}))
+    with pytest.raises(ExporterError) as caught:
+        exporter.read(path, architecture=tmp_path / "model.json")
+    assert what in str(caught.value)
+
+
+def test_chunked_names_and_names_with_slashes_and_unicode(tmp_path):
+    names = ["a", "a/bn", "a/bn/c", "norm ①", "beta", "model_weights", "layers"]
+    values = {name: parameters(3, seed) for seed, name in enumerate(names)}
+    held = {name: named(name, values[name]) for name in names}
+    path = write(tmp_path / "m.h5", held, sequential(*map(norm, names)), as_bytes=False)
+    with h5py.File(path, "a") as file:
+        attributes = file["model_weights"].attrs
+        del attributes["layer_names"]
+        attributes["layer_names0"], attributes["layer_names1"] = names[:4], names[4:]
+    bundle = exporter.read(path)
+    assert bundle.paths() == names
+    assert all(same(bundle[name], values[name]) and bundle[name].name == name for name in names)
+    alone = exporter.read(write(tmp_path / "w.h5", held, as_bytes=False), epsilon=0.5)
+    assert alone.paths() == names
+    assert [found.name for found in alone] == names
+
+
+def put(group, name, values):
+    del group[name]
+    group[name] = values
+
+
+@pytest.mark.parametrize(("change", "what"), [
+    (lambda root: root.attrs.__delitem__("layer_names"), "model_weights: the attribute layer_names is missing"),
+    (lambda root: root["bn_1"].attrs.__delitem__("weight_names"), "bn_1: the attribute weight_names is missing"),
+    (lambda root: root.attrs.__setitem__("layer_names", [b"fc", b"bn_1", b"bn_1", b"bn_2"]),
+     "model_weights: layer_names lists 'bn_1' twice"),
+    (lambda root: root.attrs.__setitem__("layer_names", [b"fc", b"bn_1"]),
+     "bn_2: the config has this layer and the file holds no weights of it"),
+    (lambda root: root.attrs.__setitem__("layer_names", [b"fc", b"bn_2", b"out", b"bn_1"]), "bn_2: the layers stand in another order"),
+    (lambda root: root["bn_1"].attrs.__setitem__("weight_names", [f"bn_1/{role}:0".encode() for role in reversed(ROLES)]),
+     "bn_1: names and positions of its weights disagree: bn_1/moving_variance:0, bn_1/moving_mean:0, bn_1/beta:0, bn_1/gamma:0"),
+    (lambda root: root["bn_1"].attrs.__setitem__("weight_names", [b"bn_1/gamma:0", b"bn_1/gamma:0", b"bn_1/moving_mean:0"]),
+     "bn_1: 'bn_1/gamma:0' comes twice among its weights"),
+    (lambda root: root["bn_1"].attrs.__setitem__("weight_names", [b"bn_1/gamma:0", b"bn_1/beta:0", b"bn_1/moving_mean:0"]),
+     "bn_1: moving_mean and moving_variance are not among its weights: bn_1/gamma:0, bn_1/beta:0, bn_1/moving_mean:0"),
+    (lambda root: root["bn_1"].attrs.__setitem__("weight_names", [f"bn_1/{role}:0".encode() for role in ROLES[1:]]),
+     "bn_1: its config says scale=true, but the file holds no gamma"),
+    (lambda root: root["bn_1"].__delitem__("bn_1/beta:0"), "bn_1: weight_names lists 'bn_1/beta:0', and the file holds no such weight"),
+    (lambda root: put(root["bn_1"], "bn_1/beta:0", np.zeros(4, np.float32)), "bn_1: its parameters differ in shape: gamma [3], beta [4]"),
+    (lambda root: put(root["bn_1"], "bn_1/beta:0", np.zeros(3, np.float64)),
+     "bn_1: its parameters differ in type: gamma float32, beta float64"),
+    (lambda root: put(root["bn_1"], "bn_1/beta:0", np.zeros(3, np.int32)), "model_weights/bn_1/bn_1/beta:0: a dataset of integers"),
+    (lambda root: root.__delitem__("bn_1"), "model_weights/bn_1: nothing of this name is in the file"),
+])
+def test_damaged_files(tmp_path, change, what):
+    model = write(tmp_path / "model.h5", groups(), MODEL, keras_version="2.4.0")
+    with h5py.File(model, "a") as file:
+        change(file["model_weights"])
+    with pytest.raises(ExporterError) as caught:
+        exporter.read(model)
+    assert str(caught.value).startswith(f"model.h5: {what}")
+
+
+def test_numbers_that_make_names_unique(tmp_path):
+    """A scope that two batch norms share: the number at each name is that name's own, so all four have to have the same ones."""
+    weights = [(f"cell/{role}{number}:0", FIRST[role]) for number in ("", "_1") for role in ROLES]
+    bundle = exporter.read(write(tmp_path / "w.h5", {"rnn": weights}), epsilon=0.1)
+    assert bundle.paths() == ["rnn/cell", "rnn/cell#2"]
+    with pytest.raises(ExporterError, match="several batch norms have the scope 'cell', and not all have the same parameters"):
+        exporter.read(write(tmp_path / "x.h5", {"rnn": [pair for pair in weights if pair[0] != "cell/gamma_1:0"]}), epsilon=0.1)
+
+
+def test_channels_that_the_config_contradicts(tmp_path):
+    entry = {**norm("bn"), "build_config": {"input_shape": [None, 5]}}
+    with pytest.raises(ExporterError, match=r"bn: it has 3 channels, and was built on an input of shape \[None, 5\]"):
+        exporter.read(write(tmp_path / "m.h5", {"bn": named("bn", FIRST)}, sequential(entry)))
+
+
+def test_an_hdf5_file_that_is_no_model(tmp_path):
+    with h5py.File(tmp_path / "data.h5", "w") as file:
+        file["x"] = np.zeros(3)
+    with pytest.raises(ExporterError, match=r"data.h5: the attribute layer_names is missing: this is no HDF5 file that Keras wrote"):
+        exporter.read(tmp_path / "data.h5")
+
+
+def test_no_batch_norm(tmp_path):
+    with pytest.raises(UnsupportedError, match="the model holds no BatchNormalization layer"):
+        exporter.read(write(tmp_path / "m.h5", {"fc": [("fc/kernel:0", np.zeros((2, 2), np.float32))]}, sequential(layer("Dense", "fc"))))
+
+
+def test_functional_models_are_read_in_their_own_order(tmp_path):
+    model = functional((layer("InputLayer", "x", batch_input_shape=[None, 3]), []), (norm("late"), ["x"]), (norm("early"), ["late"]))
+    held = {"x": [], "late": named("late", FIRST), "early": named("early", SECOND)}
+    bundle = exporter.read(write(tmp_path / "m.h5", held, model))
+    assert [(found.path, found.ndim) for found in bundle] == [("late", 2), ("early", 2)]
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_element_types(tmp_path, dtype):
+    values = parameters(5, dtype=dtype)
+    found = exporter.read(write(tmp_path / "m.h5", {"bn": named("bn", values)}, sequential(norm("bn"))))["bn"]
+    assert found.dtype == np.dtype(dtype).name
+    assert same(found, values)

@@ -1,0 +1,247 @@
+"""Weights without a config: .weights.h5 and shards, alone and with an architecture."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import h5py
+import numpy as np
+import pytest
+
+import exporter
+from exporter.errors import ExporterError, FormatError, UnresolvedError, UnsupportedError
+from exporter.files.place import Place
+from exporter.sources import keras_archive, keras_weights
+from exporter.sources.shared.options import ReadOptions
+from tests.make.v3_files import entry, functional, given, norm, norm_arrays, sequential, stored, write_archive, write_weights
+
+A, B, C, D = (norm_arrays(seed) for seed in range(4))
+
+
+def read(path, architecture=None):
+    assert keras_weights.claims(Place(path))
+    return keras_weights.read(Place(path), ReadOptions(architecture=None if architecture is None else Place(architecture)))
+
+
+def shown(bundle):
+    return {layer.path: (layer.epsilon, stored(layer)) for layer in bundle}
+
+
+@pytest.fixture
+def weights(tmp_path):
+    return lambda groups: write_weights(tmp_path / "m.weights.h5", groups)
+
+
+@pytest.fixture
+def architecture(tmp_path):
+    def make(*layers):
+        (tmp_path / "arch.json").write_text(json.dumps(functional("m", *layers)))
+        return tmp_path / "arch.json"
+
+    return make
+
+
+def test_alone(weights):
+    path = weights({"": ([], "m"), "layers/batch_normalization": (A, "stem"),
+                    "layers/batch_normalization_1": (norm_arrays(1, scale=False), "b"),
+                    "layers/sync_batch_normalization": (list(norm_arrays(2, scale=False, center=False).values()), "s"),
+                    "layers/sequential": ([], "seq"), "layers/sequential/layers/batch_normalization": (D, "deep")})
+    bundle = read(path)
+    assert shown(bundle) == {"stem": (None, given(A)), "seq/deep": (None, given(D)),
+                             "s": (None, given(norm_arrays(2, scale=False, center=False)))}
+    assert bundle.skipped[0][0] == "b"
+    with pytest.raises(UnresolvedError) as caught:
+        exporter.read(path)
+    assert "--epsilon" in caught.value.hint
+    assert "--architecture" in caught.value.hint
+    assert exporter.read(path, epsilon=0.01, skip_unresolved=True)["seq/deep"].epsilon == 0.01
+
+
+def test_alone_without_names(weights):
+    inside = "_layer_checkpoint_dependencies"
+    bundle = read(weights({f"{inside}/batch_normalization_2": A, f"{inside}/batch_normalization_10": B,
+                           f"{inside}/sequential/{inside}/batch_normalization": C}))
+    assert bundle.paths() == [f"{inside}/batch_normalization_2", f"{inside}/batch_normalization_10",
+                              f"{inside}/sequential/{inside}/batch_normalization"]
+
+
+@pytest.mark.parametrize(("container", "step"), [
+    ("layers", 1), ("_layer_checkpoint_dependencies", 2), ("_layer_checkpoint_dependencies", 1)])
+def test_with_an_architecture(weights, architecture, container, step):
+    groups = {f"{container}/batch_normalization": A, f"{container}/batch_normalization_{step}": norm_arrays(1, scale=False),
+              f"{container}/sequential/{container}/batch_normalization": C}
+    beside = architecture(norm("x", epsilon=0.1), sequential("s", norm("y", epsilon=0.2)), norm("z", epsilon=0.3, scale=False))
+    assert shown(read(weights(groups), beside)) == {
+        "x": (0.1, given(A)), "s/y": (0.2, given(C)), "z": (0.3, given(norm_arrays(1, scale=False)))}
+
+
+def test_architecture_from_another_model(tmp_path, weights):
+    write_archive(tmp_path / "other.keras", functional("m", norm("x", epsilon=0.5)), {"layers/batch_normalization": B})
+    bundle = exporter.read(weights({"layers/batch_normalization": A}), architecture=tmp_path / "other.keras")
+    assert shown(bundle) == {"x": (0.5, given(A))}
+
+
+def test_architecture_that_does_not_fit(weights, architecture):
+    def said(groups, *layers):
+        with pytest.raises(FormatError) as caught:
+            read(weights(groups), architecture(*layers))
+        return f"{caught.value} | {caught.value.hint}"
+
+    one = {"layers/batch_normalization": A}
+    assert "the config does not" in said({**one, "layers/batch_normalization_1": B}, norm("x"))
+    assert "arch.json" in said({**one, "layers/batch_normalization_1": B}, norm("x"))
+    assert "x: the file holds 4 variables" in said(one, norm("x", scale=False))
+    assert "the architecture calls this layer 'x', the weights 'y'" in said({"layers/batch_normalization": (A, "y")}, norm("x"))
+    assert "built on an input" in said(one, norm("x", build=[None, 9]))
+    assert "no group for this batch norm" in said(one, norm("x"), norm("more"))
+    assert "no weights" in read(weights({"layers/batch_normalization": []}), architecture(norm("x"))).skipped[0][1]
+
+
+def test_names_that_keras_made_up_may_differ(weights, architecture):
+    path = weights({"layers/batch_normalization": (A, "batch_normalization_7")})
+    assert shown(read(path, architecture(norm("x")))) == {"x": (0.001, given(A))}
+    path = weights({"layers/batch_normalization": (A, "x")})
+    assert shown(read(path, architecture(norm("batch_normalization_3")))) == {"batch_normalization_3": (0.001, given(A))}
+
+
+def test_equal_layers_may_be_one(weights, architecture):
+    """to_json() does not mark shared layers. tf.keras leaves one that is saved already out of the count, Keras 3 counts it."""
+    beside = architecture(norm("one"), functional("f", norm("one"), norm("two")), norm("three"))
+    inside = "layers/functional/layers/batch_normalization"
+    expected = {"one": (0.001, given(A)), "f/two": (0.001, given(B)), "three": (0.001, given(C))}
+    shared = {"layers/batch_normalization": A, f"{inside}_1": B, "layers/batch_normalization_1": C}
+    assert shown(read(weights(shared), beside)) == expected
+    shared = {"layers/batch_normalization": A, inside: B, "layers/batch_normalization_1": C, "layers/functional": []}
+    assert shown(read(weights(shared), beside)) == expected
+    twins = {"layers/batch_normalization": A, inside: D, f"{inside}_1": B, "layers/batch_normalization_1": C, "layers/functional": []}
+    assert shown(read(weights(twins), beside)) == {**expected, "f/one": (0.001, given(D))}
+
+
+def test_groups_that_do_not_come_out_even(weights, architecture, tmp_path):
+    """A layer kept as an attribute is saved there and not counted: which of the others is which cannot be known."""
+    groups = {"norm": A, "layers/batch_normalization": B, "layers/batch_normalization_1": C}
+    layers = [norm("a"), norm("b"), norm("c")]
+    with pytest.raises(FormatError, match="does not fit"):
+        read(weights(groups), architecture(*layers))
+    write_archive(tmp_path / "m.keras", functional("m", *layers), groups, version="2.15.0")
+    bundle = keras_archive.read(Place(tmp_path / "m.keras"), ReadOptions())
+    assert [path for path, reason in bundle.skipped if "not certain" in reason] == ["a", "b", "c"]
+    assert shown(bundle) == {"norm": (None, given(A))}
+
+
+def test_more_groups_than_layers(weights, architecture):
+    """Counted in ones two of them would have a group, counted in twos as well."""
+    inside = "_layer_checkpoint_dependencies"
+    groups = {f"{inside}/my_bn{number}": norm_arrays(i) for i, number in enumerate(("", "_1", "_2"))}
+    layers = [norm(name, class_name="MyBN", registered="lab>MyBN") for name in "ab"]
+    with pytest.raises(FormatError, match="does not fit"):
+        read(weights(groups), architecture(*layers))
+    assert read(weights(groups), architecture(*layers, norm("c", class_name="MyBN", registered="lab>MyBN"))).paths() == ["a", "b", "c"]
+
+
+def test_other_layouts_are_not_claimed(tmp_path):
+    for name, fill in {"legacy": lambda file: file.attrs.update(layer_names=np.array([b"layers"])),
+                       "empty": lambda file: None, "old": lambda file: file.attrs.update(nb_layers=1)}.items():
+        with h5py.File(tmp_path / name, "w") as file:
+            fill(file)
+            if name != "empty":
+                file.create_group("layers/layers/vars")
+        assert not keras_weights.claims(Place(tmp_path / name)), name
+    with h5py.File(tmp_path / "sub", "w") as file:
+        file["block/norm/vars/0"] = np.ones(3)
+    assert keras_weights.claims(Place(tmp_path / "sub"))
+    (tmp_path / "x.json").write_text('{"a": 1}')
+    assert not keras_weights.claims(Place(tmp_path / "x.json"))
+    assert not keras_weights.claims(Place(tmp_path))
+
+
+@pytest.fixture
+def shards(tmp_path):
+    """shards(parts, weight_map, total) -> path of the index; parts: the groups of each shard, {number: array} in each group."""
+
+    def make(parts, weight_map, total=None):
+        size = 0
+        for number, groups in enumerate(parts):
+            with h5py.File(tmp_path / f"w_{number:05}.weights.h5", "w") as file:
+                for path, (name, arrays) in groups.items():
+                    inner = file.create_group(f"{path}/vars" if path else "vars")
+                    if name:
+                        inner.attrs["name"] = name
+                    for key, array in arrays.items():
+                        inner[str(key)] = array
+                        size += array.nbytes
+        index = {"metadata": {"total_size": float(size if total is None else total)}, "weight_map": weight_map}
+        (tmp_path / "w.weights.json").write_text(json.dumps(index))
+        return tmp_path / "w.weights.json"
+
+    return make
+
+
+def split(arrays, *cuts):
+    """The variables of one layer in pieces: [{number: array}, …]."""
+    numbered = list(enumerate(arrays.values()))
+    edges = [0, *cuts, len(numbered)]
+    return [dict(numbered[start:end]) for start, end in itertools.pairwise(edges)]
+
+
+FIRST, SECOND = "layers/batch_normalization", "layers/batch_normalization_1"
+
+
+def names(*numbers):
+    return [f"w_{number:05}.weights.h5" for number in numbers]
+
+
+def test_shards_that_cut_a_layer(shards):
+    a, b = split(A, 3), split(B, 0, 2)
+    parts = [{"": ("m", {}), FIRST: ("one", a[0])}, {FIRST: (None, a[1]), SECOND: ("two", b[0])}, {SECOND: (None, b[1])},
+             {SECOND: (None, b[2])}]
+    bundle = read(shards(parts, {f"/{FIRST}/vars": names(0, 1), f"/{SECOND}/vars": names(2, 3)}))
+    assert shown(bundle) == {"one": (None, given(A)), "two": (None, given(B))}
+
+
+def test_index_of_3_10_names_only_the_first_shard(shards):
+    a, b = split(A, 1, 3), split(B, 2)
+    parts = [{FIRST: ("one", a[0])}, {FIRST: (None, a[1])}, {FIRST: (None, a[2]), SECOND: ("two", b[0])}, {SECOND: (None, b[1])}]
+    bundle = read(shards(parts, {f"/{FIRST}/vars": names(0)[0], f"/{SECOND}/vars": names(2)[0]}))
+    assert shown(bundle) == {"layers/one": (None, given(A)), "layers/two": (None, given(B))}
+
+
+def test_a_shard_left_from_another_save_is_not_read(shards):
+    parts = [{FIRST: ("one", dict(enumerate(A.values())))}, {SECOND: ("old", dict(enumerate(B.values())))}]
+    assert read(shards(parts, {f"/{FIRST}/vars": names(0)}, total=48)).paths() == ["layers/one"]
+    assert read(shards(parts, {f"/{FIRST}/vars": names(0)[0]}, total=48)).paths() == ["layers/one"]
+
+
+def test_shards_that_are_damaged(shards, tmp_path):
+    parts = [{FIRST: ("one", dict(enumerate(A.values())))}, {SECOND: ("two", dict(enumerate(B.values())))}]
+    weight_map = {f"/{FIRST}/vars": names(0), f"/{SECOND}/vars": names(1)}
+
+    def said(weight_map, kind=ExporterError, **fields):
+        path = shards(parts, weight_map, **fields)
+        if fields.pop("missing", None):
+            (tmp_path / names(1)[0]).unlink()
+        with pytest.raises(kind) as caught:
+            read(path)
+        return str(caught.value)
+
+    assert "the shards hold 96 bytes of weights, w.weights.json says 95" in said(weight_map, total=95)
+    assert "the shards hold 48" in said({f"/{FIRST}/vars": names(0)})
+    assert "not the shards of one save" in said({"/a/vars": ["../../etc/passwd"]})
+    assert "not the shards of one save" in said({"/a/vars": ["other_00000.weights.h5"], "/b/vars": names(1)})
+    assert "not the shards of one save" in said({"/a/vars": [7]})
+    assert "no list of shards" in said({})
+    assert "shards;" in said({"/a/vars": names(99999)}, kind=UnsupportedError)
+    path = shards(parts, weight_map)
+    (tmp_path / names(1)[0]).unlink()
+    with pytest.raises(FormatError, match=r"w_00001.weights.h5 is missing"):
+        read(path)
+    both = [{FIRST: ("one", dict(enumerate(A.values())))}, {FIRST: (None, {0: np.ones(3, "f4")})}]
+    with pytest.raises(FormatError, match="two shards hold the same variable"):
+        read(shards(both, {f"/{FIRST}/vars": names(0, 1)}))
+
+
+def test_shards_with_an_architecture(shards, architecture):
+    parts = [{FIRST: ("one", split(A, 2)[0])}, {FIRST: (None, split(A, 2)[1])}]
+    beside = architecture(norm("one", epsilon=0.25), entry("Dense", "d"))
+    assert shown(read(shards(parts, {f"/{FIRST}/vars": names(0, 1)}), beside)) == {"one": (0.25, given(A))}

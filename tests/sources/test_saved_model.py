@@ -1,0 +1,370 @@
+"""SavedModels: who holds which variable, what Keras or the graph says about it, and what the installed TensorFlow writes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+import exporter
+from exporter.errors import FormatError, UnresolvedError, UnsupportedError
+from exporter.files.place import Place
+from exporter.formats.object_graph import OBJECT_GRAPH
+from exporter.sources import saved_model
+from exporter.sources.shared.options import ReadOptions
+from tests.make.graph_files import Function, function, graph, node
+from tests.make.live import ROLES, check_live, config, fill
+from tests.make.tensor_files import field, graph_proto, saved_graph_proto, saved_model_proto, write_bundle
+
+VALUES = {role: np.array([number + 1, 2, 3], "f4") for number, role in enumerate(ROLES)}
+CHILDREN = {role: number + 2 for number, role in enumerate(ROLES)}
+
+
+def write(folder, *, metadata=None, separate=None, roles=ROLES, version="2.4.0", stored=None, functions=b"", objects=None):
+    """A SavedModel of one batch norm, node 1, whose variables are nodes 2 to 5. metadata: its JSON in saved_model.pb."""
+    children = {role: CHILDREN[role] for role in roles}
+    said = [({"bn": 1}, {"class_name": "Model", "name": "net"} if metadata else None), (children, metadata),
+            *(({}, f"scope/{role}") for role in ROLES)]
+    keys = {role: f"variables/{number}/.ATTRIBUTES/VARIABLE_VALUE" for number, role in enumerate(ROLES)}
+    graph = stored or [({"bn": 1}, None), (children, None), *(({}, (f"scope/{role}", keys[role])) for role in ROLES)]
+    (folder / "variables").mkdir(parents=True, exist_ok=True)
+    write_bundle(folder / "variables", "variables", {**{keys[role]: VALUES[role] for role in ROLES}, OBJECT_GRAPH: [graph_proto(graph)]})
+    objects = saved_graph_proto(said) + functions if objects is None else objects
+    (folder / "saved_model.pb").write_bytes(saved_model_proto(objects, version))
+    if separate is not None:
+        (folder / "keras_metadata.pb").write_bytes(b"".join(field(1, field(2, node) + field(5, text)) for node, text in separate.items()))
+    return folder
+
+
+def metadata(name="bn_1", **more):
+    return {**config(name, 2e-3), "name": name, "build_input_shape": {"class_name": "TensorShape", "items": [None, 4, 3]}, **more}
+
+
+def read(folder):
+    place = Place(folder)
+    assert saved_model.claims(place)
+    return saved_model.read(place, ReadOptions())
+
+
+# ---- what is in the object graph
+
+def test_metadata_beside_the_objects(tmp_path):
+    bundle = read(write(tmp_path, metadata=metadata()))
+    assert (bundle.origin.kind, bundle.origin.tensorflow_version) == ("saved-model", "2.4.0")
+    layer = bundle["bn_1"]
+    assert (layer.epsilon, layer.axis, layer.ndim, layer.momentum, layer.class_name) == (2e-3, (1,), 3, 0.9, "BatchNormalization")
+    for role in ROLES:
+        assert getattr(layer, role).tobytes() == VALUES[role].tobytes()
+
+
+def test_metadata_in_a_file_of_its_own(tmp_path):
+    folder = write(tmp_path, separate={0: b'{"name": "net"}', 1: json.dumps(metadata("own", **{"build_input_shape": [None, 3]})).encode()})
+    assert read(folder).paths() == ["own"]
+    assert read(folder / "saved_model.pb")["own"].ndim == 2
+
+
+@pytest.mark.parametrize("said", [None, {"class_name": "Dense", "name": "bn_1", "config": {"name": "bn_1"}}, {"name": "bn_1"}])
+def test_without_the_config_of_a_batch_norm_nothing_is_guessed(tmp_path, said):
+    folder = write(tmp_path, metadata=said)
+    layer = read(folder).layers[0]
+    assert (layer.epsilon, layer.axis) == (None, None)
+    with pytest.raises(UnresolvedError, match="does not say its epsilon"):
+        exporter.read(folder)
+
+
+@pytest.mark.parametrize(("text", "what"), [
+    (b"{", "metadata of node 1.*not strict JSON"), (b"[1]", "not a JSON object"), (b'{"a": 1, "a": 2}', "occurs twice"),
+    (b"\xff\xfe", "metadata of node 1"),
+])
+def test_bad_metadata(tmp_path, text, what):
+    with pytest.raises(FormatError) as caught:
+        read(write(tmp_path, separate={1: text}))
+
+
+    assert re.search(what, str(caught.value))
+
+
+def test_a_config_that_contradicts_the_variables(tmp_path):
+    with pytest.raises(FormatError, match="its config says scale=True, but the checkpoint has no gamma"):
+        read(write(tmp_path, metadata=metadata(), roles=ROLES[1:]))
+
+
+def test_the_two_object_graphs_must_agree(tmp_path):
+    other = [({"bn": 1}, None), ({**CHILDREN, "gamma": 3}, None), *(({}, (role, f"variables/{n}/.ATTRIBUTES/VARIABLE_VALUE"))
+                                                                  for n, role in enumerate(ROLES))]
+    with pytest.raises(FormatError, match="do not hold the same parameters: scope/gamma"):
+        read(write(tmp_path, metadata=metadata(), stored=other))
+    with pytest.raises(FormatError, match="do not hold the same parameters: scope/beta, scope/gamma"):
+        read(write(tmp_path, metadata=metadata(), stored=[({}, None)]))
+
+
+def test_a_batch_norm_that_is_the_root_itself(tmp_path):
+    keys = [f"variables/{number}/.ATTRIBUTES/VARIABLE_VALUE" for number in range(4)]
+    stored = [(CHILDREN, None), ({}, None), *(({}, (role, key)) for role, key in zip(ROLES, keys, strict=True))]
+    objects = saved_graph_proto([(CHILDREN, None), ({}, None), *(({}, role) for role in ROLES)])
+    assert read(write(tmp_path, stored=stored, objects=objects)).paths() == ["batch_normalization"]
+
+
+def write_exported(folder, *, bound=(2, 3, 4, 5), names=ROLES):
+    """A SavedModel of one batch norm that only its functions tell: `call`, and `serve`, bound to the nodes `bound`, which calls it."""
+    arguments = ["x", *"gbmv"]
+    reads = [node(f"read_{name}", "ReadVariableOp", name) for name in "gbmv"]
+    values = [f"read_{name}:value:0" for name in "gbmv"]
+    norm = node("bn/FusedBatchNormV3", "FusedBatchNormV3", "x", *values, epsilon=0.02, is_training=False)
+    call = node("call", "StatefulPartitionedCall", *arguments, f=Function("call"))
+    functions = [function("call", arguments, [*reads, norm], {"y": "bn/FusedBatchNormV3:y:0"}),
+                 function("serve", arguments, [call], {"y": "call:output:0"})]
+    said = {"call": (2, 3, 4, 5), "serve": bound}
+    concrete = b"".join(field(2, field(1, name) + field(2, field(2, bytes(nodes)))) for name, nodes in said.items())
+    places = {str(number): number + 2 for number in range(4)}
+    keys = [f"variables/{number}/.ATTRIBUTES/VARIABLE_VALUE" for number in range(4)]
+    stored = [({"net": 1}, None), (places, None), *(({}, (f"net/bn/{role}", key)) for role, key in zip(ROLES, keys, strict=True))]
+    objects = [({"net": 1}, None), (places, None), *(({}, f"net/bn/{name}") for name in names)]
+    (folder / "variables").mkdir(parents=True)
+    write_bundle(folder / "variables", "variables", {**dict(zip(keys, VALUES.values(), strict=True)), OBJECT_GRAPH: [graph_proto(stored)]})
+    (folder / "saved_model.pb").write_bytes(saved_model_proto(saved_graph_proto(objects) + concrete, graph=graph(functions=functions)))
+    return folder
+
+
+@pytest.mark.parametrize("names", [ROLES, ("gamm#", *ROLES[1:]), tuple(f"#/{role}" for role in ROLES)])
+def test_names_come_from_the_graph_that_has_a_checksum(names, tmp_path):
+    layer = read(write_exported(tmp_path, names=names))["net/bn"]
+    assert np.float32(layer.epsilon) == np.float32(0.02)
+    for role in ROLES:
+        assert getattr(layer, role).tobytes() == VALUES[role].tobytes()
+
+
+@pytest.mark.parametrize("bound", [(3, 2, 4, 5), (2, 3, 4, 4), (2, 3, 4, 1), (2, 3, 4)])
+def test_functions_must_agree_about_their_variables(bound, tmp_path):
+    with pytest.raises(FormatError, match="the function call is bound to other objects than its caller serve"):
+        read(write_exported(tmp_path, bound=bound))
+
+
+def test_a_function_that_is_not_there(tmp_path):
+    folder = write_exported(tmp_path)
+    sound = (folder / "saved_model.pb").read_bytes()
+    at = sound.rindex(b"\x05serve")
+    (folder / "saved_model.pb").write_bytes(sound[:at] + b"\x05serv#" + sound[at + 6:])
+    with pytest.raises(FormatError, match="the function serv#, which it does not hold"):
+        read(folder)
+
+
+@pytest.mark.parametrize(("spoil", "what"), [
+    (lambda f: (f / "saved_model.pb").write_bytes(b""), "holds no graph"),
+    (lambda f: (f / "saved_model.pb").write_bytes(b"<!doctype html>"), "saved_model.pb"),
+    (lambda f: (f / "saved_model.pb").write_bytes((f / "saved_model.pb").read_bytes()[:-9]), "saved_model.pb: field"),
+    (lambda f: shutil.rmtree(f / "variables"), "has no variables"),
+    (lambda f: (f / "variables/variables.index").write_bytes(b""), "the file is empty"),
+    (lambda f: (f / "variables/variables.data-00000-of-00001").unlink(), "data-00000-of-00001 is missing"),
+    (lambda f: (f / "keras_metadata.pb").write_bytes(b"\x0a\x7f"), "keras_metadata.pb"),
+])
+def test_damage(tmp_path, spoil, what):
+    folder = write(tmp_path, metadata=metadata())
+    spoil(folder)
+    with pytest.raises(FormatError, match=what):
+        exporter.read(folder)
+
+
+def test_every_cut_of_the_model_is_an_error_of_ours(tmp_path):
+    folder = write(tmp_path, metadata=metadata())
+    sound = (folder / "saved_model.pb").read_bytes()
+    for size in range(0, len(sound), 5):
+        (folder / "saved_model.pb").write_bytes(sound[:size])
+        with pytest.raises((FormatError, UnsupportedError, UnresolvedError)):
+            exporter.read(folder)
+
+
+def test_the_text_form_is_refused(tmp_path):
+    (tmp_path / "saved_model.pbtxt").write_text("saved_model_schema_version: 1")
+    with pytest.raises(UnsupportedError, match="text form"):
+        read(tmp_path)
+
+
+def test_links_out_of_the_folder_are_not_followed(tmp_path):
+    folder = write(tmp_path / "model", metadata=metadata())
+    (tmp_path / "elsewhere").mkdir()
+    (folder / "variables/variables.index").rename(tmp_path / "elsewhere/variables.index")
+    (folder / "variables/variables.index").symlink_to(tmp_path / "elsewhere/variables.index")
+    with pytest.raises(FormatError, match="symbolic link"):
+        read(folder)
+
+
+# ---- TensorFlow itself
+
+@pytest.fixture(scope="module")
+def keras():
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    pytest.importorskip("tensorflow", reason="tensorflow is not installed", exc_type=ImportError)
+    return pytest.importorskip("tf_keras", reason="tf_keras is not installed")
+
+
+def classic(keras):
+    """A model with nesting, a wrapper, layers of both layouts and every combination of parameters."""
+    layers = keras.layers
+    sub = keras.Sequential([keras.Input((4, 4, 4)), layers.BatchNormalization(center=False, epsilon=2e-3, name="norm"),
+                            layers.BatchNormalization(axis=1, epsilon=1e-4, name="first")], name="sub")
+    x = keras.Input((4, 4, 2))
+    y = layers.Conv2D(4, 1)(layers.BatchNormalization(epsilon=1e-4, name="bn")(x))
+    y = layers.TimeDistributed(layers.BatchNormalization(epsilon=5e-3, name="inner"), name="td")(sub(y))
+    y = layers.Dense(3)(layers.Flatten()(y))
+    y = layers.BatchNormalization(scale=False, center=False, epsilon=1e-6, name="plain")(layers.LayerNormalization()(y))
+    return keras.Model(x, y, name="net")
+
+
+PATHS = {"bn": 1e-4, "sub/norm": 2e-3, "sub/first": 1e-4, "td/inner": 5e-3, "plain": 1e-6}
+
+
+def filled(model, keras):
+    return fill([layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)])
+
+
+def epsilons(bundle):
+    return sorted(np.float32(layer.epsilon) for layer in bundle)
+
+
+@pytest.mark.live
+def test_live_model_save(tmp_path, keras):
+    model = classic(keras)
+    live = filled(model, keras)
+    model.save(str(tmp_path / "m"), save_format="tf")
+    bundle = exporter.read(tmp_path / "m")
+    assert {layer.path: layer.epsilon for layer in bundle} == PATHS
+    assert {layer.path: (layer.axis, layer.ndim) for layer in bundle}["sub/first"] == ((1,), 4)
+    assert all(layer.effective_epsilon is None and not layer.assumed for layer in bundle)
+    check_live(bundle, live, outputs=False)
+    (tmp_path / "m/keras_metadata.pb").unlink()
+    bundle = exporter.read(tmp_path / "m")
+    assert epsilons(bundle) == sorted(map(np.float32, PATHS.values()))
+    check_live(bundle, live, outputs=False)
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("package", ["keras", "tf_keras"])
+@pytest.mark.parametrize("form", ["export", "saved_model.save"])
+def test_live_without_metadata(tmp_path, keras, package, form):
+    import tensorflow as tf
+
+    keras = pytest.importorskip(package)
+    model = classic(keras)
+    live = filled(model, keras)
+    if form == "export":
+        model.export(str(tmp_path / "m"))
+    else:
+        tf.saved_model.save(model, str(tmp_path / "m"))
+    bundle = exporter.read(tmp_path / "m")
+    assert epsilons(bundle) == sorted(map(np.float32, PATHS.values()))
+    axes = {np.float32(layer.epsilon): layer.axis for layer in bundle if layer.gamma is not None and layer.beta is not None}
+    assert axes[np.float32(5e-3)] == (-1,)
+    check_live(bundle, live, outputs=False)
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("form", ["metadata", "no metadata", "export"])
+def test_live_batch_norm_in_a_cell(tmp_path, keras, form):
+    layers = keras.layers
+
+    class Cell(layers.Layer):
+        units = state_size = output_size = 3
+
+        def __init__(self, **options):
+            super().__init__(**options)
+            self.dense, self.norm = layers.Dense(3, name="d"), layers.BatchNormalization(epsilon=7e-4, name="in_cell")
+
+        def call(self, inputs, states, training=None):
+            y = self.norm(self.dense(inputs) + states[0], training=training)
+            return y, [y]
+
+        def get_config(self):
+            return super().get_config()
+
+    x = keras.Input((5, 2))
+    model = keras.Model(x, layers.RNN(Cell(), name="rnn")(x))
+    live = filled(model, keras)
+    if form == "export":
+        model.export(str(tmp_path / "m"))
+    else:
+        model.save(str(tmp_path / "m"), save_format="tf")
+    if form == "no metadata":
+        (tmp_path / "m/keras_metadata.pb").unlink()
+    bundle = exporter.read(tmp_path / "m")
+    assert epsilons(bundle) == [np.float32(7e-4)]
+    check_live(bundle, live, outputs=False)
+    if form == "metadata":
+        assert bundle.paths() == ["rnn/cell/in_cell"]
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("form", ["simple", "builder"])
+def test_live_tensorflow_1(tmp_path, keras, form):
+    import tensorflow as tf
+
+    v1 = tf.compat.v1
+    random = np.random.default_rng(3)
+    with v1.Graph().as_default(), v1.Session() as session:
+        x = v1.placeholder(tf.float32, (None, 4))
+        names = ("gamma", "beta", "moving_mean", "moving_variance")
+        with v1.variable_scope("enc/bn"):
+            parts = {name: v1.get_variable(name, (4,)) for name in names}
+        y = tf.nn.batch_normalization(x, parts["moving_mean"], parts["moving_variance"], parts["beta"], parts["gamma"], 3e-4)
+        values = {name: random.uniform(0.1, 2, 4).astype("f4") for name in names}
+        session.run(v1.global_variables_initializer())
+        for name in names:
+            parts[name].load(values[name], session)
+        expected = session.run(y, {x: np.ones((1, 4), "f4")})
+        if form == "simple":
+            v1.saved_model.simple_save(session, str(tmp_path / "m"), {"x": x}, {"y": y})
+        else:
+            builder = v1.saved_model.Builder(str(tmp_path / "m"))
+            builder.add_meta_graph_and_variables(session, ["train"])
+            builder.add_meta_graph(["serve"])
+            builder.save()
+    layer = exporter.read(tmp_path / "m")["enc/bn"]
+    assert np.float32(layer.epsilon) == np.float32(3e-4)
+    for name in names:
+        assert getattr(layer, name).tobytes() == values[name].tobytes()
+    assert np.allclose(layer(np.ones((1, 4), "f4")), expected, rtol=1e-6)
+
+
+@pytest.mark.live
+def test_live_module_with_variables_of_its_own_names(tmp_path, keras):
+    import tensorflow as tf
+
+    class Net(tf.Module):
+        def __init__(self):
+            super().__init__()
+            self.u, self.s, self.k, self.b = (tf.Variable(np.arange(1, 4, dtype="f4") * n) for n in (1, 2, 3, 4))
+
+        @tf.function(input_signature=[tf.TensorSpec((None, 3))])
+        def __call__(self, x):
+            return tf.nn.batch_normalization(x, self.u, self.s, self.b, self.k, 0.02)
+
+    tf.saved_model.save(Net(), str(tmp_path / "m"))
+    layer, = exporter.read(tmp_path / "m")
+    assert np.float32(layer.epsilon) == np.float32(0.02)
+    assert [getattr(layer, role)[0] for role in ("moving_mean", "moving_variance", "gamma", "beta")] == [1, 2, 3, 4]
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("index", ["kept", "left out"])
+def test_live_model_whose_variables_were_frozen(tmp_path, keras, index):
+    import tensorflow as tf
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    norm = keras.layers.BatchNormalization(epsilon=0.03)
+    norm.build((None, 4, 4, 3))
+    fill([norm])
+    spec = tf.TensorSpec((None, 4, 4, 3))
+    frozen = convert_variables_to_constants_v2(tf.function(lambda x: norm(x, training=False)).get_concrete_function(spec))
+    module = tf.Module()
+    module.f = tf.function(lambda x: frozen(x)[0], input_signature=[spec])
+    tf.saved_model.save(module, str(tmp_path / "m"), signatures=module.f.get_concrete_function())
+    if index == "left out":
+        shutil.rmtree(tmp_path / "m/variables")
+    layer, = exporter.read(tmp_path / "m")
+    assert np.float32(layer.epsilon) == np.float32(0.03)
+    for role in ROLES:
+        assert getattr(layer, role).tobytes() == np.asarray(getattr(norm, role)).tobytes()

@@ -1,0 +1,360 @@
+"""Each kind of output, proven by the program it is made for; a program that is not installed is a visible skip."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import exporter
+from exporter.batchnorm import vectors
+from exporter.errors import MissingExtra, OutputError
+from exporter.targets import c_header, onnx_model, target_for
+from exporter.targets.shared.identifiers import LONGEST_STEM, identifiers
+from exporter.targets.shared.options import WriteOptions
+from tests.make.layers import ROOT, make_bundle, make_layer, mixed
+
+CONFORMANCE = ROOT / "vectors" / "batchnorm-1.json"
+NASTY = ["*/ evil /*", "??/", "a\\nb", "größe/π bn", "3d conv", "", "a b", "a_b", "a/b", '"', "=cmd()", "line\nbreak", "int", "_x",
+         "x" * 200, "x" * 201]
+
+
+def within_bound(layer, x, got, want, dtype=None):
+    """x, got, want: (rows, channels)."""
+    error = np.abs(np.asarray(got, np.float64) - np.asarray(want, np.float64))
+    assert (error <= vectors.bound(layer, x, dtype)).all(), f"{layer.path}: {(error / vectors.bound(layer, x, dtype)).max()} of the bound"
+
+
+@pytest.mark.parametrize("suffix", [".json", ".npz", ".safetensors", ".onnx", ".h", ".csv", ".md", ".zip"])
+def test_equal_bundles_give_equal_bytes(suffix):
+    if suffix == ".onnx":
+        pytest.importorskip("onnx")
+    target = target_for(f"x{suffix}")
+    assert target.write(mixed(), WriteOptions()) == target.write(mixed(), WriteOptions())
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (["out.npz", "--names", "torch"], "--names torch goes with a .safetensors output"),
+    (["out.json", "--folded"], "--folded goes with a .h output or the kit"),
+    (["out.zip", "--no-vectors"], "leave out --no-vectors"),
+    (["out.xyz"], "the suffix '.xyz' of the output's name is not known")])
+def test_options_that_do_not_go_together(words, message, tmp_path, run, monkeypatch):
+    from exporter.commands.export import export
+
+    monkeypatch.chdir(tmp_path)
+    exporter.write(make_bundle(), tmp_path / "b.json")
+    code, _, err = run(export, "b.json", *words)
+    assert code == 2
+    assert message in err
+
+
+def test_a_folder_is_filled_whole_or_not_at_all(tmp_path, monkeypatch):
+    target = f"{tmp_path}/kit/"
+    (tmp_path / "kit").mkdir()
+    exporter.write(make_bundle(), target)
+    assert (tmp_path / "kit" / "bundle.json").is_file()
+    with pytest.raises(OutputError, match="only a new or empty folder"):
+        exporter.write(make_bundle(), target)
+    (tmp_path / "k.zip").mkdir()
+    with pytest.raises(OutputError, match="give a file name"):
+        exporter.write(make_bundle(), tmp_path / "k.zip")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(OutputError, match="No space left"):
+        exporter.write(make_bundle(), f"{tmp_path}/other/")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["k.zip", "kit"]
+
+
+# --- PyTorch ------------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kind", "inner"), [
+    ("BatchNorm1d", ()), ("BatchNorm1d", (5,)), ("BatchNorm2d", (3, 2)), ("BatchNorm3d", (2, 1, 3))])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("has", [{}, {"gamma": False}, {"beta": False}, {"gamma": False, "beta": False}])
+def test_load_state_dict_takes_the_tensors(kind, inner, dtype, has, tmp_path):
+    torch = pytest.importorskip("torch")
+    safetensors = pytest.importorskip("safetensors")
+    layer = make_layer("encoder/bn_1", dtype=dtype, shape=(6,), epsilon=2e-3, momentum=0.97, seed=7, **has)
+    exporter.write(make_bundle(layer, make_layer("other")), tmp_path / "b.safetensors", WriteOptions(names="torch"))
+    with safetensors.safe_open(tmp_path / "b.safetensors", "pt") as file:
+        said = file.metadata()
+        state = {name.removeprefix("encoder/bn_1."): file.get_tensor(name) for name in file.keys() if name.startswith("encoder/bn_1.")}  # noqa: SIM118
+    eps, momentum = float(said["encoder/bn_1.eps"]), float(said["encoder/bn_1.momentum"])
+    assert (eps, momentum) == (2e-3, 0.03)
+    module = getattr(torch.nn, kind)(6, eps=eps, momentum=momentum, dtype=getattr(torch, dtype))
+    module.load_state_dict(state, strict=True)
+    assert int(module.num_batches_tracked) == 0
+    module.eval()
+    rows, want = vectors.make(layer)
+    x = np.broadcast_to(rows.reshape(2, 6, *(1 for _ in inner)), (2, 6, *inner))
+    y = module(torch.from_numpy(x.copy())).detach().numpy()
+    for place in np.ndindex(*inner):
+        within_bound(layer, rows, y[(slice(None), slice(None), *place)], want)
+
+
+def test_a_layer_of_two_axes_has_no_module_in_pytorch(tmp_path):
+    with pytest.raises(OutputError, match=r"d: torch.nn.BatchNorm has one axis, this layer has 2"):
+        exporter.write(mixed(), tmp_path / "b.safetensors", WriteOptions(names="torch"))
+    assert not list(tmp_path.iterdir())
+
+
+# --- ONNX ---------------------------------------------------------------------------------------------------------------------------------
+
+
+def onnx_tools():
+    return pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+
+
+def session(model):
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def test_onnx_runtime_gives_the_vectors(tmp_path):
+    onnx, _ = onnx_tools()
+    layers = [make_layer("a", ndim=2, seed=1), make_layer("b c/é", ndim=4, axis=(3,), gamma=False, seed=2),
+              make_layer("d", ndim=4, axis=(1,), dtype="float64", beta=False, seed=3), make_layer("e", dtype="float16", seed=4)]
+    exporter.write(make_bundle(*layers), tmp_path / "b.onnx")
+    model = onnx.load(tmp_path / "b.onnx")
+    onnx.checker.check_model(model, full_check=True)
+    assert {opset.domain: opset.version for opset in model.opset_import}[""] >= 15
+    feed = {}
+    for layer in layers:
+        rows, _ = vectors.make(layer)
+        feed[f"{layer.path}/x"] = np.moveaxis(rows.reshape(2, *[1] * ((layer.ndim or 2) - 2), -1), -1, layer.axis[0])
+    found = session(model).run([f"{layer.path}/y" for layer in layers], feed)
+    for layer, y in zip(layers, found):
+        rows, want = vectors.make(layer)
+        assert y.dtype == rows.dtype
+        within_bound(layer, rows, np.moveaxis(y, layer.axis[0], -1).reshape(2, -1), want)
+
+
+def merged(onnx, model, function, layer, rank):
+    """A model of one's own that calls one of the functions between casts, with an input of a given rank: how a layer is merged."""
+    from onnx import TensorProto, helper
+
+    kind = onnx_model._type(layer.dtype)
+    plain = TensorProto.FLOAT if layer.dtype == "bfloat16" else kind  # NumPy has no bfloat16
+    nodes = [helper.make_node("Cast", ["in"], ["x"], to=kind), helper.make_node(function.name, ["x"], ["y"], domain=function.domain),
+             helper.make_node("Cast", ["y"], ["out"], to=plain)]
+    ends = [helper.make_tensor_value_info(name, plain, [None] * rank) for name in ("in", "out")]
+    graph = helper.make_graph(nodes, "mine", ends[:1], ends[1:])
+    mine = helper.make_model(graph, functions=[function], opset_imports=list(model.opset_import), ir_version=model.ir_version)
+    onnx.checker.check_model(mine, full_check=True)
+    return mine
+
+
+def test_every_layout_of_the_conformance_file_in_onnx_runtime():
+    onnx, _ = onnx_tools()
+    bundle = exporter.load(CONFORMANCE)
+    model = onnx.load_from_string(onnx_model.write(bundle, WriteOptions()))
+    document, count = json.loads(CONFORMANCE.read_text("utf-8")), 0
+    for layer, content, function in zip(bundle, document["layers"], model.functions):
+        for case in content["cases"]:
+            shape, axes = case["shape"], [axis % len(case["shape"]) for axis in layer.axis]
+
+            def rows(values, shape=shape, axes=axes, layer=layer):
+                moved = np.moveaxis(np.asarray(values, np.float64).reshape(shape), axes, range(len(shape) - len(axes), len(shape)))
+                return moved.reshape(-1, layer.moving_mean.size)
+
+            x = np.array(case["input"]).reshape(shape).astype("float32" if layer.dtype == "bfloat16" else layer.dtype)
+            y = session(merged(onnx, model, function, layer, len(shape))).run(None, {"in": x})[0]
+            within_bound(layer, rows(case["input"]), rows(y), rows(case["output"]))
+            count += 1
+    assert count >= 30
+
+
+def test_functions_become_plain_nodes():
+    onnx, _ = onnx_tools()
+    from onnx import inliner
+
+    model = inliner.inline_local_functions(onnx.load_from_string(onnx_model.write(make_bundle(make_layer("bn", ndim=4)), WriteOptions())))
+    assert not model.functions
+    assert "BatchNormalization" in {node.op_type for node in model.graph.node}
+    session(model)
+
+
+def test_what_onnx_cannot_say_is_refused():
+    pytest.importorskip("onnx")
+    scattered = make_layer("s", shape=(2, 3), axis=(1, 3))
+    with pytest.raises(OutputError, match="do not stand together"):
+        onnx_model.write(make_bundle(scattered), WriteOptions())
+    assert onnx_model.write(make_bundle(scattered.replace(ndim=4)), WriteOptions())
+    tiny = make_layer("t", epsilon=1e-60).replace(moving_variance=np.zeros(4, np.float32))
+    with pytest.raises(OutputError, match="epsilon as float32"):
+        onnx_model.write(make_bundle(tiny), WriteOptions())
+
+
+def test_without_the_package_the_error_is_one_line(monkeypatch, tmp_path, run):
+    from exporter.commands.export import export
+
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(MissingExtra):
+        onnx_model.write(make_bundle(), WriteOptions())
+    exporter.write(make_bundle(), tmp_path / "b.json")
+    code, _, err = run(export, tmp_path / "b.json", tmp_path / "b.onnx")
+    assert code == 1
+    assert err.splitlines() == ["error: writing .onnx needs the package 'onnx', which is not installed",
+                                "hint: pip install 'bn-export[onnx]'"]
+
+
+# --- .h -----------------------------------------------------------------------------------------------------------------------------------
+
+C = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic")
+
+
+def compiled(source, folder, *, run=True):
+    if shutil.which("gcc") is None:
+        pytest.skip("gcc is not installed")
+    (folder / "main.c").write_text(source)
+    done = subprocess.run(["gcc", *C, "main.c", "-o", "main", "-lm"], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return subprocess.run(["./main"], cwd=folder, capture_output=True, text=True, check=True).stdout if run else ""
+
+
+@pytest.mark.parametrize("options", [WriteOptions(), WriteOptions(folded=True), WriteOptions(vectors=False)])
+def test_the_compiler_sees_the_same_bits(options, tmp_path):
+    means = [-0.0, 1e-45, 0.1 if options.folded else 3.4028235e38, -1.1754942e-38]
+    extreme = make_layer("ext/reme").replace(moving_mean=np.array(means, np.float32))
+    bundle = make_bundle(extreme, make_layer("64", dtype="float64", epsilon=0.1, seed=1), make_layer("16", dtype="float16", seed=2))
+    (tmp_path / "layers.h").write_bytes(c_header.write(bundle, options))
+    stems = identifiers(bundle.paths())
+    assert stems == ["ext_reme", "bn_64", "bn_16"]
+    prints, want = [], []
+    for stem, layer in zip(stems, bundle):
+        arrays = layer.parameters()
+        if options.folded:
+            from exporter.batchnorm.dtypes import round_to
+            from exporter.batchnorm.layer import scale_and_offset
+
+            kind = "float64" if layer.dtype == "float64" else "float32"
+            arrays |= {name: round_to(values, kind) for name, values in zip(("scale", "offset"), scale_and_offset(layer))}
+        for name, values in arrays.items():
+            prints += [f'printf("%a\\n", (double){stem}_{name}[{i}]);' for i in range(values.size)]
+            want += values.astype(np.float64).tolist()
+        prints.append(f'printf("%a\\n", {stem}_epsilon);')
+        want.append(layer.epsilon)
+    source = '#include <stdio.h>\n#include "layers.h"\n#include "layers.h"\nint main(void) {\n' + "\n".join(prints) + "\nreturn 0; }\n"
+    found = [float.fromhex(line) for line in compiled(source, tmp_path).split()]
+    assert np.array(found).tobytes() == np.array(want).tobytes()
+
+
+@pytest.mark.parametrize("change", [{"moving_mean": 3.4e38, "moving_variance": 1e-6}, {"gamma": 1e-42}])
+def test_what_float_cannot_fold_is_refused(change):
+    layer = make_layer("bn").replace(**{name: np.full(4, value, np.float32) for name, value in change.items()})
+    with pytest.raises(OutputError, match="bn: channel 0 cannot be folded"):
+        c_header.write(make_bundle(layer), WriteOptions(folded=True))
+    assert c_header.write(make_bundle(layer), WriteOptions())
+
+
+def test_any_path_gives_an_identifier_of_its_own(tmp_path):
+    stems = identifiers(NASTY)
+    assert len(set(stems)) == len(NASTY)
+    assert all(len(stem) <= LONGEST_STEM for stem in stems)
+    bundle = make_bundle(*(make_layer(path, seed=i) for i, path in enumerate(NASTY)))
+    data = c_header.write(bundle.replace(origin=exporter.read(CONFORMANCE).origin), WriteOptions())
+    (tmp_path / "layers.h").write_bytes(data)
+    shutil.copy(ROOT / "runtimes" / "c" / "batchnorm.h", tmp_path)
+    source = ('#include "batchnorm.h"\n#include "layers.h"\n#include <stdio.h>\n'
+              'int main(void) { for (int i = 0; i < bn_layer_count; i++) printf("%s%c", bn_layers[i].path, 1); return 0; }\n')
+    assert compiled(source, tmp_path).split("\1")[:-1] == NASTY
+
+
+# --- tables -------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_csv_holds_every_number(tmp_path):
+    from exporter.batchnorm.layer import scale_and_offset
+
+    bundle = make_bundle(make_layer("a,\"b\"\nc", seed=1), make_layer("=cmd()", dtype="float64", gamma=False, shape=(2, 3), axis=(1, 2)))
+    exporter.write(bundle, tmp_path / "b.csv")
+    with open(tmp_path / "b.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["path"] for row in rows] == ["a,\"b\"\nc"] * 4 + ["'=cmd()"] * 6
+    for layer, part in zip(bundle, (rows[:4], rows[4:])):
+        assert [row["channel"] for row in part] == [str(i) for i in range(len(part))]
+        assert {row["epsilon"] for row in part} == {"0.001"}
+        for name, values in layer.parameters().items():
+            assert np.array([float(row[name]) for row in part], layer.dtype).tobytes() == values.tobytes()
+        assert [float(row["scale"]) for row in part] == scale_and_offset(layer)[0].ravel().tolist()
+    assert {row["gamma"] for row in rows[4:]} == {""}
+
+
+def test_the_markdown_table_is_a_table(tmp_path):
+    bundle = make_bundle(*(make_layer(path, seed=i) for i, path in enumerate(["a|b", "<script>", "line\nbreak", "`*_[x](y)", "ok"])))
+    exporter.write(bundle, tmp_path / "b.md")
+    text = (tmp_path / "b.md").read_text("utf-8")
+    table = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(table) == 2 + len(bundle)
+    assert {line.replace("\\|", "").count("|") for line in table} == {9}
+    assert "<script>" not in text
+    assert bundle.digest() in text
+
+
+# --- docs/targets.md ----------------------------------------------------------------------------------------------------------------------
+
+
+def page():
+    return (ROOT / "docs" / "targets.md").read_text("utf-8")
+
+
+def test_the_page_has_every_suffix():
+    from importlib import import_module
+
+    from exporter.targets import TARGETS
+
+    suffixes = {suffix for name in TARGETS for suffix in import_module(f"exporter.targets.{name}").SUFFIXES}
+    first = " ".join(line.split("|")[1] for line in page().splitlines() if line.startswith("| ["))
+    assert suffixes - {"/", ".htm"} == set(re.findall(r"\.\w+(?=`)", first))
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_the_programs_of_the_page_run(number, tmp_path, monkeypatch):
+    program = re.findall(r"```python\n(.*?)```", page(), re.DOTALL)[number]
+    for package in ("torch", "safetensors", "onnx"):
+        if re.search(rf"^(from|import) {package}\b", program, re.MULTILINE):
+            pytest.importorskip(package)
+    monkeypatch.chdir(tmp_path)
+    bundle = make_bundle(make_layer("encoder/bn_1", ndim=4))
+    exporter.write(bundle, "model.npz")
+    exporter.write(bundle, "model.safetensors", WriteOptions(names="torch"))
+    names = {}
+    if "onnx" in program:
+        onnx, _ = onnx_tools()
+        exporter.write(bundle, "model.onnx")
+        onnx.save(chain(onnx), "mine.onnx")
+    exec(compile(program, "docs/targets.md", "exec"), names)
+    if "onnx" in program:
+        x = np.linspace(-2, 2, 24, dtype=np.float32).reshape(1, 2, 3, 4)
+        names["onnx"].checker.check_model(names["mine"], full_check=True)
+        y = session(names["mine"]).run(None, {"in": x})[0]
+        within_bound(bundle.layers[0], x.reshape(-1, 4), y.reshape(-1, 4), bundle.layers[0](x).reshape(-1, 4))
+    elif "torch" in program:
+        assert names["module"].running_var.numpy().tobytes() == bundle.layers[0].moving_variance.tobytes()
+    else:
+        assert names["gamma"].tobytes() == bundle.layers[0].gamma.tobytes()
+        assert names["epsilon"] == 1e-3
+        assert names["layers"][0]["path"] == "encoder/bn_1"
+
+
+def chain(onnx):
+    """A model of one's own that copies its input, and whose output the merged layer is to make."""
+    from onnx import TensorProto, helper
+
+    node = helper.make_node("Identity", ["in"], ["before"])
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 2, 3, 4]) for name in ("in", "after")]
+    graph = helper.make_graph([node], "mine", ends[:1], ends[1:])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
