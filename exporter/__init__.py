@@ -26,7 +26,7 @@ _HOME = {
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
-__all__ = sorted(_MODULE_OF)  # noqa: PLE0605  # __init__.pyi spells it out for type checkers
+__all__ = sorted(_MODULE_OF)  # __init__.pyi spells it out for type checkers
 
 
 def __getattr__(name: str) -> Any:

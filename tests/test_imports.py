@@ -71,7 +71,7 @@ def test_imports_point_down(path):
     room = room_of(path)
     for name in imports(path):
         target = file_of(name)
-        if target is None or target.parent.name == "exporter" and target.name == "__about__.py":
+        if target is None or (target.parent.name == "exporter" and target.name == "__about__.py"):
             continue
         assert target.parent.name != "exporter" or target.name not in FACE, f"{name}: the face of the package is for others"
         assert room_of(target) in {room, *MAY_IMPORT[room]}, f"{room} may not import {name}"

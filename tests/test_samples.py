@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import re
 
 import numpy as np
 import pytest
@@ -11,9 +13,12 @@ import exporter
 from exporter.batchnorm import vectors
 from exporter.batchnorm.dtypes import HELD_IN
 from exporter.batchnorm.layer import PARAMETERS
+from exporter.files.place import Place
+from exporter.sources import SOURCES, source_for
 from tests.make.layers import ROOT
 
 SAMPLES = ROOT / "sample_models"
+README = (ROOT / "README.md").read_text()
 ROWS = json.loads((SAMPLES / "manifest.json").read_text())
 
 
@@ -29,6 +34,16 @@ def test_the_manifest_is_not_empty_and_names_every_sample():
     assert len([row for row in ROWS if "error" in row]) >= 3
     folders = {path.parent.name for path in SAMPLES.glob("*/make.py")}
     assert folders == {row["model"].split("/")[0] for row in ROWS}, "each sample has its script, each script its rows"
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_each_source_has_a_sample_and_its_row_in_the_readme(name):
+    """docs/architecture.md, "How to add": a kind that is read has a file that its own writer made, and stands in README.md."""
+    kind = importlib.import_module(f"exporter.sources.{name}").NAME
+    assert any(row.get("source", row.get("kind")) == kind for row in ROWS if "truth" in row), f"no sample is read by {name}"
+    assert kind == source_for(Place(SAMPLES / next(row["model"] for row in ROWS if row.get("source", row.get("kind")) == kind))).NAME
+    table = README[README.index("## What is read"):README.index("## What is written")]
+    assert re.search(rf"`{kind}`", table), f"README.md, What is read, does not name the kind {kind}"
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if "truth" in row], ids=lambda row: row["model"])
