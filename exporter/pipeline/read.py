@@ -2,55 +2,72 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Literal
 
 from exporter.batchnorm.bundle import Bundle
 from exporter.batchnorm.layer import BatchNorm
 from exporter.errors import ExporterError, FormatError
 from exporter.files.place import Place
 from exporter.files.remote import place_for
+from exporter.files.spool import Content, spooled
 from exporter.pipeline.finding import quiet, read_unresolved
 from exporter.pipeline.resolve import resolve
-from exporter.sources.shared.options import ReadOptions
+from exporter.sources.shared.options import ReadOptions, epsilon_by_glob
 
 
-def read(path: str | os.PathLike[str], *, epsilon: float | dict[str, float] | None = None,
-         architecture: str | os.PathLike[str] | None = None, isolated: bool = False, **options: Any) -> Bundle:
-    """The batch norms of a model: any file or folder that Keras or TensorFlow wrote, or a bundle. A path, or a URL of fsspec.
+def read(path: str | os.PathLike[str] | Content, *, epsilon: float | Mapping[str, float] | None = None,
+         architecture: str | os.PathLike[str] | None = None, layers: str | Iterable[str] = (), skip_unresolved: bool = False,
+         effective_epsilon: bool = False, ema: Literal["yes", "no"] | None = None, keras_version: str | None = None,
+         backend: str | None = None, isolated: bool = False) -> Bundle:
+    """The batch norms of a model: any file or folder that Keras or TensorFlow wrote, or a bundle.
 
-    epsilon:      for files that do not say it: one value, or {glob over paths: value}.
-    architecture: a JSON architecture, or another model file that holds the config, for weights-only files.
-    isolated:     read in a child process with limits on time and memory, as the command does. For files from strangers: libhdf5 can
-                  hang or crash on damaged ones. Costs the start of an interpreter; the result is the same.
-    options:      the other fields of exporter.ReadOptions.
+    path:              a path, a URL of fsspec, the content of a file (bytes) or a binary file object, which is copied to a temporary file.
+    epsilon:           for files that do not say it: one value, or {glob over paths: value}, of which the last that matches wins.
+    architecture:      a JSON architecture, or another model file that holds the config, for weights-only files.
+    layers:            globs over paths; only layers whose path matches one are read. Empty: all.
+    skip_unresolved:   return what can be resolved and list the rest in `skipped`.
+    effective_epsilon: as epsilon the value that the fused kernel used (max(epsilon, 1.001e-5) in TensorFlow 1.12 to 2.11).
+    ema:               moving averages of the variables in a TF1 checkpoint: "yes" or "no"; None: as the graph beside it uses them.
+    keras_version:     the Keras that wrote a weights file which does not say, e.g. "1.0.5".
+    backend:           its backend ("tensorflow", "theano", "cntk"), likewise.
+    isolated:          read in a child process with limits on time and memory, as the command does. For files from strangers: libhdf5
+                       can hang or crash on damaged ones. Costs the start of an interpreter; the result is the same.
 
     Raises: FormatError, UnsupportedError, UnresolvedError, LayerError, UsageError.
     """
-    table = epsilon if isinstance(epsilon, dict) else {} if epsilon is None else {"*": epsilon}
-    place = place_for(path)
-    given = ReadOptions(epsilon=tuple((glob, float(value)) for glob, value in table.items()),
-                    architecture=None if architecture is None else place_for(architecture), **options)
-    return read_place(place, given, isolated=isolated)
+    options = ReadOptions(
+        epsilon=epsilon_by_glob(epsilon), architecture=None if architecture is None else place_for(architecture),
+        layers=(layers,) if isinstance(layers, str) else tuple(layers), skip_unresolved=skip_unresolved,
+        effective_epsilon=effective_epsilon, ema=ema, keras_version=keras_version, backend=backend)
+    with _placed(path) as place:
+        return read_place(place, options, isolated=isolated)
 
 
-def load(path: str | os.PathLike[str]) -> Bundle:
+def load(path: str | os.PathLike[str] | Content) -> Bundle:
     """A bundle that was written before (.json and the other forms that hold one), as strictly as docs/format.md asks.
+
+    path: as in `read`.
 
     Raises: BundleError where it breaks the contract, FormatError where it is no bundle at all.
     """
-    place = place_for(path)
     from exporter.sources import bundle, bundle_arrays
 
-    try:
-        source = next((source for source in (bundle, bundle_arrays) if source.claims(place)), None)
-        if source is None:
-            raise FormatError("this is not a bundle", hint="read a model with exporter.read")
-        with quiet():
-            return resolve(source.read(place, ReadOptions()), ReadOptions())
-    except ExporterError as error:
-        raise error.inside(place.name) from None
+    with _placed(path) as place:
+        try:
+            source = next((source for source in (bundle, bundle_arrays) if source.claims(place)), None)
+            if source is None:
+                raise FormatError("this is not a bundle", hint="read a model with exporter.read")
+            with quiet():
+                return resolve(source.read(place, ReadOptions()), ReadOptions())
+        except ExporterError as error:
+            raise error.inside(place.name) from None
+
+
+def _placed(path: str | os.PathLike[str] | Content) -> contextlib.AbstractContextManager[Place]:
+    return contextlib.nullcontext(place_for(path)) if isinstance(path, (str, os.PathLike)) else spooled(path)
 
 
 def read_place(place: Place, options: ReadOptions, *, isolated: bool = False, fork: bool = False,

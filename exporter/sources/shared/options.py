@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
+
+from exporter.errors import UsageError
 
 if TYPE_CHECKING:
     from exporter.batchnorm.layer import BatchNorm
     from exporter.files.place import Place
+
+LARGEST_EPSILON = 3.4e38  # what fits float32
 
 
 def to_nobody(layer: BatchNorm) -> None:
@@ -42,6 +46,10 @@ class ReadOptions:
     effective_epsilon: bool = False
     announce: Callable[[BatchNorm], object] = to_nobody
 
+    def __post_init__(self) -> None:
+        if self.ema not in (None, "yes", "no"):
+            raise UsageError(f"ema must be 'yes', 'no' or None, got {self.ema!r}")
+
     def said(self) -> dict[str, Any]:
         """What the user said, by field."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "announce"}
@@ -54,3 +62,12 @@ class ReadOptions:
     def wants(self, path: str) -> bool:
         """Whether `layers` selects this path."""
         return not self.layers or any(fnmatch.fnmatchcase(path, glob) for glob in self.layers)
+
+
+def epsilon_by_glob(epsilon: float | Mapping[str, float] | None) -> tuple[tuple[str, float], ...]:
+    """ReadOptions.epsilon of one value for all layers, or of {glob: value}. Raises UsageError for what is no epsilon."""
+    table = epsilon if isinstance(epsilon, Mapping) else {} if epsilon is None else {"*": epsilon}
+    for glob, value in table.items():
+        if isinstance(value, str) or not 0 <= float(value) < LARGEST_EPSILON:
+            raise UsageError(f"expected a finite epsilon of 0 or more, got {value!r} for {glob!r}")
+    return tuple((glob, float(value)) for glob, value in table.items())

@@ -5,8 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+from exporter.errors import UsageError
+
 if TYPE_CHECKING:
     from exporter.batchnorm.layer import BatchNorm
+
+NAMES = ("keras", "torch")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,3 +26,7 @@ class WriteOptions:
     names: str = "keras"
     folded: bool = False
     begun: dict[BatchNorm, Any] = dataclasses.field(default_factory=dict, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.names not in NAMES:
+            raise UsageError(f"names must be {' or '.join(map(repr, NAMES))}, got {self.names!r}")

@@ -1,0 +1,76 @@
+"""Bytes and streams as a file with a name, for as long as they are read: every format reads all over a file, which a pipe cannot."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from exporter.errors import FormatError, UsageError
+from exporter.files.place import Place
+
+MOST_SPOOLED = 64 << 30  # bytes: more than any model, less than an endless stream
+PIECE = 1 << 20  # bytes
+
+Content = bytes | bytearray | memoryview | IO[bytes]
+
+
+@contextlib.contextmanager
+def spooled(content: Content) -> Iterator[Place]:
+    """A copy of `content` in a folder of its own, which is removed at the end. A file object is read from its beginning where it can
+    seek, and is left where it stood; it is never closed.
+
+    Raises: UsageError for what is not bytes, FormatError where it cannot be read or copied.
+    """
+    with contextlib.ExitStack() as stack:
+        name = _name(content)
+        try:
+            folder = tempfile.TemporaryDirectory(prefix="bn-export-", ignore_cleanup_errors=True)
+            path = Path(stack.enter_context(folder), name)
+            with open(path, "wb") as file:
+                size = 0
+                for piece in _pieces(content):
+                    size += len(piece)
+                    if size > MOST_SPOOLED:
+                        raise FormatError(f"expected at most {MOST_SPOOLED} bytes, got more", where=name)
+                    file.write(piece)
+        except OSError as error:
+            raise FormatError(f"cannot be copied to a temporary file: {error.strerror or error}", where=name,
+                              hint="TMPDIR names the folder for temporary files") from None
+        yield Place(path)
+
+
+def _pieces(content: Content) -> Iterator[bytes | memoryview]:
+    if isinstance(content, (bytes, bytearray, memoryview)):
+        view = memoryview(content)
+        yield view.cast("B") if view.contiguous else view.tobytes()
+        return
+    if not hasattr(content, "read"):
+        raise UsageError(f"expected a path, a URL, bytes or a binary file object, got {type(content).__name__}")
+    stood = content.tell() if (can_seek := _can_seek(content)) else 0
+    try:
+        if can_seek:
+            content.seek(0)
+        while piece := content.read(PIECE):
+            if isinstance(piece, str):
+                raise UsageError("expected a binary file object, got one that reads text", hint="open it with mode 'rb'")
+            yield piece
+    finally:
+        if can_seek:
+            content.seek(stood)
+
+
+def _can_seek(file: IO[bytes]) -> bool:
+    return bool(getattr(file, "seekable", lambda: False)())
+
+
+def _name(content: Content) -> str:
+    """What the copy is called, and so the model in messages and in the bundle: the file object's own name, without its path."""
+    name = getattr(content, "name", None)
+    name = os.path.basename(name)[-60:] if isinstance(name, str) else ""
+    if name in ("", ".", "..") or "\0" in name:
+        name = "<bytes>"
+    return name if os.name != "nt" else "".join("_" if character in '<>:"|?*' else character for character in name)

@@ -1,0 +1,64 @@
+"""read, load and write as a program calls them: their options stand in their signatures."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+
+import pytest
+
+import exporter
+from tests.make.layers import ROOT, make_bundle
+
+KERAS = ROOT / "sample_models" / "encoder_keras3" / "model.keras"
+
+
+def keywords(function):
+    parameters = inspect.signature(function).parameters.values()
+    assert not [p for p in parameters if p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+    return {p.name for p in parameters if p.kind == p.KEYWORD_ONLY}
+
+
+def fields(options):
+    return {field.name for field in dataclasses.fields(options)}
+
+
+def test_every_option_stands_in_a_signature():
+    assert keywords(exporter.read) - {"isolated"} == fields(exporter.ReadOptions) - {"announce"}
+    assert keywords(exporter.write) - {"inputs"} == fields(exporter.WriteOptions) - {"begun"}
+    assert {"options", "write_options", "suffix"} <= keywords(exporter.export_many)
+    assert keywords(exporter.load) == set()
+    for name in keywords(exporter.read):
+        assert f"{name}:" in exporter.read.__doc__
+
+
+def test_a_typo_is_a_type_error():
+    for call in (lambda: exporter.read(KERAS, epsilom=1), lambda: exporter.write(make_bundle(), "b.json", vector=False),
+                 lambda: exporter.load("b.json", epsilon=1)):
+        with pytest.raises(TypeError, match="unexpected keyword"):
+            call()
+
+
+def test_layers_may_be_one_glob_or_several():
+    assert exporter.read(KERAS, layers="block_a/*").paths() == exporter.read(KERAS, layers=["block_a/*"]).paths() == ["block_a/bn"]
+
+
+@pytest.mark.parametrize("epsilon", [-1, float("nan"), float("inf"), 1e300, "0.001", {"*": -0.5}])
+def test_an_epsilon_that_is_none_is_refused(epsilon):
+    with pytest.raises(exporter.UsageError, match="expected a finite epsilon of 0 or more, got"):
+        exporter.read(KERAS, epsilon=epsilon)
+
+
+def test_a_word_that_no_option_takes_is_refused(tmp_path):
+    with pytest.raises(exporter.UsageError, match="ema must be 'yes', 'no' or None, got 'maybe'"):
+        exporter.read(KERAS, ema="maybe")
+    with pytest.raises(exporter.UsageError, match="names must be 'keras' or 'torch', got 'nonsense'"):
+        exporter.write(make_bundle(), tmp_path / "b.safetensors", names="nonsense")
+
+
+def test_the_options_of_an_output_are_given_once(tmp_path):
+    exporter.write(make_bundle(), tmp_path / "a.safetensors", names="torch")
+    exporter.write(make_bundle(), tmp_path / "b.safetensors", exporter.WriteOptions(names="torch"))
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+    with pytest.raises(exporter.UsageError, match="given twice"):
+        exporter.write(make_bundle(), tmp_path / "c.safetensors", exporter.WriteOptions(names="torch"), vectors=False)
