@@ -10,7 +10,8 @@ import orjson
 from exporter.errors import FormatError, printable
 
 MOST_BYTES = 64 << 20
-DEEPEST = 254  # which is as deep as orjson writes
+DEEPEST = 200  # levels, as docs/format.md has it
+DEEPEST_WRITTEN = 254  # levels that orjson writes
 LONGEST_NUMBER = 400
 
 _LONG_NUMBER = re.compile(rb"[-+.0-9eE]{%d}" % (LONGEST_NUMBER + 1))
@@ -20,7 +21,7 @@ _NUMERIC = re.compile(rb"[-+.0-9eE]{8}")
 def parse_json(text: str | bytes, where: str, limit: int = MOST_BYTES) -> Any:
     """The value of one JSON document: dict, list, str, int, float, bool or None.
 
-    UTF-8 without a byte order mark, one document, at most `limit` bytes, 254 levels, numbers of 400 characters that fit a
+    UTF-8 without a byte order mark, one document, at most `limit` bytes, 200 levels, numbers of 400 characters that fit a
     double, no NaN or Infinity, no key twice in one object. Integers over 64 bits come as float.
 
     Raises: FormatError, naming `where`.
@@ -40,12 +41,19 @@ def parse_json(text: str | bytes, where: str, limit: int = MOST_BYTES) -> Any:
             raise _too_deep(where) from None
         raise FormatError(f"this is not strict JSON: {error}", where=where) from None
     try:
-        strings = _quotes(orjson.dumps(value))
+        strings = _quotes(orjson.dumps(_buried(value, DEEPEST_WRITTEN - DEEPEST)))
     except orjson.JSONEncodeError:  # nothing else that comes from `loads` cannot be written
         raise _too_deep(where) from None
     if strings != _quotes(data):  # of an object that repeats a key, the first is lost with its value
         raise FormatError(f"the key {_repeated_key(data)} occurs twice in one JSON object", where=where,
                           hint="nothing that Keras writes holds a key twice; which of the two is meant cannot be known")
+    return value
+
+
+def _buried(value: Any, levels: int) -> Any:
+    """`value` inside so many lists: what is left to it of the levels that orjson writes are those that are allowed."""
+    for _ in range(levels):
+        value = [value]
     return value
 
 
