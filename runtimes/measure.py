@@ -25,7 +25,6 @@ VECTORS = HERE.parent / "vectors" / "batchnorm-1.json"
 PAGE = HERE.parent / "docs" / "runtimes.md"
 BEGIN, END = "<!-- made by runtimes/measure.py: begin -->", "<!-- end -->"
 
-GSON = Path("/usr/share/java/gson.jar")
 CRATES = Path("/usr/share/cargo/registry")  # where Debian's librust-*-dev packages put their sources
 C_FLAGS = ("-O1", "-Wall", "-Wextra", "-Werror", "-pedantic", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 
@@ -74,10 +73,11 @@ def c(folder: Path) -> Run:
 
 
 def c_cases(document: dict[str, Any]) -> str:
-    """The cases of a conformance file as a table for check.c."""
+    """The cases of a conformance file, and the inputs that do not fit a layer, as tables for check.c."""
     arrays: list[str] = []
     rows: list[str] = []
-    for index, layer in enumerate(document["layers"]):
+    layers = document["layers"]
+    for index, layer in enumerate(layers):
         kind, ending = ("double", "") if layer["dtype"] == "float64" else ("float", "f")
         for case in layer.get("cases", ()):
             names = []
@@ -85,12 +85,25 @@ def c_cases(document: dict[str, Any]) -> str:
                 names.append(f"case_{len(rows)}_{key}")
                 numbers = ", ".join(float(value).hex() + ending for value in case[key])
                 arrays.append(f"static const {kind} {names[-1]}[] = {{{numbers}}};")
-            shape = case["shape"]
-            rows.append(f"    {{{index}, {len(shape)}, {{{', '.join(map(str, shape))}}}, {len(case['input'])}, {', '.join(names)}}},")
-    if not rows:
-        return "enum { bn_case_count = 0 };\nstatic const bn_case bn_cases[1] = {{0, 0, {0}, 0, 0, 0}};\n"
-    table = [f"enum {{ bn_case_count = {len(rows)} }};", "static const bn_case bn_cases[] = {", *rows, "};"]
-    return "\n".join([*arrays, *table, ""])
+            rows.append(_c_case(index, case["shape"], len(case["input"]), *names))
+    paths = [layer["path"] for layer in layers]
+    refused = [_c_case(paths.index(entry["layer"]), entry["shape"], entry["count"])
+               for entry in document.get("refuse_inputs", ()) if not _by_rank(layers[paths.index(entry["layer"])], entry["shape"])]
+    return "\n".join([*arrays, *_c_table("case", rows), *_c_table("refused", refused), ""])
+
+
+def _by_rank(layer: dict[str, Any], shape: list[int]) -> bool:
+    """Whether an input is refused for its rank alone: the layers of a C header do not hold the rank of their input."""
+    return layer["ndim"] not in (None, len(shape)) and max(layer["axis"]) > 0
+
+
+def _c_case(layer: int, shape: list[int], count: int, x: str = "0", y: str = "0") -> str:
+    return f"    {{{layer}, {len(shape)}, {{{', '.join(map(str, shape)) or 0}}}, {count}, {x}, {y}}},"
+
+
+def _c_table(name: str, rows: list[str]) -> list[str]:
+    array = "bn_cases" if name == "case" else f"bn_{name}"
+    return [f"enum {{ bn_{name}_count = {len(rows)} }};", f"static const bn_case {array}[] = {{", *(rows or [_c_case(0, [], 0)]), "};"]
 
 
 def cpp(folder: Path) -> Run:
@@ -120,10 +133,9 @@ def go(folder: Path) -> Run:
 
 def java(folder: Path) -> Run:
     need("java", "javac")
-    if not GSON.exists():
-        raise Missing(f"{GSON} is not installed (Debian: libgoogle-gson-java)")
-    call(["javac", "-Xlint:all", "-Werror", "-cp", GSON, "-d", folder, "BatchNorm.java", "Check.java"], HERE / "java")
-    return lambda bundle: call(["java", "-cp", f"{GSON}:{folder}", "Check", bundle], folder)
+    sources = sorted((HERE / "java").glob("src/main/java/bnbundle/*.java"))
+    call(["javac", "-Xlint:all", "-Werror", "-d", folder, *sources], HERE / "java")
+    return lambda bundle: call(["java", "-cp", folder, "bnbundle.Check", bundle], folder)
 
 
 ROUNDED_ONCE = "double, rounded once"

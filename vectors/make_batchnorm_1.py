@@ -78,6 +78,8 @@ LAYERS: list[tuple[BatchNorm, list[tuple[int, ...]]]] = [
     (layer("channels_first/4", NEAR[1:5], ndim=4, axis=(1,)), [(2, 4, 2, 3), (4, 4, 4, 4)]),
     (layer("channels_first/5", NEAR[3:5], ndim=5, axis=(1,)), [(1, 2, 2, 3, 2)]),
     (layer("any_rank", NEAR[2:6]), [(3, 4), (2, 3, 4), (1, 2, 2, 4)]),
+    (layer("any_rank/two_axes", NEAR[2:6], axis=(1, -1), shape=(2, 2)), [(3, 2, 2), (1, 2, 3, 2)]),
+    (layer("wrapped/bn", NEAR[2:5], ndim=3), [(2, 3, 3), (2, 2, 2, 3)]),  # TimeDistributed adds an axis: -1 is the channels in any rank
     (layer("middle_axis", NEAR[2:5], ndim=4, axis=(2,)), [(2, 2, 3, 2)]),
     (layer("list_axis/1_2", NEAR[1:7], ndim=3, axis=(1, 2), shape=(2, 3)), [(3, 2, 3)]),
     (layer("list_axis/1_3", NEAR[1:7], ndim=4, axis=(1, 3), shape=(3, 2)), [(2, 3, 2, 2)]),
@@ -157,51 +159,239 @@ def document() -> dict[str, Any]:
         case = make_case(bn, rows, tuple(range(1, 1 + len(bn.shape))), others=others)
         entry["vectors"]["catches"] = catches(case, bn.dtype)
         entry["cases"] = [test_case(bn, shape, others) for shape in shapes]
-    content["refuse"] = refused()
+    content["layers"][1].update(OTHER_KEYS)
+    content["refuse"], content["accept"], content["refuse_inputs"] = refused(), accepted(), REFUSED_INPUTS
     return content
+
+
+# Keys that a reader does not know, so it ignores them: keys differ by case.
+OTHER_KEYS: dict[str, Any] = {"Epsilon": 0.5, "GAMMA": [7.0] * 8, "Beta": None, "moving_Variance": [1.0] * 8, "comment": {"axis": [[0]]}}
+
+# Inputs that do not fit a layer: so many numbers of such a shape.
+REFUSED_INPUTS: list[dict[str, Any]] = [
+    {"why": why, "layer": path, "shape": shape, "count": count} for why, path, shape, count in (
+        ("one number is missing", "near_epsilon", [5, 8], 39),
+        ("one number too many", "near_epsilon", [5, 8], 41),
+        ("no numbers", "near_epsilon", [5, 8], 0),
+        ("another count of channels", "near_epsilon", [8, 5], 40),
+        ("an input without axes", "near_epsilon", [], 1),
+        ("one row where the shape has three axes", "near_epsilon", [2, 2, 8], 16),
+        ("a shape whose product is 2**64", "near_epsilon", [65536, 65536, 65536, 8192, 8], 0),
+        ("a shape whose product is 2**64 + 40", "near_epsilon", [5, 8, 461168601842738791, 8], 40),
+        ("axis 3 of an input of rank 4, rank 5", "encoder/block_1/bn", [1, 2, 2, 5, 5], 100),
+        ("axis 3 of an input of rank 4, rank 3", "encoder/block_1/bn", [2, 3, 5], 30),
+        ("axis 1 of an input of rank 4, rank 2", "channels_first/4", [3, 4], 12),
+        ("axis 1 of an input of rank 4, rank 5", "channels_first/4", [1, 4, 1, 2, 2], 16),
+        ("axes 1 and -1 of an input of rank 2 are one", "any_rank/two_axes", [3, 2], 6),
+        ("axis -1 of an input without axes", "wrapped/bn", [], 3),
+    )]
+
+
+def good(gamma: list[float] | str = "spread") -> dict[str, Any]:
+    """A sound document of one layer."""
+    bn = layer("bn", [0.5, 0.002], ndim=2, gamma=gamma)
+    found: dict[str, Any] = json.loads(
+        bundle_json.write(Bundle(layers=(bn,), origin=Origin(file="good.h5", kind="keras-h5")), WriteOptions()))
+    return found
+
+
+def changed(why: str, top: dict[str, Any] | None = None, **entry: Any) -> dict[str, str]:
+    """A document with other values at its top or in its layer."""
+    content = good()
+    content["layers"][0].update(entry)
+    content.update(top or {})
+    return {"why": why, "text": json.dumps(content)}
+
+
+def without(key: str) -> dict[str, str]:
+    """A document that lacks a key."""
+    content = good()
+    del (content if key in content else content["layers"][0])[key]
+    return {"why": f"no {key}", "text": json.dumps(content)}
+
+
+def with_text(why: str, before: str, after: str) -> dict[str, str]:
+    """A document with a part of its text exchanged, once."""
+    text = json.dumps(good())
+    assert before in text
+    return {"why": why, "text": text.replace(before, after, 1)}
+
+
+def nested(levels: int) -> dict[str, Any]:
+    """A document whose innermost list is that many levels deep; the document itself is the first."""
+    value: list[Any] = []
+    for _ in range(levels - 2):
+        value = [value]
+    return {**good(), "comment": value}
 
 
 def refused() -> list[dict[str, str]]:
     """Documents that a reader refuses, as text, each made from a good one of one layer by one change."""
-    def good(**changes: Any) -> dict[str, Any]:
-        bn = layer("bn", [0.5, 0.002], ndim=2).replace(**changes)
-        found: dict[str, Any] = json.loads(
-            bundle_json.write(Bundle(layers=(bn,), origin=Origin(file="good.h5", kind="keras-h5")), WriteOptions(vectors=False)))
-        return found
+    return [*refused_json(), *refused_keys(), *refused_geometry(), *refused_numbers()]
 
-    def changed(why: str, top: dict[str, Any] | None = None, **entry: Any) -> dict[str, str]:
-        content = good()
-        content.update(top or {})
-        content["layers"][0].update(entry)
-        return {"why": why, "text": json.dumps(content)}
 
-    text = json.dumps(good())
-    negative = good(moving_variance=np.array([0.5, -0.002], np.float32))
+def refused_json() -> list[dict[str, str]]:
+    """What is not strict JSON."""
+    text, epsilon = json.dumps(good()), '"epsilon": 0.001'
+    return [
+        {"why": "cut off", "text": text[: len(text) // 2]},
+        {"why": "something after the document", "text": text + "{}"},
+        {"why": "a zero byte after the document", "text": text + "\0"},
+        {"why": "a byte order mark", "text": "\ufeff" + text},
+        {"why": "a list", "text": f"[{text}]"},
+        {"why": "201 levels", "text": json.dumps(nested(201))},
+        {"why": "2000 levels", "text": "[" * 2000 + "]" * 2000},
+        with_text("NaN is not JSON", "0.002", "NaN"),
+        with_text("Infinity is not JSON", epsilon, '"epsilon": Infinity'),
+        with_text("epsilon overflows a double", epsilon, '"epsilon": 1e999'),
+        with_text("a number that no reader needs overflows a double", epsilon, f'{epsilon}, "comment": -1e999'),
+        with_text("a key twice", epsilon, f'{epsilon}, "epsilon": 0.5'),
+        with_text("a key twice with one value", epsilon, f"{epsilon}, {epsilon}"),
+        with_text("a key twice, once with an escape", epsilon, f'{epsilon}, "\\u0065psilon": 0.5'),
+        with_text("a key twice at the top", '"version": 1', '"version": 1, "version": 2'),
+        with_text("a key twice in an object that no reader needs", epsilon, f'{epsilon}, "comment": [{{"a": 1, "b": 2, "a": 1}}]'),
+        with_text("a comment", epsilon, f"{epsilon} /* one */"),
+        with_text("a comma before the end", '"axis": [-1]', '"axis": [-1,]'),
+        with_text("a missing comma", f"{epsilon}, ", f"{epsilon} "),
+        with_text("single quotes", epsilon, "'epsilon': 0.001"),
+        with_text("a number with a leading zero", epsilon, '"epsilon": 00.001'),
+        with_text("a number without a digit before the point", epsilon, '"epsilon": .001'),
+        with_text("a number without a digit after the point", epsilon, '"epsilon": 1.'),
+        with_text("a number with a plus sign", epsilon, '"epsilon": +0.001'),
+        with_text("a hexadecimal number", epsilon, '"epsilon": 0x1'),
+        with_text("a capital in a literal", '"momentum": 0.99', '"momentum": Null'),
+        with_text("a line break in a string", '"name": "bn"', '"name": "b\nn"'),
+        with_text("an escape that is none", '"name": "bn"', '"name": "b\\xn"'),
+    ]
+
+
+def refused_keys() -> list[dict[str, str]]:
+    """Keys that are missing, or values that are of another type, or not those of this format."""
+    layer_keys = [key for key in good()["layers"][0] if key != "vectors"]
     twice = good()
     twice["layers"] *= 2
-    lacking = good()
-    del lacking["layers"][0]["epsilon"]
     return [
+        *(without(key) for key in ("format", "version", "producer", "source", "formula", "digest", "layers", *layer_keys)),
         changed("another format", {"format": "bn-list"}),
         changed("a higher version", {"version": 2}),
-        changed("gamma has 3 numbers, the shape asks for 2", gamma=[1.0, 1.0, 1.0]),
-        changed("moving_mean has 1 number, the shape asks for 2", moving_mean=[1.0]),
-        changed("two axes for one dimension", axis=[1, -1]),
-        changed("moving_mean is null", moving_mean=None),
-        changed("a negative epsilon", epsilon=-0.001),
+        changed("a version that is text", {"version": "1"}),
+        changed("a version that is true", {"version": True}),
+        changed("a version that is no integer", {"version": 1.5}),
+        changed("another formula", {"formula": "gamma * (x - moving_mean) / (sqrt(moving_variance) + epsilon) + beta"}),
+        changed("layers as an object", {"layers": {"bn": good()["layers"][0]}}),
+        changed("a layer that is null", {"layers": [None]}),
+        with_text("the key Layers, layers is missing", '"layers"', '"Layers"'),
+        with_text("the key Epsilon, epsilon is missing", '"epsilon"', '"Epsilon"'),
+        with_text("the key movingMean, moving_mean is missing", '"moving_mean"', '"movingMean"'),
+        changed("another dtype", dtype="int8"),
+        changed("a dtype in capitals", dtype="FLOAT32"),
         changed("epsilon is text", epsilon="0.001"),
-        {"why": "moving_variance + epsilon is negative", "text": json.dumps(negative)},
+        changed("epsilon is true", epsilon=True),
+        changed("epsilon is null", epsilon=None),
+        changed("momentum is text", momentum="0.99"),
+        changed("path is a number", path=1),
+        changed("ndim is text", ndim="2"),
+        changed("moving_mean is null", moving_mean=None),
+        changed("gamma is one number", gamma=1.0),
+        changed("null among the numbers", gamma=[1.0, None]),
+        changed("text among the numbers", beta=[1.0, "1.0"]),
+        changed("a list among the numbers", beta=[1.0, [1.0]]),
+        changed("vectors is null", vectors=None),
+        changed("vectors without output", vectors={"input": [[1.0, 2.0]]}),
         {"why": "a path that occurs twice", "text": json.dumps(twice)},
-        {"why": "no epsilon", "text": json.dumps(lacking)},
-        {"why": "NaN is not JSON", "text": json.dumps(good()).replace("0.002", "NaN")},
-        {"why": "cut off", "text": text[: len(text) // 2]},
+    ]
+
+
+def refused_geometry() -> list[dict[str, str]]:
+    """axis, shape and ndim that are not possible, and lengths that disagree."""
+    rows = good()["layers"][0]["vectors"]
+    none = {"gamma": None, "beta": None}  # so that nothing but moving_mean and moving_variance says how many channels there are
+    return [
+        changed("axis 0 is the batch", axis=[0]),
+        changed("axis -2 of an input of rank 2 is the batch", axis=[-2]),
+        changed("axis 2 of an input of rank 2", axis=[2]),
+        changed("axis -3 of an input of rank 2", axis=[-3]),
+        changed("axis 32 of an input of unknown rank", axis=[32], ndim=None),
+        changed("axis 2**32 + 1, which is 1 in 32 bits", axis=[2**32 + 1]),
+        changed("axis 2**32 - 1, which is -1 in 32 bits", axis=[2**32 - 1]),
+        changed("axis 2**64 + 1, which is 1 in 64 bits", axis=[2**64 + 1]),
+        changed("axis 2**64 - 1, which is -1 in 64 bits", axis=[2**64 - 1]),
+        changed("axis 2**32 + 1 of an input of unknown rank", axis=[2**32 + 1], ndim=None),
+        changed("axis 1e30", axis=[1e30], ndim=None),
+        changed("axis 1.5", axis=[1.5]),
+        changed("axis is a number", axis=-1),
+        changed("axis is true", axis=[True]),
+        changed("rank 0", ndim=0),
+        changed("rank -4", ndim=-4, axis=[1]),
+        changed("rank 1 has the batch only", ndim=1),
+        changed("two axes for one dimension", axis=[1, -1]),
+        changed("one axis for two dimensions", shape=[1, 2], ndim=3),
+        changed("one axis twice", axis=[1, 1], shape=[1, 2], ndim=3),
+        changed("one axis twice, counted from both ends", axis=[2, -1], shape=[1, 2], ndim=3),
+        changed("one axis twice in an input of unknown rank", axis=[-1, -1], shape=[1, 2], ndim=None),
+        changed("axis and shape without entries", axis=[], shape=[]),
+        changed("nine axes", axis=[*range(1, 10)], shape=[2] + [1] * 8, ndim=10),
+        changed("shape 0", shape=[0]),
+        changed("shape 0 and no numbers", shape=[0], **none, moving_mean=[], moving_variance=[]),
+        changed("a negative shape", shape=[-2]),
+        changed("two negative sizes", axis=[1, 2], shape=[-1, -2], ndim=3),
+        changed("a shape that is no integer", shape=[2.5]),
+        changed("a shape of a thousand million", shape=[10**9], **none),
+        changed("a shape of two hundred million", shape=[2 * 10**8], **none),
+        changed("a shape of 2**63 - 1", shape=[2**63 - 1], **none),
+        changed("a shape of 2**32 + 2, which is 2 in 32 bits", shape=[2**32 + 2], **none),
+        changed("a shape whose product is 2 in 32 bits", axis=[1, 2, 3], shape=[2, 641, 6700417], ndim=4, **none),
+        changed("a shape whose product is 2 in 64 bits", axis=[1, 2, 3], shape=[2, 274177, 67280421310721], ndim=4, **none),
+        changed("gamma has 3 numbers, the shape asks for 2", gamma=[1.0, 1.0, 1.0]),
+        changed("gamma has 1 number, the shape asks for 2", gamma=[1.0]),
+        changed("beta has no numbers", beta=[]),
+        changed("moving_mean has 1 number, the shape asks for 2", moving_mean=[1.0]),
+        changed("moving_variance has 3 numbers, the shape asks for 2", moving_variance=[1.0, 1.0, 1.0]),
+        changed("all have 2 numbers, the shape asks for 1", shape=[1]),
+        changed("a row of the vectors has 1 number", vectors={**rows, "input": [[1.0]] * 2}),
+        changed("a row of the vectors is a number", vectors={**rows, "output": [1.0, 2.0]}),
+        changed("vectors with an input more than outputs", vectors={**rows, "input": [*rows["input"], [1.0, 2.0]]}),
+        changed("vectors without rows", vectors={"input": [], "output": []}),
+    ]
+
+
+def refused_numbers() -> list[dict[str, str]]:
+    """Numbers that the type or the formula cannot use."""
+    float16 = good()["layers"][0] | {"dtype": "float16", "gamma": [1.0, 65520.0]}
+    return [
+        changed("moving_variance + epsilon is negative", moving_variance=[0.5, -0.002]),
+        changed("moving_variance + epsilon is 0", moving_variance=[0.5, 0.0], epsilon=0.0),
+        changed("a negative epsilon", epsilon=-0.001),
+        changed("an epsilon that overflows float32", epsilon=1e39),
+        changed("a number that overflows float32", moving_mean=[1.0, 1e39]),
+        changed("a number that overflows float32 when it is rounded", beta=[1.0, 3.4028235677973366e38]),
+        changed("a number that overflows float16", **float16),
+        changed("a number of the vectors that overflows float32", vectors={"input": [[1.0, 1e39]], "output": [[1.0, 1.0]]}),
+    ]
+
+
+def accepted() -> list[dict[str, str]]:
+    """Documents that look odd and that a reader takes."""
+    bare, whole = good(), good(gamma=[1.0, 2.0])
+    del bare["layers"][0]["vectors"]
+    whole["layers"][0].update(gamma=[1, 2], momentum=1)
+    return [
+        {"why": "200 levels", "text": json.dumps(nested(200))},
+        {"why": "no vectors", "text": json.dumps(bare)},
+        {"why": "brackets and quotation marks in a string", "text": json.dumps(good() | {"comment": '["{\\"' * 300})},
+        {"why": "white space around the document", "text": f" \t\r\n{json.dumps(good(), indent=1)}\n"},
+        changed("keys in another case", OTHER_KEYS, **OTHER_KEYS),
+        changed("one key in objects inside each other", {"comment": {"a": {"a": {"a": [{"a": 1}, {"a": 2}]}}}}),
+        {"why": "integers for numbers", "text": json.dumps(whole)},
+        changed("integers beyond 64 bits", {"comment": [2**64 + 1, 10**300]}),
+        changed("a subnormal number and one that is rounded to 0", {"comment": [5e-324, 1e-400]}),
     ]
 
 
 def main(out: Path) -> None:
     """Writes the file with one key of a layer a line."""
     content = document()
-    layers, refuse = content.pop("layers"), content.pop("refuse")
+    lists = {key: content.pop(key) for key in ("layers", "refuse", "accept", "refuse_inputs")}
 
     def block(entries: list[dict[str, Any]], indent: str) -> str:
         lines = []
@@ -211,7 +401,7 @@ def main(out: Path) -> None:
         return ",\n".join(lines)
 
     head = ",\n".join(f"  {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in content.items())
-    tail = f'  "layers": [\n{block(layers, "    ")}\n  ],\n  "refuse": [\n{block(refuse, "    ")}\n  ]'
+    tail = ",\n".join(f'  "{key}": [\n{block(entries, "    ")}\n  ]' for key, entries in lists.items())
     out.write_text(f"{{\n{head},\n{tail}\n}}\n", "utf-8")
 
 

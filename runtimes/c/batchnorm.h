@@ -1,4 +1,4 @@
-/* Batch normalisation in inference, C99, header only:
+/* Batch normalization in inference, C99, header only:
 
        y = gamma * (x - moving_mean) / sqrt(moving_variance + epsilon) + beta
 
@@ -80,6 +80,22 @@ static inline size_t bn_axis(const bn_layer *layer, size_t d, size_t rank) {
     return axis < 0 || (size_t)axis >= rank ? rank : (size_t)axis;
 }
 
+/* Whether an input of this shape, with so many numbers, fits the layer: ask it of any shape that was not written into the program. */
+static inline int bn_fits(const bn_layer *layer, const size_t *shape, size_t rank, size_t count) {
+    size_t product = 1;
+    for (size_t i = 0; i < rank; i++) {
+        if (shape[i] && product > (size_t)-1 / shape[i]) return 0;
+        product *= shape[i];
+    }
+    for (size_t d = 0; d < layer->axes; d++) {
+        size_t axis = bn_axis(layer, d, rank);
+        if (axis == rank || shape[axis] != layer->shape[d]) return 0;
+        for (size_t e = 0; e < d; e++)
+            if (bn_axis(layer, e, rank) == axis) return 0;
+    }
+    return product == count;
+}
+
 /* outer and inner of bn_run for an input of this shape. Returns 1, or 0 where the shape does not fit the layer or its axes do not stand
    together in order: use bn_channel then. */
 static inline int bn_layout(const bn_layer *layer, const size_t *shape, size_t rank, size_t *outer, size_t *inner) {
@@ -92,7 +108,7 @@ static inline int bn_layout(const bn_layer *layer, const size_t *shape, size_t r
     return 1;
 }
 
-/* The channel of number i of an input of this shape, whichever its axes. */
+/* The channel of number i of an input of this shape, which has to fit (bn_fits), whichever its axes. */
 static inline size_t bn_channel(const bn_layer *layer, const size_t *shape, size_t rank, size_t i) {
     size_t channel = 0;
     for (size_t d = 0; d < layer->axes; d++) {

@@ -22,8 +22,9 @@ typedef struct {
 #ifdef BN_CASES
 #include BN_CASES
 #else
-enum { bn_case_count = 0 };
+enum { bn_case_count = 0, bn_refused_count = 0 };
 static const bn_case bn_cases[1] = {{0, 0, {0}, 0, 0, 0}};
+static const bn_case bn_refused[1] = {{0, 0, {0}, 0, 0, 0}}; /* inputs that do not fit their layer */
 #endif
 
 static const double unit[] = {0x1p-11, 0x1p-8, 0x1p-24, 0x1p-53}; /* unit roundoff and smallest normal number of each bn_dtype */
@@ -70,8 +71,8 @@ static int check(const bn_layer *layer, const size_t *shape, size_t rank, size_t
 }
 
 int main(void) {
-    const size_t cases = bn_case_count;
-    unsigned long tests = 0, fast = 0;
+    const size_t cases = bn_case_count, refused = bn_refused_count;
+    unsigned long tests = 0, fast = 0, taken = 0;
     for (size_t i = 0; i < bn_layer_count; i++) {
         bn_layer rows = bn_layers[i]; /* the vectors are rows: as if the parameters ran along all axes but the first */
         size_t shape[BN_MOST_AXES + 1] = {rows.rows};
@@ -80,9 +81,19 @@ int main(void) {
     }
     for (size_t i = 0; i < cases; i++) {
         const bn_case *test = &bn_cases[i];
+        if (!bn_fits(&bn_layers[test->layer], test->shape, test->rank, test->count)) {
+            printf("not accepted: case %zu\n", i);
+            return 1;
+        }
         tests++, fast += check(&bn_layers[test->layer], test->shape, test->rank, test->count, test->input, test->output);
+    }
+    for (size_t i = 0; i < refused; i++) {
+        const bn_case *test = &bn_refused[i];
+        if (!bn_fits(&bn_layers[test->layer], test->shape, test->rank, test->count)) continue;
+        taken++;
+        printf("not refused: an input of %zu numbers for %s\n", test->count, bn_layers[test->layer].path);
     }
     printf("c: %d layers, %lu tests (%lu by bn_run), %lu numbers, %lu wrong, worst %.2f ulp\n", (int)bn_layer_count, tests, fast, numbers,
            wrong, worst);
-    return wrong || !numbers;
+    return wrong || taken || !numbers;
 }

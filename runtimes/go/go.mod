@@ -1,3 +1,3 @@
-module bnbundle
+module github.com/bn-export/bn-export/runtimes/go
 
 go 1.18

@@ -1,5 +1,7 @@
 /** A bundle that breaks the format. */
-export class BundleError extends Error {}
+export class BundleError extends Error {
+  name: "BundleError";
+}
 
 export type DType = "float16" | "bfloat16" | "float32" | "float64";
 
@@ -7,7 +9,10 @@ export type DType = "float16" | "bfloat16" | "float32" | "float64";
 export class Layer {
   readonly path: string;
   readonly dtype: DType;
-  readonly axis: readonly number[];
+  /** For each entry of `shape` the axis of the input it runs along. Setting it also sets `ndim` to null. */
+  axis: readonly number[];
+  /** Rank of the input with its batch axis, or null: any. */
+  ndim: number | null;
   readonly shape: readonly number[];
   readonly channels: number;
   readonly epsilon: number;
@@ -18,8 +23,9 @@ export class Layer {
   readonly root: Float64Array;
 
   /**
-   * Normalises `x`, the numbers of an input of this shape in row-major order, in place; returns `x`.
-   * Computes in double and rounds once, to the type of the array. Throws RangeError where the shape does not fit.
+   * Normalizes `x`, the numbers of an input of this shape in row-major order, in place; returns `x`.
+   * Computes in double and rounds once, to the type of the array. Throws TypeError where `x` is an array
+   * of integers, RangeError where the shape does not fit.
    */
   apply<T extends Float32Array | Float64Array>(x: T, shape: readonly number[]): T;
 
@@ -27,8 +33,11 @@ export class Layer {
   channelOf(i: number, shape: readonly number[]): number;
 }
 
-/** The layers of a bundle by path, in the model's order. Throws BundleError. */
-export function load(text: string): Map<string, Layer>;
+/** The layers of a bundle by path, in the model's order; the bundle as a string or as its bytes. Throws BundleError. */
+export function load(text: string | Uint8Array | ArrayBuffer): Map<string, Layer>;
+
+/** The value of a strict JSON document, as a bundle has to be. Throws BundleError. */
+export function parse(text: string | Uint8Array | ArrayBuffer): unknown;
 
 /** The number of `dtype` nearest to a double, half to even; infinite where it overflows. */
 export function roundTo(value: number, dtype: DType): number;

@@ -1,7 +1,8 @@
 //! Runs the tests in a bundle: `cargo run --release -- bundle.json`. Exit code 1 where a number is off by more than the bound.
 
-use bn_bundle::{load, round_to, Layer, Number};
+use bn_bundle::{load, parse, round_to, Layer, Number};
 use serde_json::Value;
+use std::collections::BTreeMap;
 
 #[derive(Default)]
 struct Totals {
@@ -15,26 +16,43 @@ fn main() {
     let path = std::env::args().nth(1).expect("the path of a bundle");
     let text = std::fs::read_to_string(path).expect("a file that can be read");
     let layers = load(&text).expect("a bundle");
-    let bundle: Value = serde_json::from_str(&text).expect("JSON");
+    let bundle = parse(&text).expect("JSON");
     let mut totals = Totals::default();
     for entry in list(&bundle["layers"]) {
         let layer = &layers[entry["path"].as_str().expect("a path")];
         if let Some(vectors) = entry.get("vectors") {
-            let mut rows = layer.clone();
-            rows.axis = (1..=layer.shape.len() as i64).collect();
+            let rows = layer.with_axis(&(1..=layer.shape.len() as i64).collect::<Vec<i64>>());
             let shape: Vec<usize> = [&[list(&vectors["input"]).len()], layer.shape.as_slice()].concat();
             run(&rows, &flat(&vectors["input"]), &flat(&vectors["output"]), &shape, &mut totals);
         }
         for case in entry.get("cases").map_or(&[][..], list) {
-            let shape: Vec<usize> = list(&case["shape"]).iter().map(|size| size.as_u64().expect("a size") as usize).collect();
-            run(layer, &numbers(&case["input"]), &numbers(&case["output"]), &shape, &mut totals);
+            run(layer, &numbers(&case["input"]), &numbers(&case["output"]), &sizes(&case["shape"]), &mut totals);
         }
     }
-    let accepted: Vec<&Value> = bundle.get("refuse").map_or(&[][..], list).iter().filter(|bad| load(bad["text"].as_str().unwrap_or("")).is_ok()).collect();
-    accepted.iter().for_each(|bad| println!("not refused: {}", bad["why"]));
+    let faults = faults(&bundle, &layers);
+    faults.iter().for_each(|fault| println!("{fault}"));
     let Totals { tests, numbers, wrong, worst } = totals;
     println!("rust: {} layers, {tests} tests, {numbers} numbers, {wrong} wrong, worst {worst:.2} ulp", layers.len());
-    std::process::exit(i32::from(wrong > 0 || !accepted.is_empty() || numbers == 0));
+    std::process::exit(i32::from(wrong > 0 || !faults.is_empty() || numbers == 0));
+}
+
+/// The documents and inputs that were not refused, or not taken, as they have to be.
+fn faults(bundle: &Value, layers: &BTreeMap<String, Layer>) -> Vec<String> {
+    let entries = |key: &str| bundle.get(key).map_or(&[][..], list);
+    let loads = |entry: &Value| load(entry["text"].as_str().expect("a text")).is_ok();
+    let takes = |entry: &Value| {
+        let mut x = vec![1f32; entry["count"].as_u64().expect("a count") as usize];
+        layers[entry["layer"].as_str().expect("a path")].apply(&mut x, &sizes(&entry["shape"])).is_ok()
+    };
+    let named = |what: &str, entry: &Value| format!("{what}: {}", entry["why"].as_str().expect("a reason"));
+    let mut found: Vec<String> = entries("refuse").iter().filter(|entry| loads(entry)).map(|entry| named("not refused", entry)).collect();
+    found.extend(entries("accept").iter().filter(|entry| !loads(entry)).map(|entry| named("not accepted", entry)));
+    found.extend(entries("refuse_inputs").iter().filter(|entry| takes(entry)).map(|entry| named("not refused", entry)));
+    found
+}
+
+fn sizes(value: &Value) -> Vec<usize> {
+    list(value).iter().map(|size| size.as_u64().expect("a size") as usize).collect()
 }
 
 fn list(value: &Value) -> &[Value] {

@@ -140,11 +140,19 @@ def test_the_script_writes_the_file_that_is_published(tmp_path):
 
 def test_what_a_reader_has_to_refuse_is_refused(conformance, tmp_path):
     entries = conformance[0]["refuse"]
-    assert len(entries) > 10
+    assert len(entries) > 100
+    assert len({entry["why"] for entry in entries}) == len({entry["text"] for entry in entries}) == len(entries)
     for entry in entries:
-        (tmp_path / "b.json").write_text(entry["text"], "utf-8")
+        (tmp_path / "b.json").write_bytes(entry["text"].encode())
         with pytest.raises(exporter.ExporterError):
             exporter.load(tmp_path / "b.json")
+
+
+def test_what_a_reader_has_to_take_is_taken(conformance, tmp_path):
+    assert len(conformance[0]["accept"]) > 5
+    for entry in conformance[0]["accept"]:
+        (tmp_path / "b.json").write_bytes(entry["text"].encode())
+        assert exporter.load(tmp_path / "b.json").paths() == ["bn"], entry["why"]
 
 
 def test_the_document_is_made_from_the_table():

@@ -7,7 +7,7 @@ import (
 	"math"
 	"os"
 
-	"bnbundle"
+	bnbundle "github.com/bn-export/bn-export/runtimes/go"
 )
 
 type document struct {
@@ -19,7 +19,12 @@ type document struct {
 			Input, Output []float64
 		}
 	}
-	Refuse []struct{ Why, Text string }
+	Refuse, Accept []struct{ Why, Text string }
+	RefuseInputs   []struct {
+		Why, Layer string
+		Shape      []int
+		Count      int
+	} `json:"refuse_inputs"`
 }
 
 var tests, numbers, wrong, worst = 0, 0, 0, 0.0
@@ -34,11 +39,11 @@ func main() {
 	for _, entry := range bundle.Layers {
 		layer := layers[entry.Path]
 		if entry.Vectors != nil {
-			rows := layer
-			rows.Axis = nil
+			var axis []int
 			for d := range layer.Shape {
-				rows.Axis = append(rows.Axis, d+1)
+				axis = append(axis, d+1)
 			}
+			rows := layer.WithAxis(axis...)
 			shape := append([]int{len(entry.Vectors.Input)}, layer.Shape...)
 			run(rows, flat(entry.Vectors.Input), flat(entry.Vectors.Output), shape)
 		}
@@ -46,17 +51,34 @@ func main() {
 			run(layer, test.Input, test.Output, test.Shape)
 		}
 	}
-	accepted := 0
-	for _, bad := range bundle.Refuse {
-		if _, err := bnbundle.Load([]byte(bad.Text)); err == nil {
-			accepted++
-			fmt.Println("not refused:", bad.Why)
-		}
-	}
+	faults := faults(bundle, layers)
 	fmt.Printf("go: %d layers, %d tests, %d numbers, %d wrong, worst %.2f ulp\n", len(layers), tests, numbers, wrong, worst)
-	if wrong > 0 || accepted > 0 || numbers == 0 {
+	if wrong > 0 || faults > 0 || numbers == 0 {
 		os.Exit(1)
 	}
+}
+
+// faults counts the documents and inputs that were not refused, or not taken, as they have to be.
+func faults(bundle document, layers map[string]bnbundle.Layer) (count int) {
+	say := func(wrong bool, what, why string) {
+		if wrong {
+			count++
+			fmt.Println(what, why)
+		}
+	}
+	for _, entry := range bundle.Refuse {
+		_, err := bnbundle.Load([]byte(entry.Text))
+		say(err == nil, "not refused:", entry.Why)
+	}
+	for _, entry := range bundle.Accept {
+		_, err := bnbundle.Load([]byte(entry.Text))
+		say(err != nil, "not accepted:", entry.Why)
+	}
+	for _, entry := range bundle.RefuseInputs {
+		err := bnbundle.Apply(layers[entry.Layer], make([]float32, entry.Count), entry.Shape)
+		say(err == nil, "not refused:", entry.Why)
+	}
+	return
 }
 
 func must(err error) {

@@ -1,0 +1,3 @@
+module bnbundle
+
+go 1.18
