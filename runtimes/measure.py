@@ -45,7 +45,7 @@ def need(*programs: str) -> None:
 
 def call(command: Sequence[object], folder: Path) -> str:
     """Runs a command; its output, or a RuntimeError with it where it fails."""
-    done = subprocess.run([str(word) for word in command], cwd=folder, capture_output=True, text=True)
+    done = subprocess.run([str(word) for word in command], cwd=folder, capture_output=True, text=True, errors="backslashreplace")
     if done.returncode:
         raise RuntimeError(f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}")
     return done.stdout

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -133,6 +134,37 @@ def test_what_breaks_the_format_is_refused(name, tmp_path, built):
     content["refuse"] = [{"why": "nothing is wrong", "text": good}]
     with pytest.raises(RuntimeError, match=r"not refused: \"?nothing is wrong"):
         measure.measure(built(name), written(tmp_path, content))
+
+
+COSTLY = {  # small documents, or fast to make, that a careless reader needs gigabytes, minutes or its whole stack for
+    "a million lists": "[" * 1_000_000, "objects inside each other": '{"a":' * 300_000,
+    "lists that are closed": "[" * 300_000 + "]" * 300_000,
+    "a number of a million digits": '{"format": "bn-bundle", "version": 1' + "0" * 1_000_000 + "}",
+    "a fraction of a million digits": "[0." + "7" * 1_000_000 + "1e]", "quotation marks that are escaped": '"' + '\\"' * 500_000,
+    "backslashes": '"' + "\\\\" * 500_000, "a string that does not end": '{"' + "a" * 2_000_000,
+    "keys without end": "{" + ", ".join(f'"{i}": 0' for i in range(200_000)) + ', "7": 0}'}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_documents_that_could_cost_much_are_refused_at_little_cost(name, tmp_path, built):
+    content = document(tmp_path, make_layer("bn"))
+    shape = {"shape": [4, 2**40], "axis": [1, 2], "ndim": 3, "gamma": None, "beta": None}
+    content["refuse"] = [{"why": why, "text": text} for why, text in COSTLY.items()]
+    content["refuse"].append({"why": "a shape of 2**42", "text": json.dumps({**content, "layers": [{**content["layers"][0], **shape}]})})
+    run, start = built(name), time.monotonic()
+    assert measure.measure(run, written(tmp_path, content))[1] == 0
+    assert time.monotonic() - start < 60
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_text_that_is_not_utf_8_is_refused(name, tmp_path, built):
+    document(tmp_path, make_layer("bn"))
+    data = (tmp_path / "b.json").read_bytes()
+    assert measure.measure(built(name), tmp_path / "b.json")[1] == 0
+    for bad in (b"\xff", b"\xc3", b"\xed\xa0\x80"):
+        (tmp_path / "b.json").write_bytes(data.replace(b'"path": "bn', b'"path": "bn' + bad))
+        with pytest.raises(RuntimeError):
+            measure.measure(built(name), tmp_path / "b.json")
 
 
 def test_compilers_vectorise_the_loops_of_c(tmp_path):

@@ -70,10 +70,11 @@ def _check_depth(text):
 
 
 def _object(pairs):
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise BundleError(f"the key {next(key for key in found if keys.count(key) > 1)!r} occurs twice in one object")
+    found = {}
+    for key, value in pairs:
+        if key in found:
+            raise BundleError(f"the key {key!r} occurs twice in one object")
+        found[key] = value
     return found
 
 
