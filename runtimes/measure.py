@@ -121,8 +121,8 @@ def rust(folder: Path) -> Run:
         raise Missing("the crate serde_json is not installed (Debian: librust-serde-json-dev)")
     shutil.copytree(HERE / "rust", folder, dirs_exist_ok=True)
     (folder / "offline.toml").write_text(f'[source.crates-io]\nreplace-with = "debian"\n[source.debian]\ndirectory = "{CRATES}"\n')
-    call(["cargo", "--config", "offline.toml", "build", "--offline", "--quiet"], folder)
-    return lambda bundle: call(["target/debug/check", bundle], folder)
+    call(["cargo", "--config", "offline.toml", "build", "--offline", "--quiet", "--example", "check"], folder)
+    return lambda bundle: call(["target/debug/examples/check", bundle], folder)
 
 
 def go(folder: Path) -> Run:

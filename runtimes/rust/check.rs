@@ -1,4 +1,4 @@
-//! Runs the tests in a bundle: `cargo run --release -- bundle.json`. Exit code 1 where a number is off by more than the bound.
+//! Runs the tests in a bundle: `cargo run --release --example check -- bundle.json`. Exit code 1 where a number is off by more than the bound.
 
 use bn_bundle::{load, parse, round_to, Layer, Number};
 use serde_json::Value;
