@@ -3,19 +3,30 @@
     ExporterError            what is wrong, where, and what to do about it
     ├── UsageError           options that contradict each other or name nothing
     ├── FormatError          the bytes are damaged, truncated or not what they claim to be
+    │   └── MissingFileError  there is nothing at this path; a FileNotFoundError, too
     ├── UnsupportedError     sound, but nothing exact can be had from it (folded, pickled, no batch norm)
     ├── UnresolvedError      some batch norms are there and the file does not say enough about them
     ├── LayerError           a layer's numbers cannot be used by the formula (NaN, variance + epsilon <= 0)
     ├── BundleError          a bundle breaks the contract of docs/format.md
     ├── OutputError          the output cannot be written
     └── MissingExtra         an optional package is not installed; the hint is its `pip install` line
+
+An error never changes once it exists: `inside`, `replace` and `located` make another one. Copies and pickles are whole, whatever a class's
+constructor takes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import contextlib
+import errno
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 LONGEST_MESSAGE = 500
+FIELDS = frozenset({"what", "where", "hint", "layers"})
+
+
+_Error = TypeVar("_Error", bound="ExporterError")
 
 
 class ExporterError(Exception):
@@ -26,15 +37,31 @@ class ExporterError(Exception):
     hint:  what the user can do, or "".
     """
 
+    what: str
+    where: str
+    hint: str
+
     def __init__(self, what: str, *, where: str = "", hint: str = "") -> None:
         super().__init__(what)
-        self.what, self.where, self.hint = what, where, hint
+        vars(self).update(what=what, where=where, hint=hint)
 
-    def inside(self, place: str) -> ExporterError:
-        """The same error with an outer place in front of `where`, if it isn't there; returns itself, for `raise error.inside(...)`."""
-        if self.where != place:
-            self.where = f"{place}: {self.where}" if self.where else place
-        return self
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in FIELDS:
+            raise AttributeError(f"{name} of an error cannot be changed; `replace` makes another error")
+        super().__setattr__(name, value)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return rebuilt, (type(self), vars(self))
+
+    def replace(self: _Error, **fields: Any) -> _Error:
+        """The same error with other `what`, `where` or `hint`, raised from the same line."""
+        return rebuilt(type(self), {**vars(self), **fields}).with_traceback(self.__traceback__)
+
+    def inside(self: _Error, place: str) -> _Error:
+        """The same error with an outer place in front of `where`, unless it stands there or there is none."""
+        if not place or self.where == place or self.where.startswith(f"{place}: "):
+            return self
+        return self.replace(where=f"{place}: {self.where}" if self.where else place)
 
     def __str__(self) -> str:
         text = f"{self.where}: {self.what}" if self.where else self.what
@@ -49,6 +76,12 @@ class FormatError(ExporterError):
     """The bytes are damaged, truncated, or not what they claim to be."""
 
 
+class MissingFileError(FormatError, FileNotFoundError):
+    """There is nothing at this path, so that `except FileNotFoundError` of a calling program catches it."""
+
+    errno = errno.ENOENT
+
+
 class UnsupportedError(ExporterError):
     """A sound file from which nothing exact can be had; `what` says why."""
 
@@ -59,12 +92,14 @@ class UnresolvedError(ExporterError):
     layers: (path, reason) of each.
     """
 
+    layers: tuple[tuple[str, str], ...]
+
     def __init__(self, layers: Sequence[tuple[str, str]], *, where: str = "", hint: str = "") -> None:
-        self.layers = tuple(layers)
-        named = "; ".join(f"{path}: {reason}" for path, reason in self.layers[:3])
-        more = f"; and {len(self.layers) - 3} more" if len(self.layers) > 3 else ""
-        count = "1 batch norm" if len(self.layers) == 1 else f"{len(self.layers)} batch norms"
+        named = "; ".join(f"{path}: {reason}" for path, reason in layers[:3])
+        more = f"; and {len(layers) - 3} more" if len(layers) > 3 else ""
+        count = "1 batch norm" if len(layers) == 1 else f"{len(layers)} batch norms"
         super().__init__(f"{count} cannot be resolved: {named}{more}", where=where, hint=hint)
+        vars(self).update(layers=tuple(layers))
 
 
 class LayerError(ExporterError):
@@ -85,6 +120,29 @@ class MissingExtra(ExporterError):
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(f"{purpose} needs the package {package!r}, which is not installed",
                          hint=f"pip install 'bn-export[{extra}]'")
+
+
+KINDS: dict[str, type[ExporterError]] = {kind.__name__: kind for kind in (
+    ExporterError, UsageError, FormatError, MissingFileError, UnsupportedError, UnresolvedError, LayerError, BundleError, OutputError,
+    MissingExtra)}
+
+
+def rebuilt(kind: type[_Error], fields: dict[str, Any]) -> _Error:
+    """An error of this kind with these fields, past its constructor: what pickles, copies and the answers of a child are read with."""
+    error = kind.__new__(kind)
+    error.args = (fields["what"],)
+    vars(error).update(fields)
+    return error
+
+
+@contextlib.contextmanager
+def located(place: str, hint: str = "") -> Iterator[None]:
+    """Errors raised in the block leave it with `place` in front of their `where`, and with `hint` where they have none."""
+    try:
+        yield
+    except ExporterError as error:
+        placed = error.inside(place)
+        raise (placed.replace(hint=hint) if hint and not error.hint else placed) from None
 
 
 def unexpected(error: Exception) -> ExporterError:

@@ -11,7 +11,7 @@ from exporter.batchnorm import schema, vectors
 from exporter.batchnorm.bundle import Bundle, Origin
 from exporter.batchnorm.dtypes import round_to
 from exporter.batchnorm.layer import PARAMETERS, BatchNorm
-from exporter.errors import BundleError, ExporterError, printable
+from exporter.errors import BundleError, located, printable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -138,7 +138,7 @@ def _rows(value: Any) -> Any:
 
 
 def _layer(entry: dict[str, Any]) -> BatchNorm:
-    try:
+    with located(f"layer {printable(entry['path'])}"):
         shape, axis = (tuple(_whole(number, name) for number in entry[name]) for name in ("shape", "axis"))
         ndim, dtype = entry["ndim"], entry["dtype"]
         parameters: dict[str, Any] = {name: None if entry[name] is None else _typed(entry[name], dtype, name) for name in PARAMETERS}
@@ -154,8 +154,6 @@ def _layer(entry: dict[str, Any]) -> BatchNorm:
             momentum=None if entry["momentum"] is None else float(entry["momentum"]),
             effective_epsilon=None if effective is None else float(effective), assumed=tuple(entry.get("assumed", ())),
             converted=tuple(entry.get("converted", ())), quantized=entry.get("quantized"), **shaped)
-    except ExporterError as error:
-        raise error.inside(f"layer {printable(entry['path'])}") from None
 
 
 def _whole(number: float, name: str) -> int:
@@ -173,13 +171,11 @@ def _typed(values: NDArray[np.float64], dtype: str, name: str) -> NDArray[Any]:
 
 
 def _vectors(layer: BatchNorm, entry: dict[str, Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    try:
+    with located(f"layer {printable(layer.path)}: vectors"):
         channels = layer.moving_mean.size
         if any(not isinstance(entry[key], np.ndarray) for key in ("input", "output")):
             raise BundleError(f"input and output of the vectors are not rows of {channels} numbers")
         pair = tuple(_typed(entry[key], layer.dtype, key) for key in ("input", "output"))
         if any(rows.ndim != 2 or rows.shape[1] != channels for rows in pair) or pair[0].shape != pair[1].shape:
             raise BundleError(f"input and output of the vectors are not rows of {channels} numbers")
-    except ExporterError as error:
-        raise error.inside(f"layer {printable(layer.path)}: vectors") from None
     return pair[0], pair[1]

@@ -9,7 +9,7 @@ import numpy as np
 from exporter.batchnorm.bundle import Bundle
 from exporter.batchnorm.dtypes import HELD_IN
 from exporter.batchnorm.layer import BatchNorm
-from exporter.errors import ExporterError, LayerError, UnresolvedError, UnsupportedError, printable
+from exporter.errors import LayerError, UnresolvedError, UnsupportedError, located, printable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -43,13 +43,11 @@ def check(bundle: Bundle) -> Bundle:
 
 def check_layer(layer: BatchNorm) -> list[str]:
     """Refuses a layer that the formula cannot use (LayerError); returns warnings about one that it can."""
-    try:
+    with located(layer.path):
         _check_geometry(layer)
         for name, values in layer.parameters().items():
             _check_values(layer, name, values)
         return _check_variance(layer)
-    except ExporterError as error:
-        raise error.inside(layer.path) from None
 
 
 def _check_geometry(layer: BatchNorm) -> None:

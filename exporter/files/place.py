@@ -8,7 +8,7 @@ import stat
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from exporter.errors import ExporterError, FormatError, printable
+from exporter.errors import ExporterError, FormatError, MissingFileError, printable
 
 MiB = 1 << 20
 
@@ -87,13 +87,14 @@ class Place:
         """Bytes of the file."""
         found = self.stat()
         if found is None:
-            raise FormatError("no such file", where=self.name)
+            raise MissingFileError("no such file", where=self.name)
         return found.st_size
 
     def open(self) -> BinaryIO:
         """The file, for reading bytes; the caller closes it. It has no buffer: the formats read pieces of known sizes all over it."""
         if not self.is_file():
-            raise FormatError("this is a folder, not a file" if self.exists() else "no such file", where=self.name)
+            self.size()  # says so where there is nothing
+            raise FormatError("this is a folder, not a file", where=self.name)
         try:
             descriptor = os.open(self.local, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
             self._opened.setdefault(self.local, _stamp(os.fstat(descriptor)))

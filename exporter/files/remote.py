@@ -105,7 +105,8 @@ class RemotePlace(Place):
 
     def open(self) -> BinaryIO:
         if not self.is_file():
-            raise FormatError("this is a folder, not a file" if self.exists() else "no such file", where=self.name)
+            self.size()  # says so where there is nothing
+            raise FormatError("this is a folder, not a file", where=self.name)
         self._content = self._content or Ranges(self._fetch, self._fetch_all, self.size(), self.name)
         return cast(BinaryIO, _File(self._content))
 

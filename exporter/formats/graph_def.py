@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
-from exporter.errors import FormatError, printable
+from exporter.errors import FormatError, located, printable
 from exporter.files.place import MiB, Place
 from exporter.formats.protobuf import Message, fields
 
@@ -271,11 +271,8 @@ def _fields(data: bytes | int, where: str) -> dict[int, list[int | bytes]]:
     # `data` may be a memoryview behind the cast above: slices of it are views, so that nothing is copied before it is used.
     if isinstance(data, int):
         raise FormatError("a number where a message is due", where=where)
-    try:
+    with located(where):
         return fields(data)
-    except FormatError as error:
-        error.where = where
-        raise
 
 
 def _message(found: dict[int, list[int | bytes]], number: int, where: str) -> Message:

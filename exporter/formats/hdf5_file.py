@@ -62,9 +62,7 @@ def _guarded(method: Callable[Concatenate[File, str, P], R]) -> Callable[Concate
         try:
             return method(self, path, *args, **kwargs)
         except FormatError as error:
-            if not error.where:
-                error.where = self._where(path)
-            raise
+            raise error if error.where else error.inside(self._where(path)) from None
         except (OSError, RuntimeError, ValueError, KeyError, TypeError, OverflowError, MemoryError) as error:
             raise FormatError(f"HDF5 cannot read this: {reason(error)}", where=self._where(path),
                               hint="the file is damaged; get it again") from None

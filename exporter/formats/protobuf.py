@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 
-from exporter.errors import FormatError
+from exporter.errors import FormatError, located
 
 DEEPEST = 64
 
@@ -191,11 +191,8 @@ class Message:
     def _parsed(self) -> dict[int, list[int | bytes]]:
         found = self._fields
         if found is None:
-            try:
+            with located(self.where):
                 found = self._fields = fields(self.data)
-            except FormatError as error:
-                error.where = self.where
-                raise
         return found
 
     def _mistyped(self, number: int) -> FormatError:

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from exporter.errors import FormatError
+from exporter.errors import FormatError, located
 from exporter.files.place import MiB, Place
 from exporter.formats import crc32c
 from exporter.formats.protobuf import varint
@@ -83,12 +83,10 @@ class Table:
         footer = self._read(self._size - FOOTER, FOOTER)
         if struct.unpack("<Q", footer[-8:])[0] != MAGIC:
             raise FormatError("this is not a TensorFlow checkpoint index, or its end was cut off", where=self.where)
-        try:
-            meta, at = _handle(footer, 0)
-            index, at = _handle(footer, at)
-        except FormatError as error:
-            raise error.inside(self.where) from None
-        if at > 40 or any(footer[at:40]):
+        with located(self.where):
+            meta, end = _handle(footer, 0)
+            index, end = _handle(footer, end)
+        if end > 40 or any(footer[end:40]):
             raise FormatError("bad footer", where=self.where)
         self._entries(meta)  # empty in every file that TensorFlow writes; its CRC still tells of damage
         blocks = self._entries(index)
@@ -107,11 +105,8 @@ class Table:
         return entries
 
     def _entries(self, handle: Handle) -> list[Entry]:
-        try:
+        with located(self.where):
             return list(_parse(self._contents(*handle)))
-        except FormatError as error:
-            error.where = self.where
-            raise
 
     def _contents(self, offset: int, size: int) -> bytes:
         if offset + size + TRAILER > self._size - FOOTER:

@@ -15,7 +15,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from exporter.errors import FormatError, printable
+from exporter.errors import FormatError, located, printable
 
 if TYPE_CHECKING:
     pass
@@ -326,15 +326,13 @@ def norm_fields(node: Node) -> NormFields:
     Raises: FormatError, with `where` "layer NAME".
     """
     config = node.config
-    try:
+    with located(f"layer {printable(node.name or node.class_name, 80)}"):
         return NormFields(
             axis=_axis(config), epsilon=_epsilon(config), momentum=_number(config, "momentum"), center=_flag(config, "center"),
             scale=_flag(config, "scale"), dtype=_dtype(config.get("dtype")), ndim=len(node.input_shape) if node.input_shape else None,
             mode=_integer(config, "mode") or 0, renorm=_flag(config, "renorm") or False,
             virtual_batch_size=_integer(config, "virtual_batch_size"),
             synchronized=_flag(config, "synchronized") or node.base_name == "SyncBatchNormalization")
-    except FormatError as error:
-        raise error.inside(f"layer {printable(node.name or node.class_name, 80)}") from None
 
 
 def _axis(config: Mapping[str, Any]) -> tuple[int, ...] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 
 from exporter.batchnorm.bundle import Bundle
-from exporter.errors import FormatError
+from exporter.errors import FormatError, MissingFileError
 from exporter.files.place import Place
 from exporter.sources import source_for
 from exporter.sources.shared.options import ReadOptions
@@ -16,7 +16,7 @@ def read_unresolved(place: Place, options: ReadOptions) -> Bundle:
     source = source_for(place)  # also for what does not exist: a checkpoint is known by the prefix of its files' names
     if source is None:
         if not place.exists():
-            raise FormatError("no such file or folder")
+            raise MissingFileError("no such file or folder")
         from exporter.sources.shared.refusals import refuse
 
         raise refuse(place)

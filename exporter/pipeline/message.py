@@ -18,13 +18,12 @@ import orjson
 from exporter.batchnorm.bundle import Bundle, Origin
 from exporter.batchnorm.dtypes import HELD_IN
 from exporter.batchnorm.layer import PARAMETERS, BatchNorm
-from exporter.errors import ExporterError, FormatError, UnresolvedError, printable
+from exporter.errors import KINDS, ExporterError, FormatError, UnresolvedError, printable, rebuilt
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LENGTHS = struct.Struct("<QQ")
-ERRORS = {kind.__name__: kind for kind in ExporterError.__subclasses__()}
 FIELDS: dict[str, Any] = {**dict.fromkeys(("path", "name", "class_name", "statistic"), str), "quantized": str | None, "ndim": int | None,
                           **dict.fromkeys(("epsilon", "momentum", "effective_epsilon"), float | None), "shape": tuple}
 _HEADER = tuple(field.name for field in dataclasses.fields(BatchNorm) if field.name not in PARAMETERS)
@@ -152,12 +151,11 @@ class _Arrays:
 
 
 def _error(header: dict[str, Any]) -> ExporterError:
-    what, where, hint = (str(header[name]) for name in ("what", "where", "hint"))
-    if header["error"] == "UnresolvedError":
-        return UnresolvedError([(str(path), str(reason)) for path, reason in header["layers"]], where=where, hint=hint)
-    error = ExporterError(what, where=where, hint=hint)
-    error.__class__ = ERRORS.get(header["error"], ExporterError)
-    return error
+    said: dict[str, Any] = {name: str(header[name]) for name in ("what", "where", "hint")}
+    kind = KINDS.get(header["error"], ExporterError)
+    if kind is UnresolvedError:
+        said["layers"] = tuple((str(path), str(reason)) for path, reason in header["layers"])
+    return rebuilt(kind, said)
 
 
 def _layer(fields: dict[str, Any], arrays: _Arrays) -> BatchNorm:

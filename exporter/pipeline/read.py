@@ -9,7 +9,7 @@ from typing import Literal
 
 from exporter.batchnorm.bundle import Bundle
 from exporter.batchnorm.layer import BatchNorm
-from exporter.errors import ExporterError, FormatError
+from exporter.errors import FormatError, MissingFileError, located
 from exporter.files.place import Place
 from exporter.files.remote import place_for
 from exporter.files.spool import Content, spooled
@@ -55,15 +55,13 @@ def load(path: str | os.PathLike[str] | Content) -> Bundle:
     """
     from exporter.sources import bundle, bundle_arrays
 
-    with _placed(path) as place:
-        try:
-            source = next((source for source in (bundle, bundle_arrays) if source.claims(place)), None)
-            if source is None:
-                raise FormatError("this is not a bundle", hint="read a model with exporter.read")
-            with quiet():
-                return resolve(source.read(place, ReadOptions()), ReadOptions())
-        except ExporterError as error:
-            raise error.inside(place.name) from None
+    with _placed(path) as place, located(place.name), quiet():
+        source = next((source for source in (bundle, bundle_arrays) if source.claims(place)), None)
+        if source is None and not place.exists():
+            raise MissingFileError("no such file or folder")
+        if source is None:
+            raise FormatError("this is not a bundle", hint="read a model with exporter.read")
+        return resolve(source.read(place, ReadOptions()), ReadOptions())
 
 
 def _placed(path: str | os.PathLike[str] | Content) -> contextlib.AbstractContextManager[Place]:
@@ -79,7 +77,7 @@ def read_place(place: Place, options: ReadOptions, *, isolated: bool = False, fo
     each:      called with each layer that the child has found, before anything has judged it; if it stays as it is, the bundle holds
                this very object.
     """
-    try:
+    with located(place.name):
         if isolated and (not place.is_local or place.exists()):
             from exporter.pipeline import child as isolation
 
@@ -88,5 +86,3 @@ def read_place(place: Place, options: ReadOptions, *, isolated: bool = False, fo
             found = read_unresolved(place, options)
         with quiet():
             return resolve(found, options)
-    except ExporterError as error:
-        raise error.inside(place.name) from None

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from exporter.batchnorm.bundle import Bundle, Origin
-from exporter.errors import FormatError
+from exporter.errors import located
 from exporter.files.place import Place
 from exporter.formats.hdf5 import is_hdf5, open_hdf5
 from exporter.sources.keras_v3.groups import LAYER_LISTS, VARIABLES, Group
@@ -43,13 +43,9 @@ def read(place: Place, options: ReadOptions) -> Bundle:
 
         architecture = node_tree_from(options.architecture)
         tree, version = architecture.tree, architecture.keras_version
-    with _open(place) as files:
-        try:
-            found = read_weights(Group(files), tree, version, options.announce, own_config=False)
-        except FormatError as error:
-            if options.architecture is not None and not error.hint:
-                error.hint = f"the architecture is that of {options.architecture.name}"
-            raise
+    hint = f"the architecture is that of {options.architecture.name}" if options.architecture else ""
+    with _open(place) as files, located("", hint):
+        found = read_weights(Group(files), tree, version, options.announce, own_config=False)
     return found.bundle(Origin(file=place.name, kind=NAME))
 
 

@@ -10,7 +10,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from exporter.batchnorm.bundle import Bundle, Origin
-from exporter.errors import FormatError, UnsupportedError, names
+from exporter.errors import FormatError, UnsupportedError, located, names
 from exporter.files.place import Place
 from exporter.formats.graph_def import MetaGraph, open_file
 from exporter.formats.object_graph import OBJECT_GRAPH, SavedGraph
@@ -81,13 +81,9 @@ class Part:
 
 
 def _parts(place: Place) -> list[Part]:
-    try:
+    with located(place.name, hint="the file is cut short or is no SavedModel: copy or download it again"):
         found = fields(open_file(place)).get(MODEL_META_GRAPHS, [])
         parts = [_part(data, place.name) for data in found if not isinstance(data, int)]
-    except FormatError as error:
-        error.where = error.where or place.name
-        error.hint = error.hint or "the file is cut short or is no SavedModel: copy or download it again"
-        raise
     if not parts:
         raise FormatError("it holds no graph: it is cut short, or no SavedModel", where=place.name)
     return parts

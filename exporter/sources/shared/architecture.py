@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from exporter.errors import ExporterError, FormatError, UnsupportedError
+from exporter.errors import MissingFileError, UnsupportedError, located
 from exporter.files.place import Place
 from exporter.keras.config import HOW_TO_GIVE_ONE, Architecture, model_tree, parse_config
 
@@ -12,15 +12,13 @@ def node_tree_from(place: Place) -> Architecture:
 
     Raises: FormatError, UnsupportedError where the file holds no config; `where` starts with the file's name.
     """
-    try:
+    with located(place.name):
         return _architecture(place)
-    except ExporterError as error:
-        raise error.inside(place.name) from None
 
 
 def _architecture(place: Place) -> Architecture:
     if not place.exists():
-        raise FormatError("no such file or folder")
+        raise MissingFileError("no such file or folder")
     from exporter.formats.hdf5 import is_hdf5, open_hdf5
 
     if is_hdf5(place):
