@@ -9,6 +9,7 @@ import gc
 import html
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 import time
@@ -53,13 +54,18 @@ def export_models(words: Sequence[str]) -> int:
     with _executor(args) as executor:
         try:
             summary = export_many(args.models, args.out_dir, suffix=args.suffix, options=options, executor=executor, force=args.force,
+                                  report=args.report,
                                   write_options=WriteOptions(vectors=not args.no_vectors, names=args.names, folded=args.folded),
                                   progress=progress)
         finally:
             progress.end()
     if args.report is not None:
         _write_report(summary, args.report)
+    warn(summary.warnings)
     print(summary, file=sys.stderr)
+    for count, outcome in summary.reasons() if len(summary.of("refused")) > 1 else ():
+        hint = f" ({printable(outcome.hint, 300)})" if outcome.hint else ""
+        print(f"  {count} like {printable(outcome.source, 80)}: {printable(outcome.reason, 200)}{hint}", file=sys.stderr)
     return 0 if summary.is_complete else 1
 
 
@@ -143,13 +149,15 @@ class Progress:
     def __init__(self, verbose: bool) -> None:
         self._verbose, self._bar = verbose, sys.stderr.isatty()
         self._began, self._refused = time.monotonic(), 0
+        self._hints: set[str] = set()
 
     def __call__(self, outcome: Outcome, done: int, count: int) -> None:
         self.end()
         if outcome.status == "refused":
             self._refused += 1
             print(f"error: {printable(outcome.source)}: {printable(outcome.reason, 500)}", file=sys.stderr)
-            if outcome.hint:
+            if outcome.hint and outcome.hint not in self._hints:  # once for all that it helps
+                self._hints.add(outcome.hint)
                 print(f"hint: {printable(outcome.hint, 500)}", file=sys.stderr)
         elif self._verbose:
             held = f": {outcome.layers} batch norms, {outcome.channels} channels" if outcome.status == "exported" else ""
@@ -159,7 +167,10 @@ class Progress:
             full = BAR * done // count
             left = (time.monotonic() - self._began) / done * (count - done)
             refused = f", {self._refused} refused" if self._refused else ""
-            sys.stderr.write(f"[{'#' * full}{'.' * (BAR - full)}] {done} of {count}{refused}, {left:.0f} s left")
+            words = f"{done} of {count}{refused}, {left:.0f} s left"
+            bar = f"[{'#' * full}{'.' * (BAR - full)}] {words}"
+            columns = shutil.get_terminal_size().columns  # a line that wraps cannot be taken away again
+            sys.stderr.write(bar if len(bar) < columns else words[: columns - 1])
             sys.stderr.flush()
 
     def end(self) -> None:

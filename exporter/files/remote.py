@@ -201,6 +201,9 @@ def store_for(url: str) -> tuple[Any, str]:
         raise MissingExtra(error.name or str(error), "remote", f"the URL {printable(_split(url)[0], 80)}") from None
     except ValueError as error:
         raise UsageError(f"{printable(_split(url)[0], 80)}: {reason(error, url)}") from None
+    except Exception as error:  # some stores connect here, and raise whatever their client libraries do
+        raise FormatError(f"cannot be reached: {reason(error, url)}", where=printable(_split(url)[0], 80),
+                          hint="check the address, the network, and the credentials in the environment") from None
     return store, path
 
 

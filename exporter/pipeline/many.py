@@ -12,9 +12,9 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from exporter.errors import ExporterError, FormatError, OutputError, UsageError, printable, unexpected
+from exporter.errors import ExporterError, OutputError, UsageError, printable, unexpected
 from exporter.files.remote import is_url, place_for
-from exporter.pipeline.naming import named_sources, place_of, public
+from exporter.pipeline.naming import named_sources, place_of, public, refuse_links
 from exporter.pipeline.outcome import EXPORTED, REFUSED, SKIPPED, Outcome, Summary
 
 if TYPE_CHECKING:
@@ -26,51 +26,59 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Task:
-    """One export that is to be done; `mark` is that of the model as it is now."""
+    """One export that is to be done; `mark` is that of the model as it is now, `out` lies below `out_dir`."""
 
     source: str
     out: str
     mark: str
+    out_dir: str
 
 
 def export_many(sources: Iterable[str | os.PathLike[str]], out_dir: str | os.PathLike[str], *, suffix: str = ".json",
                 options: ReadOptions | None = None, write_options: WriteOptions | None = None,
-                executor: concurrent.futures.Executor | None = None, force: bool = False,
+                executor: concurrent.futures.Executor | None = None, force: bool = False, report: str | os.PathLike[str] | None = None,
                 progress: Callable[[Outcome, int, int], object] = lambda outcome, done, count: None) -> Summary:
     """Exports many models. One that cannot be exported does not stop the others.
 
-    sources:  paths, URLs and patterns with * ? [] and ** (over folders) of models.
+    sources:  paths, URLs and patterns with * ? [] and ** (over folders) of models; a folder means the models below it.
     out_dir:  folder or URL; folders below it are made as the sources' names ask for.
     suffix:   of the outputs; it chooses the kind that is written.
     options, write_options: exporter.ReadOptions and exporter.WriteOptions, for all of them.
     executor: any concurrent.futures.Executor; its workers need this package, the sources and out_dir. None: this thread does the work.
     force:    export also what is there and unchanged.
+    report:   a file that the caller is going to write; refused before any work where it cannot be, or would replace a model.
     progress: called in this thread with each outcome, how many are done, and how many there are.
 
     Every model is read in a child process with limits on time and memory. Calling it again goes on where a call was interrupted.
     Raises: UsageError (no sources, unknown suffix), OutputError (no such folder can be made or written).
     """
     from exporter import targets
+    from exporter.files import output
     from exporter.pipeline import resume
     from exporter.sources.shared.options import ReadOptions
     from exporter.targets.shared.options import WriteOptions
 
     options, write_options = options or ReadOptions(), write_options or WriteOptions()
     targets.target_for(f"name{suffix}")
-    named = named_sources(sources, os.fspath(out_dir), suffix)
-    if not named:
-        raise UsageError("no models are given")
     index = resume.Index.of(os.fspath(out_dir), options, write_options)
+    plan = named_sources(sources, os.fspath(out_dir), suffix, index.wrote)
+    count = len(plan.outputs) + len(plan.problems)
+    if not count:
+        raise UsageError("no models are given")
+    if report is not None:
+        output.check_output(report, [place_for(source) for source in plan.outputs])
     outcomes: dict[str, Outcome] = {}
 
     def settle(source: str, outcome: Outcome) -> None:
         outcomes[source] = outcome
         index.note(outcome)
-        progress(outcome, len(outcomes), len(named))
+        progress(outcome, len(outcomes), count)
 
     try:
         tasks = []
-        for source, out in named.items():
+        for source, error in plan.problems.items():
+            settle(source, _refused(source, "", error))
+        for source, out in plan.outputs.items():
             found = _before(source, out, index, force)
             if isinstance(found, Task):
                 tasks.append(found)
@@ -80,7 +88,7 @@ def export_many(sources: Iterable[str | os.PathLike[str]], out_dir: str | os.Pat
             settle(source, outcome)
     finally:
         index.save()
-    return Summary(tuple(outcomes[source] for source in named))
+    return Summary(tuple(outcomes[source] for source in [*plan.problems, *plan.outputs]), tuple(index.warnings))
 
 
 def export_one(task: Task, options: ReadOptions, write_options: WriteOptions) -> Outcome:
@@ -92,6 +100,7 @@ def export_one(task: Task, options: ReadOptions, write_options: WriteOptions) ->
 
     try:
         place = place_for(task.source)
+        refuse_links(task.out, task.out_dir)
         if not is_url(task.out):
             os.makedirs(os.path.dirname(task.out), exist_ok=True)
         inputs = [place] if options.architecture is None else [place, options.architecture]
@@ -117,21 +126,19 @@ def _refused(source: str, out: str, error: ExporterError) -> Outcome:
 
 
 def _before(source: str, out: str, index: Index, force: bool) -> Task | Outcome:
-    """What is known without reading the model: that its pattern names nothing, that its export is there, or that it is to be done."""
+    """What is known without reading the model: that its export is there, or that it is to be done."""
     from exporter.pipeline import resume
 
     try:
         place = place_for(source)
-        if not out:
-            return _refused(source, out, FormatError("no file or folder matches this pattern"))
         other = index.owner(out)
         if not force and other not in (None, place_of(public(source))) and place_for(other).exists():
             raise OutputError(f"this holds the export of another model, {printable(other)}", where=out,
                               hint="choose another --out-dir, or replace it with --force")
-        mark = resume.mark_of(place)
+        mark = resume.mark_of(place, index.wrote)
         if not force and mark and index.has(out, mark):
             return Outcome(source=public(source), out=out, status=SKIPPED)
-        return Task(source, out, mark)
+        return Task(source, out, mark, index.out_dir)
     except ExporterError as error:
         return _refused(source, out, error)
 

@@ -1,4 +1,4 @@
-"""Which models a list of paths and patterns names, and where each export goes.
+"""Which models are exported, and where each export goes.
 
 A name in the output folder is the model's own name and place below the folder that all the arguments have in common, with the output's
 suffix behind it: "a/model.h5" becomes "a/model.h5.json". So two models never get one name, and a name does not depend on which others
@@ -7,109 +7,83 @@ there are.
 
 from __future__ import annotations
 
-import glob
+import dataclasses
 import os
 import re
 import urllib.parse
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Sequence
 
-from exporter.errors import ExporterError
-from exporter.files.remote import is_url, place_for, store_for
-
-if TYPE_CHECKING:
-    from exporter.files.place import Place
-
-MAGIC = re.compile(r"[*?\[]")
+from exporter.errors import ExporterError, FormatError, OutputError
+from exporter.files.remote import is_url
+from exporter.pipeline.matches import expand, fixed_folder
 
 
-def named_sources(sources: Iterable[str | os.PathLike[str]], out_dir: str, suffix: str) -> dict[str, str]:
-    """Output by source, in the order given; "" for a pattern that names nothing."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class Plan:
+    """outputs: the name of the export by source, in the order given. problems: what is wrong with a word that names no model."""
+
+    outputs: dict[str, str]
+    problems: dict[str, ExporterError]
+
+
+def named_sources(sources: Iterable[str | os.PathLike[str]], out_dir: str, suffix: str,
+                  is_export: Callable[[str], bool] = lambda path: False) -> Plan:
+    """The models that paths, patterns and folders name. is_export: whether a path in `out_dir` is known to be an earlier run's export."""
     words = [os.fspath(word) for word in sources]
-    common = _common([_parts(_fixed(word)) for word in words])
-    named: dict[str, str] = {}
+    folders = {word: fixed_folder(word) for word in words}
+    common = _common([_parts(folder) for folder in folders.values()])
+    plan = Plan({}, {})
     sources_of: dict[str, str] = {}
     for word in words:
-        paths = list(expand(word, out_dir))
-        if not paths:
-            named.setdefault(word, "")
+        problems: dict[str, ExporterError] = {}
+        paths = list(expand(word, _left_out(folders[word], out_dir, suffix, is_export), problems))
+        if not paths and not problems:
+            problems[word] = FormatError("no file or folder matches this pattern")
+        plan.problems.update(problems)
         for path in paths:
-            *folders, name = _parts(path)[len(common):]
-            out, number = _join(out_dir, [*folders, name + suffix]), 2
+            *below, name = _parts(path)[len(common):]
+            out, number = _join(out_dir, [*below, name + suffix]), 2
             while sources_of.get(out, place_of(path)) != place_of(path):  # two URLs of which one has characters that no file name has
-                out, number = _join(out_dir, [*folders, f"{name}~{number}{suffix}"]), number + 1
+                out, number = _join(out_dir, [*below, f"{name}~{number}{suffix}"]), number + 1
             if out not in sources_of:
-                named[path], sources_of[out] = out, place_of(path)
-    return named
+                plan.outputs[path], sources_of[out] = out, place_of(path)
+    return plan
+
+
+def _left_out(folder: str, out_dir: str, suffix: str, is_export: Callable[[str], bool]) -> Callable[[str], bool]:
+    """What of a pattern's matches is no model: all that lies in the output folder, or, where the models lie there, too, the exports."""
+    models_lie_there = _is_inside(folder, out_dir)
+
+    def test(path: str) -> bool:
+        if not _is_inside(path, out_dir):
+            return False
+        if not models_lie_there:
+            return True
+        return is_export(path) or (path.endswith(suffix) and not is_url(path) and os.path.lexists(path[: -len(suffix)]))
+
+    return test
+
+
+def _is_inside(path: str, folder: str) -> bool:
+    parts = _parts(folder)
+    return _parts(path)[: len(parts)] == parts
+
+
+def refuse_links(out: str, out_dir: str) -> None:
+    """Refuses an export below `out_dir` that would go through a link: the names there come from the models, and whoever made those may
+    have put a link in their way. The output folder itself may be a link of the user's."""
+    if is_url(out):
+        return
+    path = os.path.abspath(out_dir)
+    for part in os.path.relpath(os.path.abspath(out), path).split(os.sep):
+        path = os.path.join(path, part)
+        if os.path.islink(path):
+            raise OutputError("a link stands here; none is followed below the output folder", where=path,
+                              hint="remove the link, or choose another --out-dir")
 
 
 def place_of(path: str) -> str:
     return path if is_url(path) else os.path.abspath(path)
-
-
-def expand(word: str, out_dir: str) -> Iterator[str]:
-    """The models that a path or pattern names. A path without wildcards, or that exists as it stands, names itself.
-
-    A pattern leaves out what lies in `out_dir` or in a folder that is a model itself, folders that are none, and the data and graph
-    files beside a checkpoint's index.
-    """
-    if not _is_pattern(word):
-        yield os.path.normpath(word) if not is_url(word) else word
-        return
-    found = _matches(word)
-    folders: list[str] = []
-    for path in found:
-        place = place_for(path)
-        if _is_inside(path, [out_dir, *folders]):
-            continue
-        if place.is_folder():
-            kind = _kind(place)
-            # beside a checkpoint there may be other models; the index that the pattern names, too, is the checkpoint
-            if kind and not (kind == "tf-checkpoint" and any(_is_inside(other, [path]) for other in found if other != path)):
-                folders.append(path)
-                yield path
-        elif not _is_beside_an_index(path, found):
-            yield path
-
-
-def _matches(word: str) -> list[str]:
-    if not is_url(word):
-        return sorted({os.path.normpath(path) for path in glob.glob(word, recursive=True)})
-    store, path = store_for(word)
-    return sorted(store.unstrip_protocol(name) for name in store.glob(path))
-
-
-def _is_pattern(word: str) -> bool:
-    return MAGIC.search(word if not word.lower().startswith("http") else word.partition("?")[0]) is not None \
-        and (is_url(word) or not os.path.lexists(word))
-
-
-def _is_inside(path: str, folders: Sequence[str]) -> bool:
-    parts = _parts(path)
-    return any(parts[: len(_parts(folder))] == _parts(folder) for folder in folders)
-
-
-def _kind(place: Place) -> str:
-    """NAME of the source that claims `place`, "" where none does."""
-    from exporter.sources import source_for
-
-    try:
-        source = source_for(place)
-        return source.NAME if source else ""
-    except ExporterError:
-        return "damaged"  # reading it says what is wrong
-
-
-def _is_beside_an_index(path: str, found: Sequence[str]) -> bool:
-    prefix = re.sub(r"(\.data-\d{5}-of-\d{5}|\.meta)$", "", path)
-    return os.path.basename(path) == "checkpoint" or (prefix != path and f"{prefix}.index" in found)
-
-
-def _fixed(word: str) -> str:
-    """The folder that a path lies in, or a pattern's matches below."""
-    if _is_pattern(word):
-        word = word[: MAGIC.search(word).start()] + "x"  # type: ignore[union-attr]  # _is_pattern has found it
-    return word.rpartition("/")[0] if is_url(word) else os.path.dirname(os.path.abspath(word))
 
 
 def _parts(path: str) -> list[str]:

@@ -32,9 +32,10 @@ class Outcome:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Summary:
-    """The outcomes, in the order of the sources."""
+    """The outcomes, in the order of the sources. warnings: what went wrong besides, e.g. an index that cannot be written."""
 
     outcomes: tuple[Outcome, ...]
+    warnings: tuple[str, ...] = ()
 
     def of(self, status: str) -> list[Outcome]:
         return [outcome for outcome in self.outcomes if outcome.status == status]
@@ -46,3 +47,11 @@ class Summary:
 
     def __str__(self) -> str:
         return ", ".join(f"{status} {len(self.of(status))}" for status in (EXPORTED, SKIPPED, REFUSED))
+
+    def reasons(self) -> list[tuple[int, Outcome]]:
+        """How many were refused for each reason, the commonest first, with the first of them. Refusals with one hint have one reason:
+        what is to be done about them is the same."""
+        groups: dict[str, list[Outcome]] = {}
+        for outcome in self.of(REFUSED):
+            groups.setdefault(outcome.hint or outcome.reason, []).append(outcome)
+        return sorted(((len(group), group[0]) for group in groups.values()), key=lambda pair: -pair[0])

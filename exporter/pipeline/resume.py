@@ -11,13 +11,15 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from exporter.__about__ import __version__
 from exporter.errors import ExporterError
+from exporter.files import output, remote
 from exporter.files.remote import MARKS, RemotePlace, is_url, place_for
+from exporter.pipeline.naming import refuse_links
 
 if TYPE_CHECKING:
     from exporter.files.place import Place
@@ -34,21 +36,19 @@ class Index:
     """The index of one output folder, and what this run adds to it."""
 
     def __init__(self, out_dir: str, how: str, entries: dict[str, dict[str, str]]) -> None:
-        self._out_dir, self._how, self._entries = out_dir, how, entries
-        self._saved, self._changed = time.monotonic(), False
+        self.out_dir, self._how, self._entries = out_dir, how, entries
+        self._saved, self._new = time.monotonic(), set[str]()  # keys of the entries that are not in the file yet
+        self.warnings: list[str] = []
 
     @classmethod
     def of(cls, out_dir: str, options: ReadOptions, write_options: WriteOptions) -> Index:
         """The index that lies in `out_dir`, empty where there is none or a damaged one."""
-        entries: Any = {}
-        place = place_for(_join(out_dir, NAME))
-        try:
-            content = json.loads(place.read()) if place.is_file() else {}
-            entries = content.get("exports", {})
-        except (ExporterError, ValueError, AttributeError):
-            entries = {}
-        sound = isinstance(entries, dict) and all(isinstance(entry, dict) for entry in entries.values())
-        return cls(out_dir, _how(options, write_options), entries if sound else {})
+        return cls(out_dir, _how(options, write_options), _entries_in(out_dir))
+
+    def wrote(self, path: str) -> bool:
+        """Whether `path`, below the output folder, is an export of an earlier run, or the index itself."""
+        key = os.path.relpath(path, self.out_dir).replace(os.sep, "/") if not is_url(path) else self._key(path)
+        return key == NAME or key in self._entries
 
     def owner(self, out: str) -> str | None:
         """The model that `out` was exported from, where it is known and `out` is there."""
@@ -66,26 +66,41 @@ class Index:
             return
         source = outcome.source if is_url(outcome.source) else os.path.abspath(outcome.source)
         self._entries[self._key(outcome.out)] = {"source": source, "mark": outcome.mark, "how": self._how, "written": outcome.written}
-        self._changed = True
+        self._new.add(self._key(outcome.out))
         if time.monotonic() - self._saved > SAVE_EVERY:
             self.save()
 
     def save(self) -> None:
-        """Writes the index, if there is anything new in it."""
-        if not self._changed:
+        """Writes the index, if there is anything new in it, with what another run has added meanwhile. It is a cache: one that cannot be
+        written costs the next run its time, and is a warning."""
+        if not self._new:
             return
-        from exporter.files import output, remote
-
+        self._entries = {**_entries_in(self.out_dir), **{key: self._entries[key] for key in self._new}}
         data = json.dumps({"version": 1, "exports": dict(sorted(self._entries.items()))}, indent=1).encode()
-        path = _join(self._out_dir, NAME)
-        if is_url(path):
-            remote.write_bytes(path, data)
-        else:
-            output.write_bytes(Path(path), data)
-        self._saved, self._changed = time.monotonic(), False
+        path = _join(self.out_dir, NAME)
+        try:
+            refuse_links(path, self.out_dir)
+            if is_url(path):
+                remote.write_bytes(path, data)
+            else:
+                output.write_bytes(Path(path), data)
+        except ExporterError as error:
+            self.warnings = [f"the index of the exports was not written, so the next run exports all of them again: {error}"]
+        self._saved = time.monotonic()
+        self._new.clear()
 
     def _key(self, out: str) -> str:
-        return out[len(self._out_dir):].replace(os.sep, "/").lstrip("/")
+        return out[len(self.out_dir):].replace(os.sep, "/").lstrip("/")
+
+
+def _entries_in(out_dir: str) -> dict[str, dict[str, str]]:
+    place = place_for(_join(out_dir, NAME))
+    try:
+        content = json.loads(place.read()) if place.is_file() else {}
+        entries = content.get("exports", {})
+    except (ExporterError, ValueError, AttributeError):
+        return {}
+    return entries if isinstance(entries, dict) and all(isinstance(entry, dict) for entry in entries.values()) else {}
 
 
 def _join(folder: str, name: str) -> str:
@@ -100,14 +115,15 @@ def _how(options: ReadOptions, write_options: WriteOptions) -> str:
     return _hash(json.dumps([__version__, fields, dataclasses.asdict(write_options)], sort_keys=True))
 
 
-def mark_of(place: Place) -> str:
-    """What changes when the model does; "" where that cannot be told, so that it is exported anew."""
+def mark_of(place: Place, is_export: Callable[[str], bool] = lambda path: False) -> str:
+    """What changes when the model does; "" where that cannot be told, so that it is exported anew. is_export: what lies beside the model
+    and is no part of it."""
     if isinstance(place, RemotePlace):
         info = place.info() if place.suffix in (".h5", ".keras", ".hdf5") else None
         known = [str(info[mark]) for mark in MARKS if info and info.get(mark) is not None]
         return _hash("\n".join(known)) if len(known) > 1 else ""
     lines = []
-    for path in sorted(_files_of(place)):
+    for path in sorted(path for path in _files_of(place) if not is_export(path)):
         found = os.stat(path)
         lines.append(f"{os.fspath(path)!r} {found.st_size} {found.st_mtime_ns} {found.st_ctime_ns} {found.st_ino}")
     return _hash("\n".join(lines)) if lines else ""

@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -19,7 +20,8 @@ from exporter.commands.export_many import Progress
 from exporter.errors import UsageError
 from exporter.pipeline import many
 from exporter.pipeline.many import Task, export_many, export_one
-from exporter.pipeline.naming import expand, named_sources, public
+from exporter.pipeline.matches import expand
+from exporter.pipeline.naming import named_sources, public
 from exporter.pipeline.outcome import Summary
 from tests.make.layers import ROOT, make_bundle, make_layer
 
@@ -60,26 +62,26 @@ def test_names_mirror_the_tree(tree):
 
 
 def test_names_start_below_what_all_arguments_have_in_common(tree):
-    assert named_sources(["zoo/**/*.json"], "out", ".npz") == {
+    assert named_sources(["zoo/**/*.json"], "out", ".npz").outputs == {
         "zoo/a.json": "out/a.json.npz", "zoo/deep/a.json": "out/deep/a.json.npz", "zoo/deep/b.json": "out/deep/b.json.npz"}
-    assert named_sources(["zoo/a.json", "zoo/deep/a.json"], "out", ".json") == {
+    assert named_sources(["zoo/a.json", "zoo/deep/a.json"], "out", ".json").outputs == {
         "zoo/a.json": "out/a.json.json", "zoo/deep/a.json": "out/deep/a.json.json"}
-    assert set(named_sources([tree / "zoo/deep/b.json"], "out", ".json").values()) == {"out/b.json.json"}
+    assert set(named_sources([tree / "zoo/deep/b.json"], "out", ".json").outputs.values()) == {"out/b.json.json"}
 
 
 def test_names_that_would_collide_without_their_suffix_do_not():
-    named = named_sources(["x/model.h5", "x/model.keras", "x/model"], "out", ".json")
+    named = named_sources(["x/model.h5", "x/model.keras", "x/model"], "out", ".json").outputs
     assert len(set(named.values())) == 3
 
 
 def test_one_model_by_two_names_is_one(tree):
-    named = named_sources(["zoo/a.json", str(tree / "zoo" / "a.json"), "zoo/../zoo/a.json", "zoo/a*"], "out", ".json")
+    named = named_sources(["zoo/a.json", str(tree / "zoo" / "a.json"), "zoo/../zoo/a.json", "zoo/a*"], "out", ".json").outputs
     assert list(named) == ["zoo/a.json"]
 
 
 def test_names_of_urls():
     urls = ["https://me:pw@host/dir/m.h5?key=SECRET", "https://host/dir/m.h5?key=OTHER", "s3://bucket/../m.h5"]
-    named = named_sources(urls, "out", ".json")
+    named = named_sources(urls, "out", ".json").outputs
     assert len(set(named.values())) == 3
     assert all(out.startswith("out/") and ".." not in out.split("/") for out in named.values())
     assert not any("SECRET" in out or "pw" in out for out in named.values())
@@ -89,7 +91,7 @@ def test_names_of_urls():
 
 def test_a_path_with_wildcards_in_its_name_is_itself(tree):
     os.rename("zoo/a.json", "zoo/[a].json")
-    assert list(expand("zoo/[a].json", "out")) == ["zoo/[a].json"]
+    assert list(expand("zoo/[a].json", lambda path: False, {})) == ["zoo/[a].json"]
 
 
 def test_patterns_leave_out_what_is_no_model_of_its_own(tree):
@@ -101,8 +103,10 @@ def test_patterns_leave_out_what_is_no_model_of_its_own(tree):
         pathlib.Path("zoo/deep", name).write_bytes(b"x")
     pathlib.Path("zoo/out").mkdir()
     pathlib.Path("zoo/out/a.json").write_bytes(b"{}")
-    assert list(expand("zoo/**", "zoo/out")) == ["zoo/a.json", "zoo/deep/a.json", "zoo/deep/b.json", "zoo/deep/m.index", "zoo/saved"]
-    assert list(expand("zoo/d*", "zoo/out")) == ["zoo/deep"], "a folder with a checkpoint is a model where only the folder is named"
+    assert list(named_sources(["zoo/**"], "zoo/out", ".x").outputs) == \
+        ["zoo/a.json", "zoo/deep/a.json", "zoo/deep/b.json", "zoo/deep/m.index", "zoo/saved"]
+    # a folder with a checkpoint is a model where only the folder is named
+    assert list(named_sources(["zoo/d*"], "zoo/out", ".x").outputs) == ["zoo/deep"]
 
 
 def test_one_bad_file_does_not_stop_the_rest(tree):
@@ -121,7 +125,7 @@ def test_a_defect_in_one_export_does_not_stop_the_rest(tree, monkeypatch):
         raise ZeroDivisionError("oops")
 
     monkeypatch.setattr("exporter.pipeline.read.read_place", broken)
-    outcome = export_one(Task("zoo/a.json", "out/a.json", "m"), exporter.ReadOptions(), exporter.WriteOptions())
+    outcome = export_one(Task("zoo/a.json", "out/a.json", "m", "out"), exporter.ReadOptions(), exporter.WriteOptions())
     assert outcome.status == "refused"
     assert "ZeroDivisionError" in outcome.reason
 
@@ -280,7 +284,8 @@ def test_wrong_use_of_the_command(tree, words):
 def test_reading_options_hold_for_all(tree):
     done = many_command("zoo/**/*.json", "--out-dir", "out", "--jobs", 1, "--layers", "nothing*")
     assert done.returncode == 1
-    assert done.stderr.count("matches none of the batch norms") == 3
+    assert len(re.findall("^error: .*matches none of the batch norms", done.stderr, re.MULTILINE)) == 3
+    assert "  3 like zoo/a.json: --layers nothing* matches none" in done.stderr
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals")
@@ -331,3 +336,92 @@ def test_ctrl_c_leaves_whole_files_and_the_next_run_goes_on(tree):
 def test_a_summary_counts():
     outcomes = tuple(many.Outcome(source="a", out="", status=status) for status in ("exported", "refused", "skipped", "skipped"))
     assert str(Summary(outcomes)) == "exported 1, skipped 2, refused 1"
+
+
+def test_the_models_may_lie_in_the_output_folder(tree):
+    """As `bn-export '*.json' --out-dir .` asks for; the exports of the first run are no models to the second, with or without its index."""
+    os.chdir("zoo")
+    assert statuses(export_many(["*.json"], ".")) == {"a.json": "exported"}
+    assert statuses(export_many(["*.json"], ".")) == {"a.json": "skipped"}
+    os.remove(".bn-export-index.json")
+    assert statuses(export_many(["*.json"], ".")) == {"a.json": "exported"}
+
+
+def test_links_to_folders_are_not_followed_by_a_pattern(tree):
+    os.symlink("..", "zoo/up")
+    assert set(statuses(export_many(["zoo/**/*.json"], "out"))) == {"zoo/a.json", "zoo/deep/a.json", "zoo/deep/b.json"}
+
+
+@pytest.mark.parametrize("link", ["out/zoo/a.json.json", "out/zoo"])
+def test_no_link_is_followed_below_the_output_folder(tree, link):
+    pathlib.Path("victim").mkdir()
+    pathlib.Path("victim/a.json.json").write_text("mine")
+    pathlib.Path(link).parent.mkdir(parents=True)
+    os.symlink(tree / "victim" / ("a.json.json" if link.endswith("json") else ""), link)
+    summary = export_many(["zoo/a.json", "more.json"], "out")
+    assert statuses(summary) == {"zoo/a.json": "refused", "more.json": "exported"}
+    assert "a link stands here" in summary.of("refused")[0].reason
+    assert pathlib.Path("victim/a.json.json").read_text() == "mine"
+
+
+def test_the_output_folder_itself_may_be_a_link(tree):
+    pathlib.Path("real").mkdir()
+    os.symlink("real", "out")
+    assert export_many(["zoo/a.json"], "out").is_complete
+    assert found("real") == ["a.json.json"]
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: os.symlink(os.path.basename(path), path), os.mkdir],
+                         ids=["fifo", "loop", "folder"])
+def test_an_odd_path_is_one_refusal(tree, make):
+    make("zoo/odd.json")
+    summary = export_many(["zoo/*.json", "zoo/odd.json"], "out")
+    assert statuses(summary) == {"zoo/a.json": "exported", "zoo/odd.json": "refused"}
+
+
+def test_a_folder_means_the_models_below_it(tree):
+    pathlib.Path("zoo/notes.txt").write_text("no model")
+    assert set(statuses(export_many(["zoo"], "out"))) == {"zoo/a.json", "zoo/deep/a.json", "zoo/deep/b.json"}
+    assert found("out") == ["a.json.json", "deep/a.json.json", "deep/b.json.json"]
+    pathlib.Path("empty").mkdir()
+    assert [outcome.reason for outcome in export_many(["empty"], "out").outcomes] == ["no file or folder matches this pattern"]
+
+
+def test_an_index_that_cannot_be_written_is_a_warning(tree):
+    pathlib.Path("out/.bn-export-index.json").mkdir(parents=True)
+    summary = export_many(["zoo/a.json"], "out")
+    assert summary.is_complete
+    assert "the index of the exports was not written" in summary.warnings[0]
+
+
+def test_runs_side_by_side_merge_their_index(tree):
+    """The second begins before the first has saved, and saves after it: what the first exported is still skipped."""
+    class Other(concurrent.futures.Executor):
+        def submit(self, call, *args):
+            assert export_many(["more.json"], "out").is_complete
+            future = concurrent.futures.Future()
+            future.set_result(call(*args))
+            return future
+
+    assert export_many(["zoo/deep/b.json"], "out", executor=Other()).is_complete
+    assert statuses(export_many(["more.json"], "out")) == {"more.json": "skipped"}
+    assert statuses(export_many(["zoo/deep/b.json"], "out")) == {"zoo/deep/b.json": "skipped"}
+
+
+@pytest.mark.parametrize("report", ["nowhere/r.json", "zoo/a.json"])
+def test_a_report_that_cannot_be_is_refused_before_any_work(tree, report):
+    before = pathlib.Path("zoo/a.json").read_bytes()
+    done = many_command("zoo/*.json", "--out-dir", "out", "--report", report)
+    assert done.returncode == 1
+    assert report.rpartition("/")[2] in done.stderr
+    assert found("out") == []
+    assert pathlib.Path("zoo/a.json").read_bytes() == before
+
+
+def test_refusals_are_summed_up_by_reason(tree):
+    for name in "abc":
+        pathlib.Path(f"zoo/{name}.h5").write_text("junk")
+    done = many_command("zoo/*", "absent.h5", "--out-dir", "out", "--jobs", 1)
+    assert "exported 1, skipped 0, refused 4" in done.stderr
+    assert re.search("^  3 like zoo/a.h5: ", done.stderr, re.MULTILINE)
+    assert re.search("^  1 like absent.h5: no such file or folder", done.stderr, re.MULTILINE)
