@@ -49,7 +49,7 @@ class Writer:
             if layer not in self._sent:
                 self.layer(layer)
         self._frame({"order": [self._sent[layer] for layer in bundle.layers], "origin": dataclasses.asdict(bundle.origin),
-                     "skipped": bundle.skipped, "warnings": bundle.warnings, "settled": bundle.settled,
+                     "skipped": list(map(list, bundle.skipped)), "warnings": bundle.warnings, "settled": bundle.settled,
                      "vectors": {path: list(x.shape) for path, (x, _) in bundle.vectors.items()}},
                     [rows for pair in bundle.vectors.values() for rows in pair])
 

@@ -13,6 +13,7 @@ from exporter.batchnorm.bundle import Bundle, Origin
 from exporter.errors import FormatError, UnsupportedError, names
 from exporter.formats.graph_def import Graph, MetaGraph, open_file
 from exporter.formats.protobuf import fields, varint
+from exporter.sources.shared.found import Found
 from exporter.sources.shared.refusals import FOLDED, ORIGINAL
 from exporter.sources.tf_graph.layers import layers
 from exporter.sources.tf_graph.norms import GraphNorm, find_norms, op_scope
@@ -54,22 +55,24 @@ def read(place: Place, options: ReadOptions) -> Bundle:
     else:
         graph, version = Graph(data, place.name), ""
     norms = find_norms(graph)
-    found, skipped = layers(norms, lambda variable: None, version)
-    skipped += ((scope, f"it was folded: {FOLDED}") for scope in _folded(graph, norms))
-    if not found:
-        _refuse(graph, norms, skipped)
-    origin = Origin(file=place.name, kind=NAME, tensorflow_version=version or None)
-    return Bundle(layers=tuple(found), skipped=tuple(skipped), origin=origin)
+    found = Found(Origin(file=place.name, kind=NAME, tensorflow_version=version or None), options)
+    for outcome in layers(norms, lambda variable: None, version):
+        found.take(outcome)
+    for scope in _folded(graph, norms):
+        found.skip(scope, f"it was folded: {FOLDED}")
+    if not found.layers:
+        _refuse(graph, norms, found)
+    return found.bundle()
 
 
-def _refuse(graph: Graph, norms: list[GraphNorm], skipped: list[tuple[str, str]]) -> None:
+def _refuse(graph: Graph, norms: list[GraphNorm], found: Found) -> None:
     """The error for a graph from which nothing can be had, where there is a reason for the whole of it."""
     ops = {node.op for node in graph.main.nodes.values()}
     if norms and ops & VARIABLES:
         raise UnsupportedError("this graph is not frozen: its variables are in a checkpoint",
                                hint="give the checkpoint, with this graph beside it as its .meta file, or the SavedModel's folder")
-    if not norms and skipped:
-        raise UnsupportedError(f"batch norm was folded away ({names(scope for scope, _ in skipped)}): {FOLDED}", hint=ORIGINAL)
+    if not norms and found.skipped:
+        raise UnsupportedError(f"batch norm was folded away ({names(path for path, _ in found.skipped)}): {FOLDED}", hint=ORIGINAL)
     if not norms and ops & FOLDABLE:
         raise UnsupportedError(f"the graph holds no batch norm; if the model had any, it was folded away: {FOLDED}", hint=ORIGINAL)
 

@@ -11,6 +11,7 @@ from exporter.formats.zip_archive import MAGIC, Archive
 from exporter.sources.keras_v3.groups import Group
 from exporter.sources.keras_v3.weights import read_weights
 from exporter.sources.shared.archive import CONFIG, METADATA, PICKLED, SHARDED, WEIGHTS, Folder, Zip, config_of
+from exporter.sources.shared.found import Found
 
 if TYPE_CHECKING:
     from exporter.sources.shared.options import ReadOptions
@@ -42,6 +43,9 @@ def read(place: Place, options: ReadOptions) -> Bundle:
 
 def _read(parts: Zip | Folder, place: Place, options: ReadOptions) -> Bundle:
     architecture = config_of(parts)
+    found = Found(Origin(file=place.name, kind=NAME, keras_version=architecture.keras_version), options)
+    for warning in parts.warnings:
+        found.warn(warning)
     with parts.weights() as files:
-        found = read_weights(Group(files), architecture.tree, architecture.keras_version, options.announce, own_config=True)
-    return found.bundle(Origin(file=place.name, kind=NAME, keras_version=architecture.keras_version), parts.warnings)
+        read_weights(Group(files), architecture.tree, architecture.keras_version, found, own_config=True)
+    return found.bundle()

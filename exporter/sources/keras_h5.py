@@ -20,6 +20,7 @@ from exporter.sources.keras_v3.replay import LEAVES
 from exporter.sources.legacy_h5.norms import Reading
 from exporter.sources.legacy_h5.weights import Candidate, Group, candidates
 from exporter.sources.shared.architecture import node_tree_from
+from exporter.sources.shared.found import Found
 
 if TYPE_CHECKING:
     from exporter.files.place import Place
@@ -69,7 +70,8 @@ def _read_named(file: File, place: Place, options: ReadOptions) -> Bundle:
     elif options.architecture is not None:
         architecture = node_tree_from(options.architecture)
         tree = architecture.tree
-    reading = Reading(file, _era(said, architecture, options), tree if text is not None or architecture else None, options.announce,
+    found = Found(Origin(file=place.name, kind=NAME, **_origin(said, architecture)), options)
+    reading = Reading(file, _era(said, architecture, options), tree if text is not None or architecture else None, found,
                       is_version_unwritten=architecture is not None)
     groups = _groups(file, base, _without_norms(reading.tree, reading.era))
     try:
@@ -80,8 +82,8 @@ def _read_named(file: File, place: Place, options: ReadOptions) -> Bundle:
             raise
         raise _does_not_fit(options, error) from None
     if text is not None and options.architecture is not None:
-        reading.warnings.append("the file holds its own config; the one given with --architecture is not used")
-    return reading.bundle(Origin(file=place.name, kind=NAME, **_origin(said, architecture)))
+        found.warn("the file holds its own config; the one given with --architecture is not used")
+    return found.bundle()
 
 
 def _does_not_fit(options: ReadOptions, error: FormatError) -> FormatError:
@@ -207,7 +209,8 @@ def _read_unnamed(file: File, place: Place, options: ReadOptions) -> Bundle:
         raise UnsupportedError("weights of Keras 0.3 have no names, and neither epsilon nor the kinds of the layers are in the file",
                                hint="give the config with --architecture model.json")
     architecture = node_tree_from(options.architecture)
-    reading = Reading(file, dialects.Era(version=(0, 3, 0)), architecture.tree, options.announce)
+    found = Found(Origin(file=place.name, kind=NAME), options)
+    reading = Reading(file, dialects.Era(version=(0, 3, 0)), architecture.tree, found)
     try:
         if file.is_group("graph"):
             _add_unnamed(reading, "graph", "", architecture.tree)
@@ -219,7 +222,7 @@ def _read_unnamed(file: File, place: Place, options: ReadOptions) -> Bundle:
                 _add_unnamed(reading, f"layer_{number}", child.name, child)
     except FormatError as error:
         raise _does_not_fit(options, error) from None
-    return reading.bundle(Origin(file=place.name, kind=NAME))
+    return found.bundle()
 
 
 def _add_unnamed(reading: Reading, group: str, path: str, node: Node) -> None:

@@ -16,6 +16,7 @@ from exporter.files.place import Place
 from exporter.formats.hdf5 import is_hdf5, open_hdf5
 from exporter.sources.keras_v3.groups import LAYER_LISTS, VARIABLES, Group
 from exporter.sources.keras_v3.weights import read_weights
+from exporter.sources.shared.found import Found
 from exporter.sources.shared.shards import open_shards
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def claims(place: Place) -> bool:
 
 def read(place: Place, options: ReadOptions) -> Bundle:
     """The batch norms; epsilon None unless `options.architecture` gives the config."""
+    found = Found(Origin(file=place.name, kind=NAME), options)
     tree = version = None
     if options.architecture is not None:
         from exporter.sources.shared.architecture import node_tree_from
@@ -45,8 +47,8 @@ def read(place: Place, options: ReadOptions) -> Bundle:
         tree, version = architecture.tree, architecture.keras_version
     hint = f"the architecture is that of {options.architecture.name}" if options.architecture else ""
     with _open(place) as files, located("", hint):
-        found = read_weights(Group(files), tree, version, options.announce, own_config=False)
-    return found.bundle(Origin(file=place.name, kind=NAME))
+        read_weights(Group(files), tree, version, found, own_config=False)
+    return found.bundle()
 
 
 @contextlib.contextmanager

@@ -17,12 +17,13 @@ from exporter.formats.object_graph import OBJECT_GRAPH, SavedGraph
 from exporter.formats.protobuf import Message, fields
 from exporter.formats.tensor_bundle import Checkpoint, TensorBundle, open_checkpoint
 from exporter.keras.dialects import FUSED_MINIMUM
+from exporter.sources.shared.found import Found, Skipped
 from exporter.sources.tf_graph.layers import Stored, layers
 from exporter.sources.tf_graph.norms import find_norms as norms_of_graph
 from exporter.sources.tf_graph.saved import SavedFunctions, key_of
 from exporter.sources.tf_graph.trace import VARIABLES as VARIABLE_OPS
 from exporter.sources.tf_graph.trace import Variable
-from exporter.sources.tf_objects.norms import Found, ObjectNames, batch_norm, open_graph, with_kernel
+from exporter.sources.tf_objects.norms import ObjectNames, ObjectNorm, batch_norm, open_graph, with_kernel
 from exporter.sources.tf_objects.saved import KerasMetadata, era_of_tensorflow, model_prefix, same_norms
 
 if TYPE_CHECKING:
@@ -39,8 +40,6 @@ MODEL_META_GRAPHS = 2
 META_INFO, META_OBJECTS = 1, 7
 INFO_TAGS, INFO_VERSION = 4, 5
 
-Skipped = list[tuple[str, str]]
-
 
 def claims(place: Place) -> bool:
     """A folder that holds saved_model.pb, or that file itself."""
@@ -55,13 +54,14 @@ def read(place: Place, options: ReadOptions) -> Bundle:
     if not folder.child(MODEL).is_file():
         raise UnsupportedError("a SavedModel in text form is not read", where=TEXT_MODEL, hint="load it with TensorFlow and save it again")
     part = _choose(_parts(folder.child(MODEL)))
+    found = Found(Origin(file=place.name, kind=NAME, tensorflow_version=part.tensorflow_version), options)
     index = folder.child(VARIABLES)
     if not index.is_file():
-        found = _read_frozen(part)
+        _read_frozen(part, found)
     else:
         with open_checkpoint(index) as checkpoint:
-            found = _read(part, checkpoint, folder, options)
-    return found.replace(origin=Origin(file=place.name, kind=NAME, tensorflow_version=part.tensorflow_version))
+            _read(part, checkpoint, folder, found, options)
+    return found.bundle()
 
 
 def _folder(place: Place) -> Place | None:
@@ -104,31 +104,31 @@ def _choose(parts: list[Part]) -> Part:
     return min(parts, key=lambda part: (part.objects is None, "serve" not in part.tags, "train" in part.tags))
 
 
-def _read(part: Part, checkpoint: Checkpoint, folder: Place, options: ReadOptions) -> Bundle:
-    origin = Origin(file=folder.name, kind=NAME)
+def _read(part: Part, checkpoint: Checkpoint, folder: Place, found: Found, options: ReadOptions) -> None:
     has_objects = isinstance(checkpoint, TensorBundle) and OBJECT_GRAPH in checkpoint
     if has_objects and part.objects is not None and isinstance(checkpoint, TensorBundle):
-        found, skipped = _Reader(part, part.objects, checkpoint, folder).read()
-        return Bundle(layers=tuple(found), skipped=tuple(skipped), origin=origin)
+        _Reader(part, part.objects, checkpoint, folder).read(found)
+        return
     graph = MetaGraph(part.data, MODEL)
     if has_objects and isinstance(checkpoint, TensorBundle) and folder.child(ARCHITECTURE).is_file():
         from exporter.sources.tf_objects.read import read_objects
 
-        return read_objects(checkpoint, folder, folder.child(ARCHITECTURE), NAME, _norms_by_key(graph))
-    from exporter.sources.tf_graph.tf1 import read_graph
+        read_objects(checkpoint, folder.child(ARCHITECTURE), found, _norms_by_key(graph))
+    else:
+        from exporter.sources.tf_graph.tf1 import read_graph
 
-    return read_graph(checkpoint, graph, folder, options)
+        read_graph(checkpoint, graph, found, options)
 
 
-def _read_frozen(part: Part) -> Bundle:
-    """The batch norms of a model whose variables were turned into constants before it was saved."""
+def _read_frozen(part: Part, found: Found) -> None:
+    """Reads a model whose variables were turned into constants before it was saved."""
     graph = MetaGraph(part.data, MODEL).graph
     objects = part.objects
     if any(node.op in VARIABLE_OPS for node in graph.main.nodes.values()) or (
             objects is not None and any(map(objects.is_variable, range(len(objects))))):
         raise FormatError("the SavedModel has no variables: their index is missing", where=VARIABLES)
-    found, skipped = layers(norms_of_graph(graph), lambda variable: None, part.tensorflow_version or "")
-    return Bundle(layers=tuple(found), skipped=tuple(skipped), origin=Origin(file=MODEL, kind=NAME))
+    for outcome in layers(norms_of_graph(graph), lambda variable: None, part.tensorflow_version or ""):
+        found.take(outcome)
 
 
 def _norms_by_key(graph: MetaGraph) -> dict[str, list[GraphNorm]]:
@@ -153,31 +153,34 @@ class _Reader:
         self._keras = KerasMetadata(folder.child(METADATA), objects)
         self._era = era_of_tensorflow(part.tensorflow_version)
 
-    def read(self) -> tuple[list[BatchNorm], Skipped]:
-        """The layers, and (path, reason) of those that are there and cannot be had."""
-        found = same_norms(self._saved, self._stored)
-        return self._by_objects(found) if found else self._by_graph()
+    def read(self, found: Found) -> None:
+        """Reads its batch norms into `found`."""
+        norms = same_norms(self._saved, self._stored)
+        if norms:
+            self._by_objects(norms, found)
+        else:
+            self._by_graph(found)
 
-    def _by_objects(self, norms: list[Found]) -> tuple[list[BatchNorm], Skipped]:
+    def _by_objects(self, norms: list[ObjectNorm], found: Found) -> None:
         by_name: ObjectNames | None = None
-        found: list[tuple[Found, BatchNorm, bool]] = []
-        skipped = []
+        read: list[tuple[ObjectNorm, BatchNorm, bool]] = []
         for norm in norms:
             path = self._keras.path(norm)
             if not path:
                 by_name = by_name or ObjectNames(self._stored)
                 path = by_name.path(norm.node)
             if norm.strange:
-                skipped.append((path, f"it also holds {names(norm.strange)}, which no BatchNormalization has"))
+                found.skip(path, f"it also holds {names(norm.strange)}, which no BatchNormalization has")
                 continue
             node, config = self._keras.config(norm.node) or (None, None)
             stored = {role: self._stored.stored(variable) for role, variable in norm.variables.items()}
             keys = {role: value.key for role, value in stored.items() if value}
             layer = batch_norm(self._checkpoint, keys, path, node=node, config=config, era=self._era)
-            found.append((norm, layer, node is not None))
-        return self._with_graph(found), skipped
+            read.append((norm, layer, node is not None))
+        for layer in self._with_graph(read):
+            found.add(layer)
 
-    def _with_graph(self, found: list[tuple[Found, BatchNorm, bool]]) -> list[BatchNorm]:
+    def _with_graph(self, found: list[tuple[ObjectNorm, BatchNorm, bool]]) -> list[BatchNorm]:
         """The layers with what only the graph says: all of those without a config, and the epsilon of fused kernels."""
         clamps = self._era.version is None or self._era.version < (2, 12, 0)
         asked = [norm.variables["moving_variance"] for norm, layer, has_config in found
@@ -187,30 +190,33 @@ class _Reader:
         by_variance = SavedFunctions(self._part.data, self._saved, self._stored).norms_of(asked)
         return [self._completed(layer, norm, by_variance.get(norm.variables["moving_variance"], [])) for norm, layer, _ in found]
 
-    def _completed(self, layer: BatchNorm, found: Found, norms: list[GraphNorm]) -> BatchNorm:
+    def _completed(self, layer: BatchNorm, found: ObjectNorm, norms: list[GraphNorm]) -> BatchNorm:
         norms = [norm for norm in norms if _plays(norm, found)]
         if layer.epsilon is not None:
             return with_kernel(layer, norms)
         epsilons = {norm.epsilon for norm in norms if norm.epsilon is not None}
         if len(epsilons) != 1:
             return layer
-        same, _ = layers([norm for norm in norms if not norm.reason][:1], self._values, self._part.tensorflow_version or "")
-        if not same:
-            return layer.replace(epsilon=epsilons.pop())
-        return same[0].replace(path=layer.path, name=layer.name, class_name=layer.class_name)
+        in_use = [norm for norm in norms if not norm.reason][:1]
+        for same in layers(in_use, self._values, self._part.tensorflow_version or ""):
+            if not isinstance(same, Skipped):
+                return same.replace(path=layer.path, name=layer.name, class_name=layer.class_name)
+        return layer.replace(epsilon=epsilons.pop())
 
-    def _by_graph(self) -> tuple[list[BatchNorm], Skipped]:
+    def _by_graph(self, found: Found) -> None:
         """The batch norms of objects that are no Keras layers, as model.export writes: by the functions alone."""
         norms = SavedFunctions(self._part.data, self._saved, self._stored).norms()
-        found, skipped = layers(norms, self._values, self._part.tensorflow_version or "")
         prefix = model_prefix(self._stored.variable_name(node) for node in range(len(self._stored)))
         cut = prefix is not None and len(norms) > 1 and all(prefix.match(norm.path) for norm in norms)
 
         def path(said: str) -> str:
             return prefix.sub("", said, count=1) if prefix is not None and cut else said
 
-        renamed = [layer.replace(path=path(layer.path), name=path(layer.path).rpartition("/")[2]) for layer in found]
-        return renamed, [(path(said), reason) for said, reason in skipped]
+        for outcome in layers(norms, self._values, self._part.tensorflow_version or ""):
+            if isinstance(outcome, Skipped):
+                found.skip(path(outcome.path), outcome.reason)
+            else:
+                found.add(outcome.replace(path=path(outcome.path), name=path(outcome.path).rpartition("/")[2]))
 
     def _values(self, variable: Variable) -> Stored | None:
         node = key_of(variable)
@@ -220,7 +226,7 @@ class _Reader:
         return Stored(self._checkpoint.read(stored.key), self._checkpoint.info(stored.key).dtype)
 
 
-def _plays(norm: GraphNorm, found: Found) -> bool:
+def _plays(norm: GraphNorm, found: ObjectNorm) -> bool:
     """Whether the graph gives the variables the roles that they have by name."""
     mean = norm.moving[0] if norm.moving else norm.mean
     roles = {"moving_mean": key_of(mean), "gamma": key_of(norm.gamma), "beta": key_of(norm.beta)}

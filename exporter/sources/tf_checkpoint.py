@@ -5,16 +5,16 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from exporter.batchnorm.bundle import Bundle
+from exporter.batchnorm.bundle import Bundle, Origin
 from exporter.errors import FormatError, names
 from exporter.files.place import MiB, Place
 from exporter.formats.object_graph import OBJECT_GRAPH
 from exporter.formats.sstable import is_table
 from exporter.formats.tensor_bundle import TensorBundle, open_checkpoint
+from exporter.sources.shared.found import Found
 from exporter.sources.tf_objects.read import read_objects
 
 if TYPE_CHECKING:
-
     from exporter.sources.shared.options import ReadOptions
 
 NAME = "tf-checkpoint"
@@ -40,41 +40,42 @@ def claims(place: Place) -> bool:
 
 def read(place: Place, options: ReadOptions) -> Bundle:
     """The batch norms of a checkpoint; epsilon and axis are None where neither a graph beside it nor an architecture says them."""
-    table, warnings = _table(place)
+    found = Found(Origin(file=place.name, kind=NAME), options)
+    table = _table(place, found)
     with open_checkpoint(table) as checkpoint:
         if isinstance(checkpoint, TensorBundle) and OBJECT_GRAPH in checkpoint:
-            found = read_objects(checkpoint, place, options.architecture, NAME)
+            read_objects(checkpoint, options.architecture, found)
         else:
             from exporter.sources.tf_graph.tf1 import read_tf1
 
-            found = read_tf1(checkpoint, _meta(table), place, options)
-    return found.replace(warnings=(*warnings, *found.warnings))
+            read_tf1(checkpoint, _meta(table), found, options)
+    return found.bundle()
 
 
-def _table(place: Place) -> tuple[Place, list[str]]:
-    """The table of the checkpoint that `place` means, and what to warn of."""
+def _table(place: Place, found: Found) -> Place:
+    """The table of the checkpoint that `place` means."""
     if place.is_folder():
         if place.child(STATE).is_file():
-            return _latest(place)
-        found = _indexes(place)
-        if len(found) != 1:
-            raise FormatError(f"the folder holds {len(found)} checkpoints ({names(index.name for index in found)}) and no file "
+            return _latest(place, found)
+        indexes = _indexes(place)
+        if len(indexes) != 1:
+            raise FormatError(f"the folder holds {len(indexes)} checkpoints ({names(index.name for index in indexes)}) and no file "
                               f"'{STATE}' that names the latest", hint="give one of them")
-        return found[0], []
+        return indexes[0]
     if not place.is_file():
-        return place.sibling(f"{place.name}.index"), []
+        return place.sibling(f"{place.name}.index")
     if is_table(place) or _is_damaged_index(place):
-        return place, []
+        return place
     for prefix in _prefixes(place.name):
         for name in (f"{prefix}.index", prefix):
             if place.sibling(name).is_file():
-                return place.sibling(name), []
+                return place.sibling(name)
         raise FormatError(f"the index file {prefix}.index is missing",
                           hint="a checkpoint is its .index file and all of its .data files together")
-    return _latest(place.parent())
+    return _latest(place.parent(), found)
 
 
-def _latest(folder: Place) -> tuple[Place, list[str]]:
+def _latest(folder: Place, found: Found) -> Place:
     """The checkpoint that the folder's state file names. What lies outside the folder is never opened: its namesake inside is."""
     match = _LATEST.search(folder.child(STATE).read(MiB))
     if not match:
@@ -89,14 +90,12 @@ def _latest(folder: Place) -> tuple[Place, list[str]]:
     for name in parts[-1:] if outside else ["/".join(parts), parts[-1]]:
         for table in (f"{name}.index", name, name.replace("-?????-", "-00000-")):  # V2, V1, V1 in shards
             if table and folder.child(table).is_file():
-                return folder.child(table), [_warning(said, table)] if outside else []
+                if outside:
+                    found.warn(f"the file '{STATE}' names {said}, outside this folder; {table} of this folder is read")
+                return folder.child(table)
     others = names(index.name for index in _indexes(folder))
     raise FormatError(f"the file '{STATE}' names {said}, which is not in this folder",
                       hint=f"the folder holds {others}: give one of them" if others else "")
-
-
-def _warning(said: str, taken: str) -> str:
-    return f"the file '{STATE}' names {said}, outside this folder; {taken} of this folder is read"
 
 
 def _unescaped(text: bytes) -> str:

@@ -25,12 +25,12 @@ from exporter.keras import dialects
 from exporter.keras.config import Node, is_batch_norm, join, model_tree, norm_fields
 from exporter.keras.ranks import input_ranks
 from exporter.sources.keras_v3.groups import VARIABLES, Group
-from exporter.sources.keras_v3.weights import Found, read_weights
+from exporter.sources.keras_v3.weights import read_weights
 from exporter.sources.legacy_h5.weights import Group as Layer
 from exporter.sources.legacy_h5.weights import norms_of
 from exporter.sources.shared.architecture import node_tree_from
 from exporter.sources.shared.assemble import assemble, roles_of
-from exporter.sources.shared.options import to_nobody
+from exporter.sources.shared.found import Found
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -81,11 +81,13 @@ def read(place: Place, options: ReadOptions) -> Bundle:
     tree = model_tree(parse_json(config, "modelTopology") if isinstance(config, str) else config, "modelTopology")
     version, backend = (text if isinstance(text := topology.get(key), str) else None for key in ("keras_version", "backend"))
     weights = Weights(value.get("weightsManifest"), place)
+    found = Found(Origin(file=place.name, kind=NAME, keras_version=version, backend=backend), options)
     if weights.are_by_path():
-        found = _by_path(tree, weights, version)
+        read_weights(Group([_Paths(weights)]), tree, version, found, own_config=True,
+                     quantized=lambda group: _quantized(weights, f"{group.path}/{VARIABLES}"))
     else:
-        found = _by_name(tree, weights, dialects.era_of(version, backend), own_config=True)
-    return found.bundle(Origin(file=place.name, kind=NAME, keras_version=version, backend=backend))
+        _by_name(tree, weights, dialects.era_of(version, backend), found, own_config=True)
+    return found.bundle()
 
 
 class Weights:
@@ -199,20 +201,21 @@ def _without_config(weights: Weights, place: Place, options: ReadOptions) -> Bun
         raise FormatError("this model.json holds no modelTopology: there is no config to read the weights by")
     if options.architecture is not None:
         given = node_tree_from(options.architecture)
-        found = _by_name(given.tree, weights, dialects.era_of(given.keras_version, given.backend), own_config=False)
-        return found.bundle(Origin(file=place.name, kind=NAME, keras_version=given.keras_version, backend=given.backend))
-    found = Found()
+        found = Found(Origin(file=place.name, kind=NAME, keras_version=given.keras_version, backend=given.backend), options)
+        _by_name(given.tree, weights, dialects.era_of(given.keras_version, given.backend), found, own_config=False)
+        return found.bundle()
+    found = Found(Origin(file=place.name, kind=NAME), options)
     for norm in norms_of(Layer(name="weightsManifest", path="", weights=tuple(weights.by_name))):
         if norm.old_name:
-            found.skipped.append((norm.scope, "its running_std is of Keras 1, a deviation or a variance; export the HDF5 file itself"))
+            found.skip(norm.scope, "its running_std is of Keras 1, a deviation or a variance; export the HDF5 file itself")
             continue
         arrays = {role: weights.read(name) for role, name in norm.datasets.items()}
-        found.layers.append(assemble(norm.scope, None, None, arrays, dialects.Era(), None, name=norm.scope.rpartition("/")[2],
-                                     quantized=_quantized(weights, norm.scope)))
-    return found.bundle(Origin(file=place.name, kind=NAME))
+        found.add(assemble(norm.scope, None, None, arrays, dialects.Era(), None, name=norm.scope.rpartition("/")[2],
+                           quantized=_quantized(weights, norm.scope)))
+    return found.bundle()
 
 
-def _by_name(tree: Node, weights: Weights, era: dialects.Era, *, own_config: bool) -> Found:
+def _by_name(tree: Node, weights: Weights, era: dialects.Era, found: Found, *, own_config: bool) -> None:
     """Weights called layer/gamma, layer/beta …: Keras 2's, and those of models made in TensorFlow.js.
 
     own_config: whether the config was saved with them. Of another the names have to be the same: batch_normalization_2 may be its third.
@@ -231,23 +234,20 @@ def _by_name(tree: Node, weights: Weights, era: dialects.Era, *, own_config: boo
         raise FormatError(f"the architecture's batch norms are {names(path for path, _, _ in norms)}, the weights' {names(owners)}: "
                           "they do not fit", hint="give the architecture of the very model that these weights were saved from")
     ranks = input_ranks(tree)
-    found = Found()
     for (path, node, _), own in zip(norms, chosen, strict=True):
         if own is None:
-            found.skipped.append((path, "no weights are named like it, or several: it is not certain which are its own"))
+            found.skip(path, "no weights are named like it, or several: it is not certain which are its own")
             continue
         fields = norm_fields(node)
         expected = roles_of(len(owners[own]), fields.center, fields.scale)
         if expected is None or set(expected) != set(owners[own]):
             raise FormatError(f"the file holds {names(owners[own])} for it, which does not fit center and scale of its config", where=path)
         arrays = {role: weights.read(f"{own}/{role}") for role in expected}
-        found.layers.append(assemble(path, node, fields, arrays, era, ranks.get(node), quantized=_quantized(weights, own)))
+        found.add(assemble(path, node, fields, arrays, era, ranks.get(node), quantized=_quantized(weights, own)))
     for owner, roles in owners.items() if None not in chosen else ():  # inside a user's class
         if owner not in chosen:
             arrays = {role: weights.read(f"{owner}/{role}") for role in roles}
-            found.layers.append(assemble(owner, None, None, arrays, era, None, name=owner.rpartition("/")[2],
-                                         quantized=_quantized(weights, owner)))
-    return found
+            found.add(assemble(owner, None, None, arrays, era, None, name=owner.rpartition("/")[2], quantized=_quantized(weights, owner)))
 
 
 def _norms(node: Node, path: str, wrappers: tuple[str, ...]) -> Iterator[tuple[str, Node, tuple[str, ...]]]:
@@ -317,15 +317,6 @@ def _quantized(weights: Weights, owner: str) -> str | None:
     """How the weights below `owner` were quantised."""
     kinds = {weight.quantized for name, weight in weights.by_name.items() if name.rpartition("/")[0] == owner}
     return ", ".join(sorted(kind for kind in kinds if kind)) or None
-
-
-def _by_path(tree: Node, weights: Weights, version: str | None) -> Found:
-    """Weights under the paths of a .keras archive."""
-    root = Group([_Paths(weights)])
-    found = read_weights(root, tree, version, to_nobody, own_config=True)
-    found.layers = [layer.replace(quantized=_quantized(weights, f"{group.path}/{VARIABLES}"))
-                    for layer, group in zip(found.layers, found.groups, strict=True)]
-    return found
 
 
 class _Paths:

@@ -7,11 +7,9 @@ Keras that saved it went; what it finds has to fit: the number of variables, the
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from exporter.batchnorm.layer import BatchNorm
 from exporter.errors import FormatError, printable
 from exporter.errors import names as several
 from exporter.keras import dialects
@@ -19,10 +17,9 @@ from exporter.keras.config import BATCH_NORMS, Node, norm_fields
 from exporter.sources.keras_v3.groups import Group, numbered, snake_case
 from exporter.sources.keras_v3.replay import KNOWN_GROUPS, Match, groups_below, holds_equals, is_called, matched
 from exporter.sources.shared.assemble import assemble, roles_of
-from exporter.sources.shared.options import to_nobody
 
 if TYPE_CHECKING:
-    from exporter.batchnorm.bundle import Bundle, Origin
+    from exporter.sources.shared.found import Found
 
 ONE_OF_TWO = "one of its parameters is gamma or beta, and the file does not say which"
 THREE_VECTORS = "it holds three vectors of one length, as a batch norm without gamma or beta does; the file does not say what they are"
@@ -32,35 +29,13 @@ OTHER_THINGS = "its group is called like a batch norm and does not hold two to s
 NO_VARIANCE = "its second vector has negative values and is no variance"
 
 
-@dataclasses.dataclass(slots=True)
-class Found:
-    """What a file holds: see Bundle. groups: that of each layer. announce: see exporter.ReadOptions."""
-
-    layers: list[BatchNorm] = dataclasses.field(default_factory=list)
-    groups: list[Group] = dataclasses.field(default_factory=list)
-    skipped: list[tuple[str, str]] = dataclasses.field(default_factory=list)
-    warnings: list[str] = dataclasses.field(default_factory=list)
-    announce: Callable[[BatchNorm], object] = to_nobody
-
-    def add(self, layer: BatchNorm, group: Group) -> None:
-        self.layers.append(layer)
-        self.groups.append(group)
-        self.announce(layer)
-
-    def bundle(self, origin: Origin, warnings: Sequence[str] = ()) -> Bundle:
-        from exporter.batchnorm.bundle import Bundle
-
-        return Bundle(layers=tuple(self.layers), origin=origin, skipped=tuple(self.skipped), warnings=(*warnings, *self.warnings))
-
-
-def read_weights(root: Group, tree: Node | None, keras_version: str | None, announce: Callable[[BatchNorm], object], *,
-                 own_config: bool) -> Found:
-    """The batch norms under `root`.
+def read_weights(root: Group, tree: Node | None, keras_version: str | None, found: Found, *, own_config: bool,
+                 quantized: Callable[[Group], str | None] = lambda group: None) -> None:
+    """Reads the batch norms under `root` into `found`.
 
     tree: the model's config, or None. own_config: whether it was saved together with these weights, so that names have to agree.
-    Raises: FormatError where config and weights do not fit.
+    quantized: how a group's weights are. Raises: FormatError where config and weights do not fit.
     """
-    found = Found(announce=announce)
     ranks: Any = {}
     if tree is None:
         matches = [Match(path, None, group) for path, group in groups_below(root, frozenset(), "", root.name is not None)]
@@ -75,17 +50,16 @@ def read_weights(root: Group, tree: Node | None, keras_version: str | None, anno
     era = dialects.era_of(keras_version, None)
     for match in matches:
         if match.group is None:
-            found.skipped.append((match.path, match.why))
+            found.skip(match.path, match.why)
         elif match.node is None:
-            _recognise(match.path, match.group, found, match.told)
+            _recognise(match.path, match.group, found, match.told, quantized(match.group))
         elif not match.group.variable_names():
-            found.skipped.append((match.path, match.why))
+            found.skip(match.path, match.why)
         else:
-            _read(match.path, match.node, match.group, era, ranks.get(match.node), found)
-    return found
+            _read(match.path, match.node, match.group, era, ranks.get(match.node), found, quantized(match.group))
 
 
-def _read(path: str, node: Node, group: Group, era: dialects.Era, rank: int | None, found: Found) -> None:
+def _read(path: str, node: Node, group: Group, era: dialects.Era, rank: int | None, found: Found, quantized: str | None) -> None:
     """A layer with a config: gamma and beta as it says, then the statistics; renorm adds three that inference does not use."""
     fields = norm_fields(node)
     count = len(group.variables())
@@ -96,10 +70,10 @@ def _read(path: str, node: Node, group: Group, era: dialects.Era, rank: int | No
         reason = f"the file holds {count} variables for it, which does not fit center, scale and renorm of its config"
         if node.base_name in BATCH_NORMS:
             raise FormatError(reason, where=path)
-        found.skipped.append((path, reason))
+        found.skip(path, reason)
         return
     arrays = dict(zip(names, group.arrays(), strict=False))
-    found.add(assemble(path, node, fields, arrays, era, rank), group)
+    found.add(assemble(path, node, fields, arrays, era, rank, quantized=quantized))
 
 
 def _check_name(path: str, node: Node, group: Group, own_config: bool) -> None:
@@ -113,10 +87,10 @@ def _check_name(path: str, node: Node, group: Group, own_config: bool) -> None:
                       where=path, hint="" if own_config else "give the architecture of the model that these weights are of")
 
 
-def _recognise(path: str, group: Group, found: Found, told: bool) -> None:
+def _recognise(path: str, group: Group, found: Found, told: bool, quantized: str | None) -> None:
     """A group without a config that may be a batch norm: added to `found` where that is certain enough to be said."""
     if not holds_equals(group):
-        found.skipped.append((path, OTHER_THINGS))
+        found.skip(path, OTHER_THINGS)
         return
     arrays = group.arrays()
     certain = is_called(KNOWN_GROUPS, group.path.rpartition("/")[2], group)
@@ -126,18 +100,19 @@ def _recognise(path: str, group: Group, found: Found, told: bool) -> None:
     possible = bool((last >= 0).all())  # as a variance
     if names is None:
         if certain or possible:
-            found.skipped.append((path, ONE_OF_TWO if certain else THREE_VECTORS))
+            found.skip(path, ONE_OF_TWO if certain else THREE_VECTORS)
     elif len(last.shape) > 1 and not (certain and last.shape[0] == 1):
-        found.skipped.append((path, f"its parameters have shape {list(last.shape)} and the file does not say along which axes"))
+        found.skip(path, f"its parameters have shape {list(last.shape)} and the file does not say along which axes")
     elif len(arrays) == 2 and not (certain and possible):
         if told and possible:
-            found.skipped.append((path, TWO_VECTORS))
+            found.skip(path, TWO_VECTORS)
         elif certain or possible:
-            found.warnings.append(f"{path}: {NO_VARIANCE if certain else TWO_VECTORS}; taken for no batch norm")
+            found.warn(f"{path}: {NO_VARIANCE if certain else TWO_VECTORS}; taken for no batch norm")
     elif certain or (possible and not _counts(named)):
         if not certain:
-            found.warnings.append(f"{path}: {FOUR_VECTORS}")
-        found.add(assemble(path, None, None, named, dialects.Era(), None, name=group.name or group.path.rpartition("/")[2]), group)
+            found.warn(f"{path}: {FOUR_VECTORS}")
+        found.add(assemble(path, None, None, named, dialects.Era(), None, name=group.name or group.path.rpartition("/")[2],
+                           quantized=quantized))
 
 
 def _counts(named: dict[str, tuple[Any, str]]) -> bool:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from exporter.batchnorm.bundle import Bundle, Origin
 from exporter.batchnorm.layer import PARAMETERS, BatchNorm
 from exporter.errors import FormatError, names
 from exporter.keras import dialects
@@ -28,6 +27,7 @@ from exporter.sources.shared.assemble import Arrays, assemble
 
 if TYPE_CHECKING:
     from exporter.formats.hdf5_file import File
+    from exporter.sources.shared.found import Found
 
 NEVER_BUILT = "the file holds no parameters of it: it was never built"
 UNKNOWN_ERA = ("the file says neither its epsilon nor which Keras wrote it, which decides whether running_std holds a deviation or a "
@@ -39,22 +39,15 @@ MIXED_UP = ("Keras 1.0.0 to 1.0.2 saved a nested Sequential's weights under each
 
 
 class Reading:
-    """What has been read of a file so far.
+    """Reads the batch norms of a file into `found`.
 
-    tree: the model's config or None. announce: see ReadOptions. is_version_unwritten: the config is a text of to_json(),
-    which says its version from Keras 1.0.4 on, so that one without a version is of an older Keras.
+    tree: the model's config or None. is_version_unwritten: the config is a text of to_json(), which says its version from
+    Keras 1.0.4 on, so that one without a version is of an older Keras.
     """
 
-    def __init__(self, file: File, era: dialects.Era, tree: Node | None, announce: Callable[[BatchNorm], object], *,
-                 is_version_unwritten: bool = False) -> None:
-        self.file, self.era, self.tree, self.announce, self.is_version_unwritten = file, era, tree, announce, is_version_unwritten
+    def __init__(self, file: File, era: dialects.Era, tree: Node | None, found: Found, *, is_version_unwritten: bool = False) -> None:
+        self.file, self.era, self.tree, self.found, self.is_version_unwritten = file, era, tree, found, is_version_unwritten
         self.ranks = input_ranks(tree) if tree else {}
-        self.layers: list[BatchNorm] = []
-        self.skipped: list[tuple[str, str]] = []
-        self.warnings: list[str] = []
-
-    def bundle(self, origin: Origin) -> Bundle:
-        return Bundle(layers=tuple(self.layers), origin=origin, skipped=tuple(self.skipped), warnings=tuple(dict.fromkeys(self.warnings)))
 
     def add(self, group: Group, path: str, node: Node | None) -> None:
         """The batch norms of one group, which is that of the layer `node` (None: there is no config)."""
@@ -65,25 +58,26 @@ class Reading:
             if found and found[0].node is node and group.weights:
                 raise FormatError(f"moving_mean and moving_variance are not among its weights: {names(group.weights)}",
                                   where=group.name)
-            self.skipped += [(candidate.path, NEVER_BUILT) for candidate in found]
+            for candidate in found:
+                self.found.skip(candidate.path, NEVER_BUILT)
             return
         if len(found) == 1 and found[0].node is node:
             more = other_weights(group)
             if more:
-                self.warnings.append(f"{path}: the file holds more weights of this layer, which are not exported: {names(more)}")
+                self.found.warn(f"{path}: the file holds more weights of this layer, which are not exported: {names(more)}")
         if norms[0].old_name:
             named = as_named(self.file, group, node, self.era.version)
             if named is None:
                 paths = [candidate.path for candidate in found] or [path_of(group, norm.scope) for norm in norms]
-                self.skipped += [(below, MIXED_UP) for below in paths]
+                for below in paths:
+                    self.found.skip(below, MIXED_UP)
                 return
             norms = norms_of(named)
-        for norm, candidate in match(group, norms, found, in_order=node is None or has_known_order(node)):
-            if norm is None:
-                assert candidate is not None
-                self.skipped.append((candidate.path, NEVER_BUILT))
-            else:
-                self._add_norm(norm, candidate, candidate.path if candidate else path_of(group, norm.scope), group.name)
+        for norm, owner in match(group, norms, found, in_order=node is None or has_known_order(node)):
+            if norm is not None:
+                self._add_norm(norm, owner, owner.path if owner else path_of(group, norm.scope), group.name)
+            elif owner is not None:
+                self.found.skip(owner.path, NEVER_BUILT)
 
     def _add_norm(self, norm: Norm, candidate: Candidate | None, path: str, group: str) -> None:
         fields = norm_fields(candidate.node) if candidate else None
@@ -94,7 +88,7 @@ class Reading:
         statistic, assumed = self._statistic(norm, candidate, path, arrays)
         reason = dialects.reason_against(fields.mode) if fields else None
         if reason or statistic is None:
-            self.skipped.append((path, reason or UNKNOWN_ERA))
+            self.found.skip(path, reason or UNKNOWN_ERA)
             return
         self._add_layer(path, candidate, fields, arrays, name=group if path == group else path.rpartition("/")[2],
                         statistic=statistic, assumed=assumed)
@@ -104,7 +98,7 @@ class Reading:
         fields = norm_fields(candidate.node)
         reason = dialects.reason_against(fields.mode)
         if reason:
-            self.skipped.append((candidate.path, reason))
+            self.found.skip(candidate.path, reason)
             return
         arrays = {parameter: self.file.array(dataset) for parameter, dataset in zip(PARAMETERS, datasets)}
         self._add_layer(candidate.path, candidate, fields, arrays, statistic=dialects.DEVIATION)
@@ -117,12 +111,12 @@ class Reading:
         if candidate and self.is_version_unwritten:
             if "gamma_regularizer" in candidate.node.config:  # a key since Keras 1.1.0
                 return dialects.VARIANCE, ()
-            self.warnings.append("the architecture names no version of Keras, as to_json() of 1.0.3 and earlier: running_std is taken "
-                                 "for a deviation; --keras-version says otherwise")
+            self.found.warn("the architecture names no version of Keras, as to_json() of 1.0.3 and earlier: running_std is taken "
+                            "for a deviation; --keras-version says otherwise")
             return dialects.DEVIATION, ()
         if (arrays["moving_mean"][0] == 0).all() and (arrays["moving_variance"][0] == 1).all():
-            self.warnings.append(f"{path}: its statistics were never updated (mean 0 and running_std 1 in every channel); 1 is taken for "
-                                 "the variance, since the file does not say which Keras wrote it")
+            self.found.warn(f"{path}: its statistics were never updated (mean 0 and running_std 1 in every channel); 1 is taken for "
+                            "the variance, since the file does not say which Keras wrote it")
             return dialects.VARIANCE, ("moving_variance",)
         return None, ()
 
@@ -137,9 +131,8 @@ class Reading:
         epsilon = dialects.default_epsilon(self.era)
         if fields and fields.epsilon is None and epsilon is not None:
             layer = layer.replace(epsilon=epsilon, assumed=(*layer.assumed, "epsilon"))
-            self.warnings.append(f"{path}: its config has no epsilon; {epsilon:g} is that version's default")
-        self.layers.append(layer)
-        self.announce(layer)
+            self.found.warn(f"{path}: its config has no epsilon; {epsilon:g} is that version's default")
+        self.found.add(layer)
 
 
 def _check_presence(path: str, fields: NormFields | None, arrays: Arrays, *, always: bool) -> None:

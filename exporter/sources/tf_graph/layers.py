@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy as np
 from exporter.batchnorm.dtypes import HELD_IN
 from exporter.batchnorm.layer import BatchNorm
 from exporter.errors import FormatError, printable
+from exporter.sources.shared.found import Skipped
 from exporter.sources.tf_graph.norms import GraphNorm
 from exporter.sources.tf_graph.trace import Constant, Filled, Parameter, Parts, Shaping, Variable
 
@@ -37,21 +38,19 @@ class Unresolved(Exception):
 Read = Callable[[Variable], "Stored | None"]
 
 
-def layers(norms: Sequence[GraphNorm], read: Read, tensorflow_version: str = "") -> tuple[list[BatchNorm], list[tuple[str, str]]]:
-    """The layers of `find_norms`, and (path, reason) of those that cannot be had.
+def layers(norms: Sequence[GraphNorm], read: Read, tensorflow_version: str = "") -> Iterator[BatchNorm | Skipped]:
+    """What the batch norms of `find_norms` are, each a layer or why it cannot be had.
 
     read: the stored values of a variable, None where there are none. tensorflow_version: that wrote the graph, where known.
     Raises what `read` raises, and FormatError for broken constants.
     """
     adds = bool(re.match(r"1\.[0-3]\.", tensorflow_version))
-    found, skipped = [], []
     for norm in norms:
         try:
             layer = _layer(norm, read)
-            found.append(_without_addition(layer) if adds and norm.axis is not None else layer)
+            yield _without_addition(layer) if adds and norm.axis is not None else layer
         except Unresolved as reason:
-            skipped.append((norm.path, str(reason)))
-    return found, skipped
+            yield Skipped(norm.path, str(reason))
 
 
 def _layer(norm: GraphNorm, read: Read) -> BatchNorm:

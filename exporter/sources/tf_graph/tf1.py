@@ -16,17 +16,17 @@ ReadOptions.ema, averages of variables (their name and "/ExponentialMovingAverag
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from exporter.batchnorm.bundle import Bundle, Origin
 from exporter.batchnorm.layer import PARAMETERS, BatchNorm
 from exporter.errors import UnsupportedError, UsageError
 from exporter.errors import names as listed
 from exporter.formats.graph_def import MetaGraph, Node, open_file
 from exporter.sources.shared.assemble import along_by_shape
+from exporter.sources.shared.found import Found, Skipped
 from exporter.sources.tf_graph.layers import Stored, layers
 from exporter.sources.tf_graph.norms import OF_THE_BATCH, GraphNorm, find_norms
 from exporter.sources.tf_graph.trace import PASSES, VARIABLES, Constant, Variable
@@ -44,8 +44,8 @@ SAVE_OPS = {"Save": 2, "SaveSlices": 3, "SaveV2": 3}
 MOMENTS = (("/moments/Squeeze", "/moments/Squeeze_1"), ("/moments/moments_1/mean", "/moments/moments_1/variance"))
 
 
-def read_tf1(checkpoint: Checkpoint, meta: Place | None, place: Place, options: ReadOptions) -> Bundle:
-    """The batch norms of a name-based checkpoint. meta: the graph beside it, or None; --architecture may name another one.
+def read_tf1(checkpoint: Checkpoint, meta: Place | None, found: Found, options: ReadOptions) -> None:
+    """Reads the batch norms of a name-based checkpoint into `found`. meta: the graph beside it, or None; --architecture may name another.
 
     Raises FormatError for damage, UnsupportedError where there is no graph and names say nothing certain.
     """
@@ -54,31 +54,29 @@ def read_tf1(checkpoint: Checkpoint, meta: Place | None, place: Place, options: 
             raise UsageError("a checkpoint of tf.train.Saver takes the graph of a .meta file, not a Keras architecture")
         meta = options.architecture
     if meta is None:
-        found, skipped = _by_name(checkpoint, options)
-        return Bundle(layers=tuple(found), skipped=tuple(skipped), origin=Origin(file=place.name, kind=NAME))
-    return read_graph(checkpoint, MetaGraph(open_file(meta), meta.name), place, options)
+        _by_name(checkpoint, found, options)
+        return
+    graph = MetaGraph(open_file(meta), meta.name)
+    found.origin = dataclasses.replace(found.origin, tensorflow_version=graph.tensorflow_version or None)
+    read_graph(checkpoint, graph, found, options)
 
 
-def read_graph(checkpoint: Checkpoint, graph: MetaGraph, place: Place, options: ReadOptions) -> Bundle:
-    """The batch norms of a graph whose saver wrote this checkpoint."""
-    found, skipped, warnings = _by_graph(checkpoint, graph, options)
-    origin = Origin(file=place.name, kind=NAME, tensorflow_version=graph.tensorflow_version or None)
-    return Bundle(layers=tuple(found), skipped=tuple(skipped), origin=origin, warnings=tuple(warnings))
-
-
-def _by_graph(checkpoint: Checkpoint, graph: MetaGraph, options: ReadOptions) -> tuple[list[BatchNorm], list[tuple[str, str]], list[str]]:
+def read_graph(checkpoint: Checkpoint, graph: MetaGraph, found: Found, options: ReadOptions) -> None:
+    """Reads the batch norms of a graph whose saver wrote this checkpoint into `found`."""
     norms = find_norms(graph.graph)
     averaged = {norm.path for norm in norms if norm.in_training and norm.moving} if options.ema != "no" else set()
     names = _Names(checkpoint, saved_names(graph), options.ema)
     in_use = [_of_inference(norm) if norm.path in averaged else norm for norm in norms]
-    found, skipped = layers(in_use, names.read, graph.tensorflow_version)
-    untouched = [layer.path for layer in found if layer.path in averaged and options.ema != "yes" and _is_untouched(layer)]
-    skipped += ((path, f"{OF_THE_BATCH}, and its moving averages were never updated") for path in untouched)
-    skipped += _unused(checkpoint, names, norms)
-    found = [layer for layer in found if layer.path not in untouched]
-    shown = [layer.path for layer in found if layer.path in averaged]
-    warning = f"{listed(shown)}: run in training by the graph; exported with the moving averages that it keeps for inference"
-    return found, skipped, [warning] if shown else []
+    for outcome in layers(in_use, names.read, graph.tensorflow_version):
+        if isinstance(outcome, BatchNorm) and outcome.path in averaged and options.ema != "yes" and _is_untouched(outcome):
+            found.skip(outcome.path, f"{OF_THE_BATCH}, and its moving averages were never updated")
+        else:
+            found.take(outcome)
+    for scope in _unused(checkpoint, names, norms):
+        found.skip(scope, "the graph beside the checkpoint does not compute with it")
+    shown = [layer.path for layer in found.layers if layer.path in averaged]
+    if shown:
+        found.warn(f"{listed(shown)}: run in training by the graph; exported with the moving averages that it keeps for inference")
 
 
 def saved_names(meta: MetaGraph) -> dict[str, str]:
@@ -143,13 +141,13 @@ class _Names:
         return Stored(self._checkpoint.read(name), self._checkpoint.info(name).dtype)
 
 
-def _unused(checkpoint: Checkpoint, names: _Names, norms: list[GraphNorm]) -> list[tuple[str, str]]:
+def _unused(checkpoint: Checkpoint, names: _Names, norms: list[GraphNorm]) -> list[str]:
     """Scopes of the checkpoint with moving statistics that nothing in the graph computes with."""
     known = {norm.path for norm in norms}
     for norm in norms:
         known.update(role.name.rpartition("/")[0] for role in (norm.mean, norm.variance, *(norm.moving or ()))
                      if isinstance(role, (Variable, Constant)))
-    return [(scope, "the graph beside the checkpoint does not compute with it") for scope, last in _scopes(checkpoint).items()
+    return [scope for scope, last in _scopes(checkpoint).items()
             if {"moving_mean", "moving_variance"} <= last and scope not in known and f"{scope}/moving_mean" not in names.used]
 
 
@@ -167,42 +165,41 @@ class _Named(NamedTuple):
     variables: dict[str, str]
 
 
-def _by_name(checkpoint: Checkpoint, options: ReadOptions) -> tuple[list[BatchNorm], list[tuple[str, str]]]:
+def _by_name(checkpoint: Checkpoint, found: Found, options: ReadOptions) -> None:
     """What names alone say: the four of tf.layers, Keras and slim in one scope, and the averages of the hand-made batch norm."""
     scopes = _scopes(checkpoint)
-    found, skipped = [], []
+    named: list[_Named] = []
     for scope, last in scopes.items():
         statistics = last & {"moving_mean", "moving_variance"}
         if len(statistics) == 1:
-            skipped.append((scope, f"it has a {statistics.pop()} alone"))
+            found.skip(scope, f"it has a {statistics.pop()} alone")
         elif statistics:
-            found.append(_Named(scope, {role: _join(scope, role) for role in PARAMETERS if role in last}))
-    hand_made, unclear = _hand_made(scopes)
-    found += hand_made
-    skipped += unclear
-    if not found and not skipped:
+            named.append(_Named(scope, {role: _join(scope, role) for role in PARAMETERS if role in last}))
+    for outcome in _hand_made(scopes):
+        if isinstance(outcome, Skipped):
+            found.take(outcome)
+        else:
+            named.append(outcome)
+    if not named and not found.skipped:
         raise UnsupportedError("no variables are called moving_mean and moving_variance, and other names say nothing certain",
                                hint="put the .meta file that tf.train.Saver wrote with this checkpoint beside it")
     names = _Names(checkpoint, {}, options.ema)
-    result = []
-    for named in found:
-        values = {role: stored for role, name in named.variables.items() if (stored := names.read(Variable(name, name))) is not None}
+    for norm in named:
+        values = {role: stored for role, name in norm.variables.items() if (stored := names.read(Variable(name, name))) is not None}
         shapes, dtypes = {one.values.shape for one in values.values()}, {one.dtype for one in values.values()}
         if len(shapes) > 1 or len(dtypes) > 1:
-            skipped.append((named.path, f"its variables differ in shape or type: {', '.join(map(str, sorted(shapes)))}"))
+            found.skip(norm.path, f"its variables differ in shape or type: {', '.join(map(str, sorted(shapes)))}")
             continue
         shape = shapes.pop()
         axis, shape = along_by_shape(shape) if len(shape) > 1 else (None, shape)
         arrays = {role: np.ascontiguousarray(one.values).reshape(shape) for role, one in values.items()}
-        result.append(BatchNorm(path=named.path, name=named.path, class_name="BatchNormalization", axis=axis, shape=shape, ndim=None,
-                                dtype=dtypes.pop(), epsilon=None, momentum=None, gamma=arrays.get("gamma"), beta=arrays.get("beta"),
-                                moving_mean=arrays["moving_mean"], moving_variance=arrays["moving_variance"]))
-    return result, skipped
+        found.add(BatchNorm(path=norm.path, name=norm.path, class_name="BatchNormalization", axis=axis, shape=shape, ndim=None,
+                            dtype=dtypes.pop(), epsilon=None, momentum=None, gamma=arrays.get("gamma"), beta=arrays.get("beta"),
+                            moving_mean=arrays["moving_mean"], moving_variance=arrays["moving_variance"]))
 
 
-def _hand_made(scopes: Mapping[str, set[str]]) -> tuple[list[_Named], list[tuple[str, str]]]:
+def _hand_made(scopes: Mapping[str, set[str]]) -> Iterator[_Named | Skipped]:
     """Averages of tf.nn.moments: <variable scope>/<op scope>/moments/Squeeze and Squeeze_1, where <op scope> holds a beta or gamma."""
-    found, skipped = [], []
     for scope in [scope for scope, last in scopes.items() if AVERAGE[1:] in last]:
         for mean, variance in MOMENTS:
             inner = scope.removesuffix(mean)
@@ -212,12 +209,11 @@ def _hand_made(scopes: Mapping[str, set[str]]) -> tuple[list[_Named], list[tuple
             owners = ["/".join(parts[first:]) for first in range(len(parts))]
             owners = [owner for owner in owners if scopes.get(owner, set()) & {"gamma", "beta"}]
             if len(owners) != 1:
-                skipped.append((inner, f"its gamma and beta could be those of {len(owners)} scopes; the .meta file would tell"))
+                yield Skipped(inner, f"its gamma and beta could be those of {len(owners)} scopes; the .meta file would tell")
                 continue
             variables = {role: _join(owners[0], role) for role in PARAMETERS[:2] if role in scopes[owners[0]]}
             statistics = {"moving_mean": inner + mean + AVERAGE, "moving_variance": inner + variance + AVERAGE}
-            found.append(_Named(owners[0], variables | statistics))
-    return found, skipped
+            yield _Named(owners[0], variables | statistics)
 
 
 def _join(scope: str, last: str) -> str:

@@ -10,7 +10,7 @@ from exporter.keras.config import Architecture, Node, is_batch_norm, join, parse
 
 if TYPE_CHECKING:
     from exporter.formats.tensor_bundle import TensorBundle
-    from exporter.sources.tf_objects.norms import Found
+    from exporter.sources.tf_objects.norms import ObjectNorm
 
 OTHER_MODEL = "give the architecture of this checkpoint's model"
 
@@ -22,7 +22,7 @@ class StoredConfigs:
         self._checkpoint, self._graph = checkpoint, graph
         self._parsed: dict[int, Node | None] = {}
 
-    def of(self, norm: Found) -> tuple[str, Node] | None:
+    def of(self, norm: ObjectNorm) -> tuple[str, Node] | None:
         """Path and config of a layer; None where the checkpoint has none, or not that of a batch norm."""
         own = self._config(norm.node)
         if own is None or not is_batch_norm(own):

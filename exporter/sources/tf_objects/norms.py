@@ -45,7 +45,7 @@ def open_graph(checkpoint: TensorBundle) -> CheckpointGraph:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Found:
+class ObjectNorm:
     """A node that holds the variables of a batch norm.
 
     way: how it is reached. variables: the nodes of its parameters, by role. strange: other variables it holds.
@@ -60,7 +60,7 @@ class Found:
         return self.way[0][-1]
 
 
-def find_norms(graph: ObjectGraph, is_variable: Callable[[int], bool]) -> list[Found]:
+def find_norms(graph: ObjectGraph, is_variable: Callable[[int], bool]) -> list[ObjectNorm]:
     """Every object that holds variables moving_mean and moving_variance, in the model's order."""
     found = []
     for way in graph.walk():
@@ -68,7 +68,7 @@ def find_norms(graph: ObjectGraph, is_variable: Callable[[int], bool]) -> list[F
         variables = parameters(graph, node, is_variable)
         if variables:
             strange = (name for name, child in graph.children(node).items() if name not in (*PARAMETERS, *RENORM) and is_variable(child))
-            found.append(Found(way, variables, tuple(strange)))
+            found.append(ObjectNorm(way, variables, tuple(strange)))
     return found
 
 

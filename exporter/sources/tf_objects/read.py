@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from exporter.batchnorm.bundle import Bundle, Origin
 from exporter.errors import names
 from exporter.files.place import Place
 from exporter.formats.tensor_bundle import TensorBundle
@@ -18,14 +17,15 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from exporter.keras.config import Node
+    from exporter.sources.shared.found import Found
     from exporter.sources.tf_graph.norms import GraphNorm
 
 
-def read_objects(checkpoint: TensorBundle, place: Place, architecture: Place | None, kind: str,
-                 norms: Mapping[str, list[GraphNorm]] | None = None) -> Bundle:
-    """The batch norms of an object-based checkpoint (TensorFlow 2, tf.keras from 1.12 on), by its object graph.
+def read_objects(checkpoint: TensorBundle, architecture: Place | None, found: Found,
+                 norms: Mapping[str, list[GraphNorm]] | None = None) -> None:
+    """Reads the batch norms of an object-based checkpoint (TensorFlow 2, tf.keras from 1.12 on) into `found`, by its object graph.
 
-    kind: NAME of the source. norms: what a graph that is known to compute with them says, by the key of the moving variance.
+    norms: what a graph that is known to compute with them says, by the key of the moving variance.
     """
     graph = open_graph(checkpoint)
     configs: dict[int, tuple[str, Node]] = {}
@@ -34,14 +34,12 @@ def read_objects(checkpoint: TensorBundle, place: Place, architecture: Place | N
         given = node_tree_from(architecture)
         configs, era = given_configs(graph, given, architecture.name), era_of(given.keras_version, given.backend)
     paths, stored_configs = ObjectNames(graph), StoredConfigs(checkpoint, graph)
-    layers, skipped = [], []
     for norm in find_norms(graph, lambda node: graph.stored(node) is not None):
         path, node = configs.get(norm.node) or stored_configs.of(norm) or (paths.path(norm.node), None)
         if norm.strange:
-            skipped.append((path, f"it also holds {names(norm.strange)}, which no BatchNormalization has"))
+            found.skip(path, f"it also holds {names(norm.strange)}, which no BatchNormalization has")
             continue
         stored = {role: graph.stored(variable) for role, variable in norm.variables.items()}
         keys = {role: value.key for role, value in stored.items() if value}
         layer = batch_norm(checkpoint, keys, path, node=node, config=norm_fields(node) if node else None, era=era)
-        layers.append(with_kernel(layer, norms.get(keys["moving_variance"], [])) if norms else layer)
-    return Bundle(layers=tuple(layers), origin=Origin(file=place.name, kind=kind), skipped=tuple(skipped))
+        found.add(with_kernel(layer, norms.get(keys["moving_variance"], [])) if norms else layer)

@@ -12,7 +12,7 @@ from exporter.formats.object_graph import CheckpointGraph, SavedGraph, read_meta
 from exporter.formats.strict_json import parse_json
 from exporter.keras.config import Node, NormFields, is_batch_norm, join, model_tree, norm_fields
 from exporter.keras.dialects import Era, era_of
-from exporter.sources.tf_objects.norms import STATISTICS, Found, find_norms, parameters
+from exporter.sources.tf_objects.norms import STATISTICS, ObjectNorm, find_norms, parameters
 
 if TYPE_CHECKING:
     from exporter.files.place import Place
@@ -27,7 +27,7 @@ class KerasMetadata:
         self._where = place.name if self._separate is not None else saved.where
         self._parsed: dict[int, dict[str, Any]] = {}
 
-    def path(self, found: Found) -> str:
+    def path(self, found: ObjectNorm) -> str:
         """The names of the Keras objects on the way to one, without the model's own; "" where its own is not known."""
         nodes = found.way[0]
         if not self._name(found.node):
@@ -75,7 +75,7 @@ def _rank(said: dict[str, Any]) -> int | None:
     return rank if type(rank) is int and rank > 1 else None
 
 
-def same_norms(saved: SavedGraph, stored: CheckpointGraph) -> list[Found]:
+def same_norms(saved: SavedGraph, stored: CheckpointGraph) -> list[ObjectNorm]:
     """The batch norms of a SavedModel by the object graph of its checkpoint: that one has a checksum, saved_model.pb has none.
 
     Both graphs number the same objects alike. Raises FormatError where they differ in the parameters of a batch norm.
