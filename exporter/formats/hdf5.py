@@ -125,7 +125,6 @@ def _opened(file: BinaryIO, path: str | None, label: str) -> File:
         from exporter.formats import hdf5_ahead
 
         hdf5_ahead.walk(cast(hdf5_ahead.RemoteFile, file), start)
-    os.environ["HDF5_PLUGIN_PRELOAD"] = "::"  # libhdf5 then loads no plugins; read when h5py is imported
     from h5py import h5f, h5fd, h5p
 
     from exporter.formats.hdf5_file import File, reason

@@ -206,6 +206,7 @@ def _serve(place: Place, options: ReadOptions, descriptor: int) -> None:
     gc.disable()  # a short life, and nothing in it goes round in circles
     for name in HDF5_VARIABLES:
         os.environ.pop(name, None)
+    os.environ["HDF5_PLUGIN_PRELOAD"] = "::"  # libhdf5 then loads no plugins
     with os.fdopen(descriptor, "wb", buffering=BUFFER, closefd=True) as file:
         from exporter.pipeline.message import Writer
 
