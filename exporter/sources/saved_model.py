@@ -10,7 +10,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from exporter.batchnorm.bundle import Bundle, Origin
-from exporter.errors import FormatError, UnsupportedError, located, names
+from exporter.errors import FormatError, UnsupportedError, located
 from exporter.files.place import Place
 from exporter.formats.graph_def import MetaGraph, open_file
 from exporter.formats.object_graph import OBJECT_GRAPH, SavedGraph
@@ -23,7 +23,8 @@ from exporter.sources.tf_graph.norms import find_norms as norms_of_graph
 from exporter.sources.tf_graph.saved import SavedFunctions, key_of
 from exporter.sources.tf_graph.trace import VARIABLES as VARIABLE_OPS
 from exporter.sources.tf_graph.trace import Variable
-from exporter.sources.tf_objects.norms import ObjectNames, ObjectNorm, batch_norm, open_graph, with_kernel
+from exporter.sources.tf_objects.norms import ObjectNames, ObjectNorm, epsilon_of, open_graph, with_kernel
+from exporter.sources.tf_objects.read import Read, Said, read_norms, read_objects
 from exporter.sources.tf_objects.saved import KerasMetadata, era_of_tensorflow, model_prefix, same_norms
 
 if TYPE_CHECKING:
@@ -111,8 +112,6 @@ def _read(part: Part, checkpoint: Checkpoint, folder: Place, found: Found, optio
         return
     graph = MetaGraph(part.data, MODEL)
     if has_objects and isinstance(checkpoint, TensorBundle) and folder.child(ARCHITECTURE).is_file():
-        from exporter.sources.tf_objects.read import read_objects
-
         read_objects(checkpoint, folder.child(ARCHITECTURE), found, _norms_by_key(graph))
     else:
         from exporter.sources.tf_graph.tf1 import read_graph
@@ -152,6 +151,7 @@ class _Reader:
         self._stored = open_graph(checkpoint)
         self._keras = KerasMetadata(folder.child(METADATA), objects)
         self._era = era_of_tensorflow(part.tensorflow_version)
+        self._by_name: ObjectNames | None = None
 
     def read(self, found: Found) -> None:
         """Reads its batch norms into `found`."""
@@ -162,46 +162,38 @@ class _Reader:
             self._by_graph(found)
 
     def _by_objects(self, norms: list[ObjectNorm], found: Found) -> None:
-        by_name: ObjectNames | None = None
-        read: list[tuple[ObjectNorm, BatchNorm, bool]] = []
-        for norm in norms:
-            path = self._keras.path(norm)
-            if not path:
-                by_name = by_name or ObjectNames(self._stored)
-                path = by_name.path(norm.node)
-            if norm.strange:
-                found.skip(path, f"it also holds {names(norm.strange)}, which no BatchNormalization has")
-                continue
-            node, config = self._keras.config(norm.node) or (None, None)
-            stored = {role: self._stored.stored(variable) for role, variable in norm.variables.items()}
-            keys = {role: value.key for role, value in stored.items() if value}
-            layer = batch_norm(self._checkpoint, keys, path, node=node, config=config, era=self._era)
-            read.append((norm, layer, node is not None))
-        for layer in self._with_graph(read):
+        for layer in self._with_graph(list(read_norms(self._checkpoint, self._stored, norms, self._said, self._era, found))):
             found.add(layer)
 
-    def _with_graph(self, found: list[tuple[ObjectNorm, BatchNorm, bool]]) -> list[BatchNorm]:
+    def _said(self, norm: ObjectNorm) -> Said:
+        path = self._keras.path(norm)
+        if not path:
+            self._by_name = self._by_name or ObjectNames(self._stored)
+            path = self._by_name.path(norm.node)
+        return Said(path, *self._keras.config(norm.node) or (None, None))
+
+    def _with_graph(self, read: list[Read]) -> list[BatchNorm]:
         """The layers with what only the graph says: all of those without a config, and the epsilon of fused kernels."""
         clamps = self._era.version is None or self._era.version < (2, 12, 0)
-        asked = [norm.variables["moving_variance"] for norm, layer, has_config in found
-                 if not has_config or layer.epsilon is None or (clamps and layer.epsilon < FUSED_MINIMUM)]
+        asked = [one.norm.variables["moving_variance"] for one in read if not one.has_config
+                 or one.layer.epsilon is None or (clamps and one.layer.epsilon < FUSED_MINIMUM)]
         if not asked:
-            return [layer for _, layer, _ in found]
+            return [one.layer for one in read]
         by_variance = SavedFunctions(self._part.data, self._saved, self._stored).norms_of(asked)
-        return [self._completed(layer, norm, by_variance.get(norm.variables["moving_variance"], [])) for norm, layer, _ in found]
+        return [self._completed(one.layer, one.norm, by_variance.get(one.norm.variables["moving_variance"], [])) for one in read]
 
     def _completed(self, layer: BatchNorm, found: ObjectNorm, norms: list[GraphNorm]) -> BatchNorm:
         norms = [norm for norm in norms if _plays(norm, found)]
         if layer.epsilon is not None:
             return with_kernel(layer, norms)
-        epsilons = {norm.epsilon for norm in norms if norm.epsilon is not None}
-        if len(epsilons) != 1:
+        epsilon = epsilon_of(norms)
+        if epsilon is None:
             return layer
         in_use = [norm for norm in norms if not norm.reason][:1]
         for same in layers(in_use, self._values, self._part.tensorflow_version or ""):
             if not isinstance(same, Skipped):
                 return same.replace(path=layer.path, name=layer.name, class_name=layer.class_name)
-        return layer.replace(epsilon=epsilons.pop())
+        return layer.replace(epsilon=epsilon)
 
     def _by_graph(self, found: Found) -> None:
         """The batch norms of objects that are no Keras layers, as model.export writes: by the functions alone."""

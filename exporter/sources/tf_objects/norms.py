@@ -173,13 +173,18 @@ def batch_norm(checkpoint: Checkpoint, keys: Mapping[str, str], path: str, *, no
     return assemble(path, node, config, arrays, era or Era(), None, name=path.rpartition("/")[2])
 
 
+def epsilon_of(norms: Iterable[GraphNorm]) -> float | None:
+    """The epsilon that all of these compute with; None where they have none or several."""
+    epsilons = {norm.epsilon for norm in norms if norm.epsilon is not None}
+    return epsilons.pop() if len(epsilons) == 1 else None
+
+
 def with_kernel(layer: BatchNorm, norms: Iterable[GraphNorm]) -> BatchNorm:
     """A layer with a config, and what the graph that TensorFlow made of it computes with: from 1.12 to 2.11 its fused kernels raised small
     epsilons."""
-    epsilons = {norm.epsilon for norm in norms if norm.epsilon is not None}
-    if len(epsilons) != 1 or layer.epsilon is None:
+    epsilon = epsilon_of(norms)
+    if epsilon is None or layer.epsilon is None:
         return layer
-    epsilon = epsilons.pop()
     return layer.replace(effective_epsilon=epsilon if np.float32(epsilon) != np.float32(layer.epsilon) else None)
 
 

@@ -2,23 +2,56 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, NamedTuple
 
 from exporter.errors import names
 from exporter.files.place import Place
 from exporter.formats.tensor_bundle import TensorBundle
-from exporter.keras.config import norm_fields
-from exporter.keras.dialects import era_of
+from exporter.keras.config import Node, NormFields, norm_fields
+from exporter.keras.dialects import Era, era_of
 from exporter.sources.shared.architecture import node_tree_from
 from exporter.sources.tf_objects.configs import StoredConfigs, given_configs
-from exporter.sources.tf_objects.norms import ObjectNames, batch_norm, find_norms, open_graph, with_kernel
+from exporter.sources.tf_objects.norms import ObjectNames, ObjectNorm, batch_norm, find_norms, open_graph, with_kernel
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from exporter.keras.config import Node
+    from exporter.batchnorm.layer import BatchNorm
+    from exporter.formats.object_graph import CheckpointGraph
     from exporter.sources.shared.found import Found
     from exporter.sources.tf_graph.norms import GraphNorm
+
+
+class Said(NamedTuple):
+    """What is said of a batch norm: its path, and its config where there is one."""
+
+    path: str
+    node: Node | None = None
+    fields: NormFields | None = None
+
+
+class Read(NamedTuple):
+    """A batch norm that was read. key: of its moving variance in the checkpoint."""
+
+    norm: ObjectNorm
+    layer: BatchNorm
+    key: str
+    has_config: bool
+
+
+def read_norms(checkpoint: TensorBundle, graph: CheckpointGraph, norms: Iterable[ObjectNorm], said_of: Callable[[ObjectNorm], Said],
+               era: Era | None, found: Found) -> Iterator[Read]:
+    """The layers of these nodes as the checkpoint stores them; `found` takes those that hold more than a batch norm does."""
+    for norm in norms:
+        path, node, fields = said_of(norm)
+        if norm.strange:
+            found.skip(path, f"it also holds {names(norm.strange)}, which no BatchNormalization has")
+            continue
+        stored = {role: graph.stored(variable) for role, variable in norm.variables.items()}
+        keys = {role: value.key for role, value in stored.items() if value}
+        layer = batch_norm(checkpoint, keys, path, node=node, config=fields, era=era)
+        yield Read(norm, layer, keys["moving_variance"], node is not None)
 
 
 def read_objects(checkpoint: TensorBundle, architecture: Place | None, found: Found,
@@ -34,12 +67,10 @@ def read_objects(checkpoint: TensorBundle, architecture: Place | None, found: Fo
         given = node_tree_from(architecture)
         configs, era = given_configs(graph, given, architecture.name), era_of(given.keras_version, given.backend)
     paths, stored_configs = ObjectNames(graph), StoredConfigs(checkpoint, graph)
-    for norm in find_norms(graph, lambda node: graph.stored(node) is not None):
+
+    def said_of(norm: ObjectNorm) -> Said:
         path, node = configs.get(norm.node) or stored_configs.of(norm) or (paths.path(norm.node), None)
-        if norm.strange:
-            found.skip(path, f"it also holds {names(norm.strange)}, which no BatchNormalization has")
-            continue
-        stored = {role: graph.stored(variable) for role, variable in norm.variables.items()}
-        keys = {role: value.key for role, value in stored.items() if value}
-        layer = batch_norm(checkpoint, keys, path, node=node, config=norm_fields(node) if node else None, era=era)
-        found.add(with_kernel(layer, norms.get(keys["moving_variance"], [])) if norms else layer)
+        return Said(path, node, norm_fields(node) if node else None)
+
+    for read in read_norms(checkpoint, graph, find_norms(graph, lambda node: graph.stored(node) is not None), said_of, era, found):
+        found.add(with_kernel(read.layer, norms.get(read.key, [])) if norms else read.layer)
