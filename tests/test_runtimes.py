@@ -136,6 +136,22 @@ def test_what_breaks_the_format_is_refused(name, tmp_path, built):
         measure.measure(built(name), written(tmp_path, content))
 
 
+@pytest.mark.parametrize("name", ALL)
+def test_two_axes_of_an_input_of_any_rank(name, tmp_path, built):
+    """Axes 1 and -1 are two in every rank but 2: that is seen with the input only."""
+    layer = make_layer("bn", shape=(2, 2), axis=(1, -1), ndim=None)
+    content = document(tmp_path, layer)
+    for shape in ((3, 2, 2), (1, 2, 3, 2)):
+        x = np.linspace(-2, 2, int(np.prod(shape)), dtype=np.float32).reshape(shape)
+        case = {"shape": shape, "input": x.ravel().tolist(), "output": layer(x).ravel().tolist()}
+        content["layers"][0].setdefault("cases", []).append(case)
+    content["refuse_inputs"] = [{"why": "one axis twice", "layer": "bn", "shape": [3, 2], "count": 6}]
+    assert measure.measure(built(name), written(tmp_path, content))[:2] == (8 + 12 + 12, 0)
+    content["refuse_inputs"] = [{"why": "nothing is wrong", "layer": "bn", "shape": [1, 2, 2], "count": 4}]
+    with pytest.raises(RuntimeError, match=r"not refused: "):
+        measure.measure(built(name), written(tmp_path, content))
+
+
 COSTLY = {  # small documents, or fast to make, that a careless reader needs gigabytes, minutes or its whole stack for
     "a million lists": "[" * 1_000_000, "objects inside each other": '{"a":' * 300_000,
     "lists that are closed": "[" * 300_000 + "]" * 300_000,

@@ -78,7 +78,6 @@ LAYERS: list[tuple[BatchNorm, list[tuple[int, ...]]]] = [
     (layer("channels_first/4", NEAR[1:5], ndim=4, axis=(1,)), [(2, 4, 2, 3), (4, 4, 4, 4)]),
     (layer("channels_first/5", NEAR[3:5], ndim=5, axis=(1,)), [(1, 2, 2, 3, 2)]),
     (layer("any_rank", NEAR[2:6]), [(3, 4), (2, 3, 4), (1, 2, 2, 4)]),
-    (layer("any_rank/two_axes", NEAR[2:6], axis=(1, -1), shape=(2, 2)), [(3, 2, 2), (1, 2, 3, 2)]),
     (layer("wrapped/bn", NEAR[2:5], ndim=3), [(2, 3, 3), (2, 2, 2, 3)]),  # TimeDistributed adds an axis: -1 is the channels in any rank
     (layer("middle_axis", NEAR[2:5], ndim=4, axis=(2,)), [(2, 2, 3, 2)]),
     (layer("list_axis/1_2", NEAR[1:7], ndim=3, axis=(1, 2), shape=(2, 3)), [(3, 2, 3)]),
@@ -182,7 +181,6 @@ REFUSED_INPUTS: list[dict[str, Any]] = [
         ("axis 3 of an input of rank 4, rank 3", "encoder/block_1/bn", [2, 3, 5], 30),
         ("axis 1 of an input of rank 4, rank 2", "channels_first/4", [3, 4], 12),
         ("axis 1 of an input of rank 4, rank 5", "channels_first/4", [1, 4, 1, 2, 2], 16),
-        ("axes 1 and -1 of an input of rank 2 are one", "any_rank/two_axes", [3, 2], 6),
         ("axis -1 of an input without axes", "wrapped/bn", [], 3),
     )]
 

@@ -27,7 +27,7 @@ export class Layer {
    * Computes in double and rounds once, to the type of the array. Throws TypeError where `x` is an array
    * of integers, RangeError where the shape does not fit.
    */
-  apply<T extends Float32Array | Float64Array>(x: T, shape: readonly number[]): T;
+  apply<T extends Float32Array | Float64Array | number[]>(x: T, shape: readonly number[]): T;
 
   /** The channel of number `i` of an input of this shape. */
   channelOf(i: number, shape: readonly number[]): number;

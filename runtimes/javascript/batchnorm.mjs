@@ -156,12 +156,13 @@ export class Layer {
   }
 
   /**
-   * Normalizes x, numbers of an input of this shape in row-major order, in place; returns x. Throws TypeError where x is not an array
-   * of floats, RangeError where the shape does not fit.
+   * Normalizes x, numbers of an input of this shape in row-major order, in place; returns x. Throws TypeError where x is an array of
+   * integers, RangeError where the shape does not fit.
    */
   apply(x, shape) {
-    if (!/^Float(16|32|64)Array$/.test(x?.[Symbol.toStringTag])) {
-      throw new TypeError(`${this.path}: expected a Float32Array or Float64Array, got ${x?.[Symbol.toStringTag] ?? typeOf(x)}: the result needs fractions`);
+    if (!/^Float(16|32|64)Array$/.test(x?.[Symbol.toStringTag]) && !(Array.isArray(x) && x.every((value) => typeof value === "number"))) {
+      throw new TypeError(`${this.path}: expected a Float32Array, Float64Array or array of numbers, got ${x?.[Symbol.toStringTag] ?? typeOf(x)}: ` +
+        "the results have fractions");
     }
     const axes = this.#axes(shape);
     if (x.length !== product(shape)) throw new RangeError(`${this.path}: expected ${product(shape)} numbers for the shape [${shape}], got ${x.length}`);

@@ -34,7 +34,8 @@ test("a shape that does not fit is refused and nothing is changed", () => {
 test("an input of another rank, sizes that are none, too few numbers and arrays of integers are refused", () => {
   const layer = load(text).get("bn");
   for (const shape of [[2, 1, 1], [1], [-2, 1], [2.5, 1], [3, 1]]) assert.throws(() => layer.apply(Float32Array.of(1, 2), shape), RangeError);
-  for (const x of [Uint8ClampedArray.of(1), Int32Array.of(1), [1], "1", null]) assert.throws(() => layer.apply(x, [1, 1]), TypeError);
+  for (const x of [Uint8ClampedArray.of(1), Int32Array.of(1), BigInt64Array.of(1n), [1n], ["1"], "1", null]) assert.throws(() => layer.apply(x, [1, 1]), TypeError);
+  assert.equal(layer.apply([1], [1, 1])[0], layer.apply(Float64Array.of(1), [1, 1])[0]);
   layer.axis = [-1];
   assert.equal(layer.apply(Float64Array.of(0, 0), [1, 2, 1])[0], layer.apply(Float64Array.of(0), [1, 1])[0]);
 });
