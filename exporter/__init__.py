@@ -14,6 +14,7 @@ from exporter.__about__ import __version__ as __version__
 
 _HOME = {
     "batchnorm.bundle": ("Bundle", "Origin"),
+    "batchnorm.fold": ("fold",),
     "batchnorm.layer": ("BatchNorm", "evaluate"),
     "diagnosis.search": ("diagnose",),
     "errors": ("BundleError", "ExporterError", "FormatError", "LayerError", "MissingExtra", "OutputError", "UnresolvedError",

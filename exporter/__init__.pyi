@@ -3,6 +3,7 @@
 from exporter.__about__ import __version__ as __version__
 from exporter.batchnorm.bundle import Bundle as Bundle
 from exporter.batchnorm.bundle import Origin as Origin
+from exporter.batchnorm.fold import fold as fold
 from exporter.batchnorm.layer import BatchNorm as BatchNorm
 from exporter.batchnorm.layer import evaluate as evaluate
 from exporter.diagnosis.search import diagnose as diagnose

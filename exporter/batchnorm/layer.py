@@ -72,6 +72,16 @@ class BatchNorm:
             if values is not None:
                 values.flags.writeable = False
 
+    @property
+    def scale(self) -> NDArray[np.float64]:
+        """gamma / sqrt(moving_variance + epsilon), of `shape`: the layer is scale * x + offset."""
+        return scale_and_offset(self)[0]
+
+    @property
+    def offset(self) -> NDArray[np.float64]:
+        """beta - scale * moving_mean, of `shape`."""
+        return scale_and_offset(self)[1]
+
     def parameters(self) -> dict[str, NDArray[Any]]:
         """The parameters that the layer has, by name, in the order gamma, beta, moving_mean, moving_variance."""
         return {name: values for name in PARAMETERS if (values := getattr(self, name)) is not None}

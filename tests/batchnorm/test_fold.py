@@ -1,0 +1,128 @@
+"""Folding a batch norm into the layer that feeds it: against exact arithmetic, against Keras, and what is refused."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+
+import numpy as np
+import pytest
+
+import exporter
+from exporter.batchnorm import fold as folding
+from tests.make.layers import ROOT, make_layer
+
+VECTORS = ROOT / "vectors" / "folding-1.json"
+CASES = json.loads(VECTORS.read_text())["cases"]
+
+
+def layer_of(case):
+    values = {name: np.float32(case[name]) for name in ("gamma", "beta", "moving_mean", "moving_variance")}
+    return make_layer(shape=(len(case["gamma"]),), epsilon=case["epsilon"]).replace(**values)
+
+
+def kernel_of(case):
+    return np.float32(case["kernel"]).reshape(case["kernel_shape"])
+
+
+def test_the_vectors_are_what_their_script_makes():
+    spec = importlib.util.spec_from_file_location("make_folding_1", ROOT / "vectors" / "make_folding_1.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert {case["kind"] for case in CASES} == set(folding.KINDS)
+    made = module.case("Conv2D", False, CASES.index(next(case for case in CASES if case["kind"] == "Conv2D")))
+    assert made in CASES
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['kind']}-{'bias' if case['bias'] else 'no-bias'}")
+def test_folded_numbers_are_the_exact_ones_rounded_once(case):
+    found = exporter.fold(layer_of(case), kernel_of(case), case["bias"], case["kind"])
+    for got, want in ((found.kernel.ravel(), np.float32(case["folded_kernel"])), (found.bias, np.float32(case["folded_bias"]))):
+        assert got.dtype == np.float32
+        assert (np.abs(got.view(np.int32) - want.view(np.int32)) <= 1).all(), "double rounding through float64 may cost one unit"
+        assert (got == want).mean() > 0.9
+
+
+LIVE = {
+    "Dense": ((5,), {"units": 6}), "Conv1D": ((7, 3), {"filters": 6, "kernel_size": 3}),
+    "Conv2D": ((6, 7, 3), {"filters": 6, "kernel_size": 3}),
+    "Conv3D": ((4, 5, 4, 2), {"filters": 6, "kernel_size": 2}),
+    "Conv1DTranspose": ((7, 3), {"filters": 6, "kernel_size": 3}),
+    "Conv2DTranspose": ((5, 6, 3), {"filters": 6, "kernel_size": 3, "strides": 2}),
+    "Conv3DTranspose": ((3, 4, 3, 2), {"filters": 6, "kernel_size": 2}),
+    "DepthwiseConv1D": ((7, 3), {"kernel_size": 3, "depth_multiplier": 2}),
+    "DepthwiseConv2D": ((6, 7, 3), {"kernel_size": 3, "depth_multiplier": 2}),
+    "SeparableConv1D": ((7, 3), {"filters": 6, "kernel_size": 3, "depth_multiplier": 2}),
+    "SeparableConv2D": ((6, 7, 3), {"filters": 6, "kernel_size": 3, "depth_multiplier": 2}),
+}
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("kind", LIVE)
+@pytest.mark.parametrize("use_bias", [False, True])
+def test_live_keras_gives_within_the_bound_what_the_layer_and_its_batch_norm_give(keras, kind, use_bias):
+    if not hasattr(keras.layers, kind):
+        pytest.skip(f"this Keras has no {kind}")
+    shape, fields = LIVE[kind]
+    random = np.random.default_rng(3)
+    live = getattr(keras.layers, kind)(use_bias=True, **fields)
+    x = random.normal(size=(2, *shape)).astype(np.float32)
+    live(x)
+    weights = [random.normal(size=w.shape).astype(np.float32) for w in live.get_weights()]
+    kernel, bias = weights[-2], weights[-1] if use_bias else np.zeros_like(weights[-1])
+    live.set_weights([*weights[:-1], bias])
+    norm = make_layer(shape=(6,), seed=4).replace(moving_variance=np.float32([0.01, 0.1, 1, 2, 30, 0.5]))
+    want = exporter.evaluate(norm, np.asarray(live(x)).astype(np.float64))  # the convolution itself rounds: its bound is added
+    folded = exporter.fold(norm, kernel, bias if use_bias else None, kind)
+    live.set_weights([*weights[:-2], folded.kernel, folded.bias])
+    got = np.asarray(live(x)).astype(np.float64)
+    live.set_weights([*map(np.abs, weights[:-2]), np.abs(folded.kernel), np.zeros_like(folded.bias)])
+    size = np.asarray(live(np.abs(x))).astype(np.float64)
+    allowed = folding.bound(folded, kind, size) * (20 if kind.startswith("Separable") else 1) + 30 * 2.0**-24 * size
+    assert (np.abs(got - want) <= 2 * allowed).all()
+    assert np.abs(got - want).max() > 0 or kind == "Dense"
+
+
+@pytest.mark.parametrize(("kernel", "bias", "kind", "said"), [
+    (np.zeros((3, 3, 2, 5), "f4"), None, "Conv2D", "a kernel with 4 output channels, got 5"),
+    (np.zeros((2, 4), "f4"), None, "Conv2D", "the kernel of a Conv2D with 4 axes, got shape [2, 4]"),
+    (np.zeros((3, 3, 2, 4), "i4"), None, "Conv2D", "float16, float32 or float64, got int32"),
+    (np.zeros((2, 4), "f4"), [1, 2, 3], "Dense", "a bias of shape [4], got [3]"),
+    (np.zeros((2, 4), "f4"), None, "LSTM", "a kind of layer among Dense"),
+    (np.zeros((3, 3, 2, 2), "f4"), None, "Conv2DTranspose", "a kernel with 4 output channels, got 2"),
+])
+def test_what_does_not_fit_is_refused(kernel, bias, kind, said):
+    with pytest.raises(exporter.UsageError, match=re.escape(said)):
+        exporter.fold(make_layer(), kernel, bias, kind)
+
+
+def test_a_number_that_overflows_is_refused():
+    layer = make_layer().replace(moving_variance=np.full(4, 1e-20, np.float32), epsilon=0.0, gamma=np.full(4, 1e30, np.float32))
+    with pytest.raises(exporter.LayerError, match="does not fit float32"):
+        exporter.fold(layer, np.full((2, 4), 1e30, np.float32), None, "Dense")
+
+
+def test_several_axes_are_refused():
+    with pytest.raises(exporter.UsageError, match="output channels"):
+        exporter.fold(make_layer(shape=(2, 3), axis=(1, 3)), np.zeros((2, 6), np.float32), None, "Dense")
+
+
+def test_a_bound_is_broken_by_a_forgotten_epsilon():
+    """The bound is narrow enough to see what it is for."""
+    layer = make_layer(epsilon=1e-3, seed=5)
+    kernel = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
+    x = np.random.default_rng(1).normal(size=(5, 8)).astype(np.float32)
+    good, bad = exporter.fold(layer, kernel, None, "Dense"), exporter.fold(layer.replace(epsilon=1.1e-3), kernel, None, "Dense")
+    want = layer(x.astype(np.float64) @ kernel.astype(np.float64))
+    size = np.abs(x).astype(np.float64) @ np.abs(good.kernel)
+    allowed = folding.bound(good, "Dense", size)
+    assert (np.abs(x.astype(np.float64) @ good.kernel + good.bias - want) <= allowed).all()
+    assert not (np.abs(x.astype(np.float64) @ bad.kernel + bad.bias - want) <= allowed).all()
+
+
+def test_scale_and_offset_are_public():
+    layer = make_layer(seed=3)
+    x = np.float64([[0.5, -1, 2, 3]])
+    assert layer.scale.dtype == layer.offset.dtype == np.float64
+    assert np.allclose(layer.scale * x + layer.offset, layer(x), rtol=1e-12, atol=0)
