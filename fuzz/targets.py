@@ -70,7 +70,7 @@ def _read(data: bytes, name: str) -> Bundle | None:
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder, name)
         path.write_bytes(data)
-        return _read_here(path, isolated=True, fork=True)
+        return _read_here(path, in_child=True)
 
 
 def _round_trip(bundle: Bundle) -> None:
@@ -159,9 +159,10 @@ def frozen(data: bytes) -> None:
         _read_here(path)
 
 
-def _read_here(path: pathlib.Path, **how: bool) -> Bundle | None:
+def _read_here(path: pathlib.Path, *, in_child: bool = False) -> Bundle | None:
     try:
-        bundle = read.read_place(Place(path), ReadOptions(epsilon=(("*", 1e-3),), skip_unresolved=True), **how)
+        options = ReadOptions(epsilon=(("*", 1e-3),), skip_unresolved=True)
+        bundle = read.read_in_child(Place(path), options, fork=True) if in_child else read.read_here(Place(path), options)
     except ExporterError as error:
         _refused(error)
         return None

@@ -201,7 +201,7 @@ def test_an_input_that_changes_while_it_is_read(change, name, tmp_path, monkeypa
 
     monkeypatch.setattr(finding, "source_for", lambda place: Meanwhile)
     with pytest.raises(FormatError, match="changed while it was read") as error:
-        read.read_place(place, ReadOptions())
+        read.read_here(place, ReadOptions())
     assert name.rsplit("/", 1)[-1] in error.value.where
 
 
@@ -218,7 +218,7 @@ def test_a_refusal_of_an_input_that_changed_says_so(tmp_path, monkeypatch):
 
     monkeypatch.setattr(finding, "source_for", lambda place: Meanwhile)
     with pytest.raises(FormatError, match="changed while it was read"):
-        read.read_place(place, ReadOptions())
+        read.read_here(place, ReadOptions())
 
 
 def test_an_architecture_that_changes_is_noticed_too(tmp_path, monkeypatch):
@@ -237,7 +237,7 @@ def test_an_architecture_that_changes_is_noticed_too(tmp_path, monkeypatch):
 
     monkeypatch.setattr(finding, "source_for", lambda place: Meanwhile)
     with pytest.raises(FormatError, match="changed while it was read"):
-        read.read_place(place, options)
+        read.read_here(place, options)
 
 
 # --- outputs ---------------------------------------------------------------------------------------------------------------------------

@@ -146,5 +146,5 @@ def test_the_visible_list_names_every_module(folder, listed):
     assert set(getattr(module, listed)) == there
     for name in getattr(module, listed):
         found = __import__(f"exporter.{folder}.{name}", fromlist=["NAME"])
-        wanted = ("NAME", "claims", "read") if folder == "sources" else ("NAME", "SUFFIXES", "write")
+        wanted = ("NAME", "claims", "read") if folder == "sources" else ("NAME", "OPTIONS", "write")
         assert all(hasattr(found, attribute) for attribute in wanted), name

@@ -31,10 +31,10 @@ def diagnose(words: Sequence[str] | None = None) -> int:
     from exporter.diagnosis import samples
     from exporter.diagnosis.search import diagnose as find
     from exporter.files.remote import place_for
-    from exporter.pipeline.read import read_place
+    from exporter.pipeline.read import read_in_child
 
     x, theirs = samples.read(args.input, "input"), samples.read(args.output, "output")
-    bundle = read_place(place_for(args.bundle), read_options(args), isolated=True, fork=True)
+    bundle = read_in_child(place_for(args.bundle), read_options(args), fork=True)
     warn(bundle.warnings)
     found = find(bundle, x, theirs, layer=args.layer, channel=args.channel, axis=args.axis, dtype=args.dtype)
     if args.json:

@@ -25,13 +25,13 @@ def evaluate(words: Sequence[str] | None = None) -> int:
     from exporter.files.place import Place
     from exporter.files.remote import is_url, place_for
     from exporter.pipeline import streaming
-    from exporter.pipeline.read import read_place
+    from exporter.pipeline.read import read_in_child
 
     if is_url(args.out):
         raise UsageError("OUT is a local file", hint="copy it afterwards")
     model, source = place_for(args.bundle), Place(args.input)
     output.check_output(args.out, [model, source])
-    bundle = read_place(model, read_options(args), isolated=True, fork=True)
+    bundle = read_in_child(model, read_options(args), fork=True)
     warn(bundle.warnings)
     if args.layer is None and len(bundle) > 1:
         raise UsageError(f"the bundle has {len(bundle)} layers", hint=f"say which with --layer: {names(bundle.paths())}")

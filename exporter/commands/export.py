@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, NoReturn
 
 from exporter.__about__ import __version__
 from exporter.commands.shared import add_reading_options, main, read_options, warn
-from exporter.errors import UsageError, printable
+from exporter.errors import printable
 
 if TYPE_CHECKING:
     from exporter.batchnorm.bundle import Bundle
-    from exporter.batchnorm.layer import BatchNorm
 
 
 def export_command() -> NoReturn:
@@ -31,37 +30,19 @@ def export(words: Sequence[str] | None = None) -> int:
     parser = export_parser()
     args = parser.parse_args(words)
     from exporter.files.remote import place_for
-    from exporter.pipeline.read import read_place
-    from exporter.pipeline.write import write
+    from exporter.pipeline.read import NOBODY, read_in_child
+    from exporter.pipeline.write import Output
+    from exporter.targets.shared.options import WriteOptions
 
     place, options = place_for(args.model), read_options(args)
-    begin = None
+    output = None
     if args.out is not None:
-        from exporter.files import output
-        from exporter.targets import target_for
-        from exporter.targets.shared.options import WriteOptions
-
-        target = target_for(args.out)
-        if args.names == "torch" and target.NAME != "safetensors":
-            raise UsageError("--names torch goes with a .safetensors output")
-        if args.folded and target.NAME not in ("c-header", "kit"):
-            raise UsageError("--folded goes with a .h output or the kit")
-        if args.no_vectors and target.NAME == "kit":
-            raise UsageError("the kit is checked with its vectors: leave out --no-vectors")
-        inputs = [place] if options.architecture is None else [place, options.architecture]
-        output.check_output(args.out, inputs)
         writing = WriteOptions(vectors=not args.no_vectors, names=args.names, folded=args.folded)
-        begin = getattr(target, "begin", None)
-
-    def each(layer: BatchNorm) -> None:
-        if begin is not None and options.wants(layer.path):
-            begin(layer, writing)
-
-    meanwhile = _imports_for_writing if args.out is not None else lambda: None
-    bundle = read_place(place, options, isolated=True, fork=True, meanwhile=meanwhile, each=each)
+        output = Output(args.out, writing, options.inputs(place))
+    bundle = read_in_child(place, options, fork=True, output=output or NOBODY)
     warn(bundle.remarks())
-    if args.out is not None:
-        write(bundle, args.out, writing, inputs=inputs)
+    if output is not None:
+        output.end(bundle)
         for layer in bundle if args.verbose else ():
             print(f"{printable(layer.path)}: {layer.moving_mean.size} channels, epsilon {layer.epsilon:g}", file=sys.stderr)
     elif args.json:
@@ -69,16 +50,6 @@ def export(words: Sequence[str] | None = None) -> int:
     else:
         sys.stdout.write(table(bundle))
     return 0
-
-
-def _imports_for_writing() -> None:
-    """What checking and writing need, imported while the child reads."""
-    import hashlib  # noqa: F401  # for the digest
-
-    import exporter.batchnorm.schema
-    import exporter.targets.bundle_json
-
-    exporter.batchnorm.schema.prepare()
 
 
 def export_parser() -> argparse.ArgumentParser:

@@ -30,7 +30,7 @@ def verify(words: Sequence[str] | None = None) -> int:
         raise UsageError("--live needs the MODEL whose layers are to be run")
     from exporter.diagnosis import comparison
     from exporter.files.remote import place_for
-    from exporter.pipeline.read import load, read_place
+    from exporter.pipeline.read import load, read_in_child
 
     bundle = load(args.bundle)
     warn(bundle.warnings)
@@ -40,7 +40,7 @@ def verify(words: Sequence[str] | None = None) -> int:
     text = [_table("the bundle's own vectors", checks, len(bundle) - len(checks), "without vectors")]
     passed = all(check.passed for check in checks)
     if args.model is not None and not args.live:
-        model = read_place(place_for(args.model), read_options(args), isolated=True, fork=True)
+        model = read_in_child(place_for(args.model), read_options(args), fork=True)
         differences = comparison.compare(bundle, model)
         report["differences"] = [dataclasses.asdict(difference) for difference in differences]
         text.append(_differences(differences, len(bundle), args.model))

@@ -6,14 +6,11 @@ import contextlib
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 from exporter.errors import OutputError
 from exporter.files import remote
 from exporter.files.place import Place
-
-if TYPE_CHECKING:
-    pass
 
 
 def is_folder_name(path: str | os.PathLike[str]) -> bool:
@@ -45,6 +42,17 @@ def check_output(path: str | os.PathLike[str], inputs: Iterable[Place] = ()) -> 
             raise OutputError("the output would replace the input", where=str(path), hint="choose another name")
         if place.is_folder() and folder.resolve().is_relative_to(place.local.resolve()):
             raise OutputError("the output would lie inside the model's folder", where=str(path), hint="choose another folder")
+
+
+def write(path: str | os.PathLike[str], data: bytes) -> None:
+    """Replaces the file or object at a path or URL by `data`; a path that ends with a slash becomes the folder that the zip archive
+    `data` holds. Whole or not at all."""
+    if remote.is_url(path):
+        remote.write_bytes(os.fspath(path), data)
+    elif is_folder_name(path):
+        write_folder(Path(path), data)
+    else:
+        write_bytes(Path(path), data)
 
 
 def write_bytes(path: Path, data: bytes) -> None:

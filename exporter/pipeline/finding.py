@@ -20,7 +20,7 @@ def read_unresolved(place: Place, options: ReadOptions) -> Bundle:
         from exporter.sources.shared.refusals import refuse
 
         raise refuse(place)
-    inputs = [place] if options.architecture is None else [place, options.architecture]
+    inputs = options.inputs(place)
     try:
         with quiet():
             bundle = source.read(place, options)

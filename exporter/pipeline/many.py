@@ -50,7 +50,8 @@ def export_many(sources: Iterable[str | os.PathLike[str]], out_dir: str | os.Pat
     progress: called in this thread with each outcome, how many are done, and how many there are.
 
     Every model is read in a child process with limits on time and memory. Calling it again goes on where a call was interrupted.
-    Raises: UsageError (no sources, unknown suffix), OutputError (no such folder can be made or written).
+    Raises: UsageError (no sources, unknown suffix, options that this kind of output does not take), OutputError (no such folder can be
+    made or written).
     """
     from exporter import targets
     from exporter.files import output
@@ -59,7 +60,7 @@ def export_many(sources: Iterable[str | os.PathLike[str]], out_dir: str | os.Pat
     from exporter.targets.shared.options import WriteOptions
 
     options, write_options = options or ReadOptions(), write_options or WriteOptions()
-    targets.target_for(f"name{suffix}")
+    targets.writer_for(f"name{suffix}", write_options)  # the one check of them that comes before any work
     index = resume.Index.of(os.fspath(out_dir), options, write_options)
     plan = named_sources(sources, os.fspath(out_dir), suffix, index.wrote)
     count = len(plan.outputs) + len(plan.problems)
@@ -93,20 +94,18 @@ def export_many(sources: Iterable[str | os.PathLike[str]], out_dir: str | os.Pat
 
 def export_one(task: Task, options: ReadOptions, write_options: WriteOptions) -> Outcome:
     """Exports one model, in whatever process an executor runs it."""
-    from exporter.files import output
     from exporter.pipeline import resume
-    from exporter.pipeline.read import read_place
-    from exporter.pipeline.write import write
+    from exporter.pipeline.read import read_in_child
+    from exporter.pipeline.write import Output
 
     try:
         place = place_for(task.source)
         refuse_links(task.out, task.out_dir)
         if not is_url(task.out):
             os.makedirs(os.path.dirname(task.out), exist_ok=True)
-        inputs = [place] if options.architecture is None else [place, options.architecture]
-        output.check_output(task.out, inputs)
-        bundle = read_place(place, options, isolated=True, fork=threading.active_count() == 1)
-        write(bundle, task.out, write_options, inputs=inputs)
+        output = Output(task.out, write_options, options.inputs(place))
+        bundle = read_in_child(place, options, fork=threading.active_count() == 1, output=output)
+        output.end(bundle)
         return Outcome(source=public(task.source), out=task.out, status=EXPORTED, layers=len(bundle), mark=task.mark,
                        channels=sum(layer.moving_mean.size for layer in bundle), warnings=tuple(bundle.remarks()),
                        written=resume.written(task.out))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Mapping
-from typing import Literal
+from collections.abc import Iterable, Mapping
+from typing import Literal, Protocol
 
 from exporter.batchnorm.bundle import Bundle
 from exporter.batchnorm.layer import BatchNorm
@@ -16,6 +16,25 @@ from exporter.files.spool import Content, spooled
 from exporter.pipeline.finding import quiet, read_unresolved
 from exporter.pipeline.resolve import resolve
 from exporter.sources.shared.options import ReadOptions, epsilon_by_glob
+
+
+class Ahead(Protocol):
+    """What begins its work before the bundle is there (exporter/pipeline/write.py)."""
+
+    def prepare(self) -> None: ...
+
+    def layer(self, layer: BatchNorm) -> None: ...
+
+
+class _Nobody:
+    def prepare(self) -> None:
+        pass
+
+    def layer(self, layer: BatchNorm) -> None:
+        pass
+
+
+NOBODY = _Nobody()
 
 
 def read(path: str | os.PathLike[str] | Content, *, epsilon: float | Mapping[str, float] | None = None,
@@ -43,7 +62,7 @@ def read(path: str | os.PathLike[str] | Content, *, epsilon: float | Mapping[str
         layers=(layers,) if isinstance(layers, str) else tuple(layers), skip_unresolved=skip_unresolved,
         effective_epsilon=effective_epsilon, ema=ema, keras_version=keras_version, backend=backend)
     with _placed(path) as place:
-        return read_place(place, options, isolated=isolated)
+        return read_in_child(place, options) if isolated else read_here(place, options)
 
 
 def load(path: str | os.PathLike[str] | Content) -> Bundle:
@@ -68,21 +87,26 @@ def _placed(path: str | os.PathLike[str] | Content) -> contextlib.AbstractContex
     return contextlib.nullcontext(place_for(path)) if isinstance(path, (str, os.PathLike)) else spooled(path)
 
 
-def read_place(place: Place, options: ReadOptions, *, isolated: bool = False, fork: bool = False,
-               meanwhile: Callable[[], object] = lambda: None, each: Callable[[BatchNorm], object] = lambda layer: None) -> Bundle:
-    """`read`, for a Place and ReadOptions.
+def read_here(place: Place, options: ReadOptions) -> Bundle:
+    """`read` in this process, for a Place and ReadOptions."""
+    with located(place.name), quiet():
+        return resolve(read_unresolved(place, options), options)
 
-    fork:      start the child by fork, which only a program of one thread may do.
-    meanwhile: called while the child reads.
-    each:      called with each layer that the child has found, before anything has judged it; if it stays as it is, the bundle holds
-               this very object.
+
+def read_in_child(place: Place, options: ReadOptions, *, fork: bool = False, output: Ahead = NOBODY) -> Bundle:
+    """`read` in a child process with limits, for a Place and ReadOptions.
+
+    fork:   start the child by fork, which only a program of one thread may do; it costs a millisecond.
+    output: prepares itself while the child reads, and works ahead on each layer that is found and wanted; if the layer stays as it is,
+            the bundle holds this very object.
     """
-    with located(place.name):
-        if isolated and (not place.is_local or place.exists()):
-            from exporter.pipeline import child as isolation
+    from exporter.pipeline import child
 
-            found = isolation.finish(isolation.start(place, options, fork=fork), meanwhile, each)
-        else:
-            found = read_unresolved(place, options)
-        with quiet():
-            return resolve(found, options)
+    def each(layer: BatchNorm) -> None:
+        if options.wants(layer.path):
+            output.layer(layer)
+
+    with located(place.name), quiet():
+        if place.is_local and not place.exists():  # the prefix of a checkpoint's files, or nothing
+            return resolve(read_unresolved(place, options), options)
+        return resolve(child.finish(child.start(place, options, fork=fork), output.prepare, each), options)

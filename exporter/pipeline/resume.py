@@ -12,12 +12,11 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exporter.__about__ import __version__
 from exporter.errors import ExporterError
-from exporter.files import output, remote
+from exporter.files import output
 from exporter.files.remote import MARKS, RemotePlace, is_url, place_for
 from exporter.pipeline.naming import refuse_links
 
@@ -80,10 +79,7 @@ class Index:
         path = _join(self.out_dir, NAME)
         try:
             refuse_links(path, self.out_dir)
-            if is_url(path):
-                remote.write_bytes(path, data)
-            else:
-                output.write_bytes(Path(path), data)
+            output.write(path, data)
         except ExporterError as error:
             self.warnings = [f"the index of the exports was not written, so the next run exports all of them again: {error}"]
         self._saved = time.monotonic()

@@ -4,17 +4,48 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from exporter.batchnorm.bundle import Bundle
-from exporter.batchnorm.gate import check
 from exporter.errors import UsageError
-from exporter.files import remote
-from exporter.files.output import check_output, is_folder_name, write_bytes, write_folder
-from exporter.files.place import Place
-from exporter.targets import target_for
+from exporter.files import output
+from exporter.targets import writer_for
 from exporter.targets.shared.options import WriteOptions
+
+if TYPE_CHECKING:
+    from exporter.batchnorm.bundle import Bundle
+    from exporter.batchnorm.layer import BatchNorm
+    from exporter.files.place import Place
+
+
+class Output:
+    """An output in the making: the options fit its kind and its place is free, so that nothing is read in vain."""
+
+    def __init__(self, path: str | os.PathLike[str], options: WriteOptions, inputs: Iterable[Place] = ()) -> None:
+        """inputs: the files and folders that are read, which the output may not replace or lie in.
+
+        Raises: UsageError (unknown suffix, options that this kind does not take), OutputError (cannot be written).
+        """
+        self.path, self._writer = os.fspath(path), writer_for(os.fspath(path), options)
+        output.check_output(self.path, inputs)
+
+    def prepare(self) -> None:
+        """Imports what checking and writing need; there is time for it while a child reads."""
+        import hashlib  # noqa: F401  # for the digest
+
+        import exporter.batchnorm.gate
+        import exporter.batchnorm.schema
+
+        exporter.batchnorm.schema.prepare()
+
+    def layer(self, layer: BatchNorm) -> None:
+        """Works ahead on a layer that the bundle will probably hold."""
+        self._writer.layer(layer)
+
+    def end(self, bundle: Bundle) -> None:
+        """Writes `bundle`. Raises OutputError (what stood there is untouched), MissingExtra."""
+        from exporter.batchnorm.gate import check
+
+        output.write(self.path, self._writer.end(check(bundle)))
 
 
 def write(bundle: Bundle, path: str | os.PathLike[str], options: WriteOptions | None = None, *, vectors: bool = True,
@@ -33,13 +64,4 @@ def write(bundle: Bundle, path: str | os.PathLike[str], options: WriteOptions | 
     keywords = WriteOptions(vectors=vectors, names=names, folded=folded)
     if options is not None and keywords != WriteOptions():
         raise UsageError("the options of the output are given twice: as WriteOptions and by name")
-    options = options or keywords
-    target = target_for(os.fspath(path))
-    check_output(path, inputs)
-    data = target.write(check(bundle), options)
-    if remote.is_url(path):
-        remote.write_bytes(os.fspath(path), data)
-    elif is_folder_name(path):
-        write_folder(Path(path), data)
-    else:
-        write_bytes(Path(path), data)
+    Output(path, options or keywords, inputs).end(bundle)

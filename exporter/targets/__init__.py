@@ -1,7 +1,7 @@
-"""The kinds of file that are written, one module each.
+"""The kinds of file that are written, one module each. The suffix of the output's name chooses the target.
 
-A target is a module with NAME, SUFFIXES and write(bundle, options); TARGETS is their order. Adding one is one file and one word
-in TARGETS. The suffix of the output's name chooses the target.
+A target is a module with NAME, OPTIONS (the fields of WriteOptions that it takes) and write(bundle, options). Adding one is one file
+and a line in SUFFIXES for each of its suffixes. One that can work ahead, while the model is still being read, has writer(options), too.
 """
 
 from __future__ import annotations
@@ -9,37 +9,80 @@ from __future__ import annotations
 import importlib
 import os
 from pathlib import PurePath
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from exporter.batchnorm.bundle import Bundle
 from exporter.errors import UsageError
-from exporter.targets.shared.options import WriteOptions
 
-TARGETS = ("bundle_json", "numpy_npz", "safetensors_file", "onnx_model", "c_header", "table_csv", "table_md", "html_report", "kit")
+if TYPE_CHECKING:
+    from exporter.batchnorm.bundle import Bundle
+    from exporter.batchnorm.layer import BatchNorm
+    from exporter.targets.shared.options import WriteOptions
+
+SUFFIXES = {".json": "bundle_json", ".npz": "numpy_npz", ".safetensors": "safetensors_file", ".onnx": "onnx_model", ".h": "c_header",
+            ".csv": "table_csv", ".md": "table_md", ".html": "html_report", ".htm": "html_report", ".zip": "kit", "/": "kit"}
+TARGETS = tuple(dict.fromkeys(SUFFIXES.values()))
+
+
+class Writer(Protocol):
+    """One output in the making."""
+
+    def layer(self, layer: BatchNorm) -> None:
+        """Works ahead on a layer that the bundle will probably hold. Nothing has judged it yet; `end` uses what was made of the very
+        layers that it is given."""
+
+    def end(self, bundle: Bundle) -> bytes:
+        """The content of the output file."""
 
 
 class Target(Protocol):
     """What a module of this folder provides."""
 
     NAME: str
-    SUFFIXES: tuple[str, ...]
+    OPTIONS: frozenset[str]
 
     def write(self, bundle: Bundle, options: WriteOptions) -> bytes:
-        """The content of the output file; the same bundle gives the same bytes.
+        """The content of the output file; the same bundle gives the same bytes."""
 
-        A target may also have begin(layer, options): it works ahead on a layer that `write` will probably get, and keeps what it made
-        in options.begun. Nothing has judged that layer yet; `write` uses what was made of the very layers that it is given.
-        """
+
+class _Whole:
+    """The writer of a target that begins when the bundle is there."""
+
+    def __init__(self, target: Target, options: WriteOptions) -> None:
+        self._target, self._options = target, options
+
+    def layer(self, layer: BatchNorm) -> None:
+        pass
+
+    def end(self, bundle: Bundle) -> bytes:
+        return self._target.write(bundle, self._options)
+
+
+def writer_for(name: str, options: WriteOptions) -> Writer:
+    """The writer of the target that the suffix of `name` chooses. Raises UsageError for options that this target does not take."""
+    target = target_for(name)
+    wrong = [field for field in options.given() if field not in target.OPTIONS]
+    if wrong:
+        takes = [suffix for suffix, module in SUFFIXES.items() if wrong[0] in _module(module).OPTIONS]
+        raise UsageError(f"{options.flag(wrong[0])} goes with {' '.join(takes)}, got {suffix_of(name)}", hint="leave it out")
+    making = getattr(target, "writer", None)
+    writer: Writer = _Whole(target, options) if making is None else making(options)
+    return writer
 
 
 def target_for(name: str) -> Target:
-    """The target whose SUFFIXES hold the suffix of `name`, "/" being that of a folder; UsageError where none does."""
-    suffix = "/" if name.endswith(("/", os.sep)) else PurePath(name).suffix.lower()
-    known: list[str] = []
-    for module in TARGETS:
-        target: Target = importlib.import_module(f"exporter.targets.{module}")
-        if suffix in target.SUFFIXES:
-            return target
-        known += target.SUFFIXES
-    raise UsageError(f"the suffix {suffix!r} of the output's name is not known" if suffix else "the output's name has no suffix",
-                     hint=f"it chooses what is written; there are {' '.join(known)}")
+    """The target that the suffix of `name` chooses; UsageError where none does."""
+    suffix = suffix_of(name)
+    if suffix not in SUFFIXES:
+        raise UsageError(f"the suffix {suffix!r} of the output's name is not known" if suffix else "the output's name has no suffix",
+                         hint=f"it chooses what is written; there are {' '.join(SUFFIXES)}")
+    return _module(SUFFIXES[suffix])
+
+
+def suffix_of(name: str) -> str:
+    """The suffix that chooses: "/" for a folder."""
+    return "/" if name.endswith(("/", os.sep)) else PurePath(name).suffix.lower()
+
+
+def _module(name: str) -> Target:
+    target: Target = importlib.import_module(f"exporter.targets.{name}")
+    return target

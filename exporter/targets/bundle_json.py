@@ -16,39 +16,53 @@ from exporter.batchnorm.layer import BatchNorm
 from exporter.errors import ExporterError
 
 if TYPE_CHECKING:
-
     from exporter.targets.shared.options import WriteOptions
 
 NAME = "bundle"
-SUFFIXES = (".json",)
+OPTIONS = frozenset({"vectors"})
+
+
+class JsonWriter:
+    """Makes the text of each layer as soon as it is known; it is joined once, at the end: the text is several times the size of the
+    parameters."""
+
+    def __init__(self, options: WriteOptions) -> None:
+        self._options = options
+        self._made: dict[BatchNorm, list[bytes]] = {}
+
+    def layer(self, layer: BatchNorm) -> None:
+        """Makes the text of a layer that is complete and passes the gate, which looks at it once more with its bundle."""
+        if layer.epsilon is None or layer.axis is None or layer.statistic != "variance":
+            return
+        with np.errstate(all="ignore"), contextlib.suppress(ExporterError):
+            check_layer(layer)
+            self._made[layer] = _entry(layer, self._options)
+
+    def end(self, bundle: Bundle) -> bytes:
+        """The document, validated against the schema, one key a line."""
+        content = frame(bundle)
+        schema.validate(content)
+        parts: list[bytes] = []
+        for key, value in content.items():
+            parts += (b",\n  " if parts else b"{\n  ", _text(key), b": ")
+            if key == "layers" and bundle.layers:
+                for place, layer in enumerate(bundle.layers):
+                    parts.append(b",\n    {" if place else b"[\n    {")
+                    parts += self._made.get(layer) or _entry(layer, self._options)
+                    parts.append(b"\n    }")
+                parts.append(b"\n  ]")
+            else:
+                parts.append(_text(value))
+        parts.append(b"\n}\n")
+        return b"".join(parts)
+
+
+writer = JsonWriter
 
 
 def write(bundle: Bundle, options: WriteOptions) -> bytes:
-    """The document, validated against the schema, one key a line."""
-    content = frame(bundle)
-    schema.validate(content)
-    parts: list[bytes] = []
-    for key, value in content.items():
-        parts += (b",\n  " if parts else b"{\n  ", _text(key), b": ")
-        if key == "layers" and bundle.layers:
-            for place, layer in enumerate(bundle.layers):
-                parts.append(b",\n    {" if place else b"[\n    {")
-                parts += options.begun.get(layer) or _entry(layer, options)
-                parts.append(b"\n    }")
-            parts.append(b"\n  ]")
-        else:
-            parts.append(_text(value))
-    parts.append(b"\n}\n")
-    return b"".join(parts)  # the one copy: the text is several times the size of the parameters
-
-
-def begin(layer: BatchNorm, options: WriteOptions) -> None:
-    """Makes the text of a layer that is complete and passes the gate, which looks at it once more with its bundle."""
-    if layer.epsilon is None or layer.axis is None or layer.statistic != "variance":
-        return
-    with np.errstate(all="ignore"), contextlib.suppress(ExporterError):
-        check_layer(layer)
-        options.begun[layer] = _entry(layer, options)
+    """The document, as JsonWriter makes it."""
+    return JsonWriter(options).end(bundle)
 
 
 def _entry(layer: BatchNorm, options: WriteOptions) -> list[bytes]:
@@ -61,5 +75,3 @@ def _entry(layer: BatchNorm, options: WriteOptions) -> list[bytes]:
 
 def _text(value: Any) -> bytes:
     return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
-
-

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 NAME = "c-header"
-SUFFIXES = (".h",)
+OPTIONS = frozenset({"vectors", "folded"})
 NUMBERS_A_LINE = 6
 
 
@@ -43,7 +43,6 @@ def write(bundle: Bundle, options: WriteOptions) -> bytes:
         lines += ["#ifdef BATCHNORM_H", f"enum {{ bn_layer_count = {len(bundle)} }};",
                   "static const bn_layer bn_layers[bn_layer_count] = {", *rows, "};", "#endif", ""]
     return "\n".join([*lines, "#endif", ""]).encode("ascii")
-
 
 
 def _layer(stem: str, layer: BatchNorm, options: WriteOptions) -> Iterator[str]:

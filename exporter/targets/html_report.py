@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from exporter.targets.shared.options import WriteOptions
 
 NAME = "html"
-SUFFIXES = (".html", ".htm")
+OPTIONS = frozenset({"vectors"})  # holds none
 
 LONGEST_NAME = 400  # characters of a name or sentence that are shown
 MOST_LINKS = 4  # layers named under a kind of finding; the table shows them all

@@ -21,7 +21,7 @@ from exporter.targets.shared.identifiers import identifiers
 from exporter.targets.shared.options import WriteOptions
 
 NAME = "kit"
-SUFFIXES = (".zip", "/")
+OPTIONS = frozenset({"folded"})  # not without its vectors, which its programs check
 
 # What of runtimes/ goes into the kit.
 FILES = ("python/batchnorm.py", "python/check.py", "python/README.md",

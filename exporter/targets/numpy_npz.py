@@ -16,7 +16,7 @@ from exporter.targets.shared.arrays import DOCUMENT, split
 from exporter.targets.shared.options import WriteOptions
 
 NAME = "npz"
-SUFFIXES = (".npz",)
+OPTIONS = frozenset({"vectors"})
 
 
 def write(bundle: Bundle, options: WriteOptions) -> bytes:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 NAME = "onnx"
-SUFFIXES = (".onnx",)
+OPTIONS = frozenset({"vectors"})  # holds none
 OPSET, IR_VERSION = 15, 8  # the first opset whose Shape takes a part of the shape; IR 8 is the first with functions
 DOMAIN = "bn-bundle"
 ROUNDINGS = 8  # epsilon and variance + epsilon may be off by so many units of float32; the error bound of the vectors is wider

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 NAME = "csv"
-SUFFIXES = (".csv",)
+OPTIONS = frozenset({"vectors"})  # holds none
 COLUMNS = ("path", "channel", "epsilon", *PARAMETERS, "scale", "offset")
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")  # a cell that starts so is run by spreadsheets, whatever its quotes
 

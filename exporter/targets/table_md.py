@@ -13,7 +13,7 @@ from exporter.errors import printable
 from exporter.targets.shared.options import WriteOptions
 
 NAME = "markdown"
-SUFFIXES = (".md",)
+OPTIONS = frozenset({"vectors"})  # holds none
 COLUMNS = ("layer", "channels", "axis", "dtype", "epsilon", "smallest variance", "largest scale", "notes")
 
 

@@ -34,7 +34,7 @@ def path(tmp_path):
 @BOTH
 def test_a_child_reads_the_same(path, fork):
     here = exporter.load(path)
-    there = read.read_place(Place(path), ReadOptions(), isolated=True, fork=fork)
+    there = read.read_in_child(Place(path), ReadOptions(), fork=fork)
     assert all(same_layer(a, b) for a, b in zip(here, there))
     assert (here.origin, here.skipped) == (there.origin, there.skipped)
     for name, (x, y) in here.vectors.items():
@@ -52,14 +52,14 @@ def test_options_reach_a_spawned_child(path):
 def test_errors_come_through(tmp_path, fork):
     (tmp_path / "b.json").write_text('{"format": "bn-bundle", "version": 7}')
     with pytest.raises(exporter.BundleError, match="version 7") as error:
-        read.read_place(Place(tmp_path / "b.json"), ReadOptions(), isolated=True, fork=fork)
+        read.read_in_child(Place(tmp_path / "b.json"), ReadOptions(), fork=fork)
     assert error.value.hint == "use a newer bn-export"
     assert error.value.where == "b.json"
 
 
 def in_child(monkeypatch, path, act):
     monkeypatch.setattr(finding, "read_unresolved", lambda place, options: act())
-    return read.read_place(Place(path), ReadOptions(), isolated=True, fork=True)
+    return read.read_in_child(Place(path), ReadOptions(), fork=True)
 
 
 def raise_unresolved():
@@ -168,17 +168,41 @@ def test_nonsense_from_the_child_is_refused():
 
 
 MODEL = pathlib.Path(__file__).parents[2] / "sample_models" / "no_beta_keras208" / "model.h5"
+SEVERAL = MODEL.parents[1] / "encoder_keras3" / "model.keras"
 
 
-def test_a_text_that_was_begun_early_is_the_one_that_is_written():
-    begun = WriteOptions()
-    bundle = read.read_place(Place(MODEL), ReadOptions(), isolated=True, fork=True, each=lambda layer: bundle_json.begin(layer, begun))
-    assert set(begun.begun) == set(bundle.layers)
-    assert bundle_json.write(bundle, begun) == bundle_json.write(bundle, WriteOptions())
+class Watched:
+    """An output that notes what happens to it."""
+
+    def __init__(self):
+        self.writer, self.layers, self.prepared = bundle_json.writer(WriteOptions()), [], 0
+
+    def prepare(self):
+        self.prepared += 1
+
+    def layer(self, layer):
+        self.layers.append(layer)
+        self.writer.layer(layer)
 
 
-def test_a_layer_that_cannot_be_written_is_not_begun():
-    begun = WriteOptions()
+def test_a_text_that_was_made_early_is_the_one_that_is_written(monkeypatch):
+    output = Watched()
+    bundle = read.read_in_child(Place(MODEL), ReadOptions(), fork=True, output=output)
+    assert output.prepared == 1
+    assert set(output.layers) == set(bundle.layers)
+    want = bundle_json.write(bundle, WriteOptions())
+    monkeypatch.setattr(bundle_json, "layer_entry", None)  # nothing is made a second time
+    assert output.writer.end(bundle) == want
+
+
+def test_only_layers_that_are_wanted_are_worked_on_early():
+    output = Watched()
+    bundle = read.read_in_child(Place(SEVERAL), ReadOptions(layers=("block_a/*",)), fork=True, output=output)
+    assert [layer.path for layer in output.layers] == bundle.paths() == ["block_a/bn"]
+
+
+def test_a_layer_that_cannot_be_written_is_not_made_early(monkeypatch):
+    writer = bundle_json.writer(WriteOptions())
+    monkeypatch.setattr(bundle_json, "_entry", lambda *_: pytest.fail("made"))
     for fields in ({"epsilon": None}, {"axis": None}, {"statistic": "deviation"}, {"moving_variance": np.float32([1, 2, 3, -4])}):
-        bundle_json.begin(make_layer().replace(**fields), begun)
-    assert not begun.begun
+        writer.layer(make_layer().replace(**fields))

@@ -124,7 +124,7 @@ def test_a_defect_in_one_export_does_not_stop_the_rest(tree, monkeypatch):
     def broken(*_, **__):
         raise ZeroDivisionError("oops")
 
-    monkeypatch.setattr("exporter.pipeline.read.read_place", broken)
+    monkeypatch.setattr("exporter.pipeline.read.read_in_child", broken)
     outcome = export_one(Task("zoo/a.json", "out/a.json", "m", "out"), exporter.ReadOptions(), exporter.WriteOptions())
     assert outcome.status == "refused"
     assert "ZeroDivisionError" in outcome.reason

@@ -15,7 +15,7 @@ import pytest
 import exporter
 from exporter.batchnorm import vectors
 from exporter.errors import MissingExtra, OutputError
-from exporter.targets import c_header, onnx_model, target_for
+from exporter.targets import SUFFIXES, c_header, onnx_model, target_for
 from exporter.targets.shared.identifiers import LONGEST_STEM, identifiers
 from exporter.targets.shared.options import WriteOptions
 from tests.make.layers import ROOT, make_bundle, make_layer, mixed
@@ -39,19 +39,27 @@ def test_equal_bundles_give_equal_bytes(suffix):
     assert target.write(mixed(), WriteOptions()) == target.write(mixed(), WriteOptions())
 
 
-@pytest.mark.parametrize(("words", "message"), [
-    (["out.npz", "--names", "torch"], "--names torch goes with a .safetensors output"),
-    (["out.json", "--folded"], "--folded goes with a .h output or the kit"),
-    (["out.zip", "--no-vectors"], "leave out --no-vectors"),
-    (["out.xyz"], "the suffix '.xyz' of the output's name is not known")])
-def test_options_that_do_not_go_together(words, message, tmp_path, run, monkeypatch):
+@pytest.mark.parametrize(("suffix", "words", "message"), [
+    (".npz", ["--names", "torch"], "--names torch goes with .safetensors, got .npz"),
+    (".json", ["--folded"], "--folded goes with .h .zip /, got .json"),
+    (".zip", ["--no-vectors"], "--no-vectors goes with .json .npz .safetensors .onnx .h .csv .md .html .htm, got .zip"),
+    (".xyz", [], "the suffix '.xyz' of the output's name is not known")])
+def test_options_that_do_not_go_together_are_refused_alike(suffix, words, message, tmp_path, run, monkeypatch):
+    """By the command, for many, and by the library: nothing is written."""
     from exporter.commands.export import export
 
     monkeypatch.chdir(tmp_path)
     exporter.write(make_bundle(), tmp_path / "b.json")
-    code, _, err = run(export, "b.json", *words)
-    assert code == 2
-    assert message in err
+    options = {"--names": {"names": "torch"}, "--folded": {"folded": True}, "--no-vectors": {"vectors": False}}[words[0]] if words else {}
+    for call in (["b.json", f"out{suffix}", *words], ["b.json", "--out-dir", "d", "--suffix", suffix, *words]):
+        code, out, err = run(export, *call)
+        assert (code, out) == (2, "")
+        assert err.startswith(f"error: {message}\nhint: ")
+    with pytest.raises(exporter.UsageError, match=re.escape(message)):
+        exporter.write(make_bundle(), f"out{suffix}", **options)
+    with pytest.raises(exporter.UsageError, match=re.escape(message)):
+        exporter.export_many(["b.json"], "d", suffix=suffix, write_options=exporter.WriteOptions(**options))
+    assert [path.name for path in tmp_path.iterdir()] == ["b.json"]
 
 
 def test_a_folder_is_filled_whole_or_not_at_all(tmp_path, monkeypatch):
@@ -312,13 +320,8 @@ def page():
 
 
 def test_the_page_has_every_suffix():
-    from importlib import import_module
-
-    from exporter.targets import TARGETS
-
-    suffixes = {suffix for name in TARGETS for suffix in import_module(f"exporter.targets.{name}").SUFFIXES}
     first = " ".join(line.split("|")[1] for line in page().splitlines() if line.startswith("| ["))
-    assert suffixes - {"/", ".htm"} == set(re.findall(r"\.\w+(?=`)", first))
+    assert SUFFIXES.keys() - {"/", ".htm"} == set(re.findall(r"\.\w+(?=`)", first))
 
 
 @pytest.mark.parametrize("number", range(3))

@@ -54,6 +54,10 @@ class ReadOptions:
         """What the user said, by field."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "announce"}
 
+    def inputs(self, place: Place) -> list[Place]:
+        """All that is read for the model at `place`."""
+        return [place] if self.architecture is None else [place, self.architecture]
+
     def epsilon_for(self, path: str) -> float | None:
         """The epsilon that the user gave for this path, or None."""
         given = [value for glob, value in self.epsilon if fnmatch.fnmatchcase(path, glob)]

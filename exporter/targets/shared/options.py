@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
 
 from exporter.errors import UsageError
 
-if TYPE_CHECKING:
-    from exporter.batchnorm.layer import BatchNorm
-
 NAMES = ("keras", "torch")
+FLAGS = {"vectors": "--no-vectors", "names": "--names", "folded": "--folded"}  # of the commands, by field
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class WriteOptions:
-    """What the user asks of the output.
+    """What the user asks of the output. Each target states in OPTIONS which of the fields it takes; others are refused.
 
-    vectors: write each layer's test vectors. names: naming scheme of the arrays ("keras" or "torch"), where the target has one.
-    folded: also write scale and offset, where the target can.
-    begun: what a target's `begin` made of layers before the bundle was there.
+    vectors: write the test vectors of each layer.
+    names:   naming scheme of the arrays, "keras" or "torch".
+    folded:  also write scale and offset.
     """
 
     vectors: bool = True
     names: str = "keras"
     folded: bool = False
-    begun: dict[BatchNorm, Any] = dataclasses.field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.names not in NAMES:
             raise UsageError(f"names must be {' or '.join(map(repr, NAMES))}, got {self.names!r}")
+
+    def given(self) -> list[str]:
+        """The fields that are not as they are by default."""
+        return [field.name for field in dataclasses.fields(self) if getattr(self, field.name) != field.default]
+
+    def flag(self, field: str) -> str:
+        """What the command calls a field, with its value where it has one."""
+        value = getattr(self, field)
+        return FLAGS[field] if isinstance(value, bool) else f"{FLAGS[field]} {value}"
