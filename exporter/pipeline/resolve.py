@@ -46,19 +46,22 @@ def resolve(bundle: Bundle, options: ReadOptions) -> Bundle:
 
 
 def unique_paths(layers: Iterable[BatchNorm]) -> list[BatchNorm]:
-    """The layers with paths of their own: the second of one path gets "#2", the third "#3"."""
+    """The layers with paths of their own: the second of one path gets "#2", the third "#3"; what another layer is called is passed over."""
     layers = list(layers)
     taken = {layer.path for layer in layers}
-    seen: set[str] = set()
+    last: dict[str, int] = {}  # by path the number that its latest copy has
     result = []
     for layer in layers:
-        path, number = layer.path, 2
-        while path in seen:
-            path, number = f"{layer.path}#{number}", number + 1
-            if path in taken and path not in seen:
-                continue
-        seen.add(path)
-        result.append(layer if path == layer.path else layer.replace(path=path))
+        path = layer.path
+        if path in last:
+            number = last[path] + 1
+            while f"{path}#{number}" in taken:
+                number += 1
+            last[path] = number
+            layer = layer.replace(path=f"{path}#{number}")
+        else:
+            last[path] = 1
+        result.append(layer)
     return result
 
 

@@ -6,19 +6,29 @@ import re
 from collections.abc import Iterable
 
 LONGEST_STEM = 45  # with the longest ending, "_moving_variance", below the 63 characters that C99 5.2.4.1 tells apart
+LONGEST_ENDING = 7  # "_100000", of as many layers as there may be
 
 
 def identifiers(paths: Iterable[str]) -> list[str]:
     """An identifier for each path, all different: other characters than ASCII letters and digits become "_"."""
     taken: set[str] = set()
+    numbers: dict[str, int] = {}  # the next number to try, by what all stems with a number behind them begin with
     found = []
     for path in paths:
         base = re.sub("[^A-Za-z0-9]+", "_", path).strip("_")
         base = base if base[:1].isalpha() else f"bn_{base}".rstrip("_")  # a leading digit, or nothing left
-        stem, number = base[:LONGEST_STEM], 2
-        while stem in taken:
-            ending = f"_{number}"
-            stem, number = base[:LONGEST_STEM - len(ending)] + ending, number + 1
+        stem = base[:LONGEST_STEM]
+        if stem in taken:
+            start = base[:LONGEST_STEM - LONGEST_ENDING]
+            number = numbers.get(start, 2)
+            while (stem := _numbered(base, number)) in taken:
+                number += 1
+            numbers[start] = number + 1
         taken.add(stem)
         found.append(stem)
     return found
+
+
+def _numbered(base: str, number: int) -> str:
+    ending = f"_{number}"
+    return base[:LONGEST_STEM - len(ending)] + ending
