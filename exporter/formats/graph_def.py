@@ -17,6 +17,7 @@ import numpy as np
 from exporter.errors import FormatError, located, printable
 from exporter.files.place import MiB, Place
 from exporter.formats.protobuf import Message, fields
+from exporter.formats.tensorflow_types import DOUBLE_VAL, FLOAT_VAL, HALF_VAL, STRING_VAL, dtype_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,13 +26,6 @@ MOST_NODES = 1_000_000
 MOST_FUNCTIONS = 100_000
 LARGEST_GRAPH = 2048 * MiB  # protobuf's own limit for a message
 LARGEST_CONSTANT = 64 * MiB
-
-# tensorflow/core/framework/types.proto, with the field of TensorProto that holds values of the type.
-FLOATS = {1: ("float32", "<f4"), 2: ("float64", "<f8"), 14: ("bfloat16", "<u2"), 19: ("float16", "<f2")}
-INTEGERS = {3: "<i4", 4: "|u1", 5: "<i2", 6: "|i1", 9: "<i8", 10: "|b1", 17: "<u2"}
-FLOAT_VAL, DOUBLE_VAL, INT_VAL, STRING_VAL, INT64_VAL, BOOL_VAL, HALF_VAL = 5, 6, 7, 8, 10, 11, 13
-VALUE_FIELD = {1: FLOAT_VAL, 2: DOUBLE_VAL, 14: HALF_VAL, 19: HALF_VAL, 3: INT_VAL, 4: INT_VAL, 5: INT_VAL, 6: INT_VAL, 17: INT_VAL,
-               9: INT64_VAL, 10: BOOL_VAL}
 
 # Outputs that function bodies name and that are not the first of their op (tensorflow/core/ops/*.cc).
 OUTPUTS = {"batch_mean": 1, "batch_variance": 2, "output_true": 1, "value_index": 1}
@@ -48,14 +42,13 @@ class Output(NamedTuple):
 class Tensor:
     """A TensorProto: type and shape at once, values when asked for."""
 
-    __slots__ = ("_fields", "dtype", "number", "shape", "where")
+    __slots__ = ("_fields", "dtype", "shape", "where")
 
     def __init__(self, data: bytes | int, where: str) -> None:
         self._fields = _fields(data, where)
         self.where = where
         number = self._fields.get(1, [0])[-1]
-        self.number = number if isinstance(number, int) else 0
-        self.dtype = FLOATS[self.number][0] if self.number in FLOATS else INTEGERS.get(self.number, f"type {self.number}")
+        self.dtype = dtype_of(number if isinstance(number, int) else 0)
         sizes = [dimension.integer(1) for dimension in _message(self._fields, 2, where).messages(2)]
         if any(size < 0 for size in sizes) or len(sizes) > 32:
             raise FormatError("a constant has an impossible shape", where=where)
@@ -67,44 +60,41 @@ class Tensor:
 
     def array(self) -> NDArray[Any]:
         """The values, bfloat16 as float32. FormatError for other than numbers, or bytes that do not fit the shape."""
-        form = FLOATS[self.number][1] if self.number in FLOATS else INTEGERS.get(self.number)
-        if form is None:
-            raise FormatError(f"a constant of {self.dtype} where numbers are due", where=self.where)
-        if self.size * np.dtype(form).itemsize > LARGEST_CONSTANT:
+        if self.dtype.kind == "other":
+            raise FormatError(f"expected a numeric constant, got one of type {self.dtype.name}", where=self.where)
+        if self.size * self.dtype.item_size > LARGEST_CONSTANT:
             raise FormatError(f"a constant of shape {list(self.shape)} is over the limit of {LARGEST_CONSTANT} bytes", where=self.where)
         content = self._fields.get(4, [b""])[-1]
         if isinstance(content, int):
             raise FormatError("tensor_content is no bytes", where=self.where)
         if len(content):
-            if len(content) != self.size * np.dtype(form).itemsize:
+            if len(content) != self.size * self.dtype.item_size:
                 raise FormatError(f"a constant of shape {list(self.shape)} has {len(content)} bytes", where=self.where)
-            values = np.frombuffer(content, form)
+            values = np.frombuffer(content, self.dtype.numpy)
         else:
-            values = self._repeated(form)
-        if self.dtype == "bfloat16":
-            values = (values.astype("<u4") << 16).view("<f4")
+            values = self._repeated(self.dtype.numpy, self.dtype.field)
+        values = self.dtype.widened(values)
         return values.astype(values.dtype.newbyteorder("=")).reshape(self.shape)
 
     def strings(self) -> list[bytes]:
         """The values of a constant of strings."""
         return [bytes(value) for value in self._fields.get(STRING_VAL, []) if not isinstance(value, int)]
 
-    def _repeated(self, form: str) -> NDArray[Any]:
+    def _repeated(self, form: str, field: int) -> NDArray[Any]:
         """Values one by one; missing ones repeat the last, none at all means zeros (Tensor::FromProto in framework/tensor.cc)."""
-        field = VALUE_FIELD[self.number]
-        message = Message(b"", self.where)
-        message._fields = {field: [value if isinstance(value, int) else bytes(value) for value in self._fields.get(field, [])]}
+        values = [value if isinstance(value, int) else bytes(value) for value in self._fields.get(field, [])]
+        message = Message.of({field: values}, self.where)
         if field in (FLOAT_VAL, DOUBLE_VAL):
-            values = np.frombuffer(message.packed(field, np.dtype(form).itemsize), form)
+            numbers = np.frombuffer(message.packed(field, self.dtype.item_size), form)
         else:
             bits = np.array([value & 0xFFFFFFFFFFFFFFFF for value in message.unsigneds(field)], "<u8")
-            values = bits.astype("<u2").view(form) if field == HALF_VAL else bits.view("<i8").astype(form)
-        if len(values) > max(self.size, 1):
-            raise FormatError(f"a constant of shape {list(self.shape)} has {len(values)} values", where=self.where)
+            numbers = bits.astype("<u2").view(form) if field == HALF_VAL else bits.view("<i8").astype(form)
+        if len(numbers) > max(self.size, 1):
+            raise FormatError(f"a constant of shape {list(self.shape)} has {len(numbers)} values", where=self.where)
         whole = np.zeros(self.size, form)
-        whole[: len(values)] = values[: self.size]
-        if len(values):
-            whole[len(values) :] = values[-1]
+        whole[: len(numbers)] = numbers[: self.size]
+        if len(numbers):
+            whole[len(numbers) :] = numbers[-1]
         return whole
 
 

@@ -89,6 +89,13 @@ class Message:
         self.data, self.where, self._depth = data, where, depth
         self._fields: dict[int, list[int | bytes]] | None = None
 
+    @classmethod
+    def of(cls, fields: dict[int, list[int | bytes]], where: str) -> Message:
+        """A message of fields that were taken apart before."""
+        message = cls(b"", where)
+        message._fields = fields
+        return message
+
     def __contains__(self, number: int) -> bool:
         return number in self._parsed()
 
@@ -134,10 +141,6 @@ class Message:
     def single(self, number: int) -> float:
         """float."""
         return float(self._fixed(number, "<f", 4))
-
-    def double(self, number: int) -> float:
-        """double."""
-        return float(self._fixed(number, "<d", 8))
 
     def message(self, number: int) -> Message:
         """The sub-message, empty where there is none. Several are merged, as protobuf demands; so is what their joined bytes say."""

@@ -25,6 +25,7 @@ from exporter.files.place import MiB, Place
 from exporter.formats import crc32c
 from exporter.formats.protobuf import Message, fields, varint
 from exporter.formats.sstable import Table
+from exporter.formats.tensorflow_types import HALF_VAL, DType, dtype_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,13 +36,6 @@ MOST_OPEN = 64
 MOST_DIMENSIONS = 254  # TensorShape::MaxDimensions
 LARGEST_TENSOR = 64 * MiB  # of what is read: batch norm parameters and object graphs, never kernels
 
-# tensorflow/core/framework/types.proto. Floating tensors and strings can be read, the others are named in messages.
-STRING = 7
-FLOATS = {1: ("float32", "<f4"), 2: ("float64", "<f8"), 14: ("bfloat16", "<u2"), 19: ("float16", "<f2")}
-DTYPES = {3: "int32", 4: "uint8", 5: "int16", 6: "int8", STRING: "string", 8: "complex64", 9: "int64", 10: "bool", 11: "qint8",
-          12: "quint8", 13: "qint32", 15: "qint16", 16: "quint16", 17: "uint16", 18: "complex128", 20: "resource", 21: "variant",
-          22: "uint32", 23: "uint64", **{number: name for number, (name, _) in FLOATS.items()}}
-
 # Field numbers of tensor_bundle.proto, tensor_shape.proto, tensor_slice.proto, saved_tensor_slice.proto and tensor.proto.
 HEADER_SHARDS, HEADER_ENDIANNESS, HEADER_VERSION = 1, 2, 3
 ENTRY_DTYPE, ENTRY_SHAPE, ENTRY_SHARD, ENTRY_OFFSET, ENTRY_SIZE, ENTRY_CRC, ENTRY_SLICES = range(1, 8)
@@ -49,7 +43,6 @@ SHAPE_DIMENSIONS, SHAPE_UNKNOWN_RANK, DIMENSION_SIZE = 2, 3, 1
 SLICE_EXTENTS, EXTENT_START, EXTENT_LENGTH = 1, 1, 2
 V1_META, V1_DATA, META_TENSORS, META_NAME, META_SHAPE, META_TYPE, META_SLICES = 1, 2, 1, 1, 2, 3, 4
 DATA_NAME, DATA_SLICE, DATA_TENSOR = 1, 2, 3
-TENSOR_FLOATS, TENSOR_DOUBLES, TENSOR_HALVES = 5, 6, 13
 
 WHOLE = -1  # length of an extent that spans its dimension
 
@@ -126,10 +119,11 @@ class _Open:
     def _error(self, name: str, what: str) -> FormatError:
         return FormatError(f"tensor {name} {what}", where=self.where)
 
-    def _float_type(self, name: str, number: int) -> str:
-        if number not in FLOATS:
-            raise self._error(name, f"is of type {_dtype_name(number)}, not a floating one")
-        return FLOATS[number][1]
+    def _float_type(self, name: str, number: int) -> DType:
+        dtype = dtype_of(number)
+        if dtype.kind != "float":
+            raise self._error(name, f"is of type {dtype.name}, not a floating one")
+        return dtype
 
     def _shape(self, name: str, shape: Message) -> tuple[int, ...]:
         sizes = tuple(dimension.integer(DIMENSION_SIZE) for dimension in shape.messages(SHAPE_DIMENSIONS))
@@ -145,11 +139,11 @@ class _Open:
         except FormatError as error:
             raise self._error(name, error.what) from None
 
-    def _join(self, name: str, shape: tuple[int, ...], dtype: str, pieces: Iterable[tuple[Extents, NDArray[Any]]]) -> NDArray[Any]:
+    def _join(self, name: str, shape: tuple[int, ...], dtype: DType, pieces: Iterable[tuple[Extents, NDArray[Any]]]) -> NDArray[Any]:
         """One tensor from slices that must cover it exactly once."""
-        if math.prod(shape) * np.dtype(dtype).itemsize > LARGEST_TENSOR:
+        if math.prod(shape) * dtype.item_size > LARGEST_TENSOR:
             raise self._error(name, f"of shape {list(shape)} is over the limit of {LARGEST_TENSOR} bytes")
-        whole = np.zeros(shape, dtype)
+        whole = np.zeros(shape, dtype.numpy)
         covered = np.zeros(shape, bool)
         for extents, piece in pieces:
             box = tuple(slice(start, start + length) for start, length in self._checked(name, extents, shape))
@@ -191,7 +185,7 @@ class TensorBundle(_Open):
     def info(self, name: str) -> TensorInfo:
         """Type and shape."""
         entry = self._entry(name, name.encode())
-        return TensorInfo(_dtype_name(entry.integer(ENTRY_DTYPE)), self._shape(name, entry.message(ENTRY_SHAPE)))
+        return TensorInfo(dtype_of(entry.integer(ENTRY_DTYPE)).name, self._shape(name, entry.message(ENTRY_SHAPE)))
 
     def read(self, name: str) -> NDArray[Any]:
         """A floating tensor; bfloat16 as float32."""
@@ -199,7 +193,7 @@ class TensorBundle(_Open):
         dtype = self._float_type(name, entry.integer(ENTRY_DTYPE))
         shape = self._shape(name, entry.message(ENTRY_SHAPE))
         if ENTRY_SLICES not in entry:
-            return _values(self._array(name, entry, dtype, shape), entry.integer(ENTRY_DTYPE))
+            return dtype.widened(self._array(name, entry, dtype, shape))
         pieces = []
         for extents in map(_extents, entry.messages(ENTRY_SLICES)):
             piece = self._entry(name, slice_key(name, extents))
@@ -209,12 +203,12 @@ class TensorBundle(_Open):
             if self._shape(name, piece.message(ENTRY_SHAPE)) != size:
                 raise self._error(name, "has a slice whose shape is not the one of its place")
             pieces.append((extents, self._array(name, piece, dtype, size)))
-        return _values(self._join(name, shape, dtype, pieces), entry.integer(ENTRY_DTYPE))
+        return dtype.widened(self._join(name, shape, dtype, pieces))
 
     def strings(self, name: str) -> list[bytes]:
         """The elements of a string tensor, in row-major order (WriteStringTensor in tensor_bundle.cc)."""
         entry = self._entry(name, name.encode())
-        if entry.integer(ENTRY_DTYPE) != STRING or ENTRY_SLICES in entry:
+        if dtype_of(entry.integer(ENTRY_DTYPE)).name != "string" or ENTRY_SLICES in entry:
             raise self._error(name, "is not a tensor of strings")
         count = math.prod(self._shape(name, entry.message(ENTRY_SHAPE)))
         data = self._bytes(name, entry)
@@ -244,13 +238,13 @@ class TensorBundle(_Open):
             raise self._error(name, what)
         return Message(value, f"{self.where}: entry of {name}")
 
-    def _array(self, name: str, entry: Message, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
-        size, wanted = entry.integer(ENTRY_SIZE), math.prod(shape) * np.dtype(dtype).itemsize
+    def _array(self, name: str, entry: Message, dtype: DType, shape: tuple[int, ...]) -> NDArray[Any]:
+        size, wanted = entry.integer(ENTRY_SIZE), math.prod(shape) * dtype.item_size
         if size != wanted:
             raise self._error(name, f"has {size} bytes, which does not match its shape {list(shape)}")
         data = self._bytes(name, entry)
         self._check_crc(name, entry, data)
-        return np.frombuffer(data, dtype).reshape(shape)
+        return np.frombuffer(data, dtype.numpy).reshape(shape)
 
     def _check_crc(self, name: str, entry: Message, data: bytes) -> None:
         if crc32c.masked(data) != entry.fixed32(ENTRY_CRC):
@@ -306,15 +300,15 @@ class TensorSlices(_Open):
     def info(self, name: str) -> TensorInfo:
         """Type and shape."""
         number, shape, _ = self._tensor(name)
-        return TensorInfo(_dtype_name(number), shape)
+        return TensorInfo(dtype_of(number).name, shape)
 
     def read(self, name: str) -> NDArray[Any]:
         """A floating tensor; bfloat16 as float32."""
         number, shape, slices = self._tensor(name)
         dtype = self._float_type(name, number)
-        return _values(self._join(name, shape, dtype, (self._piece(name, number, shape, *stored) for stored in slices)), number)
+        return dtype.widened(self._join(name, shape, dtype, (self._piece(name, dtype, shape, *stored) for stored in slices)))
 
-    def _piece(self, name: str, number: int, shape: tuple[int, ...], extents: Extents, table: Table) -> tuple[Extents, NDArray[Any]]:
+    def _piece(self, name: str, dtype: DType, shape: tuple[int, ...], extents: Extents, table: Table) -> tuple[Extents, NDArray[Any]]:
         value = table.get(slice_key(name, extents))
         if value is None:
             raise self._error(name, "lacks a slice that the checkpoint announces")
@@ -322,14 +316,13 @@ class TensorSlices(_Open):
         if data.text(DATA_NAME) != name or _extents(data.message(DATA_SLICE)) != extents:
             raise self._error(name, "is stored under another tensor's key")
         tensor = data.message(DATA_TENSOR)
-        dtype = FLOATS[number][1]
-        if number in (1, 2):
-            values = np.frombuffer(tensor.packed(TENSOR_FLOATS if number == 1 else TENSOR_DOUBLES, 4 * number), dtype)
+        if dtype.field != HALF_VAL:
+            values = np.frombuffer(tensor.packed(dtype.field, dtype.item_size), dtype.numpy)
         else:
-            bits = tensor.unsigneds(TENSOR_HALVES)
+            bits = tensor.unsigneds(HALF_VAL)
             if any(value >> 16 for value in bits):
                 raise self._error(name, "holds 16-bit numbers of more than 16 bits")
-            values = np.array(bits, "<u2").view(dtype)
+            values = np.array(bits, "<u2").view(dtype.numpy)
         size = [length for _, length in self._checked(name, extents, shape)]
         if len(values) != math.prod(size):
             raise self._error(name, f"has {len(values)} numbers where its shape asks for {math.prod(size)}")
@@ -361,18 +354,6 @@ class TensorSlices(_Open):
         if missing:
             raise FormatError(f"the shard {missing} is missing", where=self.where)
         return others
-
-
-def _dtype_name(number: int) -> str:
-    return DTYPES.get(number, f"number {number}, which is unknown")
-
-
-def _values(stored: NDArray[Any], number: int) -> NDArray[Any]:
-    """The numbers that were stored: bfloat16 is the upper half of a float32."""
-    if FLOATS[number][0] == "bfloat16":
-        widened: NDArray[Any] = (stored.astype("<u4") << 16).view("<f4")
-        return widened
-    return stored
 
 
 def _extents(message: Message) -> Extents:

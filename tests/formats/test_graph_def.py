@@ -36,10 +36,12 @@ def halves(values, dtype):
     (tensor(np.float32([1, -2]), "bfloat16"), np.float32([1, -2])),
     (listed(9, (2,), 10, encode(-1)), np.int64([-1, -1])),
     (listed(3, (2,), 7, encode(5) + encode(-5)), np.int32([5, -5])),
+    (listed(22, (2,), 16, encode(7) + encode(2**32 - 1)), np.uint32([7, 2**32 - 1])),
+    (listed(23, (2,), 17, encode(7) + encode(2**64 - 1)), np.uint64([7, 2**64 - 1])),
     (field(1, 10) + field(11, 1), np.array(True)),
     (tensor(np.zeros((0, 3), "f4")), np.zeros((0, 3), "f4")),
 ], ids=["content", "packed", "last repeats", "unpacked", "none is zero", "double", "half", "bfloat16 values", "bfloat16 content", "int64",
-        "int32", "bool", "empty"])
+        "int32", "uint32", "uint64", "bool", "empty"])
 def test_a_constant_is_decoded(data, expected):
     found = Tensor(data, "")
     assert found.shape == expected.shape
@@ -54,8 +56,8 @@ def test_a_constant_is_decoded(data, expected):
     (listed(1, (1 << 40, 1 << 40), 5, b""), "over the limit"),
     (listed(1, (2,), 5, b"12345"), "no multiple of 4"),
     (field(1, 1) + field(2, field(2, field(1, -1))), "impossible shape"),
-    (field(1, 7) + field(8, b"text"), "where numbers are due"),
-    (field(1, 99), "where numbers are due"),
+    (field(1, 7) + field(8, b"text"), "expected a numeric constant"),
+    (field(1, 99), "expected a numeric constant"),
 ])
 def test_a_broken_constant_is_refused(data, message):
     with pytest.raises(FormatError, match=message):

@@ -53,7 +53,6 @@ def test_scalars_and_defaults():
     assert message.unsigned(2) == 8, "the last of a scalar's values wins"
     assert message.boolean(2)
     assert message.single(3) == 1.5
-    assert message.double(4) == 0.1
     assert message.map(5)["k"].unsigned(9) == 1
     assert (message.text(9), message.raw(9), message.integer(9), message.single(9), message.fixed32(9)) == ("", b"", 0, 0.0, 0)
     assert message.messages(9) == message.integers(9) == []

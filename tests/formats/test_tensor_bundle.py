@@ -16,6 +16,7 @@ from exporter.files.place import Place
 from exporter.formats import crc32c, sstable, tensor_bundle
 from exporter.formats.sstable import Table, is_table, unsnappy
 from exporter.formats.tensor_bundle import TensorBundle, TensorSlices, open_checkpoint, slice_key
+from exporter.formats.tensorflow_types import TYPES, dtype_of
 from tests.make.tensor_files import DTYPES, encode, field, fixed32, literal, shape_proto, table, write_bundle, write_v1
 
 ANY_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
@@ -333,5 +334,9 @@ def test_crc_of_the_standard(data, crc):
 
 
 def test_types_are_those_of_the_format():
-    assert {tensor_bundle.DTYPES[number] for number in DTYPES.values()} == set(DTYPES)
+    assert {name: dtype_of(number).name for name, number in DTYPES.items()} == {name: name for name in DTYPES}
+    for number, dtype in TYPES.items():
+        assert (dtype.number, dtype.kind == "other") == (number, not dtype.numpy)
+        if dtype.numpy and dtype.name != "bfloat16":
+            assert np.dtype(dtype.numpy).name == dtype.name
     assert encode(300) == b"\xac\x02"

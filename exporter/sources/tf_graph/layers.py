@@ -98,7 +98,8 @@ def _whole(source: Variable | Constant | Parts, read: Read) -> Stored | None:
         return read(source)
     if isinstance(source, Constant):
         tensor = source.node.tensor()
-        return Stored(tensor.array(), tensor.dtype) if tensor.size <= MOST_VALUES else Stored(np.zeros(MOST_VALUES + 1, "f4"), "float32")
+        return (Stored(tensor.array(), tensor.dtype.name) if tensor.size <= MOST_VALUES
+                else Stored(np.zeros(MOST_VALUES + 1, "f4"), "float32"))
     names = [part.name for part in source.parts]
     whole = read(Variable(source.name, source.name)) if names == [f"{source.name}/part_{n}" for n in range(len(names))] else None
     if whole is not None:

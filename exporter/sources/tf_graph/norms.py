@@ -352,7 +352,7 @@ def _affine(source: Source, neutral: float) -> Source | None:
         return None
     if isinstance(source, Constant) and UNNAMED.fullmatch(source.name.rpartition("/")[2]):
         tensor = source.node.tensor()
-        if not tensor.dtype.startswith("type") and bool((tensor.array() == neutral).all()):
+        if tensor.dtype.kind != "other" and bool((tensor.array() == neutral).all()):
             return None
     return source
 

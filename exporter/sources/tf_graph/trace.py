@@ -406,7 +406,7 @@ class Tracer:
         if not isinstance(source, Constant):
             return None
         tensor = source.node.tensor()
-        return float(tensor.array().reshape(-1)[0]) if tensor.size == 1 and not tensor.dtype.startswith("type") else None
+        return float(tensor.array().reshape(-1)[0]) if tensor.size == 1 and tensor.dtype.kind != "other" else None
 
     def boolean(self, value: Value) -> bool | None:
         """The truth value of a constant."""
@@ -423,7 +423,7 @@ class Tracer:
         if not isinstance(source, Constant):
             return None
         tensor = source.node.tensor()
-        if tensor.size > 64 or not tensor.dtype.startswith(("<i", "|i", "|u", "<u")):
+        if tensor.size > 64 or tensor.dtype.kind != "integer":
             return None
         return [int(number) for number in tensor.array().reshape(-1)]
 
@@ -439,7 +439,7 @@ def _number(source: Source) -> float | None:
     """The one value that a tensor of 0s or 1s is made of."""
     if isinstance(source, Filled):
         return source.value
-    if not isinstance(source, Constant) or source.node.tensor().dtype not in ("float16", "bfloat16", "float32", "float64"):
+    if not isinstance(source, Constant) or source.node.tensor().dtype.kind != "float":
         return None
     values = source.node.tensor().array().reshape(-1)
     return float(values[0]) if values.size and values[0] in (0, 1) and bool((values == values[0]).all()) else None
