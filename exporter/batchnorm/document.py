@@ -60,6 +60,8 @@ def layer_entry(layer: BatchNorm, with_vectors: bool) -> dict[str, Any]:
             content[name] = list(getattr(layer, name))
     if layer.quantized is not None:
         content["quantized"] = layer.quantized
+    if layer.called_in_training:
+        content["called_in_training"] = True
     if with_vectors:
         x, y = vectors.make(layer)
         content["vectors"] = {"input": x, "output": y}
@@ -153,7 +155,8 @@ def _layer(entry: dict[str, Any]) -> BatchNorm:
             ndim=None if ndim is None else _whole(ndim, "ndim"), dtype=dtype, epsilon=float(entry["epsilon"]),
             momentum=None if entry["momentum"] is None else float(entry["momentum"]),
             effective_epsilon=None if effective is None else float(effective), assumed=tuple(entry.get("assumed", ())),
-            converted=tuple(entry.get("converted", ())), quantized=entry.get("quantized"), **shaped)
+            converted=tuple(entry.get("converted", ())), quantized=entry.get("quantized"),
+            called_in_training=entry.get("called_in_training", False), **shaped)
 
 
 def _whole(number: float, name: str) -> int:

@@ -41,6 +41,9 @@ class BatchNorm:
     statistic:        what `moving_variance` holds: "variance"; or, in some Keras 0.x and 1.0 files, "deviation" (used as
                       s + epsilon) or "variance, epsilon outside" (used as sqrt(v) + epsilon). Only "variance" passes the gate:
                       `dialects.convert` turns the others into it once epsilon is known.
+    called_in_training: the model calls the layer with training=True, so that it may normalize by the statistics of the batch.
+    doubt:            why the model itself does not compute with what is stored; "" where nothing speaks against it. A layer with a
+                      doubt passes only where the user asks for what is stored.
     effective_epsilon: what the fused kernel of the TensorFlow that wrote the file used instead of `epsilon`; None: the same.
     assumed:          names of fields that did not come from the file.
     converted:        names of fields that were converted to the one formula (an era that stored a deviation).
@@ -65,6 +68,8 @@ class BatchNorm:
     converted: tuple[str, ...] = ()
     quantized: str | None = None
     statistic: str = "variance"
+    called_in_training: bool = False
+    doubt: str = ""
 
     def __post_init__(self) -> None:
         for name in PARAMETERS:

@@ -85,6 +85,8 @@ def table(bundle: Bundle) -> str:
         notes = [f"{name}: {', '.join(fields)}" for name, fields in (("assumed", layer.assumed), ("converted", layer.converted)) if fields]
         if layer.effective_epsilon is not None:
             notes.append(f"effective epsilon {layer.effective_epsilon:g}")
+        if layer.called_in_training:
+            notes.append("called with training=True")
         if layer.quantized:
             notes.append(f"quantized {layer.quantized}")
         lacking = [name for name in ("gamma", "beta") if getattr(layer, name) is None]

@@ -72,6 +72,8 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--skip-unresolved", action="store_true", help="write what can be resolved and list the rest in the bundle")
     group.add_argument("--effective-epsilon", action="store_true",
                        help="write the epsilon that the fused kernel used (max(epsilon, 1.001e-5) in TensorFlow 1.12 to 2.11)")
+    group.add_argument("--stored-statistics", action="store_true",
+                       help="write what is stored of layers that the model calls with training=True, which normalize by the batch")
     group.add_argument("--ema", choices=["yes", "no"],
                        help="TF1 checkpoints: take the moving averages of the variables (X/ExponentialMovingAverage) where there are any, "
                             "or never; without it: as the graph beside the checkpoint uses them")
@@ -86,7 +88,8 @@ def read_options(args: argparse.Namespace) -> ReadOptions:
 
     return ReadOptions(epsilon=tuple(map(_epsilon, args.epsilon)), architecture=place_for(args.architecture) if args.architecture else None,
                    keras_version=args.keras_version, backend=args.backend, ema=args.ema, layers=tuple(args.layers),
-                   skip_unresolved=args.skip_unresolved, effective_epsilon=args.effective_epsilon)
+                   skip_unresolved=args.skip_unresolved, effective_epsilon=args.effective_epsilon,
+                   stored_statistics=args.stored_statistics)
 
 
 def _epsilon(word: str) -> tuple[str, float]:

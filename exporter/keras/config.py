@@ -13,12 +13,10 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from exporter.errors import FormatError, located, printable
-
-if TYPE_CHECKING:
-    pass
+from exporter.keras.calls import NOTHING_AROUND, Surroundings, input_names, input_tensors
 
 MOST_LAYERS = 100_000
 HOW_TO_GIVE_ONE = "an architecture is the text of model.to_json(), or a whole model of model.save(); YAML is not read"
@@ -47,6 +45,7 @@ class Node:
     input_shape:     batch shape it was built on, None for unknown sizes, where the config says it; else None.
     inputs:          names of the layers beside it that feed its first call; () in a Sequential.
     shared_object:   shared_object_id of the entry, or None: two entries with one id are one layer.
+    surroundings:    what the models and wrappers around it do to it, and how it is called.
     """
 
     name: str
@@ -57,6 +56,7 @@ class Node:
     input_shape: tuple[int | None, ...] | None = None
     inputs: tuple[str, ...] = ()
     shared_object: int | None = None
+    surroundings: Surroundings = NOTHING_AROUND
 
     @property
     def base_name(self) -> str:
@@ -110,7 +110,7 @@ def model_tree(value: Any, where: str) -> Node:
     """The tree of a parsed model config."""
     counter = _Counter(where)
     if isinstance(value, dict) and isinstance(value.get("class_name"), str):
-        return _layer(value, counter, "the model")
+        return _layer(value, counter, NOTHING_AROUND, "the model")
     if isinstance(value, dict) and isinstance(value.get("name"), str) and ("layers" in value or "nodes" in value):
         return _old_layer(value, counter, "")
     raise FormatError("this JSON is not the config of a Keras model", where=where,
@@ -133,28 +133,27 @@ class _Counter:
             raise self.error(f"more than {MOST_LAYERS} layers")
 
 
-def _layer(entry: dict[str, Any], counter: _Counter, what: str = "a layer") -> Node:
+def _layer(entry: dict[str, Any], counter: _Counter, outer: Surroundings, what: str = "a layer") -> Node:
     """A layer's entry {"class_name", "config", ...} of Keras 1 and later."""
     counter.count()
     class_name, config = entry.get("class_name"), entry.get("config")
     if not isinstance(class_name, str):
         raise counter.error(f"the class_name of {what} is not text", entry.get("name", ""))
-    listed = config if isinstance(config, list) else None
+    listed, own = config if isinstance(config, list) else None, outer.called(entry)
     if listed is not None and class_name.rpartition(">")[2] in MODELS:
         return Node(name=_name(entry, {}, counter, optional=True), class_name=class_name, config={},
-                    children=tuple(("layers", child) for child in _listed(listed, counter, class_name)))
+                    children=tuple(("layers", child) for child in _listed(listed, counter, class_name, own)), surroundings=own)
     if not isinstance(config, dict):
         raise counter.error(f"the config of {what} of class {printable(class_name, 80)} is not an object", entry.get("name", ""))
     base = class_name.rpartition(">")[2]
     registered, shared = entry.get("registered_name"), entry.get("shared_object_id")
-    call = _first_call(entry)
-    tensors = list(_tensors(call)) if isinstance(call, (dict, list)) else []
+    tensors = input_tensors(entry)
     # a user's class may leave its name out of its config, or keep the None that it was called with
     optional = base not in BATCH_NORMS or ">" in class_name or isinstance(registered, str)
     return Node(name=_name(entry, config, counter, optional=optional), class_name=class_name,
                 registered_name=registered if isinstance(registered, str) else None, config=config,
-                children=tuple(_children(base, config, counter)), input_shape=_input_shape(entry, config, tensors),
-                inputs=_inputs(call, tensors),
+                children=tuple(_children(base, config, counter, own)), input_shape=_input_shape(entry, config, tensors),
+                inputs=input_names(entry, tensors), surroundings=own,
                 shared_object=shared if isinstance(shared, int) and not isinstance(shared, bool) else None)
 
 
@@ -169,46 +168,46 @@ def _name(entry: dict[str, Any], config: dict[str, Any], counter: _Counter, *, o
     return name
 
 
-def _listed(entries: list[Any], counter: _Counter, owner: str) -> Iterator[Node]:
+def _listed(entries: list[Any], counter: _Counter, owner: str, outer: Surroundings) -> Iterator[Node]:
     for entry in entries:
         if not isinstance(entry, dict):
             raise counter.error("an entry of its layers is not an object", owner)
-        yield _layer(entry, counter)
+        yield _layer(entry, counter, outer)
 
 
-def _children(base: str, config: dict[str, Any], counter: _Counter) -> Iterator[tuple[str, Node]]:
+def _children(base: str, config: dict[str, Any], counter: _Counter, outer: Surroundings) -> Iterator[tuple[str, Node]]:
     layers = config.get("layers")
     if base in MODELS:
         if not isinstance(layers, list):
             raise counter.error("the config of a model has no list of layers" if layers is None else "the layers of a model are not a list",
                                 config.get("name", ""))
-        yield from (("layers", child) for child in _listed(layers, counter, str(config.get("name", base))))
+        yield from (("layers", child) for child in _listed(layers, counter, str(config.get("name", base)), outer))
         return
     if base == "Bidirectional" and _is_layer(config.get("layer")):
-        yield from _directions(config["layer"], config, counter)
+        yield from _directions(config["layer"], config, counter, outer)
         return
     for key in sorted(config, key=lambda key: key != "layers"):
         if key not in _NO_LAYERS and isinstance(config[key], (dict, list)):
-            yield from ((key, child) for child in _inside(config[key], counter))
+            yield from ((key, child) for child in _inside(config[key], counter, outer.inside(base, key)))
 
 
-def _directions(layer: dict[str, Any], config: dict[str, Any], counter: _Counter) -> Iterator[tuple[str, Node]]:
+def _directions(layer: dict[str, Any], config: dict[str, Any], counter: _Counter, outer: Surroundings) -> Iterator[tuple[str, Node]]:
     """The two copies that Bidirectional makes of its layer; it puts their direction in front of the name (Keras 0.3 to 3)."""
     for direction in ("forward", "backward"):
         own = config.get(f"{direction}_layer")
-        child = _layer(own if isinstance(own, dict) and _is_layer(own) else layer, counter)
+        child = _layer(own if isinstance(own, dict) and _is_layer(own) else layer, counter, outer)
         plain = child.name.removeprefix("forward_").removeprefix("backward_")
         yield f"{direction}_layer", dataclasses.replace(child, name=f"{direction}_{plain}")
 
 
-def _inside(value: dict[str, Any] | list[Any], counter: _Counter) -> Iterator[Node]:
+def _inside(value: dict[str, Any] | list[Any], counter: _Counter, outer: Surroundings) -> Iterator[Node]:
     """The layers that a value of a config holds, at any depth, without those that lie inside another one."""
     if _is_layer(value):
-        yield _layer(value, counter)  # type: ignore[arg-type]
+        yield _layer(value, counter, outer)  # type: ignore[arg-type]
         return
     for key, child in value.items() if isinstance(value, dict) else enumerate(value):
         if isinstance(child, (dict, list)) and key not in _NO_LAYERS:
-            yield from _inside(child, counter)
+            yield from _inside(child, counter, outer)
 
 
 def _is_layer(value: Any) -> bool:
@@ -259,29 +258,6 @@ def _input_shape(entry: dict[str, Any], config: dict[str, Any], tensors: Sequenc
         if shape:
             return shape
     return None
-
-
-def _first_call(entry: dict[str, Any]) -> Any:
-    calls = entry.get("inbound_nodes")
-    return calls[0] if isinstance(calls, list) and calls else None
-
-
-def _tensors(call: dict[str, Any] | list[Any]) -> Iterator[dict[str, Any]]:
-    """The configs of the tensors that go into a call of Keras 3."""
-    if isinstance(call, dict) and call.get("class_name") == "__keras_tensor__" and isinstance(call.get("config"), dict):
-        yield call["config"]
-        return
-    for value in call.values() if isinstance(call, dict) else call:
-        if isinstance(value, (dict, list)):
-            yield from _tensors(value)
-
-
-def _inputs(call: Any, tensors: Sequence[dict[str, Any]]) -> tuple[str, ...]:
-    if isinstance(call, dict):
-        histories = [tensor.get("keras_history") for tensor in tensors]
-    else:  # Keras 1 and 2: [[name, node, tensor], ...], or one such triple
-        histories = call if isinstance(call, list) and not (call and isinstance(call[0], str)) else [call]
-    return tuple(history[0] for history in histories if isinstance(history, list) and history and isinstance(history[0], str))
 
 
 def _shape(value: Any) -> tuple[int | None, ...] | None:

@@ -106,6 +106,12 @@ def reason_against(mode: int) -> str | None:
     return f"its mode {mode} is not known"
 
 
+def ignores_training(era: Era, *, is_keras_3: bool) -> bool:
+    """Whether a frozen layer (trainable=False) uses its stored statistics however it is called: the batch norm of TensorFlow 2 does, and
+    Keras 3's. tf.keras calls itself 2.2.4 in TensorFlow 1.13 to 2.1."""
+    return is_keras_3 or (era.is_tf_keras and era.version is not None and era.version >= (2, 3, 0))
+
+
 def real_axis(axis: tuple[int, ...], virtual_batch_size: int | None) -> tuple[int, ...]:
     """The axes of the input. With a virtual batch size tf.keras 1.12 to 2.15 builds the layer on the batch split in two axes and
     saves the axis of that, one too many.

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LENGTHS = struct.Struct("<QQ")
-FIELDS: dict[str, Any] = {**dict.fromkeys(("path", "name", "class_name", "statistic"), str), "quantized": str | None, "ndim": int | None,
-                          **dict.fromkeys(("epsilon", "momentum", "effective_epsilon"), float | None), "shape": tuple}
+FIELDS: dict[str, Any] = {**dict.fromkeys(("path", "name", "class_name", "statistic", "doubt"), str), "quantized": str | None,
+                          **dict.fromkeys(("epsilon", "momentum", "effective_epsilon"), float | None), "ndim": int | None,
+                          "shape": tuple, "called_in_training": bool}
 _HEADER = tuple(field.name for field in dataclasses.fields(BatchNorm) if field.name not in PARAMETERS)
 
 

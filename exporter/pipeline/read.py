@@ -39,7 +39,8 @@ NOBODY = _Nobody()
 
 def read(path: str | os.PathLike[str] | Content, *, epsilon: float | Mapping[str, float] | None = None,
          architecture: str | os.PathLike[str] | None = None, layers: str | Iterable[str] = (), skip_unresolved: bool = False,
-         effective_epsilon: bool = False, ema: Literal["yes", "no"] | None = None, keras_version: str | None = None,
+         effective_epsilon: bool = False, stored_statistics: bool = False, ema: Literal["yes", "no"] | None = None,
+         keras_version: str | None = None,
          backend: str | None = None, isolated: bool = False) -> Bundle:
     """The batch norms of a model: any file or folder that Keras or TensorFlow wrote, or a bundle.
 
@@ -49,6 +50,7 @@ def read(path: str | os.PathLike[str] | Content, *, epsilon: float | Mapping[str
     layers:            globs over paths; only layers whose path matches one are read. Empty: all.
     skip_unresolved:   return what can be resolved and list the rest in `skipped`.
     effective_epsilon: as epsilon the value that the fused kernel used (max(epsilon, 1.001e-5) in TensorFlow 1.12 to 2.11).
+    stored_statistics: what is stored of layers that the model calls with training=True, which normalize by the batch themselves.
     ema:               moving averages of the variables in a TF1 checkpoint: "yes" or "no"; None: as the graph beside it uses them.
     keras_version:     the Keras that wrote a weights file which does not say, e.g. "1.0.5".
     backend:           its backend ("tensorflow", "theano", "cntk"), likewise.
@@ -60,7 +62,7 @@ def read(path: str | os.PathLike[str] | Content, *, epsilon: float | Mapping[str
     options = ReadOptions(
         epsilon=epsilon_by_glob(epsilon), architecture=None if architecture is None else place_for(architecture),
         layers=(layers,) if isinstance(layers, str) else tuple(layers), skip_unresolved=skip_unresolved,
-        effective_epsilon=effective_epsilon, ema=ema, keras_version=keras_version, backend=backend)
+        effective_epsilon=effective_epsilon, stored_statistics=stored_statistics, ema=ema, keras_version=keras_version, backend=backend)
     with _placed(path) as place:
         return read_in_child(place, options) if isolated else read_here(place, options)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from exporter.batchnorm.bundle import Bundle
 from exporter.batchnorm.gate import check
@@ -26,6 +26,7 @@ def resolve(bundle: Bundle, options: ReadOptions) -> Bundle:
     skipped = [(path, reason) for path, reason in bundle.skipped if options.wants(path)]
     layers: list[BatchNorm] = []
     unknown = []
+    doubtful = False
     for layer in everything:
         if not options.wants(layer.path):
             continue
@@ -34,15 +35,31 @@ def resolve(bundle: Bundle, options: ReadOptions) -> Bundle:
             unknown.append((layer.path, NO_EPSILON))
         elif layer.axis is None:
             skipped.append((layer.path, f"its parameters have shape {list(layer.shape)} and the file does not say along which axes"))
+        elif layer.doubt and not options.stored_statistics:
+            skipped.append((layer.path, layer.doubt))
+            doubtful = True
         else:
             layers.append(_converted(layer))
     _check_globs(options, everything)
     unresolved = [*skipped, *unknown]
     if unresolved and not (options.skip_unresolved and layers) and not bundle.settled:
-        raise _unresolved(unresolved, bool(unknown))
+        raise _unresolved(unresolved, unknown=bool(unknown), doubtful=doubtful)
     odd = [f"{layer.path}: the file says its epsilon and not its axis; {list(layer.axis or ())} is assumed" for layer in layers
            if "axis" in layer.assumed and "epsilon" not in layer.assumed and not bundle.settled]
-    return check(bundle.replace(layers=tuple(layers), skipped=tuple(unresolved), warnings=(*bundle.warnings, *odd)))
+    called = [] if bundle.settled else list(_about_calls(layers))
+    layers = [layer.replace(doubt="") if layer.doubt else layer for layer in layers]
+    return check(bundle.replace(layers=tuple(layers), skipped=tuple(unresolved), warnings=(*bundle.warnings, *odd, *called)))
+
+
+def _about_calls(layers: Iterable[BatchNorm]) -> Iterator[str]:
+    """What to know of layers that their model calls with training=True, once for all of a kind."""
+    called = [layer for layer in layers if layer.called_in_training]
+    for obeyed, meaning in ((True, "the model's own predict() normalizes by the statistics of the batch, not by these stored ones"),
+                            (False, "Keras 3's predict() overrides that and uses the stored statistics, which are the ones written; "
+                                    "model(x) and export() normalize by the batch")):
+        paths = [layer.path for layer in called if bool(layer.doubt) == obeyed]
+        if paths:
+            yield f"{names(paths)}: called with training=True: {meaning}"
 
 
 def unique_paths(layers: Iterable[BatchNorm]) -> list[BatchNorm]:
@@ -94,7 +111,8 @@ def _check_globs(options: ReadOptions, layers: list[BatchNorm]) -> None:
             raise UsageError(f"--epsilon {glob!r} matches none of the batch norms {names(layer.path for layer in layers)}")
 
 
-def _unresolved(layers: list[tuple[str, str]], epsilon: bool) -> ExporterError:
-    hints = [HOW_TO_GIVE_EPSILON] if epsilon else []
+def _unresolved(layers: list[tuple[str, str]], *, unknown: bool, doubtful: bool) -> ExporterError:
+    hints = [HOW_TO_GIVE_EPSILON] if unknown else []
+    hints += ["--stored-statistics writes what is stored of them all the same"] if doubtful else []
     hints.append("--skip-unresolved writes the rest and lists these")
     return UnresolvedError(layers, hint="; ".join(hints))

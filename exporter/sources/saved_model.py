@@ -170,7 +170,7 @@ class _Reader:
         if not path:
             self._by_name = self._by_name or ObjectNames(self._stored)
             path = self._by_name.path(norm.node)
-        return Said(path, *self._keras.config(norm.node) or (None, None))
+        return Said(path, *self._keras.config(norm) or (None, None))
 
     def _with_graph(self, read: list[Read]) -> list[BatchNorm]:
         """The layers with what only the graph says: all of those without a config, and the epsilon of fused kernels."""

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 Arrays = Mapping[str, tuple["NDArray[Any]", str]]
 
+CALLED_IN_TRAINING = ("the model calls it with training=True, so that it normalizes by the statistics of the batch, also in predict(); the "
+                      "stored ones are not used")
 RENORM = ("moving_stddev", "renorm_mean", "renorm_stddev")
 
 
@@ -53,11 +55,20 @@ def assemble(path: str, node: Node | None, fields: NormFields | None, arrays: Ar
     mean, variance = values["moving_mean"], values["moving_variance"]
     if mean is None or variance is None:
         raise FormatError("moving_mean or moving_variance is missing", where=path)
+    is_called_in_training = node is not None and _is_called_in_training(node, era)
     return BatchNorm(
         path=path, name=node.name if node else name, class_name=node.class_name if node else "BatchNormalization", axis=axis, shape=shape,
         ndim=rank, dtype=dtype, epsilon=fields.epsilon if fields else None, momentum=fields.momentum if fields else None,
         gamma=values["gamma"], beta=values["beta"], moving_mean=mean, moving_variance=variance, quantized=quantized,
-        effective_epsilon=dialects.effective_epsilon(era, fields, dtype=dtype, ndim=rank) if fields else None)
+        effective_epsilon=dialects.effective_epsilon(era, fields, dtype=dtype, ndim=rank) if fields else None,
+        called_in_training=is_called_in_training,
+        doubt=CALLED_IN_TRAINING if node and is_called_in_training and not node.surroundings.is_keras_3 else "")
+
+
+def _is_called_in_training(node: Node, era: dialects.Era) -> bool:
+    call = node.surroundings
+    is_frozen = node.config.get("trainable") is False
+    return call.training is True and not (is_frozen and dialects.ignores_training(era, is_keras_3=call.is_keras_3))
 
 
 def _common(found: Mapping[str, Any], what: str, path: str) -> Any:

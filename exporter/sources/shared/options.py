@@ -32,6 +32,7 @@ class ReadOptions:
     layers:            globs; only layers whose path matches one are exported. Empty: all.
     skip_unresolved:   write the rest and list what cannot be resolved under "skipped".
     effective_epsilon: write the fused kernel's value as `epsilon`.
+    stored_statistics: write what is stored of layers that their model calls with training=True.
     announce:          called by a source with each layer as soon as it is found, for who can begin to work on it; the bundle that is
                        returned in the end is what counts.
     """
@@ -44,6 +45,7 @@ class ReadOptions:
     layers: tuple[str, ...] = ()
     skip_unresolved: bool = False
     effective_epsilon: bool = False
+    stored_statistics: bool = False
     announce: Callable[[BatchNorm], object] = to_nobody
 
     def __post_init__(self) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from exporter.errors import FormatError, names
 from exporter.formats.object_graph import CheckpointGraph, SavedGraph, read_metadata
 from exporter.formats.strict_json import parse_json
+from exporter.keras.calls import NOTHING_AROUND, Surroundings
 from exporter.keras.config import Node, NormFields, is_batch_norm, join, model_tree, norm_fields
 from exporter.keras.dialects import Era, era_of
 from exporter.sources.tf_objects.norms import STATISTICS, ObjectNorm, find_norms, parameters
@@ -37,16 +38,29 @@ class KerasMetadata:
             path = join(path, self._name(node))
         return path
 
-    def config(self, node: int) -> tuple[Node, NormFields] | None:
+    def config(self, found: ObjectNorm) -> tuple[Node, NormFields] | None:
         """The config of a batch norm, None where there is none or it is no batch norm's."""
-        said = self._json(node)
+        said = self._json(found.node)
         if not isinstance(said.get("class_name"), str) or not isinstance(said.get("config"), dict):
             return None
         tree = model_tree({"class_name": said["class_name"], "config": said["config"]}, self._where)
         if not is_batch_norm(tree):
             return None
+        tree = dataclasses.replace(tree, surroundings=self._surroundings(found))
         config = norm_fields(tree)
         return tree, config if config.ndim is not None else dataclasses.replace(config, ndim=_rank(said))
+
+    def _surroundings(self, found: ObjectNorm) -> Surroundings:
+        """What the models and wrappers on the way to a layer say of it and of its calls."""
+        around = NOTHING_AROUND
+        outer: dict[str, Any] = {}
+        for node, role in zip(found.way[0], ("", *found.way[1]), strict=True):
+            if not self._name(node):
+                continue
+            around = around.inside(str(outer.get("class_name")), role)
+            entry = _entry(outer, self._name(node))
+            around, outer = around.called(entry), self._json(node)
+        return around
 
     def _name(self, node: int) -> str:
         name = self._json(node).get("name")
@@ -61,6 +75,14 @@ class KerasMetadata:
                 raise FormatError(f"the metadata of node {node} is not a JSON object", where=self._where)
             found = self._parsed[node] = value
         return found
+
+
+def _entry(model: dict[str, Any], name: str) -> dict[str, Any]:
+    """What a model's config says of the layer of this name; {} where it says nothing."""
+    config = model.get("config")
+    layers = config.get("layers") if isinstance(config, dict) else None
+    named = [entry for entry in layers if isinstance(entry, dict) and entry.get("name") == name] if isinstance(layers, list) else []
+    return named[0] if len(named) == 1 else {}
 
 
 def _rank(said: dict[str, Any]) -> int | None:

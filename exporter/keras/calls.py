@@ -1,0 +1,105 @@
+"""How a model calls its layers, from what a config keeps of each call, and what that says of the layers inside.
+
+    Keras 1      [[["conv", 0, 0]]]                                   no arguments
+    Keras 2      [[["conv", 0, 0, {"training": 1}]]]                  tf.keras, tf_keras and TensorFlow.js likewise
+    Keras 3      [{"args": [tensor], "kwargs": {"training": true}}]
+
+A call with training=True normalizes by the statistics of the batch. Measured with Keras 2.2.5, tf_keras 2.21 and Keras 3.15: up to
+Keras 2 predict() obeys the call; Keras 3's predict() overrides it, and only model(x) and export() obey. An argument that is left out or
+null is inherited from the call of the model or wrapper around the layer. One that is given wins over that up to Keras 2; in Keras 3 the
+outer one wins.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What the models and wrappers around a layer, and its own calls, do to it.
+
+    training:   True where one of the calls has training=True, False where all have training=False, None where none says anything.
+    is_keras_3: whether it is Keras 3 that says so.
+    added_axes: how many axes of the model's tensor the layer itself does not see, because wrappers go over them.
+    """
+
+    training: bool | None = None
+    is_keras_3: bool = False
+    added_axes: int = 0
+
+    def called(self, entry: dict[str, Any]) -> Surroundings:
+        """The surroundings with what the calls of a layer's entry add, which count for the layer and all that lies in it."""
+        calls = _calls(entry)
+        said = [_training(call) for call in calls]
+        if not said or set(said) == {None}:
+            return self
+        is_keras_3 = any(map(_is_keras_3, calls))
+        if is_keras_3 and self.training is not None:
+            return self
+        each = [self.training if value is None else value for value in said]
+        return dataclasses.replace(self, training=True if True in each else None if None in each else False, is_keras_3=is_keras_3)
+
+    def inside(self, class_name: str, role: str) -> Surroundings:
+        """The surroundings of what a wrapper of this class holds under this key of its config; "" for a model, which adds nothing."""
+        goes_over_time = class_name == "TimeDistributed" or (role in ("cell", "cells") and class_name != "StackedRNNCells")
+        return dataclasses.replace(self, added_axes=self.added_axes + 1) if goes_over_time else self
+
+
+NOTHING_AROUND = Surroundings()
+
+
+def input_tensors(entry: dict[str, Any]) -> list[dict[str, Any]]:
+    """The configs of the tensors that go into a layer's first call, of Keras 3."""
+    return list(_tensors(call)) if isinstance(call := _first(entry), (dict, list)) else []
+
+
+def input_names(entry: dict[str, Any], tensors: Sequence[dict[str, Any]]) -> tuple[str, ...]:
+    """The layers beside it that feed a layer's first call; tensors: see input_tensors."""
+    call = _first(entry)
+    if isinstance(call, dict):
+        histories = [tensor.get("keras_history") for tensor in tensors]
+    else:  # Keras 1 and 2: [[name, node, tensor], ...], or one such triple
+        histories = call if isinstance(call, list) and not (call and isinstance(call[0], str)) else [call]
+    return tuple(history[0] for history in histories if isinstance(history, list) and history and isinstance(history[0], str))
+
+
+def _calls(entry: dict[str, Any]) -> list[Any]:
+    calls = entry.get("inbound_nodes")
+    return calls if isinstance(calls, list) else []
+
+
+def _first(entry: dict[str, Any]) -> Any:
+    return next(iter(_calls(entry)), None)
+
+
+def _tensors(call: dict[str, Any] | list[Any]) -> Iterator[dict[str, Any]]:
+    if isinstance(call, dict) and call.get("class_name") == "__keras_tensor__" and isinstance(call.get("config"), dict):
+        yield call["config"]
+        return
+    for value in call.values() if isinstance(call, dict) else call:
+        if isinstance(value, (dict, list)):
+            yield from _tensors(value)
+
+
+def _is_keras_3(call: Any) -> bool:
+    return isinstance(call, dict) and "args" in call and isinstance(call.get("kwargs"), dict)  # a dict of tensors has other keys
+
+
+def _training(call: Any) -> bool | None:
+    """What a call says of training. All but false, 0 and null counts as true, a tensor that may be it at run time, too."""
+    said = [value for value in _arguments(call, "training") if value is not None]
+    return any(value is not False and value not in (0, "False") for value in said) if said else None
+
+
+def _arguments(call: Any, name: str) -> Iterator[Any]:
+    """The values of an argument of a call, which Keras 2 keeps beside each tensor that goes in."""
+    if _is_keras_3(call):
+        yield call["kwargs"].get(name)
+    elif isinstance(call, list) and len(call) > 3 and isinstance(call[0], str) and isinstance(call[3], dict):
+        yield call[3].get(name)
+    elif isinstance(call, (list, dict)):
+        for part in call.values() if isinstance(call, dict) else call:
+            yield from _arguments(part, name)
