@@ -253,6 +253,8 @@ def open_file(place: Place) -> bytes:
         raise FormatError(f"{size} bytes is over the limit of {LARGEST_GRAPH} for a graph", where=place.name)
     if size == 0:
         return b""
+    if not place.is_local:  # behind a URL, or in an archive
+        return place.read(LARGEST_GRAPH)
     with place.open() as file:
         return cast("bytes", memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
 

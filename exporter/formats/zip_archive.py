@@ -107,7 +107,18 @@ class Archive:
         if member.size <= self._largest_checked:
             self._file.seek(start)
             _check_crc(member, zlib.crc32(self._file.read(member.size)))
-        return cast(BinaryIO, _Window(self._file, start, member.size))
+        return cast(BinaryIO, Window(self._file, start, member.size))
+
+    def head(self, name: str, count: int) -> bytes:
+        """The first bytes of a member, of which no more is read or inflated: they are not checked against its CRC-32."""
+        member = self.member(name)
+        self._file.seek(self._data_of(member))
+        if member.method == STORED:
+            return self._file.read(min(count, member.size))
+        try:
+            return zlib.decompressobj(-zlib.MAX_WBITS).decompress(self._file.read(min(count + 4096, member.packed_size)), count)
+        except zlib.error as error:
+            raise FormatError(f"it cannot be inflated: {error}", where=member.name, hint=AGAIN) from None
 
     def member(self, name: str) -> Member:
         """The one member of this name, if it can be read: not encrypted, stored or deflated, a regular file."""
@@ -175,7 +186,7 @@ class Archive:
         return data
 
 
-class _Window(io.RawIOBase):
+class Window(io.RawIOBase):
     """A part of a file as a file of its own."""
 
     def __init__(self, file: BinaryIO, start: int, size: int) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 
 from exporter.batchnorm.bundle import Bundle
-from exporter.errors import FormatError, MissingFileError
+from exporter.errors import FormatError, MissingFileError, located
 from exporter.files.place import Place
-from exporter.sources import source_for
+from exporter.sources import Source, source_for
 from exporter.sources.shared.options import ReadOptions
 
 
@@ -17,9 +17,25 @@ def read_unresolved(place: Place, options: ReadOptions) -> Bundle:
     if source is None:
         if not place.exists():
             raise MissingFileError("no such file or folder")
-        from exporter.sources.shared.refusals import refuse
+        return _read_inside(place, options)
+    return _read_as(source, place, options)
 
-        raise refuse(place)
+
+def _read_inside(place: Place, options: ReadOptions) -> Bundle:
+    """What the only model in a folder or archive holds."""
+    from exporter.pipeline.inside import one_model
+    from exporter.sources.shared.refusals import refuse
+
+    with one_model(place) as found:
+        if found is None:
+            raise refuse(place)
+        path, inner, source = found
+        with located(path):
+            bundle = _read_as(source, inner, options)
+    return bundle.replace(warnings=(f"{path} is the model in {place.name} and is read", *bundle.warnings))
+
+
+def _read_as(source: Source, place: Place, options: ReadOptions) -> Bundle:
     inputs = options.inputs(place)
     try:
         with quiet():

@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 NAME = "keras-archive"
 
 def claims(place: Place) -> bool:
-    """A zip archive or folder with the parts of a model; in an archive they may lie deeper, which reading refuses with the reason."""
+    """A zip archive or folder with the parts of a model at its top."""
+    others = (METADATA, *WEIGHTS, SHARDED, *PICKLED)
     if place.is_folder():
-        others = (METADATA, *WEIGHTS, SHARDED, *PICKLED)
         return place.child(CONFIG).is_file() and any(place.child(name).is_file() for name in others)
     if place.head(4) not in MAGIC:
         return False
     with place.open() as file:
         try:
-            found = {member.name.rpartition("/")[2] for member in Archive(file).members}
+            found = {member.name for member in Archive(file).members}
         except FormatError:  # damaged: reading it says how
             return True
-    return not found.isdisjoint((CONFIG, *WEIGHTS, *PICKLED))
+    return len(found.intersection((CONFIG, *others))) > 1
 
 
 def read(place: Place, options: ReadOptions) -> Bundle:

@@ -119,7 +119,7 @@ def test_the_effective_epsilon_is_told_and_written_on_request(run, tmp_path):
 @pytest.mark.parametrize(("content", "words"), [
     (b"", "the file is empty (0 bytes)"), (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "Git LFS pointer"),
     (b"<!DOCTYPE html><html>", "HTML or XML page"), (b"\x80\x04\x95abc", "pickle, which is never loaded"), (b"\x1f\x8b\x08", "gzip file"),
-    (b"PK\x05\x06" + bytes(18), "no .keras model (no config.json at its top)"), (b"\x93NUMPY\x01\x00", ".npy file"),
+    (b"PK\x05\x06" + bytes(18), "no .keras model and holds none that is read; it holds no file"), (b"\x93NUMPY\x01\x00", ".npy file"),
     (b"backend: theano\n", "YAML"),
     (b"\x1c\x00\x00\x00TFL3" + bytes(50), "TFLite model"), (b"\x89HDF\r\n\x1a", "cut short"), (b"\x89HDF\n\x1a\n" + bytes(99), "text mode"),
     (b'{"a": 1}', "holds no weights"), (b"random words, no model", "no model file of Keras or TensorFlow")])

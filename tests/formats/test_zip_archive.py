@@ -58,7 +58,7 @@ def test_members_are_read(compression):
 
 def test_a_stored_member_is_a_window_and_not_a_copy():
     file = Archive(io.BytesIO(GOOD)).open("model.weights.h5")
-    assert isinstance(file, zip_archive._Window)
+    assert isinstance(file, zip_archive.Window)
 
 
 def test_written_as_keras_writes_weights(tmp_path):

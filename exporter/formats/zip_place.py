@@ -1,0 +1,108 @@
+"""Files and folders inside a zip archive, as places: a source reads them where they are, nothing is unpacked to disk."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+from typing import BinaryIO, cast
+
+from exporter.errors import FormatError
+from exporter.files.place import Place, check_parts
+from exporter.formats.zip_archive import LARGEST_INFLATED, STORED, Archive, Window
+
+DEEPEST = 16  # folders inside each other; what lies deeper is ignored
+
+
+class ZipPlace(Place):
+    """A member of an archive, or a folder of members: "" is the archive's own top."""
+
+    def __init__(self, content: Content, path: str = "") -> None:
+        self._content, self._path = content, path
+
+    def __repr__(self) -> str:
+        return f"ZipPlace({self.address!r})"
+
+    @property
+    def is_local(self) -> bool:
+        return False
+
+    @property
+    def address(self) -> str:
+        return f"{self._content.place.address}/{self._path}".rstrip("/")
+
+    @property
+    def name(self) -> str:
+        return os.fsencode(self._path.rpartition("/")[2]).decode("utf-8", "replace") or self._content.place.name
+
+    @property
+    def suffix(self) -> str:
+        return os.path.splitext(self.name)[1].lower()
+
+    def stat(self) -> os.stat_result | None:
+        if self._path in self._content.archive and self._path:
+            return os.stat_result((stat.S_IFREG | 0o444, 0, 0, 1, 0, 0, self._content.archive.member(self._path).size, 0, 0, 0))
+        return os.stat_result((stat.S_IFDIR | 0o555, 0, 0, 1, 0, 0, 0, 0, 0, 0)) if self._path in self._content.folders else None
+
+    def open(self) -> BinaryIO:
+        if not self.is_file():
+            raise FormatError("this is a folder, not a file" if self.exists() else "no such file", where=self.name)
+        return self._content.open(self._path)
+
+    def head(self, count: int = 512) -> bytes:
+        """The first bytes, without the rest: they are not checked against the member's CRC-32."""
+        return self._content.archive.head(self._path, count) if self.is_file() else b""
+
+    def child(self, *parts: str) -> Place:
+        check_parts(parts, self.name)
+        return ZipPlace(self._content, "/".join([self._path, *parts]).lstrip("/"))
+
+    def sibling(self, name: str) -> Place:
+        return self.parent().child(name)
+
+    def parent(self) -> Place:
+        return ZipPlace(self._content, self._path.rpartition("/")[0])
+
+    def children(self) -> list[Place]:
+        return [self.child(name) for name in sorted(self._content.folders.get(self._path, ()))]
+
+    def opened(self) -> list[Place]:
+        return [ZipPlace(self._content, name) for name in self._content.opened]
+
+    def check_unchanged(self) -> None:
+        self._content.place.check_unchanged()
+
+
+class Content:
+    """What an archive holds. The file stays the caller's to close, after the last of the places."""
+
+    def __init__(self, place: Place, file: BinaryIO) -> None:
+        self.place, self.archive = place, Archive(file)
+        self.opened: dict[str, bytes | BinaryIO] = {}
+        self.folders: dict[str, set[str]] = {"": set()}
+        self._inflated = 0
+        for member in self.archive.members:
+            if not member.is_unsafe and member.name.count("/") <= DEEPEST:
+                self._add(member.name)
+
+    def _add(self, name: str) -> None:
+        if name.endswith("/"):
+            name = name.rstrip("/")
+            self.folders.setdefault(name, set())
+        while name:
+            above, _, own = name.rpartition("/")
+            self.folders.setdefault(above, set()).add(own)
+            name = above
+
+    def open(self, name: str) -> BinaryIO:
+        """A member as a file of its own; what was inflated is kept, and limited in all."""
+        member = self.archive.member(name)
+        if name not in self.opened:
+            if member.method != STORED and self._inflated + member.size > LARGEST_INFLATED:
+                raise FormatError(f"the archive's members inflate to more than {LARGEST_INFLATED} bytes", where=name,
+                                  hint="unpack the archive and give the model in it")
+            file = self.archive.open(name)
+            self.opened[name] = file.getvalue() if isinstance(file, io.BytesIO) else file
+            self._inflated += member.size if member.method != STORED else 0
+        kept = self.opened[name]
+        return io.BytesIO(kept) if isinstance(kept, bytes) else cast(BinaryIO, Window(kept, 0, member.size))
