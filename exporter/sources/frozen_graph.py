@@ -16,7 +16,8 @@ from exporter.formats.protobuf import fields, varint
 from exporter.sources.shared.found import Found
 from exporter.sources.shared.refusals import FOLDED, ORIGINAL
 from exporter.sources.tf_graph.layers import layers
-from exporter.sources.tf_graph.norms import GraphNorm, find_norms, op_scope
+from exporter.sources.tf_graph.norms import GraphNorm, find_norms
+from exporter.sources.tf_graph.paths import op_scope
 from exporter.sources.tf_graph.trace import FUSED, VARIABLES
 
 if TYPE_CHECKING:

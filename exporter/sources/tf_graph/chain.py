@@ -168,7 +168,8 @@ class _Cone:
             return self._sum(node, depth + 1)
         sign, value = self._signed(value)
         source = self.tracer.trace(value)
-        if isinstance(source, (Opaque, Moment)):  # a Moment may be the mean, or what a pooling layer gives
+        made = isinstance(source, Opaque) and self.tracer.is_statistic(source)  # gamma and beta as batch renormalization corrects them
+        if isinstance(source, (Opaque, Moment)) and not made:  # a Moment may be the mean, or what a pooling layer gives
             return (Term(sign, False, value, ()),)
         return (Term(sign, False, None, (source,)),)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from exporter.errors import FormatError, printable
-from exporter.formats.graph_def import Body, MetaGraph
+from exporter.formats.graph_def import MetaGraph
 from exporter.formats.object_graph import CheckpointGraph, SavedGraph
 from exporter.sources.tf_graph.norms import GraphNorm, find_norms
 from exporter.sources.tf_graph.trace import CALLS, Source, Variable
@@ -16,7 +16,6 @@ class SavedFunctions:
 
     def __init__(self, data: bytes, saved: SavedGraph, stored: CheckpointGraph) -> None:
         self._graph = MetaGraph(data, saved.where).graph
-        self._graph.main = Body("", {})  # it calls the same functions again, with variables that no object is known by
 
         def variable(node: int) -> Variable | None:
             if node < len(stored) and stored.is_variable(node):
@@ -30,7 +29,7 @@ class SavedFunctions:
         """Every batch norm of every function, once. Raises FormatError where a function is bound otherwise than the one that calls it."""
         for name in self._nodes:
             self._check_calls(name)
-        return find_norms(self._graph, self._bound)
+        return find_norms(self._graph, self._bound, main=False)  # the main graph calls the same functions, with variables of no object
 
     def _check_calls(self, caller: str) -> None:
         """What a function is bound to, each that calls it has as well and hands on: the file says it several times, without a checksum."""
@@ -52,7 +51,7 @@ class SavedFunctions:
         for name, variables in sorted(self._bound.items(), key=lambda item: -len(item[1])):
             keys = {variable.key for variable in variables if variable is not None}
             if any(node in keys and not norms for node, norms in found.items()):
-                for norm in find_norms(self._graph, {name: variables}):
+                for norm in find_norms(self._graph, {name: variables}, main=False):
                     node = key_of(norm.moving[1] if norm.moving else norm.variance)
                     if node in found:
                         found[node].append(norm)

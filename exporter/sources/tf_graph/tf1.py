@@ -8,9 +8,9 @@ the moving averages that its update ops keep, and a warning says so; not where t
 the update ops, and the batch's statistics are what the model works with.
 
 ReadOptions.ema, averages of variables (their name and "/ExponentialMovingAverage"):
-    None    as the graph reads them;
+    None    as the graph reads them; a warning says where the checkpoint has averages that are not taken;
     "yes"   the average in place of the variable, wherever the checkpoint has one; moving averages also where they have their first values;
-    "no"    the variable in place of its average, and no moving averages that the graph does not compute with.
+    "no"    the variable in place of its average.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def read_tf1(checkpoint: Checkpoint, meta: Place | None, found: Found, options: 
 def read_graph(checkpoint: Checkpoint, graph: MetaGraph, found: Found, options: ReadOptions) -> None:
     """Reads the batch norms of a graph whose saver wrote this checkpoint into `found`."""
     norms = find_norms(graph.graph)
-    averaged = {norm.path for norm in norms if norm.in_training and norm.moving} if options.ema != "no" else set()
+    averaged = {norm.path for norm in norms if norm.in_training and norm.moving}
     names = _Names(checkpoint, saved_names(graph), options.ema)
     in_use = [_of_inference(norm) if norm.path in averaged else norm for norm in norms]
     for outcome in layers(in_use, names.read, graph.tensorflow_version):
@@ -77,6 +77,7 @@ def read_graph(checkpoint: Checkpoint, graph: MetaGraph, found: Found, options: 
     shown = [layer.path for layer in found.layers if layer.path in averaged]
     if shown:
         found.warn(f"{listed(shown)}: run in training by the graph; exported with the moving averages that it keeps for inference")
+    names.warn_of_averages(found)
 
 
 def saved_names(meta: MetaGraph) -> dict[str, str]:
@@ -126,6 +127,7 @@ class _Names:
     def __init__(self, checkpoint: Checkpoint, stored_as: Mapping[str, str], ema: str | None) -> None:
         self._checkpoint, self._stored_as, self._ema = checkpoint, stored_as, ema
         self.used: set[str] = set()
+        self._left: list[str] = []
 
     def read(self, variable: Variable) -> Stored | None:
         """The stored values, None where the checkpoint has none."""
@@ -138,7 +140,15 @@ class _Names:
         if name not in self._checkpoint:
             return None
         self.used.update((name, variable.name))
+        if self._ema is None and name + AVERAGE in self._checkpoint:
+            self._left.append(name)
         return Stored(self._checkpoint.read(name), self._checkpoint.info(name).dtype)
+
+    def warn_of_averages(self, found: Found) -> None:
+        """Says that the checkpoint has averages of what was read, where they are not taken."""
+        if self._left:
+            found.warn(f"the checkpoint also holds exponential moving averages of {listed(dict.fromkeys(self._left))}, "
+                       "which are not taken; --ema yes takes them, --ema no silences this")
 
 
 def _unused(checkpoint: Checkpoint, names: _Names, norms: list[GraphNorm]) -> list[str]:
@@ -196,6 +206,7 @@ def _by_name(checkpoint: Checkpoint, found: Found, options: ReadOptions) -> None
         found.add(BatchNorm(path=norm.path, name=norm.path, class_name="BatchNormalization", axis=axis, shape=shape, ndim=None,
                             dtype=dtypes.pop(), epsilon=None, momentum=None, gamma=arrays.get("gamma"), beta=arrays.get("beta"),
                             moving_mean=arrays["moving_mean"], moving_variance=arrays["moving_variance"]))
+    names.warn_of_averages(found)
 
 
 def _hand_made(scopes: Mapping[str, set[str]]) -> Iterator[_Named | Skipped]:

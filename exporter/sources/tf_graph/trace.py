@@ -19,6 +19,7 @@ DEEPEST_TRACE = 40
 MOST_FRAMES = 20_000
 LONGEST_TRACE = 10_000
 WIDEST_SEARCH = 2_000
+WIDEST_STATISTIC = 200
 TOO_LONG = "a chain of ops too long to follow"
 
 PASSES = frozenset({"Identity", "RefIdentity", "ReadVariableOp", "Switch", "RefSwitch", "Enter", "RefEnter", "Exit", "Snapshot",
@@ -29,7 +30,16 @@ CHOICES = {"If": ("then_branch", "else_branch"), "StatelessIf": ("then_branch", 
            "StatelessCase": ("branches",)}
 LOOPS = {"While": ("body", "cond"), "StatelessWhile": ("body", "cond")}
 REDUCTIONS = frozenset({"Mean", "Sum"})
+# What makes a statistic of other statistics: arithmetic on each element, and sums over replicas. Sizes of tensors are numbers among these.
+ELEMENTWISE = frozenset({"Add", "AddV2", "AddN", "Sub", "Mul", "Neg", "RealDiv", "Div", "Reciprocal", "Inv", "Square", "SquaredDifference",
+                         "Sqrt", "Rsqrt", "Pow", "Maximum", "Minimum", "Relu", "Select", "SelectV2", "Merge", "RefMerge",
+                         "CollectiveReduce", "CollectiveReduceV2", "NcclAllReduce"})
+SIZES = frozenset({"Shape", "Size", "Rank"})
+WRITES = frozenset({"Assign", "AssignAdd", "AssignSub"})  # of reference variables: what they give is the variable
 FUSED = re.compile(r"_?FusedBatchNorm(V2|V3|Ex)?")
+# Names that tf.constant, tf.ones and tf.zeros give by themselves: nobody's parameter when every value is neutral.
+UNNAMED = re.compile(r"(Const|ones|zeros|ones_like|zeros_like|Fill)(_\d+)?")
+REPLICA = re.compile(r"(.+)/replica_\d+")  # MirroredStrategy: copies of a variable, which no checkpoint holds
 
 Shaping = tuple[tuple[str, tuple[int, ...]], ...]
 
@@ -98,12 +108,13 @@ class Filled:
 class Moment:
     """A statistic of activations. of_batch: over the batch axis, as batch norm in training has it (else: layer norm and the like).
 
-    identity: of the op that computes it.
+    identity: of the op that computes it. axes: over which it is, where the graph says it.
     """
 
     identity: Hashable
     of_batch: bool
     shaping: Shaping = ()
+    axes: tuple[int, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -173,12 +184,13 @@ def operand(frame: Frame, node: Node, number: int) -> Value:
 class Tracer:
     """Follows values of one graph.
 
-    bound: for functions to start from besides the main graph, the variables that their last arguments stand for (None: no variable).
+    bound: for functions to start from, the variables that their last arguments stand for (None: no variable). main: whether to start from
+    the main graph, too.
     """
 
-    def __init__(self, graph: Graph, bound: Mapping[str, Sequence[Variable | None]] | None = None) -> None:
+    def __init__(self, graph: Graph, bound: Mapping[str, Sequence[Variable | None]] | None = None, *, main: bool = True) -> None:
         self.graph = graph
-        self.roots = [Frame(graph.main)]
+        self.roots = [Frame(graph.main)] if main else []
         for name, variables in (bound or {}).items():
             body = graph.function(name)
             last = body.arguments[len(body.arguments) - len(variables) :] if variables else ()
@@ -276,7 +288,7 @@ class Tracer:
     def _source(self, value: Value, node: Node) -> Source:
         frame, op = value.frame, node.op
         if op in VARIABLES:
-            return Variable(node.name, node.name)
+            return self._variable(frame, node)
         if op == "Const":
             return Constant(node, frame.body.name)
         if op in ("OnesLike", "ZerosLike", "Fill"):
@@ -295,23 +307,34 @@ class Tracer:
         if FUSED.fullmatch(op):
             return self._fused_output(value, node)
         if op == "Mean":
-            return Moment((frame, node.name), self._over_batch(value))
+            return self._reduction(value)
         called = self.called(frame, node)
         if called:
             return self._result(value, node, called)
         return Opaque(f"what the op {printable(op)} computes", value)
 
+    def _variable(self, frame: Frame, node: Node) -> Variable:
+        """The variable of an op; of a copy that a strategy keeps for another device, the one that is stored."""
+        copy = REPLICA.fullmatch(node.name)
+        original = frame.body.nodes.get(copy[1]) if copy else None
+        name = original.name if original is not None and original.op in VARIABLES else node.name
+        return Variable(name, name)
+
     def _choose(self, value: Value, values: list[Value]) -> Source:
-        """One of several values, chosen at run time: the one of inference where the others come from the batch."""
+        """One of several values, chosen at run time: the one of inference where the others are statistics of the batch.
+
+        Not where they are activations themselves: where(x > 0, x, 0.5) is one, too. Zeros in place of the statistics of an empty batch
+        (Keras under a distribution strategy) are no parameter.
+        """
         sources = [self.trace(one) for one in values]
         by_identity = {source.identity: source for source in sources if not isinstance(source, (Moment, Opaque))}
         others = [source for source in sources if isinstance(source, (Moment, Opaque))]
-        if len(by_identity) == 1 and all(self.of_activations(source) for source in others):
-            return next(iter(by_identity.values()))
-        if by_identity or not others:
-            return Opaque("a choice that the graph makes only when it runs", value)
         moments = [source for source in others if isinstance(source, Moment)]
-        return moments[0] if len(moments) == len(others) else others[0]
+        if moments and len(moments) == len(others) and all(is_made(source, 0.0) for source in by_identity.values()):
+            return moments[0]
+        if len(by_identity) == 1 and all(self.is_statistic(source) for source in others):
+            return next(iter(by_identity.values()))
+        return Opaque("a choice that the graph makes only when it runs", value) if by_identity or not others else others[0]
 
     def _joined(self, value: Value, node: Node) -> Source:
         last = len(node.inputs) - 1
@@ -365,6 +388,59 @@ class Tracer:
         return any(node is None or node.op in REDUCTIONS or node.op.startswith("Placeholder") or FUSED.fullmatch(node.op)
                    for node in self._ancestors(source.value))
 
+    def is_statistic(self, source: Source) -> bool:
+        """Whether a value is a statistic of the batch, or computed from such, parameters and numbers alone."""
+        return isinstance(source, Moment) and source.of_batch if not isinstance(source, Opaque) else bool(self.statistics(source))
+
+    def statistics(self, source: Opaque) -> list[Moment | Variable | Constant | Parts]:
+        """The statistics of the batch and the parameters that a value is computed from; none where it is anything else."""
+        if source.value is None:
+            return []
+        queue, seen, found = [source.value], {source.value}, []
+        for value in queue:
+            node = value.node
+            outside = value.frame.outside(value.output.node) if node is None else None
+            if outside is not None:
+                inputs = [outside]
+            elif node is not None and (node.op in ELEMENTWISE or node.op in PASSES or node.op in ("Reshape", "Squeeze", "ExpandDims")):
+                inputs = [Value(value.frame, output) for output in _data(node)]
+                inputs = inputs if node.op in ELEMENTWISE else inputs[:1]
+            elif node is not None and self._is_size(value):
+                continue
+            else:
+                leaf = self._reduction(value) if node is not None and node.op in REDUCTIONS else self.trace(value)
+                if isinstance(leaf, Opaque) or (isinstance(leaf, Moment) and not leaf.of_batch):
+                    return []
+                found += [leaf] if not isinstance(leaf, Filled) else []
+                continue
+            for one in inputs:
+                if one not in seen:
+                    seen.add(one)
+                    queue.append(one)
+            if len(queue) > WIDEST_STATISTIC:
+                return []
+        return found if any(isinstance(leaf, Moment) for leaf in found) else []
+
+    def _is_size(self, value: Value) -> bool:
+        """Whether a value says how large a tensor is: what a sum is divided by."""
+        return any(node is not None and node.op in SIZES for node in self._near(value))
+
+    def _near(self, value: Value) -> Iterator[Node | None]:
+        """A node and what it is computed from, through the ops that sizes go through."""
+        for _ in range(DEEPEST_CALL):
+            node = value.node
+            yield node
+            if node is None or node.op not in ("Prod", "StridedSlice", "Gather", "GatherV2", "Cast", "Identity", "Pack"):
+                return
+            value = operand(value.frame, node, 0)
+
+    def _reduction(self, value: Value) -> Moment:
+        """The statistic that a Mean or Sum is."""
+        node = value.node
+        axes = self.integers(operand(value.frame, node, 1)) if node is not None and len(node.inputs) > 1 else None
+        over_batch = axes is not None and 0 in axes and not any(axis < 0 for axis in axes)
+        return Moment((value.frame, value.output.node), over_batch, axes=tuple(axes) if axes is not None else None)
+
     def moment(self, source: Source) -> Moment | None:
         """A statistic of activations, also where it is put together from sums (tf.nn.moments before TF 1.0)."""
         if isinstance(source, Moment):
@@ -372,7 +448,7 @@ class Tracer:
         if isinstance(source, Opaque) and source.value is not None:
             for value in self._search(source.value):
                 if value.node is not None and value.node.op in REDUCTIONS:
-                    return Moment((value.frame, value.node.name), self._over_batch(value))
+                    return self._reduction(value)
         return None
 
     def _ancestors(self, value: Value) -> Iterator[Node | None]:
@@ -391,12 +467,6 @@ class Tracer:
                 if next_one not in seen and len(seen) < WIDEST_SEARCH:
                     seen.add(next_one)
                     queue.append(next_one)
-
-    def _over_batch(self, value: Value) -> bool:
-        """Whether a reduction is over the batch axis but not over every axis there is."""
-        node = value.node
-        axes = self.integers(operand(value.frame, node, 1)) if node is not None and len(node.inputs) > 1 else None
-        return axes is not None and 0 in axes and not any(axis < 0 for axis in axes)
 
     def scalar(self, value: Value) -> float | None:
         """The number of a constant with one element."""
@@ -426,6 +496,16 @@ class Tracer:
         if tensor.size > 64 or tensor.dtype.kind != "integer":
             return None
         return [int(number) for number in tensor.array().reshape(-1)]
+
+
+def is_made(source: Source, neutral: float) -> bool:
+    """Whether a tensor holds the neutral value alone, and the graph itself makes it: it is nobody's parameter."""
+    if isinstance(source, Filled):
+        return source.value == neutral
+    if not isinstance(source, Constant) or not UNNAMED.fullmatch(source.name.rpartition("/")[2]):
+        return False
+    tensor = source.node.tensor()
+    return tensor.dtype.kind != "other" and bool((tensor.array() == neutral).all())
 
 
 def _data(node: Node) -> list[Output]:

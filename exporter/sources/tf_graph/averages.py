@@ -1,0 +1,167 @@
+"""The moving averages that a training graph keeps of its statistics: which variable inference will read.
+
+    average -= (average - statistic) * k                                  training/moving_averages.py
+    average = average * k + statistic * (1 - k)                           as people write it by hand
+    biased -= (biased - statistic) * k;  average = biased / (1 - ...)     with zero_debias: inference reads `average`
+
+Batch renormalization (tf.layers, contrib) corrects gamma and beta by the batch, gamma * r and gamma * d + beta, and averages its statistics
+in several ways; inference reads the variables moving_mean and moving_variance beside the renorm_mean that the corrections are made from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from exporter.formats.graph_def import Node
+from exporter.sources.tf_graph.chain import ADDITIONS, DIVISIONS, inner
+from exporter.sources.tf_graph.trace import (
+    VARIABLES,
+    WRITES,
+    Constant,
+    Frame,
+    Moment,
+    Opaque,
+    Parameter,
+    Parts,
+    Source,
+    Tracer,
+    Value,
+    Variable,
+    operand,
+)
+
+if TYPE_CHECKING:
+    from exporter.sources.tf_graph.norms import Roles
+
+SUBTRACTIONS = frozenset({"AssignSub", "AssignSubVariableOp"})
+ASSIGNMENTS = frozenset({"Assign", "AssignVariableOp"})
+STATISTICS = ("moving_mean", "moving_variance")
+RENORM = "renorm_"  # how the names of renormalization's own averages begin
+
+
+def without_correction(tracer: Tracer, source: Source | None, ops: frozenset[str]) -> Source | None:
+    """gamma or beta without the correction of batch renormalization; None where there is only the correction.
+
+    ops: that put the two together: gamma is multiplied with its correction, beta is added to one.
+    """
+    if not isinstance(source, Opaque) or not _is_correction(tracer, source) or source.value is None:
+        return source
+    value = inner(source.value)
+    node = value.node
+    if node is None or node.op not in ops:
+        return None
+    sides = [tracer.trace(operand(value.frame, node, number)) for number in (0, 1)]
+    own = [side for side in sides if isinstance(side, (Variable, Constant, Parts)) and not _is_renorm(side)]
+    return own[0] if len(own) == 1 else None
+
+
+def _is_correction(tracer: Tracer, source: Source) -> bool:
+    return isinstance(source, Opaque) and any(map(_is_renorm, tracer.statistics(source)))
+
+
+def _is_renorm(source: Source) -> bool:
+    return isinstance(source, Variable) and source.name.rpartition("/")[2].startswith(RENORM)
+
+
+class Averages:
+    """The moving averages by the statistic that they are of. frames: where to look for the updates."""
+
+    def __init__(self, tracer: Tracer, frames: Sequence[Frame]) -> None:
+        self._tracer = tracer
+        self._frames = frames
+        self._found: dict[Hashable, list[Variable]] = {}
+        debiased = dict(self._debiased())
+        for statistic, average in self._updates():
+            self._found.setdefault(statistic, []).append(debiased.get(average.identity, average))
+
+    def of(self, roles: Roles, moment: Moment) -> tuple[Parameter, Parameter] | None:
+        """Those of the mean and the variance of a layer in training, None where they are not known. moment: one of its statistics."""
+        corrections = [source for source in (roles.gamma, roles.beta) if isinstance(source, Opaque)]
+        if any(_is_correction(self._tracer, source) for source in corrections):
+            found = self._beside_renorm(corrections)
+            return (_along(found[0], moment), _along(found[1], moment)) if found is not None else None
+        mean, variance = (self._one(self._found.get(one.identity, ()), roles) for one in (roles.mean, roles.variance))
+        return (_along(mean, moment), _along(variance, moment)) if mean is not None and variance is not None else None
+
+    def _one(self, averages: Sequence[Variable], roles: Roles) -> Variable | None:
+        """The average of a layer; of several of one statistic, as several towers or a summary keep them, the one beside gamma and beta."""
+        different = {average.identity: average for average in averages}
+        if len(different) > 1:
+            scopes = {role.name.rpartition("/")[0] for role in (roles.gamma, roles.beta) if isinstance(role, (Variable, Parts))}
+            different = {key: average for key, average in different.items() if average.name.rpartition("/")[0] in scopes}
+        return next(iter(different.values())) if len(different) == 1 else None
+
+    def _beside_renorm(self, corrections: Sequence[Opaque]) -> tuple[Variable, Variable] | None:
+        """The variables moving_mean and moving_variance in the scope of renormalization's own averages."""
+        leaves = [leaf for source in corrections for leaf in self._tracer.statistics(source)]
+        scopes = {leaf.name.rpartition("/")[0] for leaf in leaves if isinstance(leaf, Variable) and _is_renorm(leaf)}
+        if len(scopes) != 1:
+            return None
+        scope = scopes.pop()
+        nodes = self._frames[0].body.nodes
+        names = [f"{scope}/{name}" if scope else name for name in STATISTICS]
+        if not all(name in nodes and nodes[name].op in VARIABLES for name in names):
+            return None
+        return Variable(names[0], names[0]), Variable(names[1], names[1])
+
+    def _updates(self) -> Iterator[tuple[Hashable, Variable]]:
+        """(statistic, average) of each update."""
+        for frame, node, target in self._assignments(SUBTRACTIONS):
+            product = inner(operand(frame, node, 1)).node
+            for difference in self._inputs(frame, product, "Mul"):
+                sides = [self._tracer.trace(side) for side in self._sides(difference, "Sub")]
+                if sides and sides[0].identity == target.identity:
+                    yield sides[1].identity, target
+        for frame, node, target in self._assignments(ASSIGNMENTS):
+            products = [self._inputs(frame, one.node, "Mul") for one in self._sides(operand(frame, node, 1), *ADDITIONS)]
+            sources = [[source for side in product if not isinstance(source := self._tracer.trace(side), Constant)] for product in products]
+            if len(sources) == 2 and all(len(one) == 1 for one in sources):
+                one, other = sources[0][0], sources[1][0]
+                one, other = (one, other) if one.identity == target.identity else (other, one)
+                if one.identity == target.identity and self._tracer.is_statistic(other):
+                    yield other.identity, target
+
+    def _debiased(self) -> Iterator[tuple[Hashable, Variable]]:
+        """(biased average, the variable that it is divided into) of each zero-debiased update."""
+        for frame, node, target in self._assignments(SUBTRACTIONS | ASSIGNMENTS):
+            value = inner(operand(frame, node, 1))
+            if node.op in SUBTRACTIONS:  # average -= average - biased / (1 - ...)
+                sides = self._sides(value, "Sub")
+                if not sides or self._tracer.trace(sides[0]).identity != target.identity:
+                    continue
+                value = sides[1]
+            sides = self._sides(value, *DIVISIONS)
+            if sides and isinstance(biased := self._written(sides[0]), Variable):
+                yield biased.identity, target
+
+    def _written(self, value: Value) -> Source:
+        """What a value is, where it may be what an update of a reference variable gives: that variable."""
+        value = inner(value)
+        node = value.node
+        return self._tracer.trace(operand(value.frame, node, 0) if node is not None and node.op in WRITES else value)
+
+    def _assignments(self, ops: frozenset[str]) -> Iterator[tuple[Frame, Node, Variable]]:
+        for frame in self._frames:
+            for node in frame.body.nodes.values():
+                if node.op in ops and isinstance(target := self._tracer.trace(operand(frame, node, 0)), Variable):
+                    yield frame, node, target
+
+    def _inputs(self, frame: Frame, node: Node | None, op: str) -> list[Value]:
+        return [inner(operand(frame, node, number)) for number in (0, 1)] if node is not None and node.op == op else []
+
+    def _sides(self, value: Value, *ops: str) -> list[Value]:
+        """The two operands of a value that one of these ops computes; none where another does."""
+        value = inner(value)
+        node = value.node
+        return [operand(value.frame, node, number) for number in (0, 1)] if node is not None and node.op in ops else []
+
+
+def _along(average: Variable, moment: Moment) -> Parameter:
+    """A moving average in the shape in which the statistics of the batch stand in the graph: along the one axis that these keep."""
+    axes = moment.axes or ()
+    kept = [number for number in range(max(axes, default=0)) if number not in axes]
+    if len(kept) != 1 or average.shaping:
+        return average
+    sizes = tuple(-1 if number == kept[0] else 1 for number in range(max(axes) + 1))
+    return Variable(average.key, average.name, (("reshape", sizes),))

@@ -1,0 +1,37 @@
+"""Paths for the batch norms of a graph: the scopes of their variables, else of their ops."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from exporter.formats.graph_def import Node
+from exporter.sources.tf_graph.trace import FUSED, Constant, Parts, Source, Variable
+
+# What TensorFlow and Keras call the scopes and ops of one batch norm, below the layer's own scope.
+INNER_SCOPE = re.compile(r"(batchnorm|cond|batch_normalization_op|_?FusedBatchNorm(V2|V3|Ex)?)(_\d+)?")
+CALL_SCOPE = re.compile(r"(Stateful)?PartitionedCall(_\d+)?")
+
+
+def variable_scope(affine: Sequence[Source | None], statistics: Sequence[Source | None]) -> str:
+    """The scope that gamma and beta share, else the statistics; "" where they have none or the names are those of ops."""
+    for roles in (affine, statistics):
+        names = [re.sub(r"/part_\d+$", "", role.name) for role in roles if isinstance(role, (Variable, Constant, Parts))]
+        scopes = {name.rpartition("/")[0] for name in names}
+        if names:
+            by_op = any(name.endswith(("/ReadVariableOp/resource", "/resource")) for name in names)
+            return scopes.pop() if len(scopes) == 1 and not by_op else ""
+    return ""
+
+
+def op_scope(node: Node) -> str:
+    """The scope of an op of a batch norm without the parts that all batch norms have; the op's own name where nothing is left."""
+    parts = node.name.split("/")
+    if not FUSED.fullmatch(node.op) and len(parts) > 1:
+        parts.pop()
+    whole = list(parts)
+    while parts and INNER_SCOPE.fullmatch(parts[-1]):
+        parts.pop()
+    while parts and CALL_SCOPE.fullmatch(parts[0]):
+        parts.pop(0)
+    return "/".join(parts or whole)

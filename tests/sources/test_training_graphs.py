@@ -1,0 +1,226 @@
+"""Graphs of training: which variable inference reads, what is an activation and what a statistic, and how many layers there are."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import exporter
+from exporter.errors import UnresolvedError
+from tests.make.graph_files import chain, const, frozen_variables, graph, meta_graph, node, parameters, variables
+from tests.make.tensor_files import write_bundle
+
+ROLES = ("gamma", "beta", "moving_mean", "moving_variance")
+X = node("x", "Placeholder", shape=(-1, 3))
+
+
+def save(folder, stored, *nodes):
+    (folder / "model.ckpt.meta").write_bytes(meta_graph(graph(*nodes)))
+    return write_bundle(folder, "model.ckpt", stored)
+
+
+def tensors(scope, values, names=ROLES):
+    return {f"{scope}/{name}": value for name, value in zip(names, values, strict=True)}
+
+
+def freeze(folder, *nodes, **options):
+    (folder / "g.pb").write_bytes(graph(*nodes))
+    return exporter.read(folder / "g.pb", **options)
+
+
+def check(layer, values):
+    for role, expected in zip(ROLES, values, strict=True):
+        found = getattr(layer, role)
+        assert (found is None) == (expected is None), role
+        assert found is None or found.tobytes() == np.asarray(expected).tobytes(), role
+    assert layer.epsilon == float(np.float32(1e-3))
+
+
+def moments(scope, x="x", axes=(0,)):
+    """tf.nn.moments with keep_dims. Returns (nodes, mean, variance)."""
+    s = f"{scope}/moments"
+    nodes = [const(f"{s}/axes", np.int32(axes)), node(f"{s}/mean", "Mean", x, f"{s}/axes", keep_dims=True),
+             node(f"{s}/diff", "SquaredDifference", x, f"{s}/mean"),
+             node(f"{s}/variance", "Mean", f"{s}/diff", f"{s}/axes", keep_dims=True)]
+    return nodes, f"{s}/mean", f"{s}/variance"
+
+
+def average(name, variable, statistic, read=None):
+    """assign_moving_average without zero_debias."""
+    return [const(f"{name}/decay", np.float32(0.1)), node(f"{name}/sub", "Sub", read or f"{variable}/read", statistic),
+            node(f"{name}/mul", "Mul", f"{name}/sub", f"{name}/decay"), node(name, "AssignSub", variable, f"{name}/mul")]
+
+
+def debiased(name, variable, statistic, *, assigns):
+    """assign_moving_average with zero_debias: of TensorFlow 1 (takes the difference off) and of TensorFlow 2 (assigns)."""
+    biased = f"{variable}/biased"
+    nodes = [node(biased, "VariableV2"), node(f"{biased}/read", "Identity", biased), *average(name, biased, statistic),
+             const(f"{name}/factor", np.float32(0.4))]
+    divided = node(f"{name}/truediv", "RealDiv", name if assigns else f"{biased}/read", f"{name}/factor")
+    if assigns:
+        return [*nodes, divided, node(f"{name}/assign", "Assign", variable, f"{name}/truediv")]
+    return [*nodes, divided, node(f"{name}/rest", "Sub", f"{variable}/read", f"{name}/truediv"),
+            node(f"{name}/assign", "AssignSub", variable, f"{name}/rest")]
+
+
+@pytest.mark.parametrize("assigns", [True, False])
+def test_a_zero_debiased_average_is_the_variable_and_not_its_bookkeeping(tmp_path, assigns):
+    values, biased = parameters(), parameters(seed=1)
+    nodes, (gamma, beta, _, _) = variables("bn")
+    of_batch, mean, variance = moments("bn")
+    updates = [*debiased("m", "bn/moving_mean", mean, assigns=assigns), *average("v", "bn/moving_variance", variance)]
+    stored = {**tensors("bn", values), "bn/moving_mean/biased": biased[2]}
+    index = save(tmp_path, stored, X, *nodes, *of_batch, *updates, *chain("bn", "x", gamma, beta, mean, variance))
+    check(exporter.read(index)["bn"], values)
+
+
+def test_averages_that_somebody_wrote_by_hand(tmp_path):
+    """pop_mean = pop_mean * 0.9 + batch_mean * 0.1"""
+    values, names = parameters(), ("scale", "shift", "pop_mean", "pop_var")
+    nodes, (gamma, beta, _, _) = variables("bn", names=names)
+    of_batch, mean, variance = moments("bn")
+    updates = [const("k", np.float32(0.9)), const("j", np.float32(0.1))]
+    for name, variable, statistic in (("m", "bn/pop_mean", mean), ("v", "bn/pop_var", variance)):
+        updates += [node(f"{name}/old", "Mul", f"{variable}/read", "k"), node(f"{name}/new", "Mul", statistic, "j"),
+                    node(f"{name}/sum", "Add", f"{name}/old", f"{name}/new"), node(name, "Assign", variable, f"{name}/sum")]
+    check(exporter.read(save(tmp_path, tensors("bn", values, names), X, *nodes, *of_batch, *updates,
+                             *chain("bn", "x", gamma, beta, mean, variance)))["bn"], values)
+
+
+@pytest.mark.parametrize("kept", [ROLES[:2], ROLES[:1], ROLES[1:2], ()], ids=len)
+def test_batch_renormalization_is_read_as_inference_will(tmp_path, kept):
+    """gamma * r and gamma * d + beta, r and d from the batch and renorm_mean, renorm_stddev."""
+    values = parameters()
+    nodes, _ = variables("bn", 6, names=(*ROLES, "renorm_mean", "renorm_stddev")[:6])
+    of_batch, mean, variance = moments("bn")
+    nodes += [node("sd", "Sqrt", variance), node("r", "RealDiv", "sd", "bn/renorm_stddev/read"), node("rs", "StopGradient", "r"),
+              node("off", "Sub", mean, "bn/renorm_mean/read"), node("d", "RealDiv", "off", "bn/renorm_stddev/read"),
+              *average("rm", "bn/renorm_mean", mean), *average("m", "bn/moving_mean", mean)]
+    scale, offset = "rs", "d"
+    if "gamma" in kept:
+        nodes += [node("rg", "Mul", "rs", "bn/gamma/read"), node("dg", "Mul", "d", "bn/gamma/read")]
+        scale, offset = "rg", "dg"
+    if "beta" in kept:
+        nodes += [node("db", "AddV2", offset, "bn/beta/read")]
+        offset = "db"
+    stored = tensors("bn", [*values, values[0], values[3]], (*ROLES, "renorm_mean", "renorm_stddev"))
+    bundle = exporter.read(save(tmp_path, stored, X, *of_batch, *nodes, *chain("bn", "x", scale, offset, mean, variance)))
+    check(bundle["bn"], [values[0] if "gamma" in kept else None, values[1] if "beta" in kept else None, *values[2:]])
+    assert "run in training by the graph" in bundle.warnings[0]
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_channels_first_in_training_has_as_many_channels_as_its_averages(tmp_path, affine):
+    """Statistics of the batch in the shape [1, 3, 1], gamma and beta broadcast to it, moving averages in one dimension."""
+    values = parameters()
+    nodes, (gamma, beta, _, _) = variables("bn")
+    of_batch, mean, variance = moments("bn", axes=(0, 2))
+    shaped = [const("shape", np.int32([1, 3, 1])), node("g", "Reshape", gamma, "shape"), node("b", "Reshape", beta, "shape")]
+    updates = []
+    for name, role, statistic in (("m", "moving_mean", mean), ("v", "moving_variance", variance)):
+        updates += [node(f"{name}/squeezed", "Squeeze", statistic, squeeze_dims=[0, 2]), *average(name, f"bn/{role}", f"{name}/squeezed")]
+    roles = ("g", "b") if affine else (None, None)
+    x = node("x", "Placeholder", shape=(-1, 3, 3))
+    layer = exporter.read(save(tmp_path, tensors("bn", values), x, *nodes, *of_batch, *shaped, *updates,
+                               *chain("bn", "x", *roles, mean, variance)))["bn"]
+    check(layer, values if affine else [None, None, *values[2:]])
+    assert (layer.axis, layer.shape, layer.ndim) == ((1,), (3,), 3)
+
+
+def test_copies_for_other_devices_are_the_variable_that_is_stored(tmp_path):
+    """MirroredStrategy: bn/gamma/replica_1 is in the graph and in no checkpoint; zeros stand in for the statistics of an empty batch."""
+    values = parameters()
+    nodes, _ = variables("bn")
+    copies, _ = variables("bn", names=[f"{role}/replica_1" for role in ROLES])
+    towers = []
+    for tail in ("", "/replica_1"):
+        scope = f"bn{'_1' if tail else ''}"
+        of_batch, mean, variance = moments(scope)
+        towers += [*of_batch, node(f"{scope}/full", "Greater", "x", "x"), node(f"{scope}/zeros", "ZerosLike", mean),
+                   node(f"{scope}/m", "SelectV2", f"{scope}/full", mean, f"{scope}/zeros"),
+                   node(f"{scope}/v", "SelectV2", f"{scope}/full", variance, f"{scope}/zeros"),
+                   *average(f"{scope}/am", f"bn/moving_mean{tail}", f"{scope}/m"),
+                   *average(f"{scope}/av", f"bn/moving_variance{tail}", f"{scope}/v"),
+                   *chain(scope, "x", f"bn/gamma{tail}/read", f"bn/beta{tail}/read", f"{scope}/m", f"{scope}/v")]
+    bundle = exporter.read(save(tmp_path, tensors("bn", values), X, *nodes, *copies, *towers))
+    assert bundle.paths() == ["bn"]
+    check(bundle["bn"], values)
+
+
+@pytest.mark.parametrize("other", ["zeros", "half", "named"])
+def test_a_choice_between_an_activation_and_a_constant_is_an_activation(tmp_path, other):
+    """Masking, threshold, hard_shrink: where(x > t, x, constant) before a batch norm."""
+    values = parameters()
+    nodes, reads = frozen_variables("bn", values)
+    chosen = {"zeros": node("c", "ZerosLike", "x"), "half": const("c", np.float32(0.5)), "named": const("c", np.float32([1, 2, 3]))}[other]
+    bundle = freeze(tmp_path, X, const("t", np.float32(0)), node("over", "Greater", "x", "t"), chosen,
+                    node("masked", "SelectV2", "over", "x", "c"), *nodes, *chain("bn", "masked", *reads))
+    check(bundle["bn"], values)
+
+
+def test_a_choice_between_the_statistics_of_the_batch_and_stored_ones_is_the_stored_ones(tmp_path):
+    values = parameters()
+    nodes, (gamma, beta, *stored) = frozen_variables("bn", values)
+    of_batch, *batch = moments("bn")
+    chosen = [node(f"s{n}", "SelectV2", "train", one, other) for n, (one, other) in enumerate(zip(batch, stored, strict=True))]
+    bundle = freeze(tmp_path, X, node("train", "Placeholder"), *nodes, *of_batch, *chosen, *chain("bn", "x", gamma, beta, "s0", "s1"))
+    check(bundle["bn"], values)
+
+
+def test_two_batch_norms_over_one_tensor_are_two_layers(tmp_path):
+    values, others = parameters(), parameters(seed=1)
+    nodes, reads = frozen_variables("b", values)
+    more, (gamma, beta, _, _) = frozen_variables("a", others)
+    of_batch, mean, variance = moments("a")
+    both = [X, *nodes, *more[:4], *of_batch, *chain("a", "x", gamma, beta, mean, variance), *chain("b", "x", *reads)]
+    with pytest.raises(UnresolvedError, match="a: it computes with the statistics of the batch"):
+        freeze(tmp_path, *both)
+    bundle = freeze(tmp_path, *both, skip_unresolved=True)
+    assert bundle.paths() == ["b"]
+    check(bundle["b"], values)
+
+
+def test_gamma_and_beta_of_two_layers_with_statistics_of_their_own(tmp_path):
+    """A batch norm for each domain."""
+    values, others = parameters(), parameters(seed=1)
+    nodes, (gamma, beta, _, _) = variables("bn")
+    towers = []
+    for domain, x in (("one", "x"), ("two", "z")):
+        more, _ = variables(domain, names=ROLES[2:])
+        of_batch, mean, variance = moments(domain, x)
+        towers += [*more, *of_batch, *average(f"{domain}/m", f"{domain}/moving_mean", mean),
+                   *average(f"{domain}/v", f"{domain}/moving_variance", variance), *chain(domain, x, gamma, beta, mean, variance)]
+    stored = {**tensors("bn", values), **tensors("one", values[2:], ROLES[2:]), **tensors("two", others[2:], ROLES[2:])}
+    bundle = exporter.read(save(tmp_path, stored, X, node("z", "Placeholder", shape=(-1, 3)), *nodes, *towers), skip_unresolved=True)
+    check(bundle["one"], values)
+    check(bundle["two"], [*values[:2], *others[2:]])
+
+
+@pytest.mark.parametrize("conditional", [True, False])
+def test_a_shared_layer_without_parameters_is_told_by_its_conditional(tmp_path, conditional):
+    """Called a second time, its branch of training has no parameters: it belongs to the branch of inference beside it."""
+    values = parameters()
+    nodes, reads = frozen_variables("bn", values[2:], ROLES[2:])
+    calls = []
+    for scope, x in (("bn", "x"), ("bn_1", "y")):
+        of_batch, mean, variance = moments(scope, x)
+        given = f"{scope}/cond/x" if conditional else x
+        calls += [*of_batch, *chain(f"{scope}/t", x, None, None, mean, variance), node(f"{scope}/cond/x", "Switch", x, "train"),
+                  *chain(f"{scope}/cond", given, None, None, *reads)]
+    nodes = [X, node("y", "Relu", "x"), node("train", "Placeholder"), *nodes, *calls]
+    bundle = freeze(tmp_path, *nodes, skip_unresolved=True)
+    check(bundle["bn"], [None, None, *values[2:]])
+    assert [said for said, _ in bundle.skipped] == ([] if conditional else ["bn/t", "bn_1/t"])
+
+
+def test_a_matrix_that_the_fused_kernel_takes_as_an_image(tmp_path):
+    """contrib's batch_norm, in a conditional as well."""
+    values = parameters()
+    nodes, reads = frozen_variables("bn", values)
+    bundle = freeze(tmp_path, X, node("train", "Placeholder"), *nodes, const("shape", np.int32([-1, 1, 1, 3])),
+                    node("r", "Reshape", "x", "shape"),
+                    node("s", "Switch", "r", "train"),
+                    node("bn/FusedBatchNorm", "FusedBatchNorm", "s", *reads, is_training=False, epsilon=0.001),
+                    node("m", "Merge", "bn/FusedBatchNorm"), const("back", np.int32([-1, 3])), node("o", "Reshape", "m", "back"))
+    check(bundle["bn"], values)
+    assert (bundle["bn"].axis, bundle["bn"].ndim) == ((-1,), 2)
