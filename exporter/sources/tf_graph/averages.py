@@ -11,7 +11,6 @@ in several ways; inference reads the variables moving_mean and moving_variance b
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from exporter.formats.graph_def import Node
 from exporter.sources.tf_graph.chain import ADDITIONS, DIVISIONS, inner
@@ -24,15 +23,13 @@ from exporter.sources.tf_graph.trace import (
     Opaque,
     Parameter,
     Parts,
+    Roles,
     Source,
     Tracer,
     Value,
     Variable,
     operand,
 )
-
-if TYPE_CHECKING:
-    from exporter.sources.tf_graph.norms import Roles
 
 SUBTRACTIONS = frozenset({"AssignSub", "AssignSubVariableOp"})
 ASSIGNMENTS = frozenset({"Assign", "AssignVariableOp"})

@@ -31,6 +31,7 @@ from exporter.sources.tf_graph.trace import (
     Opaque,
     Parameter,
     Parts,
+    Roles,
     Source,
     Tracer,
     Value,
@@ -62,15 +63,6 @@ class Inputs(NamedTuple):
 FUSED_INPUTS = Inputs(x=0, gamma=1, beta=2, mean=3, variance=4)
 OTHER_INPUTS = {GLOBAL: Inputs(x=0, mean=1, variance=2, beta=3, gamma=4),
                 **dict.fromkeys(FUSED_CONVOLUTIONS, Inputs(x=0, gamma=2, beta=3, mean=4, variance=5))}
-
-
-class Roles(NamedTuple):
-    """What plays each role."""
-
-    gamma: Source
-    beta: Source
-    mean: Source
-    variance: Source
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)

@@ -134,6 +134,15 @@ Parameter = Variable | Constant | Parts | Filled
 Source = Variable | Constant | Parts | Filled | Moment | Opaque
 
 
+class Roles(NamedTuple):
+    """What plays each role."""
+
+    gamma: Source
+    beta: Source
+    mean: Source
+    variance: Source
+
+
 class Frame:
     """A body in one call of it. caller, call, first: where it is called, by which node, and which input is the first argument."""
 
