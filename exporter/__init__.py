@@ -16,6 +16,8 @@ _HOME = {
     "batchnorm.bundle": ("Bundle", "Origin"),
     "batchnorm.fold": ("fold",),
     "batchnorm.layer": ("BatchNorm", "evaluate"),
+    "commands.compare": ("compare",),
+    "diagnosis.port_answer": ("Comparison",),
     "diagnosis.search": ("diagnose",),
     "errors": ("BundleError", "ExporterError", "FormatError", "LayerError", "MissingExtra", "OutputError", "UnresolvedError",
                "UnsupportedError", "UsageError"),

@@ -6,6 +6,8 @@ from exporter.batchnorm.bundle import Origin as Origin
 from exporter.batchnorm.fold import fold as fold
 from exporter.batchnorm.layer import BatchNorm as BatchNorm
 from exporter.batchnorm.layer import evaluate as evaluate
+from exporter.commands.compare import compare as compare
+from exporter.diagnosis.port_answer import Comparison as Comparison
 from exporter.diagnosis.search import diagnose as diagnose
 from exporter.errors import BundleError as BundleError
 from exporter.errors import ExporterError as ExporterError

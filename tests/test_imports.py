@@ -105,7 +105,10 @@ def test_no_files_import_each_other_in_a_circle():
     assert len(done) > 20
 
 
-@pytest.mark.parametrize("path", [p for p in PACKAGE if p.name != "live.py"], ids=lambda path: str(path.relative_to(ROOT)))
+RUN_APART = ("live.py", "torch_child.py")  # the one runs a model when asked to, the other is a process of its own
+
+
+@pytest.mark.parametrize("path", [p for p in PACKAGE if p.name not in RUN_APART], ids=lambda path: str(path.relative_to(ROOT)))
 def test_nothing_can_run_code_of_a_model(path):
     assert not OPTIONAL & {name.split(".")[0] for name in imports(path)}
     calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]

@@ -15,7 +15,8 @@ from exporter.commands.shared import add_reading_options, main, read_options, wa
 from exporter.errors import UsageError, printable
 
 if TYPE_CHECKING:
-    from exporter.diagnosis.comparison import Check, Difference
+    from exporter.batchnorm.bundle import Bundle
+    from exporter.diagnosis.comparison import Check
 
 
 def verify_command() -> NoReturn:
@@ -24,36 +25,79 @@ def verify_command() -> NoReturn:
 
 
 def verify(words: Sequence[str] | None = None) -> int:
-    """bn-verify BUNDLE [MODEL]"""
+    """bn-verify BUNDLE [OTHER]"""
     args = verify_parser().parse_args(words)
-    if args.live and args.model is None:
-        raise UsageError("--live needs the MODEL whose layers are to be run")
-    from exporter.diagnosis import comparison
-    from exporter.files.remote import place_for
-    from exporter.pipeline.read import load, read_in_child
-
-    bundle = load(args.bundle)
+    if args.other is None and (args.live or args.map):
+        raise UsageError("--live needs the MODEL whose layers are to be run" if args.live else "--map needs OTHER, whose layers it names")
+    bundle = _bundle(args)
     warn(bundle.warnings)
     report: dict[str, Any] = {"bundle": args.bundle, "layers": len(bundle)}
+    text, passed = _own_vectors(bundle, report, brief=args.other is not None)
+    for part in filter(None, (_live if args.live else _compared if args.other is not None else None,)):
+        said, fine = part(bundle, args, report)
+        text += said
+        passed = passed and fine
+    sys.stdout.write(json.dumps(report, indent=2) + "\n" if args.json else text)
+    return 0 if passed else 1
+
+
+def _bundle(args: argparse.Namespace) -> Bundle:
+    """The first operand: a bundle, or a model where there is another one to compare it with."""
+    from exporter.errors import FormatError, MissingFileError
+    from exporter.files.remote import place_for
+    from exporter.pipeline.read import load, read_in_child
+    from exporter.sources import bundle, bundle_arrays
+
+    place = place_for(args.bundle)
+    if not place.exists():
+        raise MissingFileError("no such file or folder", where=place.name)
+    if any(source.claims(place) for source in (bundle, bundle_arrays)):
+        return load(args.bundle)
+    if args.other is None or args.live:
+        raise FormatError("this is not a bundle", where=place.name, hint="write one of the model: bn-export MODEL out.json")
+    return read_in_child(place, read_options(args), fork=True)
+
+
+def _own_vectors(bundle: Bundle, report: dict[str, Any], *, brief: bool) -> tuple[str, bool]:
+    from exporter.diagnosis import comparison
+
     checks = comparison.check_vectors(bundle)
     report["vectors"] = _rows(checks)
-    text = [_table("the bundle's own vectors", checks, len(bundle) - len(checks), "without vectors")]
-    passed = all(check.passed for check in checks)
-    if args.model is not None and not args.live:
-        model = read_in_child(place_for(args.model), read_options(args), fork=True)
-        differences = comparison.compare(bundle, model)
-        report["differences"] = [dataclasses.asdict(difference) for difference in differences]
-        text.append(_differences(differences, len(bundle), args.model))
-        passed = passed and not differences
-    if args.live:
-        from exporter.diagnosis.live import check_live
+    shown = [check for check in checks if not check.passed] if brief else checks
+    good = sum(check.passed for check in checks)
+    if brief and not checks:
+        return "", True
+    return _table("the bundle's own vectors", shown, good, len(checks), len(bundle) - len(checks), "without vectors"), good == len(checks)
 
-        live, absent = check_live(bundle, place_for(args.model))
-        report["live"], report["not_found_live"] = _rows(live), absent
-        text.append(_table("the real layers", live, len(absent), f"not found in the model: {', '.join(map(printable, absent[:5]))}"))
-        passed = passed and not absent and all(check.passed for check in live)
-    sys.stdout.write(json.dumps(report, indent=2) + "\n" if args.json else "\n".join(text))
-    return 0 if passed else 1
+
+def _compared(bundle: Bundle, args: argparse.Namespace, report: dict[str, Any]) -> tuple[str, bool]:
+    from exporter.diagnosis import comparison, ports
+    from exporter.files.remote import place_for
+    from exporter.pipeline.read import read_in_child
+
+    place = place_for(args.other)
+    other = ports.read(place) or read_in_child(place, read_options(args), fork=True)
+    found = comparison.compare(bundle, other, tuple(map(_map, args.map)), place.name)
+    report |= found.to_dict()
+    return found.text(), found.same
+
+
+def _map(word: str) -> tuple[str, str]:
+    old, equals, new = word.partition("=")
+    if not (old and equals and new):
+        raise UsageError(f"--map {printable(word)}: expected OLD=NEW", hint="e.g. --map 'encoder/bn_1=enc.bn1' or --map 'encoder/*=enc.*'")
+    return old, new
+
+
+def _live(bundle: Bundle, args: argparse.Namespace, report: dict[str, Any]) -> tuple[str, bool]:
+    from exporter.diagnosis.live import check_live
+    from exporter.files.remote import place_for
+
+    live, absent = check_live(bundle, place_for(args.other))
+    report["live"], report["not_found_live"] = _rows(live), absent
+    good = sum(check.passed for check in live)
+    why = f"not found in the model: {', '.join(map(printable, absent[:5]))}"
+    return _table("the real layers", live, good, len(live), len(absent), why), not absent and good == len(live)
 
 
 def _rows(checks: list[Check]) -> list[dict[str, Any]]:
@@ -61,9 +105,8 @@ def _rows(checks: list[Check]) -> list[dict[str, Any]]:
     return [{key: str(value) if value in (math.inf, -math.inf) else value for key, value in row.items()} for row in rows]
 
 
-def _table(what: str, checks: list[Check], others: int, why: str) -> str:
-    good = sum(check.passed for check in checks)
-    lines = [f"{what}: {good} of {len(checks)} layers pass" + (f"; {others} {why}" if others else "")]
+def _table(what: str, checks: list[Check], good: int, of: int, others: int, why: str) -> str:
+    lines = [f"{what}: {good} of {of} layers pass" + (f"; {others} {why}" if others else "")]
     if checks:
         rows = [("layer", "numbers", "type", "max ULP", "max error", "of the bound")]
         rows += [(printable(check.path, 80), str(check.numbers), check.dtype, f"{check.ulp:.6g}", f"{check.error:.3g}",
@@ -73,27 +116,24 @@ def _table(what: str, checks: list[Check], others: int, why: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _differences(differences: list[Difference], layers: int, model: str) -> str:
-    if not differences:
-        return f"{printable(model)}: the {layers} layers are equal bit for bit\n"
-    paths = {difference.path for difference in differences}
-    lines = [f"{printable(model)}: {len(paths)} layers differ"]
-    lines += [f"  {printable(difference.path, 80)}: {difference}" for difference in differences]
-    return "\n".join(lines) + "\n"
-
-
 def verify_parser() -> argparse.ArgumentParser:
     """The arguments of bn-verify."""
     parser = argparse.ArgumentParser(
         prog="bn-verify", formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Check a bundle: against its own vectors; with MODEL, against another checkpoint or bundle, parameter by parameter;\n"
-                    "with --live, against the real layers of MODEL, run on the vectors by the Keras or tf_keras that is installed.\n"
-                    "A model with a Lambda or a custom object is not run.",
-        epilog="examples:\n  bn-verify out.json\n  bn-verify out.json newer.h5\n  bn-verify out.json model.keras --live\n\n"
+        description="Check a bundle against its own vectors; with OTHER, against another form of the model, parameter by parameter: a\n"
+                    "checkpoint, a bundle, a PyTorch or flax state (.pt, .safetensors, .npz, .msgpack), an .onnx, .csv or .h file.\n"
+                    "A difference that is a known mistake is named by its code (bn-diagnose --explain). With --live, against the\n"
+                    "real layers of a model, run on the vectors by the Keras or tf_keras that is installed; a model with a Lambda\n"
+                    "or a custom object is not run.",
+        epilog="examples:\n  bn-verify out.json\n  bn-verify out.json newer.h5\n"
+               "  bn-verify out.json state.safetensors --map 'encoder/*=enc.*'\n  bn-verify out.json model.keras --live\n\n"
+               "layers are paired as --map says, by path, by content, or by order and shape; which is said\n"
                "exit status: 0 nothing differs, 1 something does (or is refused), 2 usage")
-    parser.add_argument("bundle", metavar="BUNDLE", help="a bundle in any form that bn-export reads back")
-    parser.add_argument("model", metavar="MODEL", nargs="?", help="a model or a bundle to compare with")
-    parser.add_argument("--live", action="store_true", help="run MODEL's own layers with the installed Keras")
+    parser.add_argument("bundle", metavar="BUNDLE", help="a bundle in any form that bn-export reads back; with OTHER, also a model")
+    parser.add_argument("other", metavar="OTHER", nargs="?", help="what to compare with")
+    parser.add_argument("--map", action="append", default=[], metavar="OLD=NEW",
+                        help="the bundle's layer OLD is NEW in OTHER; globs, with as many stars on both sides; repeatable")
+    parser.add_argument("--live", action="store_true", help="OTHER is a model: run its own layers with the installed Keras")
     parser.add_argument("--json", action="store_true", help="the report as JSON")
     parser.add_argument("--version", action="version", version=f"bn-verify {__version__}")
     add_reading_options(parser)

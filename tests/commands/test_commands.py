@@ -15,6 +15,7 @@ from exporter.commands.evaluate import evaluate
 from exporter.commands.verify import verify
 from exporter.pipeline import streaming
 from tests.make.layers import ROOT, make_bundle, make_layer
+from tests.make.ports import torch_state
 from tests.make.questions import BATCH_QUESTION, EPSILON_QUESTION
 
 KERAS = ROOT / "sample_models" / "encoder_keras3" / "model.keras"
@@ -260,15 +261,40 @@ def test_what_differs_is_told_by_layer_parameter_and_channel(run, several, tmp_p
     exporter.write(other, tmp_path / "other.json")
     code, out, _ = run(verify, path, tmp_path / "other.json")
     assert code == 1
-    for line in ("4 layers differ", "a: epsilon: 0.001 in the bundle, 0.01 in the model",
-                 "a: gamma: 1 of 4 channels differ, by up to 1 ULP (channel 2", "b: beta: there in the bundle, none in the model",
-                 "c: not in the model", "d: not in the bundle"):
+    name = "other.json"
+    for line in (f"{name}: 4 layers differ\n", f"a: BN105 another epsilon: epsilon: 0.001 in the bundle, 0.01 in {name}",
+                 "gamma: 1 of 4 channels differ, by up to 1 ULP (channel 2",
+                 f"b: BN132 beta left out: beta: there in the bundle, none in {name}", f"c: not in {name}", "d: not in the bundle"):
         assert line in out
     code, out, _ = run(verify, path, tmp_path / "other.json", "--json")
     differences = json.loads(out)["differences"]
     found = [(one["path"], one["what"]) for one in differences]
     assert found == [("a", "epsilon"), ("a", "gamma"), ("b", "beta"), ("c", "missing"), ("d", "added")]
     assert differences[1]["ulp"] == 1
+
+
+def test_against_a_state_of_another_framework(run, several, tmp_path):
+    path, bundle = several
+    state = torch_state(bundle["a"], bundle["b"].replace(gamma=bundle["b"].beta, beta=bundle["b"].gamma), b="z")
+    state |= {name: values.reshape(-1) for name, values in torch_state(bundle["c"]).items()}
+    np.savez(tmp_path / "state.npz", **state)
+    code, out, err = run(verify, path, tmp_path / "state.npz", "--map", "b=z")
+    assert (code, err) == (1, "")
+    assert "3 of 3 layers paired: 1 as --map says, 2 by path\n  b = z (as --map says)\n" in out
+    assert "  b: BN133 gamma and beta swapped: gamma (z.weight) is the layer's beta" in out
+    assert "note: state.npz holds no epsilon, so it was not compared: set eps=0.001, momentum=0.01\n" in out
+    assert out.endswith("state.npz: 1 layer differs\n")
+    code, out, _ = run(verify, path, tmp_path / "state.npz", "--json")
+    report = json.loads(out)
+    assert [(pair["path"], pair["other"], pair["how"]) for pair in report["pairs"]][1] == ("b", "z", "by content")
+    assert {one["code"] for one in report["differences"]} == {"BN133"}
+    assert report["to_set"] == ["set eps=0.001, momentum=0.01"]
+
+
+def test_two_models(run):
+    code, out, _ = run(verify, KERAS, KERAS.with_name("model.h5"))
+    assert code == 0
+    assert "own vectors" not in out
 
 
 def test_the_sign_of_zero_differs():
@@ -294,6 +320,14 @@ def test_verify_refuses(run, tmp_path):
     code, _, err = run(verify, KERAS)
     assert code == 1
     assert "this is not a bundle" in err
+    assert "bn-export MODEL out.json" in err
+    code, _, err = run(verify, CONFORMANCE, "--map", "a=b")
+    assert (code, "--map needs OTHER" in err) == (2, True)
+    code, _, err = run(verify, CONFORMANCE, KERAS, "--map", "a")
+    assert (code, "expected OLD=NEW" in err) == (2, True)
+    for words in ((tmp_path / "none.json", KERAS), (CONFORMANCE, tmp_path / "none.h5")):
+        code, _, err = run(verify, *words)
+        assert (code, "no such file or folder" in err) == (1, True)
 
 
 # all of them

@@ -1,0 +1,180 @@
+"""The answer of `compare`: how the layers were paired, a line for each layer about which there is something to say, the verdict last."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from exporter.diagnosis.mistakes import BY_CODE
+from exporter.diagnosis.pairing import HOWS
+from exporter.errors import printable
+
+MOST_SHOWN = 20  # pairs of other names, and layers without one
+LARGEST_PART = 0.5  # of the layers that differ unexplained: then it is another checkpoint
+EQUAL, ROUNDED, DIFFERS = "equal", "equal after rounding", "differs"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Difference:
+    """One difference of a layer.
+
+    path:  the layer.   what: "epsilon", "gamma", ..., or "missing" (only in the first), "added" (only in the second).
+    code, says: the mistake that it is, and what the other's array is; "" where that is not known.
+    mine, theirs: the values, of a parameter those of the worst channel.
+    channels, of: how many channels of a parameter differ.   ulp: the largest distance in units of the last place, at `channel`.
+    """
+
+    path: str
+    what: str
+    code: str = ""
+    says: str = ""
+    mine: Any = None
+    theirs: Any = None
+    channels: int = 0
+    of: int = 0
+    ulp: float = 0.0
+    channel: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Compared:
+    """A pair of layers. other: the path in the other form. how: one of pairing.HOWS. rounding: the type in which they are equal."""
+
+    path: str
+    other: str
+    how: str
+    verdict: str
+    rounding: str = ""
+    differences: tuple[Difference, ...] = ()
+    called: tuple[tuple[str, str], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """All of it. missing: paths that only the bundle has. added: that only the other has. to_set: what the other form cannot hold."""
+
+    name: str
+    kind: str
+    pairs: tuple[Compared, ...]
+    missing: tuple[Difference, ...] = ()
+    added: tuple[Difference, ...] = ()
+    to_set: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def same(self) -> bool:
+        """Whether nothing differs beyond the rounding to the other's type, and no layer is without its like."""
+        return not self.differences
+
+    @property
+    def differences(self) -> tuple[Difference, ...]:
+        """In the order of the bundle, then what only the other has."""
+        return (*(one for pair in self.pairs for one in pair.differences), *self.missing, *self.added)
+
+    def text(self) -> str:
+        """The comparison for people: the verdict last."""
+        return render(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The comparison for machines: JSON types only."""
+        return as_dict(self)
+
+
+def render(found: Comparison) -> str:
+    """Some lines of text; --json has all of it."""
+    name = printable(found.name, 80)
+    layers = len(found.pairs) + len(found.missing)
+    hows = Counter(pair.how for pair in found.pairs)
+    lines = [f"{name}: {found.kind}", f"{len(found.pairs)} of {layers} layers paired"
+             + (": " + ", ".join(f"{hows[how]} {how}" for how in HOWS if hows[how]) if hows else "")]
+    others = [pair for pair in found.pairs if pair.path != pair.other]
+    lines += [f"  {printable(pair.path, 80)} = {printable(pair.other, 80) or name} ({pair.how})" for pair in others[:MOST_SHOWN]]
+    if len(others) > MOST_SHOWN:
+        lines.append(f"  and {len(others) - MOST_SHOWN} more pairs of other names (--json lists all)")
+    lines += [f"  {line}" for pair in found.pairs for line in _layer(pair, name)]
+    lines += [f"  {printable(one.path, 80)}: not in {name}" + (f"; {one.code} {printable(one.says, 300)}" if one.says else "")
+              for one in found.missing]
+    lines += [f"  {printable(one.path, 80)}: not in the bundle" for one in found.added]
+    lines += _instead(found)
+    lines += [f"note: {printable(note, 300)}" for note in found.notes]
+    lines += [f"note: {name} holds no epsilon, so it was not compared: {printable(words, 300)}" for words in found.to_set]
+    return "\n".join([*lines, *_verdict(found, name, layers)]) + "\n"
+
+
+def _layer(pair: Compared, name: str) -> list[str]:
+    if not pair.differences:
+        return []
+    called = dict(pair.called)
+    by_code: dict[str, list[Difference]] = {}
+    for one in pair.differences:
+        by_code.setdefault(one.code if one.says or one.what == "epsilon" else "", []).append(one)
+    parts = []
+    for code, several in by_code.items():
+        said = "; ".join(_differences(alike, called, name, bool(code)) for alike in _alike(several))
+        parts.append(f"{code} {BY_CODE[code].name}: {said}" if code else said)
+    return [f"{printable(pair.path, 80)}: {'; '.join(parts)}"]
+
+
+def _alike(differences: list[Difference]) -> list[list[Difference]]:
+    """Arrays of which the same is to be said, together."""
+    groups: dict[Any, list[Difference]] = {}
+    for number, one in enumerate(differences):
+        groups.setdefault((one.says, bool(one.of)) if one.says and one.of else number, []).append(one)
+    return list(groups.values())
+
+
+def _differences(several: list[Difference], called: dict[str, str], name: str, explained: bool) -> str:
+    one = several[0]
+    label = ", ".join(_label(each.what, called) for each in several)
+    if not one.of:
+        says = f" ({printable(one.says, 200)})" if one.says and one.says != "left out" else ""
+        return f"{label}: {_plain(one.mine)} in the bundle, {_plain(one.theirs)} in {name}{says}"
+    if explained or one.says:
+        return f"{label} {'is' if len(several) == 1 else 'are'} {printable(one.says, 300)}"
+    return (f"{label}: {one.channels} of {one.of} channels differ, by up to {one.ulp:.6g} ULP (channel {one.channel}: "
+            f"{one.mine:.9g} in the bundle, {one.theirs:.9g} in {name})")
+
+
+def _label(what: str, called: dict[str, str]) -> str:
+    shown = called.get(what, what)
+    return what if shown == what else f"{what} ({printable(shown, 80)})"
+
+
+def _plain(value: Any) -> str:
+    """A number as short as its float32 allows, where it is one."""
+    if isinstance(value, float) and float(np.float32(value)) == value:
+        return f"{float(str(np.float32(value))):g}" if abs(value) < 1 else f"{value:g}"
+    return printable(str(value), 80)
+
+
+def _instead(found: Comparison) -> list[str]:
+    codes = dict.fromkeys(one.code for one in found.differences if one.code)
+    return [f"{code}: {BY_CODE[code].instead}" for code in codes]
+
+
+def _verdict(found: Comparison, name: str, layers: int) -> list[str]:
+    if found.same:
+        rounded = [pair for pair in found.pairs if pair.rounding]
+        if not rounded:
+            return [f"{name}: the {layers} layers are equal bit for bit"]
+        types = sorted({pair.rounding for pair in rounded})
+        return [f"{name}: the {layers} layers are equal, {len(rounded)} of them after rounding to {', '.join(types)}"]
+    differing = len({one.path for one in found.differences if one.what != "added"}) + len(found.added)
+    unexplained = sum(bool(pair.differences) and not any(one.code for one in pair.differences) for pair in found.pairs)
+    hint = []
+    if unexplained > LARGEST_PART * len(found.pairs):
+        hint = ["no known mistake explains them: parameters of another checkpoint (BN146), or of another model?"]
+    return [*hint, f"{name}: {differing} layer{' differs' if differing == 1 else 's differ'}"]
+
+
+def as_dict(found: Comparison) -> dict[str, Any]:
+    """JSON types only."""
+    pairs = [{"path": pair.path, "other": pair.other, "how": pair.how, "verdict": pair.verdict, "rounding": pair.rounding or None}
+             for pair in found.pairs]
+    differences = [{key: value if not isinstance(value, float) or np.isfinite(value) else str(value)
+                    for key, value in dataclasses.asdict(one).items()} for one in found.differences]
+    return {"other": found.name, "kind": found.kind, "same": found.same, "pairs": pairs, "differences": differences,
+            "to_set": list(found.to_set), "notes": list(found.notes)}

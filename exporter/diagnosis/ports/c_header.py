@@ -1,0 +1,68 @@
+"""A header of ours (bn-export MODEL out.h), or one edited by hand: static const arrays STEM_gamma, ..., and STEM_epsilon."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from exporter.batchnorm.layer import PARAMETERS
+from exporter.diagnosis.ports.port import Port, Ported, coarsest
+from exporter.errors import FormatError, printable
+
+if TYPE_CHECKING:
+    from exporter.files.place import Place
+
+LARGEST = 256 << 20  # bytes
+_ARRAY = re.compile(r"\bconst\s+(float|double)\s+(\w+)_(" + "|".join(PARAMETERS) + r")\s*\[\s*\d*\s*\][^={;]*=\s*\{([^}]*)\}")
+_EPSILON = re.compile(r"\bconst\s+(?:float|double)\s+(\w+)_epsilon\s*=\s*([^;]+);")
+_COMMENT = re.compile(r"/\*(.*?): shape [^*]*?\*/\s*enum \{ (\w+)_channels", re.DOTALL)
+_COMMENTS = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
+
+
+def claims(place: Place) -> bool:
+    """Text with an array of statistics under a name of ours."""
+    head = place.head(1 << 16)
+    return b"_moving_variance[" in head and b"const" in head and b"\0" not in head
+
+
+def read(place: Place) -> Port:
+    """The layers of a header, in its order. Raises: FormatError."""
+    text = place.read(LARGEST).decode("utf-8", "replace")
+    paths = {stem: _unescaped(path.strip()) for path, stem in _COMMENT.findall(text)}
+    code = _COMMENTS.sub(" ", text)
+    epsilons = {stem: _number(word, f"{place.name}: {stem}_epsilon") for stem, word in _EPSILON.findall(code)}
+    groups: dict[str, dict[str, tuple[str, list[float]]]] = {}
+    for kind, stem, name, body in _ARRAY.findall(code):
+        where = f"{place.name}: {stem}_{name}"
+        if name in groups.setdefault(stem, {}):
+            raise FormatError("the array stands there twice", where=where)
+        groups[stem][name] = (kind, [_number(word, where) for word in body.split(",") if word.strip()])
+    layers = [_layer(stem, paths.get(stem, stem), arrays, epsilons.get(stem), place.name) for stem, arrays in groups.items()]
+    return Port(name=place.name, kind="a C header", layers=tuple(layers))
+
+
+def _layer(stem: str, path: str, arrays: dict[str, tuple[str, list[float]]], epsilon: float | None, where: str) -> Ported:
+    at = f"{where}: {printable(path, 80)}"
+    sizes = {len(values) for _, values in arrays.values()}
+    if len(sizes) != 1 or not {"moving_mean", "moving_variance"} <= set(arrays):
+        raise FormatError(f"expected moving_mean and moving_variance and arrays of one length, got {', '.join(sorted(arrays))}", where=at)
+    held = {name: np.array(values, np.float32 if kind == "float" else np.float64) for name, (kind, values) in arrays.items()}
+    return Ported(path=path, arrays={name: held[name] for name in PARAMETERS if name in held}, epsilon=epsilon,
+                  called={name: f"{stem}_{name}" for name in held}, dtype=coarsest(held.values()))
+
+
+def _number(word: str, where: str) -> float:
+    """A constant of C: decimal or hexadecimal, with or without the suffix f."""
+    plain = word.strip().rstrip("fFlL")  # a hexadecimal one always has its exponent, so that no digit is lost
+    try:
+        return float.fromhex(plain) if "0x" in plain.lower() else float(plain)
+    except ValueError:
+        raise FormatError(f"expected a floating constant, got {printable(word.strip(), 40)!r}", where=where) from None
+
+
+def _unescaped(text: str) -> str:
+    """The path of a comment, whose unusual characters are written as octal escapes of their UTF-8."""
+    data = re.sub(rb"\\([0-7]{3})", lambda found: bytes([int(found[1], 8) & 255]), text.encode())
+    return data.decode("utf-8", "replace")

@@ -1,0 +1,73 @@
+"""A JSON object of a person's own: gamma, beta, mean, variance and epsilon under one of their names, or one such object a layer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from exporter.batchnorm.layer import PARAMETERS
+from exporter.diagnosis.ports.port import Port, Ported
+from exporter.diagnosis.ports.state import ROLE_OF, STATISTICS
+from exporter.errors import FormatError, UnsupportedError, printable
+
+if TYPE_CHECKING:
+    from exporter.files.place import Place
+
+LARGEST = 64 << 20  # bytes
+EPSILON = ("epsilon", "eps")
+
+
+def claims(place: Place) -> bool:
+    """A JSON object that names statistics; a bundle, a config or a list of shards does not reach so far."""
+    if place.head(4096).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] != b"{" or place.size() > LARGEST:
+        return False
+    data = place.read(LARGEST)
+    if any(word in data for word in (b'"bn-bundle"', b'"class_name"', b'"weight_map"', b'"modelTopology"', b'"weightsManifest"')):
+        return False
+    return any(f'"{name}"'.encode() in data for role in STATISTICS for name, of in ROLE_OF.items() if of == role)
+
+
+def read(place: Place) -> Port:
+    """The layers of the object. Raises: FormatError, UnsupportedError."""
+    from exporter.formats.strict_json import parse_json
+
+    content = parse_json(place.read(LARGEST).removeprefix(b"\xef\xbb\xbf"), place.name)
+    found = [layer for path, each in _objects(content, "") if (layer := _layer(path, each, place.name)) is not None]
+    if not found:
+        raise UnsupportedError("expected an object with mean and variance, and with gamma, beta and epsilon where there are any",
+                               where=place.name)
+    return Port(name=place.name, kind="numbers in JSON", layers=tuple(found))
+
+
+def _objects(value: Any, path: str) -> list[tuple[str, dict[str, Any]]]:
+    if not isinstance(value, dict):
+        return []
+    inner = [pair for key, each in value.items() for pair in _objects(each, f"{path}/{key}" if path else key)]
+    return [(path, value), *inner]
+
+
+def _layer(path: str, content: dict[str, Any], where: str) -> Ported | None:
+    called: dict[str, str] = {}
+    for key, value in content.items():
+        role = ROLE_OF.get(key.lower())
+        if role is None or value is None or isinstance(value, (dict, str, bool)):
+            continue
+        if role in called:
+            raise FormatError(f"both {called[role]!r} and {printable(key, 40)!r} may be its {role}", where=where)
+        called[role] = key
+    if not all(role in called for role in STATISTICS):
+        return None
+    arrays = {role: _array(content[called[role]], called[role], where) for role in PARAMETERS if role in called}
+    if len({values.size for values in arrays.values()}) != 1:
+        sizes = ", ".join(f"{called[role]}: {values.size}" for role, values in arrays.items())
+        raise FormatError(f"expected arrays of one length, got {sizes}", where=f"{where}: {printable(path, 80)}" if path else where)
+    epsilons = [content[key] for key in content if key.lower() in EPSILON and isinstance(content[key], (int, float))]
+    return Ported(path=path, arrays=arrays, called=called, dtype="float64", epsilon=float(epsilons[0]) if len(epsilons) == 1 else None)
+
+
+def _array(value: Any, name: str, where: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+    try:
+        return np.array(value, np.float64).reshape(-1)
+    except (TypeError, ValueError):
+        raise FormatError(f"expected numbers for {printable(name, 40)!r}", where=where) from None

@@ -1,0 +1,108 @@
+"""Port: the batch norms as another form holds them, which may hold less than the model does."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from exporter.batchnorm.dtypes import UNIT
+from exporter.errors import FormatError, printable
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from exporter.batchnorm.bundle import Bundle
+    from exporter.batchnorm.layer import BatchNorm
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Framework:
+    """How a framework calls what a form of it cannot hold.
+
+    name:      of the framework.      epsilon, momentum: of its layer's arguments.
+    opposite:  whether its momentum is 1 minus Keras's.
+    """
+
+    name: str
+    epsilon: str
+    momentum: str | None
+    opposite: bool = False
+
+
+TORCH = Framework(name="PyTorch", epsilon="eps", momentum="momentum", opposite=True)
+FLAX = Framework(name="flax", epsilon="epsilon", momentum="momentum")
+PLAIN = Framework(name="it", epsilon="epsilon", momentum=None)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Ported:
+    """One batch norm in another form.
+
+    path:      as the form names it; "" where it has no name.
+    arrays:    those that are there, flat, by the names gamma, beta, moving_mean, moving_variance.
+    called:    what the file calls each of them.
+    dtype:     the coarsest type of its arrays.
+    epsilon:   None where the form does not hold it.
+    axis, ndim: as in BatchNorm; None where the form does not say.
+    shape:     of the arrays, or None where they are flat in the form.
+    """
+
+    path: str
+    arrays: Mapping[str, NDArray[Any]]
+    called: Mapping[str, str]
+    dtype: str
+    epsilon: float | None = None
+    axis: tuple[int, ...] | None = None
+    ndim: int | None = None
+    shape: tuple[int, ...] | None = None
+
+    @property
+    def channels(self) -> int:
+        return max(values.size for values in self.arrays.values())
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Port:
+    """What another form holds.
+
+    name, kind:  of the file, and what it is, in words: "a PyTorch state".
+    layers:      in the order of the form.
+    others:      arrays of one dimension that belong to no batch norm, by name: a folded one may hide in them.
+    framework:   set where the form cannot hold epsilon.
+    notes:       sentences.
+    """
+
+    name: str
+    kind: str
+    layers: tuple[Ported, ...]
+    others: Mapping[str, NDArray[Any]] = dataclasses.field(default_factory=dict)
+    framework: Framework | None = None
+    notes: tuple[str, ...] = ()
+
+
+def of_bundle(bundle: Bundle, name: str) -> Port:
+    """A model, or another bundle, as a Port."""
+    return Port(name=name, kind=f"a bundle or model ({bundle.origin.kind})", layers=tuple(map(of_layer, bundle)))
+
+
+def of_layer(layer: BatchNorm) -> Ported:
+    """A layer of a bundle as a Ported."""
+    arrays = {name: values.ravel() for name, values in layer.parameters().items()}
+    return Ported(path=layer.path, arrays=arrays, called={name: name for name in arrays}, dtype=layer.dtype, epsilon=layer.epsilon,
+                  axis=layer.axis, ndim=layer.ndim, shape=layer.shape)
+
+
+def coarsest(arrays: Iterable[NDArray[Any]]) -> str:
+    """The name of the coarsest floating type of some arrays; integers and longer types count as float64."""
+    found = [array.dtype.name if array.dtype.name in UNIT else "float64" for array in arrays]
+    return max(found, key=UNIT.__getitem__, default="float32")
+
+
+def flat(values: NDArray[Any], name: str, where: str) -> NDArray[Any]:
+    """A parameter as it is compared. Raises: FormatError where it is not of numbers."""
+    if values.dtype.kind not in "fiu" and values.dtype.name != "bfloat16":
+        raise FormatError(f"expected numbers, got an array of type {values.dtype}", where=f"{where}: {printable(name, 80)}")
+    return np.ascontiguousarray(values).reshape(-1)

@@ -1,0 +1,107 @@
+"""Arrays with names, as frameworks keep them, put together to batch norms by the last part of the names.
+
+Names, from the frameworks' own sources: torch.nn.modules.batchnorm (weight, bias, running_mean, running_var), flax.linen.normalization
+and flax.nnx.nn.normalization (scale, bias, mean, var), keras.layers.BatchNormalization (gamma, beta, moving_mean, moving_variance),
+haiku's BatchNorm (scale, offset), MXNet and Gluon (gamma, beta, moving_mean or running_mean), Paddle (_mean, _variance), MATLAB's
+batchNormalizationLayer (Scale, Offset, TrainedMean, TrainedVariance).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from exporter.diagnosis.ports.port import FLAX, PLAIN, TORCH, Framework, Port, Ported, coarsest, flat
+from exporter.errors import FormatError, UnsupportedError, names, printable
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+ROLES = {
+    "gamma": ("gamma", "weight", "scale"),
+    "beta": ("beta", "bias", "offset"),
+    "moving_mean": ("moving_mean", "running_mean", "mean", "_mean", "trainedmean"),
+    "moving_variance": ("moving_variance", "running_var", "var", "variance", "moving_var", "running_variance", "_variance",
+                        "trainedvariance"),
+}
+ROLE_OF = {name: role for role, spellings in ROLES.items() for name in spellings}
+STATISTICS = ("moving_mean", "moving_variance")
+COLLECTIONS = ("params", "batch_stats", "param", "batchstat")  # flax keeps parameters and statistics in two trees of the same shape
+INNER = ("value", "raw_value")  # nnx keeps an array inside of a variable
+_UNDERSCORED = re.compile(r"^(.+)_(gamma|beta|moving_mean|moving_var|running_mean|running_var)$")
+
+
+def port_of(arrays: Mapping[str, NDArray[Any]], name: str, epsilons: Mapping[str, float] | None = None) -> Port:
+    """The batch norms among arrays with names. epsilons: those that the file says, by the path of the layer.
+
+    Raises: UnsupportedError where there is none, FormatError where two arrays claim one place.
+    """
+    groups: dict[str, dict[str, str]] = {}
+    lonely: dict[str, NDArray[Any]] = {}
+    for whole, values in arrays.items():
+        path, role = parted(whole)
+        if role is None:
+            continue
+        taken = groups.setdefault(path, {})
+        if role in taken and values.size > 0:
+            raise FormatError(f"both {printable(taken[role], 80)!r} and {printable(whole, 80)!r} may be its {role}", where=name)
+        taken[role] = whole
+    layers = []
+    for path, called in groups.items():
+        if all(role in called for role in STATISTICS):
+            layers.append(_layer(path, called, arrays, name, (epsilons or {}).get(path)))
+        else:
+            lonely |= {whole: flat(arrays[whole], whole, name) for whole in called.values() if len(_long(arrays[whole].shape)) == 1}
+    if not layers and not lonely:
+        raise UnsupportedError("expected arrays of batch norms such as bn.running_mean and bn.running_var, got "
+                               f"{names(arrays) or 'none'}", where=name)
+    framework = _framework(arrays)
+    return Port(name=name, kind=f"a state of {framework.name}" if framework is not PLAIN else "arrays with names", layers=tuple(layers),
+                others=lonely, framework=framework)
+
+
+def parted(name: str) -> tuple[str, str | None]:
+    """(path of the layer, role) of an array's name; the role is None for what no batch norm has."""
+    parts = re.split(r"[/.]", re.sub(r":\d+$", "", name.removeprefix("arg:").removeprefix("aux:")))
+    if len(parts) > 1 and parts[-1] in INNER:
+        parts = parts[:-1]
+    if parts[-1].lower() == "average" and len(parts) > 2 and parts[-2] in ("mean_ema", "var_ema"):  # haiku
+        parts = [*(part for part in parts[:-2] if part != "~"), parts[-2].removesuffix("_ema")]
+    underscored = _UNDERSCORED.match(parts[-1])
+    if underscored:
+        parts = [*parts[:-1], underscored[1], underscored[2]]
+    role = ROLE_OF.get(parts[-1].lower())
+    kept = [part for number, part in enumerate(parts[:-1]) if not (part in COLLECTIONS and number < 2)]
+    return ("." if "/" not in name else "/").join(kept), role
+
+
+def gather(tree: Any, path: str, arrays: dict[str, NDArray[Any]], array: Callable[[Any], NDArray[Any] | None]) -> None:
+    """The arrays of nested mappings, by their paths; flax nests them, and names are joined with "/" there. array: of a leaf, or None."""
+    if not isinstance(tree, Mapping):
+        values = array(tree)
+        if values is not None:
+            arrays[path] = values
+        return
+    for key, value in tree.items():
+        gather(value, f"{path}/{key}" if path else str(key), arrays, array)
+
+
+def _layer(path: str, called: dict[str, str], arrays: Mapping[str, NDArray[Any]], where: str, epsilon: float | None) -> Ported:
+    found = {role: flat(arrays[whole], whole, where) for role, whole in sorted(called.items(), key=lambda pair: list(ROLES).index(pair[0]))}
+    sizes = {role: values.size for role, values in found.items()}
+    if len(set(sizes.values())) > 1:
+        raise FormatError(f"expected arrays of one length, got {', '.join(f'{called[role]}: {size}' for role, size in sizes.items())}",
+                          where=f"{where}: {printable(path, 80)}")
+    return Ported(path=path, arrays=found, called=called, dtype=coarsest(found.values()), epsilon=epsilon)
+
+
+def _framework(arrays: Mapping[str, Any]) -> Framework:
+    last = {re.split(r"[/.]", name.removesuffix(".value").removesuffix("/value"))[-1] for name in arrays}
+    if ({"running_mean", "running_var"} <= last and "weight" in last) or "num_batches_tracked" in last:
+        return TORCH
+    return FLAX if {"mean", "var"} <= last else PLAIN
+
+
+def _long(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(size for size in shape if size != 1)

@@ -1,0 +1,223 @@
+"""Other frameworks' forms of a batch norm: each is read, and what is damaged is refused with the reason."""
+
+from __future__ import annotations
+
+import json
+import struct
+
+import numpy as np
+import pytest
+
+import exporter
+from exporter.diagnosis import ports
+from exporter.diagnosis.ports.state import parted
+from exporter.files.place import Place
+from tests.make.layers import make_bundle, make_layer
+from tests.make.ports import flax_state, msgpack, onnx_model, torch_state
+
+
+@pytest.fixture
+def two():
+    return make_bundle(make_layer("stem/bn_1", seed=1), make_layer("bn_2", shape=(3,), seed=2, epsilon=1e-5))
+
+
+def nested(arrays):
+    tree = {}
+    for name, values in arrays.items():
+        *folders, last = name.split("/")
+        inner = tree
+        for folder in folders:
+            inner = inner.setdefault(folder, {})
+        inner[last] = values
+    return tree
+
+
+def written(path, form, bundle):
+    if form == "torch.npz":
+        np.savez(path, **torch_state(*bundle))
+    elif form == "torch.safetensors":
+        from safetensors.numpy import save_file
+
+        save_file({name: np.ascontiguousarray(values) for name, values in torch_state(*bundle).items()}, str(path))
+    elif form in ("torch.pt", "torch_old.pt"):
+        torch = pytest.importorskip("torch")
+        state = {name: torch.tensor(values) for name, values in torch_state(*bundle).items()}
+        content = {"state_dict": {**state, "fc.weight": torch.zeros(4, 4)}, "epoch": 3}
+        torch.save(content, path, _use_new_zipfile_serialization=form == "torch.pt")
+    elif form == "flax.npz":
+        np.savez(path, **flax_state(*bundle))
+    elif form == "flax.msgpack":
+        path.write_bytes(msgpack(nested(flax_state(*bundle))))
+    elif form == "m.onnx":
+        path.write_bytes(onnx_model(*bundle))
+    else:
+        exporter.write(bundle, path)
+
+
+FORMS = ["torch.npz", "torch.safetensors", "torch.pt", "torch_old.pt", "flax.npz", "flax.msgpack", "m.onnx", "m.csv", "m.h"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_each_form_holds_the_same_numbers(two, tmp_path, form):
+    written(tmp_path / form, form, two)
+    port = ports.read(Place(tmp_path / form))
+    assert len(port.layers) == 2
+    for layer, ported in zip(two, sorted(port.layers, key=lambda one: -one.channels)):
+        for name, values in layer.parameters().items():
+            assert np.array_equal(ported.arrays[name].astype(np.float64), values.astype(np.float64)), name
+        held = ported.epsilon
+        assert held is None if form.startswith(("torch", "flax")) else np.float32(held) == np.float32(layer.epsilon)
+    found = exporter.compare(two, tmp_path / form)
+    assert found.same, found.text()
+    assert found.text().endswith("the 2 layers are equal bit for bit\n") or "after rounding to float32" in found.text()
+
+
+@pytest.mark.parametrize(("name", "path", "role"), [
+    ("a.b.weight", "a.b", "gamma"), ("module.bn.running_var", "module.bn", "moving_variance"), ("bn/mean/value", "bn", "moving_mean"),
+    ("params/Block_0/BatchNorm_1/scale", "Block_0/BatchNorm_1", "gamma"), ("batch_stats/BatchNorm_1/var", "BatchNorm_1", "moving_variance"),
+    ("bn.num_batches_tracked", "bn", None), ("bn/gamma:0", "bn", "gamma"), ("arg:bn0_gamma", "bn0", "gamma"),
+    ("aux:bn0_moving_var", "bn0", "moving_variance"), ("bn/~/mean_ema/average", "bn", "moving_mean"), ("bn/~/var_ema/hidden", "", None),
+    ("bn._variance", "bn", "moving_variance"), ("bn/TrainedMean", "bn", "moving_mean"), ("gamma", "", "gamma"), ("kernel", "", None)])
+def test_names_of_frameworks(name, path, role):
+    found = parted(name)
+    assert found[1] == role
+    if role is not None:
+        assert found[0] == path
+
+
+def test_tensors_in_memory(two):
+    torch = pytest.importorskip("torch")
+    state = {name: torch.tensor(values) for name, values in torch_state(*two).items()}
+    found = exporter.compare(two, state)
+    assert found.same
+    assert "set eps=0.001, momentum=0.01 for stem/bn_1" in found.text()
+    assert "set eps=1e-05, momentum=0.01 for bn_2" in found.text()
+    assert exporter.compare(two, nested(flax_state(*two))).same
+
+
+def test_half_types_in_safetensors(tmp_path):
+    torch = pytest.importorskip("torch")
+    from safetensors.torch import save_file
+
+    layer = make_layer("bn", dtype="bfloat16", seed=4)
+    save_file({name: torch.tensor(values).to(torch.bfloat16 if values.dtype == np.float32 else torch.int64)
+               for name, values in torch_state(layer).items()}, str(tmp_path / "s.safetensors"))
+    found = exporter.compare(make_bundle(layer), tmp_path / "s.safetensors")
+    assert found.same
+    assert not found.pairs[0].rounding
+
+
+def test_onnx_forms(two, tmp_path):
+    (tmp_path / "m.onnx").write_bytes(onnx_model(*two, raw=False, names=""))
+    assert exporter.compare(two, tmp_path / "m.onnx").same
+    (tmp_path / "m.onnx").write_bytes(onnx_model(*two, names="", epsilon=1e-3))
+    assert [one.what for one in exporter.compare(two, tmp_path / "m.onnx").differences] == ["epsilon"]
+    exporter.write(two, tmp_path / "ours.onnx")
+    found = exporter.compare(two, tmp_path / "ours.onnx")
+    assert found.same, found.text()
+    assert [pair.how for pair in found.pairs] == ["by path", "by path"]
+
+
+def test_onnx_in_training_mode_is_not_compared(two, tmp_path):
+    import onnx
+
+    model = onnx.load_from_string(onnx_model(*two))
+    model.graph.node[1].attribute.append(onnx.helper.make_attribute("training_mode", 1))
+    onnx.save(model, tmp_path / "m.onnx")
+    found = exporter.compare(two, tmp_path / "m.onnx")
+    assert [(one.path, one.what) for one in found.differences] == [("bn_2", "missing")]
+    assert "normalizes by the batch" in found.text()
+
+
+def test_external_data_is_named(two, tmp_path):
+    import onnx
+
+    model = onnx.load_from_string(onnx_model(*two))
+    onnx.save_model(model, tmp_path / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=0)
+    with pytest.raises(exporter.UnsupportedError, match="external data"):
+        exporter.compare(two, tmp_path / "m.onnx")
+
+
+def test_a_checkpoint_that_holds_more_than_tensors_is_refused(two, tmp_path):
+    torch = pytest.importorskip("torch")
+    torch.save(torch.nn.BatchNorm1d(4), tmp_path / "whole.pt")
+    with pytest.raises(exporter.UnsupportedError, match="more than tensors") as caught:
+        exporter.compare(two, tmp_path / "whole.pt")
+    assert "state_dict" in caught.value.hint
+
+
+def test_damaged_files_are_refused(two, tmp_path):
+    for form in ("torch.npz", "flax.msgpack", "m.onnx", "torch.safetensors"):
+        path = tmp_path / form
+        written(path, form, two)
+        data = path.read_bytes()
+        for size in (len(data) // 3, len(data) // 2, len(data) - 3):
+            path.write_bytes(data[:size])
+            with pytest.raises(exporter.ExporterError):
+                exporter.compare(two, path)
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    ("path,channel,epsilon,gamma,beta,moving_mean,moving_variance\nbn,0,0.001,1,0,0\n", "expected 7 cells, got 6"),
+    ("path,channel,epsilon,gamma,beta,moving_mean,moving_variance\nbn,1,0.001,1,0,0,1\n", "channels 0 to 0"),
+    ("path,channel,epsilon,moving_mean,moving_variance\nbn,0,0.001,x,1\n", "expected a number for moving_mean, got 'x'"),
+    ("path,channel,epsilon,moving_mean,moving_variance\nbn,0,0.001,1,1\nbn,1,0.002,1,1\n", "one epsilon a layer"),
+    ("path,moving_mean,moving_variance\nbn,1,\n", "empty cells")])
+def test_tables_that_are_refused(two, tmp_path, content, message):
+    (tmp_path / "t.csv").write_text(content)
+    with pytest.raises(exporter.FormatError, match=message):
+        exporter.compare(two, tmp_path / "t.csv")
+
+
+def test_tables_of_ones_own(tmp_path):
+    layer = make_layer("bn", shape=(2,), seed=3)
+    rows = zip(*(layer.parameters()[name].tolist() for name in ("moving_variance", "beta", "moving_mean", "gamma")))
+    (tmp_path / "t.csv").write_text("\ufeffvar;bias;mean;weight\r\n" + "".join(";".join(map(repr, row)) + "\r\n" for row in rows), "utf-8")
+    assert exporter.compare(make_bundle(layer), tmp_path / "t.csv", map={"bn": ""}).same
+
+
+@pytest.mark.parametrize(("old", "new", "message"), [
+    ("static const float", "static const float _again[1] = {1}; static const float", None),
+    ("0x1", "zero", "expected a floating constant"), ("_gamma[", "_beta[", "stands there twice")])
+def test_headers(two, tmp_path, old, new, message):
+    exporter.write(two, tmp_path / "m.h")
+    text = (tmp_path / "m.h").read_text()
+    (tmp_path / "m.h").write_text(text.replace(old, new, 1))
+    if message is None:
+        assert exporter.compare(two, tmp_path / "m.h").same
+    else:
+        with pytest.raises(exporter.FormatError, match=message):
+            exporter.compare(two, tmp_path / "m.h")
+
+
+def test_numbers_in_json(two, tmp_path):
+    content = {layer.path: {"scale": layer.gamma.tolist(), "offset": layer.beta.tolist(), "mean": layer.moving_mean.tolist(),
+                            "var": layer.moving_variance.tolist(), "eps": layer.epsilon} for layer in two}
+    (tmp_path / "n.json").write_text(json.dumps({"layers": content}))
+    assert exporter.compare(two, tmp_path / "n.json").same
+
+
+@pytest.mark.parametrize("data", [
+    b"\x81\xa1a", b"\x81\xa1a\xc7", b"\x82\xa1a\x01\xa1a\x01", b"\x81\xa1a\xc1", b"\x81\xa1a\xc7\x02\x01\x93\x90",
+    b"\x81\xa4mean\xdd\xff\xff\xff\xff", b"\x81\xa1a" + b"\x91" * 80 + b"\x01", b"\x81\xa1a\x01\x01",
+    b"\x81\xa1a\xc9" + struct.pack(">I", 30) + b"\x01" + msgpack([[3], "float32", b"1234567890123456789"])[:29]])
+def test_msgpack_that_is_no_tree_of_arrays(two, tmp_path, data):
+    (tmp_path / "f.msgpack").write_bytes(data)
+    with pytest.raises(exporter.ExporterError):
+        exporter.compare(two, tmp_path / "f.msgpack")
+
+
+def test_two_arrays_for_one_place_are_refused(two):
+    state = {**torch_state(two["bn_2"]), "bn_2.gamma": np.ones(3)}
+    with pytest.raises(exporter.FormatError, match=r"both 'bn_2\.weight' and 'bn_2\.gamma' may be its gamma"):
+        exporter.compare(two, state)
+    with pytest.raises(exporter.FormatError, match="arrays of one length"):
+        exporter.compare(two, {**torch_state(two["bn_2"]), "bn_2.bias": np.ones(4)})
+    with pytest.raises(exporter.UnsupportedError, match="expected arrays of batch norms"):
+        exporter.compare(two, {"kernel": np.ones(3)})
+
+
+def test_objects_are_never_unpickled(two, tmp_path):
+    np.savez(tmp_path / "o.npz", weight=np.array({"a": 1}, object), mean=np.ones(3))
+    with pytest.raises(exporter.UnsupportedError, match="pickle"):
+        exporter.compare(two, tmp_path / "o.npz")
