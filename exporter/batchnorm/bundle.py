@@ -30,6 +30,11 @@ class Origin:
     backend: str | None = None
     tensorflow_version: str | None = None
 
+    def writers(self) -> list[str]:
+        """What wrote the file, as people say it: ["Keras 2.4.0", "TensorFlow 2.4.1", "tensorflow"], as far as the file says it."""
+        return [f"{name}{version}" for name, version in (("Keras ", self.keras_version), ("TensorFlow ", self.tensorflow_version),
+                                                         ("", self.backend)) if version]
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Bundle:

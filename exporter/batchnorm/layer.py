@@ -87,6 +87,11 @@ class BatchNorm:
         """beta - scale * moving_mean, of `shape`."""
         return scale_and_offset(self)[1]
 
+    @property
+    def channels(self) -> int:
+        """How many there are: the size of each parameter."""
+        return self.moving_mean.size
+
     def parameters(self) -> dict[str, NDArray[Any]]:
         """The parameters that the layer has, by name, in the order gamma, beta, moving_mean, moving_variance."""
         return {name: values for name in PARAMETERS if (values := getattr(self, name)) is not None}

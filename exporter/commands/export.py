@@ -1,4 +1,4 @@
-"""bn-export MODEL [OUT]: list the batch norms of a model, or write them."""
+"""bn-export: list the batch norms of a model, write them, or do that for many models (exporter/commands/export_many.py)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,27 @@ from typing import TYPE_CHECKING, NoReturn
 
 from exporter.__about__ import __version__
 from exporter.commands.shared import add_reading_options, main, read_options, warn
-from exporter.errors import printable
+from exporter.errors import UsageError, printable
+from exporter.targets import SUFFIXES
 
 if TYPE_CHECKING:
     from exporter.batchnorm.bundle import Bundle
+    from exporter.targets.shared.options import WriteOptions
+
+DESCRIPTION = """\
+Export gamma, beta, moving_mean, moving_variance and epsilon of every BatchNormalization layer of a Keras or
+TensorFlow model, bit for bit. Without OUT: list the layers. With --out-dir: export many models; names in DIR mirror
+where the models are, and what is there and unchanged is skipped."""
+EXAMPLES = """\
+examples:
+  bn-export model.h5 out.json
+  bn-export model.keras
+  bn-export weights.h5 out.json --architecture model.json
+  bn-export weights.h5 out.json --epsilon 0.001 --epsilon 'head/*=1e-5'
+  bn-export 'models/**/*.h5' more.keras --out-dir bundles
+  bn-export 's3://bucket/zoo/*.keras' --out-dir bundles --jobs 8 --report summary.html
+
+exit status: 0 fine, 1 refused (the reasons are on stderr), 2 usage"""
 
 
 def export_command() -> NoReturn:
@@ -21,86 +38,109 @@ def export_command() -> NoReturn:
 
 
 def export(words: Sequence[str] | None = None) -> int:
-    """bn-export MODEL [OUT]"""
-    words = sys.argv[1:] if words is None else words
-    if any(word == "--out-dir" or word.startswith("--out-dir=") for word in words):
+    """bn-export MODEL [OUT], or MODEL... --out-dir DIR"""
+    args = export_parser().parse_intermixed_args(words)
+    _check(args)
+    if args.out_dir is not None:
         from exporter.commands.export_many import export_models
 
-        return export_models(words)
-    parser = export_parser()
-    args = parser.parse_args(words)
-    from exporter.files.remote import place_for
-    from exporter.pipeline.read import NOBODY, read_in_child
-    from exporter.pipeline.write import Output
-    from exporter.targets.shared.options import WriteOptions
+        return export_models(args, read_options(args), write_options(args))
+    return _list(args) if args.out is None else _export(args)
 
-    place, options = place_for(args.model), read_options(args)
-    output = None
-    if args.out is not None:
-        writing = WriteOptions(vectors=not args.no_vectors, names=args.names, folded=args.folded)
-        output = Output(args.out, writing, options.inputs(place))
-    bundle = read_in_child(place, options, fork=True, output=output or NOBODY)
+
+def _list(args: argparse.Namespace) -> int:
+    from exporter.files.remote import place_for
+    from exporter.pipeline.read import read_in_child
+
+    bundle = read_in_child(place_for(args.model), read_options(args), fork=True)
     warn(bundle.remarks())
-    if output is not None:
-        output.end(bundle)
-        for layer in bundle if args.verbose else ():
-            print(f"{printable(layer.path)}: {layer.moving_mean.size} channels, epsilon {layer.epsilon:g}", file=sys.stderr)
-    elif args.json:
+    if args.json:
         sys.stdout.write(_json(bundle) + "\n")
     else:
+        from exporter.batchnorm.listing import table
+
         sys.stdout.write(table(bundle))
     return 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    from exporter.files.remote import place_for
+    from exporter.pipeline.read import read_in_child
+    from exporter.pipeline.write import Output
+
+    place, options = place_for(args.model), read_options(args)
+    output = Output(args.out, write_options(args), options.inputs(place))
+    bundle = read_in_child(place, options, fork=True, output=output)
+    warn(bundle.remarks())
+    output.end(bundle)
+    for layer in bundle if args.verbose else ():
+        print(f"{printable(layer.path)}: {layer.channels} channels, epsilon {layer.epsilon:g}", file=sys.stderr)
+    return 0
+
+
+def write_options(args: argparse.Namespace) -> WriteOptions:
+    """WriteOptions from parsed arguments."""
+    from exporter.targets.shared.options import WriteOptions
+
+    return WriteOptions(vectors=not args.no_vectors, names=args.names or "keras", folded=args.folded)
+
+
+WRITING = ("--names", "--folded", "--no-vectors", "--verbose")  # go with OUT or --out-dir
+MANY = ("--suffix", "--jobs", "--dask", "--force", "--report")  # go with --out-dir
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Sorts the positional words, into args.model and args.out; refuses options that would be ignored."""
+    many = args.out_dir is not None
+    if not many and len(args.words) > 2:
+        raise UsageError(f"expected MODEL and OUT, got {len(args.words)} names", hint="many models are exported with --out-dir DIR")
+    args.model, args.out = args.words[0], None if many or len(args.words) == 1 else args.words[1]
+    wrong = [option for option in MANY if not many and _is_given(args, option)]
+    if wrong:
+        raise UsageError(f"{wrong[0]} goes with --out-dir DIR")
+    wrong = [option for option in WRITING if not many and args.out is None and _is_given(args, option)]
+    if wrong:
+        raise UsageError(f"{wrong[0]} goes with OUT or --out-dir DIR: without them the layers are listed")
+    if args.json and (many or args.out is not None):
+        raise UsageError("--json lists the layers: it goes without OUT and --out-dir")
+
+
+def _is_given(args: argparse.Namespace, option: str) -> bool:
+    return getattr(args, option.strip("-").replace("-", "_")) not in (None, False)
 
 
 def export_parser() -> argparse.ArgumentParser:
     """The arguments of bn-export."""
     parser = argparse.ArgumentParser(
-        prog="bn-export", formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Export gamma, beta, moving_mean, moving_variance and epsilon of every BatchNormalization layer of a Keras or\n"
-                    "TensorFlow model, bit for bit. Without OUT: list the layers.",
-        epilog="examples:\n  bn-export model.h5 out.json\n  bn-export model.keras\n"
-               "  bn-export weights.h5 out.json --architecture model.json\n"
-               "  bn-export weights.h5 out.json --epsilon 0.001 --epsilon 'head/*=1e-5'\n"
-               "  bn-export 'models/**/*.h5' --out-dir bundles     (many; see bn-export --out-dir DIR --help)\n\n"
-               "exit status: 0 fine, 1 refused (the reason is on stderr), 2 usage")
-    parser.add_argument("model", metavar="MODEL", help="a file or folder that Keras or TensorFlow wrote, or a bundle")
-    parser.add_argument("out", metavar="OUT", nargs="?",
-                        help="the output; its suffix says its kind: .json .npz .safetensors .onnx .h .csv .md .html .zip, or a folder/")
+        prog="bn-export", usage="%(prog)s MODEL [OUT] [options]\n       %(prog)s MODEL... --out-dir DIR [options]",
+        formatter_class=argparse.RawDescriptionHelpFormatter, description=DESCRIPTION, epilog=EXAMPLES)
+    parser.add_argument("words", metavar="MODEL", nargs="+",
+                        help="a file or folder that Keras or TensorFlow wrote, or a bundle; with --out-dir also a pattern in quotes: "
+                             "* ? [], and ** over folders. The last name is OUT where there is no --out-dir: the output, whose suffix "
+                             f"says its kind: {' '.join(suffix for suffix in SUFFIXES if suffix != '/')}, or a folder/")
     parser.add_argument("--json", action="store_true", help="without OUT: the list as JSON")
-    parser.add_argument("-v", "--verbose", action="store_true", help="one line a layer on stderr")
-    parser.add_argument("--no-vectors", action="store_true", help="leave the test vectors out of the bundle")
-    parser.add_argument("--names", choices=["keras", "torch"], default="keras",
-                        help="names of the tensors in a .safetensors file; torch: what load_state_dict takes")
-    parser.add_argument("--folded", action="store_true", help="a .h file: also scale and offset, with y = scale * x + offset")
+    parser.add_argument("-v", "--verbose", action="store_true", help="one line a layer on stderr; with --out-dir one line a model")
     parser.add_argument("--version", action="version", version=f"bn-export {__version__}")
+    writing = parser.add_argument_group("writing")
+    writing.add_argument("--no-vectors", action="store_true", help="leave the test vectors out of the bundle")
+    writing.add_argument("--names", choices=["keras", "torch"],
+                         help="names of the tensors in a .safetensors file (default: keras); torch: what load_state_dict takes")
+    writing.add_argument("--folded", action="store_true", help="a .h file or the kit: also scale and offset, with y = scale * x + offset")
     add_reading_options(parser)
+    add_many_options(parser)
     return parser
 
 
-def table(bundle: Bundle) -> str:
-    """The layers as a table for people."""
-    rows = [("layer", "channels", "axis", "epsilon", "dtype", "parameters", "notes")]
-    for layer in bundle:
-        axis = ",".join(map(str, layer.axis or ()))
-        notes = [f"{name}: {', '.join(fields)}" for name, fields in (("assumed", layer.assumed), ("converted", layer.converted)) if fields]
-        if layer.effective_epsilon is not None:
-            notes.append(f"effective epsilon {layer.effective_epsilon:g}")
-        if layer.called_in_training:
-            notes.append("called with training=True")
-        if layer.quantized:
-            notes.append(f"quantized {layer.quantized}")
-        lacking = [name for name in ("gamma", "beta") if getattr(layer, name) is None]
-        rows.append((printable(layer.path, 80), "x".join(map(str, layer.shape)), axis, f"{layer.epsilon:g}", layer.dtype,
-                     "no " + ", no ".join(lacking) if lacking else "all four", "; ".join(notes)))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
-    channels = sum(layer.moving_mean.size for layer in bundle)
-    origin = bundle.origin
-    said = [f"Keras {printable(origin.keras_version)}" if origin.keras_version else "",
-            f"TensorFlow {printable(origin.tensorflow_version)}" if origin.tensorflow_version else "", origin.backend or ""]
-    wrote = ", ".join(word for word in said if word)
-    summary = f"{printable(origin.file)} ({origin.kind}{', ' + wrote if wrote else ''}): {len(bundle)} batch norms, {channels} channels"
-    return "\n".join([summary, "", *lines, ""])
+def add_many_options(parser: argparse.ArgumentParser) -> None:
+    """The options for many models."""
+    group = parser.add_argument_group("many models")
+    group.add_argument("--out-dir", metavar="DIR", help="folder or URL of the exports")
+    group.add_argument("--suffix", help="kind of the exports, as for OUT (default: .json)")
+    group.add_argument("--jobs", type=int, metavar="N", help="processes (default: one for each processor)")
+    group.add_argument("--dask", metavar="ADDRESS", help="let the workers of a Dask cluster do it, e.g. tcp://host:8786; "
+                                                         "they need to see the models and DIR under the same names")
+    group.add_argument("--force", action="store_true", help="also export what is there and unchanged")
+    group.add_argument("--report", metavar="FILE", help="write what became of each model to a .json or .html file")
 
 
 def _json(bundle: Bundle) -> str:

@@ -1,4 +1,4 @@
-"""bn-export with --out-dir: arguments, the progress bar, the summary and its report. The work is in exporter/pipeline/many.py."""
+"""bn-export with --out-dir: who does the work, the progress bar and the summary. The work is in exporter/pipeline/many.py."""
 
 from __future__ import annotations
 
@@ -6,92 +6,51 @@ import argparse
 import concurrent.futures
 import contextlib
 import gc
-import html
 import multiprocessing
 import os
 import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from exporter.__about__ import __version__
-from exporter.commands.shared import add_reading_options, read_options, warn
+from exporter.commands.shared import warn
 from exporter.errors import MissingExtra, UsageError, printable
 from exporter.files.remote import is_url
 
 if TYPE_CHECKING:
-    from exporter.pipeline.outcome import Outcome, Summary
-
-BAR = 24  # characters
-PAGE = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>bn-export: {summary}</title>
-<style>body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 75em; padding: 0 1em; color: #222; background: #fff }}
-table {{ border-collapse: collapse }}
-td, th {{ text-align: left; vertical-align: top; padding: .25em .75em; border-bottom: 1px solid #ddd }}
-.refused {{ color: #a00000 }} .number {{ text-align: right }}</style></head>
-<body><h1>bn-export {version}: {summary}</h1>
-<table><thead><tr><th>model</th><th>outcome</th><th>batch norms</th><th>channels</th><th>export, or reason</th></tr></thead>
-<tbody>
-{rows}
-</tbody></table></body></html>
-"""
-
-
-def export_models(words: Sequence[str]) -> int:
-    """bn-export MODEL... --out-dir DIR"""
-    gc.enable()  # a long life
-    args = many_parser().parse_args(words)
-    from exporter.pipeline.many import export_many
+    from exporter.pipeline.outcome import Outcome
+    from exporter.sources.shared.options import ReadOptions
     from exporter.targets.shared.options import WriteOptions
 
-    if args.report is not None and not args.report.lower().endswith((".json", ".html")):
-        raise UsageError("the report's name ends in .json or .html", where=args.report)
+BAR = 24  # characters
+
+def export_models(args: argparse.Namespace, options: ReadOptions, write_options: WriteOptions) -> int:
+    """bn-export MODEL... --out-dir DIR"""
+    gc.enable()  # a long life
+    from exporter.pipeline import report
+    from exporter.pipeline.many import export_many
+
+    if args.report is not None:
+        report.check_name(args.report)
     if args.jobs is not None and args.jobs < 1:
         raise UsageError(f"--jobs {args.jobs}: at least 1")
-    options, progress = read_options(args), Progress(args.verbose)
+    progress = Progress(args.verbose)
     with _executor(args) as executor:
         try:
-            summary = export_many(args.models, args.out_dir, suffix=args.suffix, options=options, executor=executor, force=args.force,
-                                  report=args.report,
-                                  write_options=WriteOptions(vectors=not args.no_vectors, names=args.names, folded=args.folded),
-                                  progress=progress)
+            summary = export_many(args.words, args.out_dir, suffix=args.suffix or ".json", options=options, executor=executor,
+                                  force=args.force, report=args.report, write_options=write_options, progress=progress)
         finally:
             progress.end()
     if args.report is not None:
-        _write_report(summary, args.report)
+        report.write(summary, args.report)
     warn(summary.warnings)
     print(summary, file=sys.stderr)
     for count, outcome in summary.reasons() if len(summary.of("refused")) > 1 else ():
         hint = f" ({printable(outcome.hint, 300)})" if outcome.hint else ""
         print(f"  {count} like {printable(outcome.source, 80)}: {printable(outcome.reason, 200)}{hint}", file=sys.stderr)
     return 0 if summary.is_complete else 1
-
-
-def many_parser() -> argparse.ArgumentParser:
-    """The arguments of bn-export for many models."""
-    parser = argparse.ArgumentParser(
-        prog="bn-export", usage="%(prog)s MODEL... --out-dir DIR [options]", formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Export many models. Names in DIR mirror where the models are; what is there and unchanged is skipped.",
-        epilog="examples:\n  bn-export 'models/**/*.h5' more.keras --out-dir bundles/\n"
-               "  bn-export 's3://bucket/zoo/*.keras' --out-dir bundles/ --jobs 8 --report summary.html\n\n"
-               "exit status: 0 fine, 1 one or more refused (the reasons are on stderr), 2 usage")
-    parser.add_argument("models", metavar="MODEL", nargs="+", help="a model, or a pattern in quotes: * ? [], and ** over folders")
-    parser.add_argument("--out-dir", required=True, metavar="DIR", help="folder or URL of the exports")
-    parser.add_argument("--suffix", default=".json", help="kind of the exports, as for OUT (default: %(default)s)")
-    parser.add_argument("--jobs", type=int, metavar="N", help="processes (default: one for each processor)")
-    parser.add_argument("--dask", metavar="ADDRESS", help="let the workers of a Dask cluster do it, e.g. tcp://host:8786; "
-                                                          "they need to see the models and DIR under the same names")
-    parser.add_argument("--force", action="store_true", help="also export what is there and unchanged")
-    parser.add_argument("--report", metavar="FILE", help="write what became of each model to a .json or .html file")
-    parser.add_argument("-v", "--verbose", action="store_true", help="one line a model on stderr")
-    parser.add_argument("--no-vectors", action="store_true", help="leave the test vectors out of the bundles")
-    parser.add_argument("--names", choices=["keras", "torch"], default="keras", help="names of the tensors in .safetensors files")
-    parser.add_argument("--folded", action="store_true", help=".h files: also scale and offset")
-    parser.add_argument("--version", action="version", version=f"bn-export {__version__}")
-    add_reading_options(parser)
-    return parser
 
 
 @contextlib.contextmanager
@@ -107,7 +66,7 @@ def _executor(args: argparse.Namespace) -> Iterator[concurrent.futures.Executor 
         yield None
         return
     # fsspec's thread, which lists what a remote pattern names, must not be forked
-    context = multiprocessing.get_context("spawn" if any(map(is_url, [*args.models, args.out_dir])) else None)
+    context = multiprocessing.get_context("spawn" if any(map(is_url, [*args.words, args.out_dir])) else None)
     executor = concurrent.futures.ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin_worker)
     try:
         yield executor
@@ -178,37 +137,3 @@ class Progress:
         if self._bar:
             sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()
-
-
-def _write_report(summary: Summary, path: str) -> None:
-    from pathlib import Path
-
-    from exporter.files import output, remote
-
-    data = (_html(summary) if path.lower().endswith(".html") else _json(summary)).encode("utf-8", "backslashreplace")
-    if remote.is_url(path):
-        remote.write_bytes(path, data)
-    else:
-        output.write_bytes(Path(path), data)
-
-
-def _json(summary: Summary) -> str:
-    import json
-
-    counts = {status: len(summary.of(status)) for status in ("exported", "skipped", "refused")}
-    models = [{"source": one.source, "out": one.out, "status": one.status, "layers": one.layers, "channels": one.channels,
-               "reason": one.reason, "hint": one.hint, "warnings": list(one.warnings)} for one in summary.outcomes]
-    return json.dumps({"producer": {"name": "bn-export", "version": __version__}, **counts, "models": models}, indent=2) + "\n"
-
-
-def _html(summary: Summary) -> str:
-    def cell(text: object, kind: str = "") -> str:
-        return f'<td class="{kind}">{html.escape(printable(str(text), 600))}</td>'
-
-    rows = []
-    for one in summary.outcomes:
-        told = " ".join(filter(None, [one.reason or one.out, one.hint, *one.warnings]))
-        numbers = (one.layers, one.channels) if one.status == "exported" else ("", "")
-        rows.append("<tr>" + cell(one.source) + cell(one.status, one.status) + cell(numbers[0], "number") + cell(numbers[1], "number")
-                    + cell(told) + "</tr>")
-    return PAGE.format(version=__version__, summary=html.escape(str(summary)), rows="\n".join(rows))

@@ -107,7 +107,7 @@ def export_one(task: Task, options: ReadOptions, write_options: WriteOptions) ->
         bundle = read_in_child(place, options, fork=threading.active_count() == 1, output=output)
         output.end(bundle)
         return Outcome(source=public(task.source), out=task.out, status=EXPORTED, layers=len(bundle), mark=task.mark,
-                       channels=sum(layer.moving_mean.size for layer in bundle), warnings=tuple(bundle.remarks()),
+                       channels=sum(layer.channels for layer in bundle), warnings=tuple(bundle.remarks()),
                        written=resume.written(task.out))
     except ExporterError as error:
         return _refused(task.source, task.out, error)

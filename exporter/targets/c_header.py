@@ -51,7 +51,7 @@ def _layer(stem: str, layer: BatchNorm, options: WriteOptions) -> Iterator[str]:
     shape = "x".join(map(str, layer.shape))
     facts = [f"shape {shape}, axis {', '.join(map(str, layer.axis or ()))}", f"stored as {layer.dtype}", *lacking]
     yield f"/* {_comment(layer.path)}: {'; '.join(facts)} */"
-    yield f"enum {{ {stem}_channels = {layer.moving_mean.size} }};"
+    yield f"enum {{ {stem}_channels = {layer.channels} }};"
     yield f"static const double {stem}_epsilon = {_number(float(layer.epsilon or 0.0))};"
     arrays = {name: (kind, values) for name, values in layer.parameters().items()}
     if options.folded:

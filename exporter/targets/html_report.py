@@ -82,16 +82,14 @@ def _count(count: int, word: str) -> str:
 
 def _origin(bundle: Bundle) -> str:
     origin = bundle.origin
-    said = [f"Keras {origin.keras_version}" if origin.keras_version else "",
-            f"TensorFlow {origin.tensorflow_version}" if origin.tensorflow_version else "", origin.backend or ""]
-    return " · ".join(_text(word) for word in (origin.kind, *said) if word)
+    return " · ".join(map(_text, [origin.kind, *origin.writers()]))
 
 
 def _summary(bundle: Bundle, found: list[Finding]) -> str:
     epsilons, dtypes = sorted({layer.epsilon or 0.0 for layer in bundle}), sorted({layer.dtype for layer in bundle})
     warned, noted = (len({f.path for f in found if f.kind.level == level}) for level in ("warning", "note"))
     facts = {
-        "Layers": _thousands(len(bundle)), "Channels": _thousands(sum(layer.moving_mean.size for layer in bundle)),
+        "Layers": _thousands(len(bundle)), "Channels": _thousands(sum(layer.channels for layer in bundle)),
         "Epsilon": ", ".join(map(short, epsilons[:3])) + (f" and {len(epsilons) - 3} more" if len(epsilons) > 3 else ""),
         "Type": ", ".join(dtypes), "Layers with warnings": _thousands(warned), "Layers with notes": _thousands(noted)}
     return "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts.items() if value)
@@ -175,7 +173,7 @@ def _layer(i: int, layer: BatchNorm, found: list[Finding]) -> str:
     epsilon, lowest, largest = layer.epsilon or 0.0, float(layer.moving_variance.min()), min(float(np.abs(_scale(layer)).max()), LARGEST)
     weight = sum(100 if f.kind.level == "warning" else 1 for f in found)
     cells = [  # shown, sorted by
-        (str(i), i), (_path(layer.path).replace("_", "_<wbr>"), None), ("×".join(map(str, layer.shape)), layer.moving_mean.size),
+        (str(i), i), (_path(layer.path).replace("_", "_<wbr>"), None), ("×".join(map(str, layer.shape)), layer.channels),
         (axis, (layer.axis or (0,))[0]), (layer.dtype, None), (short(epsilon), epsilon), (number(lowest), lowest),
         (number(largest), largest), ("".join(map(_chip, found)), weight)]
     row = "".join(_cell(shown, key, css) for (shown, key), (_, css) in zip(cells, COLUMNS))

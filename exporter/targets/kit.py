@@ -61,7 +61,7 @@ def _page(bundle: Bundle) -> str:
     rows = [f"| `{_code(each.path)}` | {'x'.join(map(str, each.shape))} | {', '.join(map(str, each.axis or ()))} |" for each in bundle]
     return PAGE.format(name=_code(bundle.origin.file), count="1 layer" if len(bundle) == 1 else f"{len(bundle)} layers", formula=FORMULA,
                        path=printable(layer.path).replace('"', '\\"'), stem=identifiers(bundle.paths())[0],
-                       channels=layer.moving_mean.size, rows="\n".join(rows), version=__version__)
+                       channels=layer.channels, rows="\n".join(rows), version=__version__)
 
 
 def _code(text: str) -> str:

@@ -134,7 +134,7 @@ def _together(axes: tuple[int, ...]) -> bool:
 
 def _flat_shape(body: _Body, layer: BatchNorm, x: str, last: int) -> str:
     """[-1, channels], followed by the product of the sizes after axis `last` if it is not the last of all."""
-    front = body.constant(np.array([-1, layer.moving_mean.size], np.int64))
+    front = body.constant(np.array([-1, layer.channels], np.int64))
     if last in (-1, (layer.ndim or 0) - 1):
         return front
     rest = body.add("ReduceProd", body.add("Shape", x, start=last + 1), keepdims=1)

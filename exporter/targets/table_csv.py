@@ -33,7 +33,7 @@ def write(bundle: Bundle, options: WriteOptions) -> bytes:
 def _rows(layer: BatchNorm) -> Iterator[list[str]]:
     path = f"'{layer.path}" if layer.path.startswith(FORMULA_STARTS) else layer.path
     stored = [getattr(layer, name) for name in PARAMETERS]
-    columns = [_digits(values, layer.moving_mean.size) for values in (*stored, *scale_and_offset(layer))]
+    columns = [_digits(values, layer.channels) for values in (*stored, *scale_and_offset(layer))]
     for channel, numbers in enumerate(zip(*columns)):
         yield [path, str(channel), repr(layer.epsilon), *numbers]
 

@@ -9,6 +9,7 @@ import numpy as np
 from exporter.batchnorm.bundle import Bundle
 from exporter.batchnorm.document import FORMULA
 from exporter.batchnorm.layer import BatchNorm, scale_and_offset
+from exporter.batchnorm.listing import notes
 from exporter.errors import printable
 from exporter.targets.shared.options import WriteOptions
 
@@ -19,7 +20,7 @@ COLUMNS = ("layer", "channels", "axis", "dtype", "epsilon", "smallest variance",
 
 def write(bundle: Bundle, options: WriteOptions) -> bytes:
     """The table, with a line about the model above and the formula below. Scale is |gamma| / sqrt(moving_variance + epsilon)."""
-    channels = sum(layer.moving_mean.size for layer in bundle)
+    channels = sum(layer.channels for layer in bundle)
     lines = [f"{_text(bundle.origin.file)} ({_text(bundle.origin.kind)}): {len(bundle)} batch norms, {channels} channels", "",
              _line(COLUMNS), _line(["---"] * len(COLUMNS)), *(_line(_cells(layer)) for layer in bundle), "", f"    {FORMULA}", "",
              *(f"Skipped: {_text(path)}: {_text(reason)}\n" for path, reason in bundle.skipped), bundle.digest(), ""]
@@ -28,14 +29,9 @@ def write(bundle: Bundle, options: WriteOptions) -> bytes:
 
 def _cells(layer: BatchNorm) -> list[str]:
     scale, _ = scale_and_offset(layer)
-    notes = [f"no {name}" for name in ("gamma", "beta") if getattr(layer, name) is None]
-    notes += [f"{verb}: {', '.join(fields)}" for verb, fields in (("assumed", layer.assumed), ("converted", layer.converted)) if fields]
-    if layer.effective_epsilon is not None:
-        notes.append(f"effective epsilon {layer.effective_epsilon:g}")
-    if layer.quantized:
-        notes.append(f"quantized {layer.quantized}")
+    lacking = [f"no {name}" for name in ("gamma", "beta") if getattr(layer, name) is None]
     return [layer.path, " x ".join(map(str, layer.shape)), ", ".join(map(str, layer.axis or ())), layer.dtype, f"{layer.epsilon:g}",
-            f"{layer.moving_variance.min():.3g}", f"{np.abs(scale).max():.3g}", "; ".join(notes)]
+            f"{layer.moving_variance.min():.3g}", f"{np.abs(scale).max():.3g}", "; ".join([*lacking, *notes(layer)])]
 
 
 def _line(cells: tuple[str, ...] | list[str]) -> str:

@@ -13,6 +13,7 @@ import pytest
 import exporter
 from exporter.commands import export as cli
 from exporter.commands import shared
+from exporter.targets import SUFFIXES
 from tests.make.layers import ROOT, make_bundle, make_layer
 
 SAMPLES = ROOT / "sample_models"
@@ -32,8 +33,46 @@ def test_help_names_every_option_and_fits_the_readme(run):
     code, out, _ = run(cli.export, "--help")
     assert code == 0
     for option in ("--epsilon", "--architecture", "--skip-unresolved", "--layers", "--effective-epsilon", "--json",
-                   "--no-vectors", "--ema"):
+                   "--no-vectors", "--ema", "--names", "--folded", "--out-dir", "--suffix", "--jobs", "--dask", "--force", "--report"):
         assert option in out
+    for suffix in SUFFIXES:
+        assert f" {suffix}" in out or suffix == "/"
+
+
+def written(run, tmp_path, *words):
+    """The bundle that a command line writes, whose words stand in the order given."""
+    (tmp_path / "o.json").unlink(missing_ok=True)
+    code, out, err = run(cli.export, *words)
+    assert (code, out, err) == (0, "", "")
+    return exporter.load(tmp_path / "o.json")
+
+
+def test_options_stand_anywhere_and_may_be_abbreviated(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for words in ([KERAS, "o.json", "--layers", "head_bn", "--no-vectors"], [KERAS, "--layers", "head_bn", "o.json", "--no-vectors"],
+                  ["--layers", "head_bn", KERAS, "--no-vectors", "o.json"], ["--no-vec", "--lay=head_bn", KERAS, "o.json"]):
+        bundle = written(run, tmp_path, *words)
+        assert bundle.paths() == ["head_bn"]
+        assert not bundle.vectors
+    code, out, err = run(cli.export, KERAS, "--out-di", "d", "--job", "1", "--lay", "head_bn")
+    assert (code, out, err) == (0, "", "exported 1, skipped 0, refused 0\n")
+    assert exporter.load(tmp_path / "d" / "model.keras.json").paths() == ["head_bn"]
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["o.json", "--json"], "--json lists the layers"), (["--json", "--out-dir", "d"], "--json lists the layers"),
+    (["-v"], "--verbose goes with OUT or --out-dir DIR"), (["--names", "torch"], "--names goes with OUT"),
+    (["--names", "keras"], "--names goes with OUT"), (["--folded"], "--folded goes with OUT"),
+    (["--no-vectors"], "--no-vectors goes with OUT"), (["o.json", "--jobs", "2"], "--jobs goes with --out-dir DIR"),
+    (["--force"], "--force goes with --out-dir"), (["--report", "r.json"], "--report goes with --out-dir"),
+    (["o.json", "--suffix", ".npz"], "--suffix goes with --out-dir"), (["--dask", "tcp://a:1"], "--dask goes with --out-dir"),
+    (["o.json", "p.json"], "expected MODEL and OUT, got 3 names")])
+def test_what_would_be_ignored_is_refused(words, said, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(cli.export, KERAS, *words)
+    assert (code, out) == (2, "")
+    assert said in err
+    assert os.listdir(tmp_path) == []
 
 
 def test_exports_and_lists(run, tmp_path):

@@ -101,9 +101,9 @@ def test_the_command(cluster, zoo, tmp_path):
 
 
 def test_no_scheduler(zoo, tmp_path, monkeypatch):
-    from exporter.commands import export_many as cli_many
+    from exporter.commands.export import export
 
     client = distributed.Client
     monkeypatch.setattr(distributed, "Client", lambda address, timeout: client(address, timeout="1s"))
     with pytest.raises(exporter.UsageError, match="no Dask scheduler answers"):
-        cli_many.export_models([str(zoo), "--out-dir", str(tmp_path / "out"), "--dask", "tcp://127.0.0.1:9"])
+        export([str(zoo), "--out-dir", str(tmp_path / "out"), "--dask", "tcp://127.0.0.1:9"])

@@ -1,0 +1,68 @@
+"""The layers of a bundle as a table for people: what `bn-export MODEL` prints and a notebook shows."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from exporter.errors import printable
+
+if TYPE_CHECKING:
+    from exporter.batchnorm.bundle import Bundle
+    from exporter.batchnorm.layer import BatchNorm
+
+HEADINGS = ("layer", "channels", "axis", "epsilon", "dtype", "parameters", "notes")
+MOST_ROWS = 200  # of a table in a notebook
+LONGEST = 300  # characters of a cell
+
+
+def table(bundle: Bundle) -> str:
+    """The table as text; nothing of the file reaches the terminal as it is."""
+    return "\n".join([summary(bundle), "", *columns([HEADINGS, *map(cells, bundle)]), ""])
+
+
+def html_table(bundle: Bundle) -> str:
+    """The table as HTML, its first rows if it has many."""
+    rows = [_row("th", HEADINGS), *(_row("td", cells(layer)) for layer in bundle.layers[:MOST_ROWS])]
+    more = f"<p>and {len(bundle) - MOST_ROWS} more</p>" if len(bundle) > MOST_ROWS else ""
+    return f"<p>{html.escape(summary(bundle))}</p><table>{''.join(rows)}</table>{more}"
+
+
+def summary(bundle: Bundle) -> str:
+    """One line about the whole."""
+    origin = bundle.origin
+    kind = ", ".join([printable(origin.kind), *map(printable, origin.writers())])
+    channels = sum(layer.channels for layer in bundle)
+    return f"{printable(origin.file)} ({kind}): {len(bundle)} batch norms, {channels} channels"
+
+
+def cells(layer: BatchNorm) -> tuple[str, ...]:
+    """What the table says of a layer, each cell printable."""
+    lacking = [name for name in ("gamma", "beta") if getattr(layer, name) is None]
+    said = (layer.path, "x".join(map(str, layer.shape)), ",".join(map(str, layer.axis or ())), f"{layer.epsilon:g}", layer.dtype,
+            "no " + ", no ".join(lacking) if lacking else "all four", "; ".join(notes(layer)))
+    return tuple(printable(text, 80 if place == 0 else LONGEST) for place, text in enumerate(said))
+
+
+def notes(layer: BatchNorm) -> list[str]:
+    """What is out of the ordinary about where the numbers come from."""
+    found = [f"{name}: {', '.join(fields)}" for name, fields in (("assumed", layer.assumed), ("converted", layer.converted)) if fields]
+    if layer.effective_epsilon is not None:
+        found.append(f"effective epsilon {layer.effective_epsilon:g}")
+    if layer.called_in_training:
+        found.append("called with training=True")
+    if layer.quantized:
+        found.append(f"quantized {layer.quantized}")
+    return found
+
+
+def columns(rows: Iterable[Sequence[str]]) -> list[str]:
+    """Lines in which the cells of each column stand below each other."""
+    rows = list(rows)
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+
+
+def _row(tag: str, texts: Sequence[str]) -> str:
+    return f"<tr>{''.join(f'<{tag}>{html.escape(text)}</{tag}>' for text in texts)}</tr>"

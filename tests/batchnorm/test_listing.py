@@ -1,0 +1,40 @@
+"""The table of a bundle's layers, as text and as HTML."""
+
+from __future__ import annotations
+
+import re
+
+from exporter.batchnorm import listing
+from exporter.batchnorm.bundle import Origin
+from tests.make.layers import make_bundle, make_layer, mixed
+
+ODD = "\x1b[2J\u202e\x07\x9b<b>&"
+
+
+def odd():
+    """A bundle with an odd character in every field of text that a file can fill."""
+    layer = make_layer(ODD, assumed=(ODD,), converted=(ODD,), quantized=ODD)
+    return make_bundle(layer, origin=Origin(file=ODD, kind=ODD, keras_version=ODD, backend=ODD, tensorflow_version=ODD))
+
+
+def test_each_layer_is_a_line_of_aligned_cells():
+    lines = listing.table(mixed()).splitlines()
+    assert lines[0] == "model.h5 (keras-h5, Keras 2.4.0, tensorflow): 5 batch norms, 22 channels"
+    assert lines[2].split() == list(listing.HEADINGS)
+    assert [line[lines[2].index("dtype"):].split()[0] for line in lines[3:]] == ["float32", "float16", "bfloat16", "float64", "float32"]
+    assert "no gamma, no beta" in lines[7]
+    assert "effective epsilon 1.001e-05" in lines[6]
+    assert "assumed: axis; quantized uint8" in lines[5]
+
+
+def test_nothing_of_a_file_reaches_the_terminal_or_the_page_as_it_is():
+    text = listing.table(odd())
+    assert not re.search("[\0-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", text)
+    page = listing.html_table(odd())
+    assert not re.search("[\0-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]|<b>|&(?!lt;|gt;|amp;|quot;|#x27;)", page)
+
+
+def test_a_page_shows_the_first_rows_of_many():
+    page = listing.html_table(make_bundle(*(make_layer(f"bn{number}") for number in range(listing.MOST_ROWS + 7))))
+    assert page.count("<tr>") == 1 + listing.MOST_ROWS
+    assert page.endswith("<p>and 7 more</p>")
