@@ -88,13 +88,8 @@ def c_cases(document: dict[str, Any]) -> str:
             rows.append(_c_case(index, case["shape"], len(case["input"]), *names))
     paths = [layer["path"] for layer in layers]
     refused = [_c_case(paths.index(entry["layer"]), entry["shape"], entry["count"])
-               for entry in document.get("refuse_inputs", ()) if not _by_rank(layers[paths.index(entry["layer"])], entry["shape"])]
+               for entry in document.get("refuse_inputs", ())]
     return "\n".join([*arrays, *_c_table("case", rows), *_c_table("refused", refused), ""])
-
-
-def _by_rank(layer: dict[str, Any], shape: list[int]) -> bool:
-    """Whether an input is refused for its rank alone: the layers of a C header do not hold the rank of their input."""
-    return layer["ndim"] not in (None, len(shape)) and max(layer["axis"]) > 0
 
 
 def _c_case(layer: int, shape: list[int], count: int, x: str = "0", y: str = "0") -> str:

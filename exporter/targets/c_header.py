@@ -96,7 +96,7 @@ def _row(stem: str, layer: BatchNorm, with_vectors: bool) -> str:
     arrays = [f"{stem}_{name}" if getattr(layer, name) is not None else "0" for name in PARAMETERS]
     rows = [f"{stem}_input", f"{stem}_output", "2"] if with_vectors else ["0", "0", "0"]
     fields = [_string(layer.path), f"BN_{layer.dtype.upper()}", f"{stem}_channels", str(len(layer.shape)), f"{{{axis}}}", f"{{{shape}}}",
-              _number(float(layer.epsilon or 0.0)), *arrays, *rows]
+              _number(float(layer.epsilon or 0.0)), *arrays, *rows, str(layer.ndim or 0)]
     return f"    {{{', '.join(fields)}}},"
 
 

@@ -27,6 +27,7 @@ typedef struct {
     const void *gamma, *beta, *moving_mean, *moving_variance;
     const void *input, *output;            /* test vectors: rows * channels numbers, or null */
     size_t rows;
+    size_t ndim;                           /* rank of the input that the model gives the layer, or 0 where it is not known */
 } bn_layer;
 
 /* Number i of one of the layer's arrays, or `otherwise` where the array is null. */
@@ -77,6 +78,7 @@ static inline void bn_run(const float *restrict constants, size_t outer, size_t 
 /* Which axis of an input of this rank dimension d of the parameters runs along; rank where it does not fit. */
 static inline size_t bn_axis(const bn_layer *layer, size_t d, size_t rank) {
     int axis = layer->axis[d] < 0 ? layer->axis[d] + (int)rank : layer->axis[d];
+    if (layer->axis[d] > 0 && layer->ndim && layer->ndim != rank) return rank; /* 3 of 4 axes is not 3 of 5 */
     return axis < 0 || (size_t)axis >= rank ? rank : (size_t)axis;
 }
 

@@ -76,6 +76,7 @@ int main(void) {
     for (size_t i = 0; i < bn_layer_count; i++) {
         bn_layer rows = bn_layers[i]; /* the vectors are rows: as if the parameters ran along all axes but the first */
         size_t shape[BN_MOST_AXES + 1] = {rows.rows};
+        rows.ndim = 0;
         for (size_t d = 0; d < rows.axes; d++) rows.axis[d] = (int)d + 1, shape[d + 1] = rows.shape[d];
         if (rows.rows) tests++, fast += check(&rows, shape, rows.axes + 1, rows.rows * rows.channels, rows.input, rows.output);
     }
