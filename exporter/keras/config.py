@@ -19,7 +19,7 @@ from exporter.errors import FormatError, located, printable
 from exporter.keras.calls import NOTHING_AROUND, Surroundings, input_names, input_tensors
 
 MOST_LAYERS = 100_000
-HOW_TO_GIVE_ONE = "an architecture is the text of model.to_json(), or a whole model of model.save(); YAML is not read"
+HOW_TO_GIVE_ONE = "an architecture is the JSON of model.to_json() or get_config(), or a whole model of model.save(); YAML is not read"
 BATCH_NORMS = ("BatchNormalization", "BatchNormalizationV1", "BatchNormalizationV2", "SyncBatchNormalization")
 MODELS = ("Sequential", "Model", "Functional", "Network")
 

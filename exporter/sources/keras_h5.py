@@ -18,6 +18,7 @@ from exporter.keras import dialects
 from exporter.keras.config import Architecture, Node, join, parse_config
 from exporter.sources.keras_v3.replay import LEAVES
 from exporter.sources.legacy_h5.norms import Reading
+from exporter.sources.legacy_h5.renamed import named_as
 from exporter.sources.legacy_h5.weights import Candidate, Group, candidates
 from exporter.sources.shared.architecture import node_tree_from
 from exporter.sources.shared.found import Found
@@ -64,17 +65,21 @@ def _read_named(file: File, place: Place, options: ReadOptions) -> Bundle:
         raise FormatError("the attribute layer_names is missing: this is no HDF5 file that Keras wrote, or a damaged one", where=base)
     said = {name: file.text("", name) or file.text(base, name) for name in ("keras_version", "backend")}
     text = file.text("", "model_config")
-    architecture = None
+    architecture = tree = None
     if text is not None:
         tree = parse_config(text, "model_config")
     elif options.architecture is not None:
         architecture = node_tree_from(options.architecture)
         tree = architecture.tree
     found = Found(Origin(file=place.name, kind=NAME, **_origin(said, architecture)), options)
-    reading = Reading(file, _era(said, architecture, options), tree if text is not None or architecture else None, found,
-                      is_version_unwritten=architecture is not None)
-    groups = _groups(file, base, _without_norms(reading.tree, reading.era))
+    era = _era(said, architecture, options)
+    groups = _groups(file, base, _without_norms(tree, era) if architecture is None else frozenset())
     try:
+        if architecture is not None:
+            tree, renamed = named_as(architecture.tree, groups, file)
+            if renamed:
+                found.warn(renamed)
+        reading = Reading(file, era, tree, found, is_version_unwritten=architecture is not None)
         for group, path, node in _placed(groups, reading.tree):
             reading.add(group, path, node)
     except FormatError as error:

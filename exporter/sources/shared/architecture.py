@@ -1,6 +1,8 @@
-"""A config that stands beside weights: in a JSON file, a model in HDF5, or a .keras archive or folder."""
+"""A config that stands beside weights: in a JSON file (of to_json() or get_config()), a model in HDF5, or a .keras archive or folder."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from exporter.errors import MissingFileError, UnsupportedError, located
 from exporter.files.place import Place
@@ -46,4 +48,15 @@ def _architecture(place: Place) -> Architecture:
             for key in ("keras_version", "backend")}
     if isinstance(value, dict) and "class_name" not in value and isinstance(value.get("model_config"), dict):
         value = value["model_config"]
-    return Architecture(tree=model_tree(value, ""), **said)
+    return Architecture(tree=model_tree(_with_class(value), ""), **said)
+
+
+def _with_class(value: Any) -> Any:
+    """A model's config with the class that a dump of get_config() lacks: {name, layers, input_layers, output_layers} of a functional model,
+    {name, layers} or, before Keras 2.2.3, the list alone of a Sequential. In Keras 0.3 "layers" has entries without a class_name.
+    """
+    layers = value if isinstance(value, list) else value.get("layers") if isinstance(value, dict) and "class_name" not in value else None
+    if not isinstance(layers, list) or not layers or not all(isinstance(entry, dict) and "class_name" in entry for entry in layers):
+        return value
+    is_graph = isinstance(value, dict) and "input_layers" in value
+    return {"class_name": "Functional" if is_graph else "Sequential", "config": value}

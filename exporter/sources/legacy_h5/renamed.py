@@ -1,0 +1,89 @@
+"""An architecture whose layers have the names of another session: Keras counts the layers that it names itself, batch_normalization_3.
+
+Two runs of one program give one model two sets of such names, and weights with them. Layers are paired by their order where all else
+agrees: the number of layers, each layer's class as its name tells it, the names that a user gave, which of two layers of a class was made
+first, and the shapes that the config says.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from exporter.errors import FormatError, names, printable
+from exporter.keras.config import MODELS, Node
+from exporter.sources.keras_v3.groups import snake_case
+
+if TYPE_CHECKING:
+    from exporter.formats.hdf5_file import File
+    from exporter.sources.legacy_h5.weights import Group
+
+_NUMBERED = re.compile(r"(.*?)(?:_(\d{1,9}))?", re.DOTALL)
+_CALLED_AS_THEIR_OP = ("TFOpLambda", "SlicingOpLambda", "TensorFlowOpLayer")  # tf.nn.relu_3, of class TFOpLambda
+_OUTPUTS = {"Dense": "units", **{f"Conv{rank}D": "filters" for rank in (1, 2, 3)}}  # the size of the last axis of the kernel
+
+
+def named_as(tree: Node, groups: Sequence[Group], file: File) -> tuple[Node, str]:
+    """(tree, warning) with the names that the weights have; as it is, and "", where no name differs or more than names does.
+
+    Raises: FormatError where a kernel has not the shape that the config says.
+    """
+    layers = [node for _, node in tree.children]
+    if len(layers) != len(groups):  # of a Sequential the file does not list the InputLayer
+        layers = [node for node in layers if node.base_name != "InputLayer"]
+    if len(layers) != len(groups) or not tree.is_model or any(node.base_name == "Merge" for node in layers):
+        return tree, ""
+    changed = {node.name: group.name for node, group in zip(layers, groups) if node.name != group.name}
+    pairs = [(node, group) for node, group in zip(layers, groups) if node.name in changed]
+    if not pairs or len({node.name for node in layers}) != len(layers) or not all(_is_counted(node, group.name) for node, group in pairs):
+        return tree, ""
+    if not _in_one_order((node.name for node in layers), (group.name for group in groups)):
+        return tree, ""
+    for node, group in zip(layers, groups):
+        _check_kernel(node, group, file)
+    children = tuple((role, dataclasses.replace(node, name=changed.get(node.name, node.name),
+                                                inputs=tuple(changed.get(name, name) for name in node.inputs)))
+                     for role, node in tree.children)
+    said = names((f"{printable(old, 60)} for {printable(new, 60)}" for old, new in changed.items()), 3)
+    return dataclasses.replace(tree, children=children), (
+        f"the architecture gives {len(changed)} layers other names than the weights do, which Keras counted in another session ({said}): "
+        "they are paired by their order")
+
+
+def _is_counted(node: Node, name: str) -> bool:
+    """Whether both names are those that Keras gives a layer of this class, but for the number."""
+    stem = _parted(name)[0]
+    if stem != _parted(node.name)[0]:
+        return False
+    made_up = {snake_case(node.base_name), node.base_name.lower()}  # the second: Keras 1
+    made_up |= {"model", "functional"} if node.base_name in MODELS else {"input"} if node.base_name == "InputLayer" else set()
+    return stem in made_up or node.base_name in _CALLED_AS_THEIR_OP
+
+
+def _parted(name: str) -> tuple[str, int]:
+    """("batch_normalization", 3) of batch_normalization_3; Keras's first has no number."""
+    found = _NUMBERED.fullmatch(name)
+    return (found[1], int(found[2] or 0)) if found else (name, 0)
+
+
+def _in_one_order(mine: Iterable[str], theirs: Iterable[str]) -> bool:
+    """Whether layers of one class were made in the same order in both sessions."""
+    orders: list[dict[str, list[int]]] = [{}, {}]
+    for texts, order in zip((mine, theirs), orders):
+        for text in texts:
+            stem, number = _parted(text)
+            order.setdefault(stem, []).append(number)
+    ranks = [{stem: sorted(range(len(numbers)), key=numbers.__getitem__) for stem, numbers in order.items()} for order in orders]
+    return ranks[0] == ranks[1]
+
+
+def _check_kernel(node: Node, group: Group, file: File) -> None:
+    wanted = node.config.get(_OUTPUTS.get(node.class_name, ""))
+    if not isinstance(wanted, int) or not group.weights:
+        return
+    shape = file.shape(group.dataset(0))
+    if shape and shape[-1] != wanted:
+        raise FormatError(f"its kernel has shape {list(shape)}, and the config of {printable(node.name, 80)} says "
+                          f"{_OUTPUTS[node.class_name]}={wanted}", where=group.name)
