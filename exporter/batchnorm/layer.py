@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exporter.batchnorm.dtypes import HELD_IN, round_to
-from exporter.errors import UsageError
+from exporter.errors import LayerError, UsageError
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -120,7 +120,7 @@ def evaluate(layer: BatchNorm, x: ArrayLike, *, axis: int | tuple[int, ...] | No
     Error, with u the unit roundoff and a = gamma / sqrt(moving_variance + epsilon): exact, at most one rounding to the result's
     type (plus 2**-50 relative to |a*x| + |a*moving_mean| + |beta|); fast, 8 * 2**-24 * (|a*x| + |a*moving_mean| + |beta|).
 
-    Raises: UsageError where x does not fit the layer, MissingExtra.
+    Raises: UsageError where x does not fit the layer, LayerError where x has another rank than the layer's axis counts for, MissingExtra.
     """
     array = _as_input(layer, x)
     axes = find_axes(layer, array, axis)
@@ -166,10 +166,13 @@ def _as_input(layer: BatchNorm, x: ArrayLike) -> NDArray[Any]:
 
 
 def find_axes(layer: BatchNorm, x: NDArray[Any], axis: int | tuple[int, ...] | None) -> tuple[int, ...]:
-    """The axes of `x`, none negative, that the layer's dimensions run along. Raises: UsageError where x does not fit."""
+    """The axes of `x`, none negative, that the layer's dimensions run along. Raises: see `evaluate`."""
     given = layer.axis if axis is None else (axis,) if isinstance(axis, int) else tuple(axis)
     if given is None or len(given) != len(layer.shape):
         raise UsageError(f"axis {given} does not fit parameters of shape {list(layer.shape)}", where=layer.path)
+    if axis is None and layer.ndim not in (None, x.ndim) and max(given) >= 0:
+        raise LayerError(f"the layer's axis {list(given)} counts for an input of {layer.ndim} dimensions, the input has {x.ndim}",
+                         where=layer.path, hint="give the input's own channel axis with axis= (--axis), e.g. -1")
     for a, size in zip(given, layer.shape):
         if not -x.ndim <= a < x.ndim:
             raise UsageError(f"the layer's axis is {a}, the input has {x.ndim} dimensions", where=layer.path,

@@ -22,6 +22,8 @@ _SAME = frozenset((
     "ThresholdedReLU", "Softmax", "ParametricSoftplus", "SReLU", "Dropout", "AlphaDropout", "GaussianDropout", "GaussianNoise",
     "ActivityRegularization", "Masking", "Permute", "Dense", "TimeDistributedDense", "Highway", "MaxoutDense", "InputLayer",
     "Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Concatenate"))
+# Wrappers that hand on their input as it is.
+_AS_IT_IS = frozenset(("SpectralNormalization", "WeightNormalization", "PruneLowMagnitude", "QuantizeWrapper", "QuantizeWrapperV2"))
 _RECURRENT = ("RNN", "LSTM", "GRU", "SimpleRNN", "CuDNNLSTM", "CuDNNGRU")
 
 
@@ -41,7 +43,7 @@ def _visit(node: Node, rank: int | None, found: dict[Node, int]) -> int | None:
         found[node] = rank
     if node.is_model:
         return _visit_model(node, rank, found)
-    inner = [_visit(child, _rank_inside(node, rank), found) for _, child in node.children]
+    inner = [_visit(child, _rank_inside(node, rank, role), found) for role, child in node.children]
     return _output_rank(node, rank, inner[0] if inner else None)
 
 
@@ -66,8 +68,12 @@ def _visit_model(node: Node, rank: int | None, found: dict[Node, int]) -> int | 
     return outputs.get(last) if isinstance(last, str) else None
 
 
-def _rank_inside(node: Node, rank: int | None) -> int | None:
-    if node.base_name == "Bidirectional":
+def _rank_inside(node: Node, rank: int | None, role: str) -> int | None:
+    if node.base_name == "Bidirectional" or node.base_name in _AS_IT_IS:
+        return rank
+    if role in ("cell", "cells") and node.base_name != "StackedRNNCells":
+        return 2 if rank == 3 else None
+    if node.surroundings.added_axes and rank == 2:  # in a cell, which sees features alone, in the cells of a stack, in a user's cell
         return rank
     if node.base_name == "TimeDistributed" and rank is not None and rank > 2:
         return rank - 1

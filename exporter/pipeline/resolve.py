@@ -44,8 +44,8 @@ def resolve(bundle: Bundle, options: ReadOptions) -> Bundle:
     unresolved = [*skipped, *unknown]
     if unresolved and not (options.skip_unresolved and layers) and not bundle.settled:
         raise _unresolved(unresolved, unknown=bool(unknown), doubtful=doubtful)
-    odd = [f"{layer.path}: the file says its epsilon and not its axis; {list(layer.axis or ())} is assumed" for layer in layers
-           if "axis" in layer.assumed and "epsilon" not in layer.assumed and not bundle.settled]
+    odd = [f"{layer.path}: the file does not say along which axis of its input it runs; {list(layer.axis or ())} is assumed"
+           for layer in layers if "axis" in layer.assumed and "epsilon" not in layer.assumed and not bundle.settled]
     called = [] if bundle.settled else list(_about_calls(layers))
     layers = [layer.replace(doubt="") if layer.doubt else layer for layer in layers]
     return check(bundle.replace(layers=tuple(layers), skipped=tuple(unresolved), warnings=(*bundle.warnings, *odd, *called)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from exporter.batchnorm.layer import PARAMETERS, BatchNorm
 from exporter.errors import FormatError, names
@@ -56,13 +56,35 @@ def assemble(path: str, node: Node | None, fields: NormFields | None, arrays: Ar
     if mean is None or variance is None:
         raise FormatError("moving_mean or moving_variance is missing", where=path)
     is_called_in_training = node is not None and _is_called_in_training(node, era)
+    outer = _seen_from_outside(axis, rank) if node is not None and node.surroundings.added_axes else Outside(axis, rank)
     return BatchNorm(
-        path=path, name=node.name if node else name, class_name=node.class_name if node else "BatchNormalization", axis=axis, shape=shape,
-        ndim=rank, dtype=dtype, epsilon=fields.epsilon if fields else None, momentum=fields.momentum if fields else None,
+        path=path, name=node.name if node else name, class_name=node.class_name if node else "BatchNormalization", axis=outer.axis,
+        shape=shape, ndim=outer.ndim, assumed=outer.assumed, dtype=dtype, epsilon=fields.epsilon if fields else None,
+        momentum=fields.momentum if fields else None,
         gamma=values["gamma"], beta=values["beta"], moving_mean=mean, moving_variance=variance, quantized=quantized,
         effective_epsilon=dialects.effective_epsilon(era, fields, dtype=dtype, ndim=rank) if fields else None,
         called_in_training=is_called_in_training,
         doubt=CALLED_IN_TRAINING if node and is_called_in_training and not node.surroundings.is_keras_3 else "")
+
+
+class Outside(NamedTuple):
+    """The axis of a layer, the rank of the input that it counts for, and what of it is assumed."""
+
+    axis: tuple[int, ...] | None
+    ndim: int | None
+    assumed: tuple[str, ...] = ()
+
+
+def _seen_from_outside(axis: tuple[int, ...] | None, rank: int | None) -> Outside:
+    """The axis of a layer in a wrapper that goes over axes of the input, as TimeDistributed does over time, from that of its own input of
+    `rank`: counted from the end it is the same on both. Keras 2 writes the last one as rank - 1. Another one that is counted from the
+    front is right for the layer's own input alone.
+    """
+    if axis is None or all(number < 0 for number in axis):
+        return Outside(axis, None)
+    if len(axis) > 1 or (rank is not None and axis != (rank - 1,)):
+        return Outside(axis, rank)
+    return Outside((-1,), None, () if rank is not None else ("axis",))
 
 
 def _is_called_in_training(node: Node, era: dialects.Era) -> bool:
