@@ -6,7 +6,7 @@
     TensorFlow Serving   a folder of versions or timestamps, each a SavedModel
     BackupAndRestore     latest.weights.h5 and training_metadata.json
 
-Bundles are no models: one may lie beside the model that it was made of.
+Bundles and NumPy archives are not looked for: one may lie beside the model that it was made of, or that was trained on it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MOST_FILES = 5000  # that are looked at
 MOST_MODELS = 20  # more are not looked for
 DEEPEST = 3  # folders inside each other
 KEYS = (b'"modelTopology"', b'"weightsManifest"', b'"weight_map"')  # of the JSON files that list a model's weights
-BUNDLES = ("bundle", "bundle-arrays")
+BESIDE_MODELS = ("bundle", "bundle-arrays", "numpy-archive")  # what may lie beside a model and is not meant
 
 _SHARD = re.compile(r"(.*)_[0-9]{5}\.weights\.h5", re.DOTALL)
 
@@ -107,7 +107,7 @@ def _top(place: Place, stack: contextlib.ExitStack) -> Place:
 
 def _model_source(place: Place) -> Source | None:
     source = source_for(place)
-    return None if source is None or source.NAME in BUNDLES else source
+    return None if source is None or source.NAME in BESIDE_MODELS else source
 
 
 def _may_be_model(place: Place) -> bool:

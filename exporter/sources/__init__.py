@@ -15,7 +15,8 @@ from exporter.files.place import Place
 from exporter.sources.shared.options import ReadOptions
 
 # Tried in this order; each is imported when it is asked.
-SOURCES = ("keras_h5", "bundle_arrays", "keras_archive", "keras_weights", "saved_model", "tf_checkpoint", "frozen_graph", "tfjs", "bundle")
+SOURCES = ("keras_h5", "bundle_arrays", "numpy_archive", "keras_archive", "keras_weights", "saved_model", "tf_checkpoint",
+           "frozen_graph", "tfjs", "bundle")
 
 
 class Source(Protocol):

@@ -1,0 +1,161 @@
+"""NumPy archives (.npz) of weights by name: tensorpack's dumps and model zoo, and numpy.savez(file, **{weight.name: value}).
+
+    tensorpack    bn0/gamma:0, bn0/beta:0, bn0/mean/EMA:0, bn0/variance/EMA:0
+    Keras 2 on    bn/gamma:0, bn/beta:0, bn/moving_mean:0, bn/moving_variance:0; TensorFlow's layers alike, with or without ":0"
+
+They hold no epsilon: the user gives it, or an architecture with the same names. Arrays of objects are pickles and never read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+
+from exporter.batchnorm.bundle import Bundle, Origin
+from exporter.errors import FormatError, UnsupportedError, names, printable
+from exporter.formats import npy
+from exporter.formats.zip_archive import MAGIC, Archive
+from exporter.keras import dialects
+from exporter.keras.config import Node, is_batch_norm, norm_fields, walk
+from exporter.keras.ranks import input_ranks
+from exporter.sources.shared.assemble import assemble
+from exporter.sources.shared.found import Found
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from exporter.files.place import Place
+    from exporter.sources.shared.options import ReadOptions
+
+NAME = "numpy-archive"
+LARGEST_ARRAY = 9 * (1 << 20)  # bytes: 2**20 float64, and a header
+
+# The roles by the end of a name; whole components only.
+ROLES = {"gamma": "gamma", "beta": "beta", "moving_mean": "moving_mean", "moving_variance": "moving_variance",
+         "mean/EMA": "moving_mean", "variance/EMA": "moving_variance"}
+_NAME = re.compile(rf"(?:(.*)/)?({'|'.join(ROLES)})(?::0)?", re.DOTALL)
+_RENORM = re.compile(r"(moving_stddev|renorm_(mean|stddev)(_weight)?)(:0)?")
+_OLD = re.compile(r".*_running_(mean|std)(:0)?", re.DOTALL)
+_UNNAMED = re.compile(r"arr_\d+")
+
+Scopes = dict[str, dict[str, str]]
+
+
+def claims(place: Place) -> bool:
+    """A zip archive of .npy files and nothing else."""
+    if place.head(4) not in MAGIC:
+        return False
+    with place.open() as file:
+        try:
+            members = Archive(file).members
+        except FormatError:  # the source of model archives says what is wrong with it
+            return False
+    return bool(members) and all(member.name.endswith(".npy") for member in members)
+
+
+def read(place: Place, options: ReadOptions) -> Bundle:
+    """The batch norms whose parameters' names are certain. Raises: UnsupportedError where there are none, FormatError."""
+    with place.open() as file:
+        arrays = _Arrays(file)
+        scopes = _scopes(arrays.names)
+        whole = {scope: roles for scope, roles in scopes.items() if {"moving_mean", "moving_variance"} <= roles.keys()}
+        found = Found(Origin(file=place.name, kind=NAME), options)
+        for scope, roles in scopes.items():
+            lacking = {"moving_mean", "moving_variance"} - roles.keys()
+            if len(lacking) == 1:
+                found.skip(scope, f"the archive holds no {lacking.pop()} of it")
+        if not scopes or not (whole or found.skipped):
+            raise _no_norms(arrays.names)
+        _add(arrays, whole, found, options)
+    return found.bundle()
+
+
+class _Arrays:
+    """The arrays of an archive, read one by one."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._archive = Archive(file)
+        self.names = [member.name.removesuffix(".npy") for member in self._archive.members]
+
+    def read(self, name: str) -> tuple[NDArray[Any], str]:
+        """Values and the name of their type."""
+        data = self._archive.read(f"{name}.npy", LARGEST_ARRAY)
+        if b"'|O'" in data[:256]:
+            raise UnsupportedError("an array of objects is a pickle, which is never loaded: it can run code", where=name,
+                                   hint="save the arrays themselves: numpy.savez(file, **{weight.name: weight.numpy()})")
+        values = npy.parse(data, name)
+        if values.dtype.kind != "f":
+            raise FormatError(f"expected an array of floating point numbers, got {values.dtype}", where=name)
+        return np.ascontiguousarray(values), values.dtype.name
+
+
+def _scopes(found: Iterable[str]) -> Scopes:
+    """{scope: {role: name of the array}}, in the order of the archive. Raises: FormatError for a role that comes twice."""
+    scopes: Scopes = {}
+    for name in found:
+        match = _NAME.fullmatch(name)
+        if match:
+            roles = scopes.setdefault(match[1] or "", {})
+            role = ROLES[match[2]]
+            if role in roles:
+                raise FormatError(f"{printable(roles[role], 80)!r} and {printable(name, 80)!r} are both its {role}", where=match[1] or "")
+            roles[role] = name
+    return scopes
+
+
+def _add(arrays: _Arrays, whole: Scopes, found: Found, options: ReadOptions) -> None:
+    nodes: Mapping[str, tuple[str, Node]] = {}
+    era, ranks = dialects.Era(), {}
+    if options.architecture is not None:
+        from exporter.sources.shared.architecture import node_tree_from
+
+        architecture = node_tree_from(options.architecture)
+        nodes = _named(architecture.tree, list(whole), options.architecture.name)
+        ranks = dict(input_ranks(architecture.tree))
+        era = dialects.era_of(architecture.keras_version, architecture.backend)
+    beside = _beside(arrays.names, whole)
+    for scope, roles in whole.items():
+        if beside[scope]:
+            found.skip(scope, f"it also holds {names(beside[scope])}, which no batch norm has")
+            continue
+        path, node = nodes.get(scope, (scope, None))
+        fields = norm_fields(node) if node else None
+        values = {role: arrays.read(name) for role, name in roles.items()}
+        if fields is not None and ((fields.scale is False) == ("gamma" in roles) or (fields.center is False) == ("beta" in roles)):
+            raise FormatError(f"the archive holds {names(roles)} for it, which does not fit center and scale of its config", where=path)
+        found.add(assemble(path or "batch_norm", node, fields, values, era, ranks.get(node) if node else None,
+                           name=scope.rpartition("/")[2] or "batch_norm"))
+
+
+def _named(tree: Node, scopes: list[str], architecture: str) -> Mapping[str, tuple[str, Node]]:
+    """{scope: (path, layer)}: the layer whose path or name is the scope, one for each."""
+    norms = [(path, node) for path, node in walk(tree) if is_batch_norm(node)]
+    owners = {scope: [(path, node) for path, node in norms if scope in (path, node.name)] for scope in scopes}
+    if len(norms) != len(scopes) or any(len(found) != 1 for found in owners.values()):
+        raise FormatError(f"the architecture's batch norms are {names(path for path, _ in norms)}, the archive's {names(scopes)}: they do "
+                          f"not fit", hint=f"the architecture is that of {printable(architecture, 80)}: give that of the very model, or "
+                                           "its epsilon")
+    return {scope: found[0] for scope, found in owners.items()}
+
+
+def _beside(found: Iterable[str], whole: Scopes) -> Mapping[str, list[str]]:
+    """The arrays of each scope that no batch norm has; those of renormalization are harmless."""
+    beside: dict[str, list[str]] = {scope: [] for scope in whole}
+    for name in found:
+        scope, _, last = name.rpartition("/")
+        if scope in beside and not _NAME.fullmatch(name) and not _RENORM.fullmatch(last):
+            beside[scope].append(last)
+    return beside
+
+
+def _no_norms(found: list[str]) -> UnsupportedError:
+    what = f"this is a NumPy archive (.npz), and the names of its arrays ({names(found)}) are not those of a batch norm's parameters"
+    if all(map(_UNNAMED.fullmatch, found)):
+        return UnsupportedError(f"this is a NumPy archive (.npz) of arrays without names ({names(found, 3)}): nothing says which is which",
+                                hint="give the model itself, or save the arrays under their weights' names")
+    if any(map(_OLD.fullmatch, found)):
+        return UnsupportedError(f"{what}: running_std of Keras 1 is a deviation or a variance", hint="give the HDF5 file of the weights")
+    return UnsupportedError(what, hint="names such as bn/gamma, bn/beta, bn/moving_mean and bn/moving_variance are read")

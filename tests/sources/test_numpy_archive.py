@@ -1,0 +1,138 @@
+"""NumPy archives: arrays are a batch norm's by whole names; nothing is unpickled, nothing is guessed from positions."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+
+import numpy as np
+import pytest
+
+import exporter
+from exporter.errors import ExporterError, FormatError, UnresolvedError, UnsupportedError
+from exporter.files.place import Place
+from exporter.sources import numpy_archive
+from tests.make.v3_files import functional, norm, sequential, stored
+
+ROLES = ("gamma", "beta", "moving_mean", "moving_variance")
+TENSORPACK = dict(zip(ROLES, ("gamma", "beta", "mean/EMA", "variance/EMA")))
+
+
+def values(seed=0, channels=3, roles=ROLES):
+    random = np.random.default_rng(seed)
+    return {role: np.abs(random.normal(size=channels)).astype(np.float32) for role in roles}
+
+
+def archive(path, *, save=np.savez, **arrays):
+    save(path, **arrays)
+    return path
+
+
+def named(scope, arrays, called=None, ending=":0"):
+    return {f"{scope}/{(called or {}).get(role, role)}{ending}": array for role, array in arrays.items()}
+
+
+def refusal(path, kind=UnsupportedError, **options):
+    with pytest.raises(kind) as caught:
+        exporter.read(path, **{"epsilon": 0.1, **options})
+    return f"{caught.value} | {caught.value.hint}"
+
+
+@pytest.mark.parametrize("called", [None, TENSORPACK], ids=["keras", "tensorpack"])
+@pytest.mark.parametrize("ending", ["", ":0"])
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_names_say_all_but_epsilon(tmp_path, called, ending, save):
+    first, second = values(1), values(2, 5, ROLES[1:])
+    path = archive(tmp_path / "model.npz", save=save, **named("bn0", first, called, ending), **named("a/b/bn1", second, called, ending),
+                   **{"conv0/W:0": np.zeros((3, 3, 2, 3), np.float32), "step": np.array(7), "bn0x/gamma_of_mine": np.zeros(3)})
+    assert numpy_archive.claims(Place(path))
+    bundle = exporter.read(path, epsilon={"*": 1e-5, "a/*": 1e-3})
+    assert [(layer.path, layer.epsilon, stored(layer)) for layer in bundle] == [
+        ("bn0", 1e-5, {role: array.tolist() for role, array in first.items()}),
+        ("a/b/bn1", 1e-3, {role: array.tolist() for role, array in second.items()})]
+    assert [layer.name for layer in bundle] == ["bn0", "bn1"]
+    assert bundle["bn0"].assumed == ("epsilon", "axis")
+    assert refusal(path, UnresolvedError, epsilon=None).count("does not say its epsilon") == 2
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+def test_types(tmp_path, dtype):
+    arrays = {role: array.astype(dtype) for role, array in values().items()}
+    layer = exporter.read(archive(tmp_path / "m.npz", **named("bn", arrays)), epsilon=0.1)["bn"]
+    assert (layer.dtype, layer.gamma.dtype) == (np.dtype(dtype).name, dtype)
+
+
+def test_an_architecture_says_the_rest(tmp_path):
+    path = archive(tmp_path / "m.npz", **named("bn_1", values(1, 3, ROLES[1:])), **named("bn_0", values(2)))
+    config = functional("m", sequential("inner", norm("bn_1", epsilon=0.3, scale=False)), norm("bn_0", epsilon=0.2, axis=1))
+    (tmp_path / "a.json").write_text(json.dumps(config))
+    bundle = exporter.read(path, architecture=tmp_path / "a.json")
+    assert [(layer.path, layer.epsilon, layer.axis, layer.assumed) for layer in bundle] == [
+        ("inner/bn_1", 0.3, (-1,), ()), ("bn_0", 0.2, (1,), ())]
+    for other, what in ((functional("m", norm("bn_0"), norm("bn_2")), "they do not fit"),
+                        (functional("m", norm("bn_0"), norm("bn_1"), norm("bn_2")), "they do not fit"),
+                        (functional("m", norm("bn_0"), norm("bn_1")), "does not fit center and scale"),
+                        (functional("m", norm("bn_0", center=False), norm("bn_1", scale=False)), "does not fit center and scale")):
+        (tmp_path / "a.json").write_text(json.dumps(other))
+        assert what in refusal(path, FormatError, epsilon=None, architecture=tmp_path / "a.json")
+
+
+@pytest.mark.parametrize(("arrays", "words"), [
+    ({"arr_0": np.zeros(3), "arr_1": np.zeros(3)}, "NumPy archive (.npz) of arrays without names (arr_0, arr_1)"),
+    ({"x_train": np.zeros((2, 3)), "gammas": np.zeros(3)}, "the names of its arrays (x_train, gammas) are not those"),
+    ({"bn/gamma": np.zeros(3), "bn/beta": np.zeros(3)}, "are not those of a batch norm"),  # a LayerNormalization
+    ({"bn_gamma": np.ones(3), "bn_running_mean": np.ones(3), "bn_running_std": np.ones(3)}, "a deviation or a variance")])
+def test_what_names_do_not_say(tmp_path, arrays, words):
+    assert words in refusal(archive(tmp_path / "m.npz", **arrays))
+
+
+def test_what_is_no_plain_batch_norm_is_named(tmp_path):
+    switch = {**named("sn", values()), "sn/mean_weights:0": np.ones(3), "sn/variance_weights:0": np.ones(3)}
+    cut = {name: array for name, array in named("cut", values()).items() if "variance" not in name}
+    path = archive(tmp_path / "m.npz", **named("bn", values()), **switch, **cut, **{"bn/renorm_mean:0": np.ones(3)})
+    bundle = exporter.read(path, epsilon=0.1, skip_unresolved=True)
+    assert bundle.paths() == ["bn"]
+    assert dict(bundle.skipped) == {"cut": "the archive holds no moving_variance of it",
+                                    "sn": "it also holds mean_weights:0, variance_weights:0, which no batch norm has"}
+
+
+def test_a_role_that_comes_twice(tmp_path):
+    twice = {**named("bn", values()), "bn/mean/EMA:0": np.ones(3, np.float32)}
+    assert "'bn/moving_mean:0' and 'bn/mean/EMA:0' are both its moving_mean" in refusal(archive(tmp_path / "m.npz", **twice), FormatError)
+
+
+def test_nothing_is_unpickled(tmp_path):
+    arrays = {**named("bn", values()), "bn/gamma:0": np.array([{"a": 1}, None, 2], object)}
+    with open(tmp_path / "m.npz", "wb") as file:
+        np.savez(file, **arrays)
+    assert "a pickle, which is never loaded" in refusal(tmp_path / "m.npz")
+
+
+@pytest.mark.parametrize(("array", "words"), [
+    (np.ones(3, np.uint8), "expected an array of floating point numbers, got uint8"), (np.ones(4, np.float32), "differ in shape"),
+    (np.ones(3, np.float64), "differ in type"), (np.asfortranarray(np.ones((3, 2), np.float32)), "row-major"),
+    (np.ones(3, np.int64), "type <i8"), (np.ones(2 << 20, np.float64), "over the limit")])
+def test_arrays_that_are_no_parameters(tmp_path, array, words):
+    path = archive(tmp_path / "m.npz", save=np.savez_compressed, **{**named("bn", values()), "bn/gamma:0": array})
+    assert words in refusal(path, ExporterError)
+
+
+def test_other_zip_archives_are_left_to_others(tmp_path):
+    for members in ({}, {"a.npy": b"", "b.txt": b""}):
+        data = io.BytesIO()
+        with zipfile.ZipFile(data, "w") as file:
+            for name, content in members.items():
+                file.writestr(name, content)
+        (tmp_path / "m.zip").write_bytes(data.getvalue())
+        assert not numpy_archive.claims(Place(tmp_path / "m.zip"))
+    (tmp_path / "m.zip").write_bytes(data.getvalue()[:-5])
+    assert not numpy_archive.claims(Place(tmp_path / "m.zip"))
+
+
+def test_training_data_beside_a_model_is_no_second_model(tmp_path):
+    archive(tmp_path / "data.npz", x=np.zeros(3))
+    sample = exporter.read("sample_models/no_beta_keras208/model.h5")
+    with open("sample_models/no_beta_keras208/model.h5", "rb") as file:
+        (tmp_path / "model.h5").write_bytes(file.read())
+    assert exporter.read(tmp_path).digest() == sample.digest()
