@@ -186,11 +186,17 @@ def _provenance(layer: BatchNorm) -> Iterator[tuple[str, tuple[int, str]]]:
         yield "effective-epsilon", (0, f"the kernel used {layer.effective_epsilon:.6g}, the config says {layer.epsilon:g}; "
                                        f"with the config's the scale is up to {factor:.4g} times as large")
     if layer.assumed:
-        yield "assumed", (0, " and ".join(f"{name} ({_plain(getattr(layer, name))})" for name in layer.assumed))
+        yield "assumed", (0, " and ".join(_assumed(layer, name) for name in layer.assumed))
     if layer.converted:
         yield "converted", (0, " and ".join(layer.converted))
     if layer.quantized is not None:
         yield "quantized", (0, f"stored as {layer.quantized}")
+
+
+def _assumed(layer: BatchNorm, name: str) -> str:
+    """A field with its value; a word of the file that names none, as it is."""
+    is_field = name in (field.name for field in dataclasses.fields(layer))
+    return f"{name} ({_plain(getattr(layer, name))})" if is_field else name
 
 
 def _plain(value: Any) -> str:

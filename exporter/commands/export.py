@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from exporter.__about__ import __version__
-from exporter.commands.shared import add_reading_options, main, read_options, warn
+from exporter.commands.shared import add_reading_options, main, model_place, read_options, warn
 from exporter.errors import UsageError, printable
 from exporter.targets import SUFFIXES
 
@@ -49,10 +49,11 @@ def export(words: Sequence[str] | None = None) -> int:
 
 
 def _list(args: argparse.Namespace) -> int:
-    from exporter.files.remote import place_for
     from exporter.pipeline.read import read_in_child
 
-    bundle = read_in_child(place_for(args.model), read_options(args), fork=True)
+    options = read_options(args)
+    with model_place(args.model) as place:
+        bundle = read_in_child(place, options, fork=True)
     warn(bundle.remarks())
     if args.json:
         sys.stdout.write(_json(bundle) + "\n")
@@ -64,13 +65,14 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace) -> int:
-    from exporter.files.remote import place_for
     from exporter.pipeline.read import read_in_child
     from exporter.pipeline.write import Output
 
-    place, options = place_for(args.model), read_options(args)
-    output = Output(args.out, write_options(args), options.inputs(place))
-    bundle = read_in_child(place, options, fork=True, output=output)
+    options, writing = read_options(args), write_options(args)
+    with model_place(args.model) as place:
+        stream = sys.stdout.buffer if args.out == "-" else None
+        output = Output("-.json" if stream else args.out, writing, options.inputs(place), stream=stream)
+        bundle = read_in_child(place, options, fork=True, output=output)
     warn(bundle.remarks())
     output.end(bundle)
     for layer in bundle if args.verbose else ():
@@ -92,6 +94,10 @@ MANY = ("--suffix", "--jobs", "--dask", "--force", "--report")  # go with --out-
 def _check(args: argparse.Namespace) -> None:
     """Sorts the positional words, into args.model and args.out; refuses options that would be ignored."""
     many = args.out_dir is not None
+    if "" in args.words or args.out_dir == "":
+        raise UsageError("expected a name, got an empty word", hint="a variable of the shell that is not set?")
+    if many and "-" in args.words:
+        raise UsageError("- goes with one model: standard input holds no more", hint="a file of this name is ./-")
     if not many and len(args.words) > 2:
         raise UsageError(f"expected MODEL and OUT, got {len(args.words)} names", hint="many models are exported with --out-dir DIR")
     args.model, args.out = args.words[0], None if many or len(args.words) == 1 else args.words[1]
@@ -117,7 +123,8 @@ def export_parser() -> argparse.ArgumentParser:
     parser.add_argument("words", metavar="MODEL", nargs="+",
                         help="a file or folder that Keras or TensorFlow wrote, or a bundle; with --out-dir also a pattern in quotes: "
                              "* ? [], and ** over folders. The last name is OUT where there is no --out-dir: the output, whose suffix "
-                             f"says its kind: {' '.join(suffix for suffix in SUFFIXES if suffix != '/')}, or a folder/")
+                             f"says its kind: {' '.join(suffix for suffix in SUFFIXES if suffix != '/')}, or a folder/. "
+                             "- is standard input, and as OUT the bundle on standard output")
     parser.add_argument("--json", action="store_true", help="without OUT: the list as JSON")
     parser.add_argument("-v", "--verbose", action="store_true", help="one line a layer on stderr; with --out-dir one line a model")
     parser.add_argument("--version", action="version", version=f"bn-export {__version__}")

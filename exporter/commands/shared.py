@@ -11,12 +11,14 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
+from exporter.commands import streams
 from exporter.errors import ExporterError, UsageError, printable, unexpected
 
 if TYPE_CHECKING:
+    from exporter.files.place import Place
     from exporter.sources.shared.options import ReadOptions
 
 MOST_WARNINGS = 20
@@ -28,22 +30,39 @@ def main(command: Callable[[Sequence[str] | None], int], words: Sequence[str] | 
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # no matrices here; the threads for them cost as much as NumPy
     with contextlib.suppress(ValueError, AttributeError):  # a polite kill removes the temporary file, as Ctrl-C does
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    with streams.guarded():
+        code = _outcome(command, words)
+    gc.freeze()  # nor at the end
+    sys.exit(code)
+
+
+def _outcome(command: Callable[[Sequence[str] | None], int], words: Sequence[str] | None) -> int:
     try:
         code = command(words)
         sys.stdout.flush()
+        return code
     except ExporterError as error:
-        code = fail(error)
+        return fail(error)
     except KeyboardInterrupt:
-        code = 130
+        return 130
     except BrokenPipeError:  # the reader of our output went away, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        code = 1
+        streams.discard_output()
+        return 1
     except (MemoryError, RecursionError) as error:
-        code = fail(ExporterError(f"{type(error).__name__}: the input asks for more than this machine has"))
+        return fail(ExporterError(f"{type(error).__name__}: the input asks for more than this machine has"))
+    except FileNotFoundError as error:
+        gone = ExporterError("the current folder was removed", hint="change to one that exists")
+        return fail(unexpected(error) if _has_folder() else gone)
     except Exception as error:
-        code = fail(unexpected(error))
-    gc.freeze()  # nor at the end
-    sys.exit(code)
+        return fail(unexpected(error))
+
+
+def _has_folder() -> bool:
+    try:
+        os.getcwd()
+    except OSError:
+        return False
+    return True
 
 
 def fail(error: ExporterError) -> int:
@@ -81,15 +100,32 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--backend", choices=["tensorflow", "theano", "cntk"], help="its backend, likewise")
 
 
+@contextlib.contextmanager
+def model_place(name: str) -> Iterator[Place]:
+    """The Place of MODEL; "-" is a copy of standard input."""
+    from exporter.files.remote import place_for
+
+    if name != "-":
+        yield place_for(name)
+        return
+    from exporter.files.spool import spooled
+
+    if sys.stdin is None:
+        raise UsageError("MODEL is -, and standard input is closed")
+    with spooled(sys.stdin.buffer) as place:
+        yield place
+
+
 def read_options(args: argparse.Namespace) -> ReadOptions:
     """ReadOptions from parsed arguments. Raises UsageError for an epsilon that is no number."""
     from exporter.files.remote import place_for
     from exporter.sources.shared.options import ReadOptions
 
-    return ReadOptions(epsilon=tuple(map(_epsilon, args.epsilon)), architecture=place_for(args.architecture) if args.architecture else None,
-                   keras_version=args.keras_version, backend=args.backend, ema=args.ema, layers=tuple(args.layers),
-                   skip_unresolved=args.skip_unresolved, effective_epsilon=args.effective_epsilon,
-                   stored_statistics=args.stored_statistics)
+    return ReadOptions(epsilon=tuple(map(_epsilon, args.epsilon)),
+                       architecture=None if args.architecture is None else place_for(args.architecture),
+                       keras_version=args.keras_version, backend=args.backend, ema=args.ema, layers=tuple(args.layers),
+                       skip_unresolved=args.skip_unresolved, effective_epsilon=args.effective_epsilon,
+                       stored_statistics=args.stored_statistics)
 
 
 def _epsilon(word: str) -> tuple[str, float]:

@@ -37,6 +37,8 @@ def is_url(path: str | os.PathLike[str]) -> bool:
 def place_for(path: str | os.PathLike[str]) -> Place:
     """The Place of a path or URL. Nothing is opened."""
     text = os.fspath(path)
+    if not text:
+        raise UsageError("expected a path or URL, got an empty name")
     if not is_url(text):
         return Place(text)
     if text.lower().startswith("file://"):

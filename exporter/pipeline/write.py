@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, BinaryIO, Literal
 
 from exporter.errors import UsageError
 from exporter.files import output
@@ -20,13 +20,17 @@ if TYPE_CHECKING:
 class Output:
     """An output in the making: the options fit its kind and its place is free, so that nothing is read in vain."""
 
-    def __init__(self, path: str | os.PathLike[str], options: WriteOptions, inputs: Iterable[Place] = ()) -> None:
+    def __init__(self, path: str | os.PathLike[str], options: WriteOptions, inputs: Iterable[Place] = (), *,
+                 stream: BinaryIO | None = None) -> None:
         """inputs: the files and folders that are read, which the output may not replace or lie in.
+        stream: what is written to instead; the path says only the kind.
 
         Raises: UsageError (unknown suffix, options that this kind does not take), OutputError (cannot be written).
         """
         self.path, self._writer = os.fspath(path), writer_for(os.fspath(path), options)
-        output.check_output(self.path, inputs)
+        self._stream = stream
+        if stream is None:
+            output.check_output(self.path, inputs)
 
     def prepare(self) -> None:
         """Imports what checking and writing need; there is time for it while a child reads."""
@@ -45,7 +49,11 @@ class Output:
         """Writes `bundle`. Raises OutputError (what stood there is untouched), MissingExtra."""
         from exporter.batchnorm.gate import check
 
-        output.write(self.path, self._writer.end(check(bundle)))
+        data = self._writer.end(check(bundle))
+        if self._stream is not None:
+            self._stream.write(data)
+        else:
+            output.write(self.path, data)
 
 
 def write(bundle: Bundle, path: str | os.PathLike[str], options: WriteOptions | None = None, *, vectors: bool = True,

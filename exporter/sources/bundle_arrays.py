@@ -93,9 +93,10 @@ def _read_archive(archive: Archive) -> Bundle:
         return values
 
     document = _parsed(array(DOCUMENT).tobytes())
+    named = [layer.get("moving_mean") for layer in document.get("layers", ())] if isinstance(document, dict) else []
     bundle = _joined(document, parameter)
-    for layer in bundle:
-        epsilon = f"{layer.path}/epsilon"
+    for layer, name in zip(bundle, named):
+        epsilon = f"{str(name).removesuffix('/moving_mean')}/epsilon"
         if f"{epsilon}.npy" in archive and array(epsilon).tolist() != layer.epsilon:
             raise BundleError(f"the array says {array(epsilon)}, the document {layer.epsilon}", where=f"array {printable(epsilon, 80)!r}")
     return bundle

@@ -6,6 +6,7 @@ conformance file, and a page that says what is what. The evaluators run with not
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,8 +61,13 @@ def _page(bundle: Bundle) -> str:
     layer = bundle.layers[0]
     rows = [f"| `{_code(each.path)}` | {'x'.join(map(str, each.shape))} | {', '.join(map(str, each.axis or ()))} |" for each in bundle]
     return PAGE.format(name=_code(bundle.origin.file), count="1 layer" if len(bundle) == 1 else f"{len(bundle)} layers", formula=FORMULA,
-                       path=printable(layer.path).replace('"', '\\"'), stem=identifiers(bundle.paths())[0],
+                       python=_literal(ascii(layer.path)), javascript=_literal(json.dumps(layer.path)), stem=identifiers(bundle.paths())[0],
                        channels=layer.channels, rows="\n".join(rows), version=__version__)
+
+
+def _literal(text: str) -> str:
+    """A string of Python or JavaScript for a block of Markdown, which a backquote could end."""
+    return text.replace("`", "\\x60")
 
 
 def _code(text: str) -> str:
@@ -92,7 +98,7 @@ statistics.**
 ```python
 from batchnorm import load
 layers = load(open("../bundle.json", encoding="utf-8").read())
-y = layers["{path}"](x, shape)
+y = layers[{python}](x, shape)
 ```
 
 To check: `cd python && python check.py ../bundle.json`
@@ -102,7 +108,7 @@ To check: `cd python && python check.py ../bundle.json`
 ```js
 import {{ load }} from "./batchnorm.mjs";
 const layers = load(text);                      // text: the content of bundle.json
-layers.get("{path}").apply(x, shape);           // x: a Float32Array, changed in place
+layers.get({javascript}).apply(x, shape);           // x: a Float32Array, changed in place
 ```
 
 To check: `cd javascript && node check.mjs ../bundle.json`, or `npm test`

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import io
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -17,25 +17,31 @@ if TYPE_CHECKING:
 NAME = "csv"
 OPTIONS = frozenset({"vectors"})  # holds none
 COLUMNS = ("path", "channel", "epsilon", *PARAMETERS, "scale", "offset")
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")  # a cell that starts so is run by spreadsheets, whatever its quotes
+FORMULA = re.compile(r"\s*[=+\-@＝＋－＠]|[\t\r\n]")  # a cell that starts so is run by spreadsheets, whatever its quotes
+PLAIN = re.compile(r"[^\s,;\"|]+")  # in no locale a separator
 
 
 def write(bundle: Bundle, options: WriteOptions) -> bytes:
     """RFC 4180 in UTF-8; numbers with the digits that bring them back bit for bit, an absent gamma or beta as an empty cell."""
     text = io.StringIO(newline="")
-    table = csv.writer(text)
-    table.writerow(COLUMNS)
+    text.write(",".join(COLUMNS) + "\r\n")
     for layer in bundle:
-        table.writerows(_rows(layer))
+        text.writelines(",".join(row) + "\r\n" for row in _rows(layer))
     return text.getvalue().encode()
 
 
 def _rows(layer: BatchNorm) -> Iterator[list[str]]:
-    path = f"'{layer.path}" if layer.path.startswith(FORMULA_STARTS) else layer.path
+    path = _cell(layer.path)
     stored = [getattr(layer, name) for name in PARAMETERS]
     columns = [_digits(values, layer.channels) for values in (*stored, *scale_and_offset(layer))]
     for channel, numbers in enumerate(zip(*columns)):
         yield [path, str(channel), repr(layer.epsilon), *numbers]
+
+
+def _cell(text: str) -> str:
+    """A cell of text: with an apostrophe in front where a spreadsheet would run it, in quotes where it holds a separator of any locale."""
+    text = f"'{text}" if FORMULA.match(text) else text
+    return text if PLAIN.fullmatch(text) else '"' + text.replace('"', '""') + '"'
 
 
 def _digits(values: NDArray[Any] | None, count: int) -> list[str]:

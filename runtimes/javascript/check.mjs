@@ -1,4 +1,4 @@
-// Runs the tests in a bundle: `node check.mjs bundle.json`. Exit code 1 where a number is off by more than the bound.
+// Runs the tests in a bundle: `node check.mjs bundle.json`; without a name, those of the kit that this file lies in. Exit code 1 where a number is off by more than the bound.
 
 import { readFileSync } from "node:fs";
 import { BundleError, load, parse, roundTo } from "./batchnorm.mjs";
@@ -8,7 +8,7 @@ const TINY = { float16: 2 ** -14, bfloat16: 2 ** -126, float32: 2 ** -126, float
 
 let tests = 0, numbers = 0, wrong = 0, worst = 0;
 
-const text = readFileSync(process.argv[2]);
+const text = readFileSync(process.argv[2] ?? new URL("../bundle.json", import.meta.url));
 const bundle = parse(text), layers = load(text), byRows = load(text);
 for (const entry of bundle.layers) {
   if (entry.vectors) runRows(byRows.get(entry.path), entry.vectors);

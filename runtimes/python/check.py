@@ -1,9 +1,10 @@
-"""Runs the tests in a bundle: `python check.py bundle.json`.
+"""Runs the tests in a bundle: `python check.py bundle.json`; without a name, those of the kit that this file lies in.
 
 Exit code 1 where a number is off by more than the bound, or where something is taken that a reader refuses or refused that it takes.
 """
 
 import math
+import os
 import sys
 
 from batchnorm import BundleError, load, parse, round_to
@@ -61,4 +62,4 @@ def accepts(function, refusal, *arguments):
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(sys.argv[1] if len(sys.argv) > 1 else os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "bundle.json")))

@@ -117,3 +117,9 @@ def test_the_document_explains_every_kind_with_its_threshold():
         assert f"| {kind.title} |" in text, kind.code
     for value in (module.DEAD, module.CONSTANT, module.HUGE, module.FLOAT16_MAX):
         assert f"{value:g}" in text
+
+
+def test_a_word_that_names_no_field_is_shown_and_never_looked_up():
+    layer = make_layer("bn", assumed=("epsilon", "moving", "replace", "__class__", "\x1b[2J"))
+    [found] = [finding for finding in findings(make_bundle(layer)) if finding.kind.code == "assumed"]
+    assert found.sentence == "epsilon (0.001) and moving and replace and __class__ and \x1b[2J"

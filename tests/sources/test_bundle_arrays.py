@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 
 import numpy as np
 import pytest
@@ -58,11 +59,12 @@ def test_numpy_reads_the_npz(tmp_path):
     bundle = mixed()
     exporter.write(bundle, tmp_path / "b.npz")
     with np.load(tmp_path / "b.npz", allow_pickle=False) as arrays:
+        stems = {**{path: path for path in bundle.paths()}, "ключ/\\ ..": "ключ__ _"}  # a backslash and dots could lead out of a folder
         for layer in bundle:
             for name, values in layer.parameters().items():
-                found = arrays[f"{layer.path}/{name}"]
+                found = arrays[f"{stems[layer.path]}/{name}"]
                 assert (found.dtype, found.shape, found.tobytes()) == (values.dtype, values.shape, values.tobytes())
-            assert arrays[f"{layer.path}/epsilon"] == layer.epsilon
+            assert arrays[f"{stems[layer.path]}/epsilon"] == layer.epsilon
         assert json.loads(arrays["bn-bundle"].tobytes())["layers"][0]["gamma"] == "a/b/gamma"
         lacking = 4  # gamma or beta, counted over the layers
         assert len(arrays.files) == 1 + 5 * len(bundle) - lacking
@@ -77,6 +79,37 @@ def test_npy_both_ways(kind, shape, tmp_path):
     np.save(tmp_path / "theirs.npy", array)
     back = npy.parse((tmp_path / "theirs.npy").read_bytes(), "x")
     assert (back.dtype, back.shape, back.tobytes()) == (array.dtype, array.shape, array.tobytes())
+
+
+LEADS_OUT = ["../x", "a/../../x", "/etc/x", "C:/x", "..\\x", "a\\b", ".. /x", "..", "__x", "___x", "a/..b", "a/b"]
+
+
+def test_no_member_of_an_npz_leads_out_of_the_folder_it_is_extracted_to(tmp_path):
+    bundle = make_bundle(*(make_layer(path, seed=seed) for seed, path in enumerate(LEADS_OUT)))
+    exporter.write(bundle, tmp_path / "b.npz")
+    with zipfile.ZipFile(tmp_path / "b.npz") as archive:
+        names = archive.namelist()
+    assert len(set(names)) == len(names) == 1 + 5 * len(LEADS_OUT)
+    for name in names:
+        parts = name.split("/")
+        assert not name.startswith("/")
+        assert not set("\\:") & set(name)
+        assert not any(part.strip(". ") == "" for part in parts)
+    for kept in ("a/..b", "a/b", "__x"):
+        assert f"{kept}/gamma.npy" in names
+    back = exporter.load(tmp_path / "b.npz")
+    assert back.paths() == LEADS_OUT
+    assert all(same_layer(a, b) for a, b in zip(bundle, back))
+
+
+def test_epsilon_beside_a_name_that_was_changed_is_compared_too(tmp_path):
+    exporter.write(make_bundle(make_layer("../x")), tmp_path / "b.npz")
+    with zipfile.ZipFile(tmp_path / "b.npz") as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    [name] = [name for name in members if name.endswith("/epsilon.npy")]
+    (tmp_path / "bad.npz").write_bytes(stored_zip({**members, name: npy.dump(np.array(0.5))}.items()))
+    with pytest.raises(BundleError, match=r"the document 0\.001"):
+        exporter.load(tmp_path / "bad.npz")
 
 
 def changed_npz(tmp_path, **changes):

@@ -99,6 +99,22 @@ def test_the_lines_of_c(folder):
     assert (np.abs(got - want).reshape(-1, 3) <= vectors.bound(LAYERS[0], X.reshape(-1, 3))).all()
 
 
+@pytest.mark.parametrize("path", ['q" \\', "\\\" and 0 or list(layers)[0]]; import os; os.mkdir('OWNED') #", "line\nbreak ```",
+                                  "{stem} ${x} 😀 é", "\u2028\u202e", "x" * 300])
+def test_the_lines_work_for_every_name_and_run_nothing_else(path, tmp_path):
+    exporter.write(make_bundle(make_layer(path, shape=(3,), seed=1, ndim=4)), f"{tmp_path}/kit/")
+    folder = tmp_path / "kit"
+    test_the_lines_of_python(folder)
+    if shutil.which("node"):
+        test_the_lines_of_javascript(folder)
+    assert not list(tmp_path.rglob("OWNED"))
+
+
+@pytest.mark.parametrize(("language", "words"), [("python", [*PYTHON, "check.py"]), ("javascript", ["node", "check.mjs"])])
+def test_the_programs_that_check_know_the_bundle_of_their_kit(language, words, folder):
+    assert "4 layers, 4 tests" in call(words, folder / language)
+
+
 def test_what_is_in_it(folder, tmp_path):
     names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert names == {"README.md", "bundle.json", "bundle-1.schema.json", "batchnorm-1.json", "c/layers.h", *kit.FILES}

@@ -301,6 +301,18 @@ def test_the_csv_holds_every_number(tmp_path):
     assert {row["gamma"] for row in rows[4:]} == {""}
 
 
+@pytest.mark.parametrize(("path", "cell"), [
+    ("encoder/bn_1", "encoder/bn_1"), ("=1+1", "'=1+1"), (" =1+1", '"\' =1+1"'), ("\n@x", '"\'\n@x"'), ("＝x", "'＝x"), ("a;=x", '"a;=x"'),
+    ('q"x', '"q""x"'), ("\tx", '"\'\tx"'), ("-bn", "'-bn"), ("a b", '"a b"')])
+def test_no_cell_of_the_csv_is_a_formula_in_any_locale(path, cell, tmp_path):
+    bundle = make_bundle(make_layer(path, shape=(1,)))
+    exporter.write(bundle, tmp_path / "b.csv")
+    text = (tmp_path / "b.csv").read_bytes().decode()
+    assert text.partition("\r\n")[2].startswith(f"{cell},0,0.001,")
+    done = exporter.compare(bundle, tmp_path / "b.csv")
+    assert done.same, done.text()
+
+
 def test_the_markdown_table_is_a_table(tmp_path):
     bundle = make_bundle(*(make_layer(path, seed=i) for i, path in enumerate(["a|b", "<script>", "line\nbreak", "`*_[x](y)", "ok"])))
     exporter.write(bundle, tmp_path / "b.md")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 LARGEST = 256 << 20  # bytes
 NEEDED = ("moving_mean", "moving_variance")
-FORMULA_STARTS = "=+-@\t\r"  # a path that begins so has an apostrophe in front, for spreadsheets
+FORMULA = re.compile(r"\s*[=+\-@＝＋－＠]|[\t\r\n]")  # a path that begins so has an apostrophe in front, for spreadsheets
 
 
 def claims(place: Place) -> bool:
@@ -48,7 +49,7 @@ def read(place: Place) -> Port:
         if len(row) != len(rows[0]):
             raise FormatError(f"expected {len(rows[0])} cells, got {len(row)}", where=f"{place.name}: line {number}")
         path = row[columns["path"]] if "path" in columns else ""
-        groups.setdefault(path[1:] if path[:1] == "'" and path[1:2] in FORMULA_STARTS else path, []).append(row)
+        groups.setdefault(path[1:] if path[:1] == "'" and FORMULA.match(path[1:]) else path, []).append(row)
     return Port(name=place.name, kind="a table", layers=tuple(_layer(path, group, columns, place.name) for path, group in groups.items()))
 
 
