@@ -9,28 +9,26 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from exporter.batchnorm.bundle import Bundle, Origin
 from exporter.batchnorm.gate import MOST_CHANNELS
-from exporter.batchnorm.layer import PARAMETERS
 from exporter.errors import FormatError, UnsupportedError, names, printable
 from exporter.files.place import MiB, Place
 from exporter.formats.strict_json import parse_json
 from exporter.keras import dialects
-from exporter.keras.config import Node, is_batch_norm, join, model_tree, norm_fields
-from exporter.keras.ranks import input_ranks
+from exporter.keras.config import model_tree
 from exporter.sources.keras_v3.groups import VARIABLES, Group
 from exporter.sources.keras_v3.weights import read_weights
 from exporter.sources.legacy_h5.weights import Group as Layer
 from exporter.sources.legacy_h5.weights import norms_of
 from exporter.sources.shared.architecture import node_tree_from
-from exporter.sources.shared.assemble import assemble, roles_of
+from exporter.sources.shared.assemble import assemble
 from exporter.sources.shared.found import Found
+from exporter.sources.shared.matching import by_name
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -84,9 +82,9 @@ def read(place: Place, options: ReadOptions) -> Bundle:
     found = Found(Origin(file=place.name, kind=NAME, keras_version=version, backend=backend), options)
     if weights.are_by_path():
         read_weights(Group([_Paths(weights)]), tree, version, found, own_config=True,
-                     quantized=lambda group: _quantized(weights, f"{group.path}/{VARIABLES}"))
+                     quantized=lambda group: weights.quantized(f"{group.path}/{VARIABLES}"))
     else:
-        _by_name(tree, weights, dialects.era_of(version, backend), found, own_config=True)
+        by_name(tree, weights, dialects.era_of(version, backend), found, own_config=True)
     return found.bundle()
 
 
@@ -120,6 +118,14 @@ class Weights:
 
     def are_by_path(self) -> bool:
         return any(f"/{VARIABLES}/" in name for name in self.by_name)
+
+    def names(self) -> Iterable[str]:
+        return self.by_name
+
+    def quantized(self, owner: str) -> str | None:
+        """How the weights directly below `owner` were quantised."""
+        kinds = {weight.quantized for name, weight in self.by_name.items() if name.rpartition("/")[0] == owner}
+        return ", ".join(sorted(kind for kind in kinds if kind)) or None
 
     def read(self, name: str) -> tuple[NDArray[Any], str]:
         """Values and dtype of a weight. TensorFlow.js computes v * scale + min in float64 and rounds to float32 once."""
@@ -202,7 +208,7 @@ def _without_config(weights: Weights, place: Place, options: ReadOptions) -> Bun
     if options.architecture is not None:
         given = node_tree_from(options.architecture)
         found = Found(Origin(file=place.name, kind=NAME, keras_version=given.keras_version, backend=given.backend), options)
-        _by_name(given.tree, weights, dialects.era_of(given.keras_version, given.backend), found, own_config=False)
+        by_name(given.tree, weights, dialects.era_of(given.keras_version, given.backend), found, own_config=False)
         return found.bundle()
     found = Found(Origin(file=place.name, kind=NAME), options)
     for norm in norms_of(Layer(name="weightsManifest", path="", weights=tuple(weights.by_name))):
@@ -211,112 +217,8 @@ def _without_config(weights: Weights, place: Place, options: ReadOptions) -> Bun
             continue
         arrays = {role: weights.read(name) for role, name in norm.datasets.items()}
         found.add(assemble(norm.scope, None, None, arrays, dialects.Era(), None, name=norm.scope.rpartition("/")[2],
-                           quantized=_quantized(weights, norm.scope)))
+                           quantized=weights.quantized(norm.scope)))
     return found.bundle()
-
-
-def _by_name(tree: Node, weights: Weights, era: dialects.Era, found: Found, *, own_config: bool) -> None:
-    """Weights called layer/gamma, layer/beta …: Keras 2's, and those of models made in TensorFlow.js.
-
-    own_config: whether the config was saved with them. Of another the names have to be the same: batch_normalization_2 may be its third.
-    """
-    owners: dict[str, list[str]] = {}
-    for name in weights.by_name:
-        owner, _, role = name.rpartition("/")
-        if role in PARAMETERS:
-            owners.setdefault(owner, []).append(role)
-    owners = {owner: roles for owner, roles in owners.items() if {"moving_mean", "moving_variance"} <= set(roles)}
-    norms = list(_norms(tree, "", ()))
-    chosen = _choose(norms, list(owners))
-    if own_config:
-        _choose_rest(chosen, list(owners), norms)
-    elif set(chosen) != set(owners):
-        raise FormatError(f"the architecture's batch norms are {names(path for path, _, _ in norms)}, the weights' {names(owners)}: "
-                          "they do not fit", hint="give the architecture of the very model that these weights were saved from")
-    ranks = input_ranks(tree)
-    for (path, node, _), own in zip(norms, chosen, strict=True):
-        if own is None:
-            found.skip(path, "no weights are named like it, or several: it is not certain which are its own")
-            continue
-        fields = norm_fields(node)
-        expected = roles_of(len(owners[own]), fields.center, fields.scale)
-        if expected is None or set(expected) != set(owners[own]):
-            raise FormatError(f"the file holds {names(owners[own])} for it, which does not fit center and scale of its config", where=path)
-        arrays = {role: weights.read(f"{own}/{role}") for role in expected}
-        found.add(assemble(path, node, fields, arrays, era, ranks.get(node), quantized=_quantized(weights, own)))
-    for owner, roles in owners.items() if None not in chosen else ():  # inside a user's class
-        if owner not in chosen:
-            arrays = {role: weights.read(f"{owner}/{role}") for role in roles}
-            found.add(assemble(owner, None, None, arrays, era, None, name=owner.rpartition("/")[2], quantized=_quantized(weights, owner)))
-
-
-def _norms(node: Node, path: str, wrappers: tuple[str, ...]) -> Iterator[tuple[str, Node, tuple[str, ...]]]:
-    """(path, batch norm, names of the wrappers around it)."""
-    if is_batch_norm(node):
-        yield path, node, wrappers
-        return
-    outer = () if node.is_model else (*wrappers, node.name)
-    for _, child in node.children:
-        yield from _norms(child, join(path, child.name), outer)
-
-
-def _choose(norms: list[tuple[str, Node, tuple[str, ...]]], owners: list[str]) -> list[str | None]:
-    """For each batch norm the owner of its weights: the one that bears its path, its name or that of the wrapper around it, in whole
-    components, and that no other batch norm could mean.
-    """
-    chosen: list[str | None] = []
-    for path, node, wrappers in norms:
-        fitting: set[str] = set()
-        for wanted in ((path, node.name), wrappers):
-            fitting = {owner for owner in owners if any(owner == text for text in wanted)} \
-                or {owner for owner in owners if any(owner.endswith(f"/{text}") for text in wanted)}
-            if fitting:
-                break
-        chosen.append(fitting.pop() if len(fitting) == 1 else None)
-    return [owner if owner and chosen.count(owner) == 1 else None for owner in chosen]
-
-
-def _choose_rest(chosen: list[str | None], owners: list[str], norms: list[tuple[str, Node, tuple[str, ...]]]) -> None:
-    """Corrects and completes what was chosen: names in a file can differ from the scopes in it by TensorFlow's numbers alone. A single one
-    left over is that of the single one left over.
-    """
-    chosen[:] = _without_doubtful(chosen, norms)
-    left = [owner for owner in owners if owner not in chosen]
-    if len(left) == 1 and chosen.count(None) == 1:
-        chosen[chosen.index(None)] = left[0]
-    elif len(left) == chosen.count(None):
-        _choose_numbered(chosen, left, norms)
-
-
-def _without_doubtful(chosen: list[str | None], norms: list[tuple[str, Node, tuple[str, ...]]]) -> list[str | None]:
-    """Without the owners that may be another's: where a scope "bn" is there already TensorFlow takes "bn_1", a layer's name, too."""
-    while True:
-        ownerless = {name for (_, node, wrappers), owner in zip(norms, chosen, strict=True) if owner is None
-                     for name in (node.name, *wrappers)}
-        kept = [None if owner and _unnumbered(owner) in ownerless else owner for owner in chosen]
-        if kept == chosen:
-            return chosen
-        chosen = kept
-
-
-def _choose_numbered(chosen: list[str | None], left: list[str], norms: list[tuple[str, Node, tuple[str, ...]]]) -> None:
-    """Gives the batch norms without an owner those that are left, where only one bears the name, as it is or with TensorFlow's number."""
-    possible = {place: {owner for owner in left if {node.name, *wrappers} & {owner.rpartition("/")[2], _unnumbered(owner)}}
-                for place, (_, node, wrappers) in enumerate(norms) if chosen[place] is None}
-    while forced := [place for place, fitting in possible.items() if len(fitting) == 1]:
-        chosen[forced[0]] = owner = possible.pop(forced[0]).pop()
-        for fitting in possible.values():
-            fitting.discard(owner)
-
-
-def _unnumbered(owner: str) -> str:
-    return re.sub(r"_\d+$", "", owner.rpartition("/")[2])
-
-
-def _quantized(weights: Weights, owner: str) -> str | None:
-    """How the weights below `owner` were quantised."""
-    kinds = {weight.quantized for name, weight in weights.by_name.items() if name.rpartition("/")[0] == owner}
-    return ", ".join(sorted(kind for kind in kinds if kind)) or None
 
 
 class _Paths:
