@@ -18,7 +18,7 @@ from exporter.sources.shared.refusals import FOLDED, ORIGINAL
 from exporter.sources.tf_graph.layers import layers
 from exporter.sources.tf_graph.norms import GraphNorm, find_norms
 from exporter.sources.tf_graph.paths import op_scope
-from exporter.sources.tf_graph.trace import FUSED, VARIABLES
+from exporter.sources.tf_graph.trace import FUSED, PASSES, VARIABLES, Constant
 
 if TYPE_CHECKING:
     from exporter.files.place import Place
@@ -29,6 +29,8 @@ NAME = "frozen-graph"
 # Field numbers of saved_model.proto: a SavedModel begins with its schema version, 1, and the first of its graphs.
 SAVED_MODEL, SAVED_MODEL_GRAPHS = b"\x08\x01\x12", 2
 FOLDABLE = frozenset({"Conv2D", "DepthwiseConv2dNative", "Conv3D", "Conv2DBackpropInput", "MatMul"})
+STATISTICS = frozenset({"moving_mean", "moving_variance"})  # nobody else's names
+AFFINE = frozenset({"gamma", "beta"})
 SCALES = frozenset({"Mul", "Add", "AddV2", "Sub", "BiasAdd"})
 
 _OP = re.compile(rb"[A-Za-z_][A-Za-z0-9_.>]*")
@@ -59,22 +61,27 @@ def read(place: Place, options: ReadOptions) -> Bundle:
     found = Found(Origin(file=place.name, kind=NAME, tensorflow_version=version or None), options)
     for outcome in layers(norms, lambda variable: None, version):
         found.take(outcome)
-    for scope in _folded(graph, norms):
+    folded = list(_folded(graph, norms))
+    for scope in folded:
         found.skip(scope, f"it was folded: {FOLDED}")
+    known = {path for path, _ in found.skipped}
+    for scope, roles in _left_over(graph, norms).items():
+        if scope not in known:
+            found.skip(scope, f"no op of the graph uses its {names(roles)}: the graph seems to be cut short")
     if not found.layers:
-        _refuse(graph, norms, found)
+        _refuse(graph, norms, found, folded)
     return found.bundle()
 
 
-def _refuse(graph: Graph, norms: list[GraphNorm], found: Found) -> None:
+def _refuse(graph: Graph, norms: list[GraphNorm], found: Found, folded: list[str]) -> None:
     """The error for a graph from which nothing can be had, where there is a reason for the whole of it."""
     ops = {node.op for node in graph.main.nodes.values()}
     if norms and ops & VARIABLES:
         raise UnsupportedError("this graph is not frozen: its variables are in a checkpoint",
                                hint="give the checkpoint, with this graph beside it as its .meta file, or the SavedModel's folder")
-    if not norms and found.skipped:
-        raise UnsupportedError(f"batch norm was folded away ({names(path for path, _ in found.skipped)}): {FOLDED}", hint=ORIGINAL)
-    if not norms and ops & FOLDABLE:
+    if not norms and folded:
+        raise UnsupportedError(f"batch norm was folded away ({names(folded)}): {FOLDED}", hint=ORIGINAL)
+    if not norms and not found.skipped and ops & FOLDABLE:
         raise UnsupportedError(f"the graph holds no batch norm; if the model had any, it was folded away: {FOLDED}", hint=ORIGINAL)
 
 
@@ -88,6 +95,25 @@ def _folded(graph: Graph, norms: list[GraphNorm]) -> Iterator[str]:
         if node.op in SCALES and named and op_scope(node) not in whole:
             whole.add(op_scope(node))
             yield op_scope(node)
+
+
+def _left_over(graph: Graph, norms: list[GraphNorm]) -> dict[str, list[str]]:
+    """Constants that are called as a batch norm's parameters are, by scope, where the ops are missing that compute with them.
+
+    A GraphDef has no length of its own: one that ends behind any of its nodes is sound.
+    """
+    played = {role.name for norm in norms for role in (norm.gamma, norm.beta, norm.mean, norm.variance, *(norm.moving or ()))
+              if isinstance(role, Constant)}
+    used: set[str] = set()
+    for node in reversed(list(graph.main.nodes.values())):  # users stand behind what they use; only handed on is not used
+        if node.op not in PASSES or node.name in used:
+            used.update(output.node for output in node.inputs)
+    found: dict[str, list[str]] = {}
+    for node in graph.main.nodes.values():
+        scope, _, last = node.name.rpartition("/")
+        if node.op == "Const" and node.name not in played and (last in STATISTICS or (last in AFFINE and node.name not in used)):
+            found.setdefault(scope, []).append(last)
+    return found
 
 
 def _graphs(data: bytes, where: str) -> list[bytes]:

@@ -408,27 +408,32 @@ class Tracer:
         queue, seen, found = [source.value], {source.value}, []
         for value in queue:
             node = value.node
-            outside = value.frame.outside(value.output.node) if node is None else None
-            if outside is not None:
-                inputs = [outside]
-            elif node is not None and (node.op in ELEMENTWISE or node.op in PASSES or node.op in ("Reshape", "Squeeze", "ExpandDims")):
-                inputs = [Value(value.frame, output) for output in _data(node)]
-                inputs = inputs if node.op in ELEMENTWISE else inputs[:1]
-            elif node is not None and self._is_size(value):
-                continue
-            else:
+            inputs = self._operands(value)
+            if not inputs and not self._is_size(value):
                 leaf = self._reduction(value) if node is not None and node.op in REDUCTIONS else self.trace(value)
                 if isinstance(leaf, Opaque) or (isinstance(leaf, Moment) and not leaf.of_batch):
                     return []
                 found += [leaf] if not isinstance(leaf, Filled) else []
-                continue
-            for one in inputs:
-                if one not in seen:
-                    seen.add(one)
-                    queue.append(one)
+            new = [one for one in inputs if one not in seen]
+            seen.update(new)
+            queue += new
             if len(queue) > WIDEST_STATISTIC:
                 return []
         return found if any(isinstance(leaf, Moment) for leaf in found) else []
+
+    def _operands(self, value: Value) -> list[Value]:
+        """What a value is computed from element by element; none where it is not."""
+        node = value.node
+        if node is None:
+            outside = value.frame.outside(value.output.node)
+            return [outside] if outside is not None else []
+        if node.op in CHOICES or node.op in CALLS:
+            frames = [self.enter(value.frame, node, function, first) for function, first in self.called(value.frame, node)]
+            results = [list(frame.body.results.values())[value.output.slot : value.output.slot + 1] for frame in frames]
+            return [Value(frame, output) for frame, outputs in zip(frames, results, strict=True) for output in outputs]
+        if node.op in ELEMENTWISE:
+            return [Value(value.frame, output) for output in _data(node)]
+        return [operand(value.frame, node, 0)] if node.op in PASSES or node.op in ("Reshape", "Squeeze", "ExpandDims") else []
 
     def _is_size(self, value: Value) -> bool:
         """Whether a value says how large a tensor is: what a sum is divided by."""
