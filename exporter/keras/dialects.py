@@ -53,6 +53,11 @@ class Era:
         """tf.contrib.keras of TensorFlow 1.2 and 1.3 is tf.layers' BatchNormalization, which made beta before gamma until 1.4."""
         return self.is_tf_keras and self.version is not None and (2, 0, 2) <= self.version <= (2, 0, 6)
 
+    @property
+    def raises_epsilon(self) -> bool:
+        """Whether the fused kernels of this TensorFlow raised small epsilons (FUSED_MINIMUM)."""
+        return self.version is not None and (2, 1, 6) <= self.version < (2, 12)
+
 
 def era_of(keras_version: str | None, backend: str | None) -> Era:
     """The era of a `keras_version` as files have it: "1.0.8", "2.2.4-tf", "2.15.0", "3.3.3". What is no version is unknown."""

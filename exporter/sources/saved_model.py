@@ -16,7 +16,6 @@ from exporter.formats.graph_def import MetaGraph, open_file
 from exporter.formats.object_graph import OBJECT_GRAPH, SavedGraph
 from exporter.formats.protobuf import Message, fields
 from exporter.formats.tensor_bundle import Checkpoint, TensorBundle, open_checkpoint
-from exporter.keras.dialects import FUSED_MINIMUM
 from exporter.sources.shared.found import Found, Skipped
 from exporter.sources.tf_graph.layers import Stored, layers
 from exporter.sources.tf_graph.norms import find_norms as norms_of_graph
@@ -24,7 +23,7 @@ from exporter.sources.tf_graph.saved import SavedFunctions, key_of
 from exporter.sources.tf_graph.trace import VARIABLES as VARIABLE_OPS
 from exporter.sources.tf_graph.trace import Variable
 from exporter.sources.tf_objects.norms import ObjectNames, ObjectNorm, epsilon_of, open_graph, with_kernel
-from exporter.sources.tf_objects.read import Read, Said, read_norms, read_objects
+from exporter.sources.tf_objects.read import Said, read_norms, read_objects
 from exporter.sources.tf_objects.saved import KerasMetadata, era_of_tensorflow, model_prefix, same_norms
 
 if TYPE_CHECKING:
@@ -162,8 +161,11 @@ class _Reader:
             self._by_graph(found)
 
     def _by_objects(self, norms: list[ObjectNorm], found: Found) -> None:
-        for layer in self._with_graph(list(read_norms(self._checkpoint, self._stored, norms, self._said, self._era, found))):
-            found.add(layer)
+        read = list(read_norms(self._checkpoint, self._stored, norms, self._said, self._era, found))
+        graph = SavedFunctions(self._part.data, self._saved, self._stored)
+        by_variance = graph.norms_of(one.norm.variables["moving_variance"] for one in read)
+        for one in read:
+            found.take(self._completed(one.layer, one.norm, by_variance[one.norm.variables["moving_variance"]]))
 
     def _said(self, norm: ObjectNorm) -> Said:
         path = self._keras.path(norm)
@@ -172,27 +174,18 @@ class _Reader:
             path = self._by_name.path(norm.node)
         return Said(path, *self._keras.config(norm) or (None, None))
 
-    def _with_graph(self, read: list[Read]) -> list[BatchNorm]:
-        """The layers with what only the graph says: all of those without a config, and the epsilon of fused kernels."""
-        clamps = self._era.version is None or self._era.version < (2, 12, 0)
-        asked = [one.norm.variables["moving_variance"] for one in read if not one.has_config
-                 or one.layer.epsilon is None or (clamps and one.layer.epsilon < FUSED_MINIMUM)]
-        if not asked:
-            return [one.layer for one in read]
-        by_variance = SavedFunctions(self._part.data, self._saved, self._stored).norms_of(asked)
-        return [self._completed(one.layer, one.norm, by_variance.get(one.norm.variables["moving_variance"], [])) for one in read]
-
-    def _completed(self, layer: BatchNorm, found: ObjectNorm, norms: list[GraphNorm]) -> BatchNorm:
-        norms = [norm for norm in norms if _plays(norm, found)]
+    def _completed(self, layer: BatchNorm, found: ObjectNorm, norms: list[GraphNorm]) -> BatchNorm | Skipped:
+        """The layer with what only the graph says: all of one without a config, and the epsilon of fused kernels."""
+        same = [norm for norm in norms if _plays(norm, found)]
         if layer.epsilon is not None:
-            return with_kernel(layer, norms)
-        epsilon = epsilon_of(norms)
+            return with_kernel(layer, same, self._era)
+        epsilon = epsilon_of(same)
         if epsilon is None:
             return layer
-        in_use = [norm for norm in norms if not norm.reason][:1]
-        for same in layers(in_use, self._values, self._part.tensorflow_version or ""):
-            if not isinstance(same, Skipped):
-                return same.replace(path=layer.path, name=layer.name, class_name=layer.class_name)
+        in_use = [norm for norm in same if not norm.reason][:1]
+        for outcome in layers(in_use, self._values, self._part.tensorflow_version or ""):
+            if not isinstance(outcome, Skipped):
+                return outcome.replace(path=layer.path, name=layer.name, class_name=layer.class_name)
         return layer.replace(epsilon=epsilon)
 
     def _by_graph(self, found: Found) -> None:

@@ -48,7 +48,7 @@ def read(place: Place, options: ReadOptions) -> Bundle:
         else:
             from exporter.sources.tf_graph.tf1 import read_tf1
 
-            read_tf1(checkpoint, _meta(table), found, options)
+            read_tf1(checkpoint, _meta(table), _other_metas(table), found, options)
     return found.bundle()
 
 
@@ -133,3 +133,8 @@ def _meta(table: Place) -> Place | None:
     prefix = table.name.removesuffix(".index")
     found = table.sibling(re.sub(r"-\d{5}-of-\d{5}$", "", prefix) + ".meta")
     return found if found.is_file() else None
+
+
+def _other_metas(table: Place) -> list[Place]:
+    """The graphs of other names beside a checkpoint: tensorpack writes graph-DATE.meta."""
+    return [child for child in table.parent().children() if child.name.endswith(".meta") and child.is_file()]

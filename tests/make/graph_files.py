@@ -74,9 +74,14 @@ def parameters(channels=3, seed=0):
 
 
 def frozen_variables(scope, values, names=("gamma", "beta", "moving_mean", "moving_variance")):
-    """What freezing makes of variables: a Const, and the Identity that read it. Returns (nodes, names of the reads)."""
+    """What freezing makes of variables: a Const, and the Identity that read it. Returns (nodes, names of the reads).
+
+    values: None for one that nothing uses: freezing leaves it out.
+    """
     nodes = []
     for name, array in zip(names, values):
+        if array is None:
+            continue
         nodes += [const(f"{scope}/{name}", array), node(f"{scope}/{name}/read", "Identity", f"{scope}/{name}")]
     return nodes, [f"{scope}/{name}/read" for name in names]
 

@@ -88,9 +88,10 @@ def test_transposes_around_a_kernel_that_knows_one_layout(tmp_path):
 @pytest.mark.parametrize("add", ["Add", "AddV2"])
 def test_a_chain_in_each_of_its_forms(tmp_path, gamma, beta, add):
     values = parameters()
+    values[:2] = values[0] if gamma else None, values[1] if beta else None
     nodes, (g, b, mean, variance) = frozen_variables("bn", values)
     bundle = read(tmp_path, X, *nodes, *chain("bn", "x", g if gamma else None, b if beta else None, mean, variance, 2e-3, add))
-    check(bundle["bn"], [values[0] if gamma else None, values[1] if beta else None, *values[2:]], epsilon=2e-3)
+    check(bundle["bn"], values, epsilon=2e-3)
     assert (bundle["bn"].class_name, bundle["bn"].axis, bundle["bn"].ndim) == ("tf.nn.batch_normalization", (-1,), 4)
 
 
@@ -125,7 +126,7 @@ def test_one_written_by_hand(tmp_path, form):
 def test_a_bias_before_and_a_sum_after_are_not_beta(tmp_path):
     """x + bias is what is normalised, and a residual is added outside."""
     values = parameters()
-    nodes, (g, _, mean, variance) = frozen_variables("bn", values)
+    nodes, (g, _, mean, variance) = frozen_variables("bn", [values[0], None, *values[2:]])
     bundle = read(tmp_path, X, *nodes, const("bias", np.float32([1, 2, 3])), node("b", "Identity", "bias"), node("in", "BiasAdd", "x", "b"),
                   *chain("bn", "in", g, None, mean, variance), node("block/add", "AddV2", "bn/batchnorm/add_1", "b"))
     check(bundle["bn"], [values[0], None, *values[2:]])
@@ -213,7 +214,7 @@ def test_gamma_of_ones_that_the_graph_made_is_none(tmp_path):
     """slim and tf.layers with scale=False: a Const named by TensorFlow; a frozen gamma that happens to be ones stays."""
     values = parameters()
     ones, zeros = np.ones(3, "f4"), np.zeros(3, "f4")
-    nodes, (_, beta, mean, variance) = frozen_variables("a", values)
+    nodes, (_, beta, mean, variance) = frozen_variables("a", [None, *values[1:]])
     more, reads = frozen_variables("b", [ones, zeros, *values[2:]])
     bundle = read(tmp_path, X, *nodes, *more, const("a/Const", ones), fused("a", ["a/Const", beta, mean, variance]), fused("b", reads))
     check(bundle["a"], [None, *values[1:]])
@@ -231,7 +232,7 @@ def reduced(name, axes):
 def test_other_normalisations_are_not_reported(tmp_path, axes):
     values = parameters()
     nodes, reads = frozen_variables("bn", values)
-    more, (g, b, _, _) = frozen_variables("ln", parameters(seed=1))
+    more, (g, b, _, _) = frozen_variables("ln", [*parameters(seed=1)[:2], None, None])
     other = [*reduced("ln", axes), *chain("ln", "x", g, b, "ln/mean", "ln/variance"), node("l2", "Rsqrt", "x")]
     assert read(tmp_path, X, *nodes, *more, *other, fused("bn", reads)).paths() == ["bn"]
     with pytest.raises(UnsupportedError, match="holds no BatchNormalization"):
@@ -249,7 +250,7 @@ def test_layer_norm_that_borrows_the_fused_op_is_not_reported(tmp_path):
 
 
 def test_statistics_of_the_batch_are_unresolved(tmp_path):
-    nodes, (g, b, _, _) = frozen_variables("bn", parameters())
+    nodes, (g, b, _, _) = frozen_variables("bn", [*parameters()[:2], None, None])
     for batch in ([*reduced("bn", [0, 1, 2]), *chain("bn", "x", g, b, "bn/mean", "bn/variance")],
                   [const("none", np.zeros(0, "f4")), node("bn/FusedBatchNorm", "FusedBatchNorm", "x", g, b, "none", "none")]):
         with pytest.raises(UnresolvedError, match=r"bn: it computes with the statistics of the batch \(is_training\)"):
@@ -310,7 +311,7 @@ def for_quantisation(gamma, beta, mean, variance, reshaped=False, last="Add"):
 @pytest.mark.parametrize("reshaped", [True, False])
 def test_one_that_scales_the_weights_in_training_for_quantisation(tmp_path, gamma, reshaped):
     values = parameters()
-    nodes, (g, *reads) = frozen_variables("bn", values)
+    nodes, (g, *reads) = frozen_variables("bn", [values[0] if gamma else None, *values[1:]])
     bundle = read(tmp_path, X, *nodes, *for_quantisation(g if gamma else None, *reads, reshaped))
     check(bundle["bn"], [values[0] if gamma else None, *values[1:]])
     assert (len(bundle), bundle["bn"].axis, bundle["bn"].ndim) == (1, (-1,), 4)
@@ -403,6 +404,30 @@ def test_a_huge_constant_is_not_decoded(tmp_path):
     nodes[0] = node("bn/gamma", "Const", value=tensor(np.float32([1]), shape=(1 << 50,)))
     with pytest.raises((UnresolvedError, FormatError), match=r"values|over the limit"):
         read(tmp_path, X, *nodes, *chain("bn", "x", *reads))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_parameters_whose_batch_norm_is_missing_are_named(tmp_path, count):
+    """A GraphDef that ends behind a node is sound; gamma and beta alone may be another layer's, but then some op uses them."""
+    values = parameters()
+    nodes, reads = frozen_variables("first", values)
+    cut, _ = frozen_variables("second", parameters(seed=1)[:count], ROLES[:count])
+    whole = [X, *nodes, *chain("first", "x", *reads)]
+    with pytest.raises(UnresolvedError, match=r"second: no op of the graph uses its gamma.*cut short"):
+        read(tmp_path, *whole, *cut)
+    bundle = read(tmp_path, *whole, *cut, skip_unresolved=True)
+    check(bundle["first"], values)
+    assert read(tmp_path, *whole, *cut[:2], node("y", "Mul", "second/gamma/read", "x")).paths() == ["first"]
+
+
+def test_every_cut_of_a_graph_behind_a_node_is_whole_or_an_error(tmp_path):
+    values = parameters()
+    nodes, reads = frozen_variables("bn", values)
+    nodes = [X, *nodes, *chain("bn", "x", *reads)]
+    for count in range(1, len(nodes)):
+        with pytest.raises((UnresolvedError, UnsupportedError)):
+            read(tmp_path, *nodes[:count])
+    check(read(tmp_path, *nodes)["bn"], values)
 
 
 @pytest.mark.live

@@ -16,7 +16,7 @@ from exporter.files.place import Place
 from exporter.formats.object_graph import OBJECT_GRAPH
 from exporter.sources import saved_model
 from exporter.sources.shared.options import ReadOptions
-from tests.make.graph_files import Function, function, graph, node
+from tests.make.graph_files import Function, const, function, graph, node
 from tests.make.live import ROLES, check_live, config, fill
 from tests.make.tensor_files import field, graph_proto, saved_graph_proto, saved_model_proto, write_bundle
 
@@ -109,25 +109,38 @@ def test_a_batch_norm_that_is_the_root_itself(tmp_path):
     assert read(write(tmp_path, stored=stored, objects=objects)).paths() == ["batch_normalization"]
 
 
-def write_exported(folder, *, bound=(2, 3, 4, 5), names=ROLES):
-    """A SavedModel of one batch norm that only its functions tell: `call`, and `serve`, bound to the nodes `bound`, which calls it."""
+def write_exported(folder, *, bound=(2, 3, 4, 5), names=ROLES, version="2.4.0", children=None, kernel=0.02, fused=True):
+    """A SavedModel of one batch norm that only its functions tell: `call`, and `serve`, bound to the nodes `bound`, which calls it.
+
+    children: what the object that holds the variables calls them; else numbers. kernel: the graph's epsilon.
+    """
     arguments = ["x", *"gbmv"]
     reads = [node(f"read_{name}", "ReadVariableOp", name) for name in "gbmv"]
     values = [f"read_{name}:value:0" for name in "gbmv"]
-    norm = node("bn/FusedBatchNormV3", "FusedBatchNormV3", "x", *values, epsilon=0.02, is_training=False)
+    norm = [node("bn/FusedBatchNormV3", "FusedBatchNormV3", "x", *values, epsilon=kernel, is_training=False)]
+    if not fused:
+        norm = spelled_out(*values, kernel)
     call = node("call", "StatefulPartitionedCall", *arguments, f=Function("call"))
-    functions = [function("call", arguments, [*reads, norm], {"y": "bn/FusedBatchNormV3:y:0"}),
+    functions = [function("call", arguments, [*reads, *norm], {"y": "bn/FusedBatchNormV3:y:0" if fused else "y:z:0"}),
                  function("serve", arguments, [call], {"y": "call:output:0"})]
     said = {"call": (2, 3, 4, 5), "serve": bound}
     concrete = b"".join(field(2, field(1, name) + field(2, field(2, bytes(nodes)))) for name, nodes in said.items())
-    places = {str(number): number + 2 for number in range(4)}
+    places = children or {str(number): number + 2 for number in range(4)}
     keys = [f"variables/{number}/.ATTRIBUTES/VARIABLE_VALUE" for number in range(4)]
     stored = [({"net": 1}, None), (places, None), *(({}, (f"net/bn/{role}", key)) for role, key in zip(ROLES, keys, strict=True))]
     objects = [({"net": 1}, None), (places, None), *(({}, f"net/bn/{name}") for name in names)]
     (folder / "variables").mkdir(parents=True)
     write_bundle(folder / "variables", "variables", {**dict(zip(keys, VALUES.values(), strict=True)), OBJECT_GRAPH: [graph_proto(stored)]})
-    (folder / "saved_model.pb").write_bytes(saved_model_proto(saved_graph_proto(objects) + concrete, graph=graph(functions=functions)))
+    said = saved_model_proto(saved_graph_proto(objects) + concrete, version, graph=graph(functions=functions))
+    (folder / "saved_model.pb").write_bytes(said)
     return folder
+
+
+def spelled_out(gamma, beta, mean, variance, epsilon):
+    """tf.nn.batch_normalization as a function's body has it."""
+    return [const("eps", np.float32(epsilon)), node("add", "AddV2", variance, "eps:output:0"), node("r", "Rsqrt", "add:z:0"),
+            node("inv", "Mul", "r:y:0", gamma), node("scaled", "Mul", "x", "inv:z:0"), node("shift", "Mul", mean, "inv:z:0"),
+            node("sub", "Sub", beta, "shift:z:0"), node("y", "AddV2", "scaled:z:0", "sub:z:0")]
 
 
 @pytest.mark.parametrize("names", [ROLES, ("gamm#", *ROLES[1:]), tuple(f"#/{role}" for role in ROLES)])
@@ -136,6 +149,31 @@ def test_names_come_from_the_graph_that_has_a_checksum(names, tmp_path):
     assert np.float32(layer.epsilon) == np.float32(0.02)
     for role in ROLES:
         assert getattr(layer, role).tobytes() == VALUES[role].tobytes()
+
+
+def with_metadata(folder, epsilon, *, kernel=0.02, version="2.9.1", chain=False):
+    """A SavedModel whose layer has a config beside the functions that TensorFlow traced."""
+    write_exported(folder, version=version, children=CHILDREN, kernel=kernel, fused=not chain)
+    said = {**config("bn", epsilon), "name": "bn", "build_input_shape": [None, 4, 4, 3]}
+    (folder / "keras_metadata.pb").write_bytes(field(1, field(2, 1) + field(5, json.dumps(said))))
+    return folder
+
+
+def test_config_and_graph_must_agree_about_epsilon(tmp_path):
+    layer = read(with_metadata(tmp_path / "same", 0.02))["bn"]
+    assert (layer.epsilon, layer.effective_epsilon) == (0.02, None)
+    for name, chain in (("fused", False), ("chain", True)):
+        bundle = read(with_metadata(tmp_path / name, 0.09, chain=chain))
+        assert not bundle.layers
+        assert bundle.skipped[0].reason.startswith("its epsilon is 0.09 in its config and 0.02 in the graph")
+
+
+@pytest.mark.parametrize(("version", "chain", "agrees"), [("2.9.1", False, True), ("1.15.0", False, True), ("2.12.0", False, False),
+                                                           ("2.9.1", True, False)])
+def test_a_fused_kernel_of_its_time_may_have_raised_epsilon(tmp_path, version, chain, agrees):
+    bundle = read(with_metadata(tmp_path, 1e-7, kernel=1.001e-5, version=version, chain=chain))
+    assert [layer.effective_epsilon for layer in bundle.layers] == ([float(np.float32(1.001e-5))] if agrees else [])
+    assert len(bundle.skipped) == (not agrees)
 
 
 @pytest.mark.parametrize("bound", [(3, 2, 4, 5), (2, 3, 4, 4), (2, 3, 4, 1), (2, 3, 4)])

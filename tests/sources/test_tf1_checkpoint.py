@@ -251,6 +251,29 @@ def test_names_that_say_nothing(tmp_path):
         exporter.read(save(tmp_path, tensors("bn", [*values[:3], np.ones(4, "f4")])))
 
 
+def test_the_only_graph_of_the_folder_under_another_name(tmp_path):
+    """tensorpack: graph-1203-084736.meta beside model-100.index; variables bn/mean/EMA and bn/variance/EMA."""
+    values, names = parameters(), ("gamma", "beta", "mean/EMA", "variance/EMA")
+    nodes, reads = variables("bn", names=names)
+    index = save(tmp_path, tensors("bn", values, names), *nodes, *chain("bn", "x", *reads))
+    (tmp_path / "model.ckpt.meta").rename(tmp_path / "graph-1203-084736.meta")
+    bundle = exporter.read(index)
+    check(bundle["bn"], values)
+    assert "graph-1203-084736.meta, the only graph beside the checkpoint" in bundle.warnings[0]
+    (tmp_path / "graph-1204-000000.meta").write_bytes((tmp_path / "graph-1203-084736.meta").read_bytes())
+    with pytest.raises(UnsupportedError) as error:
+        exporter.read(index)
+    assert "graph-1203-084736.meta" in error.value.hint
+
+
+def test_the_only_graph_of_the_folder_is_of_another_model(tmp_path):
+    values = parameters()
+    nodes, reads = variables("other")
+    index = save(tmp_path, tensors("bn", values), *nodes, *chain("other", "x", *reads))
+    (tmp_path / "model.ckpt.meta").rename(tmp_path / "discriminator.meta")
+    assert exporter.read(index, epsilon=1e-3).paths() == ["bn"]
+
+
 def test_a_graph_from_elsewhere(tmp_path):
     values = parameters()
     nodes, reads = variables("bn")

@@ -7,7 +7,7 @@ import pytest
 
 import exporter
 from exporter.errors import UnresolvedError
-from tests.make.graph_files import chain, const, frozen_variables, graph, meta_graph, node, parameters, variables
+from tests.make.graph_files import Function, chain, const, frozen_variables, function, graph, meta_graph, node, parameters, variables
 from tests.make.tensor_files import write_bundle
 
 ROLES = ("gamma", "beta", "moving_mean", "moving_variance")
@@ -107,6 +107,25 @@ def test_batch_renormalization_is_read_as_inference_will(tmp_path, kept):
     bundle = exporter.read(save(tmp_path, stored, X, *of_batch, *nodes, *chain("bn", "x", scale, offset, mean, variance)))
     check(bundle["bn"], [values[0] if "gamma" in kept else None, values[1] if "beta" in kept else None, *values[2:]])
     assert "run in training by the graph" in bundle.warnings[0]
+
+
+def test_batch_renormalization_that_functions_choose(tmp_path):
+    """r = cond(training, r, 1) as a functional conditional: in inference gamma alone is left."""
+    values = parameters()
+    nodes, (gamma, beta, *stored) = frozen_variables("bn", values)
+    of_batch, *batch = moments("bn")
+    first, second = (function(name, ["one", "other"], [node("y", "Identity", kept)], {"y": "y:output:0"})
+                     for name, kept in (("batch", "one"), ("stored", "other")))
+    neutral = function("neutral", ["one"], [node("y", "OnesLike", "one")], {"y": "y:y:0"})
+    corrected = function("corrected", ["one"], [node("y", "Identity", "one")], {"y": "y:output:0"})
+    chosen = [node(f"s{n}", "If", "train", *pair, then_branch=Function("batch"), else_branch=Function("stored"))
+              for n, pair in enumerate(zip(batch, stored, strict=True))]
+    chosen += [node("sd", "Sqrt", "s1"), node("r", "RealDiv", "sd", stored[1]),
+               node("rc", "If", "train", "r", then_branch=Function("corrected"), else_branch=Function("neutral")),
+               node("rs", "StopGradient", "rc"), node("rg", "Mul", "rs", gamma)]
+    whole = [X, node("train", "Placeholder"), *nodes, *of_batch, *chosen, *chain("bn", "x", "rg", beta, "s0", "s1")]
+    (tmp_path / "g.pb").write_bytes(graph(*whole, functions=[first, second, neutral, corrected]))
+    check(exporter.read(tmp_path / "g.pb")["bn"], values)
 
 
 @pytest.mark.parametrize("affine", [True, False])

@@ -16,7 +16,7 @@ ReadOptions.ema, averages of variables (their name and "/ExponentialMovingAverag
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -44,21 +44,33 @@ SAVE_OPS = {"Save": 2, "SaveSlices": 3, "SaveV2": 3}
 MOMENTS = (("/moments/Squeeze", "/moments/Squeeze_1"), ("/moments/moments_1/mean", "/moments/moments_1/variance"))
 
 
-def read_tf1(checkpoint: Checkpoint, meta: Place | None, found: Found, options: ReadOptions) -> None:
-    """Reads the batch norms of a name-based checkpoint into `found`. meta: the graph beside it, or None; --architecture may name another.
+def read_tf1(checkpoint: Checkpoint, meta: Place | None, others: Sequence[Place], found: Found, options: ReadOptions) -> None:
+    """Reads the batch norms of a name-based checkpoint into `found`.
 
-    Raises FormatError for damage, UnsupportedError where there is no graph and names say nothing certain.
+    meta: the graph beside it, or None; --architecture may name another. others: graphs of other names in the folder; the only one is taken
+    where it is of this checkpoint's variables. Raises FormatError for damage, UnsupportedError where names alone say nothing certain.
     """
     if options.architecture is not None:
         if options.architecture.suffix != ".meta":
             raise UsageError("a checkpoint of tf.train.Saver takes the graph of a .meta file, not a Keras architecture")
         meta = options.architecture
-    if meta is None:
-        _by_name(checkpoint, found, options)
+    if meta is None and len(others) == 1 and _fits(graph := MetaGraph(open_file(others[0]), others[0].name), checkpoint):
+        found.warn(f"{others[0].name}, the only graph beside the checkpoint, says which variables its batch norms compute with")
+    elif meta is None:
+        _by_name(checkpoint, found, options, others)
         return
-    graph = MetaGraph(open_file(meta), meta.name)
+    else:
+        graph = MetaGraph(open_file(meta), meta.name)
     found.origin = dataclasses.replace(found.origin, tensorflow_version=graph.tensorflow_version or None)
     read_graph(checkpoint, graph, found, options)
+
+
+def _fits(graph: MetaGraph, checkpoint: Checkpoint) -> bool:
+    """Whether the checkpoint stores the variables of every batch norm of a graph."""
+    stored_as = saved_names(graph)
+    roles = [role for norm in find_norms(graph.graph) for role in (norm.gamma, norm.beta, *(norm.moving or (norm.mean, norm.variance)))]
+    used = {role.name for role in roles if isinstance(role, Variable)}
+    return bool(used) and all(stored_as.get(name, name) in checkpoint or name in checkpoint for name in used)
 
 
 def read_graph(checkpoint: Checkpoint, graph: MetaGraph, found: Found, options: ReadOptions) -> None:
@@ -175,8 +187,11 @@ class _Named(NamedTuple):
     variables: dict[str, str]
 
 
-def _by_name(checkpoint: Checkpoint, found: Found, options: ReadOptions) -> None:
-    """What names alone say: the four of tf.layers, Keras and slim in one scope, and the averages of the hand-made batch norm."""
+def _by_name(checkpoint: Checkpoint, found: Found, options: ReadOptions, graphs: Sequence[Place]) -> None:
+    """What names alone say: the four of tf.layers, Keras and slim in one scope, and the averages of the hand-made batch norm.
+
+    graphs: that lie in the folder, for the hint.
+    """
     scopes = _scopes(checkpoint)
     named: list[_Named] = []
     for scope, last in scopes.items():
@@ -191,8 +206,10 @@ def _by_name(checkpoint: Checkpoint, found: Found, options: ReadOptions) -> None
         else:
             named.append(outcome)
     if not named and not found.skipped:
+        beside = listed(one.name for one in graphs)
         raise UnsupportedError("no variables are called moving_mean and moving_variance, and other names say nothing certain",
-                               hint="put the .meta file that tf.train.Saver wrote with this checkpoint beside it")
+                               hint=f"give this checkpoint's graph with --architecture; the folder holds {beside}" if graphs else
+                               "put the .meta file that tf.train.Saver wrote with this checkpoint beside it")
     names = _Names(checkpoint, {}, options.ema)
     for norm in named:
         values = {role: stored for role, name in norm.variables.items() if (stored := names.read(Variable(name, name))) is not None}

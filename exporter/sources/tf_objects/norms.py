@@ -16,9 +16,11 @@ from exporter.batchnorm.layer import PARAMETERS, BatchNorm
 from exporter.errors import FormatError
 from exporter.formats.object_graph import ADMINISTRATIVE, OBJECT_GRAPH, CheckpointGraph, ObjectGraph, Way
 from exporter.formats.protobuf import Message
-from exporter.keras.dialects import Era
+from exporter.keras.dialects import FUSED_MINIMUM, Era
 from exporter.sources.shared.assemble import RENORM as RENORM_KERAS
 from exporter.sources.shared.assemble import assemble
+from exporter.sources.shared.found import Skipped
+from exporter.sources.tf_graph.trace import FUSED
 
 if TYPE_CHECKING:
     from exporter.formats.tensor_bundle import Checkpoint, TensorBundle
@@ -179,13 +181,35 @@ def epsilon_of(norms: Iterable[GraphNorm]) -> float | None:
     return epsilons.pop() if len(epsilons) == 1 else None
 
 
-def with_kernel(layer: BatchNorm, norms: Iterable[GraphNorm]) -> BatchNorm:
+def with_kernel(layer: BatchNorm, norms: Iterable[GraphNorm], era: Era | None) -> BatchNorm | Skipped:
     """A layer with a config, and what the graph that TensorFlow made of it computes with: from 1.12 to 2.11 its fused kernels raised small
-    epsilons."""
-    epsilon = epsilon_of(norms)
-    if epsilon is None or layer.epsilon is None:
+    epsilons. Skipped where the two contradict each other otherwise."""
+    norms, said = list(norms), layer.epsilon
+    if said is None:
         return layer
-    return layer.replace(effective_epsilon=epsilon if np.float32(epsilon) != np.float32(layer.epsilon) else None)
+    for norm in norms:
+        if norm.epsilon is not None and not _agrees(said, norm, era):
+            return Skipped(layer.path, f"its epsilon is {said:g} in its config and {norm.epsilon:.7g} in the graph; the file is damaged or "
+                                       "was changed after it was saved")
+    epsilon = epsilon_of(norms)
+    if epsilon is None:
+        return layer
+    return layer.replace(effective_epsilon=epsilon if np.float32(epsilon) != np.float32(said) else None)
+
+
+def _agrees(said: float, norm: GraphNorm, era: Era | None) -> bool:
+    """Whether the graph's epsilon is the config's, in whatever type the graph has it, or what a fused kernel raised that to."""
+    if norm.epsilon is None or _is_rounded(said, norm.epsilon):
+        return True
+    raised = said < FUSED_MINIMUM and np.float32(norm.epsilon) == np.float32(FUSED_MINIMUM)
+    return raised and FUSED.fullmatch(norm.node.op) is not None and (era is None or era.version is None or era.raises_epsilon)
+
+
+def _is_rounded(value: float, rounded: float) -> bool:
+    """Whether one number is the other in one of the types that layers compute in."""
+    single = np.float32(value)
+    brain = ((single.view(np.uint32).astype(np.uint64) + 0x7FFF + ((single.view(np.uint32) >> 16) & 1)) >> 16 << 16).astype(np.uint32)
+    return rounded in (value, float(single), float(np.float16(value)), float(brain.view(np.float32)))
 
 
 def _dtype(dtypes: set[str]) -> str:

@@ -73,4 +73,4 @@ def read_objects(checkpoint: TensorBundle, architecture: Place | None, found: Fo
         return Said(path, node, norm_fields(node) if node else None)
 
     for read in read_norms(checkpoint, graph, find_norms(graph, lambda node: graph.stored(node) is not None), said_of, era, found):
-        found.add(with_kernel(read.layer, norms.get(read.key, [])) if norms else read.layer)
+        found.take(with_kernel(read.layer, norms.get(read.key, []), era) if norms else read.layer)
