@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from exporter.__about__ import __version__
 from exporter.commands.shared import add_reading_options, main, read_options, warn
 from exporter.errors import UsageError
 
-GIVEN = ("--input", "--output")
+if TYPE_CHECKING:
+    from exporter.batchnorm.bundle import Bundle
+    from exporter.diagnosis.alone import Given
+
+ALONE = ("gamma", "beta", "mean", "variance")
+GIVEN = ("--input", "--output", *(f"--{name}" for name in ALONE))
 
 
 def diagnose_command() -> NoReturn:
@@ -25,18 +31,19 @@ def diagnose(words: Sequence[str] | None = None) -> int:
     args = parser.parse_args(gathered(sys.argv[1:] if words is None else words))
     if args.explain is not None or args.list:
         return _explain(args)
-    if args.bundle is None or args.input is None or args.output is None:
+    alone = {name: word for name in ALONE if (word := getattr(args, name)) is not None}
+    if (args.bundle is None and not alone) or args.input is None or args.output is None:
         raise UsageError("BUNDLE, --input and --output are needed",
-                         hint="bn-diagnose out.json --layer bn_1 --input '1, 5' --output '-1, 1'")
+                         hint="bn-diagnose out.json --layer bn_1 --input '1, 5' --output '-1, 1'; without a file, --gamma, --beta, --mean, "
+                              "--variance and --epsilon say the layer")
+    if args.bundle is not None and alone:
+        raise UsageError(f"--{next(iter(alone))} says a layer without a file, and a file is given")
     from exporter.diagnosis import samples
     from exporter.diagnosis.search import diagnose as find
-    from exporter.files.remote import place_for
-    from exporter.pipeline.read import read_in_child
 
     x, theirs = samples.read(args.input, "input"), samples.read(args.output, "output")
-    bundle = read_in_child(place_for(args.bundle), read_options(args), fork=True)
-    warn(bundle.warnings)
-    found = find(bundle, x, theirs, layer=args.layer, channel=args.channel, axis=args.axis, dtype=args.dtype)
+    model = _numbers(alone, args) if alone else _model(args)
+    found = find(model, x, theirs, layer=args.layer, channel=args.channel, axis=args.axis, dtype=args.dtype)
     if args.json:
         import json
 
@@ -44,6 +51,29 @@ def diagnose(words: Sequence[str] | None = None) -> int:
     else:
         sys.stdout.write(found.text())
     return 0 if found.verdict == "same" else 1
+
+
+def _numbers(alone: dict[str, str], args: argparse.Namespace) -> Given:
+    from exporter.diagnosis import samples
+    from exporter.diagnosis.alone import of_numbers
+
+    said = read_options(args).epsilon
+    return of_numbers({name: samples.read(word, name) for name, word in alone.items()}, said[-1][1] if said else None)
+
+
+def _model(args: argparse.Namespace) -> Bundle | Given:
+    from exporter.diagnosis import ports
+    from exporter.diagnosis.alone import of_port
+    from exporter.files.remote import place_for
+    from exporter.pipeline.read import read_in_child
+
+    options = dataclasses.replace(read_options(args), stored_statistics=True)  # whatever the model does with them, they are compared
+    port = ports.read(place_for(args.bundle))
+    if port is not None:
+        return of_port(port, options.epsilon)
+    bundle = read_in_child(place_for(args.bundle), options, fork=True)
+    warn(bundle.warnings)
+    return bundle
 
 
 def _explain(args: argparse.Namespace) -> int:
@@ -82,14 +112,20 @@ def diagnose_parser() -> argparse.ArgumentParser:
         prog="bn-diagnose", formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Find which known mistakes explain that a batch norm of your own gives other numbers than the layer does.",
         epilog="examples:\n  bn-diagnose out.json --layer bn_1 --input '1, 5' --output '-1, 1'\n"
-               "  bn-diagnose out.json --input x.npy --output mine.npy\n  bn-diagnose --explain BN101\n\n"
+               "  bn-diagnose out.json --input x.npy --output mine.npy\n"
+               "  bn-diagnose --gamma 1.5 --beta 0.25 --mean 0.5 --variance 4 --epsilon 0.001 --input 1 --output 0.624953\n"
+               "  bn-diagnose --explain BN101\n\n"
                "numbers that are typed count as known to half a unit of their last digit\n"
                "exit status: 0 the same within the error bound, 1 different (or refused), 2 usage")
-    parser.add_argument("bundle", metavar="BUNDLE", nargs="?", help="a bundle, or a model as bn-export takes it")
+    parser.add_argument("bundle", metavar="BUNDLE", nargs="?",
+                        help="a bundle, a model as bn-export takes it, or a .json, .npz or .csv file of gamma, beta, mean, variance and "
+                             "epsilon")
     parser.add_argument("--layer", metavar="PATH", help="the layer; without it, it is found")
     parser.add_argument("--input", metavar="X",
                         help="what went into the batch norm: numbers, or a .npy, .npz, .csv or .json file; FILE:NAME is one of its arrays")
     parser.add_argument("--output", metavar="THEIRS", help="what your code gave for it, likewise")
+    for name in ALONE:
+        parser.add_argument(f"--{name}", metavar="X", help=f"without a file: the layer's {name}, one number a channel")
     parser.add_argument("--axis", type=int, metavar="N", help="the input's channel axis, where it is not the layer's")
     parser.add_argument("--channel", type=int, metavar="N", help="the numbers are of this channel only")
     parser.add_argument("--dtype", choices=["float16", "bfloat16", "float32", "float64"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,6 +33,7 @@ class Evidence:
     printed:  half units of the output's printed digits.  input_printed: of the input's, 0 unless `loosened`.
     dtype:    the coarser of the layer's type and the output's: the error bound is in its unit.
     given:    the input's shape, as given.
+    slack:    what the digits that were left out of printed parameters change in the output, (rows, channels); 0 unless `loosened`.
     any_channel:  each column holds the same numbers: they belong to one channel, and which one is asked.
     """
 
@@ -42,6 +43,7 @@ class Evidence:
     input_printed: Array
     dtype: str
     given: tuple[int, ...]
+    slack: Array
     any_channel: bool = False
     loosened: bool = False
 
@@ -54,7 +56,7 @@ class Evidence:
         bound = case.bound(self.dtype) + self.printed
         if self.loosened:
             with np.errstate(all="ignore"):
-                bound = bound + np.abs(case.scale()) * self.input_printed
+                bound = bound + np.abs(case.scale()) * self.input_printed + self.slack
         return bound
 
     def misfit(self, case: Case) -> Array:
@@ -95,7 +97,8 @@ class Evidence:
         """The evidence of some rows; the statistics of the whole input are kept."""
         case, setting = self.case, dataclasses.replace(self.case.setting, rows=self.case.setting.rows[rows])
         return dataclasses.replace(self, case=case.but(x=case.x[rows], magnitude=case.magnitude[rows], setting=setting),
-                                   theirs=self.theirs[rows], printed=self.printed[rows], input_printed=self.input_printed[rows])
+                                   theirs=self.theirs[rows], printed=self.printed[rows], input_printed=self.input_printed[rows],
+                                   slack=self.slack[rows])
 
     def sample(self) -> Evidence:
         """Few enough rows to search in: those that fit the right formula worst, and some evenly spread."""
@@ -111,10 +114,10 @@ class Evidence:
         layer = channels_of(self.layer, which)
         case = make_case(layer, self.case.x[:, which], (1,))
         return dataclasses.replace(self, case=case, theirs=self.theirs[:, which], printed=self.printed[:, which],
-                                   input_printed=self.input_printed[:, which], given=case.x.shape)
+                                   input_printed=self.input_printed[:, which], given=case.x.shape, slack=self.slack[:, which])
 
     def loosen(self) -> Evidence:
-        """With the input, too, known to its printed digits only."""
+        """With the input and the parameters, too, known to their printed digits only."""
         return dataclasses.replace(self, loosened=True)
 
     def position(self, row: int, channel: int) -> tuple[int, ...]:
@@ -153,10 +156,12 @@ def axes_for(layer: BatchNorm, shape: tuple[int, ...], axis: int | None) -> tupl
 
 
 def gather(layer: BatchNorm, x: Numbers, theirs: Numbers, *, axis: int | None = None, channel: int | None = None,
-           others: Sequence[BatchNorm] = (), dtype: str | None = None, shared: dict[Any, Rows] | None = None) -> Evidence | None:
+           others: Sequence[BatchNorm] = (), dtype: str | None = None, shared: dict[Any, Rows] | None = None,
+           slack: Mapping[str, NDArray[np.float64]] | None = None) -> Evidence | None:
     """The evidence for one layer, or None where the input does not fit it.
 
     Numbers that are fewer than the layer's channels may belong to one of its channels (`channel`, or any).
+    slack:  half units of the last digits of printed parameters, by their names.
     shared: what layers that take the numbers in the same form have in common; it is filled.
     """
     shared = {} if shared is None else shared
@@ -180,8 +185,22 @@ def gather(layer: BatchNorm, x: Numbers, theirs: Numbers, *, axis: int | None = 
     if key not in shared:
         shared[key] = _rows(x.reshape(shape), theirs.reshape(shape), axes, key[2])
     sheet, output, printed, input_printed = shared[key]
-    return Evidence(case=case_on(sheet, layer, others), theirs=output, printed=printed, input_printed=input_printed, dtype=coarse,
-                    given=given, any_channel=any_channel)
+    case = case_on(sheet, layer, others)
+    return Evidence(case=case, theirs=output, printed=printed, input_printed=input_printed, dtype=coarse, given=given,
+                    slack=_slack(case, slack, channel), any_channel=any_channel)
+
+
+def _slack(case: Case, halves: Mapping[str, NDArray[np.float64]] | None, channel: int | None) -> Array:
+    """How far the output may be off for half a unit of each parameter's last printed digit."""
+    found = np.zeros(case.x.shape)
+    for name, half in (halves or {}).items():
+        units = half if channel is None else half[[channel]]
+        with np.errstate(all="ignore"):
+            distance = case.x - case.mean
+            found = found + units * np.abs({"gamma": distance / np.sqrt(case.variance + case.epsilon), "beta": np.ones_like(distance),
+                                            "moving_mean": np.broadcast_to(case.scale(), distance.shape),
+                                            "moving_variance": case.scale() * distance / (2 * (case.variance + case.epsilon))}[name])
+    return found
 
 
 def _rows(x: Numbers, theirs: Numbers, axes: tuple[int, ...], channels: int) -> Rows:

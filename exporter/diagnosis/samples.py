@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from exporter.diagnosis.pasted import FILE, check_commas, is_pasted, plain
 from exporter.errors import FormatError, UsageError, printable
 from exporter.files.place import Place
 
@@ -74,7 +75,7 @@ def half_unit(word: str) -> float:
 def from_text(text: str, where: str = "") -> Numbers:
     """Numbers as Python, NumPy, JSON or a person writes them: "1, 5", "[[1. 5.]\\n [2. 6.]]". Brackets give the shape."""
     stack: list[list[Any]] = [[]]
-    for token in _TOKEN.findall(text):
+    for token in _TOKEN.findall(plain(text)):
         if token in OPENING:
             stack.append([])
             if len(stack) > DEEPEST:
@@ -108,6 +109,8 @@ def _of_words(words: Any, where: str) -> Numbers:
 
 def looks_like_numbers(word: str) -> bool:
     """Whether a word of the command line is numbers and not the name of a file or an option."""
+    if is_pasted(word):
+        return True
     tokens = _TOKEN.findall(word)
     return bool(tokens) and all(token in OPENING + CLOSING or _NUMBER.fullmatch(token) for token in tokens)
 
@@ -126,7 +129,7 @@ def read(word: str, role: str) -> Numbers:
         path, _, name = word.rpartition(":")
     place = Place(path)
     if not place.exists():
-        raise UsageError(f"{printable(word)!r} is neither a file nor numbers", hint=WHAT_FITS)
+        raise UsageError("no such file" if FILE.search(word) else "this is neither a file nor numbers", where=word, hint=WHAT_FITS)
     head = place.head(8)
     if head.startswith(b"\x93NUMPY"):
         return numbers(load_npy(place))
@@ -178,6 +181,8 @@ def _from_object(text: str, name: str, role: str, where: str) -> Numbers:
 
 
 def _from_csv(text: str, where: str) -> Numbers:
+    if ";" in text:
+        check_commas(text.replace("\n", "; "))
     rows = [_TOKEN.findall(line) for line in text.splitlines()]
     rows = [row for row in rows if row]
     if rows and not any(_NUMBER.fullmatch(word) for word in rows[0]):

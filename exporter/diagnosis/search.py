@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from exporter.batchnorm.bundle import Bundle
 from exporter.batchnorm.layer import BatchNorm
+from exporter.diagnosis.alone import Given
 from exporter.diagnosis.answer import Diagnosis
 from exporter.diagnosis.case import Case, make_case
 from exporter.diagnosis.evidence import Evidence, aligned, channels_of, gather
@@ -20,11 +21,11 @@ from exporter.errors import UsageError, names, printable
 MOST_LAYERS = 20  # in which pairs of mistakes are tried, a second each at most
 
 
-def diagnose(model: Bundle | BatchNorm, x: Any, theirs: Any, *, layer: str | None = None, channel: int | None = None,
+def diagnose(model: Bundle | BatchNorm | Given, x: Any, theirs: Any, *, layer: str | None = None, channel: int | None = None,
              axis: int | None = None, dtype: str | None = None) -> Diagnosis:
     """Which known mistakes explain that somebody got `theirs` for the input `x`.
 
-    model:   a bundle, or one layer.
+    model:   a bundle, or one layer; the command's are also numbers alone.
     x:       the input of the batch norm: an array with the layer's channels along any axis, one row of channels, or numbers of a single
              channel. Arrays are exact; text, lists and numbers are known to half a unit of their last digit ("0.30664611", [1, 5]).
     theirs:  the output, likewise.
@@ -37,7 +38,8 @@ def diagnose(model: Bundle | BatchNorm, x: Any, theirs: Any, *, layer: str | Non
     """
     given, output = numbers(x), numbers(theirs)
     output, moved = aligned(given, output)
-    layers = [model] if isinstance(model, BatchNorm) else list(model)
+    layers = [model] if isinstance(model, BatchNorm) else list(model.bundle if isinstance(model, Given) else model)
+    halves = model.slack if isinstance(model, Given) else {}
     if layer is not None:
         found = [one for one in layers if one.path == layer]
         if not found:
@@ -46,10 +48,10 @@ def diagnose(model: Bundle | BatchNorm, x: Any, theirs: Any, *, layer: str | Non
     else:
         wanted = layers
     with np.errstate(all="ignore"):  # a wrong formula may well divide by 0
-        evidence = list(_gathered(wanted, layers, given, output, axis, channel, dtype))
+        evidence = list(_gathered(wanted, layers, given, output, axis, channel, dtype, halves))
         if not evidence:
             raise _no_fit(wanted, given)
-        diagnosis = _judged(evidence, [moved] if moved else [])
+        diagnosis = _judged(evidence, [*([moved] if moved else []), *(model.notes if isinstance(model, Given) else ())])
     return diagnosis if channel is None else _of_channel(diagnosis, channel)
 
 
@@ -60,12 +62,12 @@ def _of_channel(found: Diagnosis, channel: int) -> Diagnosis:
 
 
 def _gathered(wanted: Sequence[BatchNorm], layers: Sequence[BatchNorm], x: Numbers, theirs: Numbers, axis: int | None,
-              channel: int | None, dtype: str | None) -> Iterator[Evidence]:
+              channel: int | None, dtype: str | None, halves: Mapping[str, Any]) -> Iterator[Evidence]:
     shared: dict[Any, Any] = {}
     candidates = layers if len(wanted) == 1 else ()  # where the layer is not given, each is tried in its turn with its own parameters
     for one in wanted:
         others = [other for other in candidates if other is not one and other.moving_mean.size == one.moving_mean.size]
-        found = gather(one, x, theirs, axis=axis, channel=channel, others=others, dtype=dtype, shared=shared)
+        found = gather(one, x, theirs, axis=axis, channel=channel, others=others, dtype=dtype, shared=shared, slack=halves)
         if found is not None:
             yield found
 
@@ -79,7 +81,8 @@ def _no_fit(layers: Sequence[BatchNorm], x: Numbers) -> UsageError:
 
 
 def _judged(evidence: list[Evidence], notes: list[str]) -> Diagnosis:
-    loose = [one.loosen() for one in evidence if one.input_printed.any()]
+    loose = [one.loosen() for one in evidence if one.input_printed.any() or one.slack.any()]
+    printed = "the input, too, is" if not any(one.slack.any() for one in evidence) else "the parameters and the input, too, are"
     for one in [*evidence, *loose]:
         if one.right():
             also = [other.layer.path for other in evidence if other.layer.path != one.layer.path and other.right()]
@@ -88,13 +91,13 @@ def _judged(evidence: list[Evidence], notes: list[str]) -> Diagnosis:
             if not one.finite():
                 notes.append("none of the numbers is finite, as it should be for this input; nothing else was compared")
             if one.loosened:
-                notes.append("right if the input, too, is rounded to the digits that were typed")
+                notes.append(f"right if {printed} rounded to the digits that were typed")
             return _same(one, notes)
     found = _searched(evidence, notes)
     if not found and loose:
         found = _searched(loose, notes)
         if found:
-            notes.append("these hold if the input, too, is rounded to the digits that were typed")
+            notes.append(f"these hold if {printed} rounded to the digits that were typed")
             evidence = loose
     return _differs(evidence, sorted(found, key=rank), notes)
 

@@ -111,7 +111,7 @@ def test_explain_and_list(run):
     ([], "BUNDLE, --input and --output are needed"), (["--input", "1", "--output"], "expected one argument"),
     (["--layer", "x", "--input", "1", "--output", "1"], "there is no layer 'x'"),
     (["--input", "1,2,3", "--output", "1,2,3", "--axis", "7"], "fits none of the 2"),
-    (["--layer", "one", "--input", "one.npy", "--output", "1"], "neither a file nor numbers"),
+    (["--layer", "one", "--input", "one.npy", "--output", "1"], "one.npy: no such file"),
     (["--input", "1, 2", "--output", "1"], "the input has shape [2], the output []")])
 def test_diagnose_usage(run, questions, words, message):
     code, out, err = run(diagnose, questions, *words)

@@ -84,7 +84,7 @@ def _layer(path: str, rows: list[list[str]], columns: dict[str, int], where: str
     if len(epsilons) > 1:
         raise FormatError(f"expected one epsilon a layer, got {len(epsilons)}", where=at)
     return Ported(path=path, arrays=arrays, called={name: name for name in arrays}, dtype="float64",
-                  epsilon=epsilons.pop() if epsilons else None)
+                  epsilon=epsilons.pop() if epsilons else None, text=True)
 
 
 def _number(cell: str, name: str, where: str) -> float:

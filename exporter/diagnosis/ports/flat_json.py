@@ -63,7 +63,8 @@ def _layer(path: str, content: dict[str, Any], where: str) -> Ported | None:
         sizes = ", ".join(f"{called[role]}: {values.size}" for role, values in arrays.items())
         raise FormatError(f"expected arrays of one length, got {sizes}", where=f"{where}: {printable(path, 80)}" if path else where)
     epsilons = [content[key] for key in content if key.lower() in EPSILON and isinstance(content[key], (int, float))]
-    return Ported(path=path, arrays=arrays, called=called, dtype="float64", epsilon=float(epsilons[0]) if len(epsilons) == 1 else None)
+    return Ported(path=path, arrays=arrays, called=called, dtype="float64", text=True,
+                  epsilon=float(epsilons[0]) if len(epsilons) == 1 else None)
 
 
 def _array(value: Any, name: str, where: str) -> np.ndarray[Any, np.dtype[np.float64]]:

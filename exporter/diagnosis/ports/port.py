@@ -48,6 +48,7 @@ class Ported:
     epsilon:   None where the form does not hold it.
     axis, ndim: as in BatchNorm; None where the form does not say.
     shape:     of the arrays, or None where they are flat in the form.
+    text:      whether the numbers are text, which says no type.
     """
 
     path: str
@@ -58,6 +59,7 @@ class Ported:
     axis: tuple[int, ...] | None = None
     ndim: int | None = None
     shape: tuple[int, ...] | None = None
+    text: bool = False
 
     @property
     def channels(self) -> int:

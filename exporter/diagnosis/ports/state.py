@@ -26,6 +26,7 @@ ROLES = {
                         "trainedvariance"),
 }
 ROLE_OF = {name: role for role, spellings in ROLES.items() for name in spellings}
+EPSILON = "epsilon"
 STATISTICS = ("moving_mean", "moving_variance")
 COLLECTIONS = ("params", "batch_stats", "param", "batchstat")  # flax keeps parameters and statistics in two trees of the same shape
 INNER = ("value", "raw_value")  # nnx keeps an array inside of a variable
@@ -39,9 +40,13 @@ def port_of(arrays: Mapping[str, NDArray[Any]], name: str, epsilons: Mapping[str
     """
     groups: dict[str, dict[str, str]] = {}
     lonely: dict[str, NDArray[Any]] = {}
+    said = dict(epsilons or {})
     for whole, values in arrays.items():
         path, role = parted(whole)
-        if role is None:
+        if role == EPSILON and values.size == 1:
+            said[path] = float(values.reshape(-1)[0])
+            continue
+        if role is None or role == EPSILON:
             continue
         taken = groups.setdefault(path, {})
         if role in taken and values.size > 0:
@@ -50,7 +55,7 @@ def port_of(arrays: Mapping[str, NDArray[Any]], name: str, epsilons: Mapping[str
     layers = []
     for path, called in groups.items():
         if all(role in called for role in STATISTICS):
-            layers.append(_layer(path, called, arrays, name, (epsilons or {}).get(path)))
+            layers.append(_layer(path, called, arrays, name, said.get(path)))
         else:
             lonely |= {whole: flat(arrays[whole], whole, name) for whole in called.values() if len(_long(arrays[whole].shape)) == 1}
     if not layers and not lonely:
@@ -71,7 +76,7 @@ def parted(name: str) -> tuple[str, str | None]:
     underscored = _UNDERSCORED.match(parts[-1])
     if underscored:
         parts = [*parts[:-1], underscored[1], underscored[2]]
-    role = ROLE_OF.get(parts[-1].lower())
+    role = EPSILON if parts[-1].lower() in ("epsilon", "eps") else ROLE_OF.get(parts[-1].lower())
     kept = [part for number, part in enumerate(parts[:-1]) if not (part in COLLECTIONS and number < 2)]
     return ("." if "/" not in name else "/").join(kept), role
 

@@ -1,0 +1,57 @@
+"""Print-outs of arrays as people paste them, brought into the form that `samples.from_text` reads: numbers, separators, brackets.
+
+NumPy (array([...], dtype=float32), np.float32(0.5)), PyTorch (tensor([...], device='cuda:0', grad_fn=<...>)), TensorFlow
+(tf.Tensor([[...]], shape=(2, 2), dtype=float32), <tf.Tensor: shape=..., numpy=array(...)>), JAX (Array([...], dtype=float32)),
+TensorFlow.js (Tensor [[...]], with or without its verbose head) and JavaScript's typed arrays (Float32Array(2) [1, 2]).
+"""
+
+from __future__ import annotations
+
+import re
+
+from exporter.errors import UsageError, printable
+
+SCALAR = re.compile(r"\b(?:np|numpy|jnp|ml_dtypes)\.\w*(?:float|int)\d+\(([^()]*)\)")
+# What stands beside the numbers, with its value; "numpy=" has the array itself as its value.
+WORDS = re.compile(r",?\s*\b(?:dtype|device|shape|requires_grad|grad_fn|size|layout|weak_type|rank)\s*[=:]\s*"
+                   r"(?:<[^<>]*>|'[^']*'|\([^()]*\)|\[[\d,\s]*\]|[\w.:]+)")
+NAMES = re.compile(r"<?\b(?:Parameter containing:\s*|tf\.Tensor:?|tf\.Variable(?:\s+'[^']*')?|ListWrapper|EagerTensor|tensor|array|asarray|"
+                   r"(?:np|numpy|jnp|torch|tf)\.(?:array|tensor|asarray|constant)|Array|DeviceArray|Tensor|Float(?:32|64)Array(?:\(\d+\))?|"
+                   r"values:|numpy=)")
+LEFT_OUT = re.compile(r"\.\.\.|…")
+DECIMAL = r"[+-]?\d+,\d+"
+BETWEEN = r"(?:[^\S\n]*;\s*|[^\S\n]+)"
+ALL_DECIMAL = re.compile(rf"\s*{DECIMAL}(?:{BETWEEN}{DECIMAL})+\s*;?\s*")
+FRACTION = re.compile(r"(?<![\d.,])[+-]?(?:\d+,0\d+|0,\d{2,})(?![\d.,])")
+FILE = re.compile(r"\.(?:npy|npz|csv|json|txt)(?::\w+)?$")
+
+
+def plain(text: str) -> str:
+    """The numbers of a print-out, with their brackets. Raises: UsageError where it leaves some out, or has commas for decimal points."""
+    if not re.search(r"[A-DF-Za-df-z<]|\.\.\.|…", text.replace("inf", "").replace("nan", "")):
+        check_commas(text)
+        return text
+    if LEFT_OUT.search(text):
+        raise UsageError("the print-out leaves numbers out (...)", hint="print all of them (numpy.set_printoptions(threshold=2**31), "
+                         "torch.set_printoptions(threshold=2**31)), or save the array: numpy.save(file, array)")
+    bare = SCALAR.sub(r"\1", text)
+    bare = WORDS.sub("", bare)
+    bare = NAMES.sub(" ", bare).replace(">", " ")
+    return bare.replace("(", " ").replace(")", " ") if "[" in bare else bare
+
+
+def is_pasted(word: str) -> bool:
+    """Whether a word of the command line is a print-out and not the name of a file."""
+    return (NAMES.search(word) or SCALAR.search(word)) is not None and re.search(r"[\[(]", word) is not None and not FILE.search(word)
+
+
+def check_commas(text: str) -> None:
+    """Refuses numbers with a comma where the decimal point belongs: "3,5; 4,5" would otherwise be four numbers."""
+    if "." in text:
+        return
+    found = ALL_DECIMAL.fullmatch(text) or FRACTION.search(text)
+    if found is None:
+        return
+    shown = found[0].strip()
+    raise UsageError(f"{printable(shown, 60)!r}: a comma separates numbers and is no decimal point",
+                     hint="write 3.5, 4.5; rows are written [[3, 5], [4, 5]]")

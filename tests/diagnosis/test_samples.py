@@ -1,0 +1,162 @@
+"""Numbers as people have them: typed, printed by a framework, with commas for points; alone, or in a file of their own."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+import exporter
+from exporter.commands.diagnose import diagnose
+from exporter.diagnosis.samples import from_text, looks_like_numbers
+from tests.make.layers import make_layer
+
+WHOLE = np.array([[1, 2], [3, -4]])
+
+
+@pytest.mark.parametrize("text", [
+    "array([[ 1.,  2.],\n       [ 3., -4.]], dtype=float32)", "np.array([[1, 2], [3, -4]])", "array([[1., 2.], [3., -4.]])",
+    "tensor([[ 1.,  2.],\n        [ 3., -4.]])", "tensor([[1., 2.], [3., -4.]], device='cuda:0', grad_fn=<NativeBatchNormBackward0>)",
+    "tensor([[1., 2.], [3., -4.]], dtype=torch.float64, requires_grad=True)",
+    "Parameter containing:\ntensor([[1., 2.],\n [3., -4.]], requires_grad=True)",
+    "tf.Tensor(\n[[ 1.  2.]\n [ 3. -4.]], shape=(2, 2), dtype=float32)",
+    "<tf.Tensor: shape=(2, 2), dtype=float32, numpy=\narray([[ 1.,  2.],\n       [ 3., -4.]], dtype=float32)>",
+    "<tf.Variable 'bn/x:0' shape=(2, 2) dtype=float32, numpy=array([[ 1.,  2.],\n [ 3., -4.]], dtype=float32)>",
+    "Array([[ 1.,  2.],\n       [ 3., -4.]], dtype=float32, weak_type=True)", "Tensor\n    [[1, 2 ],\n     [3, -4]]",
+    "Tensor\n  dtype: float32\n  rank: 2\n  shape: [2,2]\n  values:\n    [[1, 2 ],\n     [3, -4]]",
+    "[[np.float32(1.0), np.float32(2.0)], [np.float32(3.0), np.float32(-4.0)]]", "[[1, 2], [3, -4]]", "[[1. 2.]\n [3. -4.]]"])
+def test_print_outs(text):
+    assert looks_like_numbers(text)
+    assert np.array_equal(from_text(text).values, WHOLE)
+
+
+@pytest.mark.parametrize(("text", "values"), [
+    ("tf.Tensor(0.5, shape=(), dtype=float32)", [0.5]), ("tensor(0.5)", [0.5]), ("np.float32(0.5)", 0.5),
+    ("Float32Array(2) [ 1, 2.5 ]", [1, 2.5]),
+    ("tensor([1.0000e-03, nan, inf])", [0.001, np.nan, np.inf]), ("Tensor [1, 2]", [1, 2]), ("1e-3, -inf", [0.001, -np.inf])])
+def test_small_print_outs(text, values):
+    assert np.array_equal(from_text(text).values, values, equal_nan=True)
+
+
+def test_the_digits_of_a_print_out_count():
+    assert from_text("tensor([0.6250, 2.9920])").half.tolist() == [5e-5, 5e-5]
+
+
+def test_a_print_out_with_numbers_left_out_is_refused():
+    with pytest.raises(exporter.UsageError, match="leaves numbers out"):
+        from_text("tensor([0.1, 0.2, ..., 0.9])")
+
+
+@pytest.mark.parametrize("text", ["3,5; 4,5", "3,5;4,5", "-3,5 4,5", "0,30664611", "-0,077417567", "2,05", "0,25; 0,75", "1,25 2,5 3,75"])
+def test_decimal_commas_are_refused(text):
+    with pytest.raises(exporter.UsageError, match="no decimal point"):
+        from_text(text)
+
+
+@pytest.mark.parametrize(("text", "count"), [
+    ("1, 5", 2), ("1,5", 2), ("-1,1", 2), ("1,2,3", 3), ("0.25,0.5", 2), ("[[1,5],[2,6]]", 4), ("0,255,128", 3), ("1, 2; 3, 4", 4),
+    ("1 2\n3 4", 4), ("1,2\n3,4", 4)])
+def test_commas_that_separate(text, count):
+    assert from_text(text).values.size == count
+
+
+def test_tables_with_decimal_commas_are_refused(run, tmp_path):
+    (tmp_path / "x.csv").write_text("3,5;4,5\n2,5;1,5\n")
+    code, _, err = run(diagnose, "--mean", "0", "--variance", "1", "--input", tmp_path / "x.csv", "--output", "1")
+    assert (code, "no decimal point" in err) == (2, True)
+
+
+# numbers alone
+
+FIVE = {"--gamma": "1.5, 0.75, 2", "--beta": "0.25, -1, 0.5", "--mean": "0.5, -2, 1", "--variance": "4, 0.25, 9", "--epsilon": "0.001"}
+
+
+def words(**more):
+    return [word for pair in {**FIVE, **more}.items() if pair[1] is not None for word in pair]
+
+
+def test_five_numbers_make_a_layer(run):
+    code, out, err = run(diagnose, *words(), "--input", "1, 2, -3", "--output", "0.624953, 4.98804, -2.16652")
+    assert (code, err) == (0, "")
+    assert out.startswith("numbers: same. 3 numbers")
+    code, out, _ = run(diagnose, *words(), "--input", "1, 2, -3", "--output", "0.437453, 10.9522, -0.38879")
+    assert code == 1
+    assert "BN111  divided by the variance" in out
+
+
+def test_negative_numbers_may_follow_an_option(run):
+    code, out, _ = run(diagnose, "--gamma", "1", "--mean", "-2", "--beta", "-1", "--variance", "4", "--input", "-1", "--output", "-0.5")
+    assert code == 0, out
+    assert "note: epsilon was not given: Keras's default, 0.001, is assumed" in out
+
+
+def test_any_may_be_missing(run):
+    code, out, _ = run(diagnose, "--mean", "0.5", "--input", "1", "--output", "0.49975")
+    assert code == 0
+    assert "moving_variance was not given: 1 is assumed" in out
+
+
+def test_printed_parameters_are_known_to_their_digits(run):
+    """PyTorch prints 4 digits: the output is right within what they leave open, and beyond that it is not."""
+    layer = make_layer("bn", seed=3).replace(moving_variance=np.array([0.81237, 0.000436493, 1.5, 3.25], np.float32))
+    x = np.array([[0.5, 1, -2, 3], [1, 2, 0, 1]], np.float32)
+    printed = {f"--{name}": "tensor([" + ", ".join(f"{value:.4f}" for value in values.tolist()) + "])"
+               for name, values in zip(("gamma", "beta", "mean", "variance"), layer.parameters().values())}
+    shown = [word for pair in printed.items() for word in pair]
+    code, out, _ = run(diagnose, *shown, "--epsilon", "0.001", "--input", str(x.tolist()), "--output", str(layer(x).tolist()))
+    assert code == 0, out
+    assert "the parameters and the input, too, are rounded to the digits that were typed" in out
+    wrong = str(layer.replace(gamma=layer.beta, beta=layer.gamma)(x).tolist())
+    code, out, _ = run(diagnose, *shown, "--epsilon", "0.001", "--input", str(x.tolist()), "--output", wrong)
+    assert (code, "BN133" in out) == (1, True)
+
+
+@pytest.mark.parametrize(("given", "message"), [
+    (["out.json", "--gamma", "1"], "a file is given"),
+    (["--gamma", "1, 2", "--mean", "1, 2, 3"], "expected 3 numbers, one a channel, got 2"),
+    (["--gamma", "x.npy"], "x.npy: no such file"), (["--gamma", "x"], "neither a file nor numbers")])
+def test_what_cannot_be_a_layer(run, given, message):
+    code, out, err = run(diagnose, *given, "--input", "1", "--output", "1")
+    assert (code, out) == (2, "")
+    assert message in err
+
+
+@pytest.mark.parametrize("form", ["keras.json", "short.json", "nested.json", "four.npz", "five.npz", "own.csv", "state.npz"])
+def test_files_of_ones_own(run, tmp_path, form):
+    layer = make_layer("bn", seed=8, epsilon=0.002)
+    arrays = layer.parameters()
+    short = {name.removeprefix("moving_"): values for name, values in arrays.items()}
+    path, more = tmp_path / form, []
+    if form.endswith(".json"):
+        numbers = {name: values.tolist() for name, values in (arrays if form == "keras.json" else short).items()} | {"epsilon": 0.002}
+        path.write_text(json.dumps({"head": numbers} if form == "nested.json" else numbers))
+    elif form == "own.csv":
+        exporter.write(exporter.Bundle(layers=(layer,), origin=exporter.Origin(file="m", kind="k")), path)
+    else:
+        more = [] if form == "five.npz" else ["--epsilon", "0.002"]
+        names = {"four.npz": arrays, "five.npz": short | {"epsilon": np.float64(0.002)},
+                 "state.npz": {"bn.weight": layer.gamma, "bn.bias": layer.beta, "bn.running_mean": layer.moving_mean,
+                               "bn.running_var": layer.moving_variance}}
+        np.savez(path, **names[form])
+    x = np.random.default_rng(0).normal(size=(7, 4)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    np.save(tmp_path / "y.npy", layer(x))
+    np.save(tmp_path / "wrong.npy", layer.replace(gamma=layer.beta, beta=layer.gamma)(x))
+    code, out, err = run(diagnose, path, *more, "--input", tmp_path / "x.npy", "--output", tmp_path / "y.npy")
+    assert (code, err) == (0, ""), out
+    assert "assumed" not in out
+    code, out, _ = run(diagnose, path, *more, "--input", tmp_path / "x.npy", "--output", tmp_path / "wrong.npy")
+    assert (code, "BN133" in out) == (1, True)
+
+
+def test_a_state_without_epsilon_takes_its_frameworks_default(run, tmp_path):
+    layer = make_layer("bn", seed=8, epsilon=1e-5)
+    np.savez(tmp_path / "s.npz", **{"bn.weight": layer.gamma, "bn.bias": layer.beta, "bn.running_mean": layer.moving_mean,
+                                    "bn.running_var": layer.moving_variance})
+    x = np.random.default_rng(0).normal(size=(7, 4)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    np.save(tmp_path / "y.npy", layer(x))
+    code, out, _ = run(diagnose, tmp_path / "s.npz", "--input", tmp_path / "x.npy", "--output", tmp_path / "y.npy")
+    assert code == 0
+    assert "PyTorch's default, 1e-05, is assumed" in out
