@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exporter.diagnosis.ports.port import Port
-from exporter.diagnosis.ports.state import gather, parted, port_of
+from exporter.diagnosis.ports.state import STATISTICS, gather, parted, port_of
 from exporter.errors import FormatError, UnsupportedError, printable
 
 if TYPE_CHECKING:
@@ -23,13 +23,13 @@ TENSORS = {"F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8", "I64": "<i8"
 
 
 def claims(place: Place) -> bool:
-    """A zip of .npy members or a safetensors file, neither of them a bundle of ours; a msgpack map with arrays."""
+    """An .npz with statistics by their names or a safetensors file, neither of them a bundle of ours; a msgpack map with arrays."""
     from exporter.formats.safetensors import header_size
 
     head = place.head(9)
     if head.startswith(b"PK\3\4"):
         names = _members(place)
-        return bool(names) and all(name.endswith(".npy") for name in names) and f"{OURS}.npy" not in names
+        return f"{OURS}.npy" not in names and any(parted(name.removesuffix(".npy"))[1] in STATISTICS for name in names)
     size = header_size(head)
     if size is not None:
         return json.dumps(OURS).encode() not in place.head(8 + size)
