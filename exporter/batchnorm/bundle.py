@@ -5,15 +5,17 @@ from __future__ import annotations
 import dataclasses
 import struct
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from exporter.batchnorm.dtypes import stored_bytes
+from exporter.batchnorm.gate import check_bundle
 from exporter.batchnorm.layer import PARAMETERS, BatchNorm
 from exporter.errors import names
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+_Bundle = TypeVar("_Bundle", bound="Bundle")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,22 +42,22 @@ class Origin:
 class Bundle:
     """The batch norms of one model, in the model's order.
 
-    layers:   each with a `path` of its own.
+    layers:   each with a `path` of its own; at least one, unless there is something in `skipped`.
     origin:   see Origin.
     skipped:  (path, reason) of those the file does not resolve.
     warnings: sentences for the user, not part of the bundle's content.
-    vectors:  for a bundle that was read back: (input, output) arrays of shape (rows, channels) by path.
-    settled:  for a bundle that was read back: what it skips was accepted when it was made.
-    passed:   it came out of `check`, which needs not look again.
     """
 
     layers: tuple[BatchNorm, ...]
     origin: Origin
     skipped: tuple[tuple[str, str], ...] = ()
     warnings: tuple[str, ...] = ()
-    vectors: Mapping[str, tuple[NDArray[Any], NDArray[Any]]] = dataclasses.field(default_factory=dict)
-    settled: bool = False
-    passed: bool = False
+
+    def __post_init__(self) -> None:
+        for layer in self.layers:
+            if not isinstance(layer, BatchNorm):
+                raise TypeError(f"a bundle holds BatchNorm layers, got {type(layer).__name__}")
+        check_bundle(self.paths(), self.skipped)
 
     def __getitem__(self, path: str) -> BatchNorm:
         for layer in self.layers:
@@ -76,9 +78,9 @@ class Bundle:
         """The paths of the layers, in the model's order."""
         return [layer.path for layer in self.layers]
 
-    def replace(self, **changes: Any) -> Bundle:
-        """A copy with some fields changed, which has to pass the gate anew."""
-        return dataclasses.replace(self, **{"passed": False, **changes})
+    def replace(self: _Bundle, **changes: Any) -> _Bundle:
+        """A copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
 
     def remarks(self) -> list[str]:
         """What the user should know about a bundle that is fine: its warnings, other epsilons that a kernel used, what was skipped."""
@@ -104,8 +106,14 @@ class Bundle:
         return f"sha256:{state.hexdigest()}"
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ReadBack(Bundle):
+    """A bundle that was written before, with its test vectors: (input, output) arrays of shape (rows, channels) by path."""
+
+    vectors: Mapping[str, tuple[NDArray[Any], NDArray[Any]]] = dataclasses.field(default_factory=dict)
+
+
 def _identity(layer: BatchNorm) -> bytes:
-    axis = layer.axis or ()
-    numbers = struct.pack(f"<I{len(axis)}iI{len(layer.shape)}I", len(axis), *axis, len(layer.shape), *layer.shape)
+    numbers = struct.pack(f"<I{len(layer.axis)}iI{len(layer.shape)}I", len(layer.axis), *layer.axis, len(layer.shape), *layer.shape)
     text = layer.path.encode("utf-8", "surrogatepass") + b"\0" + layer.dtype.encode() + b"\0"
-    return text + numbers + struct.pack("<d", layer.epsilon if layer.epsilon is not None else 0.0)
+    return text + numbers + struct.pack("<d", layer.epsilon)

@@ -8,7 +8,7 @@ import numpy as np
 
 from exporter.__about__ import __version__
 from exporter.batchnorm import schema, vectors
-from exporter.batchnorm.bundle import Bundle, Origin
+from exporter.batchnorm.bundle import Bundle, Origin, ReadBack
 from exporter.batchnorm.dtypes import round_to
 from exporter.batchnorm.layer import PARAMETERS, BatchNorm
 from exporter.errors import BundleError, located, printable
@@ -44,7 +44,6 @@ def frame(bundle: Bundle) -> dict[str, Any]:
 
 
 def layer_entry(layer: BatchNorm, with_vectors: bool) -> dict[str, Any]:
-    assert layer.axis is not None
     content: dict[str, Any] = {
         "name": layer.name, "path": layer.path, "class_name": layer.class_name, "axis": list(layer.axis),
         "shape": list(layer.shape), "ndim": layer.ndim, "dtype": layer.dtype, "epsilon": layer.epsilon}
@@ -80,8 +79,8 @@ def portable(value: Any) -> Any:
     return array
 
 
-def from_document(document: Any) -> Bundle:
-    """The Bundle of a parsed JSON document; checks all that docs/format.md asks of a reader."""
+def from_document(document: Any) -> ReadBack:
+    """The bundle of a parsed JSON document; checks all that docs/format.md asks of a reader."""
     if not isinstance(document, dict) or document.get("format") != "bn-bundle":
         raise BundleError("this is not a bundle: its format is not \"bn-bundle\"")
     version = document.get("version")
@@ -105,7 +104,7 @@ def from_document(document: Any) -> Bundle:
     origin = Origin(file=source["file"], kind=source["kind"], keras_version=source["keras_version"], backend=source["backend"],
                     tensorflow_version=source.get("tensorflow_version"))
     skipped = tuple((entry["path"], entry["reason"]) for entry in document.get("skipped", []))
-    bundle = Bundle(layers=tuple(found), origin=origin, skipped=skipped, vectors=vectors, settled=True)
+    bundle = ReadBack(layers=tuple(found), origin=origin, skipped=skipped, vectors=vectors)
     if bundle.digest() != document["digest"]:
         raise BundleError("the digest does not fit the layers: the bundle was changed or damaged after it was written",
                           hint="export the model again")

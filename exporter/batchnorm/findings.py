@@ -115,7 +115,7 @@ def _statistics(layer: BatchNorm) -> Iterator[tuple[str, tuple[int, str]]]:
 
 def _variances(layer: BatchNorm) -> Iterator[tuple[str, tuple[int, str]]]:
     variance = layer.moving_variance.astype(np.float64).ravel()
-    epsilon = layer.epsilon or 0.0
+    epsilon = layer.epsilon
     lowest = int(np.argmin(variance))
     below = int((variance < epsilon).sum())
     if below:

@@ -1,7 +1,7 @@
 """BatchNorm: one layer, and the formula, once: gamma * (x - moving_mean) / sqrt(moving_variance + epsilon) + beta.
 
 `exact` is the reference: float64 inside, rounded once. `fast` is float32 with one scale and one offset a channel.
-Their error bounds are derived in docs/batchnorm.md. None in a layer means that the file does not say.
+Their error bounds are derived in docs/batchnorm.md.
 """
 
 from __future__ import annotations
@@ -12,70 +12,51 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exporter.batchnorm.dtypes import HELD_IN, round_to
+from exporter.batchnorm.gate import check_layer
+from exporter.batchnorm.stored import PARAMETERS as PARAMETERS
+from exporter.batchnorm.stored import Parameters, Stored
 from exporter.errors import LayerError, UsageError
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-PARAMETERS = ("gamma", "beta", "moving_mean", "moving_variance")
 FLOATS = tuple(HELD_IN)  # names of the input types that are taken as they are
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class BatchNorm:
+class BatchNorm(Parameters):
     """One BatchNormalization layer (Ioffe & Szegedy 2015, https://arxiv.org/abs/1502.03167), inference only.
+
+    It is complete and usable from the moment it is made, or raises LayerError. Its arrays are read-only.
 
     path:             unique in its bundle: outer model, wrapper and cell names joined by "/".
     name:             the layer's own name, the last part of `path` unless names themselves hold "/".
     class_name:       as the model has it, e.g. "BatchNormalization", "Custom>MyBN".
     axis:             for each dimension of `shape` the axis of the input it runs along, as the model has it
-                      (-1 or 3); None: the file does not say.
+                      (-1 or 3).
     shape:            shape of each of the parameters; one entry in nearly all models.
     ndim:             rank of the input with its batch axis, or None where the file does not say.
     dtype:            "float16", "bfloat16", "float32" or "float64": the type the parameters are stored in.
-    epsilon:          number added to the variance, under the root; None: the file does not say.
+    epsilon:          number added to the variance, under the root.
     momentum:         of the moving average in training (Keras's convention), or None; not used in inference.
     gamma, beta:      arrays of `shape` in `dtype` (bfloat16: float32 arrays of bfloat16 values), or None where the
                       layer has no such parameter (scale=False, center=False).
     moving_mean, moving_variance:  arrays of `shape` in `dtype`.
-    statistic:        what `moving_variance` holds: "variance"; or, in some Keras 0.x and 1.0 files, "deviation" (used as
-                      s + epsilon) or "variance, epsilon outside" (used as sqrt(v) + epsilon). Only "variance" passes the gate:
-                      `dialects.convert` turns the others into it once epsilon is known.
     called_in_training: the model calls the layer with training=True, so that it may normalize by the statistics of the batch.
-    doubt:            why the model itself does not compute with what is stored; "" where nothing speaks against it. A layer with a
-                      doubt passes only where the user asks for what is stored.
     effective_epsilon: what the fused kernel of the TensorFlow that wrote the file used instead of `epsilon`; None: the same.
     assumed:          names of fields that did not come from the file.
     converted:        names of fields that were converted to the one formula (an era that stored a deviation).
     quantized:        how the stored numbers were quantised ("uint8", ...), or None; the values are the dequantised ones.
     """
 
-    path: str
-    name: str
-    class_name: str
-    axis: tuple[int, ...] | None
-    shape: tuple[int, ...]
-    ndim: int | None
-    dtype: str
-    epsilon: float | None
-    momentum: float | None
-    gamma: NDArray[Any] | None
-    beta: NDArray[Any] | None
-    moving_mean: NDArray[Any]
-    moving_variance: NDArray[Any]
-    effective_epsilon: float | None = None
-    assumed: tuple[str, ...] = ()
+    axis: tuple[int, ...]
+    epsilon: float
     converted: tuple[str, ...] = ()
-    quantized: str | None = None
-    statistic: str = "variance"
-    called_in_training: bool = False
-    doubt: str = ""
 
     def __post_init__(self) -> None:
-        for name in PARAMETERS:
-            values = getattr(self, name)
-            if values is not None:
-                values.flags.writeable = False
+        Parameters.__post_init__(self)
+        check_layer(self.path, shape=self.shape, axis=self.axis, ndim=self.ndim, dtype=self.dtype, epsilon=self.epsilon,
+                    parameters=self.parameters())
 
     @property
     def scale(self) -> NDArray[np.float64]:
@@ -92,17 +73,17 @@ class BatchNorm:
         """How many there are: the size of each parameter."""
         return self.moving_mean.size
 
-    def parameters(self) -> dict[str, NDArray[Any]]:
-        """The parameters that the layer has, by name, in the order gamma, beta, moving_mean, moving_variance."""
-        return {name: values for name in PARAMETERS if (values := getattr(self, name)) is not None}
-
-    def replace(self, **changes: Any) -> BatchNorm:
-        """A copy with some fields changed."""
-        return dataclasses.replace(self, **changes)
+    @classmethod
+    def of(cls, stored: Stored, **changes: Any) -> BatchNorm:
+        """The layer that a file holds, with some fields changed."""
+        return cls(**{**{name: getattr(stored, name) for name in _FROM_FILES}, **changes})
 
     def __call__(self, x: ArrayLike, *, axis: int | tuple[int, ...] | None = None, fast: bool | str = False) -> NDArray[Any]:
         """`exporter.evaluate(self, x)`: what the layer gives in inference for `x`, an array of any rank."""
         return evaluate(self, x, axis=axis, fast=fast)
+
+
+_FROM_FILES = tuple({field.name for field in dataclasses.fields(Stored)} & {field.name for field in dataclasses.fields(BatchNorm)})
 
 
 def evaluate(layer: BatchNorm, x: ArrayLike, *, axis: int | tuple[int, ...] | None = None, fast: bool | str = False,
@@ -142,8 +123,6 @@ def exact_rows(layer: BatchNorm, x: NDArray[Any]) -> NDArray[np.float64]:
 
 def wide(layer: BatchNorm) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """(gamma, beta, moving_mean, sqrt(moving_variance + epsilon)) in float64, of layer.shape; gamma 1 and beta 0 where it has none."""
-    if layer.epsilon is None:
-        raise UsageError("the layer has no epsilon, so nothing can be computed", where=layer.path)
     gamma = np.ones(layer.shape) if layer.gamma is None else layer.gamma.astype(np.float64)
     beta = np.zeros(layer.shape) if layer.beta is None else layer.beta.astype(np.float64)
     return gamma, beta, layer.moving_mean.astype(np.float64), np.sqrt(layer.moving_variance.astype(np.float64) + layer.epsilon)
@@ -168,7 +147,7 @@ def _as_input(layer: BatchNorm, x: ArrayLike) -> NDArray[Any]:
 def find_axes(layer: BatchNorm, x: NDArray[Any], axis: int | tuple[int, ...] | None) -> tuple[int, ...]:
     """The axes of `x`, none negative, that the layer's dimensions run along. Raises: see `evaluate`."""
     given = layer.axis if axis is None else (axis,) if isinstance(axis, int) else tuple(axis)
-    if given is None or len(given) != len(layer.shape):
+    if len(given) != len(layer.shape):
         raise UsageError(f"axis {given} does not fit parameters of shape {list(layer.shape)}", where=layer.path)
     if axis is None and layer.ndim not in (None, x.ndim) and max(given) >= 0:
         raise LayerError(f"the layer's axis {list(given)} counts for an input of {layer.ndim} dimensions, the input has {x.ndim}",

@@ -40,7 +40,7 @@ def summary(bundle: Bundle) -> str:
 def cells(layer: BatchNorm) -> tuple[str, ...]:
     """What the table says of a layer, each cell printable."""
     lacking = [name for name in ("gamma", "beta") if getattr(layer, name) is None]
-    said = (layer.path, "x".join(map(str, layer.shape)), ",".join(map(str, layer.axis or ())), f"{layer.epsilon:g}", layer.dtype,
+    said = (layer.path, "x".join(map(str, layer.shape)), ",".join(map(str, layer.axis)), f"{layer.epsilon:g}", layer.dtype,
             "no " + ", no ".join(lacking) if lacking else "all four", "; ".join(notes(layer)))
     return tuple(printable(text, 80 if place == 0 else LONGEST) for place, text in enumerate(said))
 

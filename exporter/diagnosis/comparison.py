@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exporter.batchnorm import vectors
-from exporter.batchnorm.bundle import Bundle
+from exporter.batchnorm.bundle import Bundle, ReadBack
 from exporter.batchnorm.dtypes import UNIT, round_to
 from exporter.batchnorm.layer import BatchNorm, exact_rows
 from exporter.diagnosis.carried import Carried, carried
@@ -160,6 +160,8 @@ def _remarks(pairs: Sequence[Pair]) -> Iterator[str]:
 
 def check_vectors(bundle: Bundle) -> list[Check]:
     """Each layer's stored vectors against the formula; layers without vectors are not in the result."""
+    if not isinstance(bundle, ReadBack):
+        return []
     found = []
     for layer in bundle:
         if layer.path in bundle.vectors:

@@ -145,9 +145,9 @@ def axes_for(layer: BatchNorm, shape: tuple[int, ...], axis: int | None) -> tupl
     if axis is not None:
         tried = [(axis,)]
     elif len(layer.shape) == 1:
-        tried = [layer.axis or (-1,), (-1,), (1,), *((other,) for other in range(rank))]
+        tried = [layer.axis, (-1,), (1,), *((other,) for other in range(rank))]
     else:
-        tried = [layer.axis or (), tuple(range(-len(layer.shape), 0)), tuple(range(1, len(layer.shape) + 1))]
+        tried = [layer.axis, tuple(range(-len(layer.shape), 0)), tuple(range(1, len(layer.shape) + 1))]
     for axes in tried:
         inside = all(-rank <= a < rank for a in axes) and len({a % rank for a in axes}) == len(axes)
         if inside and tuple(shape[a] for a in axes) == layer.shape:

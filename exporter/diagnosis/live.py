@@ -37,22 +37,23 @@ def check_live(bundle: Bundle, place: Place) -> tuple[list[Check], list[str]]:
     Raises: MissingExtra without Keras, UnsupportedError for a model that is not run (custom objects, Lambdas, weights only).
     """
     from exporter.batchnorm import vectors
+    from exporter.batchnorm.bundle import ReadBack
 
     layers = live_layers(place)
+    stored = bundle.vectors if isinstance(bundle, ReadBack) else {}
     checks, absent = [], []
     for layer in bundle:
         real = layers.get(layer.path)
         if real is None:
             absent.append(layer.path)
             continue
-        rows = bundle.vectors[layer.path][0] if layer.path in bundle.vectors else vectors.make(layer)[0]
+        rows = stored[layer.path][0] if layer.path in stored else vectors.make(layer)[0]
         checks.append(check_output(layer, rows, run(real, layer, rows)))
     return checks, absent
 
 
 def run(real: Any, layer: BatchNorm, rows: NDArray[Any]) -> NDArray[Any]:
     """The real layer's inference for `rows` of shape (rows, channels), in the type it gives, as an input of the rank it was built for."""
-    assert layer.axis is not None
     spec = getattr(real, "input_spec", None)
     rank = getattr(spec, "ndim", None) or layer.ndim or max([a if a >= 0 else len(layer.axis) for a in layer.axis]) + 1
     axes = tuple(a % rank for a in layer.axis)

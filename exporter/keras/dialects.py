@@ -22,14 +22,13 @@ import numpy as np
 
 from exporter.batchnorm.dtypes import UNIT
 from exporter.batchnorm.layer import BatchNorm
+from exporter.batchnorm.stored import Statistic, Stored
 from exporter.errors import FormatError, LayerError, UsageError, printable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from exporter.keras.config import NormFields
-
-VARIANCE, DEVIATION, EPSILON_OUTSIDE = "variance", "deviation", "variance, epsilon outside"
 
 # tf.nn.fused_batch_norm raised epsilon to this from TF 1.12 to 2.11, "a requirement by CUDNN", on CPUs too; TF 2.12 does not.
 FUSED_MINIMUM = 1.001e-5
@@ -76,21 +75,21 @@ def era_given(text: str, backend: str | None) -> Era:
     return era
 
 
-def statistic(era: Era, *, old_name: bool, on_tensorflow: bool | None) -> str | None:
+def statistic(era: Era, *, old_name: bool, on_tensorflow: bool | None) -> Statistic | None:
     """What the fourth parameter holds, see the table above; None where the version decides and is not known.
 
     old_name:      it is called running_std, or has no name (Keras 0.3). on_tensorflow: whether weight names end in ":0".
     """
     if not old_name or (era.version is not None and era.version >= (1, 0, 8)):
-        return VARIANCE
+        return Statistic.VARIANCE
     if era.version is None:
         return None
     tensorflow = era.backend == "tensorflow" if era.backend else bool(on_tensorflow)
     if era.version < (1, 0, 6):
-        return DEVIATION
+        return Statistic.DEVIATION
     if tensorflow:
-        return VARIANCE
-    return DEVIATION if era.version == (1, 0, 6) else EPSILON_OUTSIDE
+        return Statistic.VARIANCE
+    return Statistic.DEVIATION if era.version == (1, 0, 6) else Statistic.EPSILON_OUTSIDE
 
 
 def default_epsilon(era: Era) -> float | None:
@@ -152,22 +151,22 @@ def _is_fused_in_tf_keras(version: Version, ndim: int, channels_last: bool) -> b
     return (ndim == 4 and channels_last) or (ndim in (4, 5) and version >= (2, 6))
 
 
-def convert(layer: BatchNorm) -> BatchNorm:
-    """The same layer for the one formula: `moving_variance` is the variance that makes it divide as the layer's own era did.
+def convert(layer: Stored) -> BatchNorm:
+    """The layer for the one formula: `moving_variance` is the variance that makes it divide as the layer's own era did.
 
     With d = s + epsilon, or sqrt(v) + epsilon, in float64: moving_variance = d**2 - epsilon, rounded to the layer's dtype; where that
     is negative in one channel, moving_variance = d**2 and epsilon = 0 for the whole layer.
 
     Raises: LayerError for statistics that no era could have used, and for float16 ones whose square float16 cannot hold.
     """
-    if layer.statistic == VARIANCE:
-        return layer
+    if layer.statistic is Statistic.VARIANCE:
+        return BatchNorm.of(layer)
     if layer.epsilon is None:
         raise FormatError("the file does not say its epsilon", where=layer.path)
     from exporter.batchnorm.dtypes import round_to
 
     stored = layer.moving_variance.astype(np.float64)
-    outside = layer.statistic == EPSILON_OUTSIDE
+    outside = layer.statistic is Statistic.EPSILON_OUTSIDE
     _check(layer, stored, stored < 0 if outside else stored + layer.epsilon <= 0, "nothing can be divided by that")
     square = ((np.sqrt(stored) if outside else stored) + layer.epsilon) ** 2
     epsilon = 0.0 if (square < layer.epsilon).any() else layer.epsilon
@@ -175,13 +174,12 @@ def convert(layer: BatchNorm) -> BatchNorm:
     lost = np.abs(variance.astype(np.float64) + epsilon - square) > 2 * UNIT[layer.dtype] * square
     _check(layer, stored, lost, f"its square does not fit {layer.dtype}, which the one formula would need")
     changed = ("moving_variance",) if epsilon == layer.epsilon else ("moving_variance", "epsilon")
-    return layer.replace(moving_variance=variance, epsilon=epsilon, statistic=VARIANCE, effective_epsilon=None,
-                         converted=(*layer.converted, *changed))
+    return BatchNorm.of(layer, moving_variance=variance, epsilon=epsilon, effective_epsilon=None, converted=changed)
 
 
-def _check(layer: BatchNorm, stored: NDArray[np.float64], bad: NDArray[np.bool_], why: str) -> None:
+def _check(layer: Stored, stored: NDArray[np.float64], bad: NDArray[np.bool_], why: str) -> None:
     if bad.any():
         channel = int(np.argmax(bad))
-        name = "variance" if layer.statistic == EPSILON_OUTSIDE else "deviation"
+        name = "variance" if layer.statistic is Statistic.EPSILON_OUTSIDE else "deviation"
         raise LayerError(f"the stored {name}[{channel}] is {stored.ravel()[channel]:.9g} and epsilon {layer.epsilon:g}: {why}",
                          where=layer.path)

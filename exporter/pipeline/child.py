@@ -24,8 +24,9 @@ from exporter.files.place import Place
 from exporter.files.remote import place_for
 
 if TYPE_CHECKING:
-    from exporter.batchnorm.bundle import Bundle
-    from exporter.batchnorm.layer import BatchNorm
+    from exporter.batchnorm.bundle import ReadBack
+    from exporter.batchnorm.stored import Stored
+    from exporter.sources.shared.found import Found
     from exporter.sources.shared.options import ReadOptions
 
 MEMORY = 2 << 30  # bytes of address space beyond what the child starts with
@@ -54,7 +55,7 @@ def start(place: Place, options: ReadOptions, *, fork: bool) -> Child:
     return _fork(place, options) if fork and hasattr(os, "fork") else _spawn(place, options)
 
 
-def finish(child: Child, meanwhile: Callable[[], object], each: Callable[[BatchNorm], object]) -> Bundle:
+def finish(child: Child, meanwhile: Callable[[], object], each: Callable[[Stored], object]) -> Found | ReadBack:
     """Calls `meanwhile`, then takes in what the child sends, calling `each` with each layer as it comes, before anything has judged it.
 
     Whatever ends this early ends the child, too.
@@ -74,7 +75,7 @@ def finish(child: Child, meanwhile: Callable[[], object], each: Callable[[BatchN
         os.close(child.descriptor)
     if status != 0:
         raise FormatError(f"reading it {_ending(status, child.cpu_seconds)}", hint=HARMLESS)
-    return reader.bundle()
+    return reader.answer()
 
 
 def _ending(status: int, cpu_seconds: int) -> str:
@@ -212,7 +213,7 @@ def _serve(place: Place, options: ReadOptions, descriptor: int) -> None:
 
         writer = Writer(file.write)
         try:
-            writer.bundle(read_unresolved(place, dataclasses.replace(options, announce=writer.layer)))
+            writer.answer(read_unresolved(place, dataclasses.replace(options, announce=writer.layer)))
         except ExporterError as error:
             writer.error(error)
         except MemoryError:

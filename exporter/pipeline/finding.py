@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 
-from exporter.batchnorm.bundle import Bundle
+from exporter.batchnorm.bundle import ReadBack
 from exporter.errors import FormatError, MissingFileError, located
 from exporter.files.place import Place
 from exporter.sources import Source, source_for
+from exporter.sources.shared.found import Found
 from exporter.sources.shared.options import ReadOptions
 
 
-def read_unresolved(place: Place, options: ReadOptions) -> Bundle:
+def read_unresolved(place: Place, options: ReadOptions) -> Found | ReadBack:
     """What the source that claims `place` finds there, before anything is added to it."""
     source = source_for(place)  # also for what does not exist: a checkpoint is known by the prefix of its files' names
     if source is None:
@@ -21,7 +22,7 @@ def read_unresolved(place: Place, options: ReadOptions) -> Bundle:
     return _read_as(source, place, options)
 
 
-def _read_inside(place: Place, options: ReadOptions) -> Bundle:
+def _read_inside(place: Place, options: ReadOptions) -> Found | ReadBack:
     """What the only model in a folder or archive holds."""
     from exporter.pipeline.inside import one_model
     from exporter.sources.shared.refusals import refuse
@@ -31,15 +32,19 @@ def _read_inside(place: Place, options: ReadOptions) -> Bundle:
             raise refuse(place)
         path, inner, source = found
         with located(path):
-            bundle = _read_as(source, inner, options)
-    return bundle.replace(warnings=(f"{path} is the model in {place.name} and is read", *bundle.warnings))
+            answer = _read_as(source, inner, options)
+    warning = f"{path} is the model in {place.name} and is read"
+    if isinstance(answer, ReadBack):
+        return answer.replace(warnings=(warning, *answer.warnings))
+    answer.warnings.insert(0, warning)
+    return answer
 
 
-def _read_as(source: Source, place: Place, options: ReadOptions) -> Bundle:
+def _read_as(source: Source, place: Place, options: ReadOptions) -> Found | ReadBack:
     inputs = options.inputs(place)
     try:
         with quiet():
-            bundle = source.read(place, options)
+            found = source.read(place, options)
     except FormatError:
         from exporter.sources.shared.refusals import check_fetched
 
@@ -49,7 +54,7 @@ def _read_as(source: Source, place: Place, options: ReadOptions) -> Bundle:
         raise
     for each in inputs:
         each.check_unchanged()
-    return bundle
+    return found
 
 
 def quiet() -> contextlib.AbstractContextManager[object]:

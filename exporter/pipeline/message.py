@@ -2,7 +2,7 @@
 
 A message is a row of frames, each of the lengths of its header and its data (8 bytes each, little-endian), the header, which is JSON padded
 with spaces to 16 bytes, and the data, arrays one after the other. There is a frame for each layer, from the moment it is found, and
-a last one that says their order and all else of the bundle, or the error that there is instead.
+a last one that says their order and all else that was found, or the error that there is instead.
 """
 
 from __future__ import annotations
@@ -15,19 +15,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import orjson
 
-from exporter.batchnorm.bundle import Bundle, Origin
+from exporter.batchnorm.bundle import Origin, ReadBack
 from exporter.batchnorm.dtypes import HELD_IN
-from exporter.batchnorm.layer import PARAMETERS, BatchNorm
+from exporter.batchnorm.layer import BatchNorm
+from exporter.batchnorm.stored import PARAMETERS, Statistic, Stored
 from exporter.errors import KINDS, ExporterError, FormatError, UnresolvedError, printable, rebuilt
+from exporter.sources.shared.found import Found, Skipped
+from exporter.sources.shared.options import ReadOptions
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LENGTHS = struct.Struct("<QQ")
-FIELDS: dict[str, Any] = {**dict.fromkeys(("path", "name", "class_name", "statistic", "doubt"), str), "quantized": str | None,
+FIELDS: dict[str, Any] = {**dict.fromkeys(("path", "name", "class_name"), str), "quantized": str | None,
                           **dict.fromkeys(("epsilon", "momentum", "effective_epsilon"), float | None), "ndim": int | None,
                           "shape": tuple, "called_in_training": bool}
-_HEADER = tuple(field.name for field in dataclasses.fields(BatchNorm) if field.name not in PARAMETERS)
+_HEADERS = {kind: tuple(field.name for field in dataclasses.fields(kind) if field.name not in (*PARAMETERS, "statistic"))
+            for kind in (Stored, BatchNorm)}
 
 
 class Writer:
@@ -35,27 +39,32 @@ class Writer:
 
     def __init__(self, write: Callable[[bytes], object]) -> None:
         self._write = write
-        self._sent: dict[BatchNorm, int] = {}
+        self._sent: dict[Stored | BatchNorm, int] = {}
 
-    def layer(self, layer: BatchNorm) -> None:
-        """A layer of the bundle to come; one that doesn't come to stand in it is no harm."""
+    def layer(self, layer: Stored | BatchNorm) -> None:
+        """A layer of the answer to come; one that doesn't come to stand in it is no harm."""
         parameters = layer.parameters()
-        header = {name: getattr(layer, name) for name in _HEADER}
+        header = {name: getattr(layer, name) for name in _HEADERS[type(layer)]}
+        if isinstance(layer, Stored):
+            header["statistic"] = layer.statistic.value
         self._frame({**header, "present": list(parameters)}, list(parameters.values()))
         self._sent[layer] = len(self._sent)
 
-    def bundle(self, bundle: Bundle) -> None:
-        """The end: the bundle, with the layers that were not sent before."""
-        for layer in bundle.layers:
+    def answer(self, answer: Found | ReadBack) -> None:
+        """The end: all that was found, with the layers that were not sent before."""
+        for layer in answer.layers:
             if layer not in self._sent:
                 self.layer(layer)
-        self._frame({"order": [self._sent[layer] for layer in bundle.layers], "origin": dataclasses.asdict(bundle.origin),
-                     "skipped": list(map(list, bundle.skipped)), "warnings": bundle.warnings, "settled": bundle.settled,
-                     "vectors": {path: list(x.shape) for path, (x, _) in bundle.vectors.items()}},
-                    [rows for pair in bundle.vectors.values() for rows in pair])
+        header = {"order": [self._sent[layer] for layer in answer.layers], "origin": dataclasses.asdict(answer.origin),
+                  "skipped": list(map(list, answer.skipped)), "warnings": answer.warnings}
+        if isinstance(answer, Found):
+            self._frame(header, [])
+        else:
+            self._frame({**header, "vectors": {path: list(x.shape) for path, (x, _) in answer.vectors.items()}},
+                        [rows for pair in answer.vectors.values() for rows in pair])
 
     def error(self, error: ExporterError) -> None:
-        """The end, where there is no bundle."""
+        """The end, where there is no answer."""
         fields = {"what": error.what, "where": error.where, "hint": error.hint}
         layers = [(printable(path), printable(reason, 1000)) for path, reason in getattr(error, "layers", ())]
         self._frame({"error": type(error).__name__, "layers": layers,
@@ -69,14 +78,14 @@ class Writer:
 
 
 class Reader:
-    """Takes in a message as it comes, every length checked; `each` is called with each layer, long before the bundle is there."""
+    """Takes in a message as it comes, every length checked; `each` is called with each stored layer, long before the answer is there."""
 
-    def __init__(self, broken: FormatError, each: Callable[[BatchNorm], object] = lambda layer: None) -> None:
+    def __init__(self, broken: FormatError, each: Callable[[Stored], object] = lambda layer: None) -> None:
         """broken: raised for what is no message."""
         self._broken, self._each = broken, each
         self._rest = bytearray()
-        self._layers: list[BatchNorm] = []
-        self._bundle: Bundle | None = None
+        self._layers: list[Stored | BatchNorm] = []
+        self._answer: Found | ReadBack | None = None
         self._error: ExporterError | None = None
 
     def feed(self, part: bytes) -> None:
@@ -97,40 +106,47 @@ class Reader:
             at = at_end
         del self._rest[:at]
 
-    def bundle(self) -> Bundle:
-        """The bundle, once everything was fed; raises the error that the message holds instead."""
+    def answer(self) -> Found | ReadBack:
+        """What was found, once everything was fed; raises the error that the message holds instead."""
         if self._error is not None:
             raise self._error
-        if self._bundle is None or self._rest:
+        if self._answer is None or self._rest:
             raise self._broken
-        return self._bundle
+        return self._answer
 
     def _take(self, header: dict[str, Any], data: memoryview) -> None:
-        if self._bundle is not None or self._error is not None:
+        if self._answer is not None or self._error is not None:
             raise ValueError("a frame behind the last")
         arrays = _Arrays(data)
         if "error" in header:
             self._error = _error(header)
         elif "order" in header:
-            self._bundle = self._whole(header, arrays)
+            self._answer = self._whole(header, arrays)
         else:
             layer = _layer(header, arrays)
             self._layers.append(layer)
-            self._each(layer)
+            if isinstance(layer, Stored):
+                self._each(layer)
         if arrays.left:
             raise ValueError("more data than arrays")
 
-    def _whole(self, header: dict[str, Any], arrays: _Arrays) -> Bundle:
+    def _whole(self, header: dict[str, Any], arrays: _Arrays) -> Found | ReadBack:
         numbers = header["order"]
         if not all(type(number) is int and number >= 0 for number in numbers):
             raise TypeError("a number of a layer is none")
-        layers = tuple(self._layers[number] for number in numbers)
-        by_path = {layer.path: layer for layer in layers}
-        vectors = {path: (arrays.take(by_path[path].dtype, shape), arrays.take(by_path[path].dtype, shape))
-                   for path, shape in header["vectors"].items()}
-        skipped = tuple((str(path), str(reason)) for path, reason in header["skipped"])
-        return Bundle(layers=layers, origin=Origin(**header["origin"]), skipped=skipped, warnings=tuple(map(str, header["warnings"])),
-                      vectors=vectors, settled=bool(header["settled"]))
+        layers = [self._layers[number] for number in numbers]
+        origin, warnings = Origin(**header["origin"]), list(map(str, header["warnings"]))
+        skipped = [Skipped(str(path), str(reason)) for path, reason in header["skipped"]]
+        if "vectors" not in header:
+            found = Found(origin, ReadOptions())
+            found.layers += [layer for layer in layers if isinstance(layer, Stored)]
+            found.skipped += skipped
+            found.warnings += warnings
+            return found
+        dtypes = {layer.path: layer.dtype for layer in layers}
+        vectors = {path: (arrays.take(dtypes[path], shape), arrays.take(dtypes[path], shape)) for path, shape in header["vectors"].items()}
+        return ReadBack(layers=tuple(layer for layer in layers if isinstance(layer, BatchNorm)), origin=origin, skipped=tuple(skipped),
+                        warnings=tuple(warnings), vectors=vectors)
 
 
 class _Arrays:
@@ -159,9 +175,9 @@ def _error(header: dict[str, Any]) -> ExporterError:
     return rebuilt(kind, said)
 
 
-def _layer(fields: dict[str, Any], arrays: _Arrays) -> BatchNorm:
+def _layer(fields: dict[str, Any], arrays: _Arrays) -> Stored | BatchNorm:
     present = fields.pop("present")
-    for name in ("axis", "shape", "assumed", "converted"):
+    for name in {"axis", "shape", "assumed", "converted"} & fields.keys():
         fields[name] = None if fields[name] is None else tuple(fields[name])
     whole = all(type(number) is int for name in ("axis", "shape") for number in fields[name] or ())
     if not (whole and all(isinstance(fields[name], kind) for name, kind in FIELDS.items())):
@@ -170,4 +186,6 @@ def _layer(fields: dict[str, Any], arrays: _Arrays) -> BatchNorm:
         fields[name] = arrays.take(fields["dtype"], fields["shape"]) if name in present else None
     if fields["moving_mean"] is None or fields["moving_variance"] is None:
         raise TypeError("a parameter is missing")
-    return BatchNorm(**fields)
+    if "statistic" not in fields:
+        return BatchNorm(**fields)
+    return Stored(**{**fields, "statistic": Statistic(fields["statistic"])})

@@ -1,4 +1,4 @@
-"""read: from a path to a checked bundle. Finds the source, adds what the user gave, converts old eras, applies the gate."""
+"""read: from a path to a bundle. Finds the source, adds what the user gave, converts old eras."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Literal, Protocol
 
-from exporter.batchnorm.bundle import Bundle
+from exporter.batchnorm.bundle import Bundle, ReadBack
 from exporter.batchnorm.layer import BatchNorm
 from exporter.errors import FormatError, MissingFileError, located
 from exporter.files.place import Place
 from exporter.files.remote import place_for
 from exporter.files.spool import Content, spooled
 from exporter.pipeline.finding import quiet, read_unresolved
-from exporter.pipeline.resolve import resolve
+from exporter.pipeline.resolve import Completion, read_back, resolve
 from exporter.sources.shared.options import ReadOptions, epsilon_by_glob
 
 
@@ -67,7 +67,7 @@ def read(path: str | os.PathLike[str] | Content, *, epsilon: float | Mapping[str
         return read_in_child(place, options) if isolated else read_here(place, options)
 
 
-def load(path: str | os.PathLike[str] | Content) -> Bundle:
+def load(path: str | os.PathLike[str] | Content) -> ReadBack:
     """A bundle that was written before (.json and the other forms that hold one), as strictly as docs/format.md asks.
 
     path: as in `read`.
@@ -82,7 +82,7 @@ def load(path: str | os.PathLike[str] | Content) -> Bundle:
             raise MissingFileError("no such file or folder")
         if source is None:
             raise FormatError("this is not a bundle", hint="read a model with exporter.read")
-        return resolve(source.read(place, ReadOptions()), ReadOptions())
+        return read_back(source.read(place, ReadOptions()), ReadOptions())
 
 
 def _placed(path: str | os.PathLike[str] | Content) -> contextlib.AbstractContextManager[Place]:
@@ -104,11 +104,10 @@ def read_in_child(place: Place, options: ReadOptions, *, fork: bool = False, out
     """
     from exporter.pipeline import child
 
-    def each(layer: BatchNorm) -> None:
-        if options.wants(layer.path):
-            output.layer(layer)
-
+    completion = Completion(options)
     with located(place.name), quiet():
         if place.is_local and not place.exists():  # the prefix of a checkpoint's files, or nothing
             return resolve(read_unresolved(place, options), options)
-        return resolve(child.finish(child.start(place, options, fork=fork), output.prepare, each), options)
+        started = child.start(place, options, fork=fork)
+        found = child.finish(started, output.prepare, lambda stored: completion.begin(stored, output.layer))
+        return resolve(found, options, completion)

@@ -1,57 +1,115 @@
-"""From what a source found to a checked bundle: adds what the user gave, converts old eras to the one formula, applies the gate."""
+"""From what a source found to a bundle: adds what the user gave, and converts old eras to the one formula."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
-from exporter.batchnorm.bundle import Bundle
-from exporter.batchnorm.gate import check
+from exporter.batchnorm.bundle import Bundle, ReadBack
+from exporter.batchnorm.gate import remarks_on
 from exporter.batchnorm.layer import BatchNorm
+from exporter.batchnorm.stored import Parameters, Statistic, Stored
 from exporter.errors import ExporterError, UnresolvedError, UsageError, names
+from exporter.sources.shared.found import Found, Skipped
 from exporter.sources.shared.options import ReadOptions
+
+_Layer = TypeVar("_Layer", bound=Parameters)
 
 NO_EPSILON = "the file does not say its epsilon"
 HOW_TO_GIVE_EPSILON = ("give it with --epsilon 0.001 or --epsilon 'head/*=1e-5' (repeatable), or give the model's config with "
                        "--architecture model.json")
 
 
-def resolve(bundle: Bundle, options: ReadOptions) -> Bundle:
-    """Adds to a source's bundle what the user gave, converts old eras to the one formula, and applies the gate.
+class Completion:
+    """Makes the layers that a source found complete with what the user gave, each once."""
 
-    Raises: UnresolvedError for what is still not known, unless `skip_unresolved`; UsageError for an option that names nothing.
+    def __init__(self, options: ReadOptions) -> None:
+        self._options = options
+        self._made: dict[Stored, BatchNorm] = {}
+
+    def layer(self, stored: Stored) -> BatchNorm | None:
+        """The layer, converted to the one formula; None where its epsilon or axis is still not known, or there is a doubt about it.
+
+        Raises: LayerError for one that the formula cannot use.
+        """
+        made = self._made.get(stored)
+        if made is None:
+            known = self._with_options(stored)
+            if known.epsilon is None or known.axis is None or self.is_refused(known):
+                return None
+            made = self._made[stored] = _converted(known)
+        return made
+
+    def begin(self, stored: Stored, each: Callable[[BatchNorm], object]) -> None:
+        """Calls `each` with the layer, long before all of them are there, where nothing speaks against it so far."""
+        try:
+            layer = self.layer(stored) if self._options.wants(stored.path) else None
+        except ExporterError:  # `resolve` comes to it once more, when all is known that may be said instead
+            return
+        if layer is not None:
+            each(layer)
+
+    def has_epsilon(self, stored: Stored) -> bool:
+        """Whether the file or the user says its epsilon."""
+        return stored.epsilon is not None or self._options.epsilon_for(stored.path) is not None
+
+    def is_refused(self, stored: Stored) -> bool:
+        """Whether its axis is known, and there is a doubt about it that the user did not dispel."""
+        return bool(stored.doubt) and not self._options.stored_statistics and (stored.axis is not None or len(stored.shape) == 1)
+
+    def _with_options(self, stored: Stored) -> Stored:
+        options = self._options
+        if stored.epsilon is None and (given := options.epsilon_for(stored.path)) is not None:
+            stored = stored.replace(epsilon=given, assumed=(*stored.assumed, "epsilon"))
+        if stored.axis is None and len(stored.shape) == 1:
+            stored = stored.replace(axis=(-1,), assumed=(*stored.assumed, "axis"))
+        if options.effective_epsilon and stored.effective_epsilon is not None:
+            stored = stored.replace(epsilon=stored.effective_epsilon, effective_epsilon=None)
+        return stored
+
+
+def resolve(found: Found | ReadBack, options: ReadOptions, completion: Completion | None = None) -> Bundle:
+    """Adds to what a source found what the user gave, and converts old eras to the one formula.
+
+    Raises: UnresolvedError for what is still not known, unless `skip_unresolved`; UsageError for an option that names nothing;
+    UnsupportedError, LayerError from the gate.
     """
-    everything = unique_paths(bundle.layers)
-    if options.layers and not any(map(options.wants, [*(layer.path for layer in everything), *(path for path, _ in bundle.skipped)])):
-        raise UsageError(f"--layers {names(options.layers)} matches none of the batch norms {names(layer.path for layer in everything)}")
-    skipped = [(path, reason) for path, reason in bundle.skipped if options.wants(path)]
+    if isinstance(found, ReadBack):
+        return read_back(found, options)
+    everything = unique_paths(found.layers)
+    _check_layers_option(everything, found.skipped, options)
+    completion = completion or Completion(options)
+    skipped = [each for each in found.skipped if options.wants(each.path)]
     layers: list[BatchNorm] = []
-    unknown = []
+    unknown: list[Skipped] = []
+    kept: list[Stored] = []
     doubtful = False
-    for layer in everything:
-        if not options.wants(layer.path):
+    for stored in everything:
+        if not options.wants(stored.path):
             continue
-        layer = _with_options(layer, options)
-        if layer.epsilon is None:
-            unknown.append((layer.path, NO_EPSILON))
-        elif layer.axis is None:
-            skipped.append((layer.path, f"its parameters have shape {list(layer.shape)} and the file does not say along which axes"))
-        elif layer.doubt and not options.stored_statistics:
-            skipped.append((layer.path, layer.doubt))
+        layer = completion.layer(stored)
+        if layer is not None:
+            layers.append(layer)
+            kept.append(stored)
+        elif not completion.has_epsilon(stored):
+            unknown.append(Skipped(stored.path, NO_EPSILON))
+        elif completion.is_refused(stored):
+            skipped.append(Skipped(stored.path, stored.doubt))
             doubtful = True
         else:
-            layers.append(_converted(layer))
+            skipped.append(Skipped(stored.path, f"its parameters have shape {list(stored.shape)} and the file does not say along which "
+                                                "axes"))
     _check_globs(options, everything)
     unresolved = [*skipped, *unknown]
-    if unresolved and not (options.skip_unresolved and layers) and not bundle.settled:
+    if unresolved and not (options.skip_unresolved and layers):
         raise _unresolved(unresolved, unknown=bool(unknown), doubtful=doubtful)
-    odd = [f"{layer.path}: the file does not say along which axis of its input it runs; {list(layer.axis or ())} is assumed"
-           for layer in layers if "axis" in layer.assumed and "epsilon" not in layer.assumed and not bundle.settled]
-    called = [] if bundle.settled else list(_about_calls(layers))
-    layers = [layer.replace(doubt="") if layer.doubt else layer for layer in layers]
-    return check(bundle.replace(layers=tuple(layers), skipped=tuple(unresolved), warnings=(*bundle.warnings, *odd, *called)))
+    odd = [f"{layer.path}: the file does not say along which axis of its input it runs; {list(layer.axis)} is assumed"
+           for layer in layers if "axis" in layer.assumed and "epsilon" not in layer.assumed]
+    warnings = (*found.warnings, *odd, *_about_calls(kept), *_remarks(layers))
+    return Bundle(layers=tuple(layers), origin=found.origin, skipped=tuple(unresolved), warnings=warnings)
 
 
-def _about_calls(layers: Iterable[BatchNorm]) -> Iterator[str]:
+def _about_calls(layers: Iterable[Stored]) -> Iterator[str]:
     """What to know of layers that their model calls with training=True, once for all of a kind."""
     called = [layer for layer in layers if layer.called_in_training]
     for obeyed, meaning in ((True, "the model's own predict() normalizes by the statistics of the batch, not by these stored ones"),
@@ -62,7 +120,28 @@ def _about_calls(layers: Iterable[BatchNorm]) -> Iterator[str]:
             yield f"{names(paths)}: called with training=True: {meaning}"
 
 
-def unique_paths(layers: Iterable[BatchNorm]) -> list[BatchNorm]:
+def read_back(bundle: ReadBack, options: ReadOptions) -> ReadBack:
+    """A bundle that was written before, with what the user wants of it. What it skips was accepted when it was made."""
+    _check_layers_option(bundle.layers, bundle.skipped, options)
+    _check_globs(options, bundle.layers)
+    layers = [layer for layer in bundle.layers if options.wants(layer.path)]
+    if options.effective_epsilon:
+        layers = [layer if layer.effective_epsilon is None else layer.replace(epsilon=layer.effective_epsilon, effective_epsilon=None)
+                  for layer in layers]
+    skipped = [(path, reason) for path, reason in bundle.skipped if options.wants(path)]
+    return bundle.replace(layers=tuple(layers), skipped=tuple(skipped), warnings=(*bundle.warnings, *_remarks(layers)))
+
+
+def _remarks(layers: Iterable[BatchNorm]) -> list[str]:
+    return [remark for layer in layers for remark in remarks_on(layer.path, layer.moving_variance)]
+
+
+def _check_layers_option(layers: Sequence[Parameters], skipped: Sequence[tuple[str, str]], options: ReadOptions) -> None:
+    if options.layers and not any(map(options.wants, [*(layer.path for layer in layers), *(path for path, _ in skipped)])):
+        raise UsageError(f"--layers {names(options.layers)} matches none of the batch norms {names(layer.path for layer in layers)}")
+
+
+def unique_paths(layers: Iterable[_Layer]) -> list[_Layer]:
     """The layers with paths of their own: the second of one path gets "#2", the third "#3"; what another layer is called is passed over."""
     layers = list(layers)
     taken = {layer.path for layer in layers}
@@ -82,28 +161,16 @@ def unique_paths(layers: Iterable[BatchNorm]) -> list[BatchNorm]:
     return result
 
 
-def _with_options(layer: BatchNorm, options: ReadOptions) -> BatchNorm:
-    given = options.epsilon_for(layer.path)
-    assumed = list(layer.assumed)
-    if layer.epsilon is None and given is not None:
-        layer = layer.replace(epsilon=given, assumed=(*assumed, "epsilon"))
-    if layer.axis is None and len(layer.shape) == 1:
-        layer = layer.replace(axis=(-1,), assumed=(*layer.assumed, "axis"))
-    if options.effective_epsilon and layer.effective_epsilon is not None:
-        layer = layer.replace(epsilon=layer.effective_epsilon, effective_epsilon=None)
-    return layer
-
-
-def _converted(layer: BatchNorm) -> BatchNorm:
-    if layer.statistic == "variance":
-        return layer
+def _converted(stored: Stored) -> BatchNorm:
+    if stored.statistic is Statistic.VARIANCE:
+        return BatchNorm.of(stored)
     from exporter.keras import dialects
 
-    converted: BatchNorm = dialects.convert(layer)
+    converted: BatchNorm = dialects.convert(stored)
     return converted
 
 
-def _check_globs(options: ReadOptions, layers: list[BatchNorm]) -> None:
+def _check_globs(options: ReadOptions, layers: Sequence[Parameters]) -> None:
     import fnmatch
 
     for glob, _ in options.epsilon:
@@ -111,7 +178,7 @@ def _check_globs(options: ReadOptions, layers: list[BatchNorm]) -> None:
             raise UsageError(f"--epsilon {glob!r} matches none of the batch norms {names(layer.path for layer in layers)}")
 
 
-def _unresolved(layers: list[tuple[str, str]], *, unknown: bool, doubtful: bool) -> ExporterError:
+def _unresolved(layers: Sequence[tuple[str, str]], *, unknown: bool, doubtful: bool) -> ExporterError:
     hints = [HOW_TO_GIVE_EPSILON] if unknown else []
     hints += ["--stored-statistics writes what is stored of them all the same"] if doubtful else []
     hints.append("--skip-unresolved writes the rest and lists these")

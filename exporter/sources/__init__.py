@@ -10,8 +10,9 @@ import importlib
 import importlib.util
 from typing import Protocol
 
-from exporter.batchnorm.bundle import Bundle
+from exporter.batchnorm.bundle import ReadBack
 from exporter.files.place import Place
+from exporter.sources.shared.found import Found
 from exporter.sources.shared.options import ReadOptions
 
 # Tried in this order; each is imported when it is asked.
@@ -27,8 +28,8 @@ class Source(Protocol):
     def claims(self, place: Place) -> bool:
         """Whether this source is the one for `place`, by its first bytes (a folder: by what it holds), never by its suffix."""
 
-    def read(self, place: Place, options: ReadOptions) -> Bundle:
-        """The layers as the file stores them; epsilon and axis None where the file does not say (not yet `check`ed)."""
+    def read(self, place: Place, options: ReadOptions) -> Found | ReadBack:
+        """The layers as the file stores them, or a bundle that was written before."""
 
 
 def source_for(place: Place) -> Source | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from exporter.batchnorm.bundle import Bundle
+from exporter.batchnorm.bundle import ReadBack
 from exporter.batchnorm.document import LARGEST, from_document
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ def claims(place: Place) -> bool:
     return head.startswith(b"{") and b'"bn-bundle"' in head
 
 
-def read(place: Place, options: ReadOptions) -> Bundle:
+def read(place: Place, options: ReadOptions) -> ReadBack:
     """The bundle in `place`. Raises BundleError where it breaks the contract."""
     from exporter.formats.strict_json import parse_json
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from exporter.batchnorm.bundle import Bundle
+    from exporter.batchnorm.bundle import ReadBack
     from exporter.files.place import Place
     from exporter.formats.safetensors import Tensor
     from exporter.formats.zip_archive import Archive
@@ -60,7 +60,7 @@ def _has_member(place: Place) -> bool:
         return KIT in archive or NPZ in archive
 
 
-def read(place: Place, options: ReadOptions) -> Bundle:
+def read(place: Place, options: ReadOptions) -> ReadBack:
     """The bundle in `place`. Raises BundleError where it breaks the contract, FormatError where the file is damaged."""
     if place.is_folder():
         return from_document(_parsed(place.child(KIT).read(LARGEST)))
@@ -78,7 +78,7 @@ def _parsed(data: bytes) -> Any:
     return parse_json(data, "the bundle", limit=LARGEST)
 
 
-def _read_archive(archive: Archive) -> Bundle:
+def _read_archive(archive: Archive) -> ReadBack:
     if KIT in archive:
         return from_document(_parsed(archive.read(KIT, LARGEST)))
     from exporter.formats import npy
@@ -102,7 +102,7 @@ def _read_archive(archive: Archive) -> Bundle:
     return bundle
 
 
-def _read_safetensors(data: bytes) -> Bundle:
+def _read_safetensors(data: bytes) -> ReadBack:
     from exporter.formats.safetensors import parse
 
     metadata, tensors = parse(data)
@@ -125,7 +125,7 @@ def _values(tensor: Tensor, name: str, dtype: str) -> NDArray[Any]:
     return (values.astype("<u4") << 16).view("<f4") if dtype == "bfloat16" else values
 
 
-def _joined(document: Any, parameter: Callable[[str, str], NDArray[Any]]) -> Bundle:
+def _joined(document: Any, parameter: Callable[[str, str], NDArray[Any]]) -> ReadBack:
     """The bundle of a document whose parameters are names: `parameter` gives the array for a name and the layer's dtype."""
     layers = document.get("layers") if isinstance(document, dict) else None
     for layer in layers if isinstance(layers, list) else ():

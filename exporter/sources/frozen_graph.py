@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from exporter.batchnorm.bundle import Bundle, Origin
+from exporter.batchnorm.bundle import Origin
 from exporter.errors import FormatError, UnsupportedError, names
 from exporter.formats.graph_def import Graph, MetaGraph, open_file
 from exporter.formats.protobuf import fields, varint
@@ -43,7 +43,7 @@ def claims(place: Place) -> bool:
     return _kind(place.head(4096)) is not None
 
 
-def read(place: Place, options: ReadOptions) -> Bundle:
+def read(place: Place, options: ReadOptions) -> Found:
     """The batch norms whose parameters are constants of the graph. Raises: FormatError, UnsupportedError (not frozen, folded, text)."""
     kind = _kind(place.head(4096))
     if kind == "text":
@@ -70,7 +70,7 @@ def read(place: Place, options: ReadOptions) -> Bundle:
             found.skip(scope, f"no op of the graph uses its {names(roles)}: the graph seems to be cut short")
     if not found.layers:
         _refuse(graph, norms, found, folded)
-    return found.bundle()
+    return found
 
 
 def _refuse(graph: Graph, norms: list[GraphNorm], found: Found, folded: list[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from exporter.batchnorm.bundle import Bundle, Origin
+from exporter.batchnorm.bundle import Origin
 from exporter.errors import FormatError
 from exporter.files.place import Place
 from exporter.formats.zip_archive import MAGIC, Archive
@@ -33,7 +33,7 @@ def claims(place: Place) -> bool:
     return len(found.intersection((CONFIG, *others))) > 1
 
 
-def read(place: Place, options: ReadOptions) -> Bundle:
+def read(place: Place, options: ReadOptions) -> Found:
     """The batch norms of the model; epsilon None inside a user's own classes, whose config says nothing of their layers."""
     if place.is_folder():
         return _read(Folder(place), place, options)
@@ -41,11 +41,11 @@ def read(place: Place, options: ReadOptions) -> Bundle:
         return _read(Zip(file), place, options)
 
 
-def _read(parts: Zip | Folder, place: Place, options: ReadOptions) -> Bundle:
+def _read(parts: Zip | Folder, place: Place, options: ReadOptions) -> Found:
     architecture = config_of(parts)
     found = Found(Origin(file=place.name, kind=NAME, keras_version=architecture.keras_version), options)
     for warning in parts.warnings:
         found.warn(warning)
     with parts.weights() as files:
         read_weights(Group(files), architecture.tree, architecture.keras_version, found, own_config=True)
-    return found.bundle()
+    return found

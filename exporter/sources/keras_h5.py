@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from exporter.batchnorm.bundle import Bundle, Origin
+from exporter.batchnorm.bundle import Origin
 from exporter.errors import FormatError, UnsupportedError, UsageError, printable
 from exporter.formats.hdf5 import is_hdf5, open_hdf5
 from exporter.keras import dialects
@@ -51,7 +51,7 @@ def claims(place: Place) -> bool:
         return True  # a damaged file; `read` says what is wrong with it
 
 
-def read(place: Place, options: ReadOptions) -> Bundle:
+def read(place: Place, options: ReadOptions) -> Found:
     """The batch norms of a legacy HDF5 file; see exporter.sources.Source."""
     with open_hdf5(place) as file:
         if "nb_layers" in file.attributes("") or (file.is_group("graph") and "nb_params" in file.attributes("graph")):
@@ -59,7 +59,7 @@ def read(place: Place, options: ReadOptions) -> Bundle:
         return _read_named(file, place, options)
 
 
-def _read_named(file: File, place: Place, options: ReadOptions) -> Bundle:
+def _read_named(file: File, place: Place, options: ReadOptions) -> Found:
     base = "model_weights" if file.is_group("model_weights") and not _has_layer_names(file, "") else ""
     if not _has_layer_names(file, base):
         raise FormatError("the attribute layer_names is missing: this is no HDF5 file that Keras wrote, or a damaged one", where=base)
@@ -88,7 +88,7 @@ def _read_named(file: File, place: Place, options: ReadOptions) -> Bundle:
         raise _does_not_fit(options, error) from None
     if text is not None and options.architecture is not None:
         found.warn("the file holds its own config; the one given with --architecture is not used")
-    return found.bundle()
+    return found
 
 
 def _does_not_fit(options: ReadOptions, error: FormatError) -> FormatError:
@@ -208,7 +208,7 @@ def _saved_layers(tree: Node, above: str = "") -> Iterator[tuple[str, Node]]:
             yield above, child
 
 
-def _read_unnamed(file: File, place: Place, options: ReadOptions) -> Bundle:
+def _read_unnamed(file: File, place: Place, options: ReadOptions) -> Found:
     """Keras 0.3: a layer's weights are numbered in the order in which the config has them."""
     if options.architecture is None:
         raise UnsupportedError("weights of Keras 0.3 have no names, and neither epsilon nor the kinds of the layers are in the file",
@@ -227,7 +227,7 @@ def _read_unnamed(file: File, place: Place, options: ReadOptions) -> Bundle:
                 _add_unnamed(reading, f"layer_{number}", child.name, child)
     except FormatError as error:
         raise _does_not_fit(options, error) from None
-    return found.bundle()
+    return found
 
 
 def _add_unnamed(reading: Reading, group: str, path: str, node: Node) -> None:

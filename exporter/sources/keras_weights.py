@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from exporter.batchnorm.bundle import Bundle, Origin
+from exporter.batchnorm.bundle import Origin
 from exporter.errors import located
 from exporter.files.place import Place
 from exporter.formats.hdf5 import is_hdf5, open_hdf5
@@ -36,7 +36,7 @@ def claims(place: Place) -> bool:
     return place.is_file() and place.head(1) == b"{" and b'"weight_map"' in place.head(4096)
 
 
-def read(place: Place, options: ReadOptions) -> Bundle:
+def read(place: Place, options: ReadOptions) -> Found:
     """The batch norms; epsilon None unless `options.architecture` gives the config."""
     found = Found(Origin(file=place.name, kind=NAME), options)
     tree = version = None
@@ -48,7 +48,7 @@ def read(place: Place, options: ReadOptions) -> Bundle:
     hint = f"the architecture is that of {options.architecture.name}" if options.architecture else ""
     with _open(place) as files, located("", hint):
         read_weights(Group(files), tree, version, found, own_config=False)
-    return found.bundle()
+    return found
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from exporter.batchnorm.bundle import Bundle, Origin
+from exporter.batchnorm.bundle import Origin
 from exporter.errors import FormatError, UnsupportedError, names, printable
 from exporter.formats import npy
 from exporter.formats.zip_archive import MAGIC, Archive
@@ -56,7 +56,7 @@ def claims(place: Place) -> bool:
     return bool(members) and all(member.name.endswith(".npy") for member in members)
 
 
-def read(place: Place, options: ReadOptions) -> Bundle:
+def read(place: Place, options: ReadOptions) -> Found:
     """The batch norms whose parameters' names are certain. Raises: UnsupportedError where there are none, FormatError."""
     with place.open() as file:
         arrays = _Arrays(file)
@@ -70,7 +70,7 @@ def read(place: Place, options: ReadOptions) -> Bundle:
         if not scopes or not (whole or found.skipped):
             raise _no_norms(arrays.names)
         _add(arrays, whole, found, options)
-    return found.bundle()
+    return found
 
 
 class _Arrays:

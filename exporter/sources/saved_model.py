@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from exporter.batchnorm.bundle import Bundle, Origin
+from exporter.batchnorm.bundle import Origin
 from exporter.errors import FormatError, UnsupportedError, located
 from exporter.files.place import Place
 from exporter.formats.graph_def import MetaGraph, open_file
@@ -17,7 +17,7 @@ from exporter.formats.object_graph import OBJECT_GRAPH, SavedGraph
 from exporter.formats.protobuf import Message, fields
 from exporter.formats.tensor_bundle import Checkpoint, TensorBundle, open_checkpoint
 from exporter.sources.shared.found import Found, Skipped
-from exporter.sources.tf_graph.layers import Stored, layers
+from exporter.sources.tf_graph.layers import Values, layers
 from exporter.sources.tf_graph.norms import find_norms as norms_of_graph
 from exporter.sources.tf_graph.saved import SavedFunctions, key_of
 from exporter.sources.tf_graph.trace import VARIABLES as VARIABLE_OPS
@@ -27,7 +27,7 @@ from exporter.sources.tf_objects.read import Said, read_norms, read_objects
 from exporter.sources.tf_objects.saved import KerasMetadata, era_of_tensorflow, model_prefix, same_norms
 
 if TYPE_CHECKING:
-    from exporter.batchnorm.layer import BatchNorm
+    from exporter.batchnorm.stored import Stored
     from exporter.sources.shared.options import ReadOptions
     from exporter.sources.tf_graph.norms import GraphNorm
 
@@ -47,7 +47,7 @@ def claims(place: Place) -> bool:
     return folder is not None and (folder.child(MODEL).is_file() or folder.child(TEXT_MODEL).is_file())
 
 
-def read(place: Place, options: ReadOptions) -> Bundle:
+def read(place: Place, options: ReadOptions) -> Found:
     """The batch norms of a SavedModel."""
     folder = _folder(place)
     assert folder is not None
@@ -61,7 +61,7 @@ def read(place: Place, options: ReadOptions) -> Bundle:
     else:
         with open_checkpoint(index) as checkpoint:
             _read(part, checkpoint, folder, found, options)
-    return found.bundle()
+    return found
 
 
 def _folder(place: Place) -> Place | None:
@@ -174,7 +174,7 @@ class _Reader:
             path = self._by_name.path(norm.node)
         return Said(path, *self._keras.config(norm) or (None, None))
 
-    def _completed(self, layer: BatchNorm, found: ObjectNorm, norms: list[GraphNorm]) -> BatchNorm | Skipped:
+    def _completed(self, layer: Stored, found: ObjectNorm, norms: list[GraphNorm]) -> Stored | Skipped:
         """The layer with what only the graph says: all of one without a config, and the epsilon of fused kernels."""
         same = [norm for norm in norms if _plays(norm, found)]
         if layer.epsilon is not None:
@@ -203,12 +203,12 @@ class _Reader:
             else:
                 found.add(outcome.replace(path=path(outcome.path), name=path(outcome.path).rpartition("/")[2]))
 
-    def _values(self, variable: Variable) -> Stored | None:
+    def _values(self, variable: Variable) -> Values | None:
         node = key_of(variable)
         stored = self._stored.stored(node) if node is not None and node < len(self._stored) else None
         if stored is None:
             return None
-        return Stored(self._checkpoint.read(stored.key), self._checkpoint.info(stored.key).dtype)
+        return Values(self._checkpoint.read(stored.key), self._checkpoint.info(stored.key).dtype)
 
 
 def _plays(norm: GraphNorm, found: ObjectNorm) -> bool:

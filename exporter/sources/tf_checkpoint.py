@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from exporter.batchnorm.bundle import Bundle, Origin
+from exporter.batchnorm.bundle import Origin
 from exporter.errors import FormatError, names
 from exporter.files.place import MiB, Place
 from exporter.formats.object_graph import OBJECT_GRAPH
@@ -38,7 +38,7 @@ def claims(place: Place) -> bool:
     return bool(place.name) and place.sibling(f"{place.name}.index").is_file()
 
 
-def read(place: Place, options: ReadOptions) -> Bundle:
+def read(place: Place, options: ReadOptions) -> Found:
     """The batch norms of a checkpoint; epsilon and axis are None where neither a graph beside it nor an architecture says them."""
     found = Found(Origin(file=place.name, kind=NAME), options)
     table = _table(place, found)
@@ -49,7 +49,7 @@ def read(place: Place, options: ReadOptions) -> Bundle:
             from exporter.sources.tf_graph.tf1 import read_tf1
 
             read_tf1(checkpoint, _meta(table), _other_metas(table), found, options)
-    return found.bundle()
+    return found
 
 
 def _table(place: Place, found: Found) -> Place:

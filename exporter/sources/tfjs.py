@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exporter.batchnorm.bundle import Bundle, Origin
+from exporter.batchnorm.bundle import Origin
 from exporter.batchnorm.gate import MOST_CHANNELS
 from exporter.errors import FormatError, UnsupportedError, names, printable
 from exporter.files.place import MiB, Place
@@ -65,7 +65,7 @@ def claims(place: Place) -> bool:
     return head.lstrip()[:1] == b"{" and (b'"modelTopology"' in head or b'"weightsManifest"' in head)
 
 
-def read(place: Place, options: ReadOptions) -> Bundle:
+def read(place: Place, options: ReadOptions) -> Found:
     """The batch norms of the model; quantised parameters as TensorFlow.js itself dequantises them."""
     value = parse_json(place.read(LARGEST_MODEL_JSON), "")
     topology = value.get("modelTopology") if isinstance(value, dict) else None
@@ -85,7 +85,7 @@ def read(place: Place, options: ReadOptions) -> Bundle:
                      quantized=lambda group: weights.quantized(f"{group.path}/{VARIABLES}"))
     else:
         by_name(tree, weights, dialects.era_of(version, backend), found, own_config=True)
-    return found.bundle()
+    return found
 
 
 class Weights:
@@ -201,7 +201,7 @@ def _check_quantization(quantization: Any, name: str) -> None:
         raise FormatError("its quantization is not uint8 or uint16 with min and scale, nor float16", where=name)
 
 
-def _without_config(weights: Weights, place: Place, options: ReadOptions) -> Bundle:
+def _without_config(weights: Weights, place: Place, options: ReadOptions) -> Found:
     """The batch norms of weights alone, whose names and order are those of the HDF5 file that they were in."""
     if weights.are_by_path():
         raise FormatError("this model.json holds no modelTopology: there is no config to read the weights by")
@@ -209,7 +209,7 @@ def _without_config(weights: Weights, place: Place, options: ReadOptions) -> Bun
         given = node_tree_from(options.architecture)
         found = Found(Origin(file=place.name, kind=NAME, keras_version=given.keras_version, backend=given.backend), options)
         by_name(given.tree, weights, dialects.era_of(given.keras_version, given.backend), found, own_config=False)
-        return found.bundle()
+        return found
     found = Found(Origin(file=place.name, kind=NAME), options)
     for norm in norms_of(Layer(name="weightsManifest", path="", weights=tuple(weights.by_name))):
         if norm.old_name:
@@ -218,7 +218,7 @@ def _without_config(weights: Weights, place: Place, options: ReadOptions) -> Bun
         arrays = {role: weights.read(name) for role, name in norm.datasets.items()}
         found.add(assemble(norm.scope, None, None, arrays, dialects.Era(), None, name=norm.scope.rpartition("/")[2],
                            quantized=weights.quantized(norm.scope)))
-    return found.bundle()
+    return found
 
 
 class _Paths:

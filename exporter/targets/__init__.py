@@ -27,8 +27,7 @@ class Writer(Protocol):
     """One output in the making."""
 
     def layer(self, layer: BatchNorm) -> None:
-        """Works ahead on a layer that the bundle will probably hold. Nothing has judged it yet; `end` uses what was made of the very
-        layers that it is given."""
+        """Works ahead on a layer that the bundle will probably hold; `end` uses what was made of the very layers that it is given."""
 
     def end(self, bundle: Bundle) -> bytes:
         """The content of the output file."""

@@ -11,7 +11,6 @@ import orjson
 from exporter.batchnorm import schema
 from exporter.batchnorm.bundle import Bundle
 from exporter.batchnorm.document import frame, layer_entry, portable
-from exporter.batchnorm.gate import check_layer
 from exporter.batchnorm.layer import BatchNorm
 from exporter.errors import ExporterError
 
@@ -31,11 +30,8 @@ class JsonWriter:
         self._made: dict[BatchNorm, list[bytes]] = {}
 
     def layer(self, layer: BatchNorm) -> None:
-        """Makes the text of a layer that is complete and passes the gate, which looks at it once more with its bundle."""
-        if layer.epsilon is None or layer.axis is None or layer.statistic != "variance":
-            return
+        """Makes the text of a layer."""
         with np.errstate(all="ignore"), contextlib.suppress(ExporterError):
-            check_layer(layer)
             self._made[layer] = _entry(layer, self._options)
 
     def end(self, bundle: Bundle) -> bytes:

@@ -49,10 +49,10 @@ def _layer(stem: str, layer: BatchNorm, options: WriteOptions) -> Iterator[str]:
     kind = "double" if layer.dtype == "float64" else "float"
     lacking = [f"no {name}: use {value}" for name, value in (("gamma", 1), ("beta", 0)) if getattr(layer, name) is None]
     shape = "x".join(map(str, layer.shape))
-    facts = [f"shape {shape}, axis {', '.join(map(str, layer.axis or ()))}", f"stored as {layer.dtype}", *lacking]
+    facts = [f"shape {shape}, axis {', '.join(map(str, layer.axis))}", f"stored as {layer.dtype}", *lacking]
     yield f"/* {_comment(layer.path)}: {'; '.join(facts)} */"
     yield f"enum {{ {stem}_channels = {layer.channels} }};"
-    yield f"static const double {stem}_epsilon = {_number(float(layer.epsilon or 0.0))};"
+    yield f"static const double {stem}_epsilon = {_number(layer.epsilon)};"
     arrays = {name: (kind, values) for name, values in layer.parameters().items()}
     if options.folded:
         arrays |= {name: (kind, values) for name, values in zip(("scale", "offset"), _folded(layer))}
@@ -92,11 +92,11 @@ def _number(value: float) -> str:
 
 
 def _row(stem: str, layer: BatchNorm, with_vectors: bool) -> str:
-    axis, shape = (", ".join(map(str, sizes)) for sizes in (layer.axis or (), layer.shape))
+    axis, shape = (", ".join(map(str, sizes)) for sizes in (layer.axis, layer.shape))
     arrays = [f"{stem}_{name}" if getattr(layer, name) is not None else "0" for name in PARAMETERS]
     rows = [f"{stem}_input", f"{stem}_output", "2"] if with_vectors else ["0", "0", "0"]
     fields = [_string(layer.path), f"BN_{layer.dtype.upper()}", f"{stem}_channels", str(len(layer.shape)), f"{{{axis}}}", f"{{{shape}}}",
-              _number(float(layer.epsilon or 0.0)), *arrays, *rows, str(layer.ndim or 0)]
+              _number(layer.epsilon), *arrays, *rows, str(layer.ndim or 0)]
     return f"    {{{', '.join(fields)}}},"
 
 

@@ -86,7 +86,7 @@ def _origin(bundle: Bundle) -> str:
 
 
 def _summary(bundle: Bundle, found: list[Finding]) -> str:
-    epsilons, dtypes = sorted({layer.epsilon or 0.0 for layer in bundle}), sorted({layer.dtype for layer in bundle})
+    epsilons, dtypes = sorted({layer.epsilon for layer in bundle}), sorted({layer.dtype for layer in bundle})
     warned, noted = (len({f.path for f in found if f.kind.level == level}) for level in ("warning", "note"))
     facts = {
         "Layers": _thousands(len(bundle)), "Channels": _thousands(sum(layer.channels for layer in bundle)),
@@ -126,7 +126,7 @@ def _overview(bundle: Bundle) -> str:
         return ""
     variances = [_logs(layer.moving_variance, CONSTANT) for layer in bundle]
     scales = [_logs(np.abs(_scale(layer)), FLAT) for layer in bundle]
-    epsilons = np.log10(np.maximum([layer.epsilon or 0.0 for layer in bundle], CONSTANT))
+    epsilons = np.log10(np.maximum([layer.epsilon for layer in bundle], CONSTANT))
     return ('<div class="overview">' + _ranges("Moving variance, layer by layer", variances, epsilons, "dashed: epsilon")
             + _ranges("Effective scale, layer by layer", scales, np.full(len(scales), np.log10(HUGE)), f"dashed: {HUGE:g}") + "</div>")
 
@@ -169,12 +169,12 @@ def _layers(bundle: Bundle, found: list[Finding]) -> str:
 
 def _layer(i: int, layer: BatchNorm, found: list[Finding]) -> str:
     """Two rows: the layer in the table, and what is drawn and said about it."""
-    axis = ", ".join(map(str, layer.axis or ())).replace("-", "−")
-    epsilon, lowest, largest = layer.epsilon or 0.0, float(layer.moving_variance.min()), min(float(np.abs(_scale(layer)).max()), LARGEST)
+    axis = ", ".join(map(str, layer.axis)).replace("-", "−")
+    epsilon, lowest, largest = layer.epsilon, float(layer.moving_variance.min()), min(float(np.abs(_scale(layer)).max()), LARGEST)
     weight = sum(100 if f.kind.level == "warning" else 1 for f in found)
     cells = [  # shown, sorted by
         (str(i), i), (_path(layer.path).replace("_", "_<wbr>"), None), ("×".join(map(str, layer.shape)), layer.channels),
-        (axis, (layer.axis or (0,))[0]), (layer.dtype, None), (short(epsilon), epsilon), (number(lowest), lowest),
+        (axis, layer.axis[0]), (layer.dtype, None), (short(epsilon), epsilon), (number(lowest), lowest),
         (number(largest), largest), ("".join(map(_chip, found)), weight)]
     row = "".join(_cell(shown, key, css) for (shown, key), (_, css) in zip(cells, COLUMNS))
     codes = " ".join(f.kind.code for f in found)
@@ -196,7 +196,7 @@ def _chip(finding: Finding) -> str:
 def _detail(layer: BatchNorm, axis: str, found: list[Finding]) -> str:
     momentum = None if layer.momentum is None else short(layer.momentum)
     facts = {"Class": _text(layer.class_name), "Input rank": layer.ndim, "Momentum": momentum}
-    again = {"Axis": axis, "Type": layer.dtype, "Epsilon": short(layer.epsilon or 0.0)}  # shown where the table is too narrow for them
+    again = {"Axis": axis, "Type": layer.dtype, "Epsilon": short(layer.epsilon)}  # shown where the table is too narrow for them
     listed = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts.items() if value is not None)
     listed += "".join(f'<div class="again"><dt>{name}</dt><dd>{value}</dd></div>' for name, value in again.items())
     said = "".join(f'<li class="{f.kind.level}"><b>{f.kind.title}:</b> {_sentence(f)}.</li>' for f in found)
@@ -210,7 +210,7 @@ def _sentence(finding: Finding) -> str:
 
 
 def _charts(layer: BatchNorm) -> str:
-    variance, epsilon = layer.moving_variance.astype(np.float64).ravel(), np.log10(max(layer.epsilon or 0.0, CONSTANT))
+    variance, epsilon = layer.moving_variance.astype(np.float64).ravel(), np.log10(max(layer.epsilon, CONSTANT))
     logs = _logs(variance, CONSTANT)
     low, high = float(logs.min()), float(logs.max())
     span = (low, max(high, epsilon)) if low < epsilon else (low, high)

@@ -59,7 +59,7 @@ def _shipped(inside: str, beside: str) -> Path:
 
 def _page(bundle: Bundle) -> str:
     layer = bundle.layers[0]
-    rows = [f"| `{_code(each.path)}` | {'x'.join(map(str, each.shape))} | {', '.join(map(str, each.axis or ()))} |" for each in bundle]
+    rows = [f"| `{_code(each.path)}` | {'x'.join(map(str, each.shape))} | {', '.join(map(str, each.axis))} |" for each in bundle]
     return PAGE.format(name=_code(bundle.origin.file), count="1 layer" if len(bundle) == 1 else f"{len(bundle)} layers", formula=FORMULA,
                        python=_literal(ascii(layer.path)), javascript=_literal(json.dumps(layer.path)), stem=identifiers(bundle.paths())[0],
                        channels=layer.channels, rows="\n".join(rows), version=__version__)

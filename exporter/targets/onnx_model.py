@@ -65,7 +65,7 @@ def _value(layer: BatchNorm, name: str) -> Any:
     """
     from onnx import helper
 
-    axes = layer.axis or ()
+    axes = layer.axis
     rank = layer.ndim or max(a + 1 if a >= 0 else 1 - a for a in axes)
     sizes: list[Any] = [f"{name}:{axis}" for axis in range(rank)]
     for axis, size in zip(axes, layer.shape):
@@ -114,7 +114,7 @@ def _function(layer: BatchNorm, name: str) -> Any:
 
 def _normalized(body: _Body, layer: BatchNorm, x: str) -> str:
     """The nodes that bring the channels to axis 1, normalise, and bring them back."""
-    axes = tuple(a if layer.ndim is None else a % layer.ndim for a in layer.axis or ())
+    axes = tuple(a if layer.ndim is None else a % layer.ndim for a in layer.axis)
     if axes == (1,):
         return _batch_normalization(body, layer, x)
     order = None
@@ -151,7 +151,6 @@ def _batch_normalization(body: _Body, layer: BatchNorm, x: str) -> str:
 
 def _variance_and_epsilon(layer: BatchNorm) -> tuple[NDArray[Any], float]:
     """What the operator gets. Its epsilon is a float32: a float64 layer whose epsilon is none has it added to the variance instead."""
-    assert layer.epsilon is not None
     variance, epsilon = layer.moving_variance.ravel(), np.float32(layer.epsilon)
     if layer.dtype == "float64":
         return (variance, float(epsilon)) if float(epsilon) == layer.epsilon else (variance + layer.epsilon, 0.0)

@@ -30,7 +30,7 @@ def write(bundle: Bundle, options: WriteOptions) -> bytes:
 def _cells(layer: BatchNorm) -> list[str]:
     scale, _ = scale_and_offset(layer)
     lacking = [f"no {name}" for name in ("gamma", "beta") if getattr(layer, name) is None]
-    return [layer.path, " x ".join(map(str, layer.shape)), ", ".join(map(str, layer.axis or ())), layer.dtype, f"{layer.epsilon:g}",
+    return [layer.path, " x ".join(map(str, layer.shape)), ", ".join(map(str, layer.axis)), layer.dtype, f"{layer.epsilon:g}",
             f"{layer.moving_variance.min():.3g}", f"{np.abs(scale).max():.3g}", "; ".join([*lacking, *notes(layer)])]
 
 

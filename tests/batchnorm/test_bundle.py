@@ -14,12 +14,15 @@ from hypothesis.extra import numpy as hnp
 
 import exporter
 from exporter.batchnorm import document, schema
+from exporter.batchnorm import layer as layer_module
 from exporter.batchnorm.dtypes import HELD_IN, round_to, stored_bytes
-from exporter.batchnorm.gate import check
-from exporter.errors import BundleError, FormatError, LayerError, UnresolvedError, UnsupportedError
+from exporter.batchnorm.gate import remarks_on
+from exporter.errors import BundleError, FormatError, LayerError, UnsupportedError
+from exporter.pipeline.resolve import resolve
+from exporter.sources.shared.options import ReadOptions
 from exporter.targets import bundle_json
 from exporter.targets.shared.options import WriteOptions
-from tests.make.layers import make_bundle, make_layer, same_layer
+from tests.make.layers import make_bundle, make_found, make_layer, make_stored, same_layer
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 
@@ -142,31 +145,44 @@ def test_bfloat16_is_hashed_as_two_bytes():
     ({"dtype": "int8"}, "int8")])
 def test_the_gate_refuses_what_the_formula_cannot_use(change, words):
     with pytest.raises(LayerError, match=words):
-        check(make_bundle(make_layer().replace(**change)))
+        make_layer().replace(**change)
 
 
 def test_the_gate_lets_odd_but_usable_numbers_pass():
     fine = make_layer().replace(gamma=np.float32([0, -0.0, 1e-45, 3e38]), moving_variance=np.float32([0, 7e-44, 1.9e9, 3.4e38]))
-    assert check(make_bundle(fine)).warnings == ()
-    warned = check(make_bundle(make_layer().replace(moving_variance=np.float32([1, -1e-12, 1, 1]))))
-    assert "moving_variance[1] is slightly negative" in warned.warnings[0]
+    assert remarks_on(fine.path, fine.moving_variance) == []
+    odd = make_stored(moving_variance=np.float32([1, -1e-12, 1, 1]))
+    assert "moving_variance[1] is slightly negative" in resolve(make_found(odd), ReadOptions()).warnings[0]
 
 
-def test_a_bundle_that_passed_and_was_changed_has_to_pass_again():
-    passed = check(make_bundle())
-    assert passed.passed
-    assert check(passed) is passed
-    with pytest.raises(LayerError):
-        check(passed.replace(layers=(make_layer(epsilon=-1.0),)))
+def test_there_is_no_layer_that_did_not_pass_the_gate():
+    for fields in ({"epsilon": None}, {"epsilon": 1}, {"axis": None}, {"axis": -1}, {"moving_variance": np.float32([1, 2, 3, -4])}):
+        with pytest.raises(LayerError, match="encoder/bn_1: "):
+            make_layer(**fields)
+        with pytest.raises(LayerError, match="encoder/bn_1: "):
+            make_layer().replace(**fields)
+    with pytest.raises(TypeError, match="Stored"):
+        make_bundle(make_stored())
 
 
-def test_the_gate_refuses_incomplete_bundles():
+def test_there_is_no_bundle_that_did_not_pass_the_gate():
     with pytest.raises(UnsupportedError, match="holds no BatchNormalization"):
-        check(make_bundle().replace(layers=()))
-    with pytest.raises(UnresolvedError, match="does not say its epsilon"):
-        check(make_bundle(make_layer(epsilon=None)))
+        make_bundle().replace(layers=())
     with pytest.raises(LayerError, match="occurs twice"):
-        check(make_bundle(make_layer(), make_layer()))
+        make_bundle(make_layer(), make_layer())
+    with pytest.raises(LayerError, match="occurs twice"):
+        make_bundle(make_layer("a"), make_layer("b")).replace(layers=(make_layer("c"), make_layer("c")))
+
+
+def test_a_layer_is_checked_once_on_its_way_into_a_file(monkeypatch, tmp_path):
+    exporter.write(make_bundle(*(make_layer(f"bn_{number}") for number in range(20))), tmp_path / "b.json")
+    checked = []
+    monkeypatch.setattr(layer_module, "check_layer", lambda path, **fields: checked.append(path))
+    exporter.write(exporter.read(tmp_path / "b.json"), tmp_path / "again.json")
+    assert len(checked) == len(set(checked)) == 20
+    checked.clear()
+    exporter.write(resolve(make_found(*map(make_stored, "abc")), ReadOptions()), tmp_path / "c.json")
+    assert checked == ["a", "b", "c"]
 
 
 def test_a_bundle_is_a_collection_of_layers():

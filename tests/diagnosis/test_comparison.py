@@ -10,7 +10,7 @@ import pytest
 import exporter
 from exporter.batchnorm.dtypes import round_to
 from exporter.diagnosis.wrong import affine_uint8
-from tests.make.layers import make_bundle, make_layer
+from tests.make.layers import as_stored, make_bundle, make_layer
 from tests.make.ports import flax_state, torch_state
 
 MINE = make_layer("bn", seed=1, shape=(6,)).replace(moving_variance=np.array([0.3, 2, 1.7, 0.5, 0.9, 1e-3], np.float32))
@@ -21,7 +21,7 @@ ROOT = np.sqrt(V + MINE.epsilon)
 
 def judged(**arrays):
     """What is said of a port of two layers, the first with some arrays changed."""
-    changed = MINE.replace(**{name: np.asarray(values, np.float32) for name, values in arrays.items()})
+    changed = as_stored(MINE, **{name: np.asarray(values, np.float32) for name, values in arrays.items()})
     return exporter.compare(make_bundle(MINE, OTHER), torch_state(changed, OTHER))
 
 
@@ -113,7 +113,7 @@ def test_arrays_that_slid_into_the_next_layer():
     """A list of arrays without the first gamma, dealt out in order."""
     layers = [make_layer(f"l{n}", seed=n, shape=(5,)) for n in range(3)]
     queue = [values for layer in layers for values in layer.parameters().values()][1:] + [np.ones(5, np.float32)]
-    moved = [layer.replace(**dict(zip(layer.parameters(), queue[4 * n:4 * n + 4]))) for n, layer in enumerate(layers)]
+    moved = [as_stored(layer, **dict(zip(layer.parameters(), queue[4 * n:4 * n + 4]))) for n, layer in enumerate(layers)]
     found = exporter.compare(make_bundle(*layers), torch_state(*moved))
     assert {one.code for one in found.differences} == {"BN137"}
     assert "moving_variance (l0.running_var) is the gamma of 'l1'" in found.text()

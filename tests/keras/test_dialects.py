@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 
 from exporter.batchnorm.layer import exact_rows
+from exporter.batchnorm.stored import Statistic
 from exporter.errors import FormatError, LayerError, UsageError
 from exporter.keras import dialects
 from exporter.keras.config import NormFields
-from exporter.keras.dialects import DEVIATION, EPSILON_OUTSIDE, FUSED_MINIMUM, VARIANCE, Era, era_of
-from tests.make.layers import make_layer
+from exporter.keras.dialects import FUSED_MINIMUM, Era, era_of
+from tests.make.layers import make_stored
+
+VARIANCE, DEVIATION, EPSILON_OUTSIDE = Statistic
 
 
 def fields(**changes):
@@ -68,7 +71,7 @@ def divisor(statistic, stored, epsilon):
                                                 ("float64", 1e-6)])
 @pytest.mark.parametrize("statistic", [DEVIATION, EPSILON_OUTSIDE])
 def test_conversion_gives_what_that_era_gave(statistic, epsilon, dtype):
-    layer = make_layer(shape=(50,), dtype=dtype, epsilon=epsilon, statistic=statistic)
+    layer = make_stored(shape=(50,), dtype=dtype, epsilon=epsilon, statistic=statistic)
     converted = dialects.convert(layer)
     stored = layer.moving_variance.astype(np.float64)
     x = np.random.default_rng(1).normal(size=(5, 50))
@@ -77,7 +80,6 @@ def test_conversion_gives_what_that_era_gave(statistic, epsilon, dtype):
     size = np.abs(gamma / divisor(statistic, stored, epsilon)) * (np.abs(x) + np.abs(mean)) + np.abs(beta)
     unit = {"float16": 2.0**-11, "float32": 2.0**-24, "float64": 2.0**-53}[dtype]
     assert np.all(np.abs(exact_rows(converted, x) - expected) <= 4 * unit * size)
-    assert converted.statistic == VARIANCE
     assert converted.moving_variance.dtype == layer.moving_variance.dtype
     negative = (divisor(statistic, stored, epsilon) ** 2 < epsilon).any()
     assert converted.converted == (("moving_variance", "epsilon") if negative else ("moving_variance",))
@@ -85,8 +87,10 @@ def test_conversion_gives_what_that_era_gave(statistic, epsilon, dtype):
 
 
 def test_conversion_leaves_a_variance_alone():
-    layer = make_layer()
-    assert dialects.convert(layer) is layer
+    stored = make_stored()
+    converted = dialects.convert(stored)
+    assert converted.moving_variance is stored.moving_variance
+    assert (converted.epsilon, converted.converted) == (stored.epsilon, ())
 
 
 @pytest.mark.parametrize(("statistic", "stored", "what"), [
@@ -94,18 +98,18 @@ def test_conversion_leaves_a_variance_alone():
     (EPSILON_OUTSIDE, [1, -1e-9], r"the stored variance\[1\] is -9.99999972e-10"),
 ])
 def test_statistics_that_no_era_could_use(statistic, stored, what):
-    layer = make_layer(shape=(2,), statistic=statistic).replace(moving_variance=np.array(stored, np.float32))
+    layer = make_stored(shape=(2,), statistic=statistic).replace(moving_variance=np.array(stored, np.float32))
     with pytest.raises(LayerError, match=what):
         dialects.convert(layer)
 
 
 def test_conversion_needs_epsilon():
     with pytest.raises(FormatError, match="does not say its epsilon"):
-        dialects.convert(make_layer(epsilon=None, statistic=DEVIATION))
+        dialects.convert(make_stored(epsilon=None, statistic=DEVIATION))
 
 
 def test_a_deviation_whose_square_float16_cannot_hold():
-    layer = make_layer(shape=(2,), dtype="float16", epsilon=1e-6, statistic=DEVIATION).replace(moving_variance=np.float16([1, 1e-3]))
+    layer = make_stored(shape=(2,), dtype="float16", epsilon=1e-6, statistic=DEVIATION).replace(moving_variance=np.float16([1, 1e-3]))
     with pytest.raises(LayerError, match=r"deviation\[1\] is 0.00100040436 and epsilon 1e-06: its square does not fit float16"):
         dialects.convert(layer)
 

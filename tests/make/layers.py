@@ -9,11 +9,15 @@ import numpy as np
 from exporter.batchnorm.bundle import Bundle, Origin
 from exporter.batchnorm.dtypes import HELD_IN
 from exporter.batchnorm.layer import BatchNorm
+from exporter.batchnorm.stored import Stored
+from exporter.sources.shared.found import Found
+from exporter.sources.shared.options import ReadOptions
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
-def make_layer(path="encoder/bn_1", *, shape=(4,), axis=(-1,), dtype="float32", epsilon=1e-3, seed=0, gamma=True, beta=True, **fields):
+def make_layer(path="encoder/bn_1", *, shape=(4,), axis=(-1,), dtype="float32", epsilon=1e-3, seed=0, gamma=True, beta=True,
+               kind=BatchNorm, **fields):
     """A layer with random parameters, variances from 1e-6 to 1e2, a negative and a zero gamma."""
     from exporter.batchnorm.dtypes import round_to
 
@@ -26,8 +30,28 @@ def make_layer(path="encoder/bn_1", *, shape=(4,), axis=(-1,), dtype="float32", 
     if dtype == "float16":
         values["moving_variance"] = 10.0 ** random.uniform(-3, 2, shape)
     parameters = {name: None if array is None else round_to(array, dtype) for name, array in values.items()}
-    return BatchNorm(**{"path": path, "name": path.rsplit("/", 1)[-1], "class_name": "BatchNormalization", "axis": axis, "shape": shape,
-                        "ndim": None, "dtype": dtype, "epsilon": epsilon, "momentum": 0.99, **parameters, **fields})
+    return kind(**{"path": path, "name": path.rsplit("/", 1)[-1], "class_name": "BatchNormalization", "axis": axis, "shape": shape,
+                   "ndim": None, "dtype": dtype, "epsilon": epsilon, "momentum": 0.99, **parameters, **fields})
+
+
+def make_stored(path="encoder/bn_1", **fields):
+    """The same as a source finds it."""
+    return make_layer(path, kind=Stored, **fields)
+
+
+def as_stored(layer, **changes):
+    """The layer as it might be stored, with changes that the formula may not be able to use."""
+    return Stored(**{name: getattr(layer, name) for name in Stored.__dataclass_fields__ if hasattr(layer, name)} | changes)
+
+
+def make_found(*layers, skipped=()):
+    """What a source found: these stored layers."""
+    found = Found(Origin(file="model.h5", kind="keras-h5"), ReadOptions())
+    for layer in layers:
+        found.add(layer)
+    for path, reason in skipped:
+        found.skip(path, reason)
+    return found
 
 
 def make_bundle(*layers, **fields):

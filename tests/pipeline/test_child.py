@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 
 import exporter
-from exporter.errors import FormatError, LayerError, UnresolvedError
+from exporter.batchnorm.stored import Statistic
+from exporter.errors import ExporterError, FormatError, LayerError, UnresolvedError
 from exporter.files.place import Place
 from exporter.pipeline import child as isolation
 from exporter.pipeline import finding, message, read
 from exporter.sources.shared.options import ReadOptions
 from exporter.targets import bundle_json
 from exporter.targets.shared.options import WriteOptions
-from tests.make.layers import make_bundle, make_layer, same_layer
+from tests.make.layers import make_bundle, make_found, make_layer, make_stored, same_layer
 
 BOTH = pytest.mark.parametrize("fork", [True, False], ids=["fork", "spawn"])
 
@@ -120,17 +121,17 @@ def test_memory_ends(monkeypatch, path):
 
 
 def test_what_the_child_says_passes_the_gate(monkeypatch, path):
-    bad = make_layer().replace(moving_variance=np.float32([1, 2, 3, -4]))
+    bad = make_stored(moving_variance=np.float32([1, 2, 3, -4]))
     with pytest.raises(LayerError, match="-4"):
-        in_child(monkeypatch, path, lambda: make_bundle(bad))
+        in_child(monkeypatch, path, lambda: make_found(bad))
 
 
-def sent(bundle, announced=()):
+def sent(found, announced=()):
     parts = []
     writer = message.Writer(parts.append)
     for layer in announced:
         writer.layer(layer)
-    writer.bundle(bundle)
+    writer.answer(found)
     return b"".join(parts)
 
 
@@ -138,30 +139,34 @@ def received(data, step=1 << 20, each=lambda layer: None):
     reader = message.Reader(FormatError("was damaged by it"), each)
     for at in range(0, len(data), step):
         reader.feed(data[at:at + step])
-    return reader.bundle()
+    return reader.answer()
 
 
 @pytest.mark.parametrize("step", [1, 7, 16, 100, 1 << 20])
 def test_a_message_may_come_in_pieces(step):
-    bundle = make_bundle(make_layer(), make_layer("b", dtype="float64"), make_layer("c", gamma=False, shape=(2, 3), axis=(1, 3)))
+    found = make_found(make_stored(), make_stored("b", dtype="float64", epsilon=None, axis=None, statistic=Statistic.DEVIATION),
+                       make_stored("c", gamma=False, shape=(2, 3), axis=(1, 3)), skipped=[("d", "why")])
+    found.warn("mind this")
     seen = []
-    got = received(sent(bundle), step, seen.append)
-    assert all(map(same_layer, got.layers, bundle.layers))
-    assert tuple(seen) == got.layers  # the very same, so that what was made of them in the meantime holds
+    got = received(sent(found), step, seen.append)
+    assert all(map(same_layer, got.layers, found.layers))
+    assert (got.origin, got.skipped, got.warnings) == (found.origin, found.skipped, found.warnings)
+    assert seen == got.layers  # the very same, so that what was made of them in the meantime holds
 
 
 def test_a_layer_that_was_announced_counts_only_if_the_bundle_holds_it():
-    first, second, dropped = make_layer("a"), make_layer("b"), make_layer("c")
-    got = received(sent(make_bundle(first, second), announced=(second, dropped, first)))
-    assert got.paths() == ["a", "b"]
+    first, second, dropped = make_stored("a"), make_stored("b"), make_stored("c")
+    got = received(sent(make_found(first, second), announced=(second, dropped, first)))
+    assert [layer.path for layer in got.layers] == ["a", "b"]
 
 
 def test_nonsense_from_the_child_is_refused():
-    data = sent(make_bundle())
-    assert same_layer(received(data).layers[0], make_layer())
+    data = sent(make_found(make_stored()))
+    assert same_layer(received(data).layers[0], make_stored())
     for damaged in (b"", data[:40], data[:-4], data + data, data + b"x", data.replace(b'"float32"', b'"float31"'),
                     data.replace(b'"shape":[4]', b'"shape":[9]'), data.replace(b'"order":[0]', b'"order":[1]'),
-                    data.replace(b'"order":[0]', b'"order":[-1]'), data.replace(b'"shape":[4]', b'"shape":[3]')):
+                    data.replace(b'"order":[0]', b'"order":[-1]'), data.replace(b'"shape":[4]', b'"shape":[3]'),
+                    data.replace(b'"variance"', b'"covariant"')):
         assert damaged != data
         with pytest.raises(FormatError, match="was damaged by it"):
             received(damaged)
@@ -202,7 +207,10 @@ def test_only_layers_that_are_wanted_are_worked_on_early():
 
 
 def test_a_layer_that_cannot_be_written_is_not_made_early(monkeypatch):
-    writer = bundle_json.writer(WriteOptions())
-    monkeypatch.setattr(bundle_json, "_entry", lambda *_: pytest.fail("made"))
-    for fields in ({"epsilon": None}, {"axis": None}, {"statistic": "deviation"}, {"moving_variance": np.float32([1, 2, 3, -4])}):
-        writer.layer(make_layer().replace(**fields))
+    found = make_found(make_stored("a", epsilon=None), make_stored("b", axis=None, shape=(2, 2)),
+                       make_stored("c", moving_variance=np.float32([1, 2, 3, -4])), make_stored("d"))
+    monkeypatch.setattr(finding, "read_unresolved", lambda place, options: found)
+    output = Watched()
+    with pytest.raises(ExporterError):
+        read.read_in_child(Place(MODEL), ReadOptions(), fork=True, output=output)
+    assert [layer.path for layer in output.layers] == ["d"]

@@ -51,7 +51,7 @@ def test_one_layer_in_full(model):
     assert (layer.name, layer.class_name, layer.axis, layer.shape, layer.ndim, layer.dtype) == (
         "bn_1", "BatchNormalization", (-1,), (3,), 3, "float32")
     assert (layer.momentum, layer.assumed, layer.effective_epsilon) == (0.9, (), None)
-    assert (bundle.origin.kind, bundle.origin.keras_version, bundle.skipped, bundle.warnings) == ("keras-archive", "3.2.1", (), ())
+    assert (bundle.origin.kind, bundle.origin.keras_version, bundle.skipped, bundle.warnings) == ("keras-archive", "3.2.1", [], [])
 
 
 def test_groups_count_classes_and_names_do_not_matter(model):

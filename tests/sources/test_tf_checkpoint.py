@@ -224,7 +224,7 @@ def test_a_layer_with_a_variable_of_its_own_is_not_taken_for_a_batch_norm(tmp_pa
     model.variable(("switch", "mean_weight"), "switch")
     bundle = read(model.write(tmp_path))
     assert bundle.paths() == ["bn"]
-    assert bundle.skipped == (("switch", "it also holds mean_weight, which no BatchNormalization has"),)
+    assert bundle.skipped == [("switch", "it also holds mean_weight, which no BatchNormalization has")]
 
 
 def test_renormalisation_adds_variables_that_inference_does_not_use(tmp_path):

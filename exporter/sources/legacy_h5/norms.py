@@ -1,11 +1,11 @@
-"""From the weights and the config of one batch norm in a legacy HDF5 file to a BatchNorm."""
+"""From the weights and the config of one batch norm in a legacy HDF5 file to a Stored."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from exporter.batchnorm.layer import PARAMETERS, BatchNorm
+from exporter.batchnorm.stored import PARAMETERS, Statistic, Stored
 from exporter.errors import FormatError, names
 from exporter.keras import dialects
 from exporter.keras.config import Node, NormFields, norm_fields
@@ -101,30 +101,30 @@ class Reading:
             self.found.skip(candidate.path, reason)
             return
         arrays = {parameter: self.file.array(dataset) for parameter, dataset in zip(PARAMETERS, datasets)}
-        self._add_layer(candidate.path, candidate, fields, arrays, statistic=dialects.DEVIATION)
+        self._add_layer(candidate.path, candidate, fields, arrays, statistic=Statistic.DEVIATION)
 
-    def _statistic(self, norm: Norm, candidate: Candidate | None, path: str, arrays: Arrays) -> tuple[str | None, tuple[str, ...]]:
+    def _statistic(self, norm: Norm, candidate: Candidate | None, path: str, arrays: Arrays) -> tuple[Statistic | None, tuple[str, ...]]:
         """What the fourth parameter holds, and what of it is assumed; None where it cannot be known."""
         found = dialects.statistic(self.era, old_name=norm.old_name, on_tensorflow=norm.on_tensorflow)
         if found is not None:
             return found, ()
         if candidate and self.is_version_unwritten:
             if "gamma_regularizer" in candidate.node.config:  # a key since Keras 1.1.0
-                return dialects.VARIANCE, ()
+                return Statistic.VARIANCE, ()
             self.found.warn("the architecture names no version of Keras, as to_json() of 1.0.3 and earlier: running_std is taken "
                             "for a deviation; --keras-version says otherwise")
-            return dialects.DEVIATION, ()
+            return Statistic.DEVIATION, ()
         if (arrays["moving_mean"][0] == 0).all() and (arrays["moving_variance"][0] == 1).all():
             self.found.warn(f"{path}: its statistics were never updated (mean 0 and running_std 1 in every channel); 1 is taken for "
                             "the variance, since the file does not say which Keras wrote it")
-            return dialects.VARIANCE, ("moving_variance",)
+            return Statistic.VARIANCE, ("moving_variance",)
         return None, ()
 
     def _add_layer(self, path: str, candidate: Candidate | None, fields: NormFields | None, arrays: Arrays, *, name: str = "",
-                   statistic: str, assumed: tuple[str, ...] = ()) -> None:
+                   statistic: Statistic, assumed: tuple[str, ...] = ()) -> None:
         node = candidate.node if candidate else None
         layer = assemble(path, node, fields, arrays, self.era, self.ranks.get(node) if node else None, name=name)
-        if statistic != dialects.VARIANCE or assumed:
+        if statistic != Statistic.VARIANCE or assumed:
             layer = layer.replace(statistic=statistic, assumed=assumed)
         if layer.axis is None:
             layer = _with_axis(layer, fields, self.era)
@@ -146,7 +146,7 @@ def _check_presence(path: str, fields: NormFields | None, arrays: Arrays, *, alw
             raise FormatError(f"{said}, but the file holds {'a' if parameter in arrays else 'no'} {parameter}", where=path)
 
 
-def _with_axis(layer: BatchNorm, fields: NormFields | None, era: dialects.Era) -> BatchNorm:
+def _with_axis(layer: Stored, fields: NormFields | None, era: dialects.Era) -> Stored:
     """The axis of a layer whose config does not say it, or that has none."""
     shape = layer.shape
     if fields is not None and era.version is not None and era.version < (1,):  # before 0.3.2: a parameter for each element of the input

@@ -1,11 +1,11 @@
-"""From the arrays that a Keras file holds for a batch norm, and its config, to a BatchNorm."""
+"""From the arrays that a Keras file holds for a batch norm, and its config, to a Stored."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from exporter.batchnorm.layer import PARAMETERS, BatchNorm
+from exporter.batchnorm.stored import PARAMETERS, Stored
 from exporter.errors import FormatError, names
 from exporter.keras import dialects
 
@@ -36,8 +36,8 @@ def roles_of(count: int, center: bool | None, scale: bool | None, *, renorm: boo
 
 
 def assemble(path: str, node: Node | None, fields: NormFields | None, arrays: Arrays, era: dialects.Era, rank: int | None, *,
-             name: str = "", quantized: str | None = None) -> BatchNorm:
-    """A BatchNorm of `arrays`, {parameter: (values, dtype)}; without a config all that it would say is None.
+             name: str = "", quantized: str | None = None) -> Stored:
+    """A Stored of `arrays`, {parameter: (values, dtype)}; without a config all that it would say is None.
 
     rank: of the input, where the config does not say it itself. Raises: FormatError where shapes, types or config disagree.
     """
@@ -57,7 +57,7 @@ def assemble(path: str, node: Node | None, fields: NormFields | None, arrays: Ar
         raise FormatError("moving_mean or moving_variance is missing", where=path)
     is_called_in_training = node is not None and _is_called_in_training(node, era)
     outer = _seen_from_outside(axis, rank) if node is not None and node.surroundings.added_axes else Outside(axis, rank)
-    return BatchNorm(
+    return Stored(
         path=path, name=node.name if node else name, class_name=node.class_name if node else "BatchNormalization", axis=outer.axis,
         shape=shape, ndim=outer.ndim, assumed=outer.assumed, dtype=dtype, epsilon=fields.epsilon if fields else None,
         momentum=fields.momentum if fields else None,

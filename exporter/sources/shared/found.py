@@ -1,13 +1,13 @@
-"""What a source finds in a file, gathered as it goes."""
+"""What a source finds in a file, gathered as it goes: the first stage of a bundle, before anything is added to it or judged."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from exporter.batchnorm.bundle import Bundle, Origin
-
 if TYPE_CHECKING:
-    from exporter.batchnorm.layer import BatchNorm
+    from exporter.batchnorm.bundle import Origin
+    from exporter.batchnorm.stored import Stored
     from exporter.sources.shared.options import ReadOptions
 
 
@@ -23,12 +23,26 @@ class Found:
 
     def __init__(self, origin: Origin, options: ReadOptions) -> None:
         self.origin = origin
-        self.layers: list[BatchNorm] = []
+        self.layers: list[Stored] = []
         self.skipped: list[Skipped] = []
         self.warnings: list[str] = []
+        self._said: set[str] = set()
         self._announce = options.announce
 
-    def add(self, layer: BatchNorm) -> None:
+    def __iter__(self) -> Iterator[Stored]:
+        return iter(self.layers)
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __getitem__(self, path: str) -> Stored:
+        return next(layer for layer in self.layers if layer.path == path)
+
+    def paths(self) -> list[str]:
+        """The paths of the layers; one may come twice."""
+        return [layer.path for layer in self.layers]
+
+    def add(self, layer: Stored) -> None:
         """A layer, which whoever listens may begin to work on."""
         self.layers.append(layer)
         self._announce(layer)
@@ -37,7 +51,7 @@ class Found:
         """A batch norm that cannot be had."""
         self.skipped.append(Skipped(path, reason))
 
-    def take(self, outcome: BatchNorm | Skipped) -> None:
+    def take(self, outcome: Stored | Skipped) -> None:
         """Either of them."""
         if isinstance(outcome, Skipped):
             self.skipped.append(outcome)
@@ -46,9 +60,6 @@ class Found:
 
     def warn(self, sentence: str) -> None:
         """What the user should know of it; said once however often it comes."""
-        self.warnings.append(sentence)
-
-    def bundle(self) -> Bundle:
-        """What a source's `read` returns."""
-        return Bundle(layers=tuple(self.layers), origin=self.origin, skipped=tuple(self.skipped),
-                      warnings=tuple(dict.fromkeys(self.warnings)))
+        if sentence not in self._said:
+            self._said.add(sentence)
+            self.warnings.append(sentence)

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from exporter.errors import UsageError
 
 if TYPE_CHECKING:
-    from exporter.batchnorm.layer import BatchNorm
+    from exporter.batchnorm.stored import Stored
     from exporter.files.place import Place
 
 LARGEST_EPSILON = 3.4e38  # what fits float32
 
 
-def to_nobody(layer: BatchNorm) -> None:
+def to_nobody(layer: Stored) -> None:
     """Where no one listens; with a name, so that options can be sent to another process."""
 
 
@@ -46,7 +46,7 @@ class ReadOptions:
     skip_unresolved: bool = False
     effective_epsilon: bool = False
     stored_statistics: bool = False
-    announce: Callable[[BatchNorm], object] = to_nobody
+    announce: Callable[[Stored], object] = to_nobody
 
     def __post_init__(self) -> None:
         if self.ema not in (None, "yes", "no"):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exporter.batchnorm.dtypes import HELD_IN
-from exporter.batchnorm.layer import BatchNorm
+from exporter.batchnorm.stored import Stored
 from exporter.errors import FormatError, printable
 from exporter.sources.shared.found import Skipped
 from exporter.sources.tf_graph.norms import GraphNorm
@@ -24,7 +24,7 @@ MOST_VALUES = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
-class Stored:
+class Values:
     """A parameter's values (bfloat16: in float32) and the type that they are stored in."""
 
     values: NDArray[Any]
@@ -35,10 +35,10 @@ class Unresolved(Exception):
     """A batch norm that cannot be exported; the message is the reason."""
 
 
-Read = Callable[[Variable], "Stored | None"]
+Read = Callable[[Variable], "Values | None"]
 
 
-def layers(norms: Sequence[GraphNorm], read: Read, tensorflow_version: str = "") -> Iterator[BatchNorm | Skipped]:
+def layers(norms: Sequence[GraphNorm], read: Read, tensorflow_version: str = "") -> Iterator[Stored | Skipped]:
     """What the batch norms of `find_norms` are, each a layer or why it cannot be had.
 
     read: the stored values of a variable, None where there are none. tensorflow_version: that wrote the graph, where known.
@@ -53,11 +53,11 @@ def layers(norms: Sequence[GraphNorm], read: Read, tensorflow_version: str = "")
             yield Skipped(norm.path, str(reason))
 
 
-def _layer(norm: GraphNorm, read: Read) -> BatchNorm:
+def _layer(norm: GraphNorm, read: Read) -> Stored:
     if norm.reason:
         raise Unresolved(norm.reason)
     roles = {"gamma": norm.gamma, "beta": norm.beta, "moving_mean": norm.mean, "moving_variance": norm.variance}
-    stored: dict[str, Stored] = {}
+    stored: dict[str, Values] = {}
     for name, source in roles.items():
         if isinstance(source, (Variable, Constant, Parts, Filled)):
             stored[name] = _stored(name, source, read)
@@ -69,19 +69,19 @@ def _layer(norm: GraphNorm, read: Read) -> BatchNorm:
         del arrays["gamma"]  # a number in the graph beside variables in the checkpoint: the layer has no gamma
     if isinstance(norm.beta, Constant) and isinstance(norm.variance, Variable) and bool((arrays["beta"] == 0).all()):
         del arrays["beta"]
-    return BatchNorm(path=norm.path, name=norm.path, class_name=norm.class_name, axis=axis, shape=shape, ndim=norm.ndim, dtype=dtypes.pop(),
+    return Stored(path=norm.path, name=norm.path, class_name=norm.class_name, axis=axis, shape=shape, ndim=norm.ndim, dtype=dtypes.pop(),
                      epsilon=norm.epsilon, momentum=None, gamma=arrays.get("gamma"), beta=arrays.get("beta"),
                      moving_mean=arrays["moving_mean"], moving_variance=arrays["moving_variance"])
 
 
-def _without_addition(layer: BatchNorm) -> BatchNorm:
+def _without_addition(layer: Stored) -> Stored:
     """tf.nn.fused_batch_norm of TensorFlow 1.0 to 1.3 put epsilon + 1e-12 into the graph where epsilon was 1e-5 or less (nn_impl.py)."""
     if layer.epsilon is None or not 0 < layer.epsilon <= 1.00001e-5:
         return layer
     return layer.replace(epsilon=float(np.float32(layer.epsilon - 1e-12)), effective_epsilon=layer.epsilon)
 
 
-def _stored(role: str, source: Parameter, read: Read) -> Stored:
+def _stored(role: str, source: Parameter, read: Read) -> Values:
     """The values of one role, in the shape in which the graph uses them."""
     if isinstance(source, Filled):
         raise Unresolved(f"its {role} is made by the graph, not stored")
@@ -93,13 +93,13 @@ def _stored(role: str, source: Parameter, read: Read) -> Stored:
     return dataclasses.replace(found, values=_reshaped(role, found.values, source.shaping))
 
 
-def _whole(source: Variable | Constant | Parts, read: Read) -> Stored | None:
+def _whole(source: Variable | Constant | Parts, read: Read) -> Values | None:
     if isinstance(source, Variable):
         return read(source)
     if isinstance(source, Constant):
         tensor = source.node.tensor()
-        return (Stored(tensor.array(), tensor.dtype.name) if tensor.size <= MOST_VALUES
-                else Stored(np.zeros(MOST_VALUES + 1, "f4"), "float32"))
+        return (Values(tensor.array(), tensor.dtype.name) if tensor.size <= MOST_VALUES
+                else Values(np.zeros(MOST_VALUES + 1, "f4"), "float32"))
     names = [part.name for part in source.parts]
     whole = read(Variable(source.name, source.name)) if names == [f"{source.name}/part_{n}" for n in range(len(names))] else None
     if whole is not None:
@@ -109,7 +109,7 @@ def _whole(source: Variable | Constant | Parts, read: Read) -> Stored | None:
     if len(kept) != len(parts) or len({part.dtype for part in kept}) != 1:
         return None
     try:
-        return Stored(np.concatenate([part.values for part in kept], source.axis), kept[0].dtype)
+        return Values(np.concatenate([part.values for part in kept], source.axis), kept[0].dtype)
     except ValueError:
         raise FormatError(f"the parts of {printable(source.name)} do not fit together") from None
 

@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from exporter.batchnorm.layer import PARAMETERS, BatchNorm
+from exporter.batchnorm.stored import PARAMETERS, Stored
 from exporter.errors import UnsupportedError, UsageError
 from exporter.errors import names as listed
 from exporter.formats.graph_def import MetaGraph, Node, open_file
 from exporter.sources.shared.assemble import along_by_shape
 from exporter.sources.shared.found import Found, Skipped
-from exporter.sources.tf_graph.layers import Stored, layers
+from exporter.sources.tf_graph.layers import Values, layers
 from exporter.sources.tf_graph.norms import OF_THE_BATCH, GraphNorm, find_norms
 from exporter.sources.tf_graph.trace import PASSES, VARIABLES, Constant, Variable
 
@@ -80,7 +80,7 @@ def read_graph(checkpoint: Checkpoint, graph: MetaGraph, found: Found, options: 
     names = _Names(checkpoint, saved_names(graph), options.ema)
     in_use = [_of_inference(norm) if norm.path in averaged else norm for norm in norms]
     for outcome in layers(in_use, names.read, graph.tensorflow_version):
-        if isinstance(outcome, BatchNorm) and outcome.path in averaged and options.ema != "yes" and _is_untouched(outcome):
+        if isinstance(outcome, Stored) and outcome.path in averaged and options.ema != "yes" and _is_untouched(outcome):
             found.skip(outcome.path, f"{OF_THE_BATCH}, and its moving averages were never updated")
         else:
             found.take(outcome)
@@ -128,7 +128,7 @@ def _of_inference(norm: GraphNorm) -> GraphNorm:
     return dataclasses.replace(norm, mean=norm.moving[0], variance=norm.moving[1], reason="")
 
 
-def _is_untouched(layer: BatchNorm) -> bool:
+def _is_untouched(layer: Stored) -> bool:
     """Whether the statistics are the initial ones of every layer."""
     return not layer.moving_mean.any() and bool((layer.moving_variance == 1).all())
 
@@ -141,7 +141,7 @@ class _Names:
         self.used: set[str] = set()
         self._left: list[str] = []
 
-    def read(self, variable: Variable) -> Stored | None:
+    def read(self, variable: Variable) -> Values | None:
         """The stored values, None where the checkpoint has none."""
         name = self._stored_as.get(variable.name, variable.name)
         name = name if name in self._checkpoint else variable.name
@@ -154,7 +154,7 @@ class _Names:
         self.used.update((name, variable.name))
         if self._ema is None and name + AVERAGE in self._checkpoint:
             self._left.append(name)
-        return Stored(self._checkpoint.read(name), self._checkpoint.info(name).dtype)
+        return Values(self._checkpoint.read(name), self._checkpoint.info(name).dtype)
 
     def warn_of_averages(self, found: Found) -> None:
         """Says that the checkpoint has averages of what was read, where they are not taken."""
@@ -220,7 +220,7 @@ def _by_name(checkpoint: Checkpoint, found: Found, options: ReadOptions, graphs:
         shape = shapes.pop()
         axis, shape = along_by_shape(shape) if len(shape) > 1 else (None, shape)
         arrays = {role: np.ascontiguousarray(one.values).reshape(shape) for role, one in values.items()}
-        found.add(BatchNorm(path=norm.path, name=norm.path, class_name="BatchNormalization", axis=axis, shape=shape, ndim=None,
+        found.add(Stored(path=norm.path, name=norm.path, class_name="BatchNormalization", axis=axis, shape=shape, ndim=None,
                             dtype=dtypes.pop(), epsilon=None, momentum=None, gamma=arrays.get("gamma"), beta=arrays.get("beta"),
                             moving_mean=arrays["moving_mean"], moving_variance=arrays["moving_variance"]))
     names.warn_of_averages(found)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from exporter.batchnorm.dtypes import HELD_IN
-from exporter.batchnorm.layer import PARAMETERS, BatchNorm
+from exporter.batchnorm.stored import PARAMETERS, Stored
 from exporter.errors import FormatError
 from exporter.formats.object_graph import ADMINISTRATIVE, OBJECT_GRAPH, CheckpointGraph, ObjectGraph, Way
 from exporter.formats.protobuf import Message
@@ -157,7 +157,7 @@ def _scope(graph: CheckpointGraph, node: int) -> Names | None:
 
 
 def batch_norm(checkpoint: Checkpoint, keys: Mapping[str, str], path: str, *, node: Node | None = None, config: NormFields | None = None,
-               era: Era | None = None) -> BatchNorm:
+               era: Era | None = None) -> Stored:
     """A layer from the tensors of its parameters (role: key) and what its config says.
 
     Raises FormatError where tensors are damaged, or contradict one another or the config.
@@ -181,7 +181,7 @@ def epsilon_of(norms: Iterable[GraphNorm]) -> float | None:
     return epsilons.pop() if len(epsilons) == 1 else None
 
 
-def with_kernel(layer: BatchNorm, norms: Iterable[GraphNorm], era: Era | None) -> BatchNorm | Skipped:
+def with_kernel(layer: Stored, norms: Iterable[GraphNorm], era: Era | None) -> Stored | Skipped:
     """A layer with a config, and what the graph that TensorFlow made of it computes with: from 1.12 to 2.11 its fused kernels raised small
     epsilons. Skipped where the two contradict each other otherwise."""
     norms, said = list(norms), layer.epsilon

@@ -17,7 +17,7 @@ from exporter.sources.tf_objects.norms import ObjectNames, ObjectNorm, batch_nor
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from exporter.batchnorm.layer import BatchNorm
+    from exporter.batchnorm.stored import Stored
     from exporter.formats.object_graph import CheckpointGraph
     from exporter.sources.shared.found import Found
     from exporter.sources.tf_graph.norms import GraphNorm
@@ -35,7 +35,7 @@ class Read(NamedTuple):
     """A batch norm that was read. key: of its moving variance in the checkpoint."""
 
     norm: ObjectNorm
-    layer: BatchNorm
+    layer: Stored
     key: str
     has_config: bool
 
