@@ -84,10 +84,11 @@ def write_options(args: argparse.Namespace) -> WriteOptions:
     """WriteOptions from parsed arguments."""
     from exporter.targets.shared.options import WriteOptions
 
-    return WriteOptions(vectors=not args.no_vectors, names=args.names or "keras", folded=args.folded)
+    return WriteOptions(vectors=not args.no_vectors, names=args.names or "keras", folded=args.folded, axis=args.axis,
+                        plain=args.plain)
 
 
-WRITING = ("--names", "--folded", "--no-vectors", "--verbose")  # go with OUT or --out-dir
+WRITING = ("--names", "--folded", "--no-vectors", "--axis", "--plain", "--verbose")  # go with OUT or --out-dir
 MANY = ("--suffix", "--jobs", "--dask", "--force", "--report")  # go with --out-dir
 
 
@@ -133,6 +134,9 @@ def export_parser() -> argparse.ArgumentParser:
     writing.add_argument("--names", choices=["keras", "torch"],
                          help="names of the tensors in a .safetensors file (default: keras); torch: what load_state_dict takes")
     writing.add_argument("--folded", action="store_true", help="a .h file or the kit: also scale and offset, with y = scale * x + offset")
+    writing.add_argument("--axis", type=int, metavar="N",
+                         help="an .onnx file: layers that take their channels along axis N of the input; 1: NCHW, as ONNX graphs are")
+    writing.add_argument("--plain", action="store_true", help="an .onnx file without local functions, which some programs cannot read")
     add_reading_options(parser)
     add_many_options(parser)
     return parser

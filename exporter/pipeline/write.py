@@ -55,19 +55,22 @@ class Output:
 
 
 def write(bundle: Bundle, path: str | os.PathLike[str], options: WriteOptions | None = None, *, vectors: bool = True,
-          names: Literal["keras", "torch"] = "keras", folded: bool = False, inputs: Iterable[Place] = ()) -> None:
+          names: Literal["keras", "torch"] = "keras", folded: bool = False, axis: int | None = None, plain: bool = False,
+          inputs: Iterable[Place] = ()) -> None:
     """Writes `bundle` to `path`; the suffix chooses the target (exporter/targets). A path that ends with a slash becomes a folder.
     A URL is written through fsspec (exporter/files/remote.py).
 
     vectors: write the test vectors of each layer.
     names:   of the tensors in a .safetensors file: "keras", or "torch" for what load_state_dict takes.
     folded:  a .h file, also in the kit: write scale and offset, too, with y = scale * x + offset.
-    options: the three in one, in place of them.
+    axis:    an .onnx file: the axis of the channels in each layer's input; 1 for NCHW. None: as in the model.
+    plain:   an .onnx file: without local functions, for readers that do not know them.
+    options: all of these in one, in place of them.
     inputs:  the files and folders that were read, which the output may not replace or lie in.
 
     Raises: UsageError (unknown suffix), OutputError (cannot be written; what stood there is untouched), MissingExtra.
     """
-    keywords = WriteOptions(vectors=vectors, names=names, folded=folded)
+    keywords = WriteOptions(vectors=vectors, names=names, folded=folded, axis=axis, plain=plain)
     if options is not None and keywords != WriteOptions():
         raise UsageError("the options of the output are given twice: as WriteOptions and by name")
     Output(path, options or keywords, inputs).end(bundle)

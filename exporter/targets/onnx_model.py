@@ -3,9 +3,9 @@
 A function (ONNX IR 8 and later) holds its constants, so that it is put into another model by copying it and adding one node; nothing
 has to be renamed. onnx.inliner.inline_local_functions makes plain nodes of it.
 
-BatchNormalization wants the channels along axis 1. Channels last, and other axes that stand together, get there by Reshape alone, for
-inputs of any rank and without a copy: (N, H, W, C) is (N*H*W, C), channels along axis a are (-1, C, rest). Only axes that do not stand
-together in order, as in axis=[1, 3], need a Transpose and hence the rank.
+BatchNormalization wants the channels along axis 1. Channels last, and other axes that stand together, get there by Flatten or Reshape
+alone, for inputs of any rank and without a copy: (N, H, W, C) is (N*H*W, C), channels along axis a are (-1, C, rest). Only axes that do
+not stand together in order, as in axis=[1, 3], need a Transpose and hence the rank.
 
 Specification: https://onnx.ai/onnx/operators/onnx__BatchNormalization.html (version 15), onnx__Shape.html (version 15).
 """
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 NAME = "onnx"
-OPTIONS = frozenset({"vectors"})  # holds none
+OPTIONS = frozenset({"vectors", "axis", "plain"})  # holds none
 OPSET, IR_VERSION = 15, 8  # the first opset whose Shape takes a part of the shape; IR 8 is the first with functions
 DOMAIN = "bn-bundle"
 ROUNDINGS = 8  # epsilon and variance + epsilon may be off by so many units of float32; the error bound of the vectors is wider
@@ -40,21 +40,38 @@ def write(bundle: Bundle, options: WriteOptions) -> bytes:
         from onnx import helper
     except ImportError:
         raise MissingExtra("onnx", "onnx", "writing .onnx") from None
-    functions, nodes, inputs, outputs = [], [], [], []
-    for layer, name in zip(bundle, identifiers(bundle.paths())):
-        function = _function(layer, name)
+    functions, nodes, constants = [], [], []
+    layers = [layer if options.axis is None else _along(layer, options.axis) for layer in bundle]
+    for layer, name in zip(layers, identifiers(bundle.paths())):
         x, y = f"{layer.path}/x", f"{layer.path}/y"
-        functions.append(function)
-        nodes.append(helper.make_node(function.name, [x], [y], domain=DOMAIN, name=layer.path))
-        inputs.append(_value(layer, x))
-        outputs.append(_value(layer, y))
-    graph = helper.make_graph(nodes, "bn-bundle", inputs, outputs)
+        if options.plain:
+            body = _Graph(f"{name}/", x)
+            nodes += _nodes(body, layer, y)
+            constants += body.constants
+        else:
+            function = helper.make_function(DOMAIN, name, ["x"], ["y"], _nodes(_Body("", "x"), layer, "y"),
+                                            [helper.make_opsetid("", OPSET)], doc_string=layer.path)
+            functions.append(function)
+            nodes.append(helper.make_node(function.name, [x], [y], domain=DOMAIN, name=layer.path))
+    graph = helper.make_graph(nodes, "bn-bundle", [_value(layer, f"{layer.path}/x") for layer in layers],
+                              [_value(layer, f"{layer.path}/y") for layer in layers], constants)
+    domains = ["", DOMAIN] if functions else [""]
     model = helper.make_model(graph, functions=functions, producer_name="bn-export", producer_version=__version__, ir_version=IR_VERSION,
-                              opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, 1)])
+                              opset_imports=[helper.make_opsetid(domain, 1 if domain else OPSET) for domain in domains])
     helper.set_model_props(model, {"bn-bundle.digest": bundle.digest(), "bn-bundle.source": bundle.origin.file})
     onnx.checker.check_model(model, full_check=True)
     data: bytes = model.SerializeToString(deterministic=True)
     return data
+
+
+def _along(layer: BatchNorm, axis: int) -> BatchNorm:
+    """The layer with its channels along another axis of the input."""
+    if len(layer.shape) != 1:
+        raise OutputError(f"--axis is for layers of one axis, this layer has {len(layer.shape)}", where=layer.path,
+                          hint="--layers leaves it out")
+    if layer.ndim is not None and not -layer.ndim < axis < layer.ndim:
+        raise OutputError(f"the input has {layer.ndim} dimensions, --axis is {axis}", where=layer.path, hint="--layers leaves it out")
+    return layer.replace(axis=(axis,))
 
 
 def _value(layer: BatchNorm, name: str) -> Any:
@@ -81,15 +98,16 @@ def _type(dtype: str) -> int:
 
 
 class _Body:
-    """Nodes of a function under construction; each call adds one and gives the name of its result."""
+    """Nodes of a function under construction; each call adds one and gives the name of its result. `x` is the input."""
 
-    def __init__(self) -> None:
+    def __init__(self, prefix: str, x: str) -> None:
         self.nodes: list[Any] = []
+        self.prefix, self.x = prefix, x
 
     def add(self, op: str, *inputs: str, **attributes: Any) -> str:
         from onnx import helper
 
-        result = f"v{len(self.nodes)}"
+        result = f"{self.prefix}v{len(self.nodes)}"
         self.nodes.append(helper.make_node(op, list(inputs), [result], **attributes))
         return result
 
@@ -99,17 +117,32 @@ class _Body:
         return self.add("Constant", value=numpy_helper.from_array(values))
 
 
-def _function(layer: BatchNorm, name: str) -> Any:
-    """The layer as a function of one input, `x`, and one output, `y`, both in the layer's dtype."""
-    from onnx import TensorProto, helper
+class _Graph(_Body):
+    """The same as a part of the main graph: constants are initializers, where readers without functions look for them."""
 
-    body = _Body()
+    def __init__(self, prefix: str, x: str) -> None:
+        super().__init__(prefix, x)
+        self.constants: list[Any] = []
+
+    def constant(self, values: NDArray[Any]) -> str:
+        from onnx import numpy_helper
+
+        name = f"{self.prefix}c{len(self.constants)}"
+        self.constants.append(numpy_helper.from_array(values, name))
+        return name
+
+
+def _nodes(body: _Body, layer: BatchNorm, y: str) -> list[Any]:
+    """The layer from its input to its output `y`, both in the layer's dtype."""
+    from onnx import TensorProto
+
     narrow = layer.dtype in ("float16", "bfloat16")  # computed in float32: ONNX Runtime has no such kernel in every build
-    x = body.add("Cast", "x", to=TensorProto.FLOAT) if narrow else "x"
-    y = _normalized(body, layer, x)
-    y = body.add("Cast", y, to=_type(layer.dtype)) if narrow else y
-    body.nodes[-1].output[0] = "y"
-    return helper.make_function(DOMAIN, name, ["x"], ["y"], body.nodes, [helper.make_opsetid("", OPSET)], doc_string=layer.path)
+    x = body.add("Cast", body.x, to=TensorProto.FLOAT) if narrow else body.x
+    result = _normalized(body, layer, x)
+    if narrow:
+        body.add("Cast", result, to=_type(layer.dtype))
+    body.nodes[-1].output[0] = y
+    return body.nodes
 
 
 def _normalized(body: _Body, layer: BatchNorm, x: str) -> str:
@@ -123,7 +156,7 @@ def _normalized(body: _Body, layer: BatchNorm, x: str) -> str:
             raise OutputError(f"axes {list(axes)} do not stand together, and the file does not say the input's rank", where=layer.path)
         order = [axis for axis in range(layer.ndim) if axis not in axes] + list(axes)
         x, axes = body.add("Transpose", x, perm=order), tuple(range(layer.ndim - len(axes), layer.ndim))
-    flat = body.add("Reshape", x, _flat_shape(body, layer, x, axes[-1]))
+    flat = _flat(body, layer, x, axes)
     y = body.add("Reshape", _batch_normalization(body, layer, flat), body.add("Shape", x), allowzero=1)
     return y if order is None else body.add("Transpose", y, perm=np.argsort(order).tolist())
 
@@ -132,13 +165,31 @@ def _together(axes: tuple[int, ...]) -> bool:
     return axes == tuple(range(axes[0], axes[0] + len(axes))) and (axes[0] < 0) == (axes[-1] < 0)
 
 
-def _flat_shape(body: _Body, layer: BatchNorm, x: str, last: int) -> str:
-    """[-1, channels], followed by the product of the sizes after axis `last` if it is not the last of all."""
-    front = body.constant(np.array([-1, layer.channels], np.int64))
-    if last in (-1, (layer.ndim or 0) - 1):
-        return front
-    rest = body.add("ReduceProd", body.add("Shape", x, start=last + 1), keepdims=1)
-    return body.add("Concat", front, rest, axis=0)
+def _flat(body: _Body, layer: BatchNorm, x: str, axes: tuple[int, ...]) -> str:
+    """`x` as (-1, channels), followed by the product of the sizes behind the last of `axes` if there are any.
+
+    The channels are counted along the axes of `x` itself, and BatchNormalization refuses another number than the layer's: a tensor of
+    another layout, such as NCHW where NHWC is due, holds as many numbers and would pass a Reshape to the layer's own number.
+    """
+    behind = axes[-1] not in (-1, (layer.ndim or 0) - 1)
+    if len(axes) == 1 and not behind:
+        return body.add("Flatten", x, axis=-1)
+    sizes = body.add("Shape", x, start=axes[0], **({} if axes[-1] == -1 else {"end": axes[-1] + 1}))
+    shape = [body.constant(np.array([-1], np.int64)), sizes] if len(axes) == 1 else [_if_equal(body, sizes, layer)]
+    if behind:
+        shape.append(body.add("ReduceProd", body.add("Shape", x, start=axes[-1] + 1), keepdims=1))
+    return body.add("Reshape", x, body.add("Concat", *shape, axis=0) if len(shape) > 1 else shape[0])
+
+
+def _if_equal(body: _Body, sizes: str, layer: BatchNorm) -> str:
+    """[-1, channels] where `sizes` are the layer's own; else a Gather beyond its table, which fails: sizes in another order have the
+    same product."""
+    from onnx import TensorProto
+
+    same = body.add("Equal", sizes, body.constant(np.array(layer.shape, np.int64)))
+    fewest = body.add("ReduceMin", body.add("Cast", same, to=TensorProto.INT64), keepdims=0)
+    row = body.add("Sub", body.constant(np.array(1, np.int64)), fewest)
+    return body.add("Gather", body.constant(np.array([[-1, layer.channels]], np.int64)), row, axis=0)
 
 
 def _batch_normalization(body: _Body, layer: BatchNorm, x: str) -> str:

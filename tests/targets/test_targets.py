@@ -42,6 +42,8 @@ def test_equal_bundles_give_equal_bytes(suffix):
 @pytest.mark.parametrize(("suffix", "words", "message"), [
     (".npz", ["--names", "torch"], "--names torch goes with .safetensors, got .npz"),
     (".json", ["--folded"], "--folded goes with .h .zip /, got .json"),
+    (".json", ["--plain"], "--plain goes with .onnx, got .json"),
+    (".npz", ["--axis", "1"], "--axis 1 goes with .onnx, got .npz"),
     (".zip", ["--no-vectors"], "--no-vectors goes with .json .npz .safetensors .onnx .h .csv .md .html .htm, got .zip"),
     (".xyz", [], "the suffix '.xyz' of the output's name is not known")])
 def test_options_that_do_not_go_together_are_refused_alike(suffix, words, message, tmp_path, run, monkeypatch):
@@ -50,7 +52,8 @@ def test_options_that_do_not_go_together_are_refused_alike(suffix, words, messag
 
     monkeypatch.chdir(tmp_path)
     exporter.write(make_bundle(), tmp_path / "b.json")
-    options = {"--names": {"names": "torch"}, "--folded": {"folded": True}, "--no-vectors": {"vectors": False}}[words[0]] if words else {}
+    options = {"--plain": {"plain": True}, "--axis": {"axis": 1}, "--names": {"names": "torch"}, "--folded": {"folded": True},
+               "--no-vectors": {"vectors": False}}[words[0]] if words else {}
     for call in (["b.json", f"out{suffix}", *words], ["b.json", "--out-dir", "d", "--suffix", suffix, *words]):
         code, out, err = run(export, *call)
         assert (code, out) == (2, "")
@@ -183,6 +186,102 @@ def test_every_layout_of_the_conformance_file_in_onnx_runtime():
             within_bound(layer, rows(case["input"]), rows(y), rows(case["output"]))
             count += 1
     assert count >= 30
+
+
+@pytest.mark.parametrize(("fields", "right", "wrong"), [
+    ({"ndim": 4}, (2, 5, 6, 4), [(2, 4, 6, 5), (2, 4, 5, 8)]), ({}, (3, 4), [(4, 3), (2, 4, 8), (8,)]),
+    ({"axis": (3,)}, (2, 5, 6, 4), [(2, 4, 6, 5)]), ({"axis": (2,), "ndim": 4}, (2, 3, 4, 5), [(2, 4, 3, 5), (2, 4, 2, 5)]),
+    ({"axis": (1,), "ndim": 4}, (2, 4, 5, 6), [(2, 5, 6, 4)]),
+    ({"axis": (1, 2), "shape": (2, 3), "ndim": 4}, (5, 2, 3, 4), [(5, 3, 2, 4), (5, 4, 2, 3), (5, 1, 6, 4)]),
+    ({"axis": (-2, -1), "shape": (2, 3)}, (4, 2, 3), [(4, 3, 2), (4, 6, 1)]),
+    ({"axis": (1, 3), "shape": (2, 3), "ndim": 4}, (5, 2, 4, 3), [(5, 3, 4, 2), (5, 4, 2, 3)])])
+def test_a_tensor_of_another_layout_is_refused(fields, right, wrong):
+    onnx, _ = onnx_tools()
+    layer = make_layer("bn", **fields)
+    model = onnx.load_from_string(onnx_model.write(make_bundle(layer), WriteOptions()))
+    for shape in (right, *wrong):
+        x = np.random.default_rng(1).normal(size=shape).astype(np.float32)
+        runs = session(merged(onnx, model, model.functions[0], layer, len(shape)))
+        if shape == right:
+            assert np.abs(runs.run(None, {"in": x})[0] - layer(x)).max() < 1e-4 * np.abs(layer(x)).max()
+        else:
+            with pytest.raises(Exception, match="ONNXRuntimeError"):
+                runs.run(None, {"in": x})
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_the_channels_may_stand_along_another_axis(dtype, tmp_path):
+    """--axis 1: NCHW, of the rank that the file says; a node for each layer and nothing that moves axes."""
+    onnx, _ = onnx_tools()
+    layers = [make_layer("a", ndim=4, dtype=dtype, seed=1), make_layer("b", ndim=3, axis=(2,), dtype=dtype, seed=2),
+              make_layer("c", dtype=dtype)]
+    for path, plain in (("f.onnx", False), ("p.onnx", True)):
+        exporter.write(make_bundle(*layers), tmp_path / path, axis=1, plain=plain)
+        model = onnx.load(tmp_path / path)
+        nodes = [node for graph in (model.graph, *model.functions) for node in graph.node]
+        assert {node.op_type for node in nodes} & {"Transpose", "Reshape", "Flatten"} == set()
+        for layer, given in zip(layers, session(model).get_inputs()):
+            shape = [2, 4, 5, 6][:layer.ndim or 2]
+            assert [size if isinstance(size, int) else None for size in given.shape] == [None, 4, *[None] * (len(shape) - 2)]
+            x = np.random.default_rng(1).normal(size=shape).astype(dtype)
+            y = session(model).run([f"{layer.path}/y"], {**feed_of_others(layers, dtype), f"{layer.path}/x": x})[0]
+            within_bound(layer, *(np.moveaxis(values, 1, -1).reshape(-1, 4) for values in (x, y, layer(x, axis=1))))
+
+
+def feed_of_others(layers, dtype):
+    return {f"{layer.path}/x": np.zeros([2, 4, 5, 6][:layer.ndim or 2], dtype) for layer in layers}
+
+
+def test_onnx_runtime_folds_a_layer_along_axis_1_into_a_convolution(tmp_path):
+    onnx, onnxruntime = onnx_tools()
+    from onnx import TensorProto, helper, numpy_helper
+
+    layer = make_layer("bn", ndim=4)
+    model = onnx.load_from_string(onnx_model.write(make_bundle(layer), WriteOptions(axis=1, plain=True)))
+    kernel = np.random.default_rng(0).normal(size=(4, 3, 3, 3)).astype(np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(kernel, "kernel"))
+    model.graph.node.insert(0, helper.make_node("Conv", ["image", "kernel"], ["bn/x"], pads=[1, 1, 1, 1]))
+    del model.graph.input[:]
+    model.graph.input.append(helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 8, 8]))
+    onnx.checker.check_model(model, full_check=True)
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    assert "BatchNormalization" not in {node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node}
+
+
+def test_a_plain_model_has_no_functions_and_gives_the_vectors():
+    onnx, _ = onnx_tools()
+    bundle = make_bundle(*(layer for layer in mixed() if layer.dtype != "bfloat16"), make_layer("a/b/x", shape=(2, 3), axis=(1, 3), ndim=4))
+    model = onnx.load_from_string(onnx_model.write(bundle, WriteOptions(plain=True)))
+    assert not model.functions
+    assert {node.domain for node in model.graph.node} == {""}
+    assert [opset.domain for opset in model.opset_import] == [""]
+    assert {node.op_type for node in model.graph.node} >= {"BatchNormalization", "Flatten"}
+    feed, sizes = {}, {}
+    for layer in bundle:
+        sizes[layer.path] = layer.ndim or 2
+        shape = [2] * sizes[layer.path]
+        for axis, size in zip(layer.axis, layer.shape):
+            shape[axis] = size
+        feed[f"{layer.path}/x"] = np.random.default_rng(2).normal(size=shape).astype(layer.dtype)
+    found = session(model).run([f"{layer.path}/y" for layer in bundle], feed)
+    for layer, y in zip(bundle, found):
+        x, front = feed[f"{layer.path}/x"], range(y.ndim - len(layer.axis), y.ndim)
+        within_bound(layer, *(np.moveaxis(values, layer.axis, front).reshape(-1, layer.channels) for values in (x, y, layer(x))))
+
+
+@pytest.mark.parametrize(("layer", "axis", "message"), [
+    (make_layer("two", shape=(2, 3), axis=(1, 2), ndim=4), 1, "two: --axis is for layers of one axis, this layer has 2"),
+    (make_layer("flat", ndim=2), 2, "flat: the input has 2 dimensions, --axis is 2"),
+    (make_layer("batch", ndim=4), -4, "batch: the input has 4 dimensions, --axis is -4")])
+def test_an_axis_that_a_layer_cannot_have_is_refused(layer, axis, message, tmp_path):
+    pytest.importorskip("onnx")
+    with pytest.raises(OutputError, match=re.escape(message)):
+        exporter.write(make_bundle(layer), tmp_path / "b.onnx", axis=axis)
+    with pytest.raises(exporter.UsageError, match="axis 0, which is the batch"):
+        exporter.write(make_bundle(layer), tmp_path / "b.onnx", axis=0)
 
 
 def test_functions_become_plain_nodes():

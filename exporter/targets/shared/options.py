@@ -7,7 +7,7 @@ import dataclasses
 from exporter.errors import UsageError
 
 NAMES = ("keras", "torch")
-FLAGS = {"vectors": "--no-vectors", "names": "--names", "folded": "--folded"}  # of the commands, by field
+FLAGS = {"vectors": "--no-vectors", "names": "--names", "folded": "--folded", "axis": "--axis", "plain": "--plain"}  # by field
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,15 +17,21 @@ class WriteOptions:
     vectors: write the test vectors of each layer.
     names:   naming scheme of the arrays, "keras" or "torch".
     folded:  also write scale and offset.
+    axis:    the axis of the channels in the input of each layer, where that is another than in the model.
+    plain:   without functions, which some readers of ONNX do not know.
     """
 
     vectors: bool = True
     names: str = "keras"
     folded: bool = False
+    axis: int | None = None
+    plain: bool = False
 
     def __post_init__(self) -> None:
         if self.names not in NAMES:
             raise UsageError(f"names must be {' or '.join(map(repr, NAMES))}, got {self.names!r}")
+        if self.axis == 0:
+            raise UsageError("expected an axis of channels, got axis 0, which is the batch")
 
     def given(self) -> list[str]:
         """The fields that are not as they are by default."""
