@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 
@@ -14,8 +15,12 @@ def run(capsys):
     from exporter.commands import shared as cli
 
     def call(command, *words):
-        with pytest.raises(SystemExit) as done:
-            cli.main(command, [str(word) for word in words])
+        try:
+            with pytest.raises(SystemExit) as done:
+                cli.main(command, [str(word) for word in words])
+        finally:
+            gc.unfreeze()  # a command is the only thing in its process; this one goes on
+            gc.enable()
         out, err = capsys.readouterr()
         return done.value.code, out, err
 
