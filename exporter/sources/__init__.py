@@ -16,7 +16,7 @@ from exporter.sources.shared.found import Found
 from exporter.sources.shared.options import ReadOptions
 
 # Tried in this order; each is imported when it is asked.
-SOURCES = ("keras_h5", "bundle_arrays", "numpy_archive", "keras_archive", "keras_weights", "saved_model", "tf_checkpoint",
+SOURCES = ("keras_h5", "bundle_arrays", "numpy_archive", "keras_archive", "keras_weights", "orbax", "saved_model", "tf_checkpoint",
            "frozen_graph", "tfjs", "bundle")
 
 

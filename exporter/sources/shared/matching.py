@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from exporter.batchnorm.layer import PARAMETERS
@@ -37,12 +37,7 @@ def by_name(tree: Node, weights: Named, era: dialects.Era, found: Found, *, own_
 
     own_config: whether the config was saved with them. Of another the names have to be the same: batch_normalization_2 may be its third.
     """
-    owners: dict[str, list[str]] = {}
-    for name in weights.names():
-        owner, _, role = name.rpartition("/")
-        if role in PARAMETERS:
-            owners.setdefault(owner, []).append(role)
-    owners = {owner: roles for owner, roles in owners.items() if {"moving_mean", "moving_variance"} <= set(roles)}
+    owners = _owners(weights)
     norms = list(_norms(tree, "", ()))
     chosen = _choose(norms, list(owners))
     if own_config:
@@ -61,10 +56,29 @@ def by_name(tree: Node, weights: Named, era: dialects.Era, found: Found, *, own_
             raise FormatError(f"the file holds {names(owners[own])} for it, which does not fit center and scale of its config", where=path)
         arrays = {role: weights.read(f"{own}/{role}") for role in expected}
         found.add(assemble(path, node, fields, arrays, era, ranks.get(node), quantized=weights.quantized(own)))
-    for owner, roles in owners.items() if None not in chosen else ():  # inside a user's class
-        if owner not in chosen:
-            arrays = {role: weights.read(f"{owner}/{role}") for role in roles}
-            found.add(assemble(owner, None, None, arrays, era, None, name=owner.rpartition("/")[2], quantized=weights.quantized(owner)))
+    if None not in chosen:  # inside a user's class
+        _add_unmatched(weights, {owner: roles for owner, roles in owners.items() if owner not in chosen}, era, found)
+
+
+def unmatched(weights: Named, found: Found) -> None:
+    """The batch norms of weights without a config: their names alone say what they are."""
+    _add_unmatched(weights, _owners(weights), dialects.Era(), found)
+
+
+def _owners(weights: Named) -> dict[str, list[str]]:
+    """The parameters below each owner of a mean and a variance."""
+    owners: dict[str, list[str]] = {}
+    for name in weights.names():
+        owner, _, role = name.rpartition("/")
+        if role in PARAMETERS:
+            owners.setdefault(owner, []).append(role)
+    return {owner: roles for owner, roles in owners.items() if {"moving_mean", "moving_variance"} <= set(roles)}
+
+
+def _add_unmatched(weights: Named, owners: Mapping[str, list[str]], era: dialects.Era, found: Found) -> None:
+    for owner, roles in owners.items():
+        arrays = {role: weights.read(f"{owner}/{role}") for role in roles}
+        found.add(assemble(owner, None, None, arrays, era, None, name=owner.rpartition("/")[2], quantized=weights.quantized(owner)))
 
 
 def _norms(node: Node, path: str, wrappers: tuple[str, ...]) -> Iterator[tuple[str, Node, tuple[str, ...]]]:
@@ -78,13 +92,13 @@ def _norms(node: Node, path: str, wrappers: tuple[str, ...]) -> Iterator[tuple[s
 
 
 def _choose(norms: list[tuple[str, Node, tuple[str, ...]]], owners: list[str]) -> list[str | None]:
-    """For each batch norm the owner of its weights: the one that bears its path, its name or that of the wrapper around it, in whole
-    components, and that no other batch norm could mean.
+    """For each batch norm the owner of its weights: the one that bears its path, else its name, else that of the wrapper around it,
+    in whole components, and that no other batch norm could mean.
     """
     chosen: list[str | None] = []
     for path, node, wrappers in norms:
         fitting: set[str] = set()
-        for wanted in ((path, node.name), wrappers):
+        for wanted in ((path,), (path, node.name), wrappers):
             fitting = {owner for owner in owners if any(owner == text for text in wanted)} \
                 or {owner for owner in owners if any(owner.endswith(f"/{text}") for text in wanted)}
             if fitting:

@@ -1,0 +1,164 @@
+"""Checkpoints of keras.callbacks.OrbaxCheckpoint: steps, paths of variables, and what is missing or damaged."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+
+import exporter
+from exporter.errors import ExporterError, FormatError, MissingExtra, UnresolvedError, UnsupportedError
+from exporter.formats import ocdbt
+from tests.make.layers import ROOT
+from tests.make.v3_files import entry, functional, given, norm, norm_arrays, sequential, stored
+
+tensorstore = pytest.importorskip("tensorstore", reason="the extra `orbax` is not installed", exc_type=ImportError)
+
+A, B = norm_arrays(1), norm_arrays(2, scale=False)
+STATISTICS = ("moving_mean", "moving_variance")
+
+
+def variables(scope, arrays):
+    """{keys: array} as Keras sorts the variables of a batch norm."""
+    return {("non_trainable_variables" if role in STATISTICS else "trainable_variables", *scope.split("/"), role): array
+            for role, array in arrays.items()}
+
+
+def write_step(folder, arrays, config=None, *, driver="zarr3"):
+    """A step as Orbax lays it out."""
+    pytree = folder / "pytree"
+    pytree.mkdir(parents=True)
+    for keys, array in arrays.items():
+        spec = {"driver": driver, "kvstore": {"driver": "ocdbt", "base": f"file://{pytree}/", "path": ".".join(keys) + "/"}}
+        tensorstore.open(spec, create=True, dtype=array.dtype, shape=array.shape).result().write(array).result()
+    tree = {str(keys): {"key_metadata": [{"key": key, "key_type": 2} for key in keys]} for keys in arrays}
+    (pytree / "_METADATA").write_text(json.dumps({"tree_metadata": tree, "use_ocdbt": True, "use_zarr3": driver == "zarr3"}))
+    (folder / "_CHECKPOINT_METADATA").write_text("{}")
+    if config is not None:
+        (folder / "model_config").mkdir()
+        (folder / "model_config" / "_strings.json").write_text(json.dumps({"config": json.dumps(config)}))
+    return folder
+
+
+CONFIG = functional("net", sequential("inner", norm("bn", epsilon=0.2)), norm("bn", epsilon=0.1, scale=False))
+STEP = {**variables("inner/bn", A), **variables("bn", B), ("optimizer_variables", "sgd", "iteration"): np.array(3),
+        ("trainable_variables", "dense", "kernel"): np.zeros((2, 3), np.float32)}
+
+
+def refusal(path, kind=ExporterError, **options):
+    with pytest.raises(kind) as caught:
+        exporter.read(path, **options)
+    return f"{caught.value} | {caught.value.hint}"
+
+
+@pytest.mark.parametrize("driver", ["zarr3", "zarr"])
+@pytest.mark.parametrize("isolated", [False, True])
+def test_a_step_is_read_by_the_paths_of_its_variables(tmp_path, driver, isolated):
+    bundle = exporter.read(write_step(tmp_path / "7", STEP, CONFIG, driver=driver), isolated=isolated)
+    assert {layer.path: (layer.epsilon, stored(layer)) for layer in bundle} == {"inner/bn": (0.2, given(A)), "bn": (0.1, given(B))}
+    assert (bundle.origin.kind, bundle.warnings) == ("orbax", ())
+
+
+def test_of_several_steps_the_latest_is_read_by_number(tmp_path):
+    for number, arrays in ((9, A), (10, norm_arrays(5))):
+        write_step(tmp_path / "run" / str(number), variables("bn", arrays), functional("m", norm("bn")))
+    write_step(tmp_path / "run" / "11.orbax-checkpoint-tmp", variables("bn", A), functional("m", norm("bn")))
+    bundle = exporter.read(tmp_path / "run")
+    assert stored(bundle["bn"]) == given(norm_arrays(5))
+    assert "step 10 is read, the latest of 9, 10" in bundle.warnings[0]
+    assert stored(exporter.read(tmp_path / "run" / "9")["bn"]) == given(A)
+
+
+def test_names_of_a_sequential_begin_with_its_own(tmp_path):
+    config = sequential("net", entry("Dense", "dense", units=3), norm("bn", epsilon=0.3))
+    assert stored(exporter.read(write_step(tmp_path / "0", variables("net/bn", A), config))["bn"]) == given(A)
+
+
+def test_weights_alone(tmp_path):
+    """save_weights_only=True leaves the config out."""
+    step = write_step(tmp_path / "0", STEP)
+    assert "bn: the file does not say its epsilon" in refusal(step, UnresolvedError)
+    assert sorted(exporter.read(step, epsilon=0.5).paths()) == ["bn", "inner/bn"]
+    (tmp_path / "a.json").write_text(json.dumps(CONFIG))
+    assert exporter.read(step, architecture=tmp_path / "a.json")["inner/bn"].epsilon == 0.2
+    (tmp_path / "a.json").write_text(json.dumps(functional("net", norm("bn"), norm("other"))))
+    assert "they do not fit" in refusal(step, FormatError, architecture=tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+def test_types(tmp_path, dtype):
+    import ml_dtypes
+
+    kind = ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype
+    arrays = {role: np.array([0.5, 1.5, 3.0]).astype(kind) for role in ("gamma", "beta", *STATISTICS)}
+    layer = exporter.read(write_step(tmp_path / "0", variables("bn", arrays), functional("m", norm("bn"))))["bn"]
+    assert (layer.dtype, layer.gamma.astype(float).tolist()) == (dtype, [0.5, 1.5, 3.0])
+
+
+@pytest.mark.parametrize(("arrays", "what"), [
+    ({("params", "bn", "scale"): np.ones(3, np.float32)}, "holds no trainable_variables"),
+    ({**variables("bn", A), ("non_trainable_variables", "bn", "gamma"): A["gamma"]}, "both a trainable and a non-trainable"),
+    ({**variables("bn", A), ("trainable_variables", "bn.gamma"): A["gamma"]}, "two arrays are called"),
+    ({**variables("bn", A), ("trainable_variables", "bn", "gamma"): np.ones(3, np.int32)}, "floating point numbers, got int32"),
+    ({**variables("bn", A), ("trainable_variables", "bn", "gamma"): np.ones((3, 1 << 19), np.float32)}, "over 1048576 values")])
+def test_checkpoints_that_are_refused(tmp_path, arrays, what):
+    unique = {".".join(keys): keys for keys in arrays}
+    step = write_step(tmp_path / "0", {keys: arrays[keys] for keys in unique.values()}, functional("m", norm("bn")))
+    metadata = {"tree_metadata": {str(keys): {"key_metadata": [{"key": key} for key in keys]} for keys in arrays}, "use_zarr3": True}
+    (step / "pytree" / "_METADATA").write_text(json.dumps(metadata))
+    assert what in refusal(step)
+
+
+def test_an_array_that_was_never_written_is_not_taken_for_zeros(tmp_path):
+    step = write_step(tmp_path / "0", variables("bn", A), functional("m", norm("bn")))
+    base = f"file://{step / 'pytree'}/"
+    store = tensorstore.KvStore.open({"driver": "ocdbt", "base": base}).result()
+    key = next(key for key in store.list().result() if key.startswith(b"trainable_variables.bn.gamma/c"))
+    store.write(key, None).result()
+    assert "tensorstore cannot read it" in refusal(step, FormatError)
+
+
+def test_a_damaged_database(tmp_path):
+    step = write_step(tmp_path / "0", variables("bn", A), functional("m", norm("bn")))
+    for file in (step / "pytree" / "d").iterdir():
+        file.write_bytes(bytes(100))
+    assert "tensorstore cannot read it" in refusal(step, FormatError, isolated=True)
+    (step / "model_config" / "_strings.json").write_text('{"config": 3}')
+    assert "expected the model's config as a text" in refusal(step)
+    (step / "pytree" / "_METADATA").write_text('{"tree_metadata": {"a": {"key_metadata": [{"key": "../x"}]}}}')
+    assert "keys that are no names" in refusal(step)
+
+
+def test_a_link_out_of_the_folder(tmp_path):
+    step = write_step(tmp_path / "0", variables("bn", A), functional("m", norm("bn")))
+    manifest = step / "pytree" / "manifest.ocdbt"
+    shutil.move(manifest, tmp_path / "elsewhere")
+    manifest.symlink_to(tmp_path / "elsewhere")
+    assert "symbolic link that leaves" in refusal(step, FormatError)
+
+
+def test_checkpoints_of_other_programs_are_called_so(tmp_path):
+    (tmp_path / "state" / "default").mkdir(parents=True)
+    (tmp_path / "state" / "_CHECKPOINT_METADATA").write_text("{}")
+    assert "an Orbax checkpoint that Keras's callback did not write" in refusal(tmp_path / "state", UnsupportedError)
+
+
+def test_without_the_extra(tmp_path, monkeypatch):
+    step = write_step(tmp_path / "0", variables("bn", A), functional("m", norm("bn")))
+    monkeypatch.setitem(sys.modules, "tensorstore", None)
+    assert "pip install 'bn-export[orbax]'" in refusal(step, MissingExtra)
+
+
+def test_a_step_in_a_zip_archive(tmp_path, monkeypatch):
+    run = ROOT / "sample_models" / "orbax_keras3" / "run"
+    with zipfile.ZipFile(tmp_path / "run.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted(run.rglob("*")):
+            if file.is_file():
+                archive.write(file, str(file.relative_to(run.parent)))
+    assert exporter.read(tmp_path / "run.zip").digest() == exporter.read(run).digest()
+    monkeypatch.setattr(ocdbt, "MOST_FAR_AWAY", 500)
+    assert "more than 500 bytes" in refusal(tmp_path / "run.zip", FormatError)
