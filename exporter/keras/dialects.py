@@ -5,8 +5,10 @@
     1.0.6 Theano          a deviation                                 s + epsilon
     1.0.6 TensorFlow      a variance                                  sqrt(v + epsilon)
     1.0.7 Theano          a variance                                  sqrt(v) + epsilon
-    1.0.7 TensorFlow,
+    1.0.7 TensorFlow      a variance                                  sqrt(v + epsilon)
     1.0.8 and later       a variance, also under the old name         sqrt(v + epsilon)
+
+What changed with which version stands in HISTORY, and nowhere else in the package is a version compared.
 
 Whole models say their version from Keras 1.0.7 on, to_json() from 1.0.4 on. `backend` came with 2.0.0; before, the names of weights
 end in ":0" on TensorFlow and not on Theano.
@@ -15,8 +17,10 @@ end in ":0" on TensorFlow and not on Theano.
 from __future__ import annotations
 
 import dataclasses
+import enum
+import functools
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -36,26 +40,115 @@ FUSED_MINIMUM = 1.001e-5
 Version = tuple[int, int, int]
 
 
+class Counting(enum.Enum):
+    """What a list of layers counts when it names their groups (exporter/sources/keras_v3/replay.py)."""
+
+    EACH = enum.auto()  # each layer
+    WEIGHTS_TWICE = enum.auto()  # a layer with weights twice: it is listed under two keys
+    UNSAVED = enum.auto()  # each layer that is not saved already, elsewhere in the model
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Facts:
+    """What holds of a version of Keras, and of the tf.keras that calls itself by this number (tf_...).
+
+    on_theano, on_tensorflow: what `running_std` holds.
+    default_epsilon:     where a config has none.
+    is_per_element:      a layer has parameters for each element of its input.
+    mixes_nested_names:  weights of a Sequential that lies in another model are saved under each other's names.
+    counting:            see Counting.
+    registers_classes:   a user's class has a registered_name in its config.
+    fused, tf_fused:     (rank, axis) of the inputs on which TensorFlow's fused kernel runs that raises small epsilons.
+    tf_puts_beta_first:  tf.contrib.keras is tf.layers' BatchNormalization, which made beta before gamma until TensorFlow 1.4.
+    tf_ignores_training: a frozen layer uses its stored statistics however it is called.
+    """
+
+    on_theano: Statistic = Statistic.DEVIATION
+    on_tensorflow: Statistic = Statistic.DEVIATION
+    default_epsilon: float = 1e-6
+    is_per_element: bool = True
+    mixes_nested_names: bool = True
+    counting: Counting = Counting.EACH
+    registers_classes: bool = False
+    fused: frozenset[tuple[int, int]] = frozenset()
+    tf_fused: frozenset[tuple[int, int]] = frozenset()
+    tf_puts_beta_first: bool = False
+    tf_ignores_training: bool = False
+
+
+CHANNELS_LAST = frozenset({(4, 3), (4, -1)})
+# Each row: what is new in this version. tf.keras calls itself 2.0.2 to 2.0.6 in TensorFlow 1.2 and 1.3, 2.1.6 in 1.12, 2.2.4 in 1.13 to
+# 2.1, and by TensorFlow's number from 2.5 to 2.15. Where kernels are fused was measured in TensorFlow 1.12 to 2.12, that of Keras 2.2
+# read in the wheels.
+HISTORY: tuple[tuple[Version, dict[str, Any]], ...] = (
+    ((1, 0, 0), {"is_per_element": False}),  # 0.3.2, which no file says
+    ((1, 0, 3), {"mixes_nested_names": False}),
+    ((1, 0, 6), {"on_tensorflow": Statistic.VARIANCE}),
+    ((1, 0, 7), {"on_theano": Statistic.EPSILON_OUTSIDE}),
+    ((1, 0, 8), {"on_theano": Statistic.VARIANCE, "default_epsilon": 1e-5}),
+    ((1, 2, 0), {"default_epsilon": 1e-3}),
+    ((2, 0, 2), {"tf_puts_beta_first": True}),
+    ((2, 0, 7), {"tf_puts_beta_first": False}),
+    ((2, 1, 6), {"tf_fused": CHANNELS_LAST}),
+    ((2, 2, 0), {"fused": frozenset({(4, 3)})}),  # it does not know -1 yet
+    ((2, 2, 1), {"fused": CHANNELS_LAST}),
+    ((2, 3, 0), {"tf_ignores_training": True}),
+    ((2, 4, 0), {"fused": frozenset()}),  # Keras 2.4 is tf.keras: the package of that version only imports it
+    ((2, 6, 0), {"tf_fused": CHANNELS_LAST | {(4, 1), (4, -3), (5, 4), (5, -1), (5, 1), (5, -4)}}),
+    ((2, 12, 0), {"tf_fused": frozenset(), "counting": Counting.WEIGHTS_TWICE}),
+    ((2, 14, 0), {"counting": Counting.UNSAVED}),
+    ((3, 0, 0), {"counting": Counting.EACH, "registers_classes": True}),
+)
+# What tf.keras calls itself in a TensorFlow before this one; from the last on, as TensorFlow.
+KERAS_OF_TENSORFLOW: tuple[tuple[Version, Version], ...] = (((1, 13, 0), (2, 1, 6)), ((2, 4, 0), (2, 2, 4)))
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Era:
-    """Who wrote a file: version and backend, None where neither the file nor the user says.
-
-    Keras 2.4 is tf.keras: the package of that version only imports it.
-    """
+    """Who wrote a file: version and backend, None where neither the file nor the user says."""
 
     version: Version | None = None
     backend: str | None = None
     is_tf_keras: bool = False
 
     @property
+    def facts(self) -> Facts | None:
+        """What holds of this version; None where it is not known."""
+        return None if self.version is None else _facts_of(self.version)
+
+    @property
     def may_put_beta_first(self) -> bool:
-        """tf.contrib.keras of TensorFlow 1.2 and 1.3 is tf.layers' BatchNormalization, which made beta before gamma until 1.4."""
-        return self.is_tf_keras and self.version is not None and (2, 0, 2) <= self.version <= (2, 0, 6)
+        """Whether beta may stand before gamma."""
+        return self.is_tf_keras and self.facts is not None and self.facts.tf_puts_beta_first
 
     @property
     def raises_epsilon(self) -> bool:
         """Whether the fused kernels of this TensorFlow raised small epsilons (FUSED_MINIMUM)."""
-        return self.version is not None and (2, 1, 6) <= self.version < (2, 12)
+        return self.facts is not None and bool(self.facts.tf_fused)
+
+    @property
+    def is_per_element(self) -> bool:
+        """Whether layers are known to have parameters for each element of their input."""
+        return self.facts is not None and self.facts.is_per_element
+
+    @property
+    def registers_classes(self) -> bool:
+        """Whether a user's class is known to have a registered_name in its config."""
+        return self.facts is not None and self.facts.registers_classes
+
+    @property
+    def default_epsilon(self) -> float | None:
+        """What this version takes where the config has no epsilon; None where the version is not known."""
+        return self.facts.default_epsilon if self.facts else None
+
+
+@functools.cache
+def _facts_of(version: Version) -> Facts:
+    facts = Facts()
+    for since, news in HISTORY:
+        if version >= since:
+            facts = dataclasses.replace(facts, **news)
+    return facts
 
 
 def era_of(keras_version: str | None, backend: str | None) -> Era:
@@ -65,6 +158,19 @@ def era_of(keras_version: str | None, backend: str | None) -> Era:
         return Era(backend=backend)
     version = (int(found[1]), int(found[2]), int(found[3] or 0))
     return Era(version=version, backend=backend, is_tf_keras=found[4].startswith("-tf") or (2, 4) <= version < (3,))
+
+
+def era_of_tensorflow(version: str | None) -> Era:
+    """The era of tf.keras in this TensorFlow."""
+    era = era_of(version, "tensorflow")
+    numbers = [own for until, own in KERAS_OF_TENSORFLOW if era.version is not None and era.version < until]
+    return dataclasses.replace(era, version=numbers[0] if numbers else era.version, is_tf_keras=True)
+
+
+def adds_to_epsilon(tensorflow_version: str) -> bool:
+    """tf.nn.fused_batch_norm of TensorFlow 1.0 to 1.3 put epsilon + 1e-12 into the graph where epsilon was 1e-5 or less (nn_impl.py)."""
+    version = era_of(tensorflow_version, None).version
+    return version is not None and (1,) <= version < (1, 4)
 
 
 def era_given(text: str, backend: str | None) -> Era:
@@ -80,23 +186,12 @@ def statistic(era: Era, *, old_name: bool, on_tensorflow: bool | None) -> Statis
 
     old_name:      it is called running_std, or has no name (Keras 0.3). on_tensorflow: whether weight names end in ":0".
     """
-    if not old_name or (era.version is not None and era.version >= (1, 0, 8)):
+    if not old_name:
         return Statistic.VARIANCE
-    if era.version is None:
+    if era.facts is None:
         return None
     tensorflow = era.backend == "tensorflow" if era.backend else bool(on_tensorflow)
-    if era.version < (1, 0, 6):
-        return Statistic.DEVIATION
-    if tensorflow:
-        return Statistic.VARIANCE
-    return Statistic.DEVIATION if era.version == (1, 0, 6) else Statistic.EPSILON_OUTSIDE
-
-
-def default_epsilon(era: Era) -> float | None:
-    """What this version takes where the config has no epsilon; None where the version is not known."""
-    if era.version is None:
-        return None
-    return 1e-6 if era.version < (1, 0, 8) else 1e-5 if era.version < (1, 2, 0) else 1e-3
+    return era.facts.on_tensorflow if tensorflow else era.facts.on_theano
 
 
 def reason_against(mode: int) -> str | None:
@@ -112,8 +207,8 @@ def reason_against(mode: int) -> str | None:
 
 def ignores_training(era: Era, *, is_keras_3: bool) -> bool:
     """Whether a frozen layer (trainable=False) uses its stored statistics however it is called: the batch norm of TensorFlow 2 does, and
-    Keras 3's. tf.keras calls itself 2.2.4 in TensorFlow 1.13 to 2.1."""
-    return is_keras_3 or (era.is_tf_keras and era.version is not None and era.version >= (2, 3, 0))
+    Keras 3's."""
+    return is_keras_3 or (era.is_tf_keras and era.facts is not None and era.facts.tf_ignores_training)
 
 
 def real_axis(axis: tuple[int, ...], virtual_batch_size: int | None) -> tuple[int, ...]:
@@ -132,23 +227,10 @@ def effective_epsilon(era: Era, fields: NormFields, *, dtype: str, ndim: int | N
     """
     if fields.epsilon is None or fields.epsilon >= FUSED_MINIMUM or dtype == "float64" or fields.renorm or fields.synchronized:
         return None
-    if fields.virtual_batch_size is not None or fields.axis is None or len(fields.axis) != 1 or era.version is None or ndim is None:
+    if fields.virtual_batch_size is not None or fields.axis is None or len(fields.axis) != 1 or era.facts is None or ndim is None:
         return None
-    channels_last = fields.axis[0] % ndim == ndim - 1
-    if not channels_last and fields.axis[0] % ndim != 1:
-        return None
-    if era.is_tf_keras:
-        return FUSED_MINIMUM if _is_fused_in_tf_keras(era.version, ndim, channels_last) else None
-    # K.batch_normalization of Keras 2.2 and 2.3 on TensorFlow; 2.2.0 knows axis 3 and not yet -1 (read in the wheels)
-    fused = era.backend == "tensorflow" and (2, 2, 0) <= era.version < (2, 4) and ndim == 4 and channels_last
-    return FUSED_MINIMUM if fused and (era.version > (2, 2, 0) or fields.axis == (3,)) else None
-
-
-def _is_fused_in_tf_keras(version: Version, ndim: int, channels_last: bool) -> bool:
-    """Measured: rank 4 channels-last from TF 1.12 to 2.11; channels-first and rank 5 in TF 2.6, 2.9 and 2.11, rank 5 not in 2.4."""
-    if not (2, 1, 6) <= version < (2, 12):
-        return False
-    return (ndim == 4 and channels_last) or (ndim in (4, 5) and version >= (2, 6))
+    fused = era.facts.tf_fused if era.is_tf_keras else era.facts.fused if era.backend == "tensorflow" else frozenset()
+    return FUSED_MINIMUM if (ndim, *fields.axis) in fused else None
 
 
 def convert(layer: Stored) -> BatchNorm:

@@ -124,7 +124,7 @@ def _without_norms(tree: Node | None, era: dialects.Era) -> frozenset[str]:
     """Names of the layers that are of common classes of Keras's own, which hold no batch norm, as Keras 3 says: it gives a user's
     class of such a name a registered_name. Most layers are of these classes, and to ask each for its weights costs as much as all the rest.
     """
-    if tree is None or (era.version or (0,)) < (3,):
+    if tree is None or not era.registers_classes:
         return frozenset()
     layers = [node for _, node in _saved_layers(tree)]
     others = {node.name for node in layers if node.class_name not in LEAVES or node.registered_name is not None}

@@ -16,6 +16,7 @@ from exporter.formats.graph_def import MetaGraph, open_file
 from exporter.formats.object_graph import OBJECT_GRAPH, SavedGraph
 from exporter.formats.protobuf import Message, fields
 from exporter.formats.tensor_bundle import Checkpoint, TensorBundle, open_checkpoint
+from exporter.keras.dialects import era_of_tensorflow
 from exporter.sources.shared.found import Found, Skipped
 from exporter.sources.tf_graph.layers import Values, layers
 from exporter.sources.tf_graph.norms import find_norms as norms_of_graph
@@ -24,7 +25,7 @@ from exporter.sources.tf_graph.trace import VARIABLES as VARIABLE_OPS
 from exporter.sources.tf_graph.trace import Variable
 from exporter.sources.tf_objects.norms import ObjectNames, ObjectNorm, epsilon_of, open_graph, with_kernel
 from exporter.sources.tf_objects.read import Said, read_norms, read_objects
-from exporter.sources.tf_objects.saved import KerasMetadata, era_of_tensorflow, model_prefix, same_norms
+from exporter.sources.tf_objects.saved import KerasMetadata, model_prefix, same_norms
 
 if TYPE_CHECKING:
     from exporter.batchnorm.stored import Stored

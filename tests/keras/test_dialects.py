@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import re
+
 import numpy as np
 import pytest
 
@@ -11,7 +14,7 @@ from exporter.errors import FormatError, LayerError, UsageError
 from exporter.keras import dialects
 from exporter.keras.config import NormFields
 from exporter.keras.dialects import FUSED_MINIMUM, Era, era_of
-from tests.make.layers import make_stored
+from tests.make.layers import ROOT, make_stored
 
 VARIANCE, DEVIATION, EPSILON_OUTSIDE = Statistic
 
@@ -54,7 +57,7 @@ def test_the_backend_that_the_user_gives_decides_before_the_names():
 @pytest.mark.parametrize(("version", "epsilon"), [("0.3.3", 1e-6), ("1.0.7", 1e-6), ("1.0.8", 1e-5), ("1.1.2", 1e-5), ("1.2.0", 1e-3),
                                                   ("2.4.0", 1e-3), ("3.3.3", 1e-3), (None, None)])
 def test_default_epsilon(version, epsilon):
-    assert dialects.default_epsilon(era_of(version, None)) == epsilon
+    assert era_of(version, None).default_epsilon == epsilon
 
 
 @pytest.mark.parametrize("mode", [1, 2, 7])
@@ -139,3 +142,49 @@ def test_epsilon_of_the_fused_kernel(version, changes, ndim, clamped):
 def test_no_fused_kernel_for_double_precision_or_on_theano():
     assert dialects.effective_epsilon(era_of("2.9.0", "tensorflow"), fields(), dtype="float64", ndim=4) is None
     assert dialects.effective_epsilon(era_of("2.2.4", "theano"), fields(), dtype="float32", ndim=4) is None
+
+
+def test_the_table_in_words_is_the_table_of_data():
+    """Each row of the docstring, at both of its ends: what `running_std` holds there."""
+    divisors = {"s + epsilon": DEVIATION, "sqrt(v) + epsilon": EPSILON_OUTSIDE, "sqrt(v + epsilon)": VARIANCE}
+    rows = [re.split(r" {2,}", line.strip()) for line in dialects.__doc__.split("divides by\n")[1].split("\n\n")[0].splitlines()]
+    assert len(rows) == 6
+    for versions, _, divisor in rows:
+        first, *rest = versions.split()
+        backends = [rest[0].lower()] if rest[0] in ("Theano", "TensorFlow") else ["theano", "tensorflow"]
+        for version in (first, {"to": rest[-1], "and": "3.9.0"}.get(rest[0], first)):
+            for backend in backends:
+                assert dialects.statistic(era_of(version, backend), old_name=True, on_tensorflow=None) is divisors[divisor], version
+
+
+def test_history_is_in_order_and_every_row_of_it_says_something_new():
+    versions = [version for version, _ in dialects.HISTORY]
+    assert versions == sorted(set(versions))
+    before = dialects.Facts()
+    for version, news in dialects.HISTORY:
+        facts = Era(version=version).facts
+        assert all(getattr(facts, name) == value != getattr(before, name) for name, value in news.items()), version
+        before = facts
+
+
+def test_versions_are_compared_in_one_file():
+    """No other file of Keras's meaning or of the sources compares a version with a tuple of numbers."""
+    for path in [*sorted((ROOT / "exporter" / "keras").glob("*.py")), *sorted((ROOT / "exporter" / "sources").rglob("*.py"))]:
+        for node in ast.walk(ast.parse(path.read_text())) if path.name != "dialects.py" else ():
+            if isinstance(node, ast.Compare) and "version" in ast.unparse(node):
+                numbers = [part.value for side in (node.left, *node.comparators) if isinstance(side, ast.Tuple)
+                           for part in side.elts if isinstance(part, ast.Constant) and type(part.value) is int]
+                assert not numbers, f"{path}:{node.lineno}: {ast.unparse(node)}"
+
+
+@pytest.mark.parametrize(("tensorflow", "keras"), [("1.12.0", (2, 1, 6)), ("1.13.1", (2, 2, 4)), ("2.3.0", (2, 2, 4)), ("2.4.0", (2, 4, 0)),
+                                                   ("2.15.1", (2, 15, 1)), (None, None)])
+def test_what_tf_keras_calls_itself(tensorflow, keras):
+    era = dialects.era_of_tensorflow(tensorflow)
+    assert (era.version, era.backend, era.is_tf_keras) == (keras, "tensorflow", True)
+
+
+@pytest.mark.parametrize(("version", "adds"), [("1.0.1", True), ("1.3.0", True), ("1.4.0", False), ("0.12.1", False),
+                                                 ("2.1.0", False), ("", False)])
+def test_tensorflows_that_added_to_epsilon(version, adds):
+    assert dialects.adds_to_epsilon(version) == adds

@@ -1,16 +1,11 @@
 """The way that Keras goes over a model when it saves it, replayed along the config and the groups of the weights at once.
 
-In a list of layers the groups are counted by class, and versions differ in what they count:
-
-    2.11, Keras 3               each layer
-    2.12, 2.13                  a layer with weights twice: they list it under two keys
-    2.14, 2.15, tf_keras        each layer that is not saved already, elsewhere in the model
+In a list of layers the groups are counted by class, and versions differ in what they count (exporter.keras.dialects.Counting).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import enum
 import re
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
@@ -18,6 +13,7 @@ from collections.abc import Set as AbstractSet
 from exporter.errors import FormatError
 from exporter.keras import dialects
 from exporter.keras.config import BATCH_NORMS, MODELS, Node, is_batch_norm, join
+from exporter.keras.dialects import Counting
 from exporter.sources.keras_v3.groups import LAYER_LISTS, NOT_LAYERS, Group, numbered, snake_case
 
 # Layers of Keras's own that hold no other layer: their groups need not be opened.
@@ -32,14 +28,6 @@ OTHER_NORMS = ("layer_normalization", "group_normalization")  # they hold gamma 
 NO_WEIGHTS = "the file holds no weights for it; was the model built before it was saved?"
 UNCERTAIN = "which group of the weights is its own is not certain: the layers of its class and their groups do not come out even"
 NAMESAKE = "it may be a class of the user's that is called BatchNormalization and is none"
-
-
-class Counting(enum.Enum):
-    """What a list of layers counts, see above."""
-
-    EACH = enum.auto()
-    WEIGHTS_TWICE = enum.auto()
-    UNSAVED = enum.auto()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -67,8 +55,8 @@ def matched(root: Group, tree: Node, keras_version: str | None, *, own_config: b
     keras_version: of the config; of the weights, too, where it is their own. Without one the way of counting that fits is theirs.
     Raises: FormatError where the weights hold batch norms that the config does not, where two ways fit, or an architecture does not.
     """
-    version = dialects.era_of(keras_version, None).version
-    likely = None if version is None else _counting_of(version)
+    facts = dialects.era_of(keras_version, None).facts
+    likely = facts.counting if facts else None
     ways = [_Replay(root, counting, equal_is_shared).run(tree)
             for counting in ([likely] if likely and own_config else _possible(root))
             for equal_is_shared in ((False,) if counting is Counting.EACH else (False, True))]
@@ -90,12 +78,6 @@ def matched(root: Group, tree: Node, keras_version: str | None, *, own_config: b
     agreed = set.intersection(*(set(way.places) for way in ways))
     return [match if match.node is None or match.place in agreed else dataclasses.replace(match, group=None, why=UNCERTAIN)
             for match in way.matches]
-
-
-def _counting_of(version: dialects.Version) -> Counting:
-    if version < (2, 12) or version >= (3,):
-        return Counting.EACH
-    return Counting.WEIGHTS_TWICE if version < (2, 14) else Counting.UNSAVED
 
 
 def _possible(root: Group) -> list[Counting]:
@@ -135,7 +117,7 @@ class _Replay:
     def _node(self, node: Node, group: Group | None, path: str) -> None:
         if self._saved_before(node, missing=group is None) is not None:
             return
-        weights = self.counting is Counting.WEIGHTS_TWICE and (_holds_norm(node) if group is None else group.holds_variables())
+        weights = self.counting is Counting.WEIGHTS_TWICE and _has_weights(node, group)
         if node.shared_object is not None:
             self._weights_of[node.shared_object] = weights
         if group is not None:
@@ -225,8 +207,8 @@ class _Replay:
                 reached.pop(base)
                 continue
             group = None if before is not None and self.counting is not Counting.EACH else container.child(name)
-            if self.counting is Counting.WEIGHTS_TWICE:
-                used[base] += before if before is not None else _holds_norm(node) if group is None else group.holds_variables()
+            if self.counting is Counting.WEIGHTS_TWICE and (_has_weights(node, group) if before is None else before):
+                used[base] += 1
             start = len(self.matches)
             self._node(node, group, join(path, _name_of(node, group)))
             if before is None:
@@ -283,8 +265,9 @@ def _norms(node: Node, path: str) -> Iterator[tuple[str, Node]]:
         yield from _norms(child, path)
 
 
-def _holds_norm(node: Node) -> bool:
-    return any(True for _ in _norms(node, ""))
+def _has_weights(node: Node, group: Group | None) -> bool:
+    """Whether a layer has weights; of one without a group only batch norms count."""
+    return any(True for _ in _norms(node, "")) if group is None else group.holds_variables()
 
 
 def _layers_below(group: Group, taken: AbstractSet[str]) -> Iterator[Group]:

@@ -66,7 +66,7 @@ class Reading:
             if more:
                 self.found.warn(f"{path}: the file holds more weights of this layer, which are not exported: {names(more)}")
         if norms[0].old_name:
-            named = as_named(self.file, group, node, self.era.version)
+            named = as_named(self.file, group, node, self.era)
             if named is None:
                 paths = [candidate.path for candidate in found] or [path_of(group, norm.scope) for norm in norms]
                 for below in paths:
@@ -128,7 +128,7 @@ class Reading:
             layer = layer.replace(statistic=statistic, assumed=assumed)
         if layer.axis is None:
             layer = _with_axis(layer, fields, self.era)
-        epsilon = dialects.default_epsilon(self.era)
+        epsilon = self.era.default_epsilon
         if fields and fields.epsilon is None and epsilon is not None:
             layer = layer.replace(epsilon=epsilon, assumed=(*layer.assumed, "epsilon"))
             self.found.warn(f"{path}: its config has no epsilon; {epsilon:g} is that version's default")
@@ -149,7 +149,7 @@ def _check_presence(path: str, fields: NormFields | None, arrays: Arrays, *, alw
 def _with_axis(layer: Stored, fields: NormFields | None, era: dialects.Era) -> Stored:
     """The axis of a layer whose config does not say it, or that has none."""
     shape = layer.shape
-    if fields is not None and era.version is not None and era.version < (1,):  # before 0.3.2: a parameter for each element of the input
+    if fields is not None and era.is_per_element:
         return layer.replace(axis=tuple(range(1, len(shape) + 1)))
     if fields is not None and len(shape) == 1:
         return layer.replace(axis=(-1,), assumed=(*layer.assumed, "axis"))

@@ -25,6 +25,7 @@ from exporter.keras.config import Node, is_batch_norm, join
 
 if TYPE_CHECKING:
     from exporter.formats.hdf5_file import File
+    from exporter.keras.dialects import Era
 
 # Variables that renormalisation adds (tf.keras, Keras 3.14, tf.layers 1.2); inference does not use them.
 RENORM = frozenset(("moving_stddev", "renorm_mean", "renorm_stddev", "renorm_mean_weight", "renorm_stddev_weight"))
@@ -251,7 +252,7 @@ def path_of(group: Group, scope: str) -> str:
     return join(group.name, scope)
 
 
-def as_named(file: File, group: Group, node: Node | None, version: tuple[int, ...] | None) -> Group | None:
+def as_named(file: File, group: Group, node: Node | None, era: Era) -> Group | None:
     """The group with its datasets under the right names; None where two readings are possible.
 
     Keras 1.0.0 to 1.0.2 saved a Sequential that lies in another model layer by layer, but under names of which all trainable weights' come
@@ -259,13 +260,13 @@ def as_named(file: File, group: Group, node: Node | None, version: tuple[int, ..
     not known shows in the shapes.
     """
     sequential = node.children[0][1] if node and node.base_name == "TimeDistributed" and node.children else node
-    if (version is not None and version >= (1, 0, 3)) or (sequential is not None and sequential.base_name != "Sequential"):
+    if (era.facts and not era.facts.mixes_nested_names) or (sequential is not None and sequential.base_name != "Sequential"):
         return group
     by_layer = _layer_by_layer(group, sequential) if sequential else None
     if by_layer == group.weights or (by_layer is None and _is_contiguous(group)):
         return group
     shapes = [file.shape(group.dataset(position)) for position in range(len(group.weights))]
-    fits = version is None and _fits_names(group.weights, shapes)
+    fits = era.facts is None and _fits_names(group.weights, shapes)
     if by_layer is None:  # the first kernel after a batch norm would have the shape of a mean
         return group if fits and _has_kernel_after_norm(group.weights) else None
     renamed = dataclasses.replace(group, weights=by_layer, stored=group.weights)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ import numpy as np
 from exporter.batchnorm.dtypes import HELD_IN
 from exporter.batchnorm.stored import Stored
 from exporter.errors import FormatError, printable
+from exporter.keras.dialects import adds_to_epsilon
 from exporter.sources.shared.found import Skipped
 from exporter.sources.tf_graph.norms import GraphNorm
 from exporter.sources.tf_graph.trace import Constant, Filled, Parameter, Parts, Shaping, Variable
@@ -44,7 +44,7 @@ def layers(norms: Sequence[GraphNorm], read: Read, tensorflow_version: str = "")
     read: the stored values of a variable, None where there are none. tensorflow_version: that wrote the graph, where known.
     Raises what `read` raises, and FormatError for broken constants.
     """
-    adds = bool(re.match(r"1\.[0-3]\.", tensorflow_version))
+    adds = adds_to_epsilon(tensorflow_version)
     for norm in norms:
         try:
             layer = _layer(norm, read)
@@ -75,7 +75,7 @@ def _layer(norm: GraphNorm, read: Read) -> Stored:
 
 
 def _without_addition(layer: Stored) -> Stored:
-    """tf.nn.fused_batch_norm of TensorFlow 1.0 to 1.3 put epsilon + 1e-12 into the graph where epsilon was 1e-5 or less (nn_impl.py)."""
+    """The epsilon that was meant, see `adds_to_epsilon`."""
     if layer.epsilon is None or not 0 < layer.epsilon <= 1.00001e-5:
         return layer
     return layer.replace(epsilon=float(np.float32(layer.epsilon - 1e-12)), effective_epsilon=layer.epsilon)

@@ -12,7 +12,6 @@ from exporter.formats.object_graph import CheckpointGraph, SavedGraph, read_meta
 from exporter.formats.strict_json import parse_json
 from exporter.keras.calls import NOTHING_AROUND, Surroundings
 from exporter.keras.config import Node, NormFields, is_batch_norm, join, model_tree, norm_fields
-from exporter.keras.dialects import Era, era_of
 from exporter.sources.tf_objects.norms import STATISTICS, ObjectNorm, find_norms, parameters
 
 if TYPE_CHECKING:
@@ -111,14 +110,6 @@ def same_norms(saved: SavedGraph, stored: CheckpointGraph) -> list[ObjectNorm]:
         raise FormatError(f"its object graph and that of the checkpoint do not hold the same parameters: {called}", where=saved.where,
                           hint="a file of the folder is damaged or another model's: copy or save the whole folder again")
     return found
-
-
-def era_of_tensorflow(version: str | None) -> Era:
-    """The era of tf.keras in this TensorFlow: its Keras had numbers of its own up to 2.3, and TensorFlow's from then to 2.15."""
-    era = era_of(version, "tensorflow")
-    if era.version is not None and era.version < (2, 4, 0):
-        return Era(version=(2, 1, 6) if era.version < (1, 13, 0) else (2, 2, 4), backend="tensorflow", is_tf_keras=True)
-    return dataclasses.replace(era, is_tf_keras=True)
 
 
 def model_prefix(variables: Iterable[str]) -> re.Pattern[str] | None:
