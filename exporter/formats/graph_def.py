@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import mmap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
@@ -195,6 +195,12 @@ class Graph:
 
     def __contains__(self, name: str) -> bool:
         return name in self._functions
+
+    def all_nodes(self) -> Iterator[Node]:
+        """The nodes of the main body and of every function."""
+        yield from self.main.nodes.values()
+        for name in self._functions:
+            yield from self.function(name).nodes.values()
 
     def function(self, name: str) -> Body:
         """The function of this name; FormatError where the library has none."""

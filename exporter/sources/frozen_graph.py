@@ -15,6 +15,7 @@ from exporter.formats.graph_def import Graph, MetaGraph, open_file
 from exporter.formats.protobuf import fields, varint
 from exporter.sources.shared.found import Found
 from exporter.sources.shared.refusals import FOLDED, ORIGINAL
+from exporter.sources.tf_graph.closed import check_is_open
 from exporter.sources.tf_graph.layers import layers
 from exporter.sources.tf_graph.norms import GraphNorm, find_norms
 from exporter.sources.tf_graph.paths import op_scope
@@ -76,6 +77,8 @@ def read(place: Place, options: ReadOptions) -> Found:
 def _refuse(graph: Graph, norms: list[GraphNorm], found: Found, folded: list[str]) -> None:
     """The error for a graph from which nothing can be had, where there is a reason for the whole of it."""
     ops = {node.op for node in graph.main.nodes.values()}
+    if not norms:
+        check_is_open(graph)
     if norms and ops & VARIABLES:
         raise UnsupportedError("this graph is not frozen: its variables are in a checkpoint",
                                hint="give the checkpoint, with this graph beside it as its .meta file, or the SavedModel's folder")

@@ -6,24 +6,24 @@ configs from Keras's metadata. Where there is none, the graph itself tells which
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING
 
 from exporter.batchnorm.bundle import Origin
-from exporter.errors import FormatError, UnsupportedError, located
+from exporter.errors import FormatError, UnsupportedError, names
 from exporter.files.place import Place
-from exporter.formats.graph_def import MetaGraph, open_file
+from exporter.formats.graph_def import MetaGraph
 from exporter.formats.object_graph import OBJECT_GRAPH, SavedGraph
-from exporter.formats.protobuf import Message, fields
 from exporter.formats.tensor_bundle import Checkpoint, TensorBundle, open_checkpoint
 from exporter.keras.dialects import era_of_tensorflow
 from exporter.sources.shared.found import Found, Skipped
+from exporter.sources.tf_graph.closed import check_is_open
 from exporter.sources.tf_graph.layers import Values, layers
 from exporter.sources.tf_graph.norms import find_norms as norms_of_graph
 from exporter.sources.tf_graph.saved import SavedFunctions, key_of
 from exporter.sources.tf_graph.trace import VARIABLES as VARIABLE_OPS
 from exporter.sources.tf_graph.trace import Variable
 from exporter.sources.tf_objects.norms import ObjectNames, ObjectNorm, epsilon_of, open_graph, with_kernel
+from exporter.sources.tf_objects.parts import METADATA, MODEL, Part, graphs_of, of_inference
 from exporter.sources.tf_objects.read import Said, read_norms, read_objects
 from exporter.sources.tf_objects.saved import KerasMetadata, model_prefix, same_norms
 
@@ -33,28 +33,28 @@ if TYPE_CHECKING:
     from exporter.sources.tf_graph.norms import GraphNorm
 
 NAME = "saved-model"
-MODEL, TEXT_MODEL, METADATA, VARIABLES = "saved_model.pb", "saved_model.pbtxt", "keras_metadata.pb", "variables/variables.index"
+TEXT_MODEL, VARIABLES = "saved_model.pbtxt", "variables/variables.index"
 ARCHITECTURE = "assets/saved_model.json"  # of tf.keras' export_saved_model in TensorFlow 1.12 to 2.0
-
-# Field numbers of saved_model.proto and meta_graph.proto.
-MODEL_META_GRAPHS = 2
-META_INFO, META_OBJECTS = 1, 7
-INFO_TAGS, INFO_VERSION = 4, 5
 
 
 def claims(place: Place) -> bool:
-    """A folder that holds saved_model.pb, or that file itself."""
+    """A folder that holds saved_model.pb, or that file itself, or the variables beside it; what is left of such a folder."""
     folder = _folder(place)
-    return folder is not None and (folder.child(MODEL).is_file() or folder.child(TEXT_MODEL).is_file())
+    if folder is None:
+        return False
+    return folder.child(MODEL).is_file() or folder.child(TEXT_MODEL).is_file() or (folder == place and folder.child(VARIABLES).is_file())
 
 
 def read(place: Place, options: ReadOptions) -> Found:
     """The batch norms of a SavedModel."""
     folder = _folder(place)
     assert folder is not None
+    if not folder.child(MODEL).is_file() and not folder.child(TEXT_MODEL).is_file():
+        raise FormatError(f"a SavedModel without its {MODEL}: only its variables are here", hint="copy the whole folder; or give "
+                          f"{VARIABLES} with the model's --architecture")
     if not folder.child(MODEL).is_file():
         raise UnsupportedError("a SavedModel in text form is not read", where=TEXT_MODEL, hint="load it with TensorFlow and save it again")
-    part = _choose(_parts(folder.child(MODEL)))
+    part = of_inference(graphs_of(folder.child(MODEL)))
     found = Found(Origin(file=place.name, kind=NAME, tensorflow_version=part.tensorflow_version), options)
     index = folder.child(VARIABLES)
     if not index.is_file():
@@ -66,43 +66,15 @@ def read(place: Place, options: ReadOptions) -> Found:
 
 
 def _folder(place: Place) -> Place | None:
-    if place.is_folder():
-        return place
-    return place.parent() if place.name in (MODEL, TEXT_MODEL) else None
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Part:
-    """One of the graphs of a SavedModel with what belongs to it; `data` is its MetaGraphDef."""
-
-    data: bytes
-    tags: tuple[str, ...]
-    tensorflow_version: str | None
-    objects: SavedGraph | None
-
-
-def _parts(place: Place) -> list[Part]:
-    with located(place.name, hint="the file is cut short or is no SavedModel: copy or download it again"):
-        found = fields(open_file(place)).get(MODEL_META_GRAPHS, [])
-        parts = [_part(data, place.name) for data in found if not isinstance(data, int)]
-    if not parts:
-        raise FormatError("it holds no graph: it is cut short, or no SavedModel", where=place.name)
-    return parts
-
-
-def _part(data: bytes, where: str) -> Part:
-    found = fields(data)
-
-    def message(number: int) -> Message:
-        return Message(b"".join(bytes(value) for value in found.get(number, []) if not isinstance(value, int)), where)
-
-    info, objects = message(META_INFO), SavedGraph(message(META_OBJECTS))
-    return Part(data, tuple(info.texts(INFO_TAGS)), info.text(INFO_VERSION) or None, objects if len(objects) else None)
-
-
-def _choose(parts: list[Part]) -> Part:
-    """The one of inference: TensorFlow 2 writes one, estimators one each for train, eval and serve."""
-    return min(parts, key=lambda part: (part.objects is None, "serve" not in part.tags, "train" in part.tags))
+    """The folder of the SavedModel that a place is, or is a part of."""
+    above = place.parent()
+    if place.name in (MODEL, TEXT_MODEL):
+        return above
+    name = VARIABLES.partition("/")[0]
+    for folder, variables in ((above, place), (above.parent(), above)):
+        if variables.name == name and variables.is_folder() and folder.child(MODEL).is_file() and not variables.child(MODEL).is_file():
+            return folder if variables is place or place.name.partition(".")[0] == name else None
+    return place if place.is_folder() else None
 
 
 def _read(part: Part, checkpoint: Checkpoint, folder: Place, found: Found, options: ReadOptions) -> None:
@@ -156,8 +128,12 @@ class _Reader:
     def read(self, found: Found) -> None:
         """Reads its batch norms into `found`."""
         norms = same_norms(self._saved, self._stored)
+        removed = {norm.node: self._keras.path(norm) for norm in norms if self._keras.is_removed(norm)}
+        if removed:
+            found.warn(f"{names(removed.values())}: the file holds this and the model has no such layer any more (as after "
+                       "Sequential.pop()); left out")
         if norms:
-            self._by_objects(norms, found)
+            self._by_objects([norm for norm in norms if norm.node not in removed], found)
         else:
             self._by_graph(found)
 
@@ -191,7 +167,8 @@ class _Reader:
 
     def _by_graph(self, found: Found) -> None:
         """The batch norms of objects that are no Keras layers, as model.export writes: by the functions alone."""
-        norms = SavedFunctions(self._part.data, self._saved, self._stored).norms()
+        functions = SavedFunctions(self._part.data, self._saved, self._stored)
+        norms = functions.norms()
         prefix = model_prefix(self._stored.variable_name(node) for node in range(len(self._stored)))
         cut = prefix is not None and len(norms) > 1 and all(prefix.match(norm.path) for norm in norms)
 
@@ -203,6 +180,8 @@ class _Reader:
                 found.skip(path(outcome.path), outcome.reason)
             else:
                 found.add(outcome.replace(path=path(outcome.path), name=path(outcome.path).rpartition("/")[2]))
+        if not norms:
+            check_is_open(functions.graph)
 
     def _values(self, variable: Variable) -> Values | None:
         node = key_of(variable)

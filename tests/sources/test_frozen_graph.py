@@ -377,6 +377,12 @@ def test_a_frozen_graph_in_another_wrapping(tmp_path, wrap):
     assert bundle.origin.tensorflow_version == "1.15.5"
 
 
+def test_what_looks_like_a_graph_of_tensorflow_and_is_none(tmp_path):
+    """MMdnn's graph.proto has the fields of GraphDef."""
+    with pytest.raises(UnsupportedError, match="MMdnn"):
+        read(tmp_path, node("data", "DataInput"), node("conv", "Conv", "data"), node("bn", "BatchNorm", "conv", epsilon=0.001))
+
+
 def test_a_graph_in_text_is_refused(tmp_path):
     (tmp_path / "graph.pbtxt").write_bytes(b'# a comment\nnode {\n  name: "x"\n  op: "Placeholder"\n}\n')
     with pytest.raises(UnsupportedError, match="a graph in text form"):

@@ -15,6 +15,7 @@ from exporter.errors import FormatError, UnresolvedError, UnsupportedError
 from exporter.files.place import Place
 from exporter.formats.object_graph import OBJECT_GRAPH
 from exporter.sources import saved_model
+from exporter.sources.shared.architecture import node_tree_from
 from exporter.sources.shared.options import ReadOptions
 from tests.make.graph_files import Function, const, function, graph, node
 from tests.make.live import ROLES, check_live, config, fill
@@ -48,6 +49,54 @@ def read(folder):
     place = Place(folder)
     assert saved_model.claims(place)
     return saved_model.read(place, ReadOptions())
+
+
+# ---- what is given
+
+@pytest.mark.parametrize("part", ["variables", "variables/variables.index", "variables/variables.data-00000-of-00001",
+                                  "variables/variables"])
+def test_its_variables_mean_the_model(tmp_path, part):
+    folder = write(tmp_path, metadata=metadata())
+    assert read(folder / part)["bn_1"].epsilon == 2e-3
+
+
+def test_what_is_left_of_one_is_named(tmp_path):
+    folder = write(tmp_path, metadata=metadata())
+    (folder / "saved_model.pb").unlink()
+    with pytest.raises(FormatError, match=r"a SavedModel without its saved_model\.pb"):
+        exporter.read(folder)
+
+
+@pytest.mark.parametrize("given", [".", "saved_model.pb"])
+@pytest.mark.parametrize("separate", [True, False])
+def test_its_config_is_an_architecture(tmp_path, given, separate):
+    tree = {"class_name": "Sequential", "config": {"name": "net", "layers": [config("bn_1", 0.03)]}, "keras_version": "2.9.0"}
+    write(tmp_path, separate={0: json.dumps(tree)} if separate else None)
+    if not separate:
+        (tmp_path / "saved_model.pb").write_bytes(saved_model_proto(saved_graph_proto([({}, tree)])))
+    found = node_tree_from(Place(tmp_path / given))
+    assert [child.name for _, child in found.tree.children] == ["bn_1"]
+    assert (found.keras_version, found.backend) == ("2.9.0", None)
+
+
+def test_a_config_of_no_layers_is_no_architecture(tmp_path):
+    with pytest.raises(UnsupportedError, match="holds no config of a functional or Sequential model"):
+        node_tree_from(Place(write(tmp_path, separate={0: b'{"class_name": "Mine", "name": "net", "config": {}}'})))
+
+
+def test_a_layer_that_the_model_does_not_list_is_left_out(tmp_path):
+    """Sequential.pop() in TensorFlow 1.15 keeps the objects of what it removes."""
+    for name, expected in (("bn_1", ["bn_1"]), ("other", [])):
+        listed = {"name": "net", "class_name": "Sequential", "config": {"name": "net", "layers": [config(name, 0.1)]}}
+        bundle = read(write(tmp_path / name, separate={0: json.dumps(listed), 1: json.dumps(metadata())}))
+        assert bundle.paths() == expected
+        assert [bool(re.match("bn_1: .*no such layer", warning)) for warning in bundle.warnings] == [True] * (not expected)
+
+
+def test_compiled_code_is_refused_as_that(tmp_path):
+    write_exported(tmp_path, ops=[node("call", "XlaCallModule", "x")])
+    with pytest.raises(UnsupportedError, match=r"compiled StableHLO \(the op XlaCallModule"):
+        exporter.read(tmp_path)
 
 
 # ---- what is in the object graph
@@ -109,10 +158,10 @@ def test_a_batch_norm_that_is_the_root_itself(tmp_path):
     assert read(write(tmp_path, stored=stored, objects=objects)).paths() == ["batch_normalization"]
 
 
-def write_exported(folder, *, bound=(2, 3, 4, 5), names=ROLES, version="2.4.0", children=None, kernel=0.02, fused=True):
+def write_exported(folder, *, bound=(2, 3, 4, 5), names=ROLES, version="2.4.0", children=None, kernel=0.02, fused=True, ops=None):
     """A SavedModel of one batch norm that only its functions tell: `call`, and `serve`, bound to the nodes `bound`, which calls it.
 
-    children: what the object that holds the variables calls them; else numbers. kernel: the graph's epsilon.
+    children: what the object that holds the variables calls them; else numbers. kernel: the graph's epsilon. ops: in place of the norm.
     """
     arguments = ["x", *"gbmv"]
     reads = [node(f"read_{name}", "ReadVariableOp", name) for name in "gbmv"]
@@ -121,7 +170,8 @@ def write_exported(folder, *, bound=(2, 3, 4, 5), names=ROLES, version="2.4.0", 
     if not fused:
         norm = spelled_out(*values, kernel)
     call = node("call", "StatefulPartitionedCall", *arguments, f=Function("call"))
-    functions = [function("call", arguments, [*reads, *norm], {"y": "bn/FusedBatchNormV3:y:0" if fused else "y:z:0"}),
+    result = "call:y:0" if ops else "bn/FusedBatchNormV3:y:0" if fused else "y:z:0"
+    functions = [function("call", arguments, [*reads, *(ops or norm)], {"y": result}),
                  function("serve", arguments, [call], {"y": "call:output:0"})]
     said = {"call": (2, 3, 4, 5), "serve": bound}
     concrete = b"".join(field(2, field(1, name) + field(2, field(2, bytes(nodes)))) for name, nodes in said.items())

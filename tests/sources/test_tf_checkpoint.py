@@ -264,8 +264,34 @@ def test_a_chain_of_many_objects_is_refused(tmp_path):
 
 
 def test_no_batch_norm_at_all(tmp_path):
-    with pytest.raises(UnsupportedError, match="no BatchNormalization layer"):
+    """Names alone do not establish that a model has none."""
+    with pytest.raises(UnsupportedError, match="no object of the checkpoint holds variables called moving_mean"):
         exporter.read(Model().dense("fc").write(tmp_path))
+
+
+@pytest.mark.parametrize(("scale", "average", "axis"), [((3,), (1, 1, 1, 3), (-1,)), ((3, 1, 1), (1, 3, 1, 1), (-3,)),
+                                                        ((3,), (1, 3), (-1,))])
+def test_batch_norm_of_sonnet(tmp_path, scale, average, axis):
+    """Inference reads `average`; `_hidden` and `_counter` are how it was made."""
+    model = Model()
+    for role in ("scale", "offset"):
+        model.variable(("net", "bn", role), "net/batch_norm", scale)
+    for role in ROLES[2:]:
+        for name, shape in (("_counter", ()), ("_hidden", average), ("average", average)):
+            model.variable(("net", "bn", role, name), f"net/batch_norm/{role}", shape)
+    (layer,) = exporter.read(model.write(tmp_path), epsilon=1e-5)
+    keys = [f"net/bn/{name}/.ATTRIBUTES/VARIABLE_VALUE" for name in ("scale", "offset", "moving_mean/average", "moving_variance/average")]
+    for role, key in zip(ROLES, keys, strict=True):
+        assert getattr(layer, role).tobytes() == model.tensors[key].tobytes()
+    assert (layer.path, layer.axis, layer.shape, layer.class_name) == ("net/bn", axis, (3,), "BatchNorm")
+
+
+def test_a_module_with_names_of_its_own(tmp_path):
+    model = Model()
+    for role in ("weight", "bias", "avg", "sq"):
+        model.variable(("net", "norm", role))
+    with pytest.raises(UnsupportedError, match="other names say nothing certain"):
+        exporter.read(model.write(tmp_path), epsilon=1e-3)
 
 
 def test_epsilon_has_to_be_given(tmp_path, simple):

@@ -1,4 +1,5 @@
-"""A config that stands beside weights: in a JSON file (of to_json() or get_config()), a model in HDF5, or a .keras archive or folder."""
+"""A config that stands beside weights: in a JSON file (of to_json() or get_config()), a model in HDF5, a .keras archive or folder, or
+a SavedModel."""
 
 from __future__ import annotations
 
@@ -8,9 +9,11 @@ from exporter.errors import MissingFileError, UnsupportedError, located
 from exporter.files.place import Place
 from exporter.keras.config import HOW_TO_GIVE_ONE, Architecture, model_tree, parse_config
 
+SAVED_MODEL = "saved_model.pb"
+
 
 def node_tree_from(place: Place) -> Architecture:
-    """The config in a JSON file, a model in HDF5 or a .keras archive or folder.
+    """The config in a JSON file, a model in HDF5, a .keras archive or folder, or a SavedModel.
 
     Raises: FormatError, UnsupportedError where the file holds no config; `where` starts with the file's name.
     """
@@ -30,6 +33,10 @@ def _architecture(place: Place) -> Architecture:
                 raise UnsupportedError("this HDF5 file holds weights and no config", hint=HOW_TO_GIVE_ONE)
             return Architecture(tree=parse_config(text, "model_config"), keras_version=file.text("", "keras_version"),
                                 backend=file.text("", "backend"))
+    if place.is_folder() and place.child(SAVED_MODEL).is_file():
+        return _saved_model(place)
+    if place.name == SAVED_MODEL:
+        return _saved_model(place.parent())
     if place.is_folder() or place.head(4).startswith(b"PK"):
         from exporter.sources.shared.archive import read_architecture
 
@@ -49,6 +56,15 @@ def _architecture(place: Place) -> Architecture:
     if isinstance(value, dict) and "class_name" not in value and isinstance(value.get("model_config"), dict):
         value = value["model_config"]
     return Architecture(tree=model_tree(_with_class(value), ""), **said)
+
+
+def _saved_model(folder: Place) -> Architecture:
+    from exporter.sources.tf_objects.saved import read_model_config
+
+    said = read_model_config(folder)
+    version, backend = (value if isinstance(value := said.get(key), str) else None for key in ("keras_version", "backend"))
+    return Architecture(tree=model_tree({key: said[key] for key in ("class_name", "config")}, SAVED_MODEL), keras_version=version,
+                        backend=backend)
 
 
 def _with_class(value: Any) -> Any:

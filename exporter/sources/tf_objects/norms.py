@@ -32,6 +32,7 @@ Names = tuple[str, ...]
 STATISTICS = ("moving_mean", "moving_variance")
 # Variables that renormalisation adds (tf.keras, tf.layers 1.2); inference does not use them.
 RENORM = (*RENORM_KERAS, "renorm_mean_weight", "renorm_stddev_weight")
+SONNET = {"gamma": "scale", "beta": "offset"}
 UNNAMED = "batch_normalization"  # what Keras calls a layer without a name
 
 _NUMBERED = re.compile(r"layer(_with_weights)?-\d+|\d+")  # names that Keras and lists give, not people
@@ -51,11 +52,13 @@ class ObjectNorm:
     """A node that holds the variables of a batch norm.
 
     way: how it is reached. variables: the nodes of its parameters, by role. strange: other variables it holds.
+    is_sonnet: of Sonnet 2, where scale and offset lack the axes of size 1 that the averages have in front.
     """
 
     way: Way
     variables: Mapping[str, int]
     strange: tuple[str, ...]
+    is_sonnet: bool = False
 
     @property
     def node(self) -> int:
@@ -80,6 +83,22 @@ def parameters(graph: ObjectGraph, node: int, is_variable: Callable[[int], bool]
     if not all(name in children and is_variable(children[name]) for name in STATISTICS):
         return {}
     return {name: children[name] for name in PARAMETERS if name in children and is_variable(children[name])}
+
+
+def sonnet_norms(graph: CheckpointGraph) -> list[ObjectNorm]:
+    """The batch norms of Sonnet 2: scale, offset, and for each statistic an object with average, which inference reads, hidden and counter
+    (sonnet/src/batch_norm.py, sonnet/src/moving_averages.py)."""
+    found = []
+    for way in graph.walk():
+        children = graph.children(way[0][-1])
+        averages = [graph.children(children[name]) if name in children else {} for name in STATISTICS]
+        if not all(average.keys() >= {"average", "_hidden", "_counter"} and graph.is_variable(average["average"]) for average in averages):
+            continue
+        own = {role: children[name] for role, name in SONNET.items() if name in children and graph.is_variable(children[name])}
+        strange = (name for name, child in children.items() if name not in SONNET.values() and graph.is_variable(child))
+        statistics = {role: average["average"] for role, average in zip(STATISTICS, averages, strict=True)}
+        found.append(ObjectNorm(way, own | statistics, tuple(strange), is_sonnet=True))
+    return found
 
 
 class ObjectNames:
@@ -157,8 +176,10 @@ def _scope(graph: CheckpointGraph, node: int) -> Names | None:
 
 
 def batch_norm(checkpoint: Checkpoint, keys: Mapping[str, str], path: str, *, node: Node | None = None, config: NormFields | None = None,
-               era: Era | None = None) -> Stored:
+               era: Era | None = None, broadcasts: bool = False) -> Stored:
     """A layer from the tensors of its parameters (role: key) and what its config says.
+
+    broadcasts: whether some may lack the axes in front that others have.
 
     Raises FormatError where tensors are damaged, or contradict one another or the config.
     """
@@ -172,6 +193,9 @@ def batch_norm(checkpoint: Checkpoint, keys: Mapping[str, str], path: str, *, no
                               where=f"layer {path}")
     dtype = _dtype({info.dtype for info in infos.values()})
     arrays = {role: (checkpoint.read(key).astype(HELD_IN[dtype]), dtype) for role, key in keys.items()}
+    if broadcasts:
+        rank = max(values.ndim for values, _ in arrays.values())
+        arrays = {role: (values.reshape((1,) * (rank - values.ndim) + values.shape), dtype) for role, (values, _) in arrays.items()}
     return assemble(path, node, config, arrays, era or Era(), None, name=path.rpartition("/")[2])
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from exporter.errors import names
+from exporter.errors import UnsupportedError, names
 from exporter.files.place import Place
 from exporter.formats.tensor_bundle import TensorBundle
 from exporter.keras.config import Node, NormFields, norm_fields
 from exporter.keras.dialects import Era, era_of
 from exporter.sources.shared.architecture import node_tree_from
 from exporter.sources.tf_objects.configs import StoredConfigs, given_configs
-from exporter.sources.tf_objects.norms import ObjectNames, ObjectNorm, batch_norm, find_norms, open_graph, with_kernel
+from exporter.sources.tf_objects.norms import ObjectNames, ObjectNorm, batch_norm, find_norms, open_graph, sonnet_norms, with_kernel
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,7 +37,6 @@ class Read(NamedTuple):
     norm: ObjectNorm
     layer: Stored
     key: str
-    has_config: bool
 
 
 def read_norms(checkpoint: TensorBundle, graph: CheckpointGraph, norms: Iterable[ObjectNorm], said_of: Callable[[ObjectNorm], Said],
@@ -50,8 +49,8 @@ def read_norms(checkpoint: TensorBundle, graph: CheckpointGraph, norms: Iterable
             continue
         stored = {role: graph.stored(variable) for role, variable in norm.variables.items()}
         keys = {role: value.key for role, value in stored.items() if value}
-        layer = batch_norm(checkpoint, keys, path, node=node, config=fields, era=era)
-        yield Read(norm, layer, keys["moving_variance"], node is not None)
+        layer = batch_norm(checkpoint, keys, path, node=node, config=fields, era=era, broadcasts=norm.is_sonnet)
+        yield Read(norm, layer, keys["moving_variance"])
 
 
 def read_objects(checkpoint: TensorBundle, architecture: Place | None, found: Found,
@@ -72,5 +71,14 @@ def read_objects(checkpoint: TensorBundle, architecture: Place | None, found: Fo
         path, node = configs.get(norm.node) or stored_configs.of(norm) or (paths.path(norm.node), None)
         return Said(path, node, norm_fields(node) if node else None)
 
-    for read in read_norms(checkpoint, graph, find_norms(graph, lambda node: graph.stored(node) is not None), said_of, era, found):
+    def is_stored(node: int) -> bool:
+        return graph.stored(node) is not None
+
+    for read in read_norms(checkpoint, graph, find_norms(graph, is_stored), said_of, era, found):
         found.take(with_kernel(read.layer, norms.get(read.key, []), era) if norms else read.layer)
+    for read in read_norms(checkpoint, graph, sonnet_norms(graph), lambda norm: Said("/".join(norm.way[1])), era, found):
+        found.add(read.layer.replace(class_name="BatchNorm"))
+    if not found.layers and not found.skipped:
+        raise UnsupportedError("no object of the checkpoint holds variables called moving_mean and moving_variance, and other names say "
+                               "nothing certain", hint="if the model has a batch norm of its own making, save it with tf.saved_model.save: "
+                               "its graph says what each variable is for")

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from exporter.errors import FormatError, names
+from exporter.errors import FormatError, UnsupportedError, names
 from exporter.formats.object_graph import CheckpointGraph, SavedGraph, read_metadata
 from exporter.formats.strict_json import parse_json
 from exporter.keras.calls import NOTHING_AROUND, Surroundings
 from exporter.keras.config import Node, NormFields, is_batch_norm, join, model_tree, norm_fields
 from exporter.sources.tf_objects.norms import STATISTICS, ObjectNorm, find_norms, parameters
+from exporter.sources.tf_objects.parts import METADATA, MODEL, graphs_of, of_inference
 
 if TYPE_CHECKING:
     from exporter.files.place import Place
@@ -49,6 +51,12 @@ class KerasMetadata:
         config = norm_fields(tree)
         return tree, config if config.ndim is not None else dataclasses.replace(config, ndim=_rank(said))
 
+    def is_removed(self, found: ObjectNorm) -> bool:
+        """Whether a model on the way to a layer lists its layers and not this one: tf.keras kept what Sequential.pop() took out."""
+        nodes = found.way[0]
+        return any(listed and self._name(node) and self._name(node) not in listed
+                   for listed, node in ((_listed(self._json(outer)), inner) for outer, inner in itertools.pairwise(nodes)))
+
     def _surroundings(self, found: ObjectNorm) -> Surroundings:
         """What the models and wrappers on the way to a layer say of it and of its calls."""
         around = NOTHING_AROUND
@@ -74,6 +82,33 @@ class KerasMetadata:
                 raise FormatError(f"the metadata of node {node} is not a JSON object", where=self._where)
             found = self._parsed[node] = value
         return found
+
+
+def _listed(model: dict[str, Any]) -> set[str]:
+    """The names of the layers that a model's config lists; none where it is no model's."""
+    config = model.get("config")
+    layers = config.get("layers") if isinstance(config, dict) else None
+    found: set[str] = set()
+    for entry in layers if isinstance(layers, list) else ():
+        own = entry.get("config") if isinstance(entry, dict) else None
+        name = own.get("name") if isinstance(own, dict) else None
+        if not isinstance(name, str):
+            return set()
+        found.add(name)
+    return found
+
+
+def read_model_config(folder: Place) -> dict[str, Any]:
+    """The config of the model that Keras saved as a SavedModel, with keras_version and backend; UnsupportedError where it has none."""
+    part = of_inference(graphs_of(folder.child(MODEL)))
+    separate = folder.child(METADATA)
+    text = b""
+    if part.objects is not None:
+        text = read_metadata(separate.read(), METADATA).get(0, b"") if separate.is_file() else part.objects.metadata(0)
+    said = parse_json(text, f"{MODEL}: metadata of the model") if text.strip() else {}
+    if not isinstance(said, dict) or not _listed(said):
+        raise UnsupportedError("this SavedModel holds no config of a functional or Sequential model")
+    return {key: said[key] for key in ("class_name", "config", "keras_version", "backend") if key in said}
 
 
 def _entry(model: dict[str, Any], name: str) -> dict[str, Any]:

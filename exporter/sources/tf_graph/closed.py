@@ -1,0 +1,29 @@
+"""Graphs in which a batch norm cannot be seen: compiled code, and what other programs keep in files that look like TensorFlow's."""
+
+from __future__ import annotations
+
+from exporter.errors import UnsupportedError
+from exporter.formats.graph_def import Graph
+from exporter.sources.shared.refusals import FOLDED, ORIGINAL
+
+# Ops that hold a program of another kind: what that is, and what to do.
+COMPILED = {
+    "XlaCallModule": "the model is compiled StableHLO (the op XlaCallModule, which Keras 3 on JAX or PyTorch and jax2tf write): epsilon "
+                     "and what each variable is for are inside the compiled code",
+    "TRTEngineOp": f"the model is compiled for TensorRT (the op TRTEngineOp): {FOLDED}",
+    "_NeuronCoreRun": f"the model is compiled for AWS Neuron: {FOLDED}",
+    "NeuronOp": f"the model is compiled for AWS Neuron: {FOLDED}",
+    "EdgeTpuOp": f"the model is compiled for the Edge TPU: {FOLDED}",
+}
+FOREIGN = {
+    "DataInput": "this is a graph of MMdnn's intermediate representation, whose weights are in a file of their own, not a TensorFlow graph",
+}
+
+
+def check_is_open(graph: Graph) -> None:
+    """Raises UnsupportedError for a graph without a visible batch norm of which this says nothing."""
+    for node in graph.all_nodes():
+        if node.op in COMPILED:
+            raise UnsupportedError(COMPILED[node.op], hint="export the Keras model that it was made from (.keras, .h5 or its weights)")
+        if node.op in FOREIGN:
+            raise UnsupportedError(FOREIGN[node.op], hint=ORIGINAL)
