@@ -96,7 +96,7 @@ def _entry(name: str, value: object) -> Iterator[str]:
 
 
 def _signature(value: Callable[..., object]) -> str:
-    text = str(inspect.signature(value)).replace("'", "")
+    text = re.sub(r"""(: |-> )(["'])(.*?)\2(?= = |, |\)|$)""", r"\1\3", str(inspect.signature(value)))  # of annotations alone
     text = re.sub(r"<function [\w.]*?(<lambda>|\w+) at 0x[0-9a-f]+>", "...", text)
     return re.sub(r"<factory>", "...", text)
 

@@ -10,37 +10,22 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from exporter.batchnorm.dtypes import stored_bytes
 from exporter.batchnorm.gate import check_bundle
 from exporter.batchnorm.layer import PARAMETERS, BatchNorm
-from exporter.errors import names
+from exporter.batchnorm.origin import Origin as Origin
+from exporter.batchnorm.stored import frozen, rebuilt
+from exporter.errors import names, printable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _Bundle = TypeVar("_Bundle", bound="Bundle")
+_Default = TypeVar("_Default")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Origin:
-    """Where a bundle came from.
-
-    file: name of the model's file or folder, without its path. kind: NAME of the source that read it.
-    keras_version, backend, tensorflow_version: as the file says them, or None.
-    """
-
-    file: str
-    kind: str
-    keras_version: str | None = None
-    backend: str | None = None
-    tensorflow_version: str | None = None
-
-    def writers(self) -> list[str]:
-        """What wrote the file, as people say it: ["Keras 2.4.0", "TensorFlow 2.4.1", "tensorflow"], as far as the file says it."""
-        return [f"{name}{version}" for name, version in (("Keras ", self.keras_version), ("TensorFlow ", self.tensorflow_version),
-                                                         ("", self.backend)) if version]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False, repr=False)
 class Bundle:
-    """The batch norms of one model, in the model's order.
+    """The batch norms of one model, in the model's order: a sequence of layers, and a mapping from paths to them.
+
+    Two are equal where layers, origin and skipped are, arrays bit for bit. Copies are made anew and pass the gate again.
 
     layers:   each with a `path` of its own; at least one, unless there is something in `skipped`.
     origin:   see Origin.
@@ -53,20 +38,48 @@ class Bundle:
     skipped: tuple[tuple[str, str], ...] = ()
     warnings: tuple[str, ...] = ()
 
+    _by_path: dict[str, BatchNorm] = dataclasses.field(init=False)
+
     def __post_init__(self) -> None:
         for layer in self.layers:
             if not isinstance(layer, BatchNorm):
                 raise TypeError(f"a bundle holds BatchNorm layers, got {type(layer).__name__}")
+        object.__setattr__(self, "layers", tuple(self.layers))
         check_bundle(self.paths(), self.skipped)
+        object.__setattr__(self, "_by_path", {layer.path: layer for layer in self.layers})
+
+    def __repr__(self) -> str:
+        channels = sum(layer.channels for layer in self.layers)
+        skipped = f", {len(self.skipped)} skipped" if self.skipped else ""
+        return f"<Bundle {printable(self.origin.file, 80)}: {_count(len(self), 'layer')}, {_count(channels, 'channel')}{skipped}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        from exporter.batchnorm.listing import html_table
+
+        return html_table(self.origin, self.layers)
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return self.paths()
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Bundle):
+            return NotImplemented
+        return (self.origin, self.skipped, self.layers) == (other.origin, other.skipped, other.layers)
+
+    def __hash__(self) -> int:
+        return hash((self.origin, self.skipped, self.layers))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return rebuilt, (type(self), {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.init})
 
     def __getitem__(self, path: str) -> BatchNorm:
-        for layer in self.layers:
-            if layer.path == path:
-                return layer
-        raise KeyError(f"no layer {path!r}; the bundle has {names(self.paths())}")
+        if path not in self:
+            raise KeyError(f"no layer {path!r}; the bundle has {names(self.paths())}")
+        return self._by_path[path]
 
     def __contains__(self, path: object) -> bool:
-        return any(layer.path == path for layer in self.layers)
+        return isinstance(path, str) and path in self._by_path
 
     def __iter__(self) -> Iterator[BatchNorm]:
         return iter(self.layers)
@@ -74,12 +87,28 @@ class Bundle:
     def __len__(self) -> int:
         return len(self.layers)
 
+    def get(self, path: str, default: _Default = None) -> BatchNorm | _Default:  # type: ignore[assignment]  # as of a dict
+        """The layer of this path, or `default`."""
+        return self._by_path.get(path, default)
+
+    def keys(self) -> list[str]:
+        """The paths of the layers, as `paths()`."""
+        return self.paths()
+
+    def values(self) -> tuple[BatchNorm, ...]:
+        """The layers."""
+        return self.layers
+
+    def items(self) -> list[tuple[str, BatchNorm]]:
+        """(path, layer) pairs."""
+        return [(layer.path, layer) for layer in self.layers]
+
     def paths(self) -> list[str]:
         """The paths of the layers, in the model's order."""
         return [layer.path for layer in self.layers]
 
     def replace(self: _Bundle, **changes: Any) -> _Bundle:
-        """A copy with some fields changed."""
+        """A copy with some fields changed, which has to pass the gate."""
         return dataclasses.replace(self, **changes)
 
     def remarks(self) -> list[str]:
@@ -106,11 +135,19 @@ class Bundle:
         return f"sha256:{state.hexdigest()}"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False, repr=False)
 class ReadBack(Bundle):
     """A bundle that was written before, with its test vectors: (input, output) arrays of shape (rows, channels) by path."""
 
     vectors: Mapping[str, tuple[NDArray[Any], NDArray[Any]]] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        Bundle.__post_init__(self)
+        object.__setattr__(self, "vectors", {path: (frozen(x), frozen(y)) for path, (x, y) in self.vectors.items()})
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"
 
 
 def _identity(layer: BatchNorm) -> bytes:

@@ -7,6 +7,7 @@ Their error bounds are derived in docs/batchnorm.md.
 from __future__ import annotations
 
 import dataclasses
+import numbers
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,11 +24,15 @@ if TYPE_CHECKING:
 FLOATS = tuple(HELD_IN)  # names of the input types that are taken as they are
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False, repr=False)
 class BatchNorm(Parameters):
     """One BatchNormalization layer (Ioffe & Szegedy 2015, https://arxiv.org/abs/1502.03167), inference only.
 
-    It is complete and usable from the moment it is made, or raises LayerError. Its arrays are read-only.
+    It is complete and usable from the moment it is made, or raises LayerError. Its arrays are read-only copies.
+
+    Numbers make a layer: BatchNorm(gamma=[1.5], beta=[0.5], moving_mean=[0.25], moving_variance=[4], epsilon=0.001). Lists, numbers and
+    whole numbers become arrays of `dtype`, float32 where it isn't given and no array says another; `name` and `shape` follow from the
+    rest.
 
     path:             unique in its bundle: outer model, wrapper and cell names joined by "/".
     name:             the layer's own name, the last part of `path` unless names themselves hold "/".
@@ -49,11 +54,22 @@ class BatchNorm(Parameters):
     quantized:        how the stored numbers were quantised ("uint8", ...), or None; the values are the dequantised ones.
     """
 
-    axis: tuple[int, ...]
+    path: str = "batch_normalization"
+    name: str = ""
+    class_name: str = "BatchNormalization"
+    axis: tuple[int, ...] = (-1,)
+    shape: tuple[int, ...] = ()
+    ndim: int | None = None
+    dtype: str = ""
     epsilon: float
+    momentum: float | None = None
+    gamma: NDArray[Any] | None = None
+    beta: NDArray[Any] | None = None
     converted: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        for field, value in _completed(self).items():
+            object.__setattr__(self, field, value)
         Parameters.__post_init__(self)
         check_layer(self.path, shape=self.shape, axis=self.axis, ndim=self.ndim, dtype=self.dtype, epsilon=self.epsilon,
                     parameters=self.parameters())
@@ -81,6 +97,33 @@ class BatchNorm(Parameters):
     def __call__(self, x: ArrayLike, *, axis: int | tuple[int, ...] | None = None, fast: bool | str = False) -> NDArray[Any]:
         """`exporter.evaluate(self, x)`: what the layer gives in inference for `x`, an array of any rank."""
         return evaluate(self, x, axis=axis, fast=fast)
+
+
+def _completed(layer: BatchNorm) -> dict[str, Any]:
+    """The fields that a caller may leave out or give in another form, where they are not as they have to be."""
+    given = layer.parameters()
+    found: dict[str, Any] = {}
+    if not all(isinstance(values, np.ndarray) and values.dtype.kind == "f" for values in given.values()) or not layer.dtype:
+        arrays = {name: np.atleast_1d(np.asarray(values)) for name, values in given.items()}
+        typed = [values.dtype.name for name, values in arrays.items() if isinstance(given[name], (np.ndarray, np.generic))]
+        dtype = layer.dtype or next((name for name in typed if name in FLOATS), "float32")
+        found = {"dtype": dtype, **{name: _typed(name, values, dtype, given[name]) for name, values in arrays.items()}}
+    if not layer.shape:
+        found["shape"] = np.shape(found.get("moving_mean", layer.moving_mean))
+    if isinstance(layer.axis, (int, list)):
+        found["axis"] = (layer.axis,) if isinstance(layer.axis, int) else tuple(layer.axis)
+    if type(layer.epsilon) is not float and isinstance(layer.epsilon, numbers.Real):
+        found["epsilon"] = float(layer.epsilon)
+    return {**found, **({} if layer.name else {"name": layer.path.rpartition("/")[2]})}
+
+
+def _typed(name: str, values: NDArray[Any], dtype: str, given: Any) -> NDArray[Any]:
+    """An array of `dtype` of what is no array of it yet; one of another type of floats stays, for the gate to refuse."""
+    if isinstance(given, (np.ndarray, np.generic)) and values.dtype.name in FLOATS and values.dtype.name != "bfloat16":
+        return values.astype(values.dtype.newbyteorder("="), copy=False)
+    if values.dtype.kind not in "iufb" and values.dtype.name != "bfloat16":
+        raise LayerError(f"{name}: expected numbers, got {values.dtype}")
+    return round_to(values.astype(np.float64), dtype) if dtype in HELD_IN else values
 
 
 _FROM_FILES = tuple({field.name for field in dataclasses.fields(Stored)} & {field.name for field in dataclasses.fields(BatchNorm)})

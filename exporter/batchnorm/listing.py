@@ -9,32 +9,31 @@ from typing import TYPE_CHECKING
 from exporter.errors import printable
 
 if TYPE_CHECKING:
-    from exporter.batchnorm.bundle import Bundle
     from exporter.batchnorm.layer import BatchNorm
+    from exporter.batchnorm.origin import Origin
 
 HEADINGS = ("layer", "channels", "axis", "epsilon", "dtype", "parameters", "notes")
 MOST_ROWS = 200  # of a table in a notebook
 LONGEST = 300  # characters of a cell
 
 
-def table(bundle: Bundle) -> str:
+def table(origin: Origin, layers: Sequence[BatchNorm]) -> str:
     """The table as text; nothing of the file reaches the terminal as it is."""
-    return "\n".join([summary(bundle), "", *columns([HEADINGS, *map(cells, bundle)]), ""])
+    return "\n".join([summary(origin, layers), "", *columns([HEADINGS, *map(cells, layers)]), ""])
 
 
-def html_table(bundle: Bundle) -> str:
+def html_table(origin: Origin, layers: Sequence[BatchNorm]) -> str:
     """The table as HTML, its first rows if it has many."""
-    rows = [_row("th", HEADINGS), *(_row("td", cells(layer)) for layer in bundle.layers[:MOST_ROWS])]
-    more = f"<p>and {len(bundle) - MOST_ROWS} more</p>" if len(bundle) > MOST_ROWS else ""
-    return f"<p>{html.escape(summary(bundle))}</p><table>{''.join(rows)}</table>{more}"
+    rows = [_row("th", HEADINGS), *(_row("td", cells(layer)) for layer in layers[:MOST_ROWS])]
+    more = f"<p>and {len(layers) - MOST_ROWS} more</p>" if len(layers) > MOST_ROWS else ""
+    return f"<p>{html.escape(summary(origin, layers))}</p><table>{''.join(rows)}</table>{more}"
 
 
-def summary(bundle: Bundle) -> str:
+def summary(origin: Origin, layers: Sequence[BatchNorm]) -> str:
     """One line about the whole."""
-    origin = bundle.origin
     kind = ", ".join([printable(origin.kind), *map(printable, origin.writers())])
-    channels = sum(layer.channels for layer in bundle)
-    return f"{printable(origin.file)} ({kind}): {len(bundle)} batch norms, {channels} channels"
+    channels = sum(layer.channels for layer in layers)
+    return f"{printable(origin.file)} ({kind}): {len(layers)} batch norms, {channels} channels"
 
 
 def cells(layer: BatchNorm) -> tuple[str, ...]:

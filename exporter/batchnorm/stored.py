@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from exporter.errors import printable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _Layer = TypeVar("_Layer", bound="Parameters")
+_Any = TypeVar("_Any")
 
 PARAMETERS = ("gamma", "beta", "moving_mean", "moving_variance")
 
@@ -22,9 +28,33 @@ class Statistic(enum.Enum):
     EPSILON_OUTSIDE = "variance, epsilon outside"  # used as sqrt(v) + epsilon
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+def frozen(values: NDArray[Any]) -> NDArray[Any]:
+    """The same array, which nobody can write to: over bytes, copied unless it is over bytes already. The caller's stays as it is."""
+    root: Any = values
+    while isinstance(root, np.ndarray):
+        root = root.base
+    if isinstance(root, memoryview):
+        root = root.obj
+    if isinstance(root, bytes) or values.size == 0 or values.dtype.hasobject:
+        return values
+    copy: NDArray[Any] = np.frombuffer(values.tobytes(), values.dtype).reshape(values.shape)
+    return copy
+
+
+def rebuilt(kind: Callable[..., _Any], fields: dict[str, Any]) -> _Any:
+    """An object of its fields, as copy and pickle make one: through its constructor, and so through the gate."""
+    return kind(**fields)
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+        return a is b or ((a.dtype, a.shape) == (b.dtype, b.shape) and a.tobytes() == b.tobytes())
+    return type(a) is type(b) and bool(a == b)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False, repr=False)
 class Parameters:
-    """What a batch norm has in a file as in a bundle; see BatchNorm."""
+    """What a batch norm has in a file as in a bundle; see BatchNorm. Two are equal where all fields are, arrays bit for bit."""
 
     path: str
     name: str
@@ -46,18 +76,35 @@ class Parameters:
         for name in PARAMETERS:
             values = getattr(self, name)
             if values is not None:
-                values.flags.writeable = False
+                object.__setattr__(self, name, frozen(values))
+
+    def __repr__(self) -> str:
+        said = {"axis": ",".join(map(str, getattr(self, "axis", None) or ())), "epsilon": getattr(self, "epsilon", None)}
+        facts = ", ".join(f"{field} {value}" for field, value in said.items())
+        count = self.moving_mean.size
+        return f"<{type(self).__name__} {printable(self.path, 80)}: {count} channel{'' if count == 1 else 's'}, {facts}, {self.dtype}>"
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return self is other or all(_same(getattr(self, field.name), getattr(other, field.name)) for field in dataclasses.fields(self))
+
+    def __hash__(self) -> int:
+        return hash((self.path, self.shape, self.dtype))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return rebuilt, (type(self), {field.name: getattr(self, field.name) for field in dataclasses.fields(self)})
 
     def parameters(self) -> dict[str, NDArray[Any]]:
         """The parameters that the layer has, by name, in the order gamma, beta, moving_mean, moving_variance."""
         return {name: values for name in PARAMETERS if (values := getattr(self, name)) is not None}
 
     def replace(self: _Layer, **changes: Any) -> _Layer:
-        """A copy with some fields changed."""
+        """A copy with some fields changed, which has to pass the gate."""
         return dataclasses.replace(self, **changes)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False, repr=False)
 class Stored(Parameters):
     """A batch norm as a source finds it.
 

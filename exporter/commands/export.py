@@ -60,7 +60,7 @@ def _list(args: argparse.Namespace) -> int:
     else:
         from exporter.batchnorm.listing import table
 
-        sys.stdout.write(table(bundle))
+        sys.stdout.write(table(bundle.origin, bundle.layers))
     return 0
 
 

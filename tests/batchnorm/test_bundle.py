@@ -156,7 +156,7 @@ def test_the_gate_lets_odd_but_usable_numbers_pass():
 
 
 def test_there_is_no_layer_that_did_not_pass_the_gate():
-    for fields in ({"epsilon": None}, {"epsilon": 1}, {"axis": None}, {"axis": -1}, {"moving_variance": np.float32([1, 2, 3, -4])}):
+    for fields in ({"epsilon": None}, {"epsilon": "1"}, {"axis": None}, {"axis": -2.0}, {"moving_variance": np.float32([1, 2, 3, -4])}):
         with pytest.raises(LayerError, match="encoder/bn_1: "):
             make_layer(**fields)
         with pytest.raises(LayerError, match="encoder/bn_1: "):

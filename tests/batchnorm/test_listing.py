@@ -11,6 +11,10 @@ from tests.make.layers import make_bundle, make_layer, mixed
 ODD = "\x1b[2J\u202e\x07\x9b<b>&"
 
 
+def shown(bundle):
+    return listing.table(bundle.origin, bundle.layers)
+
+
 def odd():
     """A bundle with an odd character in every field of text that a file can fill."""
     layer = make_layer(ODD, assumed=(ODD,), converted=(ODD,), quantized=ODD)
@@ -18,7 +22,7 @@ def odd():
 
 
 def test_each_layer_is_a_line_of_aligned_cells():
-    lines = listing.table(mixed()).splitlines()
+    lines = shown(mixed()).splitlines()
     assert lines[0] == "model.h5 (keras-h5, Keras 2.4.0, tensorflow): 5 batch norms, 22 channels"
     assert lines[2].split() == list(listing.HEADINGS)
     assert [line[lines[2].index("dtype"):].split()[0] for line in lines[3:]] == ["float32", "float16", "bfloat16", "float64", "float32"]
@@ -28,13 +32,13 @@ def test_each_layer_is_a_line_of_aligned_cells():
 
 
 def test_nothing_of_a_file_reaches_the_terminal_or_the_page_as_it_is():
-    text = listing.table(odd())
+    text = shown(odd())
     assert not re.search("[\0-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", text)
-    page = listing.html_table(odd())
+    page = odd()._repr_html_()
     assert not re.search("[\0-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]|<b>|&(?!lt;|gt;|amp;|quot;|#x27;)", page)
 
 
 def test_a_page_shows_the_first_rows_of_many():
-    page = listing.html_table(make_bundle(*(make_layer(f"bn{number}") for number in range(listing.MOST_ROWS + 7))))
+    page = make_bundle(*(make_layer(f"bn{number}") for number in range(listing.MOST_ROWS + 7)))._repr_html_()
     assert page.count("<tr>") == 1 + listing.MOST_ROWS
     assert page.endswith("<p>and 7 more</p>")
