@@ -174,7 +174,7 @@ def _typed(values: NDArray[np.float64], dtype: str, name: str) -> NDArray[Any]:
 
 def _vectors(layer: BatchNorm, entry: dict[str, Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     with located(f"layer {printable(layer.path)}: vectors"):
-        channels = layer.moving_mean.size
+        channels = layer.channels
         if any(not isinstance(entry[key], np.ndarray) for key in ("input", "output")):
             raise BundleError(f"input and output of the vectors are not rows of {channels} numbers")
         pair = tuple(_typed(entry[key], layer.dtype, key) for key in ("input", "output"))

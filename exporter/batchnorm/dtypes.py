@@ -17,6 +17,11 @@ UNIT = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float32": 2.0**-24, "float64"
 TINY = {"float16": 2.0**-14, "bfloat16": 2.0**-126, "float32": 2.0**-126, "float64": 2.0**-1022}
 
 
+def coarser(*dtypes: str) -> str:
+    """The coarsest of these types."""
+    return max(dtypes, key=UNIT.__getitem__)
+
+
 def round_to(values: NDArray[np.float64], dtype: str) -> NDArray[Any]:
     """Float64 values rounded once, half to even, to `dtype` (bfloat16: float32 arrays of bfloat16 values)."""
     with np.errstate(over="ignore"):

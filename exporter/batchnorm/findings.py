@@ -106,7 +106,7 @@ def _layer_findings(layer: BatchNorm) -> Iterator[tuple[str, tuple[int, str]]]:
 
 def _statistics(layer: BatchNorm) -> Iterator[tuple[str, tuple[int, str]]]:
     if (layer.moving_mean == 0).all() and (layer.moving_variance == 1).all():
-        size = layer.moving_mean.size
+        size = layer.channels
         new = all(values is None or (values == start).all() for values, start in ((layer.gamma, 1), (layer.beta, 0)))
         where = "in the only channel" if size == 1 else f"in all {size} channels"
         yield "never-trained", (size, f"moving_mean is 0 and moving_variance 1 {where}" + (

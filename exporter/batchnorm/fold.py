@@ -72,7 +72,7 @@ def fold(layer: BatchNorm, kernel: ArrayLike, bias: ArrayLike | None = None, kin
     if k.ndim != layout.rank:
         raise UsageError(f"expected the kernel of a {kind} with {layout.rank} axes, got shape {list(k.shape)}", where=layer.path)
     sizes = [k.shape[axis] for axis in layout.channels]
-    channels = layer.moving_mean.size
+    channels = layer.channels
     if len(layer.shape) != 1 or int(np.prod(sizes)) != channels:
         raise UsageError(f"expected a kernel with {channels} output channels, got {int(np.prod(sizes))} in shape {list(k.shape)}",
                          where=layer.path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from exporter.errors import printable
@@ -56,11 +56,11 @@ def notes(layer: BatchNorm) -> list[str]:
     return found
 
 
-def columns(rows: Iterable[Sequence[str]]) -> list[str]:
+def columns(rows: Iterable[Sequence[str]], align: Callable[[str, int], str] = str.ljust) -> list[str]:
     """Lines in which the cells of each column stand below each other."""
     rows = list(rows)
     widths = [max(map(len, column)) for column in zip(*rows)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+    return ["  ".join(align(cell, width) for cell, width in zip(row, widths)).rstrip() for row in rows]
 
 
 def _row(tag: str, texts: Sequence[str]) -> str:

@@ -106,13 +106,14 @@ def _rows(checks: list[Check]) -> list[dict[str, Any]]:
 
 
 def _table(what: str, checks: list[Check], good: int, of: int, others: int, why: str) -> str:
+    from exporter.batchnorm.listing import columns
+
     lines = [f"{what}: {good} of {of} layers pass" + (f"; {others} {why}" if others else "")]
     if checks:
         rows = [("layer", "numbers", "type", "max ULP", "max error", "of the bound")]
         rows += [(printable(check.path, 80), str(check.numbers), check.dtype, f"{check.ulp:.6g}", f"{check.error:.3g}",
                   f"{check.times_the_bound:.3g}") for check in checks]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-        lines += ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+        lines += [f"  {line}" for line in columns(rows)]
     return "\n".join(lines) + "\n"
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from exporter.batchnorm.listing import columns
 from exporter.diagnosis.evidence import Evidence
 from exporter.diagnosis.explanations import Explanation
 from exporter.diagnosis.mistakes import BY_CODE, MISTAKES, RIGHT
@@ -123,8 +124,7 @@ def _table(found: Diagnosis) -> list[str]:
     for index, channel, *values in found.side_by_side:
         shown = [f"{value:.9g}" for value in (values if explained else values[:3])]
         rows.append([",".join(map(str, index)), str(channel), *shown])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
-    return ["  ".join(cell.rjust(width) for cell, width in zip(row, widths)) for row in rows]
+    return columns(rows, str.rjust)
 
 
 def as_dict(found: Diagnosis) -> dict[str, Any]:

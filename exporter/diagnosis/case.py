@@ -139,7 +139,7 @@ def rows_of(values: NDArray[Any], axes: tuple[int, ...]) -> NDArray[Any]:
 
 def parameters(layer: BatchNorm) -> dict[str, Any]:
     """gamma, beta, mean, variance and epsilon of a layer, each float64 of shape (channels,)."""
-    channels = layer.moving_mean.size
+    channels = layer.channels
     flat = {name: values.astype(np.float64).ravel() for name, values in layer.parameters().items()}
     return {"gamma": flat.get("gamma", np.ones(channels)), "beta": flat.get("beta", np.zeros(channels)), "mean": flat["moving_mean"],
             "variance": flat["moving_variance"], "epsilon": np.full(channels, layer.epsilon, np.float64)}
@@ -167,7 +167,7 @@ def case_on(sheet: Sheet, layer: BatchNorm, others: Sequence[BatchNorm] = ()) ->
 def layouts(setting: Setting) -> Iterator[tuple[str, NDArray[np.intp]]]:
     """The channel that each input number would be given to by other readings of the input's axes: (how, index)."""
     shape, axes = setting.sheet.shape, setting.sheet.axes
-    channels = setting.layer.moving_mean.size
+    channels = setting.layer.channels
     position = np.arange(int(np.prod(shape, dtype=np.int64))).reshape(shape)
     right = setting.to_rows(np.broadcast_to(broadcast(np.arange(channels).reshape(setting.layer.shape), axes, len(shape)), shape))
     readings = []

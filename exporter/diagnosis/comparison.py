@@ -10,7 +10,7 @@ import numpy as np
 
 from exporter.batchnorm import vectors
 from exporter.batchnorm.bundle import Bundle, ReadBack
-from exporter.batchnorm.dtypes import UNIT, round_to
+from exporter.batchnorm.dtypes import UNIT, coarser, round_to
 from exporter.batchnorm.layer import BatchNorm, exact_rows
 from exporter.diagnosis.carried import Carried, carried
 from exporter.diagnosis.origins import Index
@@ -112,7 +112,7 @@ def _difference(mine: Ported, theirs: Ported, one: Carried) -> Difference:
                           theirs="none" if b is None else "there")
     with np.errstate(all="ignore"):
         differ = (a != b) | (np.signbit(a) != np.signbit(b))
-        ulps = np.where(differ, vectors.ulps(b, a, max(mine.dtype, theirs.dtype, key=UNIT.__getitem__)), -1.0)
+        ulps = np.where(differ, vectors.ulps(b, a, coarser(mine.dtype, theirs.dtype)), -1.0)
     worst = int(np.argmax(np.where(np.isnan(ulps), np.inf, ulps)))
     return Difference(path=mine.path, what=one.name, code=one.code, says=one.words, mine=float(a[worst]), theirs=float(b[worst]),
                       channels=int(differ.sum()), of=a.size, ulp=float(ulps[worst]), channel=worst)
@@ -173,7 +173,7 @@ def check_vectors(bundle: Bundle) -> list[Check]:
 def check_output(layer: BatchNorm, rows: NDArray[Any], output: NDArray[Any]) -> Check:
     """Outputs of shape (rows, channels) against the formula in float64, rounded once to the coarser of the layer's type and theirs."""
     name = output.dtype.name
-    dtype = max([layer.dtype, name if name in UNIT else layer.dtype], key=UNIT.__getitem__)
+    dtype = coarser(layer.dtype, name if name in UNIT else layer.dtype)
     want = round_to(exact_rows(layer, rows.reshape(-1, *layer.shape)), dtype).reshape(rows.shape)
     with np.errstate(all="ignore"):
         error = np.abs(np.asarray(output, np.float64) - want.astype(np.float64))

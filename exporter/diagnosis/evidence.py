@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exporter.batchnorm.dtypes import UNIT
+from exporter.batchnorm.dtypes import UNIT, coarser
 from exporter.batchnorm.layer import BatchNorm
 from exporter.diagnosis.case import Case, Sheet, case_on, make_case, make_sheet, rows_of
 from exporter.diagnosis.samples import Numbers
@@ -166,7 +166,7 @@ def gather(layer: BatchNorm, x: Numbers, theirs: Numbers, *, axis: int | None = 
     """
     shared = {} if shared is None else shared
     if channel is not None:
-        if not 0 <= channel < layer.moving_mean.size:
+        if not 0 <= channel < layer.channels:
             return None
         layer, others = channels_of(layer, np.array([channel])), ()
     shape = given = x.values.shape
@@ -174,14 +174,14 @@ def gather(layer: BatchNorm, x: Numbers, theirs: Numbers, *, axis: int | None = 
     if axes is None and axis is None and shape == layer.shape:
         shape, axes = (1, *shape), tuple(range(1, 1 + len(shape)))
     any_channel = False
-    if axes is None and axis is None and (len(shape) <= 1 or layer.moving_mean.size == 1):
-        any_channel = layer.moving_mean.size > 1
+    if axes is None and axis is None and (len(shape) <= 1 or layer.channels == 1):
+        any_channel = layer.channels > 1
         shape, axes = (*shape, 1), (len(shape),)
-        layer, others = channels_of(layer, np.arange(layer.moving_mean.size)), () if any_channel else others
+        layer, others = channels_of(layer, np.arange(layer.channels)), () if any_channel else others
     if axes is None:
         return None
-    coarse = max([layer.dtype, dtype or _type_of(theirs, layer.dtype)], key=UNIT.__getitem__)
-    key = (shape, axes, layer.moving_mean.size if any_channel else 0)
+    coarse = coarser(layer.dtype, dtype or _type_of(theirs, layer.dtype))
+    key = (shape, axes, layer.channels if any_channel else 0)
     if key not in shared:
         shared[key] = _rows(x.reshape(shape), theirs.reshape(shape), axes, key[2])
     sheet, output, printed, input_printed = shared[key]

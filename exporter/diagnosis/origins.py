@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exporter.batchnorm.dtypes import TINY, UNIT, round_to
+from exporter.batchnorm.dtypes import TINY, UNIT, coarser, round_to
 from exporter.diagnosis.pairing import fingerprint
 from exporter.diagnosis.ports.port import Ported
 from exporter.diagnosis.solvers import describe_order
@@ -66,7 +66,7 @@ def sight(mine: Ported, theirs: Ported) -> Sight:
     wide.setdefault("gamma", np.ones(mine.channels))
     wide.setdefault("beta", np.zeros(mine.channels))
     return Sight(mine=wide, theirs={name: values.astype(np.float64).ravel() for name, values in theirs.arrays.items()},
-                 dtype=max(mine.dtype, theirs.dtype, key=UNIT.__getitem__), epsilon=mine.epsilon)
+                 dtype=coarser(mine.dtype, theirs.dtype), epsilon=mine.epsilon)
 
 class Index:
     """The arrays of all layers of a bundle by their bytes, for one type of the other form."""

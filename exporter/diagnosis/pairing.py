@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exporter.batchnorm.dtypes import HELD_IN, UNIT, round_to
+from exporter.batchnorm.dtypes import HELD_IN, coarser, round_to
 from exporter.diagnosis.ports.port import Port, Ported
 from exporter.errors import UsageError, names, printable
 
@@ -163,7 +163,7 @@ def _only_best(counts: Counter[int]) -> int | None:
 
 def fingerprint(values: NDArray[Any], dtype: str, other: str) -> bytes:
     """The bytes of an array in the coarser of two types."""
-    coarse = max(dtype, other, key=UNIT.__getitem__)
+    coarse = coarser(dtype, other)
     return np.ascontiguousarray(round_to(values.astype(np.float64).ravel(), coarse), HELD_IN[coarse]).tobytes() + coarse.encode()
 
 

@@ -66,7 +66,7 @@ def _gathered(wanted: Sequence[BatchNorm], layers: Sequence[BatchNorm], x: Numbe
     shared: dict[Any, Any] = {}
     candidates = layers if len(wanted) == 1 else ()  # where the layer is not given, each is tried in its turn with its own parameters
     for one in wanted:
-        others = [other for other in candidates if other is not one and other.moving_mean.size == one.moving_mean.size]
+        others = [other for other in candidates if other is not one and other.channels == one.channels]
         found = gather(one, x, theirs, axis=axis, channel=channel, others=others, dtype=dtype, shared=shared, slack=halves)
         if found is not None:
             yield found
@@ -74,7 +74,7 @@ def _gathered(wanted: Sequence[BatchNorm], layers: Sequence[BatchNorm], x: Numbe
 
 def _no_fit(layers: Sequence[BatchNorm], x: Numbers) -> UsageError:
     if len(layers) == 1:
-        what = f"the input has shape {list(x.values.shape)}, the layer {layers[0].moving_mean.size} channels"
+        what = f"the input has shape {list(x.values.shape)}, the layer {layers[0].channels} channels"
         return UsageError(what, where=layers[0].path,
                           hint="give the input with the channels along one axis (--axis), or numbers of one channel (--channel)")
     return UsageError(f"the input of shape {list(x.values.shape)} fits none of the {len(layers)} layers")
@@ -151,7 +151,7 @@ def _advice(one: Evidence, found: list[Explanation]) -> str:
     """Whether the bundle's own vectors would tell the first two explanations apart."""
     from exporter.batchnorm import vectors
 
-    layer = channels_of(one.layer, np.arange(one.layer.moving_mean.size))
+    layer = channels_of(one.layer, np.arange(one.layer.channels))
     rows = vectors.make(layer)[0].astype(np.float64)
     case = make_case(layer, rows, (1,), others=one.case.setting.others)
     first, second = (variant(case, explanation) if explanation.epsilon is None else None for explanation in found[:2])

@@ -22,6 +22,7 @@ from h5py import h5a, h5d, h5g, h5o, h5s, h5t
 
 from exporter.errors import FormatError, printable
 from exporter.files.place import MiB
+from exporter.formats.bfloat16 import widen
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -260,7 +261,7 @@ class File:
         self._spend(count * raw.itemsize)
         values = self._values(path, dataset, shape, raw) if count else np.zeros(shape, raw)
         if name == "bfloat16":
-            return (values.astype(np.uint32) << 16).view(np.float32), name
+            return widen(values), name
         return values.astype(raw.newbyteorder("="), copy=False), name
 
     def _where(self, path: str) -> str:

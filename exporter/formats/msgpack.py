@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exporter.errors import FormatError, printable
+from exporter.formats.bfloat16 import widen
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -122,5 +123,5 @@ def _array(content: bytes, where: str) -> NDArray[Any]:
     if len(raw) != math.prod(shape) * itemsize:
         raise FormatError(f"expected {math.prod(shape) * itemsize} bytes for shape {shape}, got {len(raw)}", where=where)
     if dtype == "bfloat16":
-        return (np.frombuffer(raw, "<u2").astype("<u4") << 16).view("<f4").reshape(shape)
+        return widen(np.frombuffer(raw, "<u2")).reshape(shape)
     return np.frombuffer(raw, np.dtype(dtype).newbyteorder("<")).reshape(shape)

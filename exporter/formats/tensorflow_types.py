@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
+from exporter.formats.bfloat16 import widen
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -33,10 +35,7 @@ class DType(NamedTuple):
 
     def widened(self, stored: NDArray[Any]) -> NDArray[Any]:
         """The numbers of an array of the type `numpy`: bfloat16, the upper half of a float32, as float32."""
-        if self.name != "bfloat16":
-            return stored
-        whole: NDArray[Any] = (stored.astype("<u4") << 16).view("<f4")
-        return whole
+        return widen(stored) if self.name == "bfloat16" else stored
 
 
 FLOAT_VAL, DOUBLE_VAL, INT_VAL, STRING_VAL, INT64_VAL, BOOL_VAL, HALF_VAL, UINT32_VAL, UINT64_VAL = 5, 6, 7, 8, 10, 11, 13, 16, 17

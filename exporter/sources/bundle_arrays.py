@@ -15,6 +15,7 @@ from exporter.batchnorm.document import LARGEST, from_document
 from exporter.batchnorm.dtypes import HELD_IN
 from exporter.batchnorm.layer import PARAMETERS
 from exporter.errors import BundleError, FormatError, printable
+from exporter.formats.bfloat16 import widen
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -122,7 +123,7 @@ def _values(tensor: Tensor, name: str, dtype: str) -> NDArray[Any]:
     if found != dtype:
         raise BundleError(f"a tensor of type {tensor.dtype} does not hold {dtype} values", where=f"tensor {printable(name, 80)!r}")
     values: NDArray[Any] = np.frombuffer(tensor.data, kind).reshape(tensor.shape)
-    return (values.astype("<u4") << 16).view("<f4") if dtype == "bfloat16" else values
+    return widen(values) if dtype == "bfloat16" else values
 
 
 def _joined(document: Any, parameter: Callable[[str, str], NDArray[Any]]) -> ReadBack:

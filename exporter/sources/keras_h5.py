@@ -19,7 +19,7 @@ from exporter.keras.config import Architecture, Node, join, parse_config
 from exporter.sources.keras_v3.replay import LEAVES
 from exporter.sources.legacy_h5.norms import Reading
 from exporter.sources.legacy_h5.renamed import named_as
-from exporter.sources.legacy_h5.weights import Candidate, Group, candidates
+from exporter.sources.legacy_h5.weights import Candidate, LayerGroup, candidates
 from exporter.sources.shared.architecture import node_tree_from
 from exporter.sources.shared.found import Found
 
@@ -131,7 +131,7 @@ def _without_norms(tree: Node | None, era: dialects.Era) -> frozenset[str]:
     return frozenset(node.name for node in layers if node.name not in others)
 
 
-def _groups(file: File, base: str, without_norms: frozenset[str]) -> list[Group]:
+def _groups(file: File, base: str, without_norms: frozenset[str]) -> list[LayerGroup]:
     names = file.strings(base, "layer_names") or []
     seen: set[str] = set()
     groups = []
@@ -141,16 +141,16 @@ def _groups(file: File, base: str, without_norms: frozenset[str]) -> list[Group]
         seen.add(name)
         path = join(base, name)
         if name in without_norms:
-            groups.append(Group(name=name, path=path, weights=()))
+            groups.append(LayerGroup(name=name, path=path, weights=()))
             continue
         weights = file.strings(path, "weight_names")
         if weights is None:
             raise FormatError("the attribute weight_names is missing", where=name)
-        groups.append(Group(name=name, path=path, weights=tuple(weights)))
+        groups.append(LayerGroup(name=name, path=path, weights=tuple(weights)))
     return groups
 
 
-def _placed(groups: list[Group], tree: Node | None) -> Iterator[tuple[Group, str, Node | None]]:
+def _placed(groups: list[LayerGroup], tree: Node | None) -> Iterator[tuple[LayerGroup, str, Node | None]]:
     """(group, path, layer) of each group, in the order of the file; without a config the layer is None.
 
     Raises: FormatError, naming the first difference, where the config and the file do not hold the same layers in the same order.
@@ -180,7 +180,7 @@ def _child(tree: Node, name: str) -> Node | None:
     return named[0] if len(named) == 1 else None
 
 
-def _in_order(groups: list[Group], layers: list[tuple[str, Node]]) -> Iterator[tuple[Group, str, Node]]:
+def _in_order(groups: list[LayerGroup], layers: list[tuple[str, Node]]) -> Iterator[tuple[LayerGroup, str, Node]]:
     left, known = iter(layers), {node.name for _, node in layers}
     for group in groups:
         if group.name not in known:

@@ -11,6 +11,7 @@ import numpy as np
 from exporter.diagnosis.ports.port import Port
 from exporter.diagnosis.ports.state import STATISTICS, gather, parted, port_of
 from exporter.errors import FormatError, UnsupportedError, printable
+from exporter.formats.bfloat16 import widen
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -107,7 +108,7 @@ def _safetensors(place: Place) -> Port:
         if tensor.dtype not in TENSORS:
             continue  # of a type that no batch norm has, e.g. a quantized kernel
         values: NDArray[Any] = np.frombuffer(tensor.data, TENSORS[tensor.dtype]).reshape(tensor.shape)
-        arrays[name] = (values.astype("<u4") << 16).view("<f4") if tensor.dtype == "BF16" else values
+        arrays[name] = widen(values) if tensor.dtype == "BF16" else values
     port = port_of(arrays, place.name, _epsilons(metadata))
     return _with_bfloat16(port, {name for name, tensor in tensors.items() if tensor.dtype == "BF16"})
 

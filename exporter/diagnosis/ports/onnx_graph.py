@@ -14,6 +14,7 @@ import numpy as np
 
 from exporter.diagnosis.ports.port import Port, Ported, coarsest, flat
 from exporter.errors import FormatError, UnsupportedError, printable
+from exporter.formats.bfloat16 import widen
 from exporter.formats.protobuf import Message
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def _values(tensor: Message, name: str, where: str) -> NDArray[Any]:
         values = np.array(tensor.integers(TensorProto.INT32_DATA), "<i4").astype("<u2").view(STORED[kind])
     if values.size != math.prod(shape):
         raise FormatError(f"expected {math.prod(shape)} numbers, got {values.size}", where=place)
-    return (values.astype("<u4") << 16).view("<f4") if kind == BFLOAT16 else values
+    return widen(values) if kind == BFLOAT16 else values
 
 
 def _whole(data: bytes, kind: str, where: str) -> bytes:

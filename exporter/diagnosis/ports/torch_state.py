@@ -16,6 +16,7 @@ import numpy as np
 from exporter.diagnosis.ports.port import Port
 from exporter.diagnosis.ports.state import port_of
 from exporter.errors import FormatError, MissingExtra, UnsupportedError, printable
+from exporter.formats.bfloat16 import widen
 
 if TYPE_CHECKING:
     from exporter.files.place import Place
@@ -55,5 +56,5 @@ def read(place: Place) -> Port:
     arrays = {}
     for name, tensor in tensors.items():
         values = np.frombuffer(tensor.data, TENSORS[tensor.dtype]).reshape(tensor.shape)
-        arrays[name] = (values.astype("<u4") << 16).view("<f4") if tensor.dtype == "BF16" else values
+        arrays[name] = widen(values) if tensor.dtype == "BF16" else values
     return port_of(arrays, place.name)

@@ -12,7 +12,7 @@ from exporter.keras.config import Node, NormFields, norm_fields
 from exporter.keras.ranks import input_ranks
 from exporter.sources.legacy_h5.weights import (
     Candidate,
-    Group,
+    LayerGroup,
     Norm,
     as_named,
     candidates,
@@ -49,7 +49,7 @@ class Reading:
         self.file, self.era, self.tree, self.found, self.is_version_unwritten = file, era, tree, found, is_version_unwritten
         self.ranks = input_ranks(tree) if tree else {}
 
-    def add(self, group: Group, path: str, node: Node | None) -> None:
+    def add(self, group: LayerGroup, path: str, node: Node | None) -> None:
         """The batch norms of one group, which is that of the layer `node` (None: there is no config)."""
         check_stored(self.file, group)
         norms = norms_of(group, may_put_beta_first=self.era.may_put_beta_first)

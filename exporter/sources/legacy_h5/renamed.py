@@ -18,14 +18,14 @@ from exporter.sources.keras_v3.groups import snake_case
 
 if TYPE_CHECKING:
     from exporter.formats.hdf5_file import File
-    from exporter.sources.legacy_h5.weights import Group
+    from exporter.sources.legacy_h5.weights import LayerGroup
 
 _NUMBERED = re.compile(r"(.*?)(?:_(\d{1,9}))?", re.DOTALL)
 _CALLED_AS_THEIR_OP = ("TFOpLambda", "SlicingOpLambda", "TensorFlowOpLayer")  # tf.nn.relu_3, of class TFOpLambda
 _OUTPUTS = {"Dense": "units", **{f"Conv{rank}D": "filters" for rank in (1, 2, 3)}}  # the size of the last axis of the kernel
 
 
-def named_as(tree: Node, groups: Sequence[Group], file: File) -> tuple[Node, str]:
+def named_as(tree: Node, groups: Sequence[LayerGroup], file: File) -> tuple[Node, str]:
     """(tree, warning) with the names that the weights have; as it is, and "", where no name differs or more than names does.
 
     Raises: FormatError where a kernel has not the shape that the config says.
@@ -79,7 +79,7 @@ def _in_one_order(mine: Iterable[str], theirs: Iterable[str]) -> bool:
     return ranks[0] == ranks[1]
 
 
-def _check_kernel(node: Node, group: Group, file: File) -> None:
+def _check_kernel(node: Node, group: LayerGroup, file: File) -> None:
     wanted = node.config.get(_OUTPUTS.get(node.class_name, ""))
     if not isinstance(wanted, int) or not group.weights:
         return

@@ -39,7 +39,7 @@ L = TypeVar("L")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Group:
+class LayerGroup:
     """A layer group: its name in `layer_names`, its path in the file, the names of its weights in the order they are saved.
 
     stored: the names of the datasets that hold them, where these are others.
@@ -82,7 +82,7 @@ class Candidate:
     around: tuple[str, ...]
 
 
-def norms_of(group: Group, *, may_put_beta_first: bool = False) -> list[Norm]:
+def norms_of(group: LayerGroup, *, may_put_beta_first: bool = False) -> list[Norm]:
     """The batch norms of a group in the order in which it holds their statistics.
 
     may_put_beta_first: see exporter.keras.dialects.Era.
@@ -122,7 +122,7 @@ def _parse(weight: str) -> tuple[str, str, str] | None:
     return (join(above, found[1]), _ROLES.get(found[2], found[2]), found[3] or "") if found else None
 
 
-def _check_numbers(group: Group, found: Mapping[tuple[str, str], Mapping[str, int]]) -> None:
+def _check_numbers(group: LayerGroup, found: Mapping[tuple[str, str], Mapping[str, int]]) -> None:
     """Refuses gamma, gamma_1, moving_mean, moving_mean_1, ... of one scope unless every number has the same parameters:
     the numbers are given to each name by itself, so that gamma_1 may belong to moving_mean_2."""
     for (scope, number), roles in found.items():
@@ -131,13 +131,13 @@ def _check_numbers(group: Group, found: Mapping[tuple[str, str], Mapping[str, in
                               "it is not clear which belong together", where=group.name)
 
 
-def _norm(group: Group, scope: str, roles: Mapping[str, int]) -> Norm:
+def _norm(group: LayerGroup, scope: str, roles: Mapping[str, int]) -> Norm:
     variance = group.weights[roles["moving_variance"]]
     return Norm(scope=scope, datasets={role: group.dataset(position) for role, position in roles.items()},
                 old_name=_NAME.fullmatch(variance.rpartition("/")[2]) is None, on_tensorflow=variance.endswith(":0"))
 
 
-def check_stored(file: File, group: Group) -> None:
+def check_stored(file: File, group: LayerGroup) -> None:
     """Whether all weights of a group that may hold batch norms are there: a damaged name would else look like a layer without gamma."""
     if any(map(_parse, group.weights)):
         for position, weight in enumerate(group.weights):
@@ -146,7 +146,7 @@ def check_stored(file: File, group: Group) -> None:
                                   hint="the file is damaged; get it again")
 
 
-def other_weights(group: Group) -> list[str]:
+def other_weights(group: LayerGroup) -> list[str]:
     """Names of the weights that no batch norm has, those of renormalisation left out."""
     return [weight for weight in group.weights
             if _parse(weight) is None and re.sub(r"(_\d+)?(:\d+)?$", "", weight.rpartition("/")[2]) not in RENORM]
@@ -167,7 +167,8 @@ def has_known_order(node: Node) -> bool:
     return node.is_order_known and all(has_known_order(child) for _, child in node.children)
 
 
-def match(group: Group, norms: Sequence[Norm], found: Sequence[Candidate], *, in_order: bool) -> list[tuple[Norm | None, Candidate | None]]:
+def match(group: LayerGroup, norms: Sequence[Norm], found: Sequence[Candidate], *,
+          in_order: bool) -> list[tuple[Norm | None, Candidate | None]]:
     """Which weights are which layer's, in the order of the model.
 
     A norm without a candidate lies in a user's class that does not say what it holds; a candidate without a norm was never
@@ -192,7 +193,7 @@ def match(group: Group, norms: Sequence[Norm], found: Sequence[Candidate], *, in
     return [(built.get(place), candidate) for place, candidate in enumerate(found)]
 
 
-def _match_by_name(group: Group, norms: Sequence[Norm], found: Sequence[Candidate]) -> list[tuple[Norm | None, Candidate | None]]:
+def _match_by_name(group: LayerGroup, norms: Sequence[Norm], found: Sequence[Candidate]) -> list[tuple[Norm | None, Candidate | None]]:
     left = list(norms)
     pairs: list[tuple[Norm | None, Candidate | None]] = []
     for candidate in found:
@@ -217,7 +218,7 @@ def _fits(norm: Norm, candidate: Candidate) -> bool:
     return any(_is_named(scope, name) for scope in scopes for name in (candidate.node.name, *candidate.around))
 
 
-def _only_embedding(group: Group, short: Sequence[S], long: Sequence[L], fits: Callable[[S, L], bool]) -> list[int]:
+def _only_embedding(group: LayerGroup, short: Sequence[S], long: Sequence[L], fits: Callable[[S, L], bool]) -> list[int]:
     """Places of `short` in `long`, in order, where there is one way only: the first from the left is then the first from the right."""
     first = _embedding(short, long, fits)
     last = _embedding(short[::-1], long[::-1], fits)
@@ -241,7 +242,7 @@ def _embedding(short: Sequence[S], long: Sequence[L], fits: Callable[[S, L], boo
     return places
 
 
-def path_of(group: Group, scope: str) -> str:
+def path_of(group: LayerGroup, scope: str) -> str:
     """The path of a batch norm without a config: what its scope says beyond the group's name."""
     if not scope or re.sub(r"_\d+$", "", scope) == group.name:
         return group.name
@@ -252,7 +253,7 @@ def path_of(group: Group, scope: str) -> str:
     return join(group.name, scope)
 
 
-def as_named(file: File, group: Group, node: Node | None, era: Era) -> Group | None:
+def as_named(file: File, group: LayerGroup, node: Node | None, era: Era) -> LayerGroup | None:
     """The group with its datasets under the right names; None where two readings are possible.
 
     Keras 1.0.0 to 1.0.2 saved a Sequential that lies in another model layer by layer, but under names of which all trainable weights' come
@@ -275,7 +276,7 @@ def as_named(file: File, group: Group, node: Node | None, era: Era) -> Group | N
     return group if fits else renamed
 
 
-def _layer_by_layer(group: Group, node: Node) -> tuple[str, ...] | None:
+def _layer_by_layer(group: LayerGroup, node: Node) -> tuple[str, ...] | None:
     """The names of the weights in the order of the layers; None where a name is that of no layer, or a layer holds others."""
     layers = [child.name for _, child in node.children]
     owners = [[name for name in layers if weight.startswith(f"{name}_")] for weight in group.weights]
@@ -285,7 +286,7 @@ def _layer_by_layer(group: Group, node: Node) -> tuple[str, ...] | None:
     return tuple(weight for _, weight in sorted(zip(order, group.weights), key=lambda pair: pair[0]))
 
 
-def _is_contiguous(group: Group) -> bool:
+def _is_contiguous(group: LayerGroup) -> bool:
     positions: dict[str, list[int]] = {}
     for position, weight in enumerate(group.weights):
         parsed = _parse(weight)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import collections
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from exporter.batchnorm.layer import PARAMETERS
 from exporter.errors import FormatError, names
 from exporter.keras import dialects
-from exporter.keras.config import Node, is_batch_norm, join, norm_fields
+from exporter.keras.config import Node, norm_fields
 from exporter.keras.ranks import input_ranks
+from exporter.sources.legacy_h5.weights import Candidate, candidates
 from exporter.sources.shared.assemble import assemble, roles_of
 
 if TYPE_CHECKING:
@@ -38,15 +40,16 @@ def by_name(tree: Node, weights: Named, era: dialects.Era, found: Found, *, own_
     own_config: whether the config was saved with them. Of another the names have to be the same: batch_normalization_2 may be its third.
     """
     owners = _owners(weights)
-    norms = list(_norms(tree, "", ()))
-    chosen = _choose(norms, list(owners))
+    norms = list(candidates("", tree))
+    chosen = _chosen(norms, list(owners))
     if own_config:
-        _choose_rest(chosen, list(owners), norms)
-    elif set(chosen) != set(owners):
-        raise FormatError(f"the architecture's batch norms are {names(path for path, _, _ in norms)}, the weights' {names(owners)}: "
+        chosen = _with_rest(chosen, norms, list(owners))
+    elif len(chosen) != len(norms) or set(chosen.values()) != set(owners):
+        raise FormatError(f"the architecture's batch norms are {names(norm.path for norm in norms)}, the weights' {names(owners)}: "
                           "they do not fit", hint="give the architecture of the very model that these weights were saved from")
     ranks = input_ranks(tree)
-    for (path, node, _), own in zip(norms, chosen, strict=True):
+    for norm in norms:
+        path, node, own = norm.path, norm.node, chosen.get(norm)
         if own is None:
             found.skip(path, "no weights are named like it, or several: it is not certain which are its own")
             continue
@@ -56,8 +59,9 @@ def by_name(tree: Node, weights: Named, era: dialects.Era, found: Found, *, own_
             raise FormatError(f"the file holds {names(owners[own])} for it, which does not fit center and scale of its config", where=path)
         arrays = {role: weights.read(f"{own}/{role}") for role in expected}
         found.add(assemble(path, node, fields, arrays, era, ranks.get(node), quantized=weights.quantized(own)))
-    if None not in chosen:  # inside a user's class
-        _add_unmatched(weights, {owner: roles for owner, roles in owners.items() if owner not in chosen}, era, found)
+    if len(chosen) == len(norms):  # inside a user's class
+        taken = set(chosen.values())
+        _add_unmatched(weights, {owner: roles for owner, roles in owners.items() if owner not in taken}, era, found)
 
 
 def unmatched(weights: Named, found: Found) -> None:
@@ -81,63 +85,58 @@ def _add_unmatched(weights: Named, owners: Mapping[str, list[str]], era: dialect
         found.add(assemble(owner, None, None, arrays, era, None, name=owner.rpartition("/")[2], quantized=weights.quantized(owner)))
 
 
-def _norms(node: Node, path: str, wrappers: tuple[str, ...]) -> Iterator[tuple[str, Node, tuple[str, ...]]]:
-    """(path, batch norm, names of the wrappers around it)."""
-    if is_batch_norm(node):
-        yield path, node, wrappers
-        return
-    outer = () if node.is_model else (*wrappers, node.name)
-    for _, child in node.children:
-        yield from _norms(child, join(path, child.name), outer)
+def _chosen(norms: Sequence[Candidate], owners: Sequence[str]) -> dict[Candidate, str]:
+    """The owner of a batch norm's weights, of those for which there is one only and that no other batch norm could mean."""
+    fitting = {norm: owner for norm in norms if (owner := _only_owner(norm, owners))}
+    meant = collections.Counter(fitting.values())
+    return {norm: owner for norm, owner in fitting.items() if meant[owner] == 1}
 
 
-def _choose(norms: list[tuple[str, Node, tuple[str, ...]]], owners: list[str]) -> list[str | None]:
-    """For each batch norm the owner of its weights: the one that bears its path, else its name, else that of the wrapper around it,
-    in whole components, and that no other batch norm could mean.
+def _only_owner(norm: Candidate, owners: Sequence[str]) -> str | None:
+    """The one that bears its path, else its name, else that of the wrapper around it, in whole components."""
+    for wanted in ((norm.path,), (norm.path, norm.node.name), norm.around):
+        fitting = {owner for owner in owners if owner in wanted} \
+            or {owner for owner in owners if any(owner.endswith(f"/{text}") for text in wanted)}
+        if fitting:
+            return fitting.pop() if len(fitting) == 1 else None
+    return None
+
+
+def _with_rest(chosen: Mapping[Candidate, str], norms: Sequence[Candidate], owners: Sequence[str]) -> dict[Candidate, str]:
+    """What was chosen, corrected and completed: names in a file can differ from the scopes in it by TensorFlow's numbers alone. A single
+    one left over is that of the single one left over.
     """
-    chosen: list[str | None] = []
-    for path, node, wrappers in norms:
-        fitting: set[str] = set()
-        for wanted in ((path,), (path, node.name), wrappers):
-            fitting = {owner for owner in owners if any(owner == text for text in wanted)} \
-                or {owner for owner in owners if any(owner.endswith(f"/{text}") for text in wanted)}
-            if fitting:
-                break
-        chosen.append(fitting.pop() if len(fitting) == 1 else None)
-    return [owner if owner and chosen.count(owner) == 1 else None for owner in chosen]
+    kept = _without_doubtful(chosen, norms)
+    taken = set(kept.values())
+    left = [owner for owner in owners if owner not in taken]
+    ownerless = [norm for norm in norms if norm not in kept]
+    if len(left) != len(ownerless):
+        return kept
+    return kept | ({ownerless[0]: left[0]} if len(left) == 1 else _by_number(ownerless, left))
 
 
-def _choose_rest(chosen: list[str | None], owners: list[str], norms: list[tuple[str, Node, tuple[str, ...]]]) -> None:
-    """Corrects and completes what was chosen: names in a file can differ from the scopes in it by TensorFlow's numbers alone. A single one
-    left over is that of the single one left over.
-    """
-    chosen[:] = _without_doubtful(chosen, norms)
-    left = [owner for owner in owners if owner not in chosen]
-    if len(left) == 1 and chosen.count(None) == 1:
-        chosen[chosen.index(None)] = left[0]
-    elif len(left) == chosen.count(None):
-        _choose_numbered(chosen, left, norms)
-
-
-def _without_doubtful(chosen: list[str | None], norms: list[tuple[str, Node, tuple[str, ...]]]) -> list[str | None]:
+def _without_doubtful(chosen: Mapping[Candidate, str], norms: Sequence[Candidate]) -> dict[Candidate, str]:
     """Without the owners that may be another's: where a scope "bn" is there already TensorFlow takes "bn_1", a layer's name, too."""
+    kept = dict(chosen)
     while True:
-        ownerless = {name for (_, node, wrappers), owner in zip(norms, chosen, strict=True) if owner is None
-                     for name in (node.name, *wrappers)}
-        kept = [None if owner and _unnumbered(owner) in ownerless else owner for owner in chosen]
-        if kept == chosen:
-            return chosen
-        chosen = kept
+        ownerless = {name for norm in norms if norm not in kept for name in (norm.node.name, *norm.around)}
+        doubtful = [norm for norm, owner in kept.items() if _unnumbered(owner) in ownerless]
+        if not doubtful:
+            return kept
+        for norm in doubtful:
+            del kept[norm]
 
 
-def _choose_numbered(chosen: list[str | None], left: list[str], norms: list[tuple[str, Node, tuple[str, ...]]]) -> None:
-    """Gives the batch norms without an owner those that are left, where only one bears the name, as it is or with TensorFlow's number."""
-    possible = {place: {owner for owner in left if {node.name, *wrappers} & {owner.rpartition("/")[2], _unnumbered(owner)}}
-                for place, (_, node, wrappers) in enumerate(norms) if chosen[place] is None}
-    while forced := [place for place, fitting in possible.items() if len(fitting) == 1]:
-        chosen[forced[0]] = owner = possible.pop(forced[0]).pop()
+def _by_number(norms: Sequence[Candidate], left: Sequence[str]) -> dict[Candidate, str]:
+    """The owners of these batch norms where only one bears the name, as it is or with TensorFlow's number."""
+    possible = {norm: {owner for owner in left if {norm.node.name, *norm.around} & {owner.rpartition("/")[2], _unnumbered(owner)}}
+                for norm in norms}
+    found: dict[Candidate, str] = {}
+    while forced := [norm for norm, fitting in possible.items() if len(fitting) == 1]:
+        found[forced[0]] = owner = possible.pop(forced[0]).pop()
         for fitting in possible.values():
             fitting.discard(owner)
+    return found
 
 
 def _unnumbered(owner: str) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from exporter.batchnorm.dtypes import HELD_IN
+from exporter.batchnorm.dtypes import HELD_IN, round_to
 from exporter.batchnorm.stored import PARAMETERS, Stored
 from exporter.errors import FormatError
 from exporter.formats.object_graph import ADMINISTRATIVE, OBJECT_GRAPH, CheckpointGraph, ObjectGraph, Way
@@ -231,9 +231,7 @@ def _agrees(said: float, norm: GraphNorm, era: Era | None) -> bool:
 
 def _is_rounded(value: float, rounded: float) -> bool:
     """Whether one number is the other in one of the types that layers compute in."""
-    single = np.float32(value)
-    brain = ((single.view(np.uint32).astype(np.uint64) + 0x7FFF + ((single.view(np.uint32) >> 16) & 1)) >> 16 << 16).astype(np.uint32)
-    return rounded in (value, float(single), float(np.float16(value)), float(brain.view(np.float32)))
+    return any(rounded == float(round_to(np.asarray(value, np.float64), dtype)) for dtype in HELD_IN)
 
 
 def _dtype(dtypes: set[str]) -> str:
