@@ -25,6 +25,7 @@ from exporter.batchnorm.bundle import Bundle, Origin
 from exporter.batchnorm.document import from_document
 from exporter.batchnorm.layer import BatchNorm
 from exporter.errors import LONGEST_MESSAGE, ExporterError, FormatError
+from exporter.files.input_file import MemoryFile
 from exporter.files.place import Place
 from exporter.formats import graph_def, object_graph, strict_json, tensor_bundle
 from exporter.formats.protobuf import Message
@@ -97,7 +98,7 @@ def _true_digests() -> frozenset[str]:
 def zip_archive(data: bytes) -> None:
     """What is accepted is what Python's zipfile reads, where that accepts it."""
     try:
-        archive = Archive(io.BytesIO(data))
+        archive = Archive(MemoryFile(data))
         content = {member.name: _member(archive, member.name) for member in archive.members}
         archive.warnings()
     except ExporterError as error:

@@ -6,9 +6,9 @@ import errno
 import os
 import stat
 from pathlib import Path
-from typing import BinaryIO, cast
 
 from exporter.errors import ExporterError, FormatError, MissingFileError, printable
+from exporter.files.input_file import InputFile, LocalFile
 
 MiB = 1 << 20
 
@@ -90,7 +90,7 @@ class Place:
             raise MissingFileError("no such file", where=self.name)
         return found.st_size
 
-    def open(self) -> BinaryIO:
+    def open(self) -> InputFile:
         """The file, for reading bytes; the caller closes it. It has no buffer: the formats read pieces of known sizes all over it."""
         if not self.is_file():
             self.size()  # says so where there is nothing
@@ -98,7 +98,7 @@ class Place:
         try:
             descriptor = os.open(self.local, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
             self._opened.setdefault(self.local, _stamp(os.fstat(descriptor)))
-            return cast(BinaryIO, os.fdopen(descriptor, "rb", buffering=0))
+            return LocalFile(descriptor)
         except OSError as error:
             raise self._error(error) from None
 

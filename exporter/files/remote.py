@@ -14,9 +14,10 @@ import re
 import stat
 import urllib.parse
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, BinaryIO, cast
+from typing import Any, cast
 
 from exporter.errors import ExporterError, FormatError, MissingExtra, OutputError, UsageError, printable
+from exporter.files.input_file import InputFile, Seeking
 from exporter.files.place import MiB, Place, check_parts
 
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(?:://|::)")  # two letters or more: C:\\ is a drive
@@ -105,12 +106,12 @@ class RemotePlace(Place):
             self._asked = True
         return self._known
 
-    def open(self) -> BinaryIO:
+    def open(self) -> InputFile:
         if not self.is_file():
             self.size()  # says so where there is nothing
             raise FormatError("this is a folder, not a file", where=self.name)
         self._content = self._content or Ranges(self._fetch, self._fetch_all, self.size(), self.name)
-        return cast(BinaryIO, _File(self._content))
+        return cast(InputFile, _File(self._content))
 
     def child(self, *parts: str) -> Place:
         check_parts(parts, self.name)
@@ -343,8 +344,10 @@ class Ranges:
             yield start, end
 
 
-class _File(io.RawIOBase):
+class _File(Seeking, io.RawIOBase):
     """A remote file, for reading; gives all bytes asked for up to the end of the file."""
+
+    is_far = True
 
     def __init__(self, content: Ranges) -> None:
         self._content, self._at = content, 0

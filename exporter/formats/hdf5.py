@@ -10,9 +10,10 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any
 
 from exporter.errors import FormatError
+from exporter.files.input_file import InputFile
 from exporter.files.place import Place
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ SIGNATURE = b"\x89HDF\r\n\x1a\n"
 class _Exact(io.RawIOBase):
     """A file object for libhdf5 that never gives fewer bytes than asked for: h5py takes a short read for a full one."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: InputFile) -> None:
         self._file = file
 
     def seek(self, offset: int, whence: int = 0) -> int:
@@ -42,7 +43,7 @@ class _Exact(io.RawIOBase):
         return wanted
 
 
-def superblock_at(file: BinaryIO) -> int | None:
+def superblock_at(file: InputFile) -> int | None:
     """Where the HDF5 superblock is: 0, or after a user block of 512, 1024, 2048 … bytes; None: this is not HDF5.
 
     A zip archive is never taken for a user block, whatever lies inside it.
@@ -69,7 +70,7 @@ def is_hdf5(place: Place) -> bool:
         return superblock_at(file) is not None
 
 
-def _check_extent(file: BinaryIO, start: int) -> None:
+def _check_extent(file: InputFile, start: int) -> None:
     """Compares the file's size with the end that its superblock declares (HDF5 File Format, II.A)."""
     size = file.seek(0, io.SEEK_END)
     file.seek(start)
@@ -91,7 +92,7 @@ def _check_extent(file: BinaryIO, start: int) -> None:
             raise FormatError("the file is an HDF5 file and a zip archive at once: it is not clear which is meant")
 
 
-def open_hdf5(source: Place | BinaryIO, label: str = "") -> File:
+def open_hdf5(source: Place | InputFile, label: str = "") -> File:
     """Opens a file, or a seekable binary file object such as a member of an archive, for reading.
 
     label: the place of this file in the input, put in front of the paths in messages. The file object stays the caller's
@@ -109,22 +110,22 @@ def open_hdf5(source: Place | BinaryIO, label: str = "") -> File:
         raise (error if error.where or not label else error.inside(label)) from None
 
 
-def _has_own_ranks(file: BinaryIO, start: int) -> bool:
+def _has_own_ranks(file: InputFile, start: int) -> bool:
     """Whether the B-trees of groups have the ranks that the library gives them, on which their sizes depend."""
     file.seek(start + 8)
     block = file.read(12)
     return block[0] > 1 or block[8:12] == b"\x04\0\x10\0"
 
 
-def _opened(file: BinaryIO, path: str | None, label: str) -> File:
+def _opened(file: InputFile, path: str | None, label: str) -> File:
     start = superblock_at(file)
     if start is None:
         raise FormatError("this is not an HDF5 file: its signature is missing")
     _check_extent(file, start)
-    if getattr(file, "fetch_ahead", None) is not None:  # a remote file
+    if file.is_far:
         from exporter.formats import hdf5_ahead
 
-        hdf5_ahead.walk(cast(hdf5_ahead.RemoteFile, file), start)
+        hdf5_ahead.walk(file, start)
     from h5py import h5f, h5fd, h5p
 
     from exporter.formats.hdf5_file import File, reason
@@ -137,7 +138,6 @@ def _opened(file: BinaryIO, path: str | None, label: str) -> File:
         access.set_fapl_sec2()  # rather than what HDF5_DRIVER names
     try:
         identifier = h5f.open(os.fsencode(path or "file object"), h5f.ACC_RDONLY, fapl=access)
-        is_far = getattr(file, "fetch_ahead", None) is not None
-        return File(identifier, label, file if not is_far and _has_own_ranks(file, start) else None)
+        return File(identifier, label, file, start, not file.is_far and _has_own_ranks(file, start))
     except (OSError, RuntimeError, ValueError) as error:
         raise FormatError(f"HDF5 cannot open this file: {reason(error)}", hint="the file is damaged; get it again") from None

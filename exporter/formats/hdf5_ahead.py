@@ -10,37 +10,52 @@ Specification: HDF5 File Format 3.0, sections III.A.1 (B-trees), III.B (symbol t
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 import struct
 from collections.abc import Callable, Iterator
-from typing import Protocol
 
-HEADER = 512  # what libhdf5 reads of an object header or a heap before it knows its size
+from exporter.files.input_file import InputFile
+from exporter.formats.hdf5_layout import (
+    ADDRESSES,
+    ADDRESSES_AT,
+    CACHED_GROUP,
+    CONTIGUOUS,
+    CONTINUATION,
+    DATA_LAYOUT,
+    DATASPACE,
+    FIRST_MESSAGE,
+    GROUP_NODE,
+    LOCAL_HEAP,
+    OBJECT_HEADER,
+    PAIR,
+    RANKS,
+    RANKS_AT,
+    SIZES,
+    TABLE_ENTRY,
+    TABLE_NODE,
+    TREE_NODE,
+    TableEntry,
+    messages,
+)
+
+HEADER_BYTES = 512  # what libhdf5 reads of an object header or a heap before it knows its size
 NEAR = 6144  # what is fetched from the header of a batch norm on: the groups below it stand there
 WHOLE = 64 << 10  # up to so much, all that stands before the header of the next layer: Keras writes one layer after the other
 MOST_ROUNDS = 40
 MOST_BYTES = 64 << 20
+MOST_DEPTH = 30
+LARGEST_CONTINUATION = 1 << 16
+LARGEST_VECTOR = 1 << 24  # bytes of an array, and of the names of a group
+LAYOUT_VERSION = 3
 CONTAINER = re.compile(rb"functional|sequential|model|layers?$|layers_|.*_layer$|cells?$|bidirectional|time_distributed")
 NORM = re.compile(rb"moving_variance|running_std|batch_?norm|(?<![a-z])bn", re.IGNORECASE)
-SYMBOL_TABLE, DATASPACE, LAYOUT, CONTINUATION = 0x11, 1, 8, 16
-CONTIGUOUS = 1
-
-
-class RemoteFile(Protocol):
-    """A file object that can fetch several ranges at once and keep them."""
-
-    def fetch_ahead(self, ranges: list[tuple[int, int]]) -> None: ...
-
-    def seek(self, offset: int, whence: int = 0, /) -> int: ...
-
-    def read(self, size: int, /) -> bytes: ...
-
 
 Step = tuple[int, int, Callable[[bytes], "Iterator[Step]"]]  # first byte, how many, what goes on from them
 
 
-def walk(file: RemoteFile, start: int) -> None:
+def walk(file: InputFile, start: int) -> None:
     """Has `file` fetch what will be read of it; start: where its superblock is. A damaged file ends this early, no more."""
     pending: list[Step] = [(start, 96, _Walk().superblock)]
     spent, end = 0, file.seek(0, 2)
@@ -73,103 +88,107 @@ class _Walk:
         self._seen: set[int] = set()
 
     def superblock(self, data: bytes) -> Iterator[Step]:
-        version, widths, leaf, internal, base = data[8], data[13:15], *struct.unpack_from("<HH4xQ", data, 16)
-        if version or widths != b"\x08\x08":
+        if data[8] != 0 or data[SIZES] != b"\x08\x08":
             return
-        self._base = base
-        self._leaf, self._internal = 8 + 2 * leaf * 40, 32 + 2 * internal * 16
-        header, kind, tree, heap = struct.unpack_from("<QI4xQQ", data, 64)
-        yield self._at(header, HEADER, lambda _: iter(()))
-        if kind == 1:
-            yield from self._group(tree, heap, 0, False)
+        ranks, addresses = RANKS.at(data, RANKS_AT), ADDRESSES.at(data, ADDRESSES_AT[0])
+        self._base = addresses.base
+        self._leaf = TABLE_NODE.size + 2 * ranks.leaf * TABLE_ENTRY.size
+        self._internal = TREE_NODE.size + 8 + 2 * ranks.internal * 16
+        root = TABLE_ENTRY.at(data, ADDRESSES_AT[0] + ADDRESSES.size)
+        yield self._at(root.header, HEADER_BYTES, _nothing)
+        if root.cache == CACHED_GROUP:
+            yield from self._group(root.tree, root.heap, 0, False)
 
     def _at(self, address: int, size: int, go_on: Callable[[bytes], Iterator[Step]]) -> Step:
         return self._base + address, size, go_on
 
     def _group(self, tree: int, heap: int, depth: int, is_norm: bool) -> Iterator[Step]:
-        if tree in self._seen or depth > 30:
+        if tree not in self._seen and depth <= MOST_DEPTH:
+            self._seen.add(tree)
+            yield from _Group(self, depth, is_norm).steps(tree, heap)
+
+    def _member(self, entry: TableEntry, name: bytes, depth: int, is_norm: bool) -> Iterator[Step]:
+        """What is wanted of one member of a group."""
+        if name.startswith((b"optimizer", b"_optimizer")) or (name == b"vars" and not is_norm):
             return
-        self._seen.add(tree)
-        names: list[bytes] = []
-        waiting: list[Iterator[Step]] = []
+        if entry.cache == CACHED_GROUP:
+            expected = is_norm or NORM.search(name) is not None
+            yield self._at(entry.header, NEAR if expected and not is_norm else HEADER_BYTES,
+                           functools.partial(self._inner, entry, name, depth, expected))
+        elif is_norm:
+            yield self._at(entry.header, HEADER_BYTES, self._dataset)
 
-        def heap_header(data: bytes) -> Iterator[Step]:
-            size, _, address = struct.unpack_from("<8xQQQ", data)
-            if data[:4] == b"HEAP" and size < 1 << 24:
-                yield self._at(address, size, heap_data)
+    def _inner(self, entry: TableEntry, name: bytes, depth: int, expected: bool, header: bytes) -> Iterator[Step]:
+        """What is wanted behind the header of a group, which holds its attributes: in them a layer says what its weights are called."""
+        end = FIRST_MESSAGE + OBJECT_HEADER.at(header).size
+        is_norm = expected or NORM.search(header, 0, end) is not None
+        for kind, message in _messages(header):
+            if kind == CONTINUATION:
+                address, size = PAIR.at(message)
+                go_on = _nothing if is_norm else functools.partial(self._continued, entry, depth)
+                yield self._at(address, min(size, LARGEST_CONTINUATION), go_on)
+        if is_norm or depth == 0 or CONTAINER.match(name):
+            yield from self._group(entry.tree, entry.heap, depth + 1, is_norm)
 
-        def heap_data(data: bytes) -> Iterator[Step]:
-            names.append(data)
-            for steps in waiting:
-                yield from steps
+    def _continued(self, entry: TableEntry, depth: int, data: bytes) -> Iterator[Step]:
+        return self._group(entry.tree, entry.heap, depth + 1, True) if NORM.search(data) else iter(())
 
-        def node(data: bytes) -> Iterator[Step]:
-            signature, kind, level, used = struct.unpack_from("<4sBBH", data)
-            if signature != b"TREE" or kind != 0:
-                return
-            for i in range(used):
-                child, = struct.unpack_from("<Q", data, 32 + 16 * i)
-                yield self._at(child, self._internal, node) if level else self._at(child, self._leaf, leaf)
-
-        def leaf(data: bytes) -> Iterator[Step]:
-            steps = self._entries(data, names, depth, is_norm)
-            if names:
-                yield from steps
-            else:
-                waiting.append(steps)
-
-        yield self._at(tree, self._internal, node)
-        yield self._at(heap, HEADER, heap_header)
-
-    def _entries(self, data: bytes, names: list[bytes], depth: int, is_norm: bool) -> Iterator[Step]:
-        for i in range(struct.unpack_from("<4x2xH", data)[0] if data[:4] == b"SNOD" else 0):
-            offset, header, kind, tree, heap = struct.unpack_from("<QQI4xQQ", data, 8 + 40 * i)
-            name = names[0][offset: names[0].index(b"\0", offset)]
-            if name.startswith((b"optimizer", b"_optimizer")) or (name == b"vars" and not is_norm):
-                continue
-            if kind == 1:
-                yield self._member(header, name, tree, heap, depth, is_norm)
-            elif is_norm:
-                yield self._at(header, HEADER, self._dataset)
-
-    def _member(self, header: int, name: bytes, tree: int, heap: int, depth: int, is_norm: bool) -> Step:
-        expected = is_norm or NORM.search(name) is not None
-
-        def look(data: bytes) -> Iterator[Step]:
-            norm = expected or NORM.search(data, 0, _end(data)) is not None
-            for kind, message in _messages(data):
-                if kind == CONTINUATION:
-                    address, size = struct.unpack_from("<QQ", message)
-                    yield self._at(address, min(size, 1 << 16), more if not norm else lambda _: iter(()))
-            if norm or depth == 0 or CONTAINER.match(name):
-                yield from self._group(tree, heap, depth + 1, norm)
-
-        def more(data: bytes) -> Iterator[Step]:
-            return self._group(tree, heap, depth + 1, True) if NORM.search(data) else iter(())
-
-        return self._at(header, NEAR if expected and not is_norm else HEADER, look)
-
-    def _dataset(self, data: bytes) -> Iterator[Step]:
+    def _dataset(self, header: bytes) -> Iterator[Step]:
         rank, place = 0, None
-        for kind, message in _messages(data):
+        for kind, message in _messages(header):
             if kind == DATASPACE:
                 rank = message[1]
-            elif kind == LAYOUT and message[:2] == bytes((3, CONTIGUOUS)):
-                place = struct.unpack_from("<QQ", message, 2)
-        if rank == 1 and place is not None and place[1] < 1 << 24:
-            yield self._at(place[0], place[1], lambda _: iter(()))
+            elif kind == DATA_LAYOUT and message[:2] == bytes((LAYOUT_VERSION, CONTIGUOUS)):
+                place = PAIR.at(message, 2)
+        if rank == 1 and place is not None and place.second < LARGEST_VECTOR:
+            yield self._at(place.first, place.second, _nothing)
 
 
-def _end(header: bytes) -> int:
-    return min(len(header), 16 + int(struct.unpack_from("<8xI", header)[0]))
+class _Group:
+    """One group: its names come in their own time, and what is wanted of its members waits for them."""
+
+    def __init__(self, walk: _Walk, depth: int, is_norm: bool) -> None:
+        self._walk, self._depth, self._is_norm = walk, depth, is_norm
+        self._names: bytes | None = None
+        self._leaves: list[bytes] = []
+
+    def steps(self, tree: int, heap: int) -> Iterator[Step]:
+        yield self._walk._at(tree, self._walk._internal, self._node)
+        yield self._walk._at(heap, HEADER_BYTES, self._heap)
+
+    def _heap(self, data: bytes) -> Iterator[Step]:
+        heap = LOCAL_HEAP.at(data)
+        if heap.signature == b"HEAP" and heap.size < LARGEST_VECTOR:
+            yield self._walk._at(heap.data, heap.size, self._named)
+
+    def _named(self, names: bytes) -> Iterator[Step]:
+        self._names = names
+        for leaf in self._leaves:
+            yield from self._leaf(leaf)
+
+    def _node(self, data: bytes) -> Iterator[Step]:
+        node = TREE_NODE.at(data)
+        if node.signature == b"TREE" and node.kind == GROUP_NODE:
+            for i in range(node.used):
+                child = PAIR.at(data, TREE_NODE.size + 16 * i).second
+                size, go_on = (self._walk._internal, self._node) if node.level else (self._walk._leaf, self._leaf)
+                yield self._walk._at(child, size, go_on)
+
+    def _leaf(self, data: bytes) -> Iterator[Step]:
+        if self._names is None:
+            self._leaves.append(data)
+            return
+        for i in range(TABLE_NODE.at(data).used if data[:4] == b"SNOD" else 0):
+            entry = TABLE_ENTRY.at(data, TABLE_NODE.size + i * TABLE_ENTRY.size)
+            name = self._names[entry.name: self._names.index(b"\0", entry.name)]
+            yield from self._walk._member(entry, name, self._depth, self._is_norm)
+
+
+def _nothing(data: bytes) -> Iterator[Step]:
+    return iter(())
 
 
 def _messages(header: bytes) -> Iterator[tuple[int, bytes]]:
     """(type, data) of the messages in the first piece of an object header of version 1."""
-    if header[:1] != b"\1":
-        return
-    at, end = 16, _end(header)
-    while at + 8 <= end:
-        kind, size = struct.unpack_from("<HH", header, at)
-        yield kind, header[at + 8: at + 8 + size]
-        at += 8 + size
+    start = OBJECT_HEADER.at(header)
+    return messages(header, FIRST_MESSAGE, FIRST_MESSAGE + start.size) if start.version == 1 else iter(())

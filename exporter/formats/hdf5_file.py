@@ -9,20 +9,25 @@ Specification: HDF5 File Format 3.0, https://support.hdfgroup.org/documentation/
 
 from __future__ import annotations
 
-import bisect
+import collections
 import contextlib
 import functools
 import math
 import re
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, BinaryIO, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 from h5py import h5a, h5d, h5g, h5o, h5s, h5t
 
 from exporter.errors import FormatError, printable
+from exporter.files.input_file import InputFile
 from exporter.files.place import MiB
 from exporter.formats.bfloat16 import widen
+from exporter.formats.hdf5_groups import Groups
+from exporter.formats.hdf5_layout import CACHED_LINK
+from exporter.formats.hdf5_overlap import LOOK_BACK, Spans, check_structures
+from exporter.formats.hdf5_storage import shape_of, storage_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,27 +35,16 @@ if TYPE_CHECKING:
 MOST_ELEMENTS = 1 << 20  # of one dataset
 MOST_BYTES = 256 * MiB  # of all datasets and attributes read from one file
 LARGEST_ATTRIBUTE = 64 * MiB
-LARGEST_CHUNK = 64 * MiB
 MOST_MEMBERS = 200_000  # of one group, and groups of one walk
 MOST_KEPT, MOST_GROUPS = 64, 1024  # datasets and groups held open: 10 KiB each
 DEEPEST = 64  # groups inside each other
 
-DEFLATE, SHUFFLE, FLETCHER32, LZF = 1, 2, 3, 32000
-LINK_KINDS = {0: "hard link", 1: "soft link", 64: "external link"}
+HARD_LINK, SOFT_LINK = 0, 1
+LINK_KINDS = {HARD_LINK: "hard link", SOFT_LINK: "soft link", 64: "external link"}
 
 # (bytes, (sign, exponent, its bits, mantissa, its bits), bias of the exponent, H5T_NORM_IMPLIED): name and NumPy type of the bytes
 FLOATS = {(2, (15, 10, 5, 0, 10), 15, 0): ("float16", "f2"), (4, (31, 23, 8, 0, 23), 127, 0): ("float32", "f4"),
           (8, (63, 52, 11, 0, 52), 1023, 0): ("float64", "f8"), (2, (15, 7, 8, 0, 7), 127, 0): ("bfloat16", "u2")}  # the last: HDF5 2.0
-
-# How structures begin: a group's B-tree node and leaf, whose sizes are these where the superblock has the library's own ranks; a heap,
-# which says how long its names are and where; an object header of version 1 with one link to it, which says its size, and its first message
-# (HDF5 File Format, III.A.1, III.B, III.D, IV.A.1.a). Without the message, addresses above 16 MiB look like one here and there.
-# Each by itself: a pattern that begins with fixed bytes is found several times faster than one with a choice.
-NODE, LEAF = (re.compile(rb"TREE\0"), 544), (re.compile(rb"SNOD\x01\0"), 328)
-HEAP = re.compile(rb"HEAP\0{4}(?:(.{8}).{8}(.{8}))?", re.DOTALL), 32
-HEADER = re.compile(rb"\x01\0[^\0]\0\x01\0{3}(..)\0{6}(?=[\x01-\x17]\0..[\0-\x3f]\0{3})", re.DOTALL), 16
-STRUCTURES = (NODE, LEAF, HEAP, HEADER)
-LOOK_BACK = 4096  # bytes before data in which such a structure is looked for
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -85,14 +79,17 @@ class File:
     Every method raises FormatError for what is damaged or refused. Use it in a `with` statement.
     """
 
-    def __init__(self, identifier: Any, label: str, file: BinaryIO | None = None) -> None:
-        """file: the bytes that `identifier` was opened on, or None where looking at them again costs a request each."""
+    def __init__(self, identifier: Any, label: str, file: InputFile, start: int, can_look_back: bool) -> None:
+        """file: the bytes that `identifier` was opened on; its superblock is at `start`.
+        can_look_back: whether the sizes of structures are known, and what stands before data costs no request."""
         self._id = identifier
         self._label = label
-        self._file = file
+        self._file, self._can_look_back = file, can_look_back
+        self._symbols = Groups(file, start)
+        self._checked: set[str] = set()  # groups of another form, whose members' names were looked at
         self._groups: dict[str, Any] = {}
         self._others: dict[str, Any] = {}  # datasets that were looked at a moment ago
-        self._spans: list[tuple[int, int, str]] = []  # where the data read so far lies, and whose it is
+        self._spans = Spans()
         self._stack = contextlib.ExitStack()
         self._spent = 0
 
@@ -115,12 +112,10 @@ class File:
     @_guarded
     def names(self, path: str) -> list[str]:
         """Names of the members of a group, links of every kind among them, in the order of the group's index."""
-        group = self._group(path)
+        group = self._container(path)
         if group.get_num_objs() > MOST_MEMBERS:
             raise FormatError(f"a group with {group.get_num_objs()} members, over the limit of {MOST_MEMBERS}")
-        found: list[bytes] = []
-        group.links.iterate(found.append)
-        return [_decoded(name, "the name of a member") for name in found]
+        return [_decoded(name, "the name of a member") for name in self._symbols.members(path) or _listed(group)]
 
     @_guarded
     def kind(self, path: str) -> str | None:
@@ -132,14 +127,10 @@ class File:
         parent, name = _split(path)
         if parent not in self._groups and self.kind(parent) != "group":
             return None
-        group, encoded = self._group(parent), _component(name)
-        links = group.links
-        if not links.exists(encoded):
-            return None
-        link = links.get_info(encoded).type
-        if link:
-            return LINK_KINDS.get(link, "user-defined link")
-        found = self._enter(path, group, encoded)
+        link = self._link(parent, name)
+        if link != HARD_LINK:
+            return None if link is None else LINK_KINDS.get(link, "user-defined link")
+        found = self._enter(path, self._group(parent), _component(name))
         return "group" if isinstance(found, h5g.GroupID) else "dataset" if isinstance(found, h5d.DatasetID) else "named type"
 
     def exists(self, path: str) -> bool:
@@ -226,13 +217,13 @@ class File:
     @_guarded
     def shape(self, path: str) -> tuple[int, ...]:
         """Shape of a dataset; () for a scalar. Nothing of its data is read."""
-        return _shape(self._dataset(path))
+        return shape_of(self._dataset(path))
 
     @_guarded
     def size(self, path: str) -> int:
         """Bytes of a dataset's values, as its shape and type declare them, whatever its type."""
         dataset = self._dataset(path)
-        return math.prod(_shape(dataset)) * int(dataset.get_type().get_size())
+        return math.prod(shape_of(dataset)) * int(dataset.get_type().get_size())
 
     @_guarded
     def dtype(self, path: str) -> str | None:
@@ -254,7 +245,7 @@ class File:
         if found is None:
             raise FormatError(f"a dataset of {_type_name(dataset.get_type())} where floating point numbers are expected")
         name, raw = found
-        shape = _shape(dataset)
+        shape = shape_of(dataset)
         count = math.prod(shape)
         if count > MOST_ELEMENTS:
             raise FormatError(f"shape {list(shape)} has {count} values, over the limit of {MOST_ELEMENTS}")
@@ -268,28 +259,15 @@ class File:
         inside = printable(path) or "root group"
         return f"{self._label}: {inside}" if self._label else inside
 
-    def _check_place(self, path: str, at: int, end: int) -> int:
-        """Refuses data that lies where other data of this file does: nothing but an address says whose it is, and that has no checksum.
-
-        at, end: the bytes in the file. Returns the end of the data before them.
-        """
-        place = bisect.bisect(self._spans, (at, end))
-        beside = self._spans[max(0, place - 1): place + 1]
-        for first, last, other in beside:
-            if at < last and first < end and other != path:
-                raise FormatError(f"its data lies where that of {printable(other)} does", hint="the file is damaged; get it again")
-        self._spans.insert(place, (at, end, path))
-        return self._spans[place - 1][1] if place else 0
-
     def _values(self, path: str, dataset: Any, shape: tuple[int, ...], raw: np.dtype[Any]) -> NDArray[Any]:
         """The values as the file holds them. Contiguous ones are taken from the file itself, together with what stands before them."""
         size = math.prod(shape) * raw.itemsize
-        places = _storage(dataset, size)
-        starts = [max(0, at - LOOK_BACK, min(at, self._check_place(path, at, at + length))) for at, length, _ in places]
-        if self._file is not None:
+        places = storage_of(dataset, size)
+        starts = [max(0, at - LOOK_BACK, min(at, self._spans.add(path, at, at + length))) for at, length, _ in places]
+        if self._can_look_back:
             around = [self._bytes(start, at + length - start) for (at, length, _), start in zip(places, starts)]
             for data, (at, _, _), start in zip(around, places, starts):
-                _check_structures(data, start, at)
+                check_structures(data, start, at)
             if places and places[0][2]:
                 at = places[0][0] - starts[0]
                 return np.frombuffer(around[0][at:], raw).reshape(shape)
@@ -299,9 +277,7 @@ class File:
         return values
 
     def _bytes(self, at: int, size: int) -> bytes:
-        assert self._file is not None
-        self._file.seek(at)
-        data = self._file.read(size)
+        data = self._file.read_at(at, size)
         if len(data) != size:
             raise FormatError("the file ends inside its data", hint="the file is damaged; get it again")
         return data
@@ -320,21 +296,32 @@ class File:
         if not path:
             return self._enter(path, self._id, b"/")
         parent, name = _split(path)
-        group, encoded = self._group(parent), _component(name)
-        if not group.links.exists(encoded):
+        link = self._link(parent, name)
+        if link is None:
             raise FormatError("nothing of this name is in the file")
-        link = group.links.get_info(encoded).type
-        if link:
+        if link != HARD_LINK:
             kind = LINK_KINDS.get(link, "user-defined link")
             raise FormatError(f"the {kind} here leads to other data; only data of this file itself is read", where=self._where(path))
-        return self._enter(path, group, encoded)
+        return self._enter(path, self._group(parent), _component(name))
+
+    def _link(self, parent: str, name: str) -> int | None:
+        """The type of the link `name` in a group; None: the group has none of this name."""
+        group, encoded = self._container(parent), _component(name)
+        members = self._symbols.members(parent)
+        if members is not None:
+            entry = members.get(encoded)
+            return None if entry is None else SOFT_LINK if entry.cache == CACHED_LINK else HARD_LINK
+        links = group.links
+        return int(links.get_info(encoded).type) if links.exists(encoded) else None
 
     def _enter(self, path: str, group: Any, name: bytes) -> Any:
         """Opens a member that is known to be there by a hard link."""
         if path.count("/") >= DEEPEST:
             raise FormatError(f"groups nested deeper than {DEEPEST}")
         found = h5o.open(group, name)
-        if isinstance(found, h5g.GroupID):
+        is_group = isinstance(found, h5g.GroupID)
+        self._symbols.check(path, is_group)
+        if is_group:
             if len(self._groups) == MOST_GROUPS:
                 self._groups.clear()  # those above this one are opened again when they are asked for
             self._groups[path] = found
@@ -349,6 +336,14 @@ class File:
         if not isinstance(found, h5g.GroupID):
             raise FormatError("a group is expected here", where=self._where(path))
         return found
+
+    def _container(self, path: str) -> Any:
+        """A group in which something is looked for: a name that is there twice, or where no look-up comes to, is refused first."""
+        group = self._group(path)
+        if self._symbols.members(path) is None and path not in self._checked:
+            _listed(group)
+            self._checked.add(path)
+        return group
 
     def _dataset(self, path: str) -> Any:
         found = self._open(path)
@@ -418,23 +413,14 @@ def _split(path: str) -> tuple[str, str]:
     return parent, name
 
 
-def _check_structures(data: bytes, start: int, at: int) -> None:
-    """Refuses data from `at` on that are the bytes of one of these structures; one that begins before `start` is not found.
-
-    data: the bytes from `start` to the end of the data. A structure begins no earlier than the end of the data before.
-    """
-    for pattern, size in STRUCTURES:
-        for found in pattern.finditer(data):
-            if start + found.start() + size + _more(found, start + found.start()) > at:
-                raise FormatError("its data lies inside a structure of the file", hint="the file is damaged; get it again")
-
-
-def _more(found: re.Match[bytes], place: int) -> int:
-    """Bytes that follow the fixed part of a structure at `place`: a header's messages, a heap's names where they stand right behind it."""
-    if found.re is HEADER[0]:
-        return int.from_bytes(found[1], "little")
-    follow = found.re is HEAP[0] and found[2] is not None and int.from_bytes(found[2], "little") == place + HEAP[1]
-    return int.from_bytes(found[1], "little") if follow else 0
+def _listed(group: Any) -> list[bytes]:
+    """The names of a group's members, each of which is there once."""
+    found: list[bytes] = []
+    group.links.iterate(found.append)
+    if len({*found}) != len(found):
+        twice, _ = collections.Counter(found).most_common(1)[0]
+        raise FormatError(f"the name {printable(repr(twice)[1:])} occurs twice in this group", hint="the file is damaged; get it again")
+    return found
 
 
 def _component(name: str) -> bytes:
@@ -458,97 +444,3 @@ def _type_name(kind: Any) -> str:
              h5t.OPAQUE: "opaque bytes", h5t.COMPOUND: "compound values", h5t.REFERENCE: "references",
              h5t.VLEN: "values of variable length", h5t.ENUM: "an enumeration (or booleans)", h5t.ARRAY: "arrays", h5t.TIME: "times"}
     return f"{named.get(kind.get_class(), 'an unknown type')} of {kind.get_size()} bytes each"
-
-
-def _shape(dataset: Any) -> tuple[int, ...]:
-    shape = dataset.shape
-    if shape is None:
-        raise FormatError("this dataset is empty: it has no values at all")
-    return tuple(map(int, shape))
-
-
-def _storage(dataset: Any, size: int) -> list[tuple[int, int, bool]]:
-    """(place, bytes, whether they are the values as they stand) of the pieces in which a dataset's data lies in the file.
-
-    size: its bytes unpacked. Refuses data that is not in the file, whole and in a form that can be read safely.
-    """
-    place = dataset.get_offset()  # None unless the data is contiguous, in this file, and not in the object header
-    if place is not None and dataset.get_storage_size() == size:
-        return [(int(place), size, True)]
-    properties = dataset.get_create_plist()
-    layout = properties.get_layout()
-    if properties.get_external_count():
-        raise FormatError("its data lies in another file (external storage); only data of this file itself is read")
-    if layout == h5d.VIRTUAL:
-        raise FormatError("a virtual dataset: its data lies elsewhere; only data of this dataset itself is read")
-    if layout not in (h5d.COMPACT, h5d.CONTIGUOUS, h5d.CHUNKED):
-        raise FormatError("its data is stored in an unknown layout")
-    if not dataset.get_storage_size():
-        raise FormatError("it holds no stored data: it was declared and never written")
-    if layout == h5d.CHUNKED:
-        return _chunks(dataset, properties, size)
-    if dataset.get_storage_size() != size:
-        raise FormatError(f"{dataset.get_storage_size()} bytes are stored, {size} expected")
-    return []
-
-
-def _chunks(dataset: Any, properties: Any, size: int) -> list[tuple[int, int, bool]]:
-    """As `_storage`, of a dataset in chunks."""
-    filters = [properties.get_filter(i)[0] for i in range(properties.get_nfilters())]
-    for code in filters:
-        if code not in (DEFLATE, SHUFFLE, FLETCHER32, LZF):
-            raise FormatError(f"packed with filter {code}, which is not supported (no plugin is ever loaded)")
-        if filters.count(code) > 1 or {DEFLATE, LZF} <= {*filters}:
-            raise FormatError("packed twice")
-    chunk = properties.get_chunk()
-    chunk_size = math.prod(chunk) * dataset.get_type().get_size()
-    if chunk_size > LARGEST_CHUNK or chunk_size > max(MiB, 4 * size):
-        raise FormatError(f"a chunk of {chunk_size} bytes for {size} bytes of data")
-    expected = math.prod(-(-length // step) for length, step in zip(_shape(dataset), chunk, strict=True))
-    if dataset.get_num_chunks() != expected:
-        raise FormatError(f"{dataset.get_num_chunks()} of {expected} chunks are stored: a part was never written")
-    infos = [dataset.get_chunk_info(i) for i in range(expected)]
-    for info in infos:
-        if info.size > 2 * chunk_size + 64:
-            raise FormatError(f"a chunk of {chunk_size} bytes takes {info.size} in the file")
-        mask, packed = dataset.read_direct_chunk(info.chunk_offset)
-        _check_chunk(packed, [code for bit, code in enumerate(filters) if not mask >> bit & 1], chunk_size)
-    return [(int(info.byte_offset), int(info.size), False) for info in infos]
-
-
-def _check_chunk(packed: bytes, filters: list[int], chunk_size: int) -> None:
-    """Whether a stored chunk unpacks to exactly its size: HDF5 1.14 leaves the rest of a short one uninitialised."""
-    size = len(packed)
-    for code in reversed(filters):
-        if code == FLETCHER32:
-            packed, size = packed[:-4], size - 4
-        elif code == DEFLATE:
-            size = _inflated_size(packed, chunk_size + 4)
-        elif code == LZF:
-            size = _lzf_size(packed)
-    if size != chunk_size:
-        raise FormatError(f"a chunk unpacks to {size} bytes, {chunk_size} expected", hint="the file is damaged; get it again")
-
-
-def _inflated_size(packed: bytes, limit: int) -> int:
-    import zlib
-
-    try:
-        return len(zlib.decompressobj().decompress(packed, limit + 1))
-    except zlib.error as error:
-        raise FormatError(f"a chunk cannot be inflated: {error}", hint="the file is damaged; get it again") from None
-
-
-def _lzf_size(packed: bytes) -> int:
-    """Length of what LibLZF's format unpacks to: literal runs (control byte below 32) and back references."""
-    size = i = 0
-    while i < len(packed):
-        control = packed[i]
-        if control < 32:
-            size, i = size + control + 1, i + control + 2
-        else:
-            long = control >> 5 == 7
-            if long and i + 1 == len(packed):
-                break
-            size, i = size + (control >> 5) + 2 + (packed[i + 1] if long else 0), i + (3 if long else 2)
-    return size if i == len(packed) else -1

@@ -9,9 +9,9 @@ from __future__ import annotations
 import bisect
 import struct
 from collections.abc import Iterator
-from typing import BinaryIO
 
 from exporter.errors import FormatError, located
+from exporter.files.input_file import InputFile
 from exporter.files.place import MiB, Place
 from exporter.formats import crc32c
 from exporter.formats.protobuf import varint
@@ -48,7 +48,7 @@ class Table:
         self._size = place.size()
         if self._size < FOOTER:
             raise FormatError(f"{self._size} bytes; the file is {'empty' if not self._size else 'cut short'}", where=self.where)
-        self._file: BinaryIO = place.open()
+        self._file: InputFile = place.open()
         self._kept: dict[int, list[Entry]] = {}
         try:
             self._read_index()

@@ -16,11 +16,12 @@ import math
 import re
 import struct
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from exporter.errors import FormatError
+from exporter.files.input_file import InputFile
 from exporter.files.place import MiB, Place
 from exporter.formats import crc32c
 from exporter.formats.protobuf import Message, fields, varint
@@ -168,8 +169,12 @@ class TensorBundle(_Open):
         if header.message(HEADER_VERSION).integer(2) > 1:  # VersionDef.min_consumer; TensorFlow's own is 1 to this day
             raise FormatError("the index asks for a newer TensorFlow than any known", where=self.where)
         self._shards = shards
-        self._files: dict[int, tuple[BinaryIO, int, str]] = {}
-        self._stack.callback(lambda: [file.close() for file, _, _ in self._files.values()])
+        self._files: dict[int, tuple[InputFile, int, str]] = {}
+        self._stack.callback(self._close_shards)
+
+    def _close_shards(self) -> None:
+        for file, _, _ in self._files.values():
+            file.close()
 
     def __contains__(self, name: str) -> bool:
         return bool(name) and self._table.get(name.encode()) is not None
@@ -265,7 +270,7 @@ class TensorBundle(_Open):
             raise self._error(name, f"was cut off: {shard} ended while it was read")
         return data
 
-    def _shard(self, number: int) -> tuple[BinaryIO, int, str]:
+    def _shard(self, number: int) -> tuple[InputFile, int, str]:
         found = self._files.get(number)
         if found is None:
             if not self.where.endswith(".index"):

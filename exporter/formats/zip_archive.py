@@ -14,10 +14,12 @@ import io
 import stat
 import struct
 import zlib
-from typing import Any, BinaryIO, cast
+from typing import Any, NamedTuple, cast
 
 from exporter.errors import FormatError, UnsupportedError, printable
+from exporter.files.input_file import InputFile, MemoryFile, Seeking
 from exporter.files.place import MiB
+from exporter.formats.layout import Layout
 
 MAGIC = (b"PK\3\4", b"PK\5\6")  # a first member, or an archive without any
 
@@ -32,8 +34,90 @@ LARGEST_CHECKED = 16 * MiB
 LARGEST_CHECKED_FAR_AWAY = MiB // 2  # of a remote file, of which only ranges are fetched
 
 STORED, DEFLATED = 0, 8
+ENCRYPTED = 0x2041  # flags (4.4.4): encrypted, strongly encrypted, its directory encrypted
+NUMBERS_BEHIND = 8  # flag: CRC-32 and sizes stand after the data, and zeros in the local header
 CUT_SHORT = "the zip archive is cut short: the directory at its end is missing"
 AGAIN = "copy or download the file again"
+
+
+class LocalHeader(NamedTuple):
+    """Before a member's data (4.3.7); name and extra field follow."""
+
+    signature: bytes
+    version: int
+    flags: int
+    method: int
+    time: int
+    crc: int
+    packed_size: int
+    size: int
+    name_length: int
+    extra_length: int
+
+
+class DirectoryEntry(NamedTuple):
+    """A member in the directory (4.3.12); name, extra field and comment follow."""
+
+    signature: bytes
+    made_by: int
+    version: int
+    flags: int
+    method: int
+    time: int
+    crc: int
+    packed_size: int
+    size: int
+    name_length: int
+    extra_length: int
+    comment_length: int
+    disk: int
+    internal_attributes: int
+    attributes: int
+    offset: int
+
+
+class EndRecord(NamedTuple):
+    """At the end of the archive (4.3.16); a comment follows. here, members: how many on this disk, and in all."""
+
+    signature: bytes
+    disk: int
+    first_disk: int
+    here: int
+    members: int
+    length: int
+    start: int
+    comment_length: int
+
+
+class EndRecord64(NamedTuple):
+    """The same with wide numbers (4.3.14)."""
+
+    signature: bytes
+    record_size: int
+    made_by: int
+    version: int
+    disk: int
+    first_disk: int
+    here: int
+    members: int
+    length: int
+    start: int
+
+
+class Locator64(NamedTuple):
+    """Between the two, where the first is (4.3.15)."""
+
+    signature: bytes
+    disk: int
+    record: int
+    disks: int
+
+
+LOCAL_HEADER = Layout(LocalHeader, "<4sHHHIIIIHH")
+DIRECTORY_ENTRY = Layout(DirectoryEntry, "<4sHHHHIIIIHHHHHII")
+END_RECORD = Layout(EndRecord, "<4sHHHHIIH")
+END_RECORD_64 = Layout(EndRecord64, "<4sQHHIIQQQQ")
+LOCATOR_64 = Layout(Locator64, "<4sIQI")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -67,9 +151,9 @@ class Archive:
     Raises FormatError where the archive is damaged, cut short or ambiguous.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: InputFile) -> None:
         self._file = file
-        self._largest_checked = LARGEST_CHECKED if getattr(file, "fetch_ahead", None) is None else LARGEST_CHECKED_FAR_AWAY
+        self._largest_checked = LARGEST_CHECKED_FAR_AWAY if file.is_far else LARGEST_CHECKED
         size = file.seek(0, io.SEEK_END)
         count, self._start, length = _end_record(file, size)
         file.seek(self._start)
@@ -98,16 +182,16 @@ class Archive:
             _check_crc(member, zlib.crc32(data))
         return data
 
-    def open(self, name: str) -> BinaryIO:
+    def open(self, name: str) -> InputFile:
         """A member as a seekable file: a stored one in place, a deflated one inflated in memory."""
         member = self.member(name)
         start = self._data_of(member)
         if member.method == DEFLATED:
-            return io.BytesIO(self._inflated(member, start))
+            return MemoryFile(self._inflated(member, start))
         if member.size <= self._largest_checked:
             self._file.seek(start)
             _check_crc(member, zlib.crc32(self._file.read(member.size)))
-        return cast(BinaryIO, Window(self._file, start, member.size))
+        return cast(InputFile, Window(self._file, start, member.size))
 
     def head(self, name: str, count: int) -> bytes:
         """The first bytes of a member, of which no more is read or inflated: they are not checked against its CRC-32."""
@@ -126,7 +210,7 @@ class Archive:
         if len(found) != 1:
             raise self._not_one(name, len(found))
         member = found[0]
-        if member.flags & 0x2041:  # encrypted, strongly encrypted, directory encrypted (4.4.4)
+        if member.flags & ENCRYPTED:
             raise UnsupportedError("the archive is encrypted", where=name, hint="decrypt it first")
         if not member.is_regular:
             raise FormatError("this member of the archive is a symbolic link or another special file, not a file", where=name)
@@ -152,18 +236,16 @@ class Archive:
         if after > 1 and self._offsets[after - 2] == member.offset:
             raise FormatError("two members of the archive are at the same place", where=member.name)
         self._file.seek(member.offset)
-        header = self._file.read(30)
-        if len(header) < 30 or header[:4] != b"PK\3\4":
+        block = self._file.read(LOCAL_HEADER.size)
+        if len(block) < LOCAL_HEADER.size or block[:4] != b"PK\3\4":
             raise FormatError("its header is not where the archive's directory says", where=member.name, hint=AGAIN)
-        _, flags, method, _, crc, packed_size, size, name_length, extra_length = struct.unpack("<HHHIIIIHH", header[4:])
-        tail = self._file.read(name_length + extra_length)
-        name, extra = tail[:name_length], tail[name_length:]
-        start: int = member.offset + 30 + name_length + extra_length
-        size, packed_size, _ = _wide(extra, size, packed_size, 0, member.name)
-        said = (_decoded(name, flags), flags & 0x2041, method, crc, packed_size, size)
+        header = LOCAL_HEADER.at(block)
+        name, extra = self._file.read(header.name_length), self._file.read(header.extra_length)
+        start: int = member.offset + LOCAL_HEADER.size + header.name_length + header.extra_length
+        size, packed_size, _ = _wide(extra, header.size, header.packed_size, 0, member.name)
+        said = (_decoded(name, header.flags), header.flags & ENCRYPTED, header.method, header.crc, packed_size, size)
         known = (member.name, 0, member.method, member.crc, member.packed_size, member.size)
-        # with bit 3 the three numbers stand after the data, and zeros here (4.4.4)
-        if said != known and not (flags & 8 and said == (*known[:3], 0, 0, 0)):
+        if said != known and not (header.flags & NUMBERS_BEHIND and said == (*known[:3], 0, 0, 0)):
             raise FormatError("its header and the archive's directory disagree", where=member.name, hint=AGAIN)
         if start + member.packed_size > end:
             raise FormatError(f"its size of {member.packed_size} bytes does not fit the archive", where=member.name, hint=AGAIN)
@@ -186,14 +268,20 @@ class Archive:
         return data
 
 
-class Window(io.RawIOBase):
+class Window(Seeking, io.RawIOBase):
     """A part of a file as a file of its own."""
 
-    def __init__(self, file: BinaryIO, start: int, size: int) -> None:
+    def __init__(self, file: InputFile, start: int, size: int) -> None:
         self._file, self._start, self._size = file, start, size
         self._at = 0
-        ahead = getattr(file, "fetch_ahead", None)  # of a remote file: ranges that will be read
-        self.fetch_ahead = ahead and (lambda ranges: ahead([(start + a, start + b) for a, b in ranges]))
+        self.is_far = file.is_far
+
+    def read_at(self, at: int, size: int) -> bytes:
+        """As in InputFile."""
+        return self._file.read_at(self._start + at, max(0, min(size, self._size - at)))
+
+    def fetch_ahead(self, ranges: list[tuple[int, int]]) -> None:
+        self._file.fetch_ahead([(self._start + first, self._start + end) for first, end in ranges])
 
     def readable(self) -> bool:
         return True
@@ -222,21 +310,22 @@ def _check_crc(member: Member, crc: int) -> None:
         raise FormatError("it is damaged: its CRC-32 is not the one in the archive", where=member.name, hint=AGAIN)
 
 
-def _end_record(file: BinaryIO, size: int) -> tuple[int, int, int]:
+def _end_record(file: InputFile, size: int) -> tuple[int, int, int]:
     """(members, start, length) of the directory, from the record that ends the archive (4.3.16, with zip64 4.3.14)."""
-    tail_size = min(size, 22 + 0xFFFF)
+    tail_size = min(size, END_RECORD.size + 0xFFFF)
     file.seek(size - tail_size)
     tail = file.read(tail_size)
     at = tail.rfind(b"PK\5\6")
-    if at < 0 or len(tail) - at < 22:
+    if at < 0 or len(tail) - at < END_RECORD.size:
         raise FormatError(CUT_SHORT, hint=AGAIN)
-    disk, first_disk, here, count, length, start, comment = struct.unpack("<HHHHIIH", tail[at + 4: at + 22])
-    if len(tail) - at - 22 != comment:
+    record = END_RECORD.at(tail, at)
+    if len(tail) - at - END_RECORD.size != record.comment_length:
         raise FormatError("the zip archive is cut short, or bytes follow its end", hint=AGAIN)
     end = size - tail_size + at
+    here, count, length, start = record.here, record.members, record.length, record.start
     if 0xFFFF in (count, here) or 0xFFFFFFFF in (length, start):
         end, here, count, length, start = _end_record_64(file, end)
-    if disk or first_disk or here != count:
+    if record.disk or record.first_disk or here != count:
         raise UnsupportedError("one part of a zip archive in several parts", hint="join the parts first")
     if count > MOST_MEMBERS or length > LARGEST_DIRECTORY:
         raise FormatError(f"the archive lists {count} members in {length} bytes; {MOST_MEMBERS} in {LARGEST_DIRECTORY} are the most")
@@ -245,29 +334,30 @@ def _end_record(file: BinaryIO, size: int) -> tuple[int, int, int]:
     return count, start, length
 
 
-def _end_record_64(file: BinaryIO, end: int) -> tuple[int, int, int, int, int]:
+def _end_record_64(file: InputFile, end: int) -> tuple[int, int, int, int, int]:
     """(start of the record, members on this disk, members, length, start) from the zip64 record before the end."""
-    file.seek(max(0, end - 76))
-    block = file.read(76)
-    if len(block) < 76 or block[:4] != b"PK\6\6" or block[56:60] != b"PK\6\7":
+    record_at = end - END_RECORD_64.size - LOCATOR_64.size
+    file.seek(max(0, record_at))
+    block = file.read(END_RECORD_64.size + LOCATOR_64.size)
+    if len(block) < END_RECORD_64.size + LOCATOR_64.size or not block.startswith(b"PK\6\6") or block[END_RECORD_64.size:][:4] != b"PK\6\7":
         raise FormatError("the zip64 record of the archive is missing", hint=AGAIN)
-    here, count, length, start = struct.unpack("<QQQQ", block[24:56])
-    return end - 76, here, count, length, start
+    record = END_RECORD_64.at(block)
+    return record_at, record.here, record.members, record.length, record.start
 
 
 def _directory(data: bytes, count: int) -> list[Member]:
     members = []
     at = 0
     while at < len(data):
-        if data[at: at + 4] != b"PK\1\2" or len(data) - at < 46:
+        if data[at: at + 4] != b"PK\1\2" or len(data) - at < DIRECTORY_ENTRY.size:
             raise FormatError("the zip archive's directory is damaged", hint=AGAIN)
-        (_, _, flags, method, _, crc, packed_size, size, name_length, extra_length, comment_length,
-         _, _, attributes, offset) = struct.unpack("<HHHHIIIIHHHHHII", data[at + 4: at + 46])
-        name = _decoded(data[at + 46: at + 46 + name_length], flags)
-        extra = data[at + 46 + name_length: at + 46 + name_length + extra_length]
-        size, packed_size, offset = _wide(extra, size, packed_size, offset, name)
-        members.append(Member(name, flags, method, crc, packed_size, size, offset, attributes >> 16))
-        at += 46 + name_length + extra_length + comment_length
+        entry = DIRECTORY_ENTRY.at(data, at)
+        at += DIRECTORY_ENTRY.size
+        name = _decoded(data[at: at + entry.name_length], entry.flags)
+        at += entry.name_length
+        size, packed_size, offset = _wide(data[at: at + entry.extra_length], entry.size, entry.packed_size, entry.offset, name)
+        members.append(Member(name, entry.flags, entry.method, entry.crc, packed_size, size, offset, entry.attributes >> 16))
+        at += entry.extra_length + entry.comment_length
     if at != len(data) or len(members) != count:
         raise FormatError("the zip archive's directory is damaged", hint=AGAIN)
     return members

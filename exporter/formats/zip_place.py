@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import os
 import stat
-from typing import BinaryIO, cast
+from typing import cast
 
 from exporter.errors import FormatError
+from exporter.files.input_file import InputFile, MemoryFile
 from exporter.files.place import Place, check_parts
 from exporter.formats.zip_archive import LARGEST_INFLATED, STORED, Archive, Window
 
@@ -44,9 +44,10 @@ class ZipPlace(Place):
             return os.stat_result((stat.S_IFREG | 0o444, 0, 0, 1, 0, 0, self._content.archive.member(self._path).size, 0, 0, 0))
         return os.stat_result((stat.S_IFDIR | 0o555, 0, 0, 1, 0, 0, 0, 0, 0, 0)) if self._path in self._content.folders else None
 
-    def open(self) -> BinaryIO:
+    def open(self) -> InputFile:
         if not self.is_file():
-            raise FormatError("this is a folder, not a file" if self.exists() else "no such file", where=self.name)
+            self.size()  # says so where there is nothing
+            raise FormatError("this is a folder, not a file", where=self.name)
         return self._content.open(self._path)
 
     def head(self, count: int = 512) -> bytes:
@@ -76,9 +77,9 @@ class ZipPlace(Place):
 class Content:
     """What an archive holds. The file stays the caller's to close, after the last of the places."""
 
-    def __init__(self, place: Place, file: BinaryIO) -> None:
+    def __init__(self, place: Place, file: InputFile) -> None:
         self.place, self.archive = place, Archive(file)
-        self.opened: dict[str, bytes | BinaryIO] = {}
+        self.opened: dict[str, bytes | InputFile] = {}
         self.folders: dict[str, set[str]] = {"": set()}
         self._inflated = 0
         for member in self.archive.members:
@@ -94,7 +95,7 @@ class Content:
             self.folders.setdefault(above, set()).add(own)
             name = above
 
-    def open(self, name: str) -> BinaryIO:
+    def open(self, name: str) -> InputFile:
         """A member as a file of its own; what was inflated is kept, and limited in all."""
         member = self.archive.member(name)
         if name not in self.opened:
@@ -102,7 +103,7 @@ class Content:
                 raise FormatError(f"the archive's members inflate to more than {LARGEST_INFLATED} bytes", where=name,
                                   hint="unpack the archive and give the model in it")
             file = self.archive.open(name)
-            self.opened[name] = file.getvalue() if isinstance(file, io.BytesIO) else file
+            self.opened[name] = file.getvalue() if isinstance(file, MemoryFile) else file
             self._inflated += member.size if member.method != STORED else 0
         kept = self.opened[name]
-        return io.BytesIO(kept) if isinstance(kept, bytes) else cast(BinaryIO, Window(kept, 0, member.size))
+        return MemoryFile(kept) if isinstance(kept, bytes) else cast(InputFile, Window(kept, 0, member.size))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import struct
 import zlib
 
@@ -14,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporter.errors import FormatError
+from exporter.files.input_file import MemoryFile
 from exporter.files.place import Place
-from exporter.formats import hdf5, hdf5_file
+from exporter.formats import hdf5, hdf5_file, hdf5_overlap, hdf5_storage
 from exporter.formats.hdf5 import is_hdf5, open_hdf5, superblock_at
 
 
@@ -300,16 +300,16 @@ def test_superblocks_and_truncation(tmp_path, libver, block):
     with h5py.File(path, "w", libver=libver, userblock_size=block) as file:
         file["x"] = np.arange(1000, dtype="f4")
     data = path.read_bytes()
-    assert superblock_at(io.BytesIO(data)) == block
+    assert superblock_at(MemoryFile(data)) == block
     assert is_hdf5(Place(path))
     with open_hdf5(Place(path)) as file:
         assert file.array("x")[0][999] == 999
-    with open_hdf5(io.BytesIO(data)) as file:
+    with open_hdf5(MemoryFile(data)) as file:
         assert file.array("x")[0][999] == 999
     path.write_bytes(data[:-5])
     assert f"{len(data) - 5} bytes, {len(data)} expected (5 are missing)" in refused(open_hdf5, Place(path))
     for size in (block + 9, block + 20, block + 40):
-        assert "cut short" in refused(open_hdf5, io.BytesIO(data[:size]))
+        assert "cut short" in refused(open_hdf5, MemoryFile(data[:size]))
 
 
 def test_what_is_not_hdf5(tmp_path):
@@ -317,23 +317,23 @@ def test_what_is_not_hdf5(tmp_path):
     assert not is_hdf5(Place(tmp_path / "a"))
     assert not is_hdf5(Place(tmp_path))
     assert "signature is missing" in refused(open_hdf5, Place(tmp_path / "a"))
-    assert "superblock of version 77" in refused(open_hdf5, io.BytesIO(hdf5.SIGNATURE + bytes([77]) * 100))
+    assert "superblock of version 77" in refused(open_hdf5, MemoryFile(hdf5.SIGNATURE + bytes([77]) * 100))
     with h5py.File(tmp_path / "h", "w"):
         pass
     data = (tmp_path / "h").read_bytes()
-    assert superblock_at(io.BytesIO(b"PK\3\4" + bytes(508) + data)) is None
-    assert "zip archive at once" in refused(open_hdf5, io.BytesIO(data + b"PK\5\6" + bytes(18)))
+    assert superblock_at(MemoryFile(b"PK\3\4" + bytes(508) + data)) is None
+    assert "zip archive at once" in refused(open_hdf5, MemoryFile(data + b"PK\5\6" + bytes(18)))
 
 
 def test_messages_name_the_member(tmp_path):
     with h5py.File(tmp_path / "h", "w") as file:
         file["g/x"] = 1
-    with open(tmp_path / "h", "rb") as raw, open_hdf5(raw, "model.weights.h5") as file:
+    with Place(tmp_path / "h").open() as raw, open_hdf5(raw, "model.weights.h5") as file:
         assert refused(file.array, "g/x").startswith("model.weights.h5: g/x: ")
-    assert refused(open_hdf5, io.BytesIO(b""), "model.weights.h5").startswith("model.weights.h5: ")
+    assert refused(open_hdf5, MemoryFile(b""), "model.weights.h5").startswith("model.weights.h5: ")
 
 
-class Short(io.BytesIO):
+class Short(MemoryFile):
     """A file that gives less than it is asked for, as one that shrinks while it is read."""
 
     def read(self, size=-1):
@@ -352,14 +352,14 @@ def test_a_short_read_is_an_error(tmp_path):
 def test_sizes_of_lzf(raw, repeat):
     """The size that is computed for HDF5's own LZF chunks is always theirs."""
     values = np.array(raw * repeat or [0], np.uint8).view(np.uint8).astype(np.float32)
-    with h5py.File(io.BytesIO(), "w") as file:
+    with h5py.File(MemoryFile(), "w") as file:
         dataset = file.create_dataset("x", data=values, chunks=values.shape, compression="lzf", shuffle=True)
         mask, packed = dataset.id.read_direct_chunk((0,))
         if not mask:
-            assert hdf5_file._lzf_size(packed) == values.nbytes
+            assert hdf5_storage._lzf_size(packed) == values.nbytes
 
 
 def test_an_address_above_16_mib_is_not_taken_for_a_structure():
     """The layout of a contiguous dataset of 64 bytes at 0x1007a00 begins as an object header does."""
     layout = bytes((3, 1)) + struct.pack("<QQ", 0x1007A00, 64)
-    assert not any(pattern.search(layout + bytes(64)) for pattern, _ in hdf5_file.STRUCTURES)
+    assert not any(pattern.search(layout + bytes(64)) for pattern, _ in hdf5_overlap.STRUCTURES)

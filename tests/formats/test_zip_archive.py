@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import random
 import stat
@@ -13,6 +12,8 @@ import zlib
 import pytest
 
 from exporter.errors import ExporterError, FormatError, UnsupportedError
+from exporter.files.input_file import MemoryFile
+from exporter.files.place import Place
 from exporter.formats import zip_archive
 from exporter.formats.zip_archive import Archive
 
@@ -21,7 +22,7 @@ CONFIG, WEIGHTS = b'{"a": 1}' * 30, bytes(range(256)) * 40
 
 def packed(*members, compression=zipfile.ZIP_STORED):
     """An archive of (name or ZipInfo, data)."""
-    buffer = io.BytesIO()
+    buffer = MemoryFile()
     with zipfile.ZipFile(buffer, "w", compression) as archive:
         for name, data in members:
             archive.writestr(name, data)
@@ -33,14 +34,14 @@ GOOD = packed(("config.json", CONFIG), ("model.weights.h5", WEIGHTS))
 
 def refused(data, name="config.json", kind=FormatError):
     with pytest.raises(kind) as error:
-        Archive(io.BytesIO(data)).open(name)
+        Archive(MemoryFile(data)).open(name)
     return str(error.value)
 
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 def test_members_are_read(compression):
     data = packed(("config.json", CONFIG), ("model.weights.h5", WEIGHTS), ("empty", b""), ("é/ü.txt", b"x"), compression=compression)
-    archive = Archive(io.BytesIO(data))
+    archive = Archive(MemoryFile(data))
     assert archive.read("config.json") == CONFIG
     assert archive.read("empty") == b""
     assert archive.read("é/ü.txt") == b"x"
@@ -57,7 +58,7 @@ def test_members_are_read(compression):
 
 
 def test_a_stored_member_is_a_window_and_not_a_copy():
-    file = Archive(io.BytesIO(GOOD)).open("model.weights.h5")
+    file = Archive(MemoryFile(GOOD)).open("model.weights.h5")
     assert isinstance(file, zip_archive.Window)
 
 
@@ -67,14 +68,14 @@ def test_written_as_keras_writes_weights(tmp_path):
         with archive.open("model.weights.h5", "w", force_zip64=True) as member:
             member.write(WEIGHTS)
         archive.writestr("config.json", CONFIG)
-    with open(tmp_path / "k", "rb") as file:
+    with Place(tmp_path / "k").open() as file:
         assert Archive(file).open("model.weights.h5").read() == WEIGHTS
 
 
 def test_written_to_a_stream():
     """Sizes and CRC then stand behind the data."""
 
-    class Stream(io.BytesIO):
+    class Stream(MemoryFile):
         def seekable(self):
             return False
 
@@ -88,7 +89,7 @@ def test_written_to_a_stream():
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("config.json", CONFIG)
         archive.writestr("model.weights.h5", WEIGHTS)
-    archive = Archive(io.BytesIO(buffer.getvalue()))
+    archive = Archive(MemoryFile(buffer.getvalue()))
     assert (archive.read("config.json"), archive.read("model.weights.h5")) == (CONFIG, WEIGHTS)
 
 
@@ -103,7 +104,7 @@ def as_zip64(data):
 
 def test_zip64():
     data = as_zip64(GOOD)
-    assert Archive(io.BytesIO(data)).read("config.json") == CONFIG
+    assert Archive(MemoryFile(data)).read("config.json") == CONFIG
     assert "zip64 record" in refused(data.replace(b"PK\6\6", b"PK\7\7"))
 
 
@@ -173,14 +174,14 @@ def test_bombs():
     zeros = packed(("config.json", bytes(70 << 20)), compression=zipfile.ZIP_DEFLATED)
     assert "over the limit" in refused(zeros)
     with pytest.raises(FormatError, match="over the limit of 1000"):
-        Archive(io.BytesIO(packed(("config.json", bytes(1001))))).read("config.json", 1000)
+        Archive(MemoryFile(packed(("config.json", bytes(1001))))).read("config.json", 1000)
 
 
 def test_unsafe_names_are_ignored_and_said():
     link = zipfile.ZipInfo("assets/link")
     link.create_system, link.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
     names = ["../up", "/absolute", "..\\back", "C:/drive", "a/../../b"]
-    archive = Archive(io.BytesIO(packed(("config.json", CONFIG), (link, b"/"), *((name, b"") for name in names), ("assets/", b""))))
+    archive = Archive(MemoryFile(packed(("config.json", CONFIG), (link, b"/"), *((name, b"") for name in names), ("assets/", b""))))
     assert len(archive.warnings()) == len(names) + 1
     assert archive.read("config.json") == CONFIG
 
@@ -193,7 +194,7 @@ def test_too_many_members(monkeypatch):
 def test_a_large_stored_member_is_not_read_through(monkeypatch):
     monkeypatch.setattr(zip_archive, "LARGEST_CHECKED", 100)
 
-    class Counting(io.BytesIO):
+    class Counting(MemoryFile):
         read_bytes = 0
 
         def read(self, size=-1):
@@ -207,7 +208,7 @@ def test_a_large_stored_member_is_not_read_through(monkeypatch):
     assert member.read(10) == bytes(10)
     assert file.read_bytes < 100_000
     with pytest.raises(FormatError, match="CRC"):  # what is read whole is checked whatever its size
-        Archive(io.BytesIO(GOOD.replace(CONFIG, CONFIG[:-1] + b"?"))).read("config.json")
+        Archive(MemoryFile(GOOD.replace(CONFIG, CONFIG[:-1] + b"?"))).read("config.json")
 
 
 def test_random_damage_never_gives_other_bytes():
@@ -219,7 +220,7 @@ def test_random_damage_never_gives_other_bytes():
             data = bytearray(good)
             data[source.randrange(len(data))] ^= 1 << source.randrange(8)
             try:
-                archive = Archive(io.BytesIO(bytes(data)))
+                archive = Archive(MemoryFile(bytes(data)))
                 got = archive.read("config.json"), archive.read("model.weights.h5")
             except ExporterError:
                 continue
@@ -227,4 +228,4 @@ def test_random_damage_never_gives_other_bytes():
 
 
 def test_crc_is_the_usual_one():
-    assert Archive(io.BytesIO(GOOD)).member("config.json").crc == zlib.crc32(CONFIG)
+    assert Archive(MemoryFile(GOOD)).member("config.json").crc == zlib.crc32(CONFIG)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 import zipfile
@@ -13,6 +12,7 @@ import pytest
 import exporter
 from exporter.commands.export import export
 from exporter.errors import ExporterError, FormatError, UnsupportedError
+from exporter.files.input_file import MemoryFile
 from exporter.files.place import Place
 from exporter.formats import zip_place
 from exporter.formats.zip_place import Content, ZipPlace
@@ -166,7 +166,7 @@ def test_too_many_files(tmp_path, monkeypatch):
 
 
 def place(members, method=zipfile.ZIP_STORED):
-    data = archive(io.BytesIO(), members, method)
+    data = archive(MemoryFile(), members, method)
     return ZipPlace(Content(Place("a.zip"), data))
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from exporter.errors import FormatError, UnsupportedError
+from exporter.files.input_file import InputFile
 from exporter.files.place import Place
 from exporter.formats.hdf5 import open_hdf5
 from exporter.formats.strict_json import parse_json
@@ -26,7 +27,7 @@ PICKLED = ("model.weights.npz", "variables.npz")
 class Zip:
     """The parts of a .keras file."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: InputFile) -> None:
         self._archive = Archive(file)
         self.warnings = self._archive.warnings()
 

@@ -1,0 +1,205 @@
+"""What an HDF5 file says twice about its groups, compared: libhdf5 follows one of two copies, another reader the other.
+
+The entry of a group in the symbol table of the group above it holds the address of its object header and, beside that, a copy of what the
+header says about the place of its members. Names stand in strictly ascending order, within the bounds that the B-tree gives for each node:
+one that is there twice, or outside of them, is found by no look-up.
+
+Specification: HDF5 File Format 3.0, sections III.A.1 (B-trees), III.B and III.C (symbol tables), III.D (local heaps), IV.A.1.a (headers).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator
+from typing import ParamSpec, TypeVar
+
+from exporter.errors import FormatError, printable
+from exporter.files.input_file import InputFile
+from exporter.formats.hdf5_layout import (
+    ADDRESSES,
+    ADDRESSES_AT,
+    CACHED_GROUP,
+    CONTINUATION,
+    FIRST_MESSAGE,
+    FIRST_OF_BLOCK,
+    FIRST_OF_HEADER,
+    GROUP_NODE,
+    LOCAL_HEAP,
+    OBJECT_HEADER,
+    PAIR,
+    RANKS,
+    RANKS_AT,
+    SIZES,
+    SYMBOL_TABLE,
+    TABLE_ENTRY,
+    TABLE_NODE,
+    TREE_NODE,
+    TableEntry,
+    messages,
+)
+
+SUPERBLOCK_BYTES = 128
+WINDOW = 256  # bytes of a near file that are read at once, for pieces of unknown size
+LARGEST_RANK = 64  # libhdf5's is 4
+MOST_MEMBERS = 200_000  # of one group, and of all that are kept
+LARGEST_HEAP = 64 << 20  # bytes of the names of one group
+MOST_BLOCKS, LARGEST_BLOCK = 64, 1 << 20  # of one object header; bytes of each
+DEEPEST = 255  # levels of a B-tree
+AGAIN = "the file is damaged; get it again"
+
+Members = dict[bytes, TableEntry]
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Groups:
+    """The symbol tables of a file: each group is compared when it is opened, and its members when something is looked for in it.
+
+    Raises FormatError where one contradicts itself.
+    """
+
+    def __init__(self, file: InputFile, start: int) -> None:
+        """start: where the superblock is."""
+        self._file, self._base = file, 0
+        self._window = (0, b"")
+        self._tables: dict[str, tuple[int, int] | None] = {}
+        self._found: dict[str, Members | None] = {}
+        self._kept = 0
+        block = self._read(start, SUPERBLOCK_BYTES)
+        first = ADDRESSES_AT.get(block[8]) if block[SIZES] == b"\x08\x08" else None  # versions 2 and 3 have no entry of the root
+        self._base = ADDRESSES.at(block, first).base if first else 0
+        self._root = TABLE_ENTRY.at(block, first + ADDRESSES.size) if first else None
+        self._leaf_size = TABLE_NODE.size + 2 * min(RANKS.at(block, RANKS_AT).leaf, LARGEST_RANK) * TABLE_ENTRY.size if first else 0
+
+    def check(self, path: str, is_group: bool) -> None:
+        """Compares what the symbol table of the group above says about an object, which was opened, with what its header says."""
+        if is_group:
+            self._table(path)
+            return
+        entry = self._entry(path)
+        if entry is not None and entry.cache == CACHED_GROUP:
+            raise FormatError("the symbol table says that this is a group, its header that it is not", hint=AGAIN)
+
+    def members(self, path: str) -> Members | None:
+        """The members of a group by name; None: they are listed in another form than a symbol table."""
+        if path in self._found:
+            return self._found[path]
+        table = self._table(path)
+        members = None if table is None else _complete(self._listed, *table)
+        self._kept += len(members or ())
+        if self._kept > MOST_MEMBERS:
+            self._found.clear()  # those above this one are listed again when they are asked for
+            self._kept = len(members or ())
+        self._found[path] = members
+        return members
+
+    def _entry(self, path: str) -> TableEntry | None:
+        if not path:
+            return self._root
+        parent, _, name = path.rpartition("/")
+        members = self.members(parent)
+        if members is None:
+            return None
+        if name.encode() not in members:
+            raise FormatError("the symbol table does not list this name, and yet it is found", hint=AGAIN)
+        return members[name.encode()]
+
+    def _table(self, path: str) -> tuple[int, int] | None:
+        """Where the B-tree and the names of a group are; None: it has no symbol table, to which groups may be changed later."""
+        if path not in self._tables:
+            entry = self._entry(path)
+            table = None if entry is None else _complete(self._symbol_table, entry.header)
+            if entry is not None and table is not None and entry.cache == CACHED_GROUP and table != (entry.tree, entry.heap):
+                raise FormatError("the file says twice where the members of this group are, and the two differ", hint=AGAIN)
+            if len(self._tables) > MOST_MEMBERS:
+                self._tables.clear()
+            self._tables[path] = table
+        return self._tables[path]
+
+    def _symbol_table(self, address: int) -> tuple[int, int] | None:
+        """What an object header says about the place of the members."""
+        header = FIRST_OF_HEADER.at(self._read(address, FIRST_OF_HEADER.size))
+        if header.version != 1:
+            return None
+        message = FIRST_OF_BLOCK.at(self._read(header.first, FIRST_OF_BLOCK.size)) if header.kind == CONTINUATION else header
+        return (message.first, message.second) if message.kind == SYMBOL_TABLE else self._message(address)
+
+    def _message(self, address: int) -> tuple[int, int] | None:
+        """The symbol table message of a header, wherever it stands."""
+        size = FIRST_MESSAGE + OBJECT_HEADER.at(self._read(address, OBJECT_HEADER.size)).size
+        first, waiting = FIRST_MESSAGE, [(address, size)]
+        for _ in range(MOST_BLOCKS):
+            if not waiting:
+                break
+            at, size = waiting.pop(0)
+            block = self._read(at, min(size, LARGEST_BLOCK))
+            for kind, data in messages(block, first, len(block)):
+                if kind == SYMBOL_TABLE:
+                    place = PAIR.at(data)
+                    return place.first, place.second
+                if kind == CONTINUATION:
+                    waiting.append(PAIR.at(data))
+            first = 0
+        return None
+
+    def _listed(self, tree: int, heap_address: int) -> Members:
+        heap = LOCAL_HEAP.at(self._read(heap_address, LOCAL_HEAP.size))
+        if heap.signature != b"HEAP" or heap.size > LARGEST_HEAP:
+            raise FormatError("the names of this group's members are not where the file says", hint=AGAIN)
+        names = self._read(heap.data, heap.size)
+        members: Members = {}
+        before = b""
+        for leaf, low, high in self._leaves(tree, names, set(), DEEPEST):
+            for entry in leaf:
+                name = _name(names, entry.name)
+                if not before < name:
+                    what = "occurs twice in this group" if name == before else "stands in this group behind one that it precedes"
+                    raise FormatError(f"the name {printable(repr(name)[1:])} {what}", hint=AGAIN)
+                if not low < name <= high:
+                    raise FormatError(f"the name {printable(repr(name)[1:])} stands where no look-up in this group comes to", hint=AGAIN)
+                members[name], before = entry, name
+            if len(members) > MOST_MEMBERS:
+                raise FormatError(f"expected at most {MOST_MEMBERS} members of a group, got more")
+        return members
+
+    def _leaves(self, address: int, names: bytes, seen: set[int], above: int) -> Iterator[tuple[Iterator[TableEntry], bytes, bytes]]:
+        """The entries of each leaf below a node of the B-tree, with the keys beside it: names lie above the first, up to the second."""
+        data = self._read(address, TREE_NODE.size)
+        node = TREE_NODE.at(data)
+        if node.signature != b"TREE" or node.kind != GROUP_NODE or node.level >= above or address in seen:
+            raise FormatError("the B-tree of this group is damaged", hint=AGAIN)
+        seen.add(address)
+        pairs = struct.unpack(f"<{2 * node.used + 1}Q", self._read(address + TREE_NODE.size, 8 * (2 * node.used + 1)))
+        for i in range(0, 2 * node.used, 2):
+            low, high = _name(names, pairs[i]), _name(names, pairs[i + 2])
+            if node.level == 0:
+                yield self._leaf(pairs[i + 1]), low, high
+                continue
+            for leaf, inner_low, inner_high in self._leaves(pairs[i + 1], names, seen, node.level):
+                yield leaf, max(low, inner_low), min(high, inner_high)
+
+    def _leaf(self, address: int) -> Iterator[TableEntry]:
+        data = self._read(address, self._leaf_size)
+        node = TABLE_NODE.at(data)
+        if node.signature != b"SNOD" or TABLE_NODE.size + node.used * TABLE_ENTRY.size > len(data):
+            raise FormatError("a symbol table node of this group is damaged", hint=AGAIN)
+        return TABLE_ENTRY.rows(data, TABLE_NODE.size, node.used)
+
+    def _read(self, address: int, size: int) -> bytes:
+        """Bytes of the file, fewer at its end. Some that follow are kept where they cost no request."""
+        at = self._base + address
+        start, window = self._window
+        if not start <= at <= at + size <= start + len(window):
+            start, window = self._window = at, self._file.read_at(at, size if self._file.is_far else max(size, WINDOW))
+        return window[at - start: at - start + size]
+
+
+def _complete(read: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    try:
+        return read(*args, **kwargs)
+    except (struct.error, IndexError, ValueError):
+        raise FormatError("the symbol table of this group cannot be read", hint=AGAIN) from None
+
+
+def _name(names: bytes, offset: int) -> bytes:
+    return names[offset: names.index(b"\0", offset)]

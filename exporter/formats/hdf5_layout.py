@@ -1,0 +1,142 @@
+"""The structures of HDF5 that are looked at byte by byte: groups, in files whose addresses have 8 bytes, as libhdf5 writes by default.
+
+Specification: HDF5 File Format 3.0; its section stands beside each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from exporter.formats.layout import Layout
+
+SYMBOL_TABLE, DATASPACE, DATA_LAYOUT, CONTINUATION = 0x11, 0x01, 0x08, 0x10  # types of messages (IV.A.2)
+CONTIGUOUS = 1
+SIZES, RANKS_AT, ADDRESSES_AT = slice(13, 15), 16, {0: 24, 1: 28}  # in a superblock; the last by its version
+GROUP_NODE, CACHED_GROUP, CACHED_LINK = 0, 1, 2  # kind of a B-tree (III.A.1), types of a cache (III.C)
+
+
+class Ranks(NamedTuple):
+    """In a superblock of version 0 or 1 (II.A): half of the most entries of a symbol table node, and of a group's B-tree node."""
+
+    leaf: int
+    internal: int
+    flags: int
+
+
+class Addresses(NamedTuple):
+    """What every address is counted from, and the places of structures (II.A); in version 0 and 1 the root's symbol table entry follows."""
+
+    base: int
+    free_space: int
+    end: int
+    driver: int
+
+
+class TreeNode(NamedTuple):
+    """A node of a version 1 B-tree (III.A.1); key 0, child 0, key 1, child 1, ... and a last key follow, of 8 bytes each in a group's."""
+
+    signature: bytes
+    kind: int
+    level: int
+    used: int
+    left: int
+    right: int
+
+
+class TableNode(NamedTuple):
+    """A symbol table node (III.B); its entries follow."""
+
+    signature: bytes
+    version: int
+    reserved: int
+    used: int
+
+
+class TableEntry(NamedTuple):
+    """An entry of a symbol table (III.C). tree, heap: the scratch pad of a group's."""
+
+    name: int
+    header: int
+    cache: int
+    reserved: int
+    tree: int
+    heap: int
+
+
+class LocalHeap(NamedTuple):
+    """The header of a local heap (III.D)."""
+
+    signature: bytes
+    version: int
+    size: int
+    free: int
+    data: int
+
+
+class ObjectHeader(NamedTuple):
+    """The prefix of an object header of version 1 (IV.A.1.a); its messages follow 4 bytes later."""
+
+    version: int
+    reserved: int
+    messages: int
+    links: int
+    size: int
+
+
+class MessageHeader(NamedTuple):
+    """Before each message of an object header of version 1 (IV.A.1.a)."""
+
+    kind: int
+    size: int
+    flags: int
+
+
+class FirstMessage(NamedTuple):
+    """An object header of version 1 up to its first message (IV.A.1.a), where that is one of a pair of numbers: the symbol table message,
+    or the continuation to which it was moved when attributes came."""
+
+    version: int
+    kind: int
+    first: int
+    second: int
+
+
+class OnlyMessage(NamedTuple):
+    """The first message of a continuation, likewise."""
+
+    kind: int
+    first: int
+    second: int
+
+
+class Pair(NamedTuple):
+    """The data of a symbol table message (IV.A.2.r: addresses of B-tree and heap), of a continuation (IV.A.2.q) and of a contiguous
+    layout (IV.A.2.i): an address, and an address or a size."""
+
+    first: int
+    second: int
+
+
+RANKS = Layout(Ranks, "<HHI")
+ADDRESSES = Layout(Addresses, "<QQQQ")
+TREE_NODE = Layout(TreeNode, "<4sBBHQQ")
+TABLE_NODE = Layout(TableNode, "<4sBBH")
+TABLE_ENTRY = Layout(TableEntry, "<QQIIQQ")
+LOCAL_HEAP = Layout(LocalHeap, "<4sB3xQQQ")
+FIRST_OF_HEADER = Layout(FirstMessage, "<B15xH6xQQ")
+FIRST_OF_BLOCK = Layout(OnlyMessage, "<H6xQQ")
+OBJECT_HEADER = Layout(ObjectHeader, "<BBHII")
+MESSAGE_HEADER = Layout(MessageHeader, "<HHB3x")
+PAIR = Layout(Pair, "<QQ")
+FIRST_MESSAGE = 16  # from the beginning of an object header
+
+
+def messages(block: bytes, at: int, end: int) -> Iterator[tuple[int, bytes]]:
+    """(type, data) of the messages that stand in `block` from `at` to `end`."""
+    end = min(end, len(block))
+    while at + MESSAGE_HEADER.size <= end:
+        header = MESSAGE_HEADER.at(block, at)
+        at += MESSAGE_HEADER.size
+        yield header.kind, block[at: at + header.size]
+        at += header.size

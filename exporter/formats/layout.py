@@ -1,0 +1,25 @@
+"""Layouts of bytes as tables: the names of the fields in a NamedTuple, their sizes in the form of `struct`."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import Generic, NamedTuple, TypeVar
+
+Row = TypeVar("Row", bound=NamedTuple)
+
+
+class Layout(Generic[Row]):
+    """A structure of fixed size."""
+
+    def __init__(self, row: type[Row], form: str) -> None:
+        self._row, self._form = row, struct.Struct(form)
+        self.size = self._form.size
+
+    def at(self, data: bytes, offset: int = 0) -> Row:
+        """The structure that begins at `offset`. Raises struct.error where `data` ends before it does."""
+        return self._row._make(self._form.unpack_from(data, offset))
+
+    def rows(self, data: bytes, offset: int, count: int) -> Iterator[Row]:
+        """`count` structures one behind the other. Raises struct.error where `data` ends inside one; fewer where it ends between two."""
+        return map(self._row._make, self._form.iter_unpack(data[offset: offset + count * self.size]))
