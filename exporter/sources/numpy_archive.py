@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from exporter.batchnorm.bundle import Origin
 from exporter.errors import FormatError, UnsupportedError, names, printable
+from exporter.files.input_file import InputFile
 from exporter.formats import npy
 from exporter.formats.zip_archive import MAGIC, Archive
 from exporter.keras import dialects
@@ -76,7 +77,7 @@ def read(place: Place, options: ReadOptions) -> Found:
 class _Arrays:
     """The arrays of an archive, read one by one."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: InputFile) -> None:
         self._archive = Archive(file)
         self.names = [member.name.removesuffix(".npy") for member in self._archive.members]
 
