@@ -39,7 +39,7 @@ from exporter.formats.hdf5_layout import (
 )
 
 SUPERBLOCK_BYTES = 128
-WINDOW = 256  # bytes of a near file that are read at once, for pieces of unknown size
+WINDOW = 128  # bytes of a near file that are read at once, for pieces of unknown size
 LARGEST_RANK = 64  # libhdf5's is 4
 MOST_MEMBERS = 200_000  # of one group, and of all that are kept
 LARGEST_HEAP = 64 << 20  # bytes of the names of one group
