@@ -17,7 +17,8 @@ from exporter.diagnosis.mistakes import MISTAKES, RIGHT, Mistake
 
 HERE = Path(__file__).resolve().parent
 MARK = "<!-- Everything below is made by docs/make_batchnorm.py from exporter/diagnosis/mistakes.py. -->\n"
-SHOWN_ON = ("near_epsilon", "channels_first/4", "epsilon/1e-5", "no_gamma", "negative_and_zero_gamma", "types/float64")
+SHOWN_ON = ("near_epsilon", "channels_first/4", "epsilon/1e-5", "no_gamma", "negative_and_zero_gamma", "types/float64",
+            "called_in_training/four_arrays")
 
 
 def cases() -> list[tuple[str, Case, dict[str, Any]]]:

@@ -35,7 +35,7 @@ def spread(count: int, seed: int) -> NDArray[np.float64]:
 def layer(path: str, variance: list[float], *, epsilon: float = 1e-3, axis: tuple[int, ...] = (-1,),
           shape: tuple[int, ...] | None = None, ndim: int | None = None, dtype: str = "float32", mean: list[float] | float = 1.0,
           gamma: list[float] | str | None = "spread", beta: list[float] | str | None = "spread",
-          momentum: float | None = 0.99) -> BatchNorm:
+          momentum: float | None = 0.99, called_in_training: bool = False) -> BatchNorm:
     """A layer; gamma and beta are spread over 0.5 to 2 and -1 to 1, the mean over -mean to mean, unless given."""
     count = len(variance)
     made: dict[str, Any] = {"gamma": 0.5 + 1.5 * spread(count, PRIMES["gamma"]), "beta": 2 * spread(count, PRIMES["beta"]) - 1}
@@ -48,7 +48,7 @@ def layer(path: str, variance: list[float], *, epsilon: float = 1e-3, axis: tupl
     arrays: dict[str, Any] = {name: None if values is None else round_to(np.array(values, np.float64), dtype).reshape(shape)
                               for name, values in made.items()}
     return BatchNorm(path=path, name=path.rpartition("/")[2], class_name="BatchNormalization", axis=axis, shape=shape, ndim=ndim,
-                     dtype=dtype, epsilon=epsilon, momentum=momentum, **arrays)
+                     dtype=dtype, epsilon=epsilon, momentum=momentum, called_in_training=called_in_training, **arrays)
 
 
 NEAR = [1e-6, 1e-5, 4e-5, 1e-4, 4e-4, 1e-3, 3e-3, 1e-2]
@@ -87,6 +87,10 @@ LAYERS: list[tuple[BatchNorm, list[tuple[int, ...]]]] = [
     (layer("much_at_once/four_arrays", [3e-6, 4e-5, 2e-4], epsilon=1e-5, ndim=4, axis=(1,), gamma=[-0.75, 1.25, 0.5]), [(2, 3, 3, 2)]),
     (layer("much_at_once/three_arrays", [3e-6, 4e-5, 2e-4], epsilon=1e-5, ndim=4, axis=(1,), gamma=[0.75, -1.25, 0.5], beta=None),
      [(2, 3, 3, 2)]),
+    (layer("called_in_training/four_arrays", [3e-6, 4e-5, 2e-4], epsilon=1e-5, ndim=4, axis=(1,), gamma=[-0.75, 1.25, 0.5],
+           called_in_training=True), [(2, 3, 3, 2)]),
+    (layer("called_in_training/three_arrays", [3e-6, 4e-5, 2e-4], epsilon=1e-5, ndim=4, axis=(1,), gamma=[0.75, -1.25, 0.5], beta=None,
+           called_in_training=True), [(2, 3, 3, 2)]),
     (layer("many_channels", [NEAR[i % 8] * (1 + i / 64) for i in range(37)]), [(3, 37)]),
     (layer("größe/π bn", MIXED, ndim=2), [(2, 5)]),
     (layer("größe/π bn#2", MIXED[::-1], ndim=2), [(2, 5)]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import sys
 from collections.abc import Sequence
@@ -43,7 +44,8 @@ def diagnose(words: Sequence[str] | None = None) -> int:
 
     x, theirs = samples.read(args.input, "input"), samples.read(args.output, "output")
     model = _numbers(alone, args) if alone else _model(args)
-    found = find(model, x, theirs, layer=args.layer, channel=args.channel, axis=args.axis, dtype=args.dtype)
+    found = find(model, x, theirs, layer=args.layer, channel=args.channel, axis=args.axis, dtype=args.dtype,
+                 averages=_averages(args, model))
     if args.json:
         import json
 
@@ -74,6 +76,25 @@ def _model(args: argparse.Namespace) -> Bundle | Given:
     bundle = read_in_child(place_for(args.bundle), options, fork=True)
     warn(bundle.warnings)
     return bundle
+
+
+def _averages(args: argparse.Namespace, model: Bundle | Given) -> Bundle | None:
+    """The model with the other set of variables, where its checkpoint holds both them and their moving averages."""
+    from exporter.batchnorm.bundle import Bundle
+
+    if not isinstance(model, Bundle) or model.origin.kind != "tf-checkpoint":
+        return None
+    from exporter.errors import ExporterError
+    from exporter.files.remote import place_for
+    from exporter.pipeline.read import read_in_child
+
+    options = dataclasses.replace(read_options(args), stored_statistics=True)
+    for ema in ("yes", "no"):
+        with contextlib.suppress(ExporterError):  # then there is one set only
+            other = read_in_child(place_for(args.bundle), dataclasses.replace(options, ema=ema), fork=True)
+            if other.digest() != model.digest():
+                return other
+    return None
 
 
 def _explain(args: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from exporter.batchnorm.listing import columns
+from exporter.diagnosis.case import Case
 from exporter.diagnosis.evidence import Evidence
 from exporter.diagnosis.explanations import Explanation
 from exporter.diagnosis.mistakes import BY_CODE, MISTAKES, RIGHT
@@ -16,6 +17,7 @@ from exporter.errors import printable
 
 MOST_SHOWN = 5
 MOST_HIDDEN = 8
+FEW_ROWS = 3  # of input: fewer tell little
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -67,9 +69,8 @@ def render(found: Diagnosis) -> str:
         lines.append(f"{place}: same. {_count(found.compared)} within the error bound, "
                      f"the worst at {found.worst['times_the_bound']:.2g} of it.")
         hidden = [f"{code} {BY_CODE[code].name}" for code in found.could_not_show()]
-        if len(hidden) > MOST_HIDDEN:
-            lines.append(f"These numbers are too few or too coarse to show {len(hidden)} of {len(BY_CODE)} known mistakes (--json lists "
-                         "them); give more of them, with all their digits.")
+        if len(hidden) > MOST_HIDDEN or (hidden and _never_moved(found.evidence.case)):
+            lines.append(_why_hidden(found, f"{len(hidden)} of {len(BY_CODE)} known mistakes (--json lists them)"))
         elif hidden:
             lines.append(f"These inputs could not have shown: {'; '.join(hidden)}.")
     else:
@@ -85,6 +86,29 @@ def render(found: Diagnosis) -> str:
     lines += ["", *_table(found)] if found.verdict == "differs" else []
     lines += ["", *(f"note: {note}" for note in found.notes)] if found.notes else []
     return "\n".join(lines) + "\n"
+
+
+def _never_moved(case: Case) -> bool:
+    return not case.mean.any() and bool((case.variance == 1).all())
+
+
+def _why_hidden(found: Diagnosis, hidden: str) -> str:
+    """Why many mistakes would not have shown: the layer, or the numbers."""
+    one = found.evidence
+    case = one.case
+    if _never_moved(case):
+        if (case.gamma == 1).all() and not case.beta.any():
+            return ("The layer is as it was made: moving_mean 0, moving_variance 1, gamma 1, beta 0. It changes next to nothing (an "
+                    f"identity), so these numbers cannot show {hidden}.")
+        return ("The statistics were never updated or loaded: moving_mean is 0 and moving_variance 1 in every channel, which hides "
+                f"{hidden}.")
+    if one.theirs.shape[0] < FEW_ROWS or one.any_channel:
+        return f"These numbers are too few to show {hidden}; give more of them, with all their digits."
+    if one.printed.any():
+        return f"These numbers are too coarse to show {hidden}; give all their digits."
+    if not np.ptp(case.x, axis=0).any():
+        return f"Each channel of the input has one value only, which hides {hidden}; give other inputs."
+    return f"In this layer, or with these inputs, {hidden} change next to nothing: the bundle's own vectors of the layer show more."
 
 
 def _count(numbers: int) -> str:

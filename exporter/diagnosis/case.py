@@ -129,6 +129,9 @@ class Case:
         return self.but(**{name: pick(getattr(self, name)) for name in ("gamma", "beta", "mean", "variance", "epsilon")})
 
 
+Variants = Iterator[tuple[str, Case]]  # (which variant of a mistake, the case that it changes the right one to)
+
+
 def rows_of(values: NDArray[Any], axes: tuple[int, ...]) -> NDArray[Any]:
     """`values` with `axes` flattened behind all others: (rows, channels)."""
     last = range(values.ndim - len(axes), values.ndim)

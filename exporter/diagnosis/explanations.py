@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exporter.batchnorm.dtypes import TINY, UNIT, round_to
+from exporter.batchnorm.layer import BatchNorm
 from exporter.diagnosis.case import Case
 from exporter.diagnosis.evidence import Evidence
 from exporter.diagnosis.mistakes import BY_CODE, MISTAKES
@@ -62,6 +63,12 @@ def explain(sample: Evidence, whole: Evidence) -> list[Explanation]:
     found = [*_singles(sample, whole)]
     named = any(explanation.codes[0] in ("BN102", "BN103", "BN104") for explanation in found)
     return found + [solved for solved in _epsilon(sample, whole) if not (named and solved.codes == ("BN105",))]
+
+
+def explain_by_averages(whole: Evidence, other: BatchNorm) -> list[Explanation]:
+    """Whether the numbers fit the other set of variables in the same file: the moving averages of all of them, or the variables."""
+    found = _explanation(whole, whole.case.with_layer(other), ("BN147",), ("",))
+    return [] if found is None else [found]
 
 
 def explain_closer(sample: Evidence, whole: Evidence, found: list[Explanation]) -> list[Explanation]:

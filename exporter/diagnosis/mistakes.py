@@ -8,9 +8,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from exporter.diagnosis import wrong
-from exporter.diagnosis.case import Case
-from exporter.diagnosis.wrong import Variants
+from exporter.diagnosis import wrong, wrong_statistics
+from exporter.diagnosis.case import Case, Variants
 from exporter.errors import UsageError
 
 GITHUB = "https://github.com/"
@@ -124,7 +123,7 @@ MISTAKES: tuple[Mistake, ...] = (
         instead="divide by the root",
         seen=(STACK + "49930367", *_issues("tensorflow/tensorflow#22985"))),
     Mistake(
-        code="BN121", name="statistics of the batch instead of the moving ones", wrong=wrong.batch_statistics, alone=False,
+        code="BN121", name="statistics of the batch instead of the moving ones", wrong=wrong_statistics.batch_statistics, alone=False,
         line="gamma * (x - x.mean()) / np.sqrt(x.var() + epsilon) + beta",
         why="in inference Keras normalises by moving_mean and moving_variance, gathered in training, not by the mean and variance of the"
             " input at hand; so the output of a batch need not have mean 0 and variance 1. Only training (training=True, PyTorch's train"
@@ -134,7 +133,7 @@ MISTAKES: tuple[Mistake, ...] = (
               STACK + "47567655",
               *_issues("pytorch/pytorch#1725", "gmalivenko/pytorch2keras#13", "keras-team/keras#9522"))),
     Mistake(
-        code="BN122", name="unbiased statistics of the batch", wrong=wrong.unbiased_batch_statistics, alone=False,
+        code="BN122", name="unbiased statistics of the batch", wrong=wrong_statistics.unbiased_batch_statistics, alone=False,
         line="gamma * (x - x.mean()) / np.sqrt(x.var(ddof=1) + epsilon) + beta",
         why="as BN121, and the variance is divided by n - 1 (numpy ddof=1, torch.var's default), which no framework does in a forward "
             "pass.",
@@ -174,6 +173,21 @@ MISTAKES: tuple[Mistake, ...] = (
         why="gamma 1, beta 0, mean 0, variance 1: a layer as it is made. The output is nearly the input.",
         instead="load the weights; check the loader's messages about names that were not found",
         seen=(STACK + "47567655", *_issues("tensorflow/tfjs#3776", "tensorflow/tfjs#3004"))),
+    Mistake(
+        code="BN128", name="each row or sample normalized by itself", wrong=wrong_statistics.rows_by_themselves,
+        line="y = (x - x.mean(axis=-1, keepdims=True)) / np.sqrt(x.var(axis=-1, keepdims=True) + epsilon)",
+        why="batch norm has one mean and one variance for each channel, gathered in training over all samples. Statistics of each row are "
+            "layer norm, of each channel of a sample instance norm.",
+        instead="use moving_mean and moving_variance, one number a channel, for every row alike",
+        seen=(STACK + "46443196", *_issues("keras-team/keras#9522"))),
+    Mistake(
+        code="BN129", name="called in training mode", wrong=wrong_statistics.called_in_training,
+        line="y = layer(x, training=True)",
+        why="the model itself calls this layer with training=True, so that it normalizes by the mean and variance of the input at hand: "
+            "these numbers are Keras's own for this batch. What is stored gives others.",
+        instead="compare with the same batch in the same mode; for an output that does not depend on the rest of the batch, build the "
+                "model anew with training=False and train it so",
+        seen=_issues("tensorflow/tfjs#562", "tensorflow/tfjs#3152", "Dobiasd/frugally-deep#284")),
     Mistake(
         code="BN131", name="gamma left out", wrong=wrong.no_gamma, alone=False,
         line="(x - mean) / np.sqrt(variance + epsilon) + beta",
@@ -280,6 +294,13 @@ MISTAKES: tuple[Mistake, ...] = (
         why="some channels agree to the last bit and others do not, as after a little more training, a partial load, or a damaged copy.",
         instead="export from the checkpoint that you compare with; bn-verify BUNDLE MODEL lists what differs",
         seen=_issues("leondgarse/keras_efficientnet_v2#2", "tensorflow/tensorflow#34950", "deeplearning4j/deeplearning4j#3167")),
+    Mistake(
+        code="BN147", name="moving averages of the variables, or the variables without them", example=wrong.moving_averages,
+        line="right, with gamma, beta, mean and variance of X/ExponentialMovingAverage instead of X",
+        why="the checkpoint holds each variable twice: as it was trained last, and its average over the steps (tf.train."
+            "ExponentialMovingAverage). The numbers fit the other set of the two.",
+        instead="bn-export --ema yes takes the averages, --ema no the variables; use the set that your program restores",
+        seen=_issues("lukemelas/EfficientNet-PyTorch#315", "tensorpack/tensorpack#880")),
     Mistake(
         code="BN151", name="activation applied before", wrong=wrong.activation_before, alone=False,
         line="gamma * (np.maximum(x, 0) - mean) / np.sqrt(variance + epsilon) + beta",

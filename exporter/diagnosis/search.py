@@ -13,8 +13,9 @@ from exporter.batchnorm.layer import BatchNorm
 from exporter.diagnosis.alone import Given
 from exporter.diagnosis.answer import Diagnosis
 from exporter.diagnosis.case import Case, make_case
+from exporter.diagnosis.chance import said
 from exporter.diagnosis.evidence import Evidence, aligned, channels_of, gather
-from exporter.diagnosis.explanations import Explanation, again, explain, explain_closer, explain_further, rank, variant
+from exporter.diagnosis.explanations import Explanation, again, explain, explain_by_averages, explain_closer, explain_further, rank, variant
 from exporter.diagnosis.samples import Numbers, numbers
 from exporter.errors import UsageError, names, printable
 
@@ -22,7 +23,7 @@ MOST_LAYERS = 20  # in which pairs of mistakes are tried, a second each at most
 
 
 def diagnose(model: Bundle | BatchNorm | Given, x: Any, theirs: Any, *, layer: str | None = None, channel: int | None = None,
-             axis: int | None = None, dtype: str | None = None) -> Diagnosis:
+             axis: int | None = None, dtype: str | None = None, averages: Bundle | None = None) -> Diagnosis:
     """Which known mistakes explain that somebody got `theirs` for the input `x`.
 
     model:   a bundle, or one layer; the command's are also numbers alone.
@@ -32,6 +33,7 @@ def diagnose(model: Bundle | BatchNorm | Given, x: Any, theirs: Any, *, layer: s
     layer:   the layer's path; None: it is found.
     channel: the channel that the numbers belong to, where they are of one channel; None: it is found.
     axis:    the input's channel axis, where it is not the layer's.
+    averages: the same model read with the other of two sets of variables that its checkpoint holds (exporter.read(..., ema=...)).
     dtype:   the type the output was computed in, where it is coarser than the layer's and than the output's.
 
     Raises: UsageError where the numbers fit no layer.
@@ -51,7 +53,8 @@ def diagnose(model: Bundle | BatchNorm | Given, x: Any, theirs: Any, *, layer: s
         evidence = list(_gathered(wanted, layers, given, output, axis, channel, dtype, halves))
         if not evidence:
             raise _no_fit(wanted, given)
-        diagnosis = _judged(evidence, [*([moved] if moved else []), *(model.notes if isinstance(model, Given) else ())])
+        notes = [*([moved] if moved else []), *(model.notes if isinstance(model, Given) else ())]
+        diagnosis = _judged(evidence, _others(averages, channel), notes)
     return diagnosis if channel is None else _of_channel(diagnosis, channel)
 
 
@@ -80,7 +83,13 @@ def _no_fit(layers: Sequence[BatchNorm], x: Numbers) -> UsageError:
     return UsageError(f"the input of shape {list(x.values.shape)} fits none of the {len(layers)} layers")
 
 
-def _judged(evidence: list[Evidence], notes: list[str]) -> Diagnosis:
+def _others(averages: Bundle | None, channel: int | None) -> dict[str, BatchNorm]:
+    """The layers of the other set of variables, by path; of one channel where the numbers are."""
+    which = None if channel is None else np.array([channel])
+    return {layer.path: layer if which is None else channels_of(layer, which) for layer in averages or ()}
+
+
+def _judged(evidence: list[Evidence], others: Mapping[str, BatchNorm], notes: list[str]) -> Diagnosis:
     loose = [one.loosen() for one in evidence if one.input_printed.any() or one.slack.any()]
     printed = "the input, too, is" if not any(one.slack.any() for one in evidence) else "the parameters and the input, too, are"
     for one in [*evidence, *loose]:
@@ -92,22 +101,26 @@ def _judged(evidence: list[Evidence], notes: list[str]) -> Diagnosis:
                 notes.append("none of the numbers is finite, as it should be for this input; nothing else was compared")
             if one.loosened:
                 notes.append(f"right if {printed} rounded to the digits that were typed")
+            notes += filter(None, [said(evidence, mistakes=False)] if any(other.any_channel for other in evidence) else [])
             return _same(one, notes)
-    found = _searched(evidence, notes)
+    found = _searched(evidence, others, notes)
     if not found and loose:
-        found = _searched(loose, notes)
+        found = _searched(loose, others, notes)
         if found:
             notes.append(f"these hold if {printed} rounded to the digits that were typed")
             evidence = loose
     return _differs(evidence, sorted(found, key=rank), notes)
 
 
-def _searched(evidence: list[Evidence], notes: list[str]) -> list[Explanation]:
+def _searched(evidence: list[Evidence], others: Mapping[str, BatchNorm], notes: list[str]) -> list[Explanation]:
     """What explains the numbers: single mistakes in all layers first, then what takes longer."""
     if not any(one.finite() for one in evidence):
         return []
     samples = [(one.sample(), one) for one in evidence]
     found = [explanation for pair in samples for explanation in explain(*pair)]
+    found += [explanation for one in evidence if one.layer.path in others
+              and others[one.layer.path].moving_mean.size == one.layer.moving_mean.size
+              for explanation in explain_by_averages(one, others[one.layer.path])]
     if found:
         return found + [more for sample, one in samples if one.layer.path == found[0].layer for more in explain_closer(sample, one, found)]
     if len(samples) > MOST_LAYERS:
@@ -141,6 +154,8 @@ def _differs(evidence: list[Evidence], found: list[Explanation], notes: list[str
         notes.append("few numbers and many channels: some of these fit by chance; say with --layer and --channel where they come from")
     elif len(found) > 1:
         notes.append(_advice(one, found))
+    if best is not None:
+        notes += filter(None, [said(evidence, mistakes=True, pairs=len(best.codes) > 1)])
     off = one.misfit(one.case)[:, columns[:1]] if columns else one.misfit(one.case)
     return Diagnosis(verdict="differs", layer=one.layer.path, channel=columns[0] if best is not None and len(columns) == 1 else None,
                      explanations=tuple(found), compared=off.size, differing=int((off > 1).sum()), worst=_worst(one, columns[:1]),

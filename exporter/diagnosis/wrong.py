@@ -11,14 +11,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from exporter.batchnorm.dtypes import round_to
-from exporter.diagnosis.case import SMALL_BATCH, Case, layouts
+from exporter.diagnosis.case import Case, Variants, layouts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Array = NDArray[np.float64]
-
-Variants = Iterator[tuple[str, Case]]
 
 DEFAULT_EPSILONS = {  # whose default it is
     1e-3: "Keras 1.2 and later, TensorFlow", 1e-4: "TensorFlow's FusedBatchNorm op",
@@ -89,31 +87,6 @@ def deviation_as_variance(case: Case) -> Variants:
 def multiplied(case: Case) -> Variants:
     yield "by the root", case.but(divisor=lambda variance, epsilon: 1 / np.sqrt(variance + epsilon))
     yield "by the variance", case.but(divisor=lambda variance, epsilon: 1 / (variance + epsilon))
-
-
-def _batch(case: Case, mean: Array, variance: Array) -> Case:
-    """Statistics that were computed in the same precision: n-term sums, and E[x^2] - E[x]^2 loses what mean^2 / variance tells."""
-    sheet = case.setting.sheet
-    with np.errstate(all="ignore"):
-        scale = np.abs(case.gamma) / np.sqrt(variance + case.epsilon)
-        loss = (mean**2 + variance) / (variance + case.epsilon)
-        extra = scale * (sheet.largest * np.log2(len(sheet.x)) + np.abs(case.x - mean) * loss)
-    return case.but(mean=mean, variance=variance, extra=extra)
-
-
-def batch_statistics(case: Case) -> Variants:
-    sheet = case.setting.sheet
-    yield "of each channel", _batch(case, sheet.mean, sheet.variance)
-    if np.ptp(sheet.mean) > 0:
-        mean, variance = sheet.whole
-        together = _batch(case, np.full_like(case.mean, mean), np.full_like(case.variance, variance))
-        yield "of the whole input, all channels together", together
-
-
-def unbiased_batch_statistics(case: Case) -> Variants:
-    sheet = case.setting.sheet
-    if len(sheet.x) >= SMALL_BATCH:
-        yield "", _batch(case, sheet.mean, sheet.variance * (len(sheet.x) / (len(sheet.x) - 1)))
 
 
 def statistics_never_loaded(case: Case) -> Variants:
@@ -350,6 +323,11 @@ def another_epsilon(case: Case) -> Variants:
     """Examples of it; the value is solved for from the data."""
     for value in (0.01, 2e-3, 3e-5):
         yield f"epsilon {value:g}", case.but(epsilon=np.full_like(case.epsilon, value))
+
+
+def moving_averages(case: Case) -> Variants:
+    """An example of it: averages lag behind the variables by something else in each array."""
+    yield "all four arrays", case.but(gamma=case.gamma * 0.97, beta=case.beta + 0.03, mean=case.mean * 1.02, variance=case.variance * 1.05)
 
 
 def another_checkpoint(case: Case) -> Variants:

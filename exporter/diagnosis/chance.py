@@ -1,0 +1,63 @@
+"""How many of all that was tried would fit by chance: many channels, many mistakes, and few numbers of few digits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from exporter.diagnosis.case import Case
+from exporter.diagnosis.evidence import Evidence
+from exporter.diagnosis.mistakes import MISTAKES
+
+WIDE = 64.0  # tolerances: near misses within so many are counted, and their share that a fit would be is taken
+MOST_NUMBERS = 2  # of a channel; more than these agree by chance never
+WORTH_SAYING = 0.01
+
+
+def expected(evidence: Sequence[Evidence], *, mistakes: bool, pairs: bool = False) -> tuple[float, int]:
+    """(how many fits are expected by chance, how many results were tried), the right formula's and with `mistakes` those of the table.
+
+    What comes near, within WIDE tolerances, is spread evenly there unless it is the answer: 1 in WIDE ** numbers of it fits.
+    """
+    near, tried = 0, 0
+    numbers = 0
+    for one in evidence:
+        count = one.theirs.shape[0] if one.any_channel else one.theirs.size
+        if count > MOST_NUMBERS:
+            return 0.0, 0
+        numbers = max(numbers, count)
+        seen: set[float] = set()
+        for case in _cases(one, mistakes=mistakes, pairs=pairs):
+            misfit = one.misfit(case).max(axis=0) if one.any_channel else one.misfit(case).max(keepdims=True).ravel()
+            tried += misfit.size
+            values = np.broadcast_to(case.value(), one.theirs.shape)[0]
+            close = (misfit > 1) & (misfit <= WIDE)
+            seen.update(np.round(values[: misfit.size][close], 12).tolist())
+        near += len(seen)
+    return near / WIDE**numbers if numbers else 0.0, tried
+
+
+def _cases(one: Evidence, *, mistakes: bool, pairs: bool) -> Iterator[Case]:
+    yield one.case
+    for mistake in MISTAKES if mistakes else ():
+        if mistake.wrong is not None:
+            for _, case in mistake.wrong(one.case):
+                yield case
+                if pairs and not mistake.alone:
+                    for other in MISTAKES:
+                        if other.wrong is not None and not other.alone and other.code > mistake.code:
+                            yield from (twice for _, twice in other.wrong(case))
+
+
+def said(evidence: Sequence[Evidence], *, mistakes: bool, pairs: bool = False) -> str:
+    """The chance in words, or "" where there is hardly any."""
+    with np.errstate(all="ignore"):
+        count, tried = expected(evidence, mistakes=mistakes, pairs=pairs)
+    if count < WORTH_SAYING:
+        return ""
+    channels = sum(one.theirs.shape[1] for one in evidence if one.any_channel)
+    what = f"{channels} channels"
+    if mistakes:
+        what = f"{tried} results" + (f" ({channels} channels, each with the known mistakes)" if channels else "")
+    return f"of {what} that were tried, about {count:.2g} would fit these numbers by chance"
