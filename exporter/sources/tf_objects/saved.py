@@ -49,6 +49,10 @@ class KerasMetadata:
             return None
         tree = dataclasses.replace(tree, surroundings=self._surroundings(found))
         config = norm_fields(tree)
+        listed = _entry(self._json(found.way[0][-2]) if len(found.way[0]) > 1 else {}, tree.name).get("config")
+        if isinstance(listed, dict) and listed.get("epsilon", config.epsilon) != config.epsilon:
+            raise FormatError(f"its epsilon is {config.epsilon!r} in its own metadata and {listed['epsilon']!r} in its model's",
+                              where=f"layer {tree.name}", hint="the file is damaged: copy or save the SavedModel again")
         return tree, config if config.ndim is not None else dataclasses.replace(config, ndim=_rank(said))
 
     def is_removed(self, found: ObjectNorm) -> bool:
