@@ -39,7 +39,7 @@ class Writer:
 
     def __init__(self, write: Callable[[bytes], object]) -> None:
         self._write = write
-        self._sent: dict[Stored | BatchNorm, int] = {}
+        self._sent: dict[int, tuple[Stored | BatchNorm, int]] = {}  # by id: equal layers are not the same
 
     def layer(self, layer: Stored | BatchNorm) -> None:
         """A layer of the answer to come; one that doesn't come to stand in it is no harm."""
@@ -48,14 +48,14 @@ class Writer:
         if isinstance(layer, Stored):
             header["statistic"] = layer.statistic.value
         self._frame({**header, "present": list(parameters)}, list(parameters.values()))
-        self._sent[layer] = len(self._sent)
+        self._sent[id(layer)] = layer, len(self._sent)
 
     def answer(self, answer: Found | ReadBack) -> None:
         """The end: all that was found, with the layers that were not sent before."""
         for layer in answer.layers:
-            if layer not in self._sent:
+            if id(layer) not in self._sent:
                 self.layer(layer)
-        header = {"order": [self._sent[layer] for layer in answer.layers], "origin": dataclasses.asdict(answer.origin),
+        header = {"order": [self._sent[id(layer)][1] for layer in answer.layers], "origin": dataclasses.asdict(answer.origin),
                   "skipped": list(map(list, answer.skipped)), "warnings": answer.warnings}
         if isinstance(answer, Found):
             self._frame(header, [])

@@ -25,20 +25,19 @@ class Completion:
 
     def __init__(self, options: ReadOptions) -> None:
         self._options = options
-        self._made: dict[Stored, BatchNorm] = {}
+        self._made: dict[int, tuple[Stored, BatchNorm]] = {}  # by id: thousands may have one path, and so one hash
 
     def layer(self, stored: Stored) -> BatchNorm | None:
         """The layer, converted to the one formula; None where its epsilon or axis is still not known, or there is a doubt about it.
 
         Raises: LayerError for one that the formula cannot use.
         """
-        made = self._made.get(stored)
-        if made is None:
+        if id(stored) not in self._made:
             known = self._with_options(stored)
             if known.epsilon is None or known.axis is None or self.is_refused(known):
                 return None
-            made = self._made[stored] = _converted(known)
-        return made
+            self._made[id(stored)] = stored, _converted(known)
+        return self._made[id(stored)][1]
 
     def begin(self, stored: Stored, each: Callable[[BatchNorm], object]) -> None:
         """Calls `each` with the layer, long before all of them are there, where nothing speaks against it so far."""

@@ -27,12 +27,12 @@ class JsonWriter:
 
     def __init__(self, options: WriteOptions) -> None:
         self._options = options
-        self._made: dict[BatchNorm, list[bytes]] = {}
+        self._made: dict[int, tuple[BatchNorm, list[bytes]]] = {}  # by id: thousands may have one path, and so one hash
 
     def layer(self, layer: BatchNorm) -> None:
         """Makes the text of a layer."""
         with np.errstate(all="ignore"), contextlib.suppress(ExporterError):
-            self._made[layer] = _entry(layer, self._options)
+            self._made[id(layer)] = layer, _entry(layer, self._options)
 
     def end(self, bundle: Bundle) -> bytes:
         """The document, validated against the schema, one key a line."""
@@ -44,7 +44,7 @@ class JsonWriter:
             if key == "layers" and bundle.layers:
                 for place, layer in enumerate(bundle.layers):
                     parts.append(b",\n    {" if place else b"[\n    {")
-                    parts += self._made.get(layer) or _entry(layer, self._options)
+                    parts += self._made[id(layer)][1] if id(layer) in self._made else _entry(layer, self._options)
                     parts.append(b"\n    }")
                 parts.append(b"\n  ]")
             else:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from exporter.pipeline.resolve import unique_paths
+from exporter.errors import FormatError
+from exporter.pipeline import message
+from exporter.pipeline.resolve import Completion, resolve, unique_paths
+from exporter.sources.shared.options import ReadOptions
+from exporter.targets import bundle_json
 from exporter.targets.shared.identifiers import identifiers
+from exporter.targets.shared.options import WriteOptions
 from tests.make.counting import lines_run
-from tests.make.layers import make_layer
+from tests.make.layers import make_found, make_layer, make_stored
 
 
 @pytest.mark.parametrize(("paths", "wanted"), [
@@ -41,3 +46,23 @@ def test_names_take_linear_work(family, name):
 
     assert cost(2000) < 2.3 * cost(1000)
     assert len(set(identifiers(FAMILIES[family](1000)))) == 1000
+
+
+def test_layers_of_one_path_take_linear_work():
+    """From the child's answer to the text of the output: what is remembered of a layer is not looked for among all of one path."""
+    def run(found):
+        options, data = ReadOptions(), []
+        sender = message.Writer(data.append)
+        for stored in found:
+            sender.layer(stored)
+        sender.answer(found)
+        completion, output = Completion(options), bundle_json.writer(WriteOptions(vectors=False))
+        reader = message.Reader(FormatError("damaged"), lambda stored: completion.begin(stored, output.layer))
+        reader.feed(b"".join(data))
+        output.end(resolve(reader.answer(), options, completion))
+
+    def cost(count):
+        found = make_found(*(make_stored("bn", shape=(1,), seed=number) for number in range(count)))
+        return lines_run(lambda: run(found))
+
+    assert cost(200) < 2.2 * cost(100)
