@@ -23,6 +23,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 LONGEST_MESSAGE = 500
+LONGEST_REASONS = 400  # characters, so that the place of the error fits before them
 FIELDS = frozenset({"what", "where", "hint", "layers"})
 
 
@@ -95,10 +96,8 @@ class UnresolvedError(ExporterError):
     layers: tuple[tuple[str, str], ...]
 
     def __init__(self, layers: Sequence[tuple[str, str]], *, where: str = "", hint: str = "") -> None:
-        named = "; ".join(f"{path}: {reason}" for path, reason in layers[:3])
-        more = f"; and {len(layers) - 3} more" if len(layers) > 3 else ""
         count = "1 batch norm" if len(layers) == 1 else f"{len(layers)} batch norms"
-        super().__init__(f"{count} cannot be resolved: {named}{more}", where=where, hint=hint)
+        super().__init__(f"{count} cannot be resolved: {by_reason(layers)}", where=where, hint=hint)
         vars(self).update(layers=tuple(layers))
 
 
@@ -164,6 +163,22 @@ def printable(text: str, longest: int = 200) -> str:
         out.append(character if character.isprintable() else character.encode("unicode_escape").decode())
     shown = "".join(out)
     return shown if len(shown) <= longest else shown[: longest - 1] + "…"
+
+
+def by_reason(layers: Iterable[tuple[str, str]]) -> str:
+    """(path, reason) of each layer in a sentence: a reason is said once, with the layers that it holds for, and never cut."""
+    paths: dict[str, list[str]] = {}
+    for path, reason in layers:
+        paths.setdefault(reason, []).append(path)
+    parts: list[str] = []
+    for reason, found in paths.items():
+        fitting = next((part for most in (5, 3) if len(part := f"{names(found, most)}: {reason}") <= LONGEST_REASONS), None)
+        part = fitting or f"{names(found, 1)}: {reason}"
+        if parts and len("; ".join([*parts, part])) > LONGEST_REASONS:
+            break
+        parts.append(part)
+    left = sum(map(len, list(paths.values())[len(parts):]))
+    return "; ".join(parts) + (f"; and {left} more for other reasons" if left else "")
 
 
 def names(items: Iterable[str], most: int = 5) -> str:

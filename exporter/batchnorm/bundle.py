@@ -11,7 +11,7 @@ from exporter.batchnorm.dtypes import stored_bytes
 from exporter.batchnorm.gate import check_bundle
 from exporter.batchnorm.layer import PARAMETERS, BatchNorm
 from exporter.batchnorm.origin import Origin as Origin
-from exporter.batchnorm.stored import frozen, rebuilt
+from exporter.batchnorm.stored import Unusable, frozen, rebuilt
 from exporter.errors import names, printable
 
 if TYPE_CHECKING:
@@ -29,7 +29,8 @@ class Bundle:
 
     layers:   each with a `path` of its own; at least one, unless there is something in `skipped`.
     origin:   see Origin.
-    skipped:  (path, reason) of those the file does not resolve.
+    skipped:  (path, reason) of those the file does not resolve, and of those that no inference can be computed from.
+    unusable: the latter as the file has them, to list and compare; not part of the bundle's content.
     warnings: sentences for the user, not part of the bundle's content.
     """
 
@@ -37,6 +38,7 @@ class Bundle:
     origin: Origin
     skipped: tuple[tuple[str, str], ...] = ()
     warnings: tuple[str, ...] = ()
+    unusable: tuple[Unusable, ...] = ()
 
     _by_path: dict[str, BatchNorm] = dataclasses.field(init=False)
 
@@ -120,7 +122,10 @@ class Bundle:
             remarks.append(
                 f"{len(different)} of {len(self)} layers ran in a fused kernel that used epsilon {first.effective_epsilon:g}, not the "
                 f"config's {first.epsilon:g} (first: {first.path}); --effective-epsilon writes that value as epsilon")
-        return remarks + [f"skipped {path}: {reason}" for path, reason in self.skipped]
+        paths: dict[str, list[str]] = {}
+        for path, reason in self.skipped:
+            paths.setdefault(reason, []).append(path)
+        return remarks + [f"skipped {names(found)}: {reason}" for reason, found in paths.items()]
 
     def digest(self) -> str:
         """"sha256:" and the hash of what the layers hold (docs/format.md, "digest"): equal layers, equal digests."""

@@ -13,6 +13,7 @@ from exporter.errors import LayerError, UnsupportedError, located, printable
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+AN_EARLIER_ONE = "the training run diverged or the file is damaged; export an earlier checkpoint"
 MOST_CHANNELS = 1 << 20
 MOST_LAYERS = 100_000
 
@@ -74,7 +75,7 @@ def _check_values(name: str, values: NDArray[Any], shape: tuple[int, ...], dtype
         value = values.ravel()[channel]
         kind = "NaN (not a number)" if np.isnan(value) else "infinite"
         raise LayerError(f"{name}[{channel}] is {kind}: no inference can be computed from it",
-                         hint="the training run diverged or the file is damaged; export an earlier checkpoint")
+                         hint=AN_EARLIER_ONE)
 
 
 def _check_variance(moving_variance: NDArray[Any], epsilon: float) -> None:
@@ -84,4 +85,4 @@ def _check_variance(moving_variance: NDArray[Any], epsilon: float) -> None:
     worst = int(np.argmin(variance))
     if variance[worst] + epsilon <= 0:
         raise LayerError(f"moving_variance[{worst}] is {variance[worst]:.9g} and epsilon {epsilon:g}: nothing can be divided by the "
-                         "root of their sum")
+                         "root of their sum", hint=AN_EARLIER_ONE)

@@ -6,20 +6,21 @@ import html
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from exporter.batchnorm.layer import BatchNorm
 from exporter.errors import printable
 
 if TYPE_CHECKING:
-    from exporter.batchnorm.layer import BatchNorm
     from exporter.batchnorm.origin import Origin
+    from exporter.batchnorm.stored import Stored, Unusable
 
 HEADINGS = ("layer", "channels", "axis", "epsilon", "dtype", "parameters", "notes")
 MOST_ROWS = 200  # of a table in a notebook
 LONGEST = 300  # characters of a cell
 
 
-def table(origin: Origin, layers: Sequence[BatchNorm]) -> str:
+def table(origin: Origin, layers: Sequence[BatchNorm], unusable: Sequence[Unusable] = ()) -> str:
     """The table as text; nothing of the file reaches the terminal as it is."""
-    return "\n".join([summary(origin, layers), "", *columns([HEADINGS, *map(cells, layers)]), ""])
+    return "\n".join([summary(origin, layers), "", *columns([HEADINGS, *map(cells, layers), *(cells(*each) for each in unusable)]), ""])
 
 
 def html_table(origin: Origin, layers: Sequence[BatchNorm]) -> str:
@@ -36,17 +37,19 @@ def summary(origin: Origin, layers: Sequence[BatchNorm]) -> str:
     return f"{printable(origin.file)} ({kind}): {len(layers)} batch norms, {channels} channels"
 
 
-def cells(layer: BatchNorm) -> tuple[str, ...]:
-    """What the table says of a layer, each cell printable."""
+def cells(layer: BatchNorm | Stored, unusable: str = "") -> tuple[str, ...]:
+    """What the table says of a layer, each cell printable. unusable: why no inference can be computed from it."""
+    said_of_it = [*([f"cannot be used: {unusable}"] if unusable else []), *notes(layer)]
     lacking = [name for name in ("gamma", "beta") if getattr(layer, name) is None]
-    said = (layer.path, "x".join(map(str, layer.shape)), ",".join(map(str, layer.axis)), f"{layer.epsilon:g}", layer.dtype,
-            "no " + ", no ".join(lacking) if lacking else "all four", "; ".join(notes(layer)))
+    said = (layer.path, "x".join(map(str, layer.shape)), ",".join(map(str, layer.axis or ())), f"{layer.epsilon:g}", layer.dtype,
+            "no " + ", no ".join(lacking) if lacking else "all four", "; ".join(said_of_it))
     return tuple(printable(text, 80 if place == 0 else LONGEST) for place, text in enumerate(said))
 
 
-def notes(layer: BatchNorm) -> list[str]:
+def notes(layer: BatchNorm | Stored) -> list[str]:
     """What is out of the ordinary about where the numbers come from."""
-    found = [f"{name}: {', '.join(fields)}" for name, fields in (("assumed", layer.assumed), ("converted", layer.converted)) if fields]
+    converted = layer.converted if isinstance(layer, BatchNorm) else ()
+    found = [f"{name}: {', '.join(fields)}" for name, fields in (("assumed", layer.assumed), ("converted", converted)) if fields]
     if layer.effective_epsilon is not None:
         found.append(f"effective epsilon {layer.effective_epsilon:g}")
     if layer.called_in_training:

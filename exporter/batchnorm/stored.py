@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -119,3 +119,10 @@ class Stored(Parameters):
     epsilon: float | None
     statistic: Statistic = Statistic.VARIANCE
     doubt: str = ""
+
+
+class Unusable(NamedTuple):
+    """A batch norm that is complete, and whose numbers the formula cannot use."""
+
+    layer: Stored
+    reason: str

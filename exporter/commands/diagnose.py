@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from exporter.__about__ import __version__
 from exporter.commands.shared import add_reading_options, main, read_options, warn
-from exporter.errors import UsageError
+from exporter.errors import LayerError, UsageError
 
 if TYPE_CHECKING:
     from exporter.batchnorm.bundle import Bundle
@@ -73,8 +73,11 @@ def _model(args: argparse.Namespace) -> Bundle | Given:
     port = ports.read(place_for(args.bundle))
     if port is not None:
         return of_port(port, options.epsilon)
-    bundle = read_in_child(place_for(args.bundle), options, fork=True)
-    warn(bundle.warnings)
+    bundle = read_in_child(place_for(args.bundle), options, fork=True, keep_unusable=True)
+    for each in bundle.unusable:
+        if args.layer == each.layer.path or not len(bundle):
+            raise LayerError(each.reason, where=each.layer.path, hint="there is nothing that its output could be compared with")
+    warn([*bundle.warnings, *(f"{each.layer.path} is not looked at: {each.reason}" for each in bundle.unusable)])
     return bundle
 
 

@@ -53,14 +53,14 @@ def _list(args: argparse.Namespace) -> int:
 
     options = read_options(args)
     with model_place(args.model) as place:
-        bundle = read_in_child(place, options, fork=True)
+        bundle = read_in_child(place, options, fork=True, keep_unusable=True)
     warn(bundle.remarks())
     if args.json:
         sys.stdout.write(_json(bundle) + "\n")
     else:
         from exporter.batchnorm.listing import table
 
-        sys.stdout.write(table(bundle.origin, bundle.layers))
+        sys.stdout.write(table(bundle.origin, bundle.layers, bundle.unusable))
     return 0
 
 

@@ -55,7 +55,9 @@ def _bundle(args: argparse.Namespace) -> Bundle:
         return load(args.bundle)
     if args.other is None or args.live:
         raise FormatError("this is not a bundle", where=place.name, hint="write one of the model: bn-export MODEL out.json")
-    return read_in_child(place, read_options(args), fork=True)
+    found = read_in_child(place, read_options(args), fork=True, keep_unusable=True)
+    warn([f"{each.layer.path} is not compared: {each.reason}" for each in found.unusable])
+    return found
 
 
 def _own_vectors(bundle: Bundle, report: dict[str, Any], *, brief: bool) -> tuple[str, bool]:
@@ -76,7 +78,7 @@ def _compared(bundle: Bundle, args: argparse.Namespace, report: dict[str, Any]) 
     from exporter.pipeline.read import read_in_child
 
     place = place_for(args.other)
-    other = ports.read(place) or read_in_child(place, read_options(args), fork=True)
+    other = ports.read(place) or read_in_child(place, read_options(args), fork=True, keep_unusable=True)
     found = comparison.compare(bundle, other, tuple(map(_map, args.map)), place.name)
     report |= found.to_dict()
     return found.text(), found.same

@@ -95,19 +95,20 @@ def read_here(place: Place, options: ReadOptions) -> Bundle:
         return resolve(read_unresolved(place, options), options)
 
 
-def read_in_child(place: Place, options: ReadOptions, *, fork: bool = False, output: Ahead = NOBODY) -> Bundle:
+def read_in_child(place: Place, options: ReadOptions, *, fork: bool = False, output: Ahead = NOBODY, keep_unusable: bool = False) -> Bundle:
     """`read` in a child process with limits, for a Place and ReadOptions.
 
     fork:   start the child by fork, which only a program of one thread may do; it costs a millisecond.
     output: prepares itself while the child reads, and works ahead on each layer that is found and wanted; if the layer stays as it is,
             the bundle holds this very object.
+    keep_unusable: see `resolve`.
     """
     from exporter.pipeline import child
 
     completion = Completion(options)
     with located(place.name), quiet():
         if place.is_local and not place.exists():  # the prefix of a checkpoint's files, or nothing
-            return resolve(read_unresolved(place, options), options)
+            return resolve(read_unresolved(place, options), options, keep_unusable=keep_unusable)
         started = child.start(place, options, fork=fork)
         found = child.finish(started, output.prepare, lambda stored: completion.begin(stored, output.layer))
-        return resolve(found, options, completion)
+        return resolve(found, options, completion, keep_unusable=keep_unusable)

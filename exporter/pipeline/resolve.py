@@ -8,8 +8,8 @@ from typing import TypeVar
 from exporter.batchnorm.bundle import Bundle, ReadBack
 from exporter.batchnorm.gate import remarks_on
 from exporter.batchnorm.layer import BatchNorm
-from exporter.batchnorm.stored import Parameters, Statistic, Stored
-from exporter.errors import ExporterError, UnresolvedError, UsageError, names
+from exporter.batchnorm.stored import Parameters, Statistic, Stored, Unusable
+from exporter.errors import ExporterError, LayerError, UnresolvedError, UsageError, by_reason, names
 from exporter.sources.shared.found import Found, Skipped
 from exporter.sources.shared.options import ReadOptions
 
@@ -48,6 +48,10 @@ class Completion:
         if layer is not None:
             each(layer)
 
+    def unusable(self, stored: Stored, error: LayerError) -> Unusable:
+        """A layer that `layer` refused, with what the user gave."""
+        return Unusable(self._with_options(stored), error.what)
+
     def has_epsilon(self, stored: Stored) -> bool:
         """Whether the file or the user says its epsilon."""
         return stored.epsilon is not None or self._options.epsilon_for(stored.path) is not None
@@ -67,8 +71,10 @@ class Completion:
         return stored
 
 
-def resolve(found: Found | ReadBack, options: ReadOptions, completion: Completion | None = None) -> Bundle:
+def resolve(found: Found | ReadBack, options: ReadOptions, completion: Completion | None = None, *, keep_unusable: bool = False) -> Bundle:
     """Adds to what a source found what the user gave, and converts old eras to the one formula.
+
+    keep_unusable: do not refuse layers that the formula cannot use: they are among `skipped` and `unusable`, for who lists or compares.
 
     Raises: UnresolvedError for what is still not known, unless `skip_unresolved`; UsageError for an option that names nothing;
     UnsupportedError, LayerError from the gate.
@@ -82,11 +88,16 @@ def resolve(found: Found | ReadBack, options: ReadOptions, completion: Completio
     layers: list[BatchNorm] = []
     unknown: list[Skipped] = []
     kept: list[Stored] = []
+    unusable: list[tuple[Unusable, LayerError]] = []
     doubtful = False
     for stored in everything:
         if not options.wants(stored.path):
             continue
-        layer = completion.layer(stored)
+        try:
+            layer = completion.layer(stored)
+        except LayerError as error:
+            unusable.append((completion.unusable(stored, error), error))
+            continue
         if layer is not None:
             layers.append(layer)
             kept.append(stored)
@@ -100,12 +111,30 @@ def resolve(found: Found | ReadBack, options: ReadOptions, completion: Completio
                                                 "axes"))
     _check_globs(options, everything)
     unresolved = [*skipped, *unknown]
-    if unresolved and not (options.skip_unresolved and layers):
-        raise _unresolved(unresolved, unknown=bool(unknown), doubtful=doubtful)
+    refused = [] if keep_unusable or (options.skip_unresolved and layers) else unusable
+    if unresolved and not (options.skip_unresolved and (layers or (keep_unusable and unusable))):
+        raise _unresolved([*unresolved, *_pairs(refused)], unknown=bool(unknown), doubtful=doubtful)
+    if refused:
+        raise _cannot_be_used(refused, rest=bool(layers))
+    unresolved += _pairs(unusable)
     odd = [f"{layer.path}: the file does not say along which axis of its input it runs; {list(layer.axis)} is assumed"
            for layer in layers if "axis" in layer.assumed and "epsilon" not in layer.assumed]
     warnings = (*found.warnings, *odd, *_about_calls(kept), *_remarks(layers))
-    return Bundle(layers=tuple(layers), origin=found.origin, skipped=tuple(unresolved), warnings=warnings)
+    return Bundle(layers=tuple(layers), origin=found.origin, skipped=tuple(unresolved), warnings=warnings,
+                  unusable=tuple(each for each, _ in unusable))
+
+
+def _pairs(unusable: Sequence[tuple[Unusable, LayerError]]) -> list[Skipped]:
+    return [Skipped(each.layer.path, each.reason) for each, _ in unusable]
+
+
+def _cannot_be_used(unusable: Sequence[tuple[Unusable, LayerError]], *, rest: bool) -> LayerError:
+    """The error for layers that are known and that no inference can be computed from."""
+    first = unusable[0][1]
+    hints = [*dict.fromkeys(error.hint for _, error in unusable if error.hint), *(["--skip-unresolved writes the rest"] if rest else [])]
+    if len(unusable) == 1:
+        return first.replace(hint="; ".join(hints))
+    return LayerError(f"{len(unusable)} batch norms cannot be used: {by_reason(_pairs(unusable))}", hint="; ".join(hints))
 
 
 def _about_calls(layers: Iterable[Stored]) -> Iterator[str]:

@@ -62,7 +62,7 @@ def test_weights_alone(tmp_path):
     path = write(tmp_path / "weights.h5", groups(), keras_version="2.4.0", backend="tensorflow")
     with pytest.raises(UnresolvedError) as caught:
         exporter.read(path)
-    assert "bn_1: the file does not say its epsilon; bn_2: the file does not say its epsilon" in str(caught.value)
+    assert "bn_1, bn_2: the file does not say its epsilon" in str(caught.value)
     assert "--epsilon" in caught.value.hint
     assert "--architecture" in caught.value.hint
     bundle = exporter.read(path, epsilon={"bn_1": 0.5, "bn_2": 0.25})

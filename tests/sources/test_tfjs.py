@@ -178,7 +178,7 @@ def test_weights_alone(alone):
     half = {**given(B), "beta": given({"beta": B["beta"].astype("f2").astype("f4")})["beta"]}
     assert shown(bundle) == {"bn": (None, given(A)), "block/bn_1": (None, half), "free": (None, given(center))}
     assert [layer.quantized for layer in bundle] == [None, "float16", None]
-    with pytest.raises(UnresolvedError, match="bn: the file does not say its epsilon"):
+    with pytest.raises(UnresolvedError, match="bn, block/bn_1, free: the file does not say its epsilon"):
         exporter.read(path)
     resolved = exporter.read(path, epsilon=0.01)
     assert [(layer.axis, layer.epsilon, set(layer.assumed)) for layer in resolved] == [((-1,), 0.01, {"epsilon", "axis"})] * 3

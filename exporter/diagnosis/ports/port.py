@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exporter.batchnorm.dtypes import UNIT
+from exporter.batchnorm.stored import Statistic
 from exporter.errors import FormatError, printable
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from exporter.batchnorm.bundle import Bundle
     from exporter.batchnorm.layer import BatchNorm
+    from exporter.batchnorm.stored import Stored
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -86,11 +88,14 @@ class Port:
 
 
 def of_bundle(bundle: Bundle, name: str) -> Port:
-    """A model, or another bundle, as a Port."""
-    return Port(name=name, kind=f"a bundle or model ({bundle.origin.kind})", layers=tuple(map(of_layer, bundle)))
+    """A model, or another bundle, as a Port; the layers, too, that no inference can be computed from, where they hold a variance."""
+    unusable = [each for each in bundle.unusable if each.layer.statistic is Statistic.VARIANCE]
+    layers = (*map(of_layer, bundle), *(of_layer(each.layer) for each in unusable))
+    return Port(name=name, kind=f"a bundle or model ({bundle.origin.kind})", layers=layers,
+                notes=tuple(f"{printable(each.layer.path, 80)} cannot be used: {each.reason}" for each in unusable))
 
 
-def of_layer(layer: BatchNorm) -> Ported:
+def of_layer(layer: BatchNorm | Stored) -> Ported:
     """A layer of a bundle as a Ported."""
     arrays = {name: values.ravel() for name, values in layer.parameters().items()}
     return Ported(path=layer.path, arrays=arrays, called={name: name for name in arrays}, dtype=layer.dtype, epsilon=layer.epsilon,
