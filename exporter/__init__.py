@@ -14,6 +14,7 @@ from exporter.__about__ import __version__ as __version__
 
 _HOME = {
     "batchnorm.bundle": ("Bundle", "Origin"),
+    "batchnorm.findings": ("Finding", "findings"),
     "batchnorm.fold": ("fold",),
     "batchnorm.layer": ("BatchNorm", "evaluate"),
     "commands.compare": ("compare",),
@@ -22,6 +23,7 @@ _HOME = {
     "errors": ("BundleError", "ExporterError", "FormatError", "LayerError", "MissingExtra", "OutputError", "UnresolvedError",
                "UnsupportedError", "UsageError"),
     "pipeline.many": ("export_many",),
+    "pipeline.outcome": ("Outcome", "Summary"),
     "pipeline.read": ("load", "read"),
     "pipeline.write": ("write",),
     "sources.shared.options": ("ReadOptions",),

@@ -3,6 +3,8 @@
 from exporter.__about__ import __version__ as __version__
 from exporter.batchnorm.bundle import Bundle as Bundle
 from exporter.batchnorm.bundle import Origin as Origin
+from exporter.batchnorm.findings import Finding as Finding
+from exporter.batchnorm.findings import findings as findings
 from exporter.batchnorm.fold import fold as fold
 from exporter.batchnorm.layer import BatchNorm as BatchNorm
 from exporter.batchnorm.layer import evaluate as evaluate
@@ -19,6 +21,8 @@ from exporter.errors import UnresolvedError as UnresolvedError
 from exporter.errors import UnsupportedError as UnsupportedError
 from exporter.errors import UsageError as UsageError
 from exporter.pipeline.many import export_many as export_many
+from exporter.pipeline.outcome import Outcome as Outcome
+from exporter.pipeline.outcome import Summary as Summary
 from exporter.pipeline.read import load as load
 from exporter.pipeline.read import read as read
 from exporter.pipeline.write import write as write

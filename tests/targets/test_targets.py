@@ -272,6 +272,41 @@ def test_a_plain_model_has_no_functions_and_gives_the_vectors():
         within_bound(layer, *(np.moveaxis(values, layer.axis, front).reshape(-1, layer.channels) for values in (x, y, layer(x))))
 
 
+def openvino_of(path):
+    """A function of the input, of a model that OpenVINO has read."""
+    openvino = pytest.importorskip("openvino")
+    model = openvino.Core().compile_model(str(path), "CPU")
+    return lambda x: next(iter(model([x]).values()))
+
+
+def opencv_of(path):
+    cv2 = pytest.importorskip("cv2")
+    net = cv2.dnn.readNetFromONNX(str(path))
+
+    def call(x):
+        net.setInput(x)
+        return net.forward()
+
+    return call
+
+
+@pytest.mark.parametrize("read", [openvino_of, opencv_of])
+@pytest.mark.parametrize(("fields", "axis"), [({"ndim": 4}, 1), ({"ndim": 3, "axis": (2,)}, 1), ({"ndim": 4}, None),
+                                              ({"ndim": 4, "axis": (2,)}, None), ({"ndim": 4, "axis": (1, 3), "shape": (2, 3)}, None)])
+def test_programs_that_know_no_functions_read_a_plain_model(read, fields, axis, tmp_path):
+    layer = make_layer("a/b é", **fields)
+    exporter.write(make_bundle(layer), tmp_path / "p.onnx", axis=axis, plain=True)
+    axes = layer.axis if axis is None else (axis,)
+    shape = [2, 5, 6, 7][:layer.ndim]
+    for place, size in zip(axes, layer.shape):
+        shape[place] = size
+    x = np.random.default_rng(3).normal(size=shape).astype(np.float32)
+    y, want = read(tmp_path / "p.onnx")(x), layer(x, axis=axes)
+    assert y.shape == want.shape
+    ends = range(x.ndim - len(axes), x.ndim)
+    within_bound(layer, *(np.moveaxis(values, axes, ends).reshape(-1, layer.channels) for values in (x, y, want)))
+
+
 @pytest.mark.parametrize(("layer", "axis", "message"), [
     (make_layer("two", shape=(2, 3), axis=(1, 2), ndim=4), 1, "two: --axis is for layers of one axis, this layer has 2"),
     (make_layer("flat", ndim=2), 2, "flat: the input has 2 dimensions, --axis is 2"),
