@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from exporter.batchnorm.layer import BatchNorm
+from exporter.batchnorm.stored import BATCH_NORMS
 from exporter.errors import printable
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ def notes(layer: BatchNorm | Stored) -> list[str]:
     found = [f"{name}: {', '.join(fields)}" for name, fields in (("assumed", layer.assumed), ("converted", converted)) if fields]
     if layer.effective_epsilon is not None:
         found.append(f"effective epsilon {layer.effective_epsilon:g}")
+    if layer.class_name not in BATCH_NORMS:
+        found.append(f"class {layer.class_name}")
     if layer.called_in_training:
         found.append("called with training=True")
     if layer.quantized:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _Layer = TypeVar("_Layer", bound="Parameters")
 _Any = TypeVar("_Any")
 
+BATCH_NORMS = ("BatchNormalization", "BatchNormalizationV1", "BatchNormalizationV2", "SyncBatchNormalization")  # Keras's own classes
 PARAMETERS = ("gamma", "beta", "moving_mean", "moving_variance")
 
 
@@ -113,12 +114,14 @@ class Stored(Parameters):
     statistic: what `moving_variance` holds.
     doubt:     why the model itself does not compute with what is stored; "" where nothing speaks against it. A layer with a doubt is
                read only where the user asks for what is stored.
+    notes:     sentences about it for the user.
     """
 
     axis: tuple[int, ...] | None
     epsilon: float | None
     statistic: Statistic = Statistic.VARIANCE
     doubt: str = ""
+    notes: tuple[str, ...] = ()
 
 
 class Unusable(NamedTuple):

@@ -24,11 +24,13 @@ class Surroundings:
     training:   True where one of the calls has training=True, False where all have training=False, None where none says anything.
     is_keras_3: whether it is Keras 3 that says so.
     added_axes: how many axes of the model's tensor the layer itself does not see, because wrappers go over them.
+    notes:      sentences about what wrappers do to it.
     """
 
     training: bool | None = None
     is_keras_3: bool = False
     added_axes: int = 0
+    notes: tuple[str, ...] = ()
 
     def called(self, entry: dict[str, Any]) -> Surroundings:
         """The surroundings with what the calls of a layer's entry add, which count for the layer and all that lies in it."""
@@ -41,6 +43,10 @@ class Surroundings:
             return self
         each = [self.training if value is None else value for value in said]
         return dataclasses.replace(self, training=True if True in each else None if None in each else False, is_keras_3=is_keras_3)
+
+    def noted(self, note: str) -> Surroundings:
+        """The surroundings with one more sentence, "" for none."""
+        return dataclasses.replace(self, notes=(*self.notes, note)) if note else self
 
     def inside(self, class_name: str, role: str) -> Surroundings:
         """The surroundings of what a wrapper of this class holds under this key of its config; "" for a model, which adds nothing."""

@@ -17,14 +17,12 @@ from typing import Any
 
 from exporter.errors import FormatError, located, printable
 from exporter.keras.calls import NOTHING_AROUND, Surroundings, input_names, input_tensors
+from exporter.keras.lookalikes import BATCH_NORMS, INNER_NORM, SIGNS, about_wrapper, inner_norm
 
 MOST_LAYERS = 100_000
 HOW_TO_GIVE_ONE = "an architecture is the JSON of model.to_json() or get_config(), or a whole model of model.save(); YAML is not read"
-BATCH_NORMS = ("BatchNormalization", "BatchNormalizationV1", "BatchNormalizationV2", "SyncBatchNormalization")
 MODELS = ("Sequential", "Model", "Functional", "Network")
 
-# Keys that every BatchNormalization subclass's get_config() has since Keras 2.0, and no other layer's.
-_SIGNS = ("momentum", "epsilon", "moving_variance_initializer")
 # Where a config holds objects that are not layers, or a second description of layers that are listed already.
 _NO_LAYERS = frozenset(("dtype", "input_layers", "output_layers", "inbound_nodes", "build_config", "compile_config", "training_config",
                         "optimizer"))
@@ -186,6 +184,10 @@ def _children(base: str, config: dict[str, Any], counter: _Counter, outer: Surro
     if base == "Bidirectional" and _is_layer(config.get("layer")):
         yield from _directions(config["layer"], config, counter, outer)
         return
+    inner = inner_norm(base, config)
+    if inner is not None:
+        yield INNER_NORM, _layer(inner, counter, outer)
+    outer = outer.noted(about_wrapper(base, config))
     for key in sorted(config, key=lambda key: key != "layers"):
         if key not in _NO_LAYERS and isinstance(config[key], (dict, list)):
             yield from ((key, child) for child in _inside(config[key], counter, outer.inside(base, key)))
@@ -289,7 +291,7 @@ def is_batch_norm(node: Node) -> bool:
 
     A user's class of the same name that is none (registered as "fake>BatchNormalization") lacks the config.
     """
-    signed = all(key in node.config for key in _SIGNS)
+    signed = all(key in node.config for key in SIGNS)
     if node.base_name in BATCH_NORMS:
         own = ">" in (node.registered_name or node.class_name)
         return signed or not own

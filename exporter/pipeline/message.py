@@ -177,7 +177,7 @@ def _error(header: dict[str, Any]) -> ExporterError:
 
 def _layer(fields: dict[str, Any], arrays: _Arrays) -> Stored | BatchNorm:
     present = fields.pop("present")
-    for name in {"axis", "shape", "assumed", "converted"} & fields.keys():
+    for name in {"axis", "shape", "assumed", "converted", "notes"} & fields.keys():
         fields[name] = None if fields[name] is None else tuple(fields[name])
     whole = all(type(number) is int for name in ("axis", "shape") for number in fields[name] or ())
     if not (whole and all(isinstance(fields[name], kind) for name, kind in FIELDS.items())):

@@ -119,7 +119,7 @@ def resolve(found: Found | ReadBack, options: ReadOptions, completion: Completio
     unresolved += _pairs(unusable)
     odd = [f"{layer.path}: the file does not say along which axis of its input it runs; {list(layer.axis)} is assumed"
            for layer in layers if "axis" in layer.assumed and "epsilon" not in layer.assumed]
-    warnings = (*found.warnings, *odd, *_about_calls(kept), *_remarks(layers))
+    warnings = (*found.warnings, *odd, *_about_calls(kept), *_once(kept), *_remarks(layers))
     return Bundle(layers=tuple(layers), origin=found.origin, skipped=tuple(unresolved), warnings=warnings,
                   unusable=tuple(each for each, _ in unusable))
 
@@ -135,6 +135,15 @@ def _cannot_be_used(unusable: Sequence[tuple[Unusable, LayerError]], *, rest: bo
     if len(unusable) == 1:
         return first.replace(hint="; ".join(hints))
     return LayerError(f"{len(unusable)} batch norms cannot be used: {by_reason(_pairs(unusable))}", hint="; ".join(hints))
+
+
+def _once(layers: Iterable[Stored]) -> Iterator[str]:
+    """What sources noted of layers, each sentence once with the layers that it is about."""
+    found: dict[str, list[str]] = {}
+    for layer in layers:
+        for note in layer.notes:
+            found.setdefault(note, []).append(layer.path)
+    yield from (f"{names(paths)}: {note}" for note, paths in found.items())
 
 
 def _about_calls(layers: Iterable[Stored]) -> Iterator[str]:

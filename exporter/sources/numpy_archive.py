@@ -21,6 +21,7 @@ from exporter.formats import npy
 from exporter.formats.zip_archive import MAGIC, Archive
 from exporter.keras import dialects
 from exporter.keras.config import Node, is_batch_norm, norm_fields, walk
+from exporter.keras.lookalikes import reason_against
 from exporter.keras.ranks import input_ranks
 from exporter.sources.shared.assemble import assemble
 from exporter.sources.shared.found import Found
@@ -123,6 +124,10 @@ def _add(arrays: _Arrays, whole: Scopes, found: Found, options: ReadOptions) -> 
             found.skip(scope, f"it also holds {names(beside[scope])}, which no batch norm has")
             continue
         path, node = nodes.get(scope, (scope, None))
+        look = reason_against(node.class_name, node.config) if node else None
+        if look is not None:
+            found.skip(path, look)
+            continue
         fields = norm_fields(node) if node else None
         values = {role: arrays.read(name) for role, name in roles.items()}
         if fields is not None and ((fields.scale is False) == ("gamma" in roles) or (fields.center is False) == ("beta" in roles)):

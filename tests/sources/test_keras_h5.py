@@ -232,8 +232,8 @@ def test_renorm_and_other_weights(tmp_path):
     held = {"bn": named("bn", FIRST) + more}
     assert not exporter.read(write(tmp_path / "m.h5", held, sequential(norm("bn", renorm=True)))).warnings
     held["bn"].append(("bn/gain:0", np.ones(3, np.float32)))
-    bundle = exporter.read(write(tmp_path / "n.h5", held, sequential(norm("bn", renorm=True))))
-    assert bundle.warnings == ("bn: the file holds more weights of this layer, which are not exported: bn/gain:0",)
+    with pytest.raises(UnresolvedError, match=r"bn: it has weights that a batch norm does not have.*: bn/gain:0; its class is BatchNorm"):
+        exporter.read(write(tmp_path / "n.h5", held, sequential(norm("bn", renorm=True))))
 
 
 @pytest.mark.parametrize(("shape", "config", "axis", "kept"), [

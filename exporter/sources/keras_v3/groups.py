@@ -85,6 +85,14 @@ class Group:
         return bool(self._with_variables())
 
     @property
+    def is_counted(self) -> bool:
+        """Whether its name is that of its class, counted by Keras in a list of layers; else it is an attribute's, which the user chose."""
+        above = self.path.rpartition("/")[0]
+        if above.rpartition("/")[2] in LAYER_LISTS:
+            return True
+        return bool(above) and self.name is not None and not Group(self._files, above).is_layer
+
+    @property
     def name(self) -> str | None:
         """The layer's own name; None before Keras 3.6."""
         for file in self._with_variables():

@@ -12,8 +12,9 @@ from collections.abc import Set as AbstractSet
 
 from exporter.errors import FormatError
 from exporter.keras import dialects
-from exporter.keras.config import BATCH_NORMS, MODELS, Node, is_batch_norm, join
+from exporter.keras.config import MODELS, Node, is_batch_norm, join
 from exporter.keras.dialects import Counting
+from exporter.keras.lookalikes import BATCH_NORMS
 from exporter.sources.keras_v3.groups import LAYER_LISTS, NOT_LAYERS, Group, numbered, snake_case
 
 # Layers of Keras's own that hold no other layer: their groups need not be opened.
@@ -297,10 +298,10 @@ def groups_below(group: Group, taken: AbstractSet[str], path: str, named: bool) 
 
 
 def _may_be_norm(name: str, group: Group) -> bool:
-    """Whether a group is called like a batch norm, or holds what one does."""
-    if is_called(KNOWN_GROUPS, name, group):
+    """Whether a group is counted as a batch norm, or holds what one does, or more than that."""
+    if group.is_counted and numbered(name)[0] in KNOWN_GROUPS:
         return bool(group.variable_names())
-    if not holds_equals(group) or len(group.variables()) > 4 or len(group.shapes()[0]) != 1:
+    if not holds_equals(group) or len(group.shapes()[0]) != 1:
         return False
     return len(group.variables()) > 2 or not is_called(OTHER_NORMS, name, group)
 
@@ -315,5 +316,5 @@ def holds_equals(group: Group) -> bool:
 
 
 def is_called(classes: tuple[str, ...], name: str, group: Group) -> bool:
-    """Whether the class is certain: the group's name counts one of `classes`, or the layer has the name that Keras gives it."""
+    """Whether a group or its layer is called like one of `classes`: no proof, for people choose names."""
     return numbered(name)[0] in classes or numbered(group.name or "")[0] in classes

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from exporter.errors import FormatError, printable
 from exporter.errors import names as several
 from exporter.keras import dialects
-from exporter.keras.config import BATCH_NORMS, Node, norm_fields
+from exporter.keras.config import Node, norm_fields
+from exporter.keras.lookalikes import BATCH_NORMS, reason_against
 from exporter.sources.keras_v3.groups import Group, numbered, snake_case
 from exporter.sources.keras_v3.replay import KNOWN_GROUPS, Match, groups_below, holds_equals, is_called, matched
 from exporter.sources.shared.assemble import assemble, roles_of
@@ -23,7 +24,10 @@ if TYPE_CHECKING:
 
 ONE_OF_TWO = "one of its parameters is gamma or beta, and the file does not say which"
 THREE_VECTORS = "it holds three vectors of one length, as a batch norm without gamma or beta does; the file does not say what they are"
-TWO_VECTORS = "it holds two vectors of one length, as a LayerNormalization or a batch norm without gamma and beta does"
+TWO_VECTORS = ("it holds two vectors of one length, as a LayerNormalization or a batch norm without gamma and beta does; what a layer is "
+               "called does not say which")
+MORE_VECTORS = ("it holds {count} vectors of one length, as a batch norm with renormalization or somebody's own class with more weights "
+                "does; the file does not say what they are")
 FOUR_VECTORS = "taken for a batch norm because it holds four vectors of one length; the file does not name its class"
 OTHER_THINGS = "its group is called like a batch norm and does not hold two to seven floating point arrays of one shape"
 NO_VARIANCE = "its second vector has negative values and is no variance"
@@ -63,11 +67,16 @@ def _read(path: str, node: Node, group: Group, era: dialects.Era, rank: int | No
     """A layer with a config: gamma and beta as it says, then the statistics; renorm adds three that inference does not use."""
     fields = norm_fields(node)
     count = len(group.variables())
+    look = reason_against(node.class_name, node.config)
+    if look is not None:
+        found.skip(path, look)
+        return
     names = roles_of(count, fields.center, fields.scale, renorm=fields.renorm)
     if not count:
         raise FormatError(f"its variables are called {several(group.variable_names())}: one is missing", where=path)
     if names is None:
-        reason = f"the file holds {count} variables for it, which does not fit center, scale and renorm of its config"
+        reason = (f"the file holds {count} variables for it, which does not fit center, scale and renorm of its config; its class is "
+                  f"{printable(node.registered_name or node.class_name, 80)}")
         if node.base_name in BATCH_NORMS:
             raise FormatError(reason, where=path)
         found.skip(path, reason)
@@ -89,30 +98,39 @@ def _check_name(path: str, node: Node, group: Group, own_config: bool) -> None:
 
 def _recognise(path: str, group: Group, found: Found, told: bool, quantized: str | None) -> None:
     """A group without a config that may be a batch norm: added to `found` where that is certain enough to be said."""
+    own = group.path.rpartition("/")[2]
+    certain = group.is_counted and numbered(own)[0] in KNOWN_GROUPS
     if not holds_equals(group):
         found.skip(path, OTHER_THINGS)
         return
     arrays = group.arrays()
-    certain = is_called(KNOWN_GROUPS, group.path.rpartition("/")[2], group)
+    if not certain and len(arrays) != 4:
+        is_variance = bool((arrays[-1][0] >= 0).all())
+        _mention(path, len(arrays), found, is_likely=told or is_called(KNOWN_GROUPS, own, group), possible=is_variance)
+        return
     both = len(arrays) in (4, 7)
     names = roles_of(len(arrays), both, both, renorm=len(arrays) > 4)
     last = named["moving_variance"][0] if (named := dict(zip(names or (), arrays, strict=False))) else arrays[-1][0]
     possible = bool((last >= 0).all())  # as a variance
     if names is None:
-        if certain or possible:
-            found.skip(path, ONE_OF_TWO if certain else THREE_VECTORS)
+        found.skip(path, ONE_OF_TWO)
     elif len(last.shape) > 1 and not (certain and last.shape[0] == 1):
         found.skip(path, f"its parameters have shape {list(last.shape)} and the file does not say along which axes")
-    elif len(arrays) == 2 and not (certain and possible):
-        if told and possible:
-            found.skip(path, TWO_VECTORS)
-        elif certain or possible:
-            found.warn(f"{path}: {NO_VARIANCE if certain else TWO_VECTORS}; taken for no batch norm")
+    elif len(arrays) == 2 and not possible:
+        found.warn(f"{path}: {NO_VARIANCE}; taken for no batch norm")
     elif certain or (possible and not _counts(named)):
         if not certain:
             found.warn(f"{path}: {FOUR_VECTORS}")
-        found.add(assemble(path, None, None, named, dialects.Era(), None, name=group.name or group.path.rpartition("/")[2],
-                           quantized=quantized))
+        found.add(assemble(path, None, None, named, dialects.Era(), None, name=group.name or own, quantized=quantized))
+
+
+def _mention(path: str, count: int, found: Found, *, is_likely: bool, possible: bool) -> None:
+    """Says of two, three or more than four vectors of one length, of which the file does not say whose they are, that they are there."""
+    what = {2: TWO_VECTORS, 3: THREE_VECTORS}.get(count, MORE_VECTORS.format(count=count))
+    if possible and (is_likely or count > 2):
+        found.skip(path, what)
+    elif possible or count > 4:
+        found.warn(f"{path}: {what}; taken for no batch norm")
 
 
 def _counts(named: dict[str, tuple[Any, str]]) -> bool:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from exporter.batchnorm.stored import PARAMETERS, Statistic, Stored
 from exporter.errors import FormatError, names
 from exporter.keras import dialects
 from exporter.keras.config import Node, NormFields, norm_fields
+from exporter.keras.lookalikes import KERNELS, about_weights, reason_against
 from exporter.keras.ranks import input_ranks
 from exporter.sources.legacy_h5.weights import (
     Candidate,
@@ -61,10 +62,7 @@ class Reading:
             for candidate in found:
                 self.found.skip(candidate.path, NEVER_BUILT)
             return
-        if len(found) == 1 and found[0].node is node:
-            more = other_weights(group)
-            if more:
-                self.found.warn(f"{path}: the file holds more weights of this layer, which are not exported: {names(more)}")
+        norms = self._without_second_set(group, norms, path)
         if norms[0].old_name:
             named = as_named(self.file, group, node, self.era)
             if named is None:
@@ -73,11 +71,31 @@ class Reading:
                     self.found.skip(below, MIXED_UP)
                 return
             norms = norms_of(named)
+        others = other_weights(group)
         for norm, owner in match(group, norms, found, in_order=node is None or has_known_order(node)):
             if norm is not None:
-                self._add_norm(norm, owner, owner.path if owner else path_of(group, norm.scope), group.name)
+                below = owner.path if owner else path_of(group, norm.scope)
+                reason = _reason_against(norm, owner, others, is_alone=owner is not None and owner.node is node)
+                if reason is None:
+                    self._add_norm(norm, owner, below, group.name)
+                else:
+                    self.found.skip(below, reason)
             elif owner is not None:
                 self.found.skip(owner.path, NEVER_BUILT)
+
+    def _without_second_set(self, group: LayerGroup, norms: list[Norm], path: str) -> list[Norm]:
+        """The batch norms of a group without a pair moving_mean, moving_variance that has no scope, beside others that have one.
+
+        keras-swa 0.1.0 leaves such a pair: variables that it made to reset the statistics, which the layer does not compute with
+        (checked against predict of the model that it left).
+        """
+        second = [norm for norm in norms if not norm.scope and set(norm.datasets) == {"moving_mean", "moving_variance"}]
+        kept = [norm for norm in norms if norm.scope]
+        if len(second) != 1 or not any({"gamma", "beta"} & set(norm.datasets) for norm in kept):
+            return norms
+        self.found.warn(f"{path}: the file holds a second set of moving statistics in this layer, whose names have no scope, as keras-swa "
+                        "leaves them; the set of the layer's own scope is taken")
+        return kept
 
     def _add_norm(self, norm: Norm, candidate: Candidate | None, path: str, group: str) -> None:
         fields = norm_fields(candidate.node) if candidate else None
@@ -133,6 +151,18 @@ class Reading:
             layer = layer.replace(epsilon=epsilon, assumed=(*layer.assumed, "epsilon"))
             self.found.warn(f"{path}: its config has no epsilon; {epsilon:g} is that version's default")
         self.found.add(layer)
+
+
+def _reason_against(norm: Norm, owner: Candidate | None, others: Mapping[str, list[str]], *, is_alone: bool) -> str | None:
+    """Why these weights are not those of a plain batch norm; others: of its group, by scope; is_alone: all of the group are of one layer."""
+    look = reason_against(owner.node.class_name, owner.node.config) if owner else None
+    if is_alone:
+        more = [weight for scope in others.values() for weight in scope]
+    elif not norm.scope or (owner is not None and norm.scope.rpartition("/")[2] in owner.around):
+        more = []  # a wrapper and a cell have weights of their own
+    else:
+        more = [weight for weight in others.get(norm.scope, []) if owner is not None or not KERNELS.search(weight)]
+    return look or about_weights(more, owner.node.class_name if owner else None)
 
 
 def _check_presence(path: str, fields: NormFields | None, arrays: Arrays, *, always: bool) -> None:

@@ -146,10 +146,14 @@ def check_stored(file: File, group: LayerGroup) -> None:
                                   hint="the file is damaged; get it again")
 
 
-def other_weights(group: LayerGroup) -> list[str]:
-    """Names of the weights that no batch norm has, those of renormalisation left out."""
-    return [weight for weight in group.weights
-            if _parse(weight) is None and re.sub(r"(_\d+)?(:\d+)?$", "", weight.rpartition("/")[2]) not in RENORM]
+def other_weights(group: LayerGroup) -> dict[str, list[str]]:
+    """By scope the names of the weights that no batch norm has, those of renormalization left out."""
+    found: dict[str, list[str]] = {}
+    for weight in group.weights:
+        scope, _, role = weight.rpartition("/")
+        if _parse(weight) is None and re.sub(r"(_\d+)?(:\d+)?$", "", role) not in RENORM:
+            found.setdefault(scope, []).append(weight)
+    return found
 
 
 def candidates(path: str, node: Node, around: tuple[str, ...] = ()) -> Iterator[Candidate]:

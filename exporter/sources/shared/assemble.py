@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from exporter.batchnorm.stored import PARAMETERS, Stored
 from exporter.errors import FormatError, names
 from exporter.keras import dialects
+from exporter.keras.lookalikes import about_class, is_users_own
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -55,16 +56,27 @@ def assemble(path: str, node: Node | None, fields: NormFields | None, arrays: Ar
     mean, variance = values["moving_mean"], values["moving_variance"]
     if mean is None or variance is None:
         raise FormatError("moving_mean or moving_variance is missing", where=path)
-    is_called_in_training = node is not None and _is_called_in_training(node, era)
     outer = _seen_from_outside(axis, rank) if node is not None and node.surroundings.added_axes else Outside(axis, rank)
     return Stored(
-        path=path, name=node.name if node else name, class_name=node.class_name if node else "BatchNormalization", axis=outer.axis,
-        shape=shape, ndim=outer.ndim, assumed=outer.assumed, dtype=dtype, epsilon=fields.epsilon if fields else None,
-        momentum=fields.momentum if fields else None,
-        gamma=values["gamma"], beta=values["beta"], moving_mean=mean, moving_variance=variance, quantized=quantized,
+        path=path, name=node.name if node else name, axis=outer.axis, shape=shape, ndim=outer.ndim, assumed=outer.assumed, dtype=dtype,
+        epsilon=fields.epsilon if fields else None, momentum=fields.momentum if fields else None, gamma=values["gamma"],
+        beta=values["beta"], moving_mean=mean, moving_variance=variance, quantized=quantized,
         effective_epsilon=dialects.effective_epsilon(era, fields, dtype=dtype, ndim=rank) if fields else None,
-        called_in_training=is_called_in_training,
-        doubt=CALLED_IN_TRAINING if node and is_called_in_training and not node.surroundings.is_keras_3 else "")
+        **_use(node, era) if node else {"class_name": "BatchNormalization"})
+
+
+def _use(node: Node, era: dialects.Era) -> dict[str, Any]:
+    """The fields of a layer that say what its class is and how its model uses it."""
+    class_name, notes = _class_name(node), node.surroundings.notes
+    is_called = _is_called_in_training(node, era)
+    return {"class_name": class_name, "notes": (*notes, about_class(class_name)) if is_users_own(class_name) else notes,
+            "called_in_training": is_called, "doubt": CALLED_IN_TRAINING if is_called and not node.surroundings.is_keras_3 else ""}
+
+
+def _class_name(node: Node) -> str:
+    """A user's class with the package that it is registered under, which .keras archives keep in a field of its own."""
+    registered = node.registered_name
+    return registered if registered is not None and ">" in registered and ">" not in node.class_name else node.class_name
 
 
 class Outside(NamedTuple):

@@ -11,9 +11,10 @@ from exporter.batchnorm.layer import PARAMETERS
 from exporter.errors import FormatError, names
 from exporter.keras import dialects
 from exporter.keras.config import Node, norm_fields
+from exporter.keras.lookalikes import KERNELS, about_weights, reason_against
 from exporter.keras.ranks import input_ranks
 from exporter.sources.legacy_h5.weights import Candidate, candidates
-from exporter.sources.shared.assemble import assemble, roles_of
+from exporter.sources.shared.assemble import RENORM, assemble, roles_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -47,11 +48,16 @@ def by_name(tree: Node, weights: Named, era: dialects.Era, found: Found, *, own_
     elif len(chosen) != len(norms) or set(chosen.values()) != set(owners):
         raise FormatError(f"the architecture's batch norms are {names(norm.path for norm in norms)}, the weights' {names(owners)}: "
                           "they do not fit", hint="give the architecture of the very model that these weights were saved from")
-    ranks = input_ranks(tree)
+    ranks, others = input_ranks(tree), _others(weights)
     for norm in norms:
         path, node, own = norm.path, norm.node, chosen.get(norm)
         if own is None:
             found.skip(path, "no weights are named like it, or several: it is not certain which are its own")
+            continue
+        more = [] if own.rpartition("/")[2] in norm.around else others.get(own, [])  # a wrapper and a cell have weights of their own
+        look = reason_against(node.class_name, node.config) or about_weights(more, node.class_name)
+        if look is not None:
+            found.skip(path, look)
             continue
         fields = norm_fields(node)
         expected = roles_of(len(owners[own]), fields.center, fields.scale)
@@ -79,8 +85,23 @@ def _owners(weights: Named) -> dict[str, list[str]]:
     return {owner: roles for owner, roles in owners.items() if {"moving_mean", "moving_variance"} <= set(roles)}
 
 
+def _others(weights: Named) -> dict[str, list[str]]:
+    """The weights of each owner that no batch norm has, but those of renormalization."""
+    found: dict[str, list[str]] = {}
+    for name in weights.names():
+        owner, _, role = name.rpartition("/")
+        if role not in PARAMETERS and role not in RENORM:
+            found.setdefault(owner, []).append(name)
+    return found
+
+
 def _add_unmatched(weights: Named, owners: Mapping[str, list[str]], era: dialects.Era, found: Found) -> None:
+    others = _others(weights)
     for owner, roles in owners.items():
+        look = about_weights([name for name in others.get(owner, []) if not KERNELS.search(name)], None)
+        if look is not None:
+            found.skip(owner, look)
+            continue
         arrays = {role: weights.read(f"{owner}/{role}") for role in roles}
         found.add(assemble(owner, None, None, arrays, era, None, name=owner.rpartition("/")[2], quantized=weights.quantized(owner)))
 

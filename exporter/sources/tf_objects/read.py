@@ -10,6 +10,7 @@ from exporter.files.place import Place
 from exporter.formats.tensor_bundle import TensorBundle
 from exporter.keras.config import Node, NormFields, norm_fields
 from exporter.keras.dialects import Era, era_of
+from exporter.keras.lookalikes import reason_against
 from exporter.sources.shared.architecture import node_tree_from
 from exporter.sources.tf_objects.configs import StoredConfigs, given_configs
 from exporter.sources.tf_objects.norms import ObjectNames, ObjectNorm, batch_norm, find_norms, open_graph, sonnet_norms, with_kernel
@@ -44,6 +45,10 @@ def read_norms(checkpoint: TensorBundle, graph: CheckpointGraph, norms: Iterable
     """The layers of these nodes as the checkpoint stores them; `found` takes those that hold more than a batch norm does."""
     for norm in norms:
         path, node, fields = said_of(norm)
+        look = reason_against(node.class_name, node.config) if node else None
+        if look is not None:
+            found.skip(path, look)
+            continue
         if norm.strange:
             found.skip(path, f"it also holds {names(norm.strange)}, which no BatchNormalization has")
             continue

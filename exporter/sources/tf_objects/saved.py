@@ -13,6 +13,7 @@ from exporter.formats.object_graph import CheckpointGraph, SavedGraph, read_meta
 from exporter.formats.strict_json import parse_json
 from exporter.keras.calls import NOTHING_AROUND, Surroundings
 from exporter.keras.config import Node, NormFields, is_batch_norm, join, model_tree, norm_fields
+from exporter.keras.lookalikes import INNER_NORM, about_wrapper, inner_norm
 from exporter.sources.tf_objects.norms import STATISTICS, ObjectNorm, find_norms, parameters
 from exporter.sources.tf_objects.parts import METADATA, MODEL, graphs_of, of_inference
 
@@ -35,9 +36,15 @@ class KerasMetadata:
         if not self._name(found.node):
             return ""
         path = ""
-        for node in nodes[1:] or nodes:
-            path = join(path, self._name(node))
+        for outer, node, role in zip((-1, *nodes), nodes, ("", *found.way[1]), strict=False):
+            if node != nodes[0] or len(nodes) == 1:
+                path = join(path, INNER_NORM if role == INNER_NORM and self._is_fused(outer) else self._name(node))
         return path
+
+    def _is_fused(self, node: int) -> bool:
+        """Whether a layer is a kernel and a batch norm in one, whose config gives the inner one no name."""
+        said = self._json(node)
+        return isinstance(said.get("config"), dict) and inner_norm(str(said.get("class_name")), said["config"]) is not None
 
     def config(self, found: ObjectNorm) -> tuple[Node, NormFields] | None:
         """The config of a batch norm, None where there is none or it is no batch norm's."""
@@ -68,7 +75,7 @@ class KerasMetadata:
         for node, role in zip(found.way[0], ("", *found.way[1]), strict=True):
             if not self._name(node):
                 continue
-            around = around.inside(str(outer.get("class_name")), role)
+            around = _inside(around, outer, role)
             entry = _entry(outer, self._name(node))
             around, outer = around.called(entry), self._json(node)
         return around
@@ -113,6 +120,13 @@ def read_model_config(folder: Place) -> dict[str, Any]:
     if not isinstance(said, dict) or not _listed(said):
         raise UnsupportedError("this SavedModel holds no config of a functional or Sequential model")
     return {key: said[key] for key in ("class_name", "config", "keras_version", "backend") if key in said}
+
+
+def _inside(around: Surroundings, outer: dict[str, Any], role: str) -> Surroundings:
+    """The surroundings of what an object holds under this name, from its metadata."""
+    class_name, config = str(outer.get("class_name")).rpartition(">")[2], outer.get("config")
+    inside = around.inside(class_name, role)
+    return inside.noted(about_wrapper(class_name, config)) if isinstance(config, dict) else inside
 
 
 def _entry(model: dict[str, Any], name: str) -> dict[str, Any]:

@@ -1,0 +1,83 @@
+"""Classes that have batch norm's config and are not Keras's own: what computes something else, and what may.
+
+A class of somebody's own usually inherits the config of BatchNormalization. What it adds to it tells some of them: a quantizer that is set
+(QKeras's QBatchNormalization; with none set it computes plain batch norm, measured), initializers of variables that batch norm does not
+have (SwitchNormalization's mean_weights), a kernel (QKeras's QConv2DBatchnorm holds a batch norm as its attribute `batchnorm`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from exporter.batchnorm.stored import BATCH_NORMS as BATCH_NORMS
+from exporter.errors import names, printable
+
+# Keys that every BatchNormalization subclass's get_config() has since Keras 2.0, and no other layer's.
+SIGNS = ("momentum", "epsilon", "moving_variance_initializer")
+# Weights of Keras's own layers and cells, in whose scope a batch norm may lie.
+KERNELS = re.compile(r"(^|[/_])(kernel|bias)(_\d+)?(:\d+)?$")
+INNER_NORM = "batchnorm"  # QKeras's name of the attribute
+
+_FUSED_WITH = frozenset(("filters", "kernel_size", "units", "depth_multiplier"))
+_OF_THE_NORM = frozenset((*SIGNS, "axis", "center", "scale", "trainable", "dtype", "renorm", "virtual_batch_size"))
+_DESCRIBED = re.compile(r"(.+)_(?:initializer|regularizer|constraints?)")
+_VARIABLES = frozenset(("beta", "gamma", "moving_mean", "moving_variance", "moving_stddev", "renorm_mean", "renorm_stddev", "activity"))
+_UNSET: tuple[Any, ...] = (None, False, 0, "", "None", {}, [])
+
+# Wrappers that quantize what their layer computes with; the layer's own arrays are stored as they were trained.
+_QUANTIZING_WRAPPERS = ("QuantizeWrapper", "QuantizeWrapperV2")
+
+
+def reason_against(class_name: str, config: Mapping[str, Any]) -> str | None:
+    """Why a layer with the config of a batch norm is none; None: nothing in the config speaks against it."""
+    quantizers = [key for key, value in config.items() if "quant" in key and value not in _UNSET]
+    if quantizers:
+        return (f"its class {printable(class_name, 80)} quantizes what it computes with ({names(quantizers)}): its outputs are not "
+                "those of the stored parameters")
+    found = (_DESCRIBED.fullmatch(key) for key in config)
+    others = dict.fromkeys(match[1] for match in found if match and match[1] not in _VARIABLES)
+    if others:
+        return f"its class {printable(class_name, 80)} is no plain batch norm: it also has {names(others)}"
+    return None
+
+
+def about_weights(more: Sequence[str], class_name: str | None) -> str | None:
+    """Why weights beside those of a batch norm speak against it, None where there are none; class_name: None where the file has none."""
+    if not more:
+        return None
+    what = "its class is not in the file" if class_name is None else f"its class is {printable(class_name, 80)}"
+    return f"it has weights that a batch norm does not have, and what it does with them is not known: {names(more)}; {what}"
+
+
+def is_users_own(class_name: str) -> bool:
+    """Whether a class is not one of Keras's own batch norms."""
+    return class_name not in BATCH_NORMS
+
+
+def about_class(class_name: str) -> str:
+    """What to know of a layer whose class is not Keras's own."""
+    return (f"its class {printable(class_name, 80)} is not Keras's own: by its config it is a batch norm, and nothing in the file tells "
+            "whether it computes as one")
+
+
+def inner_norm(base_name: str, config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The entry of the batch norm in a layer that is a kernel and a batch norm in one; None for other layers."""
+    if base_name in BATCH_NORMS or not all(key in config for key in SIGNS) or _FUSED_WITH.isdisjoint(config):
+        return None
+    own = {key: value for key, value in config.items()
+           if key in _OF_THE_NORM or ((found := _DESCRIBED.fullmatch(key)) and found[1] in _VARIABLES - {"activity"})}
+    return {"class_name": "BatchNormalization", "config": {**own, "name": INNER_NORM}}
+
+
+def about_wrapper(base_name: str, config: Mapping[str, Any]) -> str:
+    """What a wrapper does to the batch norm in it, as a sentence; "" for those that leave it as it is."""
+    if base_name not in _QUANTIZING_WRAPPERS:
+        return ""
+    quantize = config.get("quantize_config")
+    inner = quantize.get("config") if isinstance(quantize, dict) else None
+    weights = inner.get("weight_attrs") if isinstance(inner, dict) else None
+    named = [name for name in weights if isinstance(name, str)] if isinstance(weights, list) else []
+    what = f"its {names(named)} and its output" if named else "what it computes with, as its quantize_config says,"
+    return f"{base_name} around it quantizes {what} in inference; the parameters are the ones before that"
