@@ -157,6 +157,10 @@ def _layer(entry: dict[str, Any], counter: _Counter, outer: Surroundings, what: 
 
 def _name(entry: dict[str, Any], config: dict[str, Any], counter: _Counter, *, optional: bool) -> str:
     name = config["name"] if "name" in config and not (optional and config["name"] is None) else entry.get("name")
+    called = entry.get("name", name)
+    if not optional and called != name:
+        raise counter.error(f"the names of a layer disagree: the model says {printable(str(called), 80)!r}, its config "
+                            f"{printable(str(name), 80)!r}")
     if name is None and optional:
         return ""
     if name is None:
@@ -179,7 +183,13 @@ def _children(base: str, config: dict[str, Any], counter: _Counter, outer: Surro
         if not isinstance(layers, list):
             raise counter.error("the config of a model has no list of layers" if layers is None else "the layers of a model are not a list",
                                 config.get("name", ""))
-        yield from (("layers", child) for child in _listed(layers, counter, str(config.get("name", base)), outer))
+        seen: set[str] = set()
+        for child in _listed(layers, counter, str(config.get("name", base)), outer):
+            if child.name in seen:
+                raise counter.error("two layers of one model have this name, which no Keras allows: whose weights are whose is not known",
+                                    child.name)
+            seen.update([child.name] if child.name else [])
+            yield "layers", child
         return
     if base == "Bidirectional" and _is_layer(config.get("layer")):
         yield from _directions(config["layer"], config, counter, outer)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from exporter.batchnorm.bundle import Bundle, ReadBack
+from exporter.batchnorm.findings import is_never_updated
 from exporter.batchnorm.gate import remarks_on
 from exporter.batchnorm.layer import BatchNorm
 from exporter.batchnorm.stored import Parameters, Statistic, Stored, Unusable
@@ -119,7 +120,7 @@ def resolve(found: Found | ReadBack, options: ReadOptions, completion: Completio
     unresolved += _pairs(unusable)
     odd = [f"{layer.path}: the file does not say along which axis of its input it runs; {list(layer.axis)} is assumed"
            for layer in layers if "axis" in layer.assumed and "epsilon" not in layer.assumed]
-    warnings = (*found.warnings, *odd, *_about_calls(kept), *_once(kept), *_remarks(layers))
+    warnings = (*found.warnings, *odd, *_about_calls(kept), *_once(kept), *_remarks(layers), *_about_updates(layers))
     return Bundle(layers=tuple(layers), origin=found.origin, skipped=tuple(unresolved), warnings=warnings,
                   unusable=tuple(each for each, _ in unusable))
 
@@ -155,6 +156,13 @@ def _about_calls(layers: Iterable[Stored]) -> Iterator[str]:
         paths = [layer.path for layer in called if bool(layer.doubt) == obeyed]
         if paths:
             yield f"{names(paths)}: called with training=True: {meaning}"
+
+
+def _about_updates(layers: Iterable[BatchNorm]) -> Iterator[str]:
+    paths = [layer.path for layer in layers if is_never_updated(layer)]
+    if paths:
+        yield (f"{names(paths)}: the moving statistics are still 0 and 1, as in a new layer, while gamma or beta have moved: they were "
+               "never updated in training, or not saved")
 
 
 def read_back(bundle: ReadBack, options: ReadOptions) -> ReadBack:

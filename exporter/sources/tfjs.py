@@ -14,7 +14,7 @@ from exporter.errors import FormatError, UnsupportedError
 from exporter.files.place import MiB, Place
 from exporter.formats.strict_json import parse_json
 from exporter.keras import dialects
-from exporter.keras.config import model_tree
+from exporter.keras.config import model_tree, walk
 from exporter.sources.keras_v3.groups import VARIABLES, Group
 from exporter.sources.keras_v3.weights import read_weights
 from exporter.sources.layers_model.manifest import Paths, Weights
@@ -23,6 +23,7 @@ from exporter.sources.shared.architecture import node_tree_from
 from exporter.sources.shared.assemble import assemble
 from exporter.sources.shared.found import Found
 from exporter.sources.shared.matching import by_name
+from exporter.sources.shared.order import check_order
 
 if TYPE_CHECKING:
 
@@ -58,6 +59,9 @@ def read(place: Place, options: ReadOptions) -> Found:
         read_weights(Group([Paths(weights)]), tree, version, found, own_config=True,
                      quantized=lambda group: weights.quantized(f"{group.path}/{VARIABLES}"))
     else:
+        is_any_frozen = any(node.config.get("trainable") is False for _, node in walk(tree))
+        for group in weights.by_group():
+            check_order(group, is_any_frozen=is_any_frozen)
         by_name(tree, weights, dialects.era_of(version, backend), found, own_config=True)
     return found
 

@@ -7,10 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import exporter
 from exporter.batchnorm import findings as module
 from exporter.batchnorm.bundle import Bundle
-from exporter.batchnorm.findings import KINDS, findings
+from exporter.batchnorm.findings import KINDS, findings, is_never_updated
+from exporter.batchnorm.listing import notes
 from exporter.errors import LayerError
+from tests.make.configs import norm, sequential
+from tests.make.h5_files import named, parameters, write
 from tests.make.layers import ROOT, make_bundle, make_layer
 
 
@@ -121,3 +125,21 @@ def test_a_word_that_names_no_field_is_shown_and_never_looked_up():
     layer = make_layer("bn", assumed=("epsilon", "moving", "replace", "__class__", "\x1b[2J"))
     [found] = [finding for finding in findings(make_bundle(layer)) if finding.kind.code == "assumed"]
     assert found.sentence == "epsilon (0.001) and moving and replace and __class__ and \x1b[2J"
+
+
+@pytest.mark.parametrize(("changes", "expected"), [
+    ({}, True), ({"gamma": [1, 1], "beta": [0, 0]}, False), ({"gamma": None, "beta": None}, False), ({"gamma": None}, True),
+    ({"beta": None}, True), ({"moving_mean": [0, 1e-6]}, False), ({"moving_variance": [1, 0.999]}, False)])
+def test_statistics_that_were_never_updated(changes, expected):
+    values = {"gamma": [1.5, 1], "beta": [0, 0.1], "moving_mean": [0, 0], "moving_variance": [1, 1], **changes}
+    arrays = {name: None if each is None else np.array(each, np.float32) for name, each in values.items()}
+    layer = make_layer(shape=(2,)).replace(**arrays)
+    assert is_never_updated(layer) is expected
+    assert ("statistics are still 0 and 1" in notes(layer)) is expected
+
+
+def test_that_is_a_warning_once_for_all(tmp_path):
+    values = {**parameters(3), "moving_mean": np.zeros(3, np.float32), "moving_variance": np.ones(3, np.float32)}
+    path = write(tmp_path / "m.h5", {name: named(name, values) for name in ("a", "b")}, sequential(norm("a"), norm("b")))
+    (warning,) = exporter.read(path).warnings
+    assert warning.startswith("a, b: the moving statistics are still 0 and 1")

@@ -195,3 +195,22 @@ def test_architecture_files_that_hold_none(tmp_path, name, content, what):
     with pytest.raises(ExporterError) as caught:
         node_tree_from(Place(tmp_path / name))
     assert str(caught.value).startswith(f"{name}: {what}")
+
+
+@pytest.mark.parametrize("model", [functional((norm("a"), ["x"]), (norm("a"), ["x"])), sequential(norm("a"), layer("Dense", "a")),
+                                   sequential(sequential(norm("a"), norm("b"), norm("a"), name="inner"))])
+def test_two_layers_of_one_name_in_one_model(model):
+    with pytest.raises(FormatError, match="two layers of one model have this name") as caught:
+        model_tree(model, "x")
+    assert "layer a" in str(caught.value)
+
+
+def test_one_name_in_two_models_is_nothing_odd():
+    assert norms(sequential(sequential(norm("a"), name="left"), sequential(norm("a"), name="right"))) == ["left/a", "right/a"]
+
+
+def test_a_name_that_is_said_twice_and_differs():
+    model = functional((norm("a"), ["x"]))
+    model["config"]["layers"][0]["name"] = "b"
+    with pytest.raises(FormatError, match="the names of a layer disagree: the model says 'b', its config 'a'"):
+        model_tree(model, "x")

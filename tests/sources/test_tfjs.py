@@ -275,3 +275,43 @@ def test_through_the_door(model, tmp_path):
     assert exporter.read(path, isolated=True).digest() == bundle.digest()
     (tmp_path / "other.json").write_text("[1]")
     assert not tfjs.claims(Place(tmp_path / "other.json"))
+
+
+def test_a_look_alike_and_weights_of_its_own(model):
+    quantized = norm("q", class_name="QBatchNormalization", gamma_quantizer={"class_name": "quantized_po2", "config": {}})
+    shifted = norm("s", class_name="Shifted")
+    weights = {**named("q", A), **named("s", {**B, "shift": np.ones(3, "f4")}), **named("bn", C)}
+    path = model(functional("m", quantized, shifted, norm("bn")), weights)
+    bundle = read(path)
+    assert [layer.path for layer in bundle.layers] == ["bn"]
+    assert [(skipped[0], word in skipped[1]) for skipped, word in zip(bundle.skipped, ("gamma_quantizer", "s/shift"), strict=True)] == [
+        ("q", True), ("s", True)]
+
+
+ORDERED = [f"{owner}/{role}" for owner in ("a", "b") for role in A]
+BY_KIND = [f"{owner}/{role}" for roles in (("gamma", "beta"), ("moving_mean", "moving_variance")) for owner in ("a", "b") for role in roles]
+
+
+def exchanged(names, first, second):
+    return [second if name == first else first if name == second else name for name in names]
+
+
+@pytest.mark.parametrize(("first", "second"), [("a/gamma", "b/gamma"), ("a/moving_variance", "b/moving_variance"), ("a/gamma", "a/beta"),
+                                               ("a/moving_mean", "a/moving_variance"), ("b/beta", "b/moving_mean")])
+@pytest.mark.parametrize("order", [ORDERED, BY_KIND])
+def test_names_that_were_exchanged_in_the_manifest(model, order, first, second):
+    config = functional("m", norm("a"), norm("b"))
+    given_values = {**named("a", A), **named("b", B)}
+    assert len(read(model(config, {name: given_values[name] for name in order})).layers) == 2
+    with pytest.raises(FormatError, match="names and places of the weights disagree"):
+        read(model(config, {name: given_values[name] for name in exchanged(order, first, second)}))
+
+
+def test_pairs_that_were_exchanged_and_a_frozen_layer_that_moved(model):
+    """A frozen layer's weights stand among those that are not trained: gamma and beta come late, and nothing is odd about it."""
+    order = ["b/gamma", "b/beta", "a/gamma", "a/beta", "a/moving_mean", "a/moving_variance", "b/moving_mean", "b/moving_variance"]
+    values = {**named("a", A), **named("b", B)}
+    weights = {name: values[name] for name in order}
+    assert len(read(model(functional("m", norm("a", trainable=False), norm("b")), weights)).layers) == 2
+    with pytest.raises(FormatError, match=r"disagree for a, b"):
+        read(model(functional("m", norm("a"), norm("b")), weights))

@@ -67,6 +67,13 @@ class Weights:
         self._paths.append(paths)
         self._sizes.append(start)
 
+    def by_group(self) -> list[list[str]]:
+        """The names of the weights of each group, in the order in which their bytes follow one another."""
+        found: list[list[str]] = [[] for _ in self._paths]
+        for weight in self.by_name.values():
+            found[weight.group].append(weight.name)
+        return found
+
     def are_by_path(self) -> bool:
         return any(f"/{VARIABLES}/" in name for name in self.by_name)
 

@@ -154,7 +154,7 @@ class Reading:
 
 
 def _reason_against(norm: Norm, owner: Candidate | None, others: Mapping[str, list[str]], *, is_alone: bool) -> str | None:
-    """Why these weights are not those of a plain batch norm; others: of its group, by scope; is_alone: all of the group are of one layer."""
+    """Why these weights are not those of a plain batch norm; others: of its group, by scope; is_alone: the group is one layer's."""
     look = reason_against(owner.node.class_name, owner.node.config) if owner else None
     if is_alone:
         more = [weight for scope in others.values() for weight in scope]
