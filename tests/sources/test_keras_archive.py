@@ -15,7 +15,7 @@ from exporter.files.place import Place
 from exporter.sources import keras_archive
 from exporter.sources.shared.archive import read_architecture
 from exporter.sources.shared.options import ReadOptions
-from tests.make.v3_files import entry, functional, given, norm, norm_arrays, sequential, stored, weights_bytes, write_archive
+from tests.make.v3_files import entry, functional, given, norm, norm_arrays, sequential, stored, weights_bytes, write_archive, write_weights
 
 A, B, C, D = (norm_arrays(seed) for seed in range(4))
 
@@ -370,3 +370,20 @@ def test_a_large_model_is_not_read(tmp_path, monkeypatch):
     bundle = keras_archive.read(Place(tmp_path / "m.keras"), ReadOptions())
     assert shown(bundle) == {"bn": (0.001, given(A))}
     assert sum(read) < 200_000
+
+
+@pytest.mark.parametrize("version", ["3.15.1", "2.15.0"])
+def test_sharing_that_the_config_lost(tmp_path, version):
+    """A layer that the inner model called first has its weights there, and an entry in the outer model that says nothing of it."""
+    config = functional("m", functional("inner", norm("bn", epsilon=0.1)), norm("bn", epsilon=0.1, shared=7))
+    groups = {"layers/functional/layers/batch_normalization": A}
+    archive = write_archive(tmp_path / "m.keras", config, groups, version=version)
+    with pytest.raises(UnresolvedError) as caught:
+        exporter.read(archive)
+    ((path, reason),) = caught.value.layers
+    assert path == "bn"
+    assert "does not keep that they are one" in reason
+    assert ".h5" in reason
+    weights = write_weights(tmp_path / "m.weights.h5", groups)
+    with pytest.raises(FormatError, match="keep that they are one"):
+        exporter.read(weights, architecture=archive)

@@ -12,7 +12,7 @@ from collections.abc import Set as AbstractSet
 
 from exporter.errors import FormatError
 from exporter.keras import dialects
-from exporter.keras.config import MODELS, Node, is_batch_norm, join
+from exporter.keras.config import MODELS, Node, is_batch_norm, join, norm_fields
 from exporter.keras.dialects import Counting
 from exporter.keras.lookalikes import BATCH_NORMS
 from exporter.sources.keras_v3.groups import LAYER_LISTS, NOT_LAYERS, Group, numbered, snake_case
@@ -28,6 +28,9 @@ OTHER_NORMS = ("layer_normalization", "group_normalization")  # they hold gamma 
 
 NO_WEIGHTS = "the file holds no weights for it; was the model built before it was saved?"
 UNCERTAIN = "which group of the weights is its own is not certain: the layers of its class and their groups do not come out even"
+LOST_SHARING = ("it is like a layer of another model: where an inner model calls a layer first and the outer one after it, a .keras config "
+                "does not keep that they are one, and Keras cannot load it either; the model's .h5, or its weights with the text of "
+                "to_json(), keep it")
 NAMESAKE = "it may be a class of the user's that is called BatchNormalization and is none"
 
 
@@ -73,12 +76,27 @@ def matched(root: Group, tree: Node, keras_version: str | None, *, own_config: b
     if fitting:
         return way.matches
     if not own_config:
-        path = next(match.path for match in way.matches if match.group is None and match.node is not None)
-        raise FormatError("the architecture does not fit: the weights have no group for this batch norm", where=path,
+        lost = next(match for match in _explained(way.matches) if match.group is None and match.node is not None)
+        raise FormatError(f"the architecture does not fit: {lost.why}" if lost.why == LOST_SHARING else
+                          "the architecture does not fit: the weights have no group for this batch norm", where=lost.path,
                           hint="give the architecture of the model that these weights are of")
     agreed = set.intersection(*(set(way.places) for way in ways))
-    return [match if match.node is None or match.place in agreed else dataclasses.replace(match, group=None, why=UNCERTAIN)
-            for match in way.matches]
+    return _explained([match if match.node is None or match.place in agreed else dataclasses.replace(match, group=None, why=UNCERTAIN)
+                       for match in way.matches])
+
+
+def _explained(matches: list[Match]) -> list[Match]:
+    """The same, with the reason where a layer without weights of its own is like one of another model, which may be the same one."""
+    alike: dict[object, set[str]] = {}
+    for match in matches:
+        alike.setdefault(_identity(match), set()).add(match.path)
+    return [dataclasses.replace(match, why=LOST_SHARING) if match.group is None and match.node is not None and len(
+        alike[_identity(match)]) > 1 else match for match in matches]
+
+
+def _identity(match: Match) -> object:
+    node = match.node
+    return None if node is None else (node.name, node.class_name, dataclasses.replace(norm_fields(node), ndim=None))
 
 
 def _possible(root: Group) -> list[Counting]:
