@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from exporter.batchnorm.bundle import Bundle
-    from exporter.batchnorm.stored import Parameters
 
 DEAD = 1e-4  # |gamma| below: the output moves by less than this for an input one deviation off the mean
 CONSTANT = 1e-12  # a variance up to this is none: nine orders of magnitude below Keras's default epsilon
@@ -105,25 +104,12 @@ def _layer_findings(layer: BatchNorm) -> Iterator[tuple[str, tuple[int, str]]]:
     yield from _provenance(layer)
 
 
-def is_never_updated(layer: Parameters) -> bool:
-    """Whether the moving statistics are still 0 and 1, as in a new layer, while gamma or beta have moved."""
-    return _is_untouched(layer) and not _is_new(layer)
-
-
-def _is_untouched(layer: Parameters) -> bool:
-    return bool((layer.moving_mean == 0).all() and (layer.moving_variance == 1).all())
-
-
-def _is_new(layer: Parameters) -> bool:
-    return all(values is None or bool((values == start).all()) for values, start in ((layer.gamma, 1), (layer.beta, 0)))
-
-
 def _statistics(layer: BatchNorm) -> Iterator[tuple[str, tuple[int, str]]]:
-    if _is_untouched(layer):
+    if layer.is_untouched:
         size = layer.channels
         where = "in the only channel" if size == 1 else f"in all {size} channels"
         yield "never-trained", (size, f"moving_mean is 0 and moving_variance 1 {where}" + (
-            "; gamma and beta are those of a new layer, too" if _is_new(layer) else "; gamma and beta were trained"))
+            "; gamma and beta are those of a new layer, too" if layer.is_affine_untouched else "; gamma and beta were trained"))
 
 
 def _variances(layer: BatchNorm) -> Iterator[tuple[str, tuple[int, str]]]:

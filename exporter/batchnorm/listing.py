@@ -6,7 +6,6 @@ import html
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from exporter.batchnorm.findings import is_never_updated
 from exporter.batchnorm.layer import BatchNorm
 from exporter.batchnorm.stored import BATCH_NORMS
 from exporter.errors import printable
@@ -56,7 +55,7 @@ def notes(layer: BatchNorm | Stored) -> list[str]:
         found.append(f"effective epsilon {layer.effective_epsilon:g}")
     if layer.class_name not in BATCH_NORMS:
         found.append(f"class {layer.class_name}")
-    if is_never_updated(layer):
+    if layer.is_never_updated:
         found.append("statistics are still 0 and 1")
     if layer.called_in_training:
         found.append("called with training=True")

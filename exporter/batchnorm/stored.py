@@ -96,6 +96,21 @@ class Parameters:
     def __reduce__(self) -> tuple[Any, ...]:
         return rebuilt, (type(self), {field.name: getattr(self, field.name) for field in dataclasses.fields(self)})
 
+    @property
+    def is_untouched(self) -> bool:
+        """Whether the moving statistics are 0 and 1 in every channel, as in a new layer."""
+        return bool((self.moving_mean == 0).all() and (self.moving_variance == 1).all())
+
+    @property
+    def is_affine_untouched(self) -> bool:
+        """Whether gamma and beta are 1 and 0 in every channel, as in a new layer, or not there."""
+        return all(values is None or bool((values == start).all()) for values, start in ((self.gamma, 1), (self.beta, 0)))
+
+    @property
+    def is_never_updated(self) -> bool:
+        """Whether gamma or beta have moved and the moving statistics have not."""
+        return self.is_untouched and not self.is_affine_untouched
+
     def parameters(self) -> dict[str, NDArray[Any]]:
         """The parameters that the layer has, by name, in the order gamma, beta, moving_mean, moving_variance."""
         return {name: values for name in PARAMETERS if (values := getattr(self, name)) is not None}

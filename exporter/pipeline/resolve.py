@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from exporter.batchnorm.bundle import Bundle, ReadBack
-from exporter.batchnorm.findings import is_never_updated
 from exporter.batchnorm.gate import remarks_on
 from exporter.batchnorm.layer import BatchNorm
 from exporter.batchnorm.stored import Parameters, Statistic, Stored, Unusable
@@ -159,7 +158,7 @@ def _about_calls(layers: Iterable[Stored]) -> Iterator[str]:
 
 
 def _about_updates(layers: Iterable[BatchNorm]) -> Iterator[str]:
-    paths = [layer.path for layer in layers if is_never_updated(layer)]
+    paths = [layer.path for layer in layers if layer.is_never_updated]
     if paths:
         yield (f"{names(paths)}: the moving statistics are still 0 and 1, as in a new layer, while gamma or beta have moved: they were "
                "never updated in training, or not saved")

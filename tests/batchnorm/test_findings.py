@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import exporter
 from exporter.batchnorm import findings as module
 from exporter.batchnorm.bundle import Bundle
-from exporter.batchnorm.findings import KINDS, findings, is_never_updated
+from exporter.batchnorm.findings import KINDS, findings
 from exporter.batchnorm.listing import notes
 from exporter.errors import LayerError
 from tests.make.configs import norm, sequential
@@ -134,7 +134,7 @@ def test_statistics_that_were_never_updated(changes, expected):
     values = {"gamma": [1.5, 1], "beta": [0, 0.1], "moving_mean": [0, 0], "moving_variance": [1, 1], **changes}
     arrays = {name: None if each is None else np.array(each, np.float32) for name, each in values.items()}
     layer = make_layer(shape=(2,)).replace(**arrays)
-    assert is_never_updated(layer) is expected
+    assert layer.is_never_updated is expected
     assert ("statistics are still 0 and 1" in notes(layer)) is expected
 
 

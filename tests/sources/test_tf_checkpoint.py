@@ -356,7 +356,7 @@ def test_an_architecture_gives_names_and_epsilons(tmp_path, root):
 
 @pytest.mark.parametrize(("tree", "what"), [
     (functional(config("bn")), "the model has 1 layers here and 4 in the checkpoint"),
-    (functional(config("bn"), *TREE["config"]["layers"][1:]), "bn is a batch norm here and not in the checkpoint"),
+    (functional(config("first"), *TREE["config"]["layers"][1:]), "first is a batch norm here and not in the checkpoint"),
     (functional(*TREE["config"]["layers"][:3], config("td")), "td is a batch norm here and not in the checkpoint"),
     (functional(TREE["config"]["layers"][0], config("bn", scale=False), *TREE["config"]["layers"][2:]), "its config says scale=False"),
 ])
