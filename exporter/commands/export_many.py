@@ -79,9 +79,12 @@ def _processors() -> int:
 
 
 def _begin_worker() -> None:
-    """In each process: Ctrl-C is the parent's to handle, and what reading needs is imported once, not in each child."""
+    """In each process: it ends when the parent is killed, Ctrl-C is the parent's to handle, and what reading needs is imported once."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    from exporter.pipeline.limits import die_with_parent
+
+    die_with_parent(os.getppid())
     import h5py  # noqa: F401
     import jsonschema  # noqa: F401
 

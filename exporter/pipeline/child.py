@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import re
 import selectors
 import signal
 import sys
@@ -19,9 +20,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exporter import errors
-from exporter.errors import ExporterError, FormatError
+from exporter.errors import ExporterError, FormatError, UsageError
 from exporter.files.place import Place
 from exporter.files.remote import place_for
+from exporter.pipeline.limits import OUT_OF_MEMORY, OUT_OF_TIME, Limits, die_with_parent
 
 if TYPE_CHECKING:
     from exporter.batchnorm.bundle import ReadBack
@@ -29,11 +31,6 @@ if TYPE_CHECKING:
     from exporter.sources.shared.found import Found
     from exporter.sources.shared.options import ReadOptions
 
-MEMORY = 2 << 30  # bytes of address space beyond what the child starts with
-CPU_SECONDS = 3  # and one more for each MiB of the model; a sound one takes a tenth of that at most
-REMOTE_CPU_SECONDS = 30  # the libraries of the store and its encryption take their share
-WALL_SECONDS, REMOTE_WALL_SECONDS = 60, 600
-OUT_OF_MEMORY = 71  # exit status
 MOST_ANSWER = 2 << 30  # bytes
 PIPE = 1 << 20  # bytes; what an unprivileged process may ask for on Linux
 BUFFER = 1 << 16
@@ -42,17 +39,26 @@ HDF5_VARIABLES = ("HDF5_PLUGIN_PATH", "HDF5_VOL_CONNECTOR", "HDF5_DRIVER", "HDF5
 HARMLESS = "the file is damaged, or made to do this; nothing was read from it"
 
 
+@dataclasses.dataclass(frozen=True)
 class Child:
-    """A running child: its answer is read from `descriptor`, for at most `seconds`; it has `cpu_seconds` of processor time."""
+    """A running child: its answer is read from `descriptor`, within `limits`.
 
-    def __init__(self, descriptor: int, wait: Callable[[], int], kill: Callable[[], None], place: Place) -> None:
-        self.descriptor, self.wait, self.kill = descriptor, wait, kill
-        self.seconds, self.cpu_seconds = _wall_seconds(place), _cpu_seconds(place)
+    wait: waits for its end and gives its exit status; None where the system has thrown it away.
+    """
+
+    descriptor: int
+    wait: Callable[[], int | None]
+    kill: Callable[[], None]
+    limits: Limits
 
 
 def start(place: Place, options: ReadOptions, *, fork: bool) -> Child:
-    """Starts the child and returns at once."""
-    return _fork(place, options) if fork and hasattr(os, "fork") else _spawn(place, options)
+    """Starts the child and returns at once.
+
+    Raises: UsageError where there is no interpreter to start.
+    """
+    limits = Limits.of(place)
+    return _fork(place, options, limits) if fork and hasattr(os, "fork") else _spawn(place, options, limits)
 
 
 def finish(child: Child, meanwhile: Callable[[], object], each: Callable[[Stored], object]) -> Found | ReadBack:
@@ -73,28 +79,42 @@ def finish(child: Child, meanwhile: Callable[[], object], each: Callable[[Stored
         raise
     finally:
         os.close(child.descriptor)
-    if status != 0:
-        raise FormatError(f"reading it {_ending(status, child.cpu_seconds)}", hint=HARMLESS)
+    if status:
+        raise _ending(status, child.limits)
     return reader.answer()
 
 
-def _ending(status: int, cpu_seconds: int) -> str:
-    if status < 0 and -status == getattr(signal, "SIGXCPU", None):
-        return f"did not end within {cpu_seconds} seconds of processor time"
-    if status < 0:
-        return f"crashed the reading process (signal {-status})"
-    return "ran out of the memory allowed for it" if status == OUT_OF_MEMORY else f"ended the reading process (exit status {status})"
+def _ending(status: int, limits: Limits) -> ExporterError:
+    """What the exit status of a child says that did not end well."""
+    if status == OUT_OF_TIME or -status == getattr(signal, "SIGALRM", None):
+        return _timed_out(limits)
+    if -status == getattr(signal, "SIGXCPU", None):
+        what = f"did not end within {limits.cpu_seconds} seconds of processor time"
+    elif status < 0:
+        what = f"crashed the reading process (signal {-status})"
+    else:
+        what = "ran out of the memory allowed for it" if status == OUT_OF_MEMORY else f"ended the reading process (exit status {status})"
+    return FormatError(f"reading it {what}", hint=HARMLESS)
+
+
+def _timed_out(limits: Limits) -> ExporterError:
+    """Where the clock ended it: which says nothing about the file."""
+    return ExporterError(f"timed out: reading it took more than {limits.wall_seconds} seconds, though not of processor time",
+                         hint="the machine, or the disk or network that the file lies on, is too busy; try again")
 
 
 def _receive(child: Child, feed: Callable[[bytes], object]) -> None:
-    deadline = time.monotonic() + child.seconds
+    deadline = time.monotonic() + child.limits.wall_seconds
     size = 0
-    with selectors.DefaultSelector() if sys.platform != "win32" else _NoSelector() as selector:
-        selector.register(child.descriptor, selectors.EVENT_READ)
+    with contextlib.ExitStack() as stack:
+        selector = None
+        if sys.platform != "win32":  # where pipes cannot be waited for; the child's own timer ends it, and the read with it
+            selector = stack.enter_context(selectors.DefaultSelector())
+            selector.register(child.descriptor, selectors.EVENT_READ)
         while True:
             left = deadline - time.monotonic()
-            if left <= 0 or not selector.select(left):
-                raise FormatError(f"reading it did not end within {child.seconds} seconds", hint=HARMLESS)
+            if left <= 0 or (selector is not None and not selector.select(left)):
+                raise _timed_out(child.limits)
             part = os.read(child.descriptor, 1 << 20)
             if not part:
                 return
@@ -104,49 +124,48 @@ def _receive(child: Child, feed: Callable[[bytes], object]) -> None:
             feed(part)
 
 
-class _NoSelector:
-    """Windows cannot select on pipes: there the child's own timer (see `_limit`) ends it, and the read with it."""
-
-    def __enter__(self) -> _NoSelector:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def register(self, descriptor: int, events: int) -> None:
-        pass
-
-    def select(self, timeout: float) -> bool:
-        return True
-
-
-def _fork(place: Place, options: ReadOptions) -> Child:
+def _fork(place: Place, options: ReadOptions, limits: Limits) -> Child:
     receiving, sending = os.pipe()
     _widen(sending)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+    parent = os.getpid()
     pid = os.fork()
     if pid == 0:  # never returns into the caller's program
         status = 70
         try:
             os.close(receiving)
-            silent = os.open(os.devnull, os.O_RDWR)
-            for stream in (0, 1, 2):  # what a dying libhdf5 or libc prints is not for the user
-                os.dup2(silent, stream)
-            _serve(place, options, sending)
+            die_with_parent(parent)
+            _serve(place, options, limits, _silenced(sending))
             status = 0
         finally:
             os._exit(status)
     os.close(sending)
 
-    def wait() -> int:
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    def wait() -> int | None:
+        try:
+            return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        except ChildProcessError:  # this program ignores SIGCHLD, or waits for all children itself
+            return None
 
     def kill() -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
-    return Child(receiving, wait, kill, place)
+    return Child(receiving, wait, kill, limits)
+
+
+def _silenced(sending: int) -> int:
+    """Closes the standard streams to the child: what a dying libhdf5 or libc prints is not for the user. Returns the pipe's descriptor,
+    which may have been one of the three where the caller had closed them."""
+    import fcntl
+
+    sending = fcntl.fcntl(sending, fcntl.F_DUPFD_CLOEXEC, 3)
+    silent = fcntl.fcntl(os.open(os.devnull, os.O_RDWR), fcntl.F_DUPFD_CLOEXEC, 3)
+    for stream in (0, 1, 2):
+        os.dup2(silent, stream)
+    return sending
 
 
 def _widen(pipe: int) -> None:
@@ -160,27 +179,41 @@ def _widen(pipe: int) -> None:
 STARTER = "import sys; sys.path[:] = dict.fromkeys(sys.argv[1:]); from exporter.pipeline import child; child.serve_request()"
 
 
-def _spawn(place: Place, options: ReadOptions) -> Child:
+def _interpreter() -> str:
+    """A Python of this installation. `sys.executable` of a frozen program, or of one that Python is embedded in, is that program: started
+    again it would do its own work again, and so on.
+
+    Raises: UsageError where there is none.
+    """
+    version = "{}.{}".format(*sys.version_info)
+    beside = [os.path.join(sys.exec_prefix, *parts) for parts in (("bin", f"python{version}"), ("bin", "python3"), ("python.exe",))]
+    for path in [] if getattr(sys, "frozen", False) else [sys.executable, *beside]:
+        if path and re.match(r"python|pypy|graalpy", os.path.basename(path), re.IGNORECASE) and os.access(path, os.X_OK):
+            return path
+    raise UsageError("isolated=True starts a Python interpreter, and this program has none", hint="read without it, or have bn-export read")
+
+
+def _spawn(place: Place, options: ReadOptions, limits: Limits) -> Child:
     import subprocess
 
     # -I: neither the current folder, which may be the model's, nor a variable adds to the places that modules come from
-    command = [sys.executable, "-I", "-c", STARTER, str(Path(__file__).resolve().parents[2]), *filter(os.path.isabs, sys.path)]
+    command = [_interpreter(), "-I", "-c", STARTER, str(Path(__file__).resolve().parents[2]), *filter(os.path.isabs, sys.path)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert process.stdin is not None
     assert process.stdout is not None
     with contextlib.suppress(BrokenPipeError), process.stdin as pipe:
-        pipe.write(_request(place, options))
+        pipe.write(_request(place, options, limits))
     receiving = os.dup(process.stdout.fileno())
     process.stdout.close()
     _widen(receiving)
-    return Child(receiving, process.wait, process.kill, place)
+    return Child(receiving, process.wait, process.kill, limits)
 
 
-def _request(place: Place, options: ReadOptions) -> bytes:
+def _request(place: Place, options: ReadOptions, limits: Limits) -> bytes:
     import json
 
     fields = {**options.said(), "architecture": None if options.architecture is None else options.architecture.address}
-    return json.dumps({"path": place.address, "options": fields}).encode()
+    return json.dumps({"path": place.address, "options": fields, "limits": dataclasses.asdict(limits), "parent": os.getpid()}).encode()
 
 
 def serve_request() -> None:
@@ -190,20 +223,21 @@ def serve_request() -> None:
     from exporter.sources.shared.options import ReadOptions
 
     asked = json.loads(sys.stdin.buffer.read())
+    die_with_parent(asked["parent"])
     fields = asked["options"]
     fields["epsilon"] = tuple((glob, value) for glob, value in fields["epsilon"])
     fields["layers"] = tuple(fields["layers"])
     fields["architecture"] = None if fields["architecture"] is None else place_for(fields["architecture"])
-    _serve(place_for(asked["path"]), ReadOptions(**fields), 1)
+    _serve(place_for(asked["path"]), ReadOptions(**fields), Limits(**asked["limits"]), 1)
 
 
-def _serve(place: Place, options: ReadOptions, descriptor: int) -> None:
+def _serve(place: Place, options: ReadOptions, limits: Limits, descriptor: int) -> None:
     """In the child: reads under limits and sends the answer."""
     import gc
 
     from exporter.pipeline.finding import read_unresolved
 
-    _limit(place)
+    limits.apply()
     gc.disable()  # a short life, and nothing in it goes round in circles
     for name in HDF5_VARIABLES:
         os.environ.pop(name, None)
@@ -222,46 +256,3 @@ def _serve(place: Place, options: ReadOptions, descriptor: int) -> None:
             writer.error(FormatError("it is nested too deeply", hint=HARMLESS))
         except Exception as error:  # a bug of ours, told as such; `exporter.read` without isolation shows where
             writer.error(errors.unexpected(error))
-
-
-def _wall_seconds(place: Place) -> int:
-    return WALL_SECONDS if place.is_local else REMOTE_WALL_SECONDS
-
-
-def _cpu_seconds(place: Place) -> int:
-    if not place.is_local:
-        return REMOTE_CPU_SECONDS
-    sizes = [place.local.stat().st_size] if place.local.is_file() else []
-    with contextlib.suppress(OSError):
-        if not sizes:  # a folder, or the prefix of a checkpoint: all that lies there but the data, of which only parts are read
-            with os.scandir(place.local if place.local.is_dir() else place.local.parent) as entries:
-                sizes = [entry.stat().st_size for entry in entries if entry.is_file() and ".data-" not in entry.name]
-    return CPU_SECONDS + min(sum(sizes) >> 20, WALL_SECONDS)
-
-
-def _limit(place: Place) -> None:
-    seconds = _cpu_seconds(place)
-    try:
-        import resource
-    except ImportError:  # Windows: a timer that ends the process
-        import threading
-
-        timer = threading.Timer(_wall_seconds(place), os._exit, (72,))
-        timer.daemon = True
-        timer.start()
-        return
-    with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with contextlib.suppress(OSError, ValueError):
-        used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
-        resource.setrlimit(resource.RLIMIT_CPU, (int(used) + seconds + 1, resource.getrlimit(resource.RLIMIT_CPU)[1]))
-    with contextlib.suppress(OSError, ValueError):
-        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-        wanted = _address_space() + MEMORY
-        resource.setrlimit(resource.RLIMIT_AS, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
-
-
-def _address_space() -> int:
-    with contextlib.suppress(OSError, ValueError), open("/proc/self/statm", "rb") as file:
-        return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-    return 0

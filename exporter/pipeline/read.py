@@ -107,8 +107,6 @@ def read_in_child(place: Place, options: ReadOptions, *, fork: bool = False, out
 
     completion = Completion(options)
     with located(place.name), quiet():
-        if place.is_local and not place.exists():  # the prefix of a checkpoint's files, or nothing
-            return resolve(read_unresolved(place, options), options, keep_unusable=keep_unusable)
         started = child.start(place, options, fork=fork)
         found = child.finish(started, output.prepare, lambda stored: completion.begin(stored, output.layer))
         return resolve(found, options, completion, keep_unusable=keep_unusable)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import pathlib
 import signal
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -12,14 +14,14 @@ import pytest
 
 import exporter
 from exporter.batchnorm.stored import Statistic
-from exporter.errors import ExporterError, FormatError, LayerError, UnresolvedError
+from exporter.errors import ExporterError, FormatError, LayerError, UnresolvedError, UsageError
 from exporter.files.place import Place
 from exporter.pipeline import child as isolation
-from exporter.pipeline import finding, message, read
+from exporter.pipeline import finding, limits, message, read
 from exporter.sources.shared.options import ReadOptions
 from exporter.targets import bundle_json
 from exporter.targets.shared.options import WriteOptions
-from tests.make.layers import make_bundle, make_found, make_layer, make_stored, same_layer
+from tests.make.layers import ROOT, make_bundle, make_found, make_layer, make_stored, same_layer
 
 BOTH = pytest.mark.parametrize("fork", [True, False], ids=["fork", "spawn"])
 
@@ -44,7 +46,8 @@ def test_a_child_reads_the_same(path, fork):
 
 
 def test_options_reach_a_spawned_child(path):
-    request = isolation._request(Place(path), ReadOptions(epsilon=(("*", 0.1),), layers=("a",), architecture=Place(path)))
+    options = ReadOptions(epsilon=(("*", 0.1),), layers=("a",), architecture=Place(path))
+    request = isolation._request(Place(path), options, limits.Limits.of(Place(path)))
     assert b'"epsilon": [["*", 0.1]]' in request
     assert exporter.read(path, isolated=True, layers=("a",)).paths() == ["a"]
 
@@ -90,7 +93,7 @@ def spin():
 
 
 def test_a_hang_ends(monkeypatch, path):
-    monkeypatch.setattr(isolation, "CPU_SECONDS", 0)
+    monkeypatch.setattr(limits, "CPU_SECONDS", 0)
     with pytest.raises(FormatError, match="seconds of processor time"):
         in_child(monkeypatch, path, spin)
 
@@ -98,21 +101,25 @@ def test_a_hang_ends(monkeypatch, path):
 def test_time_grows_with_what_is_read(tmp_path):
     folder = tmp_path / "saved"
     folder.mkdir()
-    for name, size in (("saved_model.pb", 20 << 20), ("model.data-00000-of-00001", 1 << 30), ("model.index", 5 << 20)):
+    for name, size in (("saved_model.pb", 20 << 20), ("model.data-00000-of-00001", 100 << 20), ("model.index", 5 << 20)):
         with (folder / name).open("wb") as file:
             file.truncate(size)
-    base = isolation.CPU_SECONDS
-    assert isolation._cpu_seconds(Place(folder)) == base + 25
-    assert isolation._cpu_seconds(Place(folder / "model")) == base + 25  # a checkpoint's prefix
-    assert isolation._cpu_seconds(Place(folder / "saved_model.pb")) == base + 20
-    assert isolation._cpu_seconds(Place(folder / "model.data-00000-of-00001")) == base + isolation.WALL_SECONDS
-    assert isolation._cpu_seconds(Place(tmp_path / "nothing" / "here")) == base
+    for name, extra in (("", 125), ("model", 125), ("saved_model.pb", 20), ("model.index", 5), ("nothing/here", 0)):
+        found = limits.Limits.of(Place(folder / name))
+        assert found.cpu_seconds == limits.CPU_SECONDS + extra, name  # "model": a checkpoint's prefix
+        assert found.wall_seconds >= 60 + 10 * found.cpu_seconds
+    with (folder / "model.index").open("wb") as file:
+        file.truncate(1 << 40)
+    assert limits.Limits.of(Place(folder)).cpu_seconds == limits.CPU_SECONDS + limits.MOST_EXTRA_SECONDS
 
 
-def test_a_sleep_ends(monkeypatch, path):
-    monkeypatch.setattr(isolation, "WALL_SECONDS", 0.3)
-    with pytest.raises(FormatError, match=r"within 0\.3 seconds"):
+def test_a_sleep_ends_and_the_file_is_not_blamed(monkeypatch, path):
+    monkeypatch.setattr(limits, "WALL_SECONDS", 0.3)
+    monkeypatch.setattr(limits, "WALL_PER_CPU", 0)
+    with pytest.raises(exporter.ExporterError, match=r"timed out: reading it took more than 0\.3 seconds") as error:
         in_child(monkeypatch, path, lambda: time.sleep(60))
+    assert not isinstance(error.value, FormatError)
+    assert "damaged" not in error.value.hint
 
 
 def test_memory_ends(monkeypatch, path):
@@ -214,3 +221,109 @@ def test_a_layer_that_cannot_be_written_is_not_made_early(monkeypatch):
     with pytest.raises(ExporterError):
         read.read_in_child(Place(MODEL), ReadOptions(), fork=True, output=output)
     assert [layer.path for layer in output.layers] == ["d"]
+
+
+PROGRAM = """
+import os, signal, sys, threading
+{before}
+if __name__ == "__main__":
+    import exporter
+    from exporter.files.place import Place
+    from exporter.pipeline.read import read_in_child
+    from exporter.sources.shared.options import ReadOptions
+
+    def work():
+        for fork in {forks}:
+            bundle = read_in_child(Place({path!r}), ReadOptions(), fork=fork)
+            with open({out!r}, "a") as file:
+                file.write(f"{{len(bundle)}} ")
+
+    {run}
+"""
+
+
+def run_program(tmp_path, path, before="", run="work()", forks=(True, False), **options):
+    out = tmp_path / "out.txt"
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM.format(before=before, run=run, forks=forks, path=str(path), out=str(out)))
+    done = subprocess.run([sys.executable, str(program)], env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False,
+                          **{"capture_output": True, "text": True, **options})
+    return done, out.read_text() if out.exists() else ""
+
+
+@pytest.mark.parametrize("before", [
+    "signal.signal(signal.SIGCHLD, signal.SIG_IGN)", "signal.signal(signal.SIGCHLD, lambda *_: os.waitpid(-1, os.WNOHANG))",
+    "os.close(0)", "os.close(1); sys.stdout = None", "os.closerange(0, 3); sys.stdin = sys.stdout = sys.stderr = None",
+    "os.mkdir('gone'); os.chdir('gone'); os.rmdir('../gone')", "signal.signal(signal.SIGXCPU, signal.SIG_IGN)",
+], ids=["SIGCHLD ignored", "children reaped", "stdin closed", "stdout closed", "all closed", "folder removed", "SIGXCPU ignored"])
+def test_whatever_state_the_caller_is_in(tmp_path, before):
+    done, out = run_program(tmp_path, MODEL, before, cwd=tmp_path)
+    assert (done.returncode, out) == (0, "1 1 "), done.stderr
+
+
+PROCESS = ("import multiprocessing; p = multiprocessing.get_context({!r}).Process(target=exporter.read, args=({!r},), "
+           "kwargs={{'isolated': True}}); p.start(); p.join(); assert p.exitcode == 0; work()")
+
+
+@pytest.mark.parametrize("run", [
+    "threads = [threading.Thread(target=work) for _ in range(3)]; [t.start() for t in threads]; [t.join() for t in threads]",
+    *(PROCESS.format(start, str(MODEL)) for start in ("fork", "spawn", "forkserver")),
+], ids=["threads", "fork", "spawn", "forkserver"])
+def test_in_threads_and_processes(tmp_path, run):
+    done, out = run_program(tmp_path, MODEL, run=run, forks=(False,))
+    assert done.returncode == 0, done.stderr
+    assert out == "1 " * (3 if "Thread" in run else 1)
+
+
+def test_an_ignored_signal_does_not_let_a_hang_go_on(monkeypatch, path):
+    monkeypatch.setattr(limits, "CPU_SECONDS", 0)
+    before = signal.signal(signal.SIGXCPU, signal.SIG_IGN)
+    try:
+        with pytest.raises(FormatError, match="seconds of processor time"):
+            in_child(monkeypatch, path, spin)
+    finally:
+        signal.signal(signal.SIGXCPU, before)
+
+
+@pytest.mark.parametrize("executable", ["/bin/cat", "", None])
+def test_the_program_itself_is_never_started_again(monkeypatch, executable):
+    monkeypatch.setattr(sys, "executable", executable)  # a program that Python is embedded in
+    assert os.path.basename(isolation._interpreter()).startswith("python")
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    with pytest.raises(UsageError, match="this program has none") as error:
+        exporter.read(MODEL, isolated=True)
+    assert error.value.hint
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the limit of time ends it")
+def test_a_child_ends_with_its_parent(tmp_path):
+    """The parent is killed while the child hangs."""
+    waits = tmp_path / "waits.py"
+    waits.write_text(f"""
+import os, sys, time
+from exporter.files.place import Place
+from exporter.pipeline import child, finding
+from exporter.sources.shared.options import ReadOptions
+def wait(place, options):
+    open({str(tmp_path / "pid")!r}, "w").write(f"{{os.getpid()}}\\n")
+    time.sleep(600)
+finding.read_unresolved = wait
+started = child.start(Place({str(MODEL)!r}), ReadOptions(), fork=True)
+time.sleep(600)
+""")
+    process = subprocess.Popen([sys.executable, str(waits)], env={**os.environ, "PYTHONPATH": str(ROOT)})
+    try:
+        assert until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().endswith("\n"))
+        child = int((tmp_path / "pid").read_text().split()[0])
+    finally:
+        process.kill()
+        process.wait()
+    assert until(lambda: not (stat := pathlib.Path(f"/proc/{child}/stat")).exists() or stat.read_text().split()[2] == "Z")
+
+
+def until(true, seconds=20):
+    """Whether `true` comes to hold within this time."""
+    end = time.monotonic() + seconds
+    while not (held := true()) and time.monotonic() < end:
+        time.sleep(0.05)
+    return held
