@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -45,7 +46,10 @@ class Place:
     @property
     def name(self) -> str:
         """The last component, as it may stand in a bundle or a message."""
-        name = self.local.name or Path(os.path.abspath(self.local)).name
+        name = self.local.name
+        if not name:
+            with contextlib.suppress(FileNotFoundError):  # the current folder was removed
+                name = Path(os.path.abspath(self.local)).name
         return os.fsencode(name).decode("utf-8", "replace")
 
     @property

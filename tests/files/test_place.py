@@ -7,7 +7,8 @@ import socket
 
 import pytest
 
-from exporter.errors import FormatError
+import exporter
+from exporter.errors import FormatError, MissingFileError
 from exporter.files.place import Place
 
 
@@ -87,3 +88,14 @@ def test_dangling_links_and_loops_are_nothing_or_an_error(tmp_path):
     assert not Place(tmp_path / "dangling").exists()
     with pytest.raises(FormatError, match="cannot be read: Too many levels of symbolic links"):
         Place(tmp_path / "loop").exists()
+
+
+def test_in_a_folder_that_was_removed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert not Place("m.h5").exists()
+    assert Place("m.h5").parent().name == ""
+    with pytest.raises(MissingFileError):
+        exporter.read("m.h5")
