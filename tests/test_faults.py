@@ -24,8 +24,8 @@ from exporter.errors import FormatError
 from exporter.files.place import Place
 from exporter.formats.protobuf import fields
 from exporter.pipeline import finding, read
-from exporter.sources.saved_model import META_OBJECTS, MODEL_META_GRAPHS
 from exporter.sources.shared.options import ReadOptions
+from exporter.sources.tf_objects.parts import META_OBJECTS, MODEL_META_GRAPHS
 from tests.make.layers import ROOT, make_bundle
 
 MODEL = ROOT / "sample_models" / "encoder_keras3" / "model.h5"
