@@ -25,7 +25,8 @@ def without_setup(block):
 
 
 def test_there_are_examples():
-    assert len(BLOCKS) >= 3
+    assert len(BLOCKS) == 2, "the set-up with an example, and the tests"
+    assert README.count("```console") >= 2
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.strip().splitlines()[-1].strip()[:60])
@@ -46,6 +47,22 @@ def test_python_examples_run(tmp_path, monkeypatch):
     assert blocks
     for block in blocks:
         exec(compile(block, "README.md", "exec"), {})
+
+
+@pytest.mark.parametrize("block", re.findall(r"```console\n(.*?)```", README, re.DOTALL))
+def test_what_a_console_shows_is_what_the_commands_print(block, tmp_path):
+    """A command that shows no output only has to run; "..." stands for what is left out at the end."""
+    shutil.copytree(ROOT / "sample_models", tmp_path / "sample_models")
+    for command, shown in re.findall(r"^\$ (.*?)\n(.*?)(?=^\$ |\Z)", block, re.DOTALL | re.MULTILINE):
+        environment = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+        done = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120,
+                              check=False)
+        assert done.returncode in (0, 1), done.stderr
+        wanted = shown.rstrip()
+        if wanted.endswith("..."):
+            assert done.stdout.startswith(wanted[:-3].rstrip())
+        elif wanted:
+            assert done.stdout.rstrip() == wanted
 
 
 def test_links_lead_somewhere():
