@@ -28,7 +28,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 DOCUMENT = ROOT / "docs" / "performance.md"
 sys.path.insert(0, str(HERE))
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT))
 
 import chart  # noqa: E402
 
@@ -161,18 +161,19 @@ def scale(args: argparse.Namespace) -> str:
 
 
 def far_away(args: argparse.Namespace) -> str:
-    """Bytes and requests for the two single files over http."""
-    from range_server import serving
+    """Bytes and requests for the two single files over http, from a server that sends one range in an answer and one that sends several."""
+    from tests.make.range_server import serving
 
     rows = []
     for suffix in (".h5", ".keras"):
         path = made(args.folder / f"densenet201{suffix}")
-        with serving(args.folder) as server:
-            wall = run([*ours(Path("x"), args.folder / "out.json")[:3], server.url(path.name), str(args.folder / "out.json")]).wall
-            size = path.stat().st_size
-            rows.append([path.name, f"{size}", f"{server.bytes_sent}", f"{100 * server.bytes_sent / size:.2f} %",
-                         f"{len(server.requests)}", f"{wall:.1f}"])
-    return table(["file", "bytes", "bytes fetched", "part", "requests", "wall s, server on the same machine"], rows)
+        for several in (False, True):
+            with serving(args.folder, several=several) as server:
+                wall = run([*ours(Path("x"), args.folder / "out.json")[:3], server.url(path.name), str(args.folder / "out.json")]).wall
+                size = path.stat().st_size
+                rows.append([path.name, "many" if several else "one", f"{size}", f"{server.bytes_sent}",
+                             f"{100 * server.bytes_sent / size:.2f} %", f"{len(server.requests)}", f"{wall:.1f}"])
+    return table(["file", "ranges in an answer", "bytes", "bytes fetched", "part", "requests", "wall s, server on the same machine"], rows)
 
 
 def evaluator(args: argparse.Namespace) -> str:

@@ -10,6 +10,7 @@ from typing import BinaryIO
 
 from exporter.errors import OutputError
 from exporter.files import remote
+from exporter.files.address import is_url, without_file_scheme
 from exporter.files.place import Place
 
 
@@ -20,8 +21,9 @@ def is_folder_name(path: str | os.PathLike[str]) -> bool:
 
 def check_output(path: str | os.PathLike[str], inputs: Iterable[Place] = ()) -> None:
     """Refuses an output that cannot be written, or that would replace or lie in one of the inputs, before any work is done."""
-    if remote.is_url(path):
-        remote.check_output(os.fspath(path), inputs)
+    path = without_file_scheme(path)
+    if is_url(path):
+        remote.check_output(path, inputs)
         return
     as_folder, path = is_folder_name(path), Path(path)
     folder = path.parent
@@ -47,8 +49,9 @@ def check_output(path: str | os.PathLike[str], inputs: Iterable[Place] = ()) -> 
 def write(path: str | os.PathLike[str], data: bytes) -> None:
     """Replaces the file or object at a path or URL by `data`; a path that ends with a slash becomes the folder that the zip archive
     `data` holds. Whole or not at all."""
-    if remote.is_url(path):
-        remote.write_bytes(os.fspath(path), data)
+    path = without_file_scheme(path)
+    if is_url(path):
+        remote.write_bytes(path, data)
     elif is_folder_name(path):
         write_folder(Path(path), data)
     else:

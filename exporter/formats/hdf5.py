@@ -141,3 +141,5 @@ def _opened(file: InputFile, path: str | None, label: str) -> File:
         return File(identifier, label, file, start, not file.is_far and _has_own_ranks(file, start))
     except (OSError, RuntimeError, ValueError) as error:
         raise FormatError(f"HDF5 cannot open this file: {reason(error)}", hint="the file is damaged; get it again") from None
+    finally:
+        access.close()  # one that an error keeps alive, with the frames of its traceback, crashes the interpreter at its end

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from exporter.errors import ExporterError, OutputError, UsageError, printable, unexpected
-from exporter.files.remote import is_url, place_for
+from exporter.files.address import is_url, without_file_scheme
+from exporter.files.remote import place_for
 from exporter.pipeline.naming import named_sources, place_of, public, refuse_links
 from exporter.pipeline.outcome import EXPORTED, REFUSED, SKIPPED, Outcome, Summary
 
@@ -61,8 +62,9 @@ def export_many(sources: Iterable[str | os.PathLike[str]], out_dir: str | os.Pat
 
     options, write_options = options or ReadOptions(), write_options or WriteOptions()
     targets.writer_for(f"name{suffix}", write_options)  # the one check of them that comes before any work
-    index = resume.Index.of(os.fspath(out_dir), options, write_options)
-    plan = named_sources(sources, os.fspath(out_dir), suffix, index.wrote)
+    out_dir = without_file_scheme(out_dir)
+    index = resume.Index.of(out_dir, options, write_options)
+    plan = named_sources(sources, out_dir, suffix, index.wrote)
     count = len(plan.outputs) + len(plan.problems)
     if not count:
         raise UsageError("no models are given")
@@ -71,8 +73,8 @@ def export_many(sources: Iterable[str | os.PathLike[str]], out_dir: str | os.Pat
     outcomes: dict[str, Outcome] = {}
 
     def settle(source: str, outcome: Outcome) -> None:
-        outcomes[source] = outcome
         index.note(outcome)
+        outcomes[source] = outcome = dataclasses.replace(outcome, out=public(outcome.out))
         progress(outcome, len(outcomes), count)
 
     try:

@@ -8,8 +8,11 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 
 from exporter.errors import ExporterError, FormatError
+from exporter.files import address
+from exporter.files.address import is_url
 from exporter.files.place import Place
-from exporter.files.remote import is_url, place_for, store_for
+from exporter.files.remote import place_for
+from exporter.files.stores import listed
 
 WILDCARD = re.compile(r"[*?\[]")
 EVERYTHING_BELOW = "**"
@@ -17,8 +20,7 @@ EVERYTHING_BELOW = "**"
 
 def is_pattern(word: str) -> bool:
     """Whether `word` has wildcards; a path that exists as it stands is no pattern, nor is what stands in the query of a URL."""
-    return WILDCARD.search(word if not word.lower().startswith("http") else word.partition("?")[0]) is not None \
-        and (is_url(word) or not os.path.lexists(word))
+    return WILDCARD.search(address.split(word)[0] if is_url(word) else word) is not None and (is_url(word) or not os.path.lexists(word))
 
 
 def is_folder_of_models(word: str) -> bool:
@@ -30,10 +32,12 @@ def fixed_folder(word: str) -> str:
     """The folder that a path lies in, or in which the matches of a pattern and the models of a folder lie."""
     if is_folder_of_models(word):
         return os.path.abspath(word)
-    found = WILDCARD.search(word) if is_pattern(word) else None
+    path, rest = address.split(word) if is_url(word) else (word, "")
+    found = WILDCARD.search(path) if is_pattern(word) else None
     if found is not None:
-        word = word[: found.start()] + "x"
-    return word.rpartition("/")[0] if is_url(word) else os.path.dirname(os.path.abspath(word))
+        path = path[: found.start()] + "x"
+    rest = rest[rest.index(address.LINK):] if address.LINK in rest else ""  # without the query of the path itself
+    return address.parent_of(path + rest) if is_url(word) else os.path.dirname(os.path.abspath(path))
 
 
 def expand(word: str, is_left_out: Callable[[str], bool], unreadable: dict[str, ExporterError]) -> Iterator[str]:
@@ -71,7 +75,7 @@ def _models(found: Sequence[str], is_left_out: Callable[[str], bool]) -> Iterato
 
 
 def _parents(path: str) -> Iterator[str]:
-    while (parent := path.rpartition("/")[0] if is_url(path) else os.path.dirname(path)) not in ("", path):
+    while (parent := address.parent_of(path) if is_url(path) else os.path.dirname(path)) not in ("", path):
         yield parent
         path = parent
 
@@ -84,13 +88,9 @@ def _matches(word: str, unreadable: dict[str, ExporterError]) -> list[str]:
         start = drive + os.sep if tail[:1] in ("/", os.sep) else drive
         return sorted({os.path.normpath(path) for path in _walk(start, [step for step in steps if step], unreadable)})
     try:
-        store, path = store_for(word)
-        return sorted(store.unstrip_protocol(name) for name in store.glob(path))
+        return listed(word)
     except ExporterError as error:
         unreadable[word] = error
-    except Exception as error:  # stores raise whatever their client libraries do
-        unreadable[word] = FormatError(f"cannot be listed ({type(error).__name__})",
-                                       hint="check the address, the network, and the credentials in the environment")
     return []
 
 

@@ -14,6 +14,7 @@ import urllib.parse
 from collections.abc import Callable, Iterable, Sequence
 
 from exporter.errors import ExporterError, FormatError, OutputError
+from exporter.files import address
 from exporter.files.remote import is_url
 from exporter.pipeline.matches import expand, fixed_folder
 
@@ -29,7 +30,7 @@ class Plan:
 def named_sources(sources: Iterable[str | os.PathLike[str]], out_dir: str, suffix: str,
                   is_export: Callable[[str], bool] = lambda path: False) -> Plan:
     """The models that paths, patterns and folders name. is_export: whether a path in `out_dir` is known to be an earlier run's export."""
-    words = [os.fspath(word) for word in sources]
+    words = [address.without_file_scheme(word) for word in sources]
     folders = {word: fixed_folder(word) for word in words}
     common = _common([_parts(folder) for folder in folders.values()])
     plan = Plan({}, {})
@@ -91,12 +92,15 @@ def _parts(path: str) -> list[str]:
     if not is_url(path):
         drive, tail = os.path.splitdrive(os.path.abspath(path))
         return ["file" + drive.replace(":", ""), *(part for part in tail.split(os.sep) if part)]
-    scheme, _, rest = path.partition("://")
-    if scheme.lower() in ("http", "https"):
-        split = urllib.parse.urlsplit(path)
-        rest = split.netloc.rpartition("@")[2] + split.path + (f"-{_short_hash(split.query)}" if split.query else "")
-    safe = (re.sub(r"[\\:*?\"<>|\0]", "_", part) for part in rest.split("/"))
-    return [scheme.lower(), *(part for part in safe if part not in ("", ".", ".."))]
+    found: list[str] = []
+    for link in reversed(path.split(address.LINK)):  # what lies in an archive stands below its name
+        if re.fullmatch("[a-z]+", link):  # a cache, which has no path
+            continue
+        shown, query = address.public(link), urllib.parse.urlsplit(link).query if address.is_web(link) else ""
+        scheme, mark, rest = (shown + (f"-{_short_hash(query)}" if query else "")).partition("://")
+        safe = (re.sub(r"[\\:*?\"<>|\0]", "_", part) for part in (rest if mark else os.path.abspath(link)).split("/"))
+        found += [scheme.lower() if mark else "file", *(part for part in safe if part not in ("", ".", ".."))]
+    return found
 
 
 def _common(folders: Sequence[list[str]]) -> list[str]:
@@ -111,10 +115,10 @@ def _join(out_dir: str, names: Sequence[str]) -> str:
 
 def public(source: str) -> str:
     """A source as it may be shown and recorded: without a URL's user and query, which may be secrets."""
-    if not source.lower().startswith(("http:", "https:")):
+    if not is_url(source):
         return source
-    split = urllib.parse.urlsplit(source)
-    return f"{split.scheme}://{split.netloc.rpartition('@')[2]}{split.path}" + (f"?{_short_hash(split.query)}" if split.query else "")
+    query = "&".join(filter(None, (urllib.parse.urlsplit(link).query for link in source.split(address.LINK) if address.is_web(link))))
+    return address.public(source) + (f"?{_short_hash(query)}" if query else "")
 
 
 def _short_hash(text: str) -> str:

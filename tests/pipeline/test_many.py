@@ -425,3 +425,26 @@ def test_refusals_are_summed_up_by_reason(tree):
     assert "exported 1, skipped 0, refused 4" in done.stderr
     assert re.search("^  3 like zoo/a.h5: ", done.stderr, re.MULTILINE)
     assert re.search("^  1 like absent.h5: no such file or folder", done.stderr, re.MULTILINE)
+
+
+def test_a_file_url_means_the_path_that_it_writes(tree):
+    """"a b" and "a%20b" are two files; in a URL the second is written "a%2520b"."""
+    for number, name in enumerate(("a b.json", "a%20b.json"), 1):
+        exporter.write(make_bundle(*(make_layer(path=f"l{i}") for i in range(number))), f"zoo/{name}")
+    summary = export_many([(tree / "zoo").as_uri() + "/a*b.json"], (tree / "out").as_uri())
+    assert summary.is_complete
+    assert [len(exporter.load(f"out/{name}.json")) for name in ("a b.json", "a%20b.json")] == [1, 2]
+    assert len(exporter.read((tree / "zoo" / "a%20b.json").as_uri())) == 2
+    exporter.write(make_bundle(make_layer()), (tree / "c d.json").as_uri())
+    assert pathlib.Path("c d.json").is_file()
+
+
+@pytest.mark.parametrize("word", ["hosted://bob:s3cretpw@h/m.h5", "sftp://bob:s3cretpw@h/m.h5", "htp://bob:s3cretpw@h/m.h5?sig=TOKEN123",
+                                  "simplecache::htp://bob:s3cretpw@h/m.h5?sig=TOKEN123", "zip://m.h5::htp://bob:s3cretpw@h/z.zip?sig=TOKEN123"])
+def test_no_secret_of_an_address_is_shown_or_kept(tree, word):
+    pytest.importorskip("fsspec")
+    done = many_command(word, "more.json", "--out-dir", "out", "--jobs", 1, "--report", "r.json")
+    assert done.returncode == 1
+    kept = [path.read_text() for path in pathlib.Path("out").rglob(".bn*")] + list(map(str, pathlib.Path("out").rglob("*")))
+    for secret in ("bob", "s3cretpw", "TOKEN123"):
+        assert secret not in "".join([done.stderr, pathlib.Path("r.json").read_text(), *kept])

@@ -1,0 +1,117 @@
+"""Addresses far away, taken apart: which part is a path, and what stands around it.
+
+A chain of fsspec's ("zip://a.keras::https://host/zoo.zip", "simplecache::s3://bucket/a.h5") has its path in the first link with "://".
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+import urllib.parse
+
+URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(?:://|::)")  # two letters or more: C:\\ is a drive
+ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://[^\s'\"<>]+")
+LINK = "::"
+ESCAPED = re.compile(r"%(?![0-9A-Fa-f]{2})")
+WITHOUT_USERS = ("abfs", "abfss", "adl", "github", "hf")  # what stands before "@" is a container, a repository
+IN_URLS = ":/?#[]@!$&'()*+,;=%-._~"  # RFC 3986
+
+
+def is_url(path: str | os.PathLike[str]) -> bool:
+    """Whether `path` is for fsspec rather than the local file system."""
+    return URL.match(os.fspath(path)) is not None
+
+
+def without_file_scheme(path: str | os.PathLike[str]) -> str:
+    """The path of a file:// address, anything else as it is. Such a path may hold wildcards, and "%20" stands for a blank."""
+    text = os.fspath(path)
+    if not text.lower().startswith("file://") or LINK in text:
+        return text
+    from urllib.request import url2pathname
+
+    return url2pathname("/" + text[len("file://"):].partition("/")[2])
+
+
+def is_web(url: str) -> bool:
+    """Whether the path of `url` is one of http, which alone has queries, and writes names with percent signs."""
+    return re.match("https?://", split(url)[0].rpartition(LINK)[2], re.IGNORECASE) is not None
+
+
+def split(url: str) -> tuple[str, str]:
+    """An address up to the end of its path, and the rest: other links, and of http the query. In other stores "?" may stand in a name."""
+    links, at = url.split(LINK), 0
+    for number, link in enumerate(links):
+        if "://" in link:
+            cut = re.search(r"[?#]", link) if link.lower().startswith(("http:", "https:")) else None
+            end = at + (cut.start() if cut else len(link))
+            return url[:end], url[end:]
+        at += len(link) + (len(LINK) if number < len(links) - 1 else 0)
+    return url, ""
+
+
+def parts(url: str) -> tuple[str, str, str]:
+    """What stands before the path with its host or bucket ("simplecache::s3://"), these, and what stands behind them."""
+    bare, rest = split(url)
+    head, mark, path = bare.partition("://")
+    return head + mark, path, rest
+
+
+def name_of(url: str) -> str:
+    """The last component of the path, as a name."""
+    bare = _public_link(split(url)[0].rpartition(LINK)[2])
+    name = posixpath.basename(bare.rstrip("/"))
+    return (urllib.parse.unquote(name) if is_web(url) else name) or bare
+
+
+def child_of(url: str, names: tuple[str, ...]) -> str:
+    bare, rest = split(url)
+    if is_web(url):
+        names = tuple(urllib.parse.quote(name, safe="/") for name in names)
+    start = bare if bare.endswith("://") else bare.rstrip("/") + "/"
+    return start + "/".join(names) + rest
+
+
+def parent_of(url: str) -> str:
+    head, path, rest = parts(url)
+    return head + posixpath.dirname(path.rstrip("/")) + rest
+
+
+def scheme_of(url: str) -> str:
+    """The protocol of the path."""
+    return parts(url)[0].removesuffix("://").rpartition(LINK)[2].lower()
+
+
+def escaped(url: str) -> str:
+    """A web address with all that may not stand in one, such as blanks and lone percent signs, written with percent signs."""
+    return urllib.parse.quote(ESCAPED.sub("%25", url), safe=IN_URLS)
+
+
+def public(url: str) -> str:
+    """An address as it may be shown: without users, passwords, queries and fragments, in every link of a chain."""
+    return LINK.join(map(_public_link, url.split(LINK)))
+
+
+def _public_link(link: str) -> str:
+    head, mark, path = link.partition("://")
+    if not mark:
+        return link
+    host, slash, tail = path.partition("/")
+    if head.lower() not in WITHOUT_USERS:
+        host = host.rpartition("@")[2]
+    ends = "[?#]" if head.lower() in ("http", "https") else r"\?(?=[^/]*=)"  # an object of a store may have "?" in its name
+    return head + mark + host + re.split(ends, slash + tail)[0]
+
+
+def without_secrets(text: str, url: str) -> str:
+    """Another's words about `url`, without what `public` leaves out of it and of any other address in them."""
+    text = ADDRESS.sub(lambda found: public(found[0]), text)
+    for link in url.split(LINK):
+        _, _, path = link.partition("://")
+        user = path.partition("/")[0].rpartition("@")[0]
+        query = path.partition("?")[2]
+        for secret in (query, *(value.partition("=")[2] for value in query.split("&")), user, *user.split(":", 1)):
+            for form in (secret, urllib.parse.unquote(secret)):
+                if len(form) > 2:
+                    text = text.replace(form, "…")
+    return text

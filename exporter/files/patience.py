@@ -1,0 +1,42 @@
+"""How long a request far away is repeated: after a dropped connection, a cut answer, or a server that is busy."""
+
+from __future__ import annotations
+
+import email.utils
+import random
+import time
+
+PATIENCE_SECONDS = 30.0  # of waiting for one file, in all; docs/many.md tells it
+FIRST_SECONDS, LONGEST_SECONDS = 0.25, 8.0
+BUSY = (408, 425, 429, 502, 503, 504)  # HTTP statuses that say "later"
+
+
+class Patience:
+    """How long one file was waited for; requests that wait at the same time count once."""
+
+    def __init__(self) -> None:
+        self._spent = self._until = 0.0
+
+    def delay(self, attempt: int, asked: str | None = None) -> float | None:
+        """Seconds to wait before the next attempt, the first failed one being 0; None: no more. asked: the server's Retry-After."""
+        now = time.monotonic()
+        seconds = min(FIRST_SECONDS * 2.0 ** attempt, LONGEST_SECONDS) * random.uniform(0.75, 1.25)
+        seconds = max(seconds, _seconds(asked))
+        more = max(0.0, now + seconds - max(now, self._until))
+        if self._spent + more > PATIENCE_SECONDS:
+            return None
+        self._spent += more
+        self._until = max(self._until, now + seconds)
+        return seconds
+
+
+def _seconds(retry_after: str | None) -> float:
+    """RFC 9110, 10.2.3: a number of seconds, or a date."""
+    if retry_after is None:
+        return 0.0
+    if retry_after.strip().isdigit():
+        return float(retry_after)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time())
+    except (TypeError, ValueError):
+        return 0.0

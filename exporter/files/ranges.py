@@ -1,0 +1,171 @@
+"""The parts of a file far away that were fetched so far, and which to fetch next: each byte at most once, in few requests."""
+
+from __future__ import annotations
+
+import bisect
+import io
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol
+
+from exporter.errors import FormatError
+from exporter.files.input_file import Seeking
+from exporter.files.place import MiB
+
+Range = tuple[int, int]  # first byte, byte after the last
+
+SMALL = 128 << 10  # bytes: a file up to this size is fetched whole
+# What is wanted lies near other things that will be: a request is widened by parts of the file's size, within bounds in bytes. A server
+# that sends many ranges in one answer is asked for narrower ones.
+BEHIND, AHEAD, NARROW = 1 / 8192, 1 / 4096, 1 / 16384
+LEAST, MOST = 4 << 10, 64 << 10
+FEW = 8  # ranges: up to so many are worth no question whether the server sends several in one answer
+MOST_KEPT = 512 * MiB  # bytes of one file; a server that knows no ranges sends the whole file
+
+
+class Far(Protocol):
+    """Where the bytes come from."""
+
+    def fetch(self, ranges: list[Range]) -> list[bytes]:
+        """The bytes of each range; for the first alone, the whole file, where the server knows no ranges."""
+
+    def fetch_whole(self) -> bytes: ...
+
+    def packs_ranges(self) -> bool:
+        """Whether many ranges come in one answer."""
+
+
+class Ranges:
+    """The parts of a remote file that were fetched so far. size: None where the server does not say: then the whole file is fetched."""
+
+    def __init__(self, far: Far, size: int | None, name: str) -> None:
+        self._far, self._name = far, name
+        self._starts: list[int] = []
+        self._parts: list[bytes] = []
+        self._kept = 0
+        if size is None:
+            whole = far.fetch_whole()
+            size = len(whole)
+            self._keep(0, whole)
+        self.size = size
+        self._behind, self._ahead, self._narrow = (min(MOST, max(LEAST, int(size * part))) for part in (BEHIND, AHEAD, NARROW))
+
+    def read(self, start: int, end: int) -> bytes:
+        """The bytes from start to end, cut at the end of the file."""
+        end = min(end, self.size)
+        if start >= end:
+            return b""
+        missing = list(self._missing(start, end))
+        if missing:
+            enough = min(self.size, max(end, missing[0][0] + self._ahead))
+            self._fetch(self._whole() or [piece for piece in self._missing(missing[0][0], enough) if piece[0] < end])
+        parts = []
+        for i in range(self._at(start), len(self._parts)):
+            base, part = self._starts[i], self._parts[i]
+            if base >= end:
+                break
+            parts.append(part[max(0, start - base): end - base])
+        return b"".join(parts)
+
+    def fetch_ahead(self, ranges: Iterable[Range]) -> None:
+        """Fetches what is missing of these ranges, all at once, and what lies around it."""
+        wanted = [(start, min(end, self.size)) for start, end in ranges if any(self._missing(start, min(end, self.size)))]
+        if not wanted:
+            return
+        whole = self._whole()
+        if whole:
+            self._fetch(whole)
+        elif len(wanted) > FEW and self._far.packs_ranges():
+            self._fetch(self._widened(wanted, 0, self._narrow))
+        else:
+            self._fetch(self._widened(wanted, self._behind, self._ahead))
+
+    def _whole(self) -> list[Range]:
+        return list(self._missing(0, self.size)) if self.size <= SMALL else []
+
+    def _widened(self, wanted: list[Range], behind: int, ahead: int) -> list[Range]:
+        """What is missing of windows around these ranges; neighbors, with a gap up to `ahead` between them, in one."""
+        merged: list[Range] = []
+        for start, end in sorted(wanted):
+            start, end = max(0, start - behind), min(self.size, max(end, start + ahead))
+            if merged and start - merged[-1][1] <= ahead // 2:
+                merged[-1] = merged[-1][0], max(end, merged[-1][1])
+            else:
+                merged.append((start, end))
+        return [piece for start, end in merged for piece in self._missing(start, end)]
+
+    def _fetch(self, ranges: list[Range]) -> None:
+        for (start, end), data in zip(ranges, self._far.fetch(ranges)):
+            if len(data) == self.size and (start, end) != (0, self.size):  # the server knows no ranges
+                self._starts, self._parts, self._kept = [], [], 0
+                self._keep(0, data)
+                return
+            if len(data) != end - start:
+                raise FormatError(f"expected the {end - start} bytes that were asked for, got {len(data)}", where=self._name,
+                                  hint="download the file and give its path")
+            self._keep(start, data)
+
+    def _keep(self, start: int, data: bytes) -> None:
+        """Puts a part in its place, without what is there already."""
+        for a, b in list(self._missing(start, start + len(data))):
+            i = bisect.bisect(self._starts, a)
+            self._starts.insert(i, a)
+            self._parts.insert(i, data[a - start: b - start])
+            self._kept += b - a
+        if self._kept > MOST_KEPT:
+            raise FormatError(f"more than {MOST_KEPT} bytes of it would have to be fetched", where=self._name,
+                              hint="download the file and give its path")
+
+    def _at(self, position: int) -> int:
+        return max(0, bisect.bisect(self._starts, position) - 1)
+
+    def _missing(self, start: int, end: int) -> Iterator[Range]:
+        for i in range(self._at(start), len(self._parts)):
+            base = self._starts[i]
+            if base >= end or start >= end:
+                break
+            if base > start:
+                yield start, base
+            start = max(start, base + len(self._parts[i]))
+        if start < end:
+            yield start, end
+
+
+class RangesFile(Seeking, io.RawIOBase):
+    """A remote file, for reading; gives all bytes asked for up to the end of the file."""
+
+    is_far = True
+
+    def __init__(self, content: Ranges) -> None:
+        self._content, self._at = content, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = max(0, offset + (0, self._at, self._content.size)[whence])
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def fetch_ahead(self, ranges: list[Range]) -> None:
+        """Fetches ranges that will be read, all at once."""
+        self._content.fetch_ahead(ranges)
+
+    def read_at(self, at: int, size: int) -> bytes:
+        """As in InputFile."""
+        return self._content.read(at, at + size)
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._content.read(self._at, self._at + len(buffer))
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+    def readall(self) -> bytes:
+        data = self._content.read(self._at, self._content.size)
+        self._at += len(data)
+        return data

@@ -1,0 +1,254 @@
+"""One file of a web server: its ranges, many in one request where the server sends them so, and all of one version.
+
+Specification: RFC 9110, sections 8.8.3 (ETag), 13.1.1 (If-Match), 14 (range requests), 15.3.7.2 (several parts).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import re
+from collections.abc import Coroutine, Mapping
+from typing import Any, TypeVar
+
+from exporter.errors import ExporterError, FormatError, printable
+from exporter.files.address import escaped, scheme_of, without_secrets
+from exporter.files.patience import BUSY, Patience
+from exporter.files.ranges import MOST_KEPT, Range
+from exporter.files.store_errors import NOT_FOUND, StatusError, chain, is_lost, told
+
+AT_ONCE = 32  # requests; small servers let more of them wait for seconds
+PIECE = 1 << 20  # bytes
+MOST_RANGES = 64  # of one request: its header stays below what servers accept
+PROBE = "bytes=0-0,2-2"
+CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+VERSION = ("ETag", "Last-Modified")  # headers
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Answer:
+    status: int
+    headers: Mapping[str, str]  # names in any case
+    body: bytes
+
+
+class WebFile:
+    """A file behind http or https. store: fsspec's, of which its session and its thread are used."""
+
+    def __init__(self, store: Any, url: str, name: str) -> None:
+        self._store, self._url, self._name = store, escaped(url), name
+        self._patience = Patience()
+        self._size: int | None = None
+        self._version: dict[str, str] = {}
+        self._packs: bool | None = None
+        self._knows_ranges = False  # once an answer was one
+
+    def info(self) -> dict[str, Any] | None:
+        """As fsspec's: size where it is known, and what tells versions apart; None where there is nothing."""
+        self._version = {}
+        try:
+            headers = self._run(self._ask("HEAD", {})).headers
+        except StatusError as error:
+            if error.status in NOT_FOUND:
+                return None
+            headers = self._headers_of_get()
+        packed = headers.get("Content-Encoding", "identity") != "identity"
+        found = CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
+        size = None if packed else found[3] if found else headers.get("Content-Length")
+        self._size = int(size) if size is not None and size.isdecimal() else None
+        self._version = {name: headers[name] for name in VERSION if name in headers}
+        return {"name": self._url, "type": "file", "size": self._size, **self._version}
+
+    def _headers_of_get(self) -> Mapping[str, str]:
+        """Of an address that knows no HEAD: it may be signed for GET alone."""
+        try:
+            return self._run(self._ask("GET", {"Range": "bytes=0-0"})).headers
+        except StatusError as error:
+            raise self.failed(error) from None
+
+    def fetch(self, ranges: list[Range]) -> list[bytes]:
+        try:
+            return self._run(self._packed(ranges) if len(ranges) > 1 and self._packs else self._singly(ranges))
+        except StatusError as error:
+            raise self.failed(error) from None
+
+    def fetch_whole(self) -> bytes:
+        try:
+            return self._run(self._ask("GET", {})).body
+        except StatusError as error:
+            raise self.failed(error) from None
+
+    def packs_ranges(self) -> bool:
+        """Asked with HEAD: a server that knows no ranges would send the whole file."""
+        if self._packs is None:
+            try:
+                answer = self._run(self._ask("HEAD", {"Range": PROBE}))
+                self._packs = answer.status == 206 and _boundary(answer) is not None
+            except StatusError:
+                self._packs = False
+        return self._packs
+
+    def failed(self, error: BaseException) -> ExporterError:
+        if _may_go_better(error):
+            error = ConnectionResetError("the server went away")
+        return told(error, self._name, scheme_of(self._url), printable(without_secrets(str(error) or type(error).__name__, self._url), 200))
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        from fsspec.asyn import sync
+
+        try:
+            result: T = sync(self._store.loop, _awaited, work)
+        except (ExporterError, StatusError):
+            raise
+        except Exception as error:  # of aiohttp, of the system, of ssl
+            raise self.failed(error) from None
+        return result
+
+    async def _singly(self, ranges: list[Range]) -> list[bytes]:
+        """Each range by a request of its own; of a server that knows no ranges, the whole file for the first."""
+        first = [] if self._knows_ranges else [await self._range(ranges[0])]
+        if len(ranges) == 1 or not self._knows_ranges:
+            return first or [await self._range(ranges[0])]
+        room = asyncio.Semaphore(AT_ONCE)
+
+        async def one(wanted: Range) -> bytes:
+            async with room:
+                return await self._range(wanted)
+
+        return [*first, *await asyncio.gather(*map(one, ranges[len(first):]))]
+
+    async def _range(self, wanted: Range) -> bytes:
+        start, end = wanted
+        answer = await self._ask("GET", {"Range": f"bytes={start}-{end - 1}"}, whole=end - start)
+        if answer.status != 206:
+            return answer.body
+        self._check_place(answer.headers.get("Content-Range", ""), wanted)
+        self._knows_ranges = True
+        return answer.body
+
+    async def _packed(self, ranges: list[Range]) -> list[bytes]:
+        """Many ranges by one request; those that do not come that way by one each."""
+        room = asyncio.Semaphore(AT_ONCE)
+
+        async def some(wanted: list[Range]) -> list[bytes]:
+            async with room:
+                text = ", ".join(f"{start}-{end - 1}" for start, end in wanted)
+                answer = await self._ask("GET", {"Range": f"bytes={text}"}, whole=sum(end - start for start, end in wanted))
+            found = self._parts(answer)
+            got = [next((data[start - at: end - at] for at, data in found if at <= start and end <= at + len(data)), None)
+                   for start, end in wanted]
+            return [data if data is not None else await self._range(piece) for piece, data in zip(wanted, got)]
+
+        pieces = [ranges[i: i + MOST_RANGES] for i in range(0, len(ranges), MOST_RANGES)]
+        return [data for part in await asyncio.gather(*map(some, pieces)) for data in part]
+
+    def _parts(self, answer: Answer) -> list[tuple[int, bytes]]:
+        """(first byte, data) of the parts of an answer."""
+        if answer.status != 206:
+            return [(0, answer.body)]
+        boundary = _boundary(answer)
+        if boundary is None:  # one range: the server merged them, or sent the first alone
+            found = CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
+            return [(int(found[1]), answer.body)] if found and int(found[2]) + 1 - int(found[1]) == len(answer.body) else []
+        mark, parts, at = b"--" + boundary, [], 0
+        while (at := answer.body.find(mark, at)) >= 0:
+            end = answer.body.find(b"\r\n\r\n", at)
+            place = re.search(rb"^content-range:\s*(bytes \d+-\d+/\S+)", answer.body[at:max(at, end)], re.IGNORECASE | re.MULTILINE)
+            found = CONTENT_RANGE.fullmatch(place[1].decode("ascii", "replace")) if place else None
+            if found is None:
+                break
+            first, last = int(found[1]), int(found[2])
+            self._check_place(found[0], (first, last + 1))
+            parts.append((first, answer.body[end + 4: end + 5 + last - first]))
+            at = end + 5 + last - first
+        return parts
+
+    def _check_place(self, said: str, wanted: Range) -> None:
+        """Refuses an answer that is another part than the wanted one, or of a file of another size."""
+        found = CONTENT_RANGE.fullmatch(said)
+        if found is None or (int(found[1]), min(int(found[2]) + 1, wanted[1])) != wanted:
+            raise FormatError(f"expected the bytes {wanted[0]}-{wanted[1] - 1}, got {said!r}", where=self._name,
+                              hint="download the file and give its path")
+        if found[3] != "*" and self._size is not None and int(found[3]) != self._size:
+            raise self._replaced()
+
+    def _check_version(self, headers: Mapping[str, str]) -> None:
+        """Compares the ETag, or where there is none the date, with those of the answers before."""
+        for name in VERSION:
+            if name in headers:
+                if self._version.setdefault(name, headers[name]) != headers[name]:
+                    raise self._replaced()
+                return
+
+    def _replaced(self) -> FormatError:
+        return FormatError("the file was replaced while it was read", where=self._name, hint="try again")
+
+    async def _ask(self, method: str, headers: dict[str, str], whole: int = 0) -> Answer:
+        """An answer with its body, after as many attempts as it takes. whole: bytes that are wanted."""
+        import aiohttp
+
+        attempt = 0
+        while True:
+            try:
+                return await self._once(method, headers, whole)
+            except (StatusError, aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:
+                again = error.status in BUSY if isinstance(error, StatusError) else _may_go_better(error)
+                delay = self._patience.delay(attempt, getattr(error, "retry_after", None)) if again else None
+                if delay is None:
+                    raise
+            await asyncio.sleep(delay)
+            attempt += 1
+
+    async def _once(self, method: str, headers: dict[str, str], whole: int) -> Answer:
+        import yarl
+
+        options = dict(self._store.kwargs)
+        headers = {**options.pop("headers", {}), **headers, "Accept-Encoding": "identity"}
+        tag = self._version.get("ETag", "")
+        if method == "GET" and tag.startswith('"'):  # a strong one
+            headers["If-Match"] = tag
+        session = await self._store.set_session()
+        async with session.request(method, yarl.URL(self._url, encoded=True), headers=headers, allow_redirects=True, **options) as answer:
+            if answer.status == 412:
+                raise self._replaced()
+            if answer.status >= 400:
+                raise StatusError(answer.status, answer.reason or "", answer.headers.get("Retry-After"))
+            if "Range" in headers and headers["Range"] != PROBE:
+                self._check_version(answer.headers)
+            body = b"" if method == "HEAD" else await self._body(answer)
+            if answer.status == 206 and len(body) < whole and "Content-Length" not in answer.headers:
+                raise ConnectionResetError("the answer ended early")
+            return Answer(answer.status, answer.headers, body)
+
+    async def _body(self, answer: Any) -> bytes:
+        body = bytearray()
+        declared = answer.headers.get("Content-Length", "0")
+        if not declared.isdecimal() or int(declared) <= MOST_KEPT:
+            async for piece in answer.content.iter_chunked(PIECE):
+                body += piece
+                if len(body) > MOST_KEPT:
+                    break
+            else:
+                return bytes(body)
+        raise FormatError(f"more than {MOST_KEPT} bytes of it would have to be fetched", where=self._name,
+                          hint="download the file and give its path")
+
+
+async def _awaited(work: Coroutine[Any, Any, T]) -> T:
+    return await work
+
+
+def _boundary(answer: Answer) -> bytes | None:
+    kind = answer.headers.get("Content-Type", "")
+    found = re.search(r"boundary=\"?([^\";\s]+)", kind) if kind.lower().startswith("multipart/byteranges") else None
+    return found[1].encode("ascii", "replace") if found else None
+
+
+def _may_go_better(error: BaseException) -> bool:
+    """Whether a connection was lost on the way, rather than never made."""
+    import aiohttp
+
+    never = any(isinstance(each, aiohttp.ClientConnectorError) for each in chain(error))
+    lost = (aiohttp.ServerConnectionError, aiohttp.ClientPayloadError, aiohttp.ClientOSError)
+    return not never and (is_lost(error) or isinstance(error, lost))
