@@ -82,7 +82,7 @@ def make_socket(path):
     (lambda path: path.symlink_to("/dev/zero"), "neither a file nor a folder"),
     (lambda path: path.symlink_to("/dev/null"), "neither a file nor a folder"),
     (lambda path: path.symlink_to("nothing"), "no such file"), (lambda path: path.symlink_to(path), "symbolic links"),
-    (pathlib.Path.mkdir, "holds no SavedModel"), (lambda path: None, "no such file"), (pathlib.Path.touch, "empty")],
+    (pathlib.Path.mkdir, "a folder that holds no model: it is empty"), (lambda path: None, "no such file"), (pathlib.Path.touch, "empty")],
     ids=["fifo", "socket", "zero", "null", "dangling", "loop", "folder", "nothing", "empty"])
 def test_what_is_no_file_is_refused(make, words, tmp_path):
     path = tmp_path / "model.h5"

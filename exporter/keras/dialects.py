@@ -37,6 +37,10 @@ if TYPE_CHECKING:
 # tf.nn.fused_batch_norm raised epsilon to this from TF 1.12 to 2.11, "a requirement by CUDNN", on CPUs too; TF 2.12 does not.
 FUSED_MINIMUM = 1.001e-5
 
+# Of all batch norms that a class of KerasHub builds and its config does not name (keras_hub/src/models, 0.32). Told, never taken.
+KERAS_HUB = "keras_hub>"
+KERAS_HUB_EPSILON = {"ResNetBackbone": 1e-5, "CSPNetBackbone": 1e-5, "MobileNetBackbone": 1e-5, "DenseNetBackbone": 1.001e-5}
+
 Version = tuple[int, int, int]
 
 

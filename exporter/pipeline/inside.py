@@ -51,6 +51,9 @@ def one_model(place: Place) -> Iterator[Model | None]:
         if not found and place.is_folder():
             yield None
             return
+        if not found and _is_torch(place, stack):
+            raise UnsupportedError("this is a PyTorch file, which is a pickle: it can run code and is not loaded",
+                                   hint="bn-verify compares it with a bundle of the Keras model")
         if not found:
             raise UnsupportedError(f"this zip archive is no .keras model and holds none that is read; it holds {_content(place, stack)}",
                                    hint="the README lists what is read")
@@ -125,6 +128,11 @@ def _is_shard(name: str, indexes: set[str], folder: Place) -> bool:
     if part[1] not in indexes and folder.child(f"{part[1]}.weights.json").is_file():
         indexes.add(part[1])
     return part[1] in indexes
+
+
+def _is_torch(place: Place, stack: contextlib.ExitStack) -> bool:
+    """Whether an archive is what torch.save writes: a folder of any name with data.pkl and version."""
+    return any(folder.is_folder() and folder.child("data.pkl").is_file() for folder in _top(place, stack).children()[:20])
 
 
 def _content(place: Place, stack: contextlib.ExitStack) -> str:

@@ -20,7 +20,7 @@ from exporter.batchnorm.dtypes import HELD_IN
 from exporter.batchnorm.layer import BatchNorm
 from exporter.batchnorm.stored import PARAMETERS, Statistic, Stored
 from exporter.errors import KINDS, ExporterError, FormatError, UnresolvedError, printable, rebuilt
-from exporter.sources.shared.found import Found, Skipped
+from exporter.sources.shared.found import Found, OwnClass, Remedy, Skipped
 from exporter.sources.shared.options import ReadOptions
 
 if TYPE_CHECKING:
@@ -58,7 +58,8 @@ class Writer:
         header = {"order": [self._sent[id(layer)][1] for layer in answer.layers], "origin": dataclasses.asdict(answer.origin),
                   "skipped": list(map(list, answer.skipped)), "warnings": answer.warnings}
         if isinstance(answer, Found):
-            self._frame(header, [])
+            remedies = {path: remedy.value for path, remedy in answer.remedies.items()}
+            self._frame({**header, "remedies": remedies, "own_classes": list(map(list, answer.own_classes))}, [])
         else:
             self._frame({**header, "vectors": {path: list(x.shape) for path, (x, _) in answer.vectors.items()}},
                         [rows for pair in answer.vectors.values() for rows in pair])
@@ -142,6 +143,9 @@ class Reader:
             found.layers += [layer for layer in layers if isinstance(layer, Stored)]
             found.skipped += skipped
             found.warnings += warnings
+            found.remedies |= {path: Remedy(value) for path, value in header["remedies"].items()}
+            found.own_classes += [OwnClass(str(name), None if epsilon is None else float(epsilon))
+                                  for name, epsilon in header["own_classes"]]
             return found
         dtypes = {layer.path: layer.dtype for layer in layers}
         vectors = {path: (arrays.take(dtypes[path], shape), arrays.take(dtypes[path], shape)) for path, shape in header["vectors"].items()}

@@ -10,14 +10,11 @@ from exporter.batchnorm.gate import remarks_on
 from exporter.batchnorm.layer import BatchNorm
 from exporter.batchnorm.stored import Parameters, Statistic, Stored, Unusable
 from exporter.errors import ExporterError, LayerError, UnresolvedError, UsageError, by_reason, names
-from exporter.sources.shared.found import Found, Skipped
+from exporter.pipeline.hints import hint, no_epsilon
+from exporter.sources.shared.found import Found, Remedy, Skipped
 from exporter.sources.shared.options import ReadOptions
 
 _Layer = TypeVar("_Layer", bound=Parameters)
-
-NO_EPSILON = "the file does not say its epsilon"
-HOW_TO_GIVE_EPSILON = ("give it with --epsilon 0.001 or --epsilon 'head/*=1e-5' (repeatable), or give the model's config with "
-                       "--architecture model.json")
 
 
 class Completion:
@@ -102,18 +99,21 @@ def resolve(found: Found | ReadBack, options: ReadOptions, completion: Completio
             layers.append(layer)
             kept.append(stored)
         elif not completion.has_epsilon(stored):
-            unknown.append(Skipped(stored.path, NO_EPSILON))
+            unknown.append(Skipped(stored.path, no_epsilon(found.own_classes)))
         elif completion.is_refused(stored):
             skipped.append(Skipped(stored.path, stored.doubt))
             doubtful = True
         else:
             skipped.append(Skipped(stored.path, f"its parameters have shape {list(stored.shape)} and the file does not say along which "
                                                 "axes"))
+            found.remedies[stored.path] = Remedy.ARCHITECTURE
     _check_globs(options, everything)
     unresolved = [*skipped, *unknown]
     refused = [] if keep_unusable or (options.skip_unresolved and layers) else unusable
     if unresolved and not (options.skip_unresolved and (layers or (keep_unusable and unusable))):
-        raise _unresolved([*unresolved, *_pairs(refused)], unknown=bool(unknown), doubtful=doubtful)
+        remedies = [remedy for path, remedy in found.remedies.items() if options.wants(path)]
+        raise UnresolvedError([*unresolved, *_pairs(refused)], hint=hint(
+            options, epsilon=bool(unknown), classes=found.own_classes, remedies=remedies, doubtful=doubtful, rest=bool(layers)))
     if refused:
         raise _cannot_be_used(refused, rest=bool(layers))
     unresolved += _pairs(unusable)
@@ -220,10 +220,3 @@ def _check_globs(options: ReadOptions, layers: Sequence[Parameters]) -> None:
     for glob, _ in options.epsilon:
         if glob != "*" and not any(fnmatch.fnmatchcase(layer.path, glob) for layer in layers):
             raise UsageError(f"--epsilon {glob!r} matches none of the batch norms {names(layer.path for layer in layers)}")
-
-
-def _unresolved(layers: Sequence[tuple[str, str]], *, unknown: bool, doubtful: bool) -> ExporterError:
-    hints = [HOW_TO_GIVE_EPSILON] if unknown else []
-    hints += ["--stored-statistics writes what is stored of them all the same"] if doubtful else []
-    hints.append("--skip-unresolved writes the rest and lists these")
-    return UnresolvedError(layers, hint="; ".join(hints))

@@ -20,7 +20,7 @@ from exporter.sources.keras_v3.replay import LEAVES
 from exporter.sources.legacy_h5.norms import Reading
 from exporter.sources.legacy_h5.renamed import named_as
 from exporter.sources.legacy_h5.weights import Candidate, LayerGroup, candidates
-from exporter.sources.shared.architecture import node_tree_from
+from exporter.sources.shared.architecture import node_tree_from, note_own_classes
 from exporter.sources.shared.found import Found
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ def _read_named(file: File, place: Place, options: ReadOptions) -> Found:
         if architecture is None:
             raise
         raise _does_not_fit(options, error) from None
+    note_own_classes(tree, found)
     if text is not None and options.architecture is not None:
         found.warn("the file holds its own config; the one given with --architecture is not used")
     return found

@@ -114,7 +114,7 @@ def test_epsilon_is_given_by_path_and_said_to_be_assumed(run, tmp_path):
     code, _, err = run(cli.export, checkpoint, tmp_path / "out.json")
     assert code == 1
     assert "the file does not say its epsilon" in err
-    assert "--epsilon 0.001" in err
+    assert "hint: give it with --epsilon VALUE" in err
     assert "--architecture" in err
     assert not (tmp_path / "out.json").exists()
     code, _, err = run(cli.export, checkpoint, tmp_path / "out.json", "--epsilon", "0.002", "--epsilon", "first=0.5")
@@ -161,7 +161,10 @@ def test_the_effective_epsilon_is_told_and_written_on_request(run, tmp_path):
     (b"PK\x05\x06" + bytes(18), "no .keras model and holds none that is read; it holds no file"), (b"\x93NUMPY\x01\x00", ".npy file"),
     (b"backend: theano\n", "YAML"),
     (b"\x1c\x00\x00\x00TFL3" + bytes(50), "TFLite model"), (b"\x89HDF\r\n\x1a", "cut short"), (b"\x89HDF\n\x1a\n" + bytes(99), "text mode"),
-    (b'{"a": 1}', "holds no weights"), (b"random words, no model", "no model file of Keras or TensorFlow")])
+    (b'{"a": 1}', "holds no weights"), (b"random words, no model", "this is a text file"),
+    (bytes(range(200)), "no model file of Keras or TensorFlow"),
+    (b"\xff\xd8\xff\xe0" + bytes(9), "a JPEG image"), (b"BZh91AY", "bzip2 file"),
+    ("0 Katze\n1 Hündin".encode()[:12], "this is a text file")])
 def test_what_is_no_model_is_named(content, words, run, tmp_path):
     (tmp_path / "model.h5").write_bytes(content)
     code, out, err = run(cli.export, tmp_path / "model.h5", tmp_path / "out.json")

@@ -8,7 +8,7 @@ Keras that saved it went; what it finds has to fit: the number of variables, the
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from exporter.errors import FormatError, printable
 from exporter.errors import names as several
@@ -17,10 +17,9 @@ from exporter.keras.config import Node, norm_fields
 from exporter.keras.lookalikes import BATCH_NORMS, reason_against
 from exporter.sources.keras_v3.groups import Group, numbered, snake_case
 from exporter.sources.keras_v3.replay import KNOWN_GROUPS, Match, groups_below, holds_equals, is_called, matched
+from exporter.sources.shared.architecture import note_own_classes
 from exporter.sources.shared.assemble import assemble, roles_of
-
-if TYPE_CHECKING:
-    from exporter.sources.shared.found import Found
+from exporter.sources.shared.found import Found, Remedy
 
 ONE_OF_TWO = "one of its parameters is gamma or beta, and the file does not say which"
 THREE_VECTORS = "it holds three vectors of one length, as a batch norm without gamma or beta does; the file does not say what they are"
@@ -61,6 +60,7 @@ def read_weights(root: Group, tree: Node | None, keras_version: str | None, foun
             found.skip(match.path, match.why)
         else:
             _read(match.path, match.node, match.group, era, ranks.get(match.node), found, quantized(match.group))
+    note_own_classes(tree, found)
 
 
 def _read(path: str, node: Node, group: Group, era: dialects.Era, rank: int | None, found: Found, quantized: str | None) -> None:
@@ -101,7 +101,7 @@ def _recognise(path: str, group: Group, found: Found, told: bool, quantized: str
     own = group.path.rpartition("/")[2]
     certain = group.is_counted and numbered(own)[0] in KNOWN_GROUPS
     if not holds_equals(group):
-        found.skip(path, OTHER_THINGS)
+        found.skip(path, OTHER_THINGS, Remedy.ARCHITECTURE)
         return
     arrays = group.arrays()
     if not certain and len(arrays) != 4:
@@ -113,9 +113,9 @@ def _recognise(path: str, group: Group, found: Found, told: bool, quantized: str
     last = named["moving_variance"][0] if (named := dict(zip(names or (), arrays, strict=False))) else arrays[-1][0]
     possible = bool((last >= 0).all())  # as a variance
     if names is None:
-        found.skip(path, ONE_OF_TWO)
+        found.skip(path, ONE_OF_TWO, Remedy.ARCHITECTURE)
     elif len(last.shape) > 1 and not (certain and last.shape[0] == 1):
-        found.skip(path, f"its parameters have shape {list(last.shape)} and the file does not say along which axes")
+        found.skip(path, f"its parameters have shape {list(last.shape)} and the file does not say along which axes", Remedy.ARCHITECTURE)
     elif len(arrays) == 2 and not possible:
         found.warn(f"{path}: {NO_VARIANCE}; taken for no batch norm")
     elif certain or (possible and not _counts(named)):
@@ -128,7 +128,7 @@ def _mention(path: str, count: int, found: Found, *, is_likely: bool, possible: 
     """Says of two, three or more than four vectors of one length, of which the file does not say whose they are, that they are there."""
     what = {2: TWO_VECTORS, 3: THREE_VECTORS}.get(count, MORE_VECTORS.format(count=count))
     if possible and (is_likely or count > 2):
-        found.skip(path, what)
+        found.skip(path, what, Remedy.ARCHITECTURE)
     elif possible or count > 4:
         found.warn(f"{path}: {what}; taken for no batch norm")
 

@@ -25,18 +25,16 @@ from exporter.sources.legacy_h5.weights import (
     path_of,
 )
 from exporter.sources.shared.assemble import Arrays, assemble
+from exporter.sources.shared.found import Found, Remedy
 
 if TYPE_CHECKING:
     from exporter.formats.hdf5_file import File
-    from exporter.sources.shared.found import Found
 
 NEVER_BUILT = "the file holds no parameters of it: it was never built"
 UNKNOWN_ERA = ("the file says neither its epsilon nor which Keras wrote it, which decides whether running_std holds a deviation or a "
-               "variance; give the model's JSON with --architecture, or --keras-version 1.0.5 (and --backend)")
-
-
+               "variance")
 MIXED_UP = ("Keras 1.0.0 to 1.0.2 saved a nested Sequential's weights under each other's names, and it cannot be seen whether this file is "
-            "one of those; give --architecture (which says epsilon, too) and --keras-version")
+            "one of those")
 
 
 class Reading:
@@ -68,7 +66,7 @@ class Reading:
             if named is None:
                 paths = [candidate.path for candidate in found] or [path_of(group, norm.scope) for norm in norms]
                 for below in paths:
-                    self.found.skip(below, MIXED_UP)
+                    self.found.skip(below, MIXED_UP, Remedy.VERSION)
                 return
             norms = norms_of(named)
         others = other_weights(group)
@@ -106,7 +104,7 @@ class Reading:
         statistic, assumed = self._statistic(norm, candidate, path, arrays)
         reason = dialects.reason_against(fields.mode) if fields else None
         if reason or statistic is None:
-            self.found.skip(path, reason or UNKNOWN_ERA)
+            self.found.skip(path, reason or UNKNOWN_ERA, None if reason else Remedy.VERSION)
             return
         self._add_layer(path, candidate, fields, arrays, name=group if path == group else path.rpartition("/")[2],
                         statistic=statistic, assumed=assumed)

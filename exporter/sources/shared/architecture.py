@@ -7,7 +7,9 @@ from typing import Any
 
 from exporter.errors import MissingFileError, UnsupportedError, located
 from exporter.files.place import Place
-from exporter.keras.config import HOW_TO_GIVE_ONE, Architecture, model_tree, parse_config
+from exporter.keras.config import HOW_TO_GIVE_ONE, Architecture, Node, is_batch_norm, model_tree, parse_config, walk
+from exporter.keras.dialects import KERAS_HUB, KERAS_HUB_EPSILON
+from exporter.sources.shared.found import Found, OwnClass
 
 SAVED_MODEL = "saved_model.pb"
 
@@ -65,6 +67,24 @@ def _saved_model(folder: Place) -> Architecture:
     version, backend = (value if isinstance(value := said.get(key), str) else None for key in ("keras_version", "backend"))
     return Architecture(tree=model_tree({key: said[key] for key in ("class_name", "config")}, SAVED_MODEL), keras_version=version,
                         backend=backend)
+
+
+def note_own_classes(tree: Node | None, found: Found) -> None:
+    """Notes the classes whose layers a config does not describe, where something is missing for want of it."""
+    if tree is not None and (found.skipped or any(layer.epsilon is None for layer in found)):
+        found.own_classes += _own_classes(tree)
+
+
+def _own_classes(tree: Node) -> list[OwnClass]:
+    """The user's own classes in a config, and those of packages such as KerasHub."""
+    found: dict[str, OwnClass] = {}
+    for node in (tree, *(node for _, node in walk(tree))):
+        registered = node.registered_name or node.class_name
+        if not is_batch_norm(node) and not node.children and (">" in registered if node is not tree else not node.is_model):
+            name = registered.rpartition(">")[2]
+            said = node.config.get("batch_norm_epsilon", KERAS_HUB_EPSILON.get(name)) if registered.startswith(KERAS_HUB) else None
+            found.setdefault(name, OwnClass(name, float(said) if isinstance(said, float) else None))
+    return list(found.values())
 
 
 def _with_class(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,6 +19,23 @@ class Skipped(NamedTuple):
     reason: str
 
 
+class Remedy(enum.Enum):
+    """What would make a batch norm certain that the file does not say enough about."""
+
+    ARCHITECTURE = "architecture"  # the config of the model
+    VERSION = "version"  # that, or the Keras that wrote the file
+
+
+class OwnClass(NamedTuple):
+    """A class in a config that is not one of Keras's and whose layers the config does not describe.
+
+    epsilon: of its batch norms, where that is known of the class.
+    """
+
+    name: str
+    epsilon: float | None
+
+
 class Found:
     """The layers of a file in the model's order, what of it cannot be had, and what the user should know."""
 
@@ -26,6 +44,8 @@ class Found:
         self.layers: list[Stored] = []
         self.skipped: list[Skipped] = []
         self.warnings: list[str] = []
+        self.remedies: dict[str, Remedy] = {}  # of what is skipped, by path
+        self.own_classes: list[OwnClass] = []
         self._said: set[str] = set()
         self._announce = options.announce
 
@@ -47,9 +67,11 @@ class Found:
         self.layers.append(layer)
         self._announce(layer)
 
-    def skip(self, path: str, reason: str) -> None:
-        """A batch norm that cannot be had."""
+    def skip(self, path: str, reason: str, remedy: Remedy | None = None) -> None:
+        """A batch norm that cannot be had, and what would help."""
         self.skipped.append(Skipped(path, reason))
+        if remedy is not None:
+            self.remedies[path] = remedy
 
     def take(self, outcome: Stored | Skipped) -> None:
         """Either of them."""

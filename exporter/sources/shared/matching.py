@@ -14,6 +14,7 @@ from exporter.keras.config import Node, norm_fields
 from exporter.keras.lookalikes import KERNELS, about_weights, reason_against
 from exporter.keras.ranks import input_ranks
 from exporter.sources.legacy_h5.weights import Candidate, candidates
+from exporter.sources.shared.architecture import note_own_classes
 from exporter.sources.shared.assemble import RENORM, assemble, roles_of
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ def by_name(tree: Node, weights: Named, era: dialects.Era, found: Found, *, own_
     if len(chosen) == len(norms):  # inside a user's class
         taken = set(chosen.values())
         _add_unmatched(weights, {owner: roles for owner, roles in owners.items() if owner not in taken}, era, found)
+    note_own_classes(tree, found)
 
 
 def unmatched(weights: Named, found: Found) -> None:

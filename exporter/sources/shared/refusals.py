@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from exporter.errors import ExporterError, FormatError, UnsupportedError
+import codecs
+import unicodedata
+
+from exporter.errors import ExporterError, FormatError, UnsupportedError, names
 from exporter.files.place import Place
 
 FOLDED = "converters fold batch norm into the layers around it, so gamma, beta and the statistics are no longer in the file"
@@ -13,7 +16,8 @@ POINTER = b"version https://git-lfs"  # https://github.com/git-lfs/git-lfs/blob/
 def refuse(place: Place) -> ExporterError:
     """The error for a `place` that is no model this package reads."""
     if place.is_folder():
-        return FormatError("this is a folder and holds no SavedModel, no checkpoint and no unpacked .keras model")
+        held = names(child.name for child in place.children())
+        return FormatError(f"this is a folder that holds no model: {held or 'it is empty'}", hint="the README lists what is read")
     size = place.size()
     if size == 0:
         return FormatError("the file is empty (0 bytes)", hint="copy or download it again")
@@ -49,6 +53,22 @@ def _is_onnx(head: bytes) -> bool:
     return head[:1] == b"\x08" and len(head) > 4 and head[1] < 32 and head[2:3] in (b"\x12", b"\x3a", b"\x42", b"\x1a")
 
 
+# How files begin that lie beside models, or in which a model was packed.
+_PACKED = ((b"\x1f\x8b", "gzip"), (b"BZh", "bzip2"), (b"\xfd7zXZ\0", "xz"), (b"\x28\xb5\x2f\xfd", "zstd"), (b"7z\xbc\xaf\x27\x1c", "7z"),
+           (b"Rar!\x1a\x07", "rar"))
+_PICTURES = ((b"\xff\xd8\xff", "a JPEG image"), (b"\x89PNG\r\n\x1a\n", "a PNG image"), (b"GIF8", "a GIF image"), (b"%PDF-", "a PDF file"))
+
+
+def _named(head: bytes, kinds: tuple[tuple[bytes, str], ...]) -> str:
+    return next((name for start, name in kinds if head.startswith(start)), "")
+
+
+def _is_plain_text(head: bytes) -> bool:
+    """Whether it decodes as UTF-8, but for a character that is cut off at the end, and holds no control characters."""
+    text = codecs.getincrementaldecoder("utf-8")("replace").decode(head)
+    return "\ufffd" not in text and not any(unicodedata.category(character) == "Cc" and character not in "\t\r\n\f" for character in text)
+
+
 _KINDS = (
     (lambda h: h.startswith(POINTER),
      lambda p: FormatError("this is a Git LFS pointer, not the model itself", hint="fetch it with: git lfs pull")),
@@ -58,8 +78,10 @@ _KINDS = (
      lambda p: FormatError(f"the HDF5 file is cut short after {p.size()} bytes", hint="copy or download it again")),
     (_is_signature_damaged,
      lambda p: FormatError("the HDF5 signature is damaged, as by a transfer in text mode", hint="copy or download it again as binary")),
-    (lambda h: h.startswith(b"PK"), lambda p: UnsupportedError("this zip archive is no .keras model (no config.json at its top)")),
-    (lambda h: h.startswith(b"\x1f\x8b"), lambda p: FormatError("this is a gzip file", hint="unpack it first")),
+    (lambda h: bool(_named(h, _PACKED)), lambda p: FormatError(f"this is a {_named(p.head(), _PACKED)} file", hint="unpack it first")),
+    (lambda h: h[257:262] == b"ustar", lambda p: FormatError("this is a tar file", hint="unpack it first")),
+    (lambda h: bool(_named(h, _PICTURES)),
+     lambda p: UnsupportedError(f"this is {_named(p.head(), _PICTURES)}, not a model", hint="give the model's own file")),
     (lambda h: len(h) > 1 and h[0] == 0x80 and h[1] in (2, 3, 4, 5),
      lambda p: UnsupportedError("this is a Python pickle, which is never loaded: it can run code", hint="save the model as .keras or .h5")),
     (lambda h: h[4:8] == b"TFL3", lambda p: UnsupportedError(f"this is a TFLite model: {FOLDED}", hint=ORIGINAL)),
@@ -72,4 +94,6 @@ _KINDS = (
     (lambda h: _text(h).startswith("{"),
      lambda p: UnsupportedError("this JSON file holds no weights that are read",
                                  hint="an architecture goes with --architecture, beside the weights")),
+    (_is_plain_text, lambda p: UnsupportedError("this is a text file, not a model", hint="give the model's own file; labels and code that "
+                                                                                         "lie beside it are not read")),
 )

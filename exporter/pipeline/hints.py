@@ -1,0 +1,53 @@
+"""What a user can do about batch norms that are not certain: nothing that was given already, and nothing that cannot help.
+
+No value of an epsilon stands in a hint as an example: it would be pasted. Only what is known of the very class is said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING
+
+from exporter.errors import names
+from exporter.sources.shared.found import OwnClass, Remedy
+
+if TYPE_CHECKING:
+    from exporter.sources.shared.options import ReadOptions
+
+GIVE_EPSILON = "give it with --epsilon VALUE, or with --epsilon 'GLOB=VALUE' for some of the layers"
+GIVE_CONFIG = "give the model's config with --architecture FILE"
+
+
+def no_epsilon(classes: Collection[OwnClass]) -> str:
+    """Why nothing says the epsilon of a layer."""
+    if not classes:
+        return "the file does not say its epsilon"
+    return (f"the config says nothing of the layers inside the class {names((each.name for each in classes), 3)}, "
+            "so that the file does not say its epsilon")
+
+
+def hint(options: ReadOptions, *, epsilon: bool, classes: Collection[OwnClass], remedies: Collection[Remedy], doubtful: bool,
+         rest: bool) -> str:
+    """The hint of a refusal.
+
+    epsilon: whether an epsilon is missing. classes: the user's own that a config names. remedies: of what is skipped.
+    doubtful: whether a layer's own model does not use what is stored. rest: whether anything would be left without these.
+    """
+    return "; ".join(_hints(options, epsilon, classes, set(remedies), doubtful, rest))
+
+
+def _hints(options: ReadOptions, epsilon: bool, classes: Collection[OwnClass], remedies: set[Remedy], doubtful: bool,
+           rest: bool) -> Iterator[str]:
+    helps = options.architecture is None and not classes  # a config
+    if epsilon:
+        yield GIVE_EPSILON + (f", or {GIVE_CONFIG}" if helps else "")
+        yield from (f"{each.name} of KerasHub builds its batch norms with epsilon {each.epsilon:g}" for each in classes
+                    if each.epsilon is not None)
+    elif remedies and helps:
+        yield f"{GIVE_CONFIG}, which says it"
+    if Remedy.VERSION in remedies and options.keras_version is None:
+        yield "say with --keras-version VERSION, and --backend, which Keras wrote the weights"
+    if doubtful and not options.stored_statistics:
+        yield "--stored-statistics writes what is stored of them all the same"
+    if rest and not options.skip_unresolved:
+        yield "--skip-unresolved writes the rest and lists these"
