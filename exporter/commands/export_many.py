@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from exporter.commands.shared import warn
+from exporter.commands.streams import ERASE
 from exporter.errors import MissingExtra, UsageError, printable
 from exporter.files.remote import is_url
 
@@ -39,8 +40,8 @@ def export_models(args: argparse.Namespace, options: ReadOptions, write_options:
     progress = Progress(args.verbose)
     with _executor(args) as executor:
         try:
-            summary = export_many(args.words, args.out_dir, suffix=args.suffix or ".json", options=options, executor=executor,
-                                  force=args.force, report=args.report, write_options=write_options, progress=progress)
+            summary = export_many(args.words, args.out_dir, suffix=".json" if args.suffix is None else args.suffix, options=options,
+                                  executor=executor, force=args.force, report=args.report, write_options=write_options, progress=progress)
         finally:
             progress.end()
     if args.report is not None:
@@ -138,5 +139,5 @@ class Progress:
     def end(self) -> None:
         """Takes the bar away."""
         if self._bar:
-            sys.stderr.write("\r\x1b[K")
+            sys.stderr.write(ERASE)
             sys.stderr.flush()

@@ -38,7 +38,7 @@ def main(command: Callable[[Sequence[str] | None], int], words: Sequence[str] | 
 
 def _outcome(command: Callable[[Sequence[str] | None], int], words: Sequence[str] | None) -> int:
     try:
-        code = command(words)
+        code = _code(command, words)
         sys.stdout.flush()
         return code
     except ExporterError as error:
@@ -55,6 +55,13 @@ def _outcome(command: Callable[[Sequence[str] | None], int], words: Sequence[str
         return fail(unexpected(error) if _has_folder() else gone)
     except Exception as error:
         return fail(unexpected(error))
+
+
+def _code(command: Callable[[Sequence[str] | None], int], words: Sequence[str] | None) -> int:
+    try:
+        return command(words)
+    except SystemExit as done:  # argparse: --help, --version, a usage error; its output is still to be flushed
+        return done.code if isinstance(done.code, int) else 0 if done.code is None else 1
 
 
 def _has_folder() -> bool:

@@ -10,24 +10,26 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from exporter.errors import OutputError
+from exporter.errors import OutputError, printable
 
 WHERE = "standard output"
+ERASE = "\r\x1b[K"  # takes a progress bar away: the one control sequence that is ours
 
 
 @contextlib.contextmanager
 def guarded() -> Iterator[None]:
-    """Standard output that tells an OutputError where it cannot be written, and escapes what its encoding lacks."""
+    """Standard output that tells an OutputError where it cannot be written, and escapes what its encoding lacks; standard error whose
+    failures cost nothing but the message."""
     _occupy()
-    given = sys.stdout
+    given, given_error = sys.stdout, sys.stderr
     if isinstance(given, io.TextIOWrapper):
         given.reconfigure(errors="backslashreplace")  # as stderr does
     sys.stdout = Guarded(given or Closed())
-    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115  # as long as the process
+    sys.stderr = Lossy(given_error or Closed())
     try:
         yield
     finally:
-        sys.stdout = given
+        sys.stdout, sys.stderr = given, given_error
 
 
 def _occupy() -> None:
@@ -58,14 +60,15 @@ class Closed(io.StringIO):
 
 
 class Guarded:
-    """A stream whose errors say what could not be written; a reader that went away stays a BrokenPipeError."""
+    """A stream whose errors say what could not be written; a reader that went away stays a BrokenPipeError. Text on it is harmless to a
+    terminal, whatever file or argument it is from."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
 
     def write(self, data: str | bytes) -> None:
         with self._told():
-            self._stream.write(data)
+            self._stream.write(harmless(data) if isinstance(data, str) else data)
 
     def flush(self) -> None:
         with self._told():
@@ -87,3 +90,20 @@ class Guarded:
         except OSError as error:
             discard_output()
             raise OutputError(f"cannot be written: {error.strerror or error}", where=WHERE) from None
+
+
+def harmless(text: str) -> str:
+    """Text with all but its line ends printable."""
+    lines = text.split("\n")
+    if text == ERASE or all(map(str.isprintable, lines)):
+        return text
+    return "\n".join(printable(line, sys.maxsize) for line in lines)
+
+
+class Lossy(Guarded):
+    """A stream that may lose what is written: there is nowhere to tell that standard error is full or gone."""
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        with contextlib.suppress(OSError):
+            yield

@@ -30,7 +30,7 @@ class Outcome:
     written: str = ""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True, repr=False)
 class Summary:
     """The outcomes, in the order of the sources. warnings: what went wrong besides, e.g. an index that cannot be written."""
 
@@ -44,6 +44,9 @@ class Summary:
     def is_complete(self) -> bool:
         """Whether nothing was refused."""
         return not self.of(REFUSED)
+
+    def __repr__(self) -> str:
+        return f"<Summary: {self}>"
 
     def __str__(self) -> str:
         return ", ".join(f"{status} {len(self.of(status))}" for status in (EXPORTED, SKIPPED, REFUSED))

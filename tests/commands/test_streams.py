@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 import exporter
+from exporter.batchnorm.bundle import Origin
 from tests.make.layers import ROOT, make_bundle, make_layer
 
 KERAS = ROOT / "sample_models" / "encoder_keras3" / "model.keras"
@@ -43,6 +46,44 @@ def test_a_full_disk_is_told_as_that(shell, words):
     done = shell(f"{COMMAND} {words} > /dev/full")
     assert done.returncode == 1
     assert done.stderr == b"error: standard output: cannot be written: No space left on device\n"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+def test_help_on_a_full_disk_and_messages_that_nobody_gets(shell, tmp_path):
+    done = shell(f"{COMMAND} --help > /dev/full")
+    assert (done.returncode, done.stderr) == (1, b"error: standard output: cannot be written: No space left on device\n")
+    assert shell(f"{COMMAND} {KERAS} o.json -v 2> /dev/full").returncode == 0
+    assert exporter.load(tmp_path / "o.json")
+    assert shell(f"{COMMAND} nothing.h5 2> /dev/full").returncode == 1
+    assert shell(f"{COMMAND} --nothing 2> /dev/full").returncode == 2
+
+
+ODD = "\x1b[2J\x1b]0;x\x07\u202e\x9b\u2066"
+
+
+def test_no_word_of_a_file_or_an_argument_reaches_the_terminal_as_it_is(run, tmp_path, monkeypatch):
+    """Each command, on files that have odd characters in every field."""
+    from exporter.commands.diagnose import diagnose
+    from exporter.commands.evaluate import evaluate
+    from exporter.commands.export import export
+    from exporter.commands.verify import verify
+
+    monkeypatch.chdir(tmp_path)
+    origin = Origin(file=ODD, kind=ODD, keras_version=ODD, backend=ODD, tensorflow_version=ODD)
+    layer = make_layer(ODD, assumed=(ODD,), converted=(ODD,), quantized=ODD, class_name=ODD)
+    exporter.write(make_bundle(layer, origin=origin, skipped=((ODD, ODD),)), "a.json")
+    exporter.write(make_bundle(layer.replace(epsilon=0.5), origin=origin), f"{ODD}.json")
+    np.save("x.npy", np.ones((2, 4), np.float32))
+    for command, *words in [
+            (export, "a.json"), (export, "a.json", "--json"), (export, f"{ODD}.json", "o.json", "-v"), (export, ODD),
+            (export, "a.json", ODD),
+            (export, f"{ODD}.json", ODD, "--out-dir", "d", "-v", "--jobs", "1"), (export, "a.json", "--layers", f"x{ODD}"),
+            (export, "a.json", f"--{ODD}"), (export, "a.json", "o.json", "--names", ODD), (verify, "a.json", f"{ODD}.json"), (verify, ODD),
+            (diagnose, "a.json", "--layer", ODD, "--input", "x.npy", "--output", "x.npy"), (evaluate, "a.json", ODD, "y.npy"),
+            (diagnose, f"{ODD}.json", "--layer", "x", "--input", "x.npy", "--output", "x.npy")]:
+        _, out, err = run(command, *words)
+        assert out + err, words
+        assert not re.search("[\0-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", out + err), words
 
 
 def test_closed_streams(shell, tmp_path):
