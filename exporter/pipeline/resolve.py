@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
@@ -81,47 +82,60 @@ def resolve(found: Found | ReadBack, options: ReadOptions, completion: Completio
     everything = unique_paths(found.layers)
     _check_layers_option(everything, found.skipped, options)
     completion = completion or Completion(options)
-    skipped = [each for each in found.skipped if options.wants(each.path)]
-    layers: list[BatchNorm] = []
-    unknown: list[Skipped] = []
-    kept: list[Stored] = []
-    unusable: list[tuple[Unusable, LayerError]] = []
-    doubtful = False
+    what = _Sorted(found, [each for each in found.skipped if options.wants(each.path)])
     for stored in everything:
-        if not options.wants(stored.path):
-            continue
+        if options.wants(stored.path):
+            what.take(stored, completion)
+    _check_globs(options, everything)
+    layers, unresolved = what.layers, [*what.skipped, *what.unknown]
+    refused = [] if keep_unusable or (options.skip_unresolved and layers) else what.unusable
+    if unresolved and not (options.skip_unresolved and (layers or (keep_unusable and what.unusable))):
+        remedies = [remedy for path, remedy in found.remedies.items() if options.wants(path)]
+        raise UnresolvedError([*unresolved, *_pairs(refused)], hint=hint(
+            options, epsilon=bool(what.unknown), classes=found.own_classes, remedies=remedies, doubtful=what.doubtful, rest=bool(layers)))
+    if refused:
+        raise _cannot_be_used(refused, rest=bool(layers))
+    odd = [f"{layer.path}: the file does not say along which axis of its input it runs; {list(layer.axis)} is assumed"
+           for layer in layers if "axis" in layer.assumed and "epsilon" not in layer.assumed]
+    warnings = (*found.warnings, *odd, *_about_calls(what.kept), *_once(what.kept), *_remarks(layers), *_about_updates(layers))
+    return Bundle(layers=tuple(layers), origin=found.origin, skipped=(*unresolved, *_pairs(what.unusable)), warnings=warnings,
+                  unusable=tuple(each for each, _ in what.unusable))
+
+
+@dataclasses.dataclass
+class _Sorted:
+    """What becomes of the layers that were found.
+
+    skipped: what cannot be had, doubtful ones among it. kept: of `layers`, as they are stored. unknown: those without an epsilon.
+    """
+
+    found: Found
+    skipped: list[Skipped]
+    layers: list[BatchNorm] = dataclasses.field(default_factory=list)
+    kept: list[Stored] = dataclasses.field(default_factory=list)
+    unknown: list[Skipped] = dataclasses.field(default_factory=list)
+    unusable: list[tuple[Unusable, LayerError]] = dataclasses.field(default_factory=list)
+    doubtful: bool = False
+
+    def take(self, stored: Stored, completion: Completion) -> None:
+        """Puts a layer where it belongs."""
         try:
             layer = completion.layer(stored)
         except LayerError as error:
-            unusable.append((completion.unusable(stored, error), error))
-            continue
+            self.unusable.append((completion.unusable(stored, error), error))
+            return
         if layer is not None:
-            layers.append(layer)
-            kept.append(stored)
+            self.layers.append(layer)
+            self.kept.append(stored)
         elif not completion.has_epsilon(stored):
-            unknown.append(Skipped(stored.path, no_epsilon(found.own_classes)))
+            self.unknown.append(Skipped(stored.path, no_epsilon(self.found.own_classes)))
         elif completion.is_refused(stored):
-            skipped.append(Skipped(stored.path, stored.doubt))
-            doubtful = True
+            self.skipped.append(Skipped(stored.path, stored.doubt))
+            self.doubtful = True
         else:
-            skipped.append(Skipped(stored.path, f"its parameters have shape {list(stored.shape)} and the file does not say along which "
-                                                "axes"))
-            found.remedies[stored.path] = Remedy.ARCHITECTURE
-    _check_globs(options, everything)
-    unresolved = [*skipped, *unknown]
-    refused = [] if keep_unusable or (options.skip_unresolved and layers) else unusable
-    if unresolved and not (options.skip_unresolved and (layers or (keep_unusable and unusable))):
-        remedies = [remedy for path, remedy in found.remedies.items() if options.wants(path)]
-        raise UnresolvedError([*unresolved, *_pairs(refused)], hint=hint(
-            options, epsilon=bool(unknown), classes=found.own_classes, remedies=remedies, doubtful=doubtful, rest=bool(layers)))
-    if refused:
-        raise _cannot_be_used(refused, rest=bool(layers))
-    unresolved += _pairs(unusable)
-    odd = [f"{layer.path}: the file does not say along which axis of its input it runs; {list(layer.axis)} is assumed"
-           for layer in layers if "axis" in layer.assumed and "epsilon" not in layer.assumed]
-    warnings = (*found.warnings, *odd, *_about_calls(kept), *_once(kept), *_remarks(layers), *_about_updates(layers))
-    return Bundle(layers=tuple(layers), origin=found.origin, skipped=tuple(unresolved), warnings=warnings,
-                  unusable=tuple(each for each, _ in unusable))
+            self.skipped.append(Skipped(stored.path, f"its parameters have shape {list(stored.shape)} and the file does not say along "
+                                                     "which axes"))
+            self.found.remedies[stored.path] = Remedy.ARCHITECTURE
 
 
 def _pairs(unusable: Sequence[tuple[Unusable, LayerError]]) -> list[Skipped]:
