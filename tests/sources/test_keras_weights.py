@@ -100,7 +100,9 @@ def test_architecture_that_does_not_fit(weights, architecture):
 
 def test_names_that_keras_made_up_may_differ(weights, architecture):
     path = weights({"layers/batch_normalization": (A, "batch_normalization_7")})
-    assert shown(read(path, architecture(norm("x")))) == {"x": (0.001, given(A))}
+    bundle = read(path, architecture(norm("x")))
+    assert shown(bundle) == {"x": (0.001, given(A))}
+    assert any("x for batch_normalization_7" in warning for warning in bundle.warnings)
     path = weights({"layers/batch_normalization": (A, "x")})
     assert shown(read(path, architecture(norm("batch_normalization_3")))) == {"batch_normalization_3": (0.001, given(A))}
 

@@ -47,9 +47,11 @@ def read_weights(root: Group, tree: Node | None, keras_version: str | None, foun
 
         matches = matched(root, tree, keras_version, own_config=own_config)
         ranks = input_ranks(tree)
-        for match in matches:
-            if match.node is not None and match.group is not None:
-                _check_name(match.path, match.node, match.group, own_config)
+        renamed = [said for match in matches if match.node is not None and match.group is not None
+                   and (said := _renamed(match.path, match.node, match.group, own_config))]
+        if renamed:
+            found.warn(f"the architecture gives {len(renamed)} batch norms other names than the weights do, one of which Keras made up "
+                       f"({several(renamed, 3)}): they are paired by their place in the model")
     era = dialects.era_of(keras_version, None)
     for match in matches:
         if match.group is None:
@@ -85,12 +87,17 @@ def _read(path: str, node: Node, group: Group, era: dialects.Era, rank: int | No
     found.add(assemble(path, node, fields, arrays, era, rank, quantized=quantized))
 
 
-def _check_name(path: str, node: Node, group: Group, own_config: bool) -> None:
-    """Whether the name in the weights is the one in the config. Names that Keras made up differ from one session to the next."""
+def _renamed(path: str, node: Node, group: Group, own_config: bool) -> str:
+    """How the name in the config differs from the one in the weights: those that Keras made up do from one session to the next.
+
+    Raises: FormatError where another difference shows that they do not fit.
+    """
     name = group.name
     made_up = any(numbered(text)[0] == snake_case(node.base_name) for text in (name or "", node.name))
-    if name is None or name == node.name or (made_up and not own_config):
-        return
+    if name is None or name == node.name:
+        return ""
+    if made_up and not own_config:
+        return f"{printable(node.name, 60)} for {printable(name, 60)}"
     what = "the config" if own_config else "the architecture"
     raise FormatError(f"{what} calls this layer {printable(node.name, 80)!r}, the weights {printable(name, 80)!r}: they do not fit",
                       where=path, hint="" if own_config else "give the architecture of the model that these weights are of")
