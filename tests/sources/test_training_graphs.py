@@ -45,10 +45,15 @@ def moments(scope, x="x", axes=(0,)):
     return nodes, f"{s}/mean", f"{s}/variance"
 
 
-def average(name, variable, statistic, read=None):
-    """assign_moving_average without zero_debias."""
-    return [const(f"{name}/decay", np.float32(0.1)), node(f"{name}/sub", "Sub", read or f"{variable}/read", statistic),
-            node(f"{name}/mul", "Mul", f"{name}/sub", f"{name}/decay"), node(name, "AssignSub", variable, f"{name}/mul")]
+def average(name, variable, statistic, *, unless_empty=False):
+    """assign_moving_average without zero_debias; unless_empty: as Keras has it under a distribution strategy."""
+    nodes = [const(f"{name}/decay", np.float32(0.1)), node(f"{name}/sub", "Sub", f"{variable}/read", statistic),
+             node(f"{name}/mul", "Mul", f"{name}/sub", f"{name}/decay")]
+    if not unless_empty:
+        return [*nodes, node(name, "AssignSub", variable, f"{name}/mul")]
+    return [*nodes, node(f"{name}/full", "Greater", "x", "x"), node(f"{name}/zeros", "ZerosLike", f"{name}/mul"),
+            node(f"{name}/chosen", "SelectV2", f"{name}/full", f"{name}/mul", f"{name}/zeros"),
+            node(name, "AssignSub", variable, f"{name}/chosen")]
 
 
 def debiased(name, variable, statistic, *, assigns):
@@ -158,8 +163,8 @@ def test_copies_for_other_devices_are_the_variable_that_is_stored(tmp_path):
         towers += [*of_batch, node(f"{scope}/full", "Greater", "x", "x"), node(f"{scope}/zeros", "ZerosLike", mean),
                    node(f"{scope}/m", "SelectV2", f"{scope}/full", mean, f"{scope}/zeros"),
                    node(f"{scope}/v", "SelectV2", f"{scope}/full", variance, f"{scope}/zeros"),
-                   *average(f"{scope}/am", f"bn/moving_mean{tail}", f"{scope}/m"),
-                   *average(f"{scope}/av", f"bn/moving_variance{tail}", f"{scope}/v"),
+                   *average(f"{scope}/am", f"bn/moving_mean{tail}", f"{scope}/m", unless_empty=True),
+                   *average(f"{scope}/av", f"bn/moving_variance{tail}", f"{scope}/v", unless_empty=True),
                    *chain(scope, "x", f"bn/gamma{tail}/read", f"bn/beta{tail}/read", f"{scope}/m", f"{scope}/v")]
     bundle = exporter.read(save(tmp_path, tensors("bn", values), X, *nodes, *copies, *towers))
     assert bundle.paths() == ["bn"]

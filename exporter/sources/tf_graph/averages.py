@@ -28,6 +28,7 @@ from exporter.sources.tf_graph.trace import (
     Tracer,
     Value,
     Variable,
+    is_made,
     operand,
 )
 
@@ -105,7 +106,7 @@ class Averages:
     def _updates(self) -> Iterator[tuple[Hashable, Variable]]:
         """(statistic, average) of each update."""
         for frame, node, target in self._assignments(SUBTRACTIONS):
-            product = inner(operand(frame, node, 1)).node
+            product = self._unless_empty(operand(frame, node, 1)).node
             for difference in self._inputs(frame, product, "Mul"):
                 sides = [self._tracer.trace(side) for side in self._sides(difference, "Sub")]
                 if sides and sides[0].identity == target.identity:
@@ -118,6 +119,15 @@ class Averages:
                 one, other = (one, other) if one.identity == target.identity else (other, one)
                 if one.identity == target.identity and self._tracer.is_statistic(other):
                     yield other.identity, target
+
+    def _unless_empty(self, value: Value) -> Value:
+        """What is chosen unless a batch is empty: zeros in place of it, as Keras has it under a distribution strategy."""
+        value = inner(value)
+        node = value.node
+        if node is None or node.op not in ("Select", "SelectV2"):
+            return value
+        kept = [side for number in (1, 2) if not is_made(self._tracer.trace(side := operand(value.frame, node, number)), 0.0)]
+        return inner(kept[0]) if len(kept) == 1 else value
 
     def _debiased(self) -> Iterator[tuple[Hashable, Variable]]:
         """(biased average, the variable that it is divided into) of each zero-debiased update."""
