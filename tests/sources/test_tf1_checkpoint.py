@@ -211,7 +211,7 @@ def test_names_alone(tmp_path):
     stored = {**tensors("a/bn", values), **tensors("beta_bn", values[1:], ROLES[1:]), "a/bn/gamma/Adam": values[0],
               "a/bn/moving_mean/biased": values[2], "a/bn/moving_mean/ExponentialMovingAverage": values[2], "a/kernel": values[0]}
     index = save(tmp_path, stored)
-    with pytest.raises(UnresolvedError, match="a/bn: the file does not say its epsilon"):
+    with pytest.raises(UnresolvedError, match="a/bn, beta_bn: the file does not say its epsilon"):
         exporter.read(index)
     bundle = exporter.read(index, epsilon=0.001)
     assert bundle.paths() == ["a/bn", "beta_bn"]

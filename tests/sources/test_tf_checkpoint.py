@@ -269,7 +269,7 @@ def test_no_batch_norm_at_all(tmp_path):
         exporter.read(Model().dense("fc").write(tmp_path))
 
 
-@pytest.mark.parametrize(("scale", "average", "axis"), [((3,), (1, 1, 1, 3), (-1,)), ((3, 1, 1), (1, 3, 1, 1), (-3,)),
+@pytest.mark.parametrize(("scale", "average", "axis"), [((3,), (1, 1, 1, 3), (-1,)), ((3, 1, 1), (1, 3, 1, 1), (1,)),
                                                         ((3,), (1, 3), (-1,))])
 def test_batch_norm_of_sonnet(tmp_path, scale, average, axis):
     """Inference reads `average`; `_hidden` and `_counter` are how it was made."""
@@ -283,7 +283,7 @@ def test_batch_norm_of_sonnet(tmp_path, scale, average, axis):
     keys = [f"net/bn/{name}/.ATTRIBUTES/VARIABLE_VALUE" for name in ("scale", "offset", "moving_mean/average", "moving_variance/average")]
     for role, key in zip(ROLES, keys, strict=True):
         assert getattr(layer, role).tobytes() == model.tensors[key].tobytes()
-    assert (layer.path, layer.axis, layer.shape, layer.class_name) == ("net/bn", axis, (3,), "BatchNorm")
+    assert (layer.path, layer.axis, layer.ndim, layer.shape, layer.class_name) == ("net/bn", axis, len(average), (3,), "BatchNorm")
 
 
 def test_a_module_with_names_of_its_own(tmp_path):

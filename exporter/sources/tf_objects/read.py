@@ -82,7 +82,9 @@ def read_objects(checkpoint: TensorBundle, architecture: Place | None, found: Fo
     for read in read_norms(checkpoint, graph, find_norms(graph, is_stored), said_of, era, found):
         found.take(with_kernel(read.layer, norms.get(read.key, []), era) if norms else read.layer)
     for read in read_norms(checkpoint, graph, sonnet_norms(graph), lambda norm: Said("/".join(norm.way[1])), era, found):
-        found.add(read.layer.replace(class_name="BatchNorm"))
+        rank = len(checkpoint.info(read.key).shape)  # the averages have all axes of the input
+        axis = tuple(number if number == -1 else number + rank for number in read.layer.axis) if read.layer.axis and rank > 1 else None
+        found.add(read.layer.replace(class_name="BatchNorm", axis=axis, ndim=rank if axis else None))
     if not found.layers and not found.skipped:
         raise UnsupportedError("no object of the checkpoint holds variables called moving_mean and moving_variance, and other names say "
                                "nothing certain", hint="if the model has a batch norm of its own making, save it with tf.saved_model.save: "
