@@ -337,7 +337,7 @@ def test_what_was_folded_is_named_and_the_rest_had(tmp_path):
     values = parameters()
     nodes, reads = frozen_variables("whole", values)
     offset = [const("c_bn_offset", np.float32([1, 2, 3])), node("conv/FusedBatchNorm", "BiasAdd", "x", "c_bn_offset")]
-    with pytest.raises(UnresolvedError, match="2 batch norms cannot be resolved: gone: it was folded"):
+    with pytest.raises(UnresolvedError, match="2 batch norms cannot be resolved: gone, conv: it was folded"):
         read(tmp_path, X, *nodes, fused("whole", reads), *folded("gone"), *offset)
     bundle = read(tmp_path, X, *nodes, fused("whole", reads), *folded("gone"), *offset, skip_unresolved=True)
     check(bundle["whole"], values)
