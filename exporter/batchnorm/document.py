@@ -11,6 +11,7 @@ from exporter.batchnorm import schema, vectors
 from exporter.batchnorm.bundle import Bundle, Origin, ReadBack
 from exporter.batchnorm.dtypes import round_to
 from exporter.batchnorm.layer import PARAMETERS, BatchNorm
+from exporter.batchnorm.places import Call
 from exporter.errors import BundleError, located, printable
 
 if TYPE_CHECKING:
@@ -61,6 +62,10 @@ def layer_entry(layer: BatchNorm, with_vectors: bool) -> dict[str, Any]:
         content["quantized"] = layer.quantized
     if layer.called_in_training:
         content["called_in_training"] = True
+    if len(layer.calls) == 1:
+        content |= layer.calls[0].as_dict()
+    elif layer.calls:
+        content["calls"] = [call.as_dict() for call in layer.calls]
     if with_vectors:
         x, y = vectors.make(layer)
         content["vectors"] = {"input": x, "output": y}
@@ -155,7 +160,14 @@ def _layer(entry: dict[str, Any]) -> BatchNorm:
             momentum=None if entry["momentum"] is None else float(entry["momentum"]),
             effective_epsilon=None if effective is None else float(effective), assumed=tuple(entry.get("assumed", ())),
             converted=tuple(entry.get("converted", ())), quantized=entry.get("quantized"),
-            called_in_training=entry.get("called_in_training", False), **shaped)
+            called_in_training=entry.get("called_in_training", False),
+            calls=_calls(entry), **shaped)
+
+
+def _calls(entry: dict[str, Any]) -> tuple[Call, ...]:
+    if "calls" in entry:
+        return tuple(map(Call.of, entry["calls"]))
+    return (Call.of(entry),) if "inputs" in entry and "outputs" in entry else ()
 
 
 def _whole(number: float, name: str) -> int:

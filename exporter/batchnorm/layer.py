@@ -48,6 +48,8 @@ class BatchNorm(Parameters):
                       layer has no such parameter (scale=False, center=False).
     moving_mean, moving_variance:  arrays of `shape` in `dtype`.
     called_in_training: the model calls the layer with training=True, so that it may normalize by the statistics of the batch.
+    calls:            what feeds and follows each call of the layer; () where the file does not say. `inputs` and `outputs` are those of
+                      the one call that nearly every layer has, else None.
     effective_epsilon: what the fused kernel of the TensorFlow that wrote the file used instead of `epsilon`; None: the same.
     assumed:          names of fields that did not come from the file.
     converted:        names of fields that were converted to the one formula (an era that stored a deviation).

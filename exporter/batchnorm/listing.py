@@ -12,6 +12,7 @@ from exporter.errors import printable
 
 if TYPE_CHECKING:
     from exporter.batchnorm.origin import Origin
+    from exporter.batchnorm.places import Neighbor
     from exporter.batchnorm.stored import Stored, Unusable
 
 HEADINGS = ("layer", "channels", "axis", "epsilon", "dtype", "parameters", "notes")
@@ -19,9 +20,13 @@ MOST_ROWS = 200  # of a table in a notebook
 LONGEST = 300  # characters of a cell
 
 
-def table(origin: Origin, layers: Sequence[BatchNorm], unusable: Sequence[Unusable] = ()) -> str:
-    """The table as text; nothing of the file reaches the terminal as it is."""
-    return "\n".join([summary(origin, layers), "", *columns([HEADINGS, *map(cells, layers), *(cells(*each) for each in unusable)]), ""])
+def table(origin: Origin, layers: Sequence[BatchNorm], unusable: Sequence[Unusable] = (), *, with_places: bool = False) -> str:
+    """The table as text; nothing of the file reaches the terminal as it is. with_places: also what feeds and follows each layer."""
+    rows = [HEADINGS, *map(cells, layers), *(cells(*each) for each in unusable)]
+    if with_places:
+        beside = [("fed by", "followed by"), *map(places, layers), *(places(each.layer) for each in unusable)]
+        rows = [(row[0], *more, *row[1:]) for row, more in zip(rows, beside, strict=True)]
+    return "\n".join([summary(origin, layers), "", *columns(rows), ""])
 
 
 def html_table(origin: Origin, layers: Sequence[BatchNorm]) -> str:
@@ -62,6 +67,19 @@ def notes(layer: BatchNorm | Stored) -> list[str]:
     if layer.quantized:
         found.append(f"quantized {layer.quantized}")
     return found
+
+
+def places(layer: BatchNorm | Stored) -> tuple[str, str]:
+    """What feeds a layer and what follows it, call by call."""
+    if not layer.calls:
+        return "not known", "not known"
+    fed = " | ".join(_shown(call.inputs, "the model's input") for call in layer.calls)
+    followed = " | ".join(_shown(call.outputs, "nothing") for call in layer.calls)
+    return printable(fed, LONGEST), printable(followed, LONGEST)
+
+
+def _shown(neighbors: Sequence[Neighbor], none: str) -> str:
+    return ", ".join(f"{each.path} ({', '.join(filter(None, (each.class_name, each.activation)))})" for each in neighbors) or none
 
 
 def columns(rows: Iterable[Sequence[str]], align: Callable[[str, int], str] = str.ljust) -> list[str]:

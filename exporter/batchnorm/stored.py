@@ -14,6 +14,8 @@ from exporter.errors import printable
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from exporter.batchnorm.places import Call, Neighbor
+
 _Layer = TypeVar("_Layer", bound="Parameters")
 _Any = TypeVar("_Any")
 
@@ -72,6 +74,7 @@ class Parameters:
     assumed: tuple[str, ...] = ()
     quantized: str | None = None
     called_in_training: bool = False
+    calls: tuple[Call, ...] = ()
 
     def __post_init__(self) -> None:
         for name in PARAMETERS:
@@ -95,6 +98,16 @@ class Parameters:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return rebuilt, (type(self), {field.name: getattr(self, field.name) for field in dataclasses.fields(self)})
+
+    @property
+    def inputs(self) -> tuple[Neighbor, ...] | None:
+        """The layers that feed it, where it is called once and the file says where; several calls: see `calls`."""
+        return self.calls[0].inputs if len(self.calls) == 1 else None
+
+    @property
+    def outputs(self) -> tuple[Neighbor, ...] | None:
+        """The layers that follow it, likewise."""
+        return self.calls[0].outputs if len(self.calls) == 1 else None
 
     @property
     def is_untouched(self) -> bool:

@@ -60,7 +60,7 @@ def _list(args: argparse.Namespace) -> int:
     else:
         from exporter.batchnorm.listing import table
 
-        sys.stdout.write(table(bundle.origin, bundle.layers, bundle.unusable))
+        sys.stdout.write(table(bundle.origin, bundle.layers, bundle.unusable, with_places=args.places))
     return 0
 
 
@@ -89,6 +89,7 @@ def write_options(args: argparse.Namespace) -> WriteOptions:
 
 
 WRITING = ("--names", "--folded", "--no-vectors", "--axis", "--plain", "--verbose")  # go with OUT or --out-dir
+LISTING = ("--json", "--places")
 MANY = ("--suffix", "--jobs", "--dask", "--force", "--report")  # go with --out-dir
 
 
@@ -108,8 +109,9 @@ def _check(args: argparse.Namespace) -> None:
     wrong = [option for option in WRITING if not many and args.out is None and _is_given(args, option)]
     if wrong:
         raise UsageError(f"{wrong[0]} goes with OUT or --out-dir DIR: without them the layers are listed")
-    if args.json and (many or args.out is not None):
-        raise UsageError("--json lists the layers: it goes without OUT and --out-dir")
+    wrong = [option for option in LISTING if (many or args.out is not None) and _is_given(args, option)]
+    if wrong:
+        raise UsageError(f"{wrong[0]} lists the layers: it goes without OUT and --out-dir")
 
 
 def _is_given(args: argparse.Namespace, option: str) -> bool:
@@ -127,6 +129,7 @@ def export_parser() -> argparse.ArgumentParser:
                              f"says its kind: {' '.join(suffix for suffix in SUFFIXES if suffix != '/')}, or a folder/. "
                              "- is standard input, and as OUT the bundle on standard output")
     parser.add_argument("--json", action="store_true", help="without OUT: the list as JSON")
+    parser.add_argument("--places", action="store_true", help="without OUT: also list the layers that feed and follow each")
     parser.add_argument("-v", "--verbose", action="store_true", help="one line a layer on stderr; with --out-dir one line a model")
     parser.add_argument("--version", action="version", version=f"bn-export {__version__}")
     writing = parser.add_argument_group("writing")

@@ -34,7 +34,7 @@ class Surroundings:
 
     def called(self, entry: dict[str, Any]) -> Surroundings:
         """The surroundings with what the calls of a layer's entry add, which count for the layer and all that lies in it."""
-        calls = _calls(entry)
+        calls = calls_of(entry)
         said = [_training(call) for call in calls]
         if not said or set(said) == {None}:
             return self
@@ -72,13 +72,32 @@ def input_names(entry: dict[str, Any], tensors: Sequence[dict[str, Any]]) -> tup
     return tuple(history[0] for history in histories if isinstance(history, list) and history and isinstance(history[0], str))
 
 
-def _calls(entry: dict[str, Any]) -> list[Any]:
+def references(value: Any) -> Iterator[tuple[str, int, int]]:
+    """(layer, number of its call, number of the tensor) of each tensor that a call reads, or that a model takes or gives."""
+    if isinstance(value, dict):
+        config = value.get("config")
+        if value.get("class_name") == "__keras_tensor__" and isinstance(config, dict):
+            yield from references(config.get("keras_history"))
+            return
+        value = list(value.values())
+    if not isinstance(value, list):
+        return
+    if len(value) > 2 and isinstance(value[0], str) and type(value[1]) is int and type(value[2]) is int:
+        yield value[0], value[1], value[2]
+        yield from references(value[3] if len(value) > 3 else None)
+        return
+    for part in value:
+        yield from references(part)
+
+
+def calls_of(entry: dict[str, Any]) -> list[Any]:
+    """The calls of a layer in the model that holds it, as its entry has them."""
     calls = entry.get("inbound_nodes")
     return calls if isinstance(calls, list) else []
 
 
 def _first(entry: dict[str, Any]) -> Any:
-    return next(iter(_calls(entry)), None)
+    return next(iter(calls_of(entry)), None)
 
 
 def _tensors(call: dict[str, Any] | list[Any]) -> Iterator[dict[str, Any]]:

@@ -17,59 +17,20 @@ from typing import Any
 
 from exporter.errors import FormatError, located, printable
 from exporter.keras.calls import NOTHING_AROUND, Surroundings, input_names, input_tensors
-from exporter.keras.lookalikes import BATCH_NORMS, INNER_NORM, SIGNS, about_wrapper, inner_norm
+from exporter.keras.lookalikes import BATCH_NORMS, INNER_NORM, about_wrapper, inner_norm
+from exporter.keras.node import MODELS as MODELS
+from exporter.keras.node import Node as Node
+from exporter.keras.node import is_batch_norm as is_batch_norm
+from exporter.keras.node import join as join
+from exporter.keras.node import walk as walk
+from exporter.keras.places import with_places
 
 MOST_LAYERS = 100_000
 HOW_TO_GIVE_ONE = "an architecture is the JSON of model.to_json() or get_config(), or a whole model of model.save(); YAML is not read"
-MODELS = ("Sequential", "Model", "Functional", "Network")
 
 # Where a config holds objects that are not layers, or a second description of layers that are listed already.
 _NO_LAYERS = frozenset(("dtype", "input_layers", "output_layers", "inbound_nodes", "build_config", "compile_config", "training_config",
                         "optimizer"))
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Node:
-    """One layer of a config, or the model itself.
-
-    name:            the layer's own; "" where the config gives none (a Sequential of Keras 1). A layer of Keras 0.3.0 has the name of
-                     its group in HDF5, "layer_0".
-    class_name:      as written, e.g. "BatchNormalization", "Custom>MyBN".
-    registered_name: of Keras 3 and .keras files, e.g. "Custom>MyBN"; else None.
-    config:          the layer's config; {} for a Sequential whose config is a list.
-    children:        (role, Node) in the order in which the layer holds them. A role is the config's key: "layers" of a model or
-                     a legacy Merge, "layer" of a wrapper, "forward_layer" and "backward_layer" of Bidirectional, "cell" of RNN,
-                     "cells" of StackedRNNCells, any other key of a user's class.
-    input_shape:     batch shape it was built on, None for unknown sizes, where the config says it; else None.
-    inputs:          names of the layers beside it that feed its first call; () in a Sequential.
-    shared_object:   shared_object_id of the entry, or None: two entries with one id are one layer.
-    surroundings:    what the models and wrappers around it do to it, and how it is called.
-    """
-
-    name: str
-    class_name: str
-    registered_name: str | None = None
-    config: Mapping[str, Any]
-    children: tuple[tuple[str, Node], ...] = ()
-    input_shape: tuple[int | None, ...] | None = None
-    inputs: tuple[str, ...] = ()
-    shared_object: int | None = None
-    surroundings: Surroundings = NOTHING_AROUND
-
-    @property
-    def base_name(self) -> str:
-        """The class name without the package that it is registered under."""
-        return self.class_name.rpartition(">")[2]
-
-    @property
-    def is_model(self) -> bool:
-        """Whether it holds a list of layers, as a Sequential does."""
-        return self.base_name in MODELS or any(role == "layers" for role, _ in self.children)
-
-    @property
-    def is_order_known(self) -> bool:
-        """Whether Keras defines in which order the weights of `children` come: in a user's class only an only child is certain."""
-        return self.is_model or self.base_name in ("Bidirectional", "StackedRNNCells") or len(self.children) < 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,7 +69,7 @@ def model_tree(value: Any, where: str) -> Node:
     """The tree of a parsed model config."""
     counter = _Counter(where)
     if isinstance(value, dict) and isinstance(value.get("class_name"), str):
-        return _layer(value, counter, NOTHING_AROUND, "the model")
+        return with_places(_layer(value, counter, NOTHING_AROUND, "the model"))
     if isinstance(value, dict) and isinstance(value.get("name"), str) and ("layers" in value or "nodes" in value):
         return _old_layer(value, counter, "")
     raise FormatError("this JSON is not the config of a Keras model", where=where,
@@ -276,36 +237,6 @@ def _shape(value: Any) -> tuple[int | None, ...] | None:
     if not isinstance(value, list) or not all(size is None or (type(size) is int and size >= 0) for size in value):
         return None
     return tuple(value)
-
-
-def walk(root: Node) -> Iterator[tuple[str, Node]]:
-    """(path, layer) of every layer below `root` in the model's order; the model's own name is no part of a path."""
-    stack = [iter([("", child) for _, child in root.children])]
-    while stack:
-        above, node = next(stack[-1], (None, root))
-        if above is None:
-            stack.pop()
-            continue
-        path = join(above, node.name)
-        yield path, node
-        stack.append(iter([(path, child) for _, child in node.children]))
-
-
-def join(above: str, name: str) -> str:
-    """A path from an outer one and a name, either of which may be ""."""
-    return f"{above}/{name}" if above and name else above or name
-
-
-def is_batch_norm(node: Node) -> bool:
-    """Whether a layer is a batch norm: Keras's own classes, or a class of the user's that inherits its config.
-
-    A user's class of the same name that is none (registered as "fake>BatchNormalization") lacks the config.
-    """
-    signed = all(key in node.config for key in SIGNS)
-    if node.base_name in BATCH_NORMS:
-        own = ">" in (node.registered_name or node.class_name)
-        return signed or not own
-    return signed and not node.children
 
 
 def norm_fields(node: Node) -> NormFields:

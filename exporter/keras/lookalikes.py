@@ -26,6 +26,9 @@ _DESCRIBED = re.compile(r"(.+)_(?:initializer|regularizer|constraints?)")
 _VARIABLES = frozenset(("beta", "gamma", "moving_mean", "moving_variance", "moving_stddev", "renorm_mean", "renorm_stddev", "activity"))
 _UNSET: tuple[Any, ...] = (None, False, 0, "", "None", {}, [])
 
+# Wrappers that hand on their input as it is.
+WRAPPERS_AS_THEY_ARE = frozenset((
+    "SpectralNormalization", "WeightNormalization", "PruneLowMagnitude", "QuantizeWrapper", "QuantizeWrapperV2"))
 # Wrappers that quantize what their layer computes with; the layer's own arrays are stored as they were trained.
 _QUANTIZING_WRAPPERS = ("QuantizeWrapper", "QuantizeWrapperV2")
 

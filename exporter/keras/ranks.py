@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from exporter.keras.config import Node
+from exporter.keras.lookalikes import WRAPPERS_AS_THEY_ARE
+from exporter.keras.node import Node
 
 # Layers whose name ends in 1D, 2D or 3D: the rank of the input, which the output has, too.
 _SPATIAL_RANKS = {"1D": 3, "2D": 4, "3D": 5}
@@ -22,8 +23,6 @@ _SAME = frozenset((
     "ThresholdedReLU", "Softmax", "ParametricSoftplus", "SReLU", "Dropout", "AlphaDropout", "GaussianDropout", "GaussianNoise",
     "ActivityRegularization", "Masking", "Permute", "Dense", "TimeDistributedDense", "Highway", "MaxoutDense", "InputLayer",
     "Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Concatenate"))
-# Wrappers that hand on their input as it is.
-_AS_IT_IS = frozenset(("SpectralNormalization", "WeightNormalization", "PruneLowMagnitude", "QuantizeWrapper", "QuantizeWrapperV2"))
 _RECURRENT = ("RNN", "LSTM", "GRU", "SimpleRNN", "CuDNNLSTM", "CuDNNGRU")
 
 
@@ -69,7 +68,7 @@ def _visit_model(node: Node, rank: int | None, found: dict[Node, int]) -> int | 
 
 
 def _rank_inside(node: Node, rank: int | None, role: str) -> int | None:
-    if node.base_name == "Bidirectional" or node.base_name in _AS_IT_IS:
+    if node.base_name == "Bidirectional" or node.base_name in WRAPPERS_AS_THEY_ARE:
         return rank
     if role in ("cell", "cells") and node.base_name != "StackedRNNCells":
         return 2 if rank == 3 else None

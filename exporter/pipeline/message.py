@@ -18,6 +18,7 @@ import orjson
 from exporter.batchnorm.bundle import Origin, ReadBack
 from exporter.batchnorm.dtypes import HELD_IN
 from exporter.batchnorm.layer import BatchNorm
+from exporter.batchnorm.places import Call
 from exporter.batchnorm.stored import PARAMETERS, Statistic, Stored
 from exporter.errors import KINDS, ExporterError, FormatError, UnresolvedError, printable, rebuilt
 from exporter.sources.shared.found import Found, OwnClass, Remedy, Skipped
@@ -45,6 +46,7 @@ class Writer:
         """A layer of the answer to come; one that doesn't come to stand in it is no harm."""
         parameters = layer.parameters()
         header = {name: getattr(layer, name) for name in _HEADERS[type(layer)]}
+        header["calls"] = [call.as_dict() for call in layer.calls]
         if isinstance(layer, Stored):
             header["statistic"] = layer.statistic.value
         self._frame({**header, "present": list(parameters)}, list(parameters.values()))
@@ -181,6 +183,7 @@ def _error(header: dict[str, Any]) -> ExporterError:
 
 def _layer(fields: dict[str, Any], arrays: _Arrays) -> Stored | BatchNorm:
     present = fields.pop("present")
+    fields["calls"] = tuple(map(Call.of, fields["calls"]))
     for name in {"axis", "shape", "assumed", "converted", "notes"} & fields.keys():
         fields[name] = None if fields[name] is None else tuple(fields[name])
     whole = all(type(number) is int for name in ("axis", "shape") for number in fields[name] or ())

@@ -70,7 +70,8 @@ def _use(node: Node, era: dialects.Era) -> dict[str, Any]:
     class_name, notes = _class_name(node), node.surroundings.notes
     is_called = _is_called_in_training(node, era)
     return {"class_name": class_name, "notes": (*notes, about_class(class_name)) if is_users_own(class_name) else notes,
-            "called_in_training": is_called, "doubt": CALLED_IN_TRAINING if is_called and not node.surroundings.is_keras_3 else ""}
+            "called_in_training": is_called, "calls": node.calls,
+            "doubt": CALLED_IN_TRAINING if is_called and not node.surroundings.is_keras_3 else ""}
 
 
 def _class_name(node: Node) -> str:

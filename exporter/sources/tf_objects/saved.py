@@ -12,12 +12,13 @@ from exporter.errors import FormatError, UnsupportedError, names
 from exporter.formats.object_graph import CheckpointGraph, SavedGraph, read_metadata
 from exporter.formats.strict_json import parse_json
 from exporter.keras.calls import NOTHING_AROUND, Surroundings
-from exporter.keras.config import Node, NormFields, is_batch_norm, join, model_tree, norm_fields
+from exporter.keras.config import Node, NormFields, is_batch_norm, join, model_tree, norm_fields, walk
 from exporter.keras.lookalikes import INNER_NORM, about_wrapper, inner_norm
 from exporter.sources.tf_objects.norms import STATISTICS, ObjectNorm, find_norms, parameters
 from exporter.sources.tf_objects.parts import METADATA, MODEL, graphs_of, of_inference
 
 if TYPE_CHECKING:
+    from exporter.batchnorm.places import Call
     from exporter.files.place import Place
 
 
@@ -29,6 +30,7 @@ class KerasMetadata:
         self._saved = saved
         self._where = place.name if self._separate is not None else saved.where
         self._parsed: dict[int, dict[str, Any]] = {}
+        self._places: dict[str, tuple[Call, ...]] | None = None
 
     def path(self, found: ObjectNorm) -> str:
         """The names of the Keras objects on the way to one, without the model's own; "" where its own is not known."""
@@ -54,7 +56,7 @@ class KerasMetadata:
         tree = model_tree({"class_name": said["class_name"], "config": said["config"]}, self._where)
         if not is_batch_norm(tree):
             return None
-        tree = dataclasses.replace(tree, surroundings=self._surroundings(found))
+        tree = dataclasses.replace(tree, surroundings=self._surroundings(found), calls=self._calls().get(self.path(found), ()))
         config = norm_fields(tree)
         listed = _entry(self._json(found.way[0][-2]) if len(found.way[0]) > 1 else {}, tree.name).get("config")
         if isinstance(listed, dict) and listed.get("epsilon", config.epsilon) != config.epsilon:
@@ -67,6 +69,14 @@ class KerasMetadata:
         nodes = found.way[0]
         return any(listed and self._name(node) and self._name(node) not in listed
                    for listed, node in ((_listed(self._json(outer)), inner) for outer, inner in itertools.pairwise(nodes)))
+
+    def _calls(self) -> dict[str, tuple[Call, ...]]:
+        """What feeds and follows the batch norms of the outermost model, by path; of none where its config lists no layers."""
+        if self._places is None:
+            said = self._json(0)
+            model = {key: said.get(key) for key in ("class_name", "config")}
+            self._places = {path: node.calls for path, node in walk(model_tree(model, self._where))} if _listed(said) else {}
+        return self._places
 
     def _surroundings(self, found: ObjectNorm) -> Surroundings:
         """What the models and wrappers on the way to a layer say of it and of its calls."""

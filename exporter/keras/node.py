@@ -1,0 +1,89 @@
+"""A layer of a model's config, of every Keras, and the way through the tree of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from exporter.batchnorm.places import Call
+from exporter.keras.calls import NOTHING_AROUND, Surroundings
+from exporter.keras.lookalikes import BATCH_NORMS, SIGNS
+
+MODELS = ("Sequential", "Model", "Functional", "Network")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Node:
+    """One layer of a config, or the model itself.
+
+    name:            the layer's own; "" where the config gives none (a Sequential of Keras 1). A layer of Keras 0.3.0 has the name of
+                     its group in HDF5, "layer_0".
+    class_name:      as written, e.g. "BatchNormalization", "Custom>MyBN".
+    registered_name: of Keras 3 and .keras files, e.g. "Custom>MyBN"; else None.
+    config:          the layer's config; {} for a Sequential whose config is a list.
+    children:        (role, Node) in the order in which the layer holds them. A role is the config's key: "layers" of a model or
+                     a legacy Merge, "layer" of a wrapper, "forward_layer" and "backward_layer" of Bidirectional, "cell" of RNN,
+                     "cells" of StackedRNNCells, any other key of a user's class.
+    input_shape:     batch shape it was built on, None for unknown sizes, where the config says it; else None.
+    inputs:          names of the layers beside it that feed its first call; () in a Sequential.
+    shared_object:   shared_object_id of the entry, or None: two entries with one id are one layer.
+    surroundings:    what the models and wrappers around it do to it, and how it is called.
+    calls:           of a batch norm: what feeds and follows each of its calls; () where the config does not say.
+    """
+
+    name: str
+    class_name: str
+    registered_name: str | None = None
+    config: Mapping[str, Any]
+    children: tuple[tuple[str, Node], ...] = ()
+    input_shape: tuple[int | None, ...] | None = None
+    inputs: tuple[str, ...] = ()
+    shared_object: int | None = None
+    surroundings: Surroundings = NOTHING_AROUND
+    calls: tuple[Call, ...] = ()
+
+    @property
+    def base_name(self) -> str:
+        """The class name without the package that it is registered under."""
+        return self.class_name.rpartition(">")[2]
+
+    @property
+    def is_model(self) -> bool:
+        """Whether it holds a list of layers, as a Sequential does."""
+        return self.base_name in MODELS or any(role == "layers" for role, _ in self.children)
+
+    @property
+    def is_order_known(self) -> bool:
+        """Whether Keras defines in which order the weights of `children` come: in a user's class only an only child is certain."""
+        return self.is_model or self.base_name in ("Bidirectional", "StackedRNNCells") or len(self.children) < 2
+
+
+def walk(root: Node) -> Iterator[tuple[str, Node]]:
+    """(path, layer) of every layer below `root` in the model's order; the model's own name is no part of a path."""
+    stack = [iter([("", child) for _, child in root.children])]
+    while stack:
+        above, node = next(stack[-1], (None, root))
+        if above is None:
+            stack.pop()
+            continue
+        path = join(above, node.name)
+        yield path, node
+        stack.append(iter([(path, child) for _, child in node.children]))
+
+
+def join(above: str, name: str) -> str:
+    """A path from an outer one and a name, either of which may be ""."""
+    return f"{above}/{name}" if above and name else above or name
+
+
+def is_batch_norm(node: Node) -> bool:
+    """Whether a layer is a batch norm: Keras's own classes, or a class of the user's that inherits its config.
+
+    A user's class of the same name that is none (registered as "fake>BatchNormalization") lacks the config.
+    """
+    signed = all(key in node.config for key in SIGNS)
+    if node.base_name in BATCH_NORMS:
+        own = ">" in (node.registered_name or node.class_name)
+        return signed or not own
+    return signed and not node.children

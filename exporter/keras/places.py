@@ -1,0 +1,203 @@
+"""Where each batch norm of a config stands: the config's calls as one graph, through nested models and TimeDistributed.
+
+A model in a model is gone through once for each of its calls; its layers have a call each time. What a user's class or an RNN does inside
+is not in the config: a batch norm in one has no place, and neither has any where the config contradicts itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from exporter.batchnorm.places import Call, Neighbor
+from exporter.keras.calls import calls_of, references
+from exporter.keras.lookalikes import WRAPPERS_AS_THEY_ARE
+from exporter.keras.node import MODELS, Node, is_batch_norm, join
+
+MOST_CALLS = 200_000  # a model in a model in a model, each called twice, doubles them at every level
+
+# The axis of the output channels of each class's kernel, of Keras 2 and later; of a separable one, its pointwise kernel.
+_KERNEL_AXES = {
+    "Dense": 1, "Conv1D": 2, "Conv2D": 3, "Conv3D": 4, "Convolution1D": 2, "Convolution2D": 3, "Convolution3D": 4, "SeparableConv1D": 2,
+    "SeparableConv2D": 3, "SeparableConvolution2D": 3, "Conv1DTranspose": 1, "Conv2DTranspose": 2, "Conv3DTranspose": 3}
+
+
+Reference = tuple[str, int, int]  # layer, number of its call, number of the tensor
+_Reading = tuple[Node, int, list[Reference]]  # a layer, the number of its call and what that reads
+
+
+class _Unknown(Exception):
+    """The config does not say what is called with what, or contradicts itself."""
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class _Step:
+    """One call of a layer that is no model."""
+
+    path: str
+    node: Node
+    inputs: list[_Step]
+    outputs: list[_Step] = dataclasses.field(default_factory=list)
+    is_model_output: bool = False
+
+
+def with_places(tree: Node) -> Node:
+    """The tree with the calls of its batch norms; what several entries of one layer say is put together."""
+    if tree.base_name not in MODELS:
+        return tree
+    graph = _Graph()
+    try:
+        for step in graph.model(tree, "", None):
+            step.is_model_output = True
+    except _Unknown:
+        return tree
+    steps: dict[object, list[_Step]] = {}
+    for step in graph.steps:
+        steps.setdefault(_key(step.node), []).append(step)
+    return _rebuilt(tree, steps)
+
+
+class _Graph:
+    """The calls of a model, each after those that it reads."""
+
+    def __init__(self) -> None:
+        self.steps: list[_Step] = []
+
+    def model(self, node: Node, path: str, given: Sequence[_Step] | None) -> list[_Step]:
+        """Goes through a model; returns what comes out. given: what goes in, None for the outermost."""
+        layers = [child for role, child in node.children if role == "layers"]
+        if "input_layers" in node.config:
+            return self._functional(node, layers, path, given)
+        current = list(given or [])[:1]
+        for child in layers:
+            if child.class_name != "InputLayer" or given is None:
+                current = self._layer(child, join(path, child.name), current)[:1]
+        return current
+
+    def _functional(self, node: Node, layers: list[Node], path: str, given: Sequence[_Step] | None) -> list[_Step]:
+        inputs = [name for name, _, _ in references(node.config["input_layers"])]
+        values: dict[tuple[str, int], list[_Step]] = {}
+        if given is not None:
+            if len(inputs) != len(given):
+                raise _Unknown
+            values = {(name, 0): [step] for name, step in zip(inputs, given, strict=True)}
+        outputs = list(references(node.config.get("output_layers")))
+        for child, number, read in _in_order(layers, node.config["layers"], outputs, known=set(values)):
+            values[child.name, number] = self._layer(child, join(path, child.name), [_pick(values, each) for each in read])
+        return [_pick(values, each) for each in outputs]
+
+    def _layer(self, node: Node, path: str, inputs: list[_Step]) -> list[_Step]:
+        while (node.base_name == "TimeDistributed" or node.base_name in WRAPPERS_AS_THEY_ARE) and len(node.children) == 1:
+            inner = node.children[0][1]
+            if node.base_name != "TimeDistributed" and not is_batch_norm(inner):
+                break  # it changes the kernel of its layer
+            node, path = inner, join(path, inner.name)
+        if node.base_name in MODELS:
+            return self.model(node, path, inputs)
+        step = _Step(path, node, inputs)
+        for each in inputs:
+            each.outputs.append(step)
+        self.steps.append(step)
+        if len(self.steps) > MOST_CALLS:
+            raise _Unknown
+        return [step]
+
+
+def _in_order(layers: list[Node], entries: Any, outputs: list[Reference], known: set[tuple[str, int]]) -> Iterator[_Reading]:
+    """Each call of a functional model after those that it reads."""
+    if not isinstance(entries, list) or len(entries) != len(layers):
+        raise _Unknown
+    waiting: dict[tuple[str, int], list[_Reading]] = {}
+    open_reads: dict[tuple[str, int], int] = {}
+    ready: list[_Reading] = []
+    reads = [[list(references(call)) for call in calls_of(entry)] or [[]] for entry in entries]
+    first = _first_numbers([*reads, [outputs]])
+    for child, calls in zip(layers, reads, strict=True):
+        for number, read in enumerate(calls, first.get(child.name, 0) if child.base_name in MODELS else 0):
+            if (child.name, number) in known:
+                continue
+            lacking = {(name, call) for name, call, _ in read} - known
+            open_reads[child.name, number] = len(lacking)
+            for each in lacking:
+                waiting.setdefault(each, []).append((child, number, read))
+            if not lacking:
+                ready.append((child, number, read))
+    done = 0
+    while done < len(ready):
+        child, number, read = ready[done]
+        done += 1
+        yield child, number, read
+        for follower in waiting.pop((child.name, number), []):
+            key = follower[0].name, follower[1]
+            open_reads[key] -= 1
+            if not open_reads[key]:
+                ready.append(follower)
+    if waiting:
+        raise _Unknown
+
+
+def _first_numbers(reads: list[list[list[Reference]]]) -> dict[str, int]:
+    """The lowest number by which the calls of each layer are read: 1 for most models in a model, whose call number 0 made them."""
+    found: dict[str, int] = {}
+    for name, number, _ in (each for calls in reads for call in calls for each in call):
+        found[name] = min(number, found.get(name, number))
+    return found
+
+
+def _pick(values: dict[tuple[str, int], list[_Step]], reference: Reference) -> _Step:
+    name, call, tensor = reference
+    found = values.get((name, call))
+    if not found:
+        raise _Unknown
+    return found[tensor if 0 <= tensor < len(found) else -1]
+
+
+def _key(node: Node) -> object:
+    """Two entries with one shared_object_id are one layer."""
+    return id(node) if node.shared_object is None else ("shared", node.shared_object)
+
+
+def _rebuilt(node: Node, steps: dict[object, list[_Step]]) -> Node:
+    if is_batch_norm(node):
+        own = steps.get(_key(node), [])
+        called = any(step.node.surroundings.training for step in own)
+        around = dataclasses.replace(node.surroundings, training=True) if called else node.surroundings
+        return dataclasses.replace(node, calls=tuple(_call(step, steps) for step in own), surroundings=around) if own else node
+    children = [(role, _rebuilt(child, steps)) for role, child in node.children]
+    if all(new is old for (_, new), (_, old) in zip(children, node.children, strict=True)):
+        return node
+    return dataclasses.replace(node, children=tuple(children))
+
+
+def _call(step: _Step, steps: dict[object, list[_Step]]) -> Call:
+    feeding = [dataclasses.replace(_neighbor(each), **_as_feeding(each), is_shared=len(each.outputs) > 1 or each.is_model_output or len(
+        steps[_key(each.node)]) > 1) for each in step.inputs]
+    following = [dataclasses.replace(_neighbor(each), padding=_text(each.node.config.get("padding"))) for each in step.outputs]
+    return Call(tuple(feeding), tuple(following))
+
+
+def _neighbor(step: _Step) -> Neighbor:
+    return Neighbor(path=step.path, class_name=step.node.class_name, activation=_activation(step.node.config.get("activation")))
+
+
+def _as_feeding(step: _Step) -> dict[str, Any]:
+    node, config = step.node, step.node.config
+    axis = _KERNEL_AXES.get(node.base_name)
+    if config.get("dim_ordering", config.get("image_dim_ordering")) == "th":  # Theano's layout of Keras 1, another one
+        axis = None
+    if node.base_name.startswith("DepthwiseConv") and config.get("depth_multiplier") == 1:
+        axis = int(node.base_name[-2]) if node.base_name[-2:] in ("1D", "2D") else None
+    use_bias = config.get("use_bias", config.get("bias"))
+    return {"axis": axis, "use_bias": use_bias if isinstance(use_bias, bool) else None}
+
+
+def _activation(value: Any) -> str | None:
+    """The name of an activation: text, or an object with class_name, of functions with the name as its config."""
+    if isinstance(value, dict):
+        value = value.get("config") if value.get("class_name") == "function" else value.get("class_name")
+    return value if isinstance(value, str) and value != "linear" else None
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None

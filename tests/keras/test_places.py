@@ -1,0 +1,187 @@
+"""What feeds and follows each batch norm of a config: calls, nested models, wrappers, shared layers, in the forms of every Keras."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import exporter
+from exporter.batchnorm.places import Call, Neighbor
+from exporter.commands.export import export
+from exporter.keras.config import is_batch_norm, model_tree, walk
+from tests.make.configs import layer, norm, sequential
+from tests.make.h5_files import named, parameters, write
+
+
+def called(entry, *calls):
+    """A layer's entry with its calls, each of the names of the layers it reads, or of (name, number of the call)."""
+    refs = [[[each, 0, 0, {}] if isinstance(each, str) else [*each, 0, {}] for each in call] for call in calls]
+    return {**entry, "name": entry["config"]["name"], "inbound_nodes": refs}
+
+
+def keras_3(entry, *calls):
+    """The same as Keras 3 writes it."""
+    tensors = [[{"class_name": "__keras_tensor__", "config": {"shape": [None, 3], "dtype": "float32", "keras_history": [each, 0, 0]}}
+                for each in call] for call in calls]
+    nodes = [{"args": call if len(call) == 1 else [call], "kwargs": {}} for call in tensors]
+    return {**entry, "name": entry["config"]["name"], "inbound_nodes": nodes}
+
+
+def model(*entries, inputs=("x",), outputs=("out",), name="model"):
+    ends = [[each, 0, 0] if isinstance(each, str) else [*each, 0] for each in outputs]
+    return layer("Functional", name, layers=list(entries), input_layers=[[each, 0, 0] for each in inputs], output_layers=ends)
+
+
+def source(name="x"):
+    return called(layer("InputLayer", name, batch_input_shape=[None, 4, 4, 3]))
+
+
+CONV = layer("Conv2D", "conv", use_bias=False, activation="linear", padding="same")
+RELU = layer("Activation", "relu", activation="relu")
+
+
+def places(config):
+    """{path: [(what feeds, what follows) of each call]}, as paths."""
+    return {path: [tuple([each.path for each in side] for side in (call.inputs, call.outputs)) for call in node.calls]
+            for path, node in walk(model_tree(config, "m")) if is_batch_norm(node)}
+
+
+def neighbors(config, path="bn"):
+    (call,) = dict(walk(model_tree(config, "m")))[path].calls
+    return call
+
+
+@pytest.mark.parametrize("form", [called, keras_3])
+def test_what_is_said_of_the_layers_beside_it(form):
+    after = layer("Conv2D", "after", use_bias=True, activation="relu", padding="same")
+    found = neighbors(model(source(), form(CONV, ["x"]), form(norm(), ["conv"]), form(after, ["bn"]), outputs=["after"]))
+    assert found == Call((Neighbor(path="conv", class_name="Conv2D", axis=3, use_bias=False),),
+                         (Neighbor(path="after", class_name="Conv2D", activation="relu", padding="same"),))
+    assert found.as_dict() == {"inputs": [{"path": "conv", "class_name": "Conv2D", "axis": 3, "use_bias": False}],
+                               "outputs": [{"path": "after", "class_name": "Conv2D", "activation": "relu", "padding": "same"}]}
+    assert Call.of(found.as_dict()) == found
+
+
+@pytest.mark.parametrize(("entry", "axis"), [
+    (layer("Dense", "k", use_bias=True), 1), (layer("Conv1D", "k", use_bias=True), 2), (layer("Conv3D", "k", use_bias=True), 4),
+    (layer("Conv2DTranspose", "k", use_bias=True), 2), (layer("Conv1DTranspose", "k", use_bias=True), 1),
+    (layer("SeparableConv2D", "k", use_bias=True), 3), (layer("DepthwiseConv2D", "k", use_bias=True, depth_multiplier=1), 2),
+    (layer("DepthwiseConv2D", "k", use_bias=True, depth_multiplier=2), None),
+    (layer("Convolution2D", "k", bias=True, dim_ordering="th"), None),
+    (layer("Convolution2D", "k", bias=True, dim_ordering="tf"), 3), (layer("LSTM", "k", use_bias=True), None),
+])
+def test_the_axis_of_a_kernels_output_channels(entry, axis):
+    (feeding,) = neighbors(sequential(entry, norm())).inputs
+    assert (feeding.axis, feeding.use_bias) == (axis, True)
+
+
+@pytest.mark.parametrize(("value", "name"), [
+    ("relu", "relu"), ("linear", None), (None, None), ({"class_name": "ReLU", "config": {}}, "ReLU"),
+    ({"module": "builtins", "class_name": "function", "config": "swish", "registered_name": "function"}, "swish")])
+def test_activations(value, name):
+    (feeding,) = neighbors(sequential(layer("Dense", "d", activation=value), norm())).inputs
+    assert feeding.activation == name
+
+
+def test_a_layer_whose_output_something_else_reads():
+    add = layer("Add", "add")
+    branched = model(source(), called(CONV, ["x"]), called(norm(), ["conv"]), called(add, ["conv", "bn"]), outputs=["add"])
+    twice = model(source(), called(CONV, ["x"], ["bn"]), called(norm(), ["conv"]), outputs=[("conv", 1)])
+    given = model(source(), called(CONV, ["x"]), called(norm(), ["conv"]), outputs=["conv", "bn"])
+    alone = model(source(), called(CONV, ["x"]), called(norm(), ["conv"]), outputs=["bn"])
+    assert [neighbors(each).inputs[0].is_shared for each in (branched, twice, given, alone)] == [True, True, True, False]
+    assert [each.path for each in neighbors(branched).outputs] == ["add"]
+
+
+def test_models_in_models_are_looked_through():
+    """Call number 0 of a model made it: in the outer model it is read as number 1, up to Keras 2."""
+    inner = model(source("i"), called(norm("first"), ["i"]), called(CONV, ["first"]), called(norm("last"), ["conv"]),
+                  inputs=["i"], outputs=["last"], name="inner")
+    for number in (0, 1):
+        outer = model(source(), called(norm("before"), ["x"]), called(inner, ["before"]), called(RELU, [("inner", number)]),
+                      outputs=["relu"])
+        assert places(outer) == {"before": [(["x"], ["inner/first"])], "inner/first": [(["before"], ["inner/conv"])],
+                                 "inner/last": [(["inner/conv"], ["relu"])]}
+    chain = sequential(CONV, sequential(norm("a"), layer("Dense", "d"), name="s"), norm("b"))
+    assert places(chain) == {"s/a": [(["conv"], ["s/d"])], "b": [(["s/d"], [])]}
+    old = {"class_name": "Sequential", "config": [CONV, norm("a"), RELU]}
+    assert places(old) == {"a": [(["conv"], ["relu"])]}
+
+
+def test_each_call_of_a_shared_layer_and_of_a_shared_model():
+    twice = model(source(), called(norm(), ["x"], ["relu"]), called(RELU, ["bn"]), outputs=[("bn", 1)])
+    assert places(twice) == {"bn": [(["x"], ["relu"]), (["relu"], [])]}
+    inner = model(source("i"), called(norm(), ["i"]), inputs=["i"], outputs=["bn"], name="inner")
+    siamese = model(source("a"), source("b"), called(inner, ["a"], ["b"]), called(layer("Add", "add"), [("inner", 1), ("inner", 2)]),
+                    inputs=["a", "b"], outputs=["add"])
+    assert places(siamese) == {"inner/bn": [(["a"], ["add"]), (["b"], ["add"])]}
+
+
+def test_wrappers():
+    inside = sequential(layer("TimeDistributed", "t1", layer=CONV), layer("TimeDistributed", "t2", layer=norm()), RELU)
+    assert places(inside) == {"t2/bn": [(["t1/conv"], ["relu"])]}
+    whole = sequential(CONV, layer("TimeDistributed", "td", layer=sequential(norm(), RELU, name="s")), norm("after"))
+    assert places(whole) == {"td/s/bn": [(["conv"], ["td/s/relu"])], "after": [(["td/s/relu"], [])]}
+    spectral = sequential(layer("SpectralNormalization", "sn", layer=CONV), norm(), layer("QuantizeWrapperV2", "q", layer=norm("n")))
+    assert places(spectral) == {"bn": [(["sn"], ["q/n"])], "q/n": [(["bn"], [])]}
+
+
+def test_what_a_config_does_not_say_has_no_place():
+    cell = sequential(layer("RNN", "rnn", cell=layer("own>Cell", "cell", inner=norm("n"))), norm("after"))
+    assert places(cell) == {"rnn/cell/n": [], "after": [(["rnn"], [])]}
+    assert places(layer("own>Net", "net", part=norm("n"))) == {"n": []}
+
+
+@pytest.mark.parametrize("config", [
+    model(source(), called(norm(), ["nowhere"]), outputs=["bn"]), model(source(), called(norm(), ["x"]), outputs=["nothing"]),
+    model(source(), called(norm("a"), ["b"]), called(norm("b"), ["a"]), outputs=["b"]),
+    model(source(), called(model(source("i"), called(norm(), ["i"]), inputs=["i", "i2"], outputs=["bn"], name="m"), ["x"]), outputs=["m"])])
+def test_a_config_that_contradicts_itself_says_nothing(config):
+    assert set(map(tuple, places(config).values())) == {()}
+
+
+def test_models_that_double_at_every_level_come_to_an_end():
+    config = model(source(), called(norm(), ["x"]), outputs=["bn"], name="m0")
+    for number in range(1, 40):
+        name = f"m{number - 1}"
+        config = model(source(), called(config, ["x"], [(name, 1)]), outputs=[(name, 2)], name=f"m{number}")
+    ((calls),) = places(config).values()
+    assert calls == []
+
+
+def test_entries_of_one_layer_are_put_together():
+    """A .keras config lists a shared layer once a model, with one shared_object_id; a call in training counts for all."""
+    first, second = ({**norm(), "shared_object_id": 7} for _ in range(2))
+    inner = model(source("i"), called(first, ["i"]), inputs=["i"], outputs=["bn"], name="inner")
+    second = called(second, ["inner"])
+    second["inbound_nodes"][0][0][3] = {"training": True}
+    tree = model_tree(model(source(), called(inner, ["x"]), second, outputs=["bn"]), "m")
+    nodes = [node for _, node in walk(tree) if is_batch_norm(node)]
+    assert [len(node.calls) for node in nodes] == [2, 2]
+    assert [node.surroundings.training for node in nodes] == [True, True]
+
+
+def test_bundle_and_listing_say_it(tmp_path, run):
+    values = parameters(3)
+    config = model(source(), called(CONV, ["x"]), called(norm("a"), ["conv"], ["relu"]), called(RELU, ["a"]), called(norm("b"), [("a", 1)]),
+                   outputs=["b"])
+    held = {"x": [], "conv": [], "a": named("a", values), "relu": [], "b": named("b", values)}
+    path = write(tmp_path / "m.h5", held, config, keras_version="2.15.0", backend="tensorflow")
+    bundle = exporter.read(path)
+    assert bundle["a"].inputs is bundle["a"].outputs is None
+    assert [each.path for each in bundle["b"].inputs] == ["a"]
+    exporter.write(bundle, tmp_path / "o.json")
+    first, second = json.loads((tmp_path / "o.json").read_text())["layers"]
+    assert [[each["path"] for each in call["inputs"]] for call in first["calls"]] == [["conv"], ["relu"]]
+    assert "inputs" not in first
+    assert (second["inputs"], second["outputs"]) == ([{"path": "a", "class_name": "BatchNormalization", "shared": True}], [])
+    assert [layer.calls for layer in exporter.load(tmp_path / "o.json")] == [layer.calls for layer in bundle]
+    for model_or_bundle in (path, tmp_path / "o.json"):
+        code, shown, _ = run(export, model_or_bundle, "--places")
+        assert code == 0
+        assert "conv (Conv2D) | relu (Activation, relu)" in shown
+        assert "a (BatchNormalization)" in shown
+    assert "conv" not in run(export, path)[1]
+    code, _, err = run(export, path, tmp_path / "p.json", "--places")
+    assert (code, "--places lists the layers" in err) == (2, True)
