@@ -16,6 +16,7 @@ MOST_EXTRA_SECONDS = 600
 # The clock on the wall is for a child that waits for ever: on a busy machine, or behind a slow disk, a sound file takes many times its
 # processor time, which alone tells of damage.
 WALL_SECONDS, WALL_PER_CPU = 60, 10
+DEEPEST, MOST_FOLDERS = 3, 20  # of a folder that holds a model: run/2/pytree/d of Orbax, exp/1795642988 of TensorFlow Serving
 OUT_OF_MEMORY, OUT_OF_TIME = 71, 72  # exit status
 
 
@@ -75,13 +76,21 @@ def die_with_parent(parent: int) -> None:
 
 
 def _size(place: Place) -> int:
-    """Bytes of a file; of a folder, or of the prefix of a checkpoint's files, what lies there."""
+    """Bytes of a file; of a folder what lies there and below; of the prefix of a checkpoint's files what lies beside them."""
     with contextlib.suppress(OSError):
         if place.local.is_file():
             return place.local.stat().st_size
-        with os.scandir(place.local if place.local.is_dir() else place.local.parent) as entries:
-            return sum(entry.stat().st_size for entry in entries if entry.is_file())
+        is_folder = place.local.is_dir()
+        return _size_below(os.fspath(place.local if is_folder else place.local.parent), DEEPEST if is_folder else 0)
     return 0
+
+
+def _size_below(folder: str, depth: int) -> int:
+    with os.scandir(folder) as found:
+        entries = list(found)
+    own = sum(entry.stat().st_size for entry in entries if entry.is_file())
+    below = [entry.path for entry in entries if depth and entry.is_dir(follow_symlinks=False)]
+    return own + sum(_size_below(path, depth - 1) for path in below[:MOST_FOLDERS])
 
 
 def _address_space() -> int:

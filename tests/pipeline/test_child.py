@@ -108,6 +108,11 @@ def test_time_grows_with_what_is_read(tmp_path):
         found = limits.Limits.of(Place(folder / name))
         assert found.cpu_seconds == limits.CPU_SECONDS + extra, name  # "model": a checkpoint's prefix
         assert found.wall_seconds >= 60 + 10 * found.cpu_seconds
+    (folder / "a" / "b" / "c" / "d").mkdir(parents=True)
+    for inner in ("a/b", "a/b/c", "a/b/c/d"):  # the last is too deep for a model
+        with (folder / inner / "x").open("wb") as file:
+            file.truncate(10 << 20)
+    assert limits.Limits.of(Place(folder)).cpu_seconds == limits.CPU_SECONDS + 145
     with (folder / "model.index").open("wb") as file:
         file.truncate(1 << 40)
     assert limits.Limits.of(Place(folder)).cpu_seconds == limits.CPU_SECONDS + limits.MOST_EXTRA_SECONDS
