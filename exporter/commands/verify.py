@@ -17,6 +17,11 @@ from exporter.errors import UsageError, printable
 if TYPE_CHECKING:
     from exporter.batchnorm.bundle import Bundle
     from exporter.diagnosis.comparison import Check
+    from exporter.diagnosis.ports.port import Port
+    from exporter.files.place import Place
+    from exporter.sources.shared.options import ReadOptions
+
+UNSAID = 1.0  # stands for an epsilon that nobody says while a model is read
 
 
 def verify_command() -> NoReturn:
@@ -55,7 +60,7 @@ def _bundle(args: argparse.Namespace) -> Bundle:
         return load(args.bundle)
     if args.other is None or args.live:
         raise FormatError("this is not a bundle", where=place.name, hint="write one of the model: bn-export MODEL out.json")
-    found = read_in_child(place, read_options(args), fork=True, keep_unusable=True)
+    found = read_in_child(place, _reading(args), fork=True, keep_unusable=True)
     warn([f"{each.layer.path} is not compared: {each.reason}" for each in found.unusable])
     return found
 
@@ -75,13 +80,31 @@ def _own_vectors(bundle: Bundle, report: dict[str, Any], *, brief: bool) -> tupl
 def _compared(bundle: Bundle, args: argparse.Namespace, report: dict[str, Any]) -> tuple[str, bool]:
     from exporter.diagnosis import comparison, ports
     from exporter.files.remote import place_for
-    from exporter.pipeline.read import read_in_child
 
     place = place_for(args.other)
-    other = ports.read(place) or read_in_child(place, read_options(args), fork=True, keep_unusable=True)
+    other = ports.read(place) or _model(place, args)
     found = comparison.compare(bundle, other, tuple(map(_map, args.map)), place.name)
     report |= found.to_dict()
     return found.text(), found.same
+
+
+def _model(place: Place, args: argparse.Namespace) -> Port:
+    """A model as OTHER. Where it does not say epsilon and the user neither, that is not compared, and the rest is."""
+    from exporter.diagnosis.ports.port import of_bundle
+    from exporter.pipeline.read import read_in_child
+
+    options = _reading(args)
+    found = read_in_child(place, options if options.epsilon else dataclasses.replace(options, epsilon=(("*", UNSAID),)), fork=True,
+                          keep_unusable=True)
+    unsaid = {layer.path for layer in found if "epsilon" in layer.assumed and layer.epsilon == UNSAID and not options.epsilon}
+    if any(found[path].converted for path in unsaid):  # an era that stored a deviation: its variance depends on epsilon
+        found = read_in_child(place, options, fork=True, keep_unusable=True)
+    return of_bundle(found, place.name, unsaid)
+
+
+def _reading(args: argparse.Namespace) -> ReadOptions:
+    """The reading options; layers that the model calls with training=True are compared like others."""
+    return dataclasses.replace(read_options(args), stored_statistics=True)
 
 
 def _map(word: str) -> tuple[str, str]:

@@ -89,7 +89,7 @@ def origins(seen: Sight, name: str, path: str, index: Index) -> list[Origin]:
     got = seen.theirs[name]
     found = [Origin("", "array", other, f"the layer's {other}") for other, values in seen.mine.items()
              if other != name and seen.same(got, values) and np.ptp(values) > 0]
-    found += [Origin(NOT_LOADED[name], "initial", "", f"{value:g} in every channel, as before anything is loaded or trained")
+    found += [Origin(NOT_LOADED[name], "initial", "", f"the initial {value:g} in every channel: never loaded")
               for value in INITIAL[name] if (got == value).all()]
     found += _derived(seen, name)
     if np.ptp(got) > 0 or len(got) == 1:

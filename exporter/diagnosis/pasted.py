@@ -2,7 +2,7 @@
 
 NumPy (array([...], dtype=float32), np.float32(0.5)), PyTorch (tensor([...], device='cuda:0', grad_fn=<...>)), TensorFlow
 (tf.Tensor([[...]], shape=(2, 2), dtype=float32), <tf.Tensor: shape=..., numpy=array(...)>), JAX (Array([...], dtype=float32)),
-TensorFlow.js (Tensor [[...]], with or without its verbose head) and JavaScript's typed arrays (Float32Array(2) [1, 2]).
+TensorFlow.js (Tensor [[...]], with or without its verbose head), JavaScript's typed arrays (Float32Array(2) [1, 2]) and R ([1] 1 2).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ WORDS = re.compile(r",?\s*\b(?:dtype|device|shape|requires_grad|grad_fn|size|lay
 NAMES = re.compile(r"<?\b(?:Parameter containing:\s*|tf\.Tensor:?|tf\.Variable(?:\s+'[^']*')?|ListWrapper|EagerTensor|tensor|array|asarray|"
                    r"(?:np|numpy|jnp|torch|tf)\.(?:array|tensor|asarray|constant)|Array|DeviceArray|Tensor|Float(?:32|64)Array(?:\(\d+\))?|"
                    r"values:|numpy=)")
+FRAMES = re.compile(r"(?m)^\s*\[\d+\]\s+(?=[-+\d.])|\[torch\.\w+ of size [\dx]+\]")  # what R counts, and PyTorch before 0.4 said
 LEFT_OUT = re.compile(r"\.\.\.|…")
 DECIMAL = r"[+-]?\d+,\d+"
 BETWEEN = r"(?:[^\S\n]*;\s*|[^\S\n]+)"
@@ -28,6 +29,7 @@ FILE = re.compile(r"\.(?:npy|npz|csv|json|txt)(?::\w+)?$")
 
 def plain(text: str) -> str:
     """The numbers of a print-out, with their brackets. Raises: UsageError where it leaves some out, or has commas for decimal points."""
+    text = FRAMES.sub(" ", text)
     if not re.search(r"[A-DF-Za-df-z<]|\.\.\.|…", text.replace("inf", "").replace("nan", "")):
         check_commas(text)
         return text
@@ -42,7 +44,8 @@ def plain(text: str) -> str:
 
 def is_pasted(word: str) -> bool:
     """Whether a word of the command line is a print-out and not the name of a file."""
-    return (NAMES.search(word) or SCALAR.search(word)) is not None and re.search(r"[\[(]", word) is not None and not FILE.search(word)
+    known = any(pattern.search(word) for pattern in (NAMES, SCALAR, FRAMES))
+    return known and re.search(r"[\[(]", word) is not None and not FILE.search(word)
 
 
 def check_commas(text: str) -> None:

@@ -298,6 +298,19 @@ def test_two_models(run):
     assert "own vectors" not in out
 
 
+def test_a_model_that_does_not_say_epsilon(run, tmp_path):
+    weights, kept = KERAS.with_name("model.weights.h5"), ["stem_bn", "head_bn"]
+    only = [word for path in kept for word in ("--layers", path)]
+    exporter.write(exporter.read(KERAS, layers=kept), tmp_path / "b.json")
+    code, out, err = run(verify, tmp_path / "b.json", weights, *only)
+    assert (code, err) == (0, ""), out
+    assert "does not say epsilon (" in out
+    assert out.endswith("the 2 layers are equal bit for bit\n")
+    code, out, _ = run(verify, tmp_path / "b.json", weights, *only, "--epsilon", "0.5")
+    assert code == 1
+    assert "epsilon: 0.001 in the bundle, 0.5 in model.weights.h5" in out
+
+
 def test_the_sign_of_zero_differs():
     from exporter.diagnosis.comparison import compare_layers
 

@@ -127,6 +127,11 @@ def test_onnx_in_training_mode_is_not_compared(two, tmp_path):
     found = exporter.compare(two, tmp_path / "m.onnx")
     assert [(one.path, one.what) for one in found.differences] == [("bn_2", "missing")]
     assert "normalizes by the batch" in found.text()
+    model = onnx.load_from_string(onnx_model(*two))
+    model.graph.node[0].output.extend(["mean", "var", "saved_mean", "saved_var"])
+    model.opset_import[0].version = 9
+    onnx.save(model, tmp_path / "m.onnx")
+    assert [(one.path, one.what) for one in exporter.compare(two, tmp_path / "m.onnx").differences] == [("stem/bn_1", "missing")]
 
 
 def test_external_data_is_named(two, tmp_path):

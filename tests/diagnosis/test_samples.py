@@ -34,6 +34,7 @@ def test_print_outs(text):
 @pytest.mark.parametrize(("text", "values"), [
     ("tf.Tensor(0.5, shape=(), dtype=float32)", [0.5]), ("tensor(0.5)", [0.5]), ("np.float32(0.5)", 0.5),
     ("Float32Array(2) [ 1, 2.5 ]", [1, 2.5]),
+    ("[1] 0.5 -1.25\n[3] 2.0", [0.5, -1.25, 2]), (" 1  2\n 3 -4\n[torch.FloatTensor of size 2x2]\n", [1, 2, 3, -4]), ("[1]", [1]),
     ("tensor([1.0000e-03, nan, inf])", [0.001, np.nan, np.inf]), ("Tensor [1, 2]", [1, 2]), ("1e-3, -inf", [0.001, -np.inf])])
 def test_small_print_outs(text, values):
     assert np.array_equal(from_text(text).values, values, equal_nan=True)

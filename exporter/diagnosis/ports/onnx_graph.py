@@ -155,6 +155,8 @@ def _layer(node: Message, scope: str, constants: dict[str, NDArray[Any]], where:
     path = scope or _path(name, inputs[1])
     if unknown:
         return f"{printable(path, 80)}: its {printable(unknown[0], 80)} is computed in the graph, so it is not compared"
+    if len([name for name in outputs if name]) > 1:  # below opset 14 a training node is one with the outputs for it
+        return _training(path)
     arrays = {role: flat(constants[whole], whole, where) for role, whole in called.items()}
     sizes = {values.size for values in arrays.values()}
     if len(sizes) != 1:
@@ -162,10 +164,14 @@ def _layer(node: Message, scope: str, constants: dict[str, NDArray[Any]], where:
     epsilon = DEFAULT_EPSILON
     for attribute in node.messages(NodeProto.ATTRIBUTE):
         if attribute.text(AttributeProto.NAME) == "training_mode" and attribute.integer(AttributeProto.I):
-            return f"{printable(path, 80)}: training_mode is 1, so it normalizes by the batch and not by these statistics (BN121)"
+            return _training(path)
         if attribute.text(AttributeProto.NAME) == "epsilon":
             epsilon = attribute.single(AttributeProto.F)
     return Ported(path=path, arrays=arrays, called=called, dtype=coarsest(arrays.values()), epsilon=epsilon)
+
+
+def _training(path: str) -> str:
+    return f"{printable(path, 80)}: a node in training mode normalizes by the batch and not by these statistics (BN121)"
 
 
 def _path(name: str, scale: str) -> str:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from exporter.batchnorm.dtypes import UNIT
 from exporter.batchnorm.stored import Statistic
-from exporter.errors import FormatError, printable
+from exporter.errors import FormatError, names, printable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -87,12 +87,18 @@ class Port:
     notes: tuple[str, ...] = ()
 
 
-def of_bundle(bundle: Bundle, name: str) -> Port:
-    """A model, or another bundle, as a Port; the layers, too, that no inference can be computed from, where they hold a variance."""
+def of_bundle(bundle: Bundle, name: str, unsaid: Collection[str] = ()) -> Port:
+    """A model, or another bundle, as a Port; the layers, too, that no inference can be computed from, where they hold a variance.
+
+    unsaid: paths of layers whose epsilon is not known.
+    """
     unusable = [each for each in bundle.unusable if each.layer.statistic is Statistic.VARIANCE]
     layers = (*map(of_layer, bundle), *(of_layer(each.layer) for each in unusable))
-    return Port(name=name, kind=f"a bundle or model ({bundle.origin.kind})", layers=layers,
-                notes=tuple(f"{printable(each.layer.path, 80)} cannot be used: {each.reason}" for each in unusable))
+    layers = tuple(dataclasses.replace(layer, epsilon=None) if layer.path in unsaid else layer for layer in layers)
+    notes = [f"{printable(each.layer.path, 80)} cannot be used: {each.reason}" for each in unusable]
+    if unsaid:
+        notes.append(f"{printable(name, 80)} does not say epsilon ({names(unsaid)}), so it was not compared; --epsilon gives it")
+    return Port(name=name, kind=f"a bundle or model ({bundle.origin.kind})", layers=layers, notes=tuple(notes))
 
 
 def of_layer(layer: BatchNorm | Stored) -> Ported:
