@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import email.utils
 import random
 import time
 
@@ -37,6 +36,8 @@ def _seconds(retry_after: str | None) -> float:
     if retry_after.strip().isdigit():
         return float(retry_after)
     try:
+        import email.utils  # not for files of this machine
+
         return max(0.0, email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time())
     except (TypeError, ValueError):
         return 0.0

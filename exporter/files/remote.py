@@ -22,7 +22,6 @@ from exporter.files.patience import Patience
 from exporter.files.place import Place, check_parts
 from exporter.files.ranges import Far, Ranges, RangesFile
 from exporter.files.stores import StoredFile, patiently, reason, store_for
-from exporter.files.web import WebFile
 
 MARKS = ("ETag", "size", "mtime", "LastModified", "Last-Modified", "last_modified")  # what tells two versions of a file apart
 
@@ -155,7 +154,12 @@ class RemotePlace(Place):
         if self._file is None:
             store, _ = store_for(self.url)
             plain = self.url.lower().startswith(("http:", "https:"))
-            self._file = WebFile(store, self.url, self.name) if plain and hasattr(store, "set_session") else StoredFile(self.url, self.name)
+            if plain and hasattr(store, "set_session"):
+                from exporter.files.web import WebFile  # asyncio: more to import than all else, for files of this machine in vain
+
+                self._file = WebFile(store, self.url, self.name)
+            else:
+                self._file = StoredFile(self.url, self.name)
         return self._file
 
 

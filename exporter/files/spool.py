@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -25,6 +24,8 @@ def spooled(content: Content) -> Iterator[Place]:
 
     Raises: UsageError for what is not bytes, FormatError where it cannot be read or copied.
     """
+    import tempfile
+
     with contextlib.ExitStack() as stack:
         name = _name(content)
         try:

@@ -57,7 +57,7 @@ def test_a_pipe_is_read_to_its_end():
 def test_a_bundle_is_loaded_from_bytes(tmp_path):
     exporter.write(exporter.read(KERAS), tmp_path / "b.json")
     assert exporter.load((tmp_path / "b.json").read_bytes()).digest() == exporter.read(KERAS).digest()
-    with pytest.raises(exporter.FormatError, match="<bytes>: "):
+    with pytest.raises(exporter.ExporterError, match="<bytes>: "):
         exporter.read(b"nothing that anybody wrote")
 
 
