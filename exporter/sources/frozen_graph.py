@@ -19,7 +19,8 @@ from exporter.sources.tf_graph.closed import check_is_open
 from exporter.sources.tf_graph.layers import layers
 from exporter.sources.tf_graph.norms import GraphNorm, find_norms
 from exporter.sources.tf_graph.paths import op_scope
-from exporter.sources.tf_graph.trace import FUSED, PASSES, VARIABLES, Constant
+from exporter.sources.tf_graph.trace import FUSED, PASSES, VARIABLES
+from exporter.sources.tf_graph.values import Constant
 
 if TYPE_CHECKING:
     from exporter.files.place import Place

@@ -21,7 +21,7 @@ from exporter.sources.tf_graph.layers import Values, layers
 from exporter.sources.tf_graph.norms import find_norms as norms_of_graph
 from exporter.sources.tf_graph.saved import SavedFunctions, key_of
 from exporter.sources.tf_graph.trace import VARIABLES as VARIABLE_OPS
-from exporter.sources.tf_graph.trace import Variable
+from exporter.sources.tf_graph.values import Variable
 from exporter.sources.tf_objects.norms import ObjectNames, ObjectNorm, epsilon_of, open_graph, with_kernel
 from exporter.sources.tf_objects.parts import METADATA, MODEL, Part, graphs_of, of_inference
 from exporter.sources.tf_objects.read import Said, read_norms, read_objects

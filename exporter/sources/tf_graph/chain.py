@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from exporter.formats.graph_def import Body, Node
-from exporter.sources.tf_graph.trace import Constant, Frame, Moment, Opaque, Parts, Source, Tracer, Value, Variable, operand
+from exporter.sources.tf_graph.trace import Tracer
+from exporter.sources.tf_graph.values import Constant, Frame, Moment, Opaque, Parts, Source, Value, Variable, operand
 
 ADDITIONS = frozenset({"Add", "AddV2", "BiasAdd"})
 DIVISIONS = frozenset({"RealDiv", "Div"})

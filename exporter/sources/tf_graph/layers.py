@@ -15,7 +15,7 @@ from exporter.errors import FormatError, printable
 from exporter.keras.dialects import adds_to_epsilon
 from exporter.sources.shared.found import Skipped
 from exporter.sources.tf_graph.norms import GraphNorm
-from exporter.sources.tf_graph.trace import Constant, Filled, Parameter, Parts, Shaping, Variable
+from exporter.sources.tf_graph.values import Constant, Filled, Parameter, Parts, Shaping, Variable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -17,12 +17,8 @@ from exporter.formats.graph_def import Body, Graph, Node
 from exporter.sources.tf_graph.averages import Averages, without_correction
 from exporter.sources.tf_graph.chain import ADDITIONS, Chain, chains, inner, users_of
 from exporter.sources.tf_graph.paths import op_scope, variable_scope
-from exporter.sources.tf_graph.trace import (
-    CALLS,
-    CHOICES,
-    FUSED,
-    LOOPS,
-    PASSES,
+from exporter.sources.tf_graph.trace import CALLS, CHOICES, FUSED, LOOPS, PASSES, Tracer
+from exporter.sources.tf_graph.values import (
     UNNAMED,
     Constant,
     Filled,
@@ -33,7 +29,6 @@ from exporter.sources.tf_graph.trace import (
     Parts,
     Roles,
     Source,
-    Tracer,
     Value,
     Variable,
     is_made,

@@ -6,7 +6,8 @@ import re
 from collections.abc import Sequence
 
 from exporter.formats.graph_def import Node
-from exporter.sources.tf_graph.trace import FUSED, Constant, Parts, Source, Variable
+from exporter.sources.tf_graph.trace import FUSED
+from exporter.sources.tf_graph.values import Constant, Parts, Source, Variable
 
 # What TensorFlow and Keras call the scopes and ops of one batch norm, below the layer's own scope.
 INNER_SCOPE = re.compile(r"(batchnorm|cond|batch_normalization_op|_?FusedBatchNorm(V2|V3|Ex)?)(_\d+)?")

@@ -8,7 +8,8 @@ from exporter.errors import FormatError, printable
 from exporter.formats.graph_def import MetaGraph
 from exporter.formats.object_graph import CheckpointGraph, SavedGraph
 from exporter.sources.tf_graph.norms import GraphNorm, find_norms
-from exporter.sources.tf_graph.trace import CALLS, Source, Variable
+from exporter.sources.tf_graph.trace import CALLS
+from exporter.sources.tf_graph.values import Source, Variable
 
 
 class SavedFunctions:

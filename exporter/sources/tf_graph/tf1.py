@@ -29,7 +29,8 @@ from exporter.sources.shared.assemble import along_by_shape
 from exporter.sources.shared.found import Found, Skipped
 from exporter.sources.tf_graph.layers import Values, layers
 from exporter.sources.tf_graph.norms import OF_THE_BATCH, GraphNorm, find_norms
-from exporter.sources.tf_graph.trace import PASSES, VARIABLES, Constant, Variable
+from exporter.sources.tf_graph.trace import PASSES, VARIABLES
+from exporter.sources.tf_graph.values import Constant, Variable
 
 if TYPE_CHECKING:
     from exporter.files.place import Place

@@ -1,0 +1,175 @@
+"""Values of a graph, and what they may turn out to be: a variable, a constant, a statistic of the batch, or something else.
+
+A function body is looked at once a call, in a `Frame` that knows its caller, so that arguments can be followed out of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Hashable, Mapping
+from typing import NamedTuple
+
+from exporter.errors import FormatError, printable
+from exporter.formats.graph_def import Body, Node, Output
+
+# Names that tf.constant, tf.ones and tf.zeros give by themselves: nobody's parameter when every value is neutral.
+UNNAMED = re.compile(r"(Const|ones|zeros|ones_like|zeros_like|Fill)(_\d+)?")
+
+Shaping = tuple[tuple[str, tuple[int, ...]], ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Variable:
+    """A variable. key: what the checkpoint knows it by; name: as the graph has it; shaping: reshapes on the way to its use."""
+
+    key: Hashable
+    name: str
+    shaping: Shaping = ()
+
+    @property
+    def identity(self) -> Hashable:
+        return "variable", self.key
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Constant:
+    """A Const of the graph. name: the node's; where: the function it stands in, "" for the main graph."""
+
+    node: Node
+    where: str
+    shaping: Shaping = ()
+
+    @property
+    def name(self) -> str:
+        return self.node.name
+
+    @property
+    def identity(self) -> Hashable:
+        return "constant", self.where, self.node.name
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Parts:
+    """A partitioned variable: its parts, joined along `axis`."""
+
+    parts: tuple[Variable | Constant, ...]
+    axis: int
+    shaping: Shaping = ()
+
+    @property
+    def name(self) -> str:
+        return re.sub(r"/part_\d+$", "", self.parts[0].name)
+
+    @property
+    def identity(self) -> Hashable:
+        return "parts", tuple(part.identity for part in self.parts)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Filled:
+    """A tensor of one value that the graph makes itself (ones_like, fill): not a parameter."""
+
+    value: float
+    shaping: Shaping = ()
+    name: str = ""
+
+    @property
+    def identity(self) -> Hashable:
+        return "filled", self.value
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Moment:
+    """A statistic of activations. of_batch: over the batch axis, as batch norm in training has it (else: layer norm and the like).
+
+    identity: of the op that computes it. axes: over which it is, where the graph says it.
+    """
+
+    identity: Hashable
+    of_batch: bool
+    shaping: Shaping = ()
+    axes: tuple[int, ...] | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Opaque:
+    """Anything else. reason: what it is, for a message; value: the first output that could not be seen through."""
+
+    reason: str
+    value: Value | None = None
+    shaping: Shaping = ()
+
+    @property
+    def identity(self) -> Hashable:
+        return "opaque", self.value
+
+
+Parameter = Variable | Constant | Parts | Filled
+Source = Variable | Constant | Parts | Filled | Moment | Opaque
+
+
+class Roles(NamedTuple):
+    """What plays each role."""
+
+    gamma: Source
+    beta: Source
+    mean: Source
+    variance: Source
+
+
+class Frame:
+    """A body in one call of it. caller, call, first: where it is called, by which node, and which input is the first argument."""
+
+    __slots__ = ("_arguments", "body", "bound", "call", "caller", "depth", "first")
+
+    def __init__(self, body: Body, caller: Frame | None = None, call: Node | None = None, first: int = 0,
+                 bound: Mapping[str, Variable] | None = None) -> None:
+        self.body, self.caller, self.call, self.first = body, caller, call, first
+        self.bound = bound or {}
+        self.depth: int = caller.depth + 1 if caller is not None else 0
+        self._arguments = {name: number for number, name in enumerate(body.arguments)}
+
+    def argument(self, name: str) -> int | None:
+        """The number of the argument of this name."""
+        return self._arguments.get(name)
+
+    def outside(self, name: str) -> Value | None:
+        """What the caller passes for an argument."""
+        number = self._arguments.get(name)
+        if number is None or self.caller is None or self.call is None or number + self.first >= len(self.call.inputs):
+            return None
+        return Value(self.caller, self.call.inputs[number + self.first])
+
+
+class Value(NamedTuple):
+    """One output of a node of a frame, or one of its arguments."""
+
+    frame: Frame
+    output: Output
+
+    @property
+    def node(self) -> Node | None:
+        """The node; None for an argument. FormatError where the graph has neither: a norm behind it would else not be seen."""
+        found = self.frame.body.nodes.get(self.output.node)
+        if found is None and self.frame.argument(self.output.node) is None:
+            raise FormatError(f"the graph reads {printable(self.output.node)!r}, which it does not hold", where=self.frame.body.name,
+                              hint="the file is damaged; get it again")
+        return found
+
+
+def operand(frame: Frame, node: Node, number: int) -> Value:
+    """An input of a node. FormatError where it has too few."""
+    if not 0 <= number < len(node.inputs):
+        raise FormatError(f"{node.op} has {len(node.inputs)} inputs", where=node.where)
+    return Value(frame, node.inputs[number])
+
+
+def is_made(source: Source, neutral: float) -> bool:
+    """Whether a tensor holds the neutral value alone, and the graph itself makes it: it is nobody's parameter."""
+    if isinstance(source, Filled):
+        return source.value == neutral
+    if not isinstance(source, Constant) or not UNNAMED.fullmatch(source.name.rpartition("/")[2]):
+        return False
+    tensor = source.node.tensor()
+    return tensor.dtype.kind != "other" and bool((tensor.array() == neutral).all())
