@@ -12,7 +12,9 @@ import urllib.parse
 
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(?:://|::)")  # two letters or more: C:\\ is a drive
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://[^\s'\"<>]+")
+MISTYPED = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/(?!/)")
 LINK = "::"
+STORES = ("abfs", "abfss", "adl", "az", "file", "gcs", "gs", "hdfs", "hf", "local", "memory", "oss", "s3", "s3a", "tar", "zip")
 ESCAPED = re.compile(r"%(?![0-9A-Fa-f]{2})")
 WITHOUT_USERS = ("abfs", "abfss", "adl", "github", "hf")  # what stands before "@" is a container, a repository
 IN_URLS = ":/?#[]@!$&'()*+,;=%-._~"  # RFC 3986
@@ -31,6 +33,11 @@ def without_file_scheme(path: str | os.PathLike[str]) -> str:
     from urllib.request import url2pathname
 
     return url2pathname("/" + text[len("file://"):].partition("/")[2])
+
+
+def is_mistyped(path: str) -> bool:
+    """Whether `path` was meant as a URL and is none ("https:/host/..."), and there is no such file."""
+    return MISTYPED.match(path) is not None and not os.path.lexists(path)
 
 
 def is_web(url: str) -> bool:
@@ -94,13 +101,23 @@ def public(url: str) -> str:
 
 def _public_link(link: str) -> str:
     head, mark, path = link.partition("://")
+    if not mark and is_mistyped(link):
+        head, mark, path = link.partition(":/")
     if not mark:
         return link
-    host, slash, tail = path.partition("/")
     if head.lower() not in WITHOUT_USERS:
-        host = host.rpartition("@")[2]
-    ends = "[?#]" if head.lower() in ("http", "https") else r"\?(?=[^/]*=)"  # an object of a store may have "?" in its name
-    return head + mark + host + re.split(ends, slash + tail)[0]
+        path = path[_end_of_user(path):]
+    ends = r"\?(?=[^/]*=)" if head.lower() in STORES else "[?#]"  # an object of a store may have "?" in its name
+    return head + mark + re.split(ends, path)[0]
+
+
+def _end_of_user(path: str) -> int:
+    """Where the user's name and password end. A password may hold a slash that should have been escaped: what should be a port tells."""
+    host = path.partition("/")[0]
+    if "@" in host:
+        return host.rindex("@") + 1
+    port = host.rpartition(":")[2] if ":" in host and not host.endswith("]") else ""
+    return path.rindex("@") + 1 if port and not port.isdigit() and "@" in path else 0
 
 
 def without_secrets(text: str, url: str) -> str:
@@ -108,7 +125,7 @@ def without_secrets(text: str, url: str) -> str:
     text = ADDRESS.sub(lambda found: public(found[0]), text)
     for link in url.split(LINK):
         _, _, path = link.partition("://")
-        user = path.partition("/")[0].rpartition("@")[0]
+        user = path[: _end_of_user(path)].removesuffix("@")
         query = path.partition("?")[2]
         for secret in (query, *(value.partition("=")[2] for value in query.split("&")), user, *user.split(":", 1)):
             for form in (secret, urllib.parse.unquote(secret)):

@@ -9,6 +9,7 @@ import stat
 from pathlib import Path
 
 from exporter.errors import ExporterError, FormatError, MissingFileError, printable
+from exporter.files import address
 from exporter.files.input_file import InputFile, LocalFile
 
 MiB = 1 << 20
@@ -46,7 +47,7 @@ class Place:
     @property
     def name(self) -> str:
         """The last component, as it may stand in a bundle or a message."""
-        name = self.local.name
+        name = address.name_of(str(self.local)) if address.is_mistyped(str(self.local)) else self.local.name
         if not name:
             with contextlib.suppress(FileNotFoundError):  # the current folder was removed
                 name = Path(os.path.abspath(self.local)).name

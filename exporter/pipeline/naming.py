@@ -115,7 +115,7 @@ def _join(out_dir: str, names: Sequence[str]) -> str:
 
 def public(source: str) -> str:
     """A source as it may be shown and recorded: without a URL's user and query, which may be secrets."""
-    if not is_url(source):
+    if not (is_url(source) or address.is_mistyped(source)):
         return source
     query = "&".join(filter(None, (urllib.parse.urlsplit(link).query for link in source.split(address.LINK) if address.is_web(link))))
     return address.public(source) + (f"?{_short_hash(query)}" if query else "")
