@@ -123,7 +123,7 @@ def loaded_after(statement):
 
 def test_import_is_light():
     assert not loaded_after("import exporter") & {"numpy", "h5py", "jsonschema", "orjson", "asyncio"}
-    heavy = {"h5py", "jsonschema", "asyncio", "email", "tempfile", "concurrent", "multiprocessing", "ssl", "http", "logging"}
+    heavy = {"h5py", "jsonschema", "asyncio", "email", "tempfile", "concurrent", "multiprocessing", "ssl", "http", "logging", "socket"}
     assert not loaded_after("import exporter.pipeline.read, exporter.pipeline.write, exporter.targets.bundle_json") & heavy
     assert not loaded_after("from exporter.commands import export; export.export_parser()") & {"numpy", "h5py", "jsonschema", "orjson"}
 

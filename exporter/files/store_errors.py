@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import socket
 from collections.abc import Iterator
 
 from exporter.errors import ExporterError, FormatError, MissingExtra, MissingFileError, printable
@@ -91,6 +90,8 @@ def told(error: BaseException, name: str, scheme: str, words: str) -> ExporterEr
         return FormatError(f"access is refused{answer}", where=name, hint=credentials(scheme))
     if status is not None:
         return FormatError(f"cannot be read: the server answers {status}", where=name, hint=NETWORK)
+    import socket
+
     if any(isinstance(each, socket.gaierror) for each in causes):
         return FormatError("the name of the server cannot be resolved", where=name, hint=NETWORK)
     if any(isinstance(each, ConnectionRefusedError) for each in causes):
