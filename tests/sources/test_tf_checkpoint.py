@@ -318,6 +318,24 @@ def test_configs_that_tensorflow_112_stored(tmp_path):
         ("first", 2e-3, (1,), "BatchNormalization"), ("sub/second", 1e-5, (-1,), "BatchNormalizationV1")]
 
 
+def test_the_calls_that_the_stored_config_of_the_model_says(tmp_path):
+    """Only the model's own config says how its layers are called, and what feeds them."""
+    model = Model().norm("layer_with_weights-0", scope="bn").norm("layer_with_weights-1", scope="bn_1")
+    for number, name in enumerate(("first", "second")):
+        model.add(f"layer_with_weights-{number}", **{f"layer_with_weights-{number}": config(name)})
+    calls = {"x": [], "first": [[["x", 0, 0, {"training": 1}]]], "second": [[["first", 0, 0, {}]]]}
+    listed = [{**entry, "name": name, "inbound_nodes": calls[name]} for name, entry in (
+        ("x", layer("InputLayer", "x")), ("first", config("first")), ("second", config("second")))]
+    net = {"name": "net", "layers": listed, "input_layers": [["x", 0, 0]], "output_layers": [["second", 0, 0]]}
+    key = "/.ATTRIBUTES/OBJECT_CONFIG_JSON"
+    model.tensors[key] = [json.dumps({"class_name": "Model", "config": net}).encode()]
+    model.nodes[0] = (model.nodes[0][0], None, key)
+    first, second = read(model.write(tmp_path)).layers
+    assert (first.called_in_training, second.called_in_training) == (True, False)
+    assert "training=True" in first.doubt
+    assert ([each.path for each in first.inputs], [each.path for each in second.inputs]) == (["x"], ["first"])
+
+
 def functional(*layers, name="net", class_name="Functional"):
     return {"class_name": class_name, "config": {"name": name, "layers": list(layers)}}
 

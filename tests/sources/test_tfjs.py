@@ -315,3 +315,19 @@ def test_pairs_that_were_exchanged_and_a_frozen_layer_that_moved(model):
     assert len(read(model(functional("m", norm("a", trainable=False), norm("b")), weights)).layers) == 2
     with pytest.raises(FormatError, match=r"disagree for a, b"):
         read(model(functional("m", norm("a"), norm("b")), weights))
+
+
+@pytest.mark.parametrize("version", ["2.2.4", "tfjs-layers 1.7.4", None])
+def test_a_call_in_training(model, version):
+    """In a public collection of these models 17 configs call their batch norms with training=1."""
+    layers = [{**norm(name), "name": name, "inbound_nodes": [[["x", 0, 0, {"training": flag}]]]} for name, flag in (("g", 1), ("h", False))]
+    config = functional("m", {**entry("InputLayer", "x"), "name": "x", "inbound_nodes": []}, *layers)
+    config["config"] |= {"input_layers": [["x", 0, 0]], "output_layers": [["g", 0, 0], ["h", 0, 0]]}
+    topology = {"keras_version": version, "model_config": config}
+    path = model(config, {**named("g", A), **named("h", B)}, topology=topology)
+    with pytest.raises(UnresolvedError) as caught:
+        exporter.read(path)
+    assert [name for name, _ in caught.value.layers] == ["g"]
+    bundle = exporter.read(path, stored_statistics=True)
+    assert [layer.called_in_training for layer in bundle] == [True, False]
+    assert [[each.path for each in layer.inputs] for layer in bundle] == [["x"], ["x"]]

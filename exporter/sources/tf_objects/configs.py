@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from exporter.errors import FormatError, UsageError
 from exporter.formats.object_graph import CONFIG, CheckpointGraph
-from exporter.keras.config import Architecture, Node, is_batch_norm, join, parse_config
+from exporter.keras.config import Architecture, Node, is_batch_norm, join, parse_config, walk
 
 if TYPE_CHECKING:
     from exporter.formats.tensor_bundle import TensorBundle
@@ -21,6 +23,7 @@ class StoredConfigs:
     def __init__(self, checkpoint: TensorBundle, graph: CheckpointGraph) -> None:
         self._checkpoint, self._graph = checkpoint, graph
         self._parsed: dict[int, Node | None] = {}
+        self._listed: dict[int, dict[str, Node]] = {}
 
     def of(self, norm: ObjectNorm) -> tuple[str, Node] | None:
         """Path and config of a layer; None where the checkpoint has none, or not that of a batch norm."""
@@ -31,7 +34,18 @@ class StoredConfigs:
         outer = [node for number in norm.way[0][:-1] if (node := self._config(number))]
         for node in [*outer[1:], own]:  # the outermost is the model, whose name is no part of a path
             path = join(path, node.name)
-        return path, own
+        listed = self._in_model(norm.way[0]).get(path)
+        return path, own if listed is None else dataclasses.replace(own, surroundings=listed.surroundings, calls=listed.calls)
+
+    def _in_model(self, way: Sequence[int]) -> dict[str, Node]:
+        """The batch norms that the config of the outermost model lists, by path: it says their calls, too."""
+        root = next((number for number in way if self._config(number)), None)
+        if root is None:
+            return {}
+        if root not in self._listed:
+            tree = self._config(root)
+            self._listed[root] = {path: node for path, node in walk(tree) if is_batch_norm(node)} if tree else {}
+        return self._listed[root]
 
     def _config(self, node: int) -> Node | None:
         if node not in self._parsed:
