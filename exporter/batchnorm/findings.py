@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exporter.batchnorm.layer import BatchNorm, scale_and_offset, wide
+from exporter.batchnorm.stored import BATCH_NORMS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -55,6 +56,11 @@ KINDS = {kind.code: kind for kind in (
     Kind(code="never-trained", level="warning", title="Statistics never trained",
          meaning="All means are 0 and all variances 1, which is how a layer starts: it was never run in training, or its moving "
                  "statistics were not saved. In inference it does not normalise."),
+    Kind(code="called-in-training", level="warning", title="Called in training mode",
+         meaning="The model calls these layers with training=True. Up to Keras 2 its own predict() then normalizes by the statistics of "
+                 "the batch, and not by the ones here; in Keras 3 predict() does not, model(x) and export() do."),
+    Kind(code="own-class", level="note", title="Not Keras's own class",
+         meaning="By its config the layer is a batch norm. Whether its class computes as one is not in the file."),
     Kind(code="huge-scale", level="warning", title="Huge scale",
          meaning=f"The effective scale is above {HUGE:g}: small differences of the input, and the "
                  "rounding errors of everything before it, come out that many times larger."),
@@ -178,6 +184,10 @@ def _largest(values: NDArray[np.float64]) -> str:
 
 
 def _provenance(layer: BatchNorm) -> Iterator[tuple[str, tuple[int, str]]]:
+    if layer.called_in_training:
+        yield "called-in-training", (0, "some call of it has training=True, or the call of a model or wrapper around it")
+    if layer.class_name not in BATCH_NORMS:
+        yield "own-class", (0, f"its class is {layer.class_name}")
     if layer.effective_epsilon is not None:
         _, _, _, root = wide(layer)
         effective = np.sqrt(layer.moving_variance.astype(np.float64) + layer.effective_epsilon)

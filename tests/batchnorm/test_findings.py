@@ -143,3 +143,10 @@ def test_that_is_a_warning_once_for_all(tmp_path):
     path = write(tmp_path / "m.h5", {name: named(name, values) for name in ("a", "b")}, sequential(norm("a"), norm("b")))
     (warning,) = exporter.read(path).warnings
     assert warning.startswith("a, b: the moving statistics are still 0 and 1")
+
+
+def test_how_the_model_uses_the_layer():
+    found = said(plain(called_in_training=True, class_name="lab>MyNorm"))
+    assert list(found) == ["called-in-training", "own-class"]
+    assert found["own-class"].sentence == "its class is lab>MyNorm"
+    assert not said(plain(class_name="SyncBatchNormalization"))
