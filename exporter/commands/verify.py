@@ -34,6 +34,8 @@ def verify(words: Sequence[str] | None = None) -> int:
     args = verify_parser().parse_args(words)
     if args.other is None and (args.live or args.map):
         raise UsageError("--live needs the MODEL whose layers are to be run" if args.live else "--map needs OTHER, whose layers it names")
+    if args.report is not None:
+        _check_report(args)
     bundle = _bundle(args)
     warn(bundle.warnings)
     report: dict[str, Any] = {"bundle": args.bundle, "layers": len(bundle)}
@@ -85,7 +87,23 @@ def _compared(bundle: Bundle, args: argparse.Namespace, report: dict[str, Any]) 
     other = ports.read(place) or _model(place, args)
     found = comparison.compare(bundle, other, tuple(map(_map, args.map)), place.name)
     report |= found.to_dict()
+    if args.report is not None:
+        from exporter.diagnosis.comparison_page import page
+        from exporter.files import output
+
+        output.write(args.report, page(found, bundle, place_for(args.bundle).name, other))
     return found.text(), found.same
+
+
+def _check_report(args: argparse.Namespace) -> None:
+    """Refuses, before anything is read, a report that cannot be written."""
+    from exporter.files.output import check_output
+    from exporter.files.remote import place_for
+
+    if args.live or not args.report.lower().endswith(".html"):
+        raise UsageError("the report of a comparison is an .html file, and --live has none" if args.live else
+                         f"expected a REPORT.html, got {printable(args.report, 80)}")
+    check_output(args.report, [place_for(args.bundle), place_for(args.other)])
 
 
 def _model(place: Place, args: argparse.Namespace) -> Port:
@@ -152,11 +170,13 @@ def verify_parser() -> argparse.ArgumentParser:
                     "real layers of a model, run on the vectors by the Keras or tf_keras that is installed; a model with a Lambda\n"
                     "or a custom object is not run.",
         epilog="examples:\n  bn-verify out.json\n  bn-verify out.json newer.h5\n"
-               "  bn-verify out.json state.safetensors --map 'encoder/*=enc.*'\n  bn-verify out.json model.keras --live\n\n"
+               "  bn-verify out.json state.safetensors --map 'encoder/*=enc.*'\n  bn-verify before.h5 after.h5 report.html\n"
+               "  bn-verify out.json model.keras --live\n\n"
                "layers are paired as --map says, by path, by content, or by order and shape; which is said\n"
                "exit status: 0 nothing differs, 1 something does (or is refused), 2 usage")
     parser.add_argument("bundle", metavar="BUNDLE", help="a bundle in any form that bn-export reads back; with OTHER, also a model")
     parser.add_argument("other", metavar="OTHER", nargs="?", help="what to compare with")
+    parser.add_argument("report", metavar="REPORT.html", nargs="?", help="write the comparison as a page, too")
     parser.add_argument("--map", action="append", default=[], metavar="OLD=NEW",
                         help="the bundle's layer OLD is NEW in OTHER; globs, with as many stars on both sides; repeatable")
     parser.add_argument("--live", action="store_true", help="OTHER is a model: run its own layers with the installed Keras")

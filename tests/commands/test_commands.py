@@ -311,6 +311,31 @@ def test_a_model_that_does_not_say_epsilon(run, tmp_path):
     assert "epsilon: 0.001 in the bundle, 0.5 in model.weights.h5" in out
 
 
+def test_two_checkpoints_as_a_page(run, several, tmp_path):
+    path, bundle = several
+    a, b, c = bundle
+    odd = c.replace(path="<script>x", beta=np.full(c.shape, 3, np.float32))
+    other = make_bundle(a.replace(gamma=a.beta, beta=a.gamma, epsilon=0.25), b, odd)
+    exporter.write(other, tmp_path / "other.json")
+    code, out, err = run(verify, path, tmp_path / "other.json", tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text("utf-8")
+    assert (code, err) == (1, "")
+    assert out.splitlines()[-1] in text
+    assert "BN133" in text
+    assert text.count("<figure>") == 3
+    assert "&lt;script&gt;x" in text
+    assert "<script" not in text
+    assert "default-src 'none'" in text
+    code, _, _ = run(verify, path, path, tmp_path / "report.html")
+    assert code == 0
+    assert "the 3 layers are equal bit for bit" in (tmp_path / "report.html").read_text("utf-8")
+    for words, message in (([tmp_path / "report.txt"], "expected a REPORT.html"), ([tmp_path / "no" / "r.html"], "folder"),
+                           ([path.with_suffix(".html"), "--live"], "--live has none")):
+        code, _, err = run(verify, path, tmp_path / "other.json", *words)
+        assert code in (1, 2)
+        assert message in err
+
+
 def test_the_sign_of_zero_differs():
     from exporter.diagnosis.comparison import compare_layers
 

@@ -1,0 +1,118 @@
+"""A comparison as one HTML page that needs nothing else: a row a layer, and a drawing of each array that differs, channel by channel.
+
+Text of the files reaches the page only through `_text`; nothing runs on it, and a content security policy with the hash of its style lets
+nothing load.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from exporter.__about__ import __version__
+from exporter.diagnosis.mistakes import BY_CODE
+from exporter.diagnosis.port_answer import Compared, Comparison, Difference
+from exporter.errors import printable
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from exporter.batchnorm.bundle import Bundle
+    from exporter.diagnosis.ports.port import Port, Ported
+
+LONGEST = 300  # characters of a name or sentence
+SIDE = 120  # units of a drawing
+MOST_DOTS = 512  # channels drawn, evenly spread; those that differ most are among them
+STYLE = """
+:root { color-scheme: light dark; --line: #8886; --bad: #c2410c; --good: #15803d; }
+body { font: 15px/1.45 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; }
+table { border-collapse: collapse; width: 100%; } th, td { text-align: left; vertical-align: top; padding: .35rem .6rem; }
+tr { border-bottom: 1px solid var(--line); } bdi { font-family: ui-monospace, monospace; overflow-wrap: anywhere; }
+td span { display: block; }
+.differs { color: var(--bad); } .equal { color: var(--good); } figure { display: inline-block; margin: .4rem 1rem .4rem 0; }
+svg { width: 150px; height: 150px; border: 1px solid var(--line); } circle { fill: currentColor; fill-opacity: .6; }
+svg path { stroke: var(--line); fill: none; } figcaption { font-size: .8rem; max-width: 18rem; }
+code { font-family: ui-monospace, monospace; }
+"""
+
+
+def page(found: Comparison, mine: Bundle, mine_name: str, theirs: Port) -> bytes:
+    """The page, UTF-8."""
+    digest = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
+    left = {layer.path: layer.parameters() for layer in mine}
+    right = {layer.path: layer for layer in theirs.layers}
+    rows = "".join(_row(pair, left[pair.path], right[pair.other]) for pair in found.pairs)
+    rows += "".join(f'<tr><td>{_path(one.path)}</td><td>…</td><td class="differs">not in {_text(found.name)} {_said(one)}</td></tr>'
+                    for one in found.missing)
+    rows += "".join(f'<tr><td>…</td><td>{_path(one.path)}</td><td class="differs">not in {_text(mine_name)}</td></tr>'
+                    for one in found.added)
+    verdict = found.text().splitlines()[-1]
+    title = f"{_text(mine_name)} and {_text(found.name)}"
+    policy = f"default-src 'none'; base-uri 'none'; form-action 'none'; style-src 'sha256-{digest}'"
+    body = (f'<h1>{title}</h1><p class="{"equal" if found.same else "differs"}"><strong>{_text(verdict)}</strong></p>'
+            f"<ul>{''.join(f'<li>{_text(note)}</li>' for note in (*found.notes, *found.to_set))}</ul>{_mistakes(found)}"
+            f"<table><thead><tr><th>{_text(mine_name)}</th><th>{_text(found.name)}</th><th>what differs</th></tr></thead>"
+            f"<tbody>{rows}</tbody></table><p>bn-export {__version__}</p>")
+    return (f'<!doctype html><html lang="en"><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{policy}">'
+            f'<meta name="viewport" content="width=device-width"><title>{title}</title><style>{STYLE}</style>{body}</html>\n').encode()
+
+
+def _text(text: str) -> str:
+    """Text of a file as HTML: markup escaped, control and direction characters visible instead of in force."""
+    return html.escape(printable(text, LONGEST))
+
+
+def _path(path: str) -> str:
+    return f"<bdi>{_text(path)}</bdi>"
+
+
+def _mistakes(found: Comparison) -> str:
+    codes = dict.fromkeys(one.code for one in found.differences if one.code)
+    rows = [f"<dt><code>{code}</code> {_text(BY_CODE[code].name)}</dt><dd>{_text(BY_CODE[code].instead)}</dd>" for code in codes]
+    return f"<dl>{''.join(rows)}</dl>" if rows else ""
+
+
+def _row(pair: Compared, mine: Mapping[str, NDArray[np.generic]], theirs: Ported) -> str:
+    drawings = "".join(_figures(pair, mine, theirs))
+    verdict = f"equal after rounding to {pair.rounding}" if pair.rounding and not pair.differences else pair.verdict
+    kind = "differs" if pair.differences else "equal"
+    return (f'<tr><td>{_path(pair.path)}</td><td>{_path(pair.other)}<br><small>{_text(pair.how)}</small></td>'
+            f'<td><span class="{kind}">{_text(verdict)}</span>{drawings}</td></tr>')
+
+
+def _figures(pair: Compared, mine: Mapping[str, NDArray[np.generic]], theirs: Ported) -> Iterator[str]:
+    for one in pair.differences:
+        caption = f"{_text(one.what)} {_said(one)}"
+        if not one.of:
+            yield f"<p>{caption}: {_text(str(one.mine))} and {_text(str(one.theirs))}</p>"
+            continue
+        drawing = _scatter(mine[one.what].astype(np.float64).ravel(), theirs.arrays[one.what].astype(np.float64))
+        yield (f"<figure>{drawing}<figcaption>{caption}; {one.channels} of {one.of} channels differ, most channel {one.channel}: "
+               f"{one.mine:.6g} and {one.theirs:.6g}</figcaption></figure>")
+
+
+def _said(one: Difference) -> str:
+    code = f"<code>{one.code}</code> " if one.code else ""
+    return f"{code}is {_text(one.says)}" if one.says and one.of else f"{code}{_text(one.says)}"
+
+
+def _scatter(mine: NDArray[np.float64], theirs: NDArray[np.float64]) -> str:
+    """Each channel as a dot, mine to the right and theirs upwards; equal ones lie on the diagonal."""
+    finite = np.isfinite(mine) & np.isfinite(theirs)
+    mine, theirs = mine[finite], theirs[finite]
+    if not mine.size:
+        return ""
+    if mine.size > MOST_DOTS:
+        far = np.argsort(-np.abs(mine - theirs), kind="stable")[: MOST_DOTS // 2]
+        kept = np.unique(np.concatenate([far, np.linspace(0, mine.size - 1, MOST_DOTS // 2).astype(np.intp)]))
+        mine, theirs = mine[kept], theirs[kept]
+    low, high = min(mine.min(), theirs.min()), max(mine.max(), theirs.max())
+    with np.errstate(all="ignore"):
+        x, y = (np.nan_to_num((values / 2 - low / 2) / (high / 2 - low / 2 or 1.0)) * SIDE for values in (mine, theirs))
+    dots = "".join(f'<circle cx="{a:.0f}" cy="{SIDE - b:.0f}" r="2"/>' for a, b in zip(x.tolist(), y.tolist()))
+    return f'<svg viewBox="-4 -4 {SIDE + 8} {SIDE + 8}" role="img" aria-label="each channel"><path d="M0 {SIDE}L{SIDE} 0"/>{dots}</svg>'
