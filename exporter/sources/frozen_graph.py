@@ -15,6 +15,7 @@ from exporter.formats.graph_def import Graph, MetaGraph, open_file
 from exporter.formats.protobuf import fields, varint
 from exporter.sources.shared.found import Found
 from exporter.sources.shared.refusals import FOLDED, ORIGINAL
+from exporter.sources.tf_graph.chain import ROOTS
 from exporter.sources.tf_graph.closed import check_is_open
 from exporter.sources.tf_graph.layers import layers
 from exporter.sources.tf_graph.norms import GraphNorm, find_norms
@@ -92,7 +93,7 @@ def _refuse(graph: Graph, norms: list[GraphNorm], found: Found, folded: list[str
 def _folded(graph: Graph, norms: list[GraphNorm]) -> Iterator[str]:
     """Scopes in which names say that there was a batch norm: a tool replaced its ops by a product and a sum, and kept their names."""
     whole = {op_scope(norm.node) for norm in norms}
-    roots = {node.name.rpartition("/")[0] for node in graph.main.nodes.values() if node.op in ("Rsqrt", "Sqrt")}
+    roots = {node.name.rpartition("/")[0] for node in graph.main.nodes.values() if node.op in ROOTS}
     for node in graph.main.nodes.values():
         scope, _, last = node.name.rpartition("/")
         named = FUSED.fullmatch(re.sub(r"_\d+$", "", last)) or (_CHAIN_SCOPE.fullmatch(scope.rpartition("/")[2]) and scope not in roots)

@@ -16,7 +16,6 @@ from exporter.formats.object_graph import OBJECT_GRAPH, SavedGraph
 from exporter.formats.tensor_bundle import Checkpoint, TensorBundle, open_checkpoint
 from exporter.keras.dialects import era_of_tensorflow
 from exporter.sources.shared.found import Found, Skipped
-from exporter.sources.tf_graph.closed import check_is_open
 from exporter.sources.tf_graph.layers import Values, layers
 from exporter.sources.tf_graph.norms import find_norms as norms_of_graph
 from exporter.sources.tf_graph.saved import SavedFunctions, key_of
@@ -181,7 +180,7 @@ class _Reader:
             else:
                 found.add(outcome.replace(path=path(outcome.path), name=path(outcome.path).rpartition("/")[2]))
         if not norms:
-            check_is_open(functions.graph)
+            functions.check_is_open()
 
     def _values(self, variable: Variable) -> Values | None:
         node = key_of(variable)

@@ -110,13 +110,18 @@ def by_hand(form, g, b, mean, variance):
                                             node("c", "Sub", b, "mi"), node("y", "Add", "xi", "c")],
         "x * (g / s) - m * (g / s) + b": [*root, node("i", "RealDiv", g, "s"), node("xi", "Mul", "x", "i"), node("mi", "Mul", mean, "i"),
                                           node("c", "Sub", "xi", "mi"), node("y", "BiasAdd", "c", b)],
+        "g * (x - m) * v ** -0.5 + b": [*root[:2], const("p", np.float32(-0.5)), node("i", "Pow", "v", "p"), node("d", "Sub", "x", mean),
+                                        node("gd", "Mul", g, "d"), node("n", "Mul", "gd", "i"), node("y", "Add", "n", b)],
+        "g * (x - m) / v ** 0.5 + b": [*root[:2], const("p", np.float32(0.5)), node("i", "Pow", "v", "p"), node("d", "Sub", "x", mean),
+                                       node("gd", "Mul", g, "d"), node("n", "RealDiv", "gd", "i"), node("y", "Add", "n", b)],
         "(x + -m) * (1 / s) * g + b": [*root, node("i", "Reciprocal", "s"), node("neg", "Neg", mean), node("d", "Add", "x", "neg"),
                                        node("n", "Mul", "d", "i"), node("gn", "Mul", "n", g), node("y", "Add", "gn", b)],
     }[form]
 
 
 @pytest.mark.parametrize("form", ["g * (x - m) / s + b", "(x - m) / s * g + b", "b + g * ((x - m) * r)", "x * (g / s) + (b - m * (g / s))",
-                                  "x * (g / s) - m * (g / s) + b", "(x + -m) * (1 / s) * g + b"])
+                                  "x * (g / s) - m * (g / s) + b", "(x + -m) * (1 / s) * g + b",
+                                  "g * (x - m) * v ** -0.5 + b", "g * (x - m) / v ** 0.5 + b"])
 def test_one_written_by_hand(tmp_path, form):
     values = parameters()
     nodes, reads = frozen_variables("w", values, ("scale", "offset", "mu", "sigma2"))

@@ -99,6 +99,14 @@ def test_compiled_code_is_refused_as_that(tmp_path):
         exporter.read(tmp_path)
 
 
+def test_variables_of_which_no_function_says_what_they_are_for(tmp_path):
+    objects = saved_graph_proto([({"a": 1}, None), ({}, "a")])
+    stored = [({"a": 1}, None), ({}, ("a", "a/.ATTRIBUTES/VARIABLE_VALUE"))]
+    write(tmp_path, objects=objects, stored=stored)
+    with pytest.raises(UnsupportedError, match="nothing says what its variables are for"):
+        exporter.read(tmp_path)
+
+
 # ---- what is in the object graph
 
 def test_metadata_beside_the_objects(tmp_path):

@@ -1,8 +1,8 @@
 """Batch norm that a graph spells out: tf.nn.batch_normalization's chain of Rsqrt, Mul, Sub and Add, or one written by hand.
 
-From each Rsqrt(variance + epsilon), or division by Sqrt(variance + epsilon), the few ops that use it are read as a sum of products. Batch
-norm is the sum  r*x*gamma - r*mean*gamma + beta,  or  r*(x - mean)*gamma + beta,  in whatever order somebody wrote it: the numbers at the
-ends of op names differ between versions and with what is left out, so they are never looked at.
+From each Rsqrt(variance + epsilon), or division by Sqrt(variance + epsilon), or such a power, the few ops that use it are read as a sum
+of products. Batch norm is the sum  r*x*gamma - r*mean*gamma + beta,  or  r*(x - mean)*gamma + beta,  in whatever order somebody wrote it:
+the numbers at the ends of op names differ between versions and with what is left out, so they are never looked at.
 
 Training for quantisation multiplies the convolution's weights by r*gamma and adds  beta - r*mean*gamma  to what it gives, and leaves all of
 that in the graph for inference, too (tf.contrib.quantize, fold_batch_norms.py, "_Fold").
@@ -22,6 +22,8 @@ ADDITIONS = frozenset({"Add", "AddV2", "BiasAdd"})
 DIVISIONS = frozenset({"RealDiv", "Div"})
 SAME = frozenset({"Identity", "Cast", "StopGradient"})
 ARITHMETIC = ADDITIONS | DIVISIONS | SAME | {"Mul", "Sub", "Neg", "Reciprocal", "Inv"}
+ROOTS = frozenset({"Rsqrt", "Sqrt", "Pow"})
+POWERS = {0.5: "Sqrt", -0.5: "Rsqrt"}
 WIDEST_CONE = 64
 MOST_TERMS = 8
 
@@ -48,14 +50,23 @@ class Chain:
     epsilon: float | None
 
 
-def chains(tracer: Tracer, frame: Frame, users: dict[str, list[Node]]) -> Iterator[tuple[Node, Chain | None, Source]]:
-    """(root, what was found or None, variance) for each root of a sum in the frame. users: `users_of` the body."""
+def chains(tracer: Tracer, frame: Frame, users: dict[str, list[Node]]) -> Iterator[tuple[Node, str, Chain | None, Source]]:
+    """(root, "Sqrt" or "Rsqrt", what was found or None, variance) for each root of a sum in the frame. users: `users_of` the body."""
     for node in frame.body.nodes.values():
-        if node.op in ("Rsqrt", "Sqrt"):
+        kind = _kind_of_root(tracer, frame, node) if node.op in ROOTS else None
+        if kind is not None:
             variance, epsilon = _sum_under(tracer, frame, node)
             if variance is not None:
-                found = _Cone(tracer, frame, users, node).find(variance, epsilon)
-                yield node, found, variance
+                found = _Cone(tracer, frame, users, node, kind).find(variance, epsilon)
+                yield node, kind, found, variance
+
+
+def _kind_of_root(tracer: Tracer, frame: Frame, node: Node) -> str | None:
+    """"Sqrt" or "Rsqrt", also where a power is one (somebody wrote ** 0.5 or ** -0.5); None for another power."""
+    if node.op != "Pow":
+        return node.op
+    power = tracer.scalar(operand(frame, node, 1))
+    return POWERS.get(power) if power is not None else None
 
 
 def users_of(body: Body) -> dict[str, list[Node]]:
@@ -101,8 +112,8 @@ def inner(value: Value) -> Value:
 class _Cone:
     """The few ops after one root, as sums of products."""
 
-    def __init__(self, tracer: Tracer, frame: Frame, users: dict[str, list[Node]], root: Node) -> None:
-        self.tracer, self.frame, self.users, self.root = tracer, frame, users, root
+    def __init__(self, tracer: Tracer, frame: Frame, users: dict[str, list[Node]], root: Node, kind: str) -> None:
+        self.tracer, self.frame, self.users, self.root, self.kind = tracer, frame, users, root, kind
         self.members: dict[str, Node] = {root.name: root}
         for node in list(self._reachable()):
             self.members[node.name] = node
@@ -140,7 +151,7 @@ class _Cone:
 
     def _compute(self, node: Node, depth: int) -> tuple[Term, ...] | None:
         if node is self.root:
-            return (Term(1, True, None, ()),) if node.op == "Rsqrt" else None
+            return (Term(1, True, None, ()),) if self.kind == "Rsqrt" else None
         if node.op in ("Reciprocal", "Inv"):
             return (Term(1, True, None, ()),) if self._divides(operand(self.frame, node, 0)) else None
         first = operand(self.frame, node, 0)
@@ -161,7 +172,7 @@ class _Cone:
 
     def _divides(self, value: Value) -> bool:
         """Whether a value is the square root itself."""
-        return self.root.op == "Sqrt" and inner(value).node is self.root
+        return self.kind == "Sqrt" and inner(value).node is self.root
 
     def _operand(self, value: Value, depth: int) -> tuple[Term, ...] | None:
         node = value.node

@@ -15,7 +15,7 @@ import numpy as np
 
 from exporter.formats.graph_def import Body, Graph, Node
 from exporter.sources.tf_graph.averages import Averages, without_correction
-from exporter.sources.tf_graph.chain import ADDITIONS, Chain, chains, inner, users_of
+from exporter.sources.tf_graph.chain import ADDITIONS, ROOTS, Chain, chains, inner, users_of
 from exporter.sources.tf_graph.paths import op_scope, variable_scope
 from exporter.sources.tf_graph.trace import CALLS, CHOICES, FUSED, LOOPS, PASSES, Tracer
 from exporter.sources.tf_graph.values import (
@@ -196,7 +196,7 @@ class _Finder:
     def _of(self, frame: Frame) -> Iterator[GraphNorm]:
         nodes = frame.body.nodes.values()
         norms = {node.name: norm for node in nodes if (norm := self._single(frame, node)) is not None}
-        if any(node.op in ("Rsqrt", "Sqrt") for node in nodes):
+        if any(node.op in ROOTS for node in nodes):
             norms |= self._chains(frame)
         for node in nodes:
             if node.name in norms:
@@ -231,7 +231,7 @@ class _Finder:
             names, reached = [function], {function}
             for name in names:
                 for node in self.graph.function(name).nodes.values():
-                    if node.op in ("Rsqrt", "Sqrt", GLOBAL) or FUSED.fullmatch(node.op) or node.op in FUSED_CONVOLUTIONS:
+                    if node.op in ROOTS or node.op == GLOBAL or FUSED.fullmatch(node.op) or node.op in FUSED_CONVOLUTIONS:
                         self._interesting[function] = True
                         return True
                     attributes = (CALLS.get(node.op, ""), *CHOICES.get(node.op, ()), *LOOPS.get(node.op, ()))
@@ -310,10 +310,10 @@ class _Finder:
     def _chains(self, frame: Frame) -> dict[str, GraphNorm]:
         """Those that are several ops, by the name of the last."""
         found = {}
-        for root, chain, variance in chains(self.tracer, frame, self._users_of(frame.body)):
+        for root, kind, chain, variance in chains(self.tracer, frame, self._users_of(frame.body)):
             if chain is not None:
                 norm = self._chained(chain)
-            elif root.op == "Rsqrt" and isinstance(variance, (Variable, Constant, Parts)):
+            elif kind == "Rsqrt" and isinstance(variance, (Variable, Constant, Parts)):
                 norm = GraphNorm(root, Value(frame, root.inputs[0]), "", None, None, variance, variance, None, None, None,
                                  "what is done with its variance is no batch norm that is known", certain=False)
             else:

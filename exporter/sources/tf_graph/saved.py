@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from exporter.errors import FormatError, printable
+from exporter.errors import FormatError, UnsupportedError, printable
 from exporter.formats.graph_def import MetaGraph
 from exporter.formats.object_graph import CheckpointGraph, SavedGraph
+from exporter.sources.tf_graph.closed import check_is_open
 from exporter.sources.tf_graph.norms import GraphNorm, find_norms
 from exporter.sources.tf_graph.trace import CALLS
 from exporter.sources.tf_graph.values import Source, Variable
@@ -16,7 +17,7 @@ class SavedFunctions:
     """The functions of a MetaGraphDef, which TensorFlow 2 calls through objects: their last arguments stand for objects' nodes."""
 
     def __init__(self, data: bytes, saved: SavedGraph, stored: CheckpointGraph) -> None:
-        self.graph = MetaGraph(data, saved.where).graph
+        self._graph = MetaGraph(data, saved.where).graph
 
         def variable(node: int) -> Variable | None:
             if node < len(stored) and stored.is_variable(node):
@@ -30,18 +31,25 @@ class SavedFunctions:
         """Every batch norm of every function, once. Raises FormatError where a function is bound otherwise than the one that calls it."""
         for name in self._nodes:
             self._check_calls(name)
-        return find_norms(self.graph, self._bound, main=False)  # the main graph calls the same functions, with variables of no object
+        return find_norms(self._graph, self._bound, main=False)  # the main graph calls the same functions, with variables of no object
 
     def _check_calls(self, caller: str) -> None:
         """What a function is bound to, each that calls it has as well and hands on: the file says it several times, without a checksum."""
-        body = self.graph.function(caller)
+        body = self._graph.function(caller)
         own = dict(zip(reversed(body.arguments), reversed(self._nodes[caller])))
         for node in body.nodes.values():
             for called in node.functions(CALLS[node.op]) if node.op in CALLS else ():
                 pairs = zip(reversed(node.inputs), reversed(self._nodes.get(called, [])))
                 if any(own.get(given.node, taken) != taken for given, taken in pairs):
                     raise FormatError(f"the function {printable(called)} is bound to other objects than its caller {printable(caller)}",
-                                      where=self.graph.where, hint="the file is damaged: copy or save the SavedModel again")
+                                      where=self._graph.where, hint="the file is damaged: copy or save the SavedModel again")
+
+    def check_is_open(self) -> None:
+        """Raises UnsupportedError where a batch norm could not be seen: in compiled code, or where there are no functions."""
+        check_is_open(self._graph)
+        if not any(key is not None for keys in self._bound.values() for key in keys):
+            raise UnsupportedError("the SavedModel holds no function that uses a variable and no Keras metadata, so nothing says what its "
+                                   "variables are for", hint="save the Keras model itself, or with model.export()")
 
     def norms_of(self, variances: Iterable[int]) -> dict[int, list[GraphNorm]]:
         """The batch norms that compute with these variables as their variance, by variable; in training they keep it as their average.
@@ -52,7 +60,7 @@ class SavedFunctions:
         for name, variables in sorted(self._bound.items(), key=lambda item: -len(item[1])):
             keys = {variable.key for variable in variables if variable is not None}
             if any(node in keys and not norms for node, norms in found.items()):
-                for norm in find_norms(self.graph, {name: variables}, main=False):
+                for norm in find_norms(self._graph, {name: variables}, main=False):
                     node = key_of(norm.moving[1] if norm.moving else norm.variance)
                     if node in found:
                         found[node].append(norm)
