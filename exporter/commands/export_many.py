@@ -42,6 +42,10 @@ def export_models(args: argparse.Namespace, options: ReadOptions, write_options:
         try:
             summary = export_many(args.words, args.out_dir, suffix=".json" if args.suffix is None else args.suffix, options=options,
                                   executor=executor, force=args.force, report=args.report, write_options=write_options, progress=progress)
+        except KeyboardInterrupt:
+            progress.end()
+            print(progress.interrupted(), file=sys.stderr)
+            raise
         finally:
             progress.end()
     if args.report is not None:
@@ -111,11 +115,12 @@ class Progress:
 
     def __init__(self, verbose: bool) -> None:
         self._verbose, self._bar = verbose, sys.stderr.isatty()
-        self._began, self._refused = time.monotonic(), 0
+        self._began, self._refused, self._done, self._count = time.monotonic(), 0, 0, 0
         self._hints: set[str] = set()
 
     def __call__(self, outcome: Outcome, done: int, count: int) -> None:
         self.end()
+        self._done, self._count = done, count
         if outcome.status == "refused":
             self._refused += 1
             print(f"error: {printable(outcome.source)}: {printable(outcome.reason, 500)}", file=sys.stderr)
@@ -135,6 +140,11 @@ class Progress:
             columns = shutil.get_terminal_size().columns  # a line that wraps cannot be taken away again
             sys.stderr.write(bar if len(bar) < columns else words[: columns - 1])
             sys.stderr.flush()
+
+    def interrupted(self) -> str:
+        """What is done after Ctrl-C, and how to go on."""
+        done = f"{self._done} of {self._count} models are done, {self._refused} of them refused" if self._done else "no model is done yet"
+        return f"interrupted: {done}\nhint: run the same command again: it goes on with the rest"
 
     def end(self) -> None:
         """Takes the bar away."""

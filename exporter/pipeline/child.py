@@ -71,7 +71,7 @@ def finish(child: Child, meanwhile: Callable[[], object], each: Callable[[Stored
         from exporter.pipeline.message import Reader
 
         reader = Reader(FormatError("the reading process was damaged by it", hint=HARMLESS), each)
-        _receive(child, reader.feed)
+        receive(child, reader.feed)
         status = child.wait()
     except BaseException:
         child.kill()
@@ -80,11 +80,11 @@ def finish(child: Child, meanwhile: Callable[[], object], each: Callable[[Stored
     finally:
         os.close(child.descriptor)
     if status:
-        raise _ending(status, child.limits)
+        raise ending(status, child.limits)
     return reader.answer()
 
 
-def _ending(status: int, limits: Limits) -> ExporterError:
+def ending(status: int, limits: Limits) -> ExporterError:
     """What the exit status of a child says that did not end well."""
     if status == OUT_OF_TIME or -status == getattr(signal, "SIGALRM", None):
         return _timed_out(limits)
@@ -97,13 +97,19 @@ def _ending(status: int, limits: Limits) -> ExporterError:
     return FormatError(f"reading it {what}", hint=HARMLESS)
 
 
+def is_out_of_time(status: int) -> bool:
+    """Whether a child that ended so took more time than it may."""
+    return status == OUT_OF_TIME or -status in (getattr(signal, "SIGALRM", None), getattr(signal, "SIGXCPU", None))
+
+
 def _timed_out(limits: Limits) -> ExporterError:
     """Where the clock ended it: which says nothing about the file."""
     return ExporterError(f"timed out: reading it took more than {limits.wall_seconds} seconds, though not of processor time",
                          hint="the machine, or the disk or network that the file lies on, is too busy; try again")
 
 
-def _receive(child: Child, feed: Callable[[bytes], object]) -> None:
+def receive(child: Child, feed: Callable[[bytes], object], is_complete: Callable[[], bool] = lambda: False) -> None:
+    """Feeds what a child sends, until it ends or all is there."""
     deadline = time.monotonic() + child.limits.wall_seconds
     size = 0
     with contextlib.ExitStack() as stack:
@@ -111,7 +117,7 @@ def _receive(child: Child, feed: Callable[[bytes], object]) -> None:
         if sys.platform != "win32":  # where pipes cannot be waited for; the child's own timer ends it, and the read with it
             selector = stack.enter_context(selectors.DefaultSelector())
             selector.register(child.descriptor, selectors.EVENT_READ)
-        while True:
+        while not is_complete():
             left = deadline - time.monotonic()
             if left <= 0 or (selector is not None and not selector.select(left)):
                 raise _timed_out(child.limits)
@@ -126,10 +132,8 @@ def _receive(child: Child, feed: Callable[[bytes], object]) -> None:
 
 def _fork(place: Place, options: ReadOptions, limits: Limits) -> Child:
     receiving, sending = os.pipe()
-    _widen(sending)
-    for stream in (sys.stdout, sys.stderr):
-        if stream is not None:
-            stream.flush()
+    widen(sending)
+    flush()
     parent = os.getpid()
     pid = os.fork()
     if pid == 0:  # never returns into the caller's program
@@ -137,26 +141,41 @@ def _fork(place: Place, options: ReadOptions, limits: Limits) -> Child:
         try:
             os.close(receiving)
             die_with_parent(parent)
-            _serve(place, options, limits, _silenced(sending))
+            sending = silenced(sending)
+            prepare()
+            _serve(place, options, limits, sending)
             status = 0
         finally:
             os._exit(status)
     os.close(sending)
 
-    def wait() -> int | None:
-        try:
-            return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        except ChildProcessError:  # this program ignores SIGCHLD, or waits for all children itself
-            return None
-
-    def kill() -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-
-    return Child(receiving, wait, kill, limits)
+    forked = Forked(pid)
+    return Child(receiving, forked.wait, forked.kill, limits)
 
 
-def _silenced(sending: int) -> int:
+class Forked:
+    """A forked process, by its number."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._is_there = True
+        self._status: int | None = None
+
+    def wait(self) -> int | None:
+        """Waits for its end and gives its exit status, also when called again."""
+        if self._is_there:
+            self._is_there = False
+            with contextlib.suppress(ChildProcessError):  # this program ignores SIGCHLD, or waits for all children itself
+                self._status = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+        return self._status
+
+    def kill(self) -> None:
+        if self._is_there:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._pid, signal.SIGKILL)
+
+
+def silenced(sending: int) -> int:
     """Closes the standard streams to the child: what a dying libhdf5 or libc prints is not for the user. Returns the pipe's descriptor,
     which may have been one of the three where the caller had closed them."""
     import fcntl
@@ -168,7 +187,14 @@ def _silenced(sending: int) -> int:
     return sending
 
 
-def _widen(pipe: int) -> None:
+def flush() -> None:
+    """Writes what is waiting for the standard streams, before a fork has it, too."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+
+
+def widen(pipe: int) -> None:
     """Makes room in a pipe, where the system lets us, so that the child needs not wait while this process imports."""
     with contextlib.suppress(ImportError, AttributeError, OSError):
         import fcntl
@@ -179,7 +205,7 @@ def _widen(pipe: int) -> None:
 STARTER = "import sys; sys.path[:] = dict.fromkeys(sys.argv[1:]); from exporter.pipeline import child; child.serve_request()"
 
 
-def _interpreter() -> str:
+def interpreter() -> str:
     """A Python of this installation. `sys.executable` of a frozen program, or of one that Python is embedded in, is that program: started
     again it would do its own work again, and so on.
 
@@ -193,23 +219,28 @@ def _interpreter() -> str:
     raise UsageError("isolated=True starts a Python interpreter, and this program has none", hint="read without it, or have bn-export read")
 
 
+def command(program: str) -> list[str]:
+    """The command of a fresh interpreter that runs a line of ours."""
+    # -I: neither the current folder, which may be the model's, nor a variable adds to the places that modules come from
+    return [interpreter(), "-I", "-c", program, str(Path(__file__).resolve().parents[2]), *filter(os.path.isabs, sys.path)]
+
+
 def _spawn(place: Place, options: ReadOptions, limits: Limits) -> Child:
     import subprocess
 
-    # -I: neither the current folder, which may be the model's, nor a variable adds to the places that modules come from
-    command = [_interpreter(), "-I", "-c", STARTER, str(Path(__file__).resolve().parents[2]), *filter(os.path.isabs, sys.path)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command(STARTER), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert process.stdin is not None
     assert process.stdout is not None
     with contextlib.suppress(BrokenPipeError), process.stdin as pipe:
-        pipe.write(_request(place, options, limits))
+        pipe.write(request(place, options, limits))
     receiving = os.dup(process.stdout.fileno())
     process.stdout.close()
-    _widen(receiving)
+    widen(receiving)
     return Child(receiving, process.wait, process.kill, limits)
 
 
-def _request(place: Place, options: ReadOptions, limits: Limits) -> bytes:
+def request(place: Place, options: ReadOptions, limits: Limits) -> bytes:
+    """What a child is told that does not know it from its parent's memory."""
     import json
 
     fields = {**options.said(), "architecture": None if options.architecture is None else options.architecture.address}
@@ -218,41 +249,59 @@ def _request(place: Place, options: ReadOptions, limits: Limits) -> bytes:
 
 def serve_request() -> None:
     """In a spawned child: serves the request on its standard input."""
+    asked = sys.stdin.buffer.read()
+    place, options, limits, parent = understood(asked)
+    die_with_parent(parent)
+    prepare()
+    _serve(place, options, limits, 1)
+
+
+def understood(asked: bytes) -> tuple[Place, ReadOptions, Limits, int]:
+    """A request, with the number of the process that made it."""
     import json
 
     from exporter.sources.shared.options import ReadOptions
 
-    asked = json.loads(sys.stdin.buffer.read())
-    die_with_parent(asked["parent"])
-    fields = asked["options"]
+    said = json.loads(asked)
+    fields = said["options"]
     fields["epsilon"] = tuple((glob, value) for glob, value in fields["epsilon"])
     fields["layers"] = tuple(fields["layers"])
     fields["architecture"] = None if fields["architecture"] is None else place_for(fields["architecture"])
-    _serve(place_for(asked["path"]), ReadOptions(**fields), Limits(**asked["limits"]), 1)
+    return place_for(said["path"]), ReadOptions(**fields), Limits(**said["limits"]), said["parent"]
 
 
-def _serve(place: Place, options: ReadOptions, limits: Limits, descriptor: int) -> None:
-    """In the child: reads under limits and sends the answer."""
+def prepare() -> None:
+    """In a child: has libhdf5 load no plugins and open files in no other way than this package says."""
     import gc
 
-    from exporter.pipeline.finding import read_unresolved
-
-    limits.apply()
     gc.disable()  # a short life, and nothing in it goes round in circles
     for name in HDF5_VARIABLES:
         os.environ.pop(name, None)
-    os.environ["HDF5_PLUGIN_PRELOAD"] = "::"  # libhdf5 then loads no plugins
-    with os.fdopen(descriptor, "wb", buffering=BUFFER, closefd=True) as file:
-        from exporter.pipeline.message import Writer
+    os.environ["HDF5_PLUGIN_PRELOAD"] = "::"
 
-        writer = Writer(file.write)
-        try:
-            writer.answer(read_unresolved(place, dataclasses.replace(options, announce=writer.layer)))
-        except ExporterError as error:
-            writer.error(error)
-        except MemoryError:
-            os._exit(OUT_OF_MEMORY)  # nothing more can be sent
-        except RecursionError:
-            writer.error(FormatError("it is nested too deeply", hint=HARMLESS))
-        except Exception as error:  # a bug of ours, told as such; `exporter.read` without isolation shows where
-            writer.error(errors.unexpected(error))
+
+def _serve(place: Place, options: ReadOptions, limits: Limits, descriptor: int) -> None:
+    """In a child that reads one file: sends the answer."""
+    with os.fdopen(descriptor, "wb", buffering=BUFFER, closefd=True) as file:
+        serve(place, options, limits, file.write)
+
+
+def serve(place: Place, options: ReadOptions, limits: Limits, write: Callable[[bytes], object]) -> bool:
+    """In a child: reads under limits and writes the answer. Returns whether it is one."""
+    from exporter.pipeline.finding import read_unresolved
+    from exporter.pipeline.message import Writer
+
+    limits.apply()
+    writer = Writer(write)
+    try:
+        writer.answer(read_unresolved(place, dataclasses.replace(options, announce=writer.layer)))
+        return True
+    except ExporterError as error:
+        writer.error(error)
+    except MemoryError:
+        os._exit(OUT_OF_MEMORY)  # nothing more can be sent
+    except RecursionError:
+        writer.error(FormatError("it is nested too deeply", hint=HARMLESS))
+    except Exception as error:  # a bug of ours, told as such; `exporter.read` without isolation shows where
+        writer.error(errors.unexpected(error))
+    return False

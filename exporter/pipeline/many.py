@@ -8,7 +8,6 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import os
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -17,12 +16,16 @@ from exporter.files.address import is_url, without_file_scheme
 from exporter.files.remote import place_for
 from exporter.pipeline.naming import named_sources, place_of, public, refuse_links
 from exporter.pipeline.outcome import EXPORTED, REFUSED, SKIPPED, Outcome, Summary
+from exporter.pipeline.readers import READERS
 
 if TYPE_CHECKING:
     from exporter.pipeline.resume import Index
     from exporter.sources.shared.options import ReadOptions
     from exporter.targets.shared.options import WriteOptions
 
+
+
+PIECES, MOST_AT_ONCE = 64, 8  # into how many pieces the work is cut at least, so that all workers have some; models of one
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -90,6 +93,7 @@ def export_many(sources: Iterable[str | os.PathLike[str]], out_dir: str | os.Pat
         for source, outcome in _run(tasks, options, write_options, executor):
             settle(source, outcome)
     finally:
+        READERS.close()
         index.save()
     return Summary(tuple(outcomes[source] for source in [*plan.problems, *plan.outputs]), tuple(index.warnings))
 
@@ -97,7 +101,7 @@ def export_many(sources: Iterable[str | os.PathLike[str]], out_dir: str | os.Pat
 def export_one(task: Task, options: ReadOptions, write_options: WriteOptions) -> Outcome:
     """Exports one model, in whatever process an executor runs it."""
     from exporter.pipeline import resume
-    from exporter.pipeline.read import read_in_child
+    from exporter.pipeline.read import read_in_batch
     from exporter.pipeline.write import Output
 
     try:
@@ -106,7 +110,7 @@ def export_one(task: Task, options: ReadOptions, write_options: WriteOptions) ->
         if not is_url(task.out):
             os.makedirs(os.path.dirname(task.out), exist_ok=True)
         output = Output(task.out, write_options, options.inputs(place))
-        bundle = read_in_child(place, options, fork=threading.active_count() == 1, output=output)
+        bundle = read_in_batch(place, options, output)
         output.end(bundle)
         return Outcome(source=public(task.source), out=task.out, status=EXPORTED, layers=len(bundle), mark=task.mark,
                        channels=sum(layer.channels for layer in bundle), warnings=tuple(bundle.remarks()),
@@ -151,23 +155,30 @@ def _run(tasks: Sequence[Task], options: ReadOptions, write_options: WriteOption
         for task in tasks:
             yield task.source, export_one(task, options, write_options)
         return
-    waiting = {executor.submit(export_one, task, options, write_options): task for task in tasks}
+    size = max(1, min(MOST_AT_ONCE, len(tasks) // PIECES))
+    waiting = {executor.submit(_export_some, piece, options, write_options): piece
+               for piece in (tasks[i: i + size] for i in range(0, len(tasks), size))}
     try:
         while waiting:
             done, _ = concurrent.futures.wait(waiting, return_when=concurrent.futures.FIRST_COMPLETED)
             for future in done:
                 # the future is dropped at once: a cluster would compute its result again if the worker that has it dies
-                task = waiting.pop(future)
-                yield task.source, _outcome(future, task)
+                piece = waiting.pop(future)
+                yield from zip((task.source for task in piece), _outcomes(future, piece))
             del done, future
     finally:
         for future in waiting:
             future.cancel()
 
 
-def _outcome(future: concurrent.futures.Future[Outcome], task: Task) -> Outcome:
+def _export_some(tasks: Sequence[Task], options: ReadOptions, write_options: WriteOptions) -> list[Outcome]:
+    return [export_one(task, options, write_options) for task in tasks]
+
+
+def _outcomes(future: concurrent.futures.Future[list[Outcome]], tasks: Sequence[Task]) -> list[Outcome]:
     try:
         return future.result()
     except Exception as error:  # of the executor: a worker process was killed, a result could not be sent
         what = f"the worker that exported it failed ({type(error).__name__}: {printable(str(error), 150)})"
-        return _refused(task.source, task.out, OutputError(what, hint="run the command again: it goes on with the rest"))
+        return [_refused(task.source, task.out, OutputError(what, hint="run the command again: it goes on with the rest"))
+                for task in tasks]

@@ -109,6 +109,11 @@ class Reader:
             at = at_end
         del self._rest[:at]
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether the last frame came, and nothing behind it."""
+        return (self._answer is not None or self._error is not None) and not self._rest
+
     def answer(self) -> Found | ReadBack:
         """What was found, once everything was fed; raises the error that the message holds instead."""
         if self._error is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterable, Mapping
 from typing import Literal, Protocol
 
@@ -110,3 +111,15 @@ def read_in_child(place: Place, options: ReadOptions, *, fork: bool = False, out
         started = child.start(place, options, fork=fork)
         found = child.finish(started, output.prepare, lambda stored: completion.begin(stored, output.layer))
         return resolve(found, options, completion, keep_unusable=keep_unusable)
+
+
+def read_in_batch(place: Place, options: ReadOptions, output: Ahead) -> Bundle:
+    """As `read_in_child`, in a child that reads many files where that can be: several times cheaper for a small one."""
+    from exporter.pipeline.readers import READERS, can_serve
+
+    if not can_serve(place):
+        return read_in_child(place, options, fork=threading.active_count() == 1, output=output)
+    completion = Completion(options)
+    with located(place.name), quiet():
+        found = READERS.read(place, options, output.prepare, lambda stored: completion.begin(stored, output.layer))
+        return resolve(found, options, completion)

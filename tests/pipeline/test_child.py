@@ -47,7 +47,7 @@ def test_a_child_reads_the_same(path, fork):
 
 def test_options_reach_a_spawned_child(path):
     options = ReadOptions(epsilon=(("*", 0.1),), layers=("a",), architecture=Place(path))
-    request = isolation._request(Place(path), options, limits.Limits.of(Place(path)))
+    request = isolation.request(Place(path), options, limits.Limits.of(Place(path)))
     assert b'"epsilon": [["*", 0.1]]' in request
     assert exporter.read(path, isolated=True, layers=("a",)).paths() == ["a"]
 
@@ -293,7 +293,7 @@ def test_an_ignored_signal_does_not_let_a_hang_go_on(monkeypatch, path):
 @pytest.mark.parametrize("executable", ["/bin/cat", "", None])
 def test_the_program_itself_is_never_started_again(monkeypatch, executable):
     monkeypatch.setattr(sys, "executable", executable)  # a program that Python is embedded in
-    assert os.path.basename(isolation._interpreter()).startswith("python")
+    assert os.path.basename(isolation.interpreter()).startswith("python")
     monkeypatch.setattr(sys, "frozen", True, raising=False)
     with pytest.raises(UsageError, match="this program has none") as error:
         exporter.read(MODEL, isolated=True)

@@ -124,7 +124,7 @@ def test_a_defect_in_one_export_does_not_stop_the_rest(tree, monkeypatch):
     def broken(*_, **__):
         raise ZeroDivisionError("oops")
 
-    monkeypatch.setattr("exporter.pipeline.read.read_in_child", broken)
+    monkeypatch.setattr("exporter.pipeline.read.read_in_batch", broken)
     outcome = export_one(Task("zoo/a.json", "out/a.json", "m", "out"), exporter.ReadOptions(), exporter.WriteOptions())
     assert outcome.status == "refused"
     assert "ZeroDivisionError" in outcome.reason
@@ -187,12 +187,12 @@ def test_any_executor(tree, make):
 
 def test_a_worker_that_dies_is_reported(tree):
     class Dying(concurrent.futures.Executor):
-        def submit(self, work, task, *rest):
+        def submit(self, work, tasks, *rest):
             future = concurrent.futures.Future()
-            if task.source.endswith("b.json"):
+            if tasks[0].source.endswith("b.json"):
                 future.set_exception(concurrent.futures.process.BrokenProcessPool("a process died"))
             else:
-                future.set_result(work(task, *rest))
+                future.set_result(work(tasks, *rest))
             return future
 
     summary = export_many(["zoo/**/*.json"], "out", executor=Dying())
@@ -324,6 +324,9 @@ def test_ctrl_c_leaves_whole_files_and_the_next_run_goes_on(tree):
         _, err = process.communicate(timeout=60)
     assert process.returncode in (130, 0)
     assert "Traceback" not in err
+    if process.returncode:
+        assert re.search(r"^interrupted: \d+ of 60 models are done, 0 of them refused$", err, re.MULTILINE)
+        assert "hint: run the same command again: it goes on with the rest" in err
     done = found("out")
     for name in done:
         exporter.load(pathlib.Path("out", name))

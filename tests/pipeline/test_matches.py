@@ -73,7 +73,7 @@ def stores(monkeypatch):
         fsspec.register_implementation(kind.protocol, kind, clobber=True)
     fsspec.filesystem("memory").store.clear()
     # a child that is spawned knows nothing of these stores
-    monkeypatch.setattr("exporter.pipeline.read.read_in_child", lambda place, options, **_: read_here(place, options))
+    monkeypatch.setattr("exporter.pipeline.read.read_in_batch", lambda place, options, output: read_here(place, options))
     yield
     for kind in (Hosted, Hub):
         registry._registry.pop(kind.protocol, None)

@@ -1,0 +1,279 @@
+"""Reading processes that serve many files, for batches: starting one for each file cost several times what reading a small one does.
+
+A process that could not read a file is never used again: whatever is wrong with the file may have damaged it. So is one that has read many
+files, or has grown. Limits of time and memory hold for each file. What it sends is checked as from any other child.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import select
+import signal
+import struct
+import sys
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, BinaryIO, cast
+
+from exporter.errors import ExporterError, FormatError, UnresolvedError, UsageError
+from exporter.files.remote import place_for
+from exporter.pipeline import child
+from exporter.pipeline.limits import Limits, die_with_parent
+
+if TYPE_CHECKING:
+    from exporter.batchnorm.bundle import ReadBack
+    from exporter.batchnorm.stored import Stored
+    from exporter.files.place import Place
+    from exporter.sources.shared.found import Found
+    from exporter.sources.shared.options import ReadOptions
+
+MOST_FILES = 500  # that one process reads
+MOST_GROWTH = 256 << 20  # bytes of memory beyond what it had after its first file
+IDLE_SECONDS = 60  # after which it ends by itself
+NO_LIMITS = Limits(0, 0, 0)  # until a file is asked for
+LENGTH = struct.Struct("<Q")
+ABOUT_OPTIONS = (UnresolvedError, UsageError)  # errors that say nothing against the file
+
+
+@dataclasses.dataclass
+class Reader:
+    """A process that waits for the next file. requests: the pipe to it. files: that it has read. memory: what it had after the first."""
+
+    requests: int
+    running: child.Child
+    pid: int
+    files: int = 0
+    memory: int = 0
+
+    def close(self) -> None:
+        """Ends it, and waits for its end."""
+        self.running.kill()
+        self.forget()
+        self.running.wait()
+
+    def forget(self) -> None:
+        """Closes this end of its pipes."""
+        for descriptor in (self.requests, self.running.descriptor):
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+
+    def is_worn(self) -> bool:
+        """Whether it has read enough."""
+        size = _memory(self.pid)
+        self.memory = self.memory or size
+        return self.files >= MOST_FILES or size > self.memory + MOST_GROWTH
+
+
+class Readers:
+    """The reading processes that wait, for whoever reads in this process, in any thread."""
+
+    def __init__(self) -> None:
+        self._idle: list[Reader] = []
+        self._lock = threading.Lock()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._forget)
+
+    def read(self, place: Place, options: ReadOptions, meanwhile: Callable[[], object],
+             each: Callable[[Stored], object]) -> Found | ReadBack:
+        """As `child.start` and `child.finish`, by a process that waits, or a new one. Where one dies that had read other files before, a
+        new one tries: it may have brought that along. Then `each` is called anew.
+        """
+        while True:
+            reader = self._take()
+            is_new = reader.files == 0
+            try:
+                found = _answer(reader, place, options, meanwhile, each)
+            except _DiedError as death:
+                reader.close()
+                if is_new:
+                    raise death.reason from None
+            except ABOUT_OPTIONS:
+                self._give_back(reader)
+                raise
+            except BaseException:
+                reader.close()
+                raise
+            else:
+                self._give_back(reader)
+                return found
+
+    def close(self) -> None:
+        """Ends the processes that wait."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for reader in idle:
+            reader.close()
+
+    def _take(self) -> Reader:
+        with self._lock:
+            if self._idle:
+                return self._idle.pop()
+        return _forked() if threading.active_count() == 1 and hasattr(os, "fork") else _spawned()
+
+    def _give_back(self, reader: Reader) -> None:
+        if reader.is_worn():
+            reader.close()
+            return
+        with self._lock:
+            self._idle.append(reader)
+
+    def _forget(self) -> None:
+        """In a fork of this process: these are the other's, and end when all their pipes are closed."""
+        for reader in self._idle:
+            reader.forget()
+        self._idle, self._lock = [], threading.Lock()
+
+
+READERS = Readers()
+
+
+def can_serve(place: Place) -> bool:
+    """Whether these processes read it: for what is far away, a store may remember too much between two files."""
+    return place.is_local and sys.platform != "win32"  # where nothing ends a process but its own timer
+
+
+class _DiedError(Exception):
+    """The process ended before its answer did. reason: what to say if this file was its first."""
+
+    def __init__(self, reason: ExporterError) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+
+
+def _answer(reader: Reader, place: Place, options: ReadOptions, meanwhile: Callable[[], object],
+            each: Callable[[Stored], object]) -> Found | ReadBack:
+    from exporter.pipeline.message import Reader as Message
+
+    limits = Limits.of(place)
+    running = dataclasses.replace(reader.running, limits=limits)
+    message = Message(FormatError("the reading process was damaged by it", hint=child.HARMLESS), each)
+    ended = not _ask(reader.requests, child.request(_absolute(place), _with_absolute(options), limits))
+    meanwhile()
+    if not ended:
+        child.receive(running, message.feed, lambda: message.is_complete)
+    if not message.is_complete:
+        status = running.wait()
+        reason = child.ending(status or 0, limits)
+        if status is None or not child.is_out_of_time(status):
+            raise _DiedError(reason)
+        raise reason
+    reader.files += 1
+    return message.answer()
+
+
+def _ask(pipe: int, request: bytes) -> bool:
+    """Writes a request; whether somebody is there to read it."""
+    data = memoryview(LENGTH.pack(len(request)) + request)
+    try:
+        while data:
+            data = data[os.write(pipe, data):]
+    except BrokenPipeError:
+        return False
+    return True
+
+
+def _absolute(place: Place) -> Place:
+    """The same place for a process that may have begun in another folder."""
+    return place_for(os.path.join(os.getcwd(), place.address)) if place.is_local else place
+
+
+def _with_absolute(options: ReadOptions) -> ReadOptions:
+    return options if options.architecture is None else dataclasses.replace(options, architecture=_absolute(options.architecture))
+
+
+def _forked() -> Reader:
+    """A fork of this process, which has one thread. What reading needs is imported here, once for all forks."""
+    _import()
+    asked, asking = os.pipe()
+    receiving, sending = os.pipe()
+    child.widen(sending)
+    child.flush()
+    parent = os.getpid()
+    pid = os.fork()
+    if pid == 0:  # never returns into the caller's program
+        status = 70
+        try:
+            os.close(receiving)
+            os.close(asking)
+            die_with_parent(parent)
+            sending = child.silenced(sending)
+            _serve(asked, sending)
+            status = 0
+        finally:
+            os._exit(status)
+    os.close(sending)
+    os.close(asked)
+    forked = child.Forked(pid)
+    return Reader(asking, child.Child(receiving, forked.wait, forked.kill, NO_LIMITS), pid)
+
+
+STARTER = "import sys; sys.path[:] = dict.fromkeys(sys.argv[1:]); from exporter.pipeline import readers; readers.serve_standard_streams()"
+
+
+def _spawned() -> Reader:
+    import subprocess
+
+    process = subprocess.Popen(child.command(STARTER), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    asking, receiving = os.dup(process.stdin.fileno()), os.dup(process.stdout.fileno())
+    process.stdin.close()
+    process.stdout.close()
+    child.widen(receiving)
+    return Reader(asking, child.Child(receiving, process.wait, process.kill, NO_LIMITS), process.pid)
+
+
+def serve_standard_streams() -> None:
+    """In a spawned process."""
+    _import()
+    _serve(0, 1)
+
+
+def _import() -> None:
+    import h5py  # noqa: F401
+
+    import exporter.pipeline.finding
+    import exporter.pipeline.message
+    import exporter.sources.keras_archive
+    import exporter.sources.keras_h5  # noqa: F401
+
+
+def _serve(asked: int, sending: int) -> None:
+    """In a process that reads many files: answers until nobody asks any more. A file that it could not read is its last."""
+    import gc
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the one that asks decides
+    child.prepare()
+    gc.freeze()
+    gc.enable()
+    with cast(BinaryIO, os.fdopen(asked, "rb", buffering=0)) as requests, os.fdopen(sending, "wb", buffering=child.BUFFER) as answers:
+        while select.select([requests], [], [], IDLE_SECONDS)[0]:
+            head = _exactly(requests, LENGTH.size)
+            if head is None:
+                return
+            request = _exactly(requests, LENGTH.unpack(head)[0])
+            if request is None:
+                return
+            place, options, limits, _ = child.understood(request)
+            child.serve(place, options, limits, answers.write)
+            answers.flush()
+            signal.alarm(0)  # of the limits
+
+
+def _exactly(file: BinaryIO, size: int) -> bytes | None:
+    data = b""
+    while len(data) < size:
+        part = file.read(size - len(data))
+        if not part:
+            return None
+        data += part
+    return data
+
+
+def _memory(pid: int) -> int:
+    """Bytes that a process holds, 0 where the system does not say."""
+    with contextlib.suppress(OSError, ValueError, IndexError), open(f"/proc/{pid}/statm", "rb") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return 0

@@ -1,0 +1,214 @@
+"""Reading processes that serve many files: replaced where one dies, not used again after a damaged file, and the results are the same."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+import exporter
+from exporter.errors import FormatError, UnresolvedError
+from exporter.files.place import Place
+from exporter.pipeline import finding, readers
+from exporter.pipeline.many import export_many
+from exporter.pipeline.read import read_here
+from exporter.sources.shared.options import ReadOptions
+from tests.make.layers import ROOT, make_bundle, make_layer, same_layer
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="each file has a process of its own there")
+OPTIONS = ReadOptions()
+
+
+@pytest.fixture
+def zoo(tmp_path):
+    for number in range(6):
+        exporter.write(make_bundle(make_layer(seed=number, shape=(64,))), tmp_path / f"m{number}.json")
+    (tmp_path / "damaged.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + b"\xff" * 600)
+    return tmp_path
+
+
+@pytest.fixture
+def pool():
+    made = readers.Readers()
+    yield made
+    made.close()
+
+
+def read(pool, path, options=OPTIONS):
+    return pool.read(Place(path), options, lambda: None, lambda stored: None)
+
+
+def idle(pool):
+    return [reader.pid for reader in pool._idle]
+
+
+@pytest.fixture(params=["fork", "spawn"])
+def start(request, monkeypatch):
+    """Whether processes are forked or spawned."""
+    kind = readers._spawned if request.param == "spawn" else readers._forked
+    for name in ("_forked", "_spawned"):  # whatever threads other tests have left
+        monkeypatch.setattr(readers, name, kind)
+    return request.param
+
+
+def test_one_process_reads_many_files(zoo, pool, start):
+    for number in range(6):
+        found = read(pool, zoo / f"m{number}.json")
+        here = read_here(Place(zoo / f"m{number}.json"), OPTIONS)
+        assert all(same_layer(a, b) for a, b in zip(found.layers, here.layers, strict=True))
+    assert len(idle(pool)) == 1
+    assert pool._idle[0].files == 6
+
+
+def test_a_process_that_met_a_damaged_file_reads_no_other(zoo, pool, start):
+    read(pool, zoo / "m0.json")
+    before = idle(pool)
+    with pytest.raises(FormatError):
+        read(pool, zoo / "damaged.h5")
+    assert idle(pool) == []
+    read(pool, zoo / "m1.json")
+    assert idle(pool) != before
+    with pytest.raises(ProcessLookupError):
+        os.kill(before[0], 0)
+
+
+def test_one_that_was_killed_while_it_waited_is_replaced(zoo, pool, start):
+    read(pool, zoo / "m0.json")
+    (pid,) = idle(pool)
+    os.kill(pid, signal.SIGKILL)
+    assert len(read(pool, zoo / "m1.json").layers) == 1
+    assert idle(pool) != [pid]
+
+
+def at_path(monkeypatch, act):
+    """Has the processes do `act` with each file, by its name, before they read it."""
+    monkeypatch.setattr(readers, "_spawned", readers._forked)
+    honest = finding.read_unresolved
+
+    def read_unresolved(place, options):
+        act(place.name)
+        return honest(place, options)
+
+    monkeypatch.setattr(finding, "read_unresolved", read_unresolved)
+
+
+def test_one_that_dies_over_a_file_after_others_gives_it_to_a_new_one(zoo, pool, monkeypatch):
+    """It may have brought along what killed it; a new process that dies, too, tells that it was the file."""
+    marks = zoo / "marks"
+    marks.mkdir()
+
+    def act(name):
+        if name == "m1.json" and not (marks / "once").exists():
+            (marks / "once").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        if name == "m2.json":
+            with open(marks / "twice", "a", encoding="utf-8") as file:
+                file.write("x")
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    at_path(monkeypatch, act)
+    for name in ("m0.json", "m1.json"):
+        assert len(read(pool, zoo / name).layers) == 1
+    with pytest.raises(FormatError, match=f"signal {signal.SIGKILL.value}"):
+        read(pool, zoo / "m2.json")
+    assert (marks / "twice").read_text() == "xx"
+    assert len(read(pool, zoo / "m3.json").layers) == 1
+
+
+def test_limits_hold_for_each_file(zoo, pool, monkeypatch):
+    from exporter.pipeline import limits
+
+    monkeypatch.setattr(limits, "CPU_SECONDS", 1)
+
+    def act(name):
+        end = time.process_time() + (0.7 if name != "m3.json" else 60)
+        while time.process_time() < end:
+            pass
+
+    at_path(monkeypatch, act)
+    for name in ("m0.json", "m1.json", "m2.json"):  # two seconds in all
+        read(pool, zoo / name)
+    assert len(idle(pool)) == 1
+    with pytest.raises(FormatError, match="1 seconds of processor time"):
+        read(pool, zoo / "m3.json")
+
+
+@pytest.mark.parametrize("name", ["MOST_FILES", "MOST_GROWTH"])
+def test_one_that_has_read_enough_or_has_grown_is_replaced(zoo, pool, monkeypatch, name):
+    monkeypatch.setattr(readers, name, 2 if name == "MOST_FILES" else -(1 << 40))
+    seen = set()
+    for number in range(4):
+        read(pool, zoo / f"m{number}.json")
+        seen.update(idle(pool))
+    assert len(seen) == (2 if name == "MOST_FILES" else 0)
+
+
+def test_what_the_user_did_not_say_is_no_damage(tmp_path, pool):
+    import h5py
+    import numpy as np
+
+    with h5py.File(tmp_path / "w.weights.h5", "w") as file:
+        file.attrs["layer_names"] = [b"bn"]
+        group = file.create_group("bn")
+        group.attrs["weight_names"] = [f"bn/{name}:0".encode() for name in ("gamma", "beta", "moving_mean", "moving_variance")]
+        for name in ("gamma", "beta", "moving_mean", "moving_variance"):
+            group.create_dataset(f"bn/{name}:0", data=np.ones(3, "f4"))
+    summary = export_many([tmp_path / "w.weights.h5"], tmp_path / "out")
+    assert "epsilon" in summary.outcomes[0].reason
+    pool.read(Place(tmp_path / "w.weights.h5"), OPTIONS, lambda: None, lambda stored: None)
+    assert len(idle(pool)) == 1
+    assert UnresolvedError in readers.ABOUT_OPTIONS
+
+
+def test_threads_share_them(zoo, start):
+    here = {number: exporter.load(zoo / f"m{number}.json").digest() for number in range(6)}
+    with concurrent.futures.ThreadPoolExecutor(3) as executor:
+        summary = export_many([zoo / "*"], zoo / "out", executor=executor)
+    assert str(summary) == "exported 6, skipped 0, refused 1"
+    assert {number: exporter.load(zoo / f"out/m{number}.json.json").digest() for number in range(6)} == here
+    assert readers.READERS._idle == []
+    assert threading.active_count() < 10
+
+
+def test_the_folder_may_change_meanwhile(zoo, pool, monkeypatch):
+    monkeypatch.chdir(zoo)
+    read(pool, pathlib.Path("m0.json"))
+    (zoo / "below").mkdir()
+    monkeypatch.chdir(zoo / "below")
+    assert len(read(pool, pathlib.Path("../m1.json")).layers) == 1
+    assert len(idle(pool)) == 1
+
+
+def test_a_fork_of_this_process_leaves_them_alone(zoo, pool):
+    read(pool, zoo / "m0.json")
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0 if pool._idle == [] else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    (before,) = idle(pool)
+    read(pool, zoo / "m1.json")
+    assert idle(pool) == [before]
+
+
+def test_they_end_with_the_process_that_asks(zoo):
+    program = ("import sys, os, signal\nfrom exporter.files.place import Place\nfrom exporter.pipeline import readers\n"
+               "from exporter.sources.shared.options import ReadOptions\n"
+               f"readers.READERS.read(Place({str(zoo / 'm0.json')!r}), ReadOptions(), lambda: None, lambda stored: None)\n"
+               "print(readers.READERS._idle[0].pid, flush=True)\nos.kill(os.getpid(), signal.SIGKILL)\n")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False,
+                          env={**os.environ, "PYTHONPATH": str(ROOT)})
+    pid = int(done.stdout)
+    for _ in range(100):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    pytest.fail("a reading process outlived the one that asked it")
