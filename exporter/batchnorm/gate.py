@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 AN_EARLIER_ONE = "the training run diverged or the file is damaged; export an earlier checkpoint"
 MOST_CHANNELS = 1 << 20
 MOST_LAYERS = 100_000
+MOST_NUMBERS = 1 << 24  # of all layers of a model that is read; about 350 MB as JSON
 
 
 def check_bundle(paths: Sequence[str], skipped: Sequence[tuple[str, str]]) -> None:

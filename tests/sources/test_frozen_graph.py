@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -22,7 +25,8 @@ from tests.make.graph_files import (
     tensor,
     variables,
 )
-from tests.make.tensor_files import field
+from tests.make.layers import ROOT
+from tests.make.tensor_files import field, shape_proto
 
 ROLES = ("gamma", "beta", "moving_mean", "moving_variance")
 X = node("x", "Placeholder", shape=(-1, 4, 4, 3))
@@ -474,3 +478,26 @@ def assert_within_bound(layer, x, y):
     axis = layer.axis[0]
     got, x, y = (np.moveaxis(np.asarray(one, np.float64), axis, -1).reshape(-1, layer.shape[0]) for one in (layer(x), x, y))
     assert (np.abs(got - y) <= vectors.bound(layer, x)).all(), layer.path
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_a_few_bytes_that_stand_for_very_many_numbers(tmp_path):
+    """A constant may say one value and a shape: forty norms of 2^20 channels take 8 KB. Measured in a process of its own."""
+    def one(name, value):
+        return node(name, "Const", value=field(1, 1) + field(2, shape_proto((1 << 20,))) + field(5, np.float32(value).tobytes()))
+
+    def norm(i):
+        reads = [f"bn_{i}/{role}" for role in ROLES]
+        return [*(one(name, 1 + i) for name in reads), fused(f"bn_{i}", reads)]
+
+    nodes = [each for i in range(40) for each in norm(i)]
+    (tmp_path / "big.pb").write_bytes(graph(node("x", "Placeholder", shape=(-1, 4, 4, 1 << 20)), *nodes))
+    assert (tmp_path / "big.pb").stat().st_size < 30_000
+    program = ("import re, sys, exporter\n"
+               "try:\n    exporter.read(sys.argv[1])\n"
+               "except exporter.FormatError as error:\n    print(error)\n"
+               "print(re.search(r'VmHWM:\\s*(\\d+) kB', open('/proc/self/status').read())[1])\n")
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path / "big.pb")], cwd=ROOT, capture_output=True, text=True, check=True)
+    said, memory = done.stdout.splitlines()
+    assert said == "big.pb: expected at most 16777216 numbers in all batch norms of a model, got more"
+    assert int(memory) < 600_000  # KiB

@@ -6,6 +6,9 @@ import enum
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
+from exporter.batchnorm.gate import MOST_NUMBERS
+from exporter.errors import FormatError
+
 if TYPE_CHECKING:
     from exporter.batchnorm.bundle import Origin
     from exporter.batchnorm.stored import Stored
@@ -46,6 +49,7 @@ class Found:
         self.warnings: list[str] = []
         self.remedies: dict[str, Remedy] = {}  # of what is skipped, by path
         self.own_classes: list[OwnClass] = []
+        self._numbers = 0
         self._said: set[str] = set()
         self._announce = options.announce
 
@@ -63,7 +67,12 @@ class Found:
         return [layer.path for layer in self.layers]
 
     def add(self, layer: Stored) -> None:
-        """A layer, which whoever listens may begin to work on."""
+        """A layer, which whoever listens may begin to work on. FormatError where there are more numbers than any model has: a few bytes
+        of a file can stand for very many."""
+        self._numbers += sum(values.size for values in layer.parameters().values())
+        if self._numbers > MOST_NUMBERS:
+            raise FormatError(f"expected at most {MOST_NUMBERS} numbers in all batch norms of a model, got more",
+                              hint="no real model has a tenth of that; the file is damaged, or made to do this")
         self.layers.append(layer)
         self._announce(layer)
 
