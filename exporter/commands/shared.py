@@ -142,5 +142,6 @@ def _epsilon(word: str) -> tuple[str, float]:
     except ValueError:
         value = -1.0
     if not 0 <= value < 3.4e38:
-        raise UsageError(f"--epsilon {word!r}: a number of 0 or more is needed", hint="e.g. --epsilon 0.001 or --epsilon 'head/*=1e-5'")
+        raise UsageError(f"--epsilon {word!r}: a number of 0 or more is needed",
+                         hint="--epsilon VALUE, or --epsilon 'GLOB=VALUE' for some of the layers")
     return glob or "*", value

@@ -73,7 +73,7 @@ def model_tree(value: Any, where: str) -> Node:
     if isinstance(value, dict) and isinstance(value.get("name"), str) and ("layers" in value or "nodes" in value):
         return _old_layer(value, counter, "")
     raise FormatError("this JSON is not the config of a Keras model", where=where,
-                      hint="a model's config is what model.to_json() gives: an object with class_name and config")
+                      hint=HOW_TO_GIVE_ONE)
 
 
 class _Counter:

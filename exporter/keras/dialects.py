@@ -181,7 +181,7 @@ def era_given(text: str, backend: str | None) -> Era:
     """The era of a version that the user gave. Raises UsageError where it is none."""
     era = era_of(text, backend)
     if era.version is None:
-        raise UsageError(f"--keras-version {printable(text, 40)!r} is no version", hint="give it like --keras-version 1.0.5")
+        raise UsageError(f"--keras-version {printable(text, 40)!r} is no version", hint="a version is up to three numbers joined by dots")
     return era
 
 

@@ -213,7 +213,7 @@ def _read_unnamed(file: File, place: Place, options: ReadOptions) -> Found:
     """Keras 0.3: a layer's weights are numbered in the order in which the config has them."""
     if options.architecture is None:
         raise UnsupportedError("weights of Keras 0.3 have no names, and neither epsilon nor the kinds of the layers are in the file",
-                               hint="give the config with --architecture model.json")
+                               hint="give the config with --architecture FILE")
     architecture = node_tree_from(options.architecture)
     found = Found(Origin(file=place.name, kind=NAME), options)
     reading = Reading(file, dialects.Era(version=(0, 3, 0)), architecture.tree, found)
