@@ -134,7 +134,8 @@ class Place:
         return self.parent().child(name)
 
     def parent(self) -> Place:
-        return Place(self.local.parent, self.root, self._opened)
+        above = self.local.parent if self.local.name not in ("", os.pardir) else self.local / os.pardir
+        return Place(above, self.root, self._opened)
 
     def children(self) -> list[Place]:
         """What the folder holds, sorted by name."""

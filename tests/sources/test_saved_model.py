@@ -60,6 +60,12 @@ def test_its_variables_mean_the_model(tmp_path, part):
     assert read(folder / part)["bn_1"].epsilon == 2e-3
 
 
+@pytest.mark.parametrize("part", [".", "variables.index"])
+def test_its_variables_mean_the_model_from_within(tmp_path, monkeypatch, part):
+    monkeypatch.chdir(write(tmp_path, metadata=metadata()) / "variables")
+    assert read(part)["bn_1"].epsilon == 2e-3
+
+
 def test_what_is_left_of_one_is_named(tmp_path):
     folder = write(tmp_path, metadata=metadata())
     (folder / "saved_model.pb").unlink()
