@@ -2,7 +2,8 @@
 
 A class of somebody's own usually inherits the config of BatchNormalization. What it adds to it tells some of them: a quantizer that is set
 (QKeras's QBatchNormalization; with none set it computes plain batch norm, measured), initializers of variables that batch norm does not
-have (SwitchNormalization's mean_weights), a kernel (QKeras's QConv2DBatchnorm holds a batch norm as its attribute `batchnorm`).
+have (SwitchNormalization's mean_weights), an activation, a kernel (QKeras's QConv2DBatchnorm holds a batch norm as its attribute
+`batchnorm`).
 """
 
 from __future__ import annotations
@@ -39,6 +40,10 @@ def reason_against(class_name: str, config: Mapping[str, Any]) -> str | None:
     if quantizers:
         return (f"its class {printable(class_name, 80)} quantizes what it computes with ({names(quantizers)}): its outputs are not "
                 "those of the stored parameters")
+    activation = config.get("activation")
+    if activation not in (*_UNSET, "linear"):
+        shown = activation if isinstance(activation, str) else "activation"
+        return f"its class {printable(class_name, 80)} applies an activation ({printable(shown, 40)}), as no batch norm does"
     found = (_DESCRIBED.fullmatch(key) for key in config)
     others = dict.fromkeys(match[1] for match in found if match and match[1] not in _VARIABLES)
     if others:
@@ -79,8 +84,14 @@ def about_wrapper(base_name: str, config: Mapping[str, Any]) -> str:
     if base_name not in _QUANTIZING_WRAPPERS:
         return ""
     quantize = config.get("quantize_config")
-    inner = quantize.get("config") if isinstance(quantize, dict) else None
-    weights = inner.get("weight_attrs") if isinstance(inner, dict) else None
-    named = [name for name in weights if isinstance(name, str)] if isinstance(weights, list) else []
-    what = f"its {names(named)} and its output" if named else "what it computes with, as its quantize_config says,"
-    return f"{base_name} around it quantizes {what} in inference; the parameters are the ones before that"
+    said = quantize if isinstance(quantize, dict) else {}
+    own = said.get("config")
+    inner = own if isinstance(own, dict) else {}
+    listed = inner.get("weight_attrs")
+    parts = [name for name in listed if isinstance(name, str)] if isinstance(listed, list) else []
+    parts += ["output"] if inner.get("quantize_output") is True else []
+    known = str(said.get("class_name")).startswith("Default8Bit")  # tfmot's own configs, which name all that they quantize
+    if known and not parts:
+        return ""
+    what = f"its {names(parts)}" if parts else f"as {printable(str(said.get('class_name')), 60)} says, perhaps gamma,"
+    return f"{base_name} around it quantizes {what} in inference; the parameters are those before that"

@@ -40,6 +40,9 @@ def reasons(path, **options):
     ({"inverse_quantizer": "quantized_bits(8)"}, "inverse_quantizer"), ({"quantize": 8}, "quantize"),
     ({"mean_weights_regularizer": None, "variance_weights_constraints": None}, "no plain batch norm: it also has mean_weights"),
     ({"kernel_initializer": {"class_name": "Zeros"}}, "it also has kernel"),
+    ({"activation": "leaky_relu"}, "applies an activation (leaky_relu)"),
+    ({"activation": {"class_name": "ReLU"}}, "applies an activation"),
+    ({"activation": "linear"}, None), ({"activation": None}, None),
     (dict.fromkeys(QUANTIZERS), None), ({"gamma_range": None, "beta_range": 4, "freeze": True, "activity_regularizer": None}, None),
 ])
 def test_what_a_config_tells_of_a_class(config, words):
@@ -128,18 +131,26 @@ def test_a_kernel_and_a_batch_norm_in_one_layer(tmp_path):
         assert [values.tobytes() for values in found.parameters().values()] == [values.tobytes() for values in arrays]
 
 
-@pytest.mark.parametrize(("attributes", "words"), [(["gamma"], "quantizes its gamma and its output"), ([], "as its quantize_config says")])
-def test_a_wrapper_that_quantizes_is_said(tmp_path, attributes, words):
+@pytest.mark.parametrize(("quantize", "words"), [
+    ({"class_name": "Default8BitQuantizeConfig", "config": {"weight_attrs": ["gamma"], "quantize_output": True}},
+     "quantizes its gamma, output"),
+    ({"class_name": "Default8BitOutputQuantizeConfig", "config": {"quantize_output": True}}, "quantizes its output in"),
+    ({"class_name": "Own", "config": {}}, "quantizes as Own says, perhaps gamma"), (None, "quantizes as None says"),
+    ({"class_name": "Default8BitOutputQuantizeConfig", "config": {"quantize_output": False}}, None)])
+def test_a_wrapper_that_quantizes_is_said(tmp_path, quantize, words):
     """tfmot's: the inner layer, as it is stored, with what the wrapper does to it."""
     wrapper = layer("QuantizeWrapperV2", "quant_bn", layer=norm("bn", axis=[3]), batch_input_shape=[None, 4, 4, 3],
-                    quantize_config={"class_name": "Default8BitQuantizeConfig", "config": {"weight_attrs": attributes}})
-    weights = [*named("quant_bn", VALUES, ("gamma", "beta")), ("quant_bn/optimizer_step:0", np.int32(-1)),
-               *((f"quant_bn/{name}:0", np.float32(6)) for name in ("gamma_min", "gamma_max", "output_min", "output_max")),
-               *named("quant_bn", VALUES, ("moving_mean", "moving_variance"))]
-    bundle = exporter.read(h5(tmp_path, wrapper, weights))
-    assert bundle["quant_bn/bn"].moving_variance.tobytes() == VALUES["moving_variance"].tobytes()
-    assert (bundle["quant_bn/bn"].axis, bundle["quant_bn/bn"].ndim) == ((3,), 4)
-    assert any(warning.startswith("quant_bn/bn: QuantizeWrapperV2") and words in warning for warning in bundle.warnings)
+                    quantize_config=quantize)
+    for scope in ("quant_bn", "bn"):
+        weights = [*named(scope, VALUES, ("gamma", "beta")), ("quant_bn/optimizer_step:0", np.int32(-1)),
+                   *((f"quant_bn/{name}:0", np.float32(6)) for name in ("gamma_min", "gamma_max", "output_min", "output_max")),
+                   *named(scope, VALUES, ("moving_mean", "moving_variance"))]
+        bundle = exporter.read(h5(tmp_path, wrapper, weights))
+        assert bundle["quant_bn/bn"].moving_variance.tobytes() == VALUES["moving_variance"].tobytes()
+        assert (bundle["quant_bn/bn"].axis, bundle["quant_bn/bn"].ndim) == ((3,), 4)
+        said = [warning for warning in bundle.warnings if "QuantizeWrapperV2 around it" in warning]
+        assert bool(said) == (words is not None)
+        assert words is None or (said[0].startswith("quant_bn/bn: ") and words in said[0])
 
 
 def test_six_arrays_of_an_averaging_callback(tmp_path):
