@@ -1,6 +1,7 @@
 """The safetensors format: eight bytes with the header's length, the header as JSON, the tensors' bytes.
 
-As strict as the reference reader: no name twice, no hole, no overlap, no byte too many.
+As strict as the reference reader: no name twice, no hole, no overlap, no byte too many. The package of that name is not used: its NumPy
+side knows no bfloat16, a name that is there twice with the same offsets passes in silence, and its version decides which bytes are written.
 Specification: https://github.com/huggingface/safetensors, README.md "Format" and safetensors/src/tensor.rs.
 """
 

@@ -259,6 +259,12 @@ def test_manifests_that_make_no_sense(model):
     assert "lists no weights" in said(lambda value: value.pop("weightsManifest"))
     assert "no paths or no weights" in said(lambda value: value.update(weightsManifest=[{}]))
     assert "two weights are called 'bn/gamma'" in said(lambda value: entries(value)[1].update(name="bn/gamma"))
+    def listed_again(value):
+        value["weightsManifest"].append({"paths": value["weightsManifest"][0]["paths"], "weights": []})
+
+    assert "the shard group1-shard1of1.bin is listed twice" in said(
+        lambda value: value["weightsManifest"][0].update(paths=["group1-shard1of1.bin"] * 2))
+    assert "is listed twice" in said(listed_again)
     assert "has no name" in said(lambda value: entries(value)[1].update(name=3))
     assert "no list of sizes" in said(lambda value: entries(value)[1].update(shape=[-1]))
     assert "type string are not read" in said(lambda value: entries(value)[1].update(dtype="string"))

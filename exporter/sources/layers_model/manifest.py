@@ -45,6 +45,7 @@ class Weights:
     def __init__(self, manifest: Any, model_json: Place) -> None:
         self._model_json = model_json
         self._paths: list[list[str]] = []
+        self._listed: set[str] = set()
         self._sizes: list[int] = []
         self._shards: dict[int, list[tuple[Place, int]]] = {}
         self.by_name: dict[str, Weight] = {}
@@ -57,6 +58,10 @@ class Weights:
         paths, entries = (group.get("paths"), group.get("weights")) if isinstance(group, dict) else (None, None)
         if not isinstance(paths, list) or not isinstance(entries, list) or not all(isinstance(path, str) for path in paths):
             raise FormatError("a group of the weightsManifest has no paths or no weights")
+        for path in paths:
+            if path in self._listed:
+                raise FormatError(f"the shard {printable(path, 80)} is listed twice: its bytes would be those of several weights")
+            self._listed.add(path)
         start = 0
         for entry in entries:
             weight = _weight(entry, len(self._paths), start)
