@@ -99,6 +99,19 @@ def test_a_layer_that_the_model_does_not_list_is_left_out(tmp_path):
         assert [bool(re.match("bn_1: .*no such layer", warning)) for warning in bundle.warnings] == [True] * (not expected)
 
 
+def test_a_layer_that_is_listed_and_also_held_by_an_attribute_stays(tmp_path):
+    """model.base = base, where the model was made of base.output: it lists the layers of base one by one."""
+    said = {0: {"name": "net", "class_name": "Functional", "config": {"name": "net", "layers": [config("bn_1", 0.1)]}},
+            6: {"name": "base", "class_name": "Functional", "config": {"name": "base", "layers": [config("bn_1", 0.1)]}}, 1: metadata()}
+    keys = [f"variables/{number}/.ATTRIBUTES/VARIABLE_VALUE" for number in range(4)]
+    tail = [({"bn": 1}, None)]
+    stored = [({"base": 6}, None), (CHILDREN, None), *(({}, (role, key)) for role, key in zip(ROLES, keys, strict=True)), *tail]
+    objects = saved_graph_proto([({"base": 6}, None), (CHILDREN, None), *(({}, role) for role in ROLES), *tail])
+    bundle = read(write(tmp_path, stored=stored, objects=objects,
+                        separate={number: json.dumps(one).encode() for number, one in said.items()}))
+    assert bundle.paths() == ["base/bn_1"]
+
+
 def test_compiled_code_is_refused_as_that(tmp_path):
     write_exported(tmp_path, ops=[node("call", "XlaCallModule", "x")])
     with pytest.raises(UnsupportedError, match=r"compiled StableHLO \(the op XlaCallModule"):

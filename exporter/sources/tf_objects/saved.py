@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -65,10 +64,11 @@ class KerasMetadata:
         return tree, config if config.ndim is not None else dataclasses.replace(config, ndim=_rank(said))
 
     def is_removed(self, found: ObjectNorm) -> bool:
-        """Whether a model on the way to a layer lists its layers and not this one: tf.keras kept what Sequential.pop() took out."""
-        nodes = found.way[0]
-        return any(listed and self._name(node) and self._name(node) not in listed
-                   for listed, node in ((_listed(self._json(outer)), inner) for outer, inner in itertools.pairwise(nodes)))
+        """Whether a model on the way to a layer lists its layers and neither this one nor what holds it: tf.keras kept what
+        Sequential.pop() took out."""
+        called = [self._name(node) for node in found.way[0]]
+        listed = [_listed(self._json(node)) for node in found.way[0]]
+        return bool(called[-1]) and any(names and names.isdisjoint(called[number:]) for number, names in enumerate(listed[:-1], 1))
 
     def _calls(self) -> dict[str, tuple[Call, ...]]:
         """What feeds and follows the batch norms of the outermost model, by path; of none where its config lists no layers."""
