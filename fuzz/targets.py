@@ -21,9 +21,9 @@ import mutations
 import numpy as np
 
 import exporter
-from exporter.batchnorm.bundle import Bundle, Origin
+from exporter.batchnorm.bundle import Bundle, Origin, ReadBack
 from exporter.batchnorm.document import from_document
-from exporter.batchnorm.layer import BatchNorm
+from exporter.batchnorm.stored import Stored
 from exporter.errors import LONGEST_MESSAGE, ExporterError, FormatError
 from exporter.files.input_file import MemoryFile
 from exporter.files.place import Place
@@ -31,7 +31,8 @@ from exporter.formats import graph_def, object_graph, strict_json, tensor_bundle
 from exporter.formats.protobuf import Message
 from exporter.formats.zip_archive import Archive
 from exporter.keras import config as keras_config
-from exporter.pipeline import message, read, resolve
+from exporter.pipeline import finding, message, read, resolve
+from exporter.sources.shared.found import Found
 from exporter.sources.shared.options import ReadOptions
 from exporter.targets import bundle_json
 from exporter.targets.shared.options import WriteOptions
@@ -274,34 +275,37 @@ def _bundles() -> Iterable[bytes]:
 def child_answer(data: bytes) -> None:
     """What a child sends, damaged as a damaged child might: a bundle of the right types or a refusal."""
     try:
-        bundle = _received(data)
-        for layer in bundle:
+        found = _received(data)
+        for layer in found.layers:
             assert isinstance(layer.path, str)
             assert isinstance(layer.moving_mean, np.ndarray)
-        resolve.resolve(bundle, ReadOptions())
+        resolve.resolve(found, ReadOptions())
     except ExporterError as error:
         _refused(error)
 
 
-def _received(data: bytes) -> Bundle:
+def _received(data: bytes) -> Found | ReadBack:
     reader = message.Reader(FormatError("damaged"))
     reader.feed(data)
-    return reader.bundle()
+    return reader.answer()
 
 
-def _sent(bundle: Bundle) -> bytes:
+def _sent(found: Found | ReadBack) -> bytes:
     parts: list[bytes] = []
-    message.Writer(parts.append).bundle(bundle)
+    message.Writer(parts.append).answer(found)
     return b"".join(parts)
 
 
 def _answers() -> Iterable[bytes]:
     for path in ("no_beta_keras208/model.h5", "saved_model_tfkeras/model.h5"):
-        yield _sent(exporter.read(SAMPLES / path))
+        yield _sent(finding.read_unresolved(Place(SAMPLES / path), ReadOptions()))
+    yield _sent(from_document(strict_json.parse_json(next(iter(_bundles())), "bundle")))
     ones = np.ones(2, np.float32)
-    layer = BatchNorm(path="a", name="a", class_name="BatchNormalization", axis=(-1,), shape=(2,), ndim=None, dtype="float32", epsilon=1e-3,
-                      momentum=None, gamma=None, beta=None, moving_mean=ones, moving_variance=ones.copy())
-    yield _sent(Bundle(layers=(layer,), origin=Origin(file="a", kind="b")))
+    layer = Stored(path="a", name="a", class_name="BatchNormalization", axis=(-1,), shape=(2,), ndim=None, dtype="float32", epsilon=1e-3,
+                   momentum=None, gamma=None, beta=None, moving_mean=ones, moving_variance=ones.copy())
+    found = Found(Origin(file="a", kind="b"), ReadOptions())
+    found.add(layer)
+    yield _sent(found)
 
 
 TARGETS = {
