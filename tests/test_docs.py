@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
+
+import pytest
 
 import exporter
 from tests.make.layers import ROOT
@@ -23,3 +26,24 @@ def test_the_table_of_limits_names_files_that_are_there():
     named = set(re.findall(r"`((?:exporter|fuzz|tests)/[\w/]+\.py)`", text))
     assert len(named) > 12
     assert all((ROOT / name).is_file() for name in named), named
+
+
+@pytest.mark.parametrize(("page", "make"), [("cli.md", "commands"), ("api.md", "api")])
+def test_the_pages_of_commands_and_api_are_what_the_code_says(page, make):
+    spec = importlib.util.spec_from_file_location("make_reference", ROOT / "docs" / "make_reference.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert (ROOT / "docs" / page).read_text("utf-8") == getattr(module, make)(), "run python docs/make_reference.py"
+
+
+def test_every_flag_of_every_command_is_on_the_page():
+    from exporter.commands.diagnose import diagnose_parser
+    from exporter.commands.evaluate import eval_parser
+    from exporter.commands.export import export_parser
+    from exporter.commands.verify import verify_parser
+
+    text = (ROOT / "docs" / "cli.md").read_text("utf-8")
+    flags = {flag for make in (diagnose_parser, eval_parser, export_parser, verify_parser) for action in make()._actions
+             for flag in action.option_strings}
+    assert len(flags) > 25
+    assert not [flag for flag in sorted(flags) if f"`{flag}" not in text]
