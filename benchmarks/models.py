@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import argparse
+import collections
 import dataclasses
 import io
 import json
@@ -39,13 +40,14 @@ class Network:
     def __init__(self, channels: int) -> None:
         self.random = np.random.default_rng(0)
         self.layers: list[Layer] = []
+        self.counts: collections.Counter[str] = collections.Counter()
         self.last = ""
         self.add("InputLayer", {"batch_shape": [None, 224, 224, channels]}, inputs=[])
         self.channels = channels
 
     def add(self, class_name: str, config: dict[str, Any], inputs: list[str] | None = None, **weights: np.ndarray) -> str:
-        kind = snake_case(class_name)
-        number = sum(layer.class_name == class_name for layer in self.layers)
+        kind, number = snake_case(class_name), self.counts[class_name]
+        self.counts[class_name] += 1
         name = f"{kind}_{number}" if number else kind
         self.layers.append(Layer(name, class_name, {"name": name, **config}, [self.last] if inputs is None else inputs, weights))
         self.last = name
