@@ -78,7 +78,7 @@ def test_files(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "content", "message"), [
-    ("missing.npy", None, "neither a file nor numbers"),
+    ("missing.npy", None, "no such file"),
     ("a.npy", b"\x93NUMPY\x01\x00garbage", "cannot be read"),
     ("a.npz", b"PK\x03\x04garbage", "cannot be read"),
     ("a.bin", b"\xff\xfe\x00\x80", "no .npy, .npz, .csv or .json"),

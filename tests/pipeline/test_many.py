@@ -252,7 +252,7 @@ def test_the_command(tree):
     lines = done.stderr.splitlines()
     assert lines[-1] == "exported 4, skipped 0, refused 1"
     assert sum(line.startswith("exported zoo/") for line in lines) == 3
-    assert any(line.startswith("error: zoo/bad.h5: this is no model file") for line in lines)
+    assert any(line.startswith("error: zoo/bad.h5: this is a text file, not a model") for line in lines)
     report = json.loads(pathlib.Path("r.json").read_text())
     assert (report["exported"], report["skipped"], report["refused"]) == (4, 0, 1)
     assert [model["status"] for model in report["models"]].count("refused") == 1
