@@ -119,7 +119,8 @@ def test_random_models(keras, own, seed, tmp_path):
     beside = ReadOptions(architecture=Place(tmp_path / "arch.json"))
     again = keras_weights.read(Place(tmp_path / "m.weights.h5"), beside)
     assert len(again) == len(bundle)
-    assert all(map(same_layer, again, bundle))
+    for one, other in zip(again, bundle, strict=True):  # to_json() does not say which entries are one layer, a .keras config does
+        assert same_layer(one.replace(calls=other.calls), other)
     alone = keras_weights.read(Place(tmp_path / "m.weights.h5"), ReadOptions())
     alone.layers = again.layers
     check(alone, norms, named=three)
@@ -127,7 +128,7 @@ def test_random_models(keras, own, seed, tmp_path):
         model.save(tmp_path / "folder", zipped=False)
         assert all(map(same_layer, keras_archive.read(Place(tmp_path / "folder"), ReadOptions()), bundle))
         model.save_weights(tmp_path / "s.weights.json", max_shard_size=5e-7)
-        assert all(map(same_layer, keras_weights.read(Place(tmp_path / "s.weights.json"), beside), bundle))
+        assert all(map(same_layer, keras_weights.read(Place(tmp_path / "s.weights.json"), beside), again))
 
 
 def test_subclassed(keras, own, tmp_path):
