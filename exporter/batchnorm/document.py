@@ -152,16 +152,28 @@ def _layer(entry: dict[str, Any]) -> BatchNorm:
         for name, values in parameters.items():
             if values is not None and values.size != channels:
                 raise BundleError(f"{name} has {values.size} numbers, its shape {list(shape)} asks for {channels}")
-        effective = entry.get("effective_epsilon")
+        effective = _effective_epsilon(entry)
         shaped: dict[str, Any] = {name: None if values is None else values.reshape(shape) for name, values in parameters.items()}
         return BatchNorm(
             path=entry["path"], name=entry["name"], class_name=entry["class_name"], axis=axis, shape=shape,
             ndim=None if ndim is None else _whole(ndim, "ndim"), dtype=dtype, epsilon=float(entry["epsilon"]),
             momentum=None if entry["momentum"] is None else float(entry["momentum"]),
-            effective_epsilon=None if effective is None else float(effective), assumed=tuple(entry.get("assumed", ())),
+            effective_epsilon=effective, assumed=tuple(entry.get("assumed", ())),
             converted=tuple(entry.get("converted", ())), quantized=entry.get("quantized"),
             called_in_training=entry.get("called_in_training", False),
             calls=_calls(entry), **shaped)
+
+
+def _effective_epsilon(entry: dict[str, Any]) -> float | None:
+    """What the fused kernel used; `kernel_epsilon` says it once more, in float32."""
+    effective, kernel = entry.get("effective_epsilon"), entry.get("kernel_epsilon")
+    if effective is None:
+        if kernel is not None:
+            raise BundleError("kernel_epsilon is there without effective_epsilon")
+        return None
+    if kernel is not None and np.float32(kernel) != np.float32(effective):
+        raise BundleError(f"expected kernel_epsilon to be effective_epsilon, {effective:g}, in float32, got {kernel:g}")
+    return float(effective)
 
 
 def _calls(entry: dict[str, Any]) -> tuple[Call, ...]:

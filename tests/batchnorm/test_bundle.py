@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 
 import numpy as np
@@ -299,3 +300,16 @@ def test_the_extended_validator_says_what_the_plain_one_says():
     visit(good, ())
     assert refused.count(True) > 100
     assert refused.count(False) > 100
+
+
+@pytest.mark.parametrize(("fields", "said"), [
+    ({"effective_epsilon": 0.5}, "expected kernel_epsilon to be effective_epsilon, 0.5, in float32, got 1.001e-05"),
+    ({"kernel_epsilon": 1e-3}, "expected kernel_epsilon to be effective_epsilon, 1.001e-05, in float32, got 0.001"),
+    ({"kernel_epsilon": 1e-5}, "in float32, got 1e-05")])
+def test_the_epsilon_of_a_kernel_is_said_twice_alike(tmp_path, fields, said):
+    exporter.write(make_bundle(make_layer(epsilon=1e-6, effective_epsilon=1.001e-5)), tmp_path / "b.json")
+    content = json.loads((tmp_path / "b.json").read_text())
+    content["layers"][0].update(fields)
+    (tmp_path / "b.json").write_text(json.dumps(content))
+    with pytest.raises(exporter.BundleError, match=re.escape(said)):
+        exporter.load(tmp_path / "b.json")
