@@ -43,9 +43,9 @@ def named_sources(sources: Iterable[str | os.PathLike[str]], out_dir: str, suffi
         plan.problems.update(problems)
         for path in paths:
             *below, name = _parts(path)[len(common):]
-            out, number = _join(out_dir, [*below, name + suffix]), 2
+            out, number = join(out_dir, [*below, name + suffix]), 2
             while sources_of.get(out, place_of(path)) != place_of(path):  # two URLs of which one has characters that no file name has
-                out, number = _join(out_dir, [*below, f"{name}~{number}{suffix}"]), number + 1
+                out, number = join(out_dir, [*below, f"{name}~{number}{suffix}"]), number + 1
             if out not in sources_of:
                 plan.outputs[path], sources_of[out] = out, place_of(path)
     return plan
@@ -109,7 +109,7 @@ def _common(folders: Sequence[list[str]]) -> list[str]:
     return shortest[:count]
 
 
-def _join(out_dir: str, names: Sequence[str]) -> str:
+def join(out_dir: str, names: Sequence[str]) -> str:
     return f"{out_dir.rstrip('/')}/{'/'.join(names)}" if is_url(out_dir) else os.path.join(out_dir, *names)
 
 

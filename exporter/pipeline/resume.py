@@ -18,7 +18,7 @@ from exporter.__about__ import __version__
 from exporter.errors import ExporterError
 from exporter.files import output
 from exporter.files.remote import MARKS, RemotePlace, is_url, place_for
-from exporter.pipeline.naming import refuse_links
+from exporter.pipeline.naming import join, refuse_links
 
 if TYPE_CHECKING:
     from exporter.files.place import Place
@@ -76,7 +76,7 @@ class Index:
             return
         self._entries = {**_entries_in(self.out_dir), **{key: self._entries[key] for key in self._new}}
         data = json.dumps({"version": 1, "exports": dict(sorted(self._entries.items()))}, indent=1).encode()
-        path = _join(self.out_dir, NAME)
+        path = join(self.out_dir, [NAME])
         try:
             refuse_links(path, self.out_dir)
             output.write(path, data)
@@ -90,17 +90,13 @@ class Index:
 
 
 def _entries_in(out_dir: str) -> dict[str, dict[str, str]]:
-    place = place_for(_join(out_dir, NAME))
+    place = place_for(join(out_dir, [NAME]))
     try:
         content = json.loads(place.read()) if place.is_file() else {}
         entries = content.get("exports", {})
     except (ExporterError, ValueError, AttributeError):
         return {}
     return entries if isinstance(entries, dict) and all(isinstance(entry, dict) for entry in entries.values()) else {}
-
-
-def _join(folder: str, name: str) -> str:
-    return f"{folder.rstrip('/')}/{name}" if is_url(folder) else os.path.join(folder, name)
 
 
 def _how(options: ReadOptions, write_options: WriteOptions) -> str:
