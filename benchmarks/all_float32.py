@@ -61,15 +61,15 @@ def check(start: int, count: int) -> Found:
 
 
 def _is_midpoint(doubles: np.ndarray, rounded: np.ndarray) -> np.ndarray:
-    """Whether a double lies exactly half way between two neighbouring float32."""
+    """Whether a double lies exactly half way between two neighboring float32."""
     error = doubles - rounded  # exact
     with np.errstate(over="ignore"):  # above the largest number comes infinity
-        towards = np.nextafter(rounded, np.where(error > 0, np.float32(np.inf), np.float32(-np.inf)))
-    return (error != 0) & (2 * error == towards.astype(np.float64) - rounded)
+        toward = np.nextafter(rounded, np.where(error > 0, np.float32(np.inf), np.float32(-np.inf)))
+    return (error != 0) & (2 * error == toward.astype(np.float64) - rounded)
 
 
 def _nearest(exact: Fraction, value: np.float32) -> int:
-    """Bits of the float32 nearest to `exact`, to the even one of two: it is `value` or one of its neighbours."""
+    """Bits of the float32 nearest to `exact`, to the even one of two: it is `value` or one of its neighbors."""
     near = (value, np.nextafter(value, np.float32(np.inf)), np.nextafter(value, np.float32(-np.inf)))
     best = min(near, key=lambda v: (abs(Fraction(float(v)) - exact), int(v.view(np.uint32)) & 1))
     return int(best.view(np.uint32))

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 640, 360, 64, 48, 16, 96
-COLOURS = ("#1b6ca8", "#c4552d", "#3a7d44", "#7a4fa0")
+COLORS = ("#1b6ca8", "#c4552d", "#3a7d44", "#7a4fa0")
 
 
 def lines(series: Mapping[str, Sequence[tuple[float, float]]], x_label: str, y_label: str) -> str:
@@ -30,15 +30,15 @@ def lines(series: Mapping[str, Sequence[tuple[float, float]]], x_label: str, y_l
         x, _ = at(10.0**power, 10.0**low_y)
         out += [f'<path d="M{x:.1f} {TOP}V{HEIGHT - BOTTOM}" stroke="#ddd"/>',
                 f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{10**power:,}</text>']
-    for points, colour in zip(series.values(), COLOURS):
+    for points, color in zip(series.values(), COLORS):
         placed = [at(x, y) for x, y in points]
-        out.append(f'<polyline fill="none" stroke="{colour}" stroke-width="2" points="'
+        out.append(f'<polyline fill="none" stroke="{color}" stroke-width="2" points="'
                    + " ".join(f"{x:.1f},{y:.1f}" for x, y in placed) + '"/>')
-        out += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in placed]
-    ends = sorted((at(*points[-1])[1], name, colour) for (name, points), colour in zip(series.items(), COLOURS))
-    for number, (y, name, colour) in enumerate(ends):
+        out += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{color}"/>' for x, y in placed]
+    ends = sorted((at(*points[-1])[1], name, color) for (name, points), color in zip(series.items(), COLORS))
+    for number, (y, name, color) in enumerate(ends):
         y = max(y, ends[0][0] + 14 * number)
-        out.append(f'<text x="{WIDTH - RIGHT + 8}" y="{y + 4:.1f}" fill="{colour}">{name}</text>')
+        out.append(f'<text x="{WIDTH - RIGHT + 8}" y="{y + 4:.1f}" fill="{color}">{name}</text>')
     out += [f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 10}" text-anchor="middle">{x_label}</text>',
             f'<text transform="translate(14 {HEIGHT / 2}) rotate(-90)" text-anchor="middle">{y_label}</text>', "</svg>"]
     return "\n".join(out) + "\n"

@@ -183,7 +183,7 @@ def test_text_that_is_not_utf_8_is_refused(name, tmp_path, built):
             measure.measure(built(name), tmp_path / "b.json")
 
 
-def test_compilers_vectorise_the_loops_of_c(tmp_path):
+def test_compilers_vectorize_the_loops_of_c(tmp_path):
     if shutil.which("gcc") is None:
         pytest.skip("gcc is not installed")
     header = ROOT / "runtimes" / "c" / "batchnorm.h"

@@ -21,7 +21,7 @@ FORMAT, VERSION = "bn-bundle", 1
 LARGEST = 1 << 30  # bytes of a document: 100 000 layers or a layer of a million channels, with vectors, stay far below
 FORMULA = "gamma * (x - moving_mean) / sqrt(moving_variance + epsilon) + beta"
 
-# The one non-negative finite float32 (and its negative) whose shortest decimal, 7.038531e-26, lands on a neighbour when it is
+# The one non-negative finite float32 (and its negative) whose shortest decimal, 7.038531e-26, lands on a neighbor when it is
 # parsed as a double and then rounded; benchmarks/all_float32.py goes over all of them.
 DOUBLE_ROUNDED = np.uint32(0x15AE43FD)
 

@@ -55,7 +55,7 @@ KINDS = {kind.code: kind for kind in (
          meaning="The file does not say enough about these layers. They are part of the model, and this bundle lacks them."),
     Kind(code="never-trained", level="warning", title="Statistics never trained",
          meaning="All means are 0 and all variances 1, which is how a layer starts: it was never run in training, or its moving "
-                 "statistics were not saved. In inference it does not normalise."),
+                 "statistics were not saved. In inference it does not normalize."),
     Kind(code="called-in-training", level="warning", title="Called in training mode",
          meaning="The model calls these layers with training=True. Up to Keras 2 its own predict() then normalizes by the statistics of "
                  "the batch, and not by the ones here; in Keras 3 predict() does not, model(x) and export() do."),
@@ -86,7 +86,7 @@ KINDS = {kind.code: kind for kind in (
     Kind(code="converted", level="note", title="Converted",
          meaning="That version of Keras stored something else, or put epsilon elsewhere. The numbers were converted so that the one "
                  "formula gives what it gave."),
-    Kind(code="quantized", level="note", title="Quantised",
+    Kind(code="quantized", level="note", title="Quantized",
          meaning="The file holds small integers; the numbers here are what they stand for."),
 )}
 

@@ -53,7 +53,7 @@ class BatchNorm(Parameters):
     effective_epsilon: what the fused kernel of the TensorFlow that wrote the file used instead of `epsilon`; None: the same.
     assumed:          names of fields that did not come from the file.
     converted:        names of fields that were converted to the one formula (an era that stored a deviation).
-    quantized:        how the stored numbers were quantised ("uint8", ...), or None; the values are the dequantised ones.
+    quantized:        how the stored numbers were quantized ("uint8", ...), or None; the values are the dequantized ones.
     """
 
     path: str = "batch_normalization"

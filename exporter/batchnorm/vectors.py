@@ -12,7 +12,7 @@ from exporter.batchnorm.layer import BatchNorm, exact_rows, wide
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-GOLDEN = 0.6180339887498949  # multiples of it, modulo 1, spread evenly: neighbouring channels get different inputs
+GOLDEN = 0.6180339887498949  # multiples of it, modulo 1, spread evenly: neighboring channels get different inputs
 
 
 def make(layer: BatchNorm) -> tuple[NDArray[Any], NDArray[Any]]:

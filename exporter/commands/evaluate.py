@@ -28,7 +28,7 @@ def evaluate(words: Sequence[str] | None = None) -> int:
     from exporter.pipeline.read import read_in_child
 
     if is_url(args.out):
-        raise UsageError("OUT is a local file", hint="copy it afterwards")
+        raise UsageError("OUT is a local file", hint="copy it afterward")
     model, source = place_for(args.bundle), Place(args.input)
     output.check_output(args.out, [model, source])
     bundle = read_in_child(model, read_options(args), fork=True)

@@ -102,7 +102,7 @@ def _said(one: Difference) -> str:
 
 
 def _scatter(mine: NDArray[np.float64], theirs: NDArray[np.float64]) -> str:
-    """Each channel as a dot, mine to the right and theirs upwards; equal ones lie on the diagonal."""
+    """Each channel as a dot, mine to the right and theirs upward; equal ones lie on the diagonal."""
     finite = np.isfinite(mine) & np.isfinite(theirs)
     mine, theirs = mine[finite], theirs[finite]
     if not mine.size:

@@ -125,7 +125,7 @@ MISTAKES: tuple[Mistake, ...] = (
     Mistake(
         code="BN121", name="statistics of the batch instead of the moving ones", wrong=wrong_statistics.batch_statistics, alone=False,
         line="gamma * (x - x.mean()) / np.sqrt(x.var() + epsilon) + beta",
-        why="in inference Keras normalises by moving_mean and moving_variance, gathered in training, not by the mean and variance of the"
+        why="in inference Keras normalizes by moving_mean and moving_variance, gathered in training, not by the mean and variance of the"
             " input at hand; so the output of a batch need not have mean 0 and variance 1. Only training (training=True, PyTorch's train"
             " mode) uses the batch.",
         instead="use moving_mean and moving_variance; in PyTorch call model.eval() first",
@@ -163,7 +163,7 @@ MISTAKES: tuple[Mistake, ...] = (
     Mistake(
         code="BN126", name="variance never loaded", wrong=wrong.variance_never_loaded, alone=False,
         line="gamma * (x - mean) / np.sqrt(1 + epsilon) + beta",
-        why="the mean was loaded and the variance is still the 1 it was made with: its name was not recognised (running_std, moving_var,"
+        why="the mean was loaded and the variance is still the 1 it was made with: its name was not recognized (running_std, moving_var,"
             " variance).",
         instead="load moving_variance; check that the names of all four arrays were found",
         seen=_issues("zhengyang-wang/Deeplab-v2--ResNet-101--Tensorflow#46", "keras-team/keras#3957")),
@@ -216,7 +216,7 @@ MISTAKES: tuple[Mistake, ...] = (
     Mistake(
         code="BN135", name="1 + gamma", wrong=wrong.one_plus_gamma,
         line="(1 + gamma) * (x - mean) / np.sqrt(variance + epsilon) + beta",
-        why="some implementations store gamma - 1, so that weight decay pulls towards 1. Keras stores gamma itself.",
+        why="some implementations store gamma - 1, so that weight decay pulls toward 1. Keras stores gamma itself.",
         instead="multiply by gamma",
         seen=_issues("NVIDIA/TransformerEngine#577", "NVIDIA/TransformerEngine!139")),
     Mistake(
@@ -322,9 +322,9 @@ MISTAKES: tuple[Mistake, ...] = (
     Mistake(
         code="BN154", name="not applied: folded into the layer before, or skipped", wrong=wrong.not_applied,
         line="x",
-        why="the output is the input. An optimiser folded the layer into the layer before it, whose output is then normalised already, "
+        why="the output is the input. An optimizer folded the layer into the layer before it, whose output is then normalized already, "
             "or the layer was skipped as unknown.",
-        instead="compare at a place behind the batch norm, or export the model before it is optimised",
+        instead="compare at a place behind the batch norm, or export the model before it is optimized",
         seen=_issues("onnx/onnxmltools#323", "plaidml/plaidml#1940", "tensorflow/tensorflow#25170")),
     Mistake(
         code="BN155", name="offset of the folded form wrong", wrong=wrong.folded_offset,
@@ -351,7 +351,7 @@ MISTAKES: tuple[Mistake, ...] = (
         code="BN163", name="parameters in int8", wrong=wrong.parameters_in_int8,
         line="right, with np.rint(gamma / step) * step, step = abs(gamma).max() / 127",
         why="with one step for all channels, those with small parameters keep only a few steps or none; a variance becomes 0.",
-        instead="leave batch norm's parameters out of quantisation, or quantise each channel",
+        instead="leave batch norm's parameters out of quantization, or quantize each channel",
         seen=_issues("tensorflow/tensorflow#25170", "intel/webml-polyfill#240")),
     Mistake(
         code="BN164", name="arithmetic in half precision", example=wrong.float16_arithmetic,

@@ -133,7 +133,7 @@ def gamma_and_beta_swapped(case: Case) -> Variants:
 def beta_inside(case: Case) -> Variants:
     if case.setting.layer.beta is not None:
         if case.setting.layer.gamma is not None:
-            yield "gamma * (normalised + beta)", case.but(beta=case.gamma * case.beta)
+            yield "gamma * (normalized + beta)", case.but(beta=case.gamma * case.beta)
         yield "gamma * (x - mean + beta) / sqrt(...)", case.but(beta=case.scale() * case.beta)
 
 
@@ -290,7 +290,7 @@ def symmetric_int8(values: Array) -> Array:
 
 
 def affine_uint8(values: Array) -> Array:
-    """256 steps from the smallest to the largest value, one step size for the array (as TensorFlow.js quantises)."""
+    """256 steps from the smallest to the largest value, one step size for the array (as TensorFlow.js quantizes)."""
     low, high = values.min(), values.max()
     step = (high - low) / 255 or 1.0
     return np.asarray(np.rint((values - low) / step) * step + low)

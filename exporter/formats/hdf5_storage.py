@@ -72,7 +72,7 @@ def _chunks(dataset: Any, properties: Any, size: int) -> list[tuple[int, int, bo
 
 
 def _check_chunk(packed: bytes, filters: list[int], chunk_size: int) -> None:
-    """Whether a stored chunk unpacks to exactly its size: HDF5 1.14 leaves the rest of a short one uninitialised."""
+    """Whether a stored chunk unpacks to exactly its size: HDF5 1.14 leaves the rest of a short one uninitialized."""
     size = len(packed)
     for code in reversed(filters):
         if code == FLETCHER32:

@@ -203,9 +203,9 @@ def reason_against(mode: int) -> str | None:
     if mode == 0:
         return None
     if mode == 1:
-        return "its mode 1 normalises each sample by that sample's own mean and deviation; the stored statistics are not used"
+        return "its mode 1 normalizes each sample by that sample's own mean and deviation; the stored statistics are not used"
     if mode == 2:
-        return "its mode 2 normalises by the statistics of the batch at hand, also in inference; the stored ones are not used"
+        return "its mode 2 normalizes by the statistics of the batch at hand, also in inference; the stored ones are not used"
     return f"its mode {mode} is not known"
 
 

@@ -41,7 +41,7 @@ def claims(place: Place) -> bool:
 
 
 def read(place: Place, options: ReadOptions) -> Found:
-    """The batch norms of the model; quantised parameters as TensorFlow.js itself dequantises them."""
+    """The batch norms of the model; quantized parameters as TensorFlow.js itself dequantizes them."""
     value = parse_json(place.read(LARGEST_MODEL_JSON), "")
     topology = value.get("modelTopology") if isinstance(value, dict) else None
     if not isinstance(topology, dict) and topology is not None:

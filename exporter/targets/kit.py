@@ -75,9 +75,9 @@ def _code(text: str) -> str:
     return re.sub("[`|]", "?", printable(text))
 
 
-PAGE = """# Batch normalisation of `{name}`
+PAGE = """# Batch normalization of `{name}`
 
-The {count} of batch normalisation of a trained model, to be computed anywhere. In inference each is
+The {count} of batch normalization of a trained model, to be computed anywhere. In inference each is
 
     {formula}
 

@@ -146,7 +146,7 @@ def _nodes(body: _Body, layer: BatchNorm, y: str) -> list[Any]:
 
 
 def _normalized(body: _Body, layer: BatchNorm, x: str) -> str:
-    """The nodes that bring the channels to axis 1, normalise, and bring them back."""
+    """The nodes that bring the channels to axis 1, normalize, and bring them back."""
     axes = tuple(a if layer.ndim is None else a % layer.ndim for a in layer.axis)
     if axes == (1,):
         return _batch_normalization(body, layer, x)

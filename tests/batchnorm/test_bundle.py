@@ -68,7 +68,7 @@ def test_random_bit_patterns_survive_both_ways_of_parsing(dtype):
 
 @pytest.mark.parametrize("sign", [0, 0x80000000])
 def test_the_one_float32_whose_shortest_decimal_is_rounded_twice(sign):
-    """7.038531e-26 as a double lies halfway to the neighbour; the bundle writes more digits."""
+    """7.038531e-26 as a double lies halfway to the neighbor; the bundle writes more digits."""
     value = np.array([0x15AE43FD | sign], np.uint32).view(np.float32)
     shortest = float(orjson.loads(orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY))[0])
     assert np.float32(shortest).tobytes() != value.tobytes(), "then the exception would not be needed"
@@ -224,7 +224,7 @@ def test_a_reader_refuses_what_breaks_the_contract(edit, words, tmp_path):
 
 def test_unknown_keys_are_ignored_and_other_files_are_no_bundle(tmp_path):
     content = json.loads(written(make_bundle()))
-    content["layers"][0]["colour"] = "blue"
+    content["layers"][0]["color"] = "blue"
     path = tmp_path / "b.json"
     path.write_text(json.dumps({**content, "more": [1]}))
     assert same_layer(exporter.load(path).layers[0], make_layer())

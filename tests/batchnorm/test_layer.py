@@ -156,10 +156,10 @@ def test_round_to_is_round_half_to_even(value, dtype):
     here = kind(got)
     assert float(here) == got
     with np.errstate(over="ignore"):
-        neighbours = np.nextafter(here, kind(np.inf)), np.nextafter(here, kind(-np.inf))
-    for neighbour in neighbours:
-        if np.isfinite(neighbour):
-            mine, other = (abs(fractions.Fraction(value) - fractions.Fraction(float(n))) for n in (here, neighbour))
+        neighbors = np.nextafter(here, kind(np.inf)), np.nextafter(here, kind(-np.inf))
+    for neighbor in neighbors:
+        if np.isfinite(neighbor):
+            mine, other = (abs(fractions.Fraction(value) - fractions.Fraction(float(n))) for n in (here, neighbor))
             assert mine < other or (mine == other and int(here.view(np.uint16 if dtype != "float32" else np.uint32)) % 2 == 0)
 
 

@@ -113,7 +113,7 @@ def test_a_copy_passes_the_gate_again(how):
 
 
 @pytest.mark.parametrize("view", [lambda a: a, lambda a: a[:], lambda a: a[::-1], np.broadcast_to, memoryview],
-                         ids=["itself", "slice", "backwards", "broadcast", "memoryview"])
+                         ids=["itself", "slice", "backward", "broadcast", "memoryview"])
 def test_the_arrays_of_the_caller_stay_theirs(view):
     mine = np.ones(4, np.float32)
     given = view(mine, (4,)) if view is np.broadcast_to else np.asarray(view(mine))

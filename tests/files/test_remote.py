@@ -165,9 +165,9 @@ def test_reading_from_the_library(folder, isolated):
 
 
 @needs_http
-@pytest.mark.parametrize("behaviour", [{"ranges": False}, {"sizes": False}, {"ranges": False, "sizes": False}])
-def test_a_server_without_ranges_or_sizes_sends_the_file_whole(folder, behaviour):
-    with serving(folder, **behaviour) as server:
+@pytest.mark.parametrize("behavior", [{"ranges": False}, {"sizes": False}, {"ranges": False, "sizes": False}])
+def test_a_server_without_ranges_or_sizes_sends_the_file_whole(folder, behavior):
+    with serving(folder, **behavior) as server:
         far = exporter.read(server.url("small.keras"))
     assert far.digest() == exporter.read(folder / "small.keras").digest()
 

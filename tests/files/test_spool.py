@@ -72,7 +72,7 @@ def test_what_is_no_content_is_refused(tmp_path, monkeypatch):
         exporter.read(DATA)
 
 
-def test_the_copy_is_gone_afterwards(tmp_path, monkeypatch):
+def test_the_copy_is_gone_afterward(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     exporter.read(DATA)
     with pytest.raises(exporter.ExporterError):

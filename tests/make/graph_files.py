@@ -68,7 +68,7 @@ def meta_graph(data, version="1.15.5", save_node="save/control_dependency:0"):
 def parameters(channels=3, seed=0):
     """gamma, beta, mean, variance in float32."""
     random = np.random.default_rng(seed)
-    values = [random.normal(centre, width, channels) for centre, width in ((1, 0.5), (0, 1), (0, 1))]
+    values = [random.normal(center, width, channels) for center, width in ((1, 0.5), (0, 1), (0, 1))]
     values.append(10.0 ** random.uniform(-5, 1, channels))
     return [one.astype("float32") for one in values]
 

@@ -133,7 +133,7 @@ def test_one_written_by_hand(tmp_path, form):
 
 
 def test_a_bias_before_and_a_sum_after_are_not_beta(tmp_path):
-    """x + bias is what is normalised, and a residual is added outside."""
+    """x + bias is what is normalized, and a residual is added outside."""
     values = parameters()
     nodes, (g, _, mean, variance) = frozen_variables("bn", [values[0], None, *values[2:]])
     bundle = read(tmp_path, X, *nodes, const("bias", np.float32([1, 2, 3])), node("b", "Identity", "bias"), node("in", "BiasAdd", "x", "b"),
@@ -238,7 +238,7 @@ def reduced(name, axes):
 
 
 @pytest.mark.parametrize("axes", [[1, 2, 3], [3], [-1], [1, 2]])
-def test_other_normalisations_are_not_reported(tmp_path, axes):
+def test_other_normalizations_are_not_reported(tmp_path, axes):
     values = parameters()
     nodes, reads = frozen_variables("bn", values)
     more, (g, b, _, _) = frozen_variables("ln", [*parameters(seed=1)[:2], None, None])
@@ -300,7 +300,7 @@ def test_copies_that_share_all_scopes_are_numbered(tmp_path):
     check(bundle["bn#2"], parameters(seed=1))
 
 
-def for_quantisation(gamma, beta, mean, variance, reshaped=False, last="Add"):
+def for_quantization(gamma, beta, mean, variance, reshaped=False, last="Add"):
     """What tf.contrib.quantize makes of a convolution and its batch norm (fold_batch_norms.py)."""
     s = "bn_Fold"
     scale = f"{s}/mul" if gamma else f"{s}/Rsqrt"
@@ -318,10 +318,10 @@ def for_quantisation(gamma, beta, mean, variance, reshaped=False, last="Add"):
 
 @pytest.mark.parametrize("gamma", [True, False])
 @pytest.mark.parametrize("reshaped", [True, False])
-def test_one_that_scales_the_weights_in_training_for_quantisation(tmp_path, gamma, reshaped):
+def test_one_that_scales_the_weights_in_training_for_quantization(tmp_path, gamma, reshaped):
     values = parameters()
     nodes, (g, *reads) = frozen_variables("bn", [values[0] if gamma else None, *values[1:]])
-    bundle = read(tmp_path, X, *nodes, *for_quantisation(g if gamma else None, *reads, reshaped))
+    bundle = read(tmp_path, X, *nodes, *for_quantization(g if gamma else None, *reads, reshaped))
     check(bundle["bn"], [values[0] if gamma else None, *values[1:]])
     assert (len(bundle), bundle["bn"].axis, bundle["bn"].ndim) == (1, (-1,), 4)
 
@@ -329,8 +329,8 @@ def test_one_that_scales_the_weights_in_training_for_quantisation(tmp_path, gamm
 def test_an_offset_alone_is_no_batch_norm(tmp_path):
     """Nothing else is multiplied by the scale, or it is not clear along which axis the offset is added."""
     nodes, reads = frozen_variables("bn", parameters())
-    alone = [one for one in for_quantisation(*reads) if b"mul_fold" not in one] + [node("quant", "Identity", "w")]
-    for ops in (alone, for_quantisation(*reads, last="BiasAdd")):
+    alone = [one for one in for_quantization(*reads) if b"mul_fold" not in one] + [node("quant", "Identity", "w")]
+    for ops in (alone, for_quantization(*reads, last="BiasAdd")):
         with pytest.raises(UnresolvedError, match="what is done with its variance is no batch norm that is known"):
             read(tmp_path, X, *nodes, *ops)
 

@@ -327,7 +327,7 @@ def test_a_version_that_contradicts_the_file(tmp_path):
 @pytest.mark.parametrize("mode", [1, 2])
 def test_modes_of_keras_1(tmp_path, mode):
     model = {"class_name": "Sequential", "config": [layer("BatchNormalization", "bn", epsilon=0.01, mode=mode, axis=-1)]}
-    with pytest.raises(UnresolvedError, match=f"bn: its mode {mode} normalises"):
+    with pytest.raises(UnresolvedError, match=f"bn: its mode {mode} normalizes"):
         exporter.read(write(tmp_path / "m.h5", {"bn": old("bn", FIRST)}, model, keras_version="1.2.2"))
 
 

@@ -227,7 +227,7 @@ def test_a_layer_with_a_variable_of_its_own_is_not_taken_for_a_batch_norm(tmp_pa
     assert bundle.skipped == [("switch", "it also holds mean_weight, which no BatchNormalization has")]
 
 
-def test_renormalisation_adds_variables_that_inference_does_not_use(tmp_path):
+def test_renormalization_adds_variables_that_inference_does_not_use(tmp_path):
     model = Model().norm("bn", scope="bn")
     for name in ("moving_stddev", "renorm_mean", "renorm_stddev"):
         model.variable(("bn", name), "bn")

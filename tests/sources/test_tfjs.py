@@ -1,4 +1,4 @@
-"""TensorFlow.js layers models: names, shards that cut tensors, quantisation."""
+"""TensorFlow.js layers models: names, shards that cut tensors, quantization."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_shards_cut_where_they_like(model, cut, groups):
 
 
 @pytest.mark.parametrize("kind", ["uint8", "uint16", "float16"])
-def test_quantised(model, kind):
+def test_quantized(model, kind):
     """v * scale + min in float64, rounded once, is what TensorFlow.js computes."""
     values = norm_arrays(1, 40)
     bundle = read(model(functional("m", norm("bn")), {f"bn/{name}": (array, kind) for name, array in values.items()}))

@@ -220,7 +220,7 @@ def chromium(tmp_path_factory):
 
 @pytest.fixture
 def opened(chromium, tmp_path):
-    """opened(bundle) shows its report; afterwards the console has to be empty and nothing may have been loaded."""
+    """opened(bundle) shows its report; afterward the console has to be empty and nothing may have been loaded."""
     media(chromium, "screen", "light")
     screen(chromium, 1280)
 
@@ -374,7 +374,7 @@ def test_the_policy_is_in_force(chromium, tmp_path):
     assert len(chromium.get_log("browser")) >= 2
 
 
-def test_it_follows_the_colour_scheme_and_has_contrast(opened):
+def test_it_follows_the_color_scheme_and_has_contrast(opened):
     browser = opened(model(10))
     for scheme in ("light", "dark"):
         media(browser, "screen", scheme)
@@ -392,9 +392,9 @@ def background(browser, selector):
         return getComputedStyle(node).backgroundColor""", selector)
 
 
-def luminance(colour):
-    """Relative luminance of a CSS colour (WCAG 2.2)."""
-    channels = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
+def luminance(color):
+    """Relative luminance of a CSS color (WCAG 2.2)."""
+    channels = [int(part) / 255 for part in re.findall(r"\d+", color)[:3]]
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
     return float(np.dot(linear, [0.2126, 0.7152, 0.0722]))
 

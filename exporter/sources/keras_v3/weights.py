@@ -1,8 +1,8 @@
-"""Batch norms in the weights of .keras archives and .weights.h5 files, matched to the layers of a config or recognised without one.
+"""Batch norms in the weights of .keras archives and .weights.h5 files, matched to the layers of a config or recognized without one.
 
 Groups bear the names of attributes and of counted classes, not of layers. With a config the way to each layer's group is replayed as the
 Keras that saved it went; what it finds has to fit: the number of variables, their shapes, and the layer's name where the file holds it
-(Keras 3.6 on). Inside a user's own class, which no config describes, batch norms are recognised by what their groups hold.
+(Keras 3.6 on). Inside a user's own class, which no config describes, batch norms are recognized by what their groups hold.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def read_weights(root: Group, tree: Node | None, keras_version: str | None, foun
         if match.group is None:
             found.skip(match.path, match.why)
         elif match.node is None:
-            _recognise(match.path, match.group, found, match.told, quantized(match.group))
+            _recognize(match.path, match.group, found, match.told, quantized(match.group))
         elif not match.group.variable_names():
             found.skip(match.path, match.why)
         else:
@@ -103,7 +103,7 @@ def _renamed(path: str, node: Node, group: Group, own_config: bool) -> str:
                       where=path, hint="" if own_config else "give the architecture of the model that these weights are of")
 
 
-def _recognise(path: str, group: Group, found: Found, told: bool, quantized: str | None) -> None:
+def _recognize(path: str, group: Group, found: Found, told: bool, quantized: str | None) -> None:
     """A group without a config that may be a batch norm: added to `found` where that is certain enough to be said."""
     own = group.path.rpartition("/")[2]
     certain = group.is_counted and numbered(own)[0] in KNOWN_GROUPS

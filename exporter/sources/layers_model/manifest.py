@@ -86,7 +86,7 @@ class Weights:
         return self.by_name
 
     def quantized(self, owner: str) -> str | None:
-        """How the weights directly below `owner` were quantised."""
+        """How the weights directly below `owner` were quantized."""
         kinds = {weight.quantized for name, weight in self.by_name.items() if name.rpartition("/")[0] == owner}
         return ", ".join(sorted(kind for kind in kinds if kind)) or None
 

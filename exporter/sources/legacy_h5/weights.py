@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from exporter.formats.hdf5_file import File
     from exporter.keras.dialects import Era
 
-# Variables that renormalisation adds (tf.keras, Keras 3.14, tf.layers 1.2); inference does not use them.
+# Variables that renormalization adds (tf.keras, Keras 3.14, tf.layers 1.2); inference does not use them.
 RENORM = frozenset(("moving_stddev", "renorm_mean", "renorm_stddev", "renorm_mean_weight", "renorm_stddev_weight"))
 
 _NAME = re.compile(r"(gamma|beta|moving_mean|moving_variance)(_\d+)?(:\d+)?")

@@ -33,7 +33,7 @@ class Named(Protocol):
         """Values and dtype of one."""
 
     def quantized(self, owner: str) -> str | None:
-        """How the weights of a layer were quantised, or None."""
+        """How the weights of a layer were quantized, or None."""
 
 
 def by_name(tree: Node, weights: Named, era: dialects.Era, found: Found, *, own_config: bool) -> None:

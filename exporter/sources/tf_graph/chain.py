@@ -4,7 +4,7 @@ From each Rsqrt(variance + epsilon), or division by Sqrt(variance + epsilon), or
 of products. Batch norm is the sum  r*x*gamma - r*mean*gamma + beta,  or  r*(x - mean)*gamma + beta,  in whatever order somebody wrote it:
 the numbers at the ends of op names differ between versions and with what is left out, so they are never looked at.
 
-Training for quantisation multiplies the convolution's weights by r*gamma and adds  beta - r*mean*gamma  to what it gives, and leaves all of
+Training for quantization multiplies the convolution's weights by r*gamma and adds  beta - r*mean*gamma  to what it gives, and leaves all of
 that in the graph for inference, too (tf.contrib.quantize, fold_batch_norms.py, "_Fold").
 """
 

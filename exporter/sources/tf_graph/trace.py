@@ -1,6 +1,6 @@
 """Where a value in a TensorFlow graph comes from: a variable, a constant, or the batch itself.
 
-Values are followed backwards through whatever does not change numbers: reads, casts, reshapes, control flow of both kinds, and calls of
+Values are followed backward through whatever does not change numbers: reads, casts, reshapes, control flow of both kinds, and calls of
 functions.
 """
 
@@ -217,7 +217,7 @@ class Tracer:
         return Parts(kept, int(axis)) if len(kept) > 1 else kept[0]
 
     def _simplified(self, value: Value, node: Node) -> Source:
-        """1 * v, 0 + v, 0 * v: what batch renormalisation leaves of its corrections in inference."""
+        """1 * v, 0 + v, 0 * v: what batch renormalization leaves of its corrections in inference."""
         sources = [self.trace(operand(value.frame, node, n)) for n in (0, 1)]
         numbers = [_number(source) for source in sources]
         for number, other in zip(numbers, sources[::-1]):

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 Names = tuple[str, ...]
 
 STATISTICS = ("moving_mean", "moving_variance")
-# Variables that renormalisation adds (tf.keras, tf.layers 1.2); inference does not use them.
+# Variables that renormalization adds (tf.keras, tf.layers 1.2); inference does not use them.
 RENORM = (*RENORM_KERAS, "renorm_mean_weight", "renorm_stddev_weight")
 SONNET = {"gamma": "scale", "beta": "offset"}
 UNNAMED = "batch_normalization"  # what Keras calls a layer without a name

@@ -1,4 +1,4 @@
-"""Small drawings of many numbers, as SVG: whole numbers for coordinates, one path a drawing, colours left to the style sheet."""
+"""Small drawings of many numbers, as SVG: whole numbers for coordinates, one path a drawing, colors left to the style sheet."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def ranges(low: Floats, middle: Floats, high: Floats, mark: Floats | None, botto
 
 
 def _steps(levels: Sequence[int], ends: Sequence[int]) -> Iterator[str]:
-    """V to each level, then H to the end of its step; equal neighbours are one step."""
+    """V to each level, then H to the end of its step; equal neighbors are one step."""
     for i, (level, end) in enumerate(zip(levels, ends)):
         if i + 1 == len(levels) or levels[i + 1] != level:
             yield f"V{level}H{end}"
