@@ -13,10 +13,12 @@ import numpy as np
 
 from exporter.batchnorm.dtypes import TINY, UNIT
 from exporter.batchnorm.layer import BatchNorm, wide
-from exporter.errors import LayerError, UsageError
+from exporter.errors import LayerError, UsageError, printable
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
+
+    from exporter.batchnorm.places import Neighbor
 
 
 class Kind(NamedTuple):
@@ -44,6 +46,10 @@ KINDS = {
 }
 
 
+# What Keras 1 called these classes.
+ALIASES = {"Convolution1D": "Conv1D", "Convolution2D": "Conv2D", "Convolution3D": "Conv3D", "SeparableConvolution2D": "SeparableConv2D"}
+
+
 class Folded(NamedTuple):
     """kernel: of the shape and type of the one that was folded into. bias: of shape (channels,), of the same type."""
 
@@ -59,9 +65,10 @@ def fold(layer: BatchNorm, kernel: ArrayLike, bias: ArrayLike | None = None, kin
     kind:   the Keras class of the feeding layer, one of KINDS.
 
     Computed in float64 and rounded once to the kernel's type. What the folded layer gives differs from the exact result by at most
-    `bound`; it may not be used where the feeding layer has an activation of its own, or feeds other layers, too (docs/folding.md).
+    `bound`. Where the layer says what feeds it (`layer.inputs`), that has to be a layer of this kind, without an activation of its own,
+    that feeds nothing else; where it does not say, the caller has to know (docs/folding.md).
 
-    Raises: UsageError where kernel or bias do not fit the layer, LayerError where a folded number overflows the type.
+    Raises: UsageError where kernel or bias do not fit the layer, LayerError where folding is not allowed or a folded number overflows.
     """
     layout = KINDS.get(kind)
     if layout is None:
@@ -79,6 +86,7 @@ def fold(layer: BatchNorm, kernel: ArrayLike, bias: ArrayLike | None = None, kin
     b = np.zeros(channels) if bias is None else np.asarray(bias, np.float64)
     if b.shape != (channels,):
         raise UsageError(f"expected a bias of shape [{channels}], got {list(b.shape)}", where=layer.path)
+    _check_place(layer, kind)
     gamma, beta, mean, root = wide(layer)
     shape = [1] * k.ndim
     for axis, size in zip(layout.channels, sizes):
@@ -89,6 +97,55 @@ def fold(layer: BatchNorm, kernel: ArrayLike, bias: ArrayLike | None = None, kin
     if not (np.isfinite(folded.kernel).all() and np.isfinite(folded.bias).all()):
         raise LayerError(f"a folded number does not fit {k.dtype}", where=layer.path, hint="fold into a kernel of a wider type")
     return folded
+
+
+def reason_against(layer: BatchNorm) -> str:
+    """Why the layer cannot be folded into what feeds it, by where it stands and how it is called; "": nothing known is against it."""
+    if layer.called_in_training:
+        return "its model calls it with training=True, so that it has no fixed scale and offset"
+    if len(layer.shape) != 1:
+        return f"it runs along {len(layer.shape)} axes of its input, and a kernel has one axis of channels"
+    if len(layer.calls) > 1:
+        return f"it is called {len(layer.calls)} times, and every one of its feeding layers would need the batch norm in it"
+    if not layer.calls:
+        return ""
+    feeding = layer.calls[0].inputs
+    if len(feeding) != 1:
+        return "it reads the input of the model" if not feeding else f"{len(feeding)} layers feed it"
+    return _reason_of(feeding[0])
+
+
+def _reason_of(feeding: Neighbor) -> str:
+    """Why nothing can be folded into this feeding layer, or ""."""
+    name, kind = printable(feeding.path, 80), printable(feeding.class_name, 60)
+    if feeding.class_name == "InputLayer":
+        return "it reads the input of the model"
+    if kind_of(feeding.class_name) is None:
+        return f"what feeds it is {name} of class {kind}, which has no kernel that it could go into"
+    if feeding.activation is not None:
+        return f"{name}, which feeds it, applies an activation ({printable(feeding.activation, 40)}) in between"
+    if feeding.is_shared:
+        return (f"the output of {name}, which feeds it, is used elsewhere, too: it feeds another layer, is an output of the model, or "
+                "the layer is called more than once")
+    return ""
+
+
+def kind_of(class_name: str) -> str | None:
+    """The kind of a class of Keras's own that has a kernel; None for every other class, a user's of the same name among them."""
+    name = ALIASES.get(class_name, class_name)
+    return name if name in KINDS else None
+
+
+def _check_place(layer: BatchNorm, kind: str) -> None:
+    """Refuses to fold where the layer itself shows that it is not allowed."""
+    reason = reason_against(layer)
+    found = kind_of(layer.calls[0].inputs[0].class_name) if layer.calls and not reason else kind
+    if found != kind:
+        raise UsageError(f"expected the kernel of {printable(layer.calls[0].inputs[0].path, 80)}, a {found} that feeds the layer, got "
+                         f"kind={kind!r}", where=layer.path)
+    if reason:
+        raise LayerError(f"it cannot be folded: {reason}", where=layer.path,
+                         hint="keep the batch norm; who knows better folds layer.replace(calls=()), which says nothing of its place")
 
 
 def products(kernel: NDArray[Any], kind: str) -> int:

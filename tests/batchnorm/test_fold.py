@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import re
@@ -11,6 +12,7 @@ import pytest
 
 import exporter
 from exporter.batchnorm import fold as folding
+from exporter.batchnorm.places import Call, Neighbor
 from tests.make.layers import ROOT, make_layer
 
 VECTORS = ROOT / "vectors" / "folding-1.json"
@@ -95,6 +97,41 @@ def test_live_keras_gives_within_the_bound_what_the_layer_and_its_batch_norm_giv
 def test_what_does_not_fit_is_refused(kernel, bias, kind, said):
     with pytest.raises(exporter.UsageError, match=re.escape(said)):
         exporter.fold(make_layer(), kernel, bias, kind)
+
+
+def standing(*inputs, **fields):
+    """A layer of four channels behind these."""
+    return make_layer(calls=(Call(tuple(inputs), ()),), **fields)
+
+
+CONV = Neighbor(path="block/conv", class_name="Conv2D", axis=3, use_bias=False)
+
+
+@pytest.mark.parametrize(("layer", "said"), [
+    (standing(dataclasses.replace(CONV, activation="relu")), "block/conv, which feeds it, applies an activation (relu) in between"),
+    (standing(dataclasses.replace(CONV, is_shared=True)), "the output of block/conv, which feeds it, is used elsewhere, too"),
+    (standing(Neighbor(path="add_1", class_name="Add")), "what feeds it is add_1 of class Add, which has no kernel"),
+    (standing(Neighbor(path="mine", class_name="mine>Conv2D")), "mine of class mine>Conv2D, which has no kernel"),
+    (standing(Neighbor(path="input_1", class_name="InputLayer")), "it reads the input of the model"),
+    (standing(), "it reads the input of the model"),
+    (standing(CONV, CONV), "2 layers feed it"),
+    (make_layer(calls=(Call((CONV,), ()), Call((CONV,), ()))), "it is called 2 times"),
+    (standing(CONV, called_in_training=True), "its model calls it with training=True"),
+], ids=lambda value: value if isinstance(value, str) else "")
+def test_where_the_layer_says_that_it_stands_folding_is_refused(layer, said):
+    with pytest.raises(exporter.LayerError, match=re.escape(said)) as caught:
+        exporter.fold(layer, np.zeros((3, 3, 2, 4), "f4"))
+    assert caught.value.where == layer.path
+    assert "layer.replace(calls=())" in caught.value.hint
+
+
+def test_the_kind_is_that_of_the_feeding_layer():
+    kernel = np.ones((3, 3, 2, 4), "f4")
+    for name in ("Conv2D", "Convolution2D"):
+        layer = standing(dataclasses.replace(CONV, class_name=name))
+        assert (exporter.fold(layer, kernel).kernel == exporter.fold(layer.replace(calls=()), kernel).kernel).all()
+    with pytest.raises(exporter.UsageError, match="expected the kernel of block/conv, a Conv2D that feeds the layer, got kind='Dense'"):
+        exporter.fold(standing(CONV), np.ones((2, 4), "f4"), kind="Dense")
 
 
 def test_a_number_that_overflows_is_refused():
