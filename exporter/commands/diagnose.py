@@ -7,15 +7,19 @@ import contextlib
 import dataclasses
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from exporter.__about__ import __version__
+from exporter.commands.operands import STANDARD, check_one_standard_input, operand
 from exporter.commands.shared import add_reading_options, main, read_options, warn
 from exporter.errors import LayerError, UsageError
 
 if TYPE_CHECKING:
     from exporter.batchnorm.bundle import Bundle
     from exporter.diagnosis.alone import Given
+    from exporter.diagnosis.answer import Diagnosis
+    from exporter.diagnosis.samples import Numbers
+    from exporter.files.place import Place
 
 ALONE = ("gamma", "beta", "mean", "variance")
 GIVEN = ("--input", "--output", *(f"--{name}" for name in ALONE))
@@ -39,13 +43,8 @@ def diagnose(words: Sequence[str] | None = None) -> int:
                               "--variance and --epsilon say the layer")
     if args.bundle is not None and alone:
         raise UsageError(f"--{next(iter(alone))} says a layer without a file, and a file is given")
-    from exporter.diagnosis import samples
-    from exporter.diagnosis.search import diagnose as find
-
-    x, theirs = samples.read(args.input, "input"), samples.read(args.output, "output")
-    model = _numbers(alone, args) if alone else _model(args)
-    found = find(model, x, theirs, layer=args.layer, channel=args.channel, axis=args.axis, dtype=args.dtype,
-                 averages=_averages(args, model))
+    with contextlib.ExitStack() as stack:
+        found = _found(args, alone, stack)
     if args.json:
         import json
 
@@ -55,25 +54,41 @@ def diagnose(words: Sequence[str] | None = None) -> int:
     return 0 if found.verdict == "same" else 1
 
 
-def _numbers(alone: dict[str, str], args: argparse.Namespace) -> Given:
+def _found(args: argparse.Namespace, alone: dict[str, str], stack: contextlib.ExitStack) -> Diagnosis:
     from exporter.diagnosis import samples
+    from exporter.diagnosis.search import diagnose as find
+
+    words = {"input": args.input, "output": args.output, **alone}
+    is_sample = any(map(samples.is_standard_input, words.values()))  # one file may hold several arrays
+    check_one_standard_input(args.bundle, STANDARD if is_sample else None)
+    given = stack.enter_context(operand(STANDARD)) if is_sample else None
+    numbers = {role: samples.read(word, role, given) for role, word in words.items()}
+    x, theirs = numbers.pop("input"), numbers.pop("output")
+    limits: dict[str, Any] = {"layer": args.layer, "channel": args.channel, "axis": args.axis, "dtype": args.dtype}
+    if alone:
+        return find(_of_numbers(numbers, args), x, theirs, **limits)
+    place = stack.enter_context(operand(args.bundle))
+    model = _model(place, args)
+    return find(model, x, theirs, averages=_averages(place, args, model), **limits)
+
+
+def _of_numbers(numbers: dict[str, Numbers], args: argparse.Namespace) -> Given:
     from exporter.diagnosis.alone import of_numbers
 
     said = read_options(args).epsilon
-    return of_numbers({name: samples.read(word, name) for name, word in alone.items()}, said[-1][1] if said else None)
+    return of_numbers(numbers, said[-1][1] if said else None)
 
 
-def _model(args: argparse.Namespace) -> Bundle | Given:
+def _model(place: Place, args: argparse.Namespace) -> Bundle | Given:
     from exporter.diagnosis import ports
     from exporter.diagnosis.alone import of_port
-    from exporter.files.remote import place_for
     from exporter.pipeline.read import read_in_child
 
     options = dataclasses.replace(read_options(args), stored_statistics=True)  # whatever the model does with them, they are compared
-    port = ports.read(place_for(args.bundle))
+    port = ports.read(place)
     if port is not None:
         return of_port(port, options.epsilon)
-    bundle = read_in_child(place_for(args.bundle), options, fork=True, keep_unusable=True)
+    bundle = read_in_child(place, options, fork=True, keep_unusable=True)
     for each in bundle.unusable:
         if args.layer == each.layer.path or not len(bundle):
             raise LayerError(each.reason, where=each.layer.path, hint="there is nothing that its output could be compared with")
@@ -81,20 +96,19 @@ def _model(args: argparse.Namespace) -> Bundle | Given:
     return bundle
 
 
-def _averages(args: argparse.Namespace, model: Bundle | Given) -> Bundle | None:
+def _averages(place: Place, args: argparse.Namespace, model: Bundle | Given) -> Bundle | None:
     """The model with the other set of variables, where its checkpoint holds both them and their moving averages."""
     from exporter.batchnorm.bundle import Bundle
 
     if not isinstance(model, Bundle) or model.origin.kind != "tf-checkpoint":
         return None
     from exporter.errors import ExporterError
-    from exporter.files.remote import place_for
     from exporter.pipeline.read import read_in_child
 
     options = dataclasses.replace(read_options(args), stored_statistics=True)
     for ema in ("yes", "no"):
         with contextlib.suppress(ExporterError):  # then there is one set only
-            other = read_in_child(place_for(args.bundle), dataclasses.replace(options, ema=ema), fork=True)
+            other = read_in_child(place, dataclasses.replace(options, ema=ema), fork=True)
             if other.digest() != model.digest():
                 return other
     return None
@@ -112,7 +126,8 @@ def _explain(args: argparse.Namespace) -> int:
 
 
 def gathered(words: Sequence[str]) -> list[str]:
-    """The words with the numbers after --input and --output made one word, so that "--output -1 1" and "--output -1,1" are no options."""
+    """The words with the numbers after --input and --output made one word, so that "--output -1 1", "--output -1,1" and "--output -:y" are
+    no options."""
     if not any(word in GIVEN for word in words):
         return list(words)
     from exporter.diagnosis.samples import looks_like_numbers
@@ -126,6 +141,8 @@ def gathered(words: Sequence[str]) -> list[str]:
             while pending and looks_like_numbers(pending[0]):
                 numbers.append(pending.pop(0))
             word = f"{word}={' '.join(numbers)}"
+        elif word in GIVEN and pending and pending[0].startswith("-:"):  # an array in standard input
+            word = f"{word}={pending.pop(0)}"
         result.append(word)
     return result
 
@@ -137,16 +154,18 @@ def diagnose_parser() -> argparse.ArgumentParser:
         description="Find which known mistakes explain that a batch norm of your own gives other numbers than the layer does.",
         epilog="examples:\n  bn-diagnose out.json --layer bn_1 --input '1, 5' --output '-1, 1'\n"
                "  bn-diagnose out.json --input x.npy --output mine.npy\n"
+               "  ./mine < x.npy | bn-diagnose out.json --input x.npy --output -\n"
                "  bn-diagnose --gamma 1.5 --beta 0.25 --mean 0.5 --variance 4 --epsilon 0.001 --input 1 --output 0.624953\n"
                "  bn-diagnose --explain BN101\n\n"
                "numbers that are typed count as known to half a unit of their last digit\n"
                "exit status: 0 the same within the error bound, 1 different (or refused), 2 usage")
     parser.add_argument("bundle", metavar="BUNDLE", nargs="?",
                         help="a bundle, a model as bn-export takes it, or a .json, .npz or .csv file of gamma, beta, mean, variance and "
-                             "epsilon")
+                             "epsilon; - is standard input")
     parser.add_argument("--layer", metavar="PATH", help="the layer; without it, it is found")
     parser.add_argument("--input", metavar="X",
-                        help="what went into the batch norm: numbers, or a .npy, .npz, .csv or .json file; FILE:NAME is one of its arrays")
+                        help="what went into the batch norm: numbers, or a .npy, .npz, .csv or .json file; FILE:NAME is one of its arrays; "
+                             "- is standard input")
     parser.add_argument("--output", metavar="THEIRS", help="what your code gave for it, likewise")
     for name in ALONE:
         parser.add_argument(f"--{name}", metavar="X", help=f"without a file: the layer's {name}, one number a channel")

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from exporter.__about__ import __version__
+from exporter.commands.operands import STANDARD, binary_output, check_one_standard_input, operand
 from exporter.commands.shared import add_reading_options, main, read_options, warn
-from exporter.errors import UsageError, names, printable
+from exporter.errors import LayerError, UsageError, names, printable
+
+if TYPE_CHECKING:
+    from exporter.batchnorm.bundle import Bundle
+    from exporter.batchnorm.layer import BatchNorm
 
 
 def eval_command() -> NoReturn:
@@ -23,23 +29,38 @@ def evaluate(words: Sequence[str] | None = None) -> int:
     from exporter.diagnosis import samples
     from exporter.files import output
     from exporter.files.place import Place
-    from exporter.files.remote import is_url, place_for
+    from exporter.files.remote import is_url
     from exporter.pipeline import streaming
     from exporter.pipeline.read import read_in_child
 
     if is_url(args.out):
         raise UsageError("OUT is a local file", hint="copy it afterward")
-    model, source = place_for(args.bundle), Place(args.input)
-    output.check_output(args.out, [model, source])
-    bundle = read_in_child(model, read_options(args), fork=True)
-    warn(bundle.warnings)
-    if args.layer is None and len(bundle) > 1:
-        raise UsageError(f"the bundle has {len(bundle)} layers", hint=f"say which with --layer: {names(bundle.paths())}")
-    if args.layer is not None and args.layer not in bundle:
-        raise UsageError(f"there is no layer {printable(args.layer)!r}", hint=f"there are {names(bundle.paths())}")
-    layer = bundle.layers[0] if args.layer is None else bundle[args.layer]
-    streaming.evaluate_file(layer, samples.load_npy(source), Path(args.out), axis=args.axis, fast=args.fast)
+    check_one_standard_input(args.bundle, args.input)
+    with contextlib.ExitStack() as stack:
+        model = stack.enter_context(operand(args.bundle))
+        source = stack.enter_context(operand(STANDARD)) if args.input == STANDARD else Place(args.input)
+        out = binary_output() if args.out == STANDARD else Path(args.out)
+        if isinstance(out, Path):
+            output.check_output(args.out, [model, source])
+        layer = _layer(read_in_child(model, read_options(args), fork=True, keep_unusable=True), args.layer)
+        streaming.evaluate_file(layer, samples.load_npy(source), out, axis=args.axis, fast=args.fast)
     return 0
+
+
+def _layer(bundle: Bundle, wanted: str | None) -> BatchNorm:
+    """The layer that is asked for. Others whose numbers no inference can be computed from are no harm."""
+    unusable = {each.layer.path: each.reason for each in bundle.unusable}
+    paths = [*bundle.paths(), *unusable]
+    if wanted is None and len(paths) > 1:
+        raise UsageError(f"the bundle has {len(paths)} layers", hint=f"say which with --layer: {names(paths)}")
+    path = paths[0] if wanted is None else wanted
+    if path in unusable:
+        others = f"; others are {names(bundle.paths())}" if len(bundle) else ""
+        raise LayerError(unusable[path], where=path, hint=f"there is no inference to compute{others}")
+    if path not in bundle:
+        raise UsageError(f"there is no layer {printable(path)!r}", hint=f"there are {names(paths)}")
+    warn(bundle.warnings)
+    return bundle[path]
 
 
 def eval_parser() -> argparse.ArgumentParser:
@@ -48,11 +69,12 @@ def eval_parser() -> argparse.ArgumentParser:
         prog="bn-eval", formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Compute a batch norm's inference for an array in a .npy file. The files are worked on in pieces and may be larger\n"
                     "than the memory. The result is float64 arithmetic rounded once to the input's type.",
-        epilog="example:\n  bn-eval out.json x.npy y.npy --layer encoder/bn_1\n\n"
+        epilog="examples:\n  bn-eval out.json x.npy y.npy --layer encoder/bn_1\n"
+               "  ./features | bn-eval out.json - - --layer encoder/bn_1 | ./rest\n\n"
                "exit status: 0 fine, 1 refused (the reason is on stderr), 2 usage")
-    parser.add_argument("bundle", metavar="BUNDLE", help="a bundle, or a model as bn-export takes it")
-    parser.add_argument("input", metavar="IN.npy", help="the input; its channels along the layer's axis")
-    parser.add_argument("out", metavar="OUT.npy", help="the result, of the input's shape and type")
+    parser.add_argument("bundle", metavar="BUNDLE", help="a bundle, or a model as bn-export takes it; - is standard input")
+    parser.add_argument("input", metavar="IN.npy", help="the input; its channels along the layer's axis; - is standard input")
+    parser.add_argument("out", metavar="OUT.npy", help="the result, of the input's shape and type; - is standard output")
     parser.add_argument("--layer", metavar="PATH", help="the layer; needed where the bundle has several")
     parser.add_argument("--axis", type=int, metavar="N", help="the input's channel axis, where it is not the layer's")
     parser.add_argument("--fast", action="store_true", help="float32 arithmetic: one multiplication and one addition a number")

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from exporter.__about__ import __version__
-from exporter.commands.shared import add_reading_options, main, model_place, read_options, warn
+from exporter.commands.operands import STANDARD, binary_output, operand
+from exporter.commands.shared import add_reading_options, main, read_options, warn
 from exporter.errors import UsageError, printable
-from exporter.targets import SUFFIXES
+from exporter.targets import SUFFIXES, TEXT, suffix_of
 
 if TYPE_CHECKING:
     from exporter.batchnorm.bundle import Bundle
@@ -26,6 +27,7 @@ examples:
   bn-export model.keras
   bn-export weights.h5 out.json --architecture model.json
   bn-export weights.h5 out.json --epsilon 0.001 --epsilon 'head/*=1e-5'
+  cat model.h5 | bn-export - - --suffix .npz > weights.npz
   bn-export 'models/**/*.h5' more.keras --out-dir bundles
   bn-export 's3://bucket/zoo/*.keras' --out-dir bundles --jobs 8 --report summary.html
 
@@ -52,7 +54,7 @@ def _list(args: argparse.Namespace) -> int:
     from exporter.pipeline.read import read_in_child
 
     options = read_options(args)
-    with model_place(args.model) as place:
+    with operand(args.model) as place:
         bundle = read_in_child(place, options, fork=True, keep_unusable=True)
     warn(bundle.remarks())
     if args.json:
@@ -69,9 +71,12 @@ def _export(args: argparse.Namespace) -> int:
     from exporter.pipeline.write import Output
 
     options, writing = read_options(args), write_options(args)
-    with model_place(args.model) as place:
-        stream = sys.stdout.buffer if args.out == "-" else None
-        output = Output("-.json" if stream else args.out, writing, options.inputs(place), stream=stream)
+    name, stream = args.out, None
+    if args.out == STANDARD:
+        name = f"{STANDARD}{'.json' if args.suffix is None else args.suffix}"
+        stream = sys.stdout.buffer if suffix_of(name) in TEXT else binary_output()
+    with operand(args.model) as place:
+        output = Output(name, writing, options.inputs(place), stream=stream)
         bundle = read_in_child(place, options, fork=True, output=output)
     warn(bundle.remarks())
     output.end(bundle)
@@ -104,14 +109,21 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError(f"expected MODEL and OUT, got {len(args.words)} names", hint="many models are exported with --out-dir DIR")
     args.model, args.out = args.words[0], None if many or len(args.words) == 1 else args.words[1]
     wrong = [option for option in MANY if not many and _is_given(args, option)]
-    if wrong:
-        raise UsageError(f"{wrong[0]} goes with --out-dir DIR")
+    if wrong == ["--suffix"] and args.out == STANDARD:
+        _check_stream(args.suffix)
+    elif wrong:
+        raise UsageError(f"{wrong[0]} goes with --out-dir DIR" + (" or with - as OUT" if wrong[0] == "--suffix" else ""))
     wrong = [option for option in WRITING if not many and args.out is None and _is_given(args, option)]
     if wrong:
         raise UsageError(f"{wrong[0]} goes with OUT or --out-dir DIR: without them the layers are listed")
     wrong = [option for option in LISTING if (many or args.out is not None) and _is_given(args, option)]
     if wrong:
         raise UsageError(f"{wrong[0]} lists the layers: it goes without OUT and --out-dir")
+
+
+def _check_stream(suffix: str) -> None:
+    if suffix_of(f"{STANDARD}{suffix}") == "/":
+        raise UsageError("OUT is -, and a folder cannot be written to standard output", hint="--suffix .zip is the same files in one")
 
 
 def _is_given(args: argparse.Namespace, option: str) -> bool:
@@ -127,7 +139,7 @@ def export_parser() -> argparse.ArgumentParser:
                         help="a file or folder that Keras or TensorFlow wrote, or a bundle; with --out-dir also a pattern in quotes: "
                              "* ? [], and ** over folders. The last name is OUT where there is no --out-dir: the output, whose suffix "
                              f"says its kind: {' '.join(suffix for suffix in SUFFIXES if suffix != '/')}, or a folder/. "
-                             "- is standard input, and as OUT the bundle on standard output")
+                             "- is standard input, and as OUT standard output: the bundle, or with --suffix another kind")
     parser.add_argument("--json", action="store_true", help="without OUT: the list as JSON")
     parser.add_argument("--places", action="store_true", help="without OUT: also list the layers that feed and follow each")
     parser.add_argument("-v", "--verbose", action="store_true", help="one line a layer on stderr; with --out-dir one line a model")
@@ -149,7 +161,7 @@ def add_many_options(parser: argparse.ArgumentParser) -> None:
     """The options for many models."""
     group = parser.add_argument_group("many models")
     group.add_argument("--out-dir", metavar="DIR", help="folder or URL of the exports")
-    group.add_argument("--suffix", help="kind of the exports, as for OUT (default: .json)")
+    group.add_argument("--suffix", help="kind of the exports, as for OUT (default: .json); also with - as OUT")
     group.add_argument("--jobs", type=int, metavar="N", help="processes (default: one for each processor)")
     group.add_argument("--dask", metavar="ADDRESS", help="let the workers of a Dask cluster do it, e.g. tcp://host:8786; "
                                                          "they need to see the models and DIR under the same names")

@@ -11,14 +11,13 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from exporter.commands import streams
 from exporter.errors import ExporterError, UsageError, printable, unexpected
 
 if TYPE_CHECKING:
-    from exporter.files.place import Place
     from exporter.sources.shared.options import ReadOptions
 
 MOST_WARNINGS = 20
@@ -105,22 +104,6 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
                             "or never; without it: as the graph beside the checkpoint uses them")
     group.add_argument("--keras-version", metavar="V", help="the Keras that wrote a weights file which does not say, e.g. 1.0.5")
     group.add_argument("--backend", choices=["tensorflow", "theano", "cntk"], help="its backend, likewise")
-
-
-@contextlib.contextmanager
-def model_place(name: str) -> Iterator[Place]:
-    """The Place of MODEL; "-" is a copy of standard input."""
-    from exporter.files.remote import place_for
-
-    if name != "-":
-        yield place_for(name)
-        return
-    from exporter.files.spool import spooled
-
-    if sys.stdin is None:
-        raise UsageError("MODEL is -, and standard input is closed")
-    with spooled(sys.stdin.buffer) as place:
-        yield place
 
 
 def read_options(args: argparse.Namespace) -> ReadOptions:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import math
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from exporter.__about__ import __version__
+from exporter.commands.operands import STANDARD, check_one_standard_input, operand
 from exporter.commands.shared import add_reading_options, main, read_options, warn
 from exporter.errors import UsageError, printable
 
@@ -34,32 +36,34 @@ def verify(words: Sequence[str] | None = None) -> int:
     args = verify_parser().parse_args(words)
     if args.other is None and (args.live or args.map):
         raise UsageError("--live needs the MODEL whose layers are to be run" if args.live else "--map needs OTHER, whose layers it names")
+    check_one_standard_input(args.bundle, args.other)
     if args.report is not None:
         _check_report(args)
-    bundle = _bundle(args)
-    warn(bundle.warnings)
-    report: dict[str, Any] = {"bundle": args.bundle, "layers": len(bundle)}
-    text, passed = _own_vectors(bundle, report, brief=args.other is not None)
-    for part in filter(None, (_live if args.live else _compared if args.other is not None else None,)):
-        said, fine = part(bundle, args, report)
-        text += said
-        passed = passed and fine
+    report: dict[str, Any] = {"bundle": args.bundle}
+    with contextlib.ExitStack() as stack:
+        bundle = _bundle(stack.enter_context(operand(args.bundle)), args)
+        warn(bundle.warnings)
+        report["layers"] = len(bundle)
+        text, passed = _own_vectors(bundle, report, brief=args.other is not None)
+        if args.other is not None:
+            part = _live if args.live else _compared
+            said, fine = part(bundle, stack.enter_context(operand(args.other)), args, report)
+            text += said
+            passed = passed and fine
     sys.stdout.write(json.dumps(report, indent=2) + "\n" if args.json else text)
     return 0 if passed else 1
 
 
-def _bundle(args: argparse.Namespace) -> Bundle:
+def _bundle(place: Place, args: argparse.Namespace) -> Bundle:
     """The first operand: a bundle, or a model where there is another one to compare it with."""
     from exporter.errors import FormatError, MissingFileError
-    from exporter.files.remote import place_for
     from exporter.pipeline.read import load, read_in_child
     from exporter.sources import bundle, bundle_arrays
 
-    place = place_for(args.bundle)
     if not place.exists():
         raise MissingFileError("no such file or folder", where=place.name)
     if any(source.claims(place) for source in (bundle, bundle_arrays)):
-        return load(args.bundle)
+        return load(place.address)
     if args.other is None or args.live:
         raise FormatError("this is not a bundle", where=place.name, hint="write one of the model: bn-export MODEL out.json")
     found = read_in_child(place, _reading(args), fork=True, keep_unusable=True)
@@ -79,19 +83,19 @@ def _own_vectors(bundle: Bundle, report: dict[str, Any], *, brief: bool) -> tupl
     return _table("the bundle's own vectors", shown, good, len(checks), len(bundle) - len(checks), "without vectors"), good == len(checks)
 
 
-def _compared(bundle: Bundle, args: argparse.Namespace, report: dict[str, Any]) -> tuple[str, bool]:
+def _compared(bundle: Bundle, place: Place, args: argparse.Namespace, report: dict[str, Any]) -> tuple[str, bool]:
     from exporter.diagnosis import comparison, ports
-    from exporter.files.remote import place_for
 
-    place = place_for(args.other)
     other = ports.read(place) or _model(place, args)
     found = comparison.compare(bundle, other, tuple(map(_map, args.map)), place.name)
     report |= found.to_dict()
     if args.report is not None:
         from exporter.diagnosis.comparison_page import page
         from exporter.files import output
+        from exporter.files.remote import place_for
 
-        output.write(args.report, page(found, bundle, place_for(args.bundle).name, other))
+        mine = "standard input" if args.bundle == STANDARD else place_for(args.bundle).name
+        output.write(args.report, page(found, bundle, mine, other))
     return found.text(), found.same
 
 
@@ -103,7 +107,7 @@ def _check_report(args: argparse.Namespace) -> None:
     if args.live or not args.report.lower().endswith(".html"):
         raise UsageError("the report of a comparison is an .html file, and --live has none" if args.live else
                          f"expected a REPORT.html, got {printable(args.report, 80)}")
-    check_output(args.report, [place_for(args.bundle), place_for(args.other)])
+    check_output(args.report, [place_for(word) for word in (args.bundle, args.other) if word != STANDARD])
 
 
 def _model(place: Place, args: argparse.Namespace) -> Port:
@@ -132,11 +136,10 @@ def _map(word: str) -> tuple[str, str]:
     return old, new
 
 
-def _live(bundle: Bundle, args: argparse.Namespace, report: dict[str, Any]) -> tuple[str, bool]:
+def _live(bundle: Bundle, place: Place, args: argparse.Namespace, report: dict[str, Any]) -> tuple[str, bool]:
     from exporter.diagnosis.live import check_live
-    from exporter.files.remote import place_for
 
-    live, absent = check_live(bundle, place_for(args.other))
+    live, absent = check_live(bundle, place)
     report["live"], report["not_found_live"] = _rows(live), absent
     good = sum(check.passed for check in live)
     why = f"not found in the model: {', '.join(map(printable, absent[:5]))}"
@@ -175,7 +178,7 @@ def verify_parser() -> argparse.ArgumentParser:
                "layers are paired as --map says, by path, by content, or by order and shape; which is said\n"
                "exit status: 0 nothing differs, 1 something does (or is refused), 2 usage")
     parser.add_argument("bundle", metavar="BUNDLE", help="a bundle in any form that bn-export reads back; with OTHER, also a model")
-    parser.add_argument("other", metavar="OTHER", nargs="?", help="what to compare with")
+    parser.add_argument("other", metavar="OTHER", nargs="?", help="what to compare with; - is standard input, here or as BUNDLE")
     parser.add_argument("report", metavar="REPORT.html", nargs="?", help="write the comparison as a page, too")
     parser.add_argument("--map", action="append", default=[], metavar="OLD=NEW",
                         help="the bundle's layer OLD is NEW in OTHER; globs, with as many stars on both sides; repeatable")

@@ -115,32 +115,43 @@ def looks_like_numbers(word: str) -> bool:
     return bool(tokens) and all(token in OPENING + CLOSING or _NUMBER.fullmatch(token) for token in tokens)
 
 
-def read(word: str, role: str) -> Numbers:
+STANDARD = "-"  # as FILE: standard input
+
+
+def is_standard_input(word: str) -> bool:
+    """Whether a word of the command line names standard input, or an array in it."""
+    return word == STANDARD or word.startswith(f"{STANDARD}:")
+
+
+def read(word: str, role: str, standard_input: Place | None = None) -> Numbers:
     """Numbers from a word of the command line: numbers, FILE, or FILE:NAME for one array of an .npz or a key of a .json.
 
     role: "input" or "output", the array that is taken where a file holds several and no name is given.
+    standard_input: a copy of it, which "-" names.
 
     Raises: UsageError, FormatError.
     """
     if looks_like_numbers(word):
         return from_text(word)
     path, name = word, ""
-    if not Path(path).exists() and ":" in word:
+    if standard_input is not None and is_standard_input(word):
+        path, name = STANDARD, word[len(STANDARD) + 1:]
+    elif not Path(path).exists() and ":" in word:
         path, _, name = word.rpartition(":")
-    place = Place(path)
+    place = Place(path) if standard_input is None or path != STANDARD else standard_input
     if not place.exists():
         raise UsageError("no such file" if FILE.search(word) else "this is neither a file nor numbers", where=word, hint=WHAT_FITS)
     head = place.head(8)
     if head.startswith(b"\x93NUMPY"):
         return numbers(load_npy(place))
     if head.startswith(b"PK\x03\x04"):
-        return numbers(_npz(place, name, role))
+        return numbers(_npz(place, path, name, role))
     try:
         text = place.read(MOST_TEXT).decode("utf-8-sig")
     except UnicodeDecodeError:
         raise FormatError("this is no .npy, .npz, .csv or .json file", where=place.name) from None
     if text.lstrip().startswith("{"):
-        return _from_object(text, name, role, place.name)
+        return _from_object(text, place.name, path, name, role)
     return from_text(text, place.name) if "[" in text else _from_csv(text, place.name)
 
 
@@ -153,31 +164,31 @@ def load_npy(place: Place) -> NDArray[Any]:
     return array
 
 
-def _npz(place: Place, name: str, role: str) -> NDArray[Any]:
+def _npz(place: Place, path: str, name: str, role: str) -> NDArray[Any]:
     try:
         with place.open() as file, np.load(file, allow_pickle=False) as archive:
-            array: NDArray[Any] = archive[_choose(list(archive.files), name, role, place.name)]
+            array: NDArray[Any] = archive[_choose(list(archive.files), name, role, place.name, path)]
             return array
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise FormatError(f"this .npz file cannot be read: {printable(str(error), 120)}", where=place.name) from None
 
 
-def _choose(names: list[str], name: str, role: str, where: str) -> str:
+def _choose(names: list[str], name: str, role: str, where: str, path: str) -> str:
     wanted = name or (role if role in names else names[0] if len(names) == 1 else "")
     if wanted not in names:
         what = f"it holds the arrays {', '.join(map(printable, names[:8]))}" + (f", not {printable(name)!r}" if name else "")
-        raise UsageError(what, where=where, hint=f"say which one is the {role}: {where}:NAME")
+        raise UsageError(what, where=where, hint=f"say which one is the {role}: {path}:NAME")
     return wanted
 
 
-def _from_object(text: str, name: str, role: str, where: str) -> Numbers:
+def _from_object(text: str, where: str, path: str, name: str, role: str) -> Numbers:
     import json
 
     from exporter.formats.strict_json import parse_json
 
     parse_json(text, where)
     content = json.loads(text, parse_float=str, parse_int=str)  # as strings: the decimals' last digits count
-    return _of_words(content[_choose(list(content), name, role, where)], where)
+    return _of_words(content[_choose(list(content), name, role, where, path)], where)
 
 
 def _from_csv(text: str, where: str) -> Numbers:

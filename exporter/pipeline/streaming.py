@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
@@ -19,9 +20,9 @@ if TYPE_CHECKING:
 BLOCK = 1 << 20  # numbers worked on at once: 8 MiB of float64, a few times over
 
 
-def evaluate_file(layer: BatchNorm, source: NDArray[Any], out: Path, *, axis: int | tuple[int, ...] | None = None,
+def evaluate_file(layer: BatchNorm, source: NDArray[Any], out: Path | BinaryIO, *, axis: int | tuple[int, ...] | None = None,
                   fast: bool = False) -> None:
-    """`evaluate(layer, source)` written to `out` as a .npy file in row-major order; `source` is memory-mapped.
+    """`evaluate(layer, source)` written to `out`, a path or a stream, as a .npy file in row-major order; `source` is memory-mapped.
 
     Raises: UsageError where the input does not fit the layer or has no numbers, OutputError.
     """
@@ -33,7 +34,7 @@ def evaluate_file(layer: BatchNorm, source: NDArray[Any], out: Path, *, axis: in
         raise UsageError(f"--fast takes float32, the input is {source.dtype}")
     axes = find_axes(layer, source, axis)
     dtype = np.dtype(source.dtype.name if source.dtype.name in FLOATS else HELD_IN[layer.dtype])
-    with replacing(out) as file:
+    with replacing(out) if isinstance(out, Path) else contextlib.nullcontext(out) as file:
         header = {"descr": np.lib.format.dtype_to_descr(dtype.newbyteorder("<")), "fortran_order": False, "shape": source.shape}
         np.lib.format.write_array_header_1_0(file, header)
         for part in blocks(source.shape):

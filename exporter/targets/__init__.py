@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = {".json": "bundle_json", ".npz": "numpy_npz", ".safetensors": "safetensors_file", ".onnx": "onnx_model", ".h": "c_header",
             ".csv": "table_csv", ".md": "table_md", ".html": "html_report", ".htm": "html_report", ".zip": "kit", "/": "kit"}
+TEXT = frozenset({".json", ".h", ".csv", ".md", ".html", ".htm"})  # suffixes of what a terminal can show
 TARGETS = tuple(dict.fromkeys(SUFFIXES.values()))
 
 

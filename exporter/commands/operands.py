@@ -1,0 +1,44 @@
+"""Operands that are files: "-" is standard input where one is read, and standard output where one is written."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from exporter.errors import UsageError
+
+if TYPE_CHECKING:
+    from exporter.files.place import Place
+
+STANDARD = "-"
+
+
+@contextlib.contextmanager
+def operand(word: str) -> Iterator[Place]:
+    """The Place of an operand that is read; "-" is a copy of standard input."""
+    from exporter.files.remote import place_for
+
+    if word != STANDARD:
+        yield place_for(word)
+        return
+    from exporter.files.spool import spooled
+
+    if sys.stdin is None:
+        raise UsageError("- is standard input, which is closed")
+    with spooled(sys.stdin.buffer) as place:
+        yield place
+
+
+def check_one_standard_input(*words: str | None) -> None:
+    """Refuses a second operand that is "-"."""
+    if words.count(STANDARD) > 1:
+        raise UsageError("- stands twice: standard input holds one file", hint="a file of this name is ./-")
+
+
+def binary_output() -> Any:
+    """Standard output for bytes that are no text. Raises UsageError where a terminal would show them."""
+    if sys.stdout.isatty():
+        raise UsageError("standard output is a terminal, and this is no text", hint="send it to a file or to another program: ... - > FILE")
+    return sys.stdout.buffer
