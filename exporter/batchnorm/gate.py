@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exporter.batchnorm.dtypes import HELD_IN
-from exporter.errors import LayerError, UnsupportedError, located, printable
+from exporter.errors import FormatError, LayerError, UnsupportedError, located, printable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 AN_EARLIER_ONE = "the training run diverged or the file is damaged; export an earlier checkpoint"
 MOST_CHANNELS = 1 << 20
 MOST_LAYERS = 100_000
-MOST_NUMBERS = 1 << 24  # of all layers of a model that is read; about 350 MB as JSON
+MOST_NUMBERS = 1 << 24  # of all layers of a model or bundle that is read; about 350 MB as JSON
 
 
 def check_bundle(paths: Sequence[str], skipped: Sequence[tuple[str, str]]) -> None:
@@ -28,6 +28,13 @@ def check_bundle(paths: Sequence[str], skipped: Sequence[tuple[str, str]]) -> No
         raise LayerError(f"{len(paths)} batch norms is over the limit of {MOST_LAYERS}")
     if len(set(paths)) != len(paths):
         raise LayerError(f"the path {printable(next(p for p in paths if paths.count(p) > 1))!r} occurs twice")
+
+
+def check_numbers(count: int) -> None:
+    """Refuses more numbers in all layers of a model than any has: a few bytes of a file can stand for very many. Raises: FormatError."""
+    if count > MOST_NUMBERS:
+        raise FormatError(f"expected at most {MOST_NUMBERS} numbers in all batch norms of a model, got more",
+                          hint="no real model has a tenth of that; the file is damaged, or made to do this")
 
 
 def check_layer(path: str, *, shape: tuple[int, ...], axis: tuple[int, ...], ndim: int | None, dtype: str, epsilon: float,

@@ -56,7 +56,8 @@ def is_lost(error: BaseException) -> bool:
     return any(isinstance(each, LOST) or (isinstance(each, OSError) and each.errno in LOST_NUMBERS) for each in chain(error))
 
 
-def _is_no_bucket(error: BaseException) -> bool:
+def is_no_bucket(error: BaseException) -> bool:
+    """Whether a store of the kind of S3 says that the bucket does not exist."""
     for each in chain(error):
         answer = getattr(each, "response", None)
         if isinstance(answer, dict) and answer.get("Error", {}).get("Code") == "NoSuchBucket":
@@ -81,7 +82,7 @@ def told(error: BaseException, name: str, scheme: str, words: str) -> ExporterEr
         return error
     causes = list(chain(error))
     status = status_of(error)
-    if _is_no_bucket(error):
+    if is_no_bucket(error):
         return FormatError("no such bucket", where=name, hint="check the address")
     if status in NOT_FOUND or any(type(each) is FileNotFoundError for each in causes):
         return MissingFileError("no such file or folder", where=name, hint="check the address")

@@ -6,14 +6,15 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from exporter.errors import ExporterError, MissingExtra, MissingFileError, UsageError, printable
+from exporter.errors import ExporterError, FormatError, MissingExtra, MissingFileError, UsageError, printable
 from exporter.files import address
 from exporter.files.patience import Patience
 from exporter.files.ranges import Range
-from exporter.files.store_errors import is_lost, missing, told
+from exporter.files.store_errors import is_lost, is_no_bucket, missing, told
 
 AT_ONCE = 32  # requests
 WITHOUT_QUERIES = ("sftp", "ssh", "ftp", "smb")  # fsspec takes what follows "?" off their paths
+WITH_BUCKETS = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oss", "oci", "tos")
 T = TypeVar("T")
 
 
@@ -47,12 +48,23 @@ def listed(pattern: str) -> list[str]:
     except Exception as error:  # stores raise whatever their client libraries do
         failed = told(error, "", address.scheme_of(pattern), reason(error, pattern))
         raise failed.replace(what=failed.what.replace("cannot be read", "cannot be listed")) from None
+    if not names and address.scheme_of(pattern) in WITH_BUCKETS:
+        _check_bucket(store, path.lstrip("/").partition("/")[0])
     head, wanted, rest = address.parts(pattern)
     # a store takes its host, user or repository off the path; an archive or a cache is another link
     host = wanted.removesuffix(path) if wanted.endswith(path) else wanted.removesuffix(path.lstrip("/"))
     if host == wanted and path:
         return sorted(names if address.is_web(pattern) else map(store.unstrip_protocol, names))
     return sorted(f"{head}{host}{name if host else name.lstrip('/')}{rest}" for name in names)
+
+
+def _check_bucket(store: Any, bucket: str) -> None:
+    """Refuses a bucket that does not exist, in which a search finds nothing, too."""
+    try:
+        patiently(lambda: store.info(bucket), Patience())
+    except Exception as error:  # as in `listed`; of what cannot be asked nothing is said
+        if isinstance(told(error, "", "", ""), MissingFileError) or is_no_bucket(error):
+            raise FormatError(f"there is no bucket {printable(bucket, 80)!r}", hint="check the address") from None
 
 
 def patiently(call: Callable[[], T], patience: Patience, is_whole: Callable[[T], bool] = lambda found: True) -> T:

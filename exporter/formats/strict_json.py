@@ -18,11 +18,11 @@ _LONG_NUMBER = re.compile(rb"[-+.0-9eE]{%d}" % (LONGEST_NUMBER + 1))
 _NUMERIC = re.compile(rb"[-+.0-9eE]{8}")
 
 
-def parse_json(text: str | bytes, where: str, limit: int = MOST_BYTES) -> Any:
+def parse_json(text: str | bytes, where: str, limit: int = MOST_BYTES, most: int = MOST_BYTES) -> Any:
     """The value of one JSON document: dict, list, str, int, float, bool or None.
 
-    UTF-8 without a byte order mark, one document, at most `limit` bytes, 200 levels, numbers of 400 characters that fit a
-    double, no NaN or Infinity, no key twice in one object. Integers over 64 bits come as float.
+    UTF-8 without a byte order mark, one document, at most `limit` bytes and about `most` values, 200 levels, numbers of 400
+    characters that fit a double, no NaN or Infinity, no key twice in one object. Integers over 64 bits come as float.
 
     Raises: FormatError, naming `where`.
     """
@@ -32,6 +32,8 @@ def parse_json(text: str | bytes, where: str, limit: int = MOST_BYTES) -> Any:
         raise FormatError("the JSON is not UTF-8", where=where) from None
     if len(data) > limit:
         raise FormatError(f"{len(data)} bytes of JSON is over the limit of {limit}", where=where)
+    if len(data) > 2 * most and data.count(b",") > most:  # a value takes many times the memory of its two characters
+        raise FormatError(f"expected at most {most} values in the JSON, got {data.count(b',')} commas", where=where)
     if _holds_long_number(data):
         raise FormatError(f"the JSON holds a number of over {LONGEST_NUMBER} characters", where=where)
     try:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exporter.batchnorm.document import LARGEST, from_document
+from exporter.batchnorm.document import LARGEST, MOST_VALUES, from_document
 from exporter.batchnorm.dtypes import HELD_IN
+from exporter.batchnorm.gate import MOST_NUMBERS, check_numbers
 from exporter.batchnorm.layer import PARAMETERS
 from exporter.errors import BundleError, FormatError, printable
 from exporter.formats.bfloat16 import widen
@@ -32,6 +33,7 @@ NAME = "bundle-arrays"
 DOCUMENT = "bn-bundle"
 KIT = "bundle.json"
 NPZ = f"{DOCUMENT}.npy"
+LARGEST_ARRAY = 8 * MOST_NUMBERS + 4096  # bytes, with its header
 
 # What a tensor of each type is read as; bfloat16 has no type of its own in NumPy.
 TENSORS = {"F16": ("float16", "<f2"), "BF16": ("bfloat16", "<u2"), "F32": ("float32", "<f4"), "F64": ("float64", "<f8")}
@@ -76,7 +78,7 @@ def read(place: Place, options: ReadOptions) -> ReadBack:
 def _parsed(data: bytes) -> Any:
     from exporter.formats.strict_json import parse_json
 
-    return parse_json(data, "the bundle", limit=LARGEST)
+    return parse_json(data, "the bundle", limit=LARGEST, most=MOST_VALUES)
 
 
 def _read_archive(archive: Archive) -> ReadBack:
@@ -84,8 +86,8 @@ def _read_archive(archive: Archive) -> ReadBack:
         return from_document(_parsed(archive.read(KIT, LARGEST)))
     from exporter.formats import npy
 
-    def array(name: str) -> NDArray[Any]:
-        return npy.parse(archive.read(f"{name}.npy", LARGEST), printable(name, 80))
+    def array(name: str, limit: int = LARGEST_ARRAY) -> NDArray[Any]:
+        return npy.parse(archive.read(f"{name}.npy", limit), printable(name, 80))
 
     def parameter(name: str, dtype: str) -> NDArray[Any]:
         values = array(name)
@@ -93,7 +95,7 @@ def _read_archive(archive: Archive) -> ReadBack:
             raise BundleError(f"an array of {values.dtype} does not hold {dtype} values", where=f"array {printable(name, 80)!r}")
         return values
 
-    document = _parsed(array(DOCUMENT).tobytes())
+    document = _parsed(array(DOCUMENT, LARGEST).tobytes())
     named = [layer.get("moving_mean") for layer in document.get("layers", ())] if isinstance(document, dict) else []
     bundle = _joined(document, parameter)
     for layer, name in zip(bundle, named):
@@ -129,6 +131,7 @@ def _values(tensor: Tensor, name: str, dtype: str) -> NDArray[Any]:
 def _joined(document: Any, parameter: Callable[[str, str], NDArray[Any]]) -> ReadBack:
     """The bundle of a document whose parameters are names: `parameter` gives the array for a name and the layer's dtype."""
     layers = document.get("layers") if isinstance(document, dict) else None
+    count = 0
     for layer in layers if isinstance(layers, list) else ():
         dtype = layer.get("dtype") if isinstance(layer, dict) else None
         if not isinstance(dtype, str) or dtype not in HELD_IN:
@@ -137,6 +140,8 @@ def _joined(document: Any, parameter: Callable[[str, str], NDArray[Any]]) -> Rea
             name = layer.get(key)
             if isinstance(name, str):
                 layer[key] = _flat(parameter(name, dtype), layer, name)
+                count += layer[key].size
+                check_numbers(count)  # before more is read: many layers may name one array
     return from_document(document)
 
 

@@ -478,6 +478,21 @@ def test_no_such_bucket(s3):
     assert "error: model.h5: no such bucket" in done.stderr
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")  # of moto and aiobotocore
+def test_a_pattern_on_no_such_bucket(s3, tmp_path):
+    import boto3
+
+    keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_ENDPOINT_URL": s3[0], "AWS_DEFAULT_REGION": "us-east-1"}
+    done = command("s3://nowhere/zoo/*.h5", "--out-dir", tmp_path, **keys)
+    assert done.returncode == 1
+    assert "error: s3://nowhere/zoo/*.h5: there is no bucket 'nowhere'" in done.stderr
+    store = boto3.client("s3", endpoint_url=s3[0], aws_access_key_id="test", aws_secret_access_key="test", region_name="us-east-1")
+    store.create_bucket(Bucket="empty")
+    done = command("s3://empty/nothing-here-*.h5", "--out-dir", tmp_path, **keys)
+    assert done.returncode == 1
+    assert "no file or folder matches this pattern" in done.stderr
+
+
 @needs_fsspec
 @pytest.mark.parametrize("trouble", [ConnectionResetError("lost"), TimeoutError("late"), OSError(104, "reset"), "cut"], ids=repr)
 def test_a_store_that_loses_connections_is_asked_again(large, monkeypatch, trouble):

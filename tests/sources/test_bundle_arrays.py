@@ -253,3 +253,36 @@ def test_a_damaged_safetensors_file_is_refused(data, message, tmp_path):
     (tmp_path / "b.safetensors").write_bytes(data)
     with pytest.raises((FormatError, BundleError), match=message):
         exporter.load(tmp_path / "b.safetensors")
+
+
+# --- the limit of all numbers together --------------------------------------------------------------------------------------------------
+
+
+def test_many_layers_that_name_one_array_are_refused_before_they_take_memory(tmp_path):
+    exporter.write(make_bundle(make_layer("big", shape=(1 << 20,))), tmp_path / "b.npz", vectors=False)
+    with np.load(tmp_path / "b.npz") as archive:
+        arrays = dict(archive)
+    document = json.loads(arrays["bn-bundle"].tobytes())
+    document["layers"] = [{**document["layers"][0], "path": f"big_{i}"} for i in range(1000)]
+    arrays["bn-bundle"] = np.frombuffer(json.dumps(document).encode(), np.uint8)
+    np.savez_compressed(tmp_path / "many.npz", **arrays)
+    with pytest.raises(FormatError, match=r"many.npz: expected at most 16777216 numbers in all batch norms of a model, got more"):
+        exporter.load(tmp_path / "many.npz")
+
+
+def test_the_limit_holds_of_documents(tmp_path, monkeypatch):
+    bundle = mixed()
+    exporter.write(bundle, tmp_path / "b.json")
+    count = sum(values.size for layer in bundle for values in layer.parameters().values())
+    monkeypatch.setattr("exporter.batchnorm.gate.MOST_NUMBERS", count)
+    assert exporter.load(tmp_path / "b.json") == bundle
+    monkeypatch.setattr("exporter.batchnorm.gate.MOST_NUMBERS", count - 1)
+    with pytest.raises(FormatError, match=f"expected at most {count - 1} numbers in all batch norms"):
+        exporter.load(tmp_path / "b.json")
+
+
+def test_a_document_of_very_many_values_is_refused_before_it_is_parsed(tmp_path, monkeypatch):
+    (tmp_path / "b.json").write_text('{"format": "bn-bundle", "version": 1, "layers": [' + "0," * 3000 + "0]}")
+    monkeypatch.setattr("exporter.sources.bundle.MOST_VALUES", 3000)
+    with pytest.raises(FormatError, match=r"b.json: the bundle: expected at most 3000 values in the JSON, got 3002 commas"):
+        exporter.load(tmp_path / "b.json")

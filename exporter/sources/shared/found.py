@@ -6,8 +6,7 @@ import enum
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from exporter.batchnorm.gate import MOST_NUMBERS
-from exporter.errors import FormatError
+from exporter.batchnorm.gate import check_numbers
 
 if TYPE_CHECKING:
     from exporter.batchnorm.bundle import Origin
@@ -70,9 +69,7 @@ class Found:
         """A layer, which whoever listens may begin to work on. FormatError where there are more numbers than any model has: a few bytes
         of a file can stand for very many."""
         self._numbers += sum(values.size for values in layer.parameters().values())
-        if self._numbers > MOST_NUMBERS:
-            raise FormatError(f"expected at most {MOST_NUMBERS} numbers in all batch norms of a model, got more",
-                              hint="no real model has a tenth of that; the file is damaged, or made to do this")
+        check_numbers(self._numbers)
         self.layers.append(layer)
         self._announce(layer)
 
