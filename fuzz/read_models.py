@@ -1,0 +1,207 @@
+"""Reads the files of one model that fuzz/write_models.py wrote, and holds each batch norm against the live layer of the same numbers."""
+
+from __future__ import annotations
+
+import collections
+import json
+import pathlib
+import re
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+import exporter
+
+ROLES = ("gamma", "beta", "moving_mean", "moving_variance")
+SENTINEL = 0.0625  # given as epsilon to files that do not say one
+UNITS = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float32": 2.0**-24, "float64": 2.0**-24}  # some kernels keep epsilon in float32
+NO_CONFIG = ("weights.h5 alone", "h5 weights alone", "tf weights", "checkpoint")
+NO_NAMES = ("weights.h5 alone", "h5 weights alone", "tf weights", "checkpoint", "export", "saved_model.save", "frozen")
+
+FROM_GRAPHS = ("export", "saved_model.save", "frozen")  # their epsilon is the kernel's
+UNSHARED = ("h5", "h5 weights + json", "h5 weights + get_config", "h5 weights + model")  # a layer that two models hold is in them twice
+
+
+def _any(key: str) -> Any:
+    return lambda truth, form: any(layer[key] for layer in truth["layers"])
+
+
+def _says_little(truth: dict[str, Any], form: str) -> bool:
+    """Whether no config in the file describes some of the layers."""
+    return form in NO_CONFIG or truth["is_subclassed"] or any(layer["own"] for layer in truth["layers"])
+
+
+def _is_shared(truth: dict[str, Any], form: str) -> bool:
+    return any(len(layer["paths"]) > 1 for layer in truth["layers"])
+
+
+# The true reasons for a refusal: what it is called here, how it is said, and of which models and forms it may be.
+REASONS = (
+    ("no config says the epsilon", "does not say its epsilon", _says_little),
+    ("gamma or beta", "is gamma or beta, and the file|three vectors of one length", _says_little),
+    ("called in training mode", "training=True", _any("training")),
+    ("the graph computes with the batch", "computes with the statistics of the batch", _any("training")),
+    ("shared with an inner model that was made first", "where an inner model calls a layer first", _is_shared),
+    ("no batch norm", "holds no BatchNormalization", lambda truth, form: not truth["layers"]),
+    ("nothing is called as in a batch norm", "other names say nothing certain", lambda truth, form: not truth["layers"]),
+)
+
+
+class Reading:
+    """The files of one model."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self.folder = folder
+        self.truth: dict[str, Any] = json.loads((folder / "truth.json").read_text())
+        with np.load(folder / "truth.npz") as arrays:
+            self.arrays = {key: arrays[key] for key in arrays.files}
+        self.by_mean = {self.arrays[f"{number}/moving_mean"].tobytes(): number for number in range(len(self.truth["layers"]))}
+        self.counts: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+        self.refusals: list[tuple[str, str, str]] = []
+        self.paths: dict[int, dict[str, str]] = collections.defaultdict(dict)  # by layer and form
+
+    def run(self) -> list[str]:
+        """Reads all; returns what is wrong."""
+        wrong = []
+        for file in self.truth["files"]:
+            found = list(self.file(file))
+            self.counts[file["format"]]["wrong"] += len(found)
+            wrong += [f"{file['format']}: {line}" for line in found]
+        for number, paths in self.paths.items():
+            if len(set(paths.values())) > 1:
+                wrong.append(f"layer {number} has several paths: {paths}")
+        return wrong
+
+    def file(self, file: dict[str, Any]) -> Iterator[str]:
+        form, counts, layers = file["format"], self.counts[file["format"]], self.truth["layers"]
+        counts.update(files=1, layers=len(layers))
+        options: dict[str, Any] = {"architecture": self.folder / file["architecture"]} if file.get("architecture") else {}
+        bundle = self.read(file, options, form)
+        if isinstance(bundle, str):
+            if not layers and "holds no BatchNormalization" in bundle:
+                return
+            yield from self.refuse(form, bundle)
+            bundle = self.read(file, {**options, "skip_unresolved": True, "stored_statistics": True, "epsilon": SENTINEL}, form)
+            if isinstance(bundle, str):
+                if "Traceback" in bundle:
+                    yield bundle
+                counts["refused"] += len(layers)
+                return
+        seen: set[int] = set()
+        for found in bundle:
+            number = self.by_mean.get(found.moving_mean.tobytes())
+            if number is None:
+                yield f"{found.path}: in the file, not in the model"
+                continue
+            if number in seen and not (form in UNSHARED and len(layers[number]["paths"]) > 1):
+                yield f"{found.path}: the layer {layers[number]['paths']} a second time"
+            seen.add(number)
+            lines = list(self.layer(form, found, number))
+            counts["right"] += not lines
+            yield from (f"{found.path}: {line}" for line in lines)
+        for _, reason in bundle.skipped:
+            yield from self.refuse(form, reason)
+        missing = [layers[number]["paths"][0] for number in range(len(layers)) if number not in seen]
+        counts["refused"] += min(len(missing), len(bundle.skipped))
+        if len(missing) > len(bundle.skipped):
+            yield f"dropped without a word: {missing}, skipped {[path for path, _ in bundle.skipped]}"
+        elif len(missing) < len(bundle.skipped):
+            self.refusals.append((form, "more is skipped than is missing", str(self.truth["seed"])))
+
+    def read(self, file: dict[str, Any], options: dict[str, Any], form: str) -> Any:
+        """A bundle, or why there is none."""
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return exporter.read(self.folder / file["file"], **options)
+        except exporter.ExporterError as error:
+            return str(error)
+        except Exception as error:
+            import traceback
+
+            return f"Traceback: {type(error).__name__}: {error} {traceback.extract_tb(error.__traceback__)[-1]}"
+
+    def refuse(self, form: str, sentence: str) -> Iterator[str]:
+        """Counts each reason that a refusal gives; one that is not known, or not true of this model, is wrong."""
+        known = [(name, applies) for name, pattern, applies in REASONS if re.search(pattern, sentence)]
+        for name, _ in known:
+            self.refusals.append((form, name, str(self.truth["seed"])))
+        if not any(applies(self.truth, form) for _, applies in known):
+            yield f"refused: {sentence[:400]}"
+
+    def layer(self, form: str, found: Any, number: int) -> Iterator[str]:
+        """What is wrong with one layer."""
+        truth = self.truth["layers"][number]
+        for role in ROLES:
+            want, got = self.arrays.get(f"{number}/{role}"), getattr(found, role)
+            if (want is None) != (got is None) or (want is not None and want.tobytes() != got.tobytes()):
+                yield f"{role} is {got}, the layer's {want}"
+        if found.dtype != truth["dtype"]:
+            yield f"dtype {found.dtype}, the layer's {truth['dtype']}"
+        if form not in NO_NAMES:
+            if not truth["own"] and (form not in UNSHARED or len(truth["paths"]) == 1):
+                self.paths[number][form] = found.path
+            if not truth["own"] and found.path.split("#")[0] not in truth["paths"] and found.path not in truth["paths"]:
+                yield f"path {found.path!r}, the layer's {truth['paths']}"
+        known = {np.float32(truth["epsilon"])} | ({np.float32(max(truth["epsilon"], 1.001e-5))} if form in FROM_GRAPHS else set())
+        if "epsilon" not in found.assumed and np.float32(found.epsilon) not in known:
+            yield f"epsilon {found.epsilon}, the layer's {truth['epsilon']}"
+        if "axis" not in found.assumed:
+            yield from self.axis(found, truth)
+        if "axis" not in found.assumed and "epsilon" not in found.assumed:
+            yield from self.output(found, number)
+        if truth["training"] is not None and form not in NO_NAMES and found.called_in_training != truth["training"]:
+            yield f"called_in_training {found.called_in_training}, the model's {truth['training']}"
+        if found.calls:
+            yield from self.calls(found, truth, form in UNSHARED and len(truth["paths"]) > 1)
+
+    def axis(self, found: Any, truth: dict[str, Any]) -> Iterator[str]:
+        got = sorted(axis % truth["ndim"] for axis in found.axis)
+        if got != sorted(truth["axis"]):
+            yield f"axis {found.axis}, the layer's {truth['axis']} of rank {truth['ndim']}"
+        elif found.ndim not in (None, truth["ndim"]):
+            yield f"ndim {found.ndim}, the layer's {truth['ndim']}"
+        elif truth["over_time"] and truth["axis"] == [truth["ndim"] - 1] and found.axis != (-1,):
+            yield f"axis {found.axis} inside a wrapper that adds axes"
+
+    def output(self, found: Any, number: int) -> Iterator[str]:
+        x, y = self.arrays.get(f"{number}/x"), self.arrays.get(f"{number}/y")
+        kind = self.truth["layers"][number]["compute_dtype"]
+        unit = UNITS.get(kind.split(":")[-1].strip("'<> "), 2.0**-8 if "bfloat16" in kind else 2.0**-11 if "16" in kind else 2.0**-24)
+        if x is None or found.dtype in ("float16", "bfloat16") or x.ndim != (found.ndim or x.ndim):
+            return
+        layer = found if found.effective_epsilon is None else found.replace(epsilon=found.effective_epsilon)
+        got = exporter.evaluate(layer, x.astype(np.float64))
+        from exporter.batchnorm.layer import broadcast, find_axes
+
+        axes = find_axes(layer, x, None)
+        scale = np.abs(broadcast(layer.scale, axes, x.ndim))
+        mean = np.abs(broadcast(layer.moving_mean.astype(np.float64), axes, x.ndim))
+        beta = 0 if layer.beta is None else np.abs(broadcast(layer.beta.astype(np.float64), axes, x.ndim))
+        bound = 32 * unit * (scale * np.abs(x) + scale * mean + beta) + 1e-37
+        off = np.where(np.isfinite(y), np.abs(got - y) / bound, 0)
+        if off.max() > 1:
+            worst = np.unravel_index(off.argmax(), off.shape)
+            yield (f"output {got[worst]:.9g}, the layer's {y[worst]:.9g}, bound {np.broadcast_to(bound, y.shape)[worst]:.2g}, epsilon "
+                   f"{found.epsilon:g} effective {found.effective_epsilon}")
+
+    def calls(self, found: Any, truth: dict[str, Any], is_one_of_several: bool) -> Iterator[str]:
+        """Whether what feeds and follows each call is right."""
+        def said(call: Any) -> Any:
+            return tuple(tuple(sorted((each.path, plain(each.class_name)) for each in side)) for side in (call.inputs, call.outputs))
+
+        def true(call: Any) -> Any:
+            return tuple(tuple(sorted((path, kind) for path, kind in call[side])) for side in ("inputs", "outputs"))
+
+        def plain(name: str) -> str:
+            return re.sub("V[12]$", "", name.rpartition(">")[2])
+
+        if truth["calls"] is None:
+            yield f"its place is said, in a model of which none is known: {found.calls}"
+            return
+        mine = [call for call in truth["calls"] if call["path"] == found.path or not is_one_of_several]
+        got, want = sorted(map(said, found.calls)), sorted(map(true, mine))
+        if got != want:
+            yield f"calls {got}, the model's {want}"
