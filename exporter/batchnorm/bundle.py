@@ -11,7 +11,7 @@ from exporter.batchnorm.dtypes import stored_bytes
 from exporter.batchnorm.gate import check_bundle
 from exporter.batchnorm.layer import PARAMETERS, BatchNorm
 from exporter.batchnorm.origin import Origin as Origin
-from exporter.batchnorm.stored import Unusable, frozen, rebuilt
+from exporter.batchnorm.stored import Skipped, Unusable, frozen, rebuilt
 from exporter.errors import names, printable
 
 if TYPE_CHECKING:
@@ -29,14 +29,14 @@ class Bundle:
 
     layers:   each with a `path` of its own; at least one, unless there is something in `skipped`.
     origin:   see Origin.
-    skipped:  (path, reason) of those the file does not resolve, and of those that no inference can be computed from.
+    skipped:  path and reason of those the file does not resolve, and of those that no inference can be computed from.
     unusable: the latter as the file has them, to list and compare; not part of the bundle's content.
     warnings: sentences for the user, not part of the bundle's content.
     """
 
     layers: tuple[BatchNorm, ...]
     origin: Origin
-    skipped: tuple[tuple[str, str], ...] = ()
+    skipped: tuple[Skipped, ...] = ()
     warnings: tuple[str, ...] = ()
     unusable: tuple[Unusable, ...] = ()
 
@@ -47,6 +47,7 @@ class Bundle:
             if not isinstance(layer, BatchNorm):
                 raise TypeError(f"a bundle holds BatchNorm layers, got {type(layer).__name__}")
         object.__setattr__(self, "layers", tuple(self.layers))
+        object.__setattr__(self, "skipped", tuple(Skipped(*each) for each in self.skipped))
         check_bundle(self.paths(), self.skipped)
         object.__setattr__(self, "_by_path", {layer.path: layer for layer in self.layers})
 

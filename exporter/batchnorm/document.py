@@ -13,6 +13,7 @@ from exporter.batchnorm.dtypes import round_to
 from exporter.batchnorm.gate import MOST_NUMBERS, check_numbers
 from exporter.batchnorm.layer import PARAMETERS, BatchNorm
 from exporter.batchnorm.places import Call
+from exporter.batchnorm.stored import Skipped
 from exporter.errors import BundleError, located, printable
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def frame(bundle: Bundle) -> dict[str, Any]:
     content = {"format": FORMAT, "version": VERSION, "producer": {"name": "bn-export", "version": __version__}, "source": source,
                "formula": FORMULA, "digest": bundle.digest(), "layers": []}
     if bundle.skipped:
-        content["skipped"] = [{"path": path, "reason": reason} for path, reason in bundle.skipped]
+        content["skipped"] = [each._asdict() for each in bundle.skipped]
     return content
 
 
@@ -111,7 +112,7 @@ def from_document(document: Any) -> ReadBack:
     source = document["source"]
     origin = Origin(file=source["file"], kind=source["kind"], keras_version=source["keras_version"], backend=source["backend"],
                     tensorflow_version=source.get("tensorflow_version"))
-    skipped = tuple((entry["path"], entry["reason"]) for entry in document.get("skipped", []))
+    skipped = tuple(Skipped(entry["path"], entry["reason"]) for entry in document.get("skipped", []))
     bundle = ReadBack(layers=tuple(found), origin=origin, skipped=skipped, vectors=vectors)
     if bundle.digest() != document["digest"]:
         raise BundleError("the digest does not fit the layers: the bundle was changed or damaged after it was written",

@@ -13,13 +13,15 @@ from exporter.errors import FormatError, LayerError, UnsupportedError, located, 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from exporter.batchnorm.stored import Skipped
+
 AN_EARLIER_ONE = "the training run diverged or the file is damaged; export an earlier checkpoint"
 MOST_CHANNELS = 1 << 20
 MOST_LAYERS = 100_000
 MOST_NUMBERS = 1 << 24  # of all layers of a model or bundle that is read; about 350 MB as JSON
 
 
-def check_bundle(paths: Sequence[str], skipped: Sequence[tuple[str, str]]) -> None:
+def check_bundle(paths: Sequence[str], skipped: Sequence[Skipped]) -> None:
     """Refuses a bundle without a layer, with too many, or with one path twice. Raises: UnsupportedError, LayerError."""
     if not paths and not skipped:
         raise UnsupportedError("the model holds no BatchNormalization layer",

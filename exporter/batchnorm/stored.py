@@ -31,6 +31,13 @@ class Statistic(enum.Enum):
     EPSILON_OUTSIDE = "variance, epsilon outside"  # used as sqrt(v) + epsilon
 
 
+class Skipped(NamedTuple):
+    """A batch norm that is there and cannot be had."""
+
+    path: str
+    reason: str
+
+
 def frozen(values: NDArray[Any]) -> NDArray[Any]:
     """The same array, which nobody can write to: over bytes, copied unless it is over bytes already. The caller's stays as it is."""
     root: Any = values

@@ -39,7 +39,7 @@ class Output(NamedTuple):
     name: str = ""
 
 
-class Tensor:
+class TensorProto:
     """A TensorProto: type and shape at once, values when asked for."""
 
     __slots__ = ("_fields", "dtype", "shape", "where")
@@ -153,13 +153,13 @@ class Node:
             return None
         return tuple(dimension.integer(1) for dimension in shapes[0].messages(2))
 
-    def tensor(self, name: str = "value") -> Tensor:
+    def tensor(self, name: str = "value") -> TensorProto:
         """A tensor attribute; of a Const, its value."""
         data = self._values().get(name)
         tensor = None if data is None else _fields(data, self.where).get(8)
         if not tensor:
             raise FormatError("the constant has no value", where=self.where)
-        return Tensor(tensor[-1], self.where)
+        return TensorProto(tensor[-1], self.where)
 
     def _values(self) -> dict[str, int | bytes]:
         if not isinstance(self._attributes, dict):

@@ -36,7 +36,7 @@ Way = tuple[tuple[int, ...], tuple[str, ...]]  # the nodes from the root on, and
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Stored:
+class KeptValue:
     """A value that a checkpoint keeps for an object: the variable's own name and the tensor's key. `full_name` may be ""."""
 
     full_name: str
@@ -111,11 +111,11 @@ class ObjectGraph:
 class CheckpointGraph(ObjectGraph):
     """A TrackableObjectGraph."""
 
-    def stored(self, node: int, attribute: str = VALUE) -> Stored | None:
+    def stored(self, node: int, attribute: str = VALUE) -> KeptValue | None:
         """Where the checkpoint keeps this attribute of the node; None where it has none."""
         for message in self._nodes[node].messages(NODE_ATTRIBUTES):
             if message.text(ATTRIBUTE_NAME) == attribute:
-                return Stored(message.text(ATTRIBUTE_FULL_NAME), message.text(ATTRIBUTE_KEY))
+                return KeptValue(message.text(ATTRIBUTE_FULL_NAME), message.text(ATTRIBUTE_KEY))
         return None
 
     def is_variable(self, node: int) -> bool:

@@ -19,9 +19,9 @@ from exporter.batchnorm.bundle import Origin, ReadBack
 from exporter.batchnorm.dtypes import HELD_IN
 from exporter.batchnorm.layer import BatchNorm
 from exporter.batchnorm.places import Call
-from exporter.batchnorm.stored import PARAMETERS, Statistic, Stored
+from exporter.batchnorm.stored import PARAMETERS, Skipped, Statistic, Stored
 from exporter.errors import KINDS, ExporterError, FormatError, UnresolvedError, printable, rebuilt
-from exporter.sources.shared.found import Found, OwnClass, Remedy, Skipped
+from exporter.sources.shared.found import Found, OwnClass, Remedy
 from exporter.sources.shared.options import ReadOptions
 
 if TYPE_CHECKING:

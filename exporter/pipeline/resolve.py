@@ -9,10 +9,10 @@ from typing import TypeVar
 from exporter.batchnorm.bundle import Bundle, ReadBack
 from exporter.batchnorm.gate import remarks_on
 from exporter.batchnorm.layer import BatchNorm
-from exporter.batchnorm.stored import Parameters, Statistic, Stored, Unusable
+from exporter.batchnorm.stored import Parameters, Skipped, Statistic, Stored, Unusable
 from exporter.errors import ExporterError, LayerError, UnresolvedError, UsageError, by_reason, names
 from exporter.pipeline.hints import hint, no_epsilon
-from exporter.sources.shared.found import Found, Remedy, Skipped
+from exporter.sources.shared.found import Found, Remedy
 from exporter.sources.shared.options import ReadOptions
 
 _Layer = TypeVar("_Layer", bound=Parameters)

@@ -18,7 +18,7 @@ from exporter.sources.shared.refusals import FOLDED, ORIGINAL
 from exporter.sources.tf_graph.chain import ROOTS
 from exporter.sources.tf_graph.closed import check_is_open
 from exporter.sources.tf_graph.layers import layers
-from exporter.sources.tf_graph.norms import GraphNorm, find_norms
+from exporter.sources.tf_graph.norms import GraphNorm, graph_norms
 from exporter.sources.tf_graph.paths import op_scope
 from exporter.sources.tf_graph.trace import FUSED, PASSES, VARIABLES
 from exporter.sources.tf_graph.values import Constant
@@ -60,7 +60,7 @@ def read(place: Place, options: ReadOptions) -> Found:
         graph, version = meta.graph, meta.tensorflow_version
     else:
         graph, version = Graph(data, place.name), ""
-    norms = find_norms(graph)
+    norms = graph_norms(graph)
     found = Found(Origin(file=place.name, kind=NAME, tensorflow_version=version or None), options)
     for outcome in layers(norms, lambda variable: None, version):
         found.take(outcome)

@@ -9,15 +9,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from exporter.batchnorm.bundle import Origin
+from exporter.batchnorm.stored import Skipped
 from exporter.errors import FormatError, UnsupportedError, names
 from exporter.files.place import Place
 from exporter.formats.graph_def import MetaGraph
 from exporter.formats.object_graph import OBJECT_GRAPH, SavedGraph
 from exporter.formats.tensor_bundle import Checkpoint, TensorBundle, open_checkpoint
 from exporter.keras.dialects import era_of_tensorflow
-from exporter.sources.shared.found import Found, Skipped
+from exporter.sources.shared.found import Found
 from exporter.sources.tf_graph.layers import Values, layers
-from exporter.sources.tf_graph.norms import find_norms as norms_of_graph
+from exporter.sources.tf_graph.norms import graph_norms
 from exporter.sources.tf_graph.saved import SavedFunctions, key_of
 from exporter.sources.tf_graph.trace import VARIABLES as VARIABLE_OPS
 from exporter.sources.tf_graph.values import Variable
@@ -97,7 +98,7 @@ def _read_frozen(part: Part, found: Found) -> None:
     if any(node.op in VARIABLE_OPS for node in graph.main.nodes.values()) or (
             objects is not None and any(map(objects.is_variable, range(len(objects))))):
         raise FormatError("the SavedModel has no variables: their index is missing", where=VARIABLES)
-    for outcome in layers(norms_of_graph(graph), lambda variable: None, part.tensorflow_version or ""):
+    for outcome in layers(graph_norms(graph), lambda variable: None, part.tensorflow_version or ""):
         found.take(outcome)
 
 
@@ -107,7 +108,7 @@ def _norms_by_key(graph: MetaGraph) -> dict[str, list[GraphNorm]]:
 
     keys = saved_names(graph)
     found: dict[str, list[GraphNorm]] = {}
-    for norm in norms_of_graph(graph.graph):
+    for norm in graph_norms(graph.graph):
         variance = norm.moving[1] if norm.moving else norm.variance
         if isinstance(variance, Variable):
             found.setdefault(keys.get(variance.name, variance.name), []).append(norm)

@@ -9,8 +9,8 @@ import pytest
 
 from exporter.errors import ExporterError, FormatError
 from exporter.files.place import Place
-from exporter.formats.graph_def import Graph, MetaGraph, Output, Tensor, open_file
-from exporter.sources.tf_graph.norms import find_norms
+from exporter.formats.graph_def import Graph, MetaGraph, Output, TensorProto, open_file
+from exporter.sources.tf_graph.norms import graph_norms
 from tests.make.graph_files import Function, chain, const, frozen_variables, function, graph, meta_graph, node, parameters, tensor
 from tests.make.tensor_files import encode, field, shape_proto
 
@@ -43,7 +43,7 @@ def halves(values, dtype):
 ], ids=["content", "packed", "last repeats", "unpacked", "none is zero", "double", "half", "bfloat16 values", "bfloat16 content", "int64",
         "int32", "uint32", "uint64", "bool", "empty"])
 def test_a_constant_is_decoded(data, expected):
-    found = Tensor(data, "")
+    found = TensorProto(data, "")
     assert found.shape == expected.shape
     values = found.array()
     assert values.dtype == expected.dtype
@@ -61,7 +61,7 @@ def test_a_constant_is_decoded(data, expected):
 ])
 def test_a_broken_constant_is_refused(data, message):
     with pytest.raises(FormatError, match=message):
-        Tensor(data, "").array()
+        TensorProto(data, "").array()
 
 
 def test_attributes_are_given_by_type():
@@ -135,12 +135,12 @@ def test_every_cut_and_every_changed_byte_is_an_answer_or_an_error_of_ours():
         broken.append(bytes(copy))
     for one in broken:
         with contextlib.suppress(ExporterError):
-            assert all(norm.path for norm in find_norms(Graph(one)))
+            assert all(norm.path for norm in graph_norms(Graph(one)))
 
 
 @pytest.mark.parametrize("op", ["Identity", "Merge", "Fill", "Select", "Reshape", "ConcatV2", "Mul", "Squeeze", "Pack", "FusedBatchNormV3"])
 def test_a_graph_that_leads_in_circles_ends(op):
     inputs = {"Identity": ["a"], "Squeeze": ["a"], "Select": ["a"] * 3, "FusedBatchNormV3": ["a:1"] * 5}.get(op, ["a", "a"])
-    found = find_norms(Graph(graph(node("a", op, *inputs), node("x", "Placeholder"), *chain("bn", "x", "a", "a", "a", "a"),
+    found = graph_norms(Graph(graph(node("a", op, *inputs), node("x", "Placeholder"), *chain("bn", "x", "a", "a", "a", "a"),
                                    node("f", "FusedBatchNormV3", "x", "a", "a", "a", "a", is_training=False))))
     assert all(norm.reason for norm in found)

@@ -22,13 +22,11 @@ from typing import TYPE_CHECKING, TypeVar
 from exporter.batchnorm.layer import PARAMETERS
 from exporter.errors import FormatError, printable
 from exporter.keras.config import Node, is_batch_norm, join
+from exporter.sources.shared.assemble import RENORM_EVER
 
 if TYPE_CHECKING:
     from exporter.formats.hdf5_file import File
     from exporter.keras.dialects import Era
-
-# Variables that renormalization adds (tf.keras, Keras 3.14, tf.layers 1.2); inference does not use them.
-RENORM = frozenset(("moving_stddev", "renorm_mean", "renorm_stddev", "renorm_mean_weight", "renorm_stddev_weight"))
 
 _NAME = re.compile(r"(gamma|beta|moving_mean|moving_variance)(_\d+)?(:\d+)?")
 _NAME_OF_KERAS_1 = re.compile(r"(.+)_(gamma|beta|running_mean|running_std)(_\d+)?(:\d+)?", re.DOTALL)
@@ -151,7 +149,7 @@ def other_weights(group: LayerGroup) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for weight in group.weights:
         scope, _, role = weight.rpartition("/")
-        if _parse(weight) is None and re.sub(r"(_\d+)?(:\d+)?$", "", role) not in RENORM:
+        if _parse(weight) is None and re.sub(r"(_\d+)?(:\d+)?$", "", role) not in RENORM_EVER:
             found.setdefault(scope, []).append(weight)
     return found
 

@@ -19,7 +19,9 @@ Arrays = Mapping[str, tuple["NDArray[Any]", str]]
 
 CALLED_IN_TRAINING = ("the model calls it with training=True, so that it normalizes by the statistics of the batch, also in predict(); the "
                       "stored ones are not used")
+# Variables that renormalization adds, which inference does not use: those of tf.keras and Keras 3.14, and with tf.layers 1.2's weights.
 RENORM = ("moving_stddev", "renorm_mean", "renorm_stddev")
+RENORM_EVER = (*RENORM, "renorm_mean_weight", "renorm_stddev_weight")
 
 
 def roles_of(count: int, center: bool | None, scale: bool | None, *, renorm: bool = False) -> tuple[str, ...] | None:

@@ -7,18 +7,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from exporter.batchnorm.gate import check_numbers
+from exporter.batchnorm.stored import Skipped
 
 if TYPE_CHECKING:
     from exporter.batchnorm.bundle import Origin
     from exporter.batchnorm.stored import Stored
     from exporter.sources.shared.options import ReadOptions
-
-
-class Skipped(NamedTuple):
-    """A batch norm that is there and cannot be had."""
-
-    path: str
-    reason: str
 
 
 class Remedy(enum.Enum):

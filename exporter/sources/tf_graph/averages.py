@@ -23,7 +23,7 @@ from exporter.sources.tf_graph.values import (
     Parameter,
     Parts,
     Roles,
-    Source,
+    Traced,
     Value,
     Variable,
     is_made,
@@ -36,7 +36,7 @@ STATISTICS = ("moving_mean", "moving_variance")
 RENORM = "renorm_"  # how the names of renormalization's own averages begin
 
 
-def without_correction(tracer: Tracer, source: Source | None, ops: frozenset[str]) -> Source | None:
+def without_correction(tracer: Tracer, source: Traced | None, ops: frozenset[str]) -> Traced | None:
     """gamma or beta without the correction of batch renormalization; None where there is only the correction.
 
     ops: that put the two together: gamma is multiplied with its correction, beta is added to one.
@@ -52,11 +52,11 @@ def without_correction(tracer: Tracer, source: Source | None, ops: frozenset[str
     return own[0] if len(own) == 1 else None
 
 
-def _is_correction(tracer: Tracer, source: Source) -> bool:
+def _is_correction(tracer: Tracer, source: Traced) -> bool:
     return isinstance(source, Opaque) and any(map(_is_renorm, tracer.statistics(source)))
 
 
-def _is_renorm(source: Source) -> bool:
+def _is_renorm(source: Traced) -> bool:
     return isinstance(source, Variable) and source.name.rpartition("/")[2].startswith(RENORM)
 
 
@@ -140,7 +140,7 @@ class Averages:
             if sides and isinstance(biased := self._written(sides[0]), Variable):
                 yield biased.identity, target
 
-    def _written(self, value: Value) -> Source:
+    def _written(self, value: Value) -> Traced:
         """What a value is, where it may be what an update of a reference variable gives: that variable."""
         value = inner(value)
         node = value.node

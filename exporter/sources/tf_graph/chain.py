@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from exporter.formats.graph_def import Body, Node
 from exporter.sources.tf_graph.trace import Tracer
-from exporter.sources.tf_graph.values import Constant, Frame, Moment, Opaque, Parts, Source, Value, Variable, operand
+from exporter.sources.tf_graph.values import Constant, Frame, Moment, Opaque, Parts, Traced, Value, Variable, operand
 
 ADDITIONS = frozenset({"Add", "AddV2", "BiasAdd"})
 DIVISIONS = frozenset({"RealDiv", "Div"})
@@ -34,7 +34,7 @@ class Term(NamedTuple):
     sign: int
     root: bool
     x: Value | None
-    factors: tuple[Source, ...]
+    factors: tuple[Traced, ...]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -43,14 +43,14 @@ class Chain:
 
     last: Node
     x: Value
-    gamma: Source | None
-    beta: Source | None
-    mean: Source
-    variance: Source
+    gamma: Traced | None
+    beta: Traced | None
+    mean: Traced
+    variance: Traced
     epsilon: float | None
 
 
-def chains(tracer: Tracer, frame: Frame, users: dict[str, list[Node]]) -> Iterator[tuple[Node, str, Chain | None, Source]]:
+def chains(tracer: Tracer, frame: Frame, users: dict[str, list[Node]]) -> Iterator[tuple[Node, str, Chain | None, Traced]]:
     """(root, "Sqrt" or "Rsqrt", what was found or None, variance) for each root of a sum in the frame. users: `users_of` the body."""
     for node in frame.body.nodes.values():
         kind = _kind_of_root(tracer, frame, node) if node.op in ROOTS else None
@@ -78,7 +78,7 @@ def users_of(body: Body) -> dict[str, list[Node]]:
     return users
 
 
-def _sum_under(tracer: Tracer, frame: Frame, root: Node) -> tuple[Source | None, float | None]:
+def _sum_under(tracer: Tracer, frame: Frame, root: Node) -> tuple[Traced | None, float | None]:
     """The variance and epsilon under a root; no variance where it is no sum of a statistic and a number."""
     value = inner(operand(frame, root, 0))
     node = value.node
@@ -96,7 +96,7 @@ def _sum_under(tracer: Tracer, frame: Frame, root: Node) -> tuple[Source | None,
     return tracer.trace(statistic), numbers[1] if numbers[0] is None else numbers[0]
 
 
-def _rank(source: Source) -> int | None:
+def _rank(source: Traced) -> int | None:
     return len(source.node.tensor().shape) if isinstance(source, Constant) else None
 
 
@@ -128,7 +128,7 @@ class _Cone:
                     queue.append(user)
                     yield user
 
-    def find(self, variance: Source, epsilon: float | None) -> Chain | None:
+    def find(self, variance: Traced, epsilon: float | None) -> Chain | None:
         """The batch norm of this root: the first op whose sum is one; a later one of the same scope that only adds what it lacks."""
         best: Chain | None = None
         for node in self.members.values():
@@ -189,7 +189,7 @@ class _Cone:
         node = inner(value).node
         return (-1, operand(value.frame, node, 0)) if node is not None and node.op == "Neg" else (1, value)
 
-    def _match(self, node: Node, terms: tuple[Term, ...], variance: Source, epsilon: float | None) -> Chain | None:
+    def _match(self, node: Node, terms: tuple[Term, ...], variance: Traced, epsilon: float | None) -> Chain | None:
         rooted = [term for term in terms if term.root]
         rest = [term for term in terms if not term.root]
         scaled = [term for term in rooted if term.x is not None]
@@ -212,7 +212,7 @@ class _Cone:
             return None if mean is None else Chain(node, x, gamma, beta, mean, variance, epsilon)
         return self._centered(node, x, gamma, beta, variance, epsilon)
 
-    def _scaling_weights(self, node: Node, rest: list[Term], shift: Term, variance: Source, epsilon: float | None) -> Chain | None:
+    def _scaling_weights(self, node: Node, rest: list[Term], shift: Term, variance: Traced, epsilon: float | None) -> Chain | None:
         """x + beta - r*mean*gamma, where r*gamma is used once more: by the weights that x is computed with."""
         xs = [term.x for term in rest if term.x is not None and not term.factors]
         betas = [term.factors[0] for term in rest if term.x is None and len(term.factors) == 1]
@@ -236,7 +236,7 @@ class _Cone:
                 return plus, [Term(-1, True, None, (*minus[0].factors, source))]
         return [], []
 
-    def _centered(self, node: Node, x: Value, gamma: Source | None, beta: Source | None, variance: Source,
+    def _centered(self, node: Node, x: Value, gamma: Traced | None, beta: Traced | None, variance: Traced,
                   epsilon: float | None) -> Chain | None:
         """With the difference in place of x, or gamma times it."""
         difference = inner(x)
@@ -269,7 +269,7 @@ def _product(one: tuple[Term, ...] | None, other: tuple[Term, ...] | None) -> tu
     return tuple(Term(a.sign * b.sign, a.root or b.root, a.x or b.x, (*a.factors, *b.factors)) for a in one for b in other)
 
 
-def _other_factor(shift: Term, factors: tuple[Source, ...]) -> Source | None:
+def _other_factor(shift: Term, factors: tuple[Traced, ...]) -> Traced | None:
     """The mean in  -r*mean*gamma  once gamma is known."""
     left = list(shift.factors)
     for factor in factors:

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exporter.batchnorm.dtypes import HELD_IN
-from exporter.batchnorm.stored import Stored
+from exporter.batchnorm.stored import Skipped, Stored
 from exporter.errors import FormatError, printable
 from exporter.keras.dialects import adds_to_epsilon
-from exporter.sources.shared.found import Skipped
 from exporter.sources.tf_graph.norms import GraphNorm
 from exporter.sources.tf_graph.values import Constant, Filled, Parameter, Parts, Shaping, Variable
 
@@ -39,7 +38,7 @@ Read = Callable[[Variable], "Values | None"]
 
 
 def layers(norms: Sequence[GraphNorm], read: Read, tensorflow_version: str = "") -> Iterator[Stored | Skipped]:
-    """What the batch norms of `find_norms` are, each a layer or why it cannot be had.
+    """What the batch norms of `graph_norms` are, each a layer or why it cannot be had.
 
     read: the stored values of a variable, None where there are none. tensorflow_version: that wrote the graph, where known.
     Raises what `read` raises, and FormatError for broken constants.

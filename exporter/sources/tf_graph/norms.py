@@ -28,7 +28,7 @@ from exporter.sources.tf_graph.values import (
     Parameter,
     Parts,
     Roles,
-    Source,
+    Traced,
     Value,
     Variable,
     is_made,
@@ -80,8 +80,8 @@ class GraphNorm:
     class_name: str
     gamma: Parameter | None
     beta: Parameter | None
-    mean: Source
-    variance: Source
+    mean: Traced
+    variance: Traced
     epsilon: float | None
     axis: int | None
     ndim: int | None
@@ -108,7 +108,7 @@ class GraphNorm:
         return None if isinstance(mean, (Moment, Opaque)) or isinstance(variance, (Moment, Opaque)) else (mean.identity, variance.identity)
 
 
-def find_norms(graph: Graph, bound: Mapping[str, Sequence[Variable | None]] | None = None, *, main: bool = True) -> list[GraphNorm]:
+def graph_norms(graph: Graph, bound: Mapping[str, Sequence[Variable | None]] | None = None, *, main: bool = True) -> list[GraphNorm]:
     """The batch norms of a graph in the order of its ops, each once, with a path.
 
     bound: functions to look into, with the variables that their last arguments stand for (for TensorFlow 2's SavedModels, where the
@@ -269,7 +269,7 @@ class _Finder:
         reason = "" if axis is not None else f"its data_format is {layout}"
         return self._norm(_Op(node, node.op, x, epsilon, axis, ndim, reason), roles, fed)
 
-    def _is_layer_norm(self, x: Value, scale: Source, offset: Source) -> bool:
+    def _is_layer_norm(self, x: Value, scale: Traced, offset: Traced) -> bool:
         """tf.keras' LayerNormalization and instance norms borrow the fused op: inputs reshaped, scale and offset made for the occasion."""
         if isinstance(scale, (Variable, Parts)) or isinstance(offset, (Variable, Parts)):
             return False
@@ -327,7 +327,7 @@ class _Finder:
         reason = "" if chain.epsilon is not None else "its epsilon is no constant of the graph, or was folded into the variance"
         return self._norm(_Op(chain.last, "tf.nn.batch_normalization", chain.x, chain.epsilon, None, self._rank(chain.x), reason), roles)
 
-    def _norm(self, op: _Op, roles: Roles, fed: tuple[Source, Source] | None = None) -> GraphNorm | None:
+    def _norm(self, op: _Op, roles: Roles, fed: tuple[Traced, Traced] | None = None) -> GraphNorm | None:
         """What was found, with the reason where a role is not played by a parameter; None where it is another normalization.
 
         fed: the statistics that go into an op which computes its own.
@@ -351,7 +351,7 @@ class _Finder:
         return GraphNorm(op.node, x, op.class_name, kept[0], kept[1], mean, variance, op.epsilon, op.axis, op.ndim, reason, bool(moments),
                          moving, conditional=conditional)
 
-    def _moving(self, roles: Roles, moment: Moment, fed: tuple[Source, Source] | None) -> tuple[Parameter, Parameter] | None:
+    def _moving(self, roles: Roles, moment: Moment, fed: tuple[Traced, Traced] | None) -> tuple[Parameter, Parameter] | None:
         """The moving averages of a layer in training: fed to the op itself (from TensorFlow 2.3 on), or kept by the graph's updates."""
         if fed is not None and isinstance(fed[0], Variable) and isinstance(fed[1], Variable):
             return fed[0], fed[1]

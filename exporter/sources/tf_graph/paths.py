@@ -7,14 +7,14 @@ from collections.abc import Sequence
 
 from exporter.formats.graph_def import Node
 from exporter.sources.tf_graph.trace import FUSED
-from exporter.sources.tf_graph.values import Constant, Parts, Source, Variable
+from exporter.sources.tf_graph.values import Constant, Parts, Traced, Variable
 
 # What TensorFlow and Keras call the scopes and ops of one batch norm, below the layer's own scope.
 INNER_SCOPE = re.compile(r"(batchnorm|cond|batch_normalization_op|_?FusedBatchNorm(V2|V3|Ex)?)(_\d+)?")
 CALL_SCOPE = re.compile(r"(Stateful)?PartitionedCall(_\d+)?")
 
 
-def variable_scope(affine: Sequence[Source | None], statistics: Sequence[Source | None]) -> str:
+def variable_scope(affine: Sequence[Traced | None], statistics: Sequence[Traced | None]) -> str:
     """The scope that gamma and beta share, else the statistics; "" where they have none or the names are those of ops."""
     for roles in (affine, statistics):
         names = [re.sub(r"/part_\d+$", "", role.name) for role in roles if isinstance(role, (Variable, Constant, Parts))]

@@ -8,9 +8,9 @@ from exporter.errors import FormatError, UnsupportedError, printable
 from exporter.formats.graph_def import MetaGraph
 from exporter.formats.object_graph import CheckpointGraph, SavedGraph
 from exporter.sources.tf_graph.closed import check_is_open
-from exporter.sources.tf_graph.norms import GraphNorm, find_norms
+from exporter.sources.tf_graph.norms import GraphNorm, graph_norms
 from exporter.sources.tf_graph.trace import CALLS
-from exporter.sources.tf_graph.values import Source, Variable
+from exporter.sources.tf_graph.values import Traced, Variable
 
 
 class SavedFunctions:
@@ -31,7 +31,7 @@ class SavedFunctions:
         """Every batch norm of every function, once. Raises FormatError where a function is bound otherwise than the one that calls it."""
         for name in self._nodes:
             self._check_calls(name)
-        return find_norms(self._graph, self._bound, main=False)  # the main graph calls the same functions, with variables of no object
+        return graph_norms(self._graph, self._bound, main=False)  # the main graph calls the same functions, with variables of no object
 
     def _check_calls(self, caller: str) -> None:
         """What a function is bound to, each that calls it has as well and hands on: the file says it several times, without a checksum."""
@@ -60,13 +60,13 @@ class SavedFunctions:
         for name, variables in sorted(self._bound.items(), key=lambda item: -len(item[1])):
             keys = {variable.key for variable in variables if variable is not None}
             if any(node in keys and not norms for node, norms in found.items()):
-                for norm in find_norms(self._graph, {name: variables}, main=False):
+                for norm in graph_norms(self._graph, {name: variables}, main=False):
                     node = key_of(norm.moving[1] if norm.moving else norm.variance)
                     if node in found:
                         found[node].append(norm)
         return found
 
 
-def key_of(source: Source | None) -> int | None:
+def key_of(source: Traced | None) -> int | None:
     """The node of the object graph that a value is, None for other values."""
     return source.key if isinstance(source, Variable) and isinstance(source.key, int) else None

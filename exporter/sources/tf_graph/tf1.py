@@ -21,14 +21,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from exporter.batchnorm.stored import PARAMETERS, Stored
+from exporter.batchnorm.stored import PARAMETERS, Skipped, Stored
 from exporter.errors import UnsupportedError, UsageError
 from exporter.errors import names as listed
 from exporter.formats.graph_def import MetaGraph, Node, open_file
 from exporter.sources.shared.assemble import along_by_shape
-from exporter.sources.shared.found import Found, Skipped
+from exporter.sources.shared.found import Found
 from exporter.sources.tf_graph.layers import Values, layers
-from exporter.sources.tf_graph.norms import OF_THE_BATCH, GraphNorm, find_norms
+from exporter.sources.tf_graph.norms import OF_THE_BATCH, GraphNorm, graph_norms
 from exporter.sources.tf_graph.trace import PASSES, VARIABLES
 from exporter.sources.tf_graph.values import Constant, Variable
 
@@ -69,14 +69,14 @@ def read_tf1(checkpoint: Checkpoint, meta: Place | None, others: Sequence[Place]
 def _fits(graph: MetaGraph, checkpoint: Checkpoint) -> bool:
     """Whether the checkpoint stores the variables of every batch norm of a graph."""
     stored_as = saved_names(graph)
-    roles = [role for norm in find_norms(graph.graph) for role in (norm.gamma, norm.beta, *(norm.moving or (norm.mean, norm.variance)))]
+    roles = [role for norm in graph_norms(graph.graph) for role in (norm.gamma, norm.beta, *(norm.moving or (norm.mean, norm.variance)))]
     used = {role.name for role in roles if isinstance(role, Variable)}
     return bool(used) and all(stored_as.get(name, name) in checkpoint or name in checkpoint for name in used)
 
 
 def read_graph(checkpoint: Checkpoint, graph: MetaGraph, found: Found, options: ReadOptions) -> None:
     """Reads the batch norms of a graph whose saver wrote this checkpoint into `found`."""
-    norms = find_norms(graph.graph)
+    norms = graph_norms(graph.graph)
     averaged = {norm.path for norm in norms if norm.in_training and norm.moving}
     names = _Names(checkpoint, saved_names(graph), options.ema)
     in_use = [_of_inference(norm) if norm.path in averaged else norm for norm in norms]

@@ -19,7 +19,7 @@ from exporter.sources.tf_graph.values import (
     Moment,
     Opaque,
     Parts,
-    Source,
+    Traced,
     Value,
     Variable,
     is_made,
@@ -65,7 +65,7 @@ class Tracer:
             body = graph.function(name)
             last = body.arguments[len(body.arguments) - len(variables) :] if variables else ()
             self.roots.append(Frame(body, bound={a: v for a, v in zip(last, variables) if v is not None}))
-        self._memo: dict[Value, Source] = {}
+        self._memo: dict[Value, Traced] = {}
         self._frames: dict[tuple[Frame, str, str], Frame] = {}
         self._depth = 0
 
@@ -92,7 +92,7 @@ class Tracer:
             found = self._frames[key] = Frame(self.graph.function(function), frame, node, first)
         return found
 
-    def trace(self, value: Value) -> Source:
+    def trace(self, value: Value) -> Traced:
         """What a value is; Opaque where that is not understood, or is deeper than any graph that was written by people."""
         found = self._memo.get(value)
         if found is None:
@@ -101,7 +101,7 @@ class Tracer:
             self._depth -= 1
         return found
 
-    def _trace(self, value: Value) -> Source:
+    def _trace(self, value: Value) -> Traced:
         shaping: list[tuple[str, tuple[int, ...]]] = []
         for _ in range(LONGEST_TRACE):
             node = value.node
@@ -122,7 +122,7 @@ class Tracer:
                 return _shaped(self._source(value, node), shaping)
         return Opaque(TOO_LONG, value)
 
-    def _argument(self, value: Value) -> Source | Value:
+    def _argument(self, value: Value) -> Traced | Value:
         frame, output = value
         if output.node in frame.bound:
             return frame.bound[output.node]
@@ -155,7 +155,7 @@ class Tracer:
         sizes = self.integers(operand(frame, node, 1))
         return ("unknown", ()) if sizes is None else ("reshape" if node.op == "Reshape" else "expand", tuple(sizes))
 
-    def _source(self, value: Value, node: Node) -> Source:
+    def _source(self, value: Value, node: Node) -> Traced:
         frame, op = value.frame, node.op
         if op in VARIABLES:
             return self._variable(frame, node)
@@ -190,7 +190,7 @@ class Tracer:
         name = original.name if original is not None and original.op in VARIABLES else node.name
         return Variable(name, name)
 
-    def _choose(self, value: Value, values: list[Value]) -> Source:
+    def _choose(self, value: Value, values: list[Value]) -> Traced:
         """One of several values, chosen at run time: the one of inference where the others are statistics of the batch.
 
         Not where they are activations themselves: where(x > 0, x, 0.5) is one, too. Zeros in place of the statistics of an empty batch
@@ -206,7 +206,7 @@ class Tracer:
             return next(iter(by_identity.values()))
         return Opaque("a choice that the graph makes only when it runs", value) if by_identity or not others else others[0]
 
-    def _joined(self, value: Value, node: Node) -> Source:
+    def _joined(self, value: Value, node: Node) -> Traced:
         last = len(node.inputs) - 1
         axis = self.scalar(operand(value.frame, node, last if node.op == "ConcatV2" else 0))
         pieces = [operand(value.frame, node, n) for n in (range(last) if node.op == "ConcatV2" else range(1, last + 1))]
@@ -216,7 +216,7 @@ class Tracer:
             return Opaque("what the op ConcatV2 computes", value)
         return Parts(kept, int(axis)) if len(kept) > 1 else kept[0]
 
-    def _simplified(self, value: Value, node: Node) -> Source:
+    def _simplified(self, value: Value, node: Node) -> Traced:
         """1 * v, 0 + v, 0 * v: what batch renormalization leaves of its corrections in inference."""
         sources = [self.trace(operand(value.frame, node, n)) for n in (0, 1)]
         numbers = [_number(source) for source in sources]
@@ -227,14 +227,14 @@ class Tracer:
                 return Filled(0.0)
         return Opaque(f"what the op {node.op} computes", value)
 
-    def _fused_output(self, value: Value, node: Node) -> Source:
+    def _fused_output(self, value: Value, node: Node) -> Traced:
         if value.output.slot not in (1, 2):
             return Opaque("an activation", value)
         if node.boolean("is_training", True):
             return Moment((value.frame, node.name, value.output.slot), True)
         return self.trace(operand(value.frame, node, 2 + value.output.slot))  # handed through: mean, variance
 
-    def _result(self, value: Value, node: Node, called: list[tuple[str, int]]) -> Source:
+    def _result(self, value: Value, node: Node, called: list[tuple[str, int]]) -> Traced:
         inner = []
         for function, first in called:
             frame = self.enter(value.frame, node, function, first)
@@ -251,14 +251,14 @@ class Tracer:
             inner.append(Value(frame, output))
         return self.trace(inner[0]) if len(inner) == 1 else self._choose(value, inner)
 
-    def of_activations(self, source: Source) -> bool:
+    def of_activations(self, source: Traced) -> bool:
         """Whether a value depends on the batch that the graph is fed."""
         if not isinstance(source, Opaque) or source.value is None:
             return isinstance(source, Moment)
         return any(node is None or node.op in REDUCTIONS or node.op.startswith("Placeholder") or FUSED.fullmatch(node.op)
                    for node in self._ancestors(source.value))
 
-    def is_statistic(self, source: Source) -> bool:
+    def is_statistic(self, source: Traced) -> bool:
         """Whether a value is a statistic of the batch, or computed from such, parameters and numbers alone."""
         return isinstance(source, Moment) and source.of_batch if not isinstance(source, Opaque) else bool(self.statistics(source))
 
@@ -316,7 +316,7 @@ class Tracer:
         over_batch = axes is not None and 0 in axes and not any(axis < 0 for axis in axes)
         return Moment((value.frame, value.output.node), over_batch, axes=tuple(axes) if axes is not None else None)
 
-    def moment(self, source: Source) -> Moment | None:
+    def moment(self, source: Traced) -> Moment | None:
         """A statistic of activations, also where it is put together from sums (tf.nn.moments before TF 1.0)."""
         if isinstance(source, Moment):
             return source
@@ -380,7 +380,7 @@ def _data(node: Node) -> list[Output]:
     return node.inputs[1:] if node.op in CHOICES or node.op in ("Select", "SelectV2") else node.inputs
 
 
-def _number(source: Source) -> float | None:
+def _number(source: Traced) -> float | None:
     """The one value that a tensor of 0s or 1s is made of."""
     if isinstance(source, Filled):
         return source.value
@@ -390,6 +390,6 @@ def _number(source: Source) -> float | None:
     return float(values[0]) if values.size and values[0] in (0, 1) and bool((values == values[0]).all()) else None
 
 
-def _shaped(source: Source, shaping: list[tuple[str, tuple[int, ...]]]) -> Source:
+def _shaped(source: Traced, shaping: list[tuple[str, tuple[int, ...]]]) -> Traced:
     """With the reshapes that lie between the source and its use, which were met in reverse order."""
     return dataclasses.replace(source, shaping=(*source.shaping, *reversed(shaping))) if shaping else source

@@ -106,16 +106,16 @@ class Opaque:
 
 
 Parameter = Variable | Constant | Parts | Filled
-Source = Variable | Constant | Parts | Filled | Moment | Opaque
+Traced = Variable | Constant | Parts | Filled | Moment | Opaque
 
 
 class Roles(NamedTuple):
     """What plays each role."""
 
-    gamma: Source
-    beta: Source
-    mean: Source
-    variance: Source
+    gamma: Traced
+    beta: Traced
+    mean: Traced
+    variance: Traced
 
 
 class Frame:
@@ -165,7 +165,7 @@ def operand(frame: Frame, node: Node, number: int) -> Value:
     return Value(frame, node.inputs[number])
 
 
-def is_made(source: Source, neutral: float) -> bool:
+def is_made(source: Traced, neutral: float) -> bool:
     """Whether a tensor holds the neutral value alone, and the graph itself makes it: it is nobody's parameter."""
     if isinstance(source, Filled):
         return source.value == neutral

@@ -12,14 +12,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from exporter.batchnorm.dtypes import HELD_IN, round_to
-from exporter.batchnorm.stored import PARAMETERS, Stored
+from exporter.batchnorm.stored import PARAMETERS, Skipped, Stored
 from exporter.errors import FormatError
 from exporter.formats.object_graph import ADMINISTRATIVE, OBJECT_GRAPH, CheckpointGraph, ObjectGraph, Way
 from exporter.formats.protobuf import Message
 from exporter.keras.dialects import FUSED_MINIMUM, Era
-from exporter.sources.shared.assemble import RENORM as RENORM_KERAS
-from exporter.sources.shared.assemble import assemble
-from exporter.sources.shared.found import Skipped
+from exporter.sources.shared.assemble import RENORM_EVER, assemble
 from exporter.sources.tf_graph.trace import FUSED
 
 if TYPE_CHECKING:
@@ -30,8 +28,6 @@ if TYPE_CHECKING:
 Names = tuple[str, ...]
 
 STATISTICS = ("moving_mean", "moving_variance")
-# Variables that renormalization adds (tf.keras, tf.layers 1.2); inference does not use them.
-RENORM = (*RENORM_KERAS, "renorm_mean_weight", "renorm_stddev_weight")
 SONNET = {"gamma": "scale", "beta": "offset"}
 UNNAMED = "batch_normalization"  # what Keras calls a layer without a name
 
@@ -65,14 +61,15 @@ class ObjectNorm:
         return self.way[0][-1]
 
 
-def find_norms(graph: ObjectGraph, is_variable: Callable[[int], bool]) -> list[ObjectNorm]:
+def object_norms(graph: ObjectGraph, is_variable: Callable[[int], bool]) -> list[ObjectNorm]:
     """Every object that holds variables moving_mean and moving_variance, in the model's order."""
     found = []
     for way in graph.walk():
         node = way[0][-1]
         variables = parameters(graph, node, is_variable)
         if variables:
-            strange = (name for name, child in graph.children(node).items() if name not in (*PARAMETERS, *RENORM) and is_variable(child))
+            strange = (name for name, child in graph.children(node).items()
+                       if name not in (*PARAMETERS, *RENORM_EVER) and is_variable(child))
             found.append(ObjectNorm(way, variables, tuple(strange)))
     return found
 

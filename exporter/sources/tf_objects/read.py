@@ -13,7 +13,7 @@ from exporter.keras.dialects import Era, era_of
 from exporter.keras.lookalikes import reason_against
 from exporter.sources.shared.architecture import node_tree_from
 from exporter.sources.tf_objects.configs import StoredConfigs, given_configs
-from exporter.sources.tf_objects.norms import ObjectNames, ObjectNorm, batch_norm, find_norms, open_graph, sonnet_norms, with_kernel
+from exporter.sources.tf_objects.norms import ObjectNames, ObjectNorm, batch_norm, object_norms, open_graph, sonnet_norms, with_kernel
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -79,7 +79,7 @@ def read_objects(checkpoint: TensorBundle, architecture: Place | None, found: Fo
     def is_stored(node: int) -> bool:
         return graph.stored(node) is not None
 
-    for read in read_norms(checkpoint, graph, find_norms(graph, is_stored), said_of, era, found):
+    for read in read_norms(checkpoint, graph, object_norms(graph, is_stored), said_of, era, found):
         found.take(with_kernel(read.layer, norms.get(read.key, []), era) if norms else read.layer)
     for read in read_norms(checkpoint, graph, sonnet_norms(graph), lambda norm: Said("/".join(norm.way[1])), era, found):
         rank = len(checkpoint.info(read.key).shape)  # the averages have all axes of the input

@@ -13,7 +13,7 @@ from exporter.formats.strict_json import parse_json
 from exporter.keras.calls import NOTHING_AROUND, Surroundings
 from exporter.keras.config import Node, NormFields, is_batch_norm, join, model_tree, norm_fields, walk
 from exporter.keras.lookalikes import INNER_NORM, about_wrapper, inner_norm
-from exporter.sources.tf_objects.norms import STATISTICS, ObjectNorm, find_norms, parameters
+from exporter.sources.tf_objects.norms import STATISTICS, ObjectNorm, object_norms, parameters
 from exporter.sources.tf_objects.parts import METADATA, MODEL, graphs_of, of_inference
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ def same_norms(saved: SavedGraph, stored: CheckpointGraph) -> list[ObjectNorm]:
 
     Both graphs number the same objects alike. Raises FormatError where they differ in the parameters of a batch norm.
     """
-    found = find_norms(stored, stored.is_variable)
+    found = object_norms(stored, stored.is_variable)
     kept = {(norm.node, role, node): stored.variable_name(node) for norm in found for role, node in norm.variables.items()}
     said = {(norm, role, node): saved.variable_name(node)
             for norm in saved.holders(STATISTICS[0]) for role, node in parameters(saved, norm, saved.is_variable).items()}
