@@ -13,6 +13,7 @@ from exporter.diagnosis.ports.port import Ported
 
 SWAPS = {("gamma", "beta"): "BN133", ("moving_mean", "moving_variance"): "BN124"}
 STATISTICS = ("moving_mean", "moving_variance")
+FOLDED = "BN154"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,7 +62,7 @@ def _explained(mine: Ported, theirs: Ported, seen: Sight, wrong: list[str], inde
     left = [name for name in wrong if name not in {one.name for one in swapped}]
     if not left:
         return swapped
-    joint = (_initial(seen, left, options) or _other_layer(left, options) or _reordered(mine, seen, left)
+    joint = (_initial(seen, left, options) or _folded(left, options) or _other_layer(left, options) or _reordered(mine, seen, left)
              or _shifted(left, options) or _rounded(left, options))
     return swapped + (joint or [_alone(mine, seen, name, options[name]) for name in left])
 
@@ -81,6 +82,18 @@ def _initial(seen: Sight, wrong: list[str], options: dict[str, list[Origin]]) ->
     together = "BN127" if every else "BN123" if statistics else ""
     return [Carried(name=name, words=several[0].words, code=together if together and (every or name in STATISTICS) else several[0].code)
             for name, several in found.items()]
+
+
+def _folded(wrong: list[str], options: dict[str, list[Origin]]) -> list[Carried]:
+    """Scale and offset of the folded form in place of gamma and beta, with statistics that do nothing more."""
+    form = {name: next((one for one in options[name] if one.kind == "derived" and one.code == FOLDED), None)
+            for name in wrong if name not in STATISTICS}
+    inert = [name for name in wrong if name in STATISTICS and any(one.kind == "initial" for one in options[name])]
+    if not form or not inert or not all(form.values()) or len(form) + len(inert) < len(wrong):
+        return []
+    words = {name: one.words for name, one in form.items() if one} | {
+        name: f"the {INITIAL[name][0]:g} that goes with it, where epsilon has to be 0" for name in inert}
+    return [Carried(name=name, code=FOLDED, words=words[name]) for name in wrong]
 
 
 def _swapped(wrong: list[str], options: dict[str, list[Origin]]) -> list[Carried]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import Counter
 from typing import Any
 
@@ -134,7 +135,8 @@ def _differences(several: list[Difference], called: dict[str, str], name: str, e
         return f"{label}: {_plain(one.mine)} in the bundle, {_plain(one.theirs)} in {name}{says}"
     if explained or one.says:
         return f"{label} {'is' if len(several) == 1 else 'are'} {printable(one.says, 300)}"
-    return (f"{label}: {one.channels} of {one.of} channels differ, by up to {one.ulp:.6g} ULP (channel {one.channel}: "
+    size = f", by up to {one.ulp:.6g} ULP" if math.isfinite(one.ulp) else ""  # of a NaN there is no distance
+    return (f"{label}: {one.channels} of {one.of} channels differ{size} (channel {one.channel}: "
             f"{one.mine:.9g} in the bundle, {one.theirs:.9g} in {name})")
 
 

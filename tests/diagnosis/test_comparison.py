@@ -86,6 +86,21 @@ def test_what_is_no_known_mistake_is_told_by_channel():
     assert [(one.code, one.channels, one.channel) for one in found.differences] == [("", 1, 2)]
 
 
+def test_a_folded_layer_is_one_mistake():
+    folded = {"gamma": G / ROOT, "beta": B - G * M / ROOT, "moving_mean": np.zeros(6), "moving_variance": np.ones(6)}
+    found = judged(**folded)
+    assert set(codes(found).values()) == {"BN154"}
+    assert "is the 1 that goes with it, where epsilon has to be 0" in found.text()
+    assert codes(judged(**{**folded, "gamma": G})) == {"beta": "BN154", "moving_mean": "BN154", "moving_variance": "BN154"}
+    assert codes(judged(gamma=G / ROOT)) == {"gamma": "BN154"}
+
+
+def test_a_number_that_is_none_has_no_distance():
+    mean = MINE.moving_mean.copy()
+    mean[3] = np.nan
+    assert "1 of 6 channels differ (channel 3:" in judged(moving_mean=mean).text()
+
+
 def test_a_constant_factor_is_said():
     found = judged(moving_variance=V * 32 / 31)
     assert "1.032258 times the layer's in every channel, as of an unbiased variance of 32 numbers" in found.text()
