@@ -1,4 +1,4 @@
-"""Validation of a bundle's document against schemas/bundle-1.schema.json with `jsonschema`, arrays checked as NumPy arrays."""
+"""Validation of a bundle's document against schemas/bundle-1.schema.json; numeric arrays may be lists or NumPy arrays."""
 
 from __future__ import annotations
 
@@ -9,11 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from exporter.batchnorm import schema_checks
 from exporter.errors import BundleError, printable
-
-_SAYS_NOTHING = frozenset(("title", "description"))
-_TYPES = {str: "string", bool: "boolean", int: "integer", float: "number", list: "array", np.ndarray: "array", dict: "object",
-          type(None): "null"}  # of an integer and a bool as "number" jsonschema itself decides
 
 
 def path() -> Path:
@@ -24,13 +21,15 @@ def path() -> Path:
 
 
 def validate(document: dict[str, Any]) -> None:
-    """Refuses (BundleError) a document that breaks the schema; numeric arrays may be lists or NumPy arrays."""
-    _refuse(_validator().iter_errors(document))
+    """Refuses (BundleError) a document that breaks the schema."""
+    if not _checks()[0](document):
+        _refuse(_validator().iter_errors(document))
 
 
 def validate_layer(layer: dict[str, Any]) -> None:
     """`validate`, for one entry of "layers"."""
-    _refuse(_validator().descend(layer, {"$ref": "#/$defs/layer"}))
+    if not _checks()[1](layer):
+        _refuse(_validator().descend(layer, {"$ref": "#/$defs/layer"}))
 
 
 def _refuse(errors: Iterator[Any]) -> None:
@@ -41,33 +40,34 @@ def _refuse(errors: Iterator[Any]) -> None:
 
 
 def prepare() -> None:
-    """Imports jsonschema and reads the schema, for a program that has something to wait for."""
-    _validator()
+    """Reads the schema, for a program that has something to wait for."""
+    _checks()
+
+
+@functools.cache
+def _schema() -> dict[str, Any]:
+    import orjson
+
+    found: dict[str, Any] = orjson.loads(path().read_bytes())
+    return found
+
+
+@functools.cache
+def _checks() -> tuple[schema_checks.Check, schema_checks.Check]:
+    """What surely accepts a document, and an entry of its layers."""
+    schema = _schema()
+    return schema_checks.compiled(schema, schema), schema_checks.compiled(schema["$defs"]["layer"], schema)
 
 
 @functools.cache
 def _validator() -> Any:
+    """jsonschema's own, for what is not surely fine."""
     import jsonschema
     from jsonschema import validators
 
     base = jsonschema.Draft202012Validator
     types = base.TYPE_CHECKER.redefine("array", lambda _, value: isinstance(value, (list, np.ndarray)))
-    keywords = {"items": _items(base.VALIDATORS["items"]), "properties": _properties, "type": _type(base.VALIDATORS["type"])}
-    extended = validators.extend(base, keywords, type_checker=types)
-    import orjson
-
-    return extended(orjson.loads(path().read_bytes()))
-
-
-def _type(plain: Any) -> Any:
-    """`type`, where what Python calls the value settles it."""
-
-    def type_(validator: Any, types: Any, instance: Any, schema: Any) -> Iterator[Any]:
-        name = _TYPES.get(type(instance))
-        if name is None or not (name == types or (type(types) is list and name in types)):
-            yield from plain(validator, types, instance, schema)
-
-    return type_
+    return validators.extend(base, {"items": _items(base.VALIDATORS["items"])}, type_checker=types)(_schema())
 
 
 def _items(plain: Any) -> Any:
@@ -79,27 +79,10 @@ def _items(plain: Any) -> Any:
             return
         import jsonschema
 
-        while schema.get("type") == "array" and instance.ndim > 1:
-            schema, instance = schema["items"], instance.reshape(-1, *instance.shape[2:])
-        if schema.get("type") != "number" or set(schema) != {"type"} or instance.ndim != 1:
+        rank = schema_checks.rank_of_numbers(schema)
+        if instance.ndim != rank or not instance.size:
             yield jsonschema.ValidationError(f"an array of shape {list(instance.shape)} does not fit")
         elif instance.dtype.kind != "f" or not np.isfinite(instance).all():
             yield jsonschema.ValidationError(f"an array of {instance.dtype} holds something that is not a finite number")
 
     return items
-
-
-def _properties(validator: Any, properties: Any, instance: Any, parent: Any) -> Iterator[Any]:
-    """`properties`, one keyword of a property after the other without jsonschema's descent, which costs ten times the checks; it descends
-    where something is wrong, for the error and its place."""
-    if not validator.is_type(instance, "object"):
-        return
-    for name, schema in properties.items():
-        if name not in instance:
-            continue
-        value = instance[name]
-        for keyword, content in schema.items():
-            check = validator.VALIDATORS.get(keyword)
-            if keyword not in _SAYS_NOTHING and (check is None or next(iter(check(validator, content, value, schema) or ()), None)):
-                yield from validator.descend(value, schema, path=name, schema_path=name)
-                break

@@ -91,7 +91,6 @@ def _begin_worker() -> None:
 
     die_with_parent(os.getppid())
     import h5py  # noqa: F401
-    import jsonschema  # noqa: F401
 
     import exporter.targets.bundle_json  # noqa: F401
 

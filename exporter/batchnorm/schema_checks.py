@@ -1,0 +1,99 @@
+"""A JSON schema as functions: which documents it surely accepts, without `jsonschema`, whose import alone takes longer than a model.
+
+The schema stays the authority. A check says yes only where `jsonschema` does; where it doesn't say yes (a keyword that is not known here, a
+type of Python's that is no JSON), `jsonschema` decides and words the error. Arrays of numbers may be NumPy arrays: one look at their dtype
+and finiteness instead of a visit to each number.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection
+from typing import Any
+
+import numpy as np
+
+Check = Callable[[Any], bool]
+SAYS_NOTHING = frozenset(("title", "description", "$schema", "$id", "$defs"))
+TYPES: dict[str, tuple[type, ...]] = {"string": (str,), "boolean": (bool,), "integer": (int,), "number": (int, float),
+                                      "null": (type(None),), "array": (list, np.ndarray), "object": (dict,)}
+NUMBERS = (int, float)
+
+
+def compiled(schema: dict[str, Any], root: dict[str, Any]) -> Check:
+    """What surely fits `schema`, which stands in `root`."""
+    own = {keyword: content for keyword, content in schema.items() if keyword not in SAYS_NOTHING}
+    if set(own) == {"$ref"}:
+        return compiled(root["$defs"][own["$ref"].removeprefix("#/$defs/")], root)
+    if not own.keys() <= KEYWORDS.keys():
+        return lambda value: False
+    checks = [KEYWORDS[keyword](content, root) for keyword, content in own.items()]
+    return checks[0] if len(checks) == 1 else lambda value: all(check(value) for check in checks)
+
+
+def _type(names: str | list[str], _: object) -> Check:
+    possible = frozenset(kind for name in ([names] if isinstance(names, str) else names) for kind in TYPES[name])
+    return lambda value: type(value) in possible
+
+
+def _enum(values: Collection[Any], _: object) -> Check:
+    known = frozenset((type(value), value) for value in values)
+    return lambda value: type(value) in (str, int) and (type(value), value) in known
+
+
+def _pattern(pattern: str, _: object) -> Check:
+    search = re.compile(pattern).search
+    return lambda value: type(value) is not str or search(value) is not None
+
+
+def _minimum(least: float, _: object) -> Check:
+    return lambda value: type(value) not in NUMBERS or value >= least
+
+
+def _least_items(least: int, _: object) -> Check:
+    return lambda value: type(value) not in TYPES["array"] or len(value) >= least
+
+
+def _most_items(most: int, _: object) -> Check:
+    return lambda value: type(value) not in TYPES["array"] or len(value) <= most
+
+
+def _items(schema: dict[str, Any], root: dict[str, Any]) -> Check:
+    check, rank = compiled(schema, root), rank_of_numbers(schema)
+
+    def each(value: Any) -> bool:
+        if type(value) is np.ndarray:
+            return value.ndim == rank and value.size > 0 and value.dtype.kind == "f" and bool(np.isfinite(value).all())
+        return type(value) is not list or all(map(check, value))
+
+    return each
+
+
+def rank_of_numbers(schema: dict[str, Any]) -> int:
+    """The rank of an array that holds what `schema` asks for, where that is numbers, or arrays of them, and no more; else 0."""
+    own = {keyword: content for keyword, content in schema.items() if keyword not in SAYS_NOTHING}
+    if own == {"type": "number"}:
+        return 1
+    if own.get("type") == "array" and own.keys() == {"type", "minItems", "items"} and own["minItems"] < 2:
+        below = rank_of_numbers(own["items"])
+        return below and below + 1
+    return 0
+
+
+def _properties(schemas: dict[str, dict[str, Any]], root: dict[str, Any]) -> Check:
+    checks = {name: compiled(schema, root) for name, schema in schemas.items()}
+
+    def each(value: Any) -> bool:
+        return type(value) is not dict or all(name not in checks or checks[name](held) for name, held in value.items())
+
+    return each
+
+
+def _required(names: list[str], _: object) -> Check:
+    wanted = frozenset(names)
+    return lambda value: type(value) is not dict or wanted <= value.keys()
+
+
+KEYWORDS: dict[str, Callable[[Any, dict[str, Any]], Check]] = {
+    "type": _type, "const": lambda value, root: _enum([value], root), "enum": _enum, "pattern": _pattern, "minimum": _minimum,
+    "minItems": _least_items, "maxItems": _most_items, "items": _items, "properties": _properties, "required": _required}
