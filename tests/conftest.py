@@ -6,7 +6,28 @@ import gc
 import importlib
 import os
 
+import hypothesis
 import pytest
+
+
+def pytest_addoption(parser):
+    parser.addoption("--thorough", action="store_true", default=bool(os.environ.get("BN_EXPORT_THOROUGH")),
+                     help="run also the tests that need compilers, a browser, other frameworks, or much time (or: BN_EXPORT_THOROUGH=1)")
+
+
+def pytest_configure(config):
+    examples = 200 if config.getoption("--thorough") else 25
+    hypothesis.settings.register_profile("suite", max_examples=examples, deadline=None)  # on a busy machine an example takes any time
+    hypothesis.settings.load_profile("suite")
+
+
+def pytest_collection_modifyitems(config, items):
+    for item in items:
+        if item.get_closest_marker("live"):  # importing TensorFlow takes seconds: in one worker, not in each
+            item.add_marker(pytest.mark.xdist_group("live"))
+        thorough = item.get_closest_marker("thorough")
+        if thorough and not config.getoption("--thorough"):
+            item.add_marker(pytest.mark.skip(reason=f"{thorough.args[0]}: only with --thorough"))
 
 
 @pytest.fixture

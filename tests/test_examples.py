@@ -85,6 +85,7 @@ def test_the_table_lists_every_folder():
             assert len([line for line in path.read_text("utf-8").splitlines() if line.strip()]) <= 50, path
 
 
+@pytest.mark.thorough("compilers and flax")
 @pytest.mark.parametrize("name", ["flax", "arduino", "rust", "go", "java"])
 def test_the_head_of_the_encoder(ran, name):
     _, out = ran(name)
@@ -92,11 +93,13 @@ def test_the_head_of_the_encoder(ran, name):
     assert right(numbers(line))
 
 
+@pytest.mark.thorough("flax")
 def test_flax_is_verified(ran):
     _, out = ran("flax")
     assert "the 8 layers are equal bit for bit" in out
 
 
+@pytest.mark.thorough("PyTorch")
 def test_a_whole_network_in_pytorch(ran):
     _, out = ran("pytorch")
     assert "8 of 8 layers paired" in out
@@ -120,6 +123,7 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
         pass
 
 
+@pytest.mark.thorough("Chromium")
 def test_a_page_in_chromium(ran, tmp_path):
     folder, _ = ran("browser")
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder))) as server:

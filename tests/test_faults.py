@@ -13,7 +13,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 
 import h5py
 import numpy as np
@@ -65,6 +64,11 @@ def refuse(path, words):
         exporter.read(path)
 
 
+def processor_seconds():
+    """That this process and its children have taken."""
+    return sum(sum(resource.getrusage(whose)[:2]) for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+
+
 # --- inputs that are no regular files --------------------------------------------------------------------------------------------------
 
 def make_socket(path):
@@ -105,13 +109,15 @@ def test_a_file_that_may_not_be_read(tmp_path):
     refuse(tmp_path / "model.h5", "Permission denied")
 
 
-def test_a_folder_full_of_files(tmp_path):
+@pytest.mark.parametrize("count", [500, pytest.param(5000, marks=pytest.mark.thorough("much time"))])
+def test_a_folder_full_of_files(count, tmp_path):
+    """In time that grows with their number: of the processor, since a busy machine takes any time on the wall."""
     (tmp_path / "model").mkdir()
-    for number in range(5000):
+    for number in range(count):
         (tmp_path / "model" / f"weights_{number}.index").touch()
-    began = time.monotonic()
+    began = processor_seconds()
     refuse(tmp_path / "model", "model")
-    assert time.monotonic() - began < 20
+    assert processor_seconds() - began < 5 + count / 250
 
 
 def test_the_users_own_link_is_followed(tmp_path):
@@ -135,13 +141,13 @@ def test_a_model_in_a_sparse_file_is_read(tmp_path):
     assert command(tmp_path / "model.h5", tmp_path / "out.json").returncode == 0
 
 
-def test_groups_ten_thousand_deep(tmp_path):
+def test_groups_two_thousand_deep(tmp_path):
     shutil.copy(MODEL, tmp_path / "beside.h5")
     shutil.copy(ROOT / "sample_models" / "encoder_keras3" / "model.weights.h5", tmp_path / "instead.h5")
     for name, outer in (("beside.h5", "model_weights"), ("instead.h5", "layers")):
         with h5py.File(tmp_path / name, "r+") as file:
             group = file[outer]
-            for _ in range(10_000):
+            for _ in range(2000):
                 group = group.create_group("g")
     assert command(tmp_path / "beside.h5", tmp_path / "out.json").returncode == 0, "nobody asks for them"
     (tmp_path / "out.json").unlink()
@@ -415,19 +421,20 @@ def test_a_signaling_nan_is_judged_by_the_gate(tmp_path):
         exporter.load(tmp_path / "b.safetensors")
 
 
-def test_three_thousand_layers_in_one_group(tmp_path):
+@pytest.mark.parametrize("count", [300, pytest.param(3000, marks=pytest.mark.thorough("much time"))])
+def test_thousands_of_layers_in_one_group(count, tmp_path):
     """The names of so many grow the group's heap, which then leaves its old place behind; and the time allowed grows with the file."""
     path = tmp_path / "weights.h5"
-    names = [f"bn_{number}" for number in range(3000)]
+    names = [f"bn_{number}" for number in range(count)]
     roles = ("gamma", "beta", "moving_mean", "moving_variance")
     with h5py.File(path, "w") as file:
         for part in range(3):
-            file.attrs[f"layer_names{part}"] = [name.encode() for name in names[part * 1000:part * 1000 + 1000]]
+            file.attrs[f"layer_names{part}"] = [name.encode() for name in names[part * count // 3:(part + 1) * count // 3]]
         for name in names:
             file.create_group(name).attrs["weight_names"] = [f"{name}/{role}:0".encode() for role in roles]
             for role in roles:
                 file[f"{name}/{name}/{role}:0"] = np.ones(4, np.float32)
-    assert len(exporter.read(path, epsilon=1e-3, isolated=True)) == 3000
+    assert len(exporter.read(path, epsilon=1e-3, isolated=True)) == count
 
 
 @pytest.mark.parametrize("damage", ["integers", "another length", "one more", "gone"])
@@ -479,15 +486,16 @@ def test_a_damaged_object_graph_loses_no_parameter(name, tmp_path):
     assert refused >= 2
 
 
-def test_a_flipped_bit_of_the_object_graph_changes_nothing_in_silence(tmp_path):
-    """In every third byte, another bit each time."""
+@pytest.mark.parametrize("step", [37, pytest.param(3, marks=pytest.mark.thorough("much time"))])
+def test_a_flipped_bit_of_the_object_graph_changes_nothing_in_silence(step, tmp_path):
+    """In every `step`-th byte, another bit each time."""
     shutil.copytree(SAVED_MODEL, tmp_path / "model")
     path = tmp_path / "model" / "saved_model.pb"
     sound = path.read_bytes()
     (graph,) = fields(sound)[MODEL_META_GRAPHS]
     (objects,) = fields(graph)[META_OBJECTS]
     digest = exporter.read(tmp_path / "model").digest()
-    for number, at in enumerate(range(sound.index(objects), sound.index(objects) + len(objects), 3)):
+    for number, at in enumerate(range(sound.index(objects), sound.index(objects) + len(objects), step)):
         path.write_bytes(sound[:at] + bytes([sound[at] ^ 1 << number % 8]) + sound[at + 1:])
         with contextlib.suppress(exporter.ExporterError):
             assert exporter.read(tmp_path / "model").digest() == digest, at

@@ -24,6 +24,7 @@ def test_the_page_has_a_row_for_each_that_is_measured():
     assert sorted(rows) == sorted(measure_frameworks.FRAMEWORKS)
 
 
+@pytest.mark.thorough("other frameworks")
 @pytest.mark.parametrize("name", list(measure_frameworks.FRAMEWORKS))
 def test_each_keeps_the_bound(name):
     """In a process of its own: their libraries do not all go together."""

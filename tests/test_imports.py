@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 
@@ -31,9 +32,19 @@ MAY_IMPORT = {
 FACE = {"__init__.py", "__main__.py", "__about__.py"}
 
 
+@functools.cache
+def tree_of(path):
+    return ast.parse(path.read_text("utf-8"))
+
+
+@functools.cache
 def imports(path):
     """Names of the modules that a file imports, wherever the statement stands; `from package import module` gives the module."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    return list(names_of_imports(path))
+
+
+def names_of_imports(path):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -44,6 +55,7 @@ def imports(path):
                 yield node.module
 
 
+@functools.cache
 def file_of(name):
     """The file of a module of the package, or None."""
     if name.split(".")[0] != "exporter":
@@ -111,7 +123,7 @@ RUN_APART = ("live.py", "torch_child.py")  # the one runs a model when asked to,
 @pytest.mark.parametrize("path", [p for p in PACKAGE if p.name not in RUN_APART], ids=lambda path: str(path.relative_to(ROOT)))
 def test_nothing_can_run_code_of_a_model(path):
     assert not OPTIONAL & {name.split(".")[0] for name in imports(path)}
-    calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    calls = [node.func for node in ast.walk(tree_of(path)) if isinstance(node, ast.Call)]
     called = {function.id for function in calls if isinstance(function, ast.Name)}
     assert not called & {"eval", "exec", "compile", "__import__"}
 

@@ -78,6 +78,7 @@ def test_python_is_one_file(tmp_path, want):
     assert near(call([sys.executable, "-E", "-s", "-S", "-B", "use.py"], tmp_path), want)
 
 
+@pytest.mark.thorough("compilers")
 def test_npm_installs_the_packed_module(tmp_path, want):
     need("npm", "node")
     call(["npm", "pack", "--silent", "--pack-destination", tmp_path], RUNTIMES / "javascript")
@@ -95,6 +96,7 @@ def test_npm_installs_the_packed_module(tmp_path, want):
     call(["tsc", "--strict", "--noEmit", "--target", "es2022", "--module", "nodenext", "types.mts"], tmp_path)
 
 
+@pytest.mark.thorough("compilers")
 def test_cargo_builds_a_crate_that_depends_on_it(tmp_path, want):
     need("cargo")
     if not list(measure.CRATES.glob("serde_json-*")):
@@ -138,6 +140,7 @@ func main() {
 """
 
 
+@pytest.mark.thorough("compilers")
 def test_go_builds_a_module_that_requires_it(tmp_path, want):
     need("go")
     assert (RUNTIMES / "go" / "go.mod").read_text("utf-8").startswith(f"module {GO_PATH}\n")
@@ -147,6 +150,7 @@ def test_go_builds_a_module_that_requires_it(tmp_path, want):
     assert near(call(["go", "run", ".", measure.VECTORS, PATH], tmp_path), want)
 
 
+@pytest.mark.thorough("compilers")
 def test_go_keeps_the_import_path_of_version_0_1_in_a_copy(tmp_path, want):
     need("go")
     shutil.copytree(RUNTIMES / "go", tmp_path / "copy")
@@ -155,6 +159,7 @@ def test_go_keeps_the_import_path_of_version_0_1_in_a_copy(tmp_path, want):
     assert near(call(["go", "run", "./use", measure.VECTORS, PATH], tmp_path / "copy"), want)
 
 
+@pytest.mark.thorough("compilers")
 def test_maven_packs_a_jar(tmp_path):
     need("mvn", "java", "javac")
     shutil.copytree(RUNTIMES / "java", tmp_path / "java")
@@ -193,6 +198,7 @@ def built_by_cmake(tmp_path, prefix, name, language, source):
     return tmp_path / "use-build" / "use"
 
 
+@pytest.mark.thorough("compilers")
 def test_cmake_installs_the_c_plus_plus_header(tmp_path, want):
     need("cmake", "g++")
     prefix = installed("cpp", tmp_path)
@@ -205,6 +211,7 @@ def test_cmake_installs_the_c_plus_plus_header(tmp_path, want):
     assert near(call([built_by_cmake(tmp_path, prefix, "bn-bundle", "CXX", "use.cpp")], tmp_path), want)
 
 
+@pytest.mark.thorough("compilers")
 def test_cmake_installs_the_c_header(tmp_path, want):
     need("cmake", "gcc")
     (tmp_path / "layers.h").write_bytes(c_header.write(exporter.load(measure.VECTORS), WriteOptions()))
@@ -216,6 +223,7 @@ def test_cmake_installs_the_c_header(tmp_path, want):
     assert near(call([built_by_cmake(tmp_path, prefix, "bn-batchnorm", "C", "use.c")], tmp_path), want)
 
 
+@pytest.mark.thorough("compilers")
 def test_arrays_of_integers_do_not_compile_in_c_plus_plus(tmp_path):
     need("g++")
     command = ["g++", "-std=c++17", "-fsyntax-only", f"-I{RUNTIMES / 'cpp'}", "use.cpp"]
@@ -227,6 +235,7 @@ def test_arrays_of_integers_do_not_compile_in_c_plus_plus(tmp_path):
         assert compiles or "the results have fractions" in done.stderr
 
 
+@pytest.mark.thorough("compilers")
 def test_the_flash_that_a_layer_costs():
     need(measure_flash.COMPILER)
     lines = measure_flash.table()

@@ -22,8 +22,9 @@ from tests.make.layers import ROOT, make_bundle, make_layer
 sys.path.insert(0, str(ROOT / "runtimes"))
 import measure
 
-ALL = list(measure.RUNTIMES)
-READERS = [name for name in ALL if name != "c"]  # C reads no bundle: its layers are compiled in
+NAMES = list(measure.RUNTIMES)
+ALL = [name if name in ("python", "javascript") else pytest.param(name, marks=pytest.mark.thorough("compilers")) for name in NAMES]
+READERS = [one for name, one in zip(NAMES, ALL, strict=True) if name != "c"]  # C reads no bundle: its layers are compiled in
 
 
 @pytest.fixture(scope="session")
@@ -55,8 +56,8 @@ def written(tmp_path, content):
 
 
 def test_the_listing_names_every_folder():
-    assert set(ALL) == {path.name for path in (ROOT / "runtimes").iterdir() if path.is_dir() and not path.name.startswith("_")}
-    assert all((ROOT / "runtimes" / name / "README.md").is_file() for name in ALL)
+    assert set(NAMES) == {path.name for path in (ROOT / "runtimes").iterdir() if path.is_dir() and not path.name.startswith("_")}
+    assert all((ROOT / "runtimes" / name / "README.md").is_file() for name in NAMES)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -161,6 +162,7 @@ COSTLY = {  # small documents, or fast to make, that a careless reader needs gig
     "keys without end": "{" + ", ".join(f'"{i}": 0' for i in range(200_000)) + ', "7": 0}'}
 
 
+@pytest.mark.thorough("much time")
 @pytest.mark.parametrize("name", READERS)
 def test_documents_that_could_cost_much_are_refused_at_little_cost(name, tmp_path, built):
     content = document(tmp_path, make_layer("bn"))
@@ -183,6 +185,7 @@ def test_text_that_is_not_utf_8_is_refused(name, tmp_path, built):
             measure.measure(built(name), tmp_path / "b.json")
 
 
+@pytest.mark.thorough("compilers")
 def test_compilers_vectorize_the_loops_of_c(tmp_path):
     if shutil.which("gcc") is None:
         pytest.skip("gcc is not installed")
@@ -197,6 +200,7 @@ def test_compilers_vectorize_the_loops_of_c(tmp_path):
     assert lines == loops
 
 
+@pytest.mark.thorough("compilers")
 @pytest.mark.parametrize("compiler", ["gcc", "clang"])
 def test_the_header_alone_and_with_the_runtime(compiler, tmp_path):
     if shutil.which(compiler) is None:

@@ -9,7 +9,7 @@ import struct
 import numpy as np
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -77,7 +77,6 @@ def test_the_one_float32_whose_shortest_decimal_is_rounded_twice(sign):
     assert np.float32(entry["beta"]).tobytes() == layer.beta.tobytes()
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_round_trip_of_any_layer(tmp_path_factory, data):
     dtype = data.draw(st.sampled_from(DTYPES))

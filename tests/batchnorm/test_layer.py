@@ -9,7 +9,7 @@ import sys
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import exporter
@@ -142,7 +142,6 @@ def test_what_does_not_fit_is_refused(call, words):
         call(make_layer())
 
 
-@settings(max_examples=500)
 @given(st.floats(allow_nan=False, width=64), st.sampled_from(["float16", "bfloat16", "float32"]))
 def test_round_to_is_round_half_to_even(value, dtype):
     """Against exact rational arithmetic: the result is the nearest number of the dtype, ties to the even one."""

@@ -54,7 +54,9 @@ def written(path, form, bundle):
         exporter.write(bundle, path)
 
 
-FORMS = ["torch.npz", "torch.safetensors", "torch.pt", "torch_old.pt", "flax.npz", "flax.msgpack", "m.onnx", "m.csv", "m.h"]
+FORMS = ["torch.npz", "torch.safetensors",
+         *(pytest.param(name, marks=pytest.mark.thorough("PyTorch")) for name in ("torch.pt", "torch_old.pt")),
+         "flax.npz", "flax.msgpack", "m.onnx", "m.csv", "m.h"]
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -85,6 +87,7 @@ def test_names_of_frameworks(name, path, role):
         assert found[0] == path
 
 
+@pytest.mark.thorough("PyTorch")
 def test_tensors_in_memory(two):
     torch = pytest.importorskip("torch")
     state = {name: torch.tensor(values) for name, values in torch_state(*two).items()}
@@ -95,6 +98,7 @@ def test_tensors_in_memory(two):
     assert exporter.compare(two, nested(flax_state(*two))).same
 
 
+@pytest.mark.thorough("PyTorch")
 def test_half_types_in_safetensors(tmp_path):
     torch = pytest.importorskip("torch")
     from safetensors.torch import save_file
@@ -143,6 +147,7 @@ def test_external_data_is_named(two, tmp_path):
         exporter.compare(two, tmp_path / "m.onnx")
 
 
+@pytest.mark.thorough("PyTorch")
 def test_a_checkpoint_that_holds_more_than_tensors_is_refused(two, tmp_path):
     torch = pytest.importorskip("torch")
     torch.save(torch.nn.BatchNorm1d(4), tmp_path / "whole.pt")

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 from h5py import h5d, h5p, h5s, h5t
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.errors import FormatError
@@ -347,7 +347,6 @@ def test_a_short_read_is_an_error(tmp_path):
         open_hdf5(Short((tmp_path / "h").read_bytes()))
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(0, 255), min_size=0, max_size=300), st.integers(1, 40))
 def test_sizes_of_lzf(raw, repeat):
     """The size that is computed for HDF5's own LZF chunks is always theirs."""

@@ -19,7 +19,7 @@ from exporter.formats.tensor_bundle import TensorBundle, TensorSlices, open_chec
 from exporter.formats.tensorflow_types import TYPES, dtype_of
 from tests.make.tensor_files import DTYPES, encode, field, fixed32, literal, shape_proto, table, write_bundle, write_v1
 
-ANY_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
+ANY_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 WEIGHTS = {"a/gamma": np.array([1, -2, 0.5], "f4"), "a/beta": np.array([[1, 2], [3, 4]], "f8"), "graph": [b"one", b"", b"three" * 99]}
 
 dtypes = st.sampled_from(["float16", "float32", "float64"])

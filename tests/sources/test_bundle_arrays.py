@@ -185,6 +185,7 @@ def test_safetensors_reads_the_file(tmp_path):
             assert (array.dtype, array.shape, array.tobytes()) == (values.dtype, values.shape, values.tobytes())
 
 
+@pytest.mark.thorough("PyTorch")
 def test_bfloat16_through_pytorch(tmp_path):
     torch = pytest.importorskip("torch")
     pytest.importorskip("safetensors")

@@ -97,7 +97,7 @@ def check(bundle, norms, *, named):
     return pairs, left
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", [*range(3), *(pytest.param(seed, marks=pytest.mark.thorough("much time")) for seed in range(3, 12))])
 def test_random_models(keras, own, seed, tmp_path):
     keras.backend.clear_session()
     three = keras.__name__ == "keras"

@@ -358,8 +358,9 @@ def test_live_model_save(tmp_path, keras):
 
 
 @pytest.mark.live
-@pytest.mark.parametrize("package", ["keras", "tf_keras"])
-@pytest.mark.parametrize("form", ["export", "saved_model.save"])
+@pytest.mark.parametrize(("package", "form"), [
+    ("keras", "export"), ("tf_keras", "saved_model.save"),
+    *(pytest.param(*names, marks=pytest.mark.thorough("much time")) for names in (("keras", "saved_model.save"), ("tf_keras", "export")))])
 def test_live_without_metadata(tmp_path, keras, package, form):
     import tensorflow as tf
 

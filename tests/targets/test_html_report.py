@@ -279,6 +279,7 @@ def signed(text):
     return float(text.replace("−", "-"))
 
 
+@pytest.mark.thorough("Chromium")
 def test_every_column_sorts_both_ways(opened):
     bundle = model(30)
     browser = opened(bundle.replace(layers=(make_layer("zz", dtype="float64", axis=(1,), epsilon=0.01), *bundle.layers)))
@@ -302,6 +303,7 @@ def test_every_column_sorts_both_ways(opened):
     assert column(browser, "Layer") == before
 
 
+@pytest.mark.thorough("Chromium")
 def test_the_keyboard_sorts_and_opens(opened):
     browser = opened(model(12))
     browser.execute_script("document.getElementById('all').focus()")
@@ -318,6 +320,7 @@ def test_the_keyboard_sorts_and_opens(opened):
     assert not browser.find_element("id", "detail-4").is_displayed()
 
 
+@pytest.mark.thorough("Chromium")
 def test_search_and_filter(opened):
     bundle = model(120)
     browser = opened(bundle)
@@ -341,6 +344,7 @@ def test_search_and_filter(opened):
     assert browser.find_element("id", "status").text == "120 layers"
 
 
+@pytest.mark.thorough("Chromium")
 def test_open_all_and_close_all(opened):
     browser = opened(model(20))
     shown = "return document.querySelectorAll('tbody.open:not([hidden])').length"
@@ -354,6 +358,7 @@ def test_open_all_and_close_all(opened):
     assert browser.find_element("css selector", "#layer-5 .name button").get_attribute("aria-expanded") == "true"
 
 
+@pytest.mark.thorough("Chromium")
 def test_hostile_names_run_nothing(opened):
     from selenium.common.exceptions import NoAlertPresentException
 
@@ -365,6 +370,7 @@ def test_hostile_names_run_nothing(opened):
     assert browser.execute_script("return [document.scripts.length, document.images.length]") == [1, 0]
 
 
+@pytest.mark.thorough("Chromium")
 def test_the_policy_is_in_force(chromium, tmp_path):
     injected = b"<script>document.title = 'ran'</script><img src=x onerror='document.title = 1'>"
     page = write(model(1)).replace(b"</footer>", b"</footer>" + injected)
@@ -374,6 +380,7 @@ def test_the_policy_is_in_force(chromium, tmp_path):
     assert len(chromium.get_log("browser")) >= 2
 
 
+@pytest.mark.thorough("Chromium")
 def test_it_follows_the_color_scheme_and_has_contrast(opened):
     browser = opened(model(10))
     for scheme in ("light", "dark"):
@@ -399,6 +406,7 @@ def luminance(color):
     return float(np.dot(linear, [0.2126, 0.7152, 0.0722]))
 
 
+@pytest.mark.thorough("Chromium")
 @pytest.mark.parametrize("width", [360, 700, 960, 1280, 1920])
 def test_nothing_sticks_out_or_overlaps(opened, width):
     bundle = model(8)
@@ -419,6 +427,7 @@ def test_nothing_sticks_out_or_overlaps(opened, width):
         return bad""") == []
 
 
+@pytest.mark.thorough("Chromium")
 def test_it_prints(opened):
     browser = opened(model(12))
     click(browser, "#layer-2 .name button")
@@ -429,6 +438,7 @@ def test_it_prints(opened):
     assert base64.b64decode(browser.execute_cdp_cmd("Page.printToPDF", {})["data"]).startswith(b"%PDF")
 
 
+@pytest.mark.thorough("Chromium")
 def test_it_says_what_it_is_to_a_screen_reader(opened):
     browser = opened(model(7))
     click(browser, "#layer-2 .name button")
@@ -446,6 +456,7 @@ def test_it_says_what_it_is_to_a_screen_reader(opened):
     assert by_role["figure"][-5:] == ["gamma", "beta", "moving_mean", "moving_variance (log)", "effective scale"]
 
 
+@pytest.mark.thorough("Chromium")
 def test_five_hundred_layers_are_quick(opened):
     bundle = model(500)
     start = time.perf_counter()
@@ -457,6 +468,7 @@ def test_five_hundred_layers_are_quick(opened):
     assert time.perf_counter() - start < 20  # about 2 s on two cores of 2023
 
 
+@pytest.mark.thorough("Chromium")
 def test_without_javascript_all_is_shown(tmp_path):
     (tmp_path / "report.html").write_bytes(write(model(8)))
     with started(tmp_path / "profile", "--blink-settings=scriptEnabled=false") as browser:

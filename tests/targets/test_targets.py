@@ -88,6 +88,7 @@ def test_a_folder_is_filled_whole_or_not_at_all(tmp_path, monkeypatch):
 # --- PyTorch ------------------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough("PyTorch")
 @pytest.mark.parametrize(("kind", "inner"), [
     ("BatchNorm1d", ()), ("BatchNorm1d", (5,)), ("BatchNorm2d", (3, 2)), ("BatchNorm3d", (2, 1, 3))])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
