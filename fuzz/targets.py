@@ -34,6 +34,7 @@ from exporter.keras import config as keras_config
 from exporter.pipeline import finding, message, read, resolve
 from exporter.sources.shared.found import Found
 from exporter.sources.shared.options import ReadOptions
+from exporter.sources.tf_objects.parts import graphs_of
 from exporter.targets import bundle_json
 from exporter.targets.shared.options import WriteOptions
 
@@ -124,7 +125,7 @@ def _member(archive: Archive, name: str) -> bytes | None:
 
 def protobuf(data: bytes) -> None:
     """A message is taken apart to its leaves, and read as each of the messages that this package knows."""
-    for way in (_all_fields, graph_def.Graph, graph_def.MetaGraph, _objects, lambda data: object_graph.read_metadata(data, "input")):
+    for way in (_all_fields, graph_def.Graph, graph_def.MetaGraph, _objects, _metadata):
         try:
             way(data)
         except ExporterError as error:
@@ -144,6 +145,17 @@ def _all_fields(data: bytes) -> None:
                 stack += message.messages(number)
             except ExporterError:
                 message.unsigneds(number)
+
+
+def _metadata(data: bytes) -> None:
+    object_graph.read_metadata(data, "input", _sample_graph())
+
+
+@functools.cache
+def _sample_graph() -> object_graph.SavedGraph:
+    graph = graphs_of(Place(SAVED_MODEL / "saved_model.pb"))[0].objects
+    assert graph is not None
+    return graph
 
 
 def _objects(data: bytes) -> None:

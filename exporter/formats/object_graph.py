@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
-from exporter.errors import FormatError
+from exporter.errors import FormatError, printable
 from exporter.formats.protobuf import Message, fields
 
 OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"  # the key of the checkpoint, as in trackable/base.py
@@ -21,11 +21,12 @@ NODE_ATTRIBUTES, ATTRIBUTE_NAME, ATTRIBUTE_FULL_NAME, ATTRIBUTE_KEY = 2, 1, 2, 3
 OBJECT_USER, USER_IDENTIFIER, USER_METADATA = 4, 1, 3
 OBJECT_VARIABLE, VARIABLE_NAME = 7, 6
 SAVED_FUNCTIONS, FUNCTION_BOUND_INPUTS = 2, 2
-METADATA_NODES, METADATA_ID, METADATA_TEXT = 1, 2, 5
+METADATA_NODES, METADATA_ID, METADATA_PATH, METADATA_KIND, METADATA_TEXT = 1, 2, 3, 4, 5
 
 DEEPEST = 200
 
 VALUE = "VARIABLE_VALUE"
+KERAS_KIND = "_tf_keras_"  # how the kinds of Keras's own objects begin
 CONFIG = "OBJECT_CONFIG_JSON"  # written by TensorFlow 1.12 and 1.13
 
 # What Keras adds to each object when it saves: lists of what hangs elsewhere as well, losses, functions.
@@ -150,6 +151,14 @@ class SavedGraph(ObjectGraph):
         """Keras's JSON about the node (TensorFlow 1.15 to 2.4), or b""."""
         return self._nodes[node].message(OBJECT_USER).raw(USER_METADATA)
 
+    def reached(self, way: str) -> set[int]:
+        """The nodes that "root.layer-1.cell" may mean: a name may hold dots itself."""
+        level, parts = {0: {0}}, way.split(".")
+        for end in range(2, min(len(parts), DEEPEST) + 1):
+            level[end - 1] = {children[name] for begin in range(1, end) for node in level[begin - 1]
+                              if (name := ".".join(parts[begin:end])) in (children := self.children(node))}
+        return level.get(len(parts) - 1, set())
+
     def is_variable(self, node: int) -> bool:
         return OBJECT_VARIABLE in self._nodes[node]
 
@@ -158,6 +167,24 @@ class SavedGraph(ObjectGraph):
         return self._nodes[node].message(OBJECT_VARIABLE).text(VARIABLE_NAME)
 
 
-def read_metadata(data: bytes, where: str) -> dict[int, bytes]:
-    """Keras's JSON of each node in keras_metadata.pb (TensorFlow 2.5 and later)."""
-    return {node.integer(METADATA_ID): node.raw(METADATA_TEXT) for node in Message(data, where).messages(METADATA_NODES)}
+def read_metadata(data: bytes, where: str, saved: SavedGraph) -> dict[int, bytes]:
+    """Keras's JSON of each node in keras_metadata.pb (TensorFlow 2.5 and later), which says each object's number, way from the root and
+    kind. Raises FormatError where the object graph says otherwise: then it is not certain what is about which object.
+    """
+    found: dict[int, bytes] = {}
+    for node in Message(data, where).messages(METADATA_NODES):
+        number, way, kind = node.integer(METADATA_ID), node.text(METADATA_PATH), node.text(METADATA_KIND)
+        if number in found or not 0 <= number < len(saved):
+            raise _contradicts(f"node {number}", where)
+        if (kind and kind != saved.identifier(number)) or (way and number not in saved.reached(way)):
+            raise _contradicts(f"node {number}, {printable(way, 100)!r}", where)
+        found[number] = node.raw(METADATA_TEXT)
+    for number in range(len(saved)) if found else ():
+        if number not in found and saved.identifier(number).startswith(KERAS_KIND):
+            raise _contradicts(f"node {number}", where)
+    return found
+
+
+def _contradicts(what: str, where: str) -> FormatError:
+    return FormatError(f"it and the object graph of saved_model.pb do not say the same of {what}", where=where,
+                       hint="a file of the folder is damaged or another model's: copy or save the whole folder again")

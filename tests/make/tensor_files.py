@@ -171,7 +171,7 @@ def saved_graph_proto(nodes):
         if isinstance(said, str):
             node += field(7, field(1, 1) + field(6, said))
         else:
-            node += field(4, field(1, "_tf_keras_layer") + (field(3, json.dumps(said)) if said else b""))
+            node += field(4, (field(1, "_tf_keras_layer") + field(3, json.dumps(said))) if said else field(1, "_generic_user_object"))
         out += field(1, node)
     return out
 

@@ -13,7 +13,8 @@ import pytest
 import exporter
 from exporter.errors import FormatError, UnresolvedError, UnsupportedError
 from exporter.files.place import Place
-from exporter.formats.object_graph import OBJECT_GRAPH
+from exporter.formats.object_graph import OBJECT_GRAPH, SavedGraph
+from exporter.formats.protobuf import Message
 from exporter.sources import saved_model
 from exporter.sources.shared.architecture import node_tree_from
 from exporter.sources.shared.options import ReadOptions
@@ -226,6 +227,47 @@ def test_names_come_from_the_graph_that_has_a_checksum(names, tmp_path):
     assert np.float32(layer.epsilon) == np.float32(0.02)
     for role in ROLES:
         assert getattr(layer, role).tobytes() == VALUES[role].tobytes()
+
+
+def keras_objects(*said):
+    """A keras_metadata.pb of (number, way, kind, JSON)."""
+    return b"".join(field(1, field(2, number) + field(3, way) + field(4, kind) + field(5, json.dumps(text)))
+                    for number, way, kind, text in said)
+
+
+MODEL_SAID = (0, "root", "_tf_keras_layer", {"class_name": "Model", "name": "net"})
+NORM_SAID = (1, "root.bn", "_tf_keras_layer", metadata())
+
+
+def test_metadata_says_which_object_it_is_about(tmp_path):
+    folder = write(tmp_path, metadata=metadata())
+    (folder / "keras_metadata.pb").write_bytes(keras_objects(MODEL_SAID, NORM_SAID))
+    assert read(folder)["bn_1"].epsilon == 2e-3
+
+
+@pytest.mark.parametrize(("said", "about"), [
+    ([MODEL_SAID, (2, *NORM_SAID[1:])], "node 2, 'root.bn'"), ([MODEL_SAID, (1, "root.other", *NORM_SAID[2:])], "node 1, 'root.other'"),
+    ([MODEL_SAID, (1, "root.bn", "_tf_keras_metric", metadata())], "node 1, 'root.bn'"), ([MODEL_SAID], "node 1"),
+    ([MODEL_SAID, NORM_SAID, NORM_SAID], "node 1"), ([MODEL_SAID, (77, *NORM_SAID[1:])], "node 77"),
+], ids=["number", "way", "kind", "missing", "twice", "no such node"])
+def test_metadata_that_is_about_another_object_than_it_says_is_refused(tmp_path, said, about):
+    folder = write(tmp_path, metadata=metadata())
+    (folder / "keras_metadata.pb").write_bytes(keras_objects(*said))
+    with pytest.raises(FormatError) as refused:
+        read(folder)
+    assert str(refused.value) == f"keras_metadata.pb: it and the object graph of saved_model.pb do not say the same of {about}"
+
+
+def test_a_name_that_is_another_in_the_config_is_refused(tmp_path):
+    with pytest.raises(FormatError, match=r"layer bn_2: its name is 'bn_1' in its own metadata and 'bn_2' in its config"):
+        read(write(tmp_path, metadata={**metadata("bn_2"), "name": "bn_1"}))
+
+
+def test_a_way_through_names_with_dots():
+    objects = saved_graph_proto([({"a.b": 1}, None), ({"c": 2, "c.d": 3}, None), ({"d": 3}, None), ({}, None)])
+    graph = SavedGraph(Message(objects, "objects"))
+    assert [graph.reached(way) for way in ("root", "root.a.b", "root.a.b.c", "root.a.b.c.d", "root.a", "root.a.b.x")] == [
+        {0}, {1}, {2}, {3}, set(), set()]
 
 
 def with_metadata(folder, epsilon, *, kernel=0.02, version="2.9.1", chain=False):

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from exporter.errors import FormatError, UnsupportedError, names
+from exporter.errors import FormatError, UnsupportedError, names, printable
 from exporter.formats.object_graph import CheckpointGraph, SavedGraph, read_metadata
 from exporter.formats.strict_json import parse_json
 from exporter.keras.calls import NOTHING_AROUND, Surroundings
@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     from exporter.batchnorm.places import Call
     from exporter.files.place import Place
 
+AGAIN = "the file is damaged: copy or save the SavedModel again"
+
 
 class KerasMetadata:
     """Keras's JSON about each object: in keras_metadata.pb from TensorFlow 2.5 on, before that beside the object itself."""
 
     def __init__(self, place: Place, saved: SavedGraph) -> None:
-        self._separate = read_metadata(place.read(), place.name) if place.is_file() else None
+        self._separate = read_metadata(place.read(), place.name, saved) if place.is_file() else None
         self._saved = saved
         self._where = place.name if self._separate is not None else saved.where
         self._parsed: dict[int, dict[str, Any]] = {}
@@ -58,9 +60,12 @@ class KerasMetadata:
         tree = dataclasses.replace(tree, surroundings=self._surroundings(found), calls=self._calls().get(self.path(found), ()))
         config = norm_fields(tree)
         listed = _entry(self._json(found.way[0][-2]) if len(found.way[0]) > 1 else {}, tree.name).get("config")
+        if tree.name not in ("", said.get("name", tree.name)):
+            raise FormatError(f"its name is {printable(repr(said['name']), 80)} in its own metadata and {printable(tree.name, 80)!r} in "
+                              "its config", where=f"layer {printable(tree.name, 80)}", hint=AGAIN)
         if isinstance(listed, dict) and listed.get("epsilon", config.epsilon) != config.epsilon:
             raise FormatError(f"its epsilon is {config.epsilon!r} in its own metadata and {listed['epsilon']!r} in its model's",
-                              where=f"layer {tree.name}", hint="the file is damaged: copy or save the SavedModel again")
+                              where=f"layer {tree.name}", hint=AGAIN)
         return tree, config if config.ndim is not None else dataclasses.replace(config, ndim=_rank(said))
 
     def is_removed(self, found: ObjectNorm) -> bool:
@@ -125,7 +130,7 @@ def read_model_config(folder: Place) -> dict[str, Any]:
     separate = folder.child(METADATA)
     text = b""
     if part.objects is not None:
-        text = read_metadata(separate.read(), METADATA).get(0, b"") if separate.is_file() else part.objects.metadata(0)
+        text = read_metadata(separate.read(), METADATA, part.objects).get(0, b"") if separate.is_file() else part.objects.metadata(0)
     said = parse_json(text, f"{MODEL}: metadata of the model") if text.strip() else {}
     if not isinstance(said, dict) or not _listed(said):
         raise UnsupportedError("this SavedModel holds no config of a functional or Sequential model")
