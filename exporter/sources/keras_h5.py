@@ -19,7 +19,7 @@ from exporter.keras.config import Architecture, Node, join, parse_config
 from exporter.sources.keras_v3.replay import LEAVES
 from exporter.sources.legacy_h5.norms import Reading
 from exporter.sources.legacy_h5.renamed import named_as
-from exporter.sources.legacy_h5.weights import Candidate, LayerGroup, candidates
+from exporter.sources.legacy_h5.weights import Candidate, LayerGroup, candidates, check_not_exchanged
 from exporter.sources.shared.architecture import node_tree_from, note_own_classes
 from exporter.sources.shared.found import Found
 
@@ -148,6 +148,7 @@ def _groups(file: File, base: str, without_norms: frozenset[str]) -> list[LayerG
         if weights is None:
             raise FormatError("the attribute weight_names is missing", where=name)
         groups.append(LayerGroup(name=name, path=path, weights=tuple(weights)))
+    check_not_exchanged(groups)
     return groups
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import exporter
-from exporter.errors import ExporterError, UnresolvedError, UnsupportedError, UsageError
+from exporter.errors import ExporterError, FormatError, UnresolvedError, UnsupportedError, UsageError
 from tests.make.configs import functional, layer, norm, sequential
 from tests.make.h5_files import ROLES, named, parameters, write
 
@@ -142,6 +142,25 @@ def test_names_and_order_have_to_agree(tmp_path, scopes, refused):
     else:
         with pytest.raises(ExporterError, match=f"m.h5: inner: names and order disagree: the weights called {refused}"):
             exporter.read(path)
+
+
+@pytest.mark.parametrize("of_keras_1", [False, True])
+def test_groups_that_were_exchanged(tmp_path, of_keras_1):
+    """Of layers that were renamed the weights keep the old names; no two layers have each other's."""
+    words = {"separator": "_", "names": ("gamma", "beta", "running_mean", "running_std")} if of_keras_1 else {}
+    config = sequential(*(norm(name) for name in ("a", "b", "c")))
+    version = {"keras_version": "1.2.2" if of_keras_1 else "2.2.4", "backend": "tensorflow"}
+
+    def made(*scopes):
+        groups = {name: named(scope, parameters(seed=seed), **words) for seed, (name, scope) in enumerate(zip("abc", scopes, strict=True))}
+        return write(tmp_path / "m.h5", groups, config, **version)
+
+    assert exporter.read(made("old_a", "a", "b")).paths() == ["a", "b", "c"]
+    for scopes, first, where, there in (("bac", "a", "b", "a"), ("bca", "a", "b", "c")):
+        with pytest.raises(FormatError) as refused:
+            exporter.read(made(*scopes))
+        assert str(refused.value) == (f"m.h5: {first}: the weights in this group are called as those of {where!r}, and in the group of "
+                                      f"that layer lie those of {there!r}")
 
 
 @pytest.mark.parametrize(("model", "scopes", "paths"), [

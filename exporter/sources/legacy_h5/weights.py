@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _NAME = re.compile(r"(gamma|beta|moving_mean|moving_variance)(_\d+)?(:\d+)?")
 _NAME_OF_KERAS_1 = re.compile(r"(.+)_(gamma|beta|running_mean|running_std)(_\d+)?(:\d+)?", re.DOTALL)
+_KERAS_1 = re.compile(r"_[^_/]+(:\d+)?$")  # the role at the end of a weight's name, "dense_1_W"
 _ROLES = {"running_mean": "moving_mean", "running_std": "moving_variance"}
 
 S = TypeVar("S")
@@ -142,6 +143,29 @@ def check_stored(file: File, group: LayerGroup) -> None:
             if not file.exists(group.dataset(position)):
                 raise FormatError(f"weight_names lists {printable(weight, 80)!r}, and the file holds no such weight", where=group.name,
                                   hint="the file is damaged; get it again")
+
+
+def check_not_exchanged(groups: Sequence[LayerGroup]) -> None:
+    """Refuses groups that hold each other's weights, as their names say. A layer that was renamed after it was built has other names in
+    its group than its own, but no two layers get each other's.
+    """
+    known = {group.name for group in groups}
+    owner = {group.name: scope for group in groups if (scope := _only_scope(group)) in known and scope != group.name}
+    for name in owner:
+        seen = [name]
+        while (following := owner.get(seen[-1])) is not None and following not in seen:
+            seen.append(following)
+        if following == name:
+            raise FormatError(f"the weights in this group are called as those of {printable(owner[name], 80)!r}, and in the group of that "
+                              f"layer lie those of {printable(owner[owner[name]], 80)!r}", where=name,
+                              hint="the file is damaged: its groups were exchanged; get it again")
+
+
+def _only_scope(group: LayerGroup) -> str:
+    """The scope that all weights of a group have; "" where there are several, or it is not certain."""
+    scopes = {scope if parsed is None else parsed[0] for weight in group.weights
+              for parsed, scope in [(_parse(weight), weight.rpartition("/")[0] or _KERAS_1.sub("", weight))]}
+    return scopes.pop() if len(scopes) == 1 else ""
 
 
 def other_weights(group: LayerGroup) -> dict[str, list[str]]:
