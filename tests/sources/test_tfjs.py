@@ -114,6 +114,15 @@ def test_nests_wrappers_and_scopes(model):
         "s/bn": (0.1, given(A)), "td/inner": (0.2, given(B)), "batch_normalization_1": (0.3, given(C)), "x": (0.4, given(D))}
 
 
+def test_a_batch_norm_that_is_called_like_another_layers_weights(model):
+    """A single one that is left over is the single owner's that is left over, but not where the names say that two were exchanged."""
+    kernel = {"fc/kernel": np.ones((2, 3), "f4"), "fc/bias": np.ones(3, "f4")}
+    dense = entry("Dense", "bn", units=3)
+    assert shown(read(model(sequential("s", norm("renamed")), {**kernel, **named("bn", A)}))) == {"renamed": (0.001, given(A))}
+    bundle = read(model(sequential("s", dense, norm("fc")), {**kernel, **named("bn", A)}))
+    assert [path for path, _ in bundle.skipped] == ["fc"]
+
+
 def test_names_that_could_be_anybodys(model):
     layers = [sequential("s", norm("bn")), sequential("t", norm("bn")), norm("sure")]
     bundle = read(model(functional("m", *layers), {**named("bn", A), **named("bn_1", B), **named("sure", C)}))

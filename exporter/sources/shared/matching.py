@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from exporter.batchnorm.layer import PARAMETERS
@@ -44,12 +44,13 @@ def by_name(tree: Node, weights: Named, era: dialects.Era, found: Found, *, own_
     owners = _owners(weights)
     norms = list(candidates("", tree))
     chosen = _chosen(norms, list(owners))
+    ranks, others = input_ranks(tree), _others(weights)
     if own_config:
-        chosen = _with_rest(chosen, norms, list(owners))
+        kernels = {name for owner in others if owner not in owners for name in (owner, owner.rpartition("/")[2])}
+        chosen = _with_rest(chosen, norms, list(owners), kernels)
     elif len(chosen) != len(norms) or set(chosen.values()) != set(owners):
         raise FormatError(f"the architecture's batch norms are {names(norm.path for norm in norms)}, the weights' {names(owners)}: "
                           "they do not fit", hint="give the architecture of the very model that these weights were saved from")
-    ranks, others = input_ranks(tree), _others(weights)
     for norm in norms:
         path, node, own = norm.path, norm.node, chosen.get(norm)
         if own is None:
@@ -125,9 +126,10 @@ def _only_owner(norm: Candidate, owners: Sequence[str]) -> str | None:
     return None
 
 
-def _with_rest(chosen: Mapping[Candidate, str], norms: Sequence[Candidate], owners: Sequence[str]) -> dict[Candidate, str]:
+def _with_rest(chosen: Mapping[Candidate, str], norms: Sequence[Candidate], owners: Sequence[str],
+               kernels: Container[str]) -> dict[Candidate, str]:
     """What was chosen, corrected and completed: names in a file can differ from the scopes in it by TensorFlow's numbers alone. A single
-    one left over is that of the single one left over.
+    one left over is that of the single one left over, unless weights that are no batch norm's bear its name: `kernels`.
     """
     kept = _without_doubtful(chosen, norms)
     taken = set(kept.values())
@@ -135,7 +137,10 @@ def _with_rest(chosen: Mapping[Candidate, str], norms: Sequence[Candidate], owne
     ownerless = [norm for norm in norms if norm not in kept]
     if len(left) != len(ownerless):
         return kept
-    return kept | ({ownerless[0]: left[0]} if len(left) == 1 else _by_number(ownerless, left))
+    if len(left) != 1:
+        return kept | _by_number(ownerless, left)
+    is_anothers = ownerless[0].path in kernels or ownerless[0].node.name in kernels
+    return kept if is_anothers else kept | {ownerless[0]: left[0]}
 
 
 def _without_doubtful(chosen: Mapping[Candidate, str], norms: Sequence[Candidate]) -> dict[Candidate, str]:
