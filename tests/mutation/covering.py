@@ -1,0 +1,136 @@
+"""Which tests execute which lines: gathered once, by the suite under coverage.py, and kept in a file.
+
+As a plugin of pytest (`-p tests.mutation.covering`, with the folder to write into in `BN_EXPORT_LINES`) this module notes the lines of
+exporter/ that each test executes, also in children that are forked; of children that are killed or start afresh it knows nothing.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+VARIABLE = "BN_EXPORT_LINES"
+
+
+@dataclasses.dataclass
+class Covering:
+    """seconds: of the processor, of each test. tests: by file and line."""
+
+    seconds: dict[str, float]
+    tests: dict[str, dict[int, set[str]]]
+
+    def of(self, file: str, first: int, last: int) -> set[str]:
+        """The tests that execute one of these lines."""
+        lines = self.tests.get(file, {})
+        return set().union(*(lines.get(line, ()) for line in range(first, last + 1)))
+
+    def of_file(self, file: str) -> set[str]:
+        return set().union(*self.tests.get(file, {}).values())
+
+
+def gather(root: Path, file: Path, processes: int) -> None:
+    """Runs the suite of `root` under coverage and writes what it found to `file`."""
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {**os.environ, VARIABLE: folder, "PYTHONPATH": str(root), "COVERAGE_CORE": "ctrace"}
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.mutation.covering", "-p", "no:cacheprovider", "-n", str(processes)]
+        done = subprocess.run(command, cwd=root, env=environment, stdout=subprocess.PIPE, text=True)
+        print(done.stdout.strip().splitlines()[-1])
+        notes = [json.loads(line) for path in sorted(Path(folder).iterdir()) for line in path.read_text().splitlines()]
+    if not notes:
+        raise RuntimeError(f"no test was run:\n{done.stdout[-2000:]}")
+    file.write_text(json.dumps(_joined(notes)))
+
+
+def load(file: Path) -> Covering:
+    content = json.loads(file.read_text())
+    names = content["names"]
+    tests = {path: {int(line): {names[number] for number in numbers} for line, numbers in lines.items()}
+             for path, lines in content["lines"].items()}
+    return Covering(content["seconds"], tests)
+
+
+def _joined(notes: list[dict]) -> dict:
+    """Of the notes of all tests one table: {"names", "seconds", "lines": {file: {line: [number of the name]}}}."""
+    seconds = {note["test"]: note["seconds"] for note in notes if note["seconds"] is not None}
+    names = sorted(seconds)
+    numbers = {name: number for number, name in enumerate(names)}
+    found: dict[str, dict[int, set[int]]] = collections.defaultdict(lambda: collections.defaultdict(set))
+    for note in notes:
+        for path, lines in note["lines"].items() if note["test"] in numbers else ():
+            for line in lines:
+                found[path][line].add(numbers[note["test"]])
+    return {"names": names, "seconds": seconds, "lines": {path: {line: sorted(tests) for line, tests in lines.items()}
+                                                          for path, lines in found.items()}}
+
+
+class Noting:
+    """Notes the lines of each test of this process, and of its forks when they end. A test that failed is not noted."""
+
+    def __init__(self, folder: str, root: Path) -> None:
+        import coverage
+
+        self._root = os.fspath(root)
+        self._coverage = coverage.Coverage(data_file=None, include=[f"{root}/exporter/*"], config_file=False)
+        self._descriptor = os.open(os.path.join(folder, f"{os.getpid()}.jsonl"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        self._test = None
+        self._is_good = True
+        self._process = os.getpid()
+        self._exit = os._exit
+
+    def start(self) -> None:
+        self._coverage.start()
+        os._exit = self._ended
+
+    def _ended(self, status: int) -> None:
+        if os.getpid() != self._process and self._test is not None:
+            self._write(None)
+        self._exit(status)
+
+    def _lines(self) -> dict[str, list[int]]:
+        """What was executed since it was last asked; in a fork, also what its parent executed of the test before."""
+        data = self._coverage._collector.data
+        lines = {os.path.relpath(path, self._root): sorted(found) for path, found in data.items() if path.startswith(self._root)}
+        data.clear()
+        return lines
+
+    def _write(self, seconds: float | None) -> None:
+        note = {"test": self._test, "seconds": seconds, "lines": self._lines()}
+        os.write(self._descriptor, json.dumps(note).encode() + b"\n")
+
+    # Hooks.
+
+    def pytest_runtest_logreport(self, report) -> None:
+        self._is_good = self._is_good and report.passed
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item, nextitem):
+        self._lines()
+        self._test, self._is_good = item.nodeid.removesuffix("@live"), True
+        began = _processor_seconds()
+        result = yield
+        if self._is_good:
+            self._write(round(_processor_seconds() - began, 4))
+        self._test = None
+        return result
+
+
+def _processor_seconds() -> float:
+    """Of this process and its children: what a busy machine does not change."""
+    return sum(sum(resource.getrusage(whose)[:2]) for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+
+
+def pytest_configure(config) -> None:
+    is_at_work = VARIABLE in os.environ and (hasattr(config, "workerinput") or not config.getoption("numprocesses", None))
+    if is_at_work:
+        noting = Noting(os.environ[VARIABLE], Path(config.rootpath))
+        config.pluginmanager.register(noting)
+        noting.start()

@@ -1,0 +1,141 @@
+"""The tool that changes lines and runs the tests: what it changes, what it leaves alone, and that it tells what is noticed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from tests.make.layers import ROOT
+from tests.mutation.equivalents import FILE, Equivalents
+from tests.mutation.mutants import mutants, sample
+
+
+def changes(text):
+    """{(kind, changed line without indentation)}"""
+    return {(mutant.kind, mutant.lines[1]) for mutant in mutants("exporter/x.py", textwrap.dedent(text))}
+
+
+def test_each_kind_of_change():
+    assert changes("def f(a, b):\n    return a < b\n") == {("comparison", "return a <= b"), ("comparison", "return a >= b")}
+    assert changes("def f(a, b):\n    return a and b\n") == {
+        ("and/or", "return ((a) or (b))"), ("operand", "return ((a))"), ("operand", "return ((b))")}
+    assert changes("def f(a):\n    return a + 2\n") == {
+        ("operator", "return ((a) - (2))"), ("operand", "return (a)"), ("operand", "return (2)"), ("constant", "return a + 3"),
+        ("constant", "return a + 1")}
+    assert changes("def f(a):\n    return not a\n") == {("sign", "return (a)")}
+    assert changes("def f(a, b):\n    g(a, b)\n") == {("swapped", "g(b, a)"), ("call", "pass")}
+    assert changes("def f(a):\n    if a:\n        raise ValueError(a)\n") == {("condition", "if not (a):"), ("raise", "pass")}
+    assert changes("def f(a):\n    return [b for b in a if b]\n") == {("condition", "return [b for b in a if True]")}
+    assert ("constant", "X = False") in changes("X = True\n")
+
+
+def test_words_and_types_are_left_alone():
+    assert not changes('''
+        """Words."""
+        from typing import TYPE_CHECKING
+
+        if TYPE_CHECKING:
+            import other
+
+        x: int | None
+
+        def f(a: list[int] | None, b: tuple[int, 1]) -> int | str:
+            """Words: 1 + 1."""
+            assert a is not None
+            return f"{a + 1} of {b!r:>3}", "words"
+    ''')
+
+
+def test_letters_of_several_bytes_move_nothing():
+    assert changes("def f(a):\n    return 'ключ', a == 1\n") >= {("comparison", "return 'ключ', a != 1")}
+
+
+def test_a_sample_has_one_mutant_a_line_and_depends_on_the_seed_alone():
+    files = {f"exporter/{name}.py": f"def {name}(a, b):\n" + "".join(f"    a = a + b > {i}\n" for i in range(50)) for name in "abc"}
+    found = sample(files, 40, "seed")
+    assert len({(mutant.file, mutant.line) for mutant in found}) == len(found) == 40
+    assert found == sample(files, 40, "seed") != sample(files, 40, "other")
+
+
+def test_what_is_listed_as_equivalent_is_there():
+    """A line that is no longer there needs no excuse; and one excuse is enough."""
+    entries = Equivalents.read().reasons
+    for (file, was, now), reason in entries.items():
+        lines = [line.strip() for line in (ROOT / file).read_text("utf-8").splitlines()]
+        assert all(line in lines for line in was.splitlines()), f"{FILE.name}: {file} has no line {was!r}"
+        assert was != now
+        assert len(reason) > 10
+
+
+PACKAGE = """
+def seen(a):
+    return a + 1
+
+
+def unseen(a):
+    return a * 2
+
+
+def waits(a):
+    while a > 0:
+        a -= 1
+    return 0
+"""
+TESTS = """
+import pytest
+from exporter.x import seen, unseen, waits
+
+one = pytest.mark.parametrize("one", [1])
+
+
+@one
+def test_seen(one):
+    assert seen(one) == 2
+
+
+@one
+def test_unseen(one):
+    unseen(one)
+
+
+@one
+def test_waits(one):
+    assert waits(one) == 0
+"""
+PROGRAM = """
+import json, sys
+from pathlib import Path
+from tests.mutation.covering import Covering
+from tests.mutation.mutants import mutants
+from tests.mutation.running import run_all
+
+if __name__ == "__main__":
+    root = Path(sys.argv[1])
+    text = (root / "exporter" / "x.py").read_text()
+    names = ["seen", "unseen", "waits"]
+    tests = {f"tests/test_x.py::test_{name}[1]": 0.01 for name in names}
+    covering = Covering(tests, {"exporter/x.py": {line: set(tests) for line in range(1, 20)}})
+    wanted = [mutant for mutant in mutants("exporter/x.py", text) if mutant.lines[1] in sys.argv[3:]]
+    results = run_all(root, Path(sys.argv[2]), wanted, covering, processes=1, is_deep=True)
+    print(json.dumps({result.mutant.lines[1]: [result.how, result.by] for result in results}))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the tool forks")
+def test_it_tells_what_the_tests_notice(tmp_path):
+    root = tmp_path / "root"
+    for name, text in {"exporter/__init__.py": "", "tests/__init__.py": "", "exporter/x.py": PACKAGE, "tests/test_x.py": TESTS}.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    subprocess.run(["git", "init", "-q", str(root)], check=True)
+    lines = ["return ((a) - (1))", "return a * 3", "while a >= 0:", "return 1"]
+    done = subprocess.run([sys.executable, "-c", PROGRAM, str(root), str(tmp_path / "copies"), *lines], cwd=ROOT, capture_output=True,
+                          text=True, check=True)
+    assert json.loads(done.stdout) == {
+        "return ((a) - (1))": ["killed", "tests/test_x.py::test_seen[1]"], "return a * 3": ["survived", ""],
+        "while a >= 0:": ["survived", ""], "return 1": ["killed", "tests/test_x.py::test_waits[1]"]}
+    assert "return a + 1" in (root / "exporter" / "x.py").read_text()
