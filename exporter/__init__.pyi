@@ -6,6 +6,7 @@ from exporter.batchnorm.bundle import Origin as Origin
 from exporter.batchnorm.findings import Finding as Finding
 from exporter.batchnorm.findings import findings as findings
 from exporter.batchnorm.fold import fold as fold
+from exporter.batchnorm.folded import FoldedModel as FoldedModel
 from exporter.batchnorm.layer import BatchNorm as BatchNorm
 from exporter.batchnorm.layer import evaluate as evaluate
 from exporter.commands.compare import compare as compare
@@ -20,6 +21,7 @@ from exporter.errors import OutputError as OutputError
 from exporter.errors import UnresolvedError as UnresolvedError
 from exporter.errors import UnsupportedError as UnsupportedError
 from exporter.errors import UsageError as UsageError
+from exporter.pipeline.fold import fold_model as fold_model
 from exporter.pipeline.many import export_many as export_many
 from exporter.pipeline.outcome import Outcome as Outcome
 from exporter.pipeline.outcome import Summary as Summary

@@ -17,6 +17,8 @@ from exporter.errors import names, printable
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from exporter.batchnorm.kernels import Kernel
+
 _Bundle = TypeVar("_Bundle", bound="Bundle")
 _Default = TypeVar("_Default")
 
@@ -31,6 +33,7 @@ class Bundle:
     origin:   see Origin.
     skipped:  path and reason of those the file does not resolve, and of those that no inference can be computed from.
     unusable: the latter as the file has them, to list and compare; not part of the bundle's content.
+    kernels:  of what feeds each layer, by its path, or why there is none; None where they were not read. Not part of the content.
     warnings: sentences for the user, not part of the bundle's content.
     """
 
@@ -39,6 +42,7 @@ class Bundle:
     skipped: tuple[Skipped, ...] = ()
     warnings: tuple[str, ...] = ()
     unusable: tuple[Unusable, ...] = ()
+    kernels: Mapping[str, Kernel | str] | None = None
 
     _by_path: dict[str, BatchNorm] = dataclasses.field(init=False)
 

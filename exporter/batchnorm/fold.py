@@ -121,7 +121,7 @@ def _reason_of(feeding: Neighbor) -> str:
     if feeding.class_name == "InputLayer":
         return "it reads the input of the model"
     if kind_of(feeding.class_name) is None:
-        return f"what feeds it is {name} of class {kind}, which has no kernel that it could go into"
+        return f"what feeds it is {name} of class {kind}, which has no kernel known here"
     if feeding.activation is not None:
         return f"{name}, which feeds it, applies an activation ({printable(feeding.activation, 40)}) in between"
     if feeding.is_shared:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
@@ -28,6 +29,7 @@ examples:
   bn-export weights.h5 out.json --architecture model.json
   bn-export weights.h5 out.json --epsilon 0.001 --epsilon 'head/*=1e-5'
   cat model.h5 | bn-export - - --suffix .npz > weights.npz
+  bn-export model.keras folded.npz --fold
   bn-export 'models/**/*.h5' more.keras --out-dir bundles
   bn-export 's3://bucket/zoo/*.keras' --out-dir bundles --jobs 8 --report summary.html
 
@@ -70,7 +72,7 @@ def _export(args: argparse.Namespace) -> int:
     from exporter.pipeline.read import read_in_child
     from exporter.pipeline.write import Output
 
-    options, writing = read_options(args), write_options(args)
+    options, writing = dataclasses.replace(read_options(args), kernels=args.fold), write_options(args)
     name, stream = args.out, None
     if args.out == STANDARD:
         name = f"{STANDARD}{'.json' if args.suffix is None else args.suffix}"
@@ -90,10 +92,10 @@ def write_options(args: argparse.Namespace) -> WriteOptions:
     from exporter.targets.shared.options import WriteOptions
 
     return WriteOptions(vectors=not args.no_vectors, names=args.names or "keras", folded=args.folded, axis=args.axis,
-                        plain=args.plain)
+                        plain=args.plain, fold=args.fold)
 
 
-WRITING = ("--names", "--folded", "--no-vectors", "--axis", "--plain", "--verbose")  # go with OUT or --out-dir
+WRITING = ("--names", "--folded", "--fold", "--no-vectors", "--axis", "--plain", "--verbose")  # go with OUT or --out-dir
 LISTING = ("--json", "--places")
 MANY = ("--suffix", "--jobs", "--dask", "--force", "--report")  # go with --out-dir
 
@@ -149,6 +151,9 @@ def export_parser() -> argparse.ArgumentParser:
     writing.add_argument("--names", choices=["keras", "torch"],
                          help="names of the tensors in a .safetensors file (default: keras); torch: what load_state_dict takes")
     writing.add_argument("--folded", action="store_true", help="a .h file or the kit: also scale and offset, with y = scale * x + offset")
+    writing.add_argument("--fold", action="store_true",
+                         help="an .npz file: the kernels and biases of the layers in front with the batch norms folded into them, "
+                              "the batch norms that cannot be folded, and why")
     writing.add_argument("--axis", type=int, metavar="N",
                          help="an .onnx file: layers that take their channels along axis N of the input; 1: NCHW, as ONNX graphs are")
     writing.add_argument("--plain", action="store_true", help="an .onnx file without local functions, which some programs cannot read")

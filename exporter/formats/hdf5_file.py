@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 MOST_ELEMENTS = 1 << 20  # of one dataset
 MOST_BYTES = 256 * MiB  # of all datasets and attributes read from one file
+MOST_KERNEL_ELEMENTS = 1 << 26  # of one that is read as a kernel; who asks for kernels sees to their sum
 LARGEST_ATTRIBUTE = 64 * MiB
 MOST_MEMBERS = 200_000  # of one group, and groups of one walk
 MOST_KEPT, MOST_GROUPS = 64, 1024  # datasets and groups held open: 10 KiB each
@@ -232,13 +233,14 @@ class File:
         return found[0] if found else None
 
     @_guarded
-    def array(self, path: str, *, is_bfloat16: bool = False) -> tuple[NDArray[Any], str]:
+    def array(self, path: str, *, is_bfloat16: bool = False, is_kernel: bool = False) -> tuple[NDArray[Any], str]:
         """The values of a floating point dataset, in its shape, and the name of its type.
 
         float16, float32 and float64 of either byte order come as native arrays of that type, bit for bit; bfloat16 comes
         as a float32 array. At most 2**20 values. Type, shape, filters and storage are checked before data is read.
 
         is_bfloat16: two opaque bytes are a bfloat16, though no attribute says so (Keras 3 in files of the old layout).
+        is_kernel: it may be larger than a batch norm's parameters are.
         """
         dataset = self._dataset(path)
         found = self._float_type(dataset, path, is_bfloat16)
@@ -247,9 +249,10 @@ class File:
         name, raw = found
         shape = shape_of(dataset)
         count = math.prod(shape)
-        if count > MOST_ELEMENTS:
-            raise FormatError(f"shape {list(shape)} has {count} values, over the limit of {MOST_ELEMENTS}")
-        self._spend(count * raw.itemsize)
+        most = MOST_KERNEL_ELEMENTS if is_kernel else MOST_ELEMENTS
+        if count > most:
+            raise FormatError(f"shape {list(shape)} has {count} values, over the limit of {most}")
+        self._spend(0 if is_kernel else count * raw.itemsize)
         values = self._values(path, dataset, shape, raw) if count else np.zeros(shape, raw)
         if name == "bfloat16":
             return widen(values), name

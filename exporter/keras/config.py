@@ -234,6 +234,8 @@ def _input_shape(entry: dict[str, Any], config: dict[str, Any], tensors: Sequenc
 
 
 def _shape(value: Any) -> tuple[int | None, ...] | None:
+    if isinstance(value, dict):  # {"class_name": "__tuple__", "items": [...]} in the metadata of a SavedModel
+        value = value.get("items")
     if not isinstance(value, list) or not all(size is None or (type(size) is int and size >= 0) for size in value):
         return None
     return tuple(value)

@@ -7,7 +7,7 @@ is not in the config: a batch norm in one has no place, and neither has any wher
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from exporter.batchnorm.places import Call, Neighbor
@@ -32,39 +32,50 @@ class _Unknown(Exception):
 
 
 @dataclasses.dataclass(slots=True, eq=False)
-class _Step:
+class Step:
     """One call of a layer that is no model."""
 
     path: str
     node: Node
-    inputs: list[_Step]
-    outputs: list[_Step] = dataclasses.field(default_factory=list)
+    inputs: list[Step]
+    outputs: list[Step] = dataclasses.field(default_factory=list)
     is_model_output: bool = False
 
 
 def with_places(tree: Node) -> Node:
     """The tree with the calls of its batch norms; what several entries of one layer say is put together."""
+    steps = steps_of(tree)
+    return _rebuilt(tree, by_layer(steps)) if steps else tree
+
+
+def steps_of(tree: Node) -> list[Step]:
+    """The calls of a model's layers, each after those that it reads; none where the config does not say them, or contradicts itself."""
     if tree.base_name not in MODELS:
-        return tree
+        return []
     graph = _Graph()
     try:
         for step in graph.model(tree, "", None):
             step.is_model_output = True
     except _Unknown:
-        return tree
-    steps: dict[object, list[_Step]] = {}
-    for step in graph.steps:
-        steps.setdefault(_key(step.node), []).append(step)
-    return _rebuilt(tree, steps)
+        return []
+    return graph.steps
+
+
+def by_layer(steps: Iterable[Step]) -> dict[object, list[Step]]:
+    """The calls of each layer, by `key_of` it."""
+    found: dict[object, list[Step]] = {}
+    for step in steps:
+        found.setdefault(key_of(step.node), []).append(step)
+    return found
 
 
 class _Graph:
     """The calls of a model, each after those that it reads."""
 
     def __init__(self) -> None:
-        self.steps: list[_Step] = []
+        self.steps: list[Step] = []
 
-    def model(self, node: Node, path: str, given: Sequence[_Step] | None) -> list[_Step]:
+    def model(self, node: Node, path: str, given: Sequence[Step] | None) -> list[Step]:
         """Goes through a model; returns what comes out. given: what goes in, None for the outermost."""
         layers = [child for role, child in node.children if role == "layers"]
         if "input_layers" in node.config:
@@ -75,9 +86,9 @@ class _Graph:
                 current = self._layer(child, join(path, child.name), current)[:1]
         return current
 
-    def _functional(self, node: Node, layers: list[Node], path: str, given: Sequence[_Step] | None) -> list[_Step]:
+    def _functional(self, node: Node, layers: list[Node], path: str, given: Sequence[Step] | None) -> list[Step]:
         inputs = [name for name, _, _ in references(node.config["input_layers"])]
-        values: dict[tuple[str, int], list[_Step]] = {}
+        values: dict[tuple[str, int], list[Step]] = {}
         if given is not None:
             if len(inputs) != len(given):
                 raise _Unknown
@@ -87,7 +98,7 @@ class _Graph:
             values[child.name, number] = self._layer(child, join(path, child.name), [_pick(values, each) for each in read])
         return [_pick(values, each) for each in outputs]
 
-    def _layer(self, node: Node, path: str, inputs: list[_Step]) -> list[_Step]:
+    def _layer(self, node: Node, path: str, inputs: list[Step]) -> list[Step]:
         while (node.base_name == "TimeDistributed" or node.base_name in WRAPPERS_AS_THEY_ARE) and len(node.children) == 1:
             inner = node.children[0][1]
             if node.base_name != "TimeDistributed" and not is_batch_norm(inner):
@@ -95,7 +106,7 @@ class _Graph:
             node, path = inner, join(path, inner.name)
         if node.base_name in MODELS:
             return self.model(node, path, inputs)
-        step = _Step(path, node, inputs)
+        step = Step(path, node, inputs)
         for each in inputs:
             each.outputs.append(step)
         self.steps.append(step)
@@ -145,7 +156,7 @@ def _first_numbers(reads: list[list[list[Reference]]]) -> dict[str, int]:
     return found
 
 
-def _pick(values: dict[tuple[str, int], list[_Step]], reference: Reference) -> _Step:
+def _pick(values: dict[tuple[str, int], list[Step]], reference: Reference) -> Step:
     name, call, tensor = reference
     found = values.get((name, call))
     if not found:
@@ -153,14 +164,14 @@ def _pick(values: dict[tuple[str, int], list[_Step]], reference: Reference) -> _
     return found[tensor if 0 <= tensor < len(found) else -1]
 
 
-def _key(node: Node) -> object:
+def key_of(node: Node) -> object:
     """Two entries with one shared_object_id are one layer."""
     return id(node) if node.shared_object is None else ("shared", node.shared_object)
 
 
-def _rebuilt(node: Node, steps: dict[object, list[_Step]]) -> Node:
+def _rebuilt(node: Node, steps: dict[object, list[Step]]) -> Node:
     if is_batch_norm(node):
-        own = steps.get(_key(node), [])
+        own = steps.get(key_of(node), [])
         called = any(step.node.surroundings.training for step in own)
         around = dataclasses.replace(node.surroundings, training=True) if called else node.surroundings
         return dataclasses.replace(node, calls=tuple(_call(step, steps) for step in own), surroundings=around) if own else node
@@ -170,18 +181,18 @@ def _rebuilt(node: Node, steps: dict[object, list[_Step]]) -> Node:
     return dataclasses.replace(node, children=tuple(children))
 
 
-def _call(step: _Step, steps: dict[object, list[_Step]]) -> Call:
+def _call(step: Step, steps: dict[object, list[Step]]) -> Call:
     feeding = [dataclasses.replace(_neighbor(each), **_as_feeding(each), is_shared=len(each.outputs) > 1 or each.is_model_output or len(
-        steps[_key(each.node)]) > 1) for each in step.inputs]
+        steps[key_of(each.node)]) > 1) for each in step.inputs]
     following = [dataclasses.replace(_neighbor(each), padding=_text(each.node.config.get("padding"))) for each in step.outputs]
     return Call(tuple(feeding), tuple(following))
 
 
-def _neighbor(step: _Step) -> Neighbor:
+def _neighbor(step: Step) -> Neighbor:
     return Neighbor(path=step.path, class_name=step.node.class_name, activation=_activation(step.node.config.get("activation")))
 
 
-def _as_feeding(step: _Step) -> dict[str, Any]:
+def _as_feeding(step: Step) -> dict[str, Any]:
     node, config = step.node, step.node.config
     axis = _KERNEL_AXES.get(node.base_name)
     if config.get("dim_ordering", config.get("image_dim_ordering")) == "th":  # Theano's layout of Keras 1, another one

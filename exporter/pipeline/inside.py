@@ -20,6 +20,7 @@ from exporter.files.place import Place
 from exporter.formats.hdf5 import SIGNATURE
 from exporter.formats.zip_archive import MAGIC
 from exporter.sources import Source, source_for
+from exporter.targets.shared.folded_archive import CONTENT as FOLDED
 
 MOST_FILES = 5000  # that are looked at
 MOST_MODELS = 20  # more are not looked for
@@ -54,6 +55,9 @@ def one_model(place: Place) -> Iterator[Model | None]:
         if not found and _is_torch(place, stack):
             raise UnsupportedError("this is a PyTorch file, which is a pickle: it can run code and is not loaded",
                                    hint="bn-verify compares it with a bundle of the Keras model")
+        if not found and _top(place, stack).child(FOLDED).is_file():
+            raise UnsupportedError("this holds kernels with batch norms folded into them, which bn-export --fold wrote",
+                                   hint="give the model that it was made of")
         if not found:
             raise UnsupportedError(f"this zip archive is no .keras model and holds none that is read; it holds {_content(place, stack)}",
                                    hint="the README lists what is read")

@@ -64,6 +64,8 @@ def export_many(sources: Iterable[str | os.PathLike[str]], out_dir: str | os.Pat
     from exporter.targets.shared.options import WriteOptions
 
     options, write_options = options or ReadOptions(), write_options or WriteOptions()
+    if write_options.fold:
+        options = dataclasses.replace(options, kernels=True)
     targets.writer_for(f"name{suffix}", write_options)  # the one check of them that comes before any work
     out_dir = without_file_scheme(out_dir)
     index = resume.Index.of(out_dir, options, write_options)

@@ -17,6 +17,7 @@ import orjson
 
 from exporter.batchnorm.bundle import Origin, ReadBack
 from exporter.batchnorm.dtypes import HELD_IN
+from exporter.batchnorm.kernels import Kernel
 from exporter.batchnorm.layer import BatchNorm
 from exporter.batchnorm.places import Call
 from exporter.batchnorm.stored import PARAMETERS, Skipped, Statistic, Stored
@@ -33,6 +34,7 @@ FIELDS: dict[str, Any] = {**dict.fromkeys(("path", "name", "class_name"), str), 
                           "shape": tuple, "called_in_training": bool}
 _HEADERS = {kind: tuple(field.name for field in dataclasses.fields(kind) if field.name not in (*PARAMETERS, "statistic"))
             for kind in (Stored, BatchNorm)}
+_KERNEL: dict[str, Any] = {**dict.fromkeys(("path", "class_name", "kind", "dtype"), str), "compute_dtype": str | None, "channels": tuple}
 
 
 class Writer:
@@ -57,14 +59,25 @@ class Writer:
         for layer in answer.layers:
             if id(layer) not in self._sent:
                 self.layer(layer)
+        kernels = answer.kernels or {} if isinstance(answer, Found) else {}
+        for path, kernel in kernels.items():
+            if isinstance(kernel, Kernel):
+                self._kernel(path, kernel)
         header = {"order": [self._sent[id(layer)][1] for layer in answer.layers], "origin": dataclasses.asdict(answer.origin),
                   "skipped": list(map(list, answer.skipped)), "warnings": answer.warnings}
         if isinstance(answer, Found):
             remedies = {path: remedy.value for path, remedy in answer.remedies.items()}
-            self._frame({**header, "remedies": remedies, "own_classes": list(map(list, answer.own_classes))}, [])
+            said = {path: kernel for path, kernel in kernels.items() if isinstance(kernel, str)}
+            self._frame({**header, "remedies": remedies, "own_classes": list(map(list, answer.own_classes)),
+                         "no_kernels": None if answer.kernels is None else said}, [])
         else:
             self._frame({**header, "vectors": {path: list(x.shape) for path, (x, _) in answer.vectors.items()}},
                         [rows for pair in answer.vectors.values() for rows in pair])
+
+    def _kernel(self, path: str, kernel: Kernel) -> None:
+        header = {name: getattr(kernel, name) for name in _KERNEL}
+        arrays = [kernel.kernel] if kernel.bias is None else [kernel.kernel, kernel.bias]
+        self._frame({"kernel_before": path, **header, "shapes": [values.shape for values in arrays]}, arrays)
 
     def error(self, error: ExporterError) -> None:
         """The end, where there is no answer."""
@@ -88,6 +101,7 @@ class Reader:
         self._broken, self._each = broken, each
         self._rest = bytearray()
         self._layers: list[Stored | BatchNorm] = []
+        self._kernels: dict[str, Kernel | str] = {}
         self._answer: Found | ReadBack | None = None
         self._error: ExporterError | None = None
 
@@ -128,6 +142,8 @@ class Reader:
         arrays = _Arrays(data)
         if "error" in header:
             self._error = _error(header)
+        elif "kernel_before" in header:
+            self._kernels[str(header["kernel_before"])] = _kernel(header, arrays)
         elif "order" in header:
             self._answer = self._whole(header, arrays)
         else:
@@ -153,6 +169,8 @@ class Reader:
             found.remedies |= {path: Remedy(value) for path, value in header["remedies"].items()}
             found.own_classes += [OwnClass(str(name), None if epsilon is None else float(epsilon))
                                   for name, epsilon in header["own_classes"]]
+            if header["no_kernels"] is not None:
+                found.kernels = self._kernels | {str(path): str(reason) for path, reason in header["no_kernels"].items()}
             return found
         dtypes = {layer.path: layer.dtype for layer in layers}
         vectors = {path: (arrays.take(dtypes[path], shape), arrays.take(dtypes[path], shape)) for path, shape in header["vectors"].items()}
@@ -184,6 +202,16 @@ def _error(header: dict[str, Any]) -> ExporterError:
     if kind is UnresolvedError:
         said["layers"] = tuple((str(path), str(reason)) for path, reason in header["layers"])
     return rebuilt(kind, said)
+
+
+def _kernel(header: dict[str, Any], arrays: _Arrays) -> Kernel:
+    fields = {name: header[name] for name in _KERNEL}
+    fields["channels"] = tuple(fields["channels"])
+    whole = all(type(axis) is int for axis in fields["channels"])
+    if not (whole and all(isinstance(fields[name], kind) for name, kind in _KERNEL.items())):
+        raise TypeError("a field is of another type")
+    values = [arrays.take(fields["dtype"], shape) for shape in header["shapes"]]
+    return Kernel(**fields, kernel=values[0], bias=values[1] if len(values) > 1 else None)
 
 
 def _layer(fields: dict[str, Any], arrays: _Arrays) -> Stored | BatchNorm:

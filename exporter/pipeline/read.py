@@ -42,7 +42,7 @@ def read(path: str | os.PathLike[str] | Content, *, epsilon: float | Mapping[str
          architecture: str | os.PathLike[str] | None = None, layers: str | Iterable[str] = (), skip_unresolved: bool = False,
          effective_epsilon: bool = False, stored_statistics: bool = False, ema: Literal["yes", "no"] | None = None,
          keras_version: str | None = None,
-         backend: str | None = None, isolated: bool = False) -> Bundle:
+         backend: str | None = None, kernels: bool = False, isolated: bool = False) -> Bundle:
     """The batch norms of a model: any file or folder that Keras or TensorFlow wrote, or a bundle.
 
     path:              a path, a URL of fsspec, the content of a file (bytes) or a binary file object, which is copied to a temporary file.
@@ -55,6 +55,7 @@ def read(path: str | os.PathLike[str] | Content, *, epsilon: float | Mapping[str
     ema:               moving averages of the variables in a TF1 checkpoint: "yes" or "no"; None: as the graph beside it uses them.
     keras_version:     the Keras that wrote a weights file which does not say, e.g. "1.0.5".
     backend:           its backend ("tensorflow", "theano", "cntk"), likewise.
+    kernels:           also read the kernels of the layers that feed batch norms, which `exporter.write(..., fold=True)` folds.
     isolated:          read in a child process with limits on time and memory, as the command does. For files from strangers: libhdf5
                        can hang or crash on damaged ones. Costs the start of an interpreter; the result is the same.
 
@@ -63,7 +64,8 @@ def read(path: str | os.PathLike[str] | Content, *, epsilon: float | Mapping[str
     options = ReadOptions(
         epsilon=epsilon_by_glob(epsilon), architecture=None if architecture is None else place_for(architecture),
         layers=(layers,) if isinstance(layers, str) else tuple(layers), skip_unresolved=skip_unresolved,
-        effective_epsilon=effective_epsilon, stored_statistics=stored_statistics, ema=ema, keras_version=keras_version, backend=backend)
+        effective_epsilon=effective_epsilon, stored_statistics=stored_statistics, ema=ema, keras_version=keras_version, backend=backend,
+        kernels=kernels)
     with _placed(path) as place:
         return read_in_child(place, options) if isolated else read_here(place, options)
 

@@ -98,8 +98,12 @@ def resolve(found: Found | ReadBack, options: ReadOptions, completion: Completio
     odd = [f"{layer.path}: the file does not say along which axis of its input it runs; {list(layer.axis)} is assumed"
            for layer in layers if "axis" in layer.assumed and "epsilon" not in layer.assumed]
     warnings = (*found.warnings, *odd, *_about_calls(what.kept), *_once(what.kept), *_remarks(layers), *_about_updates(layers))
+    if found.kernels is not None:
+        from exporter.batchnorm.folded import remark_on
+
+        warnings = (*warnings, *remark_on(tuple(layers), found.kernels))
     return Bundle(layers=tuple(layers), origin=found.origin, skipped=(*unresolved, *_pairs(what.unusable)), warnings=warnings,
-                  unusable=tuple(each for each, _ in what.unusable))
+                  unusable=tuple(each for each, _ in what.unusable), kernels=found.kernels)
 
 
 @dataclasses.dataclass

@@ -56,7 +56,7 @@ class Output:
 
 def write(bundle: Bundle, path: str | os.PathLike[str], options: WriteOptions | None = None, *, vectors: bool = True,
           names: Literal["keras", "torch"] = "keras", folded: bool = False, axis: int | None = None, plain: bool = False,
-          inputs: Iterable[Place] = ()) -> None:
+          fold: bool = False, inputs: Iterable[Place] = ()) -> None:
     """Writes `bundle` to `path`; the suffix chooses the target (exporter/targets). A path that ends with a slash becomes a folder.
     A URL is written through fsspec (exporter/files/remote.py).
 
@@ -65,12 +65,14 @@ def write(bundle: Bundle, path: str | os.PathLike[str], options: WriteOptions | 
     folded:  a .h file, also in the kit: write scale and offset, too, with y = scale * x + offset.
     axis:    an .onnx file: the axis of the channels in each layer's input; 1 for NCHW. None: as in the model.
     plain:   an .onnx file: without local functions, for readers that do not know them.
+    fold:    an .npz file: the layers that feed batch norms, with these in their kernels and biases, and the batch norms that stay
+             (docs/folding.md). The bundle is one of `read(path, kernels=True)`.
     options: all of these in one, in place of them.
     inputs:  the files and folders that were read, which the output may not replace or lie in.
 
     Raises: UsageError (unknown suffix), OutputError (cannot be written; what stood there is untouched), MissingExtra.
     """
-    keywords = WriteOptions(vectors=vectors, names=names, folded=folded, axis=axis, plain=plain)
+    keywords = WriteOptions(vectors=vectors, names=names, folded=folded, axis=axis, plain=plain, fold=fold)
     if options is not None and keywords != WriteOptions():
         raise UsageError("the options of the output are given twice: as WriteOptions and by name")
     Output(path, options or keywords, inputs).end(bundle)

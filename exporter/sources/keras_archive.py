@@ -47,5 +47,6 @@ def _read(parts: Zip | Folder, place: Place, options: ReadOptions) -> Found:
     for warning in parts.warnings:
         found.warn(warning)
     with parts.weights() as files:
-        read_weights(Group(files), architecture.tree, architecture.keras_version, found, own_config=True)
+        read_weights(Group(files), architecture.tree, architecture.keras_version, found, own_config=True,
+                     with_kernels=options.kernels)
     return found

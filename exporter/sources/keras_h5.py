@@ -24,6 +24,7 @@ from exporter.sources.shared.architecture import node_tree_from, note_own_classe
 from exporter.sources.shared.found import Found
 
 if TYPE_CHECKING:
+    from exporter.batchnorm.kernels import Kernel
     from exporter.files.place import Place
     from exporter.formats.hdf5_file import File
     from exporter.sources.shared.options import ReadOptions
@@ -86,10 +87,22 @@ def _read_named(file: File, place: Place, options: ReadOptions) -> Found:
         if architecture is None:
             raise
         raise _does_not_fit(options, error) from None
+    if options.kernels:
+        found.kernels = _kernels(file, groups, architecture.tree if architecture else tree, tree)
     note_own_classes(tree, found)
     if text is not None and options.architecture is not None:
         found.warn("the file holds its own config; the one given with --architecture is not used")
     return found
+
+
+def _kernels(file: File, groups: list[LayerGroup], said: Node | None, named: Node | None) -> dict[str, Kernel | str]:
+    """The kernels before the batch norms. said: the config as it was given; named: with the names of the file."""
+    from exporter.sources.legacy_h5.kernels import read_kernels
+
+    if said is None or named is None:
+        return {}
+    pairs = zip(said.children, named.children, strict=True)
+    return read_kernels(file, groups, said, {old.name: new.name for (_, old), (_, new) in pairs if old.name != new.name})
 
 
 def _does_not_fit(options: ReadOptions, error: FormatError) -> FormatError:
@@ -217,6 +230,7 @@ def _read_unnamed(file: File, place: Place, options: ReadOptions) -> Found:
                                hint="give the config with --architecture FILE")
     architecture = node_tree_from(options.architecture)
     found = Found(Origin(file=place.name, kind=NAME), options)
+    found.kernels = {} if options.kernels else None  # the config of a Graph says what feeds what in another way
     reading = Reading(file, dialects.Era(version=(0, 3, 0)), architecture.tree, found)
     try:
         if file.is_group("graph"):

@@ -28,6 +28,7 @@ from exporter.sources.tf_objects.read import Said, read_norms, read_objects
 from exporter.sources.tf_objects.saved import KerasMetadata, model_prefix, same_norms
 
 if TYPE_CHECKING:
+    from exporter.batchnorm.kernels import Kernel
     from exporter.batchnorm.stored import Stored
     from exporter.sources.shared.options import ReadOptions
     from exporter.sources.tf_graph.norms import GraphNorm
@@ -80,11 +81,15 @@ def _folder(place: Place) -> Place | None:
 def _read(part: Part, checkpoint: Checkpoint, folder: Place, found: Found, options: ReadOptions) -> None:
     has_objects = isinstance(checkpoint, TensorBundle) and OBJECT_GRAPH in checkpoint
     if has_objects and part.objects is not None and isinstance(checkpoint, TensorBundle):
-        _Reader(part, part.objects, checkpoint, folder).read(found)
+        reader = _Reader(part, part.objects, checkpoint, folder)
+        reader.read(found)
+        if options.kernels:
+            found.kernels = reader.kernels()
         return
     graph = MetaGraph(part.data, MODEL)
     if has_objects and isinstance(checkpoint, TensorBundle) and folder.child(ARCHITECTURE).is_file():
-        read_objects(checkpoint, folder.child(ARCHITECTURE), found, _norms_by_key(graph))
+        read_objects(checkpoint, folder.child(ARCHITECTURE), found, _norms_by_key(graph),
+                     with_kernels=options.kernels)
     else:
         from exporter.sources.tf_graph.tf1 import read_graph
 
@@ -136,6 +141,12 @@ class _Reader:
             self._by_objects([norm for norm in norms if norm.node not in removed], found)
         else:
             self._by_graph(found)
+
+    def kernels(self) -> dict[str, Kernel | str]:
+        """The kernels of the layers that feed its batch norms."""
+        from exporter.sources.tf_objects.kernels import saved_kernels
+
+        return saved_kernels(self._checkpoint, self._stored, self._keras)
 
     def _by_objects(self, norms: list[ObjectNorm], found: Found) -> None:
         read = list(read_norms(self._checkpoint, self._stored, norms, self._said, self._era, found))

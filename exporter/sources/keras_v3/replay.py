@@ -53,15 +53,17 @@ class Match:
         return self.path, self.group.path if self.group else ""
 
 
-def matched(root: Group, tree: Node, keras_version: str | None, *, own_config: bool) -> list[Match]:
+def matched(root: Group, tree: Node, keras_version: str | None, *, own_config: bool,
+            kernels: dict[Node, Group | None] | None = None) -> list[Match]:
     """The batch norms of `tree` and the groups that hold their weights.
 
     keras_version: of the config; of the weights, too, where it is their own. Without one the way of counting that fits is theirs.
+    kernels: layers of `tree` that have a kernel; each gets its group, where that is certain.
     Raises: FormatError where the weights hold batch norms that the config does not, where two ways fit, or an architecture does not.
     """
     facts = dialects.era_of(keras_version, None).facts
     likely = facts.counting if facts else None
-    ways = [_Replay(root, counting, equal_is_shared).run(tree)
+    ways = [_Replay(root, counting, equal_is_shared, frozenset(kernels or ())).run(tree)
             for counting in ([likely] if likely and own_config else _possible(root))
             for equal_is_shared in ((False,) if counting is Counting.EACH else (False, True))]
     fitting = [way for way in ways if way.fits]
@@ -74,6 +76,9 @@ def matched(root: Group, tree: Node, keras_version: str | None, *, own_config: b
     for path in way.strange:
         raise FormatError("the weights hold this batch norm, the config does not: they do not fit", where=path)
     if fitting:
+        for node in kernels or ():
+            places = {found.path if (found := other.kernels.get(node)) else "" for other in fitting}
+            kernels[node] = way.kernels.get(node) if len(places) == 1 else None  # type: ignore[index]  # there is one: it has nodes
         return way.matches
     if not own_config:
         lost = next(match for match in _explained(way.matches) if match.group is None and match.node is not None)
@@ -112,8 +117,10 @@ class _Replay:
     equal_is_shared: whether layers of one name, class and config in lists are one layer; only .keras files of 2.13 on mark shared ones.
     """
 
-    def __init__(self, root: Group, counting: Counting, equal_is_shared: bool) -> None:
-        self.root, self.counting, self.equal_is_shared = root, counting, equal_is_shared
+    def __init__(self, root: Group, counting: Counting, equal_is_shared: bool, wanted: AbstractSet[Node] = frozenset()) -> None:
+        self.root, self.counting, self.equal_is_shared, self.wanted = root, counting, equal_is_shared, wanted
+        self.classes = {node.class_name for node in wanted}
+        self.kernels: dict[Node, Group] = {}  # the groups of the layers `wanted`
         self.named = root.name is not None
         self.matches: list[Match] = []
         self.taken: set[str] = set()  # paths of the groups that the config explains
@@ -141,6 +148,8 @@ class _Replay:
             self._weights_of[node.shared_object] = weights
         if group is not None:
             self._saved.setdefault(node.name, []).append((node, weights))
+            if node in self.wanted:
+                self.kernels[node] = group
         if is_batch_norm(node):
             self.matches.append(Match(path, node, group))
         else:
@@ -222,7 +231,7 @@ class _Replay:
             name = f"{base}_{number}" if number else base
             self.taken.add(join(container.path, name))
             used[base] = number + 1
-            if node.class_name in LEAVES and node.registered_name is None:
+            if node.class_name in LEAVES and node.registered_name is None and node.class_name not in self.classes:
                 reached.pop(base)
                 continue
             group = None if before is not None and self.counting is not Counting.EACH else container.child(name)
@@ -232,20 +241,25 @@ class _Replay:
             self._node(node, group, join(path, _name_of(node, group)))
             if before is None:
                 reached[base].append((name, start, len(self.matches)))
-        if self.counting is not Counting.EACH:
-            for base, found in reached.items():
-                self._check_even(base, found, members)
+        for base, found in reached.items():
+            if not self._is_even(base, found, members):
+                for node in nodes if self.wanted else ():
+                    if _group_class(node, members) == base:
+                        self.kernels.pop(node, None)
+                if self.counting is not Counting.EACH:
+                    self._forget(found)
         self.strange += [group.path for name, group in container.children(self.taken)
                          if numbered(name)[0] in KNOWN_GROUPS and group.holds_variables()]
         self.matches += [Match(below, None, group) for below, group in groups_below(container, self.taken, path, self.named)]
 
-    def _check_even(self, base: str, reached: list[tuple[str, int, int]], members: list[str]) -> None:
-        """tf.keras makes a group for each layer, also for one without weights. Where the groups of a class are not those that the config
-        leads to, the counting went another way from some layer on, and none of the class is certain.
+    def _is_even(self, base: str, reached: list[tuple[str, int, int]], members: list[str]) -> bool:
+        """Whether the groups of a class are those that the config leads to. tf.keras makes a group for each layer, also for one without
+        weights: else the counting went another way from some layer on, and none of the class is certain.
         """
         there = {name for name in members if re.fullmatch(re.escape(base) + r"(_[1-9][0-9]*)?", name)}
-        if there == {name for name, _, _ in reached}:
-            return
+        return there == {name for name, _, _ in reached}
+
+    def _forget(self, reached: list[tuple[str, int, int]]) -> None:
         for _, start, end in reached:
             for place in range(start, end):
                 if self.matches[place].node is not None:

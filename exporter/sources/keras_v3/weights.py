@@ -7,19 +7,23 @@ Keras that saved it went; what it finds has to fit: the number of variables, the
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from exporter.errors import FormatError, printable
 from exporter.errors import names as several
 from exporter.keras import dialects
 from exporter.keras.config import Node, norm_fields
 from exporter.keras.lookalikes import BATCH_NORMS, reason_against
-from exporter.sources.keras_v3.groups import Group, numbered, snake_case
+from exporter.sources.keras_v3.groups import File, Group, numbered, snake_case
 from exporter.sources.keras_v3.replay import KNOWN_GROUPS, Match, groups_below, holds_equals, is_called, matched
 from exporter.sources.shared.architecture import note_own_classes
 from exporter.sources.shared.assemble import assemble, roles_of
 from exporter.sources.shared.found import Found, Remedy
+
+if TYPE_CHECKING:
+    from exporter.batchnorm.kernels import Kernel
+    from exporter.keras.kernels import Feeding
 
 ONE_OF_TWO = "one of its parameters is gamma or beta, and the file does not say which"
 THREE_VECTORS = "it holds three vectors of one length, as a batch norm without gamma or beta does; the file does not say what they are"
@@ -33,19 +37,25 @@ NO_VARIANCE = "its second vector has negative values and is no variance"
 
 
 def read_weights(root: Group, tree: Node | None, keras_version: str | None, found: Found, *, own_config: bool,
-                 quantized: Callable[[Group], str | None] = lambda group: None) -> None:
-    """Reads the batch norms under `root` into `found`.
+                 with_kernels: bool = False, quantized: Callable[[Group], str | None] = lambda group: None) -> None:
+    """Reads the batch norms under `root` into `found`, and if asked for the kernels before them.
 
     tree: the model's config, or None. own_config: whether it was saved together with these weights, so that names have to agree.
     quantized: how a group's weights are. Raises: FormatError where config and weights do not fit.
     """
     ranks: Any = {}
+    feeding: Mapping[str, Feeding | str] = {}
+    if with_kernels and tree is not None:
+        from exporter.keras.kernels import feeding_layers
+
+        feeding = feeding_layers(tree)
+    groups: dict[Node, Group | None] = {each.node: None for each in feeding.values() if not isinstance(each, str)}
     if tree is None:
         matches = [Match(path, None, group) for path, group in groups_below(root, frozenset(), "", root.name is not None)]
     else:
         from exporter.keras.ranks import input_ranks
 
-        matches = matched(root, tree, keras_version, own_config=own_config)
+        matches = matched(root, tree, keras_version, own_config=own_config, kernels=groups)
         ranks = input_ranks(tree)
         renamed = [said for match in matches if match.node is not None and match.group is not None
                    and (said := _renamed(match.path, match.node, match.group, own_config))]
@@ -62,6 +72,8 @@ def read_weights(root: Group, tree: Node | None, keras_version: str | None, foun
             found.skip(match.path, match.why)
         else:
             _read(match.path, match.node, match.group, era, ranks.get(match.node), found, quantized(match.group))
+    if with_kernels:
+        found.kernels = _kernels(feeding, groups, own_config)
     note_own_classes(tree, found)
 
 
@@ -85,6 +97,28 @@ def _read(path: str, node: Node, group: Group, era: dialects.Era, rank: int | No
         return
     arrays = dict(zip(names, group.arrays(), strict=False))
     found.add(assemble(path, node, fields, arrays, era, rank, quantized=quantized))
+
+
+def _kernels(feeding: Mapping[str, Feeding | str], groups: Mapping[Node, Group | None], own_config: bool) -> dict[str, Kernel | str]:
+    """The kernels before the batch norms, from the groups of their layers."""
+    from exporter.sources.shared.kernels import Kernels, Weight, checked
+
+    def weight(file: File, path: str) -> Weight:
+        return Weight(file.shape(path), file.dtype(path), lambda: file.array(path, is_kernel=True))
+
+    found: dict[str, Kernel | str] = {}
+    gathered = Kernels()
+    for path, each in feeding.items():
+        if isinstance(each, str):
+            found[path] = each
+            continue
+        group = groups[each.node]
+        if group is None or not group.variables():
+            found[path] = f"which group of the weights is that of {printable(each.path, 80)}, which feeds it, is not certain"
+            continue
+        _renamed(each.path, each.node, group, own_config)
+        found[path] = gathered.kernel(each, [weight(*stored) for stored in group.variables()])
+    return checked(found)
 
 
 def _renamed(path: str, node: Node, group: Group, own_config: bool) -> str:

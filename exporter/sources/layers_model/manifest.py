@@ -194,5 +194,5 @@ class Paths:
     def dtype(self, path: str) -> str | None:
         return "float32" if self._weights.by_name[path].dtype == "float32" else None
 
-    def array(self, path: str) -> tuple[NDArray[Any], str]:
+    def array(self, path: str, *, is_kernel: bool = False) -> tuple[NDArray[Any], str]:
         return self._weights.read(path)

@@ -11,6 +11,7 @@ from exporter.batchnorm.stored import Skipped
 
 if TYPE_CHECKING:
     from exporter.batchnorm.bundle import Origin
+    from exporter.batchnorm.kernels import Kernel
     from exporter.batchnorm.stored import Stored
     from exporter.sources.shared.options import ReadOptions
 
@@ -42,6 +43,7 @@ class Found:
         self.warnings: list[str] = []
         self.remedies: dict[str, Remedy] = {}  # of what is skipped, by path
         self.own_classes: list[OwnClass] = []
+        self.kernels: dict[str, Kernel | str] | None = None  # of what feeds each batch norm, by its path, or why there is none
         self._numbers = 0
         self._said: set[str] = set()
         self._announce = options.announce

@@ -33,6 +33,7 @@ class ReadOptions:
     skip_unresolved:   write the rest and list what cannot be resolved under "skipped".
     effective_epsilon: write the fused kernel's value as `epsilon`.
     stored_statistics: write what is stored of layers that their model calls with training=True.
+    kernels:           also read the kernels of the layers that feed batch norms, where the model's config says which they are.
     announce:          called by a source with each layer as soon as it is found, for who can begin to work on it; the bundle that is
                        returned in the end is what counts.
     """
@@ -46,6 +47,7 @@ class ReadOptions:
     skip_unresolved: bool = False
     effective_epsilon: bool = False
     stored_statistics: bool = False
+    kernels: bool = False
     announce: Callable[[Stored], object] = to_nobody
 
     def __post_init__(self) -> None:

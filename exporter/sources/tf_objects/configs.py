@@ -55,8 +55,8 @@ class StoredConfigs:
         return self._parsed[node]
 
 
-def given_configs(graph: CheckpointGraph, architecture: Architecture, where: str) -> dict[int, tuple[str, Node]]:
-    """Path and config by node of the graph, from the architecture that the user gave."""
+def given_configs(graph: CheckpointGraph, architecture: Architecture, where: str) -> tuple[dict[int, tuple[str, Node]], dict[Node, int]]:
+    """Path and config of the batch norms by node of the graph, from the architecture that the user gave; and the nodes of all layers."""
     roots = [node for node in (0, *dict.fromkeys(graph.children(0).values())) if "layer-0" in graph.children(node)] if len(graph) else []
     roots = roots[:1] if roots[:1] == [0] else roots  # the models of a tf.train.Checkpoint, which is none itself
     misfits, fits = [], []
@@ -73,13 +73,15 @@ def given_configs(graph: CheckpointGraph, architecture: Architecture, where: str
     raise UsageError(f"the architecture {what}", where=where, hint="give --epsilon instead")
 
 
-def _fit(graph: CheckpointGraph, root: int, tree: Node) -> dict[int, tuple[str, Node]]:
+def _fit(graph: CheckpointGraph, root: int, tree: Node) -> tuple[dict[int, tuple[str, Node]], dict[Node, int]]:
     """Lays the config's tree over the object graph: layer-N is the model's Nth layer (Model._layer_checkpoint_dependencies), and
     wrappers hold theirs under the config's own names. Raises FormatError where the two differ."""
     found: dict[int, tuple[str, Node]] = {}
+    places: dict[Node, int] = {}
     stack = [(root, "", tree)]
     while stack:
         node, path, config = stack.pop()
+        places[config] = node
         children = graph.children(node)
         if is_batch_norm(config):
             if not {"moving_mean", "moving_variance"} <= children.keys():
@@ -99,7 +101,7 @@ def _fit(graph: CheckpointGraph, root: int, tree: Node) -> dict[int, tuple[str, 
             stack += [(child, join(path, below.name), below) for child, below in zip(held, inner, strict=True)]
         else:
             stack += [(child, join(path, below.name), below) for child, below in _held(graph, node, config)]
-    return found
+    return found, places
 
 
 def _held(graph: CheckpointGraph, node: int, config: Node) -> list[tuple[int, Node]]:

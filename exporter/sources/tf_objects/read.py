@@ -59,9 +59,10 @@ def read_norms(checkpoint: TensorBundle, graph: CheckpointGraph, norms: Iterable
 
 
 def read_objects(checkpoint: TensorBundle, architecture: Place | None, found: Found,
-                 norms: Mapping[str, list[GraphNorm]] | None = None) -> None:
+                 norms: Mapping[str, list[GraphNorm]] | None = None, *, with_kernels: bool = False) -> None:
     """Reads the batch norms of an object-based checkpoint (TensorFlow 2, tf.keras from 1.12 on) into `found`, by its object graph.
 
+    with_kernels: and the kernels before them, where there is an architecture.
     norms: what a graph that is known to compute with them says, by the key of the moving variance.
     """
     graph = open_graph(checkpoint)
@@ -69,7 +70,12 @@ def read_objects(checkpoint: TensorBundle, architecture: Place | None, found: Fo
     era = None
     if architecture is not None:
         given = node_tree_from(architecture)
-        configs, era = given_configs(graph, given, architecture.name), era_of(given.keras_version, given.backend)
+        (configs, places), era = given_configs(graph, given, architecture.name), era_of(given.keras_version, given.backend)
+        if with_kernels:
+            from exporter.keras.kernels import feeding_layers
+            from exporter.sources.tf_objects.kernels import given_kernels
+
+            found.kernels = given_kernels(checkpoint, graph, feeding_layers(given.tree), places)
     paths, stored_configs = ObjectNames(graph), StoredConfigs(checkpoint, graph)
 
     def said_of(norm: ObjectNorm) -> Said:

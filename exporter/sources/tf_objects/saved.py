@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from exporter.errors import FormatError, UnsupportedError, names, printable
-from exporter.formats.object_graph import CheckpointGraph, SavedGraph, read_metadata
+from exporter.formats.object_graph import CheckpointGraph, SavedGraph, Way, read_metadata
 from exporter.formats.strict_json import parse_json
 from exporter.keras.calls import NOTHING_AROUND, Surroundings
 from exporter.keras.config import Node, NormFields, is_batch_norm, join, model_tree, norm_fields, walk
@@ -75,12 +75,23 @@ class KerasMetadata:
         listed = [_listed(self._json(node)) for node in found.way[0]]
         return bool(called[-1]) and any(names and names.isdisjoint(called[number:]) for number, names in enumerate(listed[:-1], 1))
 
+    def path_of(self, way: Way) -> str:
+        """As `path`, of any object: the names of the Keras objects on the way to it; "" where it has none itself."""
+        path = ""
+        for node in way[0][1:]:
+            path = join(path, self._name(node))
+        return path if self._name(way[0][-1]) else ""
+
+    def model(self) -> Node | None:
+        """The config of the outermost model; None where it lists no layers."""
+        said = self._json(0)
+        return model_tree({key: said.get(key) for key in ("class_name", "config")}, self._where) if _listed(said) else None
+
     def _calls(self) -> dict[str, tuple[Call, ...]]:
         """What feeds and follows the batch norms of the outermost model, by path; of none where its config lists no layers."""
         if self._places is None:
-            said = self._json(0)
-            model = {key: said.get(key) for key in ("class_name", "config")}
-            self._places = {path: node.calls for path, node in walk(model_tree(model, self._where))} if _listed(said) else {}
+            tree = self.model()
+            self._places = {path: node.calls for path, node in walk(tree)} if tree else {}
         return self._places
 
     def _surroundings(self, found: ObjectNorm) -> Surroundings:

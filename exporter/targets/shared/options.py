@@ -7,7 +7,8 @@ import dataclasses
 from exporter.errors import UsageError
 
 NAMES = ("keras", "torch")
-FLAGS = {"vectors": "--no-vectors", "names": "--names", "folded": "--folded", "axis": "--axis", "plain": "--plain"}  # by field
+FLAGS = {"vectors": "--no-vectors", "names": "--names", "folded": "--folded", "axis": "--axis", "plain": "--plain",
+         "fold": "--fold"}  # by field
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,6 +20,7 @@ class WriteOptions:
     folded:  also write scale and offset.
     axis:    the axis of the channels in the input of each layer, where that is another than in the model.
     plain:   without functions, which some readers of ONNX do not know.
+    fold:    the layers in front with the batch norms folded into them, and the batch norms that stay; the bundle needs its kernels.
     """
 
     vectors: bool = True
@@ -26,12 +28,16 @@ class WriteOptions:
     folded: bool = False
     axis: int | None = None
     plain: bool = False
+    fold: bool = False
 
     def __post_init__(self) -> None:
         if self.names not in NAMES:
             raise UsageError(f"names must be {' or '.join(map(repr, NAMES))}, got {self.names!r}")
         if self.axis == 0:
             raise UsageError("expected an axis of channels, got axis 0, which is the batch")
+
+        if self.fold and not self.vectors:
+            raise UsageError("a folded model has no test vectors", hint="leave --no-vectors out")
 
     def given(self) -> list[str]:
         """The fields that are not as they are by default."""

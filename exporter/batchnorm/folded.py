@@ -1,0 +1,159 @@
+"""FoldedModel: a whole model with each batch norm folded into what feeds it, where that is allowed, and the list of those that stay."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from exporter.batchnorm.dtypes import TINY, UNIT, round_to
+from exporter.batchnorm.fold import reason_against
+from exporter.batchnorm.kernels import Kernel
+from exporter.batchnorm.layer import BatchNorm, wide
+from exporter.batchnorm.stored import frozen
+from exporter.errors import UnsupportedError, by_reason, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from exporter.batchnorm.bundle import Bundle
+    from exporter.batchnorm.origin import Origin
+
+NO_PLACE = "the file does not say what feeds it"
+GIVE_CONFIG = ("what feeds a batch norm is in the config of a functional or Sequential model: give the whole model, or --architecture; "
+               "exporter.fold takes any layer and kernel")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class FoldedLayer:
+    """A layer with the batch norm behind it in its kernel and bias.
+
+    source:  the layer as the file has it: path, class, kind, type. norm: the batch norm, which has to be taken out.
+    kernel, bias: of the shape and type of the file's own; the bias of shape (channels,).
+    kernel_error, bias_error: no number of them differs by more from the one that exact arithmetic gives (docs/folding.md).
+    """
+
+    source: Kernel
+    norm: BatchNorm
+    kernel: NDArray[Any]
+    bias: NDArray[Any]
+    kernel_error: float
+    bias_error: float
+
+    @property
+    def path(self) -> str:
+        return self.source.path
+
+    @property
+    def kernel_name(self) -> str:
+        """What Keras calls the array: "kernel", or of a separable convolution "pointwise_kernel"."""
+        return "pointwise_kernel" if self.source.kind.startswith("Separable") else "kernel"
+
+    @property
+    def products(self) -> int:
+        """How many products one output number sums: n of docs/folding.md."""
+        return self.kernel.size // self.source.count
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class FoldedModel:
+    """What `fold_model` gives.
+
+    folded:  the layers with a batch norm in them, in the order of their batch norms.
+    kept:    (batch norm, reason) of those that stay, as they are in the file.
+    skipped: (path, reason) of batch norms that the file does not say enough about; none unless they were to be skipped.
+    """
+
+    folded: tuple[FoldedLayer, ...]
+    kept: tuple[tuple[BatchNorm, str], ...]
+    origin: Origin
+    skipped: tuple[tuple[str, str], ...] = ()
+
+    def __getitem__(self, path: str) -> FoldedLayer:
+        """The folded layer of this path."""
+        found = next((layer for layer in self.folded if layer.path == path), None)
+        if found is None:
+            raise KeyError(f"no layer {path!r} is folded")
+        return found
+
+    def __repr__(self) -> str:
+        return f"<FoldedModel {printable(self.origin.file, 80)}: {len(self.folded)} folded, {len(self.kept)} kept>"
+
+
+def reason_to_keep(layer: BatchNorm, kernels: Mapping[str, Kernel | str]) -> str:
+    """Why a batch norm of a model stays; "" where it can be folded into `kernels[layer.path]`."""
+    reason = reason_against(layer)
+    if reason:
+        return reason
+    if layer.quantized is not None:
+        return f"its parameters are stored quantized ({printable(layer.quantized, 40)})"
+    found = kernels.get(layer.path, NO_PLACE) if layer.calls else NO_PLACE
+    if isinstance(found, str):
+        return found
+    if found.count != layer.channels:
+        return f"{printable(found.path, 80)}, which feeds it, gives {found.count} channels, and it has {layer.channels}"
+    if not _fits(layer, found):
+        return f"a folded number does not fit {found.dtype}"
+    return ""
+
+
+def remark_on(layers: tuple[BatchNorm, ...], kernels: Mapping[str, Kernel | str]) -> list[str]:
+    """A sentence about the batch norms that stay, where there are any."""
+    kept = [(layer.path, reason) for layer in layers if (reason := reason_to_keep(layer, kernels))]
+    is_partial = 0 < len(kept) < len(layers)  # where all stay, folding them is an error
+    return [f"{len(kept)} of {len(layers)} batch norms cannot be folded and stay: {by_reason(kept)}"] if is_partial else []
+
+
+def fold_bundle(bundle: Bundle) -> FoldedModel:
+    """The bundle's batch norms folded into its kernels.
+
+    Raises: UnsupportedError where it has none, as of a kind of file whose kernels are not read, or none of the batch norms can be folded.
+    """
+    if bundle.kernels is None:
+        raise UnsupportedError(f"nothing can be folded: no kernels are read from this kind of file ({bundle.origin.kind})",
+                               hint="--fold reads .h5, .keras, .weights.h5 and SavedModels of Keras; exporter.fold takes any kernel")
+    reasons = [reason_to_keep(layer, bundle.kernels) for layer in bundle]
+    folded = tuple(_folded(layer, kernel) for layer, reason in zip(bundle, reasons, strict=True)
+                   if not reason and isinstance(kernel := bundle.kernels[layer.path], Kernel))
+    kept = tuple((layer, reason) for layer, reason in zip(bundle, reasons, strict=True) if reason)
+    if not folded:
+        said = by_reason([(layer.path, reason) for layer, reason in kept])
+        raise UnsupportedError(f"no batch norm of the model can be folded: {said}", hint=GIVE_CONFIG if NO_PLACE in reasons else "")
+    return FoldedModel(folded=folded, kept=kept, origin=bundle.origin, skipped=bundle.skipped)
+
+
+def _folded(layer: BatchNorm, source: Kernel) -> FoldedLayer:
+    gamma, beta, mean, root = wide(layer)
+    kernel = source.kernel.astype(np.float64) * _along(gamma / root, source)
+    shifted = gamma * ((0.0 if source.bias is None else source.bias.astype(np.float64)) - mean) / root
+    rounded = frozen(round_to(kernel, source.dtype)), frozen(round_to(shifted + beta, source.dtype))
+    return FoldedLayer(source=source, norm=layer, kernel=rounded[0], bias=rounded[1],
+                       kernel_error=_error(rounded[0], source.dtype, np.abs(kernel)),
+                       bias_error=_error(rounded[1], source.dtype, np.abs(shifted) + np.abs(beta)))
+
+
+def _along(values: NDArray[np.float64], source: Kernel) -> NDArray[np.float64]:
+    """Values of the output channels, shaped to broadcast against the kernel."""
+    shape = [source.kernel.shape[axis] if axis in source.channels else 1 for axis in range(source.kernel.ndim)]
+    return values.reshape(shape)
+
+
+def _error(rounded: NDArray[Any], dtype: str, size: NDArray[np.float64]) -> float:
+    """The largest error of an array: float64 loses 6 * 2**-53 of `size`, rounding the unit roundoff of what is stored; docs/folding.md."""
+    unit = UNIT[dtype]
+    error = unit * (1 + 2 * unit) * np.abs(rounded.astype(np.float64)) + 6 * 2.0**-53 * size + unit * TINY[dtype]
+    return float(error.max())
+
+
+def _fits(layer: BatchNorm, source: Kernel) -> bool:
+    """Whether no folded number overflows: the largest of each channel does not, and neither does a bias."""
+    others = tuple(axis for axis in range(source.kernel.ndim) if axis not in source.channels)
+    largest = np.abs(source.kernel.astype(np.float64)).max(axis=others).ravel()
+    gamma, beta, mean, root = wide(layer)
+    with np.errstate(over="ignore", invalid="ignore"):
+        bias = gamma * ((0.0 if source.bias is None else source.bias.astype(np.float64)) - mean) / root + beta
+        folded = [round_to(values, source.dtype) for values in (largest * np.abs(gamma / root), bias)]
+    return all(bool(np.isfinite(values).all()) for values in folded)

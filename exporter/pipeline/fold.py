@@ -1,0 +1,22 @@
+"""fold_model: from a path to a model whose batch norms are in the layers that feed them."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from exporter.batchnorm.folded import FoldedModel, fold_bundle
+from exporter.files.spool import Content
+from exporter.pipeline.read import read
+
+
+def fold_model(path: str | os.PathLike[str] | Content, **options: Any) -> FoldedModel:
+    """The layers of a model that feed batch norms, with these folded into their kernels and biases; and the batch norms that stay, with
+    the reason. `bn-export MODEL folded.npz --fold` writes the same.
+
+    path:    an .h5, .keras or .weights.h5 file, or a SavedModel of Keras, as in `read`.
+    options: those of `read`, e.g. architecture, epsilon, layers, isolated.
+
+    Computed in float64 and rounded once. Raises: what `read` does; UnsupportedError where nothing can be folded.
+    """
+    return fold_bundle(read(path, kernels=True, **options))

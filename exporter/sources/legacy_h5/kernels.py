@@ -1,0 +1,115 @@
+"""The kernels of the layers that feed batch norms, in a legacy HDF5 file.
+
+A group's weights are those of one layer of the outermost model. Where that layer is the feeding one itself, alone or in TimeDistributed,
+they are its own. Where it is a model, names and order have to agree, as for batch norms (exporter/sources/legacy_h5/weights.py).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from exporter.errors import printable
+from exporter.keras.kernels import Feeding, feeding_layers, kernel_layers
+from exporter.keras.node import Node
+from exporter.sources.shared.kernels import Kernels, Weight, checked
+
+if TYPE_CHECKING:
+    from exporter.batchnorm.kernels import Kernel
+    from exporter.formats.hdf5_file import File
+    from exporter.sources.legacy_h5.weights import LayerGroup
+
+_NAME = re.compile(r"(?:(.*)/)?(depthwise_kernel|pointwise_kernel|kernel|bias)(?:_\d+)?(?::\d+)?", re.DOTALL)
+_NAME_OF_KERAS_1 = re.compile(r"(.*)_(W|b)(?:_\d+)?(?::\d+)?", re.DOTALL)
+_ROLES_OF_KERAS_1 = {"W": "kernel", "b": "bias"}
+
+
+def read_kernels(file: File, groups: Sequence[LayerGroup], tree: Node, renamed: Mapping[str, str]) -> dict[str, Kernel | str]:
+    """The kernel that each batch norm of `tree` can go into, or why there is none, by the path of the batch norm.
+
+    renamed: layers of the outermost model that have other names in the file than in `tree`.
+    """
+    by_name, gathered = {group.name: group for group in groups}, Kernels()
+    found: dict[str, Kernel | str] = {}
+    for path, feeding in feeding_layers(tree).items():
+        kernel = feeding if isinstance(feeding, str) else _kernel(file, by_name, feeding, renamed, gathered)
+        found[_renamed(path, renamed)] = kernel
+    return checked(found)
+
+
+def _renamed(path: str, renamed: Mapping[str, str]) -> str:
+    first = next((old for old in renamed if path == old or path.startswith(f"{old}/")), None)
+    return path if first is None else renamed[first] + path[len(first):]
+
+
+def _kernel(file: File, groups: Mapping[str, LayerGroup], feeding: Feeding, renamed: Mapping[str, str], gathered: Kernels) -> Kernel | str:
+    top = (*feeding.above, feeding.node)[0]
+    group = groups.get(renamed.get(top.name, top.name))
+    if group is None:
+        return f"the file holds no weights of {printable(feeding.path, 80)}, which feeds it"
+    weights = list(group.stored or group.weights) or file.strings(group.path, "weight_names") or []
+    places = _places(weights, feeding, top)
+    if isinstance(places, str):
+        return places
+    is_bfloat16 = feeding.node.config.get("dtype") == "bfloat16"
+
+    def weight(path: str) -> Weight:
+        dtype = file.dtype(path) or ("bfloat16" if is_bfloat16 else None)
+        return Weight(file.shape(path), dtype, lambda: file.array(path, is_bfloat16=is_bfloat16, is_kernel=True))
+
+    return gathered.kernel(feeding, [weight(f"{group.path}/{weights[place]}") for place in places])
+
+
+def _places(weights: Sequence[str], feeding: Feeding, top: Node) -> list[int] | str:
+    """Where among the weights of a group those of the feeding layer stand, in their order; or why that is not certain."""
+    parsed = [_parsed(weight) for weight in weights]
+    if all(each.base_name == "TimeDistributed" for each in feeding.above):
+        roles = tuple(each[1] if each else "" for each in parsed)
+        return list(range(len(roles))) if _as_saved(roles) == feeding.roles else _unclear(feeding)
+    if any(_NAME_OF_KERAS_1.fullmatch(weight) for weight in weights):  # 1.0.0 to 1.0.2 saved them under each other's names
+        return _unclear(feeding)
+    scopes: dict[str, list[int]] = {}
+    for place, each in enumerate(parsed):
+        if each is not None:
+            scopes.setdefault(each[0], []).append(place)
+    own = _scope_of(feeding, top, list(scopes))
+    if own is None:
+        return _unclear(feeding)
+    places = scopes[own]
+    roles = tuple(each[1] for place in places if (each := parsed[place]))
+    return places if _as_saved(roles) == feeding.roles else _unclear(feeding)
+
+
+def _as_saved(roles: tuple[str, ...]) -> tuple[str, ...]:
+    """Keras 2 calls a depthwise kernel so; Keras 3 and this package call it the kernel, unless there is another one."""
+    return roles if "pointwise_kernel" in roles else tuple("kernel" if role == "depthwise_kernel" else role for role in roles)
+
+
+def _unclear(feeding: Feeding) -> str:
+    return f"which weights are those of {printable(feeding.path, 80)}, which feeds it, is not certain: names and order do not agree"
+
+
+def _scope_of(feeding: Feeding, top: Node, scopes: list[str]) -> str | None:
+    """The scope of the feeding layer's weights inside a model, where the scopes with a kernel are those of its layers, one for one."""
+    layers = kernel_layers(top)
+    trained = [node for node in layers if node.config.get("trainable") is not False]
+    layers = [*trained, *(node for node in layers if node.config.get("trainable") is False)]  # as Model.weights comes
+    if len(layers) != len(scopes) or not all(_is_named(scope, node.name) for scope, node in zip(scopes, layers)):
+        return None
+    return next((scope for scope, node in zip(scopes, layers) if node is feeding.node), None)
+
+
+def _is_named(scope: str, name: str) -> bool:
+    """Whether a scope is that of a layer of this name, as it is or with the number that TensorFlow adds."""
+    last = scope.rpartition("/")[2] if "/" not in name else scope
+    return bool(name) and any(each == name or each.endswith(f"/{name}") for each in (last, re.sub(r"_\d+$", "", last)))
+
+
+def _parsed(weight: str) -> tuple[str, str] | None:
+    """(scope, role) of a weight's name; None for one of no kernel or bias."""
+    found = _NAME.fullmatch(weight)
+    if found:
+        return found[1] or "", found[2]
+    found = _NAME_OF_KERAS_1.fullmatch(weight)
+    return (found[1], _ROLES_OF_KERAS_1[found[2]]) if found else None
