@@ -22,11 +22,11 @@ README = (ROOT / "README.md").read_text()
 ROWS = json.loads((SAMPLES / "manifest.json").read_text())
 
 
-def read(row, **more):
+def read(row):
     options = dict(row.get("options", {}))
     if "architecture" in options:
         options["architecture"] = SAMPLES / options["architecture"]
-    return exporter.read(SAMPLES / row["model"], **options, **more)
+    return exporter.read(SAMPLES / row["model"], **options)
 
 
 def test_the_manifest_is_not_empty_and_names_every_sample():
@@ -47,9 +47,8 @@ def test_each_source_has_a_sample_and_its_row_in_the_readme(name):
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if "truth" in row], ids=lambda row: row["model"])
-@pytest.mark.parametrize("isolated", [False, True], ids=["here", "isolated"])
-def test_a_sample_is_read_exactly(row, isolated):
-    bundle = read(row, isolated=isolated)
+def test_a_sample_is_read_exactly(row):
+    bundle = read(row)
     truth = json.loads((SAMPLES / row["truth"]).read_text())
     assert bundle.origin.kind == row["kind"]
     assert row["keras_version"] in (None, bundle.origin.keras_version)

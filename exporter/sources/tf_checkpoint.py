@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from exporter.batchnorm.bundle import Origin
-from exporter.errors import FormatError, names
+from exporter.errors import FormatError, MissingFileError, names
 from exporter.files.place import MiB, Place
 from exporter.formats.object_graph import OBJECT_GRAPH
 from exporter.formats.sstable import is_table
@@ -136,5 +136,9 @@ def _meta(table: Place) -> Place | None:
 
 
 def _other_metas(table: Place) -> list[Place]:
-    """The graphs of other names beside a checkpoint: tensorpack writes graph-DATE.meta."""
-    return [child for child in table.parent().children() if child.name.endswith(".meta") and child.is_file()]
+    """The graphs of other names beside a checkpoint: tensorpack writes graph-DATE.meta. Not every server lists its folders."""
+    try:
+        beside = table.parent().children()
+    except MissingFileError:
+        return []
+    return [child for child in beside if child.name.endswith(".meta") and child.is_file()]

@@ -1,0 +1,24 @@
+"""One file, one bundle: by whatever way it is read, and after it was written and read back."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from tests.make.layers import ROOT
+from tests.make.ways import SAMPLES, documents
+
+ROWS = [row for row in json.loads((ROOT / "sample_models" / "manifest.json").read_text()) if "truth" in row]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the ways include forks")
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row["model"])
+def test_every_way_gives_the_same_bundle(row, tmp_path):
+    options = dict(row.get("options", {}))
+    if "architecture" in options:
+        options["architecture"] = str(SAMPLES / options["architecture"])
+    found = dict(documents(SAMPLES / row["model"], tmp_path, options))
+    assert len(found) >= 9
+    assert [way for way, text in found.items() if text != found["here"]] == []
