@@ -36,7 +36,7 @@ def check_numbers(count: int) -> None:
     """Refuses more numbers in all layers of a model than any has: a few bytes of a file can stand for very many. Raises: FormatError."""
     if count > MOST_NUMBERS:
         raise FormatError(f"expected at most {MOST_NUMBERS} numbers in all batch norms of a model, got more",
-                          hint="no real model has a tenth of that; the file is damaged, or made to do this")
+                          hint="no real model has a tenth of that; the file is damaged or forged")
 
 
 def check_layer(path: str, *, shape: tuple[int, ...], axis: tuple[int, ...], ndim: int | None, dtype: str, epsilon: float,

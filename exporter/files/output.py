@@ -28,13 +28,13 @@ def check_output(path: str | os.PathLike[str], inputs: Iterable[Place] = ()) -> 
     as_folder, path = is_folder_name(path), Path(path)
     folder = path.parent
     if as_folder and path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise OutputError("this exists; only a new or empty folder is filled", where=str(path), hint="choose another name")
+        raise OutputError("expected a new or empty folder, got one that holds files", where=str(path), hint="choose another name")
     if path.is_dir() and not as_folder:
-        raise OutputError("this is a folder; give a file name", where=str(path))
+        raise OutputError("expected the name of a file, got a folder", where=str(path))
     if not folder.is_dir():
         raise OutputError("its folder does not exist", where=str(path), hint=f"create it first: mkdir -p {folder}")
     if path.exists() and not path.is_file() and not as_folder:
-        raise OutputError("this is not a regular file; nothing is written into a device or a pipe", where=str(path))
+        raise OutputError("expected a regular file, got a device or a pipe", where=str(path))
     if not os.access(folder, os.W_OK):
         raise OutputError("its folder is not writable", where=str(path))
     for place in inputs:
@@ -88,7 +88,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         _sync_folder(path.parent)
     except OSError as error:
         raise OutputError(f"cannot be written: {os.strerror(error.errno) if error.errno else error}", where=str(path),
-                          hint="what stood there before is untouched") from None
+                          hint="an existing file of this name is unchanged") from None
 
 
 def write_folder(path: Path, data: bytes) -> None:

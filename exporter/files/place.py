@@ -68,14 +68,14 @@ class Place:
         except (OSError, ValueError) as error:
             raise self._error(error) from None
         if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
-            raise FormatError("this is neither a file nor a folder (a pipe, socket or device is never read)", where=self.name)
+            raise FormatError("expected a file or folder, got a pipe, socket or device, which is never read", where=self.name)
         return found
 
     def _check_inside(self, root: Path) -> None:
         real = self.local.resolve()
         if not real.is_relative_to(root) and not real.is_relative_to(_blobs(root) or root):
-            raise FormatError("a symbolic link that leaves the model's folder is not followed", where=self.name,
-                              hint="give a copy of the model in which the files themselves lie in the folder")
+            raise FormatError("a symbolic link that points outside the model's folder is not followed", where=self.name,
+                              hint="copy the model so that the folder contains the files themselves (cp -rL)")
 
     def is_file(self) -> bool:
         found = self.stat()
@@ -99,7 +99,7 @@ class Place:
         """The file, for reading bytes; the caller closes it. It has no buffer: the formats read pieces of known sizes all over it."""
         if not self.is_file():
             self.size()  # says so where there is nothing
-            raise FormatError("this is a folder, not a file", where=self.name)
+            raise FormatError("expected a file, got a folder", where=self.name)
         try:
             descriptor = os.open(self.local, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
             self._opened.setdefault(self.local, _stamp(os.fstat(descriptor)))
@@ -117,11 +117,11 @@ class Place:
     def read(self, limit: int = 64 * MiB) -> bytes:
         """The whole file; an error, before a byte is read, where it is larger than `limit` bytes."""
         if self.size() > limit:
-            raise FormatError(f"{self.size()} bytes is over the limit of {limit} for this file", where=self.name)
+            raise FormatError(f"expected at most {limit} bytes in this file, got {self.size()}", where=self.name)
         with self.open() as file:
             data = file.read(limit + 1)
         if len(data) > limit:
-            raise FormatError(f"over the limit of {limit} bytes for this file", where=self.name)
+            raise FormatError(f"expected at most {limit} bytes in this file, got more", where=self.name)
         return data
 
     def child(self, *parts: str) -> Place:
@@ -157,7 +157,8 @@ class Place:
             except OSError:
                 same = False
             if not same:
-                raise FormatError("this file changed while it was read", where=path.name, hint="try again when whatever writes it is done")
+                raise FormatError("the file changed while it was being read", where=path.name,
+                                  hint="try again when the program that writes it has finished")
 
     def _error(self, error: OSError | ValueError) -> ExporterError:
         reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
@@ -174,7 +175,7 @@ def check_parts(parts: tuple[str, ...], where: str) -> None:
     for part in parts:
         pieces = part.replace("\\", "/").split("/")
         if not part or "\0" in part or part.startswith(("/", "\\")) or ".." in pieces or ":" in pieces[0]:
-            raise FormatError(f"{printable(part)!r} is not a name inside the model's folder", where=where)
+            raise FormatError(f"expected a name inside the model's folder, got {printable(part)!r}", where=where)
 
 
 def _blobs(root: Path) -> Path | None:

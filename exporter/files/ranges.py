@@ -100,8 +100,8 @@ class Ranges:
                 self._keep(0, data)
                 return
             if len(data) != end - start:
-                raise FormatError(f"expected the {end - start} bytes that were asked for, got {len(data)}", where=self._name,
-                                  hint="download the file and give its path")
+                raise FormatError(f"expected {end - start} bytes from the server, got {len(data)}", where=self._name,
+                                  hint="download the file and pass its path")
             self._keep(start, data)
 
     def _keep(self, start: int, data: bytes) -> None:
@@ -112,8 +112,8 @@ class Ranges:
             self._parts.insert(i, data[a - start: b - start])
             self._kept += b - a
         if self._kept > MOST_KEPT:
-            raise FormatError(f"more than {MOST_KEPT} bytes of it would have to be fetched", where=self._name,
-                              hint="download the file and give its path")
+            raise FormatError(f"expected to fetch at most {MOST_KEPT} bytes of it, needed more", where=self._name,
+                              hint="download the file and pass its path")
 
     def _at(self, position: int) -> int:
         return max(0, bisect.bisect(self._starts, position) - 1)

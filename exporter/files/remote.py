@@ -98,7 +98,7 @@ class RemotePlace(Place):
     def open(self) -> InputFile:
         if not self.is_file():
             self.size()  # says so where there is nothing
-            raise FormatError("this is a folder, not a file", where=self.name)
+            raise FormatError("expected a file, got a folder", where=self.name)
         self._content = self._content or Ranges(self._far(), self.size(), self.name)
         return cast(InputFile, RangesFile(self._content))
 
@@ -147,7 +147,7 @@ class RemotePlace(Place):
         self.refresh()
         after = self.info() or {}
         if any(before.get(mark) != after.get(mark) for mark in MARKS):
-            raise FormatError("the file was replaced while it was read", where=self.name, hint="try again")
+            raise FormatError("the file changed on the server while it was being read", where=self.name, hint="try again")
 
     def _far(self) -> FarFile:
         """The file as its store knows it, with what was waited for it so far."""
@@ -167,9 +167,9 @@ def check_output(url: str, inputs: Iterable[Place] = ()) -> None:
     """Refuses a URL that nothing can be written to, or that is an input's own, before any work is done and without the network."""
     where = printable(address.public(url), 120)
     if url.endswith("/"):
-        raise OutputError("a folder cannot be written to a URL", where=where, hint="give the name of a file")
+        raise OutputError("expected the URL of a file, got a folder", where=where, hint="give the name of a file")
     if re.match("https?:", url, re.IGNORECASE):
-        raise OutputError("nothing can be written over http", where=where, hint="write to a file or to a store such as s3://")
+        raise OutputError("http addresses cannot be written to", where=where, hint="write to a local file or an object store such as s3://")
     if any(place.address == url for place in inputs):
         raise OutputError("the output would replace the input", where=where, hint="choose another name")
 

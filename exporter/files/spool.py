@@ -40,7 +40,7 @@ def spooled(content: Content) -> Iterator[Place]:
                     file.write(piece)
         except OSError as error:
             raise FormatError(f"cannot be copied to a temporary file: {error.strerror or error}", where=name,
-                              hint="TMPDIR names the folder for temporary files") from None
+                              hint="set TMPDIR to a folder with enough space") from None
         yield Place(path)
 
 
@@ -57,7 +57,7 @@ def _pieces(content: Content) -> Iterator[bytes | memoryview]:
             content.seek(0)
         while piece := content.read(PIECE):
             if isinstance(piece, str):
-                raise UsageError("expected a binary file object, got one that reads text", hint="open it with mode 'rb'")
+                raise UsageError("expected a binary file object, got a text file object", hint="open it in mode 'rb'")
             yield piece
     finally:
         if can_seek:

@@ -87,20 +87,20 @@ def told(error: BaseException, name: str, scheme: str, words: str) -> ExporterEr
     if status in NOT_FOUND or any(type(each) is FileNotFoundError for each in causes):
         return MissingFileError("no such file or folder", where=name, hint="check the address")
     if status in FORBIDDEN or any(isinstance(each, PermissionError) for each in causes):
-        answer = f": the server answers {status}" if status else ""
-        return FormatError(f"access is refused{answer}", where=name, hint=credentials(scheme))
+        answer = f": the server answered {status}" if status else ""
+        return FormatError(f"access denied{answer}", where=name, hint=credentials(scheme))
     if status is not None:
-        return FormatError(f"cannot be read: the server answers {status}", where=name, hint=NETWORK)
+        return FormatError(f"cannot be read: the server answered {status}", where=name, hint=NETWORK)
     import socket
 
     if any(isinstance(each, socket.gaierror) for each in causes):
-        return FormatError("the name of the server cannot be resolved", where=name, hint=NETWORK)
+        return FormatError("cannot resolve the host name of the server", where=name, hint=NETWORK)
     if any(isinstance(each, ConnectionRefusedError) for each in causes):
-        return FormatError("cannot be read: the server refuses the connection", where=name, hint=NETWORK)
+        return FormatError("cannot be read: the server refused the connection", where=name, hint=NETWORK)
     if any(isinstance(each, TimeoutError) for each in causes):
         return FormatError("cannot be read: the server did not answer in time", where=name, hint=NETWORK)
     if is_lost(error):
-        return FormatError("cannot be read: the connection broke, again and again", where=name, hint=NETWORK)
+        return FormatError("cannot be read: the connection broke repeatedly", where=name, hint=NETWORK)
     return FormatError(f"cannot be read: {words}", where=name, hint=f"{NETWORK}, and the credentials in the environment")
 
 

@@ -91,7 +91,7 @@ class WebFile:
 
     def failed(self, error: BaseException) -> ExporterError:
         if _may_go_better(error):
-            error = ConnectionResetError("the server went away")
+            error = ConnectionResetError("the server closed the connection")
         return told(error, self._name, scheme_of(self._url), printable(without_secrets(str(error) or type(error).__name__, self._url), 200))
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
@@ -169,7 +169,7 @@ class WebFile:
         found = CONTENT_RANGE.fullmatch(said)
         if found is None or (int(found[1]), min(int(found[2]) + 1, wanted[1])) != wanted:
             raise FormatError(f"expected the bytes {wanted[0]}-{wanted[1] - 1}, got {said!r}", where=self._name,
-                              hint="download the file and give its path")
+                              hint="download the file and pass its path")
         if found[3] != "*" and self._size is not None and int(found[3]) != self._size:
             raise self._replaced()
 
@@ -182,7 +182,7 @@ class WebFile:
                 return
 
     def _replaced(self) -> FormatError:
-        return FormatError("the file was replaced while it was read", where=self._name, hint="try again")
+        return FormatError("the file changed on the server while it was being read", where=self._name, hint="try again")
 
     async def _ask(self, method: str, headers: dict[str, str], whole: int = 0) -> Answer:
         """An answer with its body, after as many attempts as it takes. whole: bytes that are wanted."""
@@ -218,7 +218,7 @@ class WebFile:
                 self._check_version(answer.headers)
             body = b"" if method == "HEAD" else await self._body(answer)
             if answer.status == 206 and len(body) < whole and "Content-Length" not in answer.headers:
-                raise ConnectionResetError("the answer ended early")
+                raise ConnectionResetError("the response ended early")
             return Answer(answer.status, answer.headers, body)
 
     async def _body(self, answer: Any) -> bytes:
@@ -231,8 +231,8 @@ class WebFile:
                     break
             else:
                 return bytes(body)
-        raise FormatError(f"more than {MOST_KEPT} bytes of it would have to be fetched", where=self._name,
-                          hint="download the file and give its path")
+        raise FormatError(f"expected to fetch at most {MOST_KEPT} bytes of it, needed more", where=self._name,
+                          hint="download the file and pass its path")
 
 
 async def _awaited(work: Coroutine[Any, Any, T]) -> T:

@@ -51,7 +51,7 @@ class TensorProto:
         self.dtype = dtype_of(number if isinstance(number, int) else 0)
         sizes = [dimension.integer(1) for dimension in _message(self._fields, 2, where).messages(2)]
         if any(size < 0 for size in sizes) or len(sizes) > 32:
-            raise FormatError("a constant has an impossible shape", where=where)
+            raise FormatError("a constant has an invalid shape", where=where)
         self.shape = tuple(sizes)
 
     @property
@@ -63,10 +63,11 @@ class TensorProto:
         if self.dtype.kind == "other":
             raise FormatError(f"expected a numeric constant, got one of type {self.dtype.name}", where=self.where)
         if self.size * self.dtype.item_size > LARGEST_CONSTANT:
-            raise FormatError(f"a constant of shape {list(self.shape)} is over the limit of {LARGEST_CONSTANT} bytes", where=self.where)
+            raise FormatError(f"expected constants of at most {LARGEST_CONSTANT} bytes, got one of shape {list(self.shape)}",
+                              where=self.where)
         content = self._fields.get(4, [b""])[-1]
         if isinstance(content, int):
-            raise FormatError("tensor_content is no bytes", where=self.where)
+            raise FormatError("expected bytes as tensor_content", where=self.where)
         if len(content):
             if len(content) != self.size * self.dtype.item_size:
                 raise FormatError(f"a constant of shape {list(self.shape)} has {len(content)} bytes", where=self.where)
@@ -118,7 +119,7 @@ class Node:
         """The AttrValue of this name: s = 2, i = 3, f = 4, b = 5, type = 6, shape = 7, tensor = 8, list = 1, func = 10."""
         value = self._values().get(name)
         if isinstance(value, int):
-            raise FormatError(f"the attribute {printable(name)} is a number where a message is due", where=self.where)
+            raise FormatError(f"the attribute {printable(name)} is a number, expected a message", where=self.where)
         return None if value is None else Message(bytes(value), self.where)
 
     def boolean(self, name: str, default: bool) -> bool:
@@ -206,7 +207,7 @@ class Graph:
         """The function of this name; FormatError where the library has none."""
         found = self._functions.get(name)
         if found is None:
-            raise FormatError(f"the graph calls the function {printable(name)}, which it does not hold", where=self.where)
+            raise FormatError(f"the graph calls the function {printable(name)}, which it does not contain", where=self.where)
         if not isinstance(found, Body):
             found = self._functions[name] = self._body(found)
         return found
@@ -214,7 +215,7 @@ class Graph:
     def _add_library(self, library: bytes | int) -> None:
         functions = _fields(library, self.where).get(1, [])
         if len(functions) + len(self._functions) > MOST_FUNCTIONS:
-            raise FormatError(f"over {MOST_FUNCTIONS} functions", where=self.where)
+            raise FormatError(f"expected at most {MOST_FUNCTIONS} functions, got more", where=self.where)
         for data in functions:
             signature = _message(_fields(data, self.where), 1, self.where)
             self._functions[signature.text(1)] = cast("bytes", data)
@@ -231,12 +232,12 @@ class Graph:
     def _nodes(self, values: list[Any], in_function: bool) -> dict[str, Node]:
         self._left -= len(values)
         if self._left < 0:
-            raise FormatError(f"over {MOST_NODES} nodes", where=self.where)
+            raise FormatError(f"expected at most {MOST_NODES} nodes, got more", where=self.where)
         nodes: dict[str, Node] = {}
         for value in values:
             node = Node(value, self.where, in_function)
             if node.name in nodes:
-                raise FormatError(f"two nodes are called {printable(node.name)}", where=self.where)
+                raise FormatError(f"two nodes are named {printable(node.name)}", where=self.where)
             nodes[node.name] = node
         return nodes
 
@@ -256,7 +257,7 @@ def open_file(place: Place) -> bytes:
     """The bytes of a file that may be large, mapped and not read: only what is looked at is loaded."""
     size = place.size()
     if size > LARGEST_GRAPH:
-        raise FormatError(f"{size} bytes is over the limit of {LARGEST_GRAPH} for a graph", where=place.name)
+        raise FormatError(f"expected a graph of at most {LARGEST_GRAPH} bytes, got {size}", where=place.name)
     if size == 0:
         return b""
     if not place.is_local:  # behind a URL, or in an archive
@@ -268,7 +269,7 @@ def open_file(place: Place) -> bytes:
 def _fields(data: bytes | int, where: str) -> dict[int, list[int | bytes]]:
     # `data` may be a memoryview behind the cast above: slices of it are views, so that nothing is copied before it is used.
     if isinstance(data, int):
-        raise FormatError("a number where a message is due", where=where)
+        raise FormatError("expected a message, got a number", where=where)
     with located(where):
         return fields(data)
 
@@ -277,7 +278,7 @@ def _message(found: dict[int, list[int | bytes]], number: int, where: str) -> Me
     """One field as a message of its own; the several occurrences of it that protobuf allows are merged."""
     values = found.get(number, [])
     if any(isinstance(value, int) for value in values):
-        raise FormatError(f"field {number} is no message", where=where)
+        raise FormatError(f"expected a message in field {number}", where=where)
     return Message(b"".join(bytes(cast("bytes", value)) for value in values), where)
 
 

@@ -78,18 +78,20 @@ def _check_extent(file: InputFile, start: int) -> None:
     version = block[8] if len(block) > 8 else 0
     width_at, first = {0: (13, 24), 1: (13, 28), 2: (9, 12), 3: (9, 12)}.get(version, (0, 0))
     if not first:
-        raise FormatError(f"an HDF5 superblock of version {version}, which is not known", hint="the file is damaged; get it again")
+        raise FormatError(f"expected an HDF5 superblock of version 0 to 3, got version {version}",
+                          hint="the file is damaged; copy or download it again")
     width = block[width_at] if len(block) > width_at else 8
     field = block[first + 2 * width: first + 3 * width]
     if width not in (2, 4, 8) or len(field) < width:
-        raise FormatError(f"the file is cut short: {size} bytes, its first block alone needs more")
+        raise FormatError(f"the file is cut short: {size} bytes, less than its superblock takes")
     end = int.from_bytes(field, "little")
     if end > size:
-        raise FormatError(f"the file is cut short: {size} bytes, {end} expected ({end - size} are missing)", hint="get the file again")
+        raise FormatError(f"the file is cut short: expected {end} bytes, got {size} ({end - size} are missing)",
+                          hint="copy or download the file again")
     if end < size:
         file.seek(max(end, size - 65557))  # the farthest from its end that a zip archive's directory can end
         if b"PK\5\6" in file.read():
-            raise FormatError("the file is an HDF5 file and a zip archive at once: it is not clear which is meant")
+            raise FormatError("the file is an HDF5 file and a zip archive at once, so its contents are ambiguous")
 
 
 def open_hdf5(source: Place | InputFile, label: str = "") -> File:
@@ -140,6 +142,6 @@ def _opened(file: InputFile, path: str | None, label: str) -> File:
         identifier = h5f.open(os.fsencode(path or "file object"), h5f.ACC_RDONLY, fapl=access)
         return File(identifier, label, file, start, not file.is_far and _has_own_ranks(file, start))
     except (OSError, RuntimeError, ValueError) as error:
-        raise FormatError(f"HDF5 cannot open this file: {reason(error)}", hint="the file is damaged; get it again") from None
+        raise FormatError(f"HDF5 cannot open this file: {reason(error)}", hint="the file is damaged; copy or download it again") from None
     finally:
         access.close()  # one that an error keeps alive, with the frames of its traceback, crashes the interpreter at its end

@@ -61,7 +61,7 @@ def _guarded(method: Callable[Concatenate[File, str, P], R]) -> Callable[Concate
             raise error if error.where else error.inside(self._where(path)) from None
         except (OSError, RuntimeError, ValueError, KeyError, TypeError, OverflowError, MemoryError) as error:
             raise FormatError(f"HDF5 cannot read this: {reason(error)}", where=self._where(path),
-                              hint="the file is damaged; get it again") from None
+                              hint="the file is damaged; copy or download it again") from None
 
     functools.update_wrapper(guarded, method)
     return guarded
@@ -115,7 +115,7 @@ class File:
         """Names of the members of a group, links of every kind among them, in the order of the group's index."""
         group = self._container(path)
         if group.get_num_objs() > MOST_MEMBERS:
-            raise FormatError(f"a group with {group.get_num_objs()} members, over the limit of {MOST_MEMBERS}")
+            raise FormatError(f"expected a group of at most {MOST_MEMBERS} members, got {group.get_num_objs()}")
         return [_decoded(name, "the name of a member") for name in self._symbols.members(path) or _listed(group)]
 
     @_guarded
@@ -157,7 +157,7 @@ class File:
                 continue
             seen.add(identity)
             if len(seen) > MOST_MEMBERS:
-                raise FormatError(f"more than {MOST_MEMBERS} groups", where=self._where(path))
+                raise FormatError(f"expected at most {MOST_MEMBERS} groups, got more", where=self._where(path))
             yield here
             below = [f"{here}/{name}" if here else name for name in self.names(here)]
             stack += [child for child in reversed(below) if self.kind(child) == "group"]
@@ -176,7 +176,7 @@ class File:
         if found is None:
             return None
         if found.shape != ():
-            raise FormatError(f"the attribute {printable(name)} is an array of shape {list(found.shape)}, not one string")
+            raise FormatError(f"the attribute {printable(name)} is an array of shape {list(found.shape)}, expected one string")
         return self._strings(found, name)[0]
 
     @_guarded
@@ -201,14 +201,14 @@ class File:
         found = self._attribute(path, name)
         if found is not None:
             if h5a.exists(self._open(path), f"{name}0".encode()):
-                raise FormatError(f"both {printable(name)} and {printable(name)}0 are there")
+                raise FormatError(f"expected {printable(name)} or {printable(name)}0, got both")
             return self._strings(found, name)
         pieces = self._pieces(path, name)
         if not pieces:
             return None
         if pieces != list(range(len(pieces))):
             missing = next(i for i in range(len(pieces) + 1) if i not in pieces)
-            raise FormatError(f"the attribute {printable(name)}{missing} is missing: a piece of the list is lost")
+            raise FormatError(f"the attribute {printable(name)}{missing} is missing: part of the list is lost")
         return [text for i in pieces for text in self._strings(self._attribute(path, f"{name}{i}"), name)]
 
     def _pieces(self, path: str, name: str) -> list[int]:
@@ -245,13 +245,13 @@ class File:
         dataset = self._dataset(path)
         found = self._float_type(dataset, path, is_bfloat16)
         if found is None:
-            raise FormatError(f"a dataset of {_type_name(dataset.get_type())} where floating point numbers are expected")
+            raise FormatError(f"expected a dataset of floating point numbers, got {_type_name(dataset.get_type())}")
         name, raw = found
         shape = shape_of(dataset)
         count = math.prod(shape)
         most = MOST_KERNEL_ELEMENTS if is_kernel else MOST_ELEMENTS
         if count > most:
-            raise FormatError(f"shape {list(shape)} has {count} values, over the limit of {most}")
+            raise FormatError(f"expected at most {most} values, got {count} in shape {list(shape)}")
         self._spend(0 if is_kernel else count * raw.itemsize)
         values = self._values(path, dataset, shape, raw) if count else np.zeros(shape, raw)
         if name == "bfloat16":
@@ -282,13 +282,13 @@ class File:
     def _bytes(self, at: int, size: int) -> bytes:
         data = self._file.read_at(at, size)
         if len(data) != size:
-            raise FormatError("the file ends inside its data", hint="the file is damaged; get it again")
+            raise FormatError("the file ends inside its data", hint="the file is damaged; copy or download it again")
         return data
 
     def _spend(self, count: int) -> None:
         self._spent += count
         if self._spent > MOST_BYTES:
-            raise FormatError(f"more than {MOST_BYTES} bytes of parameters and attributes to read")
+            raise FormatError(f"expected at most {MOST_BYTES} bytes of parameters and attributes, got more")
 
     def _open(self, path: str) -> Any:
         """The object at `path`, each component of which is a hard link to be found in a group."""
@@ -301,10 +301,10 @@ class File:
         parent, name = _split(path)
         link = self._link(parent, name)
         if link is None:
-            raise FormatError("nothing of this name is in the file")
+            raise FormatError("the file contains no object of this name")
         if link != HARD_LINK:
             kind = LINK_KINDS.get(link, "user-defined link")
-            raise FormatError(f"the {kind} here leads to other data; only data of this file itself is read", where=self._where(path))
+            raise FormatError(f"this {kind} points to other data; only data stored in the file itself is read", where=self._where(path))
         return self._enter(path, self._group(parent), _component(name))
 
     def _link(self, parent: str, name: str) -> int | None:
@@ -320,7 +320,7 @@ class File:
     def _enter(self, path: str, group: Any, name: bytes) -> Any:
         """Opens a member that is known to be there by a hard link."""
         if path.count("/") >= DEEPEST:
-            raise FormatError(f"groups nested deeper than {DEEPEST}")
+            raise FormatError(f"expected groups at most {DEEPEST} levels deep, got more")
         found = h5o.open(group, name)
         is_group = isinstance(found, h5g.GroupID)
         self._symbols.check(path, is_group)
@@ -337,7 +337,7 @@ class File:
     def _group(self, path: str) -> Any:
         found = self._open(path)
         if not isinstance(found, h5g.GroupID):
-            raise FormatError("a group is expected here", where=self._where(path))
+            raise FormatError("expected a group here", where=self._where(path))
         return found
 
     def _container(self, path: str) -> Any:
@@ -352,7 +352,7 @@ class File:
         found = self._open(path)
         if not isinstance(found, h5d.DatasetID):
             kind = "group" if isinstance(found, h5g.GroupID) else "named type"
-            raise FormatError(f"a dataset is expected here, this is a {kind}")
+            raise FormatError(f"expected a dataset here, got a {kind}")
         return found
 
     def _attribute(self, path: str, name: str) -> Any:
@@ -364,7 +364,7 @@ class File:
             raise FormatError(f"the attribute {printable(name)} is empty")
         size = math.prod(found.shape) * found.get_type().get_size()
         if size > LARGEST_ATTRIBUTE:
-            raise FormatError(f"the attribute {printable(name)} has {size} bytes, over the limit of {LARGEST_ATTRIBUTE}")
+            raise FormatError(f"the attribute {printable(name)} has {size} bytes, expected at most {LARGEST_ATTRIBUTE}")
         self._spend(size)
         return found
 
@@ -374,7 +374,7 @@ class File:
             return []
         kind = attribute.get_type()
         if kind.get_class() != h5t.STRING:
-            raise FormatError(f"the attribute {printable(name)} is {_type_name(kind)}, not text")
+            raise FormatError(f"the attribute {printable(name)} is {_type_name(kind)}, expected text")
         what = f"the attribute {printable(name)}"
         if kind.is_variable_str():
             values = np.empty(shape, kind.dtype)
@@ -394,7 +394,7 @@ class File:
         """Name of the dataset's floating point type and the NumPy type of its bytes; None for other types."""
         kind = dataset.get_type()
         if kind.committed():
-            raise FormatError("its element type is a named type of the file; such a dataset is not read")
+            raise FormatError("its element type is a committed (named) datatype, which is not supported")
         if kind.equal(h5t.IEEE_F32LE):  # nearly always; what follows says the same of it, more slowly
             return "float32", np.dtype("<f4")
         if kind.get_class() == h5t.OPAQUE and kind.get_size() == 2:
@@ -412,7 +412,7 @@ def _split(path: str) -> tuple[str, str]:
     """The group's path and the member's name; a path never starts at the root, as HDF5's own do."""
     parent, slash, name = path.rpartition("/")
     if slash and not parent:
-        raise FormatError(f"{printable(path)!r} is not a name in an HDF5 file")
+        raise FormatError(f"{printable(path)!r} is not a valid name in an HDF5 file")
     return parent, name
 
 
@@ -422,17 +422,18 @@ def _listed(group: Any) -> list[bytes]:
     group.links.iterate(found.append)
     if len({*found}) != len(found):
         twice, _ = collections.Counter(found).most_common(1)[0]
-        raise FormatError(f"the name {printable(repr(twice)[1:])} occurs twice in this group", hint="the file is damaged; get it again")
+        raise FormatError(f"the name {printable(repr(twice)[1:])} occurs more than once in this group",
+                          hint="the file is damaged; copy or download it again")
     return found
 
 
 def _component(name: str) -> bytes:
     if name in ("", ".", ".."):
-        raise FormatError(f"{name!r} is not a name in an HDF5 file")
+        raise FormatError(f"{name!r} is not a valid name in an HDF5 file")
     try:
         return name.encode()
     except UnicodeEncodeError:
-        raise FormatError(f"{printable(name)!r} is not a name in an HDF5 file") from None
+        raise FormatError(f"{printable(name)!r} is not a valid name in an HDF5 file") from None
 
 
 def _decoded(raw: bytes, what: str) -> str:

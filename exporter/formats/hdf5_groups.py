@@ -45,7 +45,7 @@ MOST_MEMBERS = 200_000  # of one group, and of all that are kept
 LARGEST_HEAP = 64 << 20  # bytes of the names of one group
 MOST_BLOCKS, LARGEST_BLOCK = 64, 1 << 20  # of one object header; bytes of each
 DEEPEST = 255  # levels of a B-tree
-AGAIN = "the file is damaged; get it again"
+AGAIN = "the file is damaged; copy or download it again"
 
 Members = dict[bytes, TableEntry]
 P = ParamSpec("P")
@@ -78,7 +78,7 @@ class Groups:
             return
         entry = self._entry(path)
         if entry is not None and entry.cache == CACHED_GROUP:
-            raise FormatError("the symbol table says that this is a group, its header that it is not", hint=AGAIN)
+            raise FormatError("the symbol table describes this as a group, its header as something else", hint=AGAIN)
 
     def members(self, path: str) -> Members | None:
         """The members of a group by name; None: they are listed in another form than a symbol table."""
@@ -101,7 +101,7 @@ class Groups:
         if members is None:
             return None
         if name.encode() not in members:
-            raise FormatError("the symbol table does not list this name, and yet it is found", hint=AGAIN)
+            raise FormatError("HDF5 finds this name, but the symbol table does not list it", hint=AGAIN)
         return members[name.encode()]
 
     def _table(self, path: str) -> tuple[int, int] | None:
@@ -110,7 +110,7 @@ class Groups:
             entry = self._entry(path)
             table = None if entry is None else _complete(self._symbol_table, entry.header)
             if entry is not None and table is not None and entry.cache == CACHED_GROUP and table != (entry.tree, entry.heap):
-                raise FormatError("the file says twice where the members of this group are, and the two differ", hint=AGAIN)
+                raise FormatError("the two records of where this group's members are disagree", hint=AGAIN)
             if len(self._tables) > MOST_MEMBERS:
                 self._tables.clear()
             self._tables[path] = table
@@ -145,7 +145,7 @@ class Groups:
     def _listed(self, tree: int, heap_address: int) -> Members:
         heap = LOCAL_HEAP.at(self._read(heap_address, LOCAL_HEAP.size))
         if heap.signature != b"HEAP" or heap.size > LARGEST_HEAP:
-            raise FormatError("the names of this group's members are not where the file says", hint=AGAIN)
+            raise FormatError("the names of this group's members are not at the recorded address", hint=AGAIN)
         names = self._read(heap.data, heap.size)
         members: Members = {}
         before = b""
@@ -153,13 +153,14 @@ class Groups:
             for entry in leaf:
                 name = _name(names, entry.name)
                 if not before < name:
-                    what = "occurs twice in this group" if name == before else "stands in this group behind one that it precedes"
+                    what = "occurs more than once in this group" if name == before else "is out of order in this group"
                     raise FormatError(f"the name {printable(repr(name)[1:])} {what}", hint=AGAIN)
                 if not low < name <= high:
-                    raise FormatError(f"the name {printable(repr(name)[1:])} stands where no look-up in this group comes to", hint=AGAIN)
+                    raise FormatError(f"the name {printable(repr(name)[1:])} is at a place that no lookup in this group reaches",
+                                      hint=AGAIN)
                 members[name], before = entry, name
             if len(members) > MOST_MEMBERS:
-                raise FormatError(f"expected at most {MOST_MEMBERS} members of a group, got more")
+                raise FormatError(f"expected a group of at most {MOST_MEMBERS} members, got more")
         return members
 
     def _leaves(self, address: int, names: bytes, seen: set[int], above: int) -> Iterator[tuple[Iterator[TableEntry], bytes, bytes]]:

@@ -30,7 +30,7 @@ class Spans:
         place = bisect.bisect(self._spans, (at, end))
         for first, last, other in self._spans[max(0, place - 1): place + 1]:
             if at < last and first < end and other != path:
-                raise FormatError(f"its data lies where that of {printable(other)} does", hint="the file is damaged; get it again")
+                raise FormatError(f"its data overlaps that of {printable(other)}", hint="the file is damaged; copy or download it again")
         self._spans.insert(place, (at, end, path))
         return self._spans[place - 1][1] if place else 0
 
@@ -43,7 +43,7 @@ def check_structures(data: bytes, start: int, at: int) -> None:
     for pattern, size in STRUCTURES:
         for found in pattern.finditer(data):
             if start + found.start() + size + _more(found, start + found.start()) > at:
-                raise FormatError("its data lies inside a structure of the file", hint="the file is damaged; get it again")
+                raise FormatError("its data overlaps the metadata of the file", hint="the file is damaged; copy or download it again")
 
 
 def _more(found: re.Match[bytes], place: int) -> int:

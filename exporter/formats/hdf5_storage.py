@@ -18,7 +18,7 @@ def shape_of(dataset: Any) -> tuple[int, ...]:
     """The shape of a dataset; () for a scalar."""
     shape = dataset.shape
     if shape is None:
-        raise FormatError("this dataset is empty: it has no values at all")
+        raise FormatError("this dataset is empty (a null dataspace)")
     return tuple(map(int, shape))
 
 
@@ -33,17 +33,17 @@ def storage_of(dataset: Any, size: int) -> list[tuple[int, int, bool]]:
     properties = dataset.get_create_plist()
     layout = properties.get_layout()
     if properties.get_external_count():
-        raise FormatError("its data lies in another file (external storage); only data of this file itself is read")
+        raise FormatError("its data is in another file (external storage); only data stored in the file itself is read")
     if layout == h5d.VIRTUAL:
-        raise FormatError("a virtual dataset: its data lies elsewhere; only data of this dataset itself is read")
+        raise FormatError("this is a virtual dataset, whose data is elsewhere; only data stored in the dataset itself is read")
     if layout not in (h5d.COMPACT, h5d.CONTIGUOUS, h5d.CHUNKED):
-        raise FormatError("its data is stored in an unknown layout")
+        raise FormatError("its storage layout is unknown")
     if not dataset.get_storage_size():
-        raise FormatError("it holds no stored data: it was declared and never written")
+        raise FormatError("the dataset was created but never written")
     if layout == h5d.CHUNKED:
         return _chunks(dataset, properties, size)
     if dataset.get_storage_size() != size:
-        raise FormatError(f"{dataset.get_storage_size()} bytes are stored, {size} expected")
+        raise FormatError(f"expected {size} stored bytes, got {dataset.get_storage_size()}")
     return []
 
 
@@ -52,20 +52,20 @@ def _chunks(dataset: Any, properties: Any, size: int) -> list[tuple[int, int, bo
     filters = [properties.get_filter(i)[0] for i in range(properties.get_nfilters())]
     for code in filters:
         if code not in (DEFLATE, SHUFFLE, FLETCHER32, LZF):
-            raise FormatError(f"packed with filter {code}, which is not supported (no plugin is ever loaded)")
+            raise FormatError(f"compressed with filter {code}, which is not supported (plugins are never loaded)")
         if filters.count(code) > 1 or {DEFLATE, LZF} <= {*filters}:
-            raise FormatError("packed twice")
+            raise FormatError("compressed twice")
     chunk = properties.get_chunk()
     chunk_size = math.prod(chunk) * dataset.get_type().get_size()
     if chunk_size > LARGEST_CHUNK or chunk_size > max(MiB, 4 * size):
-        raise FormatError(f"a chunk of {chunk_size} bytes for {size} bytes of data")
+        raise FormatError(f"expected chunks that fit {size} bytes of data, got chunks of {chunk_size} bytes")
     expected = math.prod(-(-length // step) for length, step in zip(shape_of(dataset), chunk, strict=True))
     if dataset.get_num_chunks() != expected:
-        raise FormatError(f"{dataset.get_num_chunks()} of {expected} chunks are stored: a part was never written")
+        raise FormatError(f"expected {expected} stored chunks, got {dataset.get_num_chunks()}: part of the data was never written")
     infos = [dataset.get_chunk_info(i) for i in range(expected)]
     for info in infos:
         if info.size > 2 * chunk_size + 64:
-            raise FormatError(f"a chunk of {chunk_size} bytes takes {info.size} in the file")
+            raise FormatError(f"expected at most the {chunk_size} bytes of a chunk, got {info.size} stored")
         mask, packed = dataset.read_direct_chunk(info.chunk_offset)
         _check_chunk(packed, [code for bit, code in enumerate(filters) if not mask >> bit & 1], chunk_size)
     return [(int(info.byte_offset), int(info.size), False) for info in infos]
@@ -82,7 +82,8 @@ def _check_chunk(packed: bytes, filters: list[int], chunk_size: int) -> None:
         elif code == LZF:
             size = _lzf_size(packed)
     if size != chunk_size:
-        raise FormatError(f"a chunk unpacks to {size} bytes, {chunk_size} expected", hint="the file is damaged; get it again")
+        raise FormatError(f"expected a chunk to decompress to {chunk_size} bytes, got {size}",
+                          hint="the file is damaged; copy or download it again")
 
 
 def _inflated_size(packed: bytes, limit: int) -> int:
@@ -91,7 +92,7 @@ def _inflated_size(packed: bytes, limit: int) -> int:
     try:
         return len(zlib.decompressobj().decompress(packed, limit + 1))
     except zlib.error as error:
-        raise FormatError(f"a chunk cannot be inflated: {error}", hint="the file is damaged; get it again") from None
+        raise FormatError(f"a chunk cannot be decompressed: {error}", hint="the file is damaged; copy or download it again") from None
 
 
 def _lzf_size(packed: bytes) -> int:

@@ -62,7 +62,7 @@ class _Reader:
 
     def value(self, depth: int) -> Any:
         if depth > DEEPEST:
-            raise FormatError(f"expected at most {DEEPEST} levels of msgpack", where=self.where)
+            raise FormatError(f"expected at most {DEEPEST} levels of nested msgpack, got more", where=self.where)
         first = self.take(1)[0]
         if first < 0x80 or first >= 0xE0:
             return first if first < 0x80 else first - 256
@@ -105,7 +105,7 @@ class _Reader:
             if not isinstance(key, (str, int)):
                 raise FormatError("expected a name or a number as the key of a map", where=self.where)
             if key in found:
-                raise FormatError(f"the key {printable(repr(key), 60)} occurs twice in one map", where=self.where)
+                raise FormatError(f"the key {printable(repr(key), 60)} occurs more than once in one map", where=self.where)
             found[key] = self.value(depth + 1)
         return found
 

@@ -37,12 +37,12 @@ def parse(data: bytes, where: str) -> NDArray[Any]:
     length = int.from_bytes(data[8:10], "little")
     header = _HEADER.fullmatch(data[10:10 + length])
     if not data.startswith(MAGIC) or header is None:
-        raise FormatError("this is no .npy array of version 1.0 in row-major order", where=where)
+        raise FormatError("expected a .npy array of version 1.0 in row-major order", where=where)
     kind, dimensions = header[1].decode(), header[2].decode()
     if kind not in TYPES:
-        raise FormatError(f"an array of type {kind}; {', '.join(TYPES)} are read", where=where)
+        raise FormatError(f"expected an array of one of {', '.join(TYPES)}, got {kind}", where=where)
     shape = tuple(int(size) for size in dimensions.split(",") if size.strip())
     size = math.prod(shape) * np.dtype(kind).itemsize
     if len(data) - 10 - length != size:
-        raise FormatError(f"its shape {list(shape)} asks for {size} bytes, it has {len(data) - 10 - length}", where=where)
+        raise FormatError(f"expected {size} bytes for shape {list(shape)}, got {len(data) - 10 - length}", where=where)
     return np.frombuffer(data, kind, offset=10 + length).reshape(shape)

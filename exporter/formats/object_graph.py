@@ -63,9 +63,9 @@ class ObjectGraph:
             for data in self._nodes[node].raws(NODE_CHILDREN):
                 child, name = self._reference(data)
                 if not 0 <= child < len(self._nodes):
-                    raise FormatError(f"the object graph names node {child} of {len(self._nodes)}", where=self.where)
+                    raise FormatError(f"the object graph refers to node {child}, but has {len(self._nodes)} nodes", where=self.where)
                 if found.setdefault(name, child) != child:
-                    raise FormatError(f"node {node} of the object graph has two children {name}", where=self.where)
+                    raise FormatError(f"node {node} of the object graph has two children named {name}", where=self.where)
             self._children[node] = found
         return found
 
@@ -78,7 +78,7 @@ class ObjectGraph:
         found = fields(data)
         child, name = found.get(CHILD_NODE, [0])[-1], found.get(CHILD_NAME, [b""])[-1]
         if not isinstance(child, int) or not isinstance(name, bytes):
-            raise FormatError("a reference of the object graph has the wrong types", where=self.where)
+            raise FormatError("a reference in the object graph has the wrong types", where=self.where)
         try:
             return child, name.decode()
         except UnicodeDecodeError:
@@ -99,7 +99,7 @@ class ObjectGraph:
                 if nodes[-1] in seen:
                     continue
                 if len(names) > DEEPEST:
-                    raise FormatError(f"the objects nest more than {DEEPEST} deep", where=self.where)
+                    raise FormatError(f"expected objects at most {DEEPEST} levels deep, got more", where=self.where)
                 seen.add(nodes[-1])
                 yield nodes, names
                 ways = [((*nodes, child), (*names, name)) for name, child in self.children(nodes[-1]).items() if child not in seen]
@@ -140,7 +140,7 @@ class SavedGraph(ObjectGraph):
         found = {name: function.integers(FUNCTION_BOUND_INPUTS) for name, function in self._graph.map(SAVED_FUNCTIONS).items()}
         for name, nodes in found.items():
             if not all(0 <= node < len(self) for node in nodes):
-                raise FormatError(f"the function {name} is bound to a node that is not there", where=self.where)
+                raise FormatError(f"the function {name} is bound to a node that does not exist", where=self.where)
         return found
 
     def identifier(self, node: int) -> str:

@@ -60,7 +60,7 @@ class Arrays:
             if dtype not in FLOATS:
                 raise FormatError(f"expected an array of floating point numbers, got {printable(dtype, 40)}", where=name)
             if math.prod(shape) > MOST_VALUES:
-                raise FormatError(f"shape {list(shape)} has over {MOST_VALUES} values", where=name)
+                raise FormatError(f"expected at most {MOST_VALUES} values, got shape {list(shape)}", where=name)
             values = array.read().result()
         except (ValueError, OSError, RuntimeError, OverflowError) as error:  # what tensorstore raises
             raise FormatError(f"tensorstore cannot read it: {printable(str(error), 200)}", where=name, hint=AGAIN) from None
@@ -73,7 +73,8 @@ class Arrays:
         for name, place in _files(folder):
             size += place.size()
             if size > MOST_FAR_AWAY:
-                raise FormatError(f"the checkpoint has more than {MOST_FAR_AWAY} bytes", hint="download it and give its path")
+                raise FormatError(f"expected a remote checkpoint of at most {MOST_FAR_AWAY} bytes, got more",
+                                  hint="download it and pass its path")
             store.write(name, place.read(MOST_FAR_AWAY)).result()
         return {"driver": "memory"}
 
@@ -85,13 +86,13 @@ def _keys(tree: Any) -> list[Keys]:
         listed = entry.get("key_metadata") if isinstance(entry, dict) else None
         keys = tuple(str(key.get("key")) for key in listed if isinstance(key, dict)) if isinstance(listed, list) else ()
         if not keys or any(not key or "/" in key or key in (".", "..") for key in keys):
-            raise FormatError("an entry of its tree_metadata has no keys, or keys that are no names", where=METADATA, hint=AGAIN)
+            raise FormatError("an entry of its tree_metadata has no keys, or keys that are not names", where=METADATA, hint=AGAIN)
         name = ".".join(keys)
         if name in found:
-            raise FormatError(f"two arrays are called {printable(name, 80)!r}: it is not clear which is whose", where=METADATA)
+            raise FormatError(f"two arrays are named {printable(name, 80)!r}, so which layer each belongs to is ambiguous", where=METADATA)
         found[name] = keys
     if not found:
-        raise FormatError("it lists no arrays (tree_metadata)", where=METADATA, hint=AGAIN)
+        raise FormatError("its tree_metadata lists no arrays", where=METADATA, hint=AGAIN)
     return list(found.values())
 
 
@@ -113,5 +114,5 @@ def _files(folder: Place) -> list[tuple[str, Place]]:
             elif child.is_file():
                 found.append((f"{path}{child.name}", child))
         if len(found) + len(waiting) > MOST_FILES:
-            raise FormatError(f"the checkpoint has more than {MOST_FILES} files", where=folder.name)
+            raise FormatError(f"expected a checkpoint of at most {MOST_FILES} files, got more", where=folder.name)
     return found

@@ -61,13 +61,14 @@ def fields(data: bytes) -> dict[int, list[int | bytes]]:
             elif wire in (FIXED32, FIXED64):
                 size = 4 if wire == FIXED32 else 8
             else:
-                raise FormatError("a group, which these files never hold" if wire < 5 else f"wire type {wire}, which does not exist")
+                raise FormatError("unexpected protobuf group; these files never contain one" if wire < 5 else
+                                  f"expected wire type 0, 1, 2 or 5, got {wire}")
             value = data[at : at + size]
             at += size
             if at > end:
-                raise FormatError(f"field {tag >> 3} claims {size} bytes where {end - at + size} are left")
+                raise FormatError(f"field {tag >> 3} claims {size} bytes, but {end - at + size} are left")
         if tag < 8:
-            raise FormatError("a field with the number 0")
+            raise FormatError("expected a field number of at least 1, got 0")
         if tag >> 3 in found:
             found[tag >> 3].append(value)
         else:
@@ -85,7 +86,7 @@ class Message:
 
     def __init__(self, data: bytes, where: str = "", depth: int = 0) -> None:
         if depth > DEEPEST:
-            raise FormatError(f"messages nest more than {DEEPEST} deep", where=where)
+            raise FormatError(f"expected messages at most {DEEPEST} levels deep, got more", where=where)
         self.data, self.where, self._depth = data, where, depth
         self._fields: dict[int, list[int | bytes]] | None = None
 
@@ -184,7 +185,7 @@ class Message:
         """A repeated field of `size`-byte fixed numbers, packed or not, as one run of little-endian bytes."""
         run = b"".join(self.raws(number))
         if len(run) % size:
-            raise FormatError(f"field {number} has {len(run)} bytes, no multiple of {size}", where=self.where)
+            raise FormatError(f"field {number} has {len(run)} bytes, expected a multiple of {size}", where=self.where)
         return run
 
     def map(self, number: int) -> dict[str, Message]:
@@ -206,7 +207,7 @@ class Message:
             return 0
         value = self.raw(number)
         if len(value) != size:
-            raise FormatError(f"field {number} has {len(value)} bytes where {size} are due", where=self.where)
+            raise FormatError(f"field {number} has {len(value)} bytes, expected {size}", where=self.where)
         unpacked: int | float = struct.unpack(form, value)[0]
         return unpacked
 

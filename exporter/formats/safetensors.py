@@ -59,7 +59,7 @@ def parse(data: bytes) -> tuple[dict[str, str], dict[str, Tensor]]:
     header = parse_json(data[8:8 + size], "the safetensors header", limit=LARGEST_HEADER)
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise FormatError("the safetensors metadata is not a table of strings")
+        raise FormatError("expected the safetensors metadata to map strings to strings")
     body = memoryview(data)[8 + size:]
     tensors = {name: _tensor(name, entry, body) for name, entry in header.items()}
     _check_cover([tuple(entry["data_offsets"]) for entry in header.values()], len(body))
@@ -69,10 +69,10 @@ def parse(data: bytes) -> tuple[dict[str, str], dict[str, Tensor]]:
 def _tensor(name: str, entry: Any, body: memoryview) -> Tensor:
     where = f"tensor {printable(name, 80)!r}"
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-        raise FormatError("its entry is not dtype, shape and data_offsets", where=where)
+        raise FormatError("expected an entry with dtype, shape and data_offsets", where=where)
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in ITEM_SIZES:
-        raise FormatError(f"the type {printable(repr(dtype), 40)} is not one of the format's", where=where)
+        raise FormatError(f"the type {printable(repr(dtype), 40)} is not a safetensors type", where=where)
     if not all(_is_sizes(value) for value in (shape, offsets)) or len(offsets) != 2:
         raise FormatError("its shape and data_offsets are not lists of sizes", where=where)
     start, end = offsets
@@ -89,7 +89,7 @@ def _check_cover(spans: list[tuple[int, ...]], size: int) -> None:
     at = 0
     for start, end in sorted(spans):
         if start != at:
-            raise FormatError("the safetensors file has a hole or an overlap between its tensors")
+            raise FormatError("the tensors of the safetensors file overlap or leave a gap")
         at = end
     if at != size:
-        raise FormatError(f"the safetensors file has {size} bytes of numbers, its tensors {at}")
+        raise FormatError(f"expected {at} bytes of tensors in the safetensors file, got {size}")

@@ -82,7 +82,7 @@ class Table:
     def _read_index(self) -> None:
         footer = self._read(self._size - FOOTER, FOOTER)
         if struct.unpack("<Q", footer[-8:])[0] != MAGIC:
-            raise FormatError("this is not a TensorFlow checkpoint index, or its end was cut off", where=self.where)
+            raise FormatError("this is not a TensorFlow checkpoint index, or the file is cut short", where=self.where)
         with located(self.where):
             meta, end = _handle(footer, 0)
             index, end = _handle(footer, end)
@@ -98,7 +98,7 @@ class Table:
         if entries is None:
             entries = self._entries(self._handles[number])
             if not entries or entries[-1][0] > self._last_keys[number] or (number and entries[0][0] <= self._last_keys[number - 1]):
-                raise FormatError("a block does not hold the keys that the index says: keys out of order", where=self.where)
+                raise FormatError("the keys of a block do not match the index: keys out of order", where=self.where)
             if len(self._kept) >= BLOCKS_KEPT:
                 del self._kept[next(iter(self._kept))]
             self._kept[number] = entries
@@ -110,24 +110,24 @@ class Table:
 
     def _contents(self, offset: int, size: int) -> bytes:
         if offset + size + TRAILER > self._size - FOOTER:
-            raise FormatError("a block lies outside the file, which may be cut short")
+            raise FormatError("a block is outside the file, which may be cut short")
         if size > LARGEST_BLOCK:
-            raise FormatError(f"a block of {size} bytes is over the limit of {LARGEST_BLOCK}")
+            raise FormatError(f"expected a block of at most {LARGEST_BLOCK} bytes, got {size}")
         raw = self._read(offset, size + TRAILER)
         kind, crc = struct.unpack("<BI", raw[size:])
         if crc32c.masked(raw[: size + 1]) != crc:
-            raise FormatError("the file is damaged: the CRC of a block is wrong")
+            raise FormatError("the file is damaged: the CRC of a block does not match")
         if kind == SNAPPY:
             return unsnappy(raw[:size], LARGEST_BLOCK)
         if kind != NO_COMPRESSION:
-            raise FormatError(f"a block is compressed in an unknown way ({kind})")
+            raise FormatError(f"unknown compression of a block: {kind}")
         return raw[:size]
 
     def _read(self, offset: int, size: int) -> bytes:
         self._file.seek(offset)
         data = self._file.read(size)
         if len(data) != size:
-            raise FormatError("the file ended while it was read", where=self.where)
+            raise FormatError("the file was truncated while it was being read", where=self.where)
         return data
 
 
@@ -140,7 +140,7 @@ def _handle(data: bytes, at: int) -> tuple[Handle, int]:
 def _parse(block: bytes) -> Iterator[Entry]:
     """The entries of one block: each key gives how much of the key before it it shares."""
     if len(block) < 4:
-        raise FormatError("bad block: it has no end")
+        raise FormatError("bad block: no terminator")
     end = len(block) - 4 * (1 + int(struct.unpack("<I", block[-4:])[0]))
     if end < 0:
         raise FormatError("bad block: more restart points than bytes")
@@ -155,11 +155,11 @@ def _parse(block: bytes) -> Iterator[Entry]:
             raise FormatError("bad entry: it is longer than its block, or shares more than the key before it has")
         found = before[:shared] + block[at : at + fresh]
         if key is not None and found <= key:
-            raise FormatError("a key occurs twice" if found == key else "keys out of order")
+            raise FormatError("a key occurs more than once" if found == key else "keys out of order")
         key = found
         spelled += len(key)
         if spelled > LARGEST_KEYS:
-            raise FormatError(f"the keys of one block take more than {LARGEST_KEYS} bytes")
+            raise FormatError(f"expected at most {LARGEST_KEYS} bytes of keys in one block, got more")
         at += fresh
         yield key, block[at : at + length]
         at += length
@@ -169,7 +169,7 @@ def unsnappy(data: bytes, limit: int) -> bytes:
     """Decompresses one snappy block (google/snappy, format_description.txt) of at most `limit` bytes."""
     size, at = varint(data, 0, len(data))
     if size > limit or size > 32 * len(data):  # the densest element gives 64 bytes for 3
-        raise FormatError(f"a compressed block cannot be read: {size} bytes are announced")
+        raise FormatError(f"a compressed block cannot be read: it declares {size} bytes")
     out = bytearray()
     while at < len(data):
         tag = data[at]
@@ -199,5 +199,5 @@ def unsnappy(data: bytes, limit: int) -> bytes:
         piece = bytes(out[start : start + length])
         out += (piece * (length // len(piece) + 1))[:length]  # a copy may overlap what it writes
     if len(out) != size:
-        raise FormatError(f"a compressed block cannot be read: {len(out)} bytes where {size} were announced")
+        raise FormatError(f"a compressed block cannot be read: expected {size} bytes, got {len(out)}")
     return bytes(out)

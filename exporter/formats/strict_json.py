@@ -31,11 +31,11 @@ def parse_json(text: str | bytes, where: str, limit: int = MOST_BYTES, most: int
     except UnicodeEncodeError:
         raise FormatError("the JSON is not UTF-8", where=where) from None
     if len(data) > limit:
-        raise FormatError(f"{len(data)} bytes of JSON is over the limit of {limit}", where=where)
+        raise FormatError(f"expected at most {limit} bytes of JSON, got {len(data)}", where=where)
     if len(data) > 2 * most and data.count(b",") > most:  # a value takes many times the memory of its two characters
         raise FormatError(f"expected at most {most} values in the JSON, got {data.count(b',')} commas", where=where)
     if _holds_long_number(data):
-        raise FormatError(f"the JSON holds a number of over {LONGEST_NUMBER} characters", where=where)
+        raise FormatError(f"expected numbers of at most {LONGEST_NUMBER} characters in the JSON, got a longer one", where=where)
     try:
         value = orjson.loads(data)  # its own limit of 1024 levels keeps it from running out of stack
     except orjson.JSONDecodeError as error:
@@ -47,8 +47,8 @@ def parse_json(text: str | bytes, where: str, limit: int = MOST_BYTES, most: int
     except orjson.JSONEncodeError:  # nothing else that comes from `loads` cannot be written
         raise _too_deep(where) from None
     if strings != _quotes(data):  # of an object that repeats a key, the first is lost with its value
-        raise FormatError(f"the key {_repeated_key(data)} occurs twice in one JSON object", where=where,
-                          hint="nothing that Keras writes holds a key twice; which of the two is meant cannot be known")
+        raise FormatError(f"the key {_repeated_key(data)} occurs more than once in one JSON object", where=where,
+                          hint="Keras never writes a key twice, and which of the two is valid cannot be known")
     return value
 
 
@@ -80,7 +80,7 @@ def _unescaped(data: bytes) -> bytes:
 
 
 def _too_deep(where: str) -> FormatError:
-    return FormatError(f"the JSON is nested deeper than {DEEPEST} levels", where=where)
+    return FormatError(f"expected JSON nested at most {DEEPEST} levels deep, got more", where=where)
 
 
 def _repeated_key(data: bytes) -> str:

@@ -123,7 +123,7 @@ class _Open:
     def _float_type(self, name: str, number: int) -> DType:
         dtype = dtype_of(number)
         if dtype.kind != "float":
-            raise self._error(name, f"is of type {dtype.name}, not a floating one")
+            raise self._error(name, f"has type {dtype.name}, expected a floating point type")
         return dtype
 
     def _shape(self, name: str, shape: Message) -> tuple[int, ...]:
@@ -143,7 +143,7 @@ class _Open:
     def _join(self, name: str, shape: tuple[int, ...], dtype: DType, pieces: Iterable[tuple[Extents, NDArray[Any]]]) -> NDArray[Any]:
         """One tensor from slices that must cover it exactly once."""
         if math.prod(shape) * dtype.item_size > LARGEST_TENSOR:
-            raise self._error(name, f"of shape {list(shape)} is over the limit of {LARGEST_TENSOR} bytes")
+            raise self._error(name, f"of shape {list(shape)} has more than the limit of {LARGEST_TENSOR} bytes")
         whole = np.zeros(shape, dtype.numpy)
         covered = np.zeros(shape, bool)
         for extents, piece in pieces:
@@ -153,7 +153,7 @@ class _Open:
             whole[box] = piece
             covered[box] = True
         if not covered.all():
-            raise self._error(name, "is stored in slices that leave a part of it out")
+            raise self._error(name, "is stored in slices that do not cover all of it")
         return whole
 
 
@@ -165,9 +165,9 @@ class TensorBundle(_Open):
         if header.unsigned(HEADER_ENDIANNESS) != 0:
             raise FormatError("big-endian checkpoints are not supported", where=self.where)
         if not 0 < shards <= MOST_SHARDS:
-            raise FormatError(f"{shards} data shards; 1 to {MOST_SHARDS} are possible", where=self.where)
+            raise FormatError(f"expected 1 to {MOST_SHARDS} data shards, got {shards}", where=self.where)
         if header.message(HEADER_VERSION).integer(2) > 1:  # VersionDef.min_consumer; TensorFlow's own is 1 to this day
-            raise FormatError("the index asks for a newer TensorFlow than any known", where=self.where)
+            raise FormatError("the index requires a version of TensorFlow that does not exist yet", where=self.where)
         self._shards = shards
         self._files: dict[int, tuple[InputFile, int, str]] = {}
         self._stack.callback(self._close_shards)
@@ -206,7 +206,7 @@ class TensorBundle(_Open):
                 raise self._error(name, "is stored in slices of several types")
             size = tuple(length for _, length in self._checked(name, extents, shape))
             if self._shape(name, piece.message(ENTRY_SHAPE)) != size:
-                raise self._error(name, "has a slice whose shape is not the one of its place")
+                raise self._error(name, "has a slice whose shape does not match its extent")
             pieces.append((extents, self._array(name, piece, dtype, size)))
         return dtype.widened(self._join(name, shape, dtype, pieces))
 
@@ -227,7 +227,7 @@ class TensorBundle(_Open):
             raise self._error(name, "has strings whose lengths do not fit its size")
         sizes = b"".join(struct.pack("<I" if length < 1 << 32 else "<Q", length) for length in lengths)
         if crc32c.masked(sizes) != struct.unpack_from("<I", data, at)[0]:
-            raise self._error(name, "is damaged: the CRC of its lengths is wrong")
+            raise self._error(name, "is damaged: the CRC of its lengths does not match")
         self._check_crc(name, entry, sizes + data[at:])
         at += 4
         out = []
@@ -239,7 +239,7 @@ class TensorBundle(_Open):
     def _entry(self, name: str, key: bytes) -> Message:
         value = self._table.get(key) if key else None
         if value is None:
-            what = "is missing from the checkpoint" if key[:1] != b"\0" else "lacks a slice that the index announces"
+            what = "is missing from the checkpoint" if key[:1] != b"\0" else "lacks a slice that the index lists"
             raise self._error(name, what)
         return Message(value, f"{self.where}: entry of {name}")
 
@@ -253,32 +253,33 @@ class TensorBundle(_Open):
 
     def _check_crc(self, name: str, entry: Message, data: bytes) -> None:
         if crc32c.masked(data) != entry.fixed32(ENTRY_CRC):
-            raise self._error(name, "is damaged: its CRC is wrong")
+            raise self._error(name, "is damaged: its CRC does not match")
 
     def _bytes(self, name: str, entry: Message) -> bytes:
         number, offset, size = entry.integer(ENTRY_SHARD), entry.integer(ENTRY_OFFSET), entry.integer(ENTRY_SIZE)
         if not 0 <= number < self._shards:
-            raise self._error(name, f"lies in data shard {number} of {self._shards}")
+            raise self._error(name, f"is in data shard {number}, but there are {self._shards}")
         file, length, shard = self._shard(number)
         if offset < 0 or size < 0 or offset + size > length:
-            raise self._error(name, f"lies outside {shard}, which has {length} bytes and may be cut short")
+            raise self._error(name, f"is outside {shard}, which has {length} bytes and may be cut short")
         if size > LARGEST_TENSOR:
-            raise self._error(name, f"has {size} bytes, over the limit of {LARGEST_TENSOR}")
+            raise self._error(name, f"has {size} bytes, expected at most {LARGEST_TENSOR}")
         file.seek(offset)
         data = file.read(size)
         if len(data) != size:
-            raise self._error(name, f"was cut off: {shard} ended while it was read")
+            raise self._error(name, f"was cut off: {shard} was truncated while it was being read")
         return data
 
     def _shard(self, number: int) -> tuple[InputFile, int, str]:
         found = self._files.get(number)
         if found is None:
             if not self.where.endswith(".index"):
-                raise FormatError("an index is found by its name's end, .index, and so are its data files", where=self.where)
+                raise FormatError("give the path of the file on disk: the names of the data files are derived from its own, NAME.index",
+                                  where=self.where)
             place = self._place.sibling(f"{self.where[:-6]}.data-{number:05}-of-{self._shards:05}")
             if not place.is_file():
                 raise FormatError(f"the data file {place.name} is missing", where=self.where,
-                                  hint="a checkpoint is its .index file and all of its .data files together")
+                                  hint="a checkpoint consists of its .index file and all of its .data files")
             if len(self._files) >= MOST_OPEN:
                 self._files.pop(next(iter(self._files)))[0].close()
             found = self._files[number] = (place.open(), place.size(), place.name)
@@ -316,21 +317,21 @@ class TensorSlices(_Open):
     def _piece(self, name: str, dtype: DType, shape: tuple[int, ...], extents: Extents, table: Table) -> tuple[Extents, NDArray[Any]]:
         value = table.get(slice_key(name, extents))
         if value is None:
-            raise self._error(name, "lacks a slice that the checkpoint announces")
+            raise self._error(name, "lacks a slice that the checkpoint lists")
         data = Message(value, f"{table.where}: {name}").message(V1_DATA)
         if data.text(DATA_NAME) != name or _extents(data.message(DATA_SLICE)) != extents:
-            raise self._error(name, "is stored under another tensor's key")
+            raise self._error(name, "is stored under the key of another tensor")
         tensor = data.message(DATA_TENSOR)
         if dtype.field != HALF_VAL:
             values = np.frombuffer(tensor.packed(dtype.field, dtype.item_size), dtype.numpy)
         else:
             bits = tensor.unsigneds(HALF_VAL)
             if any(value >> 16 for value in bits):
-                raise self._error(name, "holds 16-bit numbers of more than 16 bits")
+                raise self._error(name, "has 16-bit numbers that do not fit 16 bits")
             values = np.array(bits, "<u2").view(dtype.numpy)
         size = [length for _, length in self._checked(name, extents, shape)]
         if len(values) != math.prod(size):
-            raise self._error(name, f"has {len(values)} numbers where its shape asks for {math.prod(size)}")
+            raise self._error(name, f"has {len(values)} numbers, expected {math.prod(size)} for its shape")
         return extents, values.reshape(size)
 
     def _tensor(self, name: str) -> tuple[int, tuple[int, ...], list[tuple[Extents, Table]]]:
@@ -353,7 +354,7 @@ class TensorSlices(_Open):
             return []
         stem, own, count = match[1], int(match[2]), int(match[3])
         if not own < count <= MOST_SHARDS:
-            raise FormatError(f"shard {own} of {count}; at most {MOST_SHARDS} are possible", where=self.where)
+            raise FormatError(f"expected at most {MOST_SHARDS} shards, got shard {own} of {count}", where=self.where)
         others = [self._place.sibling(f"{stem}-{number:05}-of-{count:05}") for number in range(count) if number != own]
         missing = next((place.name for place in others if not place.is_file()), None)
         if missing:
@@ -372,7 +373,7 @@ def _lengths(extents: Extents, shape: Sequence[int]) -> Extents:
         raise FormatError("has a slice of another rank")
     spans = tuple((start, full if length == WHOLE else length) for (start, length), full in zip(extents, shape, strict=True))
     if any(start < 0 or length < 0 or start + length > full for (start, length), full in zip(spans, shape, strict=True)):
-        raise FormatError("has a slice that lies outside its shape")
+        raise FormatError("has a slice outside its shape")
     return spans
 
 

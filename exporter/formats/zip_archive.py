@@ -36,7 +36,7 @@ LARGEST_CHECKED_FAR_AWAY = MiB // 2  # of a remote file, of which only ranges ar
 STORED, DEFLATED = 0, 8
 ENCRYPTED = 0x2041  # flags (4.4.4): encrypted, strongly encrypted, its directory encrypted
 NUMBERS_BEHIND = 8  # flag: CRC-32 and sizes stand after the data, and zeros in the local header
-CUT_SHORT = "the zip archive is cut short: the directory at its end is missing"
+CUT_SHORT = "the zip archive is cut short: the central directory at its end is missing"
 AGAIN = "copy or download the file again"
 
 
@@ -175,7 +175,7 @@ class Archive:
         """All bytes of a member, checked against its CRC-32; an error where it has more than `limit`."""
         member = self.member(name)
         if member.size > limit:
-            raise FormatError(f"{member.size} bytes is over the limit of {limit} for this member", where=name)
+            raise FormatError(f"expected at most {limit} bytes in this member, got {member.size}", where=name)
         with self.open(name) as file:
             data = file.read()
         if member.method == STORED and member.size > self._largest_checked:
@@ -202,7 +202,7 @@ class Archive:
         try:
             return zlib.decompressobj(-zlib.MAX_WBITS).decompress(self._file.read(min(count + 4096, member.packed_size)), count)
         except zlib.error as error:
-            raise FormatError(f"it cannot be inflated: {error}", where=member.name, hint=AGAIN) from None
+            raise FormatError(f"it cannot be decompressed: {error}", where=member.name, hint=AGAIN) from None
 
     def member(self, name: str) -> Member:
         """The one member of this name, if it can be read: not encrypted, stored or deflated, a regular file."""
@@ -215,18 +215,18 @@ class Archive:
         if not member.is_regular:
             raise FormatError("this member of the archive is a symbolic link or another special file, not a file", where=name)
         if member.method not in (STORED, DEFLATED):
-            raise UnsupportedError(f"packed with method {member.method}; stored and deflated members are read", where=name)
+            raise UnsupportedError(f"expected a stored or deflated member, got compression method {member.method}", where=name)
         if member.method == STORED and member.packed_size != member.size:
-            raise FormatError(f"stored with {member.packed_size} bytes, {member.size} declared", where=name, hint=AGAIN)
+            raise FormatError(f"expected the declared {member.size} bytes, got {member.packed_size} stored", where=name, hint=AGAIN)
         return member
 
     def _not_one(self, name: str, count: int) -> FormatError:
         if count:
-            return FormatError(f"{name} occurs {count} times in the archive: it is not clear which is meant", where=name)
+            return FormatError(f"{name} occurs {count} times in the archive, so which one is meant is ambiguous", where=name)
         inner = [member.name for member in self.members if member.name.endswith(f"/{name}")]
         if inner:
             return FormatError(f"{name} is not at the top of the archive but at {printable(inner[0], 120)!r}", where=name,
-                               hint="the model's folder was packed again by hand: unpack it and give that folder")
+                               hint="the archive was repacked by hand: unpack it and pass the folder of the model")
         return FormatError(f"{name} is missing from the archive", where=name)
 
     def _data_of(self, member: Member) -> int:
@@ -234,11 +234,11 @@ class Archive:
         after = bisect.bisect_right(self._offsets, member.offset)
         end = self._offsets[after] if after < len(self._offsets) else self._start
         if after > 1 and self._offsets[after - 2] == member.offset:
-            raise FormatError("two members of the archive are at the same place", where=member.name)
+            raise FormatError("two members of the archive overlap", where=member.name)
         self._file.seek(member.offset)
         block = self._file.read(LOCAL_HEADER.size)
         if len(block) < LOCAL_HEADER.size or block[:4] != b"PK\3\4":
-            raise FormatError("its header is not where the archive's directory says", where=member.name, hint=AGAIN)
+            raise FormatError("its header is not at the offset that the archive's directory gives", where=member.name, hint=AGAIN)
         header = LOCAL_HEADER.at(block)
         name, extra = self._file.read(header.name_length), self._file.read(header.extra_length)
         start: int = member.offset + LOCAL_HEADER.size + header.name_length + header.extra_length
@@ -246,24 +246,24 @@ class Archive:
         said = (_decoded(name, header.flags), header.flags & ENCRYPTED, header.method, header.crc, packed_size, size)
         known = (member.name, 0, member.method, member.crc, member.packed_size, member.size)
         if said != known and not (header.flags & NUMBERS_BEHIND and said == (*known[:3], 0, 0, 0)):
-            raise FormatError("its header and the archive's directory disagree", where=member.name, hint=AGAIN)
+            raise FormatError("its header and the archive's directory disagree about it", where=member.name, hint=AGAIN)
         if start + member.packed_size > end:
-            raise FormatError(f"its size of {member.packed_size} bytes does not fit the archive", where=member.name, hint=AGAIN)
+            raise FormatError(f"its size of {member.packed_size} bytes exceeds the archive", where=member.name, hint=AGAIN)
         return start
 
     def _inflated(self, member: Member, start: int) -> bytes:
         if member.size > min(LARGEST_INFLATED, max(LARGEST_TEXT, LARGEST_RATIO * member.packed_size)):
-            raise FormatError(f"it inflates from {member.packed_size} to {member.size} bytes, over the limit", where=member.name,
-                              hint="Keras itself stores a model without compression; save it again with Keras")
+            raise FormatError(f"it decompresses from {member.packed_size} to {member.size} bytes, a higher ratio than is allowed",
+                              where=member.name, hint="Keras stores models without compression; save it again with Keras")
         self._file.seek(start)
         packed = self._file.read(member.packed_size)
         inflater = zlib.decompressobj(-zlib.MAX_WBITS)
         try:
             data = inflater.decompress(packed, member.size + 1)
         except zlib.error as error:
-            raise FormatError(f"it cannot be inflated: {error}", where=member.name, hint=AGAIN) from None
+            raise FormatError(f"it cannot be decompressed: {error}", where=member.name, hint=AGAIN) from None
         if len(data) != member.size or not inflater.eof or inflater.unused_data:
-            raise FormatError(f"it does not inflate to the {member.size} bytes declared", where=member.name, hint=AGAIN)
+            raise FormatError(f"it does not decompress to the declared {member.size} bytes", where=member.name, hint=AGAIN)
         _check_crc(member, zlib.crc32(data))
         return data
 
@@ -307,7 +307,7 @@ class Window(Seeking, io.RawIOBase):
 
 def _check_crc(member: Member, crc: int) -> None:
     if crc != member.crc:
-        raise FormatError("it is damaged: its CRC-32 is not the one in the archive", where=member.name, hint=AGAIN)
+        raise FormatError("it is damaged: its CRC-32 does not match the archive's", where=member.name, hint=AGAIN)
 
 
 def _end_record(file: InputFile, size: int) -> tuple[int, int, int]:
@@ -326,11 +326,12 @@ def _end_record(file: InputFile, size: int) -> tuple[int, int, int]:
     if 0xFFFF in (count, here) or 0xFFFFFFFF in (length, start):
         end, here, count, length, start = _end_record_64(file, end)
     if record.disk or record.first_disk or here != count:
-        raise UnsupportedError("one part of a zip archive in several parts", hint="join the parts first")
+        raise UnsupportedError("this is one part of a multi-part zip archive", hint="join the parts first")
     if count > MOST_MEMBERS or length > LARGEST_DIRECTORY:
-        raise FormatError(f"the archive lists {count} members in {length} bytes; {MOST_MEMBERS} in {LARGEST_DIRECTORY} are the most")
+        raise FormatError(f"expected at most {MOST_MEMBERS} members in {LARGEST_DIRECTORY} bytes of directory, got {count} in {length}")
     if start + length != end:
-        raise FormatError("the zip archive's directory is not where its end says: bytes are missing, or others stand before it", hint=AGAIN)
+        raise FormatError("the zip archive's directory is not at the recorded offset: bytes are missing, or others were put before it",
+                          hint=AGAIN)
     return count, start, length
 
 
@@ -377,7 +378,7 @@ def _wide(extra: bytes, size: int, packed_size: int, offset: int, name: str) -> 
             narrow = []
         at += 4 + length
     if narrow:
-        raise FormatError("a size or place of over 4 GiB is not given", where=printable(name, 80), hint=AGAIN)
+        raise FormatError("a size or offset above 4 GiB is missing", where=printable(name, 80), hint=AGAIN)
     return values[0], values[1], values[2]
 
 

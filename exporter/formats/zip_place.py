@@ -47,7 +47,7 @@ class ZipPlace(Place):
     def open(self) -> InputFile:
         if not self.is_file():
             self.size()  # says so where there is nothing
-            raise FormatError("this is a folder, not a file", where=self.name)
+            raise FormatError("expected a file, got a folder", where=self.name)
         return self._content.open(self._path)
 
     def head(self, count: int = 512) -> bytes:
@@ -100,8 +100,8 @@ class Content:
         member = self.archive.member(name)
         if name not in self.opened:
             if member.method != STORED and self._inflated + member.size > LARGEST_INFLATED:
-                raise FormatError(f"the archive's members inflate to more than {LARGEST_INFLATED} bytes", where=name,
-                                  hint="unpack the archive and give the model in it")
+                raise FormatError(f"the archive's members decompress to more than the limit of {LARGEST_INFLATED} bytes", where=name,
+                                  hint="unpack the archive and pass the model in it")
             file = self.archive.open(name)
             self.opened[name] = file.getvalue() if isinstance(file, MemoryFile) else file
             self._inflated += member.size if member.method != STORED else 0

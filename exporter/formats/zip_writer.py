@@ -25,7 +25,7 @@ def stored_zip(members: Iterable[tuple[str, bytes]]) -> bytes:
     with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
         for name, content in members:
             if "\0" in name or len(name.encode()) > LONGEST_NAME:
-                raise OutputError(f"a zip archive cannot hold the name {printable(name, 80)!r}", hint="write .json instead")
+                raise OutputError(f"a zip archive cannot contain the name {printable(name, 80)!r}", hint="write .json instead")
             member = zipfile.ZipInfo(name, FIRST_DATE)
             member.create_system, member.external_attr = UNIX, REGULAR << 16
             archive.writestr(member, content)

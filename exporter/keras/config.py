@@ -89,7 +89,7 @@ class _Counter:
     def count(self) -> None:
         self.left -= 1
         if self.left < 0:
-            raise self.error(f"more than {MOST_LAYERS} layers")
+            raise self.error(f"expected at most {MOST_LAYERS} layers, got more")
 
 
 def _layer(entry: dict[str, Any], counter: _Counter, outer: Surroundings, what: str = "a layer") -> Node:
@@ -120,7 +120,7 @@ def _name(entry: dict[str, Any], config: dict[str, Any], counter: _Counter, *, o
     name = config["name"] if "name" in config and not (optional and config["name"] is None) else entry.get("name")
     called = entry.get("name", name)
     if not optional and called != name:
-        raise counter.error(f"the names of a layer disagree: the model says {printable(str(called), 80)!r}, its config "
+        raise counter.error(f"the names of a layer disagree: the model calls it {printable(str(called), 80)!r}, its config "
                             f"{printable(str(name), 80)!r}")
     if name is None and optional:
         return ""
@@ -147,7 +147,8 @@ def _children(base: str, config: dict[str, Any], counter: _Counter, outer: Surro
         seen: set[str] = set()
         for child in _listed(layers, counter, str(config.get("name", base)), outer):
             if child.name in seen:
-                raise counter.error("two layers of one model have this name, which no Keras allows: whose weights are whose is not known",
+                raise counter.error("two layers of one model have this name, which Keras does not allow, so which weights belong to "
+                                    "which is ambiguous",
                                     child.name)
             seen.update([child.name] if child.name else [])
             yield "layers", child
@@ -218,7 +219,7 @@ def _graph_nodes(nodes: Any, order: Any, counter: _Counter) -> list[Any]:
     """The nodes of a Graph in the order of node_config, in which it saves them (the keys of `nodes` come in any order)."""
     names = [item.get("name") for item in order if isinstance(item, dict)] if isinstance(order, list) else []
     if not isinstance(nodes, dict) or len(set(map(str, names))) != len(names) or set(names) != set(nodes):
-        raise counter.error("nodes and node_config of a Graph do not name the same layers")
+        raise counter.error("nodes and node_config of a Graph list different layers")
     return [{**nodes[name], "custom_name": name} if isinstance(nodes[name], dict) else None for name in names]
 
 
@@ -262,14 +263,14 @@ def _axis(config: Mapping[str, Any]) -> tuple[int, ...] | None:
     axis = config["axis"]
     numbers = axis if isinstance(axis, list) else [axis]
     if not numbers or not all(type(number) is int for number in numbers):
-        raise FormatError(f"its axis is {_shown(axis)}, not an integer or a list of them")
+        raise FormatError(f"expected an integer or a list of integers as its axis, got {_shown(axis)}")
     return tuple(numbers)
 
 
 def _epsilon(config: Mapping[str, Any]) -> float | None:
     value = _number(config, "epsilon")
     if value is not None and not 0 <= value <= 3.4028234663852886e38:
-        raise FormatError(f"its epsilon is {value:g}; a number of 0 or more that fits float32 is possible")
+        raise FormatError(f"expected an epsilon of 0 or more that fits float32, got {value:g}")
     return value
 
 
@@ -278,14 +279,14 @@ def _number(config: Mapping[str, Any], key: str) -> float | None:
         return None
     value = config[key]
     if type(value) not in (int, float) or not math.isfinite(value):
-        raise FormatError(f"its {key} is {_shown(value)}, not a number")
+        raise FormatError(f"expected a number as its {key}, got {_shown(value)}")
     return float(value)
 
 
 def _integer(config: Mapping[str, Any], key: str) -> int | None:
     value = config.get(key)
     if value is not None and type(value) is not int:
-        raise FormatError(f"its {key} is {_shown(value)}, not an integer")
+        raise FormatError(f"expected an integer as its {key}, got {_shown(value)}")
     return value
 
 
@@ -293,7 +294,7 @@ def _flag(config: Mapping[str, Any], key: str) -> bool | None:
     """A switch; people also give 1 and 0."""
     value = config.get(key)
     if key in config and type(value) is not bool and not (type(value) is int and value in (0, 1)):
-        raise FormatError(f"its {key} is {_shown(value)}, not true or false")
+        raise FormatError(f"expected true or false as its {key}, got {_shown(value)}")
     return None if value is None else bool(value)
 
 

@@ -181,7 +181,8 @@ def era_given(text: str, backend: str | None) -> Era:
     """The era of a version that the user gave. Raises UsageError where it is none."""
     era = era_of(text, backend)
     if era.version is None:
-        raise UsageError(f"--keras-version {printable(text, 40)!r} is no version", hint="a version is up to three numbers joined by dots")
+        raise UsageError(f"--keras-version: expected a version, got {printable(text, 40)!r}",
+                         hint="give up to three numbers joined by dots, e.g. 2.2.4")
     return era
 
 
@@ -203,10 +204,10 @@ def reason_against(mode: int) -> str | None:
     if mode == 0:
         return None
     if mode == 1:
-        return "its mode 1 normalizes each sample by that sample's own mean and deviation; the stored statistics are not used"
+        return "its mode 1 normalizes each sample by the sample's own mean and standard deviation, not by the stored statistics"
     if mode == 2:
-        return "its mode 2 normalizes by the statistics of the batch at hand, also in inference; the stored ones are not used"
-    return f"its mode {mode} is not known"
+        return "its mode 2 normalizes by the statistics of the batch, also in inference, not by the stored ones"
+    return f"its mode {mode} is unknown"
 
 
 def ignores_training(era: Era, *, is_keras_3: bool) -> bool:
@@ -248,17 +249,17 @@ def convert(layer: Stored) -> BatchNorm:
     if layer.statistic is Statistic.VARIANCE:
         return BatchNorm.of(layer)
     if layer.epsilon is None:
-        raise FormatError("the file does not say its epsilon", where=layer.path)
+        raise FormatError("the file does not contain its epsilon", where=layer.path)
     from exporter.batchnorm.dtypes import round_to
 
     stored = layer.moving_variance.astype(np.float64)
     outside = layer.statistic is Statistic.EPSILON_OUTSIDE
-    _check(layer, stored, stored < 0 if outside else stored + layer.epsilon <= 0, "nothing can be divided by that")
+    _check(layer, stored, stored < 0 if outside else stored + layer.epsilon <= 0, "division by it is not possible")
     square = ((np.sqrt(stored) if outside else stored) + layer.epsilon) ** 2
     epsilon = 0.0 if (square < layer.epsilon).any() else layer.epsilon
     variance = round_to(square - epsilon, layer.dtype)
     lost = np.abs(variance.astype(np.float64) + epsilon - square) > 2 * UNIT[layer.dtype] * square
-    _check(layer, stored, lost, f"its square does not fit {layer.dtype}, which the one formula would need")
+    _check(layer, stored, lost, f"its square, the variance, does not fit {layer.dtype}")
     changed = ("moving_variance",) if epsilon == layer.epsilon else ("moving_variance", "epsilon")
     return BatchNorm.of(layer, moving_variance=variance, epsilon=epsilon, effective_epsilon=None, converted=changed)
 

@@ -38,16 +38,17 @@ def reason_against(class_name: str, config: Mapping[str, Any]) -> str | None:
     """Why a layer with the config of a batch norm is none; None: nothing in the config speaks against it."""
     quantizers = [key for key, value in config.items() if "quant" in key and value not in _UNSET]
     if quantizers:
-        return (f"its class {printable(class_name, 80)} quantizes what it computes with ({names(quantizers)}): its outputs are not "
+        return (f"its class {printable(class_name, 80)} quantizes the parameters that it computes with ({names(quantizers)}): its "
+                "outputs are not "
                 "those of the stored parameters")
     activation = config.get("activation")
     if activation not in (*_UNSET, "linear"):
         shown = activation if isinstance(activation, str) else "activation"
-        return f"its class {printable(class_name, 80)} applies an activation ({printable(shown, 40)}), as no batch norm does"
+        return f"its class {printable(class_name, 80)} applies an activation ({printable(shown, 40)}), which a batch norm does not"
     found = (_DESCRIBED.fullmatch(key) for key in config)
     others = dict.fromkeys(match[1] for match in found if match and match[1] not in _VARIABLES)
     if others:
-        return f"its class {printable(class_name, 80)} is no plain batch norm: it also has {names(others)}"
+        return f"its class {printable(class_name, 80)} is not a plain batch norm: it also has {names(others)}"
     return None
 
 
@@ -56,7 +57,7 @@ def about_weights(more: Sequence[str], class_name: str | None) -> str | None:
     if not more:
         return None
     what = "its class is not in the file" if class_name is None else f"its class is {printable(class_name, 80)}"
-    return f"it has weights that a batch norm does not have, and what it does with them is not known: {names(more)}; {what}"
+    return f"it has weights that a batch norm does not have, and how it uses them is unknown: {names(more)}; {what}"
 
 
 def is_users_own(class_name: str) -> bool:
@@ -66,7 +67,7 @@ def is_users_own(class_name: str) -> bool:
 
 def about_class(class_name: str) -> str:
     """What to know of a layer whose class is not Keras's own."""
-    return (f"its class {printable(class_name, 80)} is not Keras's own: by its config it is a batch norm, and nothing in the file tells "
+    return (f"its class {printable(class_name, 80)} is not Keras's own: its config is that of a batch norm, but the file does not show "
             "whether it computes as one")
 
 

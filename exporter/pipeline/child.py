@@ -36,7 +36,7 @@ PIPE = 1 << 20  # bytes; what an unprivileged process may ask for on Linux
 BUFFER = 1 << 16
 # What would have HDF5 load code or open files in another way than this package says.
 HDF5_VARIABLES = ("HDF5_PLUGIN_PATH", "HDF5_VOL_CONNECTOR", "HDF5_DRIVER", "HDF5_DRIVER_CONFIG")
-HARMLESS = "the file is damaged, or made to do this; nothing was read from it"
+HARMLESS = "the file is damaged or forged; nothing was read from it"
 
 
 @dataclasses.dataclass(frozen=True)

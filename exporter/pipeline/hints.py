@@ -21,9 +21,9 @@ GIVE_CONFIG = "give the model's config with --architecture FILE"
 def no_epsilon(classes: Collection[OwnClass]) -> str:
     """Why nothing says the epsilon of a layer."""
     if not classes:
-        return "the file does not say its epsilon"
-    return (f"the config says nothing of the layers inside the class {names((each.name for each in classes), 3)}, "
-            "so that the file does not say its epsilon")
+        return "the file does not contain its epsilon"
+    return (f"the config does not describe the layers inside the class {names((each.name for each in classes), 3)}, "
+            "so the file does not contain its epsilon")
 
 
 def hint(options: ReadOptions, *, epsilon: bool, classes: Collection[OwnClass], remedies: Collection[Remedy], doubtful: bool,
@@ -44,10 +44,10 @@ def _hints(options: ReadOptions, epsilon: bool, classes: Collection[OwnClass], r
         yield from (f"{each.name} of KerasHub builds its batch norms with epsilon {each.epsilon:g}" for each in classes
                     if each.epsilon is not None)
     elif remedies and helps:
-        yield f"{GIVE_CONFIG}, which says it"
+        yield f"{GIVE_CONFIG}, which contains it"
     if Remedy.VERSION in remedies and options.keras_version is None:
-        yield "say with --keras-version VERSION, and --backend, which Keras wrote the weights"
+        yield "specify the Keras that wrote the weights with --keras-version VERSION and --backend"
     if doubtful and not options.stored_statistics:
-        yield "--stored-statistics writes what is stored of them all the same"
+        yield "--stored-statistics writes their stored statistics anyway"
     if rest and not options.skip_unresolved:
         yield "--skip-unresolved writes the rest and lists these"

@@ -92,7 +92,7 @@ def _read_archive(archive: Archive) -> ReadBack:
     def parameter(name: str, dtype: str) -> NDArray[Any]:
         values = array(name)
         if values.dtype != HELD_IN[dtype]:
-            raise BundleError(f"an array of {values.dtype} does not hold {dtype} values", where=f"array {printable(name, 80)!r}")
+            raise BundleError(f"expected an array of {dtype} values, got {values.dtype}", where=f"array {printable(name, 80)!r}")
         return values
 
     document = _parsed(array(DOCUMENT, LARGEST).tobytes())
@@ -101,7 +101,8 @@ def _read_archive(archive: Archive) -> ReadBack:
     for layer, name in zip(bundle, named):
         epsilon = f"{str(name).removesuffix('/moving_mean')}/epsilon"
         if f"{epsilon}.npy" in archive and array(epsilon).tolist() != layer.epsilon:
-            raise BundleError(f"the array says {array(epsilon)}, the document {layer.epsilon}", where=f"array {printable(epsilon, 80)!r}")
+            raise BundleError(f"the array contains {array(epsilon)}, the document {layer.epsilon}",
+                              where=f"array {printable(epsilon, 80)!r}")
     return bundle
 
 
@@ -114,7 +115,7 @@ def _read_safetensors(data: bytes) -> ReadBack:
 
     def parameter(name: str, dtype: str) -> NDArray[Any]:
         if name not in tensors:
-            raise BundleError(f"the tensor {printable(name, 80)!r}, which the document names, is missing")
+            raise BundleError(f"the tensor {printable(name, 80)!r}, which the document refers to, is missing")
         return _values(tensors[name], name, dtype)
 
     return _joined(_parsed(metadata[DOCUMENT].encode()), parameter)
@@ -123,7 +124,7 @@ def _read_safetensors(data: bytes) -> ReadBack:
 def _values(tensor: Tensor, name: str, dtype: str) -> NDArray[Any]:
     found, kind = TENSORS.get(tensor.dtype, (None, ""))
     if found != dtype:
-        raise BundleError(f"a tensor of type {tensor.dtype} does not hold {dtype} values", where=f"tensor {printable(name, 80)!r}")
+        raise BundleError(f"expected a tensor of {dtype} values, got type {tensor.dtype}", where=f"tensor {printable(name, 80)!r}")
     values: NDArray[Any] = np.frombuffer(tensor.data, kind).reshape(tensor.shape)
     return widen(values) if dtype == "bfloat16" else values
 
@@ -147,6 +148,6 @@ def _joined(document: Any, parameter: Callable[[str, str], NDArray[Any]]) -> Rea
 
 def _flat(values: NDArray[Any], layer: dict[str, Any], name: str) -> NDArray[np.float64]:
     if list(values.shape) != layer.get("shape"):
-        raise BundleError(f"its shape is {list(values.shape)}, the layer's {printable(repr(layer.get('shape')), 60)}",
+        raise BundleError(f"expected the layer's shape {printable(repr(layer.get('shape')), 60)}, got {list(values.shape)}",
                           where=f"array {printable(name, 80)!r}")
     return values.astype(np.float64).reshape(-1)

@@ -50,7 +50,7 @@ def read(place: Place, options: ReadOptions) -> Found:
     """The batch norms whose parameters are constants of the graph. Raises: FormatError, UnsupportedError (not frozen, folded, text)."""
     kind = _kind(place.head(4096))
     if kind == "text":
-        raise UnsupportedError("this is a graph in text form, which is not read", hint="write it with as_text=False")
+        raise UnsupportedError("this is a graph in text format, which is not supported", hint="write it with as_text=False")
     data = open_file(place)
     if kind == "saved model":
         graphs = [MetaGraph(one, place.name) for one in _graphs(data, place.name)]
@@ -70,7 +70,7 @@ def read(place: Place, options: ReadOptions) -> Found:
     known = {path for path, _ in found.skipped}
     for scope, roles in _left_over(graph, norms).items():
         if scope not in known:
-            found.skip(scope, f"no op of the graph uses its {names(roles)}: the graph seems to be cut short")
+            found.skip(scope, f"no op of the graph uses its {names(roles)}: the graph seems to be truncated")
     if not found.layers:
         _refuse(graph, norms, found, folded)
     return found
@@ -87,7 +87,7 @@ def _refuse(graph: Graph, norms: list[GraphNorm], found: Found, folded: list[str
     if not norms and folded:
         raise UnsupportedError(f"batch norm was folded away ({names(folded)}): {FOLDED}", hint=ORIGINAL)
     if not norms and not found.skipped and ops & FOLDABLE:
-        raise UnsupportedError(f"the graph holds no batch norm; if the model had any, it was folded away: {FOLDED}", hint=ORIGINAL)
+        raise UnsupportedError(f"the graph contains no batch norm; if the model had any, it was folded away: {FOLDED}", hint=ORIGINAL)
 
 
 def _folded(graph: Graph, norms: list[GraphNorm]) -> Iterator[str]:
@@ -124,7 +124,7 @@ def _left_over(graph: Graph, norms: list[GraphNorm]) -> dict[str, list[str]]:
 def _graphs(data: bytes, where: str) -> list[bytes]:
     found = [one for one in fields(data).get(SAVED_MODEL_GRAPHS, []) if not isinstance(one, int)]
     if not found:
-        raise FormatError("the SavedModel holds no graph", where=where)
+        raise FormatError("the SavedModel contains no graph", where=where)
     return found
 
 

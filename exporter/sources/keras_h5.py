@@ -63,7 +63,7 @@ def read(place: Place, options: ReadOptions) -> Found:
 def _read_named(file: File, place: Place, options: ReadOptions) -> Found:
     base = "model_weights" if file.is_group("model_weights") and not _has_layer_names(file, "") else ""
     if not _has_layer_names(file, base):
-        raise FormatError("the attribute layer_names is missing: this is no HDF5 file that Keras wrote, or a damaged one", where=base)
+        raise FormatError("the attribute layer_names is missing: the HDF5 file was not written by Keras, or it is damaged", where=base)
     said = {name: file.text("", name) or file.text(base, name) for name in ("keras_version", "backend")}
     text = file.text("", "model_config")
     architecture = tree = None
@@ -91,7 +91,7 @@ def _read_named(file: File, place: Place, options: ReadOptions) -> Found:
         found.kernels = _kernels(file, groups, architecture.tree if architecture else tree, tree)
     note_own_classes(tree, found)
     if text is not None and options.architecture is not None:
-        found.warn("the file holds its own config; the one given with --architecture is not used")
+        found.warn("the file contains its own config; the one given with --architecture is not used")
     return found
 
 
@@ -107,8 +107,8 @@ def _kernels(file: File, groups: list[LayerGroup], said: Node | None, named: Nod
 
 def _does_not_fit(options: ReadOptions, error: FormatError) -> FormatError:
     name = printable(options.architecture.name) if options.architecture else ""
-    return FormatError(f"the architecture {name} does not fit: {error.what}", where=error.where,
-                       hint="give the architecture of the very model that these weights were saved from")
+    return FormatError(f"the architecture {name} does not match: {error.what}", where=error.where,
+                       hint="give the architecture of the model that these weights were saved from")
 
 
 def _has_layer_names(file: File, base: str) -> bool:
@@ -128,7 +128,7 @@ def _era(said: dict[str, str | None], architecture: Architecture | None, options
         given = dialects.era_given(options.keras_version, backend)
         written = dialects.era_of(said["keras_version"], backend)
         if written.version not in (None, given.version):
-            raise UsageError(f"--keras-version {printable(options.keras_version, 40)} contradicts the file, which says "
+            raise UsageError(f"--keras-version {printable(options.keras_version, 40)} contradicts the file, which specifies "
                              f"{printable(str(said['keras_version']), 40)}", hint="leave the option out")
         return given
     return dialects.era_of(said["keras_version"] or (architecture.keras_version if architecture else None), backend)
@@ -186,7 +186,7 @@ def _placed(groups: list[LayerGroup], tree: Node | None) -> Iterator[tuple[Layer
             layers[number] = above, dataclasses.replace(node, name=group.name)
     absent = next((node for _, node in layers if node.name not in named and any(candidates(node.name, node))), None)
     if absent is not None:
-        raise FormatError("the config has this layer and the file holds no weights of it", where=absent.name)
+        raise FormatError("the config has this layer, but the file contains no weights for it", where=absent.name)
     yield from _in_order(groups, [(above, node) for above, node in layers if node.name in named])
 
 
@@ -200,12 +200,12 @@ def _in_order(groups: list[LayerGroup], layers: list[tuple[str, Node]]) -> Itera
     for group in groups:
         if group.name not in known:
             if group.weights:
-                raise FormatError("the file holds weights of this layer and the config has no such layer", where=group.name)
+                raise FormatError("the file contains weights for this layer, but the config has no such layer", where=group.name)
             continue
         above, node = next(left, ("", None))
         if node is None or node.name != group.name:
-            raise FormatError("the layers stand in another order in layer_names than in the config, or twice: "
-                              f"{printable(node.name) if node else 'nothing'!r} is expected here", where=group.name)
+            raise FormatError("the order of layer_names differs from the config, or a layer occurs twice: "
+                              f"{printable(node.name) if node else 'nothing'!r} expected here", where=group.name)
         yield group, join(above, node.name), node
 
 
@@ -226,7 +226,7 @@ def _saved_layers(tree: Node, above: str = "") -> Iterator[tuple[str, Node]]:
 def _read_unnamed(file: File, place: Place, options: ReadOptions) -> Found:
     """Keras 0.3: a layer's weights are numbered in the order in which the config has them."""
     if options.architecture is None:
-        raise UnsupportedError("weights of Keras 0.3 have no names, and neither epsilon nor the kinds of the layers are in the file",
+        raise UnsupportedError("weights of Keras 0.3 have no names, and the file contains neither epsilon nor the classes of the layers",
                                hint="give the config with --architecture FILE")
     architecture = node_tree_from(options.architecture)
     found = Found(Origin(file=place.name, kind=NAME), options)
@@ -238,7 +238,7 @@ def _read_unnamed(file: File, place: Place, options: ReadOptions) -> Found:
         else:
             count = file.integer("", "nb_layers")
             if count != len(architecture.tree.children):
-                raise FormatError(f"{count} layers are in the file, {len(architecture.tree.children)} in the config")
+                raise FormatError(f"the file contains {count} layers, the config {len(architecture.tree.children)}")
             for number, (_, child) in enumerate(architecture.tree.children):
                 _add_unnamed(reading, f"layer_{number}", child.name, child)
     except FormatError as error:
@@ -253,7 +253,7 @@ def _add_unnamed(reading: Reading, group: str, path: str, node: Node) -> None:
     expected = _count(path, node, 0, found)
     count = reading.file.integer(group, "nb_params")
     if count != expected:
-        raise FormatError(f"{count} parameters are in the file, {expected} in the config", where=group)
+        raise FormatError(f"the file contains {count} parameters, the config {expected}", where=group)
     for candidate, first in found:
         reading.add_unnamed(candidate, [f"{group}/param_{first + number}" for number in range(4)])
 
@@ -269,6 +269,6 @@ def _count(path: str, node: Node, first: int, found: list[tuple[Candidate, int]]
             first = _count(join(path, child.name), child, first, found)
         return first
     if node.class_name not in _WEIGHTS_OF_KERAS_0:
-        raise FormatError(f"how many parameters a layer of class {printable(node.class_name)} has is not known, so those after it "
-                          "have no place", where=node.name)
+        raise FormatError(f"the number of parameters of a layer of class {printable(node.class_name)} is unknown, so those after it "
+                          "cannot be assigned", where=node.name)
     return first + _WEIGHTS_OF_KERAS_0[node.class_name]

@@ -68,7 +68,7 @@ def read(place: Place, options: ReadOptions) -> Found:
         for scope, roles in scopes.items():
             lacking = {"moving_mean", "moving_variance"} - roles.keys()
             if len(lacking) == 1:
-                found.skip(scope, f"the archive holds no {lacking.pop()} of it")
+                found.skip(scope, f"the archive contains no {lacking.pop()} of it")
         if not scopes or not (whole or found.skipped):
             raise _no_norms(arrays.names)
         _add(arrays, whole, found, options)
@@ -103,7 +103,7 @@ def _scopes(found: Iterable[str]) -> Scopes:
             roles = scopes.setdefault(match[1] or "", {})
             role = ROLES[match[2]]
             if role in roles:
-                raise FormatError(f"{printable(roles[role], 80)!r} and {printable(name, 80)!r} are both its {role}", where=match[1] or "")
+                raise FormatError(f"both {printable(roles[role], 80)!r} and {printable(name, 80)!r} are its {role}", where=match[1] or "")
             roles[role] = name
     return scopes
 
@@ -121,7 +121,7 @@ def _add(arrays: _Arrays, whole: Scopes, found: Found, options: ReadOptions) -> 
     beside = _beside(arrays.names, whole)
     for scope, roles in whole.items():
         if beside[scope]:
-            found.skip(scope, f"it also holds {names(beside[scope])}, which no batch norm has")
+            found.skip(scope, f"it also contains {names(beside[scope])}, which a batch norm does not have")
             continue
         path, node = nodes.get(scope, (scope, None))
         look = reason_against(node.class_name, node.config) if node else None
@@ -131,7 +131,8 @@ def _add(arrays: _Arrays, whole: Scopes, found: Found, options: ReadOptions) -> 
         fields = norm_fields(node) if node else None
         values = {role: arrays.read(name) for role, name in roles.items()}
         if fields is not None and ((fields.scale is False) == ("gamma" in roles) or (fields.center is False) == ("beta" in roles)):
-            raise FormatError(f"the archive holds {names(roles)} for it, which does not fit center and scale of its config", where=path)
+            raise FormatError(f"the archive contains {names(roles)} for it, which does not match center and scale of its config",
+                              where=path)
         found.add(assemble(path or "batch_norm", node, fields, values, era, ranks.get(node) if node else None,
                            name=scope.rpartition("/")[2] or "batch_norm"))
 
@@ -142,7 +143,7 @@ def _named(tree: Node, scopes: list[str], architecture: str) -> Mapping[str, tup
     owners = {scope: [(path, node) for path, node in norms if scope in (path, node.name)] for scope in scopes}
     if len(norms) != len(scopes) or any(len(found) != 1 for found in owners.values()):
         raise FormatError(f"the architecture's batch norms are {names(path for path, _ in norms)}, the archive's {names(scopes)}: they do "
-                          f"not fit", hint=f"the architecture is that of {printable(architecture, 80)}: give that of the very model, or "
+                          f"not match", hint=f"the architecture is that of {printable(architecture, 80)}: give the one of this model, or "
                                            "its epsilon")
     return {scope: found[0] for scope, found in owners.items()}
 
@@ -160,8 +161,9 @@ def _beside(found: Iterable[str], whole: Scopes) -> Mapping[str, list[str]]:
 def _no_norms(found: list[str]) -> UnsupportedError:
     what = f"this is a NumPy archive (.npz), and the names of its arrays ({names(found)}) are not those of a batch norm's parameters"
     if all(map(_UNNAMED.fullmatch, found)):
-        return UnsupportedError(f"this is a NumPy archive (.npz) of arrays without names ({names(found, 3)}): nothing says which is which",
+        return UnsupportedError(f"this is a NumPy archive (.npz) of arrays without names ({names(found, 3)}): which is which is unknown",
                                 hint="give the model itself, or save the arrays under their weights' names")
     if any(map(_OLD.fullmatch, found)):
-        return UnsupportedError(f"{what}: running_std of Keras 1 is a deviation or a variance", hint="give the HDF5 file of the weights")
+        return UnsupportedError(f"{what}: running_std of Keras 1 can be a standard deviation or a variance",
+                                hint="give the HDF5 file of the weights")
     return UnsupportedError(what, hint="names such as bn/gamma, bn/beta, bn/moving_mean and bn/moving_variance are read")

@@ -41,7 +41,7 @@ def read(place: Place, options: ReadOptions) -> Found:
     steps = {} if _is_step(place) else _steps(place)
     step = steps[max(steps)] if steps else place
     if len(steps) > 1:
-        found.warn(f"step {step.name} is read, the latest of {names([str(number) for number in sorted(steps)])}; give the folder of "
+        found.warn(f"reading step {step.name}, the latest of {names([str(number) for number in sorted(steps)])}; give the folder of "
                    "another step to read that")
     with located(step.name if steps else ""):
         _read(step, options, found)
@@ -60,15 +60,15 @@ def _steps(folder: Place) -> dict[int, Place]:
 
 def _read(step: Place, options: ReadOptions, found: Found) -> None:
     if not step.child(PYTREE, METADATA).is_file():
-        raise UnsupportedError("this is an Orbax checkpoint that Keras's callback did not write: it holds no folder 'pytree'",
-                               hint="Keras's own is written by keras.callbacks.OrbaxCheckpoint; or export the model to .keras")
+        raise UnsupportedError("this is an Orbax checkpoint that was not written by Keras's callback: it contains no folder 'pytree'",
+                               hint="write it with keras.callbacks.OrbaxCheckpoint, or export the model to .keras")
     weights = _Variables(Arrays(step.child(PYTREE)))
     config = step.child(CONFIG, STRINGS)
     if config.is_file():
         tree = parse_config(_text(config), f"{CONFIG}/{STRINGS}")
         by_name(tree, weights.below(tree.name), dialects.era_of(WRITER, None), found, own_config=True)
         if options.architecture is not None:
-            found.warn("the checkpoint holds its own config; the one given with --architecture is not used")
+            found.warn("the checkpoint contains its own config; the one given with --architecture is not used")
     elif options.architecture is not None:
         from exporter.sources.shared.architecture import node_tree_from
 
@@ -98,11 +98,11 @@ class _Variables:
                 continue
             name = "/".join(keys[1:])
             if name in self._by_name:
-                raise FormatError("it is both a trainable and a non-trainable variable", where=name)
+                raise FormatError("it is listed both as a trainable and as a non-trainable variable", where=name)
             self._by_name[name] = keys
         if not self._by_name:
-            raise UnsupportedError("this Orbax checkpoint holds no trainable_variables or non_trainable_variables, as one of Keras does",
-                                   hint="it is not one of keras.callbacks.OrbaxCheckpoint; export the model to .keras")
+            raise UnsupportedError("this Orbax checkpoint contains no trainable_variables or non_trainable_variables, unlike one of Keras",
+                                   hint="it was not written by keras.callbacks.OrbaxCheckpoint; export the model to .keras")
 
     def below(self, model: str) -> _Variables:
         """Without the model's own name, which stands in front of all paths in a Sequential that was built by its first call."""

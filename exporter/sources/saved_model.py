@@ -51,10 +51,11 @@ def read(place: Place, options: ReadOptions) -> Found:
     folder = _folder(place)
     assert folder is not None
     if not folder.child(MODEL).is_file() and not folder.child(TEXT_MODEL).is_file():
-        raise FormatError(f"a SavedModel without its {MODEL}: only its variables are here", hint="copy the whole folder; or give "
+        raise FormatError(f"a SavedModel without its {MODEL}: only its variables were found", hint="copy the whole folder; or give "
                           f"{VARIABLES} with the model's --architecture")
     if not folder.child(MODEL).is_file():
-        raise UnsupportedError("a SavedModel in text form is not read", where=TEXT_MODEL, hint="load it with TensorFlow and save it again")
+        raise UnsupportedError("SavedModels in text format are not supported", where=TEXT_MODEL,
+                               hint="load it with TensorFlow and save it again")
     part = of_inference(graphs_of(folder.child(MODEL)))
     found = Found(Origin(file=place.name, kind=NAME, tensorflow_version=part.tensorflow_version), options)
     index = folder.child(VARIABLES)
@@ -135,7 +136,7 @@ class _Reader:
         norms = same_norms(self._saved, self._stored)
         removed = {norm.node: self._keras.path(norm) for norm in norms if self._keras.is_removed(norm)}
         if removed:
-            found.warn(f"{names(removed.values())}: the file holds this and the model has no such layer any more (as after "
+            found.warn(f"{names(removed.values())}: the file contains this, but the model no longer has such a layer (as after "
                        "Sequential.pop()); left out")
         if norms:
             self._by_objects([norm for norm in norms if norm.node not in removed], found)

@@ -59,7 +59,7 @@ def _table(place: Place, found: Found) -> Place:
             return _latest(place, found)
         indexes = _indexes(place)
         if len(indexes) != 1:
-            raise FormatError(f"the folder holds {len(indexes)} checkpoints ({names(index.name for index in indexes)}) and no file "
+            raise FormatError(f"the folder contains {len(indexes)} checkpoints ({names(index.name for index in indexes)}) and no file "
                               f"'{STATE}' that names the latest", hint="give one of them")
         return indexes[0]
     if not place.is_file():
@@ -71,7 +71,7 @@ def _table(place: Place, found: Found) -> Place:
             if place.sibling(name).is_file():
                 return place.sibling(name)
         raise FormatError(f"the index file {prefix}.index is missing",
-                          hint="a checkpoint is its .index file and all of its .data files together")
+                          hint="a checkpoint consists of its .index file and all of its .data files")
     return _latest(place.parent(), found)
 
 
@@ -79,7 +79,7 @@ def _latest(folder: Place, found: Found) -> Place:
     """The checkpoint that the folder's state file names. What lies outside the folder is never opened: its namesake inside is."""
     match = _LATEST.search(folder.child(STATE).read(MiB))
     if not match:
-        raise FormatError(f"the file '{STATE}' is not a checkpoint state file: it names no model_checkpoint_path",
+        raise FormatError(f"the file '{STATE}' is not a checkpoint state file: model_checkpoint_path is missing",
                           hint="give the .index file itself")
     try:
         said = _unescaped(match[1])
@@ -91,11 +91,11 @@ def _latest(folder: Place, found: Found) -> Place:
         for table in (f"{name}.index", name, name.replace("-?????-", "-00000-")):  # V2, V1, V1 in shards
             if table and folder.child(table).is_file():
                 if outside:
-                    found.warn(f"the file '{STATE}' names {said}, outside this folder; {table} of this folder is read")
+                    found.warn(f"the file '{STATE}' names {said}, outside this folder; {table} in this folder is read instead")
                 return folder.child(table)
     others = names(index.name for index in _indexes(folder))
     raise FormatError(f"the file '{STATE}' names {said}, which is not in this folder",
-                      hint=f"the folder holds {others}: give one of them" if others else "")
+                      hint=f"the folder contains {others}: give one of them" if others else "")
 
 
 def _unescaped(text: bytes) -> str:

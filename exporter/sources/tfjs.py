@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 NAME = "tfjs"
 LARGEST_MODEL_JSON = 64 * MiB
-GRAPH_MODEL = "this is a TensorFlow.js graph model: its converter folds batch norm into the layers before it, and its parameters are gone"
+GRAPH_MODEL = "this is a TensorFlow.js graph model: its converter folds batch norm into the layers before it, so its parameters are gone"
 
 
 def claims(place: Place) -> bool:
@@ -45,7 +45,7 @@ def read(place: Place, options: ReadOptions) -> Found:
     value = parse_json(place.read(LARGEST_MODEL_JSON), "")
     topology = value.get("modelTopology") if isinstance(value, dict) else None
     if not isinstance(topology, dict) and topology is not None:
-        raise FormatError("modelTopology holds no config: it is no JSON object")
+        raise FormatError("modelTopology contains no config: it is not a JSON object")
     if value.get("format") == "graph-model" or (topology and "node" in topology):
         raise UnsupportedError(GRAPH_MODEL, hint="export the Keras model or the SavedModel that it was converted from")
     if topology is None:
@@ -69,7 +69,7 @@ def read(place: Place, options: ReadOptions) -> Found:
 def _without_config(weights: Weights, place: Place, options: ReadOptions) -> Found:
     """The batch norms of weights alone, whose names and order are those of the HDF5 file that they were in."""
     if weights.are_by_path():
-        raise FormatError("this model.json holds no modelTopology: there is no config to read the weights by")
+        raise FormatError("this model.json contains no modelTopology, so there is no config to match the weights with")
     if options.architecture is not None:
         given = node_tree_from(options.architecture)
         found = Found(Origin(file=place.name, kind=NAME, keras_version=given.keras_version, backend=given.backend), options)
@@ -78,7 +78,7 @@ def _without_config(weights: Weights, place: Place, options: ReadOptions) -> Fou
     found = Found(Origin(file=place.name, kind=NAME), options)
     for norm in norms_of(LayerGroup(name="weightsManifest", path="", weights=tuple(weights.by_name))):
         if norm.old_name:
-            found.skip(norm.scope, "its running_std is of Keras 1, a deviation or a variance; export the HDF5 file itself")
+            found.skip(norm.scope, "its running_std of Keras 1 can be a standard deviation or a variance; export the HDF5 file itself")
             continue
         arrays = {role: weights.read(name) for role, name in norm.datasets.items()}
         found.add(assemble(norm.scope, None, None, arrays, dialects.Era(), None, name=norm.scope.rpartition("/")[2],

@@ -85,7 +85,7 @@ def test_files(tmp_path):
     ("a.csv", b"1,2\n3,x\n", "'x' is no number"),
     ("ragged.csv", b"1,2\n3\n", "rows of different lengths"),
     ("a.json", b'{"a": [1], "b": [2]}', "holds the arrays a, b"),
-    ("twice.json", b'{"a": [1], "a": [2]}', "occurs twice")])
+    ("twice.json", b'{"a": [1], "a": [2]}', "occurs more than once in one JSON object")])
 def test_files_that_hold_no_numbers(tmp_path, name, content, message):
     path = tmp_path / name
     if content is not None:

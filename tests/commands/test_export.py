@@ -113,7 +113,7 @@ def test_epsilon_is_given_by_path_and_said_to_be_assumed(run, tmp_path):
     checkpoint = SAMPLES / "saved_model_tfkeras" / "checkpoint"
     code, _, err = run(cli.export, checkpoint, tmp_path / "out.json")
     assert code == 1
-    assert "the file does not say its epsilon" in err
+    assert "the file does not contain its epsilon" in err
     assert "hint: give it with --epsilon VALUE" in err
     assert "--architecture" in err
     assert not (tmp_path / "out.json").exists()

@@ -30,8 +30,8 @@ def test_writes_and_replaces(tmp_path):
 
 @pytest.mark.parametrize(("prepare", "name", "words"), [
     (lambda folder: None, "no/such/out.json", "its folder does not exist"),
-    (lambda folder: (folder / "out.json").mkdir(), "out.json", "this is a folder"),
-    (lambda folder: os.mkfifo(folder / "out.json"), "out.json", "not a regular file")])
+    (lambda folder: (folder / "out.json").mkdir(), "out.json", "expected the name of a file, got a folder"),
+    (lambda folder: os.mkfifo(folder / "out.json"), "out.json", "expected a regular file")])
 def test_outputs_that_cannot_be_written_are_refused(prepare, name, words, tmp_path):
     prepare(tmp_path)
     before = sorted(os.listdir(tmp_path))
@@ -87,7 +87,7 @@ def test_a_failing_disk_leaves_the_old_output(step, tmp_path, monkeypatch):
     monkeypatch.setattr(os, step, fail)
     with pytest.raises(OutputError, match="No space left on device") as error:
         output.write_bytes(path, b"new")
-    assert "untouched" in error.value.hint
+    assert "unchanged" in error.value.hint
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["out.json"]
 

@@ -180,8 +180,8 @@ def test_an_architecture_may_be_remote(folder):
 
 
 @needs_http
-@pytest.mark.parametrize(("status", "words"), [(200, "no such file"), (403, "access is refused: the server answers 403"),
-                                               (401, "access is refused"), (500, "the server answers 500")])
+@pytest.mark.parametrize(("status", "words"), [(200, "no such file"), (403, "access denied: the server answered 403"),
+                                               (401, "access denied"), (500, "the server answered 500")])
 def test_what_a_server_refuses(folder, status, words):
     with serving(folder, status=status) as server, pytest.raises(FormatError, match=words):
         exporter.read(server.url("absent.h5"))
@@ -221,8 +221,8 @@ def large(tmp_path_factory):
 
 @needs_http
 @pytest.mark.parametrize(("trouble", "words"), [
-    ((503, {"Retry-After": "3600"}), "the server answers 503"), ("drop", "the connection broke"),
-    ((429, {"Retry-After": "Fri, 31 Dec 2100 23:59:59 GMT"}), "the server answers 429")], ids=str)
+    ((503, {"Retry-After": "3600"}), "the server answered 503"), ("drop", "the connection broke"),
+    ((429, {"Retry-After": "Fri, 31 Dec 2100 23:59:59 GMT"}), "the server answered 429")], ids=str)
 def test_patience_ends(large, trouble, words, monkeypatch):
     monkeypatch.setattr("exporter.files.patience.PATIENCE_SECONDS", 1.0)
     with serving(large, trouble=lambda *_: trouble) as server, pytest.raises(FormatError, match=words):
@@ -239,7 +239,7 @@ def test_an_answer_of_another_version_is_refused(large, several):
         server.version["large.h5"] = 1
         assert len(exporter.read(server.url("large.h5"))) == 12, "a server that knows If-Match is asked with it"
     with serving(large, trouble=lambda number, method, headers: "other" if number >= 3 else None, several=several) as server, \
-            pytest.raises(FormatError, match="the file was replaced while it was read"):
+            pytest.raises(FormatError, match="the file changed on the server while it was being read"):
         exporter.read(server.url("large.h5"))
 
 
@@ -290,7 +290,7 @@ def test_a_file_that_is_replaced_meanwhile_is_refused(folder, monkeypatch):
         with place.open() as file:
             file.read(100)
         server.version["small.h5"] = 2
-        with pytest.raises(FormatError, match="replaced while it was read"):
+        with pytest.raises(FormatError, match="changed on the server while it was being read"):
             place.check_unchanged()
 
 
@@ -341,7 +341,7 @@ def test_a_failed_write_leaves_nothing(monkeypatch):
 
 
 def test_what_cannot_be_written():
-    for url, words in (("https://host/out.json", "over http"), ("s3://bucket/kit.zip/", "folder")):
+    for url, words in (("https://host/out.json", "http addresses cannot be written to"), ("s3://bucket/kit.zip/", "folder")):
         with pytest.raises((OutputError, UsageError), match=words):
             exporter.write(make_bundle(), url)
     done = command("s3://bucket/a.json", "s3://bucket/a.json")
@@ -462,9 +462,9 @@ def test_the_hint_names_the_package_of_the_protocol(url, package, monkeypatch):
 
 
 @needs_http
-@pytest.mark.parametrize(("address", "words"), [("http://127.0.0.1:9/m.h5", "refuses the connection"),
-                                                ("http://nosuch.invalid/m.h5", "the name of the server cannot be resolved"),
-                                                ("ftp://127.0.0.1:9/m.h5", "refuses the connection")])
+@pytest.mark.parametrize(("address", "words"), [("http://127.0.0.1:9/m.h5", "cannot be read: the server refused the connection"),
+                                                ("http://nosuch.invalid/m.h5", "cannot resolve the host name of the server"),
+                                                ("ftp://127.0.0.1:9/m.h5", "cannot be read: the server refused the connection")])
 def test_a_server_that_is_not_there_is_told_as_that(address, words):
     with pytest.raises(FormatError, match=words):
         exporter.read(address)

@@ -64,7 +64,7 @@ def test_a_bundle_is_loaded_from_bytes(tmp_path):
 def test_what_is_no_content_is_refused(tmp_path, monkeypatch):
     with pytest.raises(exporter.UsageError, match="expected a path, a URL, bytes or a binary file object, got int"):
         exporter.read(3)
-    with pytest.raises(exporter.UsageError, match="reads text") as error:
+    with pytest.raises(exporter.UsageError, match="got a text file object") as error:
         exporter.read(io.StringIO("text"))
     assert "'rb'" in error.value.hint
     monkeypatch.setattr(spool, "MOST_SPOOLED", 100)

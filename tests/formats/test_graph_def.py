@@ -53,9 +53,9 @@ def test_a_constant_is_decoded(data, expected):
 @pytest.mark.parametrize(("data", "message"), [
     (field(1, 1) + field(2, shape_proto((2,))) + field(4, b"1234"), "has 4 bytes"),
     (listed(1, (2,), 5, np.float32([1, 2, 3]).tobytes()), "has 3 values"),
-    (listed(1, (1 << 40, 1 << 40), 5, b""), "over the limit"),
-    (listed(1, (2,), 5, b"12345"), "no multiple of 4"),
-    (field(1, 1) + field(2, field(2, field(1, -1))), "impossible shape"),
+    (listed(1, (1 << 40, 1 << 40), 5, b""), "expected constants of at most 67108864 bytes, got one of shape"),
+    (listed(1, (2,), 5, b"12345"), "field 5 has 5 bytes, expected a multiple of 4"),
+    (field(1, 1) + field(2, field(2, field(1, -1))), "a constant has an invalid shape"),
     (field(1, 7) + field(8, b"text"), "expected a numeric constant"),
     (field(1, 99), "expected a numeric constant"),
 ])
@@ -90,10 +90,10 @@ def test_functions_name_outputs_of_nodes():
 
 
 @pytest.mark.parametrize(("data", "message"), [
-    (graph(node("a", "NoOp"), node("a", "NoOp")), "two nodes are called a"),
-    (field(1, 5), "a number where a message is due"),
+    (graph(node("a", "NoOp"), node("a", "NoOp")), "two nodes are named a"),
+    (field(1, 5), "expected a message, got a number"),
     (field(1, field(1, b"\xff") + field(2, "NoOp")), "not UTF-8"),
-    (graph(node("c", "Const"))[:5], "bytes are left|bytes where|ends inside"),
+    (graph(node("c", "Const"))[:5], "field 1 claims 10 bytes, but 3 are left"),
 ])
 def test_a_broken_graph_is_refused(data, message):
     with pytest.raises(FormatError, match=message):

@@ -100,25 +100,25 @@ def test_addresses_of_two_groups_exchanged(tmp_path, what, block):
     for part in {"headers": [slice(8, 16)], "scratch pads": [slice(24, 40)], "trees": [slice(24, 32)], "heaps": [slice(32, 40)]}[what]:
         a, b = (slice(at + part.start, at + part.stop) for at in (first, second))
         data[a], data[b] = data[b], data[a]
-    assert "says twice where the members of this group are" in refused(data)
+    assert "the two records of where this group's members are disagree" in refused(data)
 
 
 def test_the_entry_of_the_root(tmp_path):
     data = bytearray(made(tmp_path).read_bytes())
     data[ROOT_ENTRY + 24: ROOT_ENTRY + 40] = data[(at := entries(data, "layers")["bn"]) + 24: at + 40]
-    assert "root group: the file says twice" in refused(data)
+    assert "root group: the two records" in refused(data)
 
 
 def test_a_group_where_a_dataset_should_be(tmp_path):
     data = bytearray(made(tmp_path).read_bytes())
     group, dataset = entries(data, "layers")["bn"], entries(data, "layers/bn_1/vars")["0"]
     data[group + 8: group + 16] = data[dataset + 8: dataset + 16]
-    assert "that this is a group, its header that it is not" in refused(data)
+    assert "describes this as a group, its header as something else" in refused(data)
 
 
 @pytest.mark.parametrize(("old", "new", "said"), [
-    (b"bn_1", b"bn", "'bn' occurs twice in this group"), (b"bn", b"zz", "stands where no look-up"),
-    (b"layer_039", b"aaaa", "stands where no look-up"),
+    (b"bn_1", b"bn", "'bn' occurs more than once in this group"), (b"bn", b"zz", "is at a place that no lookup"),
+    (b"layer_039", b"aaaa", "is at a place that no lookup"),
 ])
 def test_names(tmp_path, old, new, said):
     data = made(tmp_path).read_bytes()
@@ -132,7 +132,7 @@ def test_entries_out_of_order(tmp_path):
     found = entries(data, "layers")
     first, second = (slice(found[name], found[name] + 40) for name in ("bn", "bn_1"))
     data[first], data[second] = data[second], data[first]
-    assert "'bn' stands in this group behind one that it precedes" in refused(data)
+    assert "'bn' is out of order in this group" in refused(data)
 
 
 def test_a_name_twice_in_a_group_of_the_newer_form(tmp_path):
@@ -146,7 +146,7 @@ def test_a_name_twice_in_a_group_of_the_newer_form(tmp_path):
     width = 1 << (data[header + 5] & 3)
     end = size_at + width + int.from_bytes(data[size_at: size_at + width], "little")
     sound = sound[:end] + struct.pack("<I", lookup3(sound[header:end])) + sound[end + 4:]
-    with open_hdf5(MemoryFile(sound)) as file, pytest.raises(FormatError, match="'gamma' occurs twice in this group"):
+    with open_hdf5(MemoryFile(sound)) as file, pytest.raises(FormatError, match="'gamma' occurs more than once in this group"):
         file.kind("g/gamma")
 
 
@@ -192,7 +192,7 @@ def test_keys_that_hide_a_name(tmp_path):
     root = TABLE_ENTRY.at(data, ROOT_ENTRY)
     layers = entry_of(data, root, b"layers")
     struct.pack_into("<Q", data, layers.tree + TREE_NODE.size + 16, 0)
-    assert "stands where no look-up in this group comes to" in refused(data)
+    assert "is at a place that no lookup in this group reaches" in refused(data)
 
 
 def entry_of(data, root, name):

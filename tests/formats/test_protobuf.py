@@ -70,14 +70,14 @@ def test_a_message_in_pieces_is_merged():
     (b"\x08", "ends inside a varint"),
     (b"\x08" + b"\xff" * 10, "more than 10 bytes"),
     (b"\x08" + b"\xff" * 9 + b"\x02", "more than 64 bits"),
-    (b"\x0a\x05abc", "claims 5 bytes where 3 are left"),
+    (b"\x0a\x05abc", "claims 5 bytes, but 3 are left"),
     (b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\x7fabc", "claims"),
-    (b"\x0d\x00", "claims 4 bytes where 1 are left"),
-    (b"\x0b\x0c", "a group"),
-    (b"\x0e", "wire type 6"),
-    (b"\x0f", "wire type 7"),
-    (b"\x00\x00", "the number 0"),
-    (b"\x02\x00", "the number 0"),
+    (b"\x0d\x00", "claims 4 bytes, but 1 are left"),
+    (b"\x0b\x0c", "unexpected protobuf group"),
+    (b"\x0e", "expected wire type 0, 1, 2 or 5, got 6"),
+    (b"\x0f", "expected wire type 0, 1, 2 or 5, got 7"),
+    (b"\x00\x00", "expected a field number of at least 1, got 0"),
+    (b"\x02\x00", "expected a field number of at least 1, got 0"),
 ])
 def test_damage(data, what):
     with pytest.raises(FormatError, match=what) as caught:
@@ -98,5 +98,5 @@ def test_depth_is_bounded():
     message = Message(b"")
     for _ in range(DEEPEST):
         message = message.message(1)
-    with pytest.raises(FormatError, match="nest more than"):
+    with pytest.raises(FormatError, match="expected messages at most"):
         message.message(1)

@@ -27,17 +27,17 @@ def test_reads_what_json_writes(value, escaped):
 def test_finds_a_repeated_key_whatever_stands_around_it(value, key):
     around = json.dumps(value)
     encoded = json.dumps(key)
-    with pytest.raises(FormatError, match="occurs twice in one JSON object"):
+    with pytest.raises(FormatError, match="occurs more than once in one JSON object"):
         parse_json(f'[{around}, {{{encoded}: 1, "other": {around}, {encoded}: 2}}]', "x")
 
 
 @pytest.mark.parametrize(("text", "what"), [
-    ('{"layers": [], "layers": [1]}', "the key 'layers' occurs twice in one JSON object"),
-    ('{"a\\"b": 1, "a\\u0022b": 2}', "the key 'a\"b' occurs twice in one JSON object"),
-    ("[" * (DEEPEST + 1) + "]" * (DEEPEST + 1), f"the JSON is nested deeper than {DEEPEST} levels"),
-    ("[" * 100_000, f"the JSON is nested deeper than {DEEPEST} levels"),
-    ('{"a":' * 2000 + "1" + "}" * 2000, f"the JSON is nested deeper than {DEEPEST} levels"),
-    ("1" * (LONGEST_NUMBER + 1), f"the JSON holds a number of over {LONGEST_NUMBER} characters"),
+    ('{"layers": [], "layers": [1]}', "the key 'layers' occurs more than once in one JSON object"),
+    ('{"a\\"b": 1, "a\\u0022b": 2}', "the key 'a\"b' occurs more than once in one JSON object"),
+    ("[" * (DEEPEST + 1) + "]" * (DEEPEST + 1), f"expected JSON nested at most {DEEPEST} levels deep, got more"),
+    ("[" * 100_000, f"expected JSON nested at most {DEEPEST} levels deep, got more"),
+    ('{"a":' * 2000 + "1" + "}" * 2000, f"expected JSON nested at most {DEEPEST} levels deep, got more"),
+    ("1" * (LONGEST_NUMBER + 1), f"expected numbers of at most {LONGEST_NUMBER} characters in the JSON, got a longer one"),
     ("1e400", NOT_STRICT),
     ("[NaN]", NOT_STRICT),
     ("-Infinity", NOT_STRICT),
@@ -59,7 +59,7 @@ def test_refusals(text, what):
 @pytest.mark.parametrize("length", [LONGEST_NUMBER + 1, 3 * LONGEST_NUMBER])
 def test_a_long_number_is_found_wherever_it_stands(length):
     for before in range(LONGEST_NUMBER // 8 + 1):  # a part of the characters is looked at first
-        with pytest.raises(FormatError, match="the JSON holds a number of over"):
+        with pytest.raises(FormatError, match="expected numbers of at most"):
             parse_json(" " * before + "[" + "7" * length + "]", "x")
 
 
@@ -74,5 +74,5 @@ def test_brackets_and_long_digits_inside_strings_do_not_count():
 
 
 def test_a_limit_on_size():
-    with pytest.raises(FormatError, match="12 bytes of JSON is over the limit of 10"):
+    with pytest.raises(FormatError, match="expected at most 10 bytes of JSON, got 12"):
         parse_json("[1, 2, 3, 4]", "x", limit=10)

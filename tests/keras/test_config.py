@@ -92,14 +92,21 @@ def test_dtype_policies(dtype, expected):
 
 
 @pytest.mark.parametrize(("config", "what"), [
-    ({"axis": "1"}, 'its axis is "1", not an integer or a list of them'), ({"axis": None}, "its axis is null, not"),
-    ({"axis": True}, "its axis is true, not"), ({"axis": 1.0}, "its axis is 1.0, not"), ({"axis": []}, "its axis is [], not"),
-    ({"epsilon": "0.001"}, 'its epsilon is "0.001", not a number'), ({"epsilon": None}, "its epsilon is null, not a number"),
-    ({"epsilon": True}, "its epsilon is true, not a number"), ({"epsilon": [1]}, "its epsilon is [1], not a number"),
-    ({"epsilon": -1e-3}, "its epsilon is -0.001; a number of 0 or more that fits float32 is possible"),
-    ({"epsilon": 1e39}, "its epsilon is 1e+39; a number of 0 or more that fits float32 is possible"),
-    ({"momentum": "high"}, 'its momentum is "high", not a number'), ({"center": "false"}, 'its center is "false", not true or false'),
-    ({"scale": 2}, "its scale is 2, not true or false"), ({"mode": 0.5}, "its mode is 0.5, not an integer"),
+    ({"axis": "1"}, 'expected an integer or a list of integers as its axis, got "1"'),
+    ({"axis": None}, "expected an integer or a list of integers as its axis, got null"),
+    ({"axis": True}, "expected an integer or a list of integers as its axis, got true"),
+    ({"axis": 1.0}, "expected an integer or a list of integers as its axis, got 1.0"),
+    ({"axis": []}, "expected an integer or a list of integers as its axis, got []"),
+    ({"epsilon": "0.001"}, 'expected a number as its epsilon, got "0.001"'),
+    ({"epsilon": None}, "expected a number as its epsilon, got null"),
+    ({"epsilon": True}, "expected a number as its epsilon, got true"),
+    ({"epsilon": [1]}, "expected a number as its epsilon, got [1]"),
+    ({"epsilon": -1e-3}, "expected an epsilon of 0 or more that fits float32, got -0.001"),
+    ({"epsilon": 1e39}, "expected an epsilon of 0 or more that fits float32, got 1e+39"),
+    ({"momentum": "high"}, 'expected a number as its momentum, got "high"'),
+    ({"center": "false"}, 'expected true or false as its center, got "false"'),
+    ({"scale": 2}, "expected true or false as its scale, got 2"),
+    ({"mode": 0.5}, "expected an integer as its mode, got 0.5"),
 ])
 def test_wrong_fields(config, what):
     with pytest.raises(FormatError) as caught:
@@ -120,7 +127,7 @@ def test_wrong_fields(config, what):
     ({"name": "Sequential", "layers": {}}, "layer Sequential: its layers are not a list of objects"),
     ({"name": "Sequential", "layers": [{"custom_name": "x"}]}, "layer x: a layer has no class name"),
     ({"name": "Sequential", "layers": [{"name": "Dense", "custom_name": 7}]}, "layer 7: the custom_name of a layer is not text"),
-    ({"name": "Graph", "nodes": {"a": {}}, "node_config": [{"name": "b"}]}, "nodes and node_config of a Graph do not name the same layers"),
+    ({"name": "Graph", "nodes": {"a": {}}, "node_config": [{"name": "b"}]}, "nodes and node_config of a Graph list different layers"),
 ])
 def test_what_is_no_model(value, what):
     with pytest.raises(FormatError) as caught:
@@ -183,9 +190,9 @@ def test_architecture_files(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "content", "what"), [
-    ("missing.json", None, "no such file or folder"), ("model.yaml", b"class_name: Sequential\n", "this is neither JSON nor a model file"),
-    ("empty.json", b"", "this is neither JSON nor a model file"), ("list.json", b"[1]", "this JSON is not the config of a Keras model"),
-    ("weights.h5", "hdf5", "this HDF5 file holds weights and no config"), ("text.json", b'"no model"', "this is not strict JSON"),
+    ("missing.json", None, "no such file or folder"), ("model.yaml", b"class_name: Sequential\n", "expected JSON or a model file"),
+    ("empty.json", b"", "expected JSON or a model file"), ("list.json", b"[1]", "this JSON is not the config of a Keras model"),
+    ("weights.h5", "hdf5", "this HDF5 file contains weights but no config"), ("text.json", b'"no model"', "this is not strict JSON"),
 ])
 def test_architecture_files_that_hold_none(tmp_path, name, content, what):
     if content == "hdf5":
@@ -212,5 +219,5 @@ def test_one_name_in_two_models_is_nothing_odd():
 def test_a_name_that_is_said_twice_and_differs():
     model = functional((norm("a"), ["x"]))
     model["config"]["layers"][0]["name"] = "b"
-    with pytest.raises(FormatError, match="the names of a layer disagree: the model says 'b', its config 'a'"):
+    with pytest.raises(FormatError, match="the names of a layer disagree: the model calls it"):
         model_tree(model, "x")

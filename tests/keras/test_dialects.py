@@ -35,7 +35,7 @@ def test_versions(text, version, is_tf_keras):
 
 def test_a_version_that_the_user_gives_must_be_one():
     assert dialects.era_given("1.0.5", None).version == (1, 0, 5)
-    with pytest.raises(UsageError, match="--keras-version 'old' is no version"):
+    with pytest.raises(UsageError, match="--keras-version: expected a version, got 'old'"):
         dialects.era_given("old", None)
 
 
@@ -97,7 +97,7 @@ def test_conversion_leaves_a_variance_alone():
 
 
 @pytest.mark.parametrize(("statistic", "stored", "what"), [
-    (DEVIATION, [1, -0.5], r"the stored deviation\[1\] is -0.5 and epsilon 0.001: nothing can be divided by that"),
+    (DEVIATION, [1, -0.5], r"the stored deviation\[1\] is -0.5 and epsilon 0.001: division by it is not possible"),
     (EPSILON_OUTSIDE, [1, -1e-9], r"the stored variance\[1\] is -9.99999972e-10"),
 ])
 def test_statistics_that_no_era_could_use(statistic, stored, what):
@@ -107,13 +107,13 @@ def test_statistics_that_no_era_could_use(statistic, stored, what):
 
 
 def test_conversion_needs_epsilon():
-    with pytest.raises(FormatError, match="does not say its epsilon"):
+    with pytest.raises(FormatError, match="the file does not contain its epsilon"):
         dialects.convert(make_stored(epsilon=None, statistic=DEVIATION))
 
 
 def test_a_deviation_whose_square_float16_cannot_hold():
     layer = make_stored(shape=(2,), dtype="float16", epsilon=1e-6, statistic=DEVIATION).replace(moving_variance=np.float16([1, 1e-3]))
-    with pytest.raises(LayerError, match=r"deviation\[1\] is 0.00100040436 and epsilon 1e-06: its square does not fit float16"):
+    with pytest.raises(LayerError, match=r"deviation\[1\] is 0.00100040436 and epsilon 1e-06: its square, the variance, does not fit"):
         dialects.convert(layer)
 
 

@@ -36,9 +36,10 @@ def reasons(path, **options):
 
 
 @pytest.mark.parametrize(("config", "words"), [
-    (dict.fromkeys(QUANTIZERS, SIX_BITS), "quantizes what it computes with"), ({"gamma_quantizer": SIX_BITS}, "gamma_quantizer"),
+    (dict.fromkeys(QUANTIZERS, SIX_BITS), "quantizes the parameters that it computes with"),
+    ({"gamma_quantizer": SIX_BITS}, "gamma_quantizer"),
     ({"inverse_quantizer": "quantized_bits(8)"}, "inverse_quantizer"), ({"quantize": 8}, "quantize"),
-    ({"mean_weights_regularizer": None, "variance_weights_constraints": None}, "no plain batch norm: it also has mean_weights"),
+    ({"mean_weights_regularizer": None, "variance_weights_constraints": None}, "not a plain batch norm: it also has mean_weights"),
     ({"kernel_initializer": {"class_name": "Zeros"}}, "it also has kernel"),
     ({"activation": "leaky_relu"}, "applies an activation (leaky_relu)"),
     ({"activation": {"class_name": "ReLU"}}, "applies an activation"),
@@ -67,13 +68,13 @@ def test_quantizers_that_are_set_are_refused_in_every_container(tmp_path, form):
             (tmp_path / "m.json").write_text(json.dumps(config))
             options = {"architecture": tmp_path / "m.json"}
     (reason,) = reasons(path, **options).values()
-    assert "QBatchNormalization quantizes what it computes with (gamma_quantizer)" in reason
+    assert "quantizes the parameters that it computes with (gamma_quantizer): its outputs are not " in reason
 
 
 def test_weights_of_its_own_are_refused(tmp_path):
     more = [*named("odd", VALUES), ("odd/shift:0", np.ones(3, np.float32))]
     assert reasons(h5(tmp_path, norm("odd", "own>ShiftedNorm"), more)) == {
-        "odd": "it has weights that a batch norm does not have, and what it does with them is not known: odd/shift:0; its class is "
+        "odd": "it has weights that a batch norm does not have, and how it uses them is unknown: odd/shift:0; its class is "
                "own>ShiftedNorm"}
     inner = [(f"block/{name}", values) for name, values in more]
     block = layer("own>Block", "block", part=norm("odd", "own>ShiftedNorm"))

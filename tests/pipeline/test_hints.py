@@ -32,7 +32,7 @@ def test_gamma_or_beta_is_said_by_an_architecture(tmp_path):
     for options in ({"epsilon": 0.1}, {"epsilon": 0.1, "skip_unresolved": True}):
         what, said = refusal(path, **options)
         assert "gamma or beta" in what
-        assert said == "give the model's config with --architecture FILE, which says it"
+        assert said == "give the model's config with --architecture FILE, which contains it"
     both = write_weights(tmp_path / "both.weights.h5", {"layers/batch_normalization": THREE, "layers/batch_normalization_1": FOUR})
     assert refusal(both, epsilon=0.1)[1].endswith("; --skip-unresolved writes the rest and lists these")
     assert exporter.read(both, epsilon=0.1, skip_unresolved=True).paths() == ["layers/batch_normalization_1"]
@@ -45,9 +45,9 @@ def test_no_value_stands_in_a_hint(tmp_path):
     old_names = ("gamma", "beta", "running_mean", "running_std")
     old = write(tmp_path / "old.h5", {"bn": named("bn", parameters(), separator="_", names=old_names)})
     what, said = refusal(old, epsilon=0.1)
-    assert "a deviation or a variance" in what
-    assert said == ("give the model's config with --architecture FILE, which says it; say with --keras-version VERSION, and --backend, "
-                    "which Keras wrote the weights")
+    assert "the file contains neither its epsilon nor the version of Keras" in what
+    assert said == ("give the model's config with --architecture FILE, which contains it; specify the Keras that wrote the weights "
+                    "with --keras-version VERSION and --backend")
 
 
 @pytest.mark.parametrize("isolated", [False, True])
@@ -57,7 +57,7 @@ def test_the_config_of_an_own_class_is_not_asked_for_again(tmp_path, isolated):
     weights = write_weights(tmp_path / "tiny.weights.h5", {"layers/bn": FOUR})
     for path, options in ((model, {}), (weights, {"architecture": model})):
         what, said = refusal(path, isolated=isolated, **options)
-        assert "the config says nothing of the layers inside the class TinyBackbone" in what
+        assert "the config does not describe the layers inside the class TinyBackbone, " in what
         assert said == "give it with --epsilon VALUE, or with --epsilon 'GLOB=VALUE' for some of the layers"
         assert exporter.read(path, epsilon=0.5, isolated=isolated, **options).layers[0].epsilon == 0.5
 
@@ -116,9 +116,9 @@ def test_what_lies_beside_models_is_named(tmp_path, run):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "labels.txt").write_text("cat\n")
     _, _, err = run(export, tmp_path / "folder")
-    assert "a folder that holds no model: labels.txt" in err
+    assert "this is a folder without a model" in err
     np.save(tmp_path / "x.npy", np.zeros(3))
     (tmp_path / "t.tar").write_bytes(bytes(257) + b"ustar" + bytes(300))
     (tmp_path / "a.json").write_text(json.dumps(functional("net", norm("bn"))))
-    for name, words in (("x.npy", ".npy file"), ("t.tar", "a tar file"), ("a.json", "JSON file holds no weights")):
+    for name, words in (("x.npy", ".npy file"), ("t.tar", "a tar file"), ("a.json", "this JSON file contains no weights")):
         assert words in run(export, tmp_path / name)[2]

@@ -112,7 +112,7 @@ def test_a_backup_of_keras(tmp_path):
     (tmp_path / "latest.weights.h5").write_bytes(weights_bytes({"layers/batch_normalization": A}))
     (tmp_path / "training_metadata.json").write_text('{"epoch": 3, "batch": 0}')
     assert stored(exporter.read(tmp_path, epsilon=0.1).layers[0]) == given(A)
-    assert "the file does not say its epsilon" in refusal(tmp_path, ExporterError)[0]
+    assert "the file does not contain its epsilon" in refusal(tmp_path, ExporterError)[0]
 
 
 def test_shards_are_one_model(tmp_path):
@@ -191,7 +191,7 @@ def test_what_is_inflated_is_limited_in_all(monkeypatch):
     for name in "aab":
         with root.child(name).open() as file:
             assert file.read() == bytes(1000)
-    with pytest.raises(FormatError, match="inflate to more than 2500 bytes"):
+    with pytest.raises(FormatError, match="the archive's members decompress to more than the limit of 2500 bytes"):
         root.child("c").open()
     assert root.child("c").head(10) == bytes(10), "a look at the beginning inflates no more than that"
 

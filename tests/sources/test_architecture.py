@@ -74,10 +74,10 @@ def test_a_sequential_does_not_list_its_input(tmp_path):
 
 
 @pytest.mark.parametrize(("config", "what"), [
-    (model("bn_1", "bn_2"), "the config has this layer and the file holds no weights of it"),  # names that a user gave
-    (model("batch_normalization_5", "batch_normalization_4"), "no weights of it"),  # made in another order
-    (model("batch_normalization_4", "batch_normalization_5", "fc"), "no weights of it"),
-    (functional("m", *model("batch_normalization_7", "batch_normalization_8")["config"]["layers"][:4]), "no weights of it"),
+    (model("bn_1", "bn_2"), "the file contains no weights for it"),  # names that a user gave
+    (model("batch_normalization_5", "batch_normalization_4"), "the file contains no weights for it"),  # made in another order
+    (model("batch_normalization_4", "batch_normalization_5", "fc"), "the file contains no weights for it"),
+    (functional("m", *model("batch_normalization_7", "batch_normalization_8")["config"]["layers"][:4]), "file contains no weights for it"),
     (model("batch_normalization_7", "batch_normalization_8", scale=False), "scale=false")])
 def test_architectures_that_differ_in_more_than_made_up_names(tmp_path, config, what):
     file = weights(tmp_path / "w.h5", "batch_normalization", "batch_normalization_1")

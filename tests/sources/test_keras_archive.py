@@ -174,8 +174,8 @@ def test_subclassed_model_with_names(model):
     assert shown(bundle) == {"blk/batch_normalization_4": (None, given(A)), "stem": (None, given(B)), "other": (None, given(C))}
     assert [(path, "gamma or beta" in reason) for path, reason in bundle.skipped] == [("lost", True)]
     said = "\n".join(bundle.warnings)
-    assert "other: taken for a batch norm because it holds four vectors" in said
-    assert "pair: it holds two vectors" in said
+    assert "assumed to be a batch norm because it contains four vectors of one length" in said
+    assert "pair: it contains two vectors of one length" in said
     assert "ln" not in said
     assert bundle.layers[0].axis is None
 
@@ -208,7 +208,7 @@ def test_a_namesake_inside_a_users_class(model):
     hidden = "layers/block/_hidden/layers/batch_normalization"
     bundle = model(config, {hidden: A, f"{hidden}_1": B}, version="3.3.3")
     assert not bundle.layers
-    assert ["is called BatchNormalization and is none" in reason for _, reason in bundle.skipped] == [True, True]
+    assert ["a custom class that is only named BatchNormalization" in reason for _, reason in bundle.skipped] == [True, True]
 
 
 def test_unbuilt_and_missing(model):
@@ -225,13 +225,13 @@ def test_config_and_weights_that_do_not_fit(model):
         return error(model, functional("m", config), {"layers/batch_normalization": arrays}, kind=FormatError, **fields)
 
     values = list(A.values())
-    assert "bn: the file holds 3 variables" in said(norm("bn"), values[:3])
-    assert "bn: the file holds 4 variables" in said(norm("bn", scale=False), values)
-    assert "differ in shape" in said(norm("bn"), [values[0][:2], *values[1:]])
-    assert "differ in type" in said(norm("bn"), [values[0].astype("f8"), *values[1:]])
-    assert "differ in shape" in said(norm("bn"), [*values[:3], values[3].reshape(1, 3)])
-    assert "run along one axis" in said(norm("bn"), [value.reshape(1, 3) for value in values])
-    assert "has 3 channels, and was built on" in said(norm("bn", build=[None, 4]), values)
+    assert "bn: the file contains 3 variables for it" in said(norm("bn"), values[:3])
+    assert "bn: the file contains 4 variables for it" in said(norm("bn", scale=False), values)
+    assert "its parameters have different shapes" in said(norm("bn"), [values[0][:2], *values[1:]])
+    assert "its parameters have different types" in said(norm("bn"), [values[0].astype("f8"), *values[1:]])
+    assert "its parameters have different shapes" in said(norm("bn"), [*values[:3], values[3].reshape(1, 3)])
+    assert "expected one dimension for axis -1" in said(norm("bn"), [value.reshape(1, 3) for value in values])
+    assert "has 3 channels, but was built on" in said(norm("bn", build=[None, 4]), values)
     assert "calls this layer 'bn', the weights 'other'" in said(norm("bn"), (A, "other"))
     assert "integers" in said(norm("bn"), [value.astype("i4") for value in values])
     extra = {"layers/batch_normalization": A, "layers/batch_normalization_1": B}
@@ -247,7 +247,7 @@ def test_a_variable_that_is_missing(model, tmp_path):
         for number, value in zip((0, 2, 3), A.values(), strict=False):
             file[f"layers/batch_normalization/vars/{number}"] = value
     said = error(model, functional("m", norm("bn")), {}, model__weights__h5=(tmp_path / "w.h5").read_bytes())
-    assert "called 0, 2, 3: one is missing" in said
+    assert "its variables are named 0, 2, 3: one is missing" in said
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float64", "bfloat16"])
@@ -280,7 +280,7 @@ def test_axes_of_tf_keras(model):
     config = functional("m", norm("bn", axis=[4], virtual_batch_size=2, build=[None, 5, 5, 4]))
     bundle = model(config, {"layers/batch_normalization": virtual})
     assert (bundle.layers[0].axis, bundle.layers[0].shape, bundle.layers[0].ndim) == ((3,), (4,), 4)
-    assert "does not fit its axes" in error(model, functional("m", norm("bn", axis=[1, 2])), {"layers/batch_normalization": full})
+    assert "does not match its axes [1, 2]" in error(model, functional("m", norm("bn", axis=[1, 2])), {"layers/batch_normalization": full})
 
 
 def test_fused_kernel_of_2_11(model):
@@ -306,10 +306,10 @@ def test_pickled_and_missing_parts(tmp_path):
     def said(**members):
         return error(exporter.read, write_archive(tmp_path / "m.keras", config, groups, **members))
 
-    assert "a pickle is never loaded" in said(model__weights__h5=None, model__weights__npz=b"\x80\x04.")
+    assert "the weights are in NumPy's .npz format" in said(model__weights__h5=None, model__weights__npz=b"\x80\x04.")
     assert "model.weights.h5 is missing" in said(model__weights__h5=None)
     assert "config.json is missing" in said(config__json=None)
-    assert "both model.weights.h5 and variables.h5" in said(variables__h5=b"")
+    assert "expected model.weights.h5 or variables.h5, got both: which contains the weights is ambiguous" in said(variables__h5=b"")
     assert "not an HDF5 file" in said(model__weights__h5=b"<html>")
     assert "cut short" in said(model__weights__h5=weights_bytes(groups)[:-100])
     assert "config.json" in said(config__json=b"[]")

@@ -53,7 +53,7 @@ def test_names_say_all_but_epsilon(tmp_path, called, ending, save):
         ("a/b/bn1", 1e-3, {role: array.tolist() for role, array in second.items()})]
     assert [layer.name for layer in bundle] == ["bn0", "bn1"]
     assert bundle["bn0"].assumed == ("epsilon", "axis")
-    assert "bn0, a/b/bn1: the file does not say its epsilon" in refusal(path, UnresolvedError, epsilon=None)
+    assert "bn0, a/b/bn1: the file does not contain its epsilon" in refusal(path, UnresolvedError, epsilon=None)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64])
@@ -70,10 +70,10 @@ def test_an_architecture_says_the_rest(tmp_path):
     bundle = exporter.read(path, architecture=tmp_path / "a.json")
     assert [(layer.path, layer.epsilon, layer.axis, layer.assumed) for layer in bundle] == [
         ("inner/bn_1", 0.3, (-1,), ()), ("bn_0", 0.2, (1,), ())]
-    for other, what in ((functional("m", norm("bn_0"), norm("bn_2")), "they do not fit"),
-                        (functional("m", norm("bn_0"), norm("bn_1"), norm("bn_2")), "they do not fit"),
-                        (functional("m", norm("bn_0"), norm("bn_1")), "does not fit center and scale"),
-                        (functional("m", norm("bn_0", center=False), norm("bn_1", scale=False)), "does not fit center and scale")):
+    for other, what in ((functional("m", norm("bn_0"), norm("bn_2")), "they do not match"),
+                        (functional("m", norm("bn_0"), norm("bn_1"), norm("bn_2")), "they do not match"),
+                        (functional("m", norm("bn_0"), norm("bn_1")), "which does not match center and scale"),
+                        (functional("m", norm("bn_0", center=False), norm("bn_1", scale=False)), "which does not match center and scale")):
         (tmp_path / "a.json").write_text(json.dumps(other))
         assert what in refusal(path, FormatError, epsilon=None, architecture=tmp_path / "a.json")
 
@@ -82,7 +82,7 @@ def test_an_architecture_says_the_rest(tmp_path):
     ({"arr_0": np.zeros(3), "arr_1": np.zeros(3)}, "NumPy archive (.npz) of arrays without names (arr_0, arr_1)"),
     ({"x_train": np.zeros((2, 3)), "gammas": np.zeros(3)}, "the names of its arrays (x_train, gammas) are not those"),
     ({"bn/gamma": np.zeros(3), "bn/beta": np.zeros(3)}, "are not those of a batch norm"),  # a LayerNormalization
-    ({"bn_gamma": np.ones(3), "bn_running_mean": np.ones(3), "bn_running_std": np.ones(3)}, "a deviation or a variance")])
+    ({"bn_gamma": np.ones(3), "bn_running_mean": np.ones(3), "bn_running_std": np.ones(3)}, "running_std of Keras 1 can be a standard")])
 def test_what_names_do_not_say(tmp_path, arrays, words):
     assert words in refusal(archive(tmp_path / "m.npz", **arrays))
 
@@ -93,13 +93,13 @@ def test_what_is_no_plain_batch_norm_is_named(tmp_path):
     path = archive(tmp_path / "m.npz", **named("bn", values()), **switch, **cut, **{"bn/renorm_mean:0": np.ones(3)})
     bundle = exporter.read(path, epsilon=0.1, skip_unresolved=True)
     assert bundle.paths() == ["bn"]
-    assert dict(bundle.skipped) == {"cut": "the archive holds no moving_variance of it",
-                                    "sn": "it also holds mean_weights:0, variance_weights:0, which no batch norm has"}
+    assert dict(bundle.skipped) == {"cut": "the archive contains no moving_variance of it",
+                                    "sn": "it also contains mean_weights:0, variance_weights:0, which a batch norm does not have"}
 
 
 def test_a_role_that_comes_twice(tmp_path):
     twice = {**named("bn", values()), "bn/mean/EMA:0": np.ones(3, np.float32)}
-    assert "'bn/moving_mean:0' and 'bn/mean/EMA:0' are both its moving_mean" in refusal(archive(tmp_path / "m.npz", **twice), FormatError)
+    assert "both 'bn/moving_mean:0' and 'bn/mean/EMA:0' are its moving_mean" in refusal(archive(tmp_path / "m.npz", **twice), FormatError)
 
 
 def test_nothing_is_unpickled(tmp_path):
@@ -110,9 +110,10 @@ def test_nothing_is_unpickled(tmp_path):
 
 
 @pytest.mark.parametrize(("array", "words"), [
-    (np.ones(3, np.uint8), "expected an array of floating point numbers, got uint8"), (np.ones(4, np.float32), "differ in shape"),
-    (np.ones(3, np.float64), "differ in type"), (np.asfortranarray(np.ones((3, 2), np.float32)), "row-major"),
-    (np.ones(3, np.int64), "type <i8"), (np.ones(2 << 20, np.float64), "over the limit")])
+    (np.ones(3, np.uint8), "expected an array of floating point numbers, got uint8"), (np.ones(4, np.float32), "its parameters have "
+                                                                                                               "different shapes"),
+    (np.ones(3, np.float64), "its parameters have different types"), (np.asfortranarray(np.ones((3, 2), np.float32)), "row-major"),
+    (np.ones(3, np.int64), "got <i8"), (np.ones(2 << 20, np.float64), "expected at most 9437184 bytes in this member")])
 def test_arrays_that_are_no_parameters(tmp_path, array, words):
     path = archive(tmp_path / "m.npz", save=np.savez_compressed, **{**named("bn", values()), "bn/gamma:0": array})
     assert words in refusal(path, ExporterError)

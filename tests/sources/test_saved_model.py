@@ -87,7 +87,7 @@ def test_its_config_is_an_architecture(tmp_path, given, separate):
 
 
 def test_a_config_of_no_layers_is_no_architecture(tmp_path):
-    with pytest.raises(UnsupportedError, match="holds no config of a functional or Sequential model"):
+    with pytest.raises(UnsupportedError, match="this SavedModel contains no config of a functional or Sequential model"):
         node_tree_from(Place(write(tmp_path, separate={0: b'{"class_name": "Mine", "name": "net", "config": {}}'})))
 
 
@@ -97,7 +97,7 @@ def test_a_layer_that_the_model_does_not_list_is_left_out(tmp_path):
         listed = {"name": "net", "class_name": "Sequential", "config": {"name": "net", "layers": [config(name, 0.1)]}}
         bundle = read(write(tmp_path / name, separate={0: json.dumps(listed), 1: json.dumps(metadata())}))
         assert bundle.paths() == expected
-        assert [bool(re.match("bn_1: .*no such layer", warning)) for warning in bundle.warnings] == [True] * (not expected)
+        assert [bool(re.match("bn_1: .*no longer has such a layer", warning)) for warning in bundle.warnings] == [True] * (not expected)
 
 
 def test_a_layer_that_is_listed_and_also_held_by_an_attribute_stays(tmp_path):
@@ -123,7 +123,7 @@ def test_variables_of_which_no_function_says_what_they_are_for(tmp_path):
     objects = saved_graph_proto([({"a": 1}, None), ({}, "a")])
     stored = [({"a": 1}, None), ({}, ("a", "a/.ATTRIBUTES/VARIABLE_VALUE"))]
     write(tmp_path, objects=objects, stored=stored)
-    with pytest.raises(UnsupportedError, match="nothing says what its variables are for"):
+    with pytest.raises(UnsupportedError, match="the SavedModel contains no function that uses a variable and no Keras metadata, so"):
         exporter.read(tmp_path)
 
 
@@ -149,12 +149,12 @@ def test_without_the_config_of_a_batch_norm_nothing_is_guessed(tmp_path, said):
     folder = write(tmp_path, metadata=said)
     layer = read(folder).layers[0]
     assert (layer.epsilon, layer.axis) == (None, None)
-    with pytest.raises(UnresolvedError, match="does not say its epsilon"):
+    with pytest.raises(UnresolvedError, match="the file does not contain its epsilon"):
         exporter.read(folder)
 
 
 @pytest.mark.parametrize(("text", "what"), [
-    (b"{", "metadata of node 1.*not strict JSON"), (b"[1]", "not a JSON object"), (b'{"a": 1, "a": 2}', "occurs twice"),
+    (b"{", "metadata of node 1.*not strict JSON"), (b"[1]", "not a JSON object"), (b'{"a": 1, "a": 2}', "occurs more than once"),
     (b"\xff\xfe", "metadata of node 1"),
 ])
 def test_bad_metadata(tmp_path, text, what):
@@ -166,16 +166,16 @@ def test_bad_metadata(tmp_path, text, what):
 
 
 def test_a_config_that_contradicts_the_variables(tmp_path):
-    with pytest.raises(FormatError, match="its config says scale=True, but the checkpoint has no gamma"):
+    with pytest.raises(FormatError, match="its config has scale=True, but the checkpoint has"):
         read(write(tmp_path, metadata=metadata(), roles=ROLES[1:]))
 
 
 def test_the_two_object_graphs_must_agree(tmp_path):
     other = [({"bn": 1}, None), ({**CHILDREN, "gamma": 3}, None), *(({}, (role, f"variables/{n}/.ATTRIBUTES/VARIABLE_VALUE"))
                                                                   for n, role in enumerate(ROLES))]
-    with pytest.raises(FormatError, match="do not hold the same parameters: scope/gamma"):
+    with pytest.raises(FormatError, match="its object graph and that of the checkpoint list different parameters: scope/gamma, beta"):
         read(write(tmp_path, metadata=metadata(), stored=other))
-    with pytest.raises(FormatError, match="do not hold the same parameters: scope/beta, scope/gamma"):
+    with pytest.raises(FormatError, match="its object graph and that of the checkpoint list different parameters"):
         read(write(tmp_path, metadata=metadata(), stored=[({}, None)]))
 
 
@@ -297,7 +297,7 @@ def test_a_fused_kernel_of_its_time_may_have_raised_epsilon(tmp_path, version, c
 
 @pytest.mark.parametrize("bound", [(3, 2, 4, 5), (2, 3, 4, 4), (2, 3, 4, 1), (2, 3, 4)])
 def test_functions_must_agree_about_their_variables(bound, tmp_path):
-    with pytest.raises(FormatError, match="the function call is bound to other objects than its caller serve"):
+    with pytest.raises(FormatError, match="is bound to different objects than its caller"):
         read(write_exported(tmp_path, bound=bound))
 
 
@@ -306,12 +306,12 @@ def test_a_function_that_is_not_there(tmp_path):
     sound = (folder / "saved_model.pb").read_bytes()
     at = sound.rindex(b"\x05serve")
     (folder / "saved_model.pb").write_bytes(sound[:at] + b"\x05serv#" + sound[at + 6:])
-    with pytest.raises(FormatError, match="the function serv#, which it does not hold"):
+    with pytest.raises(FormatError, match="the graph calls the function serv#, which it does not contain"):
         read(folder)
 
 
 @pytest.mark.parametrize(("spoil", "what"), [
-    (lambda f: (f / "saved_model.pb").write_bytes(b""), "holds no graph"),
+    (lambda f: (f / "saved_model.pb").write_bytes(b""), "it contains no graph: it is truncated or not a SavedModel"),
     (lambda f: (f / "saved_model.pb").write_bytes(b"<!doctype html>"), "saved_model.pb"),
     (lambda f: (f / "saved_model.pb").write_bytes((f / "saved_model.pb").read_bytes()[:-9]), "saved_model.pb: field"),
     (lambda f: shutil.rmtree(f / "variables"), "has no variables"),

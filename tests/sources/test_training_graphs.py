@@ -197,7 +197,7 @@ def test_two_batch_norms_over_one_tensor_are_two_layers(tmp_path):
     more, (gamma, beta, _, _) = frozen_variables("a", others)
     of_batch, mean, variance = moments("a")
     both = [X, *nodes, *more[:4], *of_batch, *chain("a", "x", gamma, beta, mean, variance), *chain("b", "x", *reads)]
-    with pytest.raises(UnresolvedError, match="a: it computes with the statistics of the batch"):
+    with pytest.raises(UnresolvedError, match="a: it uses the statistics of the batch"):
         freeze(tmp_path, *both)
     bundle = freeze(tmp_path, *both, skip_unresolved=True)
     assert bundle.paths() == ["b"]

@@ -70,7 +70,7 @@ def test_a_folder_is_filled_whole_or_not_at_all(tmp_path, monkeypatch):
     (tmp_path / "kit").mkdir()
     exporter.write(make_bundle(), target)
     assert (tmp_path / "kit" / "bundle.json").is_file()
-    with pytest.raises(OutputError, match="only a new or empty folder"):
+    with pytest.raises(OutputError, match="expected a new or empty folder, got one that holds files"):
         exporter.write(make_bundle(), target)
     (tmp_path / "k.zip").mkdir()
     with pytest.raises(OutputError, match="give a file name"):

@@ -76,7 +76,7 @@ class Group:
         """The container of a model's layers."""
         found = [group for group in map(self.child, LAYER_LISTS) if group is not None]
         if len(found) > 1:
-            raise FormatError(f"both {LAYER_LISTS[0]} and {LAYER_LISTS[1]} are in one model", where=self.path)
+            raise FormatError(f"expected {LAYER_LISTS[0]} or {LAYER_LISTS[1]} in a model, got both", where=self.path)
         return found[0] if found else None
 
     @property
@@ -112,7 +112,7 @@ class Group:
             found = {name: (file, f"{self._own}/{name}") for name, file in listed}
             count = len(listed)
             if count != len(found):
-                raise FormatError("two shards hold the same variable of one layer", where=self._own)
+                raise FormatError("two shards contain the same variable of one layer", where=self._own)
             regular = set(found) == {str(i) for i in range(count)}
             self._variables = [found[str(i)] for i in range(count)] if regular else []
         return self._variables

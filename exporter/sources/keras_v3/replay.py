@@ -26,12 +26,12 @@ LEAVES = frozenset((
 KNOWN_GROUPS = tuple(snake_case(name) for name in BATCH_NORMS)
 OTHER_NORMS = ("layer_normalization", "group_normalization")  # they hold gamma and beta
 
-NO_WEIGHTS = "the file holds no weights for it; was the model built before it was saved?"
-UNCERTAIN = "which group of the weights is its own is not certain: the layers of its class and their groups do not come out even"
+NO_WEIGHTS = "the file contains no weights for it; was the model built before it was saved?"
+UNCERTAIN = "which group of the weights belongs to it is ambiguous: the numbers of layers of its class and of their groups differ"
 LOST_SHARING = ("it is like a layer of another model: where an inner model calls a layer first and the outer one after it, a .keras config "
                 "does not keep that they are one, and Keras cannot load it either; the model's .h5, or its weights with the text of "
                 "to_json(), keep it")
-NAMESAKE = "it may be a class of the user's that is called BatchNormalization and is none"
+NAMESAKE = "it may be a custom class that is only named BatchNormalization"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -70,11 +70,11 @@ def matched(root: Group, tree: Node, keras_version: str | None, *, own_config: b
     if len({way.places for way in fitting}) > 1:
         fitting = [way for way in fitting if way.counting is likely and not way.equal_is_shared]
         if not fitting:
-            raise FormatError("the groups fit the layers in two ways, those of different versions of Keras",
-                              hint="save the model as one .keras file with a Keras of today")
+            raise FormatError("the groups match the layers in two ways, as different versions of Keras save them",
+                              hint="save the model as one .keras file with a current version of Keras")
     way = (fitting or ways)[0]
     for path in way.strange:
-        raise FormatError("the weights hold this batch norm, the config does not: they do not fit", where=path)
+        raise FormatError("the weights contain this batch norm, but the config does not: they do not match", where=path)
     if fitting:
         for node in kernels or ():
             places = {found.path if (found := other.kernels.get(node)) else "" for other in fitting}
@@ -82,9 +82,9 @@ def matched(root: Group, tree: Node, keras_version: str | None, *, own_config: b
         return way.matches
     if not own_config:
         lost = next(match for match in _explained(way.matches) if match.group is None and match.node is not None)
-        raise FormatError(f"the architecture does not fit: {lost.why}" if lost.why == LOST_SHARING else
-                          "the architecture does not fit: the weights have no group for this batch norm", where=lost.path,
-                          hint="give the architecture of the model that these weights are of")
+        raise FormatError(f"the architecture does not match: {lost.why}" if lost.why == LOST_SHARING else
+                          "the architecture does not match: the weights have no group for this batch norm", where=lost.path,
+                          hint="give the architecture of the model that these weights were saved from")
     agreed = set.intersection(*(set(way.places) for way in ways))
     return _explained([match if match.node is None or match.place in agreed else dataclasses.replace(match, group=None, why=UNCERTAIN)
                        for match in way.matches])

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from exporter.files.place import Place
 
 SIZES = {"float32": 4, "int32": 4, "bool": 1, "uint8": 1, "uint16": 2, "float16": 2, "complex64": 8}
-AGAIN = "all shards that model.json lists have to lie beside it; copy or download them again"
+AGAIN = "put all shards that model.json lists in the folder of model.json; copy or download them again"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Weights:
         self._shards: dict[int, list[tuple[Place, int]]] = {}
         self.by_name: dict[str, Weight] = {}
         if not isinstance(manifest, list):
-            raise FormatError("this model.json lists no weights (weightsManifest)", hint="it is the model's topology alone")
+            raise FormatError("this model.json lists no weights (weightsManifest)", hint="it contains only the model's topology")
         for group in manifest:
             self._add(group)
 
@@ -60,13 +60,13 @@ class Weights:
             raise FormatError("a group of the weightsManifest has no paths or no weights")
         for path in paths:
             if path in self._listed:
-                raise FormatError(f"the shard {printable(path, 80)} is listed twice: its bytes would be those of several weights")
+                raise FormatError(f"the shard {printable(path, 80)} is listed twice: its bytes would belong to several weights")
             self._listed.add(path)
         start = 0
         for entry in entries:
             weight = _weight(entry, len(self._paths), start)
             if weight.name in self.by_name:
-                raise FormatError(f"two weights are called {printable(weight.name)!r}: it is not clear which is whose")
+                raise FormatError(f"two weights are named {printable(weight.name)!r}, so which layer each belongs to is ambiguous")
             self.by_name[weight.name] = weight
             start += weight.size
         self._paths.append(paths)
@@ -94,9 +94,9 @@ class Weights:
         """Values and dtype of a weight. TensorFlow.js computes v * scale + min in float64 and rounds to float32 once."""
         weight = self.by_name[name]
         if weight.dtype != "float32":
-            raise FormatError(f"its type is {printable(weight.dtype, 40)}, not float32", where=name)
+            raise FormatError(f"expected type float32, got {printable(weight.dtype, 40)}", where=name)
         if math.prod(weight.shape) > MOST_CHANNELS:
-            raise FormatError(f"shape {list(weight.shape)} has over {MOST_CHANNELS} values", where=name)
+            raise FormatError(f"expected at most {MOST_CHANNELS} values, got shape {list(weight.shape)}", where=name)
         stored = {None: "<f4", "float16": "<f2", "uint8": "u1", "uint16": "<u2"}[weight.quantized]
         values = np.frombuffer(self._bytes(weight), stored).reshape(weight.shape)
         if weight.quantization and weight.quantized != "float16":
@@ -148,12 +148,12 @@ def _weight(entry: Any, group: int, start: int) -> Weight:
         raise FormatError("a weight of the weightsManifest has no name")
     name, shape, dtype, quantization = entry["name"], entry.get("shape"), entry.get("dtype"), entry.get("quantization")
     if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
-        raise FormatError("its shape is no list of sizes", where=name)
+        raise FormatError("expected a list of sizes as its shape", where=name)
     if quantization is not None:
         _check_quantization(quantization, name)
     stored = quantization["dtype"] if quantization else dtype
     if not isinstance(dtype, str) or stored not in SIZES:
-        raise UnsupportedError(f"weights of type {printable(str(stored), 40)} are not read", where=name)
+        raise UnsupportedError(f"weights of type {printable(str(stored), 40)} are not supported", where=name)
     return Weight(name, group, start, math.prod(shape) * SIZES[stored], tuple(shape), dtype, quantization)
 
 
@@ -161,7 +161,7 @@ def _check_quantization(quantization: Any, name: str) -> None:
     fields = quantization if isinstance(quantization, dict) else {}
     affine = all(type(fields.get(key)) in (int, float) for key in ("min", "scale"))
     if fields.get("dtype") != "float16" and not (affine and fields.get("dtype") in ("uint8", "uint16")):
-        raise FormatError("its quantization is not uint8 or uint16 with min and scale, nor float16", where=name)
+        raise FormatError("expected a quantization of uint8 or uint16 with min and scale, or float16", where=name)
 
 
 class Paths:

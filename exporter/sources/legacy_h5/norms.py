@@ -30,11 +30,12 @@ from exporter.sources.shared.found import Found, Remedy
 if TYPE_CHECKING:
     from exporter.formats.hdf5_file import File
 
-NEVER_BUILT = "the file holds no parameters of it: it was never built"
-UNKNOWN_ERA = ("the file says neither its epsilon nor which Keras wrote it, which decides whether running_std holds a deviation or a "
+NEVER_BUILT = "the file contains no parameters of it: it was never built"
+UNKNOWN_ERA = ("the file contains neither its epsilon nor the version of Keras, which decides whether running_std is a standard "
+               "deviation or a "
                "variance")
-MIXED_UP = ("Keras 1.0.0 to 1.0.2 saved a nested Sequential's weights under each other's names, and it cannot be seen whether this file is "
-            "one of those")
+MIXED_UP = ("Keras 1.0.0 to 1.0.2 saved the weights of a nested Sequential under swapped names, and whether this file is "
+            "affected cannot be detected")
 
 
 class Reading:
@@ -91,8 +92,9 @@ class Reading:
         kept = [norm for norm in norms if norm.scope]
         if len(second) != 1 or not any({"gamma", "beta"} & set(norm.datasets) for norm in kept):
             return norms
-        self.found.warn(f"{path}: the file holds a second set of moving statistics in this layer, whose names have no scope, as keras-swa "
-                        "leaves them; the set of the layer's own scope is taken")
+        self.found.warn(f"{path}: the file contains a second set of moving statistics in this layer, whose names have no scope, as "
+                        "keras-swa "
+                        "leaves them; the set in the layer's own scope is used")
         return kept
 
     def _add_norm(self, norm: Norm, candidate: Candidate | None, path: str, group: str) -> None:
@@ -127,12 +129,13 @@ class Reading:
         if candidate and self.is_version_unwritten:
             if "gamma_regularizer" in candidate.node.config:  # a key since Keras 1.1.0
                 return Statistic.VARIANCE, ()
-            self.found.warn("the architecture names no version of Keras, as to_json() of 1.0.3 and earlier: running_std is taken "
-                            "for a deviation; --keras-version says otherwise")
+            self.found.warn("the architecture does not specify a version of Keras, like to_json() of 1.0.3 and earlier: running_std "
+                            "is read "
+                            "as a standard deviation; override it with --keras-version")
             return Statistic.DEVIATION, ()
         if (arrays["moving_mean"][0] == 0).all() and (arrays["moving_variance"][0] == 1).all():
-            self.found.warn(f"{path}: its statistics were never updated (mean 0 and running_std 1 in every channel); 1 is taken for "
-                            "the variance, since the file does not say which Keras wrote it")
+            self.found.warn(f"{path}: its statistics were never updated (mean 0 and running_std 1 in every channel); 1 is used as "
+                            "the variance, since the file does not specify the version of Keras")
             return Statistic.VARIANCE, ("moving_variance",)
         return None, ()
 
@@ -147,7 +150,7 @@ class Reading:
         epsilon = self.era.default_epsilon
         if fields and fields.epsilon is None and epsilon is not None:
             layer = layer.replace(epsilon=epsilon, assumed=(*layer.assumed, "epsilon"))
-            self.found.warn(f"{path}: its config has no epsilon; {epsilon:g} is that version's default")
+            self.found.warn(f"{path}: its config has no epsilon; {epsilon:g}, the default of that version, is used")
         self.found.add(layer)
 
 
@@ -170,8 +173,8 @@ def _check_presence(path: str, fields: NormFields | None, arrays: Arrays, *, alw
         if flag is None and not always:
             continue
         if (flag is not False) != (parameter in arrays):
-            said = f"its config says {key}={str(flag).lower()}" if flag is not None else "it is a layer of Keras 1, which always has one"
-            raise FormatError(f"{said}, but the file holds {'a' if parameter in arrays else 'no'} {parameter}", where=path)
+            said = f"its config has {key}={str(flag).lower()}" if flag is not None else "a layer of Keras 1 always has one"
+            raise FormatError(f"{said}, but the file contains {'a' if parameter in arrays else 'no'} {parameter}", where=path)
 
 
 def _with_axis(layer: Stored, fields: NormFields | None, era: dialects.Era) -> Stored:

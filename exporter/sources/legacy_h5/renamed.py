@@ -48,7 +48,7 @@ def named_as(tree: Node, groups: Sequence[LayerGroup], file: File) -> tuple[Node
                      for role, node in tree.children)
     said = names((f"{printable(old, 60)} for {printable(new, 60)}" for old, new in changed.items()), 3)
     return dataclasses.replace(tree, children=children), (
-        f"the architecture gives {len(changed)} layers other names than the weights do, which Keras counted in another session ({said}): "
+        f"{len(changed)} layers have other names in the architecture than in the weights, numbered in another session ({said}): "
         "they are paired by their order")
 
 
@@ -85,5 +85,5 @@ def _check_kernel(node: Node, group: LayerGroup, file: File) -> None:
         return
     shape = file.shape(group.dataset(0))
     if shape and shape[-1] != wanted:
-        raise FormatError(f"its kernel has shape {list(shape)}, and the config of {printable(node.name, 80)} says "
+        raise FormatError(f"its kernel has shape {list(shape)}, but the config of {printable(node.name, 80)} has "
                           f"{_OUTPUTS[node.class_name]}={wanted}", where=group.name)

@@ -96,7 +96,7 @@ def norms_of(group: LayerGroup, *, may_put_beta_first: bool = False) -> list[Nor
         scope, role, number = parsed
         roles = found.setdefault((scope, number), {})
         if role in roles:
-            raise FormatError(f"{printable(weight)!r} comes twice among its weights", where=group.name)
+            raise FormatError(f"{printable(weight)!r} occurs twice among its weights", where=group.name)
         roles[role] = position
     complete = {key: roles for key, roles in found.items() if "moving_mean" in roles and "moving_variance" in roles}
     _check_numbers(group, found)
@@ -127,7 +127,7 @@ def _check_numbers(group: LayerGroup, found: Mapping[tuple[str, str], Mapping[st
     for (scope, number), roles in found.items():
         if number and set(found.get((scope, ""), roles)) != set(roles):
             raise FormatError(f"several batch norms have the scope {printable(scope)!r}, and not all have the same parameters: "
-                              "it is not clear which belong together", where=group.name)
+                              "which belong together is ambiguous", where=group.name)
 
 
 def _norm(group: LayerGroup, scope: str, roles: Mapping[str, int]) -> Norm:
@@ -141,8 +141,8 @@ def check_stored(file: File, group: LayerGroup) -> None:
     if any(map(_parse, group.weights)):
         for position, weight in enumerate(group.weights):
             if not file.exists(group.dataset(position)):
-                raise FormatError(f"weight_names lists {printable(weight, 80)!r}, and the file holds no such weight", where=group.name,
-                                  hint="the file is damaged; get it again")
+                raise FormatError(f"weight_names lists {printable(weight, 80)!r}, but the file contains no such weight", where=group.name,
+                                  hint="the file is damaged; copy or download it again")
 
 
 def check_not_exchanged(groups: Sequence[LayerGroup]) -> None:
@@ -205,7 +205,7 @@ def match(group: LayerGroup, norms: Sequence[Norm], found: Sequence[Candidate], 
     if in_order and len(norms) == len(found):
         for norm, candidate in zip(norms, found):
             if not _fits(norm, candidate) and any(_is_named(norm.scope, other.node.name) for other in found):
-                raise FormatError(f"names and order disagree: the weights called {printable(norm.scope)!r} stand at the place "
+                raise FormatError(f"names and order disagree: the weights named {printable(norm.scope)!r} are at the position "
                                   f"of {printable(candidate.path)!r}", where=group.name)
         return list(zip(norms, found))
     if not in_order:
@@ -225,7 +225,7 @@ def _match_by_name(group: LayerGroup, norms: Sequence[Norm], found: Sequence[Can
     for candidate in found:
         named = [norm for norm in norms if _is_named(norm.scope, candidate.node.name)]
         if len(named) != 1 or named[0] not in left:
-            raise FormatError(f"it is not clear which weights are those of {printable(candidate.path)!r}: its class is the user's own, and "
+            raise FormatError(f"which weights belong to {printable(candidate.path)!r} is ambiguous: its class is a custom one, and "
                               f"{len(named)} batch norms have that name", where=group.name)
         left.remove(named[0])
         pairs.append((named[0], candidate))
@@ -249,10 +249,10 @@ def _only_embedding(group: LayerGroup, short: Sequence[S], long: Sequence[L], fi
     first = _embedding(short, long, fits)
     last = _embedding(short[::-1], long[::-1], fits)
     if first is None or last is None:
-        raise FormatError(f"its weights do not fit the config: {len(short)} and {len(long)} batch norms, of which the names do not agree",
+        raise FormatError(f"its weights do not match the config: {len(short)} and {len(long)} batch norms with different names",
                           where=group.name)
     if first != [len(long) - 1 - place for place in reversed(last)]:
-        raise FormatError("its weights fit the config in more than one way: some of its batch norms have no config or were never built",
+        raise FormatError("its weights match the config in more than one way: some of its batch norms have no config or were never built",
                           where=group.name)
     return first
 

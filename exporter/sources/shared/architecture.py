@@ -32,7 +32,7 @@ def _architecture(place: Place) -> Architecture:
         with open_hdf5(place) as file:
             text = file.text("", "model_config")
             if text is None:
-                raise UnsupportedError("this HDF5 file holds weights and no config", hint=HOW_TO_GIVE_ONE)
+                raise UnsupportedError("this HDF5 file contains weights but no config", hint=HOW_TO_GIVE_ONE)
             return Architecture(tree=parse_config(text, "model_config"), keras_version=file.text("", "keras_version"),
                                 backend=file.text("", "backend"))
     if place.is_folder() and place.child(SAVED_MODEL).is_file():
@@ -45,7 +45,7 @@ def _architecture(place: Place) -> Architecture:
         return read_architecture(place)
     head = place.head(512).lstrip()
     if not head.startswith((b"{", b"[", b'"')):
-        raise UnsupportedError("this is neither JSON nor a model file that holds a config", hint=HOW_TO_GIVE_ONE)
+        raise UnsupportedError("expected JSON or a model file that contains a config", hint=HOW_TO_GIVE_ONE)
     from exporter.formats.strict_json import parse_json
 
     value = parse_json(place.read(), "")

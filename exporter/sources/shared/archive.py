@@ -84,12 +84,12 @@ def config_of(parts: Zip | Folder) -> Architecture:
 def _weights_name(parts: Zip | Folder) -> str:
     found = [name for name in WEIGHTS if parts.has(name)]
     if len(found) > 1:
-        raise FormatError(f"both {found[0]} and {found[1]} are there: it is not clear which holds the weights")
+        raise FormatError(f"expected {found[0]} or {found[1]}, got both: which contains the weights is ambiguous")
     if found:
         return found[0]
     for name in filter(parts.has, PICKLED):
-        raise UnsupportedError("the weights are in NumPy's .npz form, a pickle of the backend's own objects; a pickle is never loaded",
-                               where=name, hint="save the model again in the default form, with its weights in HDF5")
+        raise UnsupportedError("the weights are in NumPy's .npz format, a pickle of the backend's own objects; pickles are never loaded",
+                               where=name, hint="save the model again in the default format, with its weights in HDF5")
     return WEIGHTS[0]  # opening it says that it is missing
 
 

@@ -111,7 +111,7 @@ def _is_called_in_training(node: Node, era: dialects.Era) -> bool:
 def _common(found: Mapping[str, Any], what: str, path: str) -> Any:
     if len(set(found.values())) != 1:
         said = names(f"{parameter} {list(value) if isinstance(value, tuple) else value}" for parameter, value in found.items())
-        raise FormatError(f"its parameters differ in {what}: {said}", where=path)
+        raise FormatError(f"its parameters have different {what}s: {said}", where=path)
     return next(iter(found.values()))
 
 
@@ -124,7 +124,7 @@ def _along(shape: tuple[int, ...], fields: NormFields, path: str) -> tuple[tuple
         return None, shape
     if len(axis) == 1 and fields.virtual_batch_size is None:
         if len(shape) != 1:
-            raise FormatError(f"its parameters have shape {list(shape)}; with axis {axis[0]} they run along one axis", where=path)
+            raise FormatError(f"its parameters have shape {list(shape)}; expected one dimension for axis {axis[0]}", where=path)
         return axis, shape
     if len(shape) == 1 and len(axis) == 1:
         return dialects.real_axis(axis, fields.virtual_batch_size), shape
@@ -132,7 +132,7 @@ def _along(shape: tuple[int, ...], fields: NormFields, path: str) -> tuple[tuple
     along = sorted(number + rank if number < 0 else number for number in axis)
     fits = all(size == 1 for number, size in enumerate(shape) if number not in along)
     if len(set(along)) != len(along) or not all(0 < number < rank for number in along) or not fits:
-        raise FormatError(f"its parameters have shape {list(shape)}, which does not fit its axes {list(axis)}", where=path)
+        raise FormatError(f"its parameters have shape {list(shape)}, which does not match its axes {list(axis)}", where=path)
     return dialects.real_axis(tuple(along), fields.virtual_batch_size), tuple(shape[number] for number in along)
 
 
@@ -153,4 +153,4 @@ def _check_channels(axis: tuple[int, ...], shape: tuple[int, ...], input_shape: 
             return
         expected = input_shape[number]
         if expected is not None and expected != size:
-            raise FormatError(f"it has {size} channels, and was built on an input of shape {list(input_shape)}", where=path)
+            raise FormatError(f"it has {size} channels, but was built on an input of shape {list(input_shape)}", where=path)

@@ -50,11 +50,11 @@ def by_name(tree: Node, weights: Named, era: dialects.Era, found: Found, *, own_
         chosen = _with_rest(chosen, norms, list(owners), kernels)
     elif len(chosen) != len(norms) or set(chosen.values()) != set(owners):
         raise FormatError(f"the architecture's batch norms are {names(norm.path for norm in norms)}, the weights' {names(owners)}: "
-                          "they do not fit", hint="give the architecture of the very model that these weights were saved from")
+                          "they do not match", hint="give the architecture of the model that these weights were saved from")
     for norm in norms:
         path, node, own = norm.path, norm.node, chosen.get(norm)
         if own is None:
-            found.skip(path, "no weights are named like it, or several: it is not certain which are its own")
+            found.skip(path, "none or several of the weights are named like it, so which belong to it is ambiguous")
             continue
         more = [] if own.rpartition("/")[2] in norm.around else others.get(own, [])  # a wrapper and a cell have weights of their own
         look = reason_against(node.class_name, node.config) or about_weights(more, node.class_name)
@@ -64,7 +64,8 @@ def by_name(tree: Node, weights: Named, era: dialects.Era, found: Found, *, own_
         fields = norm_fields(node)
         expected = roles_of(len(owners[own]), fields.center, fields.scale)
         if expected is None or set(expected) != set(owners[own]):
-            raise FormatError(f"the file holds {names(owners[own])} for it, which does not fit center and scale of its config", where=path)
+            raise FormatError(f"the file contains {names(owners[own])} for it, which does not match center and scale of its config",
+                              where=path)
         arrays = {role: weights.read(f"{own}/{role}") for role in expected}
         found.add(assemble(path, node, fields, arrays, era, ranks.get(node), quantized=weights.quantized(own)))
     if len(chosen) == len(norms):  # inside a user's class

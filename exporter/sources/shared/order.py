@@ -27,9 +27,9 @@ def check_order(weights: Sequence[str], *, is_any_frozen: bool) -> None:
     if not odd and not is_any_frozen:
         odd = _out_of_order(norms)
     if odd:
-        raise FormatError(f"names and places of the weights disagree for {names(odd)}: gamma and beta of a layer stand side by side, "
-                          "and so do mean and variance, and all layers come in one order", where="weightsManifest",
-                          hint="names were exchanged after the model was converted: convert it again")
+        raise FormatError(f"names and positions of the weights disagree for {names(odd)}: gamma and beta of a layer must be side by side, "
+                          "and so must mean and variance, and all layers must use one order", where="weightsManifest",
+                          hint="names were swapped after the model was converted: convert it again")
 
 
 def _is_regular(roles: Mapping[str, int]) -> bool:

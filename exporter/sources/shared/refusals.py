@@ -17,7 +17,7 @@ def refuse(place: Place) -> ExporterError:
     """The error for a `place` that is no model this package reads."""
     if place.is_folder():
         held = names(child.name for child in place.children())
-        return FormatError(f"this is a folder that holds no model: {held or 'it is empty'}", hint="the README lists what is read")
+        return FormatError(f"this is a folder without a model: {held or 'it is empty'}", hint="the README lists the supported formats")
     size = place.size()
     if size == 0:
         return FormatError("the file is empty (0 bytes)", hint="copy or download it again")
@@ -25,8 +25,8 @@ def refuse(place: Place) -> ExporterError:
     for test, error in _KINDS:
         if test(head):
             return error(place)
-    return FormatError("this is no model file of Keras or TensorFlow: its first bytes are those of no format that is read",
-                       hint="the README lists what is read")
+    return FormatError("this is not a model file of Keras or TensorFlow: its first bytes match no supported format",
+                       hint="the README lists the supported formats")
 
 
 def check_fetched(place: Place) -> None:
@@ -81,19 +81,20 @@ _KINDS = (
     (lambda h: bool(_named(h, _PACKED)), lambda p: FormatError(f"this is a {_named(p.head(), _PACKED)} file", hint="unpack it first")),
     (lambda h: h[257:262] == b"ustar", lambda p: FormatError("this is a tar file", hint="unpack it first")),
     (lambda h: bool(_named(h, _PICTURES)),
-     lambda p: UnsupportedError(f"this is {_named(p.head(), _PICTURES)}, not a model", hint="give the model's own file")),
+     lambda p: UnsupportedError(f"this is {_named(p.head(), _PICTURES)}, not a model", hint="give the model file itself")),
     (lambda h: len(h) > 1 and h[0] == 0x80 and h[1] in (2, 3, 4, 5),
      lambda p: UnsupportedError("this is a Python pickle, which is never loaded: it can run code", hint="save the model as .keras or .h5")),
     (lambda h: h[4:8] == b"TFL3", lambda p: UnsupportedError(f"this is a TFLite model: {FOLDED}", hint=ORIGINAL)),
     (_is_onnx, lambda p: UnsupportedError(f"this is an ONNX model: {FOLDED}", hint=ORIGINAL)),
     (lambda h: h.startswith(b"\x93NUMPY"), lambda p: UnsupportedError("this is a .npy file: one array without names or a config")),
     (lambda h: len(h) > 8 and h[8:9] == b"{" and int.from_bytes(h[:8], "little") < 1 << 27,
-     lambda p: UnsupportedError("this is a safetensors file that does not hold a bundle")),
+     lambda p: UnsupportedError("this is a safetensors file that does not contain a bundle")),
     (lambda h: _text(h).startswith(("backend:", "class_name:", "config:")),
-     lambda p: UnsupportedError("this is a YAML architecture: it holds no weights, and YAML is not read", hint="use model.to_json()")),
+     lambda p: UnsupportedError("this is a YAML architecture: it contains no weights, and YAML is not supported",
+                                hint="use model.to_json()")),
     (lambda h: _text(h).startswith("{"),
-     lambda p: UnsupportedError("this JSON file holds no weights that are read",
-                                 hint="an architecture goes with --architecture, beside the weights")),
-    (_is_plain_text, lambda p: UnsupportedError("this is a text file, not a model", hint="give the model's own file; labels and code that "
-                                                                                         "lie beside it are not read")),
+     lambda p: UnsupportedError("this JSON file contains no weights",
+                                 hint="give the weights as MODEL and an architecture with --architecture")),
+    (_is_plain_text, lambda p: UnsupportedError("this is a text file, not a model", hint="give the model file itself; labels and code "
+                                                                                         "beside it are not read")),
 )

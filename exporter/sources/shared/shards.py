@@ -39,8 +39,8 @@ def open_shards(index: Place) -> Iterator[list[File]]:
             files.append(stack.enter_context(_shard(index, following)))
             sizes.append(_stored(files[-1]))
         if sum(sizes) != total:
-            raise FormatError(f"the shards hold {sum(sizes)} bytes of weights, {index.name} says {total}",
-                              hint="they are not all of one save; copy all files of the model again")
+            raise FormatError(f"the shards contain {sum(sizes)} bytes of weights, but {index.name} lists {total}",
+                              hint="they were not all saved together; copy all files of the model again")
         yield files
 
 
@@ -50,7 +50,7 @@ def _parsed(index: Place) -> tuple[dict[str, Any], int]:
     metadata = value.get("metadata") if isinstance(value, dict) else None
     total = metadata.get("total_size") if isinstance(metadata, dict) else None
     if not isinstance(weight_map, dict) or not weight_map or not isinstance(total, (int, float)) or total != int(total):
-        raise FormatError("this is no list of shards: weight_map or metadata.total_size is missing")
+        raise FormatError("this is not a list of shards: weight_map or metadata.total_size is missing")
     return weight_map, int(total)
 
 
@@ -60,10 +60,10 @@ def _listed(weight_map: dict[str, Any]) -> list[str]:
     parts = [_SHARD.fullmatch(name) if isinstance(name, str) else None for name in values]
     bases = {part[1] for part in parts if part}
     if None in parts or len(bases) != 1:
-        raise FormatError(f"these are not the shards of one save: {names(sorted(set(map(str, values))))}")
+        raise FormatError(f"these shards were not saved together: {names(sorted(set(map(str, values))))}")
     last = max(int(part[2]) for part in parts if part)
     if last >= MOST_SHARDS:
-        raise UnsupportedError(f"{last + 1} shards; {MOST_SHARDS} are the most", hint="save with a larger max_shard_size")
+        raise UnsupportedError(f"expected at most {MOST_SHARDS} shards, got {last + 1}", hint="save with a larger max_shard_size")
     return [f"{base}{number:05}.weights.h5" for base in bases for number in range(last + 1)]
 
 
@@ -75,7 +75,7 @@ def _following(name: str) -> str:
 def _shard(index: Place, name: str) -> File:
     place = index.sibling(name)
     if not place.is_file():
-        raise FormatError(f"the shard {printable(name, 80)} is missing", hint="it has to lie beside the .weights.json")
+        raise FormatError(f"the shard {printable(name, 80)} is missing", hint="put it in the folder of the .weights.json")
     return open_hdf5(place, name)
 
 

@@ -9,7 +9,7 @@ from exporter.sources.shared.refusals import FOLDED, ORIGINAL
 # Ops that hold a program of another kind: what that is, and what to do.
 COMPILED = {
     "XlaCallModule": "the model is compiled StableHLO (the op XlaCallModule, which Keras 3 on JAX or PyTorch and jax2tf write): epsilon "
-                     "and what each variable is for are inside the compiled code",
+                     "and the role of each variable are inside the compiled code",
     "TRTEngineOp": f"the model is compiled for TensorRT (the op TRTEngineOp): {FOLDED}",
     "_NeuronCoreRun": f"the model is compiled for AWS Neuron: {FOLDED}",
     "NeuronOp": f"the model is compiled for AWS Neuron: {FOLDED}",

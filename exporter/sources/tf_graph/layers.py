@@ -62,7 +62,7 @@ def _layer(norm: GraphNorm, read: Read) -> Stored:
             stored[name] = _stored(name, source, read)
     dtypes = {one.dtype for one in stored.values()}
     if len(dtypes) > 1 or not dtypes <= set(HELD_IN):
-        raise Unresolved(f"its parameters are of the types {', '.join(sorted(dtypes))}")
+        raise Unresolved(f"its parameters have different types: {', '.join(sorted(dtypes))}")
     shape, axis, arrays = _aligned(norm, {name: one.values for name, one in stored.items()})
     if isinstance(norm.gamma, Constant) and isinstance(norm.variance, Variable) and bool((arrays["gamma"] == 1).all()):
         del arrays["gamma"]  # a number in the graph beside variables in the checkpoint: the layer has no gamma
@@ -83,10 +83,10 @@ def _without_addition(layer: Stored) -> Stored:
 def _stored(role: str, source: Parameter, read: Read) -> Values:
     """The values of one role, in the shape in which the graph uses them."""
     if isinstance(source, Filled):
-        raise Unresolved(f"its {role} is made by the graph, not stored")
+        raise Unresolved(f"its {role} is computed by the graph, not stored")
     found = _whole(source, read)
     if found is None:
-        raise Unresolved(f"the file holds no value of its {role}, the variable {printable(source.name)}")
+        raise Unresolved(f"the file contains no value of its {role}, the variable {printable(source.name)}")
     if found.values.size > MOST_VALUES:
         raise Unresolved(f"its {role} has {found.values.size} values")
     return dataclasses.replace(found, values=_reshaped(role, found.values, source.shaping))
@@ -110,14 +110,14 @@ def _whole(source: Variable | Constant | Parts, read: Read) -> Values | None:
     try:
         return Values(np.concatenate([part.values for part in kept], source.axis), kept[0].dtype)
     except ValueError:
-        raise FormatError(f"the parts of {printable(source.name)} do not fit together") from None
+        raise FormatError(f"the slices of {printable(source.name)} do not match") from None
 
 
 def _reshaped(role: str, values: NDArray[Any], shaping: Shaping) -> NDArray[Any]:
     for kind, sizes in shaping:
         try:
             if kind == "unknown":
-                raise Unresolved(f"its {role} is reshaped in a way that is only known at run time")
+                raise Unresolved(f"its {role} is reshaped to a shape that is known only at run time")
             if kind == "reshape":
                 values = values.reshape(sizes)
             elif kind == "expand":
@@ -125,7 +125,7 @@ def _reshaped(role: str, values: NDArray[Any], shaping: Shaping) -> NDArray[Any]
             else:
                 values = np.squeeze(values, sizes or None)
         except (ValueError, TypeError):
-            raise Unresolved(f"its {role} of shape {list(values.shape)} does not fit the graph's {kind} to {list(sizes)}") from None
+            raise Unresolved(f"its {role} of shape {list(values.shape)} does not match the graph's {kind} to {list(sizes)}") from None
     return values
 
 
@@ -135,13 +135,13 @@ def _aligned(norm: GraphNorm, arrays: dict[str, NDArray[Any]]) -> tuple[tuple[in
         whole = np.broadcast_shapes(*(values.shape for values in arrays.values()))
     except ValueError:
         shapes = ", ".join(f"{name} {list(values.shape)}" for name, values in arrays.items())
-        raise Unresolved(f"its parameters do not fit together: {shapes}") from None
+        raise Unresolved(f"its parameters have different shapes: {shapes}") from None
     if math.prod(whole) > MOST_VALUES or 0 in whole:
         raise Unresolved(f"its parameters have the shape {list(whole)}")
     wide = [number for number, size in enumerate(whole) if size != 1]
     if norm.axis is not None:
         if len(whole) != 1:
-            raise Unresolved(f"its parameters have the shape {list(whole)}, where a fused op takes one dimension")
+            raise Unresolved(f"its parameters have the shape {list(whole)}, but a fused op takes one dimension")
         wide, axis = [0], [norm.axis]
     elif not wide:
         wide, axis = ([len(whole) - 1] if whole else []), [_axis_of_one(norm, len(whole))]

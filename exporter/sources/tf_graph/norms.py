@@ -41,7 +41,7 @@ GLOBAL = "BatchNormWithGlobalNormalization"
 LAYOUTS = {"NHWC": (-1, 4), "NCHW": (1, 4), "NDHWC": (-1, 5), "NCDHW": (1, 5)}
 RANKS = {"Conv2D": 4, "DepthwiseConv2dNative": 4, "Conv2DBackpropInput": 4, "MaxPool": 4, "AvgPool": 4, "Conv3D": 5, "MatMul": 2}
 KEEPS_RANK = PASSES | ADDITIONS | {"Relu", "Relu6", "Elu", "Selu", "LeakyRelu", "Tanh", "Sigmoid", "Softplus", "Mul", "Sub", "Neg"}
-OF_THE_BATCH = "it computes with the statistics of the batch (is_training), not with stored ones"
+OF_THE_BATCH = "it uses the statistics of the batch (is_training), not stored ones"
 
 
 class Inputs(NamedTuple):
@@ -315,7 +315,7 @@ class _Finder:
                 norm = self._chained(chain)
             elif kind == "Rsqrt" and isinstance(variance, (Variable, Constant, Parts)):
                 norm = GraphNorm(root, Value(frame, root.inputs[0]), "", None, None, variance, variance, None, None, None,
-                                 "what is done with its variance is no batch norm that is known", certain=False)
+                                 "the graph uses its variance in a way that is not a known form of batch norm", certain=False)
             else:
                 continue
             if norm is not None:
@@ -324,7 +324,7 @@ class _Finder:
 
     def _chained(self, chain: Chain) -> GraphNorm | None:
         roles = Roles(chain.gamma or Filled(1.0), chain.beta or Filled(0.0), chain.mean, chain.variance)
-        reason = "" if chain.epsilon is not None else "its epsilon is no constant of the graph, or was folded into the variance"
+        reason = "" if chain.epsilon is not None else "its epsilon is not a constant of the graph, or was folded into the variance"
         return self._norm(_Op(chain.last, "tf.nn.batch_normalization", chain.x, chain.epsilon, None, self._rank(chain.x), reason), roles)
 
     def _norm(self, op: _Op, roles: Roles, fed: tuple[Traced, Traced] | None = None) -> GraphNorm | None:
@@ -345,7 +345,7 @@ class _Finder:
             reason = OF_THE_BATCH
         for role, source in zip(Roles._fields, (gamma, beta, mean, variance), strict=True):
             if isinstance(source, (Opaque, Filled)) and not reason:
-                reason = f"its {role} is {source.reason if isinstance(source, Opaque) else 'made by the graph, not stored'}"
+                reason = f"its {role} is {source.reason if isinstance(source, Opaque) else 'computed by the graph, not stored'}"
         kept = [one if not isinstance(one, (Opaque, Moment)) else None for one in (gamma, beta)]
         x, conditional = self._origin(op.x)
         return GraphNorm(op.node, x, op.class_name, kept[0], kept[1], mean, variance, op.epsilon, op.axis, op.ndim, reason, bool(moments),

@@ -41,15 +41,15 @@ class SavedFunctions:
             for called in node.functions(CALLS[node.op]) if node.op in CALLS else ():
                 pairs = zip(reversed(node.inputs), reversed(self._nodes.get(called, [])))
                 if any(own.get(given.node, taken) != taken for given, taken in pairs):
-                    raise FormatError(f"the function {printable(called)} is bound to other objects than its caller {printable(caller)}",
+                    raise FormatError(f"the function {printable(called)} is bound to different objects than its caller {printable(caller)}",
                                       where=self._graph.where, hint="the file is damaged: copy or save the SavedModel again")
 
     def check_is_open(self) -> None:
         """Raises UnsupportedError where a batch norm could not be seen: in compiled code, or where there are no functions."""
         check_is_open(self._graph)
         if not any(key is not None for keys in self._bound.values() for key in keys):
-            raise UnsupportedError("the SavedModel holds no function that uses a variable and no Keras metadata, so nothing says what its "
-                                   "variables are for", hint="save the Keras model itself, or with model.export()")
+            raise UnsupportedError("the SavedModel contains no function that uses a variable and no Keras metadata, so the role of its "
+                                   "variables is unknown", hint="save the Keras model itself, or use model.export()")
 
     def norms_of(self, variances: Iterable[int]) -> dict[int, list[GraphNorm]]:
         """The batch norms that compute with these variables as their variance, by variable; in training they keep it as their average.

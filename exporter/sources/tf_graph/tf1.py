@@ -53,10 +53,10 @@ def read_tf1(checkpoint: Checkpoint, meta: Place | None, others: Sequence[Place]
     """
     if options.architecture is not None:
         if options.architecture.suffix != ".meta":
-            raise UsageError("a checkpoint of tf.train.Saver takes the graph of a .meta file, not a Keras architecture")
+            raise UsageError("for a checkpoint of tf.train.Saver, expected a .meta file, got a Keras architecture")
         meta = options.architecture
     if meta is None and len(others) == 1 and _fits(graph := MetaGraph(open_file(others[0]), others[0].name), checkpoint):
-        found.warn(f"{others[0].name}, the only graph beside the checkpoint, says which variables its batch norms compute with")
+        found.warn(f"{others[0].name}, the only graph beside the checkpoint, is used to find the variables of its batch norms")
     elif meta is None:
         _by_name(checkpoint, found, options, others)
         return
@@ -86,7 +86,7 @@ def read_graph(checkpoint: Checkpoint, graph: MetaGraph, found: Found, options: 
         else:
             found.take(outcome)
     for scope in _unused(checkpoint, names, norms):
-        found.skip(scope, "the graph beside the checkpoint does not compute with it")
+        found.skip(scope, "the graph beside the checkpoint does not use it")
     shown = [layer.path for layer in found.layers if layer.path in averaged]
     if shown:
         found.warn(f"{listed(shown)}: run in training by the graph; exported with the moving averages that it keeps for inference")
@@ -160,8 +160,8 @@ class _Names:
     def warn_of_averages(self, found: Found) -> None:
         """Says that the checkpoint has averages of what was read, where they are not taken."""
         if self._left:
-            found.warn(f"the checkpoint also holds exponential moving averages of {listed(dict.fromkeys(self._left))}, "
-                       "which are not taken; --ema yes takes them, --ema no silences this")
+            found.warn(f"the checkpoint also contains exponential moving averages of {listed(dict.fromkeys(self._left))}, "
+                       "which are not used; --ema yes uses them, --ema no silences this")
 
 
 def _unused(checkpoint: Checkpoint, names: _Names, norms: list[GraphNorm]) -> list[str]:
@@ -198,7 +198,7 @@ def _by_name(checkpoint: Checkpoint, found: Found, options: ReadOptions, graphs:
     for scope, last in scopes.items():
         statistics = last & {"moving_mean", "moving_variance"}
         if len(statistics) == 1:
-            found.skip(scope, f"it has a {statistics.pop()} alone")
+            found.skip(scope, f"it has only a {statistics.pop()}")
         elif statistics:
             named.append(_Named(scope, {role: _join(scope, role) for role in PARAMETERS if role in last}))
     for outcome in _hand_made(scopes):
@@ -208,8 +208,8 @@ def _by_name(checkpoint: Checkpoint, found: Found, options: ReadOptions, graphs:
             named.append(outcome)
     if not named and not found.skipped:
         beside = listed(one.name for one in graphs)
-        raise UnsupportedError("no variables are called moving_mean and moving_variance, and other names say nothing certain",
-                               hint=f"give this checkpoint's graph with --architecture; the folder holds {beside}" if graphs else
+        raise UnsupportedError("no variables are named moving_mean and moving_variance, and other names are not conclusive",
+                               hint=f"give this checkpoint's graph with --architecture; the folder contains {beside}" if graphs else
                                "put the .meta file that tf.train.Saver wrote with this checkpoint beside it")
     names = _Names(checkpoint, {}, options.ema)
     for norm in named:
@@ -238,7 +238,7 @@ def _hand_made(scopes: Mapping[str, set[str]]) -> Iterator[_Named | Skipped]:
             owners = ["/".join(parts[first:]) for first in range(len(parts))]
             owners = [owner for owner in owners if scopes.get(owner, set()) & {"gamma", "beta"}]
             if len(owners) != 1:
-                yield Skipped(inner, f"its gamma and beta could be those of {len(owners)} scopes; the .meta file would tell")
+                yield Skipped(inner, f"its gamma and beta could belong to any of {len(owners)} scopes; the .meta file would decide it")
                 continue
             variables = {role: _join(owners[0], role) for role in PARAMETERS[:2] if role in scopes[owners[0]]}
             statistics = {"moving_mean": inner + mean + AVERAGE, "moving_variance": inner + variance + AVERAGE}

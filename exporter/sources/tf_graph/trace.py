@@ -88,7 +88,8 @@ class Tracer:
         found = self._frames.get(key)
         if found is None:
             if frame.depth >= DEEPEST_CALL or len(self._frames) >= MOST_FRAMES:
-                raise FormatError(f"functions call one another over {DEEPEST_CALL} deep or {MOST_FRAMES} times", where=node.where)
+                raise FormatError(f"expected function calls at most {DEEPEST_CALL} deep and {MOST_FRAMES} in number, got more",
+                                  where=node.where)
             found = self._frames[key] = Frame(self.graph.function(function), frame, node, first)
         return found
 

@@ -153,8 +153,8 @@ class Value(NamedTuple):
         """The node; None for an argument. FormatError where the graph has neither: a norm behind it would else not be seen."""
         found = self.frame.body.nodes.get(self.output.node)
         if found is None and self.frame.argument(self.output.node) is None:
-            raise FormatError(f"the graph reads {printable(self.output.node)!r}, which it does not hold", where=self.frame.body.name,
-                              hint="the file is damaged; get it again")
+            raise FormatError(f"the graph reads {printable(self.output.node)!r}, which it does not contain", where=self.frame.body.name,
+                              hint="the file is damaged; copy or download it again")
         return found
 
 

@@ -69,7 +69,7 @@ def given_configs(graph: CheckpointGraph, architecture: Architecture, where: str
         return fits[0]
     if misfits and not fits:
         raise misfits[0].inside(where)
-    what = "fits several models of the checkpoint" if fits else "is of a model made of a list of layers, the checkpoint is not"
+    what = "fits several models of the checkpoint" if fits else "is that of a functional or Sequential model, but the checkpoint is not"
     raise UsageError(f"the architecture {what}", where=where, hint="give --epsilon instead")
 
 
@@ -85,7 +85,7 @@ def _fit(graph: CheckpointGraph, root: int, tree: Node) -> tuple[dict[int, tuple
         children = graph.children(node)
         if is_batch_norm(config):
             if not {"moving_mean", "moving_variance"} <= children.keys():
-                raise FormatError(f"{path} is a batch norm here and not in the checkpoint", hint=OTHER_MODEL)
+                raise FormatError(f"{path} is a batch norm in it, but not in the checkpoint", hint=OTHER_MODEL)
             found.setdefault(node, (path, config))
             continue
         inner = [child for _, child in config.children]
@@ -96,7 +96,7 @@ def _fit(graph: CheckpointGraph, root: int, tree: Node) -> tuple[dict[int, tuple
             elif len(held) == len(inner) + 1 and not graph.children(held[0]):  # in its config as in its checkpoint
                 held = held[1:]
             if len(inner) != len(held):
-                raise FormatError(f"{path or 'the model'} has {len(inner)} layers here and {len(held)} in the checkpoint",
+                raise FormatError(f"{path or 'the model'} has {len(inner)} layers in it, but {len(held)} in the checkpoint",
                                   hint=OTHER_MODEL)
             stack += [(child, join(path, below.name), below) for child, below in zip(held, inner, strict=True)]
         else:

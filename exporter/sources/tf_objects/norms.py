@@ -39,7 +39,7 @@ def open_graph(checkpoint: TensorBundle) -> CheckpointGraph:
     """The object graph of an object-based checkpoint."""
     stored = checkpoint.strings(OBJECT_GRAPH)
     if len(stored) != 1:
-        raise FormatError("the object graph is not one string", where=checkpoint.where)
+        raise FormatError("expected the object graph to be one string", where=checkpoint.where)
     return CheckpointGraph(Message(stored[0], f"{checkpoint.where}: object graph"))
 
 
@@ -183,10 +183,10 @@ def batch_norm(checkpoint: Checkpoint, keys: Mapping[str, str], path: str, *, no
     infos = {role: checkpoint.info(key) for role, key in keys.items()}
     for role, info in infos.items():
         if info.dtype not in HELD_IN:
-            raise FormatError(f"its {role} is of type {info.dtype}, not a floating one", where=f"layer {path}")
+            raise FormatError(f"its {role} has type {info.dtype}, expected a floating point type", where=f"layer {path}")
     for role, flag, said in (("gamma", "scale", config and config.scale), ("beta", "center", config and config.center)):
         if said is not None and said != (role in keys):
-            raise FormatError(f"its config says {flag}={said}, but the checkpoint has {'a' if role in keys else 'no'} {role} for it",
+            raise FormatError(f"its config has {flag}={said}, but the checkpoint has {'a' if role in keys else 'no'} {role} for it",
                               where=f"layer {path}")
     dtype = _dtype({info.dtype for info in infos.values()})
     arrays = {role: (checkpoint.read(key).astype(HELD_IN[dtype]), dtype) for role, key in keys.items()}

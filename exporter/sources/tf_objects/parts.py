@@ -31,11 +31,11 @@ class Part:
 
 def graphs_of(place: Place) -> list[Part]:
     """The graphs of a saved_model.pb."""
-    with located(place.name, hint="the file is cut short or is no SavedModel: copy or download it again"):
+    with located(place.name, hint="the file is truncated or not a SavedModel: copy or download it again"):
         found = fields(open_file(place)).get(MODEL_META_GRAPHS, [])
         parts = [_part(data, place.name) for data in found if not isinstance(data, int)]
     if not parts:
-        raise FormatError("it holds no graph: it is cut short, or no SavedModel", where=place.name)
+        raise FormatError("it contains no graph: it is truncated or not a SavedModel", where=place.name)
     return parts
 
 

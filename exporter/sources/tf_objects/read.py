@@ -50,7 +50,7 @@ def read_norms(checkpoint: TensorBundle, graph: CheckpointGraph, norms: Iterable
             found.skip(path, look)
             continue
         if norm.strange:
-            found.skip(path, f"it also holds {names(norm.strange)}, which no BatchNormalization has")
+            found.skip(path, f"it also contains {names(norm.strange)}, which BatchNormalization does not have")
             continue
         stored = {role: graph.stored(variable) for role, variable in norm.variables.items()}
         keys = {role: value.key for role, value in stored.items() if value}
@@ -92,6 +92,6 @@ def read_objects(checkpoint: TensorBundle, architecture: Place | None, found: Fo
         axis = tuple(number if number == -1 else number + rank for number in read.layer.axis) if read.layer.axis and rank > 1 else None
         found.add(read.layer.replace(class_name="BatchNorm", axis=axis, ndim=rank if axis else None))
     if not found.layers and not found.skipped:
-        raise UnsupportedError("no object of the checkpoint holds variables called moving_mean and moving_variance, and other names say "
-                               "nothing certain", hint="if the model has a batch norm of its own making, save it with tf.saved_model.save: "
-                               "its graph says what each variable is for")
+        raise UnsupportedError("no object of the checkpoint has variables named moving_mean and moving_variance, and other names are "
+                               "not conclusive", hint="if the model has a custom batch norm, save it with tf.saved_model.save: "
+                               "its graph shows the role of each variable")

@@ -144,7 +144,7 @@ def read_model_config(folder: Place) -> dict[str, Any]:
         text = read_metadata(separate.read(), METADATA, part.objects).get(0, b"") if separate.is_file() else part.objects.metadata(0)
     said = parse_json(text, f"{MODEL}: metadata of the model") if text.strip() else {}
     if not isinstance(said, dict) or not _listed(said):
-        raise UnsupportedError("this SavedModel holds no config of a functional or Sequential model")
+        raise UnsupportedError("this SavedModel contains no config of a functional or Sequential model")
     return {key: said[key] for key in ("class_name", "config", "keras_version", "backend") if key in said}
 
 
@@ -186,8 +186,8 @@ def same_norms(saved: SavedGraph, stored: CheckpointGraph) -> list[ObjectNorm]:
             for norm in saved.holders(STATISTICS[0]) for role, node in parameters(saved, norm, saved.is_variable).items()}
     if said.keys() != kept.keys():
         called = names(dict.fromkeys((kept | said)[key] or f"{key[1]} of node {key[0]}" for key in sorted(said.keys() ^ kept.keys())))
-        raise FormatError(f"its object graph and that of the checkpoint do not hold the same parameters: {called}", where=saved.where,
-                          hint="a file of the folder is damaged or another model's: copy or save the whole folder again")
+        raise FormatError(f"its object graph and that of the checkpoint list different parameters: {called}", where=saved.where,
+                          hint="a file of the folder is damaged or belongs to another model: copy or save the whole folder again")
     return found
 
 
