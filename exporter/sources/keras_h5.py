@@ -64,7 +64,7 @@ def _read_named(file: File, place: Place, options: ReadOptions) -> Found:
     base = "model_weights" if file.is_group("model_weights") and not _has_layer_names(file, "") else ""
     if not _has_layer_names(file, base):
         raise FormatError("the attribute layer_names is missing: the HDF5 file was not written by Keras, or it is damaged", where=base)
-    said = {name: file.text("", name) or file.text(base, name) for name in ("keras_version", "backend")}
+    said = {name: _said(file, base, name) for name in ("keras_version", "backend")}
     text = file.text("", "model_config")
     architecture = tree = None
     if text is not None:
@@ -103,6 +103,15 @@ def _kernels(file: File, groups: list[LayerGroup], said: Node | None, named: Nod
         return {}
     pairs = zip(said.children, named.children, strict=True)
     return read_kernels(file, groups, said, {old.name: new.name for (_, old), (_, new) in pairs if old.name != new.name})
+
+
+def _said(file: File, base: str, name: str) -> str | None:
+    """A word about the writer, which a whole model says for itself and for its weights."""
+    own, inner = file.text("", name), file.text(base, name)
+    if own and inner and own != inner:
+        raise FormatError(f"its {name} is {printable(own, 40)!r}, and in the group of its weights {printable(inner, 40)!r}",
+                          hint="the file is damaged, or two files were put together; save the model again")
+    return own or inner
 
 
 def _does_not_fit(options: ReadOptions, error: FormatError) -> FormatError:

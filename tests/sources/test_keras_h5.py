@@ -144,6 +144,19 @@ def test_names_and_order_have_to_agree(tmp_path, scopes, refused):
             exporter.read(path)
 
 
+@pytest.mark.parametrize("name", ["keras_version", "backend"])
+def test_a_writer_that_is_said_twice(tmp_path, name):
+    path = write(tmp_path / "m.h5", {"a": named("a", parameters())}, sequential(norm("a")), keras_version="2.2.4", backend="tensorflow")
+    for value, is_refused in (("2.2.4" if name == "keras_version" else "tensorflow", False), ("1.0.5", True)):
+        with h5py.File(path, "r+") as file:
+            file["model_weights"].attrs[name] = value
+        if not is_refused:
+            assert exporter.read(path).paths() == ["a"]
+            continue
+        with pytest.raises(FormatError, match=f"m.h5: its {name} is '.*', and in the group of its weights '1.0.5'"):
+            exporter.read(path)
+
+
 @pytest.mark.parametrize("of_keras_1", [False, True])
 def test_groups_that_were_exchanged(tmp_path, of_keras_1):
     """Of layers that were renamed the weights keep the old names; no two layers have each other's."""
