@@ -8,6 +8,7 @@ import os
 import pathlib
 import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -451,3 +452,22 @@ def test_no_secret_of_an_address_is_shown_or_kept(tree, word):
     kept = [path.read_text() for path in pathlib.Path("out").rglob(".bn*")] + list(map(str, pathlib.Path("out").rglob("*")))
     for secret in ("bob", "s3cretpw", "TOKEN123"):
         assert secret not in "".join([done.stderr, pathlib.Path("r.json").read_text(), *kept])
+
+
+def test_no_hdf5_file_is_opened_by_the_process_that_lists_a_folder(tmp_path, monkeypatch):
+    """libhdf5 hangs or crashes on some damaged files; a process with limits meets them, not the batch itself."""
+    from exporter.formats import hdf5
+
+    shutil.copy(ROOT / "sample_models" / "encoder_keras3" / "model.h5", tmp_path / "a.h5")
+    shutil.copy(ROOT / "sample_models" / "encoder_keras3" / "model.weights.h5", tmp_path / "b.weights.h5")
+    (tmp_path / "c.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + b"\xff" * 600)
+    (tmp_path / "notes.txt").write_text("no model")
+
+    def opened(*_):
+        raise AssertionError("opened here")
+
+    monkeypatch.setattr(hdf5, "_opened", opened)
+    unreadable = {}
+    found = list(expand(str(tmp_path), lambda path: False, unreadable))
+    assert [os.path.basename(path) for path in found] == ["a.h5", "b.weights.h5", "c.h5"]
+    assert unreadable == {}
