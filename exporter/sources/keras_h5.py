@@ -19,7 +19,7 @@ from exporter.keras.config import Architecture, Node, join, parse_config
 from exporter.sources.keras_v3.replay import LEAVES
 from exporter.sources.legacy_h5.norms import Reading
 from exporter.sources.legacy_h5.renamed import named_as
-from exporter.sources.legacy_h5.weights import Candidate, LayerGroup, candidates, check_not_exchanged
+from exporter.sources.legacy_h5.weights import Candidate, LayerGroup, candidates, check_listed, check_not_exchanged
 from exporter.sources.shared.architecture import node_tree_from, note_own_classes
 from exporter.sources.shared.found import Found
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from exporter.sources.shared.options import ReadOptions
 
 NAME = "keras-h5"
+OTHER_GROUPS = ("top_level_model_weights", "optimizer_weights")  # beside those of the layers
 
 # Weights of each class of Keras 0.3 (read in its source): a file of that time counts them and names none.
 _WEIGHTS_OF_KERAS_0 = {
@@ -75,6 +76,8 @@ def _read_named(file: File, place: Place, options: ReadOptions) -> Found:
     found = Found(Origin(file=place.name, kind=NAME, **_origin(said, architecture)), options)
     era = _era(said, architecture, options)
     groups = _groups(file, base, _without_norms(tree, era) if architecture is None else frozenset())
+    if text is None:
+        _check_lists(file, base, groups)
     try:
         if architecture is not None:
             tree, renamed = named_as(architecture.tree, groups, file)
@@ -172,6 +175,21 @@ def _groups(file: File, base: str, without_norms: frozenset[str]) -> list[LayerG
         groups.append(LayerGroup(name=name, path=path, weights=tuple(weights)))
     check_not_exchanged(groups)
     return groups
+
+
+def _check_lists(file: File, base: str, groups: list[LayerGroup]) -> None:
+    """Refuses weights that are there and not listed, in a file without a config, which would say so: a list that lost its end would else
+    lose a layer, or a parameter of one."""
+    nested = [group.name for group in groups if "/" in group.name]
+    for group in groups:
+        check_listed(file, group, nested)
+    listed = {group.name.partition("/")[0] for group in groups}
+    extra = [name for name in file.names(base) if name not in listed and name not in OTHER_GROUPS] if file.count(base) > len(listed) else []
+    for name in extra:
+        path = join(base, name)
+        if file.is_group(path) and any(attribute.startswith("weight_names") for attribute in file.attributes(path)):
+            raise FormatError(f"the group {printable(name)!r} holds weights, and layer_names does not list it", where=base,
+                              hint="the file is damaged; get it again")
 
 
 def _placed(groups: list[LayerGroup], tree: Node | None) -> Iterator[tuple[LayerGroup, str, Node | None]]:

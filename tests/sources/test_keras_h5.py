@@ -144,6 +144,23 @@ def test_names_and_order_have_to_agree(tmp_path, scopes, refused):
             exporter.read(path)
 
 
+@pytest.mark.parametrize(("change", "what"), [
+    (lambda root: root["b"].attrs.__setitem__("weight_names", [f"b/{role}:0".encode() for role in ROLES[:3]]),
+     "b: it holds moving_variance:0, which weight_names does not list"),
+    (lambda root: root["b"].attrs.__setitem__("weight_names", np.zeros(0, "S1")), "b: it holds b, which weight_names does not list"),
+    (lambda root: root.attrs.__setitem__("layer_names", [b"a", b"a/b"]), "the group 'b' holds weights, and layer_names does not list it"),
+], ids=["a parameter", "all parameters", "a layer"])
+def test_weights_alone_that_are_there_and_not_listed(tmp_path, change, what):
+    groups = {name: named(name, parameters(seed=seed)) for seed, name in enumerate(("a", "a/b", "b"))}
+    path = write(tmp_path / "w.h5", groups)
+    assert exporter.read(path, epsilon=1e-3).paths() == ["a", "a/b", "b"]
+    with h5py.File(path, "r+") as file:
+        change(file)
+    with pytest.raises(FormatError) as refused:
+        exporter.read(path, epsilon=1e-3)
+    assert str(refused.value) == f"w.h5: {what}"
+
+
 @pytest.mark.parametrize("name", ["keras_version", "backend"])
 def test_a_writer_that_is_said_twice(tmp_path, name):
     path = write(tmp_path / "m.h5", {"a": named("a", parameters())}, sequential(norm("a")), keras_version="2.2.4", backend="tensorflow")

@@ -16,11 +16,11 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from exporter.batchnorm.layer import PARAMETERS
-from exporter.errors import FormatError, printable
+from exporter.errors import FormatError, names, printable
 from exporter.keras.config import Node, is_batch_norm, join
 from exporter.sources.shared.assemble import RENORM_EVER
 
@@ -166,6 +166,25 @@ def _only_scope(group: LayerGroup) -> str:
     scopes = {scope if parsed is None else parsed[0] for weight in group.weights
               for parsed, scope in [(_parse(weight), weight.rpartition("/")[0] or _KERAS_1.sub("", weight))]}
     return scopes.pop() if len(scopes) == 1 else ""
+
+
+def check_listed(file: File, group: LayerGroup, others: Iterable[str]) -> None:
+    """Whether a group that may hold batch norms holds nothing that weight_names does not list: a list that lost its end would else look
+    like a layer of another kind. others: the names of all layers, of which one may lie below this: "a" and "a/b".
+    """
+    if group.weights and not any(map(_parse, group.weights)):
+        return
+    above = f"{group.name}/"
+    listed = {group.path: {name[len(above):].partition("/")[0] for name in others if name.startswith(above)}}
+    for weight in group.weights:
+        parts = weight.split("/")
+        for depth, part in enumerate(parts):
+            listed.setdefault(join(group.path, "/".join(parts[:depth])), set()).add(part)
+    for path, known in listed.items():
+        if file.is_group(path) and file.count(path) > len(known):
+            extra = [name for name in file.names(path) if name not in known]
+            raise FormatError(f"it holds {names(extra)}, which weight_names does not list", where=group.name,
+                              hint="the file is damaged; get it again")
 
 
 def other_weights(group: LayerGroup) -> dict[str, list[str]]:
