@@ -149,7 +149,7 @@ def test_words_of_others_are_told_without_secrets():
 
 
 @pytest.mark.parametrize(("error", "words"), [(PermissionError("no"), "access denied"), (FileNotFoundError("x"), "no such file"),
-                                              (ConnectionRefusedError(111, "x"), "refuses the connection"), (ValueError("odd"), "odd")])
+                                              (ConnectionRefusedError(111, "x"), "refused the connection"), (ValueError("odd"), "odd")])
 def test_a_store_that_cannot_be_listed(stores, monkeypatch, error, words):
     def fail(self, path, **options):
         raise error
