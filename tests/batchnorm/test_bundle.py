@@ -148,6 +148,14 @@ def test_the_gate_refuses_what_the_formula_cannot_use(change, words):
         make_layer().replace(**change)
 
 
+def test_an_axis_named_twice_is_seen_where_the_rank_is_known():
+    """Axes 1 and -1 are two in every rank but 2."""
+    layer = make_layer(shape=(2, 2), axis=(1, -1))
+    assert layer.replace(ndim=4).axis == (1, -1)
+    with pytest.raises(LayerError, match=r"axis \[1, -1\] names one axis twice"):
+        layer.replace(ndim=2)
+
+
 def test_the_gate_lets_odd_but_usable_numbers_pass():
     fine = make_layer().replace(gamma=np.float32([0, -0.0, 1e-45, 3e38]), moving_variance=np.float32([0, 7e-44, 1.9e9, 3.4e38]))
     assert remarks_on(fine.path, fine.moving_variance) == []

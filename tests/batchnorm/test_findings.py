@@ -25,6 +25,14 @@ def plain(path="bn", *, channels=4, dtype="float32", epsilon=1e-3, **fields):
     return make_layer(path, shape=(channels,), dtype=dtype, epsilon=epsilon).replace(**arrays, **fields)
 
 
+def test_findings_that_count_no_channels():
+    layer = plain(quantized="uint8")
+    assert said(layer)["quantized"].channels == 0
+    assert said(layer)["quantized"].sentence == "stored as uint8"
+    skipped = said(layer, skipped=(("other", "no reason"),))["not-exported"]
+    assert (skipped.path, skipped.channels, skipped.sentence) == ("other", 0, "no reason")
+
+
 def said(*layers, **fields):
     return {finding.kind.code: finding for finding in findings(make_bundle(*layers, **fields))}
 

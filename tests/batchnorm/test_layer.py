@@ -56,6 +56,16 @@ def test_exact_takes_and_gives_bfloat16_arrays():
     assert y.astype(np.float32).tobytes() == round_to(by_hand(layer, x.astype(np.float64), (-1,)), "bfloat16").tobytes()
 
 
+def test_the_result_has_the_type_of_the_input():
+    """Also where the layer's own type is another."""
+    for dtype in DTYPES:
+        for other in ("float16", "float32", "float64"):
+            x = np.linspace(-2, 2, 8, dtype=other).reshape(2, 4)
+            y = exporter.evaluate(make_layer(dtype=dtype), x)
+            assert y.dtype == x.dtype, (dtype, other)
+            assert y.tobytes() == by_hand(make_layer(dtype=dtype), x, (-1,)).astype(other).tobytes()
+
+
 def test_lists_are_taken_in_the_layers_dtype():
     layer = make_layer(shape=(2,))
     assert layer([[0.1, 0.2]]).dtype == np.float32
@@ -65,7 +75,8 @@ def test_lists_are_taken_in_the_layers_dtype():
 
 @pytest.mark.parametrize(("x_shape", "axis"), [((64, 1024), (-1,)), ((9, 3), (-1,)), ((5000, 3), (-1,)), ((3, 7, 7, 33), (3,)),
                                                ((3, 33, 7, 7), (1,)),
-                                               ((2, 3, 4, 5, 6), (2,)), ((1, 6), (1,)), ((0, 6), (1,)), ((70000, 2), (-1,))])
+                                               ((2, 3, 4, 5, 6), (2,)), ((1, 2, 200_001), (1,)), ((2, 70_000), (1,)), ((1, 6), (1,)),
+                                               ((0, 6), (1,)), ((70000, 2), (-1,))])
 def test_fast_keeps_its_bound_and_works_in_place(x_shape, axis):
     channels = x_shape[axis[0]]
     layer = make_layer(shape=(channels,), axis=axis)
@@ -171,6 +182,27 @@ def test_vectors_are_finite_and_the_formula(dtype):
         assert np.isfinite(x).all()
         assert np.isfinite(y).all()
         assert y.tobytes() == round_to(by_hand(layer, x, (-1,)), dtype).tobytes()
+
+
+def test_at_the_mean_itself_the_output_is_beta():
+    layer = make_layer(dtype="float16").replace(moving_mean=np.full(4, 65_504, np.float16), moving_variance=np.full(4, 6e4, np.float16))
+    x, y = vectors.make(layer)
+    assert x[0].tolist() == [65_504] * 4  # half a deviation above it does not fit
+    assert y[0].tobytes() == layer.beta.tobytes()
+    assert (x[1] < 65_504).all()
+    assert y[1].tobytes() != layer.beta.tobytes()
+
+
+@pytest.mark.parametrize(("dtype", "unit", "tiny"), [
+    ("float16", 2**-11, 2**-14), ("bfloat16", 2**-8, 2**-126), ("float32", 2**-24, 2**-126), ("float64", 2**-53, 2**-1022)])
+def test_the_bound_is_the_one_of_the_page(dtype, unit, tiny):
+    """docs/batchnorm.md: 16 * u * (|a*x| + |a*moving_mean| + |beta|) + tiny, here number by number."""
+    layer = make_layer(dtype=dtype)
+    x = np.array([[0.5, -2, 3, 1]])
+    for channel, got in enumerate(vectors.bound(layer, x)[0]):
+        gamma, beta, mean, variance = (float(values[channel]) for values in layer.parameters().values())
+        a = abs(gamma) / math.sqrt(variance + layer.epsilon)
+        assert got == pytest.approx(16 * unit * (a * abs(x[0, channel]) + a * abs(mean) + abs(beta)) + tiny, rel=1e-12)
 
 
 def test_vectors_stay_finite_next_to_the_largest_number():

@@ -89,6 +89,14 @@ def test_conversion_gives_what_that_era_gave(statistic, epsilon, dtype):
     assert converted.epsilon == (0 if negative else epsilon)
 
 
+def test_a_channel_that_never_varied_is_converted():
+    """Behind a dead ReLU the variance is 0 exactly, and epsilon outside of the root still divides."""
+    layer = make_stored(shape=(3,), statistic=EPSILON_OUTSIDE, epsilon=0.1).replace(moving_variance=np.float32([0, 1, 4]))
+    converted = dialects.convert(layer)
+    assert np.allclose(np.sqrt(converted.moving_variance.astype(np.float64) + converted.epsilon), [0.1, 1.1, 2.1], rtol=1e-7)
+    assert converted.epsilon == 0
+
+
 def test_conversion_leaves_a_variance_alone():
     stored = make_stored()
     converted = dialects.convert(stored)

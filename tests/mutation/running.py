@@ -26,6 +26,7 @@ IMPORTED = ("pytest", "numpy", "h5py", "hypothesis", "jsonschema", "orjson", "go
 MOST_TESTS, MOST_FILES, MOST_OF_ONE, MOST_SECONDS = 25, 8, 3, 20.0  # that a mutant is first tried with
 DEEP_TESTS, DEEP_SECONDS = 400, 90.0  # and then, if asked for
 OUTPUT = "output.txt"  # of the last tests, in a copy of the tree
+GATHERING = "an error where the tests are gathered"
 REWRITE = "ignore::pytest.PytestAssertRewriteWarning"  # hypothesis is there before pytest starts
 PATIENCE_SECONDS, PATIENCE = 15, 4  # of processor time, beside what the tests took without a change; on the wall five times that
 
@@ -221,7 +222,7 @@ class _Process:
             return said.decode()
         if is_late or status < 0:
             return "a limit of time" if is_late or -status in (signal.SIGXCPU, signal.SIGKILL) else f"a crash (signal {-status})"
-        return {0: "", 2: "an error where the tests are gathered"}.get(status, f"error: pytest ended with {status}")
+        return {0: "", 2: GATHERING, 4: GATHERING}.get(status, f"error: pytest ended with {status}")
 
     def _restore(self) -> None:
         (self.tree / self._changed).write_text(self.result.mutant.original, "utf-8")
