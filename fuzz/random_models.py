@@ -130,7 +130,7 @@ class Builder:
 
     def __init__(self, api, own, seed):
         self.api, self.keras, self.own, self.random = api, api.keras, own, random.Random(seed)
-        self.plans, self.before, self.kept = {}, [], []
+        self.plans, self.before, self.kept, self.popped = {}, [], [], []
         self.dtype = self.random.choice([None] * 6 + ["mixed_float16", "mixed_bfloat16", "float64", "float16"])
 
     def chance(self, odds):
@@ -251,7 +251,8 @@ class Builder:
             parts.append(layer)
             shape = self.shape_of(model.outputs[0])
         if self.chance(0.15):
-            model.add(self.norm(shape, used))
+            self.popped.append(self.norm(shape, used))
+            model.add(self.popped[-1])
             model.pop()
         self.plans[id(model)] = Plan([(layer, {}, [number - 1]) for number, layer in enumerate(parts)], [len(parts) - 1])
         return model

@@ -13,15 +13,26 @@ from typing import Any
 import numpy as np
 
 import exporter
+from exporter.pipeline import hints
+from exporter.sources.keras_v3 import replay, weights
+from exporter.sources.shared import assemble
+from exporter.sources.tf_graph import norms
 
 ROLES = ("gamma", "beta", "moving_mean", "moving_variance")
 SENTINEL = 0.0625  # given as epsilon to files that do not say one
 UNITS = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float32": 2.0**-24, "float64": 2.0**-24}  # some kernels keep epsilon in float32
+ABOUT_RANK = "the rank of its input"
 NO_CONFIG = ("weights.h5 alone", "h5 weights alone", "tf weights", "checkpoint")
 NO_NAMES = ("weights.h5 alone", "h5 weights alone", "tf weights", "checkpoint", "export", "saved_model.save", "frozen")
 
 FROM_GRAPHS = ("export", "saved_model.save", "frozen")  # their epsilon is the kernel's
-UNSHARED = ("h5", "h5 weights + json", "h5 weights + get_config", "h5 weights + model")  # a layer that two models hold is in them twice
+# A layer that two models hold is in them twice.
+UNSHARED = ("h5", "h5 weights alone", "h5 weights + json", "h5 weights + get_config", "h5 weights + model")
+
+
+def listed(values: Any) -> Any:
+    """As in truth.json."""
+    return values.astype("float32").ravel().tolist()
 
 
 def _any(key: str) -> Any:
@@ -37,16 +48,20 @@ def _is_shared(truth: dict[str, Any], form: str) -> bool:
     return any(len(layer["paths"]) > 1 for layer in truth["layers"])
 
 
-# The true reasons for a refusal: what it is called here, how it is said, and of which models and forms it may be.
+# The true reasons for a refusal: what it is called here, how the sentence begins, and of which models and forms it may be.
 REASONS = (
-    ("no config says the epsilon", "does not say its epsilon", _says_little),
-    ("gamma or beta", "is gamma or beta, and the file|three vectors of one length", _says_little),
-    ("called in training mode", "training=True", _any("training")),
-    ("the graph computes with the batch", "computes with the statistics of the batch", _any("training")),
-    ("shared with an inner model that was made first", "where an inner model calls a layer first", _is_shared),
-    ("no batch norm", "holds no BatchNormalization", lambda truth, form: not truth["layers"]),
-    ("nothing is called as in a batch norm", "other names say nothing certain", lambda truth, form: not truth["layers"]),
+    ("no config says the epsilon", hints.no_epsilon([]), _says_little),
+    ("no config says the epsilon of a user's class", "the config does not describe the layers inside the class", _says_little),
+    ("gamma or beta", weights.ONE_OF_TWO, _says_little),
+    ("three vectors", weights.THREE_VECTORS, _says_little),
+    ("two vectors, as a LayerNormalization has", weights.TWO_VECTORS, _says_little),
+    ("renorm in a class that no config describes", weights.MORE_VECTORS.partition("}")[2], _says_little),
+    ("called in training mode", assemble.CALLED_IN_TRAINING, _any("training")),
+    ("the graph computes with the batch", norms.OF_THE_BATCH, _any("training")),
+    ("shared, in a file that Keras cannot load", replay.LOST_SHARING, _is_shared),
+    ("shared, in a file that Keras cannot load", replay.UNCERTAIN, _is_shared),
 )
+NO_NORMS = ("the model holds no BatchNormalization", "no object of the checkpoint")
 
 
 class Reading:
@@ -80,7 +95,7 @@ class Reading:
         options: dict[str, Any] = {"architecture": self.folder / file["architecture"]} if file.get("architecture") else {}
         bundle = self.read(file, options, form)
         if isinstance(bundle, str):
-            if not layers and "holds no BatchNormalization" in bundle:
+            if not any(self.is_in(file, number) for number in range(len(layers))) and any(words in bundle for words in NO_NORMS):
                 return
             yield from self.refuse(form, bundle)
             bundle = self.read(file, {**options, "skip_unresolved": True, "stored_statistics": True, "epsilon": SENTINEL}, form)
@@ -92,23 +107,33 @@ class Reading:
         seen: set[int] = set()
         for found in bundle:
             number = self.by_mean.get(found.moving_mean.tobytes())
+            if number is None and form in NO_CONFIG and listed(found.moving_mean) in self.truth["popped"]:
+                continue  # nothing says that it is no part of the model any more
             if number is None:
                 yield f"{found.path}: in the file, not in the model"
                 continue
             if number in seen and not (form in UNSHARED and len(layers[number]["paths"]) > 1):
                 yield f"{found.path}: the layer {layers[number]['paths']} a second time"
             seen.add(number)
-            lines = list(self.layer(form, found, number))
+            lines = list(self.layer(form, found, number, bundle.warnings))
             counts["right"] += not lines
             yield from (f"{found.path}: {line}" for line in lines)
         for _, reason in bundle.skipped:
             yield from self.refuse(form, reason)
-        missing = [layers[number]["paths"][0] for number in range(len(layers)) if number not in seen]
+        missing = [layer["paths"][0] for number, layer in enumerate(layers) if number not in seen and self.is_in(file, number)]
+        doubts = [sentence for sentence in bundle.warnings if weights.TWO_VECTORS in sentence]
+        warned = [path for path in missing if any(path.rpartition("/")[2] in sentence for sentence in doubts)]
+        self.refusals += [(form, REASONS[4][0], str(self.truth["seed"])) for _ in warned]
+        missing = [path for path in missing if path not in warned]
         counts["refused"] += min(len(missing), len(bundle.skipped))
         if len(missing) > len(bundle.skipped):
             yield f"dropped without a word: {missing}, skipped {[path for path, _ in bundle.skipped]}"
         elif len(missing) < len(bundle.skipped):
             self.refusals.append((form, "more is skipped than is missing", str(self.truth["seed"])))
+
+    def is_in(self, file: dict[str, Any], number: int) -> bool:
+        """Whether a file holds the layer at all: TensorFlow does not find what lies in a list or dict of a subclassed model of Keras 3."""
+        return "means" not in file or listed(self.arrays[f"{number}/moving_mean"]) in file["means"]
 
     def read(self, file: dict[str, Any], options: dict[str, Any], form: str) -> Any:
         """A bundle, or why there is none."""
@@ -125,13 +150,13 @@ class Reading:
 
     def refuse(self, form: str, sentence: str) -> Iterator[str]:
         """Counts each reason that a refusal gives; one that is not known, or not true of this model, is wrong."""
-        known = [(name, applies) for name, pattern, applies in REASONS if re.search(pattern, sentence)]
+        known = [(name, applies) for name, words, applies in REASONS if words[:40] in sentence]
         for name, _ in known:
             self.refusals.append((form, name, str(self.truth["seed"])))
         if not any(applies(self.truth, form) for _, applies in known):
             yield f"refused: {sentence[:400]}"
 
-    def layer(self, form: str, found: Any, number: int) -> Iterator[str]:
+    def layer(self, form: str, found: Any, number: int, warnings: tuple[str, ...]) -> Iterator[str]:
         """What is wrong with one layer."""
         truth = self.truth["layers"][number]
         for role in ROLES:
@@ -150,12 +175,17 @@ class Reading:
             yield f"epsilon {found.epsilon}, the layer's {truth['epsilon']}"
         if "axis" not in found.assumed:
             yield from self.axis(found, truth)
-        if "axis" not in found.assumed and "epsilon" not in found.assumed:
+        is_rank_said = not any(ABOUT_RANK in sentence for sentence in warnings)
+        if "axis" not in found.assumed and "epsilon" not in found.assumed and is_rank_said:
             yield from self.output(found, number)
-        if truth["training"] is not None and form not in NO_NAMES and found.called_in_training != truth["training"]:
+        is_one_of_several = form in UNSHARED and len(truth["paths"]) > 1
+        training = truth["training"]
+        if training and is_one_of_several:
+            training = any(call["training"] for call in truth["calls"] if call["path"] == found.path)
+        if training is not None and form not in NO_NAMES and found.called_in_training not in (training, truth["training"]):
             yield f"called_in_training {found.called_in_training}, the model's {truth['training']}"
         if found.calls:
-            yield from self.calls(found, truth, form in UNSHARED and len(truth["paths"]) > 1)
+            yield from self.calls(found, truth, is_one_of_several)
 
     def axis(self, found: Any, truth: dict[str, Any]) -> Iterator[str]:
         got = sorted(axis % truth["ndim"] for axis in found.axis)
@@ -188,12 +218,13 @@ class Reading:
                    f"{found.epsilon:g} effective {found.effective_epsilon}")
 
     def calls(self, found: Any, truth: dict[str, Any], is_one_of_several: bool) -> Iterator[str]:
-        """Whether what feeds and follows each call is right."""
+        """Whether what feeds and follows each call is right; a Sequential's config may have an input layer or none."""
         def said(call: Any) -> Any:
-            return tuple(tuple(sorted((each.path, plain(each.class_name)) for each in side)) for side in (call.inputs, call.outputs))
+            return tuple(tuple(sorted((each.path, plain(each.class_name)) for each in side if each.class_name != "InputLayer"))
+                         for side in (call.inputs, call.outputs))
 
         def true(call: Any) -> Any:
-            return tuple(tuple(sorted((path, kind) for path, kind in call[side])) for side in ("inputs", "outputs"))
+            return tuple(tuple(sorted((path, kind) for path, kind in call[side] if kind != "InputLayer")) for side in ("inputs", "outputs"))
 
         def plain(name: str) -> str:
             return re.sub("V[12]$", "", name.rpartition(">")[2])

@@ -91,7 +91,10 @@ def _saved_model(tensorflow):
 def _checkpoint(tensorflow, with_json):
     def way(model, path, shape):
         written = tensorflow.train.Checkpoint(model=model).write(str(path))
-        return [_wrote(path, str(written) + ".index", _json_beside(model, path) if with_json else None)]
+        reader = tensorflow.train.load_checkpoint(str(written))
+        means = [reader.get_tensor(key).astype("float32").ravel().tolist() for key in reader.get_variable_to_shape_map()
+                 if "/moving_mean/" in key]
+        return [dict(_wrote(path, str(written) + ".index", _json_beside(model, path) if with_json else None), means=means)]
     return way
 
 

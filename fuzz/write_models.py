@@ -107,7 +107,7 @@ class Live:
     def fill(self, seed):
         """Random numbers for all weights; the batch norms' means are unlike each other."""
         chance = np.random.RandomState(seed)
-        for layer, _, _, _ in self.norms:
+        for layer in [layer for layer, _, _, _ in self.norms] + self.builder.popped:
             for role in ROLES:
                 variable = getattr(layer, role, None)
                 if variable is None:
@@ -214,9 +214,9 @@ def truth_of(live, seed):
             "trainable": bool(layer.trainable),
             "virtual_batch_size": getattr(layer, "virtual_batch_size", None), "renorm": bool(getattr(layer, "renorm", False)),
             "compute_dtype": str(getattr(layer, "compute_dtype", None) or getattr(layer, "_compute_dtype", None) or layer.dtype),
-            "training": None if mine is None else any(step.training is True for step in mine),
-            "calls": None if not mine else [
-                {"path": step.path, "inputs": neighbors(step.inputs), "outputs": neighbors(step.outputs)} for step in mine]}
+            "training": None if mine is None or own else any(step.training is True for step in mine),
+            "calls": None if not mine else [{"path": step.path, "training": step.training is True, "inputs": neighbors(step.inputs),
+                                             "outputs": neighbors(step.outputs)} for step in mine]}
         for role in ROLES:
             variable = getattr(layer, role, None)
             if variable is not None:
@@ -269,6 +269,7 @@ def make(api, tensorflow, own, seed, folder, only=()):
             unsaved[name] = first_line(error)
     told, arrays = truth_of(live, seed)
     truth = {"seed": seed, "api": api.name, "version": list(api.version), "is_keras_3": api.is_3,
+             "popped": [values_of(api, layer.moving_mean).astype("float32").ravel().tolist() for layer in builder.popped],
              "is_subclassed": type(model).__name__ == "Net",
              "layers": told, "files": files, "unsaved": unsaved}
     (folder / "truth.json").write_text(json.dumps(truth))

@@ -225,6 +225,15 @@ def real_axis(axis: tuple[int, ...], virtual_batch_size: int | None) -> tuple[in
     return tuple(number - 1 if number > 0 else number for number in axis)
 
 
+def about_rank(era: Era, fields: NormFields, *, dtype: str) -> str:
+    """What to say of a layer whose rank the file does not say: whether a fused kernel raised its epsilon depends on it. "" for others."""
+    ranks = [rank for rank in (4, 5) if effective_epsilon(era, fields, dtype=dtype, ndim=rank) is not None]
+    if not ranks:
+        return ""
+    return (f"the file does not say the rank of its input; if that is {' or '.join(map(str, ranks))}, the fused kernel of the TensorFlow "
+            f"that wrote it used epsilon {FUSED_MINIMUM:g} instead of {fields.epsilon:g}")
+
+
 def effective_epsilon(era: Era, fields: NormFields, *, dtype: str, ndim: int | None) -> float | None:
     """The epsilon that the fused kernel of the TensorFlow of that era used instead of the config's; None: the same, or not certain.
 

@@ -7,7 +7,7 @@ is not in the config: a batch norm in one has no place, and neither has any wher
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from exporter.batchnorm.places import Call, Neighbor
@@ -67,6 +67,30 @@ def by_layer(steps: Iterable[Step]) -> dict[object, list[Step]]:
     for step in steps:
         found.setdefault(key_of(step.node), []).append(step)
     return found
+
+
+def with_shared(tree: Node, pairs: Iterable[tuple[Node, Node]]) -> Node:
+    """The tree, two entries of which are one layer for each pair, with all in them, and the calls that its batch norms then have."""
+    owner: dict[Node, int] = {}
+    for one, other in pairs:
+        for same in _together(one, other):
+            known = {number for node in same if (number := owner.get(node, node.shared_object)) is not None}
+            number = max(known, default=-1 - len(owner))  # the config's own where it has one
+            owner.update({node: number for node, old in owner.items() if old in known} | dict.fromkeys(same, number))
+    return with_places(_identified(tree, owner)) if owner else tree
+
+
+def _together(one: Node, other: Node) -> Iterator[tuple[Node, Node]]:
+    yield one, other
+    for (_, a), (_, b) in zip(one.children, other.children, strict=False):
+        yield from _together(a, b)
+
+
+def _identified(node: Node, numbers: Mapping[Node, int]) -> Node:
+    children = tuple((role, _identified(child, numbers)) for role, child in node.children)
+    if node not in numbers and all(new is old for (_, new), (_, old) in zip(children, node.children, strict=True)):
+        return node
+    return dataclasses.replace(node, children=children, shared_object=numbers.get(node, node.shared_object))
 
 
 class _Graph:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from exporter.keras.lookalikes import WRAPPERS_AS_THEY_ARE
-from exporter.keras.node import Node
+from exporter.keras.node import Node, is_batch_norm
 
 # Layers whose name ends in 1D, 2D or 3D: the rank of the input, which the output has, too.
 _SPATIAL_RANKS = {"1D": 3, "2D": 4, "3D": 5}
@@ -89,7 +89,7 @@ def _output_rank(node: Node, rank: int | None, inner: int | None) -> int | None:
     name, config = node.base_name, node.config
     if name[:-2] in _GLOBAL:
         return rank if config.get("keepdims") else 2
-    if _spatial_rank(name) or name in _SAME:
+    if _spatial_rank(name) or name in _SAME or is_batch_norm(node):
         return rank
     if name == "Flatten":
         return 2

@@ -19,6 +19,7 @@ from exporter.keras.config import Architecture, Node, join, parse_config
 from exporter.sources.keras_v3.replay import LEAVES
 from exporter.sources.legacy_h5.norms import Reading
 from exporter.sources.legacy_h5.renamed import named_as
+from exporter.sources.legacy_h5.shared import with_one_each
 from exporter.sources.legacy_h5.weights import Candidate, LayerGroup, candidates, check_listed, check_not_exchanged
 from exporter.sources.shared.architecture import node_tree_from, note_own_classes
 from exporter.sources.shared.found import Found
@@ -83,6 +84,7 @@ def _read_named(file: File, place: Place, options: ReadOptions) -> Found:
             tree, renamed = named_as(architecture.tree, groups, file)
             if renamed:
                 found.warn(renamed)
+        tree = tree and with_one_each(tree, _placed(groups, tree))
         reading = Reading(file, era, tree, found, is_version_unwritten=architecture is not None)
         for group, path, node in _placed(groups, reading.tree):
             reading.add(group, path, node)

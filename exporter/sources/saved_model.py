@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from exporter.batchnorm.bundle import Origin
 from exporter.batchnorm.stored import Skipped
-from exporter.errors import FormatError, UnsupportedError, names
+from exporter.errors import FormatError, UnsupportedError
 from exporter.files.place import Place
 from exporter.formats.graph_def import MetaGraph
 from exporter.formats.object_graph import OBJECT_GRAPH, SavedGraph
@@ -22,6 +22,7 @@ from exporter.sources.tf_graph.norms import graph_norms
 from exporter.sources.tf_graph.saved import SavedFunctions, key_of
 from exporter.sources.tf_graph.trace import VARIABLES as VARIABLE_OPS
 from exporter.sources.tf_graph.values import Variable
+from exporter.sources.tf_objects.configs import about_removed
 from exporter.sources.tf_objects.norms import ObjectNames, ObjectNorm, epsilon_of, open_graph, with_kernel
 from exporter.sources.tf_objects.parts import METADATA, MODEL, Part, graphs_of, of_inference
 from exporter.sources.tf_objects.read import Said, read_norms, read_objects
@@ -127,7 +128,7 @@ class _Reader:
     def __init__(self, part: Part, objects: SavedGraph, checkpoint: TensorBundle, folder: Place) -> None:
         self._part, self._saved, self._checkpoint = part, objects, checkpoint
         self._stored = open_graph(checkpoint)
-        self._keras = KerasMetadata(folder.child(METADATA), objects)
+        self._keras = KerasMetadata(folder.child(METADATA), objects, self._stored)
         self._era = era_of_tensorflow(part.tensorflow_version)
         self._by_name: ObjectNames | None = None
 
@@ -136,8 +137,7 @@ class _Reader:
         norms = same_norms(self._saved, self._stored)
         removed = {norm.node: self._keras.path(norm) for norm in norms if self._keras.is_removed(norm)}
         if removed:
-            found.warn(f"{names(removed.values())}: the file contains this, but the model no longer has such a layer (as after "
-                       "Sequential.pop()); left out")
+            found.warn(about_removed(removed.values()))
         if norms:
             self._by_objects([norm for norm in norms if norm.node not in removed], found)
         else:

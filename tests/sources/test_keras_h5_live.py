@@ -182,7 +182,7 @@ def test_a_subclassed_model_says_its_names_and_not_its_epsilons(tmp_path):
     net(np.zeros((1, 3), np.float32))
     fill(net.norms)
     net.save(tmp_path / "model.h5")
-    with pytest.raises(exporter.UnresolvedError, match=r"first, second: .*the file does not say its epsilon"):
+    with pytest.raises(exporter.UnresolvedError, match=r"first, second: .*the file does not contain its epsilon"):
         exporter.read(tmp_path / "model.h5")
     bundle = exporter.read(tmp_path / "model.h5", epsilon={"first": 0.25, "second": 0.001})
     assert bundle.paths() == ["first", "second"]

@@ -63,6 +63,21 @@ def test_a_step_is_read_by_the_paths_of_its_variables(tmp_path, driver, isolated
     assert (bundle.origin.kind, bundle.warnings) == ("orbax", ())
 
 
+def test_one_layer_of_two_models_and_one_inside_a_class_of_the_users(tmp_path):
+    """The config has the shared one twice; only one owner of variables is called by its name. The class says nothing of its own."""
+    config = functional("net", norm("bn"), functional("inner", norm("bn")), entry("Block", "block", registered="lab>Block"))
+    step = write_step(tmp_path / "0", {**variables("bn", A), **variables("block/own", B)}, config)
+    bundle = exporter.read(step, epsilon={"block/own": 0.5})
+    assert {layer.path: stored(layer) for layer in bundle} == {"bn": given(A), "block/own": given(B)}
+
+
+def test_what_is_not_certain_hides_no_other(tmp_path):
+    config = functional("net", norm("bn"), functional("inner", norm("bn", epsilon=0.5)), entry("Block", "block", registered="lab>Block"))
+    step = write_step(tmp_path / "0", {**variables("bn", A), **variables("block/own", B)}, config)
+    bundle = exporter.read(step, epsilon={"block/own": 0.5}, skip_unresolved=True)
+    assert (bundle.paths(), [path for path, _ in bundle.skipped]) == (["block/own"], ["bn", "inner/bn"])
+
+
 def test_of_several_steps_the_latest_is_read_by_number(tmp_path):
     for number, arrays in ((9, A), (10, norm_arrays(5))):
         write_step(tmp_path / "run" / str(number), variables("bn", arrays), functional("m", norm("bn")))

@@ -16,6 +16,7 @@ from exporter.formats.object_graph import OBJECT_GRAPH
 from exporter.sources import tf_checkpoint
 from exporter.sources.shared.options import ReadOptions
 from exporter.sources.tf_checkpoint import claims
+from exporter.sources.tf_objects.configs import about_removed
 from tests.make.live import ROLES, check_live, check_output, config, fill
 from tests.make.tensor_files import graph_proto, write_bundle, write_v1
 
@@ -381,6 +382,52 @@ def test_an_architecture_gives_names_and_epsilons(tmp_path, root):
 def test_an_architecture_of_another_model_is_refused(tmp_path, tree, what):
     with pytest.raises(FormatError, match=what):
         read(nested().write(tmp_path), architecture=architecture(tmp_path, tree))
+
+
+def test_the_layers_of_keras_3_stand_in_a_list_of_operations(tmp_path):
+    """A Sequential keeps it in the functional model that it makes of itself."""
+    model = Model().norm("model", "_operations", "1", scope="bn")
+    model.add("model", "_operations", "0")
+    model.norm("model", "_operations", "2", "_functional", "_operations", "1", scope="sub/inner")
+    model.add("model", "_operations", "2", "_functional", "_operations", "0")
+    model.norm("model", "_operations", "3", "layer", scope="norm")
+    bundle = read(model.write(tmp_path), architecture=architecture(tmp_path, TREE))
+    assert {layer.path: layer.epsilon for layer in bundle} == {"bn": 1e-5, "sub/inner": 1e-6, "td/norm": 1e-7}
+
+
+def test_what_a_sequential_has_lost_is_left_out(tmp_path):
+    """TensorFlow 1.15 goes on holding it, behind the others."""
+    model = Model().norm("layer-1", scope="bn").norm("layer-2", "layer", scope="gone")
+    model.add("layer-0")
+    tree = functional(config("bn", 1e-5), class_name="Sequential")
+    bundle = read(model.write(tmp_path), architecture=architecture(tmp_path, tree))
+    assert [layer.path for layer in bundle] == ["bn"]
+    assert bundle.warnings == [about_removed(["gone"])]
+    with pytest.raises(FormatError, match="the model has 1 layers in it, but 2 in the checkpoint"):
+        read(model.write(tmp_path), architecture=architecture(tmp_path, functional(config("other", 1e-5), class_name="Sequential")))
+
+
+def test_a_class_of_the_users_says_nothing_of_its_layers(tmp_path):
+    tree = layer("lab>Net", "net")
+    architecture(tmp_path, tree)
+    with pytest.raises(UnresolvedError, match="the config does not describe the layers inside the class Net"):
+        exporter.read(Model().norm("bn").write(tmp_path), architecture=tmp_path / "architecture.json")
+
+
+def test_the_epsilon_of_the_kernel_where_the_architecture_says_version_and_rank(tmp_path):
+    model = Model().norm("layer-1", scope="bn").norm("layer-2", scope="bn_1")
+    model.add("layer-0")
+    norms = (config(name, 1e-6, axis=[3]) for name in ("bn", "bn_1"))
+    tree = {**functional(layer("InputLayer", "in", batch_input_shape=[None, 4, 4, 3]), *norms, class_name="Sequential"),
+            "keras_version": "2.9.0", "backend": "tensorflow"}
+    tree["config"]["layers"][1]["class_name"] = "lab>MyNorm"  # a user's batch norm has the rank of its input, too
+    bundle = read(model.write(tmp_path), architecture=architecture(tmp_path, tree))
+    assert [each.effective_epsilon for each in bundle] == [1.001e-5, 1.001e-5]
+    del tree["config"]["layers"][0]["config"]["batch_input_shape"]
+    bundle = read(model.write(tmp_path), architecture=architecture(tmp_path, tree))
+    assert [each.effective_epsilon for each in bundle] == [None, None]
+    assert all("if that is 4, the fused kernel of the TensorFlow that wrote it used epsilon 1.001e-05 instead of 1e-06" in each.notes[0]
+               for each in bundle)
 
 
 def test_an_architecture_cannot_name_a_subclassed_model(tmp_path):

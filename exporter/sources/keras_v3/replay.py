@@ -5,6 +5,7 @@ In a list of layers the groups are counted by class, and versions differ in what
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import re
 from collections.abc import Iterator
@@ -12,9 +13,10 @@ from collections.abc import Set as AbstractSet
 
 from exporter.errors import FormatError
 from exporter.keras import dialects
-from exporter.keras.config import MODELS, Node, is_batch_norm, join, norm_fields
+from exporter.keras.config import MODELS, Node, is_batch_norm, join, norm_fields, walk
 from exporter.keras.dialects import Counting
 from exporter.keras.lookalikes import BATCH_NORMS
+from exporter.keras.places import with_shared
 from exporter.sources.keras_v3.groups import LAYER_LISTS, NOT_LAYERS, Group, numbered, snake_case
 
 # Layers of Keras's own that hold no other layer: their groups need not be opened.
@@ -53,6 +55,16 @@ class Match:
         return self.path, self.group.path if self.group else ""
 
 
+def with_sharing(root: Group, tree: Node, keras_version: str | None, *, own_config: bool) -> Node:
+    """The tree, in which entries that are one layer are marked as that where the groups show it and the config does not say it, as that of
+    to_json()."""
+    names = collections.Counter((node.name, node.class_name) for _, node in walk(tree) if node.shared_object is None)
+    if not names or max(names.values()) == 1:
+        return tree
+    fitting = _fitting(_ways(root, tree, keras_version, own_config, frozenset()), keras_version)
+    return with_shared(tree, fitting[0].same) if fitting else tree
+
+
 def matched(root: Group, tree: Node, keras_version: str | None, *, own_config: bool,
             kernels: dict[Node, Group | None] | None = None) -> list[Match]:
     """The batch norms of `tree` and the groups that hold their weights.
@@ -61,17 +73,8 @@ def matched(root: Group, tree: Node, keras_version: str | None, *, own_config: b
     kernels: layers of `tree` that have a kernel; each gets its group, where that is certain.
     Raises: FormatError where the weights hold batch norms that the config does not, where two ways fit, or an architecture does not.
     """
-    facts = dialects.era_of(keras_version, None).facts
-    likely = facts.counting if facts else None
-    ways = [_Replay(root, counting, equal_is_shared, frozenset(kernels or ())).run(tree)
-            for counting in ([likely] if likely and own_config else _possible(root))
-            for equal_is_shared in ((False,) if counting is Counting.EACH else (False, True))]
-    fitting = [way for way in ways if way.fits]
-    if len({way.places for way in fitting}) > 1:
-        fitting = [way for way in fitting if way.counting is likely and not way.equal_is_shared]
-        if not fitting:
-            raise FormatError("the groups match the layers in two ways, as different versions of Keras save them",
-                              hint="save the model as one .keras file with a current version of Keras")
+    ways = _ways(root, tree, keras_version, own_config, frozenset(kernels or ()))
+    fitting = _fitting(ways, keras_version)
     way = (fitting or ways)[0]
     for path in way.strange:
         raise FormatError("the weights contain this batch norm, but the config does not: they do not match", where=path)
@@ -88,6 +91,30 @@ def matched(root: Group, tree: Node, keras_version: str | None, *, own_config: b
     agreed = set.intersection(*(set(way.places) for way in ways))
     return _explained([match if match.node is None or match.place in agreed else dataclasses.replace(match, group=None, why=UNCERTAIN)
                        for match in way.matches])
+
+
+def _ways(root: Group, tree: Node, keras_version: str | None, own_config: bool, kernels: frozenset[Node]) -> list[_Replay]:
+    """The ways in which these weights can have been saved, gone through."""
+    likely = _likely(keras_version)
+    return [_Replay(root, counting, equal_is_shared, kernels).run(tree)
+            for counting in ([likely] if likely and own_config else _possible(root))
+            for equal_is_shared in ((False,) if counting is Counting.EACH else (False, True))]
+
+
+def _fitting(ways: list[_Replay], keras_version: str | None) -> list[_Replay]:
+    """Those that fit. Raises: FormatError where they lead to different groups, and the version does not say which is right."""
+    fitting = [way for way in ways if way.fits]
+    if len({way.places for way in fitting}) > 1:
+        fitting = [way for way in fitting if way.counting is _likely(keras_version) and not way.equal_is_shared]
+        if not fitting:
+            raise FormatError("the groups match the layers in two ways, as different versions of Keras save them",
+                              hint="save the model as one .keras file with a current version of Keras")
+    return fitting
+
+
+def _likely(keras_version: str | None) -> Counting | None:
+    facts = dialects.era_of(keras_version, None).facts
+    return facts.counting if facts else None
 
 
 def _explained(matches: list[Match]) -> list[Match]:
@@ -124,6 +151,7 @@ class _Replay:
         self.named = root.name is not None
         self.matches: list[Match] = []
         self.taken: set[str] = set()  # paths of the groups that the config explains
+        self.same: list[tuple[Node, Node]] = []  # entries that are one layer, and whose config does not say so
         self.strange: list[str] = []  # of batch norms in lists of layers that it does not explain
         self._weights_of: dict[int, bool] = {}  # by shared_object: whether it has weights
         self._saved: dict[str, list[tuple[Node, bool]]] = {}  # by name, with whether it has weights
@@ -164,6 +192,7 @@ class _Replay:
         if node.name and missing:
             for other, weights in self._saved.get(node.name, ()):
                 if other.class_name == node.class_name and other.config == node.config:
+                    self.same.append((other, node))
                     return weights
         return None
 

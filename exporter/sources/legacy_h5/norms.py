@@ -11,6 +11,7 @@ from exporter.keras import dialects
 from exporter.keras.config import Node, NormFields, norm_fields
 from exporter.keras.lookalikes import KERNELS, about_weights, reason_against
 from exporter.keras.ranks import input_ranks
+from exporter.sources.legacy_h5.shared import each_once
 from exporter.sources.legacy_h5.weights import (
     Candidate,
     LayerGroup,
@@ -48,12 +49,13 @@ class Reading:
     def __init__(self, file: File, era: dialects.Era, tree: Node | None, found: Found, *, is_version_unwritten: bool = False) -> None:
         self.file, self.era, self.tree, self.found, self.is_version_unwritten = file, era, tree, found, is_version_unwritten
         self.ranks = input_ranks(tree) if tree else {}
+        self._shared: dict[int, Stored] = {}
 
     def add(self, group: LayerGroup, path: str, node: Node | None) -> None:
         """The batch norms of one group, which is that of the layer `node` (None: there is no config)."""
         check_stored(self.file, group)
         norms = norms_of(group, may_put_beta_first=self.era.may_put_beta_first)
-        found = list(candidates(path, node)) if node else []
+        found = list(each_once(candidates(path, node))) if node else []
         if not norms:
             if found and found[0].node is node and group.weights:
                 raise FormatError(f"moving_mean and moving_variance are not among its weights: {names(group.weights)}",
@@ -139,10 +141,21 @@ class Reading:
             return Statistic.VARIANCE, ("moving_variance",)
         return None, ()
 
+    def _is_first(self, shared: int, layer: Stored) -> bool:
+        """Whether this is the first group with a layer that several hold, as the config says; the others hold the same numbers."""
+        known = self._shared.setdefault(shared, layer)
+        kept, values = known.parameters(), layer.parameters()
+        if known is not layer and (kept.keys() != values.keys() or any(kept[role].tobytes() != values[role].tobytes() for role in kept)):
+            raise FormatError(f"it is the layer {known.path} again, as the config says, and its weights are others", where=layer.path,
+                              hint="the file is damaged or was changed after it was saved")
+        return known is layer
+
     def _add_layer(self, path: str, candidate: Candidate | None, fields: NormFields | None, arrays: Arrays, *, name: str = "",
                    statistic: Statistic, assumed: tuple[str, ...] = ()) -> None:
         node = candidate.node if candidate else None
         layer = assemble(path, node, fields, arrays, self.era, self.ranks.get(node) if node else None, name=name)
+        if node is not None and node.shared_object is not None and not self._is_first(node.shared_object, layer):
+            return
         if statistic != Statistic.VARIANCE or assumed:
             layer = layer.replace(statistic=statistic, assumed=assumed)
         if layer.axis is None:

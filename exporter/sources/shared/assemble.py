@@ -64,12 +64,13 @@ def assemble(path: str, node: Node | None, fields: NormFields | None, arrays: Ar
         epsilon=fields.epsilon if fields else None, momentum=fields.momentum if fields else None, gamma=values["gamma"],
         beta=values["beta"], moving_mean=mean, moving_variance=variance, quantized=quantized,
         effective_epsilon=dialects.effective_epsilon(era, fields, dtype=dtype, ndim=rank) if fields else None,
-        **_use(node, era) if node else {"class_name": "BatchNormalization"})
+        **_use(node, era, dialects.about_rank(era, fields, dtype=dtype) if fields and rank is None else "") if node else {
+            "class_name": "BatchNormalization"})
 
 
-def _use(node: Node, era: dialects.Era) -> dict[str, Any]:
-    """The fields of a layer that say what its class is and how its model uses it."""
-    class_name, notes = _class_name(node), node.surroundings.notes
+def _use(node: Node, era: dialects.Era, note: str) -> dict[str, Any]:
+    """The fields of a layer that say what its class is and how its model uses it; note: one more sentence about it, "" for none."""
+    class_name, notes = _class_name(node), (*node.surroundings.notes, *filter(None, [note]))
     is_called = _is_called_in_training(node, era)
     return {"class_name": class_name, "notes": (*notes, about_class(class_name)) if is_users_own(class_name) else notes,
             "called_in_training": is_called, "calls": node.calls,

@@ -12,7 +12,9 @@ from exporter.errors import FormatError, names
 from exporter.keras import dialects
 from exporter.keras.config import Node, norm_fields
 from exporter.keras.lookalikes import KERNELS, about_weights, reason_against
+from exporter.keras.places import with_shared
 from exporter.keras.ranks import input_ranks
+from exporter.sources.legacy_h5.shared import each_once
 from exporter.sources.legacy_h5.weights import Candidate, candidates
 from exporter.sources.shared.architecture import note_own_classes
 from exporter.sources.shared.assemble import RENORM, assemble, roles_of
@@ -42,7 +44,8 @@ def by_name(tree: Node, weights: Named, era: dialects.Era, found: Found, *, own_
     own_config: whether the config was saved with them. Of another the names have to be the same: batch_normalization_2 may be its third.
     """
     owners = _owners(weights)
-    norms = list(candidates("", tree))
+    tree = _with_one_each(tree, list(owners))
+    norms = list(each_once(candidates("", tree)))
     chosen = _chosen(norms, list(owners))
     ranks, others = input_ranks(tree), _others(weights)
     if own_config:
@@ -68,15 +71,29 @@ def by_name(tree: Node, weights: Named, era: dialects.Era, found: Found, *, own_
                               where=path)
         arrays = {role: weights.read(f"{own}/{role}") for role in expected}
         found.add(assemble(path, node, fields, arrays, era, ranks.get(node), quantized=weights.quantized(own)))
-    if len(chosen) == len(norms):  # inside a user's class
-        taken = set(chosen.values())
-        _add_unmatched(weights, {owner: roles for owner, roles in owners.items() if owner not in taken}, era, found)
+    taken = set(chosen.values()).union(*(_possible(norm, owners) for norm in norms if norm not in chosen))
+    _add_unmatched(weights, {owner: roles for owner, roles in owners.items() if owner not in taken}, era, found)  # inside a user's class
     note_own_classes(tree, found)
 
 
 def unmatched(weights: Named, found: Found) -> None:
     """The batch norms of weights without a config: their names alone say what they are."""
     _add_unmatched(weights, _owners(weights), dialects.Era(), found)
+
+
+def _with_one_each(tree: Node, owners: Sequence[str]) -> Node:
+    """The tree; batch norms of one name, class and config in several models are one layer where only one owner of weights has that name."""
+    alike: dict[tuple[str, str], list[Candidate]] = {}
+    for norm in candidates("", tree):
+        alike.setdefault((norm.node.name, norm.node.class_name), []).append(norm)
+    pairs = [(same[0].node, other.node) for same in alike.values() for other in same[1:]
+             if same[0].node.config == other.node.config and len(set().union(*(_possible(norm, owners) for norm in same))) == 1]
+    return with_shared(tree, pairs) if pairs else tree
+
+
+def _possible(norm: Candidate, owners: Iterable[str]) -> set[str]:
+    """The owners that bear a batch norm's name or that of the wrapper around it, as it is or with TensorFlow's number."""
+    return {owner for owner in owners if {norm.node.name, *norm.around} & {owner.rpartition("/")[2], _unnumbered(owner)}}
 
 
 def _owners(weights: Named) -> dict[str, list[str]]:
@@ -158,11 +175,14 @@ def _without_doubtful(chosen: Mapping[Candidate, str], norms: Sequence[Candidate
 
 def _by_number(norms: Sequence[Candidate], left: Sequence[str]) -> dict[Candidate, str]:
     """The owners of these batch norms where only one bears the name, as it is or with TensorFlow's number."""
-    possible = {norm: {owner for owner in left if {norm.node.name, *norm.around} & {owner.rpartition("/")[2], _unnumbered(owner)}}
-                for norm in norms}
+    possible = {norm: _possible(norm, left) for norm in norms}
     found: dict[Candidate, str] = {}
     while forced := [norm for norm, fitting in possible.items() if len(fitting) == 1]:
-        found[forced[0]] = owner = possible.pop(forced[0]).pop()
+        owner = next(iter(possible[forced[0]]))
+        rivals = [norm for norm in forced if owner in possible[norm]]
+        found.update({norm: owner for norm in rivals if len(rivals) == 1})
+        for norm in rivals:
+            del possible[norm]
         for fitting in possible.values():
             fitting.discard(owner)
     return found

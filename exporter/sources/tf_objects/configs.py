@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
-from exporter.errors import FormatError, UsageError
+from exporter.errors import FormatError, UsageError, names
 from exporter.formats.object_graph import CONFIG, CheckpointGraph
-from exporter.keras.config import Architecture, Node, is_batch_norm, join, parse_config, walk
+from exporter.keras.config import Node, is_batch_norm, join, parse_config, walk
+from exporter.keras.places import with_shared
 
 if TYPE_CHECKING:
     from exporter.formats.tensor_bundle import TensorBundle
@@ -55,53 +56,103 @@ class StoredConfigs:
         return self._parsed[node]
 
 
-def given_configs(graph: CheckpointGraph, architecture: Architecture, where: str) -> tuple[dict[int, tuple[str, Node]], dict[Node, int]]:
-    """Path and config of the batch norms by node of the graph, from the architecture that the user gave; and the nodes of all layers."""
-    roots = [node for node in (0, *dict.fromkeys(graph.children(0).values())) if "layer-0" in graph.children(node)] if len(graph) else []
+class Laid(NamedTuple):
+    """A config that was laid over the objects of a checkpoint.
+
+    norms: path and config of each batch norm, by object. tree: in which entries that are one object are marked as one layer.
+    places: the object of each layer of that tree. removed: objects that a Sequential holds and its config does not list any more.
+    """
+
+    norms: dict[int, tuple[str, Node]]
+    tree: Node
+    places: dict[Node, int]
+    removed: frozenset[int] = frozenset()
+
+
+def given_configs(graph: CheckpointGraph, tree: Node, where: str) -> Laid:
+    """Lays an architecture over the model in a checkpoint. Raises: FormatError, UsageError where it does not fit."""
+    roots = [node for node in (0, *dict.fromkeys(graph.children(0).values())) if _layers_of(graph, node)] if len(graph) else []
     roots = roots[:1] if roots[:1] == [0] else roots  # the models of a tf.train.Checkpoint, which is none itself
     misfits, fits = [], []
     for root in roots:
         try:
-            fits.append(_fit(graph, root, architecture.tree))
+            fits.append((root, _fit(graph, root, tree)))
         except FormatError as error:
             misfits.append(error)
     if len(fits) == 1:
-        return fits[0]
+        root, entries = fits[0]
+        pairs = [(first[1], other) for first, *others in filter(None, entries.values()) for _, other in others if first[1] is not other]
+        if pairs:
+            tree = with_shared(tree, pairs)
+            entries = _fit(graph, root, tree)
+        removed = frozenset(node for node, said in entries.items() if not said)
+        return Laid({node: said[0] for node, said in entries.items() if said and is_batch_norm(said[0][1])}, tree,
+                    {config: node for node, said in entries.items() for _, config in said}, removed)
     if misfits and not fits:
         raise misfits[0].inside(where)
+    if not fits and not tree.is_model:  # a class of the user's: its config says nothing of its layers
+        return Laid({}, tree, {})
     what = "fits several models of the checkpoint" if fits else "is that of a functional or Sequential model, but the checkpoint is not"
     raise UsageError(f"the architecture {what}", where=where, hint="give --epsilon instead")
 
 
-def _fit(graph: CheckpointGraph, root: int, tree: Node) -> tuple[dict[int, tuple[str, Node]], dict[Node, int]]:
-    """Lays the config's tree over the object graph: layer-N is the model's Nth layer (Model._layer_checkpoint_dependencies), and
-    wrappers hold theirs under the config's own names. Raises FormatError where the two differ."""
-    found: dict[int, tuple[str, Node]] = {}
-    places: dict[Node, int] = {}
+def about_removed(paths: Iterable[str]) -> str:
+    """What to say of batch norms that are in the file and in no model any more."""
+    return f"{names(paths)}: the file contains this, but the model no longer has such a layer (as after Sequential.pop()); left out"
+
+
+def _layers_of(graph: CheckpointGraph, node: int) -> list[int]:
+    """A model's layers: layer-0, layer-1 … up to Keras 2 (Model._layer_checkpoint_dependencies), a list of its own in Keras 3, which a
+    Sequential keeps in the functional model that it makes of itself."""
+    children = graph.children(node)
+    found = [children[key] for number in range(len(children)) if (key := f"layer-{number}") in children]
+    if found or not len(children):
+        return found
+    operations = graph.children(children.get("_functional", node)).get("_operations")
+    listed = {} if operations is None else graph.children(operations)
+    return [listed[key] for number in range(len(listed)) if (key := str(number)) in listed]
+
+
+def _fit(graph: CheckpointGraph, root: int, tree: Node) -> dict[int, list[tuple[str, Node]]]:
+    """Lays the config's tree over the object graph: each object's paths and configs, none of those that the config does not have any more.
+    Wrappers hold their layers under the config's own names. Raises FormatError where the two differ."""
+    found: dict[int, list[tuple[str, Node]]] = {}
     stack = [(root, "", tree)]
     while stack:
         node, path, config = stack.pop()
-        places[config] = node
-        children = graph.children(node)
+        found.setdefault(node, []).append((path, config))
         if is_batch_norm(config):
-            if not {"moving_mean", "moving_variance"} <= children.keys():
+            if not {"moving_mean", "moving_variance"} <= graph.children(node).keys():
                 raise FormatError(f"{path} is a batch norm in it, but not in the checkpoint", hint=OTHER_MODEL)
-            found.setdefault(node, (path, config))
             continue
-        inner = [child for _, child in config.children]
+        held = _paired(graph, node, path, config) if config.is_model else _held(graph, node, config)
         if config.is_model:
-            held = [children[key] for number in range(len(children)) if (key := f"layer-{number}") in children]
-            if len(inner) == len(held) + 1 and inner[0].class_name == "InputLayer":  # a Sequential may or may not count it,
-                inner = inner[1:]
-            elif len(held) == len(inner) + 1 and not graph.children(held[0]):  # in its config as in its checkpoint
-                held = held[1:]
-            if len(inner) != len(held):
-                raise FormatError(f"{path or 'the model'} has {len(inner)} layers in it, but {len(held)} in the checkpoint",
-                                  hint=OTHER_MODEL)
-            stack += [(child, join(path, below.name), below) for child, below in zip(held, inner, strict=True)]
-        else:
-            stack += [(child, join(path, below.name), below) for child, below in _held(graph, node, config)]
-    return found, places
+            kept = {child for child, _ in held}
+            found.update({child: [] for child in _layers_of(graph, node)[1:] if child not in kept and child not in found})
+        stack += [(child, join(path, below.name), below) for child, below in reversed(held)]
+    return found
+
+
+def _paired(graph: CheckpointGraph, node: int, path: str, config: Node) -> list[tuple[int, Node]]:
+    """The layers of a model with their configs, by their places."""
+    is_sequential = config.base_name == "Sequential"
+    inner, held = [child for _, child in config.children], _layers_of(graph, node)
+    if len(inner) == len(held) + 1 and inner[0].class_name == "InputLayer":  # a Sequential may or may not count it,
+        inner = inner[1:]
+    elif len(held) > len(inner) and not graph.children(held[0]) and (is_sequential or len(held) == len(inner) + 1):
+        held = held[1:]  # in its config as in its checkpoint
+    if is_sequential and len(held) > len(inner) and _are_named(graph, held, inner):
+        held = held[:len(inner)]  # TensorFlow 1.15 keeps what Sequential.pop() removed
+    if len(inner) != len(held):
+        raise FormatError(f"{path or 'the model'} has {len(inner)} layers in it, but {len(held)} in the checkpoint", hint=OTHER_MODEL)
+    return list(zip(held, inner, strict=True))
+
+
+def _are_named(graph: CheckpointGraph, held: Sequence[int], inner: Sequence[Node]) -> bool:
+    """Whether the variables of each layer are called by the name of the one in this place."""
+    names_there = [[stored.full_name.split("/")[:-1] for child in graph.children(node).values() if (stored := graph.stored(child))]
+                   for node in held]
+    return all(config.name in scope for scopes, config in zip(names_there, inner, strict=False) for scope in scopes)
 
 
 def _held(graph: CheckpointGraph, node: int, config: Node) -> list[tuple[int, Node]]:

@@ -173,10 +173,10 @@ def _scope(graph: CheckpointGraph, node: int) -> Names | None:
 
 
 def batch_norm(checkpoint: Checkpoint, keys: Mapping[str, str], path: str, *, node: Node | None = None, config: NormFields | None = None,
-               era: Era | None = None, broadcasts: bool = False) -> Stored:
+               era: Era | None = None, rank: int | None = None, broadcasts: bool = False) -> Stored:
     """A layer from the tensors of its parameters (role: key) and what its config says.
 
-    broadcasts: whether some may lack the axes in front that others have.
+    rank: of the input, where the config does not say it itself. broadcasts: whether some may lack the axes in front that others have.
 
     Raises FormatError where tensors are damaged, or contradict one another or the config.
     """
@@ -193,7 +193,7 @@ def batch_norm(checkpoint: Checkpoint, keys: Mapping[str, str], path: str, *, no
     if broadcasts:
         rank = max(values.ndim for values, _ in arrays.values())
         arrays = {role: (values.reshape((1,) * (rank - values.ndim) + values.shape), dtype) for role, (values, _) in arrays.items()}
-    return assemble(path, node, config, arrays, era or Era(), None, name=path.rpartition("/")[2])
+    return assemble(path, node, config, arrays, era or Era(), rank, name=path.rpartition("/")[2])
 
 
 def epsilon_of(norms: Iterable[GraphNorm]) -> float | None:

@@ -11,9 +11,18 @@ from exporter.formats.tensor_bundle import TensorBundle
 from exporter.keras.config import Node, NormFields, norm_fields
 from exporter.keras.dialects import Era, era_of
 from exporter.keras.lookalikes import reason_against
-from exporter.sources.shared.architecture import node_tree_from
-from exporter.sources.tf_objects.configs import StoredConfigs, given_configs
-from exporter.sources.tf_objects.norms import ObjectNames, ObjectNorm, batch_norm, object_norms, open_graph, sonnet_norms, with_kernel
+from exporter.keras.ranks import input_ranks
+from exporter.sources.shared.architecture import node_tree_from, note_own_classes
+from exporter.sources.tf_objects.configs import StoredConfigs, about_removed, given_configs
+from exporter.sources.tf_objects.norms import (
+    ObjectNames,
+    ObjectNorm,
+    batch_norm,
+    object_norms,
+    open_graph,
+    sonnet_norms,
+    with_kernel,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,11 +34,12 @@ if TYPE_CHECKING:
 
 
 class Said(NamedTuple):
-    """What is said of a batch norm: its path, and its config where there is one."""
+    """What is said of a batch norm: its path, and its config and the rank of its input where there are any."""
 
     path: str
     node: Node | None = None
     fields: NormFields | None = None
+    rank: int | None = None
 
 
 class Read(NamedTuple):
@@ -44,7 +54,7 @@ def read_norms(checkpoint: TensorBundle, graph: CheckpointGraph, norms: Iterable
                era: Era | None, found: Found) -> Iterator[Read]:
     """The layers of these nodes as the checkpoint stores them; `found` takes those that hold more than a batch norm does."""
     for norm in norms:
-        path, node, fields = said_of(norm)
+        path, node, fields, rank = said_of(norm)
         look = reason_against(node.class_name, node.config) if node else None
         if look is not None:
             found.skip(path, look)
@@ -54,7 +64,7 @@ def read_norms(checkpoint: TensorBundle, graph: CheckpointGraph, norms: Iterable
             continue
         stored = {role: graph.stored(variable) for role, variable in norm.variables.items()}
         keys = {role: value.key for role, value in stored.items() if value}
-        layer = batch_norm(checkpoint, keys, path, node=node, config=fields, era=era, broadcasts=norm.is_sonnet)
+        layer = batch_norm(checkpoint, keys, path, node=node, config=fields, era=era, rank=rank, broadcasts=norm.is_sonnet)
         yield Read(norm, layer, keys["moving_variance"])
 
 
@@ -67,30 +77,39 @@ def read_objects(checkpoint: TensorBundle, architecture: Place | None, found: Fo
     """
     graph = open_graph(checkpoint)
     configs: dict[int, tuple[str, Node]] = {}
-    era = None
+    ranks: Mapping[Node, int] = {}
+    era = tree = None
+    removed: frozenset[int] = frozenset()
     if architecture is not None:
         given = node_tree_from(architecture)
-        (configs, places), era = given_configs(graph, given, architecture.name), era_of(given.keras_version, given.backend)
+        era = era_of(given.keras_version, given.backend)
+        configs, tree, places, removed = given_configs(graph, given.tree, architecture.name)
+        ranks = input_ranks(tree)
         if with_kernels:
             from exporter.keras.kernels import feeding_layers
             from exporter.sources.tf_objects.kernels import given_kernels
 
-            found.kernels = given_kernels(checkpoint, graph, feeding_layers(given.tree), places)
+            found.kernels = given_kernels(checkpoint, graph, feeding_layers(tree), places)
     paths, stored_configs = ObjectNames(graph), StoredConfigs(checkpoint, graph)
 
     def said_of(norm: ObjectNorm) -> Said:
         path, node = configs.get(norm.node) or stored_configs.of(norm) or (paths.path(norm.node), None)
-        return Said(path, node, norm_fields(node) if node else None)
+        return Said(path, node, norm_fields(node) if node else None, ranks.get(node) if node else None)
 
     def is_stored(node: int) -> bool:
         return graph.stored(node) is not None
 
-    for read in read_norms(checkpoint, graph, object_norms(graph, is_stored), said_of, era, found):
+    there = object_norms(graph, is_stored)
+    left_out = [norm for norm in there if not removed.isdisjoint(norm.way[0])]
+    if left_out:
+        found.warn(about_removed(paths.path(norm.node) for norm in left_out))
+    for read in read_norms(checkpoint, graph, [norm for norm in there if norm not in left_out], said_of, era, found):
         found.take(with_kernel(read.layer, norms.get(read.key, []), era) if norms else read.layer)
     for read in read_norms(checkpoint, graph, sonnet_norms(graph), lambda norm: Said("/".join(norm.way[1])), era, found):
         rank = len(checkpoint.info(read.key).shape)  # the averages have all axes of the input
         axis = tuple(number if number == -1 else number + rank for number in read.layer.axis) if read.layer.axis and rank > 1 else None
         found.add(read.layer.replace(class_name="BatchNorm", axis=axis, ndim=rank if axis else None))
+    note_own_classes(tree, found)
     if not found.layers and not found.skipped:
         raise UnsupportedError("no object of the checkpoint has variables named moving_mean and moving_variance, and other names are "
                                "not conclusive", hint="if the model has a custom batch norm, save it with tf.saved_model.save: "

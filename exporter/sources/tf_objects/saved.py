@@ -7,17 +7,17 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from exporter.errors import FormatError, UnsupportedError, names, printable
+from exporter.errors import FormatError, UnsupportedError, UsageError, names, printable
 from exporter.formats.object_graph import CheckpointGraph, SavedGraph, Way, read_metadata
 from exporter.formats.strict_json import parse_json
 from exporter.keras.calls import NOTHING_AROUND, Surroundings
-from exporter.keras.config import Node, NormFields, is_batch_norm, join, model_tree, norm_fields, walk
+from exporter.keras.config import Node, NormFields, is_batch_norm, join, model_tree, norm_fields
 from exporter.keras.lookalikes import INNER_NORM, about_wrapper, inner_norm
+from exporter.sources.tf_objects.configs import Laid, given_configs
 from exporter.sources.tf_objects.norms import STATISTICS, ObjectNorm, object_norms, parameters
 from exporter.sources.tf_objects.parts import METADATA, MODEL, graphs_of, of_inference
 
 if TYPE_CHECKING:
-    from exporter.batchnorm.places import Call
     from exporter.files.place import Place
 
 AGAIN = "the file is damaged: copy or save the SavedModel again"
@@ -26,12 +26,12 @@ AGAIN = "the file is damaged: copy or save the SavedModel again"
 class KerasMetadata:
     """Keras's JSON about each object: in keras_metadata.pb from TensorFlow 2.5 on, before that beside the object itself."""
 
-    def __init__(self, place: Place, saved: SavedGraph) -> None:
+    def __init__(self, place: Place, saved: SavedGraph, stored: CheckpointGraph) -> None:
         self._separate = read_metadata(place.read(), place.name, saved) if place.is_file() else None
-        self._saved = saved
+        self._saved, self._stored = saved, stored
         self._where = place.name if self._separate is not None else saved.where
         self._parsed: dict[int, dict[str, Any]] = {}
-        self._places: dict[str, tuple[Call, ...]] | None = None
+        self._in_model: Laid | None = None
 
     def path(self, found: ObjectNorm) -> str:
         """The names of the Keras objects on the way to one, without the model's own; "" where its own is not known."""
@@ -57,7 +57,7 @@ class KerasMetadata:
         tree = model_tree({"class_name": said["class_name"], "config": said["config"]}, self._where)
         if not is_batch_norm(tree):
             return None
-        tree = dataclasses.replace(tree, surroundings=self._surroundings(found), calls=self._calls().get(self.path(found), ()))
+        tree = self._placed(tree, found)
         config = norm_fields(tree)
         listed = _entry(self._json(found.way[0][-2]) if len(found.way[0]) > 1 else {}, tree.name).get("config")
         if tree.name not in ("", said.get("name", tree.name)):
@@ -84,15 +84,28 @@ class KerasMetadata:
 
     def model(self) -> Node | None:
         """The config of the outermost model; None where it lists no layers."""
-        said = self._json(0)
-        return model_tree({key: said.get(key) for key in ("class_name", "config")}, self._where) if _listed(said) else None
+        laid = self._laid()
+        return laid.tree if laid else None
 
-    def _calls(self) -> dict[str, tuple[Call, ...]]:
-        """What feeds and follows the batch norms of the outermost model, by path; of none where its config lists no layers."""
-        if self._places is None:
-            tree = self.model()
-            self._places = {path: node.calls for path, node in walk(tree)} if tree else {}
-        return self._places
+    def _placed(self, tree: Node, found: ObjectNorm) -> Node:
+        """The config of a batch norm with how its models call it: on this way to it, and, in the outermost model's config, on all."""
+        laid = self._laid()
+        _, listed = laid.norms.get(found.node, ("", None)) if laid else ("", None)
+        around = self._surroundings(found)
+        if listed is not None and listed.surroundings.training:
+            around = dataclasses.replace(around, training=True)
+        return dataclasses.replace(tree, surroundings=around, calls=listed.calls if listed is not None else ())
+
+    def _laid(self) -> Laid | None:
+        """The config of the outermost model, laid over the objects; of no layer where it does not fit them, None where it lists none."""
+        said = self._json(0)
+        if self._in_model is None and _listed(said):
+            model = model_tree({key: said.get(key) for key in ("class_name", "config")}, self._where)
+            try:
+                self._in_model = given_configs(self._stored, model, self._where)
+            except (FormatError, UsageError):  # what says nothing of a layer's numbers; what it says of those is checked elsewhere
+                self._in_model = Laid({}, model, {})
+        return self._in_model
 
     def _surroundings(self, found: ObjectNorm) -> Surroundings:
         """What the models and wrappers on the way to a layer say of it and of its calls."""

@@ -1,0 +1,57 @@
+"""The search over writers (fuzz/writers.py), on a few models: what the installed Keras and tf_keras save is what their layers hold."""
+
+from __future__ import annotations
+
+import functools
+import json
+import pathlib
+
+import pytest
+
+HERE = pathlib.Path(__file__).resolve().parent.parent / "fuzz"
+FORMS = ("keras", "h5", "weights.h5 + json", "checkpoint + json", "tf weights + json")
+
+pytestmark = [pytest.mark.live, pytest.mark.filterwarnings("ignore")]
+
+
+@pytest.fixture
+def fuzz(monkeypatch):
+    """The modules of the search, which import each other by their names."""
+    monkeypatch.syspath_prepend(str(HERE))
+    import read_models
+    import write_models
+
+    return write_models, read_models
+
+
+@functools.cache
+def loaded(name):
+    import random_models
+    import write_models
+
+    api, tensorflow = write_models.load(name)
+    return api, tensorflow, random_models.classes(api.keras)
+
+
+@pytest.mark.parametrize("seed", [10, 117])
+def test_random_models(keras, fuzz, seed, tmp_path):
+    write, read = fuzz
+    api, tensorflow, own = loaded(keras.__name__)
+    truth = write.make(api, tensorflow, own, seed, tmp_path, FORMS)
+    reading = read.Reading(tmp_path)
+    assert reading.run() == []
+    assert len(truth["files"]) >= 3
+    assert sum(counts["right"] for counts in reading.counts.values()) > len(truth["files"])
+
+
+def test_what_is_wrong_is_said(keras, fuzz, tmp_path):
+    """The search itself: a truth that was changed is no longer what is read."""
+    write, read = fuzz
+    api, tensorflow, own = loaded(keras.__name__)
+    truth = write.make(api, tensorflow, own, 10, tmp_path, ("weights.h5 + json",))
+    for layer in truth["layers"]:
+        layer.update(epsilon=7.0, axis=[layer["ndim"]], paths=["elsewhere"], training=not layer["training"], own=False)
+        layer["calls"] = [{"path": "", "training": False, "inputs": [["elsewhere", "Dense"]], "outputs": []}]
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    said = " ".join(read.Reading(tmp_path).run())
+    assert all(word in said for word in ("epsilon", "axis", "path", "called_in_training", "calls"))
