@@ -82,6 +82,13 @@ def test_sizes_are_checked_before_anything_is_read(tmp_path):
         Place(tmp_path / "sparse").read()
 
 
+def test_a_file_may_be_as_large_as_its_limit(tmp_path):
+    (tmp_path / "m").write_bytes(b"12345")
+    assert Place(tmp_path / "m").read(5) == b"12345"
+    with pytest.raises(FormatError, match="at most 4 bytes in this file, got 5"):
+        Place(tmp_path / "m").read(4)
+
+
 def test_dangling_links_and_loops_are_nothing_or_an_error(tmp_path):
     (tmp_path / "dangling").symlink_to("nothing")
     (tmp_path / "loop").symlink_to("loop")

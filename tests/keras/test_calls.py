@@ -45,6 +45,7 @@ def around(config):
     ([keras_2(), keras_2(training=True)], True), ([keras_2(training=False), keras_2()], None),
     ([["x", 0, 0, {"training": True}]], True), ([{"a": ["x", 0, 0, {"training": True}]}], True),
     ([[["x", 0, 0, {}], ["y", 0, 0, {"training": True}]]], True),
+    ([[]], None), ([[], keras_2(training=True)], True), ([[[]]], None), ([[["x"]]], None),
     ([keras_3()], None), ([keras_3(mask=None)], None), ([keras_3(training=True)], True), ([keras_3(training=1)], True),
     ([keras_3(training=False)], False), ([keras_3(), keras_3(training=True)], True),
 ])

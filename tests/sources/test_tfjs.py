@@ -82,6 +82,11 @@ def test_shards_cut_where_they_like(model, cut, groups):
     assert (bundle.origin.keras_version, bundle.origin.backend, bundle.layers[0].quantized) == ("2.2.4", "tensorflow", None)
 
 
+def test_weights_without_a_number_are_weights(model):
+    weights = {"d/kernel": np.ones((0, 3), "f4"), **named("bn", A), "other/bias": np.ones(0, "f4")}
+    assert shown(read(model(functional("m", entry("Dense", "d"), norm("bn")), weights))) == {"bn": (0.001, given(A))}
+
+
 @pytest.mark.parametrize("kind", ["uint8", "uint16", "float16"])
 def test_quantized(model, kind):
     """v * scale + min in float64, rounded once, is what TensorFlow.js computes."""

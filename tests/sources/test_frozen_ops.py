@@ -1,0 +1,117 @@
+"""Frozen graphs again: the ops that hold a batch norm beside other things, a single channel, and choices that are made already."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from exporter.errors import UnresolvedError, UnsupportedError
+from tests.make.graph_files import Function, chain, const, frozen_variables, function, node, parameters
+from tests.sources.test_frozen_graph import ROLES, X, check, fused, read
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+def test_the_op_of_2015(tmp_path, scaled):
+    """BatchNormWithGlobalNormalization(t, m, v, beta, gamma): gamma comes last, and is not used unless the op says so."""
+    values = parameters()
+    nodes, (g, b, mean, variance) = frozen_variables("bn", values)
+    op = node("bn/norm", "BatchNormWithGlobalNormalization", "x", mean, variance, b, g, variance_epsilon=0.02,
+              scale_after_normalization=scaled)
+    layer = read(tmp_path, X, *nodes, op)["bn"]
+    check(layer, [values[0] if scaled else None, *values[1:]], epsilon=0.02)
+    assert (layer.class_name, layer.axis, layer.ndim) == ("BatchNormWithGlobalNormalization", (-1,), 4)
+
+
+@pytest.mark.parametrize("op", ["_FusedConv2D", "_FusedDepthwiseConv2dNative"])
+@pytest.mark.parametrize(("layout", "axis"), [("NHWC", (-1,)), ("NCHW", (1,))])
+def test_a_convolution_that_grappler_fused_it_into(tmp_path, op, layout, axis):
+    """_FusedConv2D(input, filter, scale, offset, mean, variance)."""
+    values = parameters()
+    nodes, reads = frozen_variables("conv/bn", values)
+    kernel = const("kernel", np.ones((1, 1, 3, 3), "f4"))
+    layer = read(tmp_path, X, *nodes, kernel,
+                 node("conv", op, "x", "kernel", *reads, fused_ops=["FusedBatchNorm", "Relu"], epsilon=2e-3, data_format=layout))["conv/bn"]
+    check(layer, values, epsilon=2e-3)
+    assert (layer.axis, layer.ndim) == (axis, 4)
+
+
+def test_a_convolution_that_something_else_was_fused_into(tmp_path):
+    nodes = [const("kernel", np.ones((1, 1, 3, 3), "f4")), const("bias", np.ones(3, "f4"))]
+    with pytest.raises(UnsupportedError, match="holds no BatchNormalization"):
+        read(tmp_path, X, *nodes, node("conv", "_FusedConv2D", "x", "kernel", "bias", fused_ops=["BiasAdd", "Relu"]))
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_of_one_channel_the_number_without_a_dimension_is_epsilon(tmp_path, swapped):
+    values = parameters(1)
+    nodes, reads = frozen_variables("bn", values)
+    ops = chain("bn", "x", *reads, epsilon=0.03)
+    if swapped:
+        ops[1] = node("bn/batchnorm/add", "AddV2", "bn/batchnorm/add/y", reads[3])
+    layer = read(tmp_path, node("x", "Placeholder", shape=(-1, 4, 4, 1)), *nodes, *ops)["bn"]
+    check(layer, values, epsilon=0.03)
+    assert (layer.axis, layer.shape) == ((-1,), (1,))
+
+
+@pytest.mark.parametrize(("shape", "axis"), [((1, 1, 1, 1), (1,)), ((1,), (-1,)), ((1, 1), (-1,))])
+def test_one_channel_that_is_reshaped_lies_along_another_axis_than_the_last(tmp_path, shape, axis):
+    """tf.keras reshapes parameters only where the axis is not the last one."""
+    values = parameters(1)
+    nodes, reads = frozen_variables("bn", values)
+    reshaped = [const("s", np.int32(shape)), *(node(f"r{n}", "Reshape", one, "s") for n, one in enumerate(reads))]
+    x = node("x", "Placeholder", shape=(-1, 1, 4, 4))
+    layer = read(tmp_path, x, *nodes, *reshaped, *chain("bn", "x", "r0", "r1", "r2", "r3"))["bn"]
+    assert (layer.axis, layer.shape) == (axis, (1,))
+    assert layer.moving_variance.tobytes() == values[3].tobytes()
+
+
+@pytest.mark.parametrize("op", ["If", "StatelessIf"])
+def test_a_choice_that_is_made_already(tmp_path, op):
+    """keras_learning_phase, frozen: only the branch that will run is looked at, also where that is the one of training."""
+    values = parameters()
+    nodes, reads = frozen_variables("bn", values)
+    branches = [function("batch", ["x", *ROLES], [node("y", "FusedBatchNormV3", "x", *ROLES)], {"o": "y:y:0"}),
+                function("stored", ["x", *ROLES], [node("y", "FusedBatchNormV3", "x", *ROLES, is_training=False)], {"o": "y:y:0"})]
+    choice = node("c", op, "phase", "x", *reads, then_branch=Function("batch"), else_branch=Function("stored"))
+    bundle = read(tmp_path, X, *nodes, const("phase", np.bool_(False)), choice, functions=branches)
+    check(bundle["bn"], values, epsilon=1e-4)
+    with pytest.raises(UnresolvedError, match="statistics of the batch"):
+        read(tmp_path, X, *nodes, const("phase", np.bool_(True)), choice, functions=branches)
+
+
+def test_both_sides_of_a_choice_that_is_not_made(tmp_path):
+    first, second = parameters(), parameters(seed=1)
+    nodes, reads = frozen_variables("first", first)
+    more, others = frozen_variables("second", second)
+    branch = [node("y", "FusedBatchNormV3", "x", *ROLES, is_training=False)]
+    functions = [function("one", ["x", *ROLES, *(f"o_{role}" for role in ROLES)], branch, {"o": "y:y:0"}),
+                 function("two", ["x", *(f"o_{role}" for role in ROLES), *ROLES], branch, {"o": "y:y:0"})]
+    choice = node("c", "If", "phase", "x", *reads, *others, then_branch=Function("one"), else_branch=Function("two"))
+    bundle = read(tmp_path, X, *nodes, *more, node("phase", "Placeholder"), choice, functions=functions)
+    assert bundle.paths() == ["first", "second"]
+
+
+def test_a_transpose_that_does_not_come_back_changes_nothing(tmp_path):
+    nodes, reads = frozen_variables("bn", parameters())
+    orders = [const("p", np.int32([0, 2, 3, 1])), const("q", np.int32([0, 1, 2, 3]))]
+    layer = read(tmp_path, X, *nodes, *orders, node("t", "Transpose", "x", "p"), fused("bn", reads, x="t"),
+                 node("u", "Transpose", "bn/FusedBatchNormV3", "q"))["bn"]
+    assert (layer.axis, layer.ndim) == ((-1,), 4)
+
+
+def test_the_copy_in_training_of_one_function_and_that_of_inference_of_another(tmp_path):
+    """What is normalized is seen through the calls: both copies are fed the same input."""
+    values = parameters()
+    nodes, (g, b, mean, variance) = frozen_variables("bn", values)
+    training = function("training", ["h", "g", "b"], [const("none", np.zeros(0, "f4")),
+                                                      node("y", "FusedBatchNormV3", "h", "g", "b", "none:output:0", "none:output:0",
+                                                           epsilon=0.001)], {"o": "y:y:0"})
+    inference = function("inference", ["h", *ROLES], [node("y", "FusedBatchNormV3", "h", *ROLES, is_training=False, epsilon=0.001)],
+                         {"o": "y:y:0"})
+    calls = [node("a", "PartitionedCall", "x", g, b, f=Function("training")),
+             node("c", "PartitionedCall", "x", g, b, mean, variance, f=Function("inference"))]
+    bundle = read(tmp_path, X, *nodes, *calls, functions=[training, inference])
+    assert bundle.paths() == ["bn"]
+    check(bundle["bn"], values)
+    with pytest.raises(UnresolvedError, match="statistics of the batch"):
+        read(tmp_path, X, *nodes[:4], calls[0], functions=[training])
