@@ -164,6 +164,12 @@ def era_of(keras_version: str | None, backend: str | None) -> Era:
     return Era(version=version, backend=backend, is_tf_keras=found[4].startswith("-tf") or (2, 4) <= version < (3,))
 
 
+def write_alike(a: str, b: str) -> bool:
+    """Whether two values of `keras_version` are of writers whose files mean the same."""
+    one, other = era_of(a, None), era_of(b, None)
+    return one.facts is not None and (one.facts, one.is_tf_keras) == (other.facts, other.is_tf_keras)
+
+
 def era_of_tensorflow(version: str | None) -> Era:
     """The era of tf.keras in this TensorFlow."""
     era = era_of(version, "tensorflow")

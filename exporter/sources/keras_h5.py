@@ -111,9 +111,11 @@ def _kernels(file: File, groups: list[LayerGroup], said: Node | None, named: Nod
 
 
 def _said(file: File, base: str, name: str) -> str | None:
-    """A word about the writer, which a whole model says for itself and for its weights."""
+    """The version or backend of the writer, which a whole model states for itself and for its weights. Two versions that write and mean the
+    same are no contradiction: people edit the one to please a loader.
+    """
     own, inner = file.text("", name), file.text(base, name)
-    if own and inner and own != inner:
+    if own and inner and own != inner and (name == "backend" or not dialects.write_alike(own, inner)):
         raise FormatError(f"its {name} is {printable(own, 40)!r}, and in the group of its weights {printable(inner, 40)!r}",
                           hint="the file is damaged, or two files were put together; save the model again")
     return own or inner
