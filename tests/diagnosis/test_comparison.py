@@ -239,6 +239,21 @@ def test_the_same_counted_names_are_paired_by_path():
     assert {pair.how for pair in exporter.compare(make_bundle(*mine), make_bundle(*reversed(other))).pairs} == {"by path"}
 
 
+def test_a_shape_and_a_number_of_channels_that_differ():
+    mine = make_layer("bn", shape=(2, 3), axis=(1, 2), ndim=3)
+    found = exporter.compare(make_bundle(mine), make_bundle(mine.replace(shape=(3, 2), **{
+        name: values.reshape(3, 2) for name, values in mine.parameters().items()})))
+    shapes = [(one.mine, one.theirs) for one in found.differences if one.what == "shape"]
+    assert shapes == [([2, 3], [3, 2])]
+    longer = exporter.compare(make_bundle(MINE), make_bundle(make_layer("bn", shape=(7,))))
+    assert [(one.what, one.mine, one.theirs) for one in longer.differences] == [("channels", 6, 7)]
+
+
+def test_no_rounding_is_nothing_in_json():
+    same = exporter.compare(make_bundle(MINE), make_bundle(MINE)).to_dict()
+    assert [pair["rounding"] for pair in same["pairs"]] == [None]
+
+
 def test_what_is_only_on_one_side():
     a, b = numbered("a", "b")
     longer = make_layer("c", shape=(7,), seed=3)

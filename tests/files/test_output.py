@@ -15,6 +15,7 @@ import exporter
 from exporter.errors import OutputError, UsageError
 from exporter.files import output
 from exporter.files.place import Place
+from exporter.files.remote import place_for
 from tests.make.layers import make_bundle
 
 
@@ -45,6 +46,18 @@ def test_a_read_only_folder_is_refused(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(OutputError, match="not writable"):
         exporter.write(make_bundle(), tmp_path / "out.json")
+
+
+def test_a_folder_that_may_not_be_written_is_refused_before_any_work(tmp_path, monkeypatch):
+    """What the system says of a folder, whoever asks."""
+    monkeypatch.setattr(os, "access", lambda path, mode: not (os.fspath(path) == os.fspath(tmp_path) and mode == os.W_OK))
+    with pytest.raises(OutputError, match="its folder is not writable"):
+        output.check_output(tmp_path / "out.json")
+
+
+def test_inputs_far_away_are_nowhere_near_the_output(tmp_path):
+    (tmp_path / "out.json").write_text("old")
+    output.check_output(tmp_path / "out.json", [place_for("https://example.com/model.h5"), place_for("memory://folder/model")])
 
 
 def test_unknown_suffixes_are_refused_with_the_known_ones(tmp_path):

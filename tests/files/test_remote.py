@@ -295,6 +295,15 @@ def test_a_file_that_is_replaced_meanwhile_is_refused(folder, monkeypatch):
 
 
 @needs_http
+def test_a_pointer_of_git_lfs_instead_of_the_weights(folder):
+    """Not the file that was asked for, but one that it leads to."""
+    text = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 12345\n"
+    (folder / "small.h5").write_bytes(text)
+    with serving(folder) as server, pytest.raises(FormatError, match="Git LFS pointer"):
+        exporter.read(server.url("small.h5"))
+
+
+@needs_http
 def test_a_web_page_instead_of_the_model(folder):
     (folder / "model.h5").write_text("<!DOCTYPE html><html>Sign in</html>")
     with serving(folder) as server, pytest.raises(FormatError, match="HTML"):

@@ -70,6 +70,24 @@ def test_strings(tmp_path, strings):
         assert checkpoint.strings("s") == strings
 
 
+def test_damaged_strings_are_noticed(tmp_path):
+    """Of their lengths and of their letters there is a CRC each."""
+    strings = [b"gamma", b"", b"beta" * 40]
+
+    def shaped(entries):
+        return [(key, value + field(2, shape_proto((3,))) if key == b"s" else value) for key, value in entries]
+
+    index = write_bundle(tmp_path, "m", {"s": strings}, change=shaped)
+    path = tmp_path / "m.data-00000-of-00001"
+    sound = path.read_bytes()
+    with opened(index) as checkpoint:
+        assert checkpoint.strings("s") == strings
+    for at in range(len(sound)):
+        path.write_bytes(sound[:at] + bytes([sound[at] ^ 1]) + sound[at + 1:])
+        with opened(index) as checkpoint, pytest.raises(FormatError, match=r"CRC|lengths"):
+            checkpoint.strings("s")
+
+
 SLICES = {"rows": [[(0, 3), (0, -1)], [(3, 4), (0, -1)], [(7, 3), (0, -1)]], "columns": [[(0, -1), (0, 2)], [(0, 10), (2, 3)]],
           "whole": [[(0, -1), (0, -1)]], "far": [[(0, 70), (0, 5)], [(70, 200), (0, 5)]]}
 

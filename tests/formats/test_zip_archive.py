@@ -108,6 +108,27 @@ def test_zip64():
     assert "zip64 record" in refused(data.replace(b"PK\6\6", b"PK\7\7"))
 
 
+@pytest.mark.parametrize(("at", "form", "value"), [(8, "<HH", (0xFFFF, 0xFFFF)), (12, "<I", (0xFFFFFFFF,)), (16, "<I", (0xFFFFFFFF,))],
+                         ids=["members", "length", "start"])
+def test_any_number_that_does_not_fit_is_in_the_zip64_record(at, form, value):
+    """The others stand in the plain record as they are."""
+    data = bytearray(as_zip64(GOOD))
+    plain = bytes(GOOD[GOOD.rfind(b"PK\5\6"):])
+    end = data.rfind(b"PK\5\6")
+    data[end:] = plain
+    struct.pack_into(form, data, end + at, *value)
+    assert Archive(MemoryFile(bytes(data))).read("config.json") == CONFIG
+
+
+def test_numbers_behind_the_data_are_those_of_the_directory_only_where_the_header_says_so():
+    data = bytearray(GOOD)
+    struct.pack_into("<III", data, 14, 0, 0, 0)
+    assert "disagree" in refused(bytes(data))
+    for start, offset in ((0, 6), (data.find(b"PK\1\2"), 8)):
+        struct.pack_into("<H", data, start + offset, 8)
+    assert Archive(MemoryFile(bytes(data))).read("config.json") == CONFIG
+
+
 @pytest.mark.parametrize("size", [0, 3, 30, 200, len(GOOD) // 2, len(GOOD) - 60, len(GOOD) - 1])
 def test_cut_short(size):
     assert "cut short" in refused(GOOD[:size])

@@ -132,6 +132,17 @@ def test_gamma_of_ones_in_the_graph_is_none(tmp_path):
     check(exporter.read(index)["bn"], [None, *values[1:]])
 
 
+@pytest.mark.parametrize(("offset", "kept"), [(np.zeros(3, "f4"), None), (np.float32([0, 1, 2]), np.float32([0, 1, 2]))])
+def test_beta_of_zeros_in_the_graph_is_none(tmp_path, offset, kept):
+    """A number in the graph beside variables in the checkpoint; one that adds something is kept."""
+    values = parameters()
+    names = ("gamma", "moving_mean", "moving_variance")
+    nodes, (gamma, mean, variance) = variables("bn", names=names, count=3)
+    fused = node("bn/FusedBatchNorm", "FusedBatchNorm", "x", gamma, "offset", mean, variance, is_training=False, epsilon=0.001)
+    index = save(tmp_path, tensors("bn", [values[0], *values[2:]], names), *nodes, const("offset", offset), fused)
+    check(exporter.read(index)["bn"], [values[0], kept, *values[2:]])
+
+
 @pytest.mark.parametrize(("version", "epsilon", "effective"), [("1.3.0", 1e-7, 1.00001e-7), ("1.12.0", 1.00001e-7, None)])
 def test_what_the_first_fused_kernel_added_to_epsilon(tmp_path, version, epsilon, effective):
     """tf.nn.fused_batch_norm of TensorFlow 1.0 to 1.3 put epsilon + 1e-12 into the graph where epsilon was 1e-5 or less."""
@@ -264,6 +275,17 @@ def test_the_only_graph_of_the_folder_under_another_name(tmp_path):
     with pytest.raises(UnsupportedError) as error:
         exporter.read(index)
     assert "graph-1203-084736.meta" in error.value.hint
+
+
+def test_the_only_graph_of_the_folder_whose_saver_gave_names(tmp_path):
+    values = parameters()
+    nodes, reads = variables("bn")
+    stored_as = [b"one", b"two", b"three", b"four"]
+    saver = [node("save/tensor_names", "Const", value=tensor(stored_as)),
+             node("save/SaveV2", "SaveV2", "save/Const", "save/tensor_names", "save/slices", *(f"bn/{role}" for role in ROLES))]
+    index = save(tmp_path, dict(zip([name.decode() for name in stored_as], values, strict=True)), *nodes, *chain("bn", "x", *reads), *saver)
+    (tmp_path / "model.ckpt.meta").rename(tmp_path / "graph.meta")
+    check(exporter.read(index)["bn"], values)
 
 
 def test_the_only_graph_of_the_folder_is_of_another_model(tmp_path):

@@ -1,0 +1,46 @@
+"""Where the data of a file lies: no two datasets in one place."""
+
+from __future__ import annotations
+
+import h5py
+import numpy as np
+import pytest
+
+from exporter.errors import FormatError
+from exporter.files.place import Place
+from exporter.formats.hdf5 import open_hdf5
+from exporter.formats.hdf5_overlap import Spans
+
+
+def test_each_place_is_told_where_the_one_before_ends():
+    spans = Spans()
+    assert spans.add("a", 10, 20) == 0
+    assert spans.add("b", 30, 40) == 20
+    assert spans.add("c", 0, 5) == 0
+    assert spans.add("d", 20, 30) == 20
+    assert spans.add("e", 5, 10) == 5
+    assert spans.add("f", 40, 41) == 40
+
+
+@pytest.mark.parametrize(("at", "end"), [(10, 20), (0, 11), (19, 25), (12, 13), (0, 100)])
+def test_a_place_that_is_taken_is_refused(at, end):
+    spans = Spans()
+    spans.add("a", 10, 20)
+    with pytest.raises(FormatError, match="its data overlaps that of a"):
+        spans.add("b", at, end)
+
+
+def test_the_same_path_may_be_read_again():
+    spans = Spans()
+    spans.add("a", 10, 20)
+    spans.add("a", 10, 20)
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 3), (2, 0)])
+@pytest.mark.parametrize("dtype", ["f4", "f8", "f2"])
+def test_a_dataset_without_a_number_lies_nowhere(tmp_path, shape, dtype):
+    with h5py.File(tmp_path / "m.h5", "w") as file:
+        file["x"] = np.zeros(shape, dtype)
+    with open_hdf5(Place(tmp_path / "m.h5")) as file:
+        values, name = file.array("x")
+    assert (values.shape, values.dtype, name) == (shape, np.dtype(dtype), np.dtype(dtype).name)
