@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exporter.batchnorm.dtypes import TINY, UNIT, round_to
-from exporter.batchnorm.layer import BatchNorm, exact_rows, wide
+from exporter.batchnorm.layer import BatchNorm, exact_rows, scale_and_offset, wide
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -44,6 +44,19 @@ def bound(layer: BatchNorm, x: NDArray[Any], dtype: str | None = None) -> NDArra
     a = np.abs(gamma) / root
     size: NDArray[np.float64] = a * np.abs(np.asarray(x, np.float64)) + a * np.abs(mean) + np.abs(beta)
     return 16 * UNIT[dtype] * size + TINY[dtype]
+
+
+def part_of_bound(layer: BatchNorm, x: NDArray[Any], y: NDArray[Any]) -> float:
+    """How far scale * x + offset is from y at worst, as a part of the bound; inf where it overflows.
+
+    Computed in float32, for a float64 layer in float64. x, y: the inputs and outputs of a bundle's test.
+    """
+    kind = np.float64 if layer.dtype == "float64" else np.float32
+    with np.errstate(over="ignore", invalid="ignore"):
+        scale, offset = (values.ravel().astype(kind) for values in scale_and_offset(layer))
+        got = (scale * x.astype(kind) + offset).astype(np.float64)
+        parts = np.abs(got - np.asarray(y, np.float64)) / bound(layer, x)
+    return float(np.where(np.isnan(parts), np.inf, parts).max())
 
 
 def ulps(got: NDArray[Any], want: NDArray[Any], dtype: str) -> NDArray[np.float64]:

@@ -10,11 +10,12 @@ import base64
 import hashlib
 import html
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from exporter.__about__ import __version__
+from exporter.batchnorm.listing import places
 from exporter.diagnosis.mistakes import BY_CODE
 from exporter.diagnosis.port_answer import Compared, Comparison, Difference
 from exporter.errors import printable
@@ -23,11 +24,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from exporter.batchnorm.bundle import Bundle
+    from exporter.batchnorm.layer import BatchNorm
     from exporter.diagnosis.ports.port import Port, Ported
 
 LONGEST = 300  # characters of a name or sentence
 SIDE = 120  # units of a drawing
 MOST_DOTS = 512  # channels drawn, evenly spread; those that differ most are among them
+MOST_DRAWN = 150  # arrays with a drawing, so that a page of two models that have nothing in common can still be opened
+MOST_LISTED = 8  # channels of an array whose numbers stand below the drawing
 STYLE = """
 :root { color-scheme: light dark; --line: #8886; --bad: #c2410c; --good: #15803d; }
 body { font: 15px/1.45 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; }
@@ -36,30 +40,41 @@ tr { border-bottom: 1px solid var(--line); } bdi { font-family: ui-monospace, mo
 td span { display: block; }
 .differs { color: var(--bad); } .equal { color: var(--good); } figure { display: inline-block; margin: .4rem 1rem .4rem 0; }
 svg { width: 150px; height: 150px; border: 1px solid var(--line); } circle { fill: currentColor; fill-opacity: .6; }
-svg path { stroke: var(--line); fill: none; } figcaption { font-size: .8rem; max-width: 18rem; }
-code { font-family: ui-monospace, monospace; }
+svg path { stroke: var(--line); fill: none; } figcaption { font-size: .8rem; max-width: 24rem; }
+code { font-family: ui-monospace, monospace; } small, .soft { opacity: .75; } summary { cursor: pointer; font-size: .8rem; }
+@media (max-width: 40rem) {
+  body > table > * > tr, body > table > * > tr > *, body > table, body > table > * { display: block; }
+  body > table > thead { display: none; } h1 { font-size: 1.3rem; overflow-wrap: anywhere; } figcaption { max-width: 100%; }
+}
+details { overflow-x: auto; }
+details td, details th { padding: .05rem .6rem .05rem 0; text-align: right; font-size: .8rem; } details tr { border: 0; }
 """
 
 
 def page(found: Comparison, mine: Bundle, mine_name: str, theirs: Port) -> bytes:
     """The page, UTF-8."""
     digest = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
-    left = {layer.path: layer.parameters() for layer in mine}
     right = {layer.path: layer for layer in theirs.layers}
-    rows = "".join(_row(pair, left[pair.path], right[pair.other]) for pair in found.pairs)
+    differing = sum(bool(one.of) for pair in found.pairs for one in pair.differences)
+    drawings = iter(range(MOST_DRAWN))
+    rows = "".join(_row(pair, mine[pair.path], right[pair.other], drawings) for pair in found.pairs)
     rows += "".join(f'<tr><td>{_path(one.path)}</td><td>…</td><td class="differs">not in {_text(found.name)} {_said(one)}</td></tr>'
                     for one in found.missing)
     rows += "".join(f'<tr><td>…</td><td>{_path(one.path)}</td><td class="differs">not in {_text(mine_name)}</td></tr>'
                     for one in found.added)
     verdict = found.text().splitlines()[-1]
     title = f"{_text(mine_name)} and {_text(found.name)}"
+    told_apart = (f"{_text(mine_name)}: {len(mine)} layers, {mine.digest()[7:15]}; {_text(found.name)}: {len(theirs.layers)} layers"
+                  + (f". Drawn are the first {MOST_DRAWN} of {differing} arrays that differ" if differing > MOST_DRAWN else ""))
     policy = f"default-src 'none'; base-uri 'none'; form-action 'none'; style-src 'sha256-{digest}'"
     body = (f'<h1>{title}</h1><p class="{"equal" if found.same else "differs"}"><strong>{_text(verdict)}</strong></p>'
+            f'<p class="soft">{told_apart}.</p>'
             f"<ul>{''.join(f'<li>{_text(note)}</li>' for note in (*found.notes, *found.to_set))}</ul>{_mistakes(found)}"
             f"<table><thead><tr><th>{_text(mine_name)}</th><th>{_text(found.name)}</th><th>what differs</th></tr></thead>"
             f"<tbody>{rows}</tbody></table><p>bn-export {__version__}</p>")
     return (f'<!doctype html><html lang="en"><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{policy}">'
-            f'<meta name="viewport" content="width=device-width"><title>{title}</title><style>{STYLE}</style>{body}</html>\n').encode()
+            f'<meta name="viewport" content="width=device-width"><title>{title} · {len(mine)} layers · {mine.digest()[7:15]}</title>'
+            f"<style>{STYLE}</style>{body}</html>\n").encode()
 
 
 def _text(text: str) -> str:
@@ -77,23 +92,49 @@ def _mistakes(found: Comparison) -> str:
     return f"<dl>{''.join(rows)}</dl>" if rows else ""
 
 
-def _row(pair: Compared, mine: Mapping[str, NDArray[np.generic]], theirs: Ported) -> str:
-    drawings = "".join(_figures(pair, mine, theirs))
+def _row(pair: Compared, mine: BatchNorm, theirs: Ported, room: Iterator[int]) -> str:
+    drawings = "".join(_figures(pair, mine.parameters(), theirs, room))
     verdict = f"equal after rounding to {pair.rounding}" if pair.rounding and not pair.differences else pair.verdict
     kind = "differs" if pair.differences else "equal"
-    return (f'<tr><td>{_path(pair.path)}</td><td>{_path(pair.other)}<br><small>{_text(pair.how)}</small></td>'
+    fed, followed = places(mine)
+    stands = f"<br><small>after {_text(fed)}, before {_text(followed)}</small>" if mine.calls else ""
+    return (f'<tr><td>{_path(pair.path)}{stands}</td><td>{_path(pair.other)}<br><small>{_text(pair.how)}</small></td>'
             f'<td><span class="{kind}">{_text(verdict)}</span>{drawings}</td></tr>')
 
 
-def _figures(pair: Compared, mine: Mapping[str, NDArray[np.generic]], theirs: Ported) -> Iterator[str]:
+def _figures(pair: Compared, mine: Mapping[str, NDArray[np.generic]], theirs: Ported, room: Iterator[int]) -> Iterator[str]:
     for one in pair.differences:
         caption = f"{_text(one.what)} {_said(one)}"
         if not one.of:
             yield f"<p>{caption}: {_text(str(one.mine))} and {_text(str(one.theirs))}</p>"
             continue
-        drawing = _scatter(mine[one.what].astype(np.float64).ravel(), theirs.arrays[one.what].astype(np.float64))
-        yield (f"<figure>{drawing}<figcaption>{caption}; {one.channels} of {one.of} channels differ, most channel {one.channel}: "
-               f"{one.mine:.6g} and {one.theirs:.6g}</figcaption></figure>")
+        said = (f"{caption}; {one.channels} of {one.of} channels differ, most channel {one.channel}: {one.mine:.6g} and "
+                f"{one.theirs:.6g}")
+        if next(room, None) is None:
+            yield f"<p>{said}</p>"
+            continue
+        left, right = mine[one.what].ravel(), theirs.arrays[one.what].ravel()
+        drawing = _scatter(left.astype(np.float64), right.astype(np.float64))
+        yield f"<figure>{drawing}<figcaption>{said}{_worst(left, right)}</figcaption></figure>"
+
+
+def _worst(mine: NDArray[np.generic], theirs: NDArray[np.generic]) -> str:
+    """The numbers of the channels that are farthest apart, with all their digits."""
+    with np.errstate(all="ignore"):
+        distance = np.nan_to_num(np.abs(mine.astype(np.float64) - theirs.astype(np.float64)), nan=np.inf)
+    order = [channel for channel in np.argsort(-distance, kind="stable")[:MOST_LISTED].tolist() if distance[channel] > 0]
+    if not order:
+        return ""
+    rows = "".join(f"<tr><td>{channel}</td><td>{_digits(mine[channel])}</td><td>{_digits(theirs[channel])}</td>"
+                   f"<td>{distance[channel]:.3g}</td></tr>" for channel in order)
+    head = "".join(f"<th>{name}</th>" for name in ("channel", "first", "second", "distance"))
+    return f"<details><summary>the channels that are farthest apart</summary><table><tr>{head}</tr>{rows}</table></details>"
+
+
+def _digits(value: Any) -> str:
+    """As few digits as tell a number from all others of its type."""
+    plain = 1e-4 <= abs(float(value)) < 1e6 or value == 0
+    return np.format_float_positional(value, trim="0") if plain else np.format_float_scientific(value, trim="0")
 
 
 def _said(one: Difference) -> str:

@@ -18,15 +18,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from exporter.__about__ import __version__
+from exporter.batchnorm import vectors
+from exporter.batchnorm.bundle import ReadBack
 from exporter.batchnorm.findings import CONSTANT, HUGE, KINDS, Finding, findings
+from exporter.batchnorm.fold import reason_against
 from exporter.batchnorm.layer import BatchNorm, scale_and_offset
 from exporter.errors import printable
+from exporter.targets.shared.channel_data import channel_data, that_fit
 from exporter.targets.shared.drawing import histogram, number, power, ranges, short
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from exporter.batchnorm.bundle import Bundle
+    from exporter.batchnorm.places import Neighbor
     from exporter.targets.shared.options import WriteOptions
 
 NAME = "html"
@@ -34,21 +39,29 @@ OPTIONS = frozenset({"vectors"})  # holds none
 
 LONGEST_NAME = 400  # characters of a name or sentence that are shown
 MOST_LINKS = 4  # layers named under a kind of finding; the table shows them all
+TESTED = ("The inputs and outputs that go with each layer: scale · x + offset in float32 (float64 layers: in float64) against the exact "
+          "outputs, as a part of the error bound that a runtime has to keep")
 FLAT = 1e-6  # scales below are drawn at it, as variances are at CONSTANT: one dead channel must not squeeze all others
 LARGEST = float(np.finfo(np.float64).max)
-COLUMNS = (  # heading, class of its cells
-    ("No.", "n minor"), ("Layer", "name"), ("Channels", "n"), ("Axis", "n minor"), ("Type", "minor"), ("Epsilon", "n minor"),
-    ("Lowest <br>variance", "n"), ("Largest <br>|scale|", "n"), ("Findings", "found"))
+COLUMNS = (  # heading, class of its cells, what it is
+    ("No.", "n minor", "In the order of the model"), ("Layer", "name", "Path: outer models, wrappers and the layer's own name"),
+    ("Channels", "n", "How many; each has its own four numbers"),
+    ("Axis", "n minor", "The axis of the input that the channels run along; −1 is the last"),
+    ("Type", "minor", "What the parameters are stored in"), ("Epsilon", "n minor", "Added to the variance, under the root"),
+    ("Lowest <br>variance", "n", "The lowest moving_variance of a channel: where a wrong epsilon shows first"),
+    ("Largest <br>|scale|", "n", "The largest |gamma| / √(moving_variance + epsilon): what an input is multiplied by"),
+    ("Findings", "found", "What is worth knowing; the number is that of the channels"))
 
 
 def write(bundle: Bundle, options: WriteOptions) -> bytes:
     """The page, UTF-8."""
     page = Template(Path(__file__).with_name("report.html").read_text("utf-8"))
-    found = findings(bundle)
+    found, digest = findings(bundle), bundle.digest()
+    parts = {layer.path: _part(bundle, layer) for layer in bundle}
     filled = page.substitute(
-        policy=_policy(page.template), title=_text(bundle.origin.file), origin=_origin(bundle), summary=_summary(bundle, found),
-        findings=_findings(bundle, found), overview=_overview(bundle), choices=_choices(found), head=_head(), layers=_layers(bundle, found),
-        version=__version__, digest=bundle.digest())
+        policy=_policy(page.template), title=_text(bundle.origin.file), told_apart=f"{_count(len(bundle), 'layer')} · {digest[7:15]}",
+        origin=_origin(bundle), summary=_summary(bundle, found, parts), findings=_findings(bundle, found), overview=_overview(bundle),
+        choices=_choices(found), head=_head(), layers=_layers(bundle, found, parts), version=__version__, digest=digest)
     return filled.encode("utf-8")
 
 
@@ -85,14 +98,29 @@ def _origin(bundle: Bundle) -> str:
     return " · ".join(map(_text, [origin.kind, *origin.writers()]))
 
 
-def _summary(bundle: Bundle, found: list[Finding]) -> str:
+def _part(bundle: Bundle, layer: BatchNorm) -> float:
+    """How far float32 arithmetic is from the outputs of the layer's test, as a part of the bound."""
+    stored = bundle.vectors.get(layer.path) if isinstance(bundle, ReadBack) else None
+    return vectors.part_of_bound(layer, *(stored or vectors.make(layer)))
+
+
+def _within(part: float) -> str:
+    if part == float("inf"):
+        return "overflow in float32"
+    return f"{'within' if part <= 1 else 'beyond'} the bound ({short(round(100 * part, 1))} % of it)"
+
+
+def _summary(bundle: Bundle, found: list[Finding], parts: dict[str, float]) -> str:
     epsilons, dtypes = sorted({layer.epsilon for layer in bundle}), sorted({layer.dtype for layer in bundle})
     warned, noted = (len({f.path for f in found if f.kind.level == level}) for level in ("warning", "note"))
     facts = {
         "Layers": _thousands(len(bundle)), "Channels": _thousands(sum(layer.channels for layer in bundle)),
         "Epsilon": ", ".join(map(short, epsilons[:3])) + (f" and {len(epsilons) - 3} more" if len(epsilons) > 3 else ""),
         "Type": ", ".join(dtypes), "Layers with warnings": _thousands(warned), "Layers with notes": _thousands(noted)}
-    return "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts.items() if value)
+    passed = sum(part <= 1 for part in parts.values())
+    verdict = f"{'all' if passed == len(parts) else f'{_thousands(passed)} of {_thousands(len(parts))}'} within the bound" if parts else ""
+    tested = f'<div title="{TESTED}"><dt>Test vectors</dt><dd>{verdict}</dd></div>' if parts else ""
+    return "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts.items() if value) + tested
 
 
 def _findings(bundle: Bundle, found: list[Finding]) -> str:
@@ -157,17 +185,20 @@ def _choices(found: list[Finding]) -> str:
 
 
 def _head() -> str:
-    return "".join(f'<th scope="col" class="{css}">{heading}</th>' for heading, css in COLUMNS)
+    return "".join(f'<th scope="col" class="{css}" title="{html.escape(meaning)}">{heading}</th>' for heading, css, meaning in COLUMNS)
 
 
-def _layers(bundle: Bundle, found: list[Finding]) -> str:
+def _layers(bundle: Bundle, found: list[Finding], parts: dict[str, float]) -> str:
     by_path = defaultdict(list)
     for finding in found:
         by_path[finding.path].append(finding)
-    return "".join(_layer(i, layer, by_path[layer.path]) for i, layer in enumerate(bundle, 1))
+    held = that_fit(sorted(bundle, key=lambda layer: not by_path[layer.path]))  # first those that something is said of
+    left = "" if len(held) == len(bundle) else f"this page has those of {_thousands(len(held))} of {_count(len(bundle), 'layer')}"
+    return "".join(_layer(i, layer, by_path[layer.path], parts[layer.path], "" if layer.path in held else left)
+                   for i, layer in enumerate(bundle, 1))
 
 
-def _layer(i: int, layer: BatchNorm, found: list[Finding]) -> str:
+def _layer(i: int, layer: BatchNorm, found: list[Finding], part: float, left_out: str) -> str:
     """Two rows: the layer in the table, and what is drawn and said about it."""
     axis = ", ".join(map(str, layer.axis)).replace("-", "−")
     epsilon, lowest, largest = layer.epsilon, float(layer.moving_variance.min()), min(float(np.abs(_scale(layer)).max()), LARGEST)
@@ -176,10 +207,11 @@ def _layer(i: int, layer: BatchNorm, found: list[Finding]) -> str:
         (str(i), i), (_path(layer.path).replace("_", "_<wbr>"), None), ("×".join(map(str, layer.shape)), layer.channels),
         (axis, layer.axis[0]), (layer.dtype, None), (short(epsilon), epsilon), (number(lowest), lowest),
         (number(largest), largest), ("".join(map(_chip, found)), weight)]
-    row = "".join(_cell(shown, key, css) for (shown, key), (_, css) in zip(cells, COLUMNS))
+    row = "".join(_cell(shown, key, css) for (shown, key), (_, css, _) in zip(cells, COLUMNS))
     codes = " ".join(f.kind.code for f in found)
     return (f'<tbody id="layer-{i}" data-kinds="{codes}"><tr class="row">{row}</tr>'
-            f'<tr class="detail" id="detail-{i}"><td colspan="{len(COLUMNS)}">{_detail(layer, axis, found)}</td></tr></tbody>\n')
+            f'<tr class="detail" id="detail-{i}"><td colspan="{len(COLUMNS)}">{_detail(layer, axis, found, part)}'
+            f'{_channels(layer, left_out)}</td></tr></tbody>\n')
 
 
 def _cell(shown: str, key: float | None, css: str) -> str:
@@ -190,12 +222,40 @@ def _cell(shown: str, key: float | None, css: str) -> str:
 
 def _chip(finding: Finding) -> str:
     channels = f" <b>{finding.channels}</b>" if finding.channels else ""
-    return f'<span class="chip {finding.kind.level}">{finding.kind.title}{channels}</span>'
+    return f'<span class="chip {finding.kind.level}" title="{html.escape(finding.kind.meaning)}">{finding.kind.title}{channels}</span>'
 
 
-def _detail(layer: BatchNorm, axis: str, found: list[Finding]) -> str:
+def _channels(layer: BatchNorm, left_out: str) -> str:
+    """The place of the table of channels, which the script makes of the numbers in it."""
+    if left_out:
+        return (f'<p class="soft">The numbers of its {_count(layer.channels, "channel")} are left out: {left_out}. '
+                "bn-export MODEL out.csv has all.</p>")
+    return (f'<div class="channels" data-count="{layer.channels}" data-wide="{int(layer.dtype == "float64")}" '
+            f'data-epsilon="{layer.epsilon!r}" data-names="{" ".join(layer.parameters())}" data-numbers="{channel_data(layer)}">'
+            '<p class="soft without">The numbers of each channel are shown with JavaScript.</p></div>')
+
+
+def _standing(layer: BatchNorm) -> dict[str, str]:
+    """Where the layer stands, and whether it can be folded into what feeds it; nothing where the file does not say."""
+    if not layer.calls:
+        return {}
+    fed, followed = ("; ".join(", ".join(map(_neighbor, each)) or otherwise for each in sides) for sides, otherwise in (
+        ([call.inputs for call in layer.calls], "the model's input"), ([call.outputs for call in layer.calls], "nothing")))
+    reason = reason_against(layer)
+    folded = f"not possible: {_text(reason)}" if reason else f"possible, into {_path(layer.calls[0].inputs[0].path)}"
+    return {"Fed by": fed, "Followed by": followed, "Folding": folded}
+
+
+def _neighbor(beside: Neighbor) -> str:
+    facts = [beside.class_name, *([beside.activation] if beside.activation else []), *(["no bias"] if beside.use_bias is False else []),
+             *([f"padding {beside.padding}"] if beside.padding else [])]
+    return f"{_path(beside.path)} ({_text(', '.join(facts))})"
+
+
+def _detail(layer: BatchNorm, axis: str, found: list[Finding], part: float) -> str:
     momentum = None if layer.momentum is None else short(layer.momentum)
-    facts = {"Class": _text(layer.class_name), "Input rank": layer.ndim, "Momentum": momentum}
+    facts = {"Class": _text(layer.class_name), "Input rank": layer.ndim, "Momentum": momentum, "Test vectors": _within(part),
+             **_standing(layer)}
     again = {"Axis": axis, "Type": layer.dtype, "Epsilon": short(layer.epsilon)}  # shown where the table is too narrow for them
     listed = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts.items() if value is not None)
     listed += "".join(f'<div class="again"><dt>{name}</dt><dd>{value}</dd></div>' for name, value in again.items())

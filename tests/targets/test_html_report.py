@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import dataclasses
 import hashlib
+import json
 import re
 import shutil
 import time
@@ -15,7 +17,9 @@ import pytest
 
 import exporter
 from exporter.batchnorm.bundle import Origin
+from exporter.batchnorm.places import Call, Neighbor
 from exporter.targets import html_report, target_for
+from exporter.targets.shared import channel_data
 from exporter.targets.shared.drawing import HEADROOM, HEIGHT, WIDTH, histogram, number, ranges, short
 from exporter.targets.shared.options import WriteOptions
 from tests.make.layers import make_bundle, make_layer
@@ -81,8 +85,79 @@ def test_the_same_bundle_gives_the_same_bytes():
     assert b"$" not in write(model(2))
 
 
-def test_five_hundred_layers_stay_below_two_megabytes():
-    assert len(write(model(500))) < 2_000_000
+def test_five_hundred_layers_stay_below_three_megabytes_and_say_what_is_left_out():
+    page = write(model(500))
+    assert len(page) < 3_000_000
+    parsed = Page(page)
+    held = [attributes for tag, attributes in parsed.tags if tag == "div" and attributes.get("class") == "channels"]
+    assert 0 < len(held) < 500
+    assert sum(len(each["data-numbers"]) for each in held) <= channel_data.MOST_BYTES
+    said = r"The numbers of its ([\d\u202f]+) channels? are left out: this page has those of (\d+) of 500 layers"
+    left = re.findall(said, "".join(parsed.text))
+    assert len(left) == 500 - len(held)
+    assert {count for _, count in left} == {str(len(held))}
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_the_page_holds_the_numbers_of_each_channel_bit_for_bit(dtype):
+    layer = make_layer(dtype=dtype, gamma=dtype != "float16", seed=3)
+    (place,) = [attributes for tag, attributes in Page(write(make_bundle(layer))).tags if attributes.get("class") == "channels"]
+    kind = "<f8" if dtype == "float64" else "<f4"
+    numbers = np.frombuffer(base64.b64decode(place["data-numbers"]), kind).reshape(-1, layer.channels)
+    assert place["data-names"].split() == list(layer.parameters())
+    assert all((row == values).all() for row, values in zip(numbers, layer.parameters().values(), strict=True))
+    assert (float(place["data-epsilon"]), place["data-count"], place["data-wide"]) == (layer.epsilon, "4", str(int(dtype == "float64")))
+
+
+def test_layers_that_something_is_said_of_come_first_where_there_is_no_room_for_all(monkeypatch):
+    monkeypatch.setattr(channel_data, "MOST_BYTES", 100)
+    sound = make_layer("sound", shape=(3,)).replace(moving_variance=np.ones(3, np.float32), gamma=np.ones(3, np.float32))
+    dead = sound.replace(path="dead", gamma=np.zeros(3, np.float32))
+    text = "".join(Page(write(make_bundle(sound, dead))).text)
+    assert text.count("are left out: this page has those of 1 of 2 layers") == 1
+    assert text.index("left out") < text.index("Dead channels", text.index("left out")), "those of the first layer are"
+
+
+def test_where_a_layer_stands_and_whether_it_can_be_folded():
+    def text(*inputs, outputs=()):
+        return "".join(Page(write(make_bundle(make_layer(calls=(Call(inputs, outputs),))))).text)
+
+    conv = Neighbor(path="block/conv", class_name="Conv2D", use_bias=False)
+    found = text(conv, outputs=(Neighbor(path="next", class_name="Conv2D", padding="same"),))
+    assert "Fed byblock/conv (Conv2D, no bias)" in found
+    assert "Followed bynext (Conv2D, padding same)" in found
+    assert "Foldingpossible, into block/conv" in found
+    active = text(dataclasses.replace(conv, activation="relu"))
+    assert "Foldingnot possible: block/conv, which feeds it, applies an activation (relu)" in active
+    assert "Followed bynothing" in active
+    assert "Fed bythe model's input" in text()
+    assert "Fed by" not in "".join(Page(write(make_bundle())).text)
+
+
+def test_the_verdict_of_the_test_vectors(tmp_path):
+    layers = [make_layer(f"bn_{number}", seed=number) for number in range(3)]
+    text = "".join(Page(write(make_bundle(*layers))).text)
+    assert "Test vectorsall within the bound" in text
+    assert len(re.findall(r"Test vectorswithin the bound \([\d.]+ % of it\)", text)) == 3
+    exporter.write(make_bundle(*layers), tmp_path / "b.json")
+    read = exporter.load(tmp_path / "b.json")
+    x, y = read.vectors["bn_1"]
+    wrong = read.replace(vectors={**read.vectors, "bn_1": (x, y + np.float32(0.01) * np.abs(y))})
+    text = "".join(Page(write(wrong)).text)
+    assert "Test vectors2 of 3 within the bound" in text
+    assert "Test vectorsbeyond the bound" in text
+
+
+def test_the_title_tells_models_of_one_name_apart():
+    titles = [re.search(rb"<title>(.*?)</title>", write(make_bundle(make_layer(seed=seed)))).group(1).decode() for seed in (1, 2)]
+    assert titles[0] != titles[1]
+    assert all(re.fullmatch(r"model\.h5 · 1 layer · [0-9a-f]{8} · batch normalization", title) for title in titles)
+
+
+def test_headings_and_chips_have_tooltips():
+    tags = Page(write(model(3))).tags
+    assert all(attributes.get("title") for tag, attributes in tags if tag == "th" and attributes.get("scope") == "col")
+    assert all(attributes.get("title") for tag, attributes in tags if attributes.get("class", "").startswith("chip"))
 
 
 def test_text_of_the_model_stays_text():
@@ -359,13 +434,50 @@ def test_open_all_and_close_all(opened):
 
 
 @pytest.mark.thorough("Chromium")
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64"])
+def test_the_channels_are_shown_and_copied_with_all_digits(opened, chromium, dtype):
+    layer = make_layer(dtype=dtype, shape=(50,), seed=8)
+    browser = opened(make_bundle(layer))
+    chromium.execute_cdp_cmd("Browser.grantPermissions", {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]})
+    click(browser, ".channels button")
+    heads = browser.execute_script("return [...document.querySelectorAll('.numbers th')].map(head => head.firstChild.textContent)")
+    assert heads == ["channel", "gamma", "beta", "moving_mean", "moving_variance", "scale", "offset"]
+    shown = browser.execute_script(
+        "return [...document.querySelectorAll('.numbers tbody tr')].map(row => [...row.cells].map(cell => cell.textContent))")
+    assert [signed(row[1]) for row in shown] == pytest.approx(layer.gamma.astype(float).tolist(), rel=1e-5)
+    for place, values in enumerate((layer.gamma, layer.beta, layer.moving_mean, layer.moving_variance, layer.scale, layer.offset)):
+        browser.find_elements("css selector", ".numbers th button")[place].click()
+        copied = json.loads(browser.execute_async_script("navigator.clipboard.readText().then(arguments[0])"))
+        assert (np.array(copied, values.dtype) == values).all(), heads[place + 1]
+        assert len(json.dumps(copied)) < 30 * 50
+    browser.find_elements("css selector", ".channels .bar button")[1].click()
+    lines = browser.execute_async_script("navigator.clipboard.readText().then(arguments[0])").splitlines()
+    assert lines[0] == "channel,gamma,beta,moving_mean,moving_variance,scale,offset"
+    assert lines[4].split(",")[:2] == ["3", repr(float(layer.gamma[3])) if dtype == "float64" else lines[4].split(",")[1]]
+    assert len(lines) == 51
+    click(browser, ".channels button")
+    assert not browser.find_element("css selector", ".numbers").is_displayed()
+
+
+@pytest.mark.thorough("Chromium")
+def test_the_drawing_over_all_layers_names_the_layer_under_the_mouse(opened, chromium):
+    webdriver = pytest.importorskip("selenium.webdriver")
+    browser = opened(model(9))
+    drawing = browser.find_element("css selector", ".plot svg")
+    webdriver.ActionChains(browser).move_to_element(drawing).perform()
+    assert re.fullmatch(r"5\. backbone/stage1/conv4_bn: lowest variance \S+", browser.find_element("css selector", ".tip").text)
+    drawing.click()
+    assert browser.find_element("id", "detail-5").is_displayed()
+
+
+@pytest.mark.thorough("Chromium")
 def test_hostile_names_run_nothing(opened):
     from selenium.common.exceptions import NoAlertPresentException
 
     browser = opened(make_bundle(make_layer(HOSTILE), make_layer("b"), origin=Origin(file=HOSTILE, kind="keras-h5")))
     with pytest.raises(NoAlertPresentException):
         browser.switch_to.alert.dismiss()
-    assert browser.title == f"{SHOWN}: batch normalization"
+    assert browser.title.startswith(f"{SHOWN} · 2 layers · ")
     assert column(browser, "Layer") == [SHOWN, "b"]
     assert browser.execute_script("return [document.scripts.length, document.images.length]") == [1, 0]
 
@@ -376,7 +488,7 @@ def test_the_policy_is_in_force(chromium, tmp_path):
     page = write(model(1)).replace(b"</footer>", b"</footer>" + injected)
     (tmp_path / "report.html").write_bytes(page)
     chromium.get((tmp_path / "report.html").as_uri())
-    assert chromium.title == "model.h5: batch normalization"
+    assert chromium.title.startswith("model.h5 · 1 layer · ")
     assert len(chromium.get_log("browser")) >= 2
 
 

@@ -1,0 +1,57 @@
+"""The page of a comparison: what it lists, what it leaves out of two models that have nothing in common, and that it stays text."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+from exporter.batchnorm.places import Call, Neighbor
+from exporter.diagnosis import comparison_page
+from exporter.diagnosis.comparison import compare
+from exporter.diagnosis.comparison_page import page
+from exporter.diagnosis.ports.port import of_bundle
+from tests.make.layers import make_bundle, make_layer
+
+
+def written(mine, theirs):
+    port = of_bundle(theirs, "second.json")
+    return page(compare(mine, port, (), "second.json"), mine, "first.json", port).decode()
+
+
+def test_the_channels_that_are_farthest_apart_are_listed_with_all_their_digits():
+    layer = make_layer("a", shape=(20,))
+    other = layer.replace(beta=layer.beta + np.float32(0.25) * (np.arange(20) % 3 == 0))
+    text = written(make_bundle(layer), make_bundle(other))
+    rows = re.findall(r"<tr><td>(\d+)</td><td>([^<]*)</td><td>([^<]*)</td><td>0.25</td></tr>", text)
+    assert sorted(int(channel) for channel, _, _ in rows) == [0, 3, 6, 9, 12, 15, 18]
+    for channel, first, second in rows:
+        assert np.float32(first) == layer.beta[int(channel)]
+        assert np.float32(second) == other.beta[int(channel)]
+
+
+def test_numbers_that_are_none_and_very_small_ones_are_listed():
+    layer = make_layer("a").replace(beta=np.float32([1e-30, -3e20, 0, 1]))
+    other = layer.replace(beta=np.float32([2e-30, 3e20, -0.0, 1]))
+    text = written(make_bundle(layer), make_bundle(other))
+    assert "<td>1.e-30</td>" in text or "<td>1.0e-30</td>" in text
+    assert "<td>-3.e+20</td>" in text or "<td>-3.0e+20</td>" in text
+
+
+def test_a_page_of_two_models_that_have_nothing_in_common_stays_small(monkeypatch):
+    monkeypatch.setattr(comparison_page, "MOST_DRAWN", 5)
+    mine, theirs = (make_bundle(*(make_layer(f"bn_{number}", seed=seed + number) for number in range(10))) for seed in (0, 100))
+    text = written(mine, theirs)
+    assert text.count("<svg") == 5
+    assert re.search(r"Drawn are the first 5 of \d\d arrays that differ", text)
+    assert "Drawn are" not in written(mine, mine)
+
+
+def test_where_a_layer_stands_and_what_tells_the_page_apart():
+    calls = (Call((Neighbor(path="<b>conv", class_name="Conv2D"),), (Neighbor(path="relu", class_name="ReLU"),)),)
+    layer = make_layer("a", calls=calls)
+    mine = make_bundle(layer)
+    text = written(mine, make_bundle(layer.replace(beta=layer.beta + 1)))
+    assert "after &lt;b&gt;conv (Conv2D), before relu (ReLU)" in text
+    assert f"<title>first.json and second.json · 1 layers · {mine.digest()[7:15]}</title>" in text
+    assert f"first.json: 1 layers, {mine.digest()[7:15]}; second.json: 1 layers." in text
