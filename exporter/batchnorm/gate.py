@@ -40,7 +40,7 @@ def check_numbers(count: int) -> None:
 
 
 def check_layer(path: str, *, shape: tuple[int, ...], axis: tuple[int, ...], ndim: int | None, dtype: str, epsilon: float,
-                parameters: Mapping[str, NDArray[Any]]) -> None:
+                effective_epsilon: float | None, parameters: Mapping[str, NDArray[Any]]) -> None:
     """Refuses a layer that the formula cannot use. Raises: LayerError."""
     with located(path):
         if dtype not in HELD_IN:
@@ -49,6 +49,7 @@ def check_layer(path: str, *, shape: tuple[int, ...], axis: tuple[int, ...], ndi
         for name, values in parameters.items():
             _check_values(name, values, shape, dtype)
         _check_variance(parameters["moving_variance"], epsilon)
+        _check_raised(effective_epsilon, epsilon)
 
 
 def remarks_on(path: str, moving_variance: NDArray[Any]) -> list[str]:
@@ -96,3 +97,14 @@ def _check_variance(moving_variance: NDArray[Any], epsilon: float) -> None:
     if variance[worst] + epsilon <= 0:
         raise LayerError(f"moving_variance[{worst}] is {variance[worst]:.9g} and epsilon {epsilon:g}: nothing can be divided by the "
                          "root of their sum", hint=AN_EARLIER_ONE)
+
+
+def _check_raised(effective_epsilon: float | None, epsilon: float) -> None:
+    """Fused kernels raise an epsilon that is too small for them; none lowers one."""
+    if effective_epsilon is None:
+        return
+    if not isinstance(effective_epsilon, float) or not effective_epsilon <= float(np.finfo(np.float32).max):
+        raise LayerError(f"effective_epsilon is {effective_epsilon}; a number that fits float32 is possible")
+    if np.float32(effective_epsilon) < np.float32(epsilon):
+        raise LayerError(f"expected an effective_epsilon of at least epsilon, {epsilon:g}, got {effective_epsilon:g}: kernels raise "
+                         "epsilon and never lower it")

@@ -74,6 +74,7 @@ class BatchNorm(Parameters):
             object.__setattr__(self, field, value)
         Parameters.__post_init__(self)
         check_layer(self.path, shape=self.shape, axis=self.axis, ndim=self.ndim, dtype=self.dtype, epsilon=self.epsilon,
+                    effective_epsilon=self.effective_epsilon,
                     parameters=self.parameters())
 
     @property

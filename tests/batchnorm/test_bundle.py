@@ -88,9 +88,10 @@ def test_round_trip_of_any_layer(tmp_path_factory, data):
         return round_to(data.draw(hnp.arrays(np.float64, shape, elements=elements)), dtype)
 
     name = data.draw(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8))
-    layer = make_layer(name, shape=shape, axis=tuple(range(1, rank + 1)), dtype=dtype, epsilon=data.draw(st.floats(1e-9, 1)),
+    epsilon = data.draw(st.floats(1e-9, 1))
+    layer = make_layer(name, shape=shape, axis=tuple(range(1, rank + 1)), dtype=dtype, epsilon=epsilon,
                        assumed=("epsilon",), converted=("moving_variance",),
-                       effective_epsilon=data.draw(st.sampled_from([None, 1.001e-05])))
+                       effective_epsilon=data.draw(st.sampled_from([None, max(epsilon, 1.001e-05)])))
     layer = layer.replace(gamma=data.draw(st.sampled_from([None, array(numbers)])), beta=array(numbers), moving_mean=array(numbers),
                           moving_variance=array(st.floats(0, 1e4, width=64)))
     bundle = make_bundle(layer, skipped=(("a", "why"),))
@@ -280,7 +281,7 @@ def test_the_extended_validator_says_what_the_plain_one_says():
     """Every part of a document, changed in turn: jsonschema as it comes and the one for arrays accept and refuse the same."""
     import jsonschema
 
-    good = json.loads(written(make_bundle(make_layer(), make_layer("b", effective_epsilon=2e-5, assumed=("axis",)))))
+    good = json.loads(written(make_bundle(make_layer(), make_layer("b", epsilon=1e-5, effective_epsilon=2e-5, assumed=("axis",)))))
     plain = jsonschema.Draft202012Validator(json.loads(schema.path().read_text()))
     others = [None, True, 0, 1, -1, 1.5, 1.0, "", "x", "float32", [], [1], [1.5, 2], ["a"], [[1.0]], [[]], [None], {}, {"a": 1}]
     refused = []
@@ -311,6 +312,7 @@ def test_the_extended_validator_says_what_the_plain_one_says():
 
 @pytest.mark.parametrize(("fields", "said"), [
     ({"effective_epsilon": 0.5}, "expected kernel_epsilon to be effective_epsilon, 0.5, in float32, got 1.001e-05"),
+    ({"effective_epsilon": 1e-7, "kernel_epsilon": 1e-7}, "expected an effective_epsilon of at least epsilon, 1e-06, got 1e-07"),
     ({"kernel_epsilon": 1e-3}, "expected kernel_epsilon to be effective_epsilon, 1.001e-05, in float32, got 0.001"),
     ({"kernel_epsilon": 1e-5}, "in float32, got 1e-05")])
 def test_the_epsilon_of_a_kernel_is_said_twice_alike(tmp_path, fields, said):
@@ -318,5 +320,5 @@ def test_the_epsilon_of_a_kernel_is_said_twice_alike(tmp_path, fields, said):
     content = json.loads((tmp_path / "b.json").read_text())
     content["layers"][0].update(fields)
     (tmp_path / "b.json").write_text(json.dumps(content))
-    with pytest.raises(exporter.BundleError, match=re.escape(said)):
+    with pytest.raises((exporter.BundleError, exporter.LayerError), match=re.escape(said)):
         exporter.load(tmp_path / "b.json")

@@ -28,7 +28,7 @@ def rich_bundle():
     """Every field that a document may have is in one of its layers."""
     return make_bundle(
         make_layer("plain"), make_layer("one call", calls=(CALL,), assumed=("epsilon",), converted=("moving_variance",)),
-        make_layer("two calls", calls=(CALL, CALL), quantized="uint8", effective_epsilon=2e-5, called_in_training=True),
+        make_layer("two calls", calls=(CALL, CALL), quantized="uint8", epsilon=1e-5, effective_epsilon=2e-5, called_in_training=True),
         make_layer("bare", shape=(2, 3), axis=(1, 2), dtype="float64", momentum=None).replace(gamma=None, beta=None),
         skipped=(("lost", "no epsilon"),))
 

@@ -64,7 +64,8 @@ def mixed():
     return make_bundle(
         make_layer("a/b", seed=1), make_layer("a.b c", dtype="float16", gamma=False, seed=2, ndim=4),
         make_layer("ключ/\\ ..", dtype="bfloat16", beta=False, seed=3, assumed=("axis",), quantized="uint8"),
-        make_layer("d", dtype="float64", shape=(2, 3), axis=(1, 2), ndim=4, seed=4, effective_epsilon=1.001e-5, momentum=None),
+        make_layer("d", dtype="float64", shape=(2, 3), axis=(1, 2), ndim=4, seed=4, epsilon=1e-6, effective_epsilon=1.001e-5,
+                   momentum=None),
         make_layer("d/vectors", gamma=False, beta=False, seed=5, converted=("moving_variance",)), skipped=(("e", "said nothing"),))
 
 

@@ -29,7 +29,7 @@ BOTH = pytest.mark.parametrize("fork", [True, False], ids=["fork", "spawn"])
 @pytest.fixture
 def path(tmp_path):
     layers = [make_layer("a", shape=(2, 3), axis=(1, 3), dtype="bfloat16"), make_layer("b", dtype="float64", gamma=False),
-              make_layer("é", dtype="float16", effective_epsilon=1.001e-5, assumed=("axis",))]
+              make_layer("é", dtype="float16", epsilon=1e-6, effective_epsilon=1.001e-5, assumed=("axis",))]
     exporter.write(make_bundle(*layers, skipped=(("x", "why"),)), tmp_path / "b.json")
     return tmp_path / "b.json"
 

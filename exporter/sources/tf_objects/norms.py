@@ -215,7 +215,7 @@ def with_kernel(layer: Stored, norms: Iterable[GraphNorm], era: Era | None) -> S
     epsilon = epsilon_of(norms)
     if epsilon is None:
         return layer
-    return layer.replace(effective_epsilon=epsilon if np.float32(epsilon) != np.float32(said) else None)
+    return layer.replace(effective_epsilon=None if _is_rounded(said, epsilon) else epsilon)
 
 
 def _agrees(said: float, norm: GraphNorm, era: Era | None) -> bool:
