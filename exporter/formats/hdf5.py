@@ -1,6 +1,6 @@
 """HDF5, read only: the one door to it, so that every byte that comes out of an HDF5 file has passed the same checks.
 
-Here are the checks of the file as a whole; exporter/formats/hdf5_file.py has those of what is in it, and imports h5py.
+Here are the checks of the file as a whole; exporter/formats/hdf5_file.py has those of what is in it.
 
 Specification: HDF5 File Format 3.0, https://support.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.html
 """
@@ -8,6 +8,7 @@ Specification: HDF5 File Format 3.0, https://support.hdfgroup.org/documentation/
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import os
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from exporter.formats.hdf5_file import File
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
+SUPERBLOCK_BYTES = 96
 
 
 class _Exact(io.RawIOBase):
@@ -112,13 +114,6 @@ def open_hdf5(source: Place | InputFile, label: str = "") -> File:
         raise (error if error.where or not label else error.inside(label)) from None
 
 
-def _has_own_ranks(file: InputFile, start: int) -> bool:
-    """Whether the B-trees of groups have the ranks that the library gives them, on which their sizes depend."""
-    file.seek(start + 8)
-    block = file.read(12)
-    return block[0] > 1 or block[8:12] == b"\x04\0\x10\0"
-
-
 def _opened(file: InputFile, path: str | None, label: str) -> File:
     start = superblock_at(file)
     if start is None:
@@ -128,9 +123,24 @@ def _opened(file: InputFile, path: str | None, label: str) -> File:
         from exporter.formats import hdf5_ahead
 
         hdf5_ahead.walk(file, start)
+    from exporter.formats.hdf5_file import File
+    from exporter.formats.hdf5_plain import is_plain
+
+    block, is_near = file.read_at(start, SUPERBLOCK_BYTES), not file.is_far
+    return File(functools.partial(_opened_by_library, file, path), label, file, start,
+                is_plain=is_near and not start and is_plain(block, file.seek(0, io.SEEK_END)),
+                can_look_back=is_near and _has_own_ranks(block))
+
+
+def _has_own_ranks(superblock: bytes) -> bool:
+    """Whether the B-trees of groups have the ranks that the library gives them, on which their sizes depend."""
+    return superblock[8] > 1 or superblock[16:20] == b"\x04\0\x10\0"
+
+
+def _opened_by_library(file: InputFile, path: str | None) -> Any:
     from h5py import h5f, h5fd, h5p
 
-    from exporter.formats.hdf5_file import File, reason
+    from exporter.formats.hdf5_file import reason
 
     access = h5p.create(h5p.FILE_ACCESS)
     access.set_fclose_degree(h5f.CLOSE_STRONG)
@@ -139,9 +149,8 @@ def _opened(file: InputFile, path: str | None, label: str) -> File:
     elif os.name == "posix":
         access.set_fapl_sec2()  # rather than what HDF5_DRIVER names
     try:
-        identifier = h5f.open(os.fsencode(path or "file object"), h5f.ACC_RDONLY, fapl=access)
-        return File(identifier, label, file, start, not file.is_far and _has_own_ranks(file, start))
-    except (OSError, RuntimeError, ValueError) as error:
+        return h5f.open(os.fsencode(path or "file object"), h5f.ACC_RDONLY, fapl=access)
+    except (OSError, OverflowError, RuntimeError, ValueError) as error:
         raise FormatError(f"HDF5 cannot open this file: {reason(error)}", hint="the file is damaged; copy or download it again") from None
     finally:
         access.close()  # one that an error keeps alive, with the frames of its traceback, crashes the interpreter at its end

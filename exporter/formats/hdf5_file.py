@@ -1,8 +1,8 @@
 """An open HDF5 file (exporter/formats/hdf5.py opens it): what is read of it, and what is refused before it is read.
 
-Built on h5py's low-level interface (31-40 us a dataset against 230-310 us of `file[name][()]`). What a model file has no
-use for is refused before anything is read: links other than hard ones, data outside the file, virtual datasets, plugin
-filters, element types that are not floating point, sizes over the limits, data that was declared and never written.
+Objects of the usual form are read without libhdf5 (exporter/formats/hdf5_plain.py), all others by it (hdf5_library.py). What a model file
+has no use for is refused before anything is read: links other than hard ones, data outside the file, virtual datasets, plugin filters,
+element types that are not floating point, sizes over the limits, data that was declared and never written.
 
 Specification: HDF5 File Format 3.0, https://support.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.html
 """
@@ -15,10 +15,9 @@ import functools
 import math
 import re
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
 
 import numpy as np
-from h5py import h5a, h5d, h5g, h5o, h5s, h5t
 
 from exporter.errors import FormatError, printable
 from exporter.files.input_file import InputFile
@@ -27,10 +26,12 @@ from exporter.formats.bfloat16 import widen
 from exporter.formats.hdf5_groups import Groups
 from exporter.formats.hdf5_layout import CACHED_LINK
 from exporter.formats.hdf5_overlap import LOOK_BACK, Spans, check_structures
-from exporter.formats.hdf5_storage import shape_of, storage_of
+from exporter.formats.hdf5_plain import Heap, PlainAttribute, PlainDataset, PlainObject, plain_object
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from exporter.formats.hdf5_library import LibraryAttribute, LibraryObject
 
 MOST_ELEMENTS = 1 << 20  # of one dataset
 MOST_BYTES = 256 * MiB  # of all datasets and attributes read from one file
@@ -42,10 +43,6 @@ DEEPEST = 64  # groups inside each other
 
 HARD_LINK, SOFT_LINK = 0, 1
 LINK_KINDS = {HARD_LINK: "hard link", SOFT_LINK: "soft link", 64: "external link"}
-
-# (bytes, (sign, exponent, its bits, mantissa, its bits), bias of the exponent, H5T_NORM_IMPLIED): name and NumPy type of the bytes
-FLOATS = {(2, (15, 10, 5, 0, 10), 15, 0): ("float16", "f2"), (4, (31, 23, 8, 0, 23), 127, 0): ("float32", "f4"),
-          (8, (63, 52, 11, 0, 52), 1023, 0): ("float64", "f8"), (2, (15, 7, 8, 0, 7), 127, 0): ("bfloat16", "u2")}  # the last: HDF5 2.0
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -80,16 +77,19 @@ class File:
     Every method raises FormatError for what is damaged or refused. Use it in a `with` statement.
     """
 
-    def __init__(self, identifier: Any, label: str, file: InputFile, start: int, can_look_back: bool) -> None:
-        """file: the bytes that `identifier` was opened on; its superblock is at `start`.
+    def __init__(self, by_library: Callable[[], Any], label: str, file: InputFile, start: int, *, is_plain: bool,
+                 can_look_back: bool) -> None:
+        """by_library: opens the bytes of `file`, whose superblock is at `start`, with libhdf5, once something is to be read by it.
+        is_plain: whether the superblock allows to read objects without it.
         can_look_back: whether the sizes of structures are known, and what stands before data costs no request."""
-        self._id = identifier
+        self._by_library, self._id = by_library, None if is_plain else by_library()
         self._label = label
-        self._file, self._can_look_back = file, can_look_back
+        self._file, self._is_plain, self._can_look_back = file, is_plain, can_look_back
         self._symbols = Groups(file, start)
+        self._heap = Heap(self._symbols.read)
         self._checked: set[str] = set()  # groups of another form, whose members' names were looked at
-        self._groups: dict[str, Any] = {}
-        self._others: dict[str, Any] = {}  # datasets that were looked at a moment ago
+        self._groups: dict[str, LibraryObject | PlainObject] = {}
+        self._others: dict[str, LibraryObject | PlainObject] = {}  # datasets that were looked at a moment ago
         self._spans = Spans()
         self._stack = contextlib.ExitStack()
         self._spent = 0
@@ -103,7 +103,8 @@ class File:
     def close(self) -> None:
         self._groups.clear()
         self._others.clear()
-        self._id.close()
+        if self._id is not None:
+            self._id.close()
         self._stack.close()
 
     def keep_open(self, stack: contextlib.ExitStack) -> None:
@@ -114,14 +115,17 @@ class File:
     def names(self, path: str) -> list[str]:
         """Names of the members of a group, links of every kind among them, in the order of the group's index."""
         group = self._container(path)
-        if group.get_num_objs() > MOST_MEMBERS:
-            raise FormatError(f"expected a group of at most {MOST_MEMBERS} members, got {group.get_num_objs()}")
-        return [_decoded(name, "the name of a member") for name in self._symbols.members(path) or _listed(group)]
+        members = self._symbols.members(path)
+        count = group.count() if members is None else len(members)
+        if count > MOST_MEMBERS:
+            raise FormatError(f"expected a group of at most {MOST_MEMBERS} members, got {count}")
+        return [_decoded(name, "the name of a member") for name in (_listed(group) if members is None else members)]
 
     @_guarded
     def count(self, path: str) -> int:
         """How many members a group has; much less is read than for their names."""
-        return int(self._container(path).get_num_objs())
+        group, members = self._container(path), self._symbols.members(path)
+        return group.count() if members is None else len(members)
 
     @_guarded
     def kind(self, path: str) -> str | None:
@@ -129,15 +133,14 @@ class File:
         if not path or path in self._groups:
             return "group"
         if path in self._others:
-            return "dataset" if isinstance(self._others[path], h5d.DatasetID) else "named type"
+            return self._others[path].kind
         parent, name = _split(path)
         if parent not in self._groups and self.kind(parent) != "group":
             return None
         link = self._link(parent, name)
         if link != HARD_LINK:
             return None if link is None else LINK_KINDS.get(link, "user-defined link")
-        found = self._enter(path, self._group(parent), _component(name))
-        return "group" if isinstance(found, h5g.GroupID) else "dataset" if isinstance(found, h5d.DatasetID) else "named type"
+        return self._enter(path).kind
 
     def exists(self, path: str) -> bool:
         """Whether there is anything of this name, a link of any kind included."""
@@ -149,7 +152,7 @@ class File:
     @_guarded
     def identity(self, path: str) -> int:
         """A number that is the same for all paths that lead to one object."""
-        return int(h5o.get_info(self._open(path)).addr)
+        return self._open(path).address
 
     def walk(self, path: str = "") -> Iterator[str]:
         """The groups below and including `path`, outer ones first; each object once, whatever links lead to it."""
@@ -170,9 +173,7 @@ class File:
     @_guarded
     def attributes(self, path: str) -> list[str]:
         """Names of the attributes of an object."""
-        found: list[bytes] = []
-        h5a.iterate(self._open(path), found.append)
-        return [_decoded(name, "the name of an attribute") for name in found]
+        return [_decoded(name, "the name of an attribute") for name in self._open(path).attribute_names()]
 
     @_guarded
     def text(self, path: str, name: str) -> str | None:
@@ -190,12 +191,9 @@ class File:
         found = self._attribute(path, name)
         if found is None:
             return None
-        kind = found.get_type()
-        if found.shape != () or kind.get_class() != h5t.INTEGER:
+        if found.shape != () or not found.is_integer:
             raise FormatError(f"the attribute {printable(name)} is not an integer")
-        value = np.zeros((), np.int64)
-        found.read(value)
-        return int(value)
+        return found.integer()
 
     @_guarded
     def strings(self, path: str, name: str) -> list[str] | None:
@@ -205,7 +203,7 @@ class File:
         """
         found = self._attribute(path, name)
         if found is not None:
-            if h5a.exists(self._open(path), f"{name}0".encode()):
+            if self._open(path).has_attribute(f"{name}0".encode()):
                 raise FormatError(f"expected {printable(name)} or {printable(name)}0, got both")
             return self._strings(found, name)
         pieces = self._pieces(path, name)
@@ -214,7 +212,7 @@ class File:
         if pieces != list(range(len(pieces))):
             missing = next(i for i in range(len(pieces) + 1) if i not in pieces)
             raise FormatError(f"the attribute {printable(name)}{missing} is missing: part of the list is lost")
-        return [text for i in pieces for text in self._strings(self._attribute(path, f"{name}{i}"), name)]
+        return [text for i in pieces if (piece := self._attribute(path, f"{name}{i}")) for text in self._strings(piece, name)]
 
     def _pieces(self, path: str, name: str) -> list[int]:
         numbers = [attribute[len(name):] for attribute in self.attributes(path) if attribute.startswith(name)]
@@ -223,13 +221,13 @@ class File:
     @_guarded
     def shape(self, path: str) -> tuple[int, ...]:
         """Shape of a dataset; () for a scalar. Nothing of its data is read."""
-        return shape_of(self._dataset(path))
+        return self._dataset(path).shape
 
     @_guarded
     def size(self, path: str) -> int:
         """Bytes of a dataset's values, as its shape and type declare them, whatever its type."""
         dataset = self._dataset(path)
-        return math.prod(shape_of(dataset)) * int(dataset.get_type().get_size())
+        return math.prod(dataset.shape) * dataset.item_size
 
     @_guarded
     def dtype(self, path: str) -> str | None:
@@ -250,9 +248,9 @@ class File:
         dataset = self._dataset(path)
         found = self._float_type(dataset, path, is_bfloat16)
         if found is None:
-            raise FormatError(f"expected a dataset of floating point numbers, got {_type_name(dataset.get_type())}")
+            raise FormatError(f"expected a dataset of floating point numbers, got {dataset.type_name}")
         name, raw = found
-        shape = shape_of(dataset)
+        shape = dataset.shape
         count = math.prod(shape)
         most = MOST_KERNEL_ELEMENTS if is_kernel else MOST_ELEMENTS
         if count > most:
@@ -267,10 +265,10 @@ class File:
         inside = printable(path) or "root group"
         return f"{self._label}: {inside}" if self._label else inside
 
-    def _values(self, path: str, dataset: Any, shape: tuple[int, ...], raw: np.dtype[Any]) -> NDArray[Any]:
+    def _values(self, path: str, dataset: LibraryObject | PlainDataset, shape: tuple[int, ...], raw: np.dtype[Any]) -> NDArray[Any]:
         """The values as the file holds them. Contiguous ones are taken from the file itself, together with what stands before them."""
         size = math.prod(shape) * raw.itemsize
-        places = storage_of(dataset, size)
+        places = dataset.places(size)
         starts = [max(0, at - LOOK_BACK, min(at, self._spans.add(path, at, at + length))) for at, length, _ in places]
         if self._can_look_back:
             around = [self._bytes(start, at + length - start) for (at, length, _), start in zip(places, starts)]
@@ -280,8 +278,7 @@ class File:
                 at = places[0][0] - starts[0]
                 return np.frombuffer(around[0][at:], raw).reshape(shape)
         values = np.empty(shape, raw)
-        # the file's own type as the memory type: bytes are copied, nothing is converted
-        dataset.read(h5s.ALL, h5s.ALL, values, dataset.get_type())
+        dataset.read_into(values)
         return values
 
     def _bytes(self, at: int, size: int) -> bytes:
@@ -295,14 +292,14 @@ class File:
         if self._spent > MOST_BYTES:
             raise FormatError(f"expected at most {MOST_BYTES} bytes of parameters and attributes, got more")
 
-    def _open(self, path: str) -> Any:
+    def _open(self, path: str) -> LibraryObject | PlainObject:
         """The object at `path`, each component of which is a hard link to be found in a group."""
         if path in self._groups:
             return self._groups[path]
         if path in self._others:
             return self._others[path]
         if not path:
-            return self._enter(path, self._id, b"/")
+            return self._enter(path)
         parent, name = _split(path)
         link = self._link(parent, name)
         if link is None:
@@ -310,7 +307,7 @@ class File:
         if link != HARD_LINK:
             kind = LINK_KINDS.get(link, "user-defined link")
             raise FormatError(f"this {kind} points to other data; only data stored in the file itself is read", where=self._where(path))
-        return self._enter(path, self._group(parent), _component(name))
+        return self._enter(path)
 
     def _link(self, parent: str, name: str) -> int | None:
         """The type of the link `name` in a group; None: the group has none of this name."""
@@ -319,17 +316,17 @@ class File:
         if members is not None:
             entry = members.get(encoded)
             return None if entry is None else SOFT_LINK if entry.cache == CACHED_LINK else HARD_LINK
-        links = group.links
-        return int(links.get_info(encoded).type) if links.exists(encoded) else None
+        return group.link(encoded)
 
-    def _enter(self, path: str, group: Any, name: bytes) -> Any:
-        """Opens a member that is known to be there by a hard link."""
+    def _enter(self, path: str) -> LibraryObject | PlainObject:
+        """Opens what is known to be there by a hard link."""
         if path.count("/") >= DEEPEST:
             raise FormatError(f"expected groups at most {DEEPEST} levels deep, got more")
-        found = h5o.open(group, name)
-        is_group = isinstance(found, h5g.GroupID)
-        self._symbols.check(path, is_group)
-        if is_group:
+        entry = self._symbols.entry(path) if self._is_plain else None
+        otherwise = functools.partial(self._entered_by_library, path)
+        found = (entry and plain_object(self._symbols.read, entry.header, self._heap, otherwise)) or otherwise()
+        self._symbols.check(path, found.kind == "group")
+        if found.kind == "group":
             if len(self._groups) == MOST_GROUPS:
                 self._groups.clear()  # those above this one are opened again when they are asked for
             self._groups[path] = found
@@ -339,13 +336,23 @@ class File:
         self._others[path] = found
         return found
 
-    def _group(self, path: str) -> Any:
+    def _entered_by_library(self, path: str) -> LibraryObject:
+        """The object at `path`, each component of which is known to be a hard link, from the nearest group that libhdf5 has open."""
+        from exporter.formats.hdf5_library import LibraryObject
+
+        if self._id is None:
+            self._id = self._by_library()
+        parent, _, name = path.rpartition("/")
+        above = self._groups.get(parent)
+        return LibraryObject.at(above.id, name) if path and isinstance(above, LibraryObject) else LibraryObject.at(self._id, path)
+
+    def _group(self, path: str) -> LibraryObject | PlainObject:
         found = self._open(path)
-        if not isinstance(found, h5g.GroupID):
+        if found.kind != "group":
             raise FormatError("expected a group here", where=self._where(path))
         return found
 
-    def _container(self, path: str) -> Any:
+    def _container(self, path: str) -> LibraryObject | PlainObject:
         """A group in which something is looked for: a name that is there twice, or where no look-up comes to, is refused first."""
         group = self._group(path)
         if self._symbols.members(path) is None and path not in self._checked:
@@ -353,64 +360,42 @@ class File:
             self._checked.add(path)
         return group
 
-    def _dataset(self, path: str) -> Any:
+    def _dataset(self, path: str) -> LibraryObject | PlainDataset:
         found = self._open(path)
-        if not isinstance(found, h5d.DatasetID):
-            kind = "group" if isinstance(found, h5g.GroupID) else "named type"
-            raise FormatError(f"expected a dataset here, got a {kind}")
-        return found
+        if found.kind != "dataset":
+            raise FormatError(f"expected a dataset here, got a {found.kind}")
+        return cast("LibraryObject | PlainDataset", found)
 
-    def _attribute(self, path: str, name: str) -> Any:
+    def _attribute(self, path: str, name: str) -> LibraryAttribute | PlainAttribute | None:
         owner, encoded = self._open(path), name.encode()
-        if not h5a.exists(owner, encoded):
+        if not owner.has_attribute(encoded):
             return None
-        found = h5a.open(owner, encoded)
-        if found.shape is None:
+        found = owner.attribute(encoded)
+        if found.is_null:
             raise FormatError(f"the attribute {printable(name)} is empty")
-        size = math.prod(found.shape) * found.get_type().get_size()
-        if size > LARGEST_ATTRIBUTE:
-            raise FormatError(f"the attribute {printable(name)} has {size} bytes, expected at most {LARGEST_ATTRIBUTE}")
-        self._spend(size)
+        if found.size > LARGEST_ATTRIBUTE:
+            raise FormatError(f"the attribute {printable(name)} has {found.size} bytes, expected at most {LARGEST_ATTRIBUTE}")
+        self._spend(found.size)
         return found
 
-    def _strings(self, attribute: Any, name: str) -> list[str]:
-        shape = attribute.shape
-        if not math.prod(shape):  # Keras writes an empty list as float64 of shape (0,)
+    def _strings(self, attribute: LibraryAttribute | PlainAttribute, name: str) -> list[str]:
+        if not math.prod(attribute.shape):  # Keras writes an empty list as float64 of shape (0,)
             return []
-        kind = attribute.get_type()
-        if kind.get_class() != h5t.STRING:
-            raise FormatError(f"the attribute {printable(name)} is {_type_name(kind)}, expected text")
-        what = f"the attribute {printable(name)}"
-        if kind.is_variable_str():
-            values = np.empty(shape, kind.dtype)
-            attribute.read(values)
-            texts = [b"" if value is None or value == 0 else bytes(value) for value in values.ravel().tolist()]
+        if not attribute.is_text:
+            raise FormatError(f"the attribute {printable(name)} is {attribute.type_name}, expected text")
+        texts = attribute.texts()
+        if attribute.is_of_any_length:
             self._spend(sum(map(len, texts)))
-            return [_decoded(text, what) for text in texts]
-        raw = np.zeros(shape, f"V{kind.get_size()}")
-        attribute.read(raw, kind)
-        pad = b" " if kind.get_strpad() == h5t.STR_SPACEPAD else b"\0"
-        texts = [value.tobytes() for value in raw.reshape(-1)]
-        if kind.get_strpad() == h5t.STR_NULLTERM:
-            texts = [text.partition(b"\0")[0] for text in texts]
-        return [_decoded(text.rstrip(pad), what) for text in texts]
+        return [_decoded(text, f"the attribute {printable(name)}") for text in texts]
 
-    def _float_type(self, dataset: Any, path: str, is_bfloat16: bool = False) -> tuple[str, np.dtype[Any]] | None:
+    def _float_type(self, dataset: LibraryObject | PlainDataset, path: str, is_bfloat16: bool = False) -> tuple[str, np.dtype[Any]] | None:
         """Name of the dataset's floating point type and the NumPy type of its bytes; None for other types."""
-        kind = dataset.get_type()
-        if kind.committed():
-            raise FormatError("its element type is a committed (named) datatype, which is not supported")
-        if kind.equal(h5t.IEEE_F32LE):  # nearly always; what follows says the same of it, more slowly
-            return "float32", np.dtype("<f4")
-        if kind.get_class() == h5t.OPAQUE and kind.get_size() == 2:
+        found = dataset.float_type()
+        if found is None and dataset.is_two_opaque_bytes():
             # Keras 3 stores bfloat16, which h5py doesn't know, as two opaque bytes and says so in an attribute
             said = is_bfloat16 or (self._attribute(path, "dtype") and self.text(path, "dtype") == "bfloat16")
             return ("bfloat16", np.dtype("<u2")) if said else None
-        if kind.get_class() != h5t.FLOAT:
-            return None
-        order = {h5t.ORDER_LE: "<", h5t.ORDER_BE: ">"}.get(kind.get_order())
-        layout = FLOATS.get((kind.get_size(), kind.get_fields(), kind.get_ebias(), kind.get_norm()))
-        return (layout[0], np.dtype(order + layout[1])) if layout and order else None
+        return found
 
 
 def _split(path: str) -> tuple[str, str]:
@@ -423,8 +408,7 @@ def _split(path: str) -> tuple[str, str]:
 
 def _listed(group: Any) -> list[bytes]:
     """The names of a group's members, each of which is there once."""
-    found: list[bytes] = []
-    group.links.iterate(found.append)
+    found: list[bytes] = group.links()
     if len({*found}) != len(found):
         twice, _ = collections.Counter(found).most_common(1)[0]
         raise FormatError(f"the name {printable(repr(twice)[1:])} occurs more than once in this group",
@@ -446,10 +430,3 @@ def _decoded(raw: bytes, what: str) -> str:
         return raw.decode("utf-8")
     except UnicodeDecodeError:
         raise FormatError(f"{what} is not UTF-8 text: {printable(repr(raw), 60)}") from None
-
-
-def _type_name(kind: Any) -> str:
-    named = {h5t.INTEGER: "integers", h5t.FLOAT: "an unusual floating point type", h5t.STRING: "text", h5t.BITFIELD: "bit fields",
-             h5t.OPAQUE: "opaque bytes", h5t.COMPOUND: "compound values", h5t.REFERENCE: "references",
-             h5t.VLEN: "values of variable length", h5t.ENUM: "an enumeration (or booleans)", h5t.ARRAY: "arrays", h5t.TIME: "times"}
-    return f"{named.get(kind.get_class(), 'an unknown type')} of {kind.get_size()} bytes each"

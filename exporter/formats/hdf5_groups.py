@@ -19,6 +19,7 @@ from exporter.formats.hdf5_layout import (
     ADDRESSES,
     ADDRESSES_AT,
     CACHED_GROUP,
+    CACHED_LINK,
     CONTINUATION,
     FIRST_MESSAGE,
     FIRST_OF_BLOCK,
@@ -35,11 +36,12 @@ from exporter.formats.hdf5_layout import (
     TABLE_NODE,
     TREE_NODE,
     TableEntry,
+    TreeNode,
     messages,
 )
 
 SUPERBLOCK_BYTES = 128
-WINDOW = 128  # bytes of a near file that are read at once, for pieces of unknown size
+WINDOW = 272  # bytes of a near file that are read at once, for pieces of unknown size
 LARGEST_RANK = 64  # libhdf5's is 4
 MOST_MEMBERS = 200_000  # of one group, and of all that are kept
 LARGEST_HEAP = 64 << 20  # bytes of the names of one group
@@ -47,7 +49,11 @@ MOST_BLOCKS, LARGEST_BLOCK = 64, 1 << 20  # of one object header; bytes of each
 DEEPEST = 255  # levels of a B-tree
 AGAIN = "the file is damaged; copy or download it again"
 
+CACHES = (0, CACHED_GROUP, CACHED_LINK)
+LAST_FREE, UNDEFINED = 1, (1 << 64) - 1
+
 Members = dict[bytes, TableEntry]
+_Leaf = tuple[Iterator[TableEntry], bytes, bytes]
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -65,7 +71,7 @@ class Groups:
         self._tables: dict[str, tuple[int, int] | None] = {}
         self._found: dict[str, Members | None] = {}
         self._kept = 0
-        block = self._read(start, SUPERBLOCK_BYTES)
+        block = self.read(start, SUPERBLOCK_BYTES)
         first = ADDRESSES_AT.get(block[8]) if block[SIZES] == b"\x08\x08" else None  # versions 2 and 3 have no entry of the root
         self._base = ADDRESSES.at(block, first).base if first else 0
         self._root = TABLE_ENTRY.at(block, first + ADDRESSES.size) if first else None
@@ -76,7 +82,7 @@ class Groups:
         if is_group:
             self._table(path)
             return
-        entry = self._entry(path)
+        entry = self.entry(path)
         if entry is not None and entry.cache == CACHED_GROUP:
             raise FormatError("the symbol table describes this as a group, its header as something else", hint=AGAIN)
 
@@ -93,7 +99,8 @@ class Groups:
         self._found[path] = members
         return members
 
-    def _entry(self, path: str) -> TableEntry | None:
+    def entry(self, path: str) -> TableEntry | None:
+        """What stands of an object in the group above it; None: that is of another form."""
         if not path:
             return self._root
         parent, _, name = path.rpartition("/")
@@ -107,7 +114,7 @@ class Groups:
     def _table(self, path: str) -> tuple[int, int] | None:
         """Where the B-tree and the names of a group are; None: it has no symbol table, to which groups may be changed later."""
         if path not in self._tables:
-            entry = self._entry(path)
+            entry = self.entry(path)
             table = None if entry is None else _complete(self._symbol_table, entry.header)
             if entry is not None and table is not None and entry.cache == CACHED_GROUP and table != (entry.tree, entry.heap):
                 raise FormatError("the two records of where this group's members are disagree", hint=AGAIN)
@@ -118,21 +125,21 @@ class Groups:
 
     def _symbol_table(self, address: int) -> tuple[int, int] | None:
         """What an object header says about the place of the members."""
-        header = FIRST_OF_HEADER.at(self._read(address, FIRST_OF_HEADER.size))
+        header = FIRST_OF_HEADER.at(self.read(address, FIRST_OF_HEADER.size))
         if header.version != 1:
             return None
-        message = FIRST_OF_BLOCK.at(self._read(header.first, FIRST_OF_BLOCK.size)) if header.kind == CONTINUATION else header
+        message = FIRST_OF_BLOCK.at(self.read(header.first, FIRST_OF_BLOCK.size)) if header.kind == CONTINUATION else header
         return (message.first, message.second) if message.kind == SYMBOL_TABLE else self._message(address)
 
     def _message(self, address: int) -> tuple[int, int] | None:
         """The symbol table message of a header, wherever it stands."""
-        size = FIRST_MESSAGE + OBJECT_HEADER.at(self._read(address, OBJECT_HEADER.size)).size
+        size = FIRST_MESSAGE + OBJECT_HEADER.at(self.read(address, OBJECT_HEADER.size)).size
         first, waiting = FIRST_MESSAGE, [(address, size)]
         for _ in range(MOST_BLOCKS):
             if not waiting:
                 break
             at, size = waiting.pop(0)
-            block = self._read(at, min(size, LARGEST_BLOCK))
+            block = self.read(at, min(size, LARGEST_BLOCK))
             for kind, data in messages(block, first, len(block)):
                 if kind == SYMBOL_TABLE:
                     place = PAIR.at(data)
@@ -143,13 +150,15 @@ class Groups:
         return None
 
     def _listed(self, tree: int, heap_address: int) -> Members:
-        heap = LOCAL_HEAP.at(self._read(heap_address, LOCAL_HEAP.size))
-        if heap.signature != b"HEAP" or heap.size > LARGEST_HEAP:
+        heap = LOCAL_HEAP.at(self.read(heap_address, LOCAL_HEAP.size))
+        if heap.signature != b"HEAP" or heap.version or heap.size > LARGEST_HEAP:
             raise FormatError("the names of this group's members are not at the recorded address", hint=AGAIN)
-        names = self._read(heap.data, heap.size)
+        names = self.read(heap.data, heap.size)
+        if not _has_free_list(names, heap.free):
+            raise FormatError("the free list among the names of this group's members is damaged", hint=AGAIN)
         members: Members = {}
         before = b""
-        for leaf, low, high in self._leaves(tree, names, set(), DEEPEST):
+        for leaf, low, high in self._leaves(tree, names, {}, DEEPEST):
             for entry in leaf:
                 name = _name(names, entry.name)
                 if not before < name:
@@ -158,19 +167,27 @@ class Groups:
                 if not low < name <= high:
                     raise FormatError(f"the name {printable(repr(name)[1:])} is at a place that no lookup in this group reaches",
                                       hint=AGAIN)
+                if entry.cache not in CACHES:
+                    raise FormatError(f"the name {printable(repr(name)[1:])} is recorded as something unknown", hint=AGAIN)
                 members[name], before = entry, name
             if len(members) > MOST_MEMBERS:
                 raise FormatError(f"expected a group of at most {MOST_MEMBERS} members, got more")
         return members
 
-    def _leaves(self, address: int, names: bytes, seen: set[int], above: int) -> Iterator[tuple[Iterator[TableEntry], bytes, bytes]]:
-        """The entries of each leaf below a node of the B-tree, with the keys beside it: names lie above the first, up to the second."""
-        data = self._read(address, TREE_NODE.size)
+    def _leaves(self, address: int, names: bytes, seen: dict[int, TreeNode], above: int) -> Iterator[_Leaf]:
+        """The entries of each leaf below a node of the B-tree, with the keys beside it: names lie above the first, up to the second.
+
+        seen: the nodes so far by address, in the order in which a level has them.
+        """
+        data = self.read(address, TREE_NODE.size)
         node = TREE_NODE.at(data)
         if node.signature != b"TREE" or node.kind != GROUP_NODE or node.level >= above or address in seen:
             raise FormatError("the B-tree of this group is damaged", hint=AGAIN)
-        seen.add(address)
-        pairs = struct.unpack(f"<{2 * node.used + 1}Q", self._read(address + TREE_NODE.size, 8 * (2 * node.used + 1)))
+        left = next(((place, other) for place, other in reversed(seen.items()) if other.level == node.level), None) if seen else None
+        if node.left != (left[0] if left else UNDEFINED) or (left and left[1].right != address) or (not seen and node.right != UNDEFINED):
+            raise FormatError("the B-tree of this group is damaged: its nodes disagree about their neighbors", hint=AGAIN)
+        seen[address] = node
+        pairs = struct.unpack(f"<{2 * node.used + 1}Q", self.read(address + TREE_NODE.size, 8 * (2 * node.used + 1)))
         for i in range(0, 2 * node.used, 2):
             low, high = _name(names, pairs[i]), _name(names, pairs[i + 2])
             if node.level == 0:
@@ -180,13 +197,13 @@ class Groups:
                 yield leaf, max(low, inner_low), min(high, inner_high)
 
     def _leaf(self, address: int) -> Iterator[TableEntry]:
-        data = self._read(address, self._leaf_size)
+        data = self.read(address, self._leaf_size)
         node = TABLE_NODE.at(data)
-        if node.signature != b"SNOD" or TABLE_NODE.size + node.used * TABLE_ENTRY.size > len(data):
+        if node.signature != b"SNOD" or node.version != 1 or TABLE_NODE.size + node.used * TABLE_ENTRY.size > len(data):
             raise FormatError("a symbol table node of this group is damaged", hint=AGAIN)
         return TABLE_ENTRY.rows(data, TABLE_NODE.size, node.used)
 
-    def _read(self, address: int, size: int) -> bytes:
+    def read(self, address: int, size: int) -> bytes:
         """Bytes of the file, fewer at its end. Some that follow are kept where they cost no request."""
         at = self._base + address
         start, window = self._window
@@ -200,6 +217,18 @@ def _complete(read: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         return read(*args, **kwargs)
     except (struct.error, IndexError, ValueError):
         raise FormatError("the symbol table of this group cannot be read", hint=AGAIN) from None
+
+
+def _has_free_list(names: bytes, place: int) -> bool:
+    """Whether the pieces of a heap that are free, each of which says where the next is, lie in it."""
+    for _ in range(len(names) // PAIR.size + 1):
+        if place == LAST_FREE:
+            return True
+        following, size = PAIR.at(names, place)
+        if not following or size > len(names) - place:
+            return False
+        place = following
+    return False
 
 
 def _name(names: bytes, offset: int) -> bytes:

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from exporter.formats.layout import Layout
 
-SYMBOL_TABLE, DATASPACE, DATA_LAYOUT, CONTINUATION = 0x11, 0x01, 0x08, 0x10  # types of messages (IV.A.2)
+# types of messages (IV.A.2)
+NOTHING, DATASPACE, DATATYPE, FILL_VALUE, DATA_LAYOUT, ATTRIBUTE, CONTINUATION, SYMBOL_TABLE, MODIFIED = 0, 1, 3, 5, 8, 12, 16, 17, 18
 CONTIGUOUS = 1
 SIZES, RANKS_AT, ADDRESSES_AT = slice(13, 15), 16, {0: 24, 1: 28}  # in a superblock; the last by its version
 GROUP_NODE, CACHED_GROUP, CACHED_LINK = 0, 1, 2  # kind of a B-tree (III.A.1), types of a cache (III.C)
@@ -118,6 +119,41 @@ class Pair(NamedTuple):
     second: int
 
 
+class AttributeHead(NamedTuple):
+    """The beginning of an attribute message of version 1 (IV.A.2.m); name, datatype, dataspace, each of so many bytes and padded to a
+    multiple of 8, and the data follow."""
+
+    version: int
+    reserved: int
+    name: int
+    datatype: int
+    dataspace: int
+
+
+class HeapCollection(NamedTuple):
+    """The header of a global heap collection (III.E); its objects follow, up to one of number 0."""
+
+    signature: bytes
+    version: int
+    size: int
+
+
+class HeapObject(NamedTuple):
+    """Before each object of a global heap collection (III.E), whose data is padded to a multiple of 8."""
+
+    number: int
+    references: int
+    size: int
+
+
+class HeapReference(NamedTuple):
+    """A string of any length: its size, the address of its collection, and its number there (IV.B)."""
+
+    size: int
+    address: int
+    number: int
+
+
 RANKS = Layout(Ranks, "<HHI")
 ADDRESSES = Layout(Addresses, "<QQQQ")
 TREE_NODE = Layout(TreeNode, "<4sBBHQQ")
@@ -129,6 +165,10 @@ FIRST_OF_BLOCK = Layout(OnlyMessage, "<H6xQQ")
 OBJECT_HEADER = Layout(ObjectHeader, "<BBHII")
 MESSAGE_HEADER = Layout(MessageHeader, "<HHB3x")
 PAIR = Layout(Pair, "<QQ")
+ATTRIBUTE_HEAD = Layout(AttributeHead, "<BBHHH")
+HEAP_COLLECTION = Layout(HeapCollection, "<4sB3xQ")
+HEAP_OBJECT = Layout(HeapObject, "<HH4xQ")
+HEAP_REFERENCE = Layout(HeapReference, "<IQI")
 FIRST_MESSAGE = 16  # from the beginning of an object header
 
 

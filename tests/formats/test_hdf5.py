@@ -343,8 +343,8 @@ class Short(MemoryFile):
 def test_a_short_read_is_an_error(tmp_path):
     with h5py.File(tmp_path / "h", "w") as file:
         file["x"] = np.ones(3)
-    with pytest.raises(FormatError, match="ends inside its data"):
-        open_hdf5(Short((tmp_path / "h").read_bytes()))
+    with open_hdf5(Short((tmp_path / "h").read_bytes())) as file:
+        assert "ends inside its data" in refused(file.array, "x")
 
 
 @given(st.lists(st.integers(0, 255), min_size=0, max_size=300), st.integers(1, 40))

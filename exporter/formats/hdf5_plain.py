@@ -1,0 +1,314 @@
+"""Objects of an HDF5 file in the form that nearly every file of Keras's has, read without libhdf5, which takes several times as long:
+groups with a symbol table, contiguous arrays of IEEE floats, attributes of text.
+
+Nothing is guessed: what is written in another way, or not byte for byte as the library writes it, is left to libhdf5, which reads it or
+says what is wrong with it.
+
+Specification: HDF5 File Format 3.0, sections II.A (superblock), III.E (global heap), IV.A.1.a (headers), IV.A.2 (messages).
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+
+from exporter.formats.hdf5_layout import (
+    ATTRIBUTE,
+    ATTRIBUTE_HEAD,
+    CONTINUATION,
+    DATA_LAYOUT,
+    DATASPACE,
+    DATATYPE,
+    FILL_VALUE,
+    FIRST_MESSAGE,
+    HEAP_COLLECTION,
+    HEAP_OBJECT,
+    HEAP_REFERENCE,
+    MESSAGE_HEADER,
+    MODIFIED,
+    NOTHING,
+    OBJECT_HEADER,
+    PAIR,
+    SYMBOL_TABLE,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Read = Callable[[int, int], bytes]  # address, size: bytes of the file, fewer at its end
+Message = tuple[int, bytes]
+
+# The superblock of a file that the library wrote with its own settings: version 0, addresses and sizes of 8 bytes, ranks 4 and 16, base 0,
+# no free space and no driver beside it. The end of the file stands between the two halves.
+SUPERBLOCK = b"\x89HDF\r\n\x1a\n\0\0\0\0\0\x08\x08\0\x04\0\x10\0\0\0\0\0" + bytes(8) + b"\xff" * 8, b"\xff" * 8
+ROOT_CACHE, IS_GROUP = slice(72, 76), b"\x01\0\0\0"  # in the entry of the root, which follows
+HEAD_BYTES = 272  # of the header of a dataset, as the library makes it
+LARGEST_BLOCK, MOST_BLOCKS, MOST_MESSAGES = 1 << 20, 16, 1000
+LARGEST_HEAP = 64 << 20
+MOST_KEPT = 16  # collections of strings
+UNDEFINED = (1 << 64) - 1
+FLOATS: dict[bytes, tuple[str, np.dtype[Any]]] = {
+    bytes.fromhex("11200f0002000000000010000a05000a0f000000"): ("float16", np.dtype("<f2")),
+    bytes.fromhex("11201f000400000000002000170800177f000000"): ("float32", np.dtype("<f4")),
+    bytes.fromhex("11203f000800000000004000340b0034ff030000"): ("float64", np.dtype("<f8"))}
+CONTIGUOUS_3 = b"\x03\x01"  # version and class of a layout
+IN_HEADERS = frozenset((NOTHING, DATASPACE, DATATYPE, FILL_VALUE, DATA_LAYOUT, ATTRIBUTE, CONTINUATION, SYMBOL_TABLE, MODIFIED))
+# The types of text: of fixed length, padded with NUL (1) or ending in one (0), and of any length, each in ASCII or UTF-8.
+FIXED_BYTES = 8
+FIXED = {b"\x13" + bytes([charset << 4 | pad, 0, 0]): pad for pad in (0, 1) for charset in (0, 1)}
+ANY_LENGTH = {b"\x19" + bytes([pad << 4 | 1, charset, 0]) + b"\x10\0\0\0" + b"\x10\0\0\0\x01\0\0\0\0\0\x08\0"
+              for pad in (0, 1) for charset in (0, 1)}
+
+
+class _OtherFormError(Exception):
+    """It is not of the form that is read here."""
+
+
+def is_plain(superblock: bytes, size: int) -> bool:
+    """Whether a file of this size, from its beginning, says nothing of itself but what the library says by itself."""
+    first, last = SUPERBLOCK
+    return superblock.startswith(first + size.to_bytes(8, "little") + last) and superblock[ROOT_CACHE] == IS_GROUP
+
+
+def plain_object(read: Read, address: int, heap: Heap, otherwise: Callable[[], Any]) -> PlainObject | None:
+    """The object with its header at `address`; None where it is of another form.
+
+    otherwise: gives the same by libhdf5.
+    """
+    try:
+        found = _messages(read, address)
+        kinds = [kind for kind, _ in found]
+        attributes = [data for kind, data in found if kind == ATTRIBUTE]
+        table, whole = kinds.count(SYMBOL_TABLE), [kinds.count(kind) for kind in (DATASPACE, DATATYPE, DATA_LAYOUT)]
+        if (table, whole) == (1, [0, 0, 0]):
+            return PlainObject("group", address, attributes, heap, otherwise)
+        if (table, whole) == (0, [1, 1, 1]):
+            return PlainDataset(address, attributes, heap, otherwise, dict(found))
+    except (_OtherFormError, struct.error, IndexError):
+        pass
+    return None
+
+
+def _messages(read: Read, address: int) -> list[Message]:
+    """All of a header, which says how many there are."""
+    block = read(address, HEAD_BYTES)
+    head = OBJECT_HEADER.at(block)
+    if head.version != 1 or head.reserved or head.messages > MOST_MESSAGES or not head.links:
+        _other()
+    waiting, at = [(address + FIRST_MESSAGE, head.size)], FIRST_MESSAGE
+    found: list[Message] = []
+    while waiting:
+        start, size = waiting.pop(0)
+        if size > LARGEST_BLOCK or len(waiting) > MOST_BLOCKS or len(found) > MOST_MESSAGES:
+            _other()
+        if start != address + FIRST_MESSAGE or len(block) < at + size:
+            block, at = read(start, size), 0
+        end = at + size
+        if len(block) < end:
+            _other()
+        while at < end:
+            kind, length, flags = MESSAGE_HEADER.at(block, at)
+            at += MESSAGE_HEADER.size
+            if kind not in IN_HEADERS or flags > 1 or at + length > end:
+                _other()
+            data = block[at: at + length]
+            at += length
+            found.append((kind, data))
+            if kind == CONTINUATION:
+                waiting.append(PAIR.at(data))
+    if len(found) != head.messages:
+        _other()
+    return found
+
+
+class PlainObject:
+    """A group, or what a dataset has in common with it. What it can't say itself `otherwise` says."""
+
+    def __init__(self, kind: str, address: int, attributes: list[bytes], heap: Heap, otherwise: Callable[[], Any]) -> None:
+        self.kind, self.address = kind, address
+        self._heap, self._otherwise = heap, otherwise
+        self._attributes = {_attribute_name(data): data for data in attributes}
+        if len(self._attributes) < len(attributes):
+            _other()
+
+    def attribute_names(self) -> list[bytes]:
+        return sorted(self._attributes)  # in the order of the names, as libhdf5 has them
+
+    def has_attribute(self, name: bytes) -> bool:
+        return name in self._attributes
+
+    def attribute(self, name: bytes) -> Any:
+        """One that is there."""
+        try:
+            return PlainAttribute(self._attributes[name], self._heap)
+        except (_OtherFormError, struct.error, IndexError):
+            return self._otherwise().attribute(name)
+
+    def links(self) -> list[bytes]:
+        """As in LibraryObject, and so are these: the symbol table of a group says it first."""
+        found: list[bytes] = self._otherwise().links()
+        return found
+
+    def link(self, name: bytes) -> int | None:
+        found: int | None = self._otherwise().link(name)
+        return found
+
+    def count(self) -> int:
+        found: int = self._otherwise().count()
+        return found
+
+
+class PlainDataset(PlainObject):
+    """A contiguous array of floats."""
+
+    type_name = "floating point numbers"
+
+    def __init__(self, address: int, attributes: list[bytes], heap: Heap, otherwise: Callable[[], Any], messages: dict[int, bytes]) -> None:
+        super().__init__("dataset", address, attributes, heap, otherwise)
+        self.shape, _ = _shape(messages[DATASPACE])
+        kind, layout = messages[DATATYPE], messages[DATA_LAYOUT]
+        self._float_type = FLOATS.get(kind[:20]) or _other()
+        self.item_size = self._float_type[1].itemsize
+        place, size = PAIR.at(layout, len(CONTIGUOUS_3))
+        if layout[:2] != CONTIGUOUS_3 or place == UNDEFINED or not size or size != math.prod(self.shape) * self.item_size:
+            _other()
+        if FILL_VALUE in messages and not _is_no_value(messages[FILL_VALUE]):
+            _other()
+        self._place = [(place, size, True)]
+
+    def float_type(self) -> tuple[str, np.dtype[Any]]:
+        """As in LibraryObject."""
+        return self._float_type
+
+    def is_two_opaque_bytes(self) -> bool:
+        return False
+
+    def places(self, size: int) -> list[tuple[int, int, bool]]:
+        """As in LibraryObject."""
+        return self._place
+
+    def read_into(self, values: NDArray[Any]) -> None:
+        """As in LibraryObject."""
+        self._otherwise().read_into(values)
+
+
+class PlainAttribute:
+    """An attribute of text, of one length or of any, which lies in a global heap; or of nothing, as which Keras writes an empty list."""
+
+    is_integer = is_null = False
+
+    def __init__(self, data: bytes, heap: Heap) -> None:
+        head = ATTRIBUTE_HEAD.at(data)
+        kind_at = ATTRIBUTE_HEAD.size + _padded(head.name)
+        space_at = kind_at + _padded(head.datatype)
+        kind = data[kind_at: kind_at + head.datatype]
+        self.shape, taken = _shape(data[space_at: space_at + head.dataspace])
+        self._item: int = int.from_bytes(kind[4:8], "little")
+        self.size = math.prod(self.shape) * self._item
+        at = space_at + _padded(head.dataspace)
+        self._data = data[at: at + self.size]
+        self.is_of_any_length = kind in ANY_LENGTH
+        self.is_text = self.is_of_any_length or (kind[:4] in FIXED and len(kind) == FIXED_BYTES)
+        self._ends_in_nul = FIXED.get(kind[:4]) == 0
+        is_empty = not self.size and kind in FLOATS
+        if not (is_empty or (self.is_text and self.size)) or taken != head.dataspace or len(self._data) != self.size:
+            _other()
+        references = HEAP_REFERENCE.rows(self._data, 0, self.size // self._item) if self.is_of_any_length else ()
+        self._texts = [heap.text(reference) for reference in references]
+
+    @property
+    def type_name(self) -> str:
+        return "text" if self.is_text else "floating point numbers"
+
+    def texts(self) -> list[bytes]:
+        """As in LibraryAttribute."""
+        if self.is_of_any_length:
+            return self._texts
+        found = [self._data[at: at + self._item] for at in range(0, self.size, self._item)]
+        return [(text.partition(b"\0")[0] if self._ends_in_nul else text).rstrip(b"\0") for text in found]
+
+    def integer(self) -> NoReturn:
+        raise TypeError("no integer")
+
+
+class Heap:
+    """The strings of a file that lie in its global heap."""
+
+    def __init__(self, read: Read) -> None:
+        self._read = read
+        self._collections: dict[int, dict[int, bytes]] = {}
+
+    def text(self, reference: tuple[int, int, int]) -> bytes:
+        """One, up to its first NUL. Raises IndexError where the reference leads nowhere."""
+        size, address, number = reference
+        if not size and not address:
+            return b""
+        if address not in self._collections:
+            if len(self._collections) == MOST_KEPT:
+                self._collections.clear()
+            self._collections[address] = _collection(self._read, address)
+        found = self._collections[address].get(number)
+        if found is None or len(found) != size:
+            _other()
+        return found.partition(b"\0")[0]
+
+
+def _collection(read: Read, address: int) -> dict[int, bytes]:
+    """The objects of a global heap collection by their numbers."""
+    head = HEAP_COLLECTION.at(read(address, HEAP_COLLECTION.size))
+    if head.signature != b"GCOL" or head.version != 1 or head.size > LARGEST_HEAP:
+        _other()
+    data = read(address, head.size)
+    if len(data) != head.size:
+        _other()
+    found: dict[int, bytes] = {}
+    at = HEAP_COLLECTION.size
+    while at + HEAP_OBJECT.size <= len(data):
+        number, _, size = HEAP_OBJECT.at(data, at)
+        if not number:  # the rest is free
+            if at + size != len(data):
+                _other()
+            break
+        at += HEAP_OBJECT.size
+        if at + size > len(data) or number in found:
+            _other()
+        found[number] = data[at: at + size]
+        at += _padded(size)
+    return found
+
+
+def _attribute_name(data: bytes) -> bytes:
+    head = ATTRIBUTE_HEAD.at(data)
+    name = data[ATTRIBUTE_HEAD.size: ATTRIBUTE_HEAD.size + head.name]
+    if head.version != 1 or head.reserved or not name.endswith(b"\0") or name.index(b"\0") != len(name) - 1 or not name.isascii():
+        _other()
+    return name[:-1]
+
+
+def _shape(data: bytes) -> tuple[tuple[int, ...], int]:
+    """A dataspace of version 1 that cannot grow, and the bytes that it takes."""
+    version, rank, flags = data[:3]
+    if version != 1 or rank > 32 or flags > 1 or any(data[3:8]):
+        _other()
+    sizes = struct.unpack_from(f"<{rank * (1 + flags)}Q", data, 8)
+    shape, most = sizes[:rank], sizes[rank:]
+    if flags and shape != most:
+        _other()
+    return shape, 8 + 8 * len(sizes)
+
+
+def _is_no_value(fill: bytes) -> bool:
+    """Whether a fill value message is of version 2 and says no value."""
+    return fill[0] == 2 and 0 < fill[1] < 4 and fill[2] < 3 and fill[3] < 2 and fill[4:] == b"\0\0\0\0"
+
+
+def _padded(size: int) -> int:
+    return size + -size % 8
+
+
+def _other() -> NoReturn:
+    raise _OtherFormError

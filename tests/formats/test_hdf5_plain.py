@@ -1,0 +1,189 @@
+"""What is read of an HDF5 file without libhdf5 is what libhdf5 reads; what is of another form, or damaged, is left to it."""
+
+from __future__ import annotations
+
+import io
+import random
+import subprocess
+import sys
+
+import h5py
+import numpy as np
+import pytest
+
+from exporter.errors import FormatError
+from exporter.files.input_file import MemoryFile
+from exporter.formats import hdf5
+
+
+def written(fill, **options):
+    """The bytes of an HDF5 file that `fill` makes."""
+    memory = io.BytesIO()
+    with h5py.File(memory, "w", **options) as file:
+        fill(file)
+    return memory.getvalue()
+
+
+def model(file):
+    """As Keras lays out weights, with the kinds of attributes that it and others write."""
+    file.attrs["keras_version"], file.attrs["fixed"], file.attrs["empty"] = "2.15.0", np.array([b"ab", b"c"]), []
+    for name in ("a", "bb"):
+        group = file.create_group(f"weights/{name}")
+        group.attrs["weight_names"] = [b"x/gamma:0", b"x/beta:0"]
+        for weight, dtype in (("gamma", "f4"), ("beta", "f8"), ("half", "f2")):
+            group[f"x/{weight}:0"] = np.arange(5).astype(dtype)
+        group["x/scalar"], group["x/matrix"] = np.float32(3), np.ones((2, 3), "f4")
+        group["x/gamma:0"].attrs["said"] = "text"
+
+
+class AskedError(Exception):
+    """libhdf5 would be asked."""
+
+
+def ask():
+    raise AskedError
+
+
+def content(data, *, by_library, never=False):
+    """(all that a file holds, whether libhdf5 was asked for any of it); the first None where it is refused, or where it may not be asked:
+    it hangs on some damaged files."""
+    found = []
+    try:
+        with hdf5.open_hdf5(MemoryFile(data)) as file:
+            if by_library:
+                file._is_plain = False
+            if never:
+                if file._id is not None:
+                    return None, True
+                file._by_library = ask
+            for path in file.walk():
+                found += _attributes(file, path)
+                for name in file.names(path):
+                    inner = f"{path}/{name}" if path else name
+                    found.append((inner, file.kind(inner), file.identity(inner)))
+                    if file.kind(inner) == "dataset":
+                        values, dtype = file.array(inner)
+                        found += [*_attributes(file, inner), (dtype, values.shape, values.tobytes(), file.size(inner), file.dtype(inner))]
+            return found, file._id is not None
+    except (AskedError, FormatError):
+        return None, True
+
+
+def _attributes(file, path):
+    return [(path, name, file.strings(path, name)) for name in file.attributes(path)]
+
+
+def test_a_file_as_keras_writes_it_is_read_without_libhdf5_and_alike():
+    data = written(model)
+    plain, asked = content(data, by_library=False)
+    assert not asked
+    assert len(plain) > 30
+    assert content(data, by_library=True) == (plain, True)
+
+
+def test_reading_a_model_imports_no_h5py(tmp_path):
+    (tmp_path / "w.h5").write_bytes(written(model))
+    program = (f"import sys; from exporter.files.place import Place; from exporter.formats.hdf5 import open_hdf5; "
+               f"file = open_hdf5(Place({str(tmp_path / 'w.h5')!r})); file.array('weights/a/x/gamma:0'); file.close(); print(*sys.modules)")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "h5py" not in done.stdout.split()
+
+
+def of_chunks(file):
+    file.create_dataset("x", data=np.ones((4, 4), "f4"), chunks=(2, 2))
+
+
+def packed(file):
+    file.create_dataset("x", data=np.ones(64, "f4"), compression="gzip")
+
+
+def growing(file):
+    file.create_dataset("x", data=np.ones(4, "f4"), maxshape=(None,))
+
+
+def compact(file):
+    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    properties.set_layout(h5py.h5d.COMPACT)
+    space = h5py.h5s.create_simple((4,))
+    h5py.h5d.create(file.id, b"x", h5py.h5t.IEEE_F32LE, space, properties).write(h5py.h5s.ALL, h5py.h5s.ALL, np.ones(4, "f4"))
+
+
+def filled(file):
+    file.create_dataset("x", data=np.ones(4, "f4"), fillvalue=2.0)
+
+
+def big_endian(file):
+    file["x"] = np.arange(4).astype(">f4")
+
+
+def spaces(file):
+    kind = h5py.h5t.C_S1.copy()
+    kind.set_size(4)
+    kind.set_strpad(h5py.h5t.STR_SPACEPAD)
+    h5py.h5a.create(file.id, b"text", kind, h5py.h5s.create(h5py.h5s.SCALAR)).write(np.array(b"ab", "S4"))
+
+
+def non_ascii(file):
+    file.attrs["größe"] = "ß"
+    file["ß/x"] = np.ones(3, "f4")
+
+
+def many_attributes(file):
+    file["g/x"] = np.ones(1, "f4")
+    for number in range(40):
+        file["g"].attrs[f"a{number:02}"] = f"text {number}"
+
+
+def strings_of_many_heaps(file):
+    for number in range(200):
+        file.attrs.create(f"{number}long", "x" * 300)
+
+
+def changed(file):
+    for number in range(30):
+        file[f"g/x{number}"] = np.ones(2, "f4")
+    for number in range(0, 30, 2):
+        del file[f"g/x{number}"]
+    file["g/y"] = np.ones(3, "f4")
+
+
+def nul_inside(file):
+    file.attrs["fixed"] = np.array([b"a\0b", b"\0c"])
+
+
+@pytest.mark.parametrize(("fill", "plain"), [
+    (of_chunks, False), (packed, False), (growing, False), (compact, False), (filled, False), (big_endian, False), (spaces, False),
+    (non_ascii, False), (many_attributes, True), (strings_of_many_heaps, True), (changed, True), (nul_inside, True)],
+    ids=lambda value: getattr(value, "__name__", None))
+def test_other_forms_are_left_to_libhdf5_and_read_alike(fill, plain):
+    data = written(fill)
+    ours, asked = content(data, by_library=False)
+    assert ours
+    assert asked != plain
+    assert content(data, by_library=True)[0] == ours
+
+
+@pytest.mark.parametrize("options", [{"libver": "latest"}, {"userblock_size": 512}, {"fs_strategy": "page"}])
+def test_other_files_are_left_to_libhdf5(options):
+    memory = io.BytesIO()
+    with h5py.File(memory, "w", **options) as file:
+        model(file)
+    assert content(memory.getvalue(), by_library=False)[1]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_of_damaged_files_nothing_is_read_that_libhdf5_reads_otherwise_or_refuses(seed):
+    """A byte or two changed, where something stands: what is read without libhdf5 is read alike with it."""
+    data, chance = written(model), random.Random(seed)
+    places = [place for place, byte in enumerate(data) if byte]
+    alike = 0
+    for _ in range(150):
+        damaged = bytearray(data)
+        for _ in range(chance.choice((1, 1, 2))):
+            place = min(max(chance.choice(places) + chance.choice((-1, 0, 0, 1)), 0), len(data) - 1)
+            damaged[place] = chance.choice((0, 1, 255, damaged[place] ^ 1 << chance.randrange(8)))
+        ours, asked = content(bytes(damaged), by_library=False, never=True)
+        if not asked:
+            assert content(bytes(damaged), by_library=True)[0] == ours
+            alike += 1
+    assert alike > 10
