@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib
 import os
+import random
 
 import hypothesis
 import pytest
@@ -13,6 +14,7 @@ import pytest
 def pytest_addoption(parser):
     parser.addoption("--thorough", action="store_true", default=bool(os.environ.get("BN_EXPORT_THOROUGH")),
                      help="run also the tests that need compilers, a browser, other frameworks, or much time (or: BN_EXPORT_THOROUGH=1)")
+    parser.addoption("--order-seed", metavar="SEED", help="run the tests in a random order, by this seed")
 
 
 def pytest_configure(config):
@@ -22,6 +24,8 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
+    if (seed := config.getoption("--order-seed")) is not None:  # the same in all workers
+        random.Random(seed).shuffle(items)
     for item in items:
         if item.get_closest_marker("live"):  # importing TensorFlow takes seconds: in one worker, not in each
             item.add_marker(pytest.mark.xdist_group("live"))

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 import exporter
@@ -45,6 +46,18 @@ def written(run, tmp_path, *words):
     code, out, err = run(cli.export, *words)
     assert (code, out, err) == (0, "", "")
     return exporter.load(tmp_path / "o.json")
+
+
+def test_what_is_odd_about_a_model_is_said_for_one_and_for_many(run, tmp_path):
+    odd = make_layer().replace(moving_variance=np.float32([1, -1e-12, 1, 1]))
+    exporter.write(make_bundle(odd), tmp_path / "m.json")
+    said = "encoder/bn_1: moving_variance[1] is slightly negative"
+    code, _, err = run(cli.export, tmp_path / "m.json", tmp_path / "o.json")
+    assert (code, err.startswith(f"warning: {said}")) == (0, True)
+    code, _, err = run(cli.export, tmp_path / "m.json", "--out-dir", tmp_path / "d", "--jobs", "1")
+    assert code == 0
+    assert f"warning: {tmp_path / 'm.json'}: {said}" in err
+    assert err.endswith("exported 1, skipped 0, refused 0\n")
 
 
 def test_options_stand_anywhere_and_may_be_abbreviated(run, tmp_path, monkeypatch):

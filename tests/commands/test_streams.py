@@ -120,6 +120,17 @@ def test_a_model_from_a_pipe_and_a_bundle_into_one(shell, tmp_path):
     assert b"- goes with one model" in done.stderr
 
 
+@pytest.mark.parametrize("words", [["-"], ["-", "o.json"]])
+def test_a_standard_input_that_is_closed(run, monkeypatch, words):
+    from exporter.commands import export as cli
+
+    monkeypatch.setattr(sys, "stdin", None)
+    code, out, err = run(cli.export, *words)
+    assert (code, out) == (2, "")
+    assert "standard input" in err
+    assert "closed" in err
+
+
 def test_a_folder_that_was_removed(shell, tmp_path):
     gone = "mkdir gone; cd gone; rmdir ../gone; "
     assert shell(f"{gone} {COMMAND} {KERAS} {tmp_path}/o.json").returncode == 0

@@ -9,8 +9,10 @@ import pytest
 
 import exporter
 from exporter.commands.diagnose import diagnose
-from exporter.diagnosis.samples import from_text, looks_like_numbers
+from exporter.diagnosis.alone import of_numbers
+from exporter.diagnosis.samples import Numbers, from_text, looks_like_numbers
 from tests.make.layers import make_layer
+from tests.make.ports import torch_state
 
 WHOLE = np.array([[1, 2], [3, -4]])
 
@@ -149,6 +151,30 @@ def test_files_of_ones_own(run, tmp_path, form):
     assert "assumed" not in out
     code, out, _ = run(diagnose, path, *more, "--input", tmp_path / "x.npy", "--output", tmp_path / "wrong.npy")
     assert (code, "BN133" in out) == (1, True)
+
+
+def test_layers_of_a_file_keep_their_names(run, tmp_path):
+    first, second = make_layer("stem.bn", seed=8, epsilon=1e-5), make_layer("head.bn", seed=9, epsilon=1e-5)
+    np.savez(tmp_path / "s.npz", **torch_state(first, second))
+    np.save(tmp_path / "x.npy", np.ones((2, 4), np.float32))
+    np.save(tmp_path / "y.npy", second(np.ones((2, 4), np.float32)))
+    code, out, _ = run(diagnose, tmp_path / "s.npz", "--layer", "head.bn", "--input", tmp_path / "x.npy", "--output", tmp_path / "y.npy")
+    assert (code, out.startswith("head.bn: same")) == (0, True), out
+
+
+@pytest.mark.parametrize(("dtype", "expected"), [("float64", "float64"), ("float32", "float32")])
+def test_exact_arrays_are_taken_in_their_own_precision(dtype, expected):
+    given = of_numbers({"gamma": Numbers(np.array([1.5, 2], dtype), None), "mean": Numbers(np.array([0.1, 0.2], dtype), None)}, 1e-3)
+    assert given.bundle.layers[0].dtype == expected
+    typed = of_numbers({"gamma": from_text("1.5, 2"), "mean": Numbers(np.array([0.1, 0.2], dtype), None)}, 1e-3)
+    assert typed.bundle.layers[0].dtype == "float32"
+
+
+def test_the_last_digit_of_a_parameter_is_half_open(run):
+    """0.2500 stands for 0.24995 to 0.25005, and so on: within what that leaves open the output is right."""
+    words = ["--gamma", "1.5000", "--beta", "0.2500", "--mean", "1.0000", "--variance", "4.0000", "--epsilon", "0", "--input", "3.000000"]
+    for output, code in (("1.750000", 0), ("1.750100", 0), ("1.749900", 0), ("1.750400", 1), ("1.749600", 1)):
+        assert run(diagnose, *words, f"--output={output}")[0] == code, output
 
 
 def test_a_state_without_epsilon_takes_its_frameworks_default(run, tmp_path):

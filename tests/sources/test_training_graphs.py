@@ -45,6 +45,17 @@ def moments(scope, x="x", axes=(0,)):
     return nodes, f"{s}/mean", f"{s}/variance"
 
 
+@pytest.mark.parametrize("op", ["FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3"])
+def test_averages_that_go_into_the_op_itself(tmp_path, op):
+    """From TensorFlow 2.3 on with exponential_avg_factor: the op in training is fed the variables that it updates."""
+    values = parameters()
+    nodes, reads = variables("bn")
+    fused = node(f"bn/{op}", op, "x", *reads, is_training=True, epsilon=0.001, exponential_avg_factor=0.01)
+    bundle = exporter.read(save(tmp_path, tensors("bn", values), X, *nodes, fused))
+    check(bundle["bn"], values)
+    assert "run in training by the graph" in bundle.warnings[0]
+
+
 def average(name, variable, statistic, *, unless_empty=False):
     """assign_moving_average without zero_debias; unless_empty: as Keras has it under a distribution strategy."""
     nodes = [const(f"{name}/decay", np.float32(0.1)), node(f"{name}/sub", "Sub", f"{variable}/read", statistic),
