@@ -216,6 +216,26 @@ def test_one_name_in_two_models_is_nothing_odd():
     assert norms(sequential(sequential(norm("a"), name="left"), sequential(norm("a"), name="right"))) == ["left/a", "right/a"]
 
 
+@pytest.mark.parametrize("entry", [
+    {"class_name": "Custom>BatchNormalization", "config": {"name": None, "axis": -1}},
+    {"class_name": "Custom>BatchNormalization", "config": {"axis": -1}},
+    {"class_name": "BatchNormalization", "registered_name": "Custom>BatchNormalization", "config": {"name": None, "axis": -1}},
+    {"class_name": "Mine", "config": {"name": None}}, {"class_name": "Mine", "config": {}}])
+def test_a_users_class_may_have_no_name_in_its_config(entry):
+    """get_config of a user's class need not call that of its base."""
+    tree = model_tree({"class_name": "Sequential", "config": {"name": "m", "layers": [{**entry, "name": "outer"}]}}, "m")
+    assert [node.name for _, node in tree.children] == ["outer"]
+    tree = model_tree({"class_name": "Sequential", "config": {"name": "m", "layers": [entry]}}, "m")
+    assert [node.name for _, node in tree.children] == [""]
+
+
+@pytest.mark.parametrize("config", [{"name": None, "axis": -1}, {"axis": -1}])
+def test_keras_own_class_has_one(config):
+    entry = {"class_name": "BatchNormalization", "config": config}
+    with pytest.raises(FormatError, match="a layer has no name"):
+        model_tree({"class_name": "Sequential", "config": {"name": "m", "layers": [entry]}}, "m")
+
+
 def test_a_name_that_is_said_twice_and_differs():
     model = functional((norm("a"), ["x"]))
     model["config"]["layers"][0]["name"] = "b"

@@ -109,6 +109,15 @@ def test_models_in_models_are_looked_through():
     assert places(old) == {"a": [(["conv"], ["relu"])]}
 
 
+def test_each_output_of_a_model_is_a_layer_of_its_own():
+    """["inner", call, 1] is the second thing that the model gives."""
+    inner = model(source("i"), called(norm("one"), ["i"]), called(norm("two"), ["i"]), inputs=["i"], outputs=["one", "two"], name="inner")
+    for second, expected in ((0, {"inner/one": ["relu"], "inner/two": []}), (1, {"inner/one": [], "inner/two": ["relu"]})):
+        reads = {**RELU, "name": "relu", "inbound_nodes": [[["inner", 0, second, {}]]]}
+        found = places(model(source(), called(inner, ["x"]), reads, outputs=["relu"]))
+        assert {path: calls[0][1] for path, calls in found.items()} == expected
+
+
 def test_each_call_of_a_shared_layer_and_of_a_shared_model():
     twice = model(source(), called(norm(), ["x"], ["relu"]), called(RELU, ["bn"]), outputs=[("bn", 1)])
     assert places(twice) == {"bn": [(["x"], ["relu"]), (["relu"], [])]}
