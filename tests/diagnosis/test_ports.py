@@ -231,3 +231,42 @@ def test_objects_are_never_unpickled(two, tmp_path):
     np.savez(tmp_path / "o.npz", weight=np.array({"a": 1}, object), mean=np.ones(3))
     with pytest.raises(exporter.UnsupportedError, match="pickle"):
         exporter.compare(two, tmp_path / "o.npz")
+
+
+@pytest.mark.parametrize(("node", "scale", "path"), [
+    ("/stem/bn/BatchNormalization", "x", "stem/bn"), ("/bn/FusedBatchNormV3", "x", "bn"),
+    ("BatchNormalization_7", "stem.bn.weight", "stem.bn"), ("BatchNormalization_7", "stem/bn/gamma", "stem.bn"),
+    ("BatchNormalization_7", "stem.bn.scale", "stem.bn"), ("BatchNormalization_7", "onnx::Mul_3", "BatchNormalization_7"),
+    ("model/bn/batchnorm/add_1", "x", "model/bn/batchnorm/add_1"), ("bn", "other.weight", "bn"), ("", "x", "bn_y")])
+def test_the_path_is_in_the_name_of_the_node_or_of_its_scale(tmp_path, node, scale, path):
+    import onnx
+
+    model = onnx.load_from_string(onnx_model(make_layer("bn")))
+    (one,), tensors = model.graph.node, model.graph.initializer
+    tensors[0].name = one.input[1] = scale
+    one.name = node
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    (layer,) = ports.read(Place(tmp_path / "m.onnx")).layers
+    assert layer.path == path
+
+
+@pytest.mark.parametrize(("dtype", "raw"), [("float16", True), ("float32", True), ("float32", False), ("float64", True),
+                                            ("float64", False), ("bfloat16", True)])
+def test_each_type_of_numbers_in_onnx(tmp_path, dtype, raw):
+    import onnx
+    from onnx import numpy_helper
+
+    layer = make_layer("bn", dtype=dtype)
+    model = onnx.load_from_string(onnx_model(make_layer("bn")))
+    for tensor, values in zip(model.graph.initializer, layer.parameters().values(), strict=True):
+        kind = {"float16": onnx.TensorProto.FLOAT16, "float32": onnx.TensorProto.FLOAT, "float64": onnx.TensorProto.DOUBLE,
+                "bfloat16": onnx.TensorProto.BFLOAT16}[dtype]
+        if dtype == "bfloat16":
+            made = onnx.helper.make_tensor(tensor.name, kind, values.shape, (values.view("<u4") >> 16).astype("<u2").tobytes(), raw=True)
+        else:
+            made = (numpy_helper.from_array(values, tensor.name) if raw else
+                    onnx.helper.make_tensor(tensor.name, kind, values.shape, values.tolist()))
+        tensor.CopyFrom(made)
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    found = exporter.compare(make_bundle(layer), tmp_path / "m.onnx")
+    assert found.same, found.text()
