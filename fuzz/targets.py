@@ -31,6 +31,7 @@ from exporter.formats import graph_def, object_graph, strict_json, tensor_bundle
 from exporter.formats.protobuf import Message
 from exporter.formats.zip_archive import Archive
 from exporter.keras import config as keras_config
+from exporter.keras import kernels as keras_kernels
 from exporter.pipeline import finding, message, read, resolve
 from exporter.sources.shared.found import Found
 from exporter.sources.shared.options import ReadOptions
@@ -250,7 +251,9 @@ def config_json(data: bytes) -> None:
         return
     assert json.loads(data, parse_int=_whole_or_float) == value
     try:
-        for path, node in keras_config.walk(keras_config.model_tree(value, "config")):
+        tree = keras_config.model_tree(value, "config")
+        keras_kernels.feeding_layers(tree)
+        for path, node in keras_config.walk(tree):
             if keras_config.is_batch_norm(node):
                 fields = keras_config.norm_fields(node)
                 assert fields.epsilon is None or 0 <= fields.epsilon <= np.finfo(np.float32).max, path
@@ -291,6 +294,8 @@ def child_answer(data: bytes) -> None:
         for layer in found.layers:
             assert isinstance(layer.path, str)
             assert isinstance(layer.moving_mean, np.ndarray)
+        for kernel in (found.kernels or {}).values() if isinstance(found, Found) else ():
+            assert isinstance(kernel, str) or (isinstance(kernel.kernel, np.ndarray) and isinstance(kernel.path, str))
         resolve.resolve(found, ReadOptions())
     except ExporterError as error:
         _refused(error)
@@ -311,6 +316,7 @@ def _sent(found: Found | ReadBack) -> bytes:
 def _answers() -> Iterable[bytes]:
     for path in ("no_beta_keras208/model.h5", "saved_model_tfkeras/model.h5"):
         yield _sent(finding.read_unresolved(Place(SAMPLES / path), ReadOptions()))
+    yield _sent(finding.read_unresolved(Place(SAMPLES / "saved_model_tfkeras" / "model.h5"), ReadOptions(kernels=True)))
     yield _sent(from_document(strict_json.parse_json(next(iter(_bundles())), "bundle")))
     ones = np.ones(2, np.float32)
     layer = Stored(path="a", name="a", class_name="BatchNormalization", axis=(-1,), shape=(2,), ndim=None, dtype="float32", epsilon=1e-3,

@@ -11,7 +11,6 @@ from exporter.batchnorm.dtypes import TINY, UNIT, round_to
 from exporter.batchnorm.fold import reason_against
 from exporter.batchnorm.kernels import Kernel
 from exporter.batchnorm.layer import BatchNorm, wide
-from exporter.batchnorm.stored import frozen
 from exporter.errors import UnsupportedError, by_reason, printable
 
 if TYPE_CHECKING:
@@ -127,33 +126,50 @@ def fold_bundle(bundle: Bundle) -> FoldedModel:
 
 def _folded(layer: BatchNorm, source: Kernel) -> FoldedLayer:
     gamma, beta, mean, root = wide(layer)
-    kernel = source.kernel.astype(np.float64) * _along(gamma / root, source)
-    shifted = gamma * ((0.0 if source.bias is None else source.bias.astype(np.float64)) - mean) / root
-    rounded = frozen(round_to(kernel, source.dtype)), frozen(round_to(shifted + beta, source.dtype))
-    return FoldedLayer(source=source, norm=layer, kernel=rounded[0], bias=rounded[1],
-                       kernel_error=_error(rounded[0], source.dtype, np.abs(kernel)),
-                       bias_error=_error(rounded[1], source.dtype, np.abs(shifted) + np.abs(beta)))
+    kernel = _scaled(source, gamma / root)
+    shifted = gamma * (_bias(source) - mean) / root
+    bias = round_to(shifted + beta, source.dtype)
+    largest = _largest(kernel)
+    return FoldedLayer(source=source, norm=layer, kernel=_closed(kernel), bias=_closed(bias),
+                       kernel_error=_error(largest, largest, source.dtype),
+                       bias_error=_error(_largest(bias), float((np.abs(shifted) + np.abs(beta)).max()), source.dtype))
 
 
-def _along(values: NDArray[np.float64], source: Kernel) -> NDArray[np.float64]:
-    """Values of the output channels, shaped to broadcast against the kernel."""
+def _bias(source: Kernel) -> NDArray[np.float64] | float:
+    return 0.0 if source.bias is None else source.bias.astype(np.float64)
+
+
+def _scaled(source: Kernel, scale: NDArray[np.float64]) -> NDArray[Any]:
+    """The kernel times the scale of each output channel, in float64, rounded once."""
     shape = [source.kernel.shape[axis] if axis in source.channels else 1 for axis in range(source.kernel.ndim)]
-    return values.reshape(shape)
+    if source.dtype == "bfloat16":
+        return round_to(source.kernel.astype(np.float64) * scale.reshape(shape), source.dtype)
+    rounded = np.empty(source.kernel.shape, source.kernel.dtype)  # in one pass, a buffer at a time: kernels are large
+    np.multiply(source.kernel, scale.reshape(shape), out=rounded, dtype=np.float64, casting="same_kind")
+    return rounded
 
 
-def _error(rounded: NDArray[Any], dtype: str, size: NDArray[np.float64]) -> float:
-    """The largest error of an array: float64 loses 6 * 2**-53 of `size`, rounding the unit roundoff of what is stored; docs/folding.md."""
+def _largest(values: NDArray[Any]) -> float:
+    return float(max(abs(float(values.min())), abs(float(values.max()))))
+
+
+def _closed(values: NDArray[Any]) -> NDArray[Any]:
+    values.setflags(write=False)
+    return values
+
+
+def _error(largest: float, size: float, dtype: str) -> float:
+    """The largest error of an array whose numbers are up to `largest`, computed from ones of up to `size`; docs/folding.md."""
     unit = UNIT[dtype]
-    error = unit * (1 + 2 * unit) * np.abs(rounded.astype(np.float64)) + 6 * 2.0**-53 * size + unit * TINY[dtype]
-    return float(error.max())
+    return unit * (1 + 2 * unit) * largest + 7 * 2.0**-53 * size + unit * TINY[dtype]
 
 
 def _fits(layer: BatchNorm, source: Kernel) -> bool:
     """Whether no folded number overflows: the largest of each channel does not, and neither does a bias."""
     others = tuple(axis for axis in range(source.kernel.ndim) if axis not in source.channels)
-    largest = np.abs(source.kernel.astype(np.float64)).max(axis=others).ravel()
+    largest = np.maximum(source.kernel.max(axis=others), -source.kernel.min(axis=others)).astype(np.float64).ravel()
     gamma, beta, mean, root = wide(layer)
     with np.errstate(over="ignore", invalid="ignore"):
-        bias = gamma * ((0.0 if source.bias is None else source.bias.astype(np.float64)) - mean) / root + beta
+        bias = gamma * (_bias(source) - mean) / root + beta
         folded = [round_to(values, source.dtype) for values in (largest * np.abs(gamma / root), bias)]
     return all(bool(np.isfinite(values).all()) for values in folded)
