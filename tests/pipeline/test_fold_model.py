@@ -322,6 +322,12 @@ def test_more_numbers_than_any_model_has_are_refused(tmp_path, monkeypatch):
         exporter.fold_model(model(tmp_path / "m.h5", conv(), weights()))
 
 
+def loaded(path):
+    """What numpy.load gives: the arrays, and the bytes of folding.json."""
+    with np.load(path) as archive:
+        return {name: archive[name] for name in archive.files}
+
+
 def two_norms(tmp_path):
     """An .h5 with one batch norm to fold and one to keep."""
     config = sequential(conv(), norm("bn"), layer("Activation", "relu", activation="relu"), norm("last", scale=False))
@@ -336,7 +342,7 @@ def test_the_archive_says_what_it_holds(tmp_path, run):
     code, printed, said = run(export, path, out, "--fold")
     assert (code, printed) == (0, "")
     assert "1 of 2 batch norms cannot be folded and stay: last: what feeds it is relu of class Activation" in said
-    archive = np.load(out)
+    archive = loaded(out)
     content = json.loads(archive["folding.json"])
     (folded,), (kept,) = content["folded"], content["kept"]
     model_ = exporter.fold_model(path)
@@ -350,7 +356,7 @@ def test_the_archive_says_what_it_holds(tmp_path, run):
     assert kept["gamma"] is None
     assert all((archive[kept[name]] == getattr(layer_, name)).all() for name in ("beta", "moving_mean", "moving_variance"))
     assert archive["last/epsilon"] == kept["epsilon"] == layer_.epsilon
-    assert sorted(archive.files) == sorted(["folding.json", "conv/kernel", "conv/bias", "last/beta", "last/moving_mean",
+    assert sorted(archive) == sorted(["folding.json", "conv/kernel", "conv/bias", "last/beta", "last/moving_mean",
                                             "last/moving_variance", "last/epsilon"])
 
 
@@ -397,9 +403,9 @@ def test_a_path_that_leads_out_of_a_folder_names_no_member(tmp_path, run):
     path = archive(tmp_path, config, {"dense": [kernel(4, CHANNELS)], "batch_normalization": norm_arrays(0)})
     out = tmp_path / "folded.npz"
     assert run(export, path, out, "--fold")[0] == 0
-    names = np.load(out).files
-    assert not any(".." in name for name in names)
-    assert json.loads(np.load(out)["folding.json"])["folded"][0]["layer"] == "../../evil"
+    found = loaded(out)
+    assert not any(".." in name for name in found)
+    assert json.loads(found["folding.json"])["folded"][0]["layer"] == "../../evil"
 
 
 def test_no_tensorflow_is_imported(tmp_path):
