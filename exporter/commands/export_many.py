@@ -90,9 +90,16 @@ def _begin_worker() -> None:
     from exporter.pipeline.limits import die_with_parent
 
     die_with_parent(os.getppid())
-    import h5py  # noqa: F401
+    _import()
 
+
+def _import() -> None:
     import exporter.targets.bundle_json  # noqa: F401
+    from exporter.batchnorm import schema
+    from exporter.pipeline import readers
+
+    readers.prepare()
+    schema.prepare()
 
 
 @contextlib.contextmanager

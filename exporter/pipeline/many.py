@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 
 
-PIECES, MOST_AT_ONCE = 64, 8  # into how many pieces the work is cut at least, so that all workers have some; models of one
+PIECES, LONGEST_PIECE = 32, 16  # into how many pieces the work is cut at least, so that all workers have some; models of one
+AT_ONCE = 2  # exports of a worker elsewhere, each with a reading process: while one waits for its disk the other goes on
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -157,8 +158,9 @@ def _run(tasks: Sequence[Task], options: ReadOptions, write_options: WriteOption
         for task in tasks:
             yield task.source, export_one(task, options, write_options)
         return
-    size = max(1, min(MOST_AT_ONCE, len(tasks) // PIECES))
-    waiting = {executor.submit(_export_some, piece, options, write_options): piece
+    size = max(1, min(LONGEST_PIECE, len(tasks) // PIECES))
+    at_once = 1 if isinstance(executor, (concurrent.futures.ProcessPoolExecutor, concurrent.futures.ThreadPoolExecutor)) else AT_ONCE
+    waiting = {executor.submit(_export_some, piece, options, write_options, at_once): piece
                for piece in (tasks[i: i + size] for i in range(0, len(tasks), size))}
     try:
         while waiting:
@@ -173,8 +175,11 @@ def _run(tasks: Sequence[Task], options: ReadOptions, write_options: WriteOption
             future.cancel()
 
 
-def _export_some(tasks: Sequence[Task], options: ReadOptions, write_options: WriteOptions) -> list[Outcome]:
-    return [export_one(task, options, write_options) for task in tasks]
+def _export_some(tasks: Sequence[Task], options: ReadOptions, write_options: WriteOptions, at_once: int) -> list[Outcome]:
+    if at_once == 1 or len(tasks) == 1:
+        return [export_one(task, options, write_options) for task in tasks]
+    with concurrent.futures.ThreadPoolExecutor(at_once) as threads:
+        return list(threads.map(lambda task: export_one(task, options, write_options), tasks))
 
 
 def _outcomes(future: concurrent.futures.Future[list[Outcome]], tasks: Sequence[Task]) -> list[Outcome]:

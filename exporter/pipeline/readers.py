@@ -185,7 +185,7 @@ def _with_absolute(options: ReadOptions) -> ReadOptions:
 
 def _forked() -> Reader:
     """A fork of this process, which has one thread. What reading needs is imported here, once for all forks."""
-    _import()
+    prepare()
     asked, asking = os.pipe()
     receiving, sending = os.pipe()
     child.widen(sending)
@@ -227,11 +227,12 @@ def _spawned() -> Reader:
 
 def serve_standard_streams() -> None:
     """In a spawned process."""
-    _import()
+    prepare()
     _serve(0, 1)
 
 
-def _import() -> None:
+def prepare() -> None:
+    """Imports what reading needs, once for all processes that are forked from this one."""
     import h5py  # noqa: F401
 
     import exporter.pipeline.finding

@@ -75,7 +75,7 @@ class Index:
         if not self._new:
             return
         self._entries = {**_entries_in(self.out_dir), **{key: self._entries[key] for key in self._new}}
-        data = json.dumps({"version": 1, "exports": dict(sorted(self._entries.items()))}, indent=1).encode()
+        data = json.dumps({"version": 1, "exports": dict(sorted(self._entries.items()))}).encode()
         path = join(self.out_dir, [NAME])
         try:
             refuse_links(path, self.out_dir)

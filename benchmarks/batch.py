@@ -1,0 +1,160 @@
+"""What many small models cost: python benchmarks/batch.py [--models 300] [--runs 3] [--dask]
+
+Prints the processor time of a model, user and system of all processes that take part, with --jobs 1 and --jobs 2; and how long a Dask
+cluster of two workers on this machine takes, one of which is killed in the middle, beside --jobs 2. Medians of the runs, which alternate.
+For a quiet machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import os
+import re
+import resource
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+MODEL = ROOT / "sample_models" / "encoder_keras3" / "model.h5"
+COMMAND = [sys.executable, "-c", "from exporter.commands.export import export_command; export_command()"]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+ORPHANS_ARE_OURS = 36  # PR_SET_CHILD_SUBREAPER: what a killed worker leaves is waited for, and so counted, here
+MOST_MILLISECONDS, MOST_TIMES = 10.0, 1.3
+
+
+class Cost(NamedTuple):
+    """Seconds of a command: on the clock, and of processor time."""
+
+    wall: float
+    cpu: float
+
+
+def main() -> int:
+    """Measures and prints; returns 1 if a figure is over its limit."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", type=int, default=300)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--dask", action="store_true", help="also on a Dask cluster")
+    args = parser.parse_args()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(ORPHANS_ARE_OURS, 1, 0, 0, 0)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        many, one = zoo(folder / "many", args.models), zoo(folder / "one", 1)
+        jobs: dict[int, list[Cost]] = {1: [], 2: []}
+        alone, ratios = [], []
+        for _ in range(args.runs):
+            alone.append(exported(one, folder / "out", "--jobs", "1").cpu)
+            for count, costs in jobs.items():
+                costs.append(exported(many, folder / "out", "--jobs", str(count)))
+            if args.dask:
+                ratios.append((on_cluster(many, folder, args.models), jobs[2][-1].wall))
+    worst = 0.0
+    start = statistics.median(alone)
+    for count, costs in jobs.items():
+        each = 1000 * statistics.median(cost.cpu for cost in costs) / args.models
+        worst = max(worst, each)
+        print(f"--jobs {count}: {each:.1f} ms of processor time a model, {statistics.median(cost.wall for cost in costs):.2f} s for all "
+              f"{args.models} (one model alone: {1000 * start:.0f} ms)")
+    times = statistics.median(cluster / here for cluster, here in ratios) if ratios else 0.0
+    if ratios:
+        print(f"--dask, two workers, one killed: {statistics.median(cluster for cluster, _ in ratios):.2f} s, {times:.2f} times --jobs 2")
+    return int(worst > MOST_MILLISECONDS or times > MOST_TIMES)
+
+
+def zoo(folder: Path, count: int) -> Path:
+    """A folder of small models."""
+    folder.mkdir()
+    for number in range(count):
+        shutil.copy(MODEL, folder / f"m{number:04}.h5")
+    return folder
+
+
+def exported(models: Path, out: Path, *options: str) -> Cost:
+    """What the export of a folder costs."""
+    shutil.rmtree(out, ignore_errors=True)
+    _wait_for_orphans()
+    before, began = _children(), time.monotonic()
+    subprocess.run([*COMMAND, str(models), "--out-dir", str(out), *options], check=True, env=ENVIRONMENT, stderr=subprocess.DEVNULL)
+    wall = time.monotonic() - began
+    _wait_for_orphans()
+    return Cost(wall, _children() - before)
+
+
+def _children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def _wait_for_orphans() -> None:
+    while True:
+        try:
+            os.waitpid(-1, 0)
+        except ChildProcessError:
+            return
+
+
+def on_cluster(models: Path, folder: Path, count: int) -> float:
+    """Seconds for the export of a folder by two Dask workers, one of which is killed when a third is done."""
+    out = folder / "out"
+    shutil.rmtree(out, ignore_errors=True)
+    with cluster(folder) as (address, workers):
+        began = time.monotonic()
+        process = subprocess.Popen([*COMMAND, str(models), "--out-dir", str(out), "--dask", address], env=ENVIRONMENT,
+                                   stderr=subprocess.PIPE, text=True)
+        while process.poll() is None and (not out.is_dir() or len(os.listdir(out)) < count // 3):
+            time.sleep(0.01)
+        workers[0].send_signal(signal.SIGKILL)
+        _, said = process.communicate()
+        wall = time.monotonic() - began
+    if f"exported {count}, skipped 0, refused 0" not in said:
+        raise SystemExit(f"not all was exported:\n{said}")
+    return wall
+
+
+@contextmanager
+def cluster(folder: Path) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
+    """A scheduler's address and two workers."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(name: str, *words: str) -> Path:
+        log = folder / f"{name}.log"
+        with open(log, "wb") as file:
+            started.append(subprocess.Popen([sys.executable, "-m", *words], stdout=file, stderr=file, env=ENVIRONMENT, cwd=folder))
+        return log
+
+    try:
+        log = start("scheduler", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--no-show")
+        address = _said(log, r"Scheduler at:\s*(tcp://\S+)")
+        for number in range(2):
+            log = start(f"worker{number}", "distributed.cli.dask_worker", address, "--nthreads", "1", "--no-nanny", "--no-dashboard",
+                        "--host", "127.0.0.1")
+            _said(log, "(Registered to)")
+        yield address, started[1:]
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
+def _said(log: Path, pattern: str) -> str:
+    for _ in range(1200):
+        found = re.search(pattern, log.read_text())
+        if found:
+            return found[1]
+        time.sleep(0.05)
+    raise SystemExit(log.read_text())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
