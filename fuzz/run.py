@@ -94,7 +94,10 @@ def passes(name: str, target: Target, data: bytes, label: str) -> bool:
 
 def with_atheris(name: str, seconds: float, seed: int) -> int:
     """One target under atheris, which ends the process."""
-    import atheris
+    try:
+        import atheris
+    except ImportError:
+        sys.exit("atheris is not installed: pip install atheris")
 
     with atheris.instrument_imports(include=["exporter"]):
         from targets import TARGETS
