@@ -39,6 +39,11 @@ def _any(key: str) -> Any:
     return lambda truth, form: any(layer[key] for layer in truth["layers"])
 
 
+def _is_any_called(truth: dict[str, Any], form: str) -> bool:
+    """Keras 3 hands a call's training=True on to other layers, too, in a graph that it traces."""
+    return any(call["training"] for layer in truth["layers"] for call in layer["calls"] or ())
+
+
 def _says_little(truth: dict[str, Any], form: str) -> bool:
     """Whether no config in the file describes some of the layers."""
     return form in NO_CONFIG or truth["is_subclassed"] or any(layer["own"] for layer in truth["layers"])
@@ -57,11 +62,13 @@ REASONS = (
     ("two vectors, as a LayerNormalization has", weights.TWO_VECTORS, _says_little),
     ("renorm in a class that no config describes", weights.MORE_VECTORS.partition("}")[2], _says_little),
     ("called in training mode", assemble.CALLED_IN_TRAINING, _any("training")),
-    ("the graph computes with the batch", norms.OF_THE_BATCH, _any("training")),
+    ("the graph computes with the batch", norms.OF_THE_BATCH, _is_any_called),
     ("shared, in a file that Keras cannot load", replay.LOST_SHARING, _is_shared),
     ("shared, in a file that Keras cannot load", replay.UNCERTAIN, _is_shared),
 )
-NO_NORMS = ("the model holds no BatchNormalization", "no object of the checkpoint")
+NO_NORMS = ("the model holds no BatchNormalization", "no object of the checkpoint", "the graph contains no batch norm",
+            "the SavedModel contains no function that uses a variable")
+MANY_AXES = weights.MANY_AXES.rpartition("}")[2]
 
 
 class Reading:
@@ -121,10 +128,9 @@ class Reading:
         for _, reason in bundle.skipped:
             yield from self.refuse(form, reason)
         missing = [layer["paths"][0] for number, layer in enumerate(layers) if number not in seen and self.is_in(file, number)]
-        doubts = [sentence for sentence in bundle.warnings if weights.TWO_VECTORS in sentence]
-        warned = [path for path in missing if any(path.rpartition("/")[2] in sentence for sentence in doubts)]
-        self.refusals += [(form, REASONS[4][0], str(self.truth["seed"])) for _ in warned]
-        missing = [path for path in missing if path not in warned]
+        doubts = [sentence for sentence in bundle.warnings if weights.TWO_VECTORS in sentence or MANY_AXES in sentence]
+        self.refusals += [(form, "said to be perhaps none", str(self.truth["seed"])) for _ in doubts]
+        missing = missing[: max(len(missing) - len(doubts), 0)]
         counts["refused"] += min(len(missing), len(bundle.skipped))
         if len(missing) > len(bundle.skipped):
             yield f"dropped without a word: {missing}, skipped {[path for path, _ in bundle.skipped]}"

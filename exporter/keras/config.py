@@ -23,7 +23,7 @@ from exporter.keras.node import Node as Node
 from exporter.keras.node import is_batch_norm as is_batch_norm
 from exporter.keras.node import join as join
 from exporter.keras.node import walk as walk
-from exporter.keras.places import with_places
+from exporter.keras.places import with_ids_inside, with_places
 
 MOST_LAYERS = 100_000
 HOW_TO_GIVE_ONE = "an architecture is the JSON of model.to_json() or get_config(), or a whole model of model.save(); YAML is not read"
@@ -69,7 +69,7 @@ def model_tree(value: Any, where: str) -> Node:
     """The tree of a parsed model config."""
     counter = _Counter(where)
     if isinstance(value, dict) and isinstance(value.get("class_name"), str):
-        return with_places(_layer(value, counter, NOTHING_AROUND, "the model"))
+        return with_places(with_ids_inside(_layer(value, counter, NOTHING_AROUND, "the model")))
     if isinstance(value, dict) and isinstance(value.get("name"), str) and ("layers" in value or "nodes" in value):
         return _old_layer(value, counter, "")
     raise FormatError("this JSON is not the config of a Keras model", where=where,

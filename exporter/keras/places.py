@@ -69,15 +69,35 @@ def by_layer(steps: Iterable[Step]) -> dict[object, list[Step]]:
     return found
 
 
+def with_ids_inside(tree: Node) -> Node:
+    """The tree; what lies in entries of one id at one place is one layer, too: tf_keras gives the first of them no ids inside."""
+    first: dict[int, Node] = {}
+    pairs = [(other, node) for node in _all(tree) if node.shared_object is not None and node.children
+             and (other := first.setdefault(node.shared_object, node)) is not node]
+    return _identified(tree, _owners(pairs)) if pairs else tree
+
+
+def _all(node: Node) -> Iterator[Node]:
+    yield node
+    for _, child in node.children:
+        yield from _all(child)
+
+
 def with_shared(tree: Node, pairs: Iterable[tuple[Node, Node]]) -> Node:
     """The tree, two entries of which are one layer for each pair, with all in them, and the calls that its batch norms then have."""
+    owner = _owners(pairs)
+    return with_places(_identified(tree, owner)) if owner else tree
+
+
+def _owners(pairs: Iterable[tuple[Node, Node]]) -> dict[Node, int]:
+    """One number for the nodes of each pair, with all in them."""
     owner: dict[Node, int] = {}
     for one, other in pairs:
         for same in _together(one, other):
             known = {number for node in same if (number := owner.get(node, node.shared_object)) is not None}
             number = max(known, default=-1 - len(owner))  # the config's own where it has one
             owner.update({node: number for node, old in owner.items() if old in known} | dict.fromkeys(same, number))
-    return with_places(_identified(tree, owner)) if owner else tree
+    return owner
 
 
 def _together(one: Node, other: Node) -> Iterator[tuple[Node, Node]]:

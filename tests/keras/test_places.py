@@ -194,3 +194,12 @@ def test_bundle_and_listing_say_it(tmp_path, run):
     assert "conv" not in run(export, path)[1]
     code, _, err = run(export, path, tmp_path / "p.json", "--places")
     assert (code, "--places lists the layers" in err) == (2, True)
+
+
+def test_what_lies_in_models_of_one_id_is_one_layer_each(tmp_path):
+    """tf_keras writes ids inside the second of them only."""
+    first = {**sequential(norm("bn"), name="net"), "shared_object_id": 3}
+    second = {**sequential({**norm("bn"), "shared_object_id": 4}, name="net"), "shared_object_id": 3}
+    config = sequential(first, layer("ReLU", "relu"), sequential(second, name="outer"))
+    calls = [([], ["relu"]), (["relu"], [])]
+    assert places(config) == {"net/bn": calls, "outer/net/bn": calls}

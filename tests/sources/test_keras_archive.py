@@ -392,3 +392,13 @@ def test_sharing_that_the_config_lost(tmp_path, version):
     weights = write_weights(tmp_path / "m.weights.h5", groups)
     with pytest.raises(FormatError, match="keep that they are one"):
         exporter.read(weights, architecture=archive)
+
+
+@pytest.mark.parametrize("version", ["3.15.1", "2.15.0"])
+def test_a_call_in_training_of_a_layer_whose_sharing_is_lost_may_be_one_of_its_other_entry(tmp_path, version):
+    outer = {**norm("bn", epsilon=0.1, shared=7), "name": "bn"}
+    outer["inbound_nodes"] = [{"args": [], "kwargs": {"training": True}}] if version > "3" else [[["inner", 1, 0, {"training": True}]]]
+    config = functional("m", functional("inner", norm("bn", epsilon=0.1)), outer)
+    archive = write_archive(tmp_path / "m.keras", config, {"layers/functional/layers/batch_normalization": A}, version=version)
+    bundle = exporter.read(archive, skip_unresolved=True, stored_statistics=True)
+    assert [(layer.path, layer.called_in_training, layer.calls) for layer in bundle] == [("inner/bn", True, ())]

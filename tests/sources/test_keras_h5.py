@@ -613,3 +613,37 @@ def test_element_types(tmp_path, dtype):
     found = exporter.read(write(tmp_path / "m.h5", {"bn": named("bn", values)}, sequential(norm("bn"))))["bn"]
     assert found.dtype == np.dtype(dtype).name
     assert same(found, values)
+
+
+def test_another_layer_of_its_name_in_another_model_of_the_group(tmp_path):
+    """The weights of two models in a third lie in one group, and their layers may share a name."""
+    values = parameters()
+    other = [("bn/depthwise_kernel:0", np.zeros((2, 2, 3, 1), np.float32)), ("bn/bias:0", np.zeros(3, np.float32))]
+    tree = sequential(sequential(sequential(norm("bn"), name="one"), sequential(layer("DepthwiseConv2D", "bn"), name="other"), name="net"))
+    held = {"net": [*named("bn", values, ROLES[:2]), *other, *named("bn", values, ROLES[2:])]}
+    bundle = exporter.read(write(tmp_path / "m.h5", held, tree, keras_version="2.9.0"))
+    assert bundle.paths() == ["net/one/bn"]
+    assert same(bundle["net/one/bn"], values)
+
+
+@pytest.mark.parametrize("shared", [{"shared_object_id": 5}, {}])
+def test_a_layer_that_two_models_of_a_group_hold_has_its_weights_there_once(tmp_path, shared):
+    """The config says it by an id, or there are weights for one of two that do not differ."""
+    values = parameters()
+    one, other = (sequential({**norm("bn"), **shared}, layer("ReLU", "relu"), name=name) for name in ("one", "other"))
+    path = write(tmp_path / "m.h5", {"net": named("bn", values)}, sequential(sequential(one, other, name="net")), keras_version="2.9.0")
+    bundle = exporter.read(path)
+    assert bundle.paths() == ["net/one/bn"]
+    assert [([each.path for each in call.inputs], [each.path for each in call.outputs]) for call in bundle["net/one/bn"].calls] == [
+        ([], ["net/one/relu"]), (["net/one/relu"], ["net/other/relu"])]
+
+
+def test_a_shared_layer_in_two_groups(tmp_path):
+    """Each layer of the outermost model has its weights; an id in the config says that they are one layer's."""
+    values = parameters()
+    tree = sequential({**norm("bn"), "shared_object_id": 5}, sequential({**norm("bn"), "shared_object_id": 5}, name="net"))
+    path = write(tmp_path / "m.h5", {"bn": named("bn", values), "net": named("bn", values)}, tree, keras_version="2.9.0")
+    assert exporter.read(path).paths() == ["bn"]
+    path = write(tmp_path / "m.h5", {"bn": named("bn", values), "net": named("bn", parameters(seed=1))}, tree, keras_version="2.9.0")
+    with pytest.raises(FormatError, match="it is the layer bn again, as the config says, and its weights are others"):
+        exporter.read(path)

@@ -42,6 +42,7 @@ class Match:
 
     node:  its config, None inside a user's class. group: its weights, None where the file has none, for the reason `why`.
     told:  whether the config tells of batch norms somewhere in this user's class.
+    may_be_called: whether it is called in training mode, or a layer is that may be this one.
     """
 
     path: str
@@ -49,6 +50,7 @@ class Match:
     group: Group | None
     told: bool = False
     why: str = NO_WEIGHTS
+    may_be_called: bool = False
 
     @property
     def place(self) -> tuple[str, str]:
@@ -118,12 +120,18 @@ def _likely(keras_version: str | None) -> Counting | None:
 
 
 def _explained(matches: list[Match]) -> list[Match]:
-    """The same, with the reason where a layer without weights of its own is like one of another model, which may be the same one."""
-    alike: dict[object, set[str]] = {}
+    """The same, with the reason where a layer without weights of its own is like one of another model, which may be the same one; a call of
+    either in training mode may be one of both."""
+    alike: dict[object, list[Match]] = {}
     for match in matches:
-        alike.setdefault(_identity(match), set()).add(match.path)
-    return [dataclasses.replace(match, why=LOST_SHARING) if match.group is None and match.node is not None and len(
-        alike[_identity(match)]) > 1 else match for match in matches]
+        alike.setdefault(_identity(match), []).append(match)
+    found = []
+    for match in matches:
+        same = alike[_identity(match)] if match.node is not None else []
+        lost = len({each.path for each in same}) > 1 and any(each.group is None for each in same)
+        called = lost and any(each.node is not None and each.node.surroundings.training is True for each in same)
+        found.append(dataclasses.replace(match, why=LOST_SHARING if lost and match.group is None else match.why, may_be_called=called))
+    return found
 
 
 def _identity(match: Match) -> object:
@@ -362,8 +370,11 @@ def _may_be_norm(name: str, group: Group) -> bool:
     """Whether a group is counted as a batch norm, or holds what one does, or more than that."""
     if group.is_counted and numbered(name)[0] in KNOWN_GROUPS:
         return bool(group.variable_names())
-    if not holds_equals(group) or len(group.shapes()[0]) != 1:
+    if not holds_equals(group):
         return False
+    shape = group.shapes()[0]
+    if len(shape) > 1:  # over several axes, with 1 in the others and the batch
+        return shape[0] == 1 and max(shape) > 1 and (len(group.variables()) > 2 or is_called(KNOWN_GROUPS, name, group))
     return len(group.variables()) > 2 or not is_called(OTHER_NORMS, name, group)
 
 

@@ -32,6 +32,8 @@ TWO_VECTORS = ("it contains two vectors of one length, like a LayerNormalization
                "of a layer does not decide which")
 MORE_VECTORS = ("it contains {count} vectors of one length, like a batch norm with renormalization or a custom class with more "
                 "weights; the file does not specify what they are")
+MANY_AXES = ("it contains {count} arrays of shape {shape}, like a batch norm over several axes or a custom class with such weights; the "
+             "file does not specify what they are")
 FOUR_VECTORS = "assumed to be a batch norm because it contains four vectors of one length; the file does not name its class"
 OTHER_THINGS = "its group is named like a batch norm but does not contain two to seven floating point arrays of one shape"
 NO_VARIANCE = "its second vector has negative values, so it is not a variance"
@@ -76,11 +78,17 @@ def read_weights(root: Group, tree: Node | None, keras_version: str | None, foun
         elif not match.group.variable_names():
             found.skip(match.path, match.why)
         else:
-            node = dataclasses.replace(match.node, calls=()) if is_sharing_lost else match.node  # nor is it known what is called with what
+            node = _without_sharing(match.node, match.may_be_called) if is_sharing_lost else match.node
             _read(match.path, node, match.group, era, ranks.get(match.node), found, quantized(match.group))
     if with_kernels:
         found.kernels = {} if is_sharing_lost else _kernels(feeding, groups, own_config)
     note_own_classes(tree, found)
+
+
+def _without_sharing(node: Node, may_be_called: bool) -> Node:
+    """A layer of a model whose config has lost which layers are one: it does not say either how each is called."""
+    around = dataclasses.replace(node.surroundings, training=True) if may_be_called else node.surroundings
+    return dataclasses.replace(node, calls=(), surroundings=around)
 
 
 def _read(path: str, node: Node, group: Group, era: dialects.Era, rank: int | None, found: Found, quantized: str | None) -> None:
@@ -151,6 +159,9 @@ def _recognize(path: str, group: Group, found: Found, told: bool, quantized: str
         found.skip(path, OTHER_THINGS, Remedy.ARCHITECTURE)
         return
     arrays = group.arrays()
+    if not certain and len(arrays[-1][0].shape) > 1:
+        found.warn(f"{path}: {MANY_AXES.format(count=len(arrays), shape=list(arrays[-1][0].shape))}; not treated as a batch norm")
+        return
     if not certain and len(arrays) != 4:
         is_variance = bool((arrays[-1][0] >= 0).all())
         _mention(path, len(arrays), found, is_likely=told or is_called(KNOWN_GROUPS, own, group), possible=is_variance)

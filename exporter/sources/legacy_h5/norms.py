@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from exporter.batchnorm.stored import PARAMETERS, Statistic, Stored
 from exporter.errors import FormatError, names
 from exporter.keras import dialects
-from exporter.keras.config import Node, NormFields, norm_fields
+from exporter.keras.config import Node, NormFields, is_batch_norm, norm_fields, walk
 from exporter.keras.lookalikes import KERNELS, about_weights, reason_against
 from exporter.keras.ranks import input_ranks
 from exporter.sources.legacy_h5.shared import each_once
@@ -73,10 +73,11 @@ class Reading:
                 return
             norms = norms_of(named)
         others = other_weights(group)
+        namesakes = {below.name for _, below in walk(node) if not is_batch_norm(below)} if node else set()
         for norm, owner in match(group, norms, found, in_order=node is None or has_known_order(node)):
             if norm is not None:
                 below = owner.path if owner else path_of(group, norm.scope)
-                reason = _reason_against(norm, owner, others, is_alone=owner is not None and owner.node is node)
+                reason = _reason_against(norm, owner, others, namesakes, is_alone=owner is not None and owner.node is node)
                 if reason is None:
                     self._add_norm(norm, owner, below, group.name)
                 else:
@@ -167,13 +168,15 @@ class Reading:
         self.found.add(layer)
 
 
-def _reason_against(norm: Norm, owner: Candidate | None, others: Mapping[str, list[str]], *, is_alone: bool) -> str | None:
-    """Why these weights are not those of a plain batch norm; others: of its group, by scope; is_alone: the group is one layer's."""
+def _reason_against(norm: Norm, owner: Candidate | None, others: Mapping[str, list[str]], namesakes: Container[str], *,
+                    is_alone: bool) -> str | None:
+    """Why these weights are not those of a plain batch norm; others: of its group, by scope; namesakes: names of the other layers in the
+    group; is_alone: the group is one layer's."""
     look = reason_against(owner.node.class_name, owner.node.config) if owner else None
     if is_alone:
         more = [weight for scope in others.values() for weight in scope]
-    elif not norm.scope or (owner is not None and norm.scope.rpartition("/")[2] in owner.around):
-        more = []  # a wrapper and a cell have weights of their own
+    elif not norm.scope or (owner is not None and (norm.scope.rpartition("/")[2] in owner.around or owner.node.name in namesakes)):
+        more = []  # a wrapper and a cell have weights of their own, and so has another layer of that name in another model
     else:
         more = [weight for weight in others.get(norm.scope, []) if owner is not None or not KERNELS.search(weight)]
     return look or about_weights(more, owner.node.class_name if owner else None)
