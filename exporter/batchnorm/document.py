@@ -93,8 +93,8 @@ def from_document(document: Any) -> ReadBack:
         raise BundleError("this is not a bundle: its format is not \"bn-bundle\"")
     version = document.get("version")
     if not isinstance(version, int) or isinstance(version, bool) or version != VERSION:
-        raise BundleError(f"the bundle has version {printable(repr(version), 40)}, this program reads version {VERSION}",
-                          hint="use a newer bn-export" if isinstance(version, int) and version > VERSION else "")
+        raise BundleError(f"expected a bundle of version {VERSION}, got version {printable(repr(version), 40)}",
+                          hint="upgrade bn-export" if isinstance(version, int) and version > VERSION else "")
     layers = document.get("layers")
     if isinstance(layers, list):
         document["layers"] = [_with_arrays(layer) for layer in layers]
@@ -115,7 +115,7 @@ def from_document(document: Any) -> ReadBack:
     skipped = tuple(Skipped(entry["path"], entry["reason"]) for entry in document.get("skipped", []))
     bundle = ReadBack(layers=tuple(found), origin=origin, skipped=skipped, vectors=vectors)
     if bundle.digest() != document["digest"]:
-        raise BundleError("the digest does not fit the layers: the bundle was changed or damaged after it was written",
+        raise BundleError("the digest does not match the layers: the bundle was modified or damaged after it was written",
                           hint="export the model again")
     return bundle
 
@@ -155,7 +155,7 @@ def _layer(entry: dict[str, Any]) -> BatchNorm:
         channels = int(np.prod(shape, dtype=object))
         for name, values in parameters.items():
             if values is not None and values.size != channels:
-                raise BundleError(f"{name} has {values.size} numbers, its shape {list(shape)} asks for {channels}")
+                raise BundleError(f"expected {channels} numbers for shape {list(shape)} in {name}, got {values.size}")
         effective = _effective_epsilon(entry)
         shaped: dict[str, Any] = {name: None if values is None else values.reshape(shape) for name, values in parameters.items()}
         return BatchNorm(
@@ -173,7 +173,7 @@ def _effective_epsilon(entry: dict[str, Any]) -> float | None:
     effective, kernel = entry.get("effective_epsilon"), entry.get("kernel_epsilon")
     if effective is None:
         if kernel is not None:
-            raise BundleError("kernel_epsilon is there without effective_epsilon")
+            raise BundleError("kernel_epsilon is present without effective_epsilon")
         return None
     if kernel is not None and np.float32(kernel) != np.float32(effective):
         raise BundleError(f"expected kernel_epsilon to be effective_epsilon, {effective:g}, in float32, got {kernel:g}")
@@ -189,14 +189,14 @@ def _calls(entry: dict[str, Any]) -> tuple[Call, ...]:
 def _whole(number: float, name: str) -> int:
     """To JSON Schema 2.0 is an integer, too."""
     if not -1 << 31 < number < 1 << 31:
-        raise BundleError(f"{name} holds {number:g}")
+        raise BundleError(f"{name} contains {number:g}")
     return int(number)
 
 
 def _typed(values: NDArray[np.float64], dtype: str, name: str) -> NDArray[Any]:
     typed = round_to(values, dtype)
     if not np.isfinite(typed).all():
-        raise BundleError(f"{name} holds a number that does not fit {dtype}")
+        raise BundleError(f"{name} contains a number that does not fit {dtype}")
     return typed
 
 
@@ -204,8 +204,8 @@ def _vectors(layer: BatchNorm, entry: dict[str, Any]) -> tuple[NDArray[Any], NDA
     with located(f"layer {printable(layer.path)}: vectors"):
         channels = layer.channels
         if any(not isinstance(entry[key], np.ndarray) for key in ("input", "output")):
-            raise BundleError(f"input and output of the vectors are not rows of {channels} numbers")
+            raise BundleError(f"expected rows of {channels} numbers as input and output of the vectors")
         pair = tuple(_typed(entry[key], layer.dtype, key) for key in ("input", "output"))
         if any(rows.ndim != 2 or rows.shape[1] != channels for rows in pair) or pair[0].shape != pair[1].shape:
-            raise BundleError(f"input and output of the vectors are not rows of {channels} numbers")
+            raise BundleError(f"expected rows of {channels} numbers as input and output of the vectors")
     return pair[0], pair[1]

@@ -52,42 +52,44 @@ class Finding:
 
 KINDS = {kind.code: kind for kind in (
     Kind(code="not-exported", level="warning", title="Not exported",
-         meaning="The file does not say enough about these layers. They are part of the model, and this bundle lacks them."),
+         meaning="The file does not contain enough information about these layers. They are part of the model, but not of this bundle."),
     Kind(code="never-trained", level="warning", title="Statistics never trained",
-         meaning="All means are 0 and all variances 1, which is how a layer starts: it was never run in training, or its moving "
+         meaning="All means are 0 and all variances 1, the initial values: the layer was never run in training, or its moving "
                  "statistics were not saved. In inference it does not normalize."),
     Kind(code="called-in-training", level="warning", title="Called in training mode",
          meaning="The model calls these layers with training=True. Up to Keras 2 its own predict() then normalizes by the statistics of "
-                 "the batch, and not by the ones here; in Keras 3 predict() does not, model(x) and export() do."),
+                 "the batch, not by the stored ones; in Keras 3, predict() uses the stored ones, model(x) and export() those of the "
+                 "batch."),
     Kind(code="own-class", level="note", title="Not Keras's own class",
-         meaning="By its config the layer is a batch norm. Whether its class computes as one is not in the file."),
+         meaning="The config is that of a batch norm, but the file does not show whether the class computes one."),
     Kind(code="huge-scale", level="warning", title="Huge scale",
          meaning=f"The effective scale is above {HUGE:g}: small differences of the input, and the "
-                 "rounding errors of everything before it, come out that many times larger."),
+                 "rounding errors of everything before it, are multiplied by that factor."),
     Kind(code="negative-variance", level="warning", title="Negative variance",
-         meaning="No data has a negative variance. Epsilon lifts it above 0, so the layer works, but the training run that left it "
+         meaning="No data has a negative variance. Epsilon lifts it above 0, so the layer works, but the training run that produced it "
                  "is suspect."),
     Kind(code="effective-epsilon", level="warning", title="Kernel used another epsilon",
-         meaning="The fused kernel of the TensorFlow that wrote the file raised epsilon. To get the outputs that model gave, export "
-                 "with --effective-epsilon; for those its config describes, do not."),
+         meaning="The fused kernel of the TensorFlow that wrote the file raised epsilon. To reproduce that model's outputs, export "
+                 "with --effective-epsilon; to reproduce what its config describes, do not."),
     Kind(code="assumed", level="warning", title="Not from the file",
-         meaning="These fields are not in the file: they were given or assumed, and the outputs are right only if they are."),
+         meaning="These fields are not in the file: they were given or assumed, and the outputs are right only if these values are."),
     Kind(code="below-epsilon", level="note", title="Variance below epsilon",
-         meaning="Epsilon, more than the data, sets the scale of these channels. A runtime that leaves it out, adds it outside the "
-                 "root or uses another one goes wrong here first."),
+         meaning="Epsilon, more than the data, determines the scale of these channels. A runtime that omits it, adds it outside the "
+                 "root or uses a different one goes wrong here first."),
     Kind(code="constant-input", level="note", title="Constant input",
-         meaning=f"A variance of {CONSTANT:g} or less: the input of these channels hardly ever changed in training, as after a unit "
+         meaning=f"A variance of {CONSTANT:g} or less: the input of these channels hardly changed in training, as after a unit "
                  "that never fires."),
     Kind(code="dead-channel", level="note", title="Dead channels",
          meaning=f"|gamma| is below {DEAD:g}: the output is beta, whatever the input. Such channels can often be pruned."),
     Kind(code="float16-overflow", level="note", title="Float16 overflow",
-         meaning=f"Float16 ends at {FLOAT16_MAX:g} and rounds {FLOAT16_ZERO:.1g} to 0: computed in it, these channels can give "
+         meaning=f"Float16 ends at {FLOAT16_MAX:g} and rounds {FLOAT16_ZERO:.1g} to 0: in that type, these channels can produce "
                  "infinity or NaN."),
     Kind(code="converted", level="note", title="Converted",
-         meaning="That version of Keras stored something else, or put epsilon elsewhere. The numbers were converted so that the one "
-                 "formula gives what it gave."),
+         meaning="That version of Keras stored something else, or applied epsilon elsewhere. The numbers were converted so that the "
+                 "standard "
+                 "formula gives the same outputs."),
     Kind(code="quantized", level="note", title="Quantized",
-         meaning="The file holds small integers; the numbers here are what they stand for."),
+         meaning="The file contains small integers; the numbers here are the dequantized values."),
 )}
 
 
@@ -115,7 +117,7 @@ def _statistics(layer: BatchNorm) -> Iterator[tuple[str, tuple[int, str]]]:
         size = layer.channels
         where = "in the only channel" if size == 1 else f"in all {size} channels"
         yield "never-trained", (size, f"moving_mean is 0 and moving_variance 1 {where}" + (
-            "; gamma and beta are those of a new layer, too" if layer.is_affine_untouched else "; gamma and beta were trained"))
+            "; gamma and beta have their initial values, too" if layer.is_affine_untouched else "; gamma and beta were trained"))
 
 
 def _variances(layer: BatchNorm) -> Iterator[tuple[str, tuple[int, str]]]:
@@ -185,14 +187,14 @@ def _largest(values: NDArray[np.float64]) -> str:
 
 def _provenance(layer: BatchNorm) -> Iterator[tuple[str, tuple[int, str]]]:
     if layer.called_in_training:
-        yield "called-in-training", (0, "some call of it has training=True, or the call of a model or wrapper around it")
+        yield "called-in-training", (0, "it, or a model or wrapper that contains it, is called with training=True")
     if layer.class_name not in BATCH_NORMS:
         yield "own-class", (0, f"its class is {layer.class_name}")
     if layer.effective_epsilon is not None:
         _, _, _, root = wide(layer)
         effective = np.sqrt(layer.moving_variance.astype(np.float64) + layer.effective_epsilon)
         factor = float((effective / root).max())
-        yield "effective-epsilon", (0, f"the kernel used {layer.effective_epsilon:.6g}, the config says {layer.epsilon:g}; "
+        yield "effective-epsilon", (0, f"the kernel used {layer.effective_epsilon:.6g}, the config specifies {layer.epsilon:g}; "
                                        f"with the config's the scale is up to {factor:.4g} times as large")
     if layer.assumed:
         yield "assumed", (0, " and ".join(_assumed(layer, name) for name in layer.assumed))

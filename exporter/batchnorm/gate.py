@@ -24,10 +24,10 @@ MOST_NUMBERS = 1 << 24  # of all layers of a model or bundle that is read; about
 def check_bundle(paths: Sequence[str], skipped: Sequence[Skipped]) -> None:
     """Refuses a bundle without a layer, with too many, or with one path twice. Raises: UnsupportedError, LayerError."""
     if not paths and not skipped:
-        raise UnsupportedError("the model holds no BatchNormalization layer",
-                               hint="LayerNormalization, GroupNormalization and the like are not batch norm")
+        raise UnsupportedError("the model contains no BatchNormalization layer",
+                               hint="LayerNormalization, GroupNormalization and similar layers are not batch norms")
     if len(paths) > MOST_LAYERS:
-        raise LayerError(f"{len(paths)} batch norms is over the limit of {MOST_LAYERS}")
+        raise LayerError(f"expected at most {MOST_LAYERS} batch norms, got {len(paths)}")
     if len(set(paths)) != len(paths):
         raise LayerError(f"the path {printable(next(p for p in paths if paths.count(p) > 1))!r} occurs twice")
 
@@ -44,7 +44,7 @@ def check_layer(path: str, *, shape: tuple[int, ...], axis: tuple[int, ...], ndi
     """Refuses a layer that the formula cannot use. Raises: LayerError."""
     with located(path):
         if dtype not in HELD_IN:
-            raise LayerError(f"parameters of type {dtype} are not batch norm parameters")
+            raise LayerError(f"expected floating point parameters, got type {dtype}")
         _check_geometry(shape, axis, ndim)
         for name, values in parameters.items():
             _check_values(name, values, shape, dtype)
@@ -62,9 +62,9 @@ def remarks_on(path: str, moving_variance: NDArray[Any]) -> list[str]:
 def _check_geometry(shape: tuple[int, ...], axis: tuple[int, ...], ndim: int | None) -> None:
     channels = int(np.prod(shape, dtype=object)) if shape else 0
     if not 0 < channels <= MOST_CHANNELS:
-        raise LayerError(f"{channels} channels; 1 to {MOST_CHANNELS} are possible")
+        raise LayerError(f"expected 1 to {MOST_CHANNELS} channels, got {channels}")
     if not isinstance(axis, tuple):
-        raise LayerError(f"axis is {axis}, expected a tuple with the axis of each dimension of the parameters, such as (-1,)")
+        raise LayerError(f"expected as axis a tuple with one axis for each dimension of the parameters, such as (-1,), got {axis}")
     if len(axis) != len(shape) or len(set(axis)) != len(axis):
         raise LayerError(f"axis {list(axis)} does not fit parameters of shape {list(shape)}")
     for a in axis:
@@ -72,26 +72,26 @@ def _check_geometry(shape: tuple[int, ...], axis: tuple[int, ...], ndim: int | N
         if not -rank <= a < rank or a in (0, -rank):
             raise LayerError(f"axis {a} does not fit an input of rank {ndim or '2 or more'}; axis 0 is the batch")
     if ndim is not None and len({a % ndim for a in axis}) != len(axis):
-        raise LayerError(f"axis {list(axis)} names one axis twice")
+        raise LayerError(f"axis {list(axis)} lists one axis twice")
 
 
 def _check_values(name: str, values: NDArray[Any], shape: tuple[int, ...], dtype: str) -> None:
     if values.shape != shape:
-        raise LayerError(f"{name} has shape {list(values.shape)}, the layer {list(shape)}")
+        raise LayerError(f"expected {name} of shape {list(shape)}, got {list(values.shape)}")
     if values.dtype != HELD_IN[dtype]:
-        raise LayerError(f"{name} has type {values.dtype}, the layer {dtype}")
+        raise LayerError(f"expected {name} of type {dtype}, got {values.dtype}")
     finite = np.isfinite(values)
     if not finite.all():
         channel = int(np.argmin(finite.ravel()))
         value = values.ravel()[channel]
         kind = "NaN (not a number)" if np.isnan(value) else "infinite"
-        raise LayerError(f"{name}[{channel}] is {kind}: no inference can be computed from it",
+        raise LayerError(f"{name}[{channel}] is {kind}: inference cannot be computed with it",
                          hint=AN_EARLIER_ONE)
 
 
 def _check_variance(moving_variance: NDArray[Any], epsilon: float) -> None:
     if not isinstance(epsilon, float) or not np.isfinite(epsilon) or epsilon < 0 or epsilon > float(np.finfo(np.float32).max):
-        raise LayerError(f"epsilon is {epsilon}; a number of 0 or more that fits float32 is possible")
+        raise LayerError(f"expected an epsilon of 0 or more that fits float32, got {epsilon}")
     variance = moving_variance.astype(np.float64).ravel()
     worst = int(np.argmin(variance))
     if variance[worst] + epsilon <= 0:

@@ -152,11 +152,11 @@ def evaluate(layer: BatchNorm, x: ArrayLike, *, axis: int | tuple[int, ...] | No
     array = _as_input(layer, x)
     axes = find_axes(layer, array, axis)
     if fast not in (False, True, "numba"):
-        raise UsageError(f"fast is {fast!r}; there are False, True and 'numba'")
+        raise UsageError(f"expected False, True or 'numba' for fast, got {fast!r}")
     if fast:
         return _fast(layer, array, axes, out, fast == "numba")
     if out is not None:
-        raise UsageError("`out` goes with fast=True: the exact mode makes an array of its own")
+        raise UsageError("`out` requires fast=True: the exact mode always allocates its result")
     return _exact(layer, array, axes)
 
 
@@ -186,7 +186,7 @@ def _as_input(layer: BatchNorm, x: ArrayLike) -> NDArray[Any]:
         return x
     array = np.asarray(x)
     if array.dtype.kind not in "iufb":
-        raise UsageError(f"an input of type {array.dtype} is not numeric")
+        raise UsageError(f"expected a numeric input, got type {array.dtype}")
     return round_to(array.astype(np.float64), layer.dtype)
 
 
@@ -196,17 +196,17 @@ def find_axes(layer: BatchNorm, x: NDArray[Any], axis: int | tuple[int, ...] | N
     if len(given) != len(layer.shape):
         raise UsageError(f"axis {given} does not fit parameters of shape {list(layer.shape)}", where=layer.path)
     if axis is None and layer.ndim not in (None, x.ndim) and max(given) >= 0:
-        raise LayerError(f"the layer's axis {list(given)} counts for an input of {layer.ndim} dimensions, the input has {x.ndim}",
+        raise LayerError(f"expected an input of {layer.ndim} dimensions for axis {list(given)}, got {x.ndim}",
                          where=layer.path, hint="give the input's own channel axis with axis= (--axis), e.g. -1")
     for a, size in zip(given, layer.shape):
         if not -x.ndim <= a < x.ndim:
-            raise UsageError(f"the layer's axis is {a}, the input has {x.ndim} dimensions", where=layer.path,
+            raise UsageError(f"the layer's axis is {a}, but the input has {x.ndim} dimensions", where=layer.path,
                              hint="give the input's own channel axis with axis=, e.g. axis=-1")
         if x.shape[a] != size:
-            raise UsageError(f"the input has {x.shape[a]} channels along axis {a}, the layer {size}", where=layer.path)
+            raise UsageError(f"expected {size} channels along axis {a} of the input, got {x.shape[a]}", where=layer.path)
     axes = tuple(a % x.ndim for a in given)
     if len(set(axes)) != len(axes):
-        raise UsageError(f"axis {list(given)} names one axis twice", where=layer.path)
+        raise UsageError(f"axis {list(given)} lists one axis twice", where=layer.path)
     return axes
 
 
@@ -232,11 +232,11 @@ def _exact(layer: BatchNorm, x: NDArray[Any], axes: tuple[int, ...]) -> NDArray[
 
 def _fast(layer: BatchNorm, x: NDArray[Any], axes: tuple[int, ...], out: NDArray[np.float32] | None, compiled: bool) -> NDArray[np.float32]:
     if x.dtype != np.float32:
-        raise UsageError(f"the fast mode takes float32, the input is {x.dtype}", where=layer.path)
+        raise UsageError(f"expected a float32 input in the fast mode, got {x.dtype}", where=layer.path)
     if out is None:
         out = np.empty(x.shape, np.float32)
     elif out.shape != x.shape or out.dtype != np.float32:
-        raise UsageError(f"`out` is {out.dtype} of shape {out.shape}, needed: float32 of shape {x.shape}", where=layer.path)
+        raise UsageError(f"expected `out` to be float32 of shape {x.shape}, got {out.dtype} of shape {out.shape}", where=layer.path)
     scale, offset = (values.astype(np.float32) for values in scale_and_offset(layer))
     if len(axes) == 1 and x.flags.c_contiguous and out.flags.c_contiguous and x.size:
         inner = int(np.prod(x.shape[axes[0] + 1:], dtype=np.int64))

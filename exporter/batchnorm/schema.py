@@ -81,8 +81,8 @@ def _items(plain: Any) -> Any:
 
         rank = schema_checks.rank_of_numbers(schema)
         if instance.ndim != rank or not instance.size:
-            yield jsonschema.ValidationError(f"an array of shape {list(instance.shape)} does not fit")
+            yield jsonschema.ValidationError(f"an array of shape {list(instance.shape)} does not fit here")
         elif instance.dtype.kind != "f" or not np.isfinite(instance).all():
-            yield jsonschema.ValidationError(f"an array of {instance.dtype} holds something that is not a finite number")
+            yield jsonschema.ValidationError(f"an array of {instance.dtype} contains something that is not a finite number")
 
     return items

@@ -40,9 +40,9 @@ def diagnose(words: Sequence[str] | None = None) -> int:
     if (args.bundle is None and not alone) or args.input is None or args.output is None:
         raise UsageError("BUNDLE, --input and --output are needed",
                          hint="bn-diagnose out.json --layer bn_1 --input '1, 5' --output '-1, 1'; without a file, --gamma, --beta, --mean, "
-                              "--variance and --epsilon say the layer")
+                              "--variance and --epsilon describe the layer")
     if args.bundle is not None and alone:
-        raise UsageError(f"--{next(iter(alone))} says a layer without a file, and a file is given")
+        raise UsageError(f"--{next(iter(alone))} describes a layer without a file, but a file was given")
     with contextlib.ExitStack() as stack:
         found = _found(args, alone, stack)
     if args.json:
@@ -91,8 +91,8 @@ def _model(place: Place, args: argparse.Namespace) -> Bundle | Given:
     bundle = read_in_child(place, options, fork=True, keep_unusable=True)
     for each in bundle.unusable:
         if args.layer == each.layer.path or not len(bundle):
-            raise LayerError(each.reason, where=each.layer.path, hint="there is nothing that its output could be compared with")
-    warn([*bundle.warnings, *(f"{each.layer.path} is not looked at: {each.reason}" for each in bundle.unusable)])
+            raise LayerError(each.reason, where=each.layer.path, hint="there is no right output to compare with")
+    warn([*bundle.warnings, *(f"{each.layer.path} is skipped: {each.reason}" for each in bundle.unusable)])
     return bundle
 
 
@@ -151,31 +151,32 @@ def diagnose_parser() -> argparse.ArgumentParser:
     """The arguments of bn-diagnose."""
     parser = argparse.ArgumentParser(
         prog="bn-diagnose", formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Find which known mistakes explain that a batch norm of your own gives other numbers than the layer does.",
+        description="Find the known mistakes that explain why your own batch norm gives different numbers than the layer.",
         epilog="examples:\n  bn-diagnose out.json --layer bn_1 --input '1, 5' --output '-1, 1'\n"
                "  bn-diagnose out.json --input x.npy --output mine.npy\n"
                "  ./mine < x.npy | bn-diagnose out.json --input x.npy --output -\n"
                "  bn-diagnose --gamma 1.5 --beta 0.25 --mean 0.5 --variance 4 --epsilon 0.001 --input 1 --output 0.624953\n"
                "  bn-diagnose --explain BN101\n\n"
-               "numbers that are typed count as known to half a unit of their last digit\n"
+               "numbers on the command line are taken as accurate to half a unit of their last digit\n"
                "exit status: 0 the same within the error bound, 1 different (or refused), 2 usage")
     parser.add_argument("bundle", metavar="BUNDLE", nargs="?",
                         help="a bundle, a model as bn-export takes it, or a .json, .npz or .csv file of gamma, beta, mean, variance and "
                              "epsilon; - is standard input")
-    parser.add_argument("--layer", metavar="PATH", help="the layer; without it, it is found")
+    parser.add_argument("--layer", metavar="PATH", help="the layer; without this option all layers are tried")
     parser.add_argument("--input", metavar="X",
-                        help="what went into the batch norm: numbers, or a .npy, .npz, .csv or .json file; FILE:NAME is one of its arrays; "
+                        help="the input of the batch norm: numbers, or a .npy, .npz, .csv or .json file; FILE:NAME selects one of its "
+                             "arrays; "
                              "- is standard input")
-    parser.add_argument("--output", metavar="THEIRS", help="what your code gave for it, likewise")
+    parser.add_argument("--output", metavar="THEIRS", help="the output of your code for it, in the same forms")
     for name in ALONE:
-        parser.add_argument(f"--{name}", metavar="X", help=f"without a file: the layer's {name}, one number a channel")
-    parser.add_argument("--axis", type=int, metavar="N", help="the input's channel axis, where it is not the layer's")
-    parser.add_argument("--channel", type=int, metavar="N", help="the numbers are of this channel only")
+        parser.add_argument(f"--{name}", metavar="X", help=f"without a file: the layer's {name}, one number for each channel")
+    parser.add_argument("--axis", type=int, metavar="N", help="the channel axis of the input, where it differs from the layer's")
+    parser.add_argument("--channel", type=int, metavar="N", help="the numbers belong to this channel only")
     parser.add_argument("--dtype", choices=["float16", "bfloat16", "float32", "float64"],
-                        help="the type your code computed in, where it is coarser than the layer's")
-    parser.add_argument("--json", action="store_true", help="the diagnosis as JSON")
-    parser.add_argument("--explain", metavar="CODE", help="print what is known of a mistake, e.g. BN101")
-    parser.add_argument("--list", action="store_true", help="list the mistakes")
+                        help="the type that your code computes in, where it has less precision than the layer's")
+    parser.add_argument("--json", action="store_true", help="print the diagnosis as JSON")
+    parser.add_argument("--explain", metavar="CODE", help="explain a known mistake, e.g. BN101")
+    parser.add_argument("--list", action="store_true", help="list the known mistakes")
     parser.add_argument("--version", action="version", version=f"bn-diagnose {__version__}")
     add_reading_options(parser)
     return parser

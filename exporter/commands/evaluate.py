@@ -34,7 +34,7 @@ def evaluate(words: Sequence[str] | None = None) -> int:
     from exporter.pipeline.read import read_in_child
 
     if is_url(args.out):
-        raise UsageError("OUT is a local file", hint="copy it afterward")
+        raise UsageError("expected a local file as OUT, got a URL", hint="copy it afterward")
     check_one_standard_input(args.bundle, args.input)
     with contextlib.ExitStack() as stack:
         model = stack.enter_context(operand(args.bundle))
@@ -52,7 +52,7 @@ def _layer(bundle: Bundle, wanted: str | None) -> BatchNorm:
     unusable = {each.layer.path: each.reason for each in bundle.unusable}
     paths = [*bundle.paths(), *unusable]
     if wanted is None and len(paths) > 1:
-        raise UsageError(f"the bundle has {len(paths)} layers", hint=f"say which with --layer: {names(paths)}")
+        raise UsageError(f"the bundle has {len(paths)} layers", hint=f"choose one with --layer: {names(paths)}")
     path = paths[0] if wanted is None else wanted
     if path in unusable:
         others = f"; others are {names(bundle.paths())}" if len(bundle) else ""
@@ -67,17 +67,17 @@ def eval_parser() -> argparse.ArgumentParser:
     """The arguments of bn-eval."""
     parser = argparse.ArgumentParser(
         prog="bn-eval", formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Compute a batch norm's inference for an array in a .npy file. The files are worked on in pieces and may be larger\n"
-                    "than the memory. The result is float64 arithmetic rounded once to the input's type.",
+        description="Compute the inference of a batch norm for an array in a .npy file. The file is processed in chunks and may be larger\n"
+                    "than the memory. The result is computed in float64 and rounded once to the type of the input.",
         epilog="examples:\n  bn-eval out.json x.npy y.npy --layer encoder/bn_1\n"
                "  ./features | bn-eval out.json - - --layer encoder/bn_1 | ./rest\n\n"
                "exit status: 0 fine, 1 refused (the reason is on stderr), 2 usage")
     parser.add_argument("bundle", metavar="BUNDLE", help="a bundle, or a model as bn-export takes it; - is standard input")
-    parser.add_argument("input", metavar="IN.npy", help="the input; its channels along the layer's axis; - is standard input")
-    parser.add_argument("out", metavar="OUT.npy", help="the result, of the input's shape and type; - is standard output")
-    parser.add_argument("--layer", metavar="PATH", help="the layer; needed where the bundle has several")
-    parser.add_argument("--axis", type=int, metavar="N", help="the input's channel axis, where it is not the layer's")
-    parser.add_argument("--fast", action="store_true", help="float32 arithmetic: one multiplication and one addition a number")
+    parser.add_argument("input", metavar="IN.npy", help="the input, with its channels along the layer's axis; - is standard input")
+    parser.add_argument("out", metavar="OUT.npy", help="the output, of the shape and type of the input; - is standard output")
+    parser.add_argument("--layer", metavar="PATH", help="the layer; required if the bundle has more than one")
+    parser.add_argument("--axis", type=int, metavar="N", help="the channel axis of the input, where it differs from the layer's")
+    parser.add_argument("--fast", action="store_true", help="compute in float32: one multiplication and one addition per number")
     parser.add_argument("--version", action="version", version=f"bn-eval {__version__}")
     add_reading_options(parser)
     return parser

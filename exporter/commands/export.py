@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 Export gamma, beta, moving_mean, moving_variance and epsilon of every BatchNormalization layer of a Keras or
-TensorFlow model, bit for bit. Without OUT: list the layers. With --out-dir: export many models; names in DIR mirror
-where the models are, and what is there and unchanged is skipped."""
+TensorFlow model, bit for bit. Without OUT, list the layers. With --out-dir, export many models: names in DIR mirror
+the paths of the models, and exports that are up to date are skipped."""
 EXAMPLES = """\
 examples:
   bn-export model.h5 out.json
@@ -104,28 +104,29 @@ def _check(args: argparse.Namespace) -> None:
     """Sorts the positional words, into args.model and args.out; refuses options that would be ignored."""
     many = args.out_dir is not None
     if "" in args.words or args.out_dir == "":
-        raise UsageError("expected a name, got an empty word", hint="a variable of the shell that is not set?")
+        raise UsageError("expected a file name, got an empty argument", hint="is a shell variable not set?")
     if many and "-" in args.words:
-        raise UsageError("- goes with one model: standard input holds no more", hint="a file of this name is ./-")
+        raise UsageError("expected one model with -: standard input contains only one", hint="for a file of this name, give ./-")
     if not many and len(args.words) > 2:
-        raise UsageError(f"expected MODEL and OUT, got {len(args.words)} names", hint="many models are exported with --out-dir DIR")
+        raise UsageError(f"expected MODEL and OUT, got {len(args.words)} names", hint="to export many models, give --out-dir DIR")
     args.model, args.out = args.words[0], None if many or len(args.words) == 1 else args.words[1]
     wrong = [option for option in MANY if not many and _is_given(args, option)]
     if wrong == ["--suffix"] and args.out == STANDARD:
         _check_stream(args.suffix)
     elif wrong:
-        raise UsageError(f"{wrong[0]} goes with --out-dir DIR" + (" or with - as OUT" if wrong[0] == "--suffix" else ""))
+        raise UsageError(f"{wrong[0]} requires --out-dir DIR" + (" or - as OUT" if wrong[0] == "--suffix" else ""))
     wrong = [option for option in WRITING if not many and args.out is None and _is_given(args, option)]
     if wrong:
-        raise UsageError(f"{wrong[0]} goes with OUT or --out-dir DIR: without them the layers are listed")
+        raise UsageError(f"{wrong[0]} requires OUT or --out-dir DIR: without them the layers are listed")
     wrong = [option for option in LISTING if (many or args.out is not None) and _is_given(args, option)]
     if wrong:
-        raise UsageError(f"{wrong[0]} lists the layers: it goes without OUT and --out-dir")
+        raise UsageError(f"{wrong[0]} lists the layers, so it excludes OUT and --out-dir")
 
 
 def _check_stream(suffix: str) -> None:
     if suffix_of(f"{STANDARD}{suffix}") == "/":
-        raise UsageError("OUT is -, and a folder cannot be written to standard output", hint="--suffix .zip is the same files in one")
+        raise UsageError("OUT is -, and a folder cannot be written to standard output",
+                         hint="--suffix .zip writes the same files as one archive")
 
 
 def _is_given(args: argparse.Namespace, option: str) -> bool:
@@ -138,25 +139,28 @@ def export_parser() -> argparse.ArgumentParser:
         prog="bn-export", usage="%(prog)s MODEL [OUT] [options]\n       %(prog)s MODEL... --out-dir DIR [options]",
         formatter_class=argparse.RawDescriptionHelpFormatter, description=DESCRIPTION, epilog=EXAMPLES)
     parser.add_argument("words", metavar="MODEL", nargs="+",
-                        help="a file or folder that Keras or TensorFlow wrote, or a bundle; with --out-dir also a pattern in quotes: "
-                             "* ? [], and ** over folders. The last name is OUT where there is no --out-dir: the output, whose suffix "
-                             f"says its kind: {' '.join(suffix for suffix in SUFFIXES if suffix != '/')}, or a folder/. "
+                        help="a file or folder written by Keras or TensorFlow, or a bundle; with --out-dir also a quoted pattern: "
+                             "* ? [], and ** over folders. Without --out-dir the last name is OUT, the output; its suffix "
+                             f"chooses the format: {' '.join(suffix for suffix in SUFFIXES if suffix != '/')}, or a folder/. "
                              "- is standard input, and as OUT standard output: the bundle, or with --suffix another kind")
-    parser.add_argument("--json", action="store_true", help="without OUT: the list as JSON")
+    parser.add_argument("--json", action="store_true", help="without OUT: print the list as JSON")
     parser.add_argument("--places", action="store_true", help="without OUT: also list the layers that feed and follow each")
-    parser.add_argument("-v", "--verbose", action="store_true", help="one line a layer on stderr; with --out-dir one line a model")
+    parser.add_argument("-v", "--verbose", action="store_true", help="print a line for each layer on stderr; with --out-dir a line "
+                                                                     "for each model")
     parser.add_argument("--version", action="version", version=f"bn-export {__version__}")
     writing = parser.add_argument_group("writing")
-    writing.add_argument("--no-vectors", action="store_true", help="leave the test vectors out of the bundle")
+    writing.add_argument("--no-vectors", action="store_true", help="omit the test vectors from the bundle")
     writing.add_argument("--names", choices=["keras", "torch"],
-                         help="names of the tensors in a .safetensors file (default: keras); torch: what load_state_dict takes")
-    writing.add_argument("--folded", action="store_true", help="a .h file or the kit: also scale and offset, with y = scale * x + offset")
+                         help="tensor names in a .safetensors file (default: keras); torch: as load_state_dict expects them")
+    writing.add_argument("--folded", action="store_true", help="in a .h file or the kit: also write scale and offset, with y = scale "
+                                                               "* x + offset")
     writing.add_argument("--fold", action="store_true",
                          help="an .npz file: the kernels and biases of the layers in front with the batch norms folded into them, "
                               "the batch norms that cannot be folded, and why")
     writing.add_argument("--axis", type=int, metavar="N",
-                         help="an .onnx file: layers that take their channels along axis N of the input; 1: NCHW, as ONNX graphs are")
-    writing.add_argument("--plain", action="store_true", help="an .onnx file without local functions, which some programs cannot read")
+                         help="in an .onnx file: write layers with their channels along axis N of the input; 1 is NCHW, as usual in ONNX")
+    writing.add_argument("--plain", action="store_true", help="write an .onnx file without local functions, for programs that do not "
+                                                              "support them")
     add_reading_options(parser)
     add_many_options(parser)
     return parser
@@ -165,13 +169,13 @@ def export_parser() -> argparse.ArgumentParser:
 def add_many_options(parser: argparse.ArgumentParser) -> None:
     """The options for many models."""
     group = parser.add_argument_group("many models")
-    group.add_argument("--out-dir", metavar="DIR", help="folder or URL of the exports")
-    group.add_argument("--suffix", help="kind of the exports, as for OUT (default: .json); also with - as OUT")
-    group.add_argument("--jobs", type=int, metavar="N", help="processes (default: one for each processor)")
-    group.add_argument("--dask", metavar="ADDRESS", help="let the workers of a Dask cluster do it, e.g. tcp://host:8786; "
-                                                         "they need to see the models and DIR under the same names")
-    group.add_argument("--force", action="store_true", help="also export what is there and unchanged")
-    group.add_argument("--report", metavar="FILE", help="write what became of each model to a .json or .html file")
+    group.add_argument("--out-dir", metavar="DIR", help="the folder or URL to write the exports to")
+    group.add_argument("--suffix", help="the format of the exports, as for OUT (default: .json); also with - as OUT")
+    group.add_argument("--jobs", type=int, metavar="N", help="the number of processes (default: one for each processor)")
+    group.add_argument("--dask", metavar="ADDRESS", help="run on the workers of a Dask cluster, e.g. tcp://host:8786; "
+                                                         "they must see the models and DIR under the same paths")
+    group.add_argument("--force", action="store_true", help="also export models whose export is up to date")
+    group.add_argument("--report", metavar="FILE", help="write a report on every model to a .json or .html file")
 
 
 def _json(bundle: Bundle) -> str:

@@ -36,7 +36,7 @@ def export_models(args: argparse.Namespace, options: ReadOptions, write_options:
     if args.report is not None:
         report.check_name(args.report)
     if args.jobs is not None and args.jobs < 1:
-        raise UsageError(f"--jobs {args.jobs}: at least 1")
+        raise UsageError(f"expected --jobs of at least 1, got {args.jobs}")
     progress = Progress(args.verbose)
     with _executor(args) as executor:
         try:
@@ -62,7 +62,7 @@ def export_models(args: argparse.Namespace, options: ReadOptions, write_options:
 def _executor(args: argparse.Namespace) -> Iterator[concurrent.futures.Executor | None]:
     if args.dask is not None:
         if args.jobs is not None:
-            raise UsageError("--jobs and --dask contradict each other: the cluster has the workers that it has")
+            raise UsageError("expected --jobs or --dask, got both: the number of workers is the cluster's")
         with _dask(args.dask) as executor:
             yield executor
         return
@@ -111,7 +111,7 @@ def _dask(address: str) -> Iterator[concurrent.futures.Executor]:
     try:
         client: Any = distributed.Client(address, timeout="15s")  # type: ignore[no-untyped-call]  # distributed has few annotations
     except (OSError, ValueError) as error:
-        raise UsageError(f"no Dask scheduler answers at {printable(address)}: {printable(str(error), 150)}") from None
+        raise UsageError(f"cannot connect to a Dask scheduler at {printable(address)}: {printable(str(error), 150)}") from None
     with client:
         yield client.get_executor(pure=False)
 
@@ -150,7 +150,7 @@ class Progress:
     def interrupted(self) -> str:
         """What is done after Ctrl-C, and how to go on."""
         done = f"{self._done} of {self._count} models are done, {self._refused} of them refused" if self._done else "no model is done yet"
-        return f"interrupted: {done}\nhint: run the same command again: it goes on with the rest"
+        return f"interrupted: {done}\nhint: run the same command again to export the rest"
 
     def end(self) -> None:
         """Takes the bar away."""

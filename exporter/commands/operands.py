@@ -34,11 +34,11 @@ def operand(word: str) -> Iterator[Place]:
 def check_one_standard_input(*words: str | None) -> None:
     """Refuses a second operand that is "-"."""
     if words.count(STANDARD) > 1:
-        raise UsageError("- stands twice: standard input holds one file", hint="a file of this name is ./-")
+        raise UsageError("expected - at most once: standard input contains only one file", hint="for a file of this name, give ./-")
 
 
 def binary_output() -> Any:
     """Standard output for bytes that are no text. Raises UsageError where a terminal would show them."""
     if sys.stdout.isatty():
-        raise UsageError("standard output is a terminal, and this is no text", hint="send it to a file or to another program: ... - > FILE")
+        raise UsageError("refusing to write binary data to a terminal", hint="redirect it to a file or another program: ... - > FILE")
     return sys.stdout.buffer

@@ -48,9 +48,9 @@ def _outcome(command: Callable[[Sequence[str] | None], int], words: Sequence[str
         streams.discard_output()
         return 1
     except (MemoryError, RecursionError) as error:
-        return fail(ExporterError(f"{type(error).__name__}: the input asks for more than this machine has"))
+        return fail(ExporterError(f"{type(error).__name__}: the input needs more memory than is available"))
     except FileNotFoundError as error:
-        gone = ExporterError("the current folder was removed", hint="change to one that exists")
+        gone = ExporterError("the current folder no longer exists", hint="change to one that exists")
         return fail(unexpected(error) if _has_folder() else gone)
     except Exception as error:
         return fail(unexpected(error))
@@ -91,19 +91,21 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
     """The options that say what the file does not."""
     group = parser.add_argument_group("reading")
     group.add_argument("--epsilon", action="append", default=[], metavar="V|GLOB=V",
-                       help="epsilon of layers whose file does not say it; GLOB over paths; repeatable")
-    group.add_argument("--architecture", metavar="FILE", help="the model's JSON, or another model file that holds its config")
-    group.add_argument("--layers", action="append", default=[], metavar="GLOB", help="only layers whose path matches; repeatable")
-    group.add_argument("--skip-unresolved", action="store_true", help="write what can be resolved and list the rest in the bundle")
+                       help="epsilon of layers whose file does not contain it; GLOB matches paths; repeatable")
+    group.add_argument("--architecture", metavar="FILE", help="the JSON of the model, or another model file that contains its config")
+    group.add_argument("--layers", action="append", default=[], metavar="GLOB", help="export only layers whose path matches; repeatable")
+    group.add_argument("--skip-unresolved", action="store_true", help="write the layers that can be resolved and list the others in "
+                                                                      "the bundle")
     group.add_argument("--effective-epsilon", action="store_true",
                        help="write the epsilon that the fused kernel used (max(epsilon, 1.001e-5) in TensorFlow 1.12 to 2.11)")
     group.add_argument("--stored-statistics", action="store_true",
-                       help="write what is stored of layers that the model calls with training=True, which normalize by the batch")
+                       help="also write layers that the model calls with training=True, which normalize by the batch")
     group.add_argument("--ema", choices=["yes", "no"],
-                       help="TF1 checkpoints: take the moving averages of the variables (X/ExponentialMovingAverage) where there are any, "
-                            "or never; without it: as the graph beside the checkpoint uses them")
-    group.add_argument("--keras-version", metavar="V", help="the Keras that wrote a weights file which does not say, e.g. 1.0.5")
-    group.add_argument("--backend", choices=["tensorflow", "theano", "cntk"], help="its backend, likewise")
+                       help="TF1 checkpoints: use the moving averages of the variables (X/ExponentialMovingAverage) where they exist, "
+                            "or never; default: as the graph beside the checkpoint uses them")
+    group.add_argument("--keras-version", metavar="V", help="the version of Keras that wrote a weights file, if the file does not "
+                                                            "contain it, e.g. 1.0.5")
+    group.add_argument("--backend", choices=["tensorflow", "theano", "cntk"], help="the backend of that Keras")
 
 
 def read_options(args: argparse.Namespace) -> ReadOptions:
@@ -125,6 +127,6 @@ def _epsilon(word: str) -> tuple[str, float]:
     except ValueError:
         value = -1.0
     if not 0 <= value < 3.4e38:
-        raise UsageError(f"--epsilon {word!r}: a number of 0 or more is needed",
-                         hint="--epsilon VALUE, or --epsilon 'GLOB=VALUE' for some of the layers")
+        raise UsageError(f"expected a number of 0 or more for --epsilon, got {word!r}",
+                         hint="give --epsilon VALUE, or --epsilon 'GLOB=VALUE' for some of the layers")
     return glob or "*", value

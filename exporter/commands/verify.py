@@ -35,7 +35,7 @@ def verify(words: Sequence[str] | None = None) -> int:
     """bn-verify BUNDLE [OTHER]"""
     args = verify_parser().parse_args(words)
     if args.other is None and (args.live or args.map):
-        raise UsageError("--live needs the MODEL whose layers are to be run" if args.live else "--map needs OTHER, whose layers it names")
+        raise UsageError("--live requires the MODEL whose layers to run" if args.live else "--map requires OTHER, whose layers it names")
     check_one_standard_input(args.bundle, args.other)
     if args.report is not None:
         _check_report(args)
@@ -65,7 +65,7 @@ def _bundle(place: Place, args: argparse.Namespace) -> Bundle:
     if any(source.claims(place) for source in (bundle, bundle_arrays)):
         return load(place.address)
     if args.other is None or args.live:
-        raise FormatError("this is not a bundle", where=place.name, hint="write one of the model: bn-export MODEL out.json")
+        raise FormatError("this is not a bundle", where=place.name, hint="create one from the model: bn-export MODEL out.json")
     found = read_in_child(place, _reading(args), fork=True, keep_unusable=True)
     warn([f"{each.layer.path} is not compared: {each.reason}" for each in found.unusable])
     return found
@@ -105,7 +105,7 @@ def _check_report(args: argparse.Namespace) -> None:
     from exporter.files.remote import place_for
 
     if args.live or not args.report.lower().endswith(".html"):
-        raise UsageError("the report of a comparison is an .html file, and --live has none" if args.live else
+        raise UsageError("a comparison is reported as an .html file; --live writes no report" if args.live else
                          f"expected a REPORT.html, got {printable(args.report, 80)}")
     check_output(args.report, [place_for(word) for word in (args.bundle, args.other) if word != STANDARD])
 
@@ -170,20 +170,20 @@ def verify_parser() -> argparse.ArgumentParser:
         description="Check a bundle against its own vectors; with OTHER, against another form of the model, parameter by parameter: a\n"
                     "checkpoint, a bundle, a PyTorch or flax state (.pt, .safetensors, .npz, .msgpack), an .onnx, .csv or .h file.\n"
                     "A difference that is a known mistake is named by its code (bn-diagnose --explain). With --live, against the\n"
-                    "real layers of a model, run on the vectors by the Keras or tf_keras that is installed; a model with a Lambda\n"
+                    "real layers of a model, run on the vectors by the installed Keras or tf_keras; a model with a Lambda\n"
                     "or a custom object is not run.",
         epilog="examples:\n  bn-verify out.json\n  bn-verify out.json newer.h5\n"
                "  bn-verify out.json state.safetensors --map 'encoder/*=enc.*'\n  bn-verify before.h5 after.h5 report.html\n"
                "  bn-verify out.json model.keras --live\n\n"
-               "layers are paired as --map says, by path, by content, or by order and shape; which is said\n"
+               "layers are paired by --map, by path, by content, or by order and shape; the report says how\n"
                "exit status: 0 nothing differs, 1 something does (or is refused), 2 usage")
     parser.add_argument("bundle", metavar="BUNDLE", help="a bundle in any form that bn-export reads back; with OTHER, also a model")
-    parser.add_argument("other", metavar="OTHER", nargs="?", help="what to compare with; - is standard input, here or as BUNDLE")
-    parser.add_argument("report", metavar="REPORT.html", nargs="?", help="write the comparison as a page, too")
+    parser.add_argument("other", metavar="OTHER", nargs="?", help="the file to compare with; - is standard input, here or as BUNDLE")
+    parser.add_argument("report", metavar="REPORT.html", nargs="?", help="also write the comparison as an HTML page")
     parser.add_argument("--map", action="append", default=[], metavar="OLD=NEW",
-                        help="the bundle's layer OLD is NEW in OTHER; globs, with as many stars on both sides; repeatable")
-    parser.add_argument("--live", action="store_true", help="OTHER is a model: run its own layers with the installed Keras")
-    parser.add_argument("--json", action="store_true", help="the report as JSON")
+                        help="layer OLD of the bundle is NEW in OTHER; globs with the same number of * on both sides; repeatable")
+    parser.add_argument("--live", action="store_true", help="run the layers of OTHER, a model, with the installed Keras")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.add_argument("--version", action="version", version=f"bn-verify {__version__}")
     add_reading_options(parser)
     return parser

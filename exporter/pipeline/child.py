@@ -70,7 +70,7 @@ def finish(child: Child, meanwhile: Callable[[], object], each: Callable[[Stored
         meanwhile()
         from exporter.pipeline.message import Reader
 
-        reader = Reader(FormatError("the reading process was damaged by it", hint=HARMLESS), each)
+        reader = Reader(FormatError("the file made the reading process fail", hint=HARMLESS), each)
         receive(child, reader.feed)
         status = child.wait()
     except BaseException:
@@ -89,11 +89,11 @@ def ending(status: int, limits: Limits) -> ExporterError:
     if status == OUT_OF_TIME or -status == getattr(signal, "SIGALRM", None):
         return _timed_out(limits)
     if -status == getattr(signal, "SIGXCPU", None):
-        what = f"did not end within {limits.cpu_seconds} seconds of processor time"
+        what = f"took more than {limits.cpu_seconds} seconds of processor time"
     elif status < 0:
         what = f"crashed the reading process (signal {-status})"
     else:
-        what = "ran out of the memory allowed for it" if status == OUT_OF_MEMORY else f"ended the reading process (exit status {status})"
+        what = "ran out of the memory that it is allowed" if status == OUT_OF_MEMORY else f"ended the process (exit status {status})"
     return FormatError(f"reading it {what}", hint=HARMLESS)
 
 
@@ -105,7 +105,7 @@ def is_out_of_time(status: int) -> bool:
 def _timed_out(limits: Limits) -> ExporterError:
     """Where the clock ended it: which says nothing about the file."""
     return ExporterError(f"timed out: reading it took more than {limits.wall_seconds} seconds, though not of processor time",
-                         hint="the machine, or the disk or network that the file lies on, is too busy; try again")
+                         hint="the machine, or the disk or network that stores the file, is too busy; try again")
 
 
 def receive(child: Child, feed: Callable[[bytes], object], is_complete: Callable[[], bool] = lambda: False) -> None:
@@ -126,7 +126,7 @@ def receive(child: Child, feed: Callable[[bytes], object], is_complete: Callable
                 return
             size += len(part)
             if size > MOST_ANSWER:
-                raise FormatError(f"it holds more than {MOST_ANSWER} bytes of batch norms")
+                raise FormatError(f"expected at most {MOST_ANSWER} bytes of batch norms, got more")
             feed(part)
 
 
@@ -216,7 +216,8 @@ def interpreter() -> str:
     for path in [] if getattr(sys, "frozen", False) else [sys.executable, *beside]:
         if path and re.match(r"python|pypy|graalpy", os.path.basename(path), re.IGNORECASE) and os.access(path, os.X_OK):
             return path
-    raise UsageError("isolated=True starts a Python interpreter, and this program has none", hint="read without it, or have bn-export read")
+    raise UsageError("isolated=True starts a Python interpreter, which this program does not have",
+                     hint="omit isolated=True, or run bn-export")
 
 
 def command(program: str) -> list[str]:

@@ -59,11 +59,12 @@ def one_model(place: Place) -> Iterator[Model | None]:
             raise UnsupportedError("this holds kernels with batch norms folded into them, which bn-export --fold wrote",
                                    hint="give the model that it was made of")
         if not found:
-            raise UnsupportedError(f"this zip archive is no .keras model and holds none that is read; it holds {_content(place, stack)}",
-                                   hint="the README lists what is read")
+            raise UnsupportedError(f"this zip archive is not a .keras model and contains no supported model; it contains "
+                                   f"{_content(place, stack)}",
+                                   hint="the README lists the supported formats")
         if len(found) > 1:
             count = len(found) if len(found) < MOST_MODELS else f"{MOST_MODELS} or more"
-            raise UnsupportedError(f"this {kind} holds {count} models: {names((path for path, _, _ in found), 8)}",
+            raise UnsupportedError(f"this {kind} contains {count} models: {names((path for path, _, _ in found), 8)}",
                                    hint="give one of them" if place.is_folder() else "unpack it and give one of them")
         yield found[0]
 
@@ -77,7 +78,7 @@ class _Looking:
     def at(self, places: list[Place]) -> list[Place]:
         self.left -= len(places)
         if self.left < 0:
-            raise UnsupportedError(f"it holds more than {MOST_FILES} files and is no model itself", hint="give the model in it")
+            raise UnsupportedError(f"it contains more than {MOST_FILES} files and is not a model itself", hint="give the model in it")
         return places
 
 

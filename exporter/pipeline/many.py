@@ -141,7 +141,7 @@ def _before(source: str, out: str, index: Index, force: bool) -> Task | Outcome:
         place = place_for(source)
         other = index.owner(out)
         if not force and other not in (None, place_of(public(source))) and place_for(other).exists():
-            raise OutputError(f"this holds the export of another model, {printable(other)}", where=out,
+            raise OutputError(f"this is the export of another model, {printable(other)}", where=out,
                               hint="choose another --out-dir, or replace it with --force")
         mark = resume.mark_of(place, index.wrote)
         if not force and mark and index.has(out, mark):
@@ -187,5 +187,5 @@ def _outcomes(future: concurrent.futures.Future[list[Outcome]], tasks: Sequence[
         return future.result()
     except Exception as error:  # of the executor: a worker process was killed, a result could not be sent
         what = f"the worker that exported it failed ({type(error).__name__}: {printable(str(error), 150)})"
-        return [_refused(task.source, task.out, OutputError(what, hint="run the command again: it goes on with the rest"))
+        return [_refused(task.source, task.out, OutputError(what, hint="run the command again to export the rest"))
                 for task in tasks]

@@ -138,7 +138,7 @@ class Reader:
 
     def _take(self, header: dict[str, Any], data: memoryview) -> None:
         if self._answer is not None or self._error is not None:
-            raise ValueError("a frame behind the last")
+            raise ValueError("data after the final frame")
         arrays = _Arrays(data)
         if "error" in header:
             self._error = _error(header)
@@ -157,7 +157,7 @@ class Reader:
     def _whole(self, header: dict[str, Any], arrays: _Arrays) -> Found | ReadBack:
         numbers = header["order"]
         if not all(type(number) is int and number >= 0 for number in numbers):
-            raise TypeError("a number of a layer is none")
+            raise TypeError("expected a number in a layer")
         layers = [self._layers[number] for number in numbers]
         origin, warnings = Origin(**header["origin"]), list(map(str, header["warnings"]))
         skipped = [Skipped(str(path), str(reason)) for path, reason in header["skipped"]]
@@ -209,7 +209,7 @@ def _kernel(header: dict[str, Any], arrays: _Arrays) -> Kernel:
     fields["channels"] = tuple(fields["channels"])
     whole = all(type(axis) is int for axis in fields["channels"])
     if not (whole and all(isinstance(fields[name], kind) for name, kind in _KERNEL.items())):
-        raise TypeError("a field is of another type")
+        raise TypeError("a field has the wrong type")
     values = [arrays.take(fields["dtype"], shape) for shape in header["shapes"]]
     return Kernel(**fields, kernel=values[0], bias=values[1] if len(values) > 1 else None)
 
@@ -221,7 +221,7 @@ def _layer(fields: dict[str, Any], arrays: _Arrays) -> Stored | BatchNorm:
         fields[name] = None if fields[name] is None else tuple(fields[name])
     whole = all(type(number) is int for name in ("axis", "shape") for number in fields[name] or ())
     if not (whole and all(isinstance(fields[name], kind) for name, kind in FIELDS.items())):
-        raise TypeError("a field is of another type")
+        raise TypeError("a field has the wrong type")
     for name in PARAMETERS:
         fields[name] = arrays.take(fields["dtype"], fields["shape"]) if name in present else None
     if fields["moving_mean"] is None or fields["moving_variance"] is None:

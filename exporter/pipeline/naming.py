@@ -79,7 +79,7 @@ def refuse_links(out: str, out_dir: str) -> None:
     for part in os.path.relpath(os.path.abspath(out), path).split(os.sep):
         path = os.path.join(path, part)
         if os.path.islink(path):
-            raise OutputError("a link stands here; none is followed below the output folder", where=path,
+            raise OutputError("this is a symbolic link; links below the output folder are not followed", where=path,
                               hint="remove the link, or choose another --out-dir")
 
 

@@ -84,7 +84,7 @@ def load(path: str | os.PathLike[str] | Content) -> ReadBack:
         if source is None and not place.exists():
             raise MissingFileError("no such file or folder")
         if source is None:
-            raise FormatError("this is not a bundle", hint="a bundle of a model is written with: bn-export MODEL out.json")
+            raise FormatError("this is not a bundle", hint="create a bundle from a model: bn-export MODEL out.json")
         return read_back(source.read(place, ReadOptions()), ReadOptions())
 
 

@@ -148,7 +148,7 @@ def _answer(reader: Reader, place: Place, options: ReadOptions, meanwhile: Calla
 
     limits = Limits.of(place)
     running = dataclasses.replace(reader.running, limits=limits)
-    message = Message(FormatError("the reading process was damaged by it", hint=child.HARMLESS), each)
+    message = Message(FormatError("the file made the reading process fail", hint=child.HARMLESS), each)
     ended = not _ask(reader.requests, child.request(_absolute(place), _with_absolute(options), limits))
     meanwhile()
     if not ended:

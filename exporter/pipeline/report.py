@@ -22,7 +22,7 @@ LONGEST_CELL = 600  # characters
 def check_name(path: str) -> None:
     """Refuses a report of a kind that there isn't, before any work is done."""
     if not path.lower().endswith(SUFFIXES):
-        raise UsageError(f"expected a report's name that ends in {' or '.join(SUFFIXES)}", where=path)
+        raise UsageError(f"expected a report name that ends in {' or '.join(SUFFIXES)}", where=path)
 
 
 def write(summary: Summary, path: str) -> None:

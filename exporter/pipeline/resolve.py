@@ -95,7 +95,7 @@ def resolve(found: Found | ReadBack, options: ReadOptions, completion: Completio
             options, epsilon=bool(what.unknown), classes=found.own_classes, remedies=remedies, doubtful=what.doubtful, rest=bool(layers)))
     if refused:
         raise _cannot_be_used(refused, rest=bool(layers))
-    odd = [f"{layer.path}: the file does not say along which axis of its input it runs; {list(layer.axis)} is assumed"
+    odd = [f"{layer.path}: the file does not specify its axis; {list(layer.axis)} is assumed"
            for layer in layers if "axis" in layer.assumed and "epsilon" not in layer.assumed]
     warnings = (*found.warnings, *odd, *_about_calls(what.kept), *_once(what.kept), *_remarks(layers), *_about_updates(layers))
     if found.kernels is not None:
@@ -137,7 +137,7 @@ class _Sorted:
             self.skipped.append(Skipped(stored.path, stored.doubt))
             self.doubtful = True
         else:
-            self.skipped.append(Skipped(stored.path, f"its parameters have shape {list(stored.shape)} and the file does not say along "
+            self.skipped.append(Skipped(stored.path, f"its parameters have shape {list(stored.shape)}, and the file does not specify along "
                                                      "which axes"))
             self.found.remedies[stored.path] = Remedy.ARCHITECTURE
 
@@ -168,7 +168,7 @@ def _about_calls(layers: Iterable[Stored]) -> Iterator[str]:
     """What to know of layers that their model calls with training=True, once for all of a kind."""
     called = [layer for layer in layers if layer.called_in_training]
     for obeyed, meaning in ((True, "the model's own predict() normalizes by the statistics of the batch, not by these stored ones"),
-                            (False, "Keras 3's predict() overrides that and uses the stored statistics, which are the ones written; "
+                            (False, "predict() of Keras 3 overrides that and uses the stored statistics, which are exported; "
                                     "model(x) and export() normalize by the batch")):
         paths = [layer.path for layer in called if bool(layer.doubt) == obeyed]
         if paths:
@@ -178,7 +178,8 @@ def _about_calls(layers: Iterable[Stored]) -> Iterator[str]:
 def _about_updates(layers: Iterable[BatchNorm]) -> Iterator[str]:
     paths = [layer.path for layer in layers if layer.is_never_updated]
     if paths:
-        yield (f"{names(paths)}: the moving statistics are still 0 and 1, as in a new layer, while gamma or beta have moved: they were "
+        yield (f"{names(paths)}: the moving statistics are still 0 and 1, as in a new layer, although gamma or beta were trained: "
+               "they were "
                "never updated in training, or not saved")
 
 

@@ -29,9 +29,9 @@ def evaluate_file(layer: BatchNorm, source: NDArray[Any], out: Path | BinaryIO, 
     from exporter.files.output import replacing
 
     if source.dtype.kind not in "fiub":
-        raise UsageError(f"the input is an array of {source.dtype}, not of numbers")
+        raise UsageError(f"expected an array of numbers as input, got {source.dtype}")
     if fast and source.dtype.name != "float32":
-        raise UsageError(f"--fast takes float32, the input is {source.dtype}")
+        raise UsageError(f"expected a float32 input with --fast, got {source.dtype}")
     axes = find_axes(layer, source, axis)
     dtype = np.dtype(source.dtype.name if source.dtype.name in FLOATS else HELD_IN[layer.dtype])
     with replacing(out) if isinstance(out, Path) else contextlib.nullcontext(out) as file:

@@ -74,5 +74,5 @@ def write(bundle: Bundle, path: str | os.PathLike[str], options: WriteOptions | 
     """
     keywords = WriteOptions(vectors=vectors, names=names, folded=folded, axis=axis, plain=plain, fold=fold)
     if options is not None and keywords != WriteOptions():
-        raise UsageError("the options of the output are given twice: as WriteOptions and by name")
+        raise UsageError("expected the output options as WriteOptions or by name, got both")
     Output(path, options or keywords, inputs).end(bundle)

@@ -63,7 +63,7 @@ def writer_for(name: str, options: WriteOptions) -> Writer:
     wrong = [field for field in options.given() if field not in target.OPTIONS]
     if wrong:
         takes = [suffix for suffix, module in SUFFIXES.items() if wrong[0] in _module(module).OPTIONS]
-        raise UsageError(f"{options.flag(wrong[0])} goes with {' '.join(takes)}, got {suffix_of(name)}", hint="leave it out")
+        raise UsageError(f"{options.flag(wrong[0])} requires an output of {' or '.join(takes)}, got {suffix_of(name)}", hint="omit it")
     making = getattr(target, "writer", None)
     writer: Writer = _Whole(target, options) if making is None else making(options)
     return writer
@@ -73,8 +73,8 @@ def target_for(name: str) -> Target:
     """The target that the suffix of `name` chooses; UsageError where none does."""
     suffix = suffix_of(name)
     if suffix not in SUFFIXES:
-        raise UsageError(f"the suffix {suffix!r} of the output's name is not known" if suffix else "the output's name has no suffix",
-                         hint=f"it chooses what is written; there are {' '.join(SUFFIXES)}")
+        raise UsageError(f"unknown suffix {suffix!r} of the output's name" if suffix else "the output's name has no suffix",
+                         hint=f"the suffix chooses the format: {' '.join(SUFFIXES)}")
     return _module(SUFFIXES[suffix])
 
 

@@ -72,8 +72,8 @@ def _folded(layer: BatchNorm) -> list[NDArray[Any]]:
     if bad.any():
         channel = int(np.argmax(bad))
         scale, offset = (values.flat[channel] for values in factors)
-        raise OutputError(f"channel {channel} cannot be folded: scale {scale:.6g} and offset {offset:.6g} leave the range of {dtype}",
-                          where=layer.path, hint="leave out --folded")
+        raise OutputError(f"channel {channel} cannot be folded: scale {scale:.6g} and offset {offset:.6g} are outside the range of {dtype}",
+                          where=layer.path, hint="omit --folded")
     return found
 
 

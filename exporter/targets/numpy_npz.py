@@ -32,7 +32,7 @@ def write(bundle: Bundle, options: WriteOptions) -> bytes:
     text, arrays = split(bundle, options.vectors, lambda path, name: f"{stems[path]}/{name}")
     arrays |= {f"{stems[layer.path]}/epsilon": ("float64", np.array(layer.epsilon, np.float64)) for layer in bundle}
     if len(arrays) >= MOST_MEMBERS:
-        raise OutputError(f"{len(bundle)} layers are {len(arrays)} arrays, an .npz of up to {MOST_MEMBERS} is read back",
+        raise OutputError(f"expected at most {MOST_MEMBERS} arrays, which can be read back, got {len(arrays)} for {len(bundle)} layers",
                           hint="write .safetensors or .json")
     members = [(f"{DOCUMENT}.npy", npy.dump(np.frombuffer(text, np.uint8)))]
     for name, (_, values) in arrays.items():

@@ -67,10 +67,10 @@ def write(bundle: Bundle, options: WriteOptions) -> bytes:
 def _along(layer: BatchNorm, axis: int) -> BatchNorm:
     """The layer with its channels along another axis of the input."""
     if len(layer.shape) != 1:
-        raise OutputError(f"--axis is for layers of one axis, this layer has {len(layer.shape)}", where=layer.path,
-                          hint="--layers leaves it out")
+        raise OutputError(f"expected a layer with one axis for --axis, got {len(layer.shape)} axes", where=layer.path,
+                          hint="exclude it with --layers")
     if layer.ndim is not None and not -layer.ndim < axis < layer.ndim:
-        raise OutputError(f"the input has {layer.ndim} dimensions, --axis is {axis}", where=layer.path, hint="--layers leaves it out")
+        raise OutputError(f"the input has {layer.ndim} dimensions, but --axis is {axis}", where=layer.path, hint="exclude it with --layers")
     return layer.replace(axis=(axis,))
 
 
@@ -153,7 +153,7 @@ def _normalized(body: _Body, layer: BatchNorm, x: str) -> str:
     order = None
     if not _together(axes):
         if layer.ndim is None:
-            raise OutputError(f"axes {list(axes)} do not stand together, and the file does not say the input's rank", where=layer.path)
+            raise OutputError(f"axes {list(axes)} are not adjacent, and the file does not specify the rank of the input", where=layer.path)
         order = [axis for axis in range(layer.ndim) if axis not in axes] + list(axes)
         x, axes = body.add("Transpose", x, perm=order), tuple(range(layer.ndim - len(axes), layer.ndim))
     flat = _flat(body, layer, x, axes)
@@ -208,5 +208,5 @@ def _variance_and_epsilon(layer: BatchNorm) -> tuple[NDArray[Any], float]:
     variance = variance.astype(np.float32)
     wanted = variance.astype(np.float64) + layer.epsilon
     if (np.abs((variance + epsilon).astype(np.float64) - wanted) > ROUNDINGS * 2.0**-24 * wanted).any():
-        raise OutputError(f"ONNX holds epsilon as float32, and {layer.epsilon!r} is lost in it beside these variances", where=layer.path)
+        raise OutputError(f"ONNX stores epsilon as float32, in which {layer.epsilon!r} is lost beside these variances", where=layer.path)
     return variance, float(epsilon)

@@ -56,8 +56,8 @@ def _torch_metadata(layer: BatchNorm) -> dict[str, str]:
 def _torch_rest(layer: BatchNorm) -> dict[str, Tensor]:
     """What load_state_dict asks for beyond the layer's own parameters: ones and zeros for an absent gamma and beta, and the counter."""
     if len(layer.shape) != 1:
-        raise OutputError(f"torch.nn.BatchNorm has one axis, this layer has {len(layer.shape)}", where=layer.path,
-                          hint="--layers leaves it out; without --names torch it is written")
+        raise OutputError(f"torch.nn.BatchNorm has one axis, but this layer has {len(layer.shape)}", where=layer.path,
+                          hint="exclude it with --layers, or omit --names torch")
     rest = {f"{layer.path}.num_batches_tracked": Tensor("I64", (), bytes(8))}
     for name, value in (("gamma", 1.0), ("beta", 0.0)):
         if getattr(layer, name) is None:

@@ -136,11 +136,13 @@ def test_bfloat16_is_hashed_as_two_bytes():
 @pytest.mark.parametrize(("change", "words"), [
     ({"gamma": np.float32([1, np.nan, 3, 4])}, r"encoder/bn_1: gamma\[1\] is NaN"),
     ({"beta": np.float32([1, 2, 3, np.inf])}, r"beta\[3\] is infinite"),
-    ({"moving_mean": np.float32([1, 2, 3])}, r"moving_mean has shape \[3\], the layer \[4\]"),
+    ({"moving_mean": np.float32([1, 2, 3])}, r"expected moving_mean of shape \[4\], got \[3\]"),
     ({"moving_variance": np.float32([1, 2, -4, 4])}, r"moving_variance\[2\] is -4 and epsilon 0.001"),
     ({"moving_variance": np.float32([1, 0, 1, 4]), "epsilon": 0.0}, r"moving_variance\[1\] is 0 and epsilon 0"),
-    ({"moving_variance": np.float64([1, 0, 1, 4])}, "moving_variance has type float64, the layer float32"),
-    ({"epsilon": -1.0}, "epsilon is -1.0"), ({"epsilon": float("nan")}, "epsilon is nan"), ({"epsilon": 1e39}, "epsilon is 1e"),
+    ({"moving_variance": np.float64([1, 0, 1, 4])}, "expected moving_variance of type float32, got float64"),
+    ({"epsilon": -1.0}, "expected an epsilon of 0 or more that fits float32, got -1.0"),
+    ({"epsilon": float("nan")}, "expected an epsilon of 0 or more that fits float32, got nan"),
+    ({"epsilon": 1e39}, "expected an epsilon of 0 or more that fits float32, got 1e"),
     ({"axis": (1, 2)}, r"axis \[1, 2\] does not fit parameters of shape \[4\]"), ({"axis": (0,)}, "axis 0 is the batch"),
     ({"axis": (4,), "ndim": 4}, "axis 4 does not fit an input of rank 4"), ({"axis": (-4,), "ndim": 4}, "axis -4 does not fit"),
     ({"dtype": "int8"}, "int8")])
@@ -175,7 +177,7 @@ def test_there_is_no_layer_that_did_not_pass_the_gate():
 
 
 def test_there_is_no_bundle_that_did_not_pass_the_gate():
-    with pytest.raises(UnsupportedError, match="holds no BatchNormalization"):
+    with pytest.raises(UnsupportedError, match="the model contains no BatchNormalization layer"):
         make_bundle().replace(layers=())
     with pytest.raises(LayerError, match="occurs twice"):
         make_bundle(make_layer(), make_layer())
@@ -207,18 +209,20 @@ def test_a_bundle_is_a_collection_of_layers():
 
 
 @pytest.mark.parametrize(("edit", "words"), [
-    (lambda b: b.update(format="x"), "this is not a bundle"), (lambda b: b.update(version=2), "version 2, this program reads version 1"),
+    (lambda b: b.update(format="x"), "this is not a bundle"),
+    (lambda b: b.update(version=2), "expected a bundle of version 1, got version 2"),
     (lambda b: b.update(version=True), "version True"), (lambda b: b.pop("digest"), "'digest' is a required property"),
-    (lambda b: b.update(digest="sha256:" + "0" * 64), "digest does not fit"), (lambda b: b.update(layers=3), "is not of type 'array'"),
-    (lambda b: b["layers"][0].update(gamma=[1, 2, 3]), "gamma has 3 numbers"),
+    (lambda b: b.update(digest="sha256:" + "0" * 64), "the digest does not match the layers"),
+    (lambda b: b.update(layers=3), "is not of type 'array'"),
+    (lambda b: b["layers"][0].update(gamma=[1, 2, 3]), "in gamma, got 3"),
     (lambda b: b["layers"][0].update(gamma=[1, 2, 3, "4"]), "'4' is not of type 'number'"),
     (lambda b: b["layers"][0].update(gamma=[1, 2, 3, True]), "True is not of type 'number'"),
     (lambda b: b["layers"][0].update(gamma=[1, 2, 3, 1e39]), "does not fit float32"),
     (lambda b: b["layers"][0].update(epsilon="0.001"), "is not of type 'number'"),
     (lambda b: b["layers"][0].update(dtype="int8"), "is not one of"),
     (lambda b: b["layers"][0].pop("beta"), "'beta' is a required property"),
-    (lambda b: b["layers"][0].update(epsilon=0.002), "digest does not fit"),
-    (lambda b: b["layers"][0]["vectors"].update(input=[[1, 2]]), "not rows of 4 numbers"),
+    (lambda b: b["layers"][0].update(epsilon=0.002), "the digest does not match the layers"),
+    (lambda b: b["layers"][0]["vectors"].update(input=[[1, 2]]), "expected rows of 4 numbers as input and output of the vectors"),
     (lambda b: b["layers"].append(b["layers"][0]), "occurs twice")])
 def test_a_reader_refuses_what_breaks_the_contract(edit, words, tmp_path):
     content = json.loads(written(make_bundle()))

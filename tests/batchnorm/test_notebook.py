@@ -159,10 +159,11 @@ def test_numbers_of_a_layer_take_the_type_that_is_meant():
 
 
 @pytest.mark.parametrize(("fields", "message"), [
-    ({"moving_variance": [1, 2, 3]}, r"moving_variance has shape \[3\], the layer \[2\]"),
+    ({"moving_variance": [1, 2, 3]}, r"expected moving_variance of shape \[2\], got \[3\]"),
     ({"moving_variance": [-1, 1]}, "nothing can be divided"), ({"gamma": ["1", "2"]}, "gamma: expected numbers, got <U1"),
     ({"gamma": [1, float("nan")]}, "NaN"), ({"gamma": [1j, 2]}, "expected numbers"), ({"epsilon": "0.001"}, "epsilon"),
-    ({"dtype": "int8"}, "int8"), ({"gamma": np.ones(2, np.float32), "beta": np.ones(2)}, "beta has type"), ({"axis": 0}, "axis 0")])
+    ({"dtype": "int8"}, "int8"), ({"gamma": np.ones(2, np.float32), "beta": np.ones(2)}, "expected beta of type float32, got float64"),
+    ({"axis": 0}, "axis 0")])
 def test_numbers_that_make_no_layer_are_refused(fields, message):
     with pytest.raises(exporter.LayerError, match=message):
         BatchNorm(**{"moving_mean": [1, 2], "moving_variance": [3, 4], "epsilon": 1e-3, **fields})

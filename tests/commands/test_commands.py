@@ -197,7 +197,8 @@ def test_eval_takes_little_memory_for_a_large_input(several, tmp_path):
     (["x.npy", "y.npy"], 2, "the bundle has 3 layers"), (["x.npy", "y.npy", "--layer", "q"], 2, "there is no layer 'q'"),
     (["x.npy", "x.npy", "--layer", "a"], 1, "would replace the input"), (["x.npy", "no/y.npy", "--layer", "a"], 1, "folder does not exist"),
     (["x.npy", "y.npy", "--layer", "c"], 2, "axis"), (["double.npy", "y.npy", "--layer", "a", "--fast"], 2, "float32"),
-    (["text.npy", "y.npy", "--layer", "a"], 2, "not of numbers"), (["b.json", "y.npy", "--layer", "a"], 1, "cannot be read"),
+    (["text.npy", "y.npy", "--layer", "a"], 2, "expected an array of numbers as input"),
+    (["b.json", "y.npy", "--layer", "a"], 1, "cannot be read"),
     (["gone.npy", "y.npy", "--layer", "a"], 1, "cannot be read"),
     (["x.npy", "y.npy", "--layer", "a", "--axis", "0"], 2, "channels along axis 0")])
 def test_eval_refuses(run, several, tmp_path, monkeypatch, words, code, message):
@@ -330,7 +331,7 @@ def test_two_checkpoints_as_a_page(run, several, tmp_path):
     assert code == 0
     assert "the 3 layers are equal bit for bit" in (tmp_path / "report.html").read_text("utf-8")
     for words, message in (([tmp_path / "report.txt"], "expected a REPORT.html"), ([tmp_path / "no" / "r.html"], "folder"),
-                           ([path.with_suffix(".html"), "--live"], "--live has none")):
+                           ([path.with_suffix(".html"), "--live"], "a comparison is reported as an .html file; --live writes no report")):
         code, _, err = run(verify, path, tmp_path / "other.json", *words)
         assert code in (1, 2)
         assert message in err
@@ -355,7 +356,7 @@ def test_one_axis_under_two_names_is_one():
 def test_verify_refuses(run, tmp_path):
     code, _, err = run(verify, KERAS, "--live")
     assert code == 2
-    assert "--live needs the MODEL" in err
+    assert "--live requires the MODEL whose layers to run" in err
     code, _, err = run(verify, KERAS)
     assert code == 1
     assert "this is not a bundle" in err

@@ -74,11 +74,11 @@ def test_options_stand_anywhere_and_may_be_abbreviated(run, tmp_path, monkeypatc
 
 @pytest.mark.parametrize(("words", "said"), [
     (["o.json", "--json"], "--json lists the layers"), (["--json", "--out-dir", "d"], "--json lists the layers"),
-    (["-v"], "--verbose goes with OUT or --out-dir DIR"), (["--names", "torch"], "--names goes with OUT"),
-    (["--names", "keras"], "--names goes with OUT"), (["--folded"], "--folded goes with OUT"),
-    (["--no-vectors"], "--no-vectors goes with OUT"), (["o.json", "--jobs", "2"], "--jobs goes with --out-dir DIR"),
-    (["--force"], "--force goes with --out-dir"), (["--report", "r.json"], "--report goes with --out-dir"),
-    (["o.json", "--suffix", ".npz"], "--suffix goes with --out-dir"), (["--dask", "tcp://a:1"], "--dask goes with --out-dir"),
+    (["-v"], "--verbose requires OUT or --out-dir DIR"), (["--names", "torch"], "--names requires OUT"),
+    (["--names", "keras"], "--names requires OUT"), (["--folded"], "--folded requires OUT"),
+    (["--no-vectors"], "--no-vectors requires OUT"), (["o.json", "--jobs", "2"], "--jobs requires --out-dir DIR"),
+    (["--force"], "--force requires --out-dir"), (["--report", "r.json"], "--report requires --out-dir"),
+    (["o.json", "--suffix", ".npz"], "--suffix requires --out-dir"), (["--dask", "tcp://a:1"], "--dask requires --out-dir"),
     (["o.json", "p.json"], "expected MODEL and OUT, got 3 names")])
 def test_what_would_be_ignored_is_refused(words, said, run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -171,11 +171,12 @@ def test_the_effective_epsilon_is_told_and_written_on_request(run, tmp_path):
 @pytest.mark.parametrize(("content", "words"), [
     (b"", "the file is empty (0 bytes)"), (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "Git LFS pointer"),
     (b"<!DOCTYPE html><html>", "HTML or XML page"), (b"\x80\x04\x95abc", "pickle, which is never loaded"), (b"\x1f\x8b\x08", "gzip file"),
-    (b"PK\x05\x06" + bytes(18), "no .keras model and holds none that is read; it holds no file"), (b"\x93NUMPY\x01\x00", ".npy file"),
+    (b"PK\x05\x06" + bytes(18), "this zip archive is not a .keras model and contains no supported model"),
+    (b"\x93NUMPY\x01\x00", ".npy file"),
     (b"backend: theano\n", "YAML"),
     (b"\x1c\x00\x00\x00TFL3" + bytes(50), "TFLite model"), (b"\x89HDF\r\n\x1a", "cut short"), (b"\x89HDF\n\x1a\n" + bytes(99), "text mode"),
-    (b'{"a": 1}', "holds no weights"), (b"random words, no model", "this is a text file"),
-    (bytes(range(200)), "no model file of Keras or TensorFlow"),
+    (b'{"a": 1}', "contains no weights"), (b"random words, no model", "this is a text file"),
+    (bytes(range(200)), "not a model file of Keras or TensorFlow"),
     (b"\xff\xd8\xff\xe0" + bytes(9), "a JPEG image"), (b"BZh91AY", "bzip2 file"),
     ("0 Katze\n1 Hündin".encode()[:12], "this is a text file")])
 def test_what_is_no_model_is_named(content, words, run, tmp_path):
@@ -209,7 +210,8 @@ def test_a_truncated_file_is_told(cut, run, tmp_path):
 
 @pytest.mark.parametrize(("words", "said", "code"), [
     (["nosuch.h5", "out.json"], "no such file", 1), ([KERAS, "no/such/out.json"], "its folder does not exist", 1),
-    ([KERAS, "out.xyz"], "the suffix '.xyz'", 2), ([KERAS, "out.json", "--epsilon", "x"], "a number of 0 or more is needed", 2),
+    ([KERAS, "out.xyz"], "unknown suffix '.xyz'", 2),
+    ([KERAS, "out.json", "--epsilon", "x"], "expected a number of 0 or more for --epsilon", 2),
     ([KERAS, "out.json", "--epsilon", "-1"], "a number of 0 or more", 2),
     ([KERAS, "out.json", "--epsilon", "nothing=1"], "matches none", 2),
     ([KERAS, "out.json", "--nothing"], "unrecognized arguments", 2), ([], "required: MODEL", 2),

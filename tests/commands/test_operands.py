@@ -80,7 +80,7 @@ def test_a_folder_does_not_go_to_standard_output(run):
                    "hint: --suffix .zip is the same files in one\n")
     code, _, err = run(export, H5, "out.json", "--suffix", ".npz")
     assert code == 2
-    assert "--suffix goes with --out-dir DIR or with - as OUT" in err
+    assert "--suffix requires --out-dir DIR or - as OUT" in err
 
 
 def test_a_terminal_gets_text_only(run, monkeypatch):

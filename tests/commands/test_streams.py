@@ -98,7 +98,7 @@ def test_closed_streams(shell, tmp_path):
     assert done.stderr == b"error: standard output: cannot be written: it is closed\n"
     done = shell(f"{COMMAND} - o.json <&-")
     assert done.returncode == 2
-    assert b"standard input is closed" in done.stderr
+    assert b"- is standard input, which is closed" in done.stderr
 
 
 def test_a_model_from_a_pipe_and_a_bundle_into_one(shell, tmp_path):
@@ -117,7 +117,7 @@ def test_a_model_from_a_pipe_and_a_bundle_into_one(shell, tmp_path):
     assert (done.returncode, done.stdout) == (2, b"")
     done = shell(f"{COMMAND} - --out-dir d < {KERAS}")
     assert done.returncode == 2
-    assert b"- goes with one model" in done.stderr
+    assert b"expected one model with -" in done.stderr
 
 
 @pytest.mark.parametrize("words", [["-"], ["-", "o.json"]])

@@ -116,7 +116,7 @@ def test_printed_parameters_are_known_to_their_digits(run):
 
 
 @pytest.mark.parametrize(("given", "message"), [
-    (["out.json", "--gamma", "1"], "a file is given"),
+    (["out.json", "--gamma", "1"], "describes a layer without a file, but a file was given"),
     (["--gamma", "1, 2", "--mean", "1, 2, 3"], "expected 3 numbers, one a channel, got 2"),
     (["--gamma", "x.npy"], "x.npy: no such file"), (["--gamma", "x"], "neither a file nor numbers")])
 def test_what_cannot_be_a_layer(run, given, message):

@@ -134,4 +134,4 @@ def test_keras_3_is_exported_with_a_warning(tmp_path, architecture):
     else:
         bundle = exporter.read(v3_files.write_archive(tmp_path / "m.keras", config, groups))
     assert bundle["bn"].called_in_training
-    assert any("predict() overrides" in warning for warning in bundle.warnings)
+    assert any("predict() of Keras 3 overrides" in warning for warning in bundle.warnings)

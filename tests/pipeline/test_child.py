@@ -57,7 +57,7 @@ def test_errors_come_through(tmp_path, fork):
     (tmp_path / "b.json").write_text('{"format": "bn-bundle", "version": 7}')
     with pytest.raises(exporter.BundleError, match="version 7") as error:
         read.read_in_child(Place(tmp_path / "b.json"), ReadOptions(), fork=fork)
-    assert error.value.hint == "use a newer bn-export"
+    assert error.value.hint == "upgrade bn-export"
     assert error.value.where == "b.json"
 
 
@@ -295,7 +295,7 @@ def test_the_program_itself_is_never_started_again(monkeypatch, executable):
     monkeypatch.setattr(sys, "executable", executable)  # a program that Python is embedded in
     assert os.path.basename(isolation.interpreter()).startswith("python")
     monkeypatch.setattr(sys, "frozen", True, raising=False)
-    with pytest.raises(UsageError, match="this program has none") as error:
+    with pytest.raises(UsageError, match="isolated=True starts a Python interpreter, which this program does not have") as error:
         exporter.read(MODEL, isolated=True)
     assert error.value.hint
 

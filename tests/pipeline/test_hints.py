@@ -109,7 +109,7 @@ def test_a_model_in_the_place_of_a_bundle_is_told_the_command(tmp_path):
     path = write(tmp_path / "w.h5", {"bn": named("bn", parameters())})
     with pytest.raises(exporter.FormatError) as caught:
         exporter.load(path)
-    assert caught.value.hint == "a bundle of a model is written with: bn-export MODEL out.json"
+    assert caught.value.hint == "create a bundle from a model: bn-export MODEL out.json"
 
 
 def test_what_lies_beside_models_is_named(tmp_path, run):

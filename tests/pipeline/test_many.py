@@ -168,7 +168,7 @@ def test_an_export_of_another_model_is_not_replaced(tree):
     export_many(["zoo/a.json"], "out")
     summary = export_many(["zoo/deep/a.json"], "out")
     assert statuses(summary) == {"zoo/deep/a.json": "refused"}
-    assert "holds the export of another model" in summary.outcomes[0].reason
+    assert "this is the export of another model" in summary.outcomes[0].reason
     assert statuses(export_many(["zoo/deep/a.json"], "out", force=True)) == {"zoo/deep/a.json": "exported"}
     os.remove("zoo/deep/a.json")
     assert statuses(export_many(["zoo/a.json"], "out")) == {"zoo/a.json": "exported"}
@@ -364,7 +364,7 @@ def test_no_link_is_followed_below_the_output_folder(tree, link):
     os.symlink(tree / "victim" / ("a.json.json" if link.endswith("json") else ""), link)
     summary = export_many(["zoo/a.json", "more.json"], "out")
     assert statuses(summary) == {"zoo/a.json": "refused", "more.json": "exported"}
-    assert "a link stands here" in summary.of("refused")[0].reason
+    assert "this is a symbolic link" in summary.of("refused")[0].reason
     assert pathlib.Path("victim/a.json.json").read_text() == "mine"
 
 

@@ -60,5 +60,5 @@ def test_the_options_of_an_output_are_given_once(tmp_path):
     exporter.write(make_bundle(), tmp_path / "a.safetensors", names="torch")
     exporter.write(make_bundle(), tmp_path / "b.safetensors", exporter.WriteOptions(names="torch"))
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
-    with pytest.raises(exporter.UsageError, match="given twice"):
+    with pytest.raises(exporter.UsageError, match="expected the output options as WriteOptions or by name, got both"):
         exporter.write(make_bundle(), tmp_path / "c.safetensors", exporter.WriteOptions(names="torch"), vectors=False)

@@ -131,7 +131,8 @@ def changed_npz(tmp_path, **changes):
 
 FOUR = np.arange(1, 5, dtype=np.float32)
 BAD_ARRAYS = [
-    (None, "missing"), (npy.dump(FOUR), "the digest does not fit"), (npy.dump(FOUR[:3]), r"expected the layer's shape \[4\], got \[3\]"),
+    (None, "missing"), (npy.dump(FOUR), "the digest does not match the layers: the bundle was modified or damaged after it was written"),
+    (npy.dump(FOUR[:3]), r"expected the layer's shape \[4\], got \[3\]"),
     (npy.dump(FOUR.astype(np.float64)), "expected an array of float32 values, got float64"),
     (npy.dump(FOUR)[:-1], "expected 16 bytes for shape"),
     (npy.dump(FOUR).replace(b"(4,)", b"(9,)"), "expected 36 bytes for shape"),
@@ -162,7 +163,7 @@ def test_vectors_whose_rows_differ_in_length_are_refused(tmp_path):
     content = json.loads((tmp_path / "b.json").read_text("utf-8"))
     content["layers"][0]["vectors"]["input"][0].append(1.0)
     (tmp_path / "b.json").write_text(json.dumps(content))
-    with pytest.raises(BundleError, match="vectors: input and output of the vectors are not rows of 4 numbers"):
+    with pytest.raises(BundleError, match="vectors: expected rows of 4 numbers as input and output of the vectors"):
         exporter.load(tmp_path / "b.json")
 
 
@@ -213,7 +214,8 @@ def safetensors_file(tmp_path, tensors=None, **metadata):
 
 
 @pytest.mark.parametrize(("tensor", "message"), [
-    (None, "which the document refers to, is missing"), (Tensor("F32", (4,), FOUR.tobytes()), "the digest does not fit"),
+    (None, "which the document refers to, is missing"),
+    (Tensor("F32", (4,), FOUR.tobytes()), "the digest does not match the layers: the bundle was modified or damaged after it was written"),
     (Tensor("F64", (4,), FOUR.astype("<f8").tobytes()), "expected a tensor of float32 values, got type F64"),
     (Tensor("F32", (2, 2), FOUR.tobytes()), r"expected the layer's shape \[4\], got \[2, 2\]")])
 def test_another_tensor_is_refused(tensor, message, tmp_path):

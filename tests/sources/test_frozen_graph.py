@@ -244,7 +244,7 @@ def test_other_normalizations_are_not_reported(tmp_path, axes):
     more, (g, b, _, _) = frozen_variables("ln", [*parameters(seed=1)[:2], None, None])
     other = [*reduced("ln", axes), *chain("ln", "x", g, b, "ln/mean", "ln/variance"), node("l2", "Rsqrt", "x")]
     assert read(tmp_path, X, *nodes, *more, *other, fused("bn", reads)).paths() == ["bn"]
-    with pytest.raises(UnsupportedError, match="holds no BatchNormalization"):
+    with pytest.raises(UnsupportedError, match="the model contains no BatchNormalization layer"):
         read(tmp_path, X, *more, *other)
 
 

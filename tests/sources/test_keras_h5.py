@@ -596,7 +596,7 @@ def test_an_hdf5_file_that_is_no_model(tmp_path):
 
 
 def test_no_batch_norm(tmp_path):
-    with pytest.raises(UnsupportedError, match="the model holds no BatchNormalization layer"):
+    with pytest.raises(UnsupportedError, match="the model contains no BatchNormalization layer"):
         exporter.read(write(tmp_path / "m.h5", {"fc": [("fc/kernel:0", np.zeros((2, 2), np.float32))]}, sequential(layer("Dense", "fc"))))
 
 

@@ -40,12 +40,13 @@ def test_equal_bundles_give_equal_bytes(suffix):
 
 
 @pytest.mark.parametrize(("suffix", "words", "message"), [
-    (".npz", ["--names", "torch"], "--names torch goes with .safetensors, got .npz"),
-    (".json", ["--folded"], "--folded goes with .h .zip /, got .json"),
-    (".json", ["--plain"], "--plain goes with .onnx, got .json"),
-    (".npz", ["--axis", "1"], "--axis 1 goes with .onnx, got .npz"),
-    (".zip", ["--no-vectors"], "--no-vectors goes with .json .npz .safetensors .onnx .h .csv .md .html .htm, got .zip"),
-    (".xyz", [], "the suffix '.xyz' of the output's name is not known")])
+    (".npz", ["--names", "torch"], "--names torch requires an output of .safetensors, got .npz"),
+    (".json", ["--folded"], "--folded requires an output of .h or .zip or /, got .json"),
+    (".json", ["--plain"], "--plain requires an output of .onnx, got .json"),
+    (".npz", ["--axis", "1"], "--axis 1 requires an output of .onnx, got .npz"),
+    (".zip", ["--no-vectors"], "--no-vectors requires an output of .json or .npz or .safetensors "
+                                "or .onnx or .h or .csv or .md or .html or .htm, got .zip"),
+    (".xyz", [], "unknown suffix '.xyz' of the output's name")])
 def test_options_that_do_not_go_together_are_refused_alike(suffix, words, message, tmp_path, run, monkeypatch):
     """By the command, for many, and by the library: nothing is written."""
     from exporter.commands.export import export
@@ -115,7 +116,7 @@ def test_load_state_dict_takes_the_tensors(kind, inner, dtype, has, tmp_path):
 
 
 def test_a_layer_of_two_axes_has_no_module_in_pytorch(tmp_path):
-    with pytest.raises(OutputError, match=r"d: torch.nn.BatchNorm has one axis, this layer has 2"):
+    with pytest.raises(OutputError, match=r"d: torch.nn.BatchNorm has one axis, but this layer has 2"):
         exporter.write(mixed(), tmp_path / "b.safetensors", WriteOptions(names="torch"))
     assert not list(tmp_path.iterdir())
 
@@ -309,9 +310,9 @@ def test_programs_that_know_no_functions_read_a_plain_model(read, fields, axis, 
 
 
 @pytest.mark.parametrize(("layer", "axis", "message"), [
-    (make_layer("two", shape=(2, 3), axis=(1, 2), ndim=4), 1, "two: --axis is for layers of one axis, this layer has 2"),
-    (make_layer("flat", ndim=2), 2, "flat: the input has 2 dimensions, --axis is 2"),
-    (make_layer("batch", ndim=4), -4, "batch: the input has 4 dimensions, --axis is -4")])
+    (make_layer("two", shape=(2, 3), axis=(1, 2), ndim=4), 1, "two: expected a layer with one axis for --axis, got 2 axes"),
+    (make_layer("flat", ndim=2), 2, "flat: the input has 2 dimensions, but --axis is 2"),
+    (make_layer("batch", ndim=4), -4, "batch: the input has 4 dimensions, but --axis is -4")])
 def test_an_axis_that_a_layer_cannot_have_is_refused(layer, axis, message, tmp_path):
     pytest.importorskip("onnx")
     with pytest.raises(OutputError, match=re.escape(message)):
@@ -333,7 +334,7 @@ def test_functions_become_plain_nodes():
 def test_what_onnx_cannot_say_is_refused():
     pytest.importorskip("onnx")
     scattered = make_layer("s", shape=(2, 3), axis=(1, 3))
-    with pytest.raises(OutputError, match="do not stand together"):
+    with pytest.raises(OutputError, match="are not adjacent, and the file does not specify the rank of the input"):
         onnx_model.write(make_bundle(scattered), WriteOptions())
     assert onnx_model.write(make_bundle(scattered.replace(ndim=4)), WriteOptions())
     tiny = make_layer("t", epsilon=1e-60).replace(moving_variance=np.zeros(4, np.float32))

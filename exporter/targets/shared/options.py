@@ -37,7 +37,7 @@ class WriteOptions:
             raise UsageError("expected an axis of channels, got axis 0, which is the batch")
 
         if self.fold and not self.vectors:
-            raise UsageError("a folded model has no test vectors", hint="leave --no-vectors out")
+            raise UsageError("a folded model has no test vectors", hint="omit --no-vectors")
 
     def given(self) -> list[str]:
         """The fields that are not as they are by default."""
