@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from exporter.__about__ import __version__
+from exporter.commands.completion import add_completion
 from exporter.commands.operands import STANDARD, check_one_standard_input, operand
 from exporter.commands.shared import add_reading_options, main, read_options, warn
 from exporter.errors import LayerError, UsageError
@@ -178,5 +179,6 @@ def diagnose_parser() -> argparse.ArgumentParser:
     parser.add_argument("--explain", metavar="CODE", help="explain a known mistake, e.g. BN101")
     parser.add_argument("--list", action="store_true", help="list the known mistakes")
     parser.add_argument("--version", action="version", version=f"bn-diagnose {__version__}")
+    add_completion(parser)
     add_reading_options(parser)
     return parser

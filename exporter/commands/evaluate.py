@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from exporter.__about__ import __version__
+from exporter.commands.completion import add_completion
 from exporter.commands.operands import STANDARD, binary_output, check_one_standard_input, operand
 from exporter.commands.shared import add_reading_options, main, read_options, warn
 from exporter.errors import LayerError, UsageError, names, printable
@@ -79,5 +80,6 @@ def eval_parser() -> argparse.ArgumentParser:
     parser.add_argument("--axis", type=int, metavar="N", help="the channel axis of the input, where it differs from the layer's")
     parser.add_argument("--fast", action="store_true", help="compute in float32: one multiplication and one addition per number")
     parser.add_argument("--version", action="version", version=f"bn-eval {__version__}")
+    add_completion(parser)
     add_reading_options(parser)
     return parser

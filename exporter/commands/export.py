@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from exporter.__about__ import __version__
+from exporter.commands.completion import add_completion
 from exporter.commands.operands import STANDARD, binary_output, operand
 from exporter.commands.shared import add_reading_options, main, read_options, warn
 from exporter.errors import UsageError, printable
@@ -148,6 +149,7 @@ def export_parser() -> argparse.ArgumentParser:
     parser.add_argument("-v", "--verbose", action="store_true", help="print a line for each layer on stderr; with --out-dir a line "
                                                                      "for each model")
     parser.add_argument("--version", action="version", version=f"bn-export {__version__}")
+    add_completion(parser)
     writing = parser.add_argument_group("writing")
     writing.add_argument("--no-vectors", action="store_true", help="omit the test vectors from the bundle")
     writing.add_argument("--names", choices=["keras", "torch"],

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from exporter.__about__ import __version__
+from exporter.commands.completion import add_completion
 from exporter.commands.operands import STANDARD, check_one_standard_input, operand
 from exporter.commands.shared import add_reading_options, main, read_options, warn
 from exporter.errors import UsageError, printable
@@ -185,5 +186,6 @@ def verify_parser() -> argparse.ArgumentParser:
     parser.add_argument("--live", action="store_true", help="run the layers of OTHER, a model, with the installed Keras")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.add_argument("--version", action="version", version=f"bn-verify {__version__}")
+    add_completion(parser)
     add_reading_options(parser)
     return parser
