@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from exporter.diagnosis.case import Case, make_case
 from exporter.diagnosis.mistakes import MISTAKES, RIGHT, Mistake
 
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+from short_lines import short  # noqa: E402
+
 MARK = "<!-- Everything below is made by docs/make_batchnorm.py from exporter/diagnosis/mistakes.py. -->\n"
 SHOWN_ON = ("near_epsilon", "channels_first/4", "epsilon/1e-5", "no_gamma", "negative_and_zero_gamma", "types/float64",
             "called_in_training/four_arrays")
@@ -76,7 +80,7 @@ def anchor(mistake: Mistake) -> str:
 
 def page(text: str) -> str:
     """The document with its made part made anew."""
-    return text.partition(MARK)[0] + MARK + "\n" + sections()
+    return short(text.partition(MARK)[0]) + MARK + "\n" + short(sections())
 
 
 if __name__ == "__main__":

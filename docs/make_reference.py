@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import re
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,13 +19,43 @@ from exporter.commands.export import export_parser
 from exporter.commands.verify import verify_parser
 
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+from short_lines import short  # noqa: E402
+
 MADE = "<!-- Made by docs/make_reference.py. -->\n"
 PARSERS: tuple[Callable[[], argparse.ArgumentParser], ...] = (export_parser, diagnose_parser, verify_parser, eval_parser)
 CLI_HEAD = """# The commands
 
-stdout is data, stderr is talk. Exit status: 0 fine, 1 refused or found something (the reason is on stderr), 2 usage. Options may
-stand anywhere on a command line and may be abbreviated as long as they stay unambiguous.
+Results go to stdout, messages to stderr. Exit status: 0 fine, 1 refused or found something (the reason is on stderr), 2 usage. Options may
+appear anywhere on a command line and may be abbreviated as long as they are unambiguous. `--help` prints what is below, `--version` the
+version, `--json` the result for programs, `--verbose` a line for each layer or model, and `--places` the layers around each batch norm.
+
+## Shell completion
+
+`--print-completion` of each command prints its completion script for bash, zsh or tcsh (`pip install 'bn-export[completion]'`):
+
+```bash
+bn-export --print-completion bash > ~/.local/share/bash-completion/completions/bn-export   # a new shell completes
+bn-export --print-completion zsh > ~/.zfunc/_bn-export                                     # a folder of $fpath
+```
 """
+FLAGS_HEAD = """
+## Which page explains which flag
+
+| flag | commands | explained in |
+|---|---|---|
+"""
+PAGES = {  # the page that explains a flag in its context
+    "cli.md": ("--help", "--version", "--json", "--verbose", "--places", "--print-completion"),
+    "reading.md": ("--epsilon", "--architecture", "--layers", "--skip-unresolved", "--effective-epsilon", "--stored-statistics", "--ema",
+                   "--keras-version", "--backend"),
+    "targets.md": ("--no-vectors", "--names", "--folded", "--axis", "--plain"),
+    "folding.md": ("--fold",),
+    "many.md": ("--out-dir", "--suffix", "--jobs", "--dask", "--force", "--report"),
+    "tutorial-differ.md": ("--layer", "--input", "--output", "--gamma", "--beta", "--mean", "--variance", "--channel", "--dtype",
+                           "--explain", "--list", "--fast"),
+    "tutorial-port.md": ("--map", "--live"),
+}
 API_HEAD = """# The Python API
 
 `import exporter` takes a few milliseconds: each name is imported when it is first used. Every error that the package raises on
@@ -45,7 +76,27 @@ def commands() -> str:
                 parts.append(f"\n### {parser.prog}: {title.lower()}\n\n| argument | meaning |\n|---|---|\n" + "\n".join(rows) + "\n")
         if parser.epilog:
             parts.append(f"\n```text\n{parser.epilog.strip()}\n```\n")
-    return "".join(parts)
+    parts += [FLAGS_HEAD, *(f"| `{flag}` | {', '.join(names)} | {_page(flag)} |\n" for flag, names in sorted(flags().items()))]
+    return short("".join(parts))
+
+
+def flags() -> dict[str, list[str]]:
+    """Each long flag, and the commands that have it."""
+    found: dict[str, list[str]] = {}
+    for make in PARSERS:
+        parser = make()
+        for action in parser._actions:
+            for flag in action.option_strings:
+                if flag.startswith("--"):
+                    found.setdefault(flag, []).append(f"`{parser.prog}`")
+    return found
+
+
+def _page(flag: str) -> str:
+    page = next((page for page, explained in PAGES.items() if flag in explained), None)
+    if page is None:
+        raise SystemExit(f"no page explains {flag}: write of it in docs/, and name the page in PAGES")
+    return f"[{page.removesuffix('.md')}]({page})"
 
 
 def _row(action: argparse.Action) -> str:
@@ -72,7 +123,7 @@ def api() -> str:
     parts = [MADE, API_HEAD]
     for name in exporter.__all__:
         parts.append("\n" + "\n".join(_entry(name, getattr(exporter, name))) + "\n")
-    return "".join(parts)
+    return short("".join(parts))
 
 
 def _entry(name: str, value: object) -> Iterator[str]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import sys
 
 import pytest
 
 import exporter
 from tests.make.layers import ROOT
+from tests.test_language import texts
 
 
 def test_the_example_of_the_format_is_a_bundle(tmp_path):
@@ -28,12 +30,26 @@ def test_the_table_of_limits_names_files_that_are_there():
     assert all((ROOT / name).is_file() for name in named), named
 
 
-@pytest.mark.parametrize(("page", "make"), [("cli.md", "commands"), ("api.md", "api")])
-def test_the_pages_of_commands_and_api_are_what_the_code_says(page, make):
+@pytest.fixture(scope="module")
+def reference():
     spec = importlib.util.spec_from_file_location("make_reference", ROOT / "docs" / "make_reference.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert (ROOT / "docs" / page).read_text("utf-8") == getattr(module, make)(), "run python docs/make_reference.py"
+    return module
+
+
+@pytest.mark.parametrize(("page", "make"), [("cli.md", "commands"), ("api.md", "api")])
+def test_the_pages_of_commands_and_api_are_what_the_code_says(reference, page, make):
+    assert (ROOT / "docs" / page).read_text("utf-8") == getattr(reference, make)(), "run python docs/make_reference.py"
+
+
+def test_every_flag_has_a_page_that_explains_it(reference):
+    flags = reference.flags()
+    named = [flag for explained in reference.PAGES.values() for flag in explained]
+    assert sorted(named) == sorted(flags), "each flag once in PAGES of docs/make_reference.py"
+    for page, explained in reference.PAGES.items():
+        text = (ROOT / "docs" / page).read_text("utf-8")
+        assert not [flag for flag in explained if not re.search(rf"{flag}(?![\w-])", text)], page
 
 
 def test_every_flag_of_every_command_is_on_the_page():
@@ -47,3 +63,12 @@ def test_every_flag_of_every_command_is_on_the_page():
              for flag in action.option_strings}
     assert len(flags) > 25
     assert not [flag for flag in sorted(flags) if f"`{flag}" not in text]
+
+
+def test_markdown_has_short_lines():
+    sys.path.insert(0, str(ROOT / "docs"))
+    from short_lines import long_lines
+
+    found = [f"{name}: {line[:60]}" for name, text in texts(".md") if name.endswith(".md")
+             for line in long_lines(text)]
+    assert not found, "run python docs/short_lines.py on:\n" + "\n".join(found)

@@ -65,10 +65,16 @@ def test_what_a_console_shows_is_what_the_commands_print(block, tmp_path):
             assert done.stdout.rstrip() == wanted
 
 
-def test_links_lead_somewhere():
+def test_links_work_on_a_package_index_and_lead_somewhere():
+    """An index shows the README without the repository around it, so no link is relative; those into the repository exist here."""
     prose = re.sub(r"```.*?```", "", README, flags=re.DOTALL)
-    targets = re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", prose)
-    assert targets
+    named = dict(re.findall(r"^\[([\w-]+)\]: (\S+)$", prose, re.MULTILINE))
+    used = set(re.findall(r"\]\[([\w-]+)\]", prose))
+    assert used == set(named), "each link that is named is used, and the other way round"
+    targets = [*re.findall(r"\]\(([^)]+)\)", prose), *named.values()]
+    assert len(targets) > 20
     for target in targets:
-        if not target.startswith("http"):
-            assert (ROOT / target).exists(), target
+        assert target.startswith("https://"), target
+        inside = re.fullmatch(r"https://(?:github\.com/bn-export/bn-export/(?:blob|tree)|raw\.githubusercontent\.com/bn-export/bn-export)"
+                              r"/main/([^#]+)(?:#.*)?", target)
+        assert inside is None or (ROOT / inside[1]).exists(), target

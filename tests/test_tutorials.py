@@ -20,7 +20,7 @@ def test_there_is_one_for_each_reader():
 
 
 @pytest.mark.thorough("much time")
-@pytest.mark.parametrize("page", TUTORIALS, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [*TUTORIALS, ROOT / "docs" / "reading.md"], ids=lambda page: page.stem)
 def test_a_tutorial_runs(page, tmp_path):
     """Each block after the other in one folder; a block of text shows lines of what the block before it printed."""
     shutil.copytree(ROOT / "sample_models", tmp_path / "sample_models")
@@ -36,7 +36,7 @@ def test_a_tutorial_runs(page, tmp_path):
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
         printed = done.stdout
-    assert len(blocks) >= 4
+    assert len(blocks) >= 3
 
 
 def test_the_pages_of_the_site_are_there():
