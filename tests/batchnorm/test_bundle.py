@@ -155,7 +155,7 @@ def test_an_axis_named_twice_is_seen_where_the_rank_is_known():
     """Axes 1 and -1 are two in every rank but 2."""
     layer = make_layer(shape=(2, 2), axis=(1, -1))
     assert layer.replace(ndim=4).axis == (1, -1)
-    with pytest.raises(LayerError, match=r"axis \[1, -1\] names one axis twice"):
+    with pytest.raises(LayerError, match=r"axis \[1, -1\] lists one axis twice"):
         layer.replace(ndim=2)
 
 

@@ -74,7 +74,7 @@ def test_a_folder_is_filled_whole_or_not_at_all(tmp_path, monkeypatch):
     with pytest.raises(OutputError, match="expected a new or empty folder, got one that holds files"):
         exporter.write(make_bundle(), target)
     (tmp_path / "k.zip").mkdir()
-    with pytest.raises(OutputError, match="give a file name"):
+    with pytest.raises(OutputError, match="expected the name of a file, got a folder"):
         exporter.write(make_bundle(), tmp_path / "k.zip")
 
     def full(*_):
