@@ -8,7 +8,7 @@ against it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from exporter.batchnorm.fold import KINDS, kind_of
@@ -59,15 +59,15 @@ class Feeding:
         return len(self.roles) - 1 if self.roles[-1] == "bias" else None
 
 
-def feeding_layers(tree: Node) -> dict[str, Feeding | str]:
-    """By the path of each batch norm that the config calls once: what feeds it, or why it cannot go into that."""
+def feeding_layers(tree: Node, wants: Callable[[str], bool] = lambda path: True) -> dict[str, Feeding | str]:
+    """By the path of each batch norm that the config calls and that is wanted: what feeds it, or why it cannot go into that."""
     if ">" in (tree.registered_name or tree.class_name):  # a class of somebody's own, whose call may do more than its config says
         return {}
     steps = steps_of(tree)
     look = _Look(by_layer(steps), _parents(tree), input_ranks(tree))
     found: dict[str, Feeding | str] = {}
     for step in steps:
-        if is_batch_norm(step.node):
+        if is_batch_norm(step.node) and wants(step.path):
             found[step.path] = look.at(step) if step.path not in found else "it is called more than once, or another one has its path"
     return found
 

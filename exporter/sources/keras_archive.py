@@ -48,5 +48,5 @@ def _read(parts: Zip | Folder, place: Place, options: ReadOptions) -> Found:
         found.warn(warning)
     with parts.weights() as files:
         read_weights(Group(files), architecture.tree, architecture.keras_version, found, own_config=True,
-                     with_kernels=options.kernels)
+                     kernels=options.wants if options.kernels else None)
     return found

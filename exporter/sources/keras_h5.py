@@ -93,21 +93,21 @@ def _read_named(file: File, place: Place, options: ReadOptions) -> Found:
             raise
         raise _does_not_fit(options, error) from None
     if options.kernels:
-        found.kernels = _kernels(file, groups, architecture.tree if architecture else tree, tree)
+        found.kernels = _kernels(file, groups, architecture.tree if architecture else tree, tree, options)
     note_own_classes(tree, found)
     if text is not None and options.architecture is not None:
         found.warn("the file contains its own config; the one given with --architecture is not used")
     return found
 
 
-def _kernels(file: File, groups: list[LayerGroup], said: Node | None, named: Node | None) -> dict[str, Kernel | str]:
+def _kernels(file: File, groups: list[LayerGroup], said: Node | None, named: Node | None, options: ReadOptions) -> dict[str, Kernel | str]:
     """The kernels before the batch norms. said: the config as it was given; named: with the names of the file."""
     from exporter.sources.legacy_h5.kernels import read_kernels
 
     if said is None or named is None:
         return {}
     pairs = zip(said.children, named.children, strict=True)
-    return read_kernels(file, groups, said, {old.name: new.name for (_, old), (_, new) in pairs if old.name != new.name})
+    return read_kernels(file, groups, said, {old.name: new.name for (_, old), (_, new) in pairs if old.name != new.name}, options.wants)
 
 
 def _said(file: File, base: str, name: str) -> str | None:

@@ -47,7 +47,7 @@ def read(place: Place, options: ReadOptions) -> Found:
         tree, version = architecture.tree, architecture.keras_version
     hint = f"the architecture is that of {options.architecture.name}" if options.architecture else ""
     with _open(place) as files, located("", hint):
-        read_weights(Group(files), tree, version, found, own_config=False, with_kernels=options.kernels)
+        read_weights(Group(files), tree, version, found, own_config=False, kernels=options.wants if options.kernels else None)
     return found
 
 

@@ -6,6 +6,7 @@ configs from Keras's metadata. Where there is none, the graph itself tells which
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from exporter.batchnorm.bundle import Origin
@@ -86,12 +87,12 @@ def _read(part: Part, checkpoint: Checkpoint, folder: Place, found: Found, optio
         reader = _Reader(part, part.objects, checkpoint, folder)
         reader.read(found)
         if options.kernels:
-            found.kernels = reader.kernels()
+            found.kernels = reader.kernels(options.wants)
         return
     graph = MetaGraph(part.data, MODEL)
     if has_objects and isinstance(checkpoint, TensorBundle) and folder.child(ARCHITECTURE).is_file():
         read_objects(checkpoint, folder.child(ARCHITECTURE), found, _norms_by_key(graph),
-                     with_kernels=options.kernels)
+                     kernels=options.wants if options.kernels else None)
     else:
         from exporter.sources.tf_graph.tf1 import read_graph
 
@@ -143,11 +144,11 @@ class _Reader:
         else:
             self._by_graph(found)
 
-    def kernels(self) -> dict[str, Kernel | str]:
-        """The kernels of the layers that feed its batch norms."""
+    def kernels(self, wants: Callable[[str], bool]) -> dict[str, Kernel | str]:
+        """The kernels of the layers that feed those of its batch norms that are wanted."""
         from exporter.sources.tf_objects.kernels import saved_kernels
 
-        return saved_kernels(self._checkpoint, self._stored, self._keras)
+        return saved_kernels(self._checkpoint, self._stored, self._keras, wants)
 
     def _by_objects(self, norms: list[ObjectNorm], found: Found) -> None:
         read = list(read_norms(self._checkpoint, self._stored, norms, self._said, self._era, found))

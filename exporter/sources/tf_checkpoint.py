@@ -44,7 +44,7 @@ def read(place: Place, options: ReadOptions) -> Found:
     table = _table(place, found)
     with open_checkpoint(table) as checkpoint:
         if isinstance(checkpoint, TensorBundle) and OBJECT_GRAPH in checkpoint:
-            read_objects(checkpoint, options.architecture, found, with_kernels=options.kernels)
+            read_objects(checkpoint, options.architecture, found, kernels=options.wants if options.kernels else None)
         else:
             from exporter.sources.tf_graph.tf1 import read_tf1
 

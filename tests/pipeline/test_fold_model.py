@@ -328,6 +328,15 @@ def loaded(path):
         return {name: archive[name] for name in archive.files}
 
 
+def test_only_the_kernels_of_layers_that_are_wanted_are_read(tmp_path, monkeypatch):
+    inner = [conv("c"), norm("n1"), conv("c_1"), norm("n2")]
+    path = nested(tmp_path, inner, ["c", "c_1"])
+    monkeypatch.setattr(limits, "MOST_NUMBERS", 60)
+    with pytest.raises(exporter.UnsupportedError, match="more than 60 numbers"):
+        exporter.fold_model(path)
+    assert only(exporter.fold_model(path, layers="inner/n2")).path == "inner/c_1"
+
+
 def two_norms(tmp_path):
     """An .h5 with one batch norm to fold and one to keep."""
     config = sequential(conv(), norm("bn"), layer("Activation", "relu", activation="relu"), norm("last", scale=False))

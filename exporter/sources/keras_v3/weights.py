@@ -40,8 +40,8 @@ NO_VARIANCE = "its second vector has negative values, so it is not a variance"
 
 
 def read_weights(root: Group, tree: Node | None, keras_version: str | None, found: Found, *, own_config: bool,
-                 with_kernels: bool = False, quantized: Callable[[Group], str | None] = lambda group: None) -> None:
-    """Reads the batch norms under `root` into `found`, and if asked for the kernels before them.
+                 kernels: Callable[[str], bool] | None = None, quantized: Callable[[Group], str | None] = lambda group: None) -> None:
+    """Reads the batch norms under `root` into `found`, and the kernels before those whose paths `kernels` wants.
 
     tree: the model's config, or None. own_config: whether it was saved together with these weights, so that names have to agree.
     quantized: how a group's weights are. Raises: FormatError where config and weights do not fit.
@@ -50,10 +50,10 @@ def read_weights(root: Group, tree: Node | None, keras_version: str | None, foun
     if tree is not None:
         tree = with_sharing(root, tree, keras_version, own_config=own_config)
     feeding: Mapping[str, Feeding | str] = {}
-    if with_kernels and tree is not None:
+    if kernels is not None and tree is not None:
         from exporter.keras.kernels import feeding_layers
 
-        feeding = feeding_layers(tree)
+        feeding = feeding_layers(tree, kernels)
     groups: dict[Node, Group | None] = {each.node: None for each in feeding.values() if not isinstance(each, str)}
     if tree is None:
         matches = [Match(path, None, group) for path, group in groups_below(root, frozenset(), "", root.name is not None)]
@@ -80,7 +80,7 @@ def read_weights(root: Group, tree: Node | None, keras_version: str | None, foun
         else:
             node = _without_sharing(match.node, match.may_be_called) if is_sharing_lost else match.node
             _read(match.path, node, match.group, era, ranks.get(match.node), found, quantized(match.group))
-    if with_kernels:
+    if kernels is not None:
         found.kernels = {} if is_sharing_lost else _kernels(feeding, groups, own_config)
     note_own_classes(tree, found)
 

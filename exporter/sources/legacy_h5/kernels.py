@@ -7,7 +7,7 @@ they are its own. Where it is a model, names and order have to agree, as for bat
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from exporter.errors import printable
@@ -25,14 +25,16 @@ _NAME_OF_KERAS_1 = re.compile(r"(.*)_(W|b)(?:_\d+)?(?::\d+)?", re.DOTALL)
 _ROLES_OF_KERAS_1 = {"W": "kernel", "b": "bias"}
 
 
-def read_kernels(file: File, groups: Sequence[LayerGroup], tree: Node, renamed: Mapping[str, str]) -> dict[str, Kernel | str]:
-    """The kernel that each batch norm of `tree` can go into, or why there is none, by the path of the batch norm.
+def read_kernels(file: File, groups: Sequence[LayerGroup], tree: Node, renamed: Mapping[str, str],
+                 wants: Callable[[str], bool]) -> dict[str, Kernel | str]:
+    """The kernel that each batch norm of `tree` can go into, or why there is none, by the path of the batch norm in the file.
 
+    wants: whether the batch norm of a path is wanted.
     renamed: layers of the outermost model that have other names in the file than in `tree`.
     """
     by_name, gathered = {group.name: group for group in groups}, Kernels()
     found: dict[str, Kernel | str] = {}
-    for path, feeding in feeding_layers(tree).items():
+    for path, feeding in feeding_layers(tree, lambda path: wants(_renamed(path, renamed))).items():
         kernel = feeding if isinstance(feeding, str) else _kernel(file, by_name, feeding, renamed, gathered)
         found[_renamed(path, renamed)] = kernel
     return checked(found)

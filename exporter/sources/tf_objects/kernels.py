@@ -21,7 +21,8 @@ _DEPTHWISE = "depthwise_kernel"  # what Keras 2 calls the kernel of a depthwise 
 _VARIABLES = ("kernel", _DEPTHWISE, "pointwise_kernel")
 
 
-def saved_kernels(checkpoint: TensorBundle, graph: CheckpointGraph, keras: KerasMetadata) -> dict[str, Kernel | str]:
+def saved_kernels(checkpoint: TensorBundle, graph: CheckpointGraph, keras: KerasMetadata,
+                  wants: Callable[[str], bool]) -> dict[str, Kernel | str]:
     """Those of a SavedModel, whose objects have names of Keras's; {} where its metadata lists no layers."""
     tree = keras.model()
     if tree is None:
@@ -31,7 +32,7 @@ def saved_kernels(checkpoint: TensorBundle, graph: CheckpointGraph, keras: Keras
         if any(name in graph.children(way[0][-1]) for name in _VARIABLES):
             objects.setdefault(keras.path_of(way), set()).add(way[0][-1])
     places = {path: next(iter(nodes)) for path, nodes in objects.items() if len(nodes) == 1}
-    return _read(checkpoint, graph, feeding_layers(tree), lambda feeding: places.get(feeding.path))
+    return _read(checkpoint, graph, feeding_layers(tree, wants), lambda feeding: places.get(feeding.path))
 
 
 def given_kernels(checkpoint: TensorBundle, graph: CheckpointGraph, feeding: Mapping[str, Feeding | str],

@@ -69,10 +69,10 @@ def read_norms(checkpoint: TensorBundle, graph: CheckpointGraph, norms: Iterable
 
 
 def read_objects(checkpoint: TensorBundle, architecture: Place | None, found: Found,
-                 norms: Mapping[str, list[GraphNorm]] | None = None, *, with_kernels: bool = False) -> None:
+                 norms: Mapping[str, list[GraphNorm]] | None = None, *, kernels: Callable[[str], bool] | None = None) -> None:
     """Reads the batch norms of an object-based checkpoint (TensorFlow 2, tf.keras from 1.12 on) into `found`, by its object graph.
 
-    with_kernels: and the kernels before them, where there is an architecture.
+    kernels: reads also those before the batch norms whose paths it wants, where there is an architecture.
     norms: what a graph that is known to compute with them says, by the key of the moving variance.
     """
     graph = open_graph(checkpoint)
@@ -85,11 +85,11 @@ def read_objects(checkpoint: TensorBundle, architecture: Place | None, found: Fo
         era = era_of(given.keras_version, given.backend)
         configs, tree, places, removed = given_configs(graph, given.tree, architecture.name)
         ranks = input_ranks(tree)
-        if with_kernels:
+        if kernels is not None:
             from exporter.keras.kernels import feeding_layers
             from exporter.sources.tf_objects.kernels import given_kernels
 
-            found.kernels = given_kernels(checkpoint, graph, feeding_layers(tree), places)
+            found.kernels = given_kernels(checkpoint, graph, feeding_layers(tree, kernels), places)
     paths, stored_configs = ObjectNames(graph), StoredConfigs(checkpoint, graph)
 
     def said_of(norm: ObjectNorm) -> Said:
