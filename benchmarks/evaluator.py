@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import statistics
 import sys
@@ -82,31 +83,34 @@ def main() -> None:
     runs = int(sys.argv[1]) if len(sys.argv) > 1 else 7
     others = {name: other for name, other in OTHERS.items() if all(map(importlib.util.find_spec, other[1]))}
     has_numba = importlib.util.find_spec("numba") is not None
-    print("\t".join(["input", "axis", "memcpy", "fast, out=", "fast", '"numba", out=', "fast, memcpy = 1", '"numba"', *others]))
+    print("\t".join(["input", "axis", "memcpy", "fast, out=", "fast", '"numba", out=', "prepared", 'prepared "numba"',
+                     "prepared, memcpy = 1", 'prepared "numba"', *others]))
     for shape, axis in CASES:
         layer = layer_of(shape[axis], axis)
         x = np.random.default_rng(0).random(shape, np.float32)
         out = np.empty_like(x)
         work: dict[str, Work] = {"memcpy": lambda x=x, out=out: np.copyto(out, x),
                                  "out": lambda x=x, out=out, layer=layer: evaluate(layer, x, fast=True, out=out),
-                                 "new": lambda x=x, layer=layer: evaluate(layer, x, fast=True)}
+                                 "new": lambda x=x, layer=layer: evaluate(layer, x, fast=True),
+                                 "prepared": functools.partial(layer.prepare(), x, out)}
         if has_numba:
             work["numba"] = lambda x=x, out=out, layer=layer: evaluate(layer, x, fast="numba", out=out)
             work["numba"]()  # compiles it
+            work["prepared numba"] = functools.partial(layer.prepare(fast="numba"), x, out)
         for name, (make, _, axis_1_alone) in others.items():
             if axis == 1 or not axis_1_alone:
                 work[name] = make(layer, x, out, axis)
         times: dict[str, list[float]] = {name: [] for name in work}
-        for _ in range(3 * runs):
+        for _ in range(runs * (30 if x.size < 1 << 19 else 3)):  # a short call is soon disturbed
             for name, function in work.items():
                 began = time.perf_counter()
                 function()
                 times[name].append(1e3 * (time.perf_counter() - began))
         middle = {name: statistics.median(values) for name, values in times.items()}
         speeds = [f"{statistics.median(a / b for a, b in zip(times['memcpy'], times.get(name, []))):.2f}" if name in times else ""
-                  for name in ("out", "numba")]
+                  for name in ("prepared", "prepared numba")]
         ours, theirs = ([f"{middle[name]:.3f}" if name in middle else "" for name in names]
-                        for names in (("memcpy", "out", "new", "numba"), others))
+                        for names in (("memcpy", "out", "new", "numba", "prepared", "prepared numba"), others))
         print("\t".join(["x".join(map(str, shape)), str(axis), *ours, *speeds, *theirs]))
 
 

@@ -11,28 +11,37 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exporter.batchnorm.fast import joined_rows
+from exporter.batchnorm.fast import joined
 from exporter.errors import MissingExtra
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from exporter.batchnorm.fast import Run
+
 SHORT = 64  # numbers of one channel in a row below which scale and offset are written out along the row
 WIDE = 1 << 12  # numbers in a row of what is written out, where a whole number of rows of the array gives them
 
 
-def blocks(x: NDArray[np.float32], out: NDArray[np.float32], scale: NDArray[np.float32], offset: NDArray[np.float32]) -> None:
-    """out = scale * x + offset, rounded after each operation. x, out: contiguous, of shape (outer, channels, inner); out may be x.
+def written_out(shape: tuple[int, int, int], scale: NDArray[np.float32], offset: NDArray[np.float32]) -> Run:
+    """As of `fast`; arrays are contiguous, and a result may be the input.
 
     Raises: MissingExtra without Numba.
     """
-    by_number, by_run = _compiled()
-    inner = x.shape[2]
+    by_number, by_run = loops()
+    outer, channels, inner = shape
     if inner >= SHORT:
-        by_run(x, out, scale, offset)
-        return
-    for wide_x, wide_out, count in joined_rows(x, out, WIDE):
-        by_number(wide_x, wide_out, *(np.tile(np.repeat(values, inner), count) for values in (scale, offset)))
+        return lambda x, out: by_run(x, out, scale, offset)
+    count = joined(shape, WIDE)
+    size, whole = count * channels * inner, outer - outer % count
+    scales, offsets = (np.tile(np.repeat(values, inner), count) for values in (scale, offset))
+
+    def run(x: NDArray[np.float32], out: NDArray[np.float32]) -> None:
+        by_number(x[:whole].reshape(-1, size), out[:whole].reshape(-1, size), scales, offsets)
+        if whole < outer:
+            by_number(x[whole:].reshape(1, -1), out[whole:].reshape(1, -1), scales, offsets)
+
+    return run
 
 
 def _by_number(x: Any, out: Any, scale: Any, offset: Any) -> None:
@@ -50,7 +59,7 @@ def _by_run(x: Any, out: Any, scale: Any, offset: Any) -> None:
 
 
 @functools.cache
-def _compiled() -> tuple[Callable[..., None], Callable[..., None]]:
+def loops() -> tuple[Callable[..., None], Callable[..., None]]:
     """The two loops, compiled when they are first called, and kept on the disk where Numba finds a place for them."""
     try:
         import numba

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,44 +10,77 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    Run = Callable[[NDArray[np.float32], NDArray[np.float32]], None]
+
 BLOCK = 1 << 15  # numbers worked on at once by `fast`: x, the result, scale and offset, 512 KiB together, stay in the second-level cache
 LONG, FEW = 1 << 13, 4  # a run of so many numbers of one channel, or so few rows, are better done with one scale for each run
 
 
-def blocks(x: NDArray[np.float32], out: NDArray[np.float32], scale: NDArray[np.float32], offset: NDArray[np.float32]) -> None:
-    """x, out: (outer, channels, inner). NumPy runs a row of numbers fast and starts one slowly, so the runs are made long."""
-    outer, _, inner = x.shape
-    if inner >= LONG or (outer < FEW and inner > 1):  # one number for each run
+def written_out(shape: tuple[int, int, int], scale: NDArray[np.float32], offset: NDArray[np.float32]) -> Run:
+    """What computes arrays of `shape`, (outer, channels, inner), into others.
+
+    NumPy runs a row of numbers fast and starts one slowly, so the runs are made long.
+    """
+    outer, channels, inner = shape
+    if inner >= LONG or (outer < FEW and inner > 1):
+        return _by_run(shape, scale, offset)
+    count = joined(shape, BLOCK)
+    if count * channels * inner <= BLOCK:
+        return _by_row(shape, count, *(np.tile(np.repeat(values, inner), count) for values in (scale, offset)))
+    return _by_part(shape, scale, offset)
+
+
+def joined(shape: tuple[int, int, int], most: int) -> int:
+    """How many rows are joined to longer ones of up to `most` numbers."""
+    outer, channels, inner = shape
+    return max(1, min(outer, most // (channels * inner)))
+
+
+def _by_run(shape: tuple[int, int, int], scale: NDArray[np.float32], offset: NDArray[np.float32]) -> Run:
+    """One number of each for each run of a channel."""
+    outer, _, inner = shape
+    scales, offsets = (np.tile(values, outer)[:, None] for values in (scale, offset))
+    step = max(1, 2 * BLOCK // inner)
+
+    def run(x: NDArray[np.float32], out: NDArray[np.float32]) -> None:
         x, out = x.reshape(-1, inner), out.reshape(-1, inner)
-        scales, offsets = (np.tile(a, outer)[:, None] for a in (scale, offset))
-        step = max(1, 2 * BLOCK // inner)
         for i in range(0, len(x), step):
             _multiply_add(x[i:i + step], out[i:i + step], scales[i:i + step], offsets[i:i + step])
-        return
-    # scale and offset written out along the run, a block of them for all rows that it fits
-    for wide_x, wide_out, count in joined_rows(x, out, BLOCK):
-        _along(wide_x, wide_out, np.tile(scale, count), np.tile(offset, count), inner)
+
+    return run
 
 
-def joined_rows(x: NDArray[np.float32], out: NDArray[np.float32],
-                most: int) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32], int]]:
-    """x and out with rows joined to longer ones of up to `most` numbers, and how many each joins; what is left over joins to one."""
-    outer, period = len(x), math.prod(x.shape[1:])
-    repeat = max(1, min(outer, most // period))
-    whole = outer - outer % repeat
-    for first, last, count in ((0, whole, repeat), (whole, outer, outer - whole)):
-        if last > first:
-            yield x[first:last].reshape(-1, count * period), out[first:last].reshape(-1, count * period), count
+def _by_row(shape: tuple[int, int, int], count: int, scales: NDArray[np.float32], offsets: NDArray[np.float32]) -> Run:
+    """scale and offset are written out along `count` rows."""
+    size, whole = len(scales), shape[0] - shape[0] % count
+
+    def run(x: NDArray[np.float32], out: NDArray[np.float32]) -> None:
+        if whole == count == shape[0]:
+            _multiply_add(x.reshape(size), out.reshape(size), scales, offsets)
+            return
+        for row, result in zip(x[:whole].reshape(-1, size), out[:whole].reshape(-1, size)):
+            _multiply_add(row, result, scales, offsets)
+        if whole < shape[0]:
+            row, result = x[whole:].reshape(-1), out[whole:].reshape(-1)
+            _multiply_add(row, result, scales[:len(row)], offsets[:len(row)])
+
+    return run
 
 
-def _along(x: NDArray[np.float32], out: NDArray[np.float32], scale: NDArray[np.float32], offset: NDArray[np.float32], inner: int) -> None:
-    """x, out: (rows, len(scale) * inner)."""
+def _by_part(shape: tuple[int, int, int], scale: NDArray[np.float32], offset: NDArray[np.float32]) -> Run:
+    """scale and offset are written out along a part of a row, for all rows, one part after the other."""
+    outer, channels, inner = shape
     step = -(-BLOCK // inner)  # channels
-    for i in range(0, len(scale), step):
-        scales, offsets = (a[i:i + step] if inner == 1 else np.repeat(a[i:i + step], inner) for a in (scale, offset))
-        columns = slice(i * inner, (i + step) * inner)
-        for row, result in zip(x, out):
-            _multiply_add(row[columns], result[columns], scales, offsets)
+
+    def run(x: NDArray[np.float32], out: NDArray[np.float32]) -> None:
+        x, out = x.reshape(outer, channels * inner), out.reshape(outer, channels * inner)
+        for i in range(0, channels, step):
+            scales, offsets = (values[i:i + step] if inner == 1 else np.repeat(values[i:i + step], inner) for values in (scale, offset))
+            part = slice(i * inner, (i + step) * inner)
+            for row, result in zip(x, out):
+                _multiply_add(row[part], result[part], scales, offsets)
+
+    return run
 
 
 def _multiply_add(x: NDArray[np.float32], out: NDArray[np.float32], scale: NDArray[np.float32], offset: NDArray[np.float32]) -> None:

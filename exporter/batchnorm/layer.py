@@ -7,8 +7,9 @@ Their error bounds are derived in docs/batchnorm.md.
 from __future__ import annotations
 
 import dataclasses
+import math
 import numbers
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -20,6 +21,8 @@ from exporter.errors import LayerError, UsageError
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
+
+    from exporter.batchnorm.fast import Run
 
 FLOATS = tuple(HELD_IN)  # names of the input types that are taken as they are
 
@@ -97,6 +100,16 @@ class BatchNorm(Parameters):
         """The layer that a file holds, with some fields changed."""
         return cls(**{**{name: getattr(stored, name) for name in _FROM_FILES}, **changes})
 
+    def prepare(self, *, axis: int | tuple[int, ...] | None = None, fast: Literal[True, "numba"] = True) -> Prepared:
+        """The layer made ready for many float32 inputs: `y = prepared(x)` and `prepared(x, out)` give what `exporter.evaluate` gives with
+        `fast`, bit for bit, but scale and offset are made once.
+
+        axis, fast: as in `exporter.evaluate`.
+
+        Raises: UsageError, MissingExtra.
+        """
+        return Prepared(self, axis, fast)
+
     def __call__(self, x: ArrayLike, *, axis: int | tuple[int, ...] | None = None, fast: bool | str = False) -> NDArray[Any]:
         """`exporter.evaluate(self, x)`: what the layer gives in inference for `x`, an array of any rank."""
         return evaluate(self, x, axis=axis, fast=fast)
@@ -150,14 +163,13 @@ def evaluate(layer: BatchNorm, x: ArrayLike, *, axis: int | tuple[int, ...] | No
     Raises: UsageError where x does not fit the layer, LayerError where x has another rank than the layer's axis counts for, MissingExtra.
     """
     array = _as_input(layer, x)
-    axes = find_axes(layer, array, axis)
     if fast not in (False, True, "numba"):
         raise UsageError(f"expected False, True or 'numba' for fast, got {fast!r}")
     if fast:
-        return _fast(layer, array, axes, out, fast == "numba")
+        return Prepared(layer, axis, "numba" if fast == "numba" else True)(array, out)
     if out is not None:
         raise UsageError("`out` requires fast=True: the exact mode always allocates its result")
-    return _exact(layer, array, axes)
+    return _exact(layer, array, find_axes(layer, array, axis))
 
 
 def exact_rows(layer: BatchNorm, x: NDArray[Any]) -> NDArray[np.float64]:
@@ -230,22 +242,73 @@ def _exact(layer: BatchNorm, x: NDArray[Any], axes: tuple[int, ...]) -> NDArray[
     return round_to(y, x.dtype.name)
 
 
-def _fast(layer: BatchNorm, x: NDArray[Any], axes: tuple[int, ...], out: NDArray[np.float32] | None, compiled: bool) -> NDArray[np.float32]:
-    if x.dtype != np.float32:
-        raise UsageError(f"expected a float32 input in the fast mode, got {x.dtype}", where=layer.path)
-    if out is None:
-        out = np.empty(x.shape, np.float32)
-    elif out.shape != x.shape or out.dtype != np.float32:
-        raise UsageError(f"expected `out` to be float32 of shape {x.shape}, got {out.dtype} of shape {out.shape}", where=layer.path)
-    scale, offset = (values.astype(np.float32) for values in scale_and_offset(layer))
-    if len(axes) == 1 and x.flags.c_contiguous and out.flags.c_contiguous and x.size:
-        inner = int(np.prod(x.shape[axes[0] + 1:], dtype=np.int64))
-        if compiled:
-            from exporter.batchnorm.compiled import blocks
+class _Fit(NamedTuple):
+    """What is ready for inputs of one shape. run: for contiguous ones, taken as `outer_channels_inner`; None: they are as all others.
+    scale, offset: shaped to broadcast against the others."""
+
+    shape: tuple[int, ...]
+    outer_channels_inner: tuple[int, int, int]
+    run: Run | None
+    scale: NDArray[np.float32]
+    offset: NDArray[np.float32]
+
+
+class Prepared:
+    """y = prepared(x): what `exporter.evaluate(layer, x, axis=axis, fast=fast)` gives, bit for bit, without what that does anew each time.
+
+    It keeps what it wrote out for the latest shape of input. Several threads may use one.
+    """
+
+    __slots__ = ("_axis", "_compiled", "_fit", "_layer", "_offset", "_scale")
+
+    def __init__(self, layer: BatchNorm, axis: int | tuple[int, ...] | None, fast: Literal[True, "numba"]) -> None:
+        if fast not in (True, "numba"):
+            raise UsageError(f"expected True or 'numba' for fast, got {fast!r}")
+        self._layer, self._axis, self._compiled = layer, axis, fast == "numba"
+        self._scale, self._offset = (values.astype(np.float32) for values in scale_and_offset(layer))
+        self._fit: _Fit | None = None
+        if self._compiled:
+            from exporter.batchnorm import compiled
+
+            compiled.loops()  # or MissingExtra, now rather than later
+
+    def __call__(self, x: NDArray[np.float32], out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """The layer's inference for a float32 array of any rank.
+
+        out: float32 array of x's shape for the result; may be `x` itself.
+
+        Raises: UsageError where `x` or `out` does not fit, LayerError where x has another rank than the layer's axis counts for.
+        """
+        if not isinstance(x, np.ndarray) or x.dtype != np.float32:
+            kind = getattr(x, "dtype", type(x).__name__)
+            raise UsageError(f"expected a float32 input in the fast mode, got {kind}", where=self._layer.path)
+        fit = self._fit
+        if fit is None or fit.shape != x.shape:
+            fit = self._fit = self._fitted(x)
+        if out is None:
+            out = np.empty(fit.shape, np.float32)
+        elif out.shape != fit.shape or out.dtype != np.float32:
+            raise UsageError(f"expected `out` to be float32 of shape {x.shape}, got {out.dtype} of shape {out.shape}",
+                             where=self._layer.path)
+        if fit.run is not None and x.flags.c_contiguous and out.flags.c_contiguous:
+            fit.run(x.reshape(fit.outer_channels_inner), out.reshape(fit.outer_channels_inner))
         else:
-            from exporter.batchnorm.fast import blocks
-        blocks(x.reshape(-1, len(scale), inner), out.reshape(-1, len(scale), inner), scale, offset)
-    else:
-        np.multiply(x, broadcast(scale, axes, x.ndim), out=out)
-        np.add(out, broadcast(offset, axes, x.ndim), out=out)
-    return out
+            np.multiply(x, fit.scale, out=out)
+            np.add(out, fit.offset, out=out)
+        return out
+
+    def __repr__(self) -> str:
+        return f"<Prepared {self._layer.path}>"
+
+    def _fitted(self, x: NDArray[Any]) -> _Fit:
+        axes = find_axes(self._layer, x, self._axis)
+        scale, offset = (broadcast(values, axes, x.ndim) for values in (self._scale, self._offset))
+        if len(axes) > 1 or not x.size:
+            return _Fit(x.shape, (0, 0, 0), None, scale, offset)
+        channels, inner = len(self._scale), math.prod(x.shape[axes[0] + 1:])
+        whole = math.prod(x.shape[:axes[0]]), channels, inner
+        if self._compiled:
+            from exporter.batchnorm.compiled import written_out
+        else:
+            from exporter.batchnorm.fast import written_out
+        return _Fit(x.shape, whole, written_out(whole, self._scale, self._offset), scale, offset)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fractions
 import math
+import re
 import sys
 
 import ml_dtypes
@@ -116,17 +117,79 @@ def test_compiled_has_nowhere_to_keep_it(monkeypatch):
         return lambda function: function
 
     monkeypatch.setattr(numba, "njit", njit)
-    monkeypatch.setattr(compiled, "_compiled", compiled._compiled.__wrapped__)
+    monkeypatch.setattr(compiled, "loops", compiled.loops.__wrapped__)
     x = np.ones((2, 4), np.float32)
     assert make_layer()(x, fast="numba").tobytes() == make_layer()(x, fast=True).tobytes()
 
 
 def test_compiled_without_numba(monkeypatch):
     monkeypatch.setitem(sys.modules, "numba", None)
-    monkeypatch.setattr(compiled, "_compiled", compiled._compiled.__wrapped__)
+    monkeypatch.setattr(compiled, "loops", compiled.loops.__wrapped__)
     with pytest.raises(MissingExtra, match="numba") as error:
         make_layer()(np.ones((2, 4), np.float32), fast="numba")
     assert error.value.hint == "pip install 'bn-export[numba]'"
+
+
+PREPARED = [((64, 1024), (-1,)), ((9, 3), (-1,)), ((5000, 3), (-1,)), ((3, 7, 7, 33), (3,)), ((3, 33, 7, 7), (1,)), ((2, 3, 4, 5, 6), (2,)),
+            ((1, 2, 20_001), (1,)), ((2, 70_000), (1,)), ((7, 40_000, 3), (1,)), ((0, 6), (1,)), ((4, 5, 3), (1, 2)), ((5, 4), (1,))]
+
+
+@pytest.mark.parametrize("fast", [True, "numba"])
+@pytest.mark.parametrize(("x_shape", "axis"), PREPARED)
+def test_a_prepared_layer_gives_the_very_same(x_shape, axis, fast):
+    layer = make_layer(shape=tuple(x_shape[a] for a in axis), axis=axis)
+    prepared = layer.prepare(fast=fast)
+    x = np.random.default_rng(3).normal(0, 3, x_shape).astype(np.float32)
+    want = exporter.evaluate(layer, x, fast=True)
+    for form in (x, np.asfortranarray(x), x[::-1][::-1], np.stack([x, x], -1)[..., 0]):
+        assert prepared(form).tobytes() == want.tobytes()
+    out = np.zeros_like(x)
+    assert prepared(x, out) is out
+    assert out.tobytes() == want.tobytes()
+    strided = np.zeros((*x_shape, 2), np.float32)[..., 0]
+    assert prepared(x, out=strided) is strided
+    assert strided.tobytes() == want.tobytes()
+    copy = x.copy()
+    assert prepared(copy, copy) is copy
+    assert copy.tobytes() == want.tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_a_prepared_layer_of_any_dtype_and_without_parameters(dtype):
+    for layer in (make_layer(dtype=dtype), make_layer(dtype=dtype).replace(gamma=None), make_layer(dtype=dtype).replace(beta=None)):
+        x = np.random.default_rng(3).normal(0, 3, (6, 4)).astype(np.float32)
+        assert layer.prepare()(x).tobytes() == exporter.evaluate(layer, x, fast=True).tobytes()
+
+
+def test_a_prepared_layer_takes_one_shape_after_the_other_and_another_axis():
+    layer = make_layer(shape=(4,), axis=(-1,))
+    prepared, along_1 = layer.prepare(), layer.prepare(axis=1)
+    for shape in ((2, 4), (3, 5, 4), (2, 4), (0, 4), (4, 4)):
+        x = np.random.default_rng(3).normal(0, 3, shape).astype(np.float32)
+        assert prepared(x).tobytes() == exporter.evaluate(layer, x, fast=True).tobytes()
+    x = np.random.default_rng(3).normal(0, 3, (2, 4, 7)).astype(np.float32)
+    assert along_1(x).tobytes() == exporter.evaluate(layer, x, axis=1, fast=True).tobytes()
+    assert repr(prepared) == f"<Prepared {layer.path}>"
+
+
+@pytest.mark.parametrize(("call", "words"), [
+    (lambda layer: layer.prepare()(np.zeros((2, 3), np.float32)), "expected 4 channels along axis -1 of the input, got 3"),
+    (lambda layer: layer.prepare()(np.zeros((2, 4))), "expected a float32 input in the fast mode, got float64"),
+    (lambda layer: layer.prepare()([[1, 2, 3, 4]]), "expected a float32 input in the fast mode, got list"),
+    (lambda layer: layer.prepare()(np.zeros((2, 4), np.float32), np.zeros((2, 4))), "got float64 of shape (2, 4)"),
+    (lambda layer: layer.prepare()(np.zeros((2, 4), np.float32), np.zeros((4, 2), np.float32)), "to be float32 of shape (2, 4)"),
+    (lambda layer: layer.prepare(fast=False), "expected True or 'numba' for fast, got False"),
+    (lambda layer: layer.prepare(axis=(0, 1))(np.zeros((2, 4), np.float32)), "does not fit parameters of shape")])
+def test_what_does_not_fit_a_prepared_layer_is_refused(call, words):
+    with pytest.raises(UsageError, match=re.escape(words)):
+        call(make_layer())
+
+
+def test_a_layer_is_prepared_for_numba_only_where_it_is(monkeypatch):
+    monkeypatch.setitem(sys.modules, "numba", None)
+    monkeypatch.setattr(compiled, "loops", compiled.loops.__wrapped__)
+    with pytest.raises(MissingExtra, match="numba"):
+        make_layer().prepare(fast="numba")
 
 
 def test_fast_handles_views_and_several_axes():
