@@ -84,7 +84,7 @@ class MissingFileError(FormatError, FileNotFoundError):
 
 
 class UnsupportedError(ExporterError):
-    """A sound file from which nothing exact can be had; `what` says why."""
+    """A valid file from which nothing exact can be exported; `what` gives the reason."""
 
 
 class UnresolvedError(ExporterError):
@@ -110,7 +110,7 @@ class BundleError(ExporterError):
 
 
 class OutputError(ExporterError):
-    """The output cannot be written; what stood there before is untouched."""
+    """The output cannot be written; an existing file is unchanged."""
 
 
 class MissingExtra(ExporterError):

@@ -25,16 +25,16 @@ _Default = TypeVar("_Default")
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False, repr=False)
 class Bundle:
-    """The batch norms of one model, in the model's order: a sequence of layers, and a mapping from paths to them.
+    """The batch norms of one model, in the model's order: a sequence of layers, and a mapping from paths to layers.
 
-    Two are equal where layers, origin and skipped are, arrays bit for bit. Copies are made anew and pass the gate again.
+    Two bundles are equal if their layers, origin and skipped are equal, arrays bit for bit. Copies are checked again.
 
     layers:   each with a `path` of its own; at least one, unless there is something in `skipped`.
     origin:   see Origin.
-    skipped:  path and reason of those the file does not resolve, and of those that no inference can be computed from.
-    unusable: the latter as the file has them, to list and compare; not part of the bundle's content.
-    kernels:  of what feeds each layer, by its path, or why there is none; None where they were not read. Not part of the content.
-    warnings: sentences for the user, not part of the bundle's content.
+    skipped:  path and reason of layers that the file does not describe well enough, and of those that cannot be evaluated.
+    unusable: the latter as stored in the file, to list and compare; not part of the bundle's content.
+    kernels:  those of the feeding layer, or why there is none, by path; None if they were not read. Not part of the content.
+    warnings: sentences for the user; not part of the bundle's content.
     """
 
     layers: tuple[BatchNorm, ...]
@@ -115,11 +115,11 @@ class Bundle:
         return [layer.path for layer in self.layers]
 
     def replace(self: _Bundle, **changes: Any) -> _Bundle:
-        """A copy with some fields changed, which has to pass the gate."""
+        """A copy with some fields changed, checked like any bundle."""
         return dataclasses.replace(self, **changes)
 
     def remarks(self) -> list[str]:
-        """What the user should know about a bundle that is fine: its warnings, other epsilons that a kernel used, what was skipped."""
+        """What the user should know about a valid bundle: its warnings, other epsilons that a kernel used, what was skipped."""
         remarks = list(self.warnings)
         different = [layer for layer in self.layers if layer.effective_epsilon is not None]
         if different:
@@ -133,7 +133,7 @@ class Bundle:
         return remarks + [f"skipped {names(found)}: {reason}" for reason, found in paths.items()]
 
     def digest(self) -> str:
-        """"sha256:" and the hash of what the layers hold (docs/format.md, "digest"): equal layers, equal digests."""
+        """"sha256:" and the hash of the layers' contents (docs/format.md, "digest"): equal layers have equal digests."""
         import hashlib
 
         state = hashlib.sha256()

@@ -40,8 +40,8 @@ class Finding:
 
     path:     of the layer.
     kind:     see KINDS.
-    channels: how many channels it is about; 0 where it is about the layer as a whole.
-    sentence: what was found, with its numbers; text of the model is in it as it stands, so escape it before it is shown.
+    channels: the number of channels concerned; 0 if it concerns the whole layer.
+    sentence: what was found, with its numbers; contains text from the model unescaped, so escape it before displaying it.
     """
 
     path: str
@@ -94,7 +94,7 @@ KINDS = {kind.code: kind for kind in (
 
 
 def findings(bundle: Bundle) -> list[Finding]:
-    """What was found, layer by layer in the model's order, in each layer in the order of KINDS; layers not exported come first."""
+    """The findings, by layer in the model's order, for each layer in the order of KINDS; layers that were not exported come first."""
     found = [Finding(path=path, kind=KINDS["not-exported"], channels=0, sentence=reason) for path, reason in bundle.skipped]
     for layer in bundle:
         of_layer = dict(_layer_findings(layer))

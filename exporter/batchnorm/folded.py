@@ -59,11 +59,11 @@ class FoldedLayer:
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class FoldedModel:
-    """What `fold_model` gives.
+    """The result of `fold_model`.
 
     folded:  the layers with a batch norm in them, in the order of their batch norms.
-    kept:    (batch norm, reason) of those that stay, as they are in the file.
-    skipped: (path, reason) of batch norms that the file does not say enough about; none unless they were to be skipped.
+    kept:    (batch norm, reason) of those that cannot be folded, as they are in the file.
+    skipped: (path, reason) of batch norms that the file does not describe well enough, if skipping was requested.
     """
 
     folded: tuple[FoldedLayer, ...]

@@ -31,31 +31,31 @@ FLOATS = tuple(HELD_IN)  # names of the input types that are taken as they are
 class BatchNorm(Parameters):
     """One BatchNormalization layer (Ioffe & Szegedy 2015, https://arxiv.org/abs/1502.03167), inference only.
 
-    It is complete and usable from the moment it is made, or raises LayerError. Its arrays are read-only copies.
+    The constructor checks it: an incomplete or unusable layer raises LayerError. Its arrays are read-only copies.
 
-    Numbers make a layer: BatchNorm(gamma=[1.5], beta=[0.5], moving_mean=[0.25], moving_variance=[4], epsilon=0.001). Lists, numbers and
-    whole numbers become arrays of `dtype`, float32 where it isn't given and no array says another; `name` and `shape` follow from the
+    Plain numbers suffice: BatchNorm(gamma=[1.5], beta=[0.5], moving_mean=[0.25], moving_variance=[4], epsilon=0.001). Lists and
+    numbers become arrays of `dtype`, which defaults to the type of the arrays, or float32; `name` and `shape` are derived from the
     rest.
 
     path:             unique in its bundle: outer model, wrapper and cell names joined by "/".
-    name:             the layer's own name, the last part of `path` unless names themselves hold "/".
+    name:             the layer's own name, the last part of `path` unless a name itself contains "/".
     class_name:       as the model has it, e.g. "BatchNormalization", "Custom>MyBN".
     axis:             for each dimension of `shape` the axis of the input it runs along, as the model has it
                       (-1 or 3).
     shape:            shape of each of the parameters; one entry in nearly all models.
-    ndim:             rank of the input with its batch axis, or None where the file does not say.
+    ndim:             rank of the input with its batch axis, or None if the file does not specify it.
     dtype:            "float16", "bfloat16", "float32" or "float64": the type the parameters are stored in.
-    epsilon:          number added to the variance, under the root.
+    epsilon:          number added to the variance, under the square root.
     momentum:         of the moving average in training (Keras's convention), or None; not used in inference.
     gamma, beta:      arrays of `shape` in `dtype` (bfloat16: float32 arrays of bfloat16 values), or None where the
                       layer has no such parameter (scale=False, center=False).
     moving_mean, moving_variance:  arrays of `shape` in `dtype`.
-    called_in_training: the model calls the layer with training=True, so that it may normalize by the statistics of the batch.
-    calls:            what feeds and follows each call of the layer; () where the file does not say. `inputs` and `outputs` are those of
+    called_in_training: the model calls the layer with training=True, so it may normalize by the statistics of the batch.
+    calls:            what feeds and follows each call of the layer; () if the file does not specify it. `inputs` and `outputs` are those of
                       the one call that nearly every layer has, else None.
     effective_epsilon: what the fused kernel of the TensorFlow that wrote the file used instead of `epsilon`; None: the same.
     assumed:          names of fields that did not come from the file.
-    converted:        names of fields that were converted to the one formula (an era that stored a deviation).
+    converted:        names of fields that were converted to the standard formula (old versions stored a standard deviation).
     quantized:        how the stored numbers were quantized ("uint8", ...), or None; the values are the dequantized ones.
     """
 
@@ -92,7 +92,7 @@ class BatchNorm(Parameters):
 
     @property
     def channels(self) -> int:
-        """How many there are: the size of each parameter."""
+        """The number of channels: the size of each parameter."""
         return self.moving_mean.size
 
     @classmethod
@@ -147,20 +147,21 @@ _FROM_FILES = tuple({field.name for field in dataclasses.fields(Stored)} & {fiel
 
 def evaluate(layer: BatchNorm, x: ArrayLike, *, axis: int | tuple[int, ...] | None = None, fast: bool | str = False,
              out: NDArray[np.float32] | None = None) -> NDArray[Any]:
-    """What `layer` gives in inference for `x`.
+    """The output of `layer` in inference for `x`.
 
     x:    array of any rank that has the layer's channels along its axis. Arrays of float16, bfloat16 (ml_dtypes), float32 and
-          float64 are taken as they are and the result has their type; lists, numbers and integer arrays are converted to the
+          float64 are used unchanged, and the result has their type; lists, numbers and integer arrays are converted to the
           layer's dtype first, as Keras does (bfloat16: float32 arrays of bfloat16 values).
-    axis: another axis than the layer's, e.g. 1 for a channels_first input to a layer saved as channels_last.
-    fast: True for float32 arithmetic, one multiplication and one addition a number; needs float32 input. "numba": the same numbers
-          in one pass, at the speed of memory, with the extra `numba`; its first call compiles it.
+    axis: an axis other than the layer's, e.g. 1 for a channels_first input to a layer saved as channels_last.
+    fast: True for float32 arithmetic, one multiplication and one addition per number; requires float32 input. "numba": the same
+          numbers in one pass, at the speed of memory, with the extra `numba`; the first call compiles it.
     out:  with `fast`: float32 array of x's shape for the result; may be `x` itself.
 
     Error, with u the unit roundoff and a = gamma / sqrt(moving_variance + epsilon): exact, at most one rounding to the result's
     type (plus 2**-50 relative to |a*x| + |a*moving_mean| + |beta|); fast, 8 * 2**-24 * (|a*x| + |a*moving_mean| + |beta|).
 
-    Raises: UsageError where x does not fit the layer, LayerError where x has another rank than the layer's axis counts for, MissingExtra.
+    Raises: UsageError if x does not fit the layer, LayerError if the rank of x is not the one that the layer's axis counts for, '
+                                                                                                            r'MissingExtra.
     """
     array = _as_input(layer, x)
     if fast not in (False, True, "numba"):

@@ -10,7 +10,7 @@ class Origin:
     """Where a bundle came from.
 
     file: name of the model's file or folder, without its path. kind: NAME of the source that read it.
-    keras_version, backend, tensorflow_version: as the file says them, or None.
+    keras_version, backend, tensorflow_version: as stored in the file, or None.
     """
 
     file: str
@@ -20,6 +20,6 @@ class Origin:
     tensorflow_version: str | None = None
 
     def writers(self) -> list[str]:
-        """What wrote the file, as people say it: ["Keras 2.4.0", "TensorFlow 2.4.1", "tensorflow"], as far as the file says it."""
+        """What wrote the file, for display: ["Keras 2.4.0", "TensorFlow 2.4.1", "tensorflow"], as far as the file specifies it."""
         return [f"{name}{version}" for name, version in (("Keras ", self.keras_version), ("TensorFlow ", self.tensorflow_version),
                                                          ("", self.backend)) if version]

@@ -136,7 +136,7 @@ class Parameters:
         return {name: values for name in PARAMETERS if (values := getattr(self, name)) is not None}
 
     def replace(self: _Layer, **changes: Any) -> _Layer:
-        """A copy with some fields changed, which has to pass the gate."""
+        """A copy with some fields changed, checked like any bundle."""
         return dataclasses.replace(self, **changes)
 
 

@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 def compare(bundle: Bundle, other: Bundle | Mapping[str, Any] | str | os.PathLike[str], *, map: Mapping[str, str] | None = None,
             **options: Any) -> Comparison:
-    """What differs between the layers of a bundle and another form of them, and which known mistake that is.
+    """The differences between the layers of a bundle and another form of them, with the known mistakes that explain them.
 
     other:    a bundle; the path of any model, bundle, PyTorch checkpoint or state, flax state, .onnx, .csv or .h file; or arrays by
               name, such as `model.state_dict()` of PyTorch.
-    map:      {glob over paths of the bundle: path of the other form} for layers that belong together under other names; as many stars
-              on both sides. Without it layers are paired by path, else by content, else by order and shape, and the result says which.
-    options:  as for `exporter.read`, where `other` is the path of a model.
+    map:      {glob over paths of the bundle: path of the other form} for layers with different names; the same number of * on both
+              sides. Otherwise layers are paired by path, by content, or by order and shape, and the result says how.
+    options:  as for `exporter.read`, if `other` is the path of a model.
 
     Raises: UsageError, and for a path what `exporter.read` raises.
     """

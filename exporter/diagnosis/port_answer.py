@@ -55,7 +55,7 @@ class Compared:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
-    """All of it. missing: paths that only the bundle has. added: that only the other has. to_set: what the other form cannot hold."""
+    """The result. missing: paths that only the bundle has. added: those only the other has. to_set: what the other form cannot store."""
 
     name: str
     kind: str
@@ -67,20 +67,20 @@ class Comparison:
 
     @property
     def same(self) -> bool:
-        """Whether nothing differs beyond the rounding to the other's type, and no layer is without its like."""
+        """Whether nothing differs beyond rounding to the other's type, and every layer has a counterpart."""
         return not self.differences
 
     @property
     def differences(self) -> tuple[Difference, ...]:
-        """In the order of the bundle, then what only the other has."""
+        """All differences, in the order of the bundle, then what only the other form has."""
         return (*(one for pair in self.pairs for one in pair.differences), *self.missing, *self.added)
 
     def text(self) -> str:
-        """The comparison for people: the verdict last."""
+        """The comparison as text, with the verdict at the end."""
         return render(self)
 
     def to_dict(self) -> dict[str, Any]:
-        """The comparison for machines: JSON types only."""
+        """The comparison as JSON types."""
         return as_dict(self)
 
 

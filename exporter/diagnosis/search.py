@@ -24,19 +24,19 @@ MOST_LAYERS = 20  # in which pairs of mistakes are tried, a second each at most
 
 def diagnose(model: Bundle | BatchNorm | Given, x: Any, theirs: Any, *, layer: str | None = None, channel: int | None = None,
              axis: int | None = None, dtype: str | None = None, averages: Bundle | None = None) -> Diagnosis:
-    """Which known mistakes explain that somebody got `theirs` for the input `x`.
+    """Which known mistakes explain the output `theirs` for the input `x`.
 
-    model:   a bundle, or one layer; the command's are also numbers alone.
+    model:   a bundle or one layer; the command also accepts plain numbers.
     x:       the input of the batch norm: an array with the layer's channels along any axis, one row of channels, or numbers of a single
-             channel. Arrays are exact; text, lists and numbers are known to half a unit of their last digit ("0.30664611", [1, 5]).
-    theirs:  the output, likewise.
-    layer:   the layer's path; None: it is found.
-    channel: the channel that the numbers belong to, where they are of one channel; None: it is found.
-    axis:    the input's channel axis, where it is not the layer's.
-    averages: the same model read with the other of two sets of variables that its checkpoint holds (exporter.read(..., ema=...)).
-    dtype:   the type the output was computed in, where it is coarser than the layer's and than the output's.
+             channel. Arrays are exact; text, lists and numbers are accurate to half a unit of their last digit ("0.30664611", [1, 5]).
+    theirs:  the output, in the same forms.
+    layer:   the layer's path; None: all layers are tried.
+    channel: the channel that the numbers belong to, if they belong to one; None: all are tried.
+    axis:    the channel axis of the input, if it differs from the layer's.
+    averages: the same model with the other of two sets of variables in its checkpoint (exporter.read(..., ema=...)).
+    dtype:   the type in which the output was computed, if it has less precision than the layer's and the output's.
 
-    Raises: UsageError where the numbers fit no layer.
+    Raises: UsageError if the numbers fit no layer.
     """
     given, output = numbers(x), numbers(theirs)
     output, moved = aligned(given, output)

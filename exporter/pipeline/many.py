@@ -43,20 +43,20 @@ def export_many(sources: Iterable[str | os.PathLike[str]], out_dir: str | os.Pat
                 options: ReadOptions | None = None, write_options: WriteOptions | None = None,
                 executor: concurrent.futures.Executor | None = None, force: bool = False, report: str | os.PathLike[str] | None = None,
                 progress: Callable[[Outcome, int, int], object] = lambda outcome, done, count: None) -> Summary:
-    """Exports many models. One that cannot be exported does not stop the others.
+    """Exports many models. A failure doesn't stop the batch.
 
-    sources:  paths, URLs and patterns with * ? [] and ** (over folders) of models; a folder means the models below it.
-    out_dir:  folder or URL; folders below it are made as the sources' names ask for.
-    suffix:   of the outputs; it chooses the kind that is written.
+    sources:  paths, URLs and patterns (* ? [], and ** for any folders) of models; a folder stands for the models below it.
+    out_dir:  folder or URL; subfolders are created to mirror the paths of the sources.
+    suffix:   of the outputs; it chooses the format.
     options, write_options: exporter.ReadOptions and exporter.WriteOptions, for all of them.
-    executor: any concurrent.futures.Executor; its workers need this package, the sources and out_dir. None: this thread does the work.
-    force:    export also what is there and unchanged.
-    report:   a file that the caller is going to write; refused before any work where it cannot be, or would replace a model.
-    progress: called in this thread with each outcome, how many are done, and how many there are.
+    executor: any concurrent.futures.Executor; its workers need this package and access to the sources and out_dir. None: this thread works.
+    force:    also export models whose export is up to date.
+    report:   a file that the caller will write; refused at the start if it cannot be written or would replace a model.
+    progress: called in this thread with each outcome, the number done, and the total.
 
-    Every model is read in a child process with limits on time and memory. Calling it again goes on where a call was interrupted.
-    Raises: UsageError (no sources, unknown suffix, options that this kind of output does not take), OutputError (no such folder can be
-    made or written).
+    Every model is read in a child process with limits on time and memory. Calling it again resumes an interrupted call.
+    Raises: UsageError (no sources, unknown suffix, options that the format does not support), OutputError (the folder cannot be
+    created or written).
     """
     from exporter import targets
     from exporter.files import output

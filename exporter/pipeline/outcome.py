@@ -9,13 +9,13 @@ EXPORTED, SKIPPED, REFUSED = "exported", "skipped", "refused"
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """What became of one model.
+    """The outcome for one model.
 
-    source, out: path or URL of the model and of its export. status: "exported", "skipped" (there and unchanged) or "refused".
+    source, out: path or URL of the model and of its export. status: "exported", "skipped" (up to date) or "refused".
     layers, channels: how many batch norms were exported, and the sum of their channels.
     reason, hint:     of a refusal, as the command prints them.
-    warnings:         what should be known about an export that is fine.
-    mark, written:    what tells this state of the model and of the export from another (exporter/pipeline/resume.py).
+    warnings:         what the user should know about a successful export.
+    mark, written:    what identifies this state of the model and of the export (exporter/pipeline/resume.py).
     """
 
     source: str
@@ -32,7 +32,7 @@ class Outcome:
 
 @dataclasses.dataclass(frozen=True, slots=True, repr=False)
 class Summary:
-    """The outcomes, in the order of the sources. warnings: what went wrong besides, e.g. an index that cannot be written."""
+    """The outcomes, in the order of the sources. warnings: other problems, e.g. an index that cannot be written."""
 
     outcomes: tuple[Outcome, ...]
     warnings: tuple[str, ...] = ()

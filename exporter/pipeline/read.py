@@ -43,21 +43,21 @@ def read(path: str | os.PathLike[str] | Content, *, epsilon: float | Mapping[str
          effective_epsilon: bool = False, stored_statistics: bool = False, ema: Literal["yes", "no"] | None = None,
          keras_version: str | None = None,
          backend: str | None = None, kernels: bool = False, isolated: bool = False) -> Bundle:
-    """The batch norms of a model: any file or folder that Keras or TensorFlow wrote, or a bundle.
+    """The batch norms of a model: any file or folder written by Keras or TensorFlow, or a bundle.
 
     path:              a path, a URL of fsspec, the content of a file (bytes) or a binary file object, which is copied to a temporary file.
-    epsilon:           for files that do not say it: one value, or {glob over paths: value}, of which the last that matches wins.
-    architecture:      a JSON architecture, or another model file that holds the config, for weights-only files.
+    epsilon:           for files that do not contain it: one value, or {glob over paths: value}; the last match wins.
+    architecture:      a JSON architecture, or another model file that contains the config, for weights-only files.
     layers:            globs over paths; only layers whose path matches one are read. Empty: all.
-    skip_unresolved:   return what can be resolved and list the rest in `skipped`.
-    effective_epsilon: as epsilon the value that the fused kernel used (max(epsilon, 1.001e-5) in TensorFlow 1.12 to 2.11).
-    stored_statistics: what is stored of layers that the model calls with training=True, which normalize by the batch themselves.
-    ema:               moving averages of the variables in a TF1 checkpoint: "yes" or "no"; None: as the graph beside it uses them.
-    keras_version:     the Keras that wrote a weights file which does not say, e.g. "1.0.5".
-    backend:           its backend ("tensorflow", "theano", "cntk"), likewise.
+    skip_unresolved:   return the layers that can be resolved and list the others in `skipped`.
+    effective_epsilon: return as epsilon the value that the fused kernel used (max(epsilon, 1.001e-5) in TensorFlow 1.12 to 2.11).
+    stored_statistics: also return layers that the model calls with training=True, which normalize by the batch.
+    ema:               use the moving averages of the variables in a TF1 checkpoint: "yes" or "no"; None: as the graph beside it does.
+    keras_version:     the version of Keras that wrote a weights file, if the file does not contain it, e.g. "1.0.5".
+    backend:           the backend of that Keras ("tensorflow", "theano", "cntk").
     kernels:           also read the kernels of the layers that feed batch norms, which `exporter.write(..., fold=True)` folds.
-    isolated:          read in a child process with limits on time and memory, as the command does. For files from strangers: libhdf5
-                       can hang or crash on damaged ones. Costs the start of an interpreter; the result is the same.
+    isolated:          read in a child process with limits on time and memory, as the command does. Use it for untrusted files: libhdf5
+                       can hang or crash on damaged ones. It starts an interpreter; the result is the same.
 
     Raises: FormatError, UnsupportedError, UnresolvedError, LayerError, UsageError.
     """
@@ -71,11 +71,11 @@ def read(path: str | os.PathLike[str] | Content, *, epsilon: float | Mapping[str
 
 
 def load(path: str | os.PathLike[str] | Content) -> ReadBack:
-    """A bundle that was written before (.json and the other forms that hold one), as strictly as docs/format.md asks.
+    """Reads a bundle (.json and the other formats that contain one) as strictly as docs/format.md requires.
 
     path: as in `read`.
 
-    Raises: BundleError where it breaks the contract, FormatError where it is no bundle at all.
+    Raises: BundleError if it violates the format, FormatError if it is not a bundle at all.
     """
     from exporter.sources import bundle, bundle_arrays
 

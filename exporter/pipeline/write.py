@@ -61,16 +61,16 @@ def write(bundle: Bundle, path: str | os.PathLike[str], options: WriteOptions | 
     A URL is written through fsspec (exporter/files/remote.py).
 
     vectors: write the test vectors of each layer.
-    names:   of the tensors in a .safetensors file: "keras", or "torch" for what load_state_dict takes.
-    folded:  a .h file, also in the kit: write scale and offset, too, with y = scale * x + offset.
-    axis:    an .onnx file: the axis of the channels in each layer's input; 1 for NCHW. None: as in the model.
-    plain:   an .onnx file: without local functions, for readers that do not know them.
+    names:   of the tensors in a .safetensors file: "keras", or "torch" as load_state_dict expects them.
+    folded:  in a .h file or the kit: also write scale and offset, with y = scale * x + offset.
+    axis:    in an .onnx file: the axis of the channels in each layer's input; 1 for NCHW. None: as in the model.
+    plain:   in an .onnx file: without local functions, for readers that do not support them.
     fold:    an .npz file: the layers that feed batch norms, with these in their kernels and biases, and the batch norms that stay
              (docs/folding.md). The bundle is one of `read(path, kernels=True)`.
-    options: all of these in one, in place of them.
-    inputs:  the files and folders that were read, which the output may not replace or lie in.
+    options: all of these as one object, instead of them.
+    inputs:  the files and folders that were read, which the output must not replace or be inside of.
 
-    Raises: UsageError (unknown suffix), OutputError (cannot be written; what stood there is untouched), MissingExtra.
+    Raises: UsageError (unknown suffix), OutputError (cannot be written; an existing file is unchanged), MissingExtra.
     """
     keywords = WriteOptions(vectors=vectors, names=names, folded=folded, axis=axis, plain=plain, fold=fold)
     if options is not None and keywords != WriteOptions():

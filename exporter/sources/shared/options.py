@@ -22,20 +22,20 @@ def to_nobody(layer: Stored) -> None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class ReadOptions:
-    """What the user adds to what the file says.
+    """What the user adds to the contents of the file.
 
     epsilon:           (glob over paths, value) pairs; the last one that matches wins.
-    architecture:      a JSON architecture or another model file that holds the config, for weights-only files.
-    keras_version:     the Keras that wrote a file which does not say so itself, e.g. "1.0.5".
-    backend:           "tensorflow", "theano", ...: likewise.
-    ema:               take exponential moving averages of a TF1 checkpoint: None (as the graph uses them), "yes" or "no".
+    architecture:      a JSON architecture or another model file that contains the config, for weights-only files.
+    keras_version:     the version of Keras that wrote the file, if the file does not contain it, e.g. "1.0.5".
+    backend:           "tensorflow", "theano", ...: the backend of that Keras.
+    ema:               use the exponential moving averages of a TF1 checkpoint: None (as the graph does), "yes" or "no".
     layers:            globs; only layers whose path matches one are exported. Empty: all.
-    skip_unresolved:   write the rest and list what cannot be resolved under "skipped".
+    skip_unresolved:   write the layers that can be resolved and list the others under "skipped".
     effective_epsilon: write the fused kernel's value as `epsilon`.
-    stored_statistics: write what is stored of layers that their model calls with training=True.
+    stored_statistics: also write layers that their model calls with training=True.
     kernels:           also read the kernels of the layers that feed batch norms, where the model's config says which they are.
-    announce:          called by a source with each layer as soon as it is found, for who can begin to work on it; the bundle that is
-                       returned in the end is what counts.
+    announce:          called by a source with each layer as soon as it is found, to start working on it; only the bundle that is
+                       returned at the end counts.
     """
 
     epsilon: tuple[tuple[str, float], ...] = ()
@@ -55,11 +55,11 @@ class ReadOptions:
             raise UsageError(f"ema must be 'yes', 'no' or None, got {self.ema!r}")
 
     def said(self) -> dict[str, Any]:
-        """What the user said, by field."""
+        """The options given by the user, by field."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "announce"}
 
     def inputs(self, place: Place) -> list[Place]:
-        """All that is read for the model at `place`."""
+        """All files that are read for the model at `place`."""
         return [place] if self.architecture is None else [place, self.architecture]
 
     def epsilon_for(self, path: str) -> float | None:

@@ -13,13 +13,13 @@ FLAGS = {"vectors": "--no-vectors", "names": "--names", "folded": "--folded", "a
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class WriteOptions:
-    """What the user asks of the output. Each target states in OPTIONS which of the fields it takes; others are refused.
+    """The user's options for the output. Each target lists in OPTIONS the fields that it supports; others are refused.
 
     vectors: write the test vectors of each layer.
     names:   naming scheme of the arrays, "keras" or "torch".
     folded:  also write scale and offset.
-    axis:    the axis of the channels in the input of each layer, where that is another than in the model.
-    plain:   without functions, which some readers of ONNX do not know.
+    axis:    the axis of the channels in the input of each layer, if it differs from the model's.
+    plain:   without functions, which some readers of ONNX do not support.
     fold:    the layers in front with the batch norms folded into them, and the batch norms that stay; the bundle needs its kernels.
     """
 
@@ -40,10 +40,10 @@ class WriteOptions:
             raise UsageError("a folded model has no test vectors", hint="omit --no-vectors")
 
     def given(self) -> list[str]:
-        """The fields that are not as they are by default."""
+        """The fields that differ from the defaults."""
         return [field.name for field in dataclasses.fields(self) if getattr(self, field.name) != field.default]
 
     def flag(self, field: str) -> str:
-        """What the command calls a field, with its value where it has one."""
+        """The command-line flag of a field, with its value if it has one."""
         value = getattr(self, field)
         return FLAGS[field] if isinstance(value, bool) else f"{FLAGS[field]} {value}"
