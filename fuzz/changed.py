@@ -190,7 +190,7 @@ def explanation(before: bytes, after: bytes, files: Files, one: Bundle, two: Bun
             return ""
         others = {name: data for name, data in files.items() if data is not before}
         return explanation(old[changed[0]], new[changed[0]], {**others, **old}, one, two, differing)
-    return (_in_arrays(before, after, differing) or _in_links(before, after, differing) or _in_calls(before, after, differing)
+    return (_in_arrays(before, after, differing) or _in_links(before, after, two, differing) or _in_calls(before, after, differing)
             or _in_json(before, after, files, differing) or _of_the_writer(files, differing))
 
 
@@ -249,14 +249,19 @@ def _occurrences(data: bytes, piece: bytes) -> Iterator[int]:
         at = data.find(piece, at + 1)
 
 
-def _in_links(before: bytes, after: bytes, differing: dict[str, tuple[Any, Any]]) -> str:
+def _is_converted(name: str, bundle: Bundle) -> bool:
+    path, _, field = name.rpartition(": ")
+    return path in bundle and field in bundle[path].converted
+
+
+def _in_links(before: bytes, after: bytes, two: Bundle, differing: dict[str, tuple[Any, Any]]) -> str:
     """Whether names of a group of an HDF5 file lead to other objects, to which its table alone says; the numbers are another array's."""
     entries = changes.entries(before) if before[:8] == changes.HDF5 else []
     inside = {at for entry in entries for at in range(entry, entry + changes.ENTRY)}
     if len(before) != len(after) or any(one != two and at not in inside for at, (one, two) in enumerate(zip(before, after))):
         return ""
     fields = {name.rpartition(": ")[2] for name in differing}
-    arrays = [there for _, there in differing.values() if isinstance(there, np.ndarray)]
+    arrays = [there for name, (_, there) in differing.items() if isinstance(there, np.ndarray) and not _is_converted(name, two)]
     arrays += [values for _, there in differing.values() if isinstance(there, BatchNorm) for values in there.parameters().values()]
     taken = {"gamma", "beta", "moving_mean", "moving_variance", "shape", "layer", "skipped"}
     if fields - taken - ({"epsilon", "converted"} if "converted" in fields else set()):
@@ -287,10 +292,10 @@ SAYS = {"epsilon": {"epsilon", "effective_epsilon"}, "momentum": {"momentum"}, "
 
 
 def _in_json(before: bytes, after: bytes, files: Files, differing: dict[str, tuple[Any, Any]]) -> str:
-    """Whether values of one JSON text were changed whose keys say what differs, and which no other text of the model says."""
-    changed = _changed_values(before, after)
+    """Whether values of JSON texts were changed whose keys say what differs, and which no other text of the model says."""
+    changed = {each for each in _changed_values(before, after) or () if each[1] in SAYS}
     fields = {name.rpartition(": ")[2] for name in differing}
-    if not changed or not all(key in SAYS for _, key in changed) or not fields <= set[str]().union(*(SAYS[key] for _, key in changed)):
+    if not changed or not fields <= set[str]().union(*(SAYS[key] for _, key in changed)):
         return ""
     said = collections.Counter(each for data in files.values() for text in _texts(data) for each in {key for key, _ in _values(text)})
     return "the only place of a value in a config" if all(said[each] <= 1 for each in changed) else ""
@@ -300,17 +305,23 @@ Said = tuple[str, str]  # the layer whose config has it, and the key
 
 
 def _changed_values(before: bytes, after: bytes) -> set[Said] | None:
-    """What a JSON text said and says otherwise now; None where anything else was changed."""
-    for begin, end, value in _spans(before):
-        rest = len(before) - end
-        if before[:begin] == after[:begin] and before[end:] == after[len(after) - rest:]:
-            try:
-                new = json.loads(after[begin:len(after) - rest].decode("latin-1"))
-            except ValueError:
-                return None
-            old, new = collections.Counter(_values(value)), collections.Counter(_values(new))
-            return {each for each, _ in (old - new) + (new - old)}
-    return None
+    """What JSON texts said and say otherwise now; None where anything else was changed. A text that is none any more was not read."""
+    spans, longer = _spans(before), len(after) - len(before)
+    if longer and len(spans) != 1:
+        return None
+    found: set[Said] = set()
+    at = 0
+    for begin, end, value in spans:
+        if before[at:begin] != after[at:begin]:
+            return None
+        at = end
+        try:
+            new = json.loads(after[begin:end + longer].decode("latin-1"))
+        except ValueError:
+            continue
+        one, two = collections.Counter(_values(value)), collections.Counter(_values(new))
+        found |= {each for each, _ in (one - two) + (two - one)}
+    return found if before[at:] == after[at + longer:] else None
 
 
 def _spans(data: bytes) -> list[tuple[int, int, Any]]:

@@ -119,7 +119,8 @@ def _layer(entry: dict[str, Any], counter: _Counter, outer: Surroundings, what: 
 def _name(entry: dict[str, Any], config: dict[str, Any], counter: _Counter, *, optional: bool) -> str:
     name = config["name"] if "name" in config and not (optional and config["name"] is None) else entry.get("name")
     called = entry.get("name", name)
-    if not optional and called != name:
+    is_model = entry.get("class_name") in MODELS and isinstance(called, str) and isinstance(name, str)
+    if (not optional or is_model) and called != name:
         raise counter.error(f"the names of a layer disagree: the model calls it {printable(str(called), 80)!r}, its config "
                             f"{printable(str(name), 80)!r}")
     if name is None and optional:
