@@ -279,6 +279,8 @@ class Builder:
                 layer = self.random.choice(again)[0]
                 if layer.name in used and not any(layer is one for one, _, _ in plan.steps):
                     continue
+                if any(layer is one and reads == [number] for one, _, reads in plan.steps):  # Keras 2 keeps what a model gave for it
+                    continue
             else:
                 layer = self.layer(here, used, depth)
                 self.before.append((layer, here))

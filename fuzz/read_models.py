@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
+import h5py
 import numpy as np
 
 import exporter
@@ -66,8 +67,7 @@ REASONS = (
     ("shared, in a file that Keras cannot load", replay.LOST_SHARING, _is_shared),
     ("shared, in a file that Keras cannot load", replay.UNCERTAIN, _is_shared),
 )
-NO_NORMS = ("the model holds no BatchNormalization", "no object of the checkpoint", "the graph contains no batch norm",
-            "the SavedModel contains no function that uses a variable")
+NO_NORMS = ("no BatchNormalization", "no object of the checkpoint", "no batch norm", "no function that uses a variable")
 MANY_AXES = weights.MANY_AXES.rpartition("}")[2]
 
 
@@ -138,8 +138,15 @@ class Reading:
             self.refusals.append((form, "more is skipped than is missing", str(self.truth["seed"])))
 
     def is_in(self, file: dict[str, Any], number: int) -> bool:
-        """Whether a file holds the layer at all: TensorFlow does not find what lies in a list or dict of a subclassed model of Keras 3."""
-        return "means" not in file or listed(self.arrays[f"{number}/moving_mean"]) in file["means"]
+        """Whether a file holds the layer at all: TensorFlow does not find what lies in a list or dict of a subclassed model of Keras 3, and
+        Keras 2.3 leaves out the user's cell in the backward layer of Bidirectional."""
+        mean = listed(self.arrays[f"{number}/moving_mean"])
+        if file["format"].startswith("h5"):
+            with h5py.File(self.folder / file["file"]) as held:
+                names: list[str] = []
+                held.visit(names.append)
+                return mean in [listed(held[name][()]) for name in names if "moving_mean" in name and hasattr(held[name], "shape")]
+        return "means" not in file or mean in file["means"]
 
     def read(self, file: dict[str, Any], options: dict[str, Any], form: str) -> Any:
         """A bundle, or why there is none."""

@@ -9,7 +9,7 @@ They hold no epsilon: the user gives it, or an architecture with the same names.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from exporter.keras.lookalikes import reason_against
 from exporter.keras.ranks import input_ranks
 from exporter.sources.shared.assemble import assemble
 from exporter.sources.shared.found import Found
+from exporter.sources.shared.sessions import about_session, in_another_session
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -115,7 +116,9 @@ def _add(arrays: _Arrays, whole: Scopes, found: Found, options: ReadOptions) -> 
         from exporter.sources.shared.architecture import node_tree_from
 
         architecture = node_tree_from(options.architecture)
-        nodes = _named(architecture.tree, list(whole), options.architecture.name)
+        nodes, said = _named(architecture.tree, list(whole), options.architecture.name)
+        if said:
+            found.warn(said)
         ranks = dict(input_ranks(architecture.tree))
         era = dialects.era_of(architecture.keras_version, architecture.backend)
     beside = _beside(arrays.names, whole)
@@ -137,15 +140,25 @@ def _add(arrays: _Arrays, whole: Scopes, found: Found, options: ReadOptions) -> 
                            name=scope.rpartition("/")[2] or "batch_norm"))
 
 
-def _named(tree: Node, scopes: list[str], architecture: str) -> Mapping[str, tuple[str, Node]]:
-    """{scope: (path, layer)}: the layer whose path or name is the scope, one for each."""
+def _named(tree: Node, scopes: list[str], architecture: str) -> tuple[Mapping[str, tuple[str, Node]], str]:
+    """{scope: (path, layer)}, the layer whose path or name is the scope, one for each; and what to say of it, "" for nothing."""
     norms = [(path, node) for path, node in walk(tree) if is_batch_norm(node)]
+    nodes = [node for _, node in norms]
+    paired = in_another_session(nodes, scopes)
+    if paired is not None and _is_in_order(nodes, paired, scopes):
+        return dict(zip(paired, norms)), about_session(nodes, paired)
     owners = {scope: [(path, node) for path, node in norms if scope in (path, node.name)] for scope in scopes}
     if len(norms) != len(scopes) or any(len(found) != 1 for found in owners.values()):
         raise FormatError(f"the architecture's batch norms are {names(path for path, _ in norms)}, the archive's {names(scopes)}: they do "
                           f"not match", hint=f"the architecture is that of {printable(architecture, 80)}: give the one of this model, or "
                                            "its epsilon")
-    return {scope: found[0] for scope, found in owners.items()}
+    return {scope: found[0] for scope, found in owners.items()}, ""
+
+
+def _is_in_order(nodes: Sequence[Node], paired: Sequence[str], scopes: Sequence[str]) -> bool:
+    """Whether the archive has the layers in the order of the model, as far as Keras counted them."""
+    counted = [scopes.index(scope) for node, scope in zip(nodes, paired) if node.name != scope]
+    return counted == sorted(counted)
 
 
 def _beside(found: Iterable[str], whole: Scopes) -> Mapping[str, list[str]]:

@@ -402,3 +402,16 @@ def test_a_call_in_training_of_a_layer_whose_sharing_is_lost_may_be_one_of_its_o
     archive = write_archive(tmp_path / "m.keras", config, {"layers/functional/layers/batch_normalization": A}, version=version)
     bundle = exporter.read(archive, skip_unresolved=True, stored_statistics=True)
     assert [(layer.path, layer.called_in_training, layer.calls) for layer in bundle] == [("inner/bn", True, ())]
+
+
+def test_what_a_quantizing_wrapper_keeps_for_itself(tmp_path):
+    """tfmot's wrapper takes gamma away from its layer where it quantizes that."""
+    quantize = {"class_name": "Default8BitQuantizeConfig", "config": {"weight_attrs": ["gamma"], "quantize_output": False}}
+    config = functional("m", entry("QuantizeWrapperV2", "quant_bn", layer=norm("bn"), quantize_config=quantize), norm("plain"))
+    left = {role: A[role] for role in ("beta", "moving_mean", "moving_variance")}
+    groups = {"layers/quantize_wrapper_v2": [A["gamma"]], "layers/quantize_wrapper_v2/layer": left, "layers/batch_normalization": B}
+    archive = write_archive(tmp_path / "m.keras", config, groups, version="2.15.0")
+    bundle = exporter.read(archive, skip_unresolved=True)
+    ((path, reason),) = bundle.skipped
+    assert (bundle.paths(), path) == (["plain"], "quant_bn/bn")
+    assert "keeps what it quantizes among its own weights" in reason

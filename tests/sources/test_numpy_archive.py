@@ -63,6 +63,24 @@ def test_types(tmp_path, dtype):
     assert (layer.dtype, layer.gamma.dtype) == (np.dtype(dtype).name, dtype)
 
 
+def test_an_architecture_of_another_session(tmp_path):
+    """Keras went on counting: the second program's first is batch_normalization_2 here. A name that a person gave has to be the same."""
+    auto = "batch_normalization"
+    arrays = {number: values(number) for number in range(3)}
+    scopes = [f"{auto}_9", "bn", f"{auto}_10"]
+    held = [named(scope, arrays[number]) for number, scope in enumerate(scopes)]
+    path = archive(tmp_path / "m.npz", **{name: array for each in held for name, array in each.items()})
+    config = [norm(auto, epsilon=0.1), norm("bn", epsilon=0.2), norm(f"{auto}_1", epsilon=0.3)]
+    (tmp_path / "a.json").write_text(json.dumps(functional("m", *config)))
+    bundle = exporter.read(path, architecture=tmp_path / "a.json")
+    assert [(layer.path, layer.epsilon) for layer in bundle] == [(auto, 0.1), ("bn", 0.2), (f"{auto}_1", 0.3)]
+    assert [layer.gamma.tobytes() for layer in bundle] == [arrays[number]["gamma"].tobytes() for number in range(3)]
+    assert "2 batch norms have other names in the architecture than in the weights, numbered in another session" in bundle.warnings[0]
+    for other in ([config[2], config[1], config[0]], [config[0], norm("other"), config[2]], config[:2]):
+        (tmp_path / "a.json").write_text(json.dumps(functional("m", *other)))
+        assert "they do not match" in refusal(path, FormatError, epsilon=None, architecture=tmp_path / "a.json")
+
+
 def test_an_architecture_says_the_rest(tmp_path):
     path = archive(tmp_path / "m.npz", **named("bn_1", values(1, 3, ROLES[1:])), **named("bn_0", values(2)))
     config = functional("m", sequential("inner", norm("bn_1", epsilon=0.3, scale=False)), norm("bn_0", epsilon=0.2, axis=1))

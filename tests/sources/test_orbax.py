@@ -101,6 +101,13 @@ def test_weights_alone(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps(CONFIG))
     assert exporter.read(step, architecture=tmp_path / "a.json")["inner/bn"].epsilon == 0.2
     (tmp_path / "a.json").write_text(json.dumps(functional("net", norm("bn"), norm("other"))))
+    auto = write_step(tmp_path / "1", {**variables("batch_normalization_10", A), **variables("batch_normalization_9", B)})
+    config = functional("net", norm("batch_normalization", epsilon=0.3, scale=False), norm("batch_normalization_1", epsilon=0.4))
+    (tmp_path / "b.json").write_text(json.dumps(config))
+    bundle = exporter.read(auto, architecture=tmp_path / "b.json")  # of another session
+    assert {layer.path: (layer.epsilon, stored(layer)) for layer in bundle} == {
+        "batch_normalization": (0.3, given(B)), "batch_normalization_1": (0.4, given(A))}
+    assert "numbered in another session" in bundle.warnings[0]
     assert "they do not match" in refusal(step, FormatError, architecture=tmp_path / "a.json")
 
 

@@ -105,8 +105,10 @@ def _read(path: str, node: Node, group: Group, era: dialects.Era, rank: int | No
     if names is None:
         reason = (f"the file contains {count} variables for it, which does not match center, scale and renorm of its config; its class is "
                   f"{printable(node.registered_name or node.class_name, 80)}")
-        if node.base_name in BATCH_NORMS:
+        if node.base_name in BATCH_NORMS and not node.surroundings.notes:
             raise FormatError(reason, where=path)
+        if node.surroundings.notes:
+            reason += "; the wrapper around it keeps what it quantizes among its own weights, without names: the model's .h5 has them"
         found.skip(path, reason)
         return
     arrays = dict(zip(names, group.arrays(), strict=False))

@@ -8,19 +8,17 @@ first, and the shapes that the config says.
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from exporter.errors import FormatError, names, printable
 from exporter.keras.config import MODELS, Node
-from exporter.sources.keras_v3.groups import snake_case
+from exporter.sources.shared.sessions import made_up, parted
 
 if TYPE_CHECKING:
     from exporter.formats.hdf5_file import File
     from exporter.sources.legacy_h5.weights import LayerGroup
 
-_NUMBERED = re.compile(r"(.*?)(?:_(\d{1,9}))?", re.DOTALL)
 _CALLED_AS_THEIR_OP = ("TFOpLambda", "SlicingOpLambda", "TensorFlowOpLayer")  # tf.nn.relu_3, of class TFOpLambda
 _OUTPUTS = {"Dense": "units", **{f"Conv{rank}D": "filters" for rank in (1, 2, 3)}}  # the size of the last axis of the kernel
 
@@ -54,18 +52,11 @@ def named_as(tree: Node, groups: Sequence[LayerGroup], file: File) -> tuple[Node
 
 def _is_counted(node: Node, name: str) -> bool:
     """Whether both names are those that Keras gives a layer of this class, but for the number."""
-    stem = _parted(name)[0]
-    if stem != _parted(node.name)[0]:
+    stem = parted(name)[0]
+    if stem != parted(node.name)[0]:
         return False
-    made_up = {snake_case(node.base_name), node.base_name.lower()}  # the second: Keras 1
-    made_up |= {"model", "functional"} if node.base_name in MODELS else {"input"} if node.base_name == "InputLayer" else set()
-    return stem in made_up or node.base_name in _CALLED_AS_THEIR_OP
-
-
-def _parted(name: str) -> tuple[str, int]:
-    """("batch_normalization", 3) of batch_normalization_3; Keras's first has no number."""
-    found = _NUMBERED.fullmatch(name)
-    return (found[1], int(found[2] or 0)) if found else (name, 0)
+    others = {"model", "functional"} if node.base_name in MODELS else {"input"} if node.base_name == "InputLayer" else set()
+    return stem in made_up(node) | others or node.base_name in _CALLED_AS_THEIR_OP
 
 
 def _in_one_order(mine: Iterable[str], theirs: Iterable[str]) -> bool:
@@ -73,7 +64,7 @@ def _in_one_order(mine: Iterable[str], theirs: Iterable[str]) -> bool:
     orders: list[dict[str, list[int]]] = [{}, {}]
     for texts, order in zip((mine, theirs), orders):
         for text in texts:
-            stem, number = _parted(text)
+            stem, number = parted(text)
             order.setdefault(stem, []).append(number)
     ranks = [{stem: sorted(range(len(numbers)), key=numbers.__getitem__) for stem, numbers in order.items()} for order in orders]
     return ranks[0] == ranks[1]

@@ -18,6 +18,7 @@ from exporter.sources.legacy_h5.shared import each_once
 from exporter.sources.legacy_h5.weights import Candidate, candidates
 from exporter.sources.shared.architecture import note_own_classes
 from exporter.sources.shared.assemble import RENORM, assemble, roles_of
+from exporter.sources.shared.sessions import about_session, in_another_session
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -41,7 +42,7 @@ class Named(Protocol):
 def by_name(tree: Node, weights: Named, era: dialects.Era, found: Found, *, own_config: bool) -> None:
     """Weights called layer/gamma, layer/beta …: Keras 2's, and those of models made in TensorFlow.js.
 
-    own_config: whether the config was saved with them. Of another the names have to be the same: batch_normalization_2 may be its third.
+    own_config: whether the config was saved with them. Of another the names have to be the same, but for the numbers of another session.
     """
     owners = _owners(weights)
     tree = _with_one_each(tree, list(owners))
@@ -51,6 +52,10 @@ def by_name(tree: Node, weights: Named, era: dialects.Era, found: Found, *, own_
     if own_config:
         kernels = {name for owner in others if owner not in owners for name in (owner, owner.rpartition("/")[2])}
         chosen = _with_rest(chosen, norms, list(owners), kernels)
+    elif (paired := in_another_session([norm.node for norm in norms], list(owners))) is not None:
+        chosen = dict(zip(norms, paired))
+        if said := about_session([norm.node for norm in norms], paired):
+            found.warn(said)
     elif len(chosen) != len(norms) or set(chosen.values()) != set(owners):
         raise FormatError(f"the architecture's batch norms are {names(norm.path for norm in norms)}, the weights' {names(owners)}: "
                           "they do not match", hint="give the architecture of the model that these weights were saved from")

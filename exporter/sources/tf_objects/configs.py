@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -149,10 +150,14 @@ def _paired(graph: CheckpointGraph, node: int, path: str, config: Node) -> list[
 
 
 def _are_named(graph: CheckpointGraph, held: Sequence[int], inner: Sequence[Node]) -> bool:
-    """Whether the variables of each layer are called by the name of the one in this place."""
-    names_there = [[stored.full_name.split("/")[:-1] for child in graph.children(node).values() if (stored := graph.stored(child))]
-                   for node in held]
-    return all(config.name in scope for scopes, config in zip(names_there, inner, strict=False) for scope in scopes)
+    """Whether the variables of each layer are called by the name of the one in this place, as it is or with TensorFlow's number."""
+    for node, config in zip(held, inner, strict=False):
+        for child in graph.children(node).values():
+            stored = graph.stored(child)
+            scope = stored.full_name.split("/")[:-1] if stored else []
+            if stored and config.name not in (*scope, *(re.sub(r"_\d+$", "", part) for part in scope)):
+                return False
+    return True
 
 
 def _held(graph: CheckpointGraph, node: int, config: Node) -> list[tuple[int, Node]]:

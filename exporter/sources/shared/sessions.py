@@ -1,0 +1,50 @@
+"""Names that Keras counts: two runs of one program give one model batch_normalization, batch_normalization_1 and _2, _3."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from exporter.errors import names, printable
+from exporter.keras.config import Node
+from exporter.sources.keras_v3.groups import snake_case
+
+_NUMBERED = re.compile(r"(.*?)(?:_(\d{1,9}))?", re.DOTALL)
+
+
+def parted(name: str) -> tuple[str, int]:
+    """("batch_normalization", 3) of batch_normalization_3; Keras's first has no number."""
+    found = _NUMBERED.fullmatch(name)
+    return (found[1], int(found[2] or 0)) if found else (name, 0)
+
+
+def made_up(node: Node) -> set[str]:
+    """What Keras calls a layer of this class that gets no name, but for the number. The second: Keras 1."""
+    return {snake_case(node.base_name), node.base_name.lower()}
+
+
+def in_another_session(nodes: Sequence[Node], owners: Sequence[str]) -> list[str] | None:
+    """The owner of each layer's weights where those that Keras named itself were counted in another session: by their numbers.
+
+    All names that people gave have to be the same, and of each that Keras makes up there have to be as many. None: this is not so.
+    """
+    lasts = {owner.rpartition("/")[2]: owner for owner in owners}
+    mine = [node.name for node in nodes]
+    if len(lasts) != len(owners) or len(set(mine)) != len(mine) or len(mine) != len(lasts):
+        return None
+    counted = {parted(node.name)[0] for node in nodes if parted(node.name)[0] in made_up(node)}
+    pairs: dict[str, str] = {name: name for name in mine if parted(name)[0] not in counted}
+    for stem in counted:
+        here, there = (sorted((name for name in each if parted(name)[0] == stem), key=parted) for each in (mine, lasts))
+        if len(here) != len(there):
+            return None
+        pairs.update(zip(here, there))
+    return [lasts[pairs[name]] for name in mine] if set(pairs.values()) == set(lasts) else None
+
+
+def about_session(nodes: Sequence[Node], owners: Sequence[str]) -> str:
+    """What to say of layers that were paired by their numbers; "" where no name differs."""
+    changed = [f"{printable(node.name, 60)} for {printable(last, 60)}" for node, owner in zip(nodes, owners)
+               if (last := owner.rpartition("/")[2]) != node.name]
+    return (f"{len(changed)} batch norms have other names in the architecture than in the weights, numbered in another session "
+            f"({names(changed, 3)}): they are paired by their numbers") if changed else ""
