@@ -246,5 +246,5 @@ def test_a_name_that_is_said_twice_and_differs():
 def test_the_two_names_of_an_inner_model_have_to_agree():
     inner = {**sequential(norm("bn"), name="inner"), "name": "inner"}
     assert [path for path, node in walk(model_tree(sequential(inner), "m")) if node.class_name == "BatchNormalization"] == ["inner/bn"]
-    with pytest.raises(FormatError, match="the names of a layer disagree: the model .* 'other', its config 'inner'"):
+    with pytest.raises(FormatError, match=r"the names of a layer disagree: the model .* 'other', its config 'inner'"):
         model_tree(sequential({**inner, "name": "other"}), "m")
