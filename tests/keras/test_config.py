@@ -239,7 +239,7 @@ def test_keras_own_class_has_one(config):
 def test_a_name_that_is_said_twice_and_differs():
     model = functional((norm("a"), ["x"]))
     model["config"]["layers"][0]["name"] = "b"
-    with pytest.raises(FormatError, match="the names of a layer disagree: the model calls it"):
+    with pytest.raises(FormatError, match=r"the names of a layer disagree: the model calls it"):
         model_tree(model, "x")
 
 
