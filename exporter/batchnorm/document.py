@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +28,7 @@ FORMULA = "gamma * (x - moving_mean) / sqrt(moving_variance + epsilon) + beta"
 # The one non-negative finite float32 (and its negative) whose shortest decimal, 7.038531e-26, lands on a neighbor when it is
 # parsed as a double and then rounded; benchmarks/all_float32.py goes over all of them.
 DOUBLE_ROUNDED = np.uint32(0x15AE43FD)
+DOUBLE_ROUNDED_PART = DOUBLE_ROUNDED.tobytes()[:3] if sys.byteorder == "little" else DOUBLE_ROUNDED.tobytes()[1:]  # found in bytes fast
 
 
 def document(bundle: Bundle, *, with_vectors: bool = True) -> dict[str, Any]:
@@ -82,7 +84,8 @@ def portable(value: Any) -> Any:
     if not isinstance(value, np.ndarray):
         return value
     array: NDArray[Any] = np.ascontiguousarray(value, np.float64 if value.dtype == np.float64 else np.float32)
-    if array.dtype == np.float32 and ((array.view(np.uint32) & np.uint32(0x7FFFFFFF)) == DOUBLE_ROUNDED).any():
+    if array.dtype == np.float32 and DOUBLE_ROUNDED_PART in array.tobytes() \
+            and ((array.view(np.uint32) & np.uint32(0x7FFFFFFF)) == DOUBLE_ROUNDED).any():
         return array.astype(np.float64)  # 17 digits
     return array
 

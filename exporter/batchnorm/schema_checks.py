@@ -7,6 +7,7 @@ and finiteness instead of a visit to each number.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Collection
 from typing import Any
@@ -28,7 +29,11 @@ def compiled(schema: dict[str, Any], root: dict[str, Any]) -> Check:
     if not own.keys() <= KEYWORDS.keys():
         return lambda value: False
     checks = [KEYWORDS[keyword](content, root) for keyword, content in own.items()]
-    return checks[0] if len(checks) == 1 else lambda value: all(check(value) for check in checks)
+    return functools.reduce(_both, checks) if checks else lambda value: True
+
+
+def _both(first: Check, second: Check) -> Check:
+    return lambda value: first(value) and second(value)
 
 
 def _type(names: str | list[str], _: object) -> Check:
@@ -84,7 +89,12 @@ def _properties(schemas: dict[str, dict[str, Any]], root: dict[str, Any]) -> Che
     checks = {name: compiled(schema, root) for name, schema in schemas.items()}
 
     def each(value: Any) -> bool:
-        return type(value) is not dict or all(name not in checks or checks[name](held) for name, held in value.items())
+        if type(value) is dict:
+            for name, held in value.items():
+                check = checks.get(name)
+                if check is not None and not check(held):
+                    return False
+        return True
 
     return each
 

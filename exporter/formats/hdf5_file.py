@@ -26,7 +26,7 @@ from exporter.formats.bfloat16 import widen
 from exporter.formats.hdf5_groups import Groups
 from exporter.formats.hdf5_layout import CACHED_LINK
 from exporter.formats.hdf5_overlap import LOOK_BACK, Spans, check_structures
-from exporter.formats.hdf5_plain import Heap, PlainAttribute, PlainDataset, PlainObject, plain_object
+from exporter.formats.hdf5_plain import PlainAttribute, PlainDataset, PlainObject, PlainObjects
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -86,7 +86,7 @@ class File:
         self._label = label
         self._file, self._is_plain, self._can_look_back = file, is_plain, can_look_back
         self._symbols = Groups(file, start)
-        self._heap = Heap(self._symbols.read)
+        self._objects = PlainObjects(self._symbols.read)
         self._checked: set[str] = set()  # groups of another form, whose members' names were looked at
         self._groups: dict[str, LibraryObject | PlainObject] = {}
         self._others: dict[str, LibraryObject | PlainObject] = {}  # datasets that were looked at a moment ago
@@ -311,21 +311,22 @@ class File:
 
     def _link(self, parent: str, name: str) -> int | None:
         """The type of the link `name` in a group; None: the group has none of this name."""
-        group, encoded = self._container(parent), _component(name)
+        encoded = _component(name)
+        self._group(parent)
         members = self._symbols.members(parent)
-        if members is not None:
-            entry = members.get(encoded)
-            return None if entry is None else SOFT_LINK if entry.cache == CACHED_LINK else HARD_LINK
-        return group.link(encoded)
+        if members is None:
+            return self._container(parent).link(encoded)
+        entry = members.get(encoded)
+        return None if entry is None else SOFT_LINK if entry.cache == CACHED_LINK else HARD_LINK
 
     def _enter(self, path: str) -> LibraryObject | PlainObject:
         """Opens what is known to be there by a hard link."""
         if path.count("/") >= DEEPEST:
             raise FormatError(f"expected groups at most {DEEPEST} levels deep, got more")
-        entry = self._symbols.entry(path) if self._is_plain else None
+        entry = self._symbols.entry(path)
         otherwise = functools.partial(self._entered_by_library, path)
-        found = (entry and plain_object(self._symbols.read, entry.header, self._heap, otherwise)) or otherwise()
-        self._symbols.check(path, found.kind == "group")
+        found = (self._is_plain and entry and self._objects.at(entry.header, otherwise)) or otherwise()
+        self._symbols.check(path, entry, found.kind == "group")
         if found.kind == "group":
             if len(self._groups) == MOST_GROUPS:
                 self._groups.clear()  # those above this one are opened again when they are asked for

@@ -41,7 +41,7 @@ from exporter.formats.hdf5_layout import (
 )
 
 SUPERBLOCK_BYTES = 128
-WINDOW = 272  # bytes of a near file that are read at once, for pieces of unknown size
+WINDOW, MOST_WINDOWS = 272, 3  # bytes of a near file that are read at once; pieces of it that are kept
 LARGEST_RANK = 64  # libhdf5's is 4
 MOST_MEMBERS = 200_000  # of one group, and of all that are kept
 LARGEST_HEAP = 64 << 20  # bytes of the names of one group
@@ -67,7 +67,7 @@ class Groups:
     def __init__(self, file: InputFile, start: int) -> None:
         """start: where the superblock is."""
         self._file, self._base = file, 0
-        self._window = (0, b"")
+        self._windows: tuple[tuple[int, bytes], ...] = ()
         self._tables: dict[str, tuple[int, int] | None] = {}
         self._found: dict[str, Members | None] = {}
         self._kept = 0
@@ -77,13 +77,14 @@ class Groups:
         self._root = TABLE_ENTRY.at(block, first + ADDRESSES.size) if first else None
         self._leaf_size = TABLE_NODE.size + 2 * min(RANKS.at(block, RANKS_AT).leaf, LARGEST_RANK) * TABLE_ENTRY.size if first else 0
 
-    def check(self, path: str, is_group: bool) -> None:
-        """Compares what the symbol table of the group above says about an object, which was opened, with what its header says."""
+    def check(self, path: str, entry: TableEntry | None, is_group: bool) -> None:
+        """Compares what the symbol table of the group above says about an object, which was opened, with what its header says.
+
+        entry: of the object in that table.
+        """
         if is_group:
             self._table(path)
-            return
-        entry = self.entry(path)
-        if entry is not None and entry.cache == CACHED_GROUP:
+        elif entry is not None and entry.cache == CACHED_GROUP:
             raise FormatError("the symbol table describes this as a group, its header as something else", hint=AGAIN)
 
     def members(self, path: str) -> Members | None:
@@ -204,12 +205,14 @@ class Groups:
         return TABLE_ENTRY.rows(data, TABLE_NODE.size, node.used)
 
     def read(self, address: int, size: int) -> bytes:
-        """Bytes of the file, fewer at its end. Some that follow are kept where they cost no request."""
+        """Bytes of the file, fewer at its end. Of a near file some that follow are kept: what is written at once is looked at together."""
         at = self._base + address
-        start, window = self._window
-        if not start <= at <= at + size <= start + len(window):
-            start, window = self._window = at, self._file.read_at(at, size if self._file.is_far else max(size, WINDOW))
-        return window[at - start: at - start + size]
+        for start, window in self._windows:
+            if start <= at and at + size <= start + len(window):
+                return window[at - start: at - start + size]
+        data = self._file.read_at(at, size if self._file.is_far else max(size, WINDOW))
+        self._windows = ((at, data), *self._windows[:MOST_WINDOWS - 1])
+        return data[:size]
 
 
 def _complete(read: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:

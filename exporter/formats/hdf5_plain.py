@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -46,7 +46,8 @@ Message = tuple[int, bytes]
 # no free space and no driver beside it. The end of the file stands between the two halves.
 SUPERBLOCK = b"\x89HDF\r\n\x1a\n\0\0\0\0\0\x08\x08\0\x04\0\x10\0\0\0\0\0" + bytes(8) + b"\xff" * 8, b"\xff" * 8
 ROOT_CACHE, IS_GROUP = slice(72, 76), b"\x01\0\0\0"  # in the entry of the root, which follows
-HEAD_BYTES = 272  # of the header of a dataset, as the library makes it
+HEAD_BYTES, PLACE_AT = 272, 106  # of the header of a vector, as the library makes it; where it says the address of the data
+MOST_FORMS = 1000
 LARGEST_BLOCK, MOST_BLOCKS, MOST_MESSAGES = 1 << 20, 16, 1000
 LARGEST_HEAP = 64 << 20
 MOST_KEPT = 16  # collections of strings
@@ -74,28 +75,53 @@ def is_plain(superblock: bytes, size: int) -> bool:
     return superblock.startswith(first + size.to_bytes(8, "little") + last) and superblock[ROOT_CACHE] == IS_GROUP
 
 
-def plain_object(read: Read, address: int, heap: Heap, otherwise: Callable[[], Any]) -> PlainObject | None:
-    """The object with its header at `address`; None where it is of another form.
+class PlainObjects:
+    """The objects of a file that are of this form."""
 
-    otherwise: gives the same by libhdf5.
-    """
-    try:
-        found = _messages(read, address)
+    def __init__(self, read: Read) -> None:
+        self._read, self._heap = read, Heap(read)
+        # What the headers of datasets say, by all their bytes but the address of the data: those of one shape are alike.
+        self._forms: dict[bytes, Form] = {}
+
+    def at(self, address: int, otherwise: Callable[[], Any]) -> PlainObject | None:
+        """The object with its header at `address`; None where it is of another form.
+
+        otherwise: gives the same by libhdf5.
+        """
+        block = self._read(address, HEAD_BYTES)
+        form = self._forms.get(block[:PLACE_AT] + block[PLACE_AT + 8:])
+        if form is not None:
+            place = int.from_bytes(block[PLACE_AT: PLACE_AT + 8], "little")
+            return None if place == UNDEFINED else PlainDataset(address, {}, self._heap, otherwise, form, place)
+        try:
+            return self._parsed(address, block, otherwise)
+        except (_OtherFormError, struct.error, IndexError):
+            return None
+
+    def _parsed(self, address: int, block: bytes, otherwise: Callable[[], Any]) -> PlainObject | None:
+        found = _messages(self._read, address, block)
         kinds = [kind for kind, _ in found]
         attributes = [data for kind, data in found if kind == ATTRIBUTE]
+        named = {_attribute_name(data): data for data in attributes}
+        if len(named) < len(attributes):
+            _other()
         table, whole = kinds.count(SYMBOL_TABLE), [kinds.count(kind) for kind in (DATASPACE, DATATYPE, DATA_LAYOUT)]
         if (table, whole) == (1, [0, 0, 0]):
-            return PlainObject("group", address, attributes, heap, otherwise)
-        if (table, whole) == (0, [1, 1, 1]):
-            return PlainDataset(address, attributes, heap, otherwise, dict(found))
-    except (_OtherFormError, struct.error, IndexError):
-        pass
-    return None
+            return PlainObject("group", address, named, self._heap, otherwise)
+        if (table, whole) != (0, [1, 1, 1]):
+            return None
+        form, place = _form(dict(found))
+        before_layout = sum(MESSAGE_HEADER.size + len(data) for _, data in found[:kinds.index(DATA_LAYOUT)])
+        is_alone = not named and CONTINUATION not in kinds and FIRST_MESSAGE + OBJECT_HEADER.at(block).size == len(block)
+        if is_alone and FIRST_MESSAGE + before_layout + MESSAGE_HEADER.size + len(CONTIGUOUS_3) == PLACE_AT:
+            if len(self._forms) == MOST_FORMS:
+                self._forms.clear()
+            self._forms[block[:PLACE_AT] + block[PLACE_AT + 8:]] = form
+        return PlainDataset(address, named, self._heap, otherwise, form, place)
 
 
-def _messages(read: Read, address: int) -> list[Message]:
-    """All of a header, which says how many there are."""
-    block = read(address, HEAD_BYTES)
+def _messages(read: Read, address: int, block: bytes) -> list[Message]:
+    """All of a header, which says how many there are and begins with `block`."""
     head = OBJECT_HEADER.at(block)
     if head.version != 1 or head.reserved or head.messages > MOST_MESSAGES or not head.links:
         _other()
@@ -128,12 +154,10 @@ def _messages(read: Read, address: int) -> list[Message]:
 class PlainObject:
     """A group, or what a dataset has in common with it. What it can't say itself `otherwise` says."""
 
-    def __init__(self, kind: str, address: int, attributes: list[bytes], heap: Heap, otherwise: Callable[[], Any]) -> None:
+    def __init__(self, kind: str, address: int, attributes: dict[bytes, bytes], heap: Heap, otherwise: Callable[[], Any]) -> None:
+        """attributes: their messages by name."""
         self.kind, self.address = kind, address
-        self._heap, self._otherwise = heap, otherwise
-        self._attributes = {_attribute_name(data): data for data in attributes}
-        if len(self._attributes) < len(attributes):
-            _other()
+        self._attributes, self._heap, self._otherwise = attributes, heap, otherwise
 
     def attribute_names(self) -> list[bytes]:
         return sorted(self._attributes)  # in the order of the names, as libhdf5 has them
@@ -162,23 +186,41 @@ class PlainObject:
         return found
 
 
+class Form(NamedTuple):
+    """What a dataset's header says but the address of its data. size: bytes of it."""
+
+    shape: tuple[int, ...]
+    float_type: tuple[str, np.dtype[Any]]
+    size: int
+
+
+def _form(messages: dict[int, bytes]) -> tuple[Form, int]:
+    """What the messages of a dataset say, and the address of its data."""
+    shape, _ = _shape(messages[DATASPACE])
+    kind, layout = messages[DATATYPE], messages[DATA_LAYOUT]
+    float_type = FLOATS.get(kind[:20]) or _other()
+    place, size = PAIR.at(layout, len(CONTIGUOUS_3))
+    if layout[:2] != CONTIGUOUS_3 or place == UNDEFINED or not size or size != math.prod(shape) * float_type[1].itemsize:
+        _other()
+    if FILL_VALUE in messages and not _is_no_value(messages[FILL_VALUE]):
+        _other()
+    return Form(shape, float_type, size), place
+
+
 class PlainDataset(PlainObject):
     """A contiguous array of floats."""
 
     type_name = "floating point numbers"
 
-    def __init__(self, address: int, attributes: list[bytes], heap: Heap, otherwise: Callable[[], Any], messages: dict[int, bytes]) -> None:
+    def __init__(self, address: int, attributes: dict[bytes, bytes], heap: Heap, otherwise: Callable[[], Any], form: Form,
+                 place: int) -> None:
         super().__init__("dataset", address, attributes, heap, otherwise)
-        self.shape, _ = _shape(messages[DATASPACE])
-        kind, layout = messages[DATATYPE], messages[DATA_LAYOUT]
-        self._float_type = FLOATS.get(kind[:20]) or _other()
-        self.item_size = self._float_type[1].itemsize
-        place, size = PAIR.at(layout, len(CONTIGUOUS_3))
-        if layout[:2] != CONTIGUOUS_3 or place == UNDEFINED or not size or size != math.prod(self.shape) * self.item_size:
-            _other()
-        if FILL_VALUE in messages and not _is_no_value(messages[FILL_VALUE]):
-            _other()
-        self._place = [(place, size, True)]
+        self.shape, self._float_type, self._size = form
+        self._place = place
+
+    @property
+    def item_size(self) -> int:
+        return self._float_type[1].itemsize
 
     def float_type(self) -> tuple[str, np.dtype[Any]]:
         """As in LibraryObject."""
@@ -189,7 +231,7 @@ class PlainDataset(PlainObject):
 
     def places(self, size: int) -> list[tuple[int, int, bool]]:
         """As in LibraryObject."""
-        return self._place
+        return [(self._place, self._size, True)]
 
     def read_into(self, values: NDArray[Any]) -> None:
         """As in LibraryObject."""

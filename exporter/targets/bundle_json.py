@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -65,8 +66,13 @@ def _entry(layer: BatchNorm, options: WriteOptions) -> list[bytes]:
     """The text of a layer, between its braces, in pieces: joined once, at the end, for they are many or large."""
     content = layer_entry(layer, options.vectors)
     schema.validate_layer(content)
-    return [(b",\n      " if place else b"\n      ") + _text(field) + b": " + _text(portable(held))
-            for place, (field, held) in enumerate(content.items())]
+    return [_before(field, bool(place)) + _text(portable(held)) for place, (field, held) in enumerate(content.items())]
+
+
+@functools.cache
+def _before(field: str, is_next: bool) -> bytes:
+    """What stands before the value of a field."""
+    return (b",\n      " if is_next else b"\n      ") + _text(field) + b": "
 
 
 def _text(value: Any) -> bytes:
