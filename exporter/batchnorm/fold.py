@@ -46,8 +46,9 @@ KINDS = {
 }
 
 
-# What Keras 1 called these classes.
-ALIASES = {"Convolution1D": "Conv1D", "Convolution2D": "Conv2D", "Convolution3D": "Conv3D", "SeparableConvolution2D": "SeparableConv2D"}
+# What Keras 1 called these classes, and what TensorFlow's graphs call what they compute.
+ALIASES = {"Convolution1D": "Conv1D", "Convolution2D": "Conv2D", "Convolution3D": "Conv3D", "SeparableConvolution2D": "SeparableConv2D",
+           "MatMul": "Dense", "DepthwiseConv2dNative": "DepthwiseConv2D", "Conv2DBackpropInput": "Conv2DTranspose"}
 
 
 class Folded(NamedTuple):

@@ -70,7 +70,7 @@ def _layer(norm: GraphNorm, read: Read) -> Stored:
         del arrays["beta"]
     return Stored(path=norm.path, name=norm.path, class_name=norm.class_name, axis=axis, shape=shape, ndim=norm.ndim, dtype=dtypes.pop(),
                      epsilon=norm.epsilon, momentum=None, gamma=arrays.get("gamma"), beta=arrays.get("beta"),
-                     moving_mean=arrays["moving_mean"], moving_variance=arrays["moving_variance"])
+                     moving_mean=arrays["moving_mean"], moving_variance=arrays["moving_variance"], calls=norm.calls)
 
 
 def _without_addition(layer: Stored) -> Stored:

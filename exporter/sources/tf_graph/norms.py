@@ -13,10 +13,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from exporter.batchnorm.places import Call
 from exporter.formats.graph_def import Body, Graph, Node
 from exporter.sources.tf_graph.averages import Averages, without_correction
 from exporter.sources.tf_graph.chain import ADDITIONS, ROOTS, Chain, chains, inner, users_of
 from exporter.sources.tf_graph.paths import op_scope, variable_scope
+from exporter.sources.tf_graph.places import calls_of
 from exporter.sources.tf_graph.trace import CALLS, CHOICES, FUSED, LOOPS, PASSES, Tracer
 from exporter.sources.tf_graph.values import (
     UNNAMED,
@@ -73,6 +75,7 @@ class GraphNorm:
     moving:   in training, the moving averages that the graph's update ops keep.
     certain:  whether it is a batch norm; else only the root of a stored variance was found.
     reason:   why it cannot be resolved, or "".
+    calls:    see Stored; () where the graph does not say it for certain.
     """
 
     node: Node
@@ -91,6 +94,7 @@ class GraphNorm:
     certain: bool = True
     conditional: bool = False
     path: str = ""
+    calls: tuple[Call, ...] = ()
 
     def identity(self) -> tuple[Hashable, ...]:
         roles = (self.mean, self.variance, self.gamma, self.beta)
@@ -116,7 +120,8 @@ def graph_norms(graph: Graph, bound: Mapping[str, Sequence[Variable | None]] | N
 
     Raises FormatError for a broken graph.
     """
-    found = list(_Finder(graph, bound, main).run())
+    finder = _Finder(graph, bound, main)
+    found = list(finder.run())
     known = {norm.variance.identity for norm in found if norm.certain}
     found = [norm for norm in found if norm.certain or norm.variance.identity not in known]
     resolved: dict[Hashable, GraphNorm] = {}
@@ -133,7 +138,8 @@ def graph_norms(graph: Graph, bound: Mapping[str, Sequence[Variable | None]] | N
                 kept.append(norm)
         elif resolved[norm.identity()] is norm:
             kept.append(norm)
-    return _with_paths(kept)
+    calls = calls_of(kept, found, finder.tracer)
+    return _with_paths([dataclasses.replace(norm, calls=its) for norm, its in zip(kept, calls, strict=True)])
 
 
 class _Layers:

@@ -1,0 +1,143 @@
+"""Where a batch norm of a graph stands: the op that feeds it and those that follow, where they lie in one body and nothing is conditional.
+
+A bias between a kernel and the batch norm belongs to the kernel. A path is the name of an op, of one with a kernel its scope; a class is
+the kind of an op.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Hashable, Iterable, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from exporter.batchnorm.places import Call, Neighbor
+from exporter.sources.tf_graph.chain import users_of
+from exporter.sources.tf_graph.trace import PASSES, Tracer
+from exporter.sources.tf_graph.values import Constant, Frame, Parts, Variable, operand
+
+if TYPE_CHECKING:
+    from exporter.formats.graph_def import Body, Node
+    from exporter.sources.tf_graph.values import Value
+
+# The axis of the output channels of each op's kernel; a depthwise one has two.
+KERNELS = {"Conv2D": 3, "Conv3D": 4, "MatMul": 1, "DepthwiseConv2dNative": None, "Conv2DBackpropInput": 2}
+SHAPES = frozenset({"Shape", "ShapeN", "Size", "Rank"})  # they read no numbers
+LONGEST = 100
+
+
+class Norm(Protocol):
+    """What this module asks of a GraphNorm."""
+
+    @property
+    def node(self) -> Node: ...
+
+    @property
+    def x(self) -> Value: ...
+
+    @property
+    def in_training(self) -> bool: ...
+
+    @property
+    def conditional(self) -> bool: ...
+
+    @property
+    def reason(self) -> str: ...
+
+    def identity(self) -> Hashable: ...
+
+
+def calls_of(kept: Sequence[Norm], found: Iterable[Norm], tracer: Tracer) -> list[tuple[Call, ...]]:
+    """The call of each batch norm of `kept`, where that is certain. found: all, also the same one in other calls and functions."""
+    look = _Look(tracer)
+    same: dict[Hashable, list[Norm]] = {}
+    for norm in found:
+        if not norm.in_training:
+            same.setdefault(norm.identity(), []).append(norm)
+    return [() if norm.in_training or norm.reason else look.at_all(same[norm.identity()]) for norm in kept]
+
+
+class _Look:
+    def __init__(self, tracer: Tracer) -> None:
+        self._tracer = tracer
+        self._users: dict[str, dict[str, list[Node]]] = {}
+
+    def at_all(self, norms: list[Norm]) -> tuple[Call, ...]:
+        """The one call that all these, which are one batch norm, agree on; () where one is not certain, or the model calls it twice: a body
+        holds two, or calls twice the function that holds it."""
+        ops: dict[str, str] = {}
+        callers = [(frame.body.name, frame.caller.body.name) for norm in norms if (frame := norm.x.frame).caller is not None]
+        is_once = all(ops.setdefault(norm.x.frame.body.name, norm.node.name) == norm.node.name for norm in norms)
+        calls = [self._at(norm) for norm in norms] if is_once and len(set(callers)) == len(callers) else [None]
+        first = calls[0]
+        return (first,) if first is not None and all(call == first for call in calls) else ()
+
+    def _at(self, norm: Norm) -> Call | None:
+        frame = norm.x.frame
+        if norm.conditional or frame.body.nodes.get(norm.node.name) is not norm.node:
+            return None
+        if frame.caller is not None and any(output.node == norm.node.name for output in frame.body.results.values()):
+            return None  # what follows is another body's
+        feeding = self._feeding(frame, norm)
+        return None if feeding is None else Call((feeding,), tuple(map(_neighbor, self._following(frame.body, norm.node))))
+
+    def _feeding(self, frame: Frame, norm: Norm) -> Neighbor | None:
+        """What computes x: a stored kernel with its bias, or any other op; None where x is an argument, or a product of two inputs."""
+        body, node, use_bias = frame.body, norm.x.node, False
+        if node is None:
+            return None
+        shared = self._is_shared(body, node)
+        before = self._source(body, node) if node.op == "BiasAdd" and self._is_stored(frame, node) else None
+        if before is not None and before.op in KERNELS:
+            node, use_bias, shared = before, True, shared or self._is_shared(body, before)
+        found = dataclasses.replace(_neighbor(node), padding=None, is_shared=shared)
+        if node.op not in KERNELS:
+            return found
+        axis = 0 if node.op == "MatMul" and node.boolean("transpose_b", False) else KERNELS[node.op]
+        return dataclasses.replace(found, axis=axis, use_bias=use_bias) if self._is_stored(frame, node) else None
+
+    def _is_stored(self, frame: Frame, node: Node) -> bool:
+        """Whether the second input of an op is a parameter as it is stored."""
+        return isinstance(self._tracer.trace(operand(frame, node, 1)), (Variable, Constant, Parts))
+
+    def _source(self, body: Body, node: Node) -> Node | None:
+        """The op behind the first input of one, seen through what changes no number; None where another body computes it."""
+        for _ in range(LONGEST):
+            found = body.nodes.get(node.inputs[0].node) if node.inputs else None
+            if found is None or found.op not in PASSES:
+                return found
+            if self._is_shared(body, found):
+                return None
+            node = found
+        return None
+
+    def _is_shared(self, body: Body, node: Node) -> bool:
+        """Whether something else reads what a node computes, or it is a result of the function."""
+        users = [user for user in self._users_of(body).get(node.name, ()) if user.op not in SHAPES]
+        return len(users) > 1 or any(output.node == node.name for output in body.results.values())
+
+    def _following(self, body: Body, node: Node) -> list[Node]:
+        """The ops that read a batch norm, through what changes no number."""
+        found: dict[str, Node] = {}
+        queue, seen = [node], {node.name}
+        for one in queue:
+            for user in self._users_of(body).get(one.name, ()):
+                if not any(each.node == one.name and each.slot == 0 for each in user.inputs):
+                    continue  # the statistics of a fused op
+                if user.op in PASSES and user.name not in seen:
+                    seen.add(user.name)
+                    queue.append(user)
+                elif user.op not in SHAPES and user.op not in PASSES:
+                    found[user.name] = user
+        return list(found.values())
+
+    def _users_of(self, body: Body) -> dict[str, list[Node]]:
+        if body.name not in self._users:
+            self._users[body.name] = users_of(body)
+        return self._users[body.name]
+
+
+def _neighbor(node: Node) -> Neighbor:
+    """Of a kernel the scope, which is the layer's: "conv1" of conv1/Conv2D."""
+    above = node.name.rpartition("/")[0] if node.op in KERNELS else ""
+    padding = node.text("padding").lower() if node.op in KERNELS or node.op.endswith("Pool") else ""
+    return Neighbor(path=above or node.name, class_name=node.op, padding=padding or None)

@@ -1,0 +1,100 @@
+"""Where a batch norm of a graph stands: kernels and their biases, ops that follow, and what is not said because it is not certain."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import exporter
+from exporter.batchnorm.places import Neighbor
+from tests.make.graph_files import Function, chain, const, frozen_variables, function, graph, node, parameters
+
+X = node("x", "Placeholder", shape=(-1, 4, 4, 3))
+KERNEL = const("c/kernel", np.ones((1, 1, 3, 3), np.float32))
+
+
+def read(tmp_path, *nodes, functions=()):
+    reads, names = frozen_variables("bn", parameters())
+    (tmp_path / "g.pb").write_bytes(graph(X, *reads, *nodes, functions=functions))
+    return exporter.read(tmp_path / "g.pb")["bn"], names
+
+
+def norm(x, name="bn/FusedBatchNormV3", scope="bn"):
+    return node(name, "FusedBatchNormV3", x, *(f"{scope}/{role}/read" for role in ("gamma", "beta", "moving_mean", "moving_variance")),
+                is_training=False, epsilon=0.001)
+
+
+def conv(name="c/Conv2D", x="x"):
+    return node(name, "Conv2D", x, "c/kernel", padding="SAME")
+
+
+BIAS = [const("c/bias", np.ones(3, np.float32)), node("c/BiasAdd", "BiasAdd", "c/Conv2D", "c/bias")]
+
+
+def test_a_kernel_with_and_without_its_bias_and_what_follows(tmp_path):
+    relu = node("relu/Relu", "Relu", "bn/FusedBatchNormV3")
+    layer, _ = read(tmp_path, KERNEL, conv(), norm("c/Conv2D"), relu)
+    assert layer.inputs == (Neighbor(path="c", class_name="Conv2D", axis=3, use_bias=False),)
+    assert layer.outputs == (Neighbor(path="relu/Relu", class_name="Relu"),)
+    passes = [node("i", "Identity", "c/BiasAdd"), node("j", "Identity", "bn/FusedBatchNormV3")]
+    layer, _ = read(tmp_path, KERNEL, conv(), *BIAS, *passes, norm("i"),
+                    node("next/Conv2D", "Conv2D", "j", "c/kernel", padding="VALID"))
+    assert layer.inputs == (Neighbor(path="c", class_name="Conv2D", axis=3, use_bias=True),)
+    assert layer.outputs == (Neighbor(path="next", class_name="Conv2D", padding="valid"),)
+
+
+def test_it_decides_what_fold_allows(tmp_path):
+    kernel = np.ones((1, 1, 3, 3), np.float32)
+    layer, _ = read(tmp_path, KERNEL, conv(), norm("c/Conv2D"))
+    assert exporter.fold(layer, kernel).bias.shape == (3,)
+    layer, _ = read(tmp_path, KERNEL, conv(), node("r", "Relu", "c/Conv2D"), norm("r"))
+    with pytest.raises(exporter.LayerError, match="what feeds it is r of class Relu"):
+        exporter.fold(layer, kernel)
+
+
+TWIN = [*frozen_variables("twin", parameters(seed=9))[0], norm("c/Conv2D", "twin/FusedBatchNormV3", "twin")]
+
+
+@pytest.mark.parametrize("more", [[node("other", "Relu", "c/Conv2D")], TWIN])
+def test_an_output_that_something_else_reads_is_shared(tmp_path, more):
+    layer, _ = read(tmp_path, KERNEL, conv(), norm("c/Conv2D"), *more)
+    assert layer.inputs[0].is_shared
+    layer, _ = read(tmp_path, KERNEL, conv(), norm("c/Conv2D"), node("size", "Shape", "c/Conv2D"))
+    assert not layer.inputs[0].is_shared, "a shape is no number of it"
+
+
+def test_a_chain_stands_where_a_fused_op_does(tmp_path):
+    _, names = frozen_variables("bn", parameters())
+    layer, _ = read(tmp_path, KERNEL, conv(), *chain("bn", "c/Conv2D", *names), node("relu", "Relu", "bn/batchnorm/add_1"))
+    assert layer.inputs == (Neighbor(path="c", class_name="Conv2D", axis=3, use_bias=False),)
+    assert [each.path for each in layer.outputs] == ["relu"]
+
+
+def test_a_product_of_two_inputs_is_no_kernel(tmp_path):
+    flat = node("y", "Placeholder", shape=(-1, 3))
+    layer, _ = read(tmp_path, flat, node("m/MatMul", "MatMul", "y", "y"), norm("m/MatMul"))
+    assert layer.calls == ()
+
+
+def test_a_dense_kernel_and_one_that_lies_the_other_way(tmp_path):
+    kernel = const("d/kernel", np.ones((3, 3), np.float32))
+    for transposed, axis in ((False, 1), (True, 0)):
+        _, names = frozen_variables("bn", parameters())
+        product = node("d/MatMul", "MatMul", "x", "d/kernel", transpose_b=transposed)
+        layer, _ = read(tmp_path, kernel, product, *chain("bn", "d/MatMul", *names))
+        assert layer.inputs == (Neighbor(path="d", class_name="MatMul", axis=axis, use_bias=False),)
+
+
+def test_a_layer_that_is_called_twice_has_no_one_place(tmp_path):
+    layer, _ = read(tmp_path, KERNEL, conv(), norm("c/Conv2D"), conv("d/Conv2D"), norm("d/Conv2D", "again/FusedBatchNormV3"))
+    assert layer.calls == ()
+
+
+def test_what_another_body_computes_or_reads_is_not_said(tmp_path):
+    roles = ["gamma", "beta", "mean", "variance"]
+    inside = node("f/bn", "FusedBatchNormV3", "x", *roles, is_training=False, epsilon=0.001)
+    body = function("f", ["x", *roles], [inside], {"y": "f/bn:y:0"})
+    call = node("call", "PartitionedCall", "c/Conv2D", *(f"bn/{role}/read" for role in (
+        "gamma", "beta", "moving_mean", "moving_variance")), f=Function("f"))
+    layer, _ = read(tmp_path, KERNEL, conv(), call, functions=[body])
+    assert layer.calls == ()
