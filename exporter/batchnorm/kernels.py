@@ -1,4 +1,4 @@
-"""Kernel: what feeds a batch norm, as a file holds it."""
+"""Kernel: what feeds a batch norm, as a file contains it."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ class BatchNorm(Parameters):
 
     @classmethod
     def of(cls, stored: Stored, **changes: Any) -> BatchNorm:
-        """The layer that a file holds, with some fields changed."""
+        """The layer that a file contains, with some fields changed."""
         return cls(**{**{name: getattr(stored, name) for name in _FROM_FILES}, **changes})
 
     def prepare(self, *, axis: int | tuple[int, ...] | None = None, fast: Literal[True, "numba"] = True) -> Prepared:

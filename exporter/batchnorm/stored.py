@@ -24,7 +24,7 @@ PARAMETERS = ("gamma", "beta", "moving_mean", "moving_variance")
 
 
 class Statistic(enum.Enum):
-    """What `moving_variance` of a file holds; the others than VARIANCE are of some Keras 0.x and 1.0 (exporter/keras/dialects.py)."""
+    """What `moving_variance` of a file contains; the others than VARIANCE are of some Keras 0.x and 1.0 (exporter/keras/dialects.py)."""
 
     VARIANCE = "variance"
     DEVIATION = "deviation"  # used as s + epsilon

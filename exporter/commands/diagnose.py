@@ -98,7 +98,7 @@ def _model(place: Place, args: argparse.Namespace) -> Bundle | Given:
 
 
 def _averages(place: Place, args: argparse.Namespace, model: Bundle | Given) -> Bundle | None:
-    """The model with the other set of variables, where its checkpoint holds both them and their moving averages."""
+    """The model with the other set of variables, where its checkpoint contains both them and their moving averages."""
     from exporter.batchnorm.bundle import Bundle
 
     if not isinstance(model, Bundle) or model.origin.kind != "tf-checkpoint":

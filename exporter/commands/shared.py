@@ -1,4 +1,4 @@
-"""What the commands share: how they end, how they warn, and the options that say what a file does not.
+"""What the commands share: how they end, how they warn, and the options for what a file does not contain.
 
 Exit codes: 0 fine, 1 refused or found something, 2 usage. stdout is data, stderr is talk.
 """
@@ -25,13 +25,13 @@ MOST_WARNINGS = 20
 
 def main(command: Callable[[Sequence[str] | None], int], words: Sequence[str] | None = None) -> NoReturn:
     """Runs a command and turns every outcome into an exit code and a message."""
-    gc.disable()  # a short life; looking for what goes round in circles costs a tenth of it
+    gc.disable()  # the process is short-lived; searching for reference cycles costs a tenth of its time
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # no matrices here; the threads for them cost as much as NumPy
     with contextlib.suppress(ValueError, AttributeError):  # a polite kill removes the temporary file, as Ctrl-C does
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with streams.guarded():
         code = _outcome(command, words)
-    gc.freeze()  # nor at the end
+    gc.freeze()  # not at exit either
     sys.exit(code)
 
 
@@ -88,7 +88,7 @@ def warn(sentences: Sequence[str]) -> None:
 
 
 def add_reading_options(parser: argparse.ArgumentParser) -> None:
-    """The options that say what the file does not."""
+    """The options for what the file does not contain."""
     group = parser.add_argument_group("reading")
     group.add_argument("--epsilon", action="append", default=[], metavar="V|GLOB=V",
                        help="epsilon of layers whose file does not contain it; GLOB matches paths; repeatable")

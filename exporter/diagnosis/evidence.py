@@ -1,4 +1,4 @@
-"""Evidence: one layer, somebody's input and output in the form (rows, channels), and how well a case explains them."""
+"""Evidence: one layer, the user's input and output in the form (rows, channels), and how well a case explains them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MOST_SEARCHED = 1 << 14  # numbers looked at while searching; what is found is t
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Evidence:
-    """One layer and somebody's numbers.
+    """One layer and the user's numbers.
 
     case:     the right formula and the input.            theirs: the output, (rows, channels).
     printed:  half units of the output's printed digits.  input_printed: of the input's, 0 unless `loosened`.

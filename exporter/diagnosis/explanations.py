@@ -1,4 +1,4 @@
-"""Explanations: the search for the mistakes that explain somebody's numbers, single ones, solved ones, pairs, parts."""
+"""Explanations: the search for the mistakes that explain the user's numbers: single ones, solved ones, pairs, parts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of known mistakes: why somebody's batch norm gives other numbers than Keras, a row a mistake.
+"""The table of known mistakes: why a batch norm gives different numbers than Keras, one row per mistake.
 
 docs/batchnorm.md is made from it by docs/make_batchnorm.py; `bn-diagnose --explain BN101` prints a row.
 """

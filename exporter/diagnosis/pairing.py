@@ -1,4 +1,4 @@
-"""Which layer of a bundle is which of another form: as told, by path, by content, by order and shape. It is always said which."""
+"""Which layer of a bundle corresponds to which layer of another form: as given, by path, by content, or by order and shape."""
 
 from __future__ import annotations
 

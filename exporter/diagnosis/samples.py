@@ -1,4 +1,4 @@
-"""Numbers that somebody has: typed on the command line, or in a .npy, .npz, .csv or .json file.
+"""The user's numbers: typed on the command line, or in a .npy, .npz, .csv or .json file.
 
 A number that was typed or printed is known to half a unit in its last digit; `Numbers` keeps that beside the value.
 """
@@ -126,7 +126,7 @@ def is_standard_input(word: str) -> bool:
 def read(word: str, role: str, standard_input: Place | None = None) -> Numbers:
     """Numbers from a word of the command line: numbers, FILE, or FILE:NAME for one array of an .npz or a key of a .json.
 
-    role: "input" or "output", the array that is taken where a file holds several and no name is given.
+    role: "input" or "output", the array that is taken where a file contains several and no name is given.
     standard_input: a copy of it, which "-" names.
 
     Raises: UsageError, FormatError.

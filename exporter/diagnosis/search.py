@@ -1,4 +1,4 @@
-"""diagnose: which known mistakes explain somebody's numbers, to within the error bound."""
+"""diagnose: which known mistakes explain the user's numbers within the error bound."""
 
 from __future__ import annotations
 

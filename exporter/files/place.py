@@ -138,7 +138,7 @@ class Place:
         return Place(above, self.root, self._opened)
 
     def children(self) -> list[Place]:
-        """What the folder holds, sorted by name."""
+        """What the folder contains, sorted by name."""
         try:
             found = sorted(os.listdir(self.local))
         except OSError as error:

@@ -1,4 +1,4 @@
-"""What went wrong far away, told as what it is: stores raise whatever their client libraries do."""
+"""Errors of remote files as errors of this package: stores raise whatever their client libraries raise."""
 
 from __future__ import annotations
 

@@ -266,7 +266,7 @@ class File:
         return f"{self._label}: {inside}" if self._label else inside
 
     def _values(self, path: str, dataset: LibraryObject | PlainDataset, shape: tuple[int, ...], raw: np.dtype[Any]) -> NDArray[Any]:
-        """The values as the file holds them. Contiguous ones are taken from the file itself, together with what stands before them."""
+        """The values as the file contains them. Contiguous ones are taken from the file itself, together with what stands before them."""
         size = math.prod(shape) * raw.itemsize
         places = dataset.places(size)
         starts = [max(0, at - LOOK_BACK, min(at, self._spans.add(path, at, at + length))) for at, length, _ in places]

@@ -1,6 +1,6 @@
 """What an HDF5 file says twice about its groups, compared: libhdf5 follows one of two copies, another reader the other.
 
-The entry of a group in the symbol table of the group above it holds the address of its object header and, beside that, a copy of what the
+The entry of a group in the symbol table of the group above it contains the address of its object header and, next to it, a copy of what the
 header says about the place of its members. Names stand in strictly ascending order, within the bounds that the B-tree gives for each node:
 one that is there twice, or outside of them, is found by no look-up.
 

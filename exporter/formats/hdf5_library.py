@@ -99,7 +99,7 @@ class LibraryObject:
         return storage_of(self.id, size)
 
     def read_into(self, values: NDArray[Any]) -> None:
-        """The values as the file holds them: with its own type as the memory type bytes are copied, nothing is converted."""
+        """The values as the file contains them: with its own type as the memory type bytes are copied, nothing is converted."""
         self.id.read(h5s.ALL, h5s.ALL, values, self.id.get_type())
 
 

@@ -164,7 +164,7 @@ class Archive:
         self._offsets = sorted(member.offset for member in self.members)
 
     def warnings(self) -> list[str]:
-        """A sentence about each member that no sound model archive holds. They are ignored."""
+        """A sentence about each member that no sound model archive contains. They are ignored."""
         return [f"the archive's member {printable(member.name, 80)!r} has an unsafe name or is a link; it is ignored"
                 for member in self.members if member.is_unsafe]
 

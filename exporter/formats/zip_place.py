@@ -75,7 +75,7 @@ class ZipPlace(Place):
 
 
 class Content:
-    """What an archive holds. The file stays the caller's to close, after the last of the places."""
+    """What an archive contains. The file stays the caller's to close, after the last of the places."""
 
     def __init__(self, place: Place, file: InputFile) -> None:
         self.place, self.archive = place, Archive(file)

@@ -1,4 +1,4 @@
-"""The JSON of a model, of every Keras: a tree of its layers in the order in which the model holds and saves them.
+"""The JSON of a model, of every Keras: a tree of its layers in the order in which the model contains and saves them.
 
     0.3       {"name": "Sequential", "layers": [{"name": "Dense", "custom_name": ...}]}, {"name": "Graph", "nodes": {...}}
     1.0-2.1   {"class_name": "Sequential", "config": [layer, ...]}
@@ -28,7 +28,7 @@ from exporter.keras.places import with_ids_inside, with_places
 MOST_LAYERS = 100_000
 HOW_TO_GIVE_ONE = "an architecture is the JSON of model.to_json() or get_config(), or a whole model of model.save(); YAML is not read"
 
-# Where a config holds objects that are not layers, or a second description of layers that are listed already.
+# Where a config contains objects that are not layers, or a second description of layers that are listed already.
 _NO_LAYERS = frozenset(("dtype", "input_layers", "output_layers", "inbound_nodes", "build_config", "compile_config", "training_config",
                         "optimizer"))
 
@@ -176,7 +176,7 @@ def _directions(layer: dict[str, Any], config: dict[str, Any], counter: _Counter
 
 
 def _inside(value: dict[str, Any] | list[Any], counter: _Counter, outer: Surroundings) -> Iterator[Node]:
-    """The layers that a value of a config holds, at any depth, without those that lie inside another one."""
+    """The layers that a value of a config contains, at any depth, without those that lie inside another one."""
     if _is_layer(value):
         yield _layer(value, counter, outer)  # type: ignore[arg-type]
         return

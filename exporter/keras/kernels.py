@@ -61,7 +61,7 @@ class Feeding:
 
 def feeding_layers(tree: Node, wants: Callable[[str], bool] = lambda path: True) -> dict[str, Feeding | str]:
     """By the path of each batch norm that the config calls and that is wanted: what feeds it, or why it cannot go into that."""
-    if ">" in (tree.registered_name or tree.class_name):  # a class of somebody's own, whose call may do more than its config says
+    if ">" in (tree.registered_name or tree.class_name):  # a custom class, whose call may do more than its config shows
         return {}
     steps = steps_of(tree)
     look = _Look(by_layer(steps), _parents(tree), input_ranks(tree))

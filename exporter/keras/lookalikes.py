@@ -1,6 +1,6 @@
 """Classes that have batch norm's config and are not Keras's own: what computes something else, and what may.
 
-A class of somebody's own usually inherits the config of BatchNormalization. What it adds to it tells some of them: a quantizer that is set
+A custom class usually inherits the config of BatchNormalization. What it adds identifies some of them: an active quantizer
 (QKeras's QBatchNormalization; with none set it computes plain batch norm, measured), initializers of variables that batch norm does not
 have (SwitchNormalization's mean_weights), an activation, a kernel (QKeras's QConv2DBatchnorm holds a batch norm as its attribute
 `batchnorm`).

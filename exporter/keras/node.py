@@ -50,7 +50,7 @@ class Node:
 
     @property
     def is_model(self) -> bool:
-        """Whether it holds a list of layers, as a Sequential does."""
+        """Whether it contains a list of layers, as a Sequential does."""
         return self.base_name in MODELS or any(role == "layers" for role, _ in self.children)
 
     @property

@@ -241,7 +241,7 @@ def _spawn(place: Place, options: ReadOptions, limits: Limits) -> Child:
 
 
 def request(place: Place, options: ReadOptions, limits: Limits) -> bytes:
-    """What a child is told that does not know it from its parent's memory."""
+    """What is sent to a child that does not share its parent's memory."""
     import json
 
     fields = {**options.said(), "architecture": None if options.architecture is None else options.architecture.address}
@@ -303,6 +303,6 @@ def serve(place: Place, options: ReadOptions, limits: Limits, write: Callable[[b
         os._exit(OUT_OF_MEMORY)  # nothing more can be sent
     except RecursionError:
         writer.error(FormatError("it is nested too deeply", hint=HARMLESS))
-    except Exception as error:  # a bug of ours, told as such; `exporter.read` without isolation shows where
+    except Exception as error:  # a bug of this package, reported as such; `exporter.read` without isolation shows where
         writer.error(errors.unexpected(error))
     return False

@@ -1,4 +1,4 @@
-"""What a file holds, before anything is added to it: the source that claims it reads it."""
+"""What a file contains, before anything is added to it: the source that claims it reads it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def read_unresolved(place: Place, options: ReadOptions) -> Found | ReadBack:
 
 
 def _read_inside(place: Place, options: ReadOptions) -> Found | ReadBack:
-    """What the only model in a folder or archive holds."""
+    """What the only model in a folder or archive contains."""
     from exporter.pipeline.inside import one_model
     from exporter.sources.shared.refusals import refuse
 

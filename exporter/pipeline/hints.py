@@ -1,6 +1,6 @@
 """What a user can do about batch norms that are not certain: nothing that was given already, and nothing that cannot help.
 
-No value of an epsilon stands in a hint as an example: it would be pasted. Only what is known of the very class is said.
+No hint contains an epsilon as an example: it would be pasted. Only values known for that class are given.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Limits: what the reading process may take of time and memory, told before it starts, and the same on both sides."""
+"""Limits: how much time and memory the reading process may take, fixed before it starts and the same on both sides."""
 
 from __future__ import annotations
 

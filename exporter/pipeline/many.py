@@ -128,7 +128,7 @@ def export_one(task: Task, options: ReadOptions, write_options: WriteOptions) ->
 
 def _refused(source: str, out: str, error: ExporterError) -> Outcome:
     name = place_for(source).name
-    if error.where == name or error.where.startswith(f"{name}: "):  # the source is told beside the reason
+    if error.where == name or error.where.startswith(f"{name}: "):  # the source is printed beside the reason
         error = error.replace(where=error.where[len(name) + 2:])
     return Outcome(source=public(source), out=out, status=REFUSED, reason=str(error), hint=error.hint)
 

@@ -71,7 +71,7 @@ def _is_inside(path: str, folder: str) -> bool:
 
 
 def refuse_links(out: str, out_dir: str) -> None:
-    """Refuses an export below `out_dir` that would go through a link: the names there come from the models, and whoever made those may
+    """Refuses an export below `out_dir` that would go through a link: the names there come from the models, and their authors may
     have put a link in their way. The output folder itself may be a link of the user's."""
     if is_url(out):
         return

@@ -103,7 +103,7 @@ def read_in_child(place: Place, options: ReadOptions, *, fork: bool = False, out
 
     fork:   start the child by fork, which only a program of one thread may do; it costs a millisecond.
     output: prepares itself while the child reads, and works ahead on each layer that is found and wanted; if the layer stays as it is,
-            the bundle holds this very object.
+            the bundle contains this very object.
     keep_unusable: see `resolve`.
     """
     from exporter.pipeline import child

@@ -67,7 +67,7 @@ class Reader:
 
 
 class Readers:
-    """The reading processes that wait, for whoever reads in this process, in any thread."""
+    """The waiting reading processes, shared by all readers in this process, in any thread."""
 
     def __init__(self) -> None:
         self._idle: list[Reader] = []
@@ -164,7 +164,7 @@ def _answer(reader: Reader, place: Place, options: ReadOptions, meanwhile: Calla
 
 
 def _ask(pipe: int, request: bytes) -> bool:
-    """Writes a request; whether somebody is there to read it."""
+    """Writes a request; returns whether there is a reader."""
     data = memoryview(LENGTH.pack(len(request)) + request)
     try:
         while data:

@@ -72,7 +72,7 @@ class Completion:
 def resolve(found: Found | ReadBack, options: ReadOptions, completion: Completion | None = None, *, keep_unusable: bool = False) -> Bundle:
     """Adds to what a source found what the user gave, and converts old eras to the one formula.
 
-    keep_unusable: do not refuse layers that the formula cannot use: they are among `skipped` and `unusable`, for who lists or compares.
+    keep_unusable: do not refuse layers that the formula cannot use: they are in `skipped` and `unusable`, for listing and comparing.
 
     Raises: UnresolvedError for what is still not known, unless `skip_unresolved`; UsageError for an option that names nothing;
     UnsupportedError, LayerError from the gate.

@@ -1,6 +1,6 @@
 """What the next run may skip: an index in the output folder of which model, in which state, every export was made from.
 
-A model's state is told by size, times and inode of its files, as `make` does with one of them: its bytes are not read again. An export
+A model's state is identified by size, times and inode of its files, as `make` does with one of them: its bytes are not read. An export
 counts as there when its own bytes are those that were written.
 """
 
@@ -108,7 +108,7 @@ def _how(options: ReadOptions, write_options: WriteOptions) -> str:
 
 
 def mark_of(place: Place, is_export: Callable[[str], bool] = lambda path: False) -> str:
-    """What changes when the model does; "" where that cannot be told, so that it is exported anew. is_export: what lies beside the model
+    """What changes when the model does; "" if that is unknown, so that it is exported again. is_export: what lies beside the model
     and is no part of it."""
     if isinstance(place, RemotePlace):
         info = place.info() if place.suffix in (".h5", ".keras", ".hdf5") else None

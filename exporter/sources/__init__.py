@@ -26,7 +26,7 @@ class Source(Protocol):
     NAME: str
 
     def claims(self, place: Place) -> bool:
-        """Whether this source is the one for `place`, by its first bytes (a folder: by what it holds), never by its suffix."""
+        """Whether this source is the one for `place`, by its first bytes (a folder: by what it contains), never by its suffix."""
 
     def read(self, place: Place, options: ReadOptions) -> Found | ReadBack:
         """The layers as the file stores them, or a bundle that was written before."""

@@ -204,7 +204,7 @@ def _placed(groups: list[LayerGroup], tree: Node | None) -> Iterator[tuple[Layer
     if tree is None:
         yield from ((group, group.name, None) for group in groups)
         return
-    if not tree.is_model:  # a user's own class: what it holds its config says only of layers that are written out in it
+    if not tree.is_model:  # a user's own class: what it contains its config says only of layers that are written out in it
         yield from ((group, group.name, _child(tree, group.name)) for group in groups)
         return
     layers = list(_saved_layers(tree))

@@ -28,7 +28,7 @@ class Writer(Protocol):
     """One output in the making."""
 
     def layer(self, layer: BatchNorm) -> None:
-        """Works ahead on a layer that the bundle will probably hold; `end` uses what was made of the very layers that it is given."""
+        """Works ahead on a layer that the bundle will probably contain; `end` uses what was made from exactly the layers it is given."""
 
     def end(self, bundle: Bundle) -> bytes:
         """The content of the output file."""

@@ -1,4 +1,4 @@
-"""The kit: a bundle with everything that somebody needs who has never seen Keras, as a .zip or a folder.
+"""The kit: a bundle with everything that people without Keras need, as a .zip or a folder.
 
 bundle.json with its vectors, evaluators in Python, JavaScript and C (the files of runtimes/), layers.h for the last, the schema, the
 conformance file, and a page that says what is what. The evaluators run with nothing of this package installed.

@@ -39,7 +39,7 @@ def _rows(layer: BatchNorm) -> Iterator[list[str]]:
 
 
 def _cell(text: str) -> str:
-    """A cell of text: with an apostrophe in front where a spreadsheet would run it, in quotes where it holds a separator of any locale."""
+    """A cell of text: with an apostrophe in front where a spreadsheet would run it, in quotes if it contains a separator of any locale."""
     text = f"'{text}" if FORMULA.match(text) else text
     return text if PLAIN.fullmatch(text) else '"' + text.replace('"', '""') + '"'
 

@@ -24,7 +24,7 @@ class Form(Protocol):
         """Whether the contents of `place` are of this form; a bundle of ours never is."""
 
     def read(self, place: Place) -> Port:
-        """What it holds."""
+        """What it contains."""
 
 
 def form_of(place: Place) -> Form | None:

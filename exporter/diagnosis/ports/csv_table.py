@@ -58,7 +58,7 @@ def _delimiter(line: str) -> str:
 
 
 def _columns(head: list[str]) -> dict[str, int]:
-    """The place of each column by what it holds; a column of the very name goes before one of another spelling ("scale")."""
+    """The place of each column by what it contains; a column of the very name goes before one of another spelling ("scale")."""
     plain = [name.strip().lower() for name in head]
     found = {name: place for place, name in reversed(list(enumerate(plain)))}
     for place, name in enumerate(plain):

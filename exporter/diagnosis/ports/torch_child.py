@@ -1,6 +1,6 @@
 """Run as a program, in a process of its own: the small tensors of a PyTorch checkpoint, to standard output as safetensors.
 
-usage: torch_child.py FILE [entry of sys.path]...   exit status 3: it holds more than tensors; 4: it cannot be read
+usage: torch_child.py FILE [entry of sys.path]...   exit status 3: it contains more than tensors; 4: it cannot be read
 """
 
 from __future__ import annotations

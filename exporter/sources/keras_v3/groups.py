@@ -1,6 +1,6 @@
 """The tree of groups in model.weights.h5, over one file or the shards of a model.
 
-A layer's group holds a group "vars" with its variables "0", "1" …, trainable ones first, and groups of the layers inside it: by
+A layer's group contains a group "vars" with its variables "0", "1" …, trainable ones first, and groups of the layers inside it: by
 attribute name, or in a container by class name and count ("layers/batch_normalization_1"). Keras 3.6 and later write the layer's own
 name as attribute `name` of "vars". A shard goes on where the one before ended, in the middle of a layer if need be.
 """

@@ -41,7 +41,7 @@ class Match:
     """A batch norm of the model.
 
     node:  its config, None inside a user's class. group: its weights, None where the file has none, for the reason `why`.
-    told:  whether the config tells of batch norms somewhere in this user's class.
+    told:  whether the config mentions batch norms somewhere in this custom class.
     may_be_called: whether it is called in training mode, or a layer is that may be this one.
     """
 
@@ -350,7 +350,7 @@ def _layers_below(group: Group, taken: AbstractSet[str]) -> Iterator[Group]:
 def groups_below(group: Group, taken: AbstractSet[str], path: str, named: bool) -> Iterator[tuple[str, Group]]:
     """(path, group) of what may be a batch norm below `group`, but not in the groups `taken`; named: Keras 3.6 or later wrote them.
 
-    Where the file holds no names, the path is that of the group with its "layers/": a group called batch_normalization_1 alone would
+    Where the file contains no names, the path is that of the group with its "layers/": a group called batch_normalization_1 alone would
     be taken for the layer of that name, which may lie in another group.
     """
     for name, child in group.children(taken):
@@ -379,7 +379,7 @@ def _may_be_norm(name: str, group: Group) -> bool:
 
 
 def holds_equals(group: Group) -> bool:
-    """Whether a group holds two to seven floating point arrays of one shape, as that of a batch norm does."""
+    """Whether a group contains two to seven floating point arrays of one shape, as that of a batch norm does."""
     variables = group.variables()
     if not 2 <= len(variables) <= 7 or any(file.dtype(path) is None for file, path in variables):
         return False

@@ -1,8 +1,8 @@
 """Batch norms in the weights of .keras archives and .weights.h5 files, matched to the layers of a config or recognized without one.
 
 Groups bear the names of attributes and of counted classes, not of layers. With a config the way to each layer's group is replayed as the
-Keras that saved it went; what it finds has to fit: the number of variables, their shapes, and the layer's name where the file holds it
-(Keras 3.6 on). Inside a user's own class, which no config describes, batch norms are recognized by what their groups hold.
+Keras that saved it went; what it finds has to fit: the number of variables, their shapes, and the layer's name where the file contains it
+(Keras 3.6 on). Inside a user's own class, which no config describes, batch norms are recognized by what their groups contain.
 """
 
 from __future__ import annotations

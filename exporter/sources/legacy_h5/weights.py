@@ -1,6 +1,6 @@
 """The weights of a legacy HDF5 file: which of a layer group's weights make up one batch norm, and of which layer it is.
 
-A group holds the weights of one layer of the outermost model, all that lies inside that layer among them. Their names, as
+A group contains the weights of one layer of the outermost model, all that lies inside that layer among them. Their names, as
 Keras gave them to its variables:
 
     1.x                "bn_gamma:0", "bn_running_std:0" (no ":0" on Theano)
@@ -82,7 +82,7 @@ class Candidate:
 
 
 def norms_of(group: LayerGroup, *, may_put_beta_first: bool = False) -> list[Norm]:
-    """The batch norms of a group in the order in which it holds their statistics.
+    """The batch norms of a group in the order in which it contains their statistics.
 
     may_put_beta_first: see exporter.keras.dialects.Era.
 
@@ -216,7 +216,7 @@ def match(group: LayerGroup, norms: Sequence[Norm], found: Sequence[Candidate], 
           in_order: bool) -> list[tuple[Norm | None, Candidate | None]]:
     """Which weights are which layer's, in the order of the model.
 
-    A norm without a candidate lies in a user's class that does not say what it holds; a candidate without a norm was never
+    A norm without a candidate lies in a user's class that does not say what it contains; a candidate without a norm was never
     built. `in_order`: the order of the candidates is that of the model; else whole names alone decide.
 
     Raises: FormatError where names and order disagree, or allow more than one answer.

@@ -17,7 +17,7 @@ SAVED_MODEL = "saved_model.pb"
 def node_tree_from(place: Place) -> Architecture:
     """The config in a JSON file, a model in HDF5, a .keras archive or folder, or a SavedModel.
 
-    Raises: FormatError, UnsupportedError where the file holds no config; `where` starts with the file's name.
+    Raises: FormatError, UnsupportedError where the file contains no config; `where` starts with the file's name.
     """
     with located(place.name):
         return _architecture(place)

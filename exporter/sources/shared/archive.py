@@ -76,7 +76,7 @@ def config_of(parts: Zip | Folder) -> Architecture:
         try:
             metadata = parse_json(parts.text(METADATA), METADATA)
             version = metadata.get("keras_version") if isinstance(metadata, dict) else None
-        except FormatError as error:  # it holds nothing that the numbers depend on
+        except FormatError as error:  # it contains nothing that the numbers depend on
             parts.warnings.append(f"{error}; it is ignored")
     return Architecture(tree=tree, keras_version=version if isinstance(version, str) else None, backend=None)
 

@@ -62,7 +62,7 @@ class Found:
         return [layer.path for layer in self.layers]
 
     def add(self, layer: Stored) -> None:
-        """A layer, which whoever listens may begin to work on. FormatError where there are more numbers than any model has: a few bytes
+        """Adds a layer, which listeners may start to work on. FormatError where there are more numbers than any model has: a few bytes
         of a file can stand for very many."""
         self._numbers += sum(values.size for values in layer.parameters().values())
         check_numbers(self._numbers)

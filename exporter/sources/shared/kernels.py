@@ -69,7 +69,7 @@ def _read(feeding: Feeding, channels: tuple[int, ...], kernel: Weight, bias: Wei
 
 
 def checked(found: dict[str, Kernel | str]) -> dict[str, Kernel | str]:
-    """The kernels of a model by the batch norm behind each, without those of layers that cannot be told apart by their paths."""
+    """The kernels of a model by the batch norm behind each, without those of layers that have the same path."""
     paths = [kernel.path for kernel in found.values() if isinstance(kernel, Kernel)]
     twice = {path for path in paths if paths.count(path) > 1} if len(set(paths)) != len(paths) else set()
     same = {norm: f"two layers of the model have the path {printable(kernel.path, 80)}" for norm, kernel in found.items()

@@ -1,7 +1,7 @@
 """Batch norm that a graph spells out: tf.nn.batch_normalization's chain of Rsqrt, Mul, Sub and Add, or one written by hand.
 
 From each Rsqrt(variance + epsilon), or division by Sqrt(variance + epsilon), or such a power, the few ops that use it are read as a sum
-of products. Batch norm is the sum  r*x*gamma - r*mean*gamma + beta,  or  r*(x - mean)*gamma + beta,  in whatever order somebody wrote it:
+of products. Batch norm is the sum  r*x*gamma - r*mean*gamma + beta,  or  r*(x - mean)*gamma + beta,  in any order of writing:
 the numbers at the ends of op names differ between versions and with what is left out, so they are never looked at.
 
 Training for quantization multiplies the convolution's weights by r*gamma and adds  beta - r*mean*gamma  to what it gives, and leaves all of
@@ -29,7 +29,7 @@ MOST_TERMS = 8
 
 
 class Term(NamedTuple):
-    """One product: sign, whether it holds the reciprocal root, the activation in it, and parameters."""
+    """One product: sign, whether it contains the reciprocal root, the activation in it, and parameters."""
 
     sign: int
     root: bool
@@ -62,7 +62,7 @@ def chains(tracer: Tracer, frame: Frame, users: dict[str, list[Node]]) -> Iterat
 
 
 def _kind_of_root(tracer: Tracer, frame: Frame, node: Node) -> str | None:
-    """"Sqrt" or "Rsqrt", also where a power is one (somebody wrote ** 0.5 or ** -0.5); None for another power."""
+    """"Sqrt" or "Rsqrt", also if a power is one (** 0.5 or ** -0.5); None for another power."""
     if node.op != "Pow":
         return node.op
     power = tracer.scalar(operand(frame, node, 1))

@@ -233,7 +233,7 @@ class _Finder:
     def _holds_norms(self, function: str) -> bool:
         """Whether a function, or one that it calls, has an op from which a batch norm can be found."""
         if function not in self._interesting:
-            self._interesting[function] = False  # one that calls itself adds nothing to what it holds
+            self._interesting[function] = False  # one that calls itself adds nothing to what it contains
             names, reached = [function], {function}
             for name in names:
                 for node in self.graph.function(name).nodes.values():

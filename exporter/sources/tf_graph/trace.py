@@ -49,7 +49,7 @@ ELEMENTWISE = frozenset({"Add", "AddV2", "AddN", "Sub", "Mul", "Neg", "RealDiv",
 SIZES = frozenset({"Shape", "Size", "Rank"})
 WRITES = frozenset({"Assign", "AssignAdd", "AssignSub"})  # of reference variables: what they give is the variable
 FUSED = re.compile(r"_?FusedBatchNorm(V2|V3|Ex)?")
-REPLICA = re.compile(r"(.+)/replica_\d+")  # MirroredStrategy: copies of a variable, which no checkpoint holds
+REPLICA = re.compile(r"(.+)/replica_\d+")  # MirroredStrategy: copies of a variable, which no checkpoint contains
 
 class Tracer:
     """Follows values of one graph.

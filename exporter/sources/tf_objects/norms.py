@@ -1,4 +1,4 @@
-"""Batch norms in TensorFlow's object graphs: found by the names of their variables, named by what the file holds, read."""
+"""Batch norms in TensorFlow's object graphs: found by the names of their variables, named by what the file contains, read."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def open_graph(checkpoint: TensorBundle) -> CheckpointGraph:
 class ObjectNorm:
     """A node that holds the variables of a batch norm.
 
-    way: how it is reached. variables: the nodes of its parameters, by role. strange: other variables it holds.
+    way: how it is reached. variables: the nodes of its parameters, by role. strange: other variables it contains.
     is_sonnet: of Sonnet 2, where scale and offset lack the axes of size 1 that the averages have in front.
     """
 
