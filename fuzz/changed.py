@@ -183,6 +183,10 @@ def explanation(before: bytes, after: bytes, files: Files, one: Bundle, two: Bun
         return "what is optional is not said any more"
     if differing.keys() == {ORDER}:
         return "the order of the layers"
+    if differing.keys() == {"skipped"} and [path for path, _ in one.skipped] == [path for path, _ in two.skipped]:
+        return "why a layer cannot be read, which is refused in any case"
+    if _is_nameless(before, after, one, two):
+        return "a layer's name is not said any more"
     if before[:4] == changes.ZIP and after[:4] == changes.ZIP:
         old, new = changes.read_zip(before), changes.read_zip(after)
         changed = [name for name in old if old[name] != new.get(name)]
@@ -190,8 +194,8 @@ def explanation(before: bytes, after: bytes, files: Files, one: Bundle, two: Bun
             return ""
         others = {name: data for name, data in files.items() if data is not before}
         return explanation(old[changed[0]], new[changed[0]], {**others, **old}, one, two, differing)
-    return (_in_arrays(before, after, differing) or _in_links(before, after, two, differing) or _in_calls(before, after, differing)
-            or _in_json(before, after, files, differing) or _of_the_writer(files, differing))
+    return (_in_arrays(before, after, differing) or _in_table(before, files, differing) or _in_links(before, after, two, differing)
+            or _in_calls(before, after, differing) or _in_json(before, after, files, differing) or _of_the_writer(files, differing))
 
 
 def _less(differing: dict[str, tuple[Any, Any]]) -> bool:
@@ -249,6 +253,15 @@ def _occurrences(data: bytes, piece: bytes) -> Iterator[int]:
         at = data.find(piece, at + 1)
 
 
+def _is_nameless(before: bytes, after: bytes, one: Bundle, two: Bundle) -> bool:
+    """Whether an attribute that says a layer's name was renamed itself, and the layer is called like its group instead."""
+    at = next((at for at, (a, b) in enumerate(zip(before, after)) if a != b), 0)
+    is_name = len(before) == len(after) and any(before[begin:begin + 5] == b"name\0" and before[begin + 4:] == after[begin + 4:]
+                                                for begin in range(max(0, at - 3), at + 1))
+    contents = [[layer.replace(path="", name="") for layer in bundle] for bundle in (one, two)]
+    return is_name and contents[0] == contents[1] and one.origin == two.origin
+
+
 def _is_converted(name: str, bundle: Bundle) -> bool:
     path, _, field = name.rpartition(": ")
     return path in bundle and field in bundle[path].converted
@@ -268,6 +281,14 @@ def _in_links(before: bytes, after: bytes, two: Bundle, differing: dict[str, tup
         return ""
     is_stored = all(any(_stored(values, kind) in before for kind in KINDS) for values in arrays) or "converted" in fields
     return "to which object a name leads" if is_stored else ""
+
+
+def _in_table(before: bytes, files: Files, differing: dict[str, tuple[Any, Any]]) -> str:
+    """Whether keys of a checkpoint's index, which was made right again with its checksums, lead to other tensors of the checkpoint."""
+    arrays = [there for _, there in differing.values() if isinstance(there, np.ndarray)]
+    is_stored = all(any(_stored(values, kind) in data for kind in KINDS for data in files.values()) for values in arrays)
+    is_all = all(name.rpartition(": ")[2] in ("gamma", "beta", "moving_mean", "moving_variance", "shape") for name in differing)
+    return "to which tensor a key leads" if changes.is_table(before) and is_all and is_stored else ""
 
 
 def _in_calls(before: bytes, after: bytes, differing: dict[str, tuple[Any, Any]]) -> str:

@@ -55,12 +55,17 @@ def change(name: str, data: bytes, chance: random.Random) -> Change | None:
         kinds = [members, inside_a_member, inside_a_member, inside_a_member]
     elif data.lstrip()[:1] in (b"{", b"["):
         kinds = [json_values]
-    elif data[-8:] == struct.pack("<Q", MAGIC):
+    elif is_table(data):
         kinds = [table_entries]
     elif name.endswith((".pb", ".meta", ".onnx")):
         kinds = [message, message, message, json_inside]
     made = chance.choice(kinds or [names])(data, chance)
     return made if made is not None and made.data != data else None
+
+
+def is_table(data: bytes) -> bool:
+    """Whether a file is the index of a checkpoint."""
+    return data[-8:] == struct.pack("<Q", MAGIC)
 
 
 def replaced(data: bytes, *pieces: tuple[int, bytes]) -> bytes:

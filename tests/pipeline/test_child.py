@@ -332,3 +332,34 @@ def until(true, seconds=20):
     while not (held := true()) and time.monotonic() < end:
         time.sleep(0.05)
     return held
+
+
+PROGRAM = """\
+import sys
+with open(sys.argv[2], "a") as file:
+    file.write("started\\n")
+import exporter
+print(len(exporter.read(sys.argv[1])))
+try:
+    exporter.read(sys.argv[1], isolated=True)
+except exporter.UsageError as error:
+    print(error)
+"""
+NOT_NEEDED = ("aiohttp", "boto3", "botocore", "cv2", "dask", "distributed", "fsspec", "jax", "keras", "llvmlite", "matplotlib", "numba",
+              "onnx", "onnxruntime", "openvino", "pandas", "s3fs", "scipy", "tensorflow", "tensorstore", "tf_keras", "torch")
+
+
+@pytest.mark.thorough("a program is frozen, which takes minutes")
+def test_a_frozen_program_is_started_once(tmp_path):
+    """`sys.executable` of a frozen program is the program: a child made of it would do the program's own work, and so on."""
+    pytest.importorskip("PyInstaller", reason="needs PyInstaller: pip install pyinstaller")
+    (tmp_path / "program.py").write_text(PROGRAM)
+    words = [sys.executable, "-m", "PyInstaller", "--onedir", "--log-level", "ERROR", "--paths", str(ROOT),
+             "--collect-submodules", "exporter", "--add-data", f"{ROOT / 'schemas'}{os.pathsep}schemas",
+             *(word for name in NOT_NEEDED for word in ("--exclude-module", name))]
+    subprocess.run([*words, "program.py"], cwd=tmp_path, check=True, timeout=1200)
+    model = ROOT / "sample_models" / "encoder_keras3" / "model.h5"
+    done = subprocess.run([tmp_path / "dist" / "program" / "program", model, tmp_path / "started.txt"], capture_output=True, text=True,
+                          timeout=120, check=False)
+    assert done.stdout.startswith("8\nmodel.h5: isolated=True starts a Python interpreter"), done.stderr
+    assert (tmp_path / "started.txt").read_text() == "started\n"
