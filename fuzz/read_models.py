@@ -56,7 +56,8 @@ def _is_shared(truth: dict[str, Any], form: str) -> bool:
 
 # The true reasons for a refusal: what it is called here, how the sentence begins, and of which models and forms it may be.
 REASONS = (
-    ("no config says the epsilon", hints.no_epsilon([]), _says_little),
+    ("no config says the epsilon", hints.no_epsilon([]), lambda truth, form: _says_little(truth, form) or (
+        form == "saved_model.save" and _is_any_called(truth, form))),  # a graph that computes with the batch has no use for it
     ("no config says the epsilon of a user's class", "the config does not describe the layers inside the class", _says_little),
     ("gamma or beta", weights.ONE_OF_TWO, _says_little),
     ("three vectors", weights.THREE_VECTORS, _says_little),

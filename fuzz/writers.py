@@ -46,10 +46,11 @@ def main() -> int:
     end, batch = time.monotonic() + args.seconds, 0
     print(f"seed {seed}", flush=True)
     while time.monotonic() < end:
-        for api in args.api or ["keras"]:
+        apis = args.api or ["keras"]
+        for place, api in enumerate(apis):
             with tempfile.TemporaryDirectory() as folder:
-                left = end - time.monotonic()
-                tally.refused_models += write(args, api, seed + batch * args.models, pathlib.Path(folder), max(left, 30))
+                left = (end - time.monotonic()) / (len(apis) - place)  # reading takes its part of it
+                tally.refused_models += write(args, api, seed + batch * args.models, pathlib.Path(folder), max(left * 0.7, 15))
                 for truth in sorted(pathlib.Path(folder).glob("*/truth.json")):
                     tally.model(truth.parent)
         batch += 1

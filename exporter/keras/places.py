@@ -216,8 +216,8 @@ def key_of(node: Node) -> object:
 def _rebuilt(node: Node, steps: dict[object, list[Step]]) -> Node:
     if is_batch_norm(node):
         own = steps.get(key_of(node), [])
-        called = any(step.node.surroundings.training for step in own)
-        around = dataclasses.replace(node.surroundings, training=True) if called else node.surroundings
+        called = [step.node.surroundings for step in own if step.node.surroundings.training]
+        around = dataclasses.replace(node.surroundings, training=True, is_keras_3=called[0].is_keras_3) if called else node.surroundings
         return dataclasses.replace(node, calls=tuple(_call(step, steps) for step in own), surroundings=around) if own else node
     children = [(role, _rebuilt(child, steps)) for role, child in node.children]
     if all(new is old for (_, new), (_, old) in zip(children, node.children, strict=True)):

@@ -203,3 +203,18 @@ def test_what_lies_in_models_of_one_id_is_one_layer_each(tmp_path):
     config = sequential(first, layer("ReLU", "relu"), sequential(second, name="outer"))
     calls = [([], ["relu"]), (["relu"], [])]
     assert places(config) == {"net/bn": calls, "outer/net/bn": calls}
+
+
+@pytest.mark.parametrize("form", [called, keras_3])
+def test_one_call_in_training_of_a_layer_that_stands_in_two_models(form):
+    """Each entry has the calls of its own model; which Keras says it is that of the call."""
+    shared = {**norm("bn"), "shared_object_id": 5}
+    inside = form(shared, ["x"])
+    if form is keras_3:
+        inside["inbound_nodes"][0]["kwargs"]["training"] = True
+    else:
+        inside["inbound_nodes"][0][0][3]["training"] = True
+    inner = form(model(source(), inside, outputs=["bn"], name="inner"), ["bn"])
+    tree = model_tree(model(source(), form(shared, ["x"]), inner, outputs=["inner"]), "m")
+    around = [node.surroundings for _, node in walk(tree) if is_batch_norm(node)]
+    assert [(each.training, each.is_keras_3) for each in around] == [(True, form is keras_3)] * 2
