@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exporter.batchnorm.dtypes import TINY, UNIT, round_to
+from exporter.batchnorm.dtypes import HELD_IN, TINY, UNIT, round_to
 from exporter.batchnorm.layer import BatchNorm, exact_rows, scale_and_offset, wide
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+AT_ONCE = 1 << 16  # channels; the arrays in between are of float64, and a dozen
 GOLDEN = 0.6180339887498949  # multiples of it, modulo 1, spread evenly: neighboring channels get different inputs
 
 
@@ -21,8 +22,26 @@ def make(layer: BatchNorm) -> tuple[NDArray[Any], NDArray[Any]]:
     The inputs lie 0.5 to 2 deviations above and 1 to 4 below the mean, other ones for each channel: there a wrong epsilon, a
     swapped pair or a shifted channel changes the output by its own size. The outputs are the formula in float64, rounded once.
     """
+    size = layer.channels
+    if size <= AT_ONCE:
+        return _rows(layer, 0)
+    x, y = (np.empty((2, size), HELD_IN[layer.dtype]) for _ in range(2))
+    for start in range(0, size, AT_ONCE):
+        part = slice(start, min(start + AT_ONCE, size))
+        x[:, part], y[:, part] = _rows(_part(layer, part), start)
+    return x, y
+
+
+def _part(layer: BatchNorm, part: slice) -> BatchNorm:
+    """Some of the channels of a layer, by their place in row-major order."""
+    arrays = {name: values.reshape(-1)[part] for name, values in layer.parameters().items()}
+    return layer.replace(shape=(part.stop - part.start,), axis=(-1,), ndim=None, **arrays)
+
+
+def _rows(layer: BatchNorm, before: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """`make` for channels that `before` others stand before."""
     _, _, mean, deviation = wide(layer)
-    spread = np.modf(GOLDEN * np.arange(1, mean.size + 1))[0].reshape(layer.shape)
+    spread = np.modf(GOLDEN * np.arange(before + 1, before + mean.size + 1))[0].reshape(layer.shape)
     with np.errstate(over="ignore"):
         x = round_to(np.stack([mean + (0.5 + 1.5 * spread) * deviation, mean - (1 + 3 * spread) * deviation]), layer.dtype)
     y = round_to(exact_rows(layer, x), layer.dtype)

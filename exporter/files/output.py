@@ -49,13 +49,19 @@ def check_output(path: str | os.PathLike[str], inputs: Iterable[Place] = ()) -> 
 def write(path: str | os.PathLike[str], data: bytes) -> None:
     """Replaces the file or object at a path or URL by `data`; a path that ends with a slash becomes the folder that the zip archive
     `data` holds. Whole or not at all."""
+    write_pieces(path, (data,))
+
+
+def write_pieces(path: str | os.PathLike[str], pieces: Iterable[bytes]) -> None:
+    """`write`, of data that comes in pieces."""
     path = without_file_scheme(path)
     if is_url(path):
-        remote.write_bytes(path, data)
+        remote.write_bytes(path, b"".join(pieces))
     elif is_folder_name(path):
-        write_folder(Path(path), data)
+        write_folder(Path(path), b"".join(pieces))
     else:
-        write_bytes(Path(path), data)
+        with replacing(Path(path)) as file:
+            file.writelines(pieces)
 
 
 def write_bytes(path: Path, data: bytes) -> None:

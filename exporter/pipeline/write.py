@@ -47,11 +47,11 @@ class Output:
 
     def end(self, bundle: Bundle) -> None:
         """Writes `bundle`. Raises OutputError (what stood there is untouched), MissingExtra."""
-        data = self._writer.end(bundle)
+        pieces = self._writer.end(bundle)
         if self._stream is not None:
-            self._stream.write(data)
+            self._stream.write(b"".join(pieces))  # all or nothing, here, too
         else:
-            output.write(self.path, data)
+            output.write_pieces(self.path, pieces)
 
 
 def write(bundle: Bundle, path: str | os.PathLike[str], options: WriteOptions | None = None, *, vectors: bool = True,

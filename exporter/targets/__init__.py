@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Iterable
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Protocol
 
@@ -30,8 +31,8 @@ class Writer(Protocol):
     def layer(self, layer: BatchNorm) -> None:
         """Works ahead on a layer that the bundle will probably contain; `end` uses what was made from exactly the layers it is given."""
 
-    def end(self, bundle: Bundle) -> bytes:
-        """The content of the output file."""
+    def end(self, bundle: Bundle) -> Iterable[bytes]:
+        """The content of the output file, in pieces: it may be many times as large as the bundle."""
 
 
 class Target(Protocol):
@@ -53,8 +54,8 @@ class _Whole:
     def layer(self, layer: BatchNorm) -> None:
         pass
 
-    def end(self, bundle: Bundle) -> bytes:
-        return self._target.write(bundle, self._options)
+    def end(self, bundle: Bundle) -> Iterable[bytes]:
+        return (self._target.write(bundle, self._options),)
 
 
 def writer_for(name: str, options: WriteOptions) -> Writer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,36 +23,43 @@ NAME = "bundle"
 OPTIONS = frozenset({"vectors"})
 
 
+LARGE = 1 << 16  # channels of a layer whose text is not made ahead: it is many times as large as the parameters
+
+
 class JsonWriter:
-    """Makes the text of each layer as soon as it is known; it is joined once, at the end: the text is several times the size of the
-    parameters."""
+    """Makes the text of each layer as soon as it is known, but of large ones."""
 
     def __init__(self, options: WriteOptions) -> None:
         self._options = options
-        self._made: dict[int, tuple[BatchNorm, list[bytes]]] = {}  # by id: thousands may have one path, and so one hash
+        self._made: dict[int, tuple[BatchNorm, bytes]] = {}  # by id: thousands may have one path, and so one hash
 
     def layer(self, layer: BatchNorm) -> None:
         """Makes the text of a layer."""
-        with np.errstate(all="ignore"), contextlib.suppress(ExporterError):
-            self._made[id(layer)] = layer, _entry(layer, self._options)
+        if layer.channels <= LARGE:
+            with np.errstate(all="ignore"), contextlib.suppress(ExporterError):
+                self._made[id(layer)] = layer, b"".join(_entry(layer, self._options))
 
-    def end(self, bundle: Bundle) -> bytes:
-        """The document, validated against the schema, one key a line."""
+    def end(self, bundle: Bundle) -> Iterator[bytes]:
+        """The document in pieces, validated against the schema, one key a line."""
         content = frame(bundle)
         schema.validate(content)
-        parts: list[bytes] = []
-        for key, value in content.items():
-            parts += (b",\n  " if parts else b"{\n  ", _text(key), b": ")
+        for number, (key, value) in enumerate(content.items()):
+            yield (b",\n  " if number else b"{\n  ") + _text(key) + b": "
             if key == "layers" and bundle.layers:
-                for place, layer in enumerate(bundle.layers):
-                    parts.append(b",\n    {" if place else b"[\n    {")
-                    parts += self._made[id(layer)][1] if id(layer) in self._made else _entry(layer, self._options)
-                    parts.append(b"\n    }")
-                parts.append(b"\n  ]")
+                yield from self._layers(bundle)
             else:
-                parts.append(_text(value))
-        parts.append(b"\n}\n")
-        return b"".join(parts)
+                yield _text(value)
+        yield b"\n}\n"
+
+    def _layers(self, bundle: Bundle) -> Iterator[bytes]:
+        for place, layer in enumerate(bundle.layers):
+            yield b",\n    {" if place else b"[\n    {"
+            if id(layer) in self._made:
+                yield self._made[id(layer)][1]
+            else:
+                yield from _entry(layer, self._options)
+            yield b"\n    }"
+        yield b"\n  ]"
 
 
 writer = JsonWriter
@@ -59,20 +67,39 @@ writer = JsonWriter
 
 def write(bundle: Bundle, options: WriteOptions) -> bytes:
     """The document, as JsonWriter makes it."""
-    return JsonWriter(options).end(bundle)
+    return b"".join(JsonWriter(options).end(bundle))
 
 
-def _entry(layer: BatchNorm, options: WriteOptions) -> list[bytes]:
-    """The text of a layer, between its braces, in pieces: joined once, at the end, for they are many or large."""
+def _entry(layer: BatchNorm, options: WriteOptions) -> Iterator[bytes]:
+    """The text of a layer, between its braces, a field at a time."""
     content = layer_entry(layer, options.vectors)
     schema.validate_layer(content)
-    return [_before(field, bool(place)) + _text(portable(held)) for place, (field, held) in enumerate(content.items())]
+    for place, (field, held) in enumerate(content.items()):
+        yield _before(field, bool(place))
+        yield from _texts(portable(held)) if layer.channels > LARGE else (_text(portable(held)),)
 
 
 @functools.cache
 def _before(field: str, is_next: bool) -> bytes:
     """What stands before the value of a field."""
     return (b",\n      " if is_next else b"\n      ") + _text(field) + b": "
+
+
+def _texts(value: Any) -> Iterator[bytes]:
+    """`_text` in pieces of some of the numbers of an array."""
+    if isinstance(value, dict):
+        for place, (key, held) in enumerate(value.items()):
+            yield (b"," if place else b"{") + _text(key) + b":"
+            yield from _texts(held)
+        yield b"}"
+    elif isinstance(value, np.ndarray):
+        is_flat = value.ndim == 1
+        for start in range(0, len(value), LARGE if is_flat else 1):
+            yield b"," if start else b"["
+            yield from (_text(value[start: start + LARGE])[1:-1],) if is_flat else _texts(value[start])
+        yield b"]"
+    else:
+        yield _text(value)
 
 
 def _text(value: Any) -> bytes:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import exporter
-from exporter.batchnorm import document, schema
+from exporter.batchnorm import document, schema, vectors
 from exporter.batchnorm import layer as layer_module
 from exporter.batchnorm.dtypes import HELD_IN, round_to, stored_bytes
 from exporter.batchnorm.gate import remarks_on
@@ -326,3 +326,31 @@ def test_the_epsilon_of_a_kernel_is_said_twice_alike(tmp_path, fields, said):
     (tmp_path / "b.json").write_text(json.dumps(content))
     with pytest.raises((exporter.BundleError, exporter.LayerError), match=re.escape(said)):
         exporter.load(tmp_path / "b.json")
+
+
+def test_vectors_of_many_channels_are_made_in_parts_and_alike(monkeypatch):
+    """Also of several dimensions, without a parameter, and next to the largest numbers of the dtype."""
+    layers = [make_layer(shape=(5, 7), axis=(1, 2)), make_layer(shape=(40,), dtype="bfloat16").replace(gamma=None),
+              make_layer(shape=(40,), dtype="float16").replace(moving_mean=np.full(40, 65504, np.float16)),
+              make_layer(shape=(33,), dtype="float64", ndim=4, axis=(3,))]
+    whole = [vectors.make(layer) for layer in layers]
+    monkeypatch.setattr(vectors, "AT_ONCE", 16)
+    for layer, (x, y) in zip(layers, whole, strict=True):
+        in_parts = vectors.make(layer)
+        assert [rows.tobytes() for rows in in_parts] == [x.tobytes(), y.tobytes()]
+        assert {rows.dtype for rows in in_parts} == {x.dtype}
+
+
+def test_the_text_of_large_layers_is_made_while_it_is_written(monkeypatch):
+    rare = np.array([0x15AE43FD], np.uint32).view(np.float32)[0]  # one that has more digits, and so has all its array
+    large = make_layer("large", shape=(50,)).replace(beta=np.float32([*range(49), rare]))
+    bundle = make_bundle(make_layer("a"), large, make_layer("wide", shape=(25, 2), axis=(1, 2), dtype="float64").replace(gamma=None))
+    want = bundle_json.write(bundle, WriteOptions())
+    monkeypatch.setattr(bundle_json, "LARGE", 10)
+    writer = bundle_json.writer(WriteOptions())
+    for layer in bundle:
+        writer.layer(layer)
+    assert [made.path for made, _ in writer._made.values()] == ["a"]
+    assert b"".join(writer.end(bundle)) == want
+    assert b"7.03853" in want
+    assert max(map(len, writer.end(bundle))) < len(want) / 8

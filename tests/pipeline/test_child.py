@@ -209,7 +209,7 @@ def test_a_text_that_was_made_early_is_the_one_that_is_written(monkeypatch):
     assert set(output.layers) == set(bundle.layers)
     want = bundle_json.write(bundle, WriteOptions())
     monkeypatch.setattr(bundle_json, "layer_entry", None)  # nothing is made a second time
-    assert output.writer.end(bundle) == want
+    assert b"".join(output.writer.end(bundle)) == want
 
 
 def test_only_layers_that_are_wanted_are_worked_on_early():

@@ -59,7 +59,7 @@ def test_layers_of_one_path_take_linear_work():
         completion, output = Completion(options), bundle_json.writer(WriteOptions(vectors=False))
         reader = message.Reader(FormatError("damaged"), lambda stored: completion.begin(stored, output.layer))
         reader.feed(b"".join(data))
-        output.end(resolve(reader.answer(), options, completion))
+        b"".join(output.end(resolve(reader.answer(), options, completion)))
 
     def cost(count):
         found = make_found(*(make_stored("bn", shape=(1,), seed=number) for number in range(count)))
