@@ -258,3 +258,14 @@ def test_a_batch_norm_over_several_axes_that_no_config_describes_is_not_dropped_
     bundle = read(path)
     assert [layer.path for layer in bundle] == ["layers/batch_normalization"]
     assert any(f"stem/{name}: it contains {roles} arrays of shape [1, 3, 1, 2]" in warning for warning in bundle.warnings) == warns
+
+
+def test_a_variable_outside_of_vars(weights):
+    """All of Keras's variables lie in groups called so; where the name is another one, a layer would be gone without a word."""
+    path = weights({"": ([], "m"), "layers/batch_normalization": (A, "a"), "layers/batch_normalization_1": (B, "b")})
+    assert read(path).paths() == ["a", "b"]
+    with h5py.File(path, "r+") as file:
+        group = file["layers/batch_normalization_1"]
+        group.move("vars", "SNOD")
+    with pytest.raises(FormatError, match=r"layers/batch_normalization_1/SNOD/0: a variable lies outside of a group called 'vars'"):
+        exporter.read(path, epsilon=1e-3)

@@ -64,10 +64,14 @@ class Group:
         return sorted(names - {VARIABLES}, key=numbered)
 
     def children(self, without: AbstractSet[str] = frozenset()) -> Iterator[tuple[str, Group]]:
-        """The groups in this one but "vars" and those whose path is in `without`, which are not opened."""
+        """The groups in this one but "vars" and those whose path is in `without`, which are not opened. All variables lie in a "vars"."""
         for name in self.members():
             path = f"{self.path}/{name}" if self.path else name
-            if path not in without and any(file.is_group(path) for file in self._files):
+            kinds = set() if path in without else {file.kind(path) for file in self._files}
+            if "dataset" in kinds:
+                raise FormatError(f"a variable lies outside of a group called {VARIABLES!r}, where Keras saves them all", where=path,
+                                  hint="the file is damaged; get it again")
+            if "group" in kinds:
                 found = self.child(name)
                 if found is not None:
                     yield name, found
