@@ -198,7 +198,7 @@ class Reading:
             training = any(call["training"] for call in truth["calls"] if call["path"] == found.path)
         if training is not None and form not in NO_NAMES and found.called_in_training not in (training, truth["training"]):
             yield f"called_in_training {found.called_in_training}, the model's {truth['training']}"
-        if found.calls:
+        if found.calls and form not in FROM_GRAPHS:  # there they are operations
             yield from self.calls(found, truth, is_one_of_several)
 
     def axis(self, found: Any, truth: dict[str, Any]) -> Iterator[str]:

@@ -144,15 +144,15 @@ class Node:
         values = [value for name in names if (value := self.attribute(name)) is not None]
         return [function.text(1) for value in values for function in ([value.message(10)] if 10 in value else value.message(1).messages(9))]
 
-    def shape(self, name: str) -> tuple[int, ...] | None:
-        """A shape attribute (or the first of a list of them), -1 for what is not known; None: absent, or of unknown rank."""
+    def shape(self, name: str, place: int = 0) -> tuple[int, ...] | None:
+        """A shape attribute (or the one at this place of a list), -1 for what is not known; None: absent, or of unknown rank."""
         value = self.attribute(name)
         if value is None:
             return None
         shapes = [value.message(7)] if 7 in value else value.message(1).messages(7)
-        if not shapes or shapes[0].boolean(3):
+        if place >= len(shapes) or shapes[place].boolean(3):
             return None
-        return tuple(dimension.integer(1) for dimension in shapes[0].messages(2))
+        return tuple(dimension.integer(1) for dimension in shapes[place].messages(2))
 
     def tensor(self, name: str = "value") -> TensorProto:
         """A tensor attribute; of a Const, its value."""

@@ -23,7 +23,7 @@ def tensor(values, dtype=None, shape=None):
 
 
 def attribute(value):
-    """An AttrValue, by the type of `value`: bytes are a TensorProto, tuples a shape, lists are lists of ints or text."""
+    """An AttrValue, by the type of `value`: bytes are a TensorProto, tuples a shape, lists are lists of ints, text or shapes."""
     if isinstance(value, bool):
         return field(5, int(value))
     if isinstance(value, float):
@@ -35,6 +35,8 @@ def attribute(value):
     if isinstance(value, tuple):
         return field(7, shape_proto(value))
     if isinstance(value, list):
+        if value and isinstance(value[0], tuple):
+            return field(1, b"".join(field(7, shape_proto(one)) for one in value))
         return field(1, b"".join(field(2 if isinstance(one, str) else 3, one) for one in value))
     return field(2, value)
 

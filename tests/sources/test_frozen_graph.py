@@ -66,6 +66,16 @@ def test_an_absent_epsilon_is_the_ops_default(tmp_path):
     assert bundle["bn"].epsilon == float(np.float32(1e-4))
 
 
+@pytest.mark.parametrize(("shapes", "axis", "ndim"), [
+    ([(-1, 4), (-1, 3, 4, 4)], (1,), 4), ([(-1, 4), (-1, 3, 4)], (1,), 3), ([(-1, 3, 4, 4)], (-2,), None)])
+def test_the_rank_is_that_of_the_output_that_is_read(tmp_path, shapes, axis, ndim):
+    """An op may have several, as a call of a recurrent layer's function does; what is said of another says nothing."""
+    wide = [one.reshape(3, *[1] * ((ndim or 3) - 2)) for one in parameters()]
+    nodes, reads = frozen_variables("bn", wide)
+    layer = read(tmp_path, node("call", "PartitionedCall", _output_shapes=shapes), *nodes, *chain("bn", "call:1", *reads))["bn"]
+    assert (layer.axis, layer.ndim) == (axis, ndim)
+
+
 @pytest.mark.parametrize(("layout", "axis", "ndim"), [("NHWC", (-1,), 4), ("NCHW", (1,), 4), ("NDHWC", (-1,), 5), ("NCDHW", (1,), 5)])
 def test_the_layout_is_the_axis(tmp_path, layout, axis, ndim):
     nodes, reads = frozen_variables("bn", parameters())

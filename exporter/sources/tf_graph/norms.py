@@ -396,7 +396,7 @@ class _Finder:
                     return None
                 x = outside
                 continue
-            shape = node.shape("_output_shapes") or (node.shape("shape") if node.op == "Placeholder" else None)
+            shape = node.shape("_output_shapes", x.output.slot) or (node.shape("shape") if node.op == "Placeholder" else None)
             if shape or node.op in RANKS:
                 return len(shape) if shape else RANKS[node.op]
             if node.op not in KEEPS_RANK:
