@@ -362,7 +362,7 @@ def test_verify_refuses(run, tmp_path):
     assert "this is not a bundle" in err
     assert "bn-export MODEL out.json" in err
     code, _, err = run(verify, CONFORMANCE, "--map", "a=b")
-    assert (code, "--map needs OTHER" in err) == (2, True)
+    assert (code, "--map requires OTHER" in err) == (2, True)
     code, _, err = run(verify, CONFORMANCE, KERAS, "--map", "a")
     assert (code, "expected OLD=NEW" in err) == (2, True)
     for words in ((tmp_path / "none.json", KERAS), (CONFORMANCE, tmp_path / "none.h5")):

@@ -37,7 +37,7 @@ def test_a_convolution_that_grappler_fused_it_into(tmp_path, op, layout, axis):
 
 def test_a_convolution_that_something_else_was_fused_into(tmp_path):
     nodes = [const("kernel", np.ones((1, 1, 3, 3), "f4")), const("bias", np.ones(3, "f4"))]
-    with pytest.raises(UnsupportedError, match="holds no BatchNormalization"):
+    with pytest.raises(UnsupportedError, match="contains no BatchNormalization"):
         read(tmp_path, X, *nodes, node("conv", "_FusedConv2D", "x", "kernel", "bias", fused_ops=["BiasAdd", "Relu"]))
 
 
