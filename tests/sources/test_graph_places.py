@@ -76,6 +76,17 @@ def test_a_product_of_two_inputs_is_no_kernel(tmp_path):
     assert layer.calls == ()
 
 
+def test_what_may_be_a_part_of_a_layer_with_a_kernel_is_not_said(tmp_path):
+    """Keras 3 adds a bias with AddV2, and a Conv1D is a Conv2D between ExpandDims and Squeeze: fold is not to be refused there."""
+    bias = const("c/bias", np.ones(3, np.float32))
+    for last in (node("c/add", "AddV2", "c/Conv2D", "c/bias"), node("c/add", "AddV2", "c/bias", "c/Conv2D"),
+                 node("c/add", "Squeeze", "c/Conv2D", squeeze_dims=[])):
+        layer, _ = read(tmp_path, KERNEL, conv(), bias, last, norm("c/add"))
+        assert layer.calls == ()
+    layer, _ = read(tmp_path, KERNEL, conv(), node("sum", "AddV2", "c/Conv2D", "x"), norm("sum"))
+    assert [each.class_name for each in layer.inputs] == ["AddV2"]
+
+
 def test_a_dense_kernel_and_one_that_lies_the_other_way(tmp_path):
     kernel = const("d/kernel", np.ones((3, 3), np.float32))
     for transposed, axis in ((False, 1), (True, 0)):

@@ -11,7 +11,7 @@ from collections.abc import Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from exporter.batchnorm.places import Call, Neighbor
-from exporter.sources.tf_graph.chain import users_of
+from exporter.sources.tf_graph.chain import ADDITIONS, users_of
 from exporter.sources.tf_graph.trace import PASSES, Tracer
 from exporter.sources.tf_graph.values import Constant, Frame, Parts, Variable, operand
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # The axis of the output channels of each op's kernel; a depthwise one has two.
 KERNELS = {"Conv2D": 3, "Conv3D": 4, "MatMul": 1, "DepthwiseConv2dNative": None, "Conv2DBackpropInput": 2}
+PARTS_OF_LAYERS = frozenset({"Squeeze", "Reshape", "Transpose", "BatchToSpaceND", "BatchToSpace"})  # of a Conv1D, a dilated one, ...
 SHAPES = frozenset({"Shape", "ShapeN", "Size", "Rank"})  # they read no numbers
 LONGEST = 100
 
@@ -81,7 +82,8 @@ class _Look:
         return None if feeding is None else Call((feeding,), tuple(map(_neighbor, self._following(frame.body, norm.node))))
 
     def _feeding(self, frame: Frame, norm: Norm) -> Neighbor | None:
-        """What computes x: a stored kernel with its bias, or any other op; None where x is an argument, or a product of two inputs."""
+        """What computes x: a stored kernel with its bias, or an op that is no part of a layer with a kernel; None where that is not
+        certain, x is an argument, or a product of two inputs."""
         body, node, use_bias = frame.body, norm.x.node, False
         if node is None:
             return None
@@ -91,13 +93,14 @@ class _Look:
             node, use_bias, shared = before, True, shared or self._is_shared(body, before)
         found = dataclasses.replace(_neighbor(node), padding=None, is_shared=shared)
         if node.op not in KERNELS:
-            return found
+            is_part = node.op in PARTS_OF_LAYERS or (node.op in ADDITIONS and any(self._is_stored(frame, node, side) for side in (0, 1)))
+            return None if is_part else found
         axis = 0 if node.op == "MatMul" and node.boolean("transpose_b", False) else KERNELS[node.op]
         return dataclasses.replace(found, axis=axis, use_bias=use_bias) if self._is_stored(frame, node) else None
 
-    def _is_stored(self, frame: Frame, node: Node) -> bool:
-        """Whether the second input of an op is a parameter as it is stored."""
-        return isinstance(self._tracer.trace(operand(frame, node, 1)), (Variable, Constant, Parts))
+    def _is_stored(self, frame: Frame, node: Node, number: int = 1) -> bool:
+        """Whether an input of an op, the second of most, is a parameter as it is stored."""
+        return isinstance(self._tracer.trace(operand(frame, node, number)), (Variable, Constant, Parts))
 
     def _source(self, body: Body, node: Node) -> Node | None:
         """The op behind the first input of one, seen through what changes no number; None where another body computes it."""
