@@ -10,11 +10,13 @@ import pytest
 from tests.make.layers import ROOT
 from tests.make.ways import SAMPLES, documents
 
+OFTEN = ("bundles_010/encoder.json", "bundles_010/encoder.safetensors", "encoder_keras3/model.h5", "saved_model_tfkeras/model.h5")
 ROWS = [row for row in json.loads((ROOT / "sample_models" / "manifest.json").read_text()) if "truth" in row]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the ways include forks")
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row["model"])
+@pytest.mark.parametrize("row", [pytest.param(row, id=row["model"], marks=[pytest.mark.thorough("much time")] * (row["model"] in OFTEN))
+                                 for row in ROWS])
 def test_every_way_gives_the_same_bundle(row, tmp_path):
     options = dict(row.get("options", {}))
     if "architecture" in options:

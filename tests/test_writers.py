@@ -33,7 +33,7 @@ def loaded(name):
     return api, tensorflow, random_models.classes(api.keras)
 
 
-@pytest.mark.parametrize("seed", [10, 117])
+@pytest.mark.parametrize("seed", [10, pytest.param(117, marks=pytest.mark.thorough("much time"))])
 def test_random_models(keras, fuzz, seed, tmp_path):
     write, read = fuzz
     api, tensorflow, own = loaded(keras.__name__)

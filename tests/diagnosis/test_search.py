@@ -389,7 +389,7 @@ def test_the_machine_form_is_json(model):
     assert diagnose(make_bundle(layer), x, layer(x) - layer.beta).to_dict()["explanations"][0]["codes"] == ["BN132"]
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=settings.default.max_examples // 3, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_whatever_is_given_there_is_an_answer_or_a_usage_error(data):
     """Any shape, any numbers (none finite, all zero, whole ones), typed or not."""

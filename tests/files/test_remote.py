@@ -139,8 +139,10 @@ def test_announced_ranges_are_widened_and_merged(packs):
 
 
 @needs_http
-@pytest.mark.parametrize("name", ["model.h5", "model.keras"])
-@pytest.mark.parametrize(("several", "requests", "part"), [(False, 255, 0.11), (True, 30, 0.055)])
+@pytest.mark.parametrize(("name", "several", "requests", "part"), [
+    ("model.h5", False, 255, 0.11), ("model.keras", True, 30, 0.055),
+    pytest.param("model.keras", False, 255, 0.11, marks=pytest.mark.thorough("much time")),
+    pytest.param("model.h5", True, 30, 0.055, marks=pytest.mark.thorough("much time"))])
 def test_few_requests_and_few_bytes(densenet, name, several, requests, part, tmp_path):
     """Its 201 batch norms lie in 200 places, each of them far from the next: a server that sends one range in an answer needs 200 answers,
     or 120 with a sixth of the file."""

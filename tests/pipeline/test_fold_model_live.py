@@ -48,7 +48,10 @@ def check_outputs(keras, model, folded, x):
         assert np.abs(want).max() > 0
 
 
-@pytest.mark.parametrize("kind", KINDS)
+OFTEN = ("Dense", "Conv2D", "Conv2DTranspose")
+
+
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=[pytest.mark.thorough("much time")] * (kind not in OFTEN)) for kind in KINDS])
 def test_every_kind_in_every_file(keras, kind, tmp_path):
     if not hasattr(keras.layers, kind):
         pytest.skip(f"this Keras has no {kind}")
