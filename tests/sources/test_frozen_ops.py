@@ -115,3 +115,38 @@ def test_the_copy_in_training_of_one_function_and_that_of_inference_of_another(t
     check(bundle["bn"], values)
     with pytest.raises(UnresolvedError, match="statistics of the batch"):
         read(tmp_path, X, *nodes[:4], calls[0], functions=[training])
+
+
+def test_parameters_in_parts_by_the_op_of_old(tmp_path):
+    """Concat takes the axis first, ConcatV2 last."""
+    values = parameters(5)
+    nodes, reads = [const("axis", np.int32(0))], []
+    for role, array in zip(ROLES, values, strict=True):
+        nodes += [const(f"bn/{role}/part_0", array[:2]), const(f"bn/{role}/part_1", array[2:]),
+                  node(f"bn/{role}/concat", "Concat", "axis", f"bn/{role}/part_0", f"bn/{role}/part_1")]
+        reads.append(f"bn/{role}/concat")
+    check(read(tmp_path, X, *nodes, *chain("bn", "x", *reads))["bn"], values)
+
+
+@pytest.mark.parametrize("op", ["ExpandDims", "Squeeze"])
+def test_parameters_with_an_axis_more_or_less(tmp_path, op):
+    """A column and a row of parameters are what the graph makes of them."""
+    values = parameters()
+    held = values if op == "ExpandDims" else [one.reshape(1, 3) for one in values]
+    nodes, reads = frozen_variables("bn", held)
+    if op == "ExpandDims":
+        changed = [const("at", np.int32(0)), *(node(f"r{n}", op, one, "at") for n, one in enumerate(reads))]
+    else:
+        changed = [node(f"r{n}", op, one, squeeze_dims=[0]) for n, one in enumerate(reads)]
+    layer = read(tmp_path, X, *nodes, *changed, *chain("bn", "x", "r0", "r1", "r2", "r3"))["bn"]
+    check(layer, values)
+    assert (layer.axis, layer.shape) == ((-1,), (3,))
+
+
+@pytest.mark.parametrize("role", ["mean", "variance"])
+def test_a_statistic_that_the_graph_computes_is_none_that_is_stored(tmp_path, role):
+    nodes, reads = frozen_variables("bn", parameters())
+    reads[2 if role == "mean" else 3] = "made"
+    made = [const("size", np.int32([3])), const("number", np.float32(0.5)), node("made", "Fill", "size", "number")]
+    with pytest.raises(UnresolvedError, match=f"its {role if role == 'mean' else 'variance'}|moving_{role}"):
+        read(tmp_path, X, *nodes, *made, fused("bn", reads))

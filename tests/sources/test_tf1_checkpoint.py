@@ -107,6 +107,24 @@ def test_partitioned_variables(tmp_path):
     check(exporter.read(save(tmp_path, alone, *graphs))["bn"], values)
 
 
+def test_a_part_of_a_partitioned_variable_that_is_not_there(tmp_path):
+    values = parameters(5)
+    nodes, reads, stored = [const("axis", np.int32(0))], [], {}
+    for role, array in zip(ROLES, values, strict=True):
+        for number, part in enumerate((array[:2], array[2:])):
+            nodes += [node(f"bn/{role}/part_{number}", "VariableV2"),
+                      node(f"bn/{role}/part_{number}/read", "Identity", f"bn/{role}/part_{number}")]
+            stored[f"bn/{role}/part_{number}"] = part
+        nodes.append(node(f"bn/{role}", "ConcatV2", f"bn/{role}/part_0/read", f"bn/{role}/part_1/read", "axis"))
+        reads.append(f"bn/{role}")
+    index = save(tmp_path, stored, *nodes, *chain("bn", "x", *reads))
+    check(exporter.read(index)["bn"], values)
+    del stored["bn/gamma/part_1"]
+    save(tmp_path, stored, *nodes, *chain("bn", "x", *reads))
+    with pytest.raises(UnresolvedError, match="no value of its gamma"):
+        exporter.read(index)
+
+
 def test_variables_that_are_not_there_are_unresolved(tmp_path):
     values = parameters()
     nodes, reads = variables("bn")

@@ -56,6 +56,20 @@ def test_averages_that_go_into_the_op_itself(tmp_path, op):
     assert "run in training by the graph" in bundle.warnings[0]
 
 
+@pytest.mark.parametrize("op", ["FusedBatchNorm", "FusedBatchNormV3"])
+def test_averages_of_what_the_op_in_training_gives(tmp_path, op):
+    """Its second output is the mean of the batch, its third the variance: tf.layers keeps the averages of these."""
+    values = parameters()
+    nodes, (g, b, _, _) = variables("bn")
+    fused = [const("none", np.zeros(0, "f4")), node(f"bn/{op}", op, "x", g, b, "none", "none", is_training=True, epsilon=0.001)]
+    updates = [*average("m", "bn/moving_mean", f"bn/{op}:1"), *average("v", "bn/moving_variance", f"bn/{op}:2")]
+    index = save(tmp_path, tensors("bn", values), X, *nodes, *fused, *updates)
+    check(exporter.read(index)["bn"], values)
+    crossed = [*average("m", "bn/moving_mean", f"bn/{op}:2"), *average("v", "bn/moving_variance", f"bn/{op}:1")]
+    save(tmp_path, tensors("bn", [*values[:2], *values[:1:-1]]), X, *nodes, *fused, *crossed)
+    check(exporter.read(index)["bn"], values)  # whatever their names say
+
+
 def average(name, variable, statistic, *, unless_empty=False):
     """assign_moving_average without zero_debias; unless_empty: as Keras has it under a distribution strategy."""
     nodes = [const(f"{name}/decay", np.float32(0.1)), node(f"{name}/sub", "Sub", f"{variable}/read", statistic),
