@@ -314,6 +314,15 @@ def test_variables_of_hdf5_load_nothing(variable, tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("variable", ["HDF5_PLUGIN_PRELOAD", "HDF5_VOL_CONNECTOR", "HDF5_DRIVER"])
+def test_variables_of_hdf5_load_nothing_in_a_batch(variable, jobs, tmp_path):
+    value = {"HDF5_VOL_CONNECTOR": "trap", "HDF5_DRIVER": "split"}.get(variable, str(tmp_path))
+    models = [MODEL, ROOT / "sample_models" / "no_beta_keras208" / "model.h5"]
+    done = command(*models, "--jobs", jobs, "--out-dir", tmp_path / "out", env={**os.environ, variable: value})
+    assert (done.returncode, done.stderr) == (0, "exported 2, skipped 0, refused 0\n")
+
+
 def test_a_name_that_is_not_unicode(tmp_path):
     name = os.fsencode(tmp_path) + b"/m\xff\x1b[2J.h5"
     shutil.copy(MODEL, name)

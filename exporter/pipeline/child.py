@@ -36,6 +36,7 @@ PIPE = 1 << 20  # bytes; what an unprivileged process may ask for on Linux
 BUFFER = 1 << 16
 # What would have HDF5 load code or open files in another way than this package says.
 HDF5_VARIABLES = ("HDF5_PLUGIN_PATH", "HDF5_VOL_CONNECTOR", "HDF5_DRIVER", "HDF5_DRIVER_CONFIG")
+NO_PLUGINS = "::"
 HARMLESS = "the file is damaged or forged; nothing was read from it"
 
 
@@ -271,6 +272,11 @@ def understood(asked: bytes) -> tuple[Place, ReadOptions, Limits, int]:
     return place_for(said["path"]), ReadOptions(**fields), Limits(**said["limits"]), said["parent"]
 
 
+def asks_for_plugins() -> bool:
+    """Whether importing h5py in this process, as it is, could have libhdf5 load code or complain."""
+    return any(name in os.environ for name in HDF5_VARIABLES) or os.environ.get("HDF5_PLUGIN_PRELOAD", NO_PLUGINS) != NO_PLUGINS
+
+
 def prepare() -> None:
     """In a child: has libhdf5 load no plugins and open files in no other way than this package says."""
     import gc
@@ -278,7 +284,7 @@ def prepare() -> None:
     gc.disable()  # a short life, and nothing in it goes round in circles
     for name in HDF5_VARIABLES:
         os.environ.pop(name, None)
-    os.environ["HDF5_PLUGIN_PRELOAD"] = "::"
+    os.environ["HDF5_PLUGIN_PRELOAD"] = NO_PLUGINS
 
 
 def _serve(place: Place, options: ReadOptions, limits: Limits, descriptor: int) -> None:

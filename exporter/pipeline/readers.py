@@ -227,12 +227,15 @@ def _spawned() -> Reader:
 
 def serve_standard_streams() -> None:
     """In a spawned process."""
+    child.prepare()
     prepare()
     _serve(0, 1)
 
 
 def prepare() -> None:
-    """Imports what reading needs, once for all processes that are forked from this one."""
+    """Imports what reading needs, once for all processes that are forked from this one; where that would load more, each does it itself."""
+    if child.asks_for_plugins():
+        return
     import h5py  # noqa: F401
 
     import exporter.pipeline.finding

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
@@ -245,6 +246,13 @@ def test_a_bundle_without_vectors_says_so(run, tmp_path):
     assert "1 without vectors" in out
 
 
+def test_what_is_odd_about_a_bundle_is_said_when_it_is_verified(run, tmp_path):
+    odd = make_layer().replace(moving_variance=np.float32([1, -1e-12, 1, 1]))
+    exporter.write(make_bundle(odd), tmp_path / "b.json")
+    code, _, err = run(verify, tmp_path / "b.json")
+    assert (code, "warning: encoder/bn_1: moving_variance[1] is slightly negative" in err) == (0, True)
+
+
 def test_against_a_checkpoint(run, tmp_path):
     exporter.write(exporter.read(KERAS), tmp_path / "b.json")
     code, out, _ = run(verify, tmp_path / "b.json", KERAS)
@@ -310,6 +318,22 @@ def test_a_model_that_does_not_say_epsilon(run, tmp_path):
     code, out, _ = run(verify, tmp_path / "b.json", weights, *only, "--epsilon", "0.5")
     assert code == 1
     assert "epsilon: 0.001 in the bundle, 0.5 in model.weights.h5" in out
+
+
+def test_a_page_of_numbers_that_are_none(run, tmp_path):
+    """A channel whose number is no finite one has no place in the drawing; the others have theirs."""
+    layers = [make_layer(name, shape=(6,), seed=seed, epsilon=1e-5) for seed, name in enumerate(("a", "b"))]
+    exporter.write(make_bundle(*layers), tmp_path / "b.json")
+    state = torch_state(*layers)
+    state["a.weight"] = np.float32([1, np.inf, 2, np.nan, -np.inf, 0])
+    np.savez(tmp_path / "s.npz", **state)
+    code, _, _ = run(verify, tmp_path / "b.json", tmp_path / "s.npz", tmp_path / "r.html")
+    text = (tmp_path / "r.html").read_text("utf-8")
+    circles = re.findall(r'<circle cx="([-\w.]+)" cy="([-\w.]+)"', text)
+    assert code == 1
+    assert len(circles) == 3
+    assert all(number.lstrip("-").isdigit() for circle in circles for number in circle)
+    assert [re.search(rf'<bdi>{name}</bdi>.*?class="(\w+)"', text, re.DOTALL)[1] for name in "ab"] == ["differs", "equal"]
 
 
 def test_two_checkpoints_as_a_page(run, several, tmp_path):

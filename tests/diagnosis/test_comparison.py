@@ -249,6 +249,15 @@ def test_a_shape_and_a_number_of_channels_that_differ():
     assert [(one.what, one.mine, one.theirs) for one in longer.differences] == [("channels", 6, 7)]
 
 
+@pytest.mark.parametrize(("mine", "theirs", "code"), [
+    (1e-6, 1.001e-5, "BN104"), (1e-6, 1e-5, "BN103"), (1e-3, 1e-5, "BN103"), (1e-6, 0.0, "BN102"), (1e-6, 0.25, "BN105"),
+    (1e-3, 1.001e-5, "BN105")])
+def test_an_epsilon_has_a_name(mine, theirs, code):
+    layer = MINE.replace(epsilon=mine)
+    found = exporter.compare(make_bundle(layer), make_bundle(layer.replace(epsilon=theirs)))
+    assert [(one.what, one.code) for one in found.differences] == [("epsilon", code)]
+
+
 def test_no_rounding_is_nothing_in_json():
     same = exporter.compare(make_bundle(MINE), make_bundle(MINE)).to_dict()
     assert [pair["rounding"] for pair in same["pairs"]] == [None]

@@ -351,6 +351,14 @@ def test_a_failed_write_leaves_nothing(monkeypatch):
     assert not fsspec.filesystem("memory").exists("/full/bundle.json")
 
 
+def test_an_output_far_away_does_not_replace_its_input():
+    from exporter.files import output
+
+    with pytest.raises(OutputError, match="the output would replace the input"):
+        output.check_output("memory://there/model.json", [place_for("memory://there/model.json")])
+    output.check_output("memory://there/other.json", [place_for("memory://there/model.json")])
+
+
 def test_what_cannot_be_written():
     for url, words in (("https://host/out.json", "http addresses cannot be written to"), ("s3://bucket/kit.zip/", "folder")):
         with pytest.raises((OutputError, UsageError), match=words):

@@ -205,6 +205,7 @@ def entry(dtype=1, shape=(3,), shard=0, offset=0, size=12, crc=0):
     (entry(shard=-1), "data shard -1, but there are 1"),
     (b"\xff\xff\xff\xff\x0f\x01", "entry of a/gamma"),
     (entry(shape=(1,) * 300, size=4), "300 dimensions"),
+    (field(1, 1) + field(2, field(3, 1)) + field(5, 4), "unknown dimension"),
 ])
 def test_bad_entries(tmp_path, bad, what):
     with opened(damaged(tmp_path, replaced(b"a/gamma", bad))) as checkpoint, pytest.raises(FormatError, match=what) as caught:

@@ -143,6 +143,21 @@ def test_other_damage():
     assert "model.weights.h5: it is damaged" in refused(GOOD.replace(WEIGHTS, WEIGHTS[:-1] + b"?"), "model.weights.h5")
 
 
+def test_a_directory_of_more_or_fewer_members_than_the_archive_says():
+    at = GOOD.rfind(b"PK\5\6")
+    for count in (1, 3):
+        data = bytearray(GOOD)
+        struct.pack_into("<HH", data, at + 8, count, count)
+        assert "directory is damaged" in refused(bytes(data))
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.weights.h5"])
+def test_two_mebibytes_of_little_text_are_no_bomb(name):
+    """A config of zeros packs a thousand to one; up to 64 MiB that is nobody's harm."""
+    text = b" " * (2 << 20)
+    assert Archive(MemoryFile(packed((name, text), compression=zipfile.ZIP_DEFLATED))).read(name) == text
+
+
 def test_what_is_missing_or_ambiguous():
     assert "config.json is missing" in refused(packed(("other", b"")))
     assert "at 'model/config.json'" in refused(packed(("model/config.json", CONFIG)))
