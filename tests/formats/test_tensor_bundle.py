@@ -358,4 +358,8 @@ def test_types_are_those_of_the_format():
         assert (dtype.number, dtype.kind == "other") == (number, not dtype.numpy)
         if dtype.numpy and dtype.name != "bfloat16":
             assert np.dtype(dtype.numpy).name == dtype.name
+    others = {7: "string", 8: "complex64", 10: "bool", 11: "qint8", 12: "quint8", 13: "qint32", 15: "qint16", 16: "quint16",
+              18: "complex128", 20: "resource", 21: "variant"}  # types.proto
+    assert {number: dtype_of(number).name for number in others} == others
+    assert dtype_of(99).name == "number 99, which is unknown"
     assert encode(300) == b"\xac\x02"

@@ -115,6 +115,19 @@ def test_what_is_no_plain_batch_norm_is_named(tmp_path):
                                     "sn": "it also contains mean_weights:0, variance_weights:0, which a batch norm does not have"}
 
 
+def test_a_class_that_computes_something_else_is_left_out(tmp_path):
+    """The architecture says that its parameters are quantized: what stands in the archive is not what it computes with."""
+    quantizer = {"class_name": "quantized_bits", "config": {"bits": 6}}
+    quantized = norm("q", class_name="QBatchNormalization", registered="qkeras>QBatchNormalization", gamma_quantizer=quantizer)
+    config = functional("m", quantized, norm("bn"))
+    (tmp_path / "m.json").write_text(json.dumps(config))
+    path = archive(tmp_path / "m.npz", **named("q", values()), **named("bn", values(1)))
+    bundle = exporter.read(path, architecture=tmp_path / "m.json", skip_unresolved=True)
+    assert bundle.paths() == ["bn"]
+    assert [path for path, _ in bundle.skipped] == ["q"]
+    assert "gamma_quantizer" in bundle.skipped[0][1]
+
+
 def test_a_role_that_comes_twice(tmp_path):
     twice = {**named("bn", values()), "bn/mean/EMA:0": np.ones(3, np.float32)}
     assert "both 'bn/moving_mean:0' and 'bn/mean/EMA:0' are its moving_mean" in refusal(archive(tmp_path / "m.npz", **twice), FormatError)
