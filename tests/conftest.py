@@ -52,7 +52,7 @@ def run(capsys):
     return call
 
 
-@pytest.fixture(scope="module", params=["keras", "tf_keras"])
+@pytest.fixture(scope="module", params=["keras", pytest.param("tf_keras", marks=pytest.mark.thorough("much time"))])
 def keras(request):
     """Keras 3 and Keras 2, as they are today."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

@@ -122,7 +122,8 @@ def fill(layers):
                 variable.assign(values.astype(str(variable.numpy().dtype)))
 
 
-@pytest.mark.parametrize("build", MODELS, ids=lambda build: build.__name__)
+@pytest.mark.parametrize("build", [pytest.param(build, id=build.__name__, marks=[pytest.mark.thorough("much time")] * (build is trained))
+                                   for build in MODELS])
 def test_what_keras_saves(keras, build, tmp_path):
     keras.backend.clear_session()
     model = build(keras, keras.layers.BatchNormalization)
