@@ -36,6 +36,8 @@ def main() -> int:
     chosen = {name: text for name, text in files.items() if any(fnmatch.fnmatch(name, glob) for glob in words.files)}
     mutants = sample(chosen, words.count, words.seed)
     known = Equivalents.read()
+    for line in known.stale(files):
+        print(f"equivalent.toml names a line that is no longer there: {line}")
     results = [Result(mutant, "equivalent", reason) for mutant in mutants if (reason := known.reason(mutant))]
     left = [mutant for mutant in mutants if not known.reason(mutant)]
     with tempfile.TemporaryDirectory() as folder:

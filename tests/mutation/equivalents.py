@@ -25,6 +25,11 @@ class Equivalents:
         entries = tomllib.loads(file.read_text("utf-8"))["equivalent"]
         return cls({(entry["file"], entry["was"].strip(), entry.get("now")): entry["reason"] for entry in entries})
 
+    def stale(self, files: dict[str, str]) -> list[str]:
+        """What is listed and no longer there. files: text by name."""
+        lines = {file: {line.strip() for line in text.splitlines()} for file, text in files.items()}
+        return [f"{file}: {was}" for file, was, _ in self.reasons if not set(was.splitlines()) <= lines.get(file, set())]
+
     def reason(self, mutant: Mutant) -> str | None:
         was, now = mutant.lines
         return self.reasons.get((mutant.file, was, now)) or self.reasons.get((mutant.file, was, None))
