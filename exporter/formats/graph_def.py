@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
-from exporter.errors import FormatError, located, printable
+from exporter.errors import FormatError, printable
 from exporter.files.place import MiB, Place
-from exporter.formats.protobuf import Message, fields
+from exporter.formats.protobuf import Message, fields_at
 from exporter.formats.tensorflow_types import DOUBLE_VAL, FLOAT_VAL, HALF_VAL, STRING_VAL, dtype_of
 
 if TYPE_CHECKING:
@@ -270,8 +270,7 @@ def _fields(data: bytes | int, where: str) -> dict[int, list[int | bytes]]:
     # `data` may be a memoryview behind the cast above: slices of it are views, so that nothing is copied before it is used.
     if isinstance(data, int):
         raise FormatError("expected a message, got a number", where=where)
-    with located(where):
-        return fields(data)
+    return fields_at(data, where)
 
 
 def _message(found: dict[int, list[int | bytes]], number: int, where: str) -> Message:

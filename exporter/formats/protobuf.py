@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 
-from exporter.errors import FormatError, located
+from exporter.errors import FormatError
 
 DEEPEST = 64
 
@@ -74,6 +74,14 @@ def fields(data: bytes) -> dict[int, list[int | bytes]]:
         else:
             found[tag >> 3] = [value]
     return found
+
+
+def fields_at(data: bytes, where: str) -> dict[int, list[int | bytes]]:
+    """`fields`, with `where` in its errors."""
+    try:  # as `located` does, whose generator would take as long as the fields of most messages
+        return fields(data)
+    except FormatError as error:
+        raise error.inside(where) from None
 
 
 class Message:
@@ -195,8 +203,7 @@ class Message:
     def _parsed(self) -> dict[int, list[int | bytes]]:
         found = self._fields
         if found is None:
-            with located(self.where):
-                found = self._fields = fields(self.data)
+            found = self._fields = fields_at(self.data, self.where)
         return found
 
     def _mistyped(self, number: int) -> FormatError:
