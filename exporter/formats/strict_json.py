@@ -39,7 +39,7 @@ def parse_json(text: str | bytes, where: str, limit: int = MOST_BYTES, most: int
     try:
         value = orjson.loads(data)  # its own limit of 1024 levels keeps it from running out of stack
     except orjson.JSONDecodeError as error:
-        if "depth" in error.msg:  # "depth limit ..." or "... recursion depth exceeded"
+        if error.msg.startswith("depth limit"):
             raise _too_deep(where) from None
         raise FormatError(f"this is not strict JSON: {error}", where=where) from None
     try:
