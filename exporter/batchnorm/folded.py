@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from exporter.batchnorm.bundle import Bundle
     from exporter.batchnorm.origin import Origin
 
-NO_PLACE = "the file does not say what feeds it"
+NO_PLACE = "the file does not specify what feeds it"
 GIVE_CONFIG = ("what feeds a batch norm is in the config of a functional or Sequential model: give the whole model, or --architecture; "
                "exporter.fold takes any layer and kernel")
 

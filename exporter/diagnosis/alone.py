@@ -68,7 +68,7 @@ def of_port(port: Port, epsilons: tuple[tuple[str, float], ...]) -> Given:
         if epsilon is None:
             epsilon = default
             where = printable(ported.path, 80) or port.name
-            notes.append(f"{where}: the file does not say epsilon: {whose}'s default, {default:g}, is assumed (--epsilon gives another)")
+            notes.append(f"{where}: the file does not contain epsilon: {whose}'s default, {default:g}, is assumed (set it with --epsilon)")
         layers.append(_layer(ported.path or NAMELESS, ported.arrays, _type_of(ported), epsilon))
     if not layers:
         raise UsageError(f"{port.kind} without a batch norm", where=port.name)

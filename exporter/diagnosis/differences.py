@@ -48,7 +48,8 @@ def _lines(one: Evidence, wrong: NDArray[np.intp]) -> str:
         straight = residue <= FAR * one.tolerance(case)[:, wrong].max(axis=0)
         factor = slope / case.scale()[wrong]
     if not straight.all():
-        return (f"in {int((~straight).sum())} channels the output is no straight line in the input: an activation, another input, noise; "
+        return (f"in {int((~straight).sum())} channels the output is not a straight line in the input: an activation, another input, "
+                "noise; "
                 "check that the input given is what entered the batch norm")
     if (np.abs(factor - 1) < SLOPE).all():
         shift = (y - case.value()[:, wrong]).mean(axis=0)

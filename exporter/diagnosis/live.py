@@ -74,7 +74,7 @@ def live_layers(place: Place) -> dict[str, Any]:
     config, suffix = read_config(place)
     foreign = sorted(set(_foreign(config)))
     if foreign:
-        raise UnsupportedError(f"the model holds {names(foreign)}: code that is not Keras's own is not run", where=place.name,
+        raise UnsupportedError(f"the model contains {names(foreign)}: code that is not Keras's own is not run", where=place.name,
                                hint="bn-verify BUNDLE MODEL without --live compares the parameters")
     return dict(_walk(_load(place, suffix)))
 
@@ -89,7 +89,7 @@ def read_config(place: Place) -> tuple[Any, str]:
 
         with zipfile.ZipFile(place.local) as archive:
             if "config.json" not in archive.namelist() or archive.getinfo("config.json").file_size > MOST_CONFIG:
-                raise UnsupportedError("this archive holds no model that Keras could run", where=place.name)
+                raise UnsupportedError("this archive contains no model that Keras can run", where=place.name)
             return parse_json(archive.read("config.json"), "config.json"), ".keras"
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
         import h5py
@@ -97,7 +97,7 @@ def read_config(place: Place) -> tuple[Any, str]:
         with h5py.File(place.local, "r") as file:
             text = file.attrs.get("model_config")
         if text is None:
-            raise UnsupportedError("this file holds weights only: there is no model that Keras could run", where=place.name,
+            raise UnsupportedError("this file contains only weights: there is no model that Keras can run", where=place.name,
                                    hint="bn-verify BUNDLE MODEL without --live compares the parameters")
         return parse_json(text, "model_config"), ".h5"
     raise UnsupportedError("only .keras archives and whole-model .h5 files are run live", where=place.name,

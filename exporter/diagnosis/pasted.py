@@ -56,5 +56,5 @@ def check_commas(text: str) -> None:
     if found is None:
         return
     shown = found[0].strip()
-    raise UsageError(f"{printable(shown, 60)!r}: a comma separates numbers and is no decimal point",
+    raise UsageError(f"{printable(shown, 60)!r}: a comma separates numbers and is not a decimal point",
                      hint="write 3.5, 4.5; rows are written [[3, 5], [4, 5]]")

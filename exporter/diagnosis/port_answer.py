@@ -101,7 +101,7 @@ def render(found: Comparison) -> str:
     lines += [f"  {printable(one.path, 80)}: not in the bundle" for one in found.added]
     lines += _instead(found)
     lines += [f"note: {printable(note, 300)}" for note in found.notes]
-    lines += [f"note: {name} holds no epsilon, so it was not compared: {printable(words, 300)}" for words in found.to_set]
+    lines += [f"note: {name} contains no epsilon, so it was not compared: {printable(words, 300)}" for words in found.to_set]
     return "\n".join([*lines, *_verdict(found, name, layers)]) + "\n"
 
 

@@ -149,7 +149,7 @@ def read(word: str, role: str, standard_input: Place | None = None) -> Numbers:
     try:
         text = place.read(MOST_TEXT).decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise FormatError("this is no .npy, .npz, .csv or .json file", where=place.name) from None
+        raise FormatError("this is not a .npy, .npz, .csv or .json file", where=place.name) from None
     if text.lstrip().startswith("{"):
         return _from_object(text, place.name, path, name, role)
     return from_text(text, place.name) if "[" in text else _from_csv(text, place.name)

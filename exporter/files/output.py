@@ -28,7 +28,7 @@ def check_output(path: str | os.PathLike[str], inputs: Iterable[Place] = ()) -> 
     as_folder, path = is_folder_name(path), Path(path)
     folder = path.parent
     if as_folder and path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise OutputError("expected a new or empty folder, got one that holds files", where=str(path), hint="choose another name")
+        raise OutputError("expected a new or empty folder, got one that contains files", where=str(path), hint="choose another name")
     if path.is_dir() and not as_folder:
         raise OutputError("expected the name of a file, got a folder", where=str(path))
     if not folder.is_dir():

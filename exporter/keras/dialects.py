@@ -236,7 +236,8 @@ def about_rank(era: Era, fields: NormFields, *, dtype: str) -> str:
     ranks = [rank for rank in (4, 5) if effective_epsilon(era, fields, dtype=dtype, ndim=rank) is not None]
     if not ranks:
         return ""
-    return (f"the file does not say the rank of its input; if that is {' or '.join(map(str, ranks))}, the fused kernel of the TensorFlow "
+    return (f"the file does not specify the rank of its input; if that is {' or '.join(map(str, ranks))}, the fused kernel of the "
+            "TensorFlow "
             f"that wrote it used epsilon {FUSED_MINIMUM:g} instead of {fields.epsilon:g}")
 
 

@@ -20,7 +20,7 @@ from exporter.keras.ranks import input_ranks
 _UNSET: tuple[Any, ...] = (None, False, "", "None", {}, [])
 _OF_KERAS_1 = ("nb_filter", "output_dim")
 
-NO_FORMAT = "its config does not say whether its channels come first or last"
+NO_FORMAT = "its config does not specify whether its channels come first or last"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -158,7 +158,7 @@ def _reason_against(node: Node) -> str:
     if config.get("lora_rank") is not None:
         return "it has LoRA weights beside its kernel"
     if _size(config, "units", "filters", "nb_filter", "output_dim", "depth_multiplier") is None:
-        return "its config does not say how many channels it has"
+        return "its config does not specify how many channels it has"
     if node.class_name.startswith("SeparableConvolution"):
         return "how Keras 1 lays out a separable kernel is not known here"
     return ""

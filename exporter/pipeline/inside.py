@@ -56,7 +56,7 @@ def one_model(place: Place) -> Iterator[Model | None]:
             raise UnsupportedError("this is a PyTorch file, which is a pickle: it can run code and is not loaded",
                                    hint="bn-verify compares it with a bundle of the Keras model")
         if not found and _top(place, stack).child(FOLDED).is_file():
-            raise UnsupportedError("this holds kernels with batch norms folded into them, which bn-export --fold wrote",
+            raise UnsupportedError("this file contains kernels with batch norms folded into them, written by bn-export --fold",
                                    hint="give the model that it was made of")
         if not found:
             raise UnsupportedError(f"this zip archive is not a .keras model and contains no supported model; it contains "

@@ -81,7 +81,7 @@ def test_files(tmp_path):
     ("missing.npy", None, "no such file"),
     ("a.npy", b"\x93NUMPY\x01\x00garbage", "cannot be read"),
     ("a.npz", b"PK\x03\x04garbage", "cannot be read"),
-    ("a.bin", b"\xff\xfe\x00\x80", "no .npy, .npz, .csv or .json"),
+    ("a.bin", b"\xff\xfe\x00\x80", "not a .npy, .npz, .csv or .json"),
     ("a.csv", b"1,2\n3,x\n", "'x' is no number"),
     ("ragged.csv", b"1,2\n3\n", "rows of different lengths"),
     ("a.json", b'{"a": [1], "b": [2]}', "holds the arrays a, b"),

@@ -292,7 +292,7 @@ def test_against_a_state_of_another_framework(run, several, tmp_path):
     assert (code, err) == (1, "")
     assert "3 of 3 layers paired: 1 as --map says, 2 by path\n  b = z (as --map says)\n" in out
     assert "  b: BN133 gamma and beta swapped: gamma (z.weight) is the layer's beta" in out
-    assert "note: state.npz holds no epsilon, so it was not compared: set eps=0.001, momentum=0.01\n" in out
+    assert "note: state.npz contains no epsilon, so it was not compared: set eps=0.001, momentum=0.01\n" in out
     assert out.endswith("state.npz: 1 layer differs\n")
     code, out, _ = run(verify, path, tmp_path / "state.npz", "--json")
     report = json.loads(out)

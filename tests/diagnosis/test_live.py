@@ -95,6 +95,6 @@ def test_what_no_keras_can_run(tmp_path):
     np.savez(tmp_path / "a.npz", np.zeros(2))
     with h5py.File(tmp_path / "w.h5", "w") as file:
         file["a"] = np.zeros(2)
-    for name, message in (("a.npz", "holds no model"), ("w.h5", "weights only"), ("", "only .keras")):
+    for name, message in (("a.npz", "contains no model"), ("w.h5", "only weights"), ("", "only .keras")):
         with pytest.raises(exporter.UnsupportedError, match=message):
             live.live_layers(Place(tmp_path / name))

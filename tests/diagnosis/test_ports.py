@@ -188,7 +188,7 @@ def test_tables_of_ones_own(tmp_path):
 
 @pytest.mark.parametrize(("old", "new", "message"), [
     ("static const float", "static const float _again[1] = {1}; static const float", None),
-    ("0x1", "zero", "expected a floating constant"), ("_gamma[", "_beta[", "stands there twice")])
+    ("0x1", "zero", "expected a floating constant"), ("_gamma[", "_beta[", "occurs twice")])
 def test_headers(two, tmp_path, old, new, message):
     exporter.write(two, tmp_path / "m.h")
     text = (tmp_path / "m.h").read_text()

@@ -53,7 +53,7 @@ def test_a_print_out_with_numbers_left_out_is_refused():
 
 @pytest.mark.parametrize("text", ["3,5; 4,5", "3,5;4,5", "-3,5 4,5", "0,30664611", "-0,077417567", "2,05", "0,25; 0,75", "1,25 2,5 3,75"])
 def test_decimal_commas_are_refused(text):
-    with pytest.raises(exporter.UsageError, match="no decimal point"):
+    with pytest.raises(exporter.UsageError, match="not a decimal point"):
         from_text(text)
 
 
@@ -67,7 +67,7 @@ def test_commas_that_separate(text, count):
 def test_tables_with_decimal_commas_are_refused(run, tmp_path):
     (tmp_path / "x.csv").write_text("3,5;4,5\n2,5;1,5\n")
     code, _, err = run(diagnose, "--mean", "0", "--variance", "1", "--input", tmp_path / "x.csv", "--output", "1")
-    assert (code, "no decimal point" in err) == (2, True)
+    assert (code, "not a decimal point" in err) == (2, True)
 
 
 # numbers alone

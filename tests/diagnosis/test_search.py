@@ -353,7 +353,7 @@ def test_when_nothing_fits_it_says_how_they_differ(model):
     right = layer(x)
     wanted = {"the slope is right in every channel and the offset is not": right + np.float32(0.7),
               "1.7 times the right one in every channel": right * np.float32(1.7),
-              "no straight line in the input": right + np.random.default_rng(0).normal(0, 1, x.shape).astype(np.float32),
+              "not a straight line in the input": right + np.random.default_rng(0).normal(0, 1, x.shape).astype(np.float32),
               "a slope of its own": right * np.linspace(1.1, 1.9, 6, dtype=np.float32)}
     for sentence, theirs in wanted.items():
         found = diagnose(layer, x, theirs)

@@ -131,7 +131,7 @@ def test_kinds_in_hdf5_of_keras_2_and_in_an_archive_of_keras_3(tmp_path, kind, u
     (conv(), [("conv/kernel:0", np.ones((2, 2, 4, 3), "i1")), ("conv/bias:0", kernel(3))], "is stored as whole numbers or something else"),
     (conv(), [("conv/kernel:0", np.full((2, 2, 4, 3), np.nan, "f4")), ("conv/bias:0", kernel(3))], "a number that is not finite"),
     (conv(data_format="channels_first"), weights(), "its channels come out first, and the batch norm runs along axis (-1,)"),
-    (conv(data_format=None), weights(), "its config does not say whether its channels come first or last"),
+    (conv(data_format=None), weights(), "its config does not specify whether its channels come first or last"),
     (conv(kernel_quantizer="auto"), weights(), "its kernel is quantized"),
     (conv(dtype={"class_name": "QuantizedDTypePolicy", "config": {"mode": "int8"}}), weights(), "its kernel is quantized"),
     (conv(lora_rank=4), weights(), "it has LoRA weights beside its kernel"),
@@ -291,7 +291,7 @@ def test_weights_alone_need_their_architecture(tmp_path):
     architecture.write_text(json.dumps(sequential(conv(), norm())))
     alone = write(tmp_path / "w.h5", {"conv": weights(), "bn": named("bn", parameters(CHANNELS))}, **KERAS_2)
     assert only(exporter.fold_model(alone, architecture=architecture)).kernel.tobytes() == only(exporter.fold_model(path)).kernel.tobytes()
-    with pytest.raises(exporter.UnsupportedError, match="the file does not say what feeds it") as caught:
+    with pytest.raises(exporter.UnsupportedError, match="the file does not specify what feeds it") as caught:
         exporter.fold_model(alone, epsilon=1e-3)
     assert "--architecture" in caught.value.hint
 
@@ -404,7 +404,7 @@ def test_a_folded_model_is_no_input(tmp_path, run):
     run(export, two_norms(tmp_path), out, "--fold")
     code, _, said = run(export, out)
     assert code == 1
-    assert "kernels with batch norms folded into them, which bn-export --fold wrote" in said
+    assert "kernels with batch norms folded into them, written by bn-export --fold" in said
 
 
 def test_a_path_that_leads_out_of_a_folder_names_no_member(tmp_path, run):

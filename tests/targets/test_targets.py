@@ -71,7 +71,7 @@ def test_a_folder_is_filled_whole_or_not_at_all(tmp_path, monkeypatch):
     (tmp_path / "kit").mkdir()
     exporter.write(make_bundle(), target)
     assert (tmp_path / "kit" / "bundle.json").is_file()
-    with pytest.raises(OutputError, match="expected a new or empty folder, got one that holds files"):
+    with pytest.raises(OutputError, match="expected a new or empty folder, got one that contains files"):
         exporter.write(make_bundle(), target)
     (tmp_path / "k.zip").mkdir()
     with pytest.raises(OutputError, match="expected the name of a file, got a folder"):

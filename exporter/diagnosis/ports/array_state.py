@@ -88,7 +88,7 @@ def _npy(data: bytes, where: str) -> NDArray[Any]:
         read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = read_header(file)
     except ValueError as error:
-        raise FormatError(f"this is no .npy array: {printable(str(error), 120)}", where=where) from None
+        raise FormatError(f"this is not a .npy array: {printable(str(error), 120)}", where=where) from None
     if dtype.hasobject:
         raise UnsupportedError("an array of objects is a pickle, which is never loaded", where=where,
                                hint="save the arrays themselves under names of their own: np.savez(file, **arrays)")

@@ -37,7 +37,7 @@ def read(place: Place) -> Port:
     for kind, stem, name, body in _ARRAY.findall(code):
         where = f"{place.name}: {stem}_{name}"
         if name in groups.setdefault(stem, {}):
-            raise FormatError("the array stands there twice", where=where)
+            raise FormatError("the array occurs twice", where=where)
         groups[stem][name] = (kind, [_number(word, where) for word in body.split(",") if word.strip()])
     layers = [_layer(stem, paths.get(stem, stem), arrays, epsilons.get(stem), place.name) for stem, arrays in groups.items()]
     return Port(name=place.name, kind="a C header", layers=tuple(layers))

@@ -47,7 +47,7 @@ def read(place: Place) -> Port:
     except subprocess.TimeoutExpired:
         raise FormatError(f"reading it did not end within {SECONDS} seconds", where=place.name) from None
     if done.returncode == REFUSED:
-        raise UnsupportedError("torch.load(weights_only=True) refuses it: it holds more than tensors, and loading that could run code",
+        raise UnsupportedError("torch.load(weights_only=True) refuses it: it contains more than tensors, and loading that could run code",
                                where=place.name, hint="in PyTorch: torch.save(model.state_dict(), 'state.pt')")
     if done.returncode:
         said = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:] or [f"exit status {done.returncode}"]

@@ -49,7 +49,7 @@ def _kernel(file: File, groups: Mapping[str, LayerGroup], feeding: Feeding, rena
     top = (*feeding.above, feeding.node)[0]
     group = groups.get(renamed.get(top.name, top.name))
     if group is None:
-        return f"the file holds no weights of {printable(feeding.path, 80)}, which feeds it"
+        return f"the file contains no weights of {printable(feeding.path, 80)}, which feeds it"
     weights = list(group.stored or group.weights) or file.strings(group.path, "weight_names") or []
     places = _places(weights, feeding, top)
     if isinstance(places, str):
