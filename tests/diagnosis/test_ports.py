@@ -227,6 +227,19 @@ def test_two_arrays_for_one_place_are_refused(two):
         exporter.compare(two, {"kernel": np.ones(3)})
 
 
+@pytest.mark.parametrize(("data", "words"), [(b"nothing", "no .npy array"), (b"\x93NUMPY\x01\x00\x10\x00{'descr': '<f4'}", "no .npy array"),
+                                             (b"\x93NUMPY\x09\x00", "no .npy array")])
+def test_an_array_that_is_none(two, tmp_path, data, words):
+    import zipfile
+
+    np.savez(tmp_path / "s.npz", **{name: values for name, values in torch_state(*two).items() if not name.endswith("bn_1.weight")})
+    name = next(name for name in torch_state(*two) if name.endswith("bn_1.weight"))
+    with zipfile.ZipFile(tmp_path / "s.npz", "a") as archive:
+        archive.writestr(f"{name}.npy", data)
+    with pytest.raises(exporter.FormatError, match=words):
+        exporter.compare(two, tmp_path / "s.npz")
+
+
 def test_objects_are_never_unpickled(two, tmp_path):
     np.savez(tmp_path / "o.npz", weight=np.array({"a": 1}, object), mean=np.ones(3))
     with pytest.raises(exporter.UnsupportedError, match="pickle"):

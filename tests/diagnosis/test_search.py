@@ -70,6 +70,28 @@ def test_printed_numbers_that_are_right():
     assert diagnose(BATCH_QUESTION, "1, 5", "0.795 4.176").verdict == "differs"
 
 
+def test_the_numbers_that_are_furthest_off_are_shown_first():
+    layer = make_layer(shape=(2,), seed=3)
+    x = np.float32([[1, 2], [3, 4], [5, 6], [7, 8]])
+    theirs = layer(x)
+    theirs[1, 0] += 0.01
+    theirs[2, 0] += 50
+    theirs[3, 1] += 1
+    shown = [place for place, *_ in diagnose(layer, x, theirs).side_by_side]
+    assert [place for place in shown if place[1] == 0][:2] == [[2, 0], [1, 0]]
+    assert next(place for place in shown if place[1] == 1) == [3, 1]
+
+
+def test_of_numbers_of_one_channel_that_channel_is_shown():
+    layer = make_layer(shape=(4,), seed=3)
+    x = np.float32([0.5, -1, 2])
+    y = layer(np.repeat(x[:, None], 4, axis=1))[:, 2]
+    found = diagnose(layer, x, y)
+    assert (found.verdict, found.channel) == ("same", 2)
+    assert {channel for _, channel, *_ in found.side_by_side} == {2}
+    assert [theirs for _, _, _, theirs, *_ in found.side_by_side[:1]] == [pytest.approx(float(y[found.side_by_side[0][0][0]]))]
+
+
 # every mistake, by name, on the layers of a real model
 
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.code)
