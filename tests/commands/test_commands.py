@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import exporter
+from exporter.batchnorm import vectors
 from exporter.commands.diagnose import diagnose
 from exporter.commands.evaluate import evaluate
 from exporter.commands.verify import verify
@@ -235,6 +236,19 @@ def test_a_changed_vector_is_found(run, several):
     checks = json.loads(out)["vectors"]
     assert [check["passed"] for check in checks] == [True, False, True]
     assert checks[1]["times_the_bound"] > 1000
+
+
+@pytest.mark.parametrize(("times", "expected"), [(0.9, 0), (1.2, 1), (-0.9, 0), (-1.2, 1)])
+def test_a_vector_may_be_off_by_the_bound_and_no_more(run, tmp_path, times, expected):
+    """docs/batchnorm.md says how far a runtime may be off."""
+    layer = make_layer()
+    exporter.write(make_bundle(layer), tmp_path / "b.json")
+    content = json.loads((tmp_path / "b.json").read_text("utf-8"))
+    given = content["layers"][0]["vectors"]
+    bound = vectors.bound(layer, np.array(given["input"]))[0, 0]
+    given["output"][0][0] = float(np.float32(given["output"][0][0] + times * bound))
+    (tmp_path / "b.json").write_text(json.dumps(content), "utf-8")
+    assert run(verify, tmp_path / "b.json")[0] == expected
 
 
 def test_a_bundle_without_vectors_says_so(run, tmp_path):

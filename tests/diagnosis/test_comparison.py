@@ -40,6 +40,7 @@ def codes(found):
     ({"moving_variance": V + MINE.epsilon}, "BN106", "added already"),
     ({"moving_variance": V**2}, "BN112", "squared"),
     ({"moving_mean": -M}, "BN125", "negative of moving_mean"),
+    ({"moving_mean": M / ROOT}, "", "moving_mean / sqrt(moving_variance + epsilon)"),
     ({"beta": -B}, "BN140", "negative of beta"),
     ({"gamma": np.abs(G)}, "BN136", "magnitude"),
     ({"gamma": G - 1}, "BN135", "gamma - 1"),

@@ -153,6 +153,14 @@ def test_files_of_ones_own(run, tmp_path, form):
     assert (code, "BN133" in out) == (1, True)
 
 
+def test_a_file_without_a_layer(run, tmp_path):
+    np.savez(tmp_path / "s.npz", **{"fc.weight": np.ones((3, 3), np.float32), "fc.bias": np.ones(3, np.float32)})
+    code, out, err = run(diagnose, tmp_path / "s.npz", "--input", "1", "--output", "1")
+    assert (code, out) in ((1, ""), (2, ""))
+    assert "batch norm" in err
+    assert "foresaw" not in err
+
+
 def test_layers_of_a_file_keep_their_names(run, tmp_path):
     first, second = make_layer("stem.bn", seed=8, epsilon=1e-5), make_layer("head.bn", seed=9, epsilon=1e-5)
     np.savez(tmp_path / "s.npz", **torch_state(first, second))
