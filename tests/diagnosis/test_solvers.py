@@ -101,6 +101,9 @@ def test_the_orders_of_a_mistake_are_all_different_ones(channels, shape):
     assert all(sorted(order) == list(range(channels)) for _, order in found)
     named = dict(found)
     assert named["reversed"] == tuple(reversed(range(channels)))
+    if channels > 2:
+        assert named["off by one: each channel with the parameters of the next"] == (*range(1, channels), 0)
+        assert named["off by one: each channel with the parameters of the one before"] == (channels - 1, *range(channels - 1))
     for groups in (3, 4) if channels in (12, 64) else ():
         if channels % groups == 0:
             rows = [range(start, start + channels // groups) for start in range(0, channels, channels // groups)]

@@ -85,6 +85,22 @@ def test_architectures_that_differ_in_more_than_made_up_names(tmp_path, config, 
         read(tmp_path, config, file)
 
 
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_a_kernel_of_a_convolution_of_another_shape(tmp_path, rank):
+    shape = (*[1] * rank, 2, 3)
+    names = ("batch_normalization", "batch_normalization_1")
+    layers = [entry("InputLayer", "input_1", batch_input_shape=[None, *[4] * rank, 2]),
+              entry(f"Conv{rank}D", "conv", filters=3), norm("batch_normalization_4", epsilon=0.1), entry("Activation", "activation"),
+              norm("batch_normalization_5", epsilon=0.2)]
+    held = [("conv/kernel:0", np.zeros(shape, np.float32)), ("conv/bias:0", np.zeros(3, np.float32))]
+    first, second = named(names[0], A), named(names[1], B)
+    file = write(tmp_path / "w.h5", {"input_1": [], "conv": held, names[0]: first, "activation": [], names[1]: second})
+    assert len(read(tmp_path, functional("model", *layers), file)) == 2
+    layers[1]["config"]["filters"] = 5
+    with pytest.raises(FormatError, match=r"kernel has shape .*filters=5"):
+        read(tmp_path, functional("model", *layers), file)
+
+
 def test_a_kernel_of_another_shape(tmp_path):
     config = model("batch_normalization_4", "batch_normalization_5")
     config["config"]["layers"][1]["config"]["units"] = 5

@@ -147,6 +147,17 @@ def test_a_damaged_npz_is_refused(data, message, tmp_path):
         exporter.load(changed_npz(tmp_path, gamma=data))
 
 
+@pytest.mark.parametrize("dtype", ["int8", None, 4, "float"])
+def test_a_type_that_no_layer_has_is_refused_as_in_any_bundle(tmp_path, dtype):
+    with np.load(changed_npz(tmp_path)) as arrays:
+        content = json.loads(arrays["bn-bundle"].tobytes())
+    content["layers"][0]["dtype"] = dtype
+    document = npy.dump(np.frombuffer(json.dumps(content).encode(), np.uint8))
+    with pytest.raises(BundleError) as caught:
+        exporter.load(changed_npz(tmp_path, document=document))
+    assert "foresaw" not in str(caught.value)
+
+
 def test_an_npz_that_says_two_things_is_refused(tmp_path):
     assert len(exporter.load(changed_npz(tmp_path))) == 1
     assert len(exporter.load(changed_npz(tmp_path, epsilon=None))) == 1
