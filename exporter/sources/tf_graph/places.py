@@ -7,6 +7,7 @@ the kind of an op.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -61,6 +62,7 @@ class _Look:
     def __init__(self, tracer: Tracer) -> None:
         self._tracer = tracer
         self._users: dict[str, dict[str, list[Node]]] = {}
+        self._results: dict[str, set[str]] = {}
 
     def at_all(self, norms: list[Norm]) -> tuple[Call, ...]:
         """The one call that all these, which are one batch norm, agree on; () where one is not certain, or the model calls it twice: a body
@@ -76,7 +78,7 @@ class _Look:
         frame = norm.x.frame
         if norm.conditional or frame.body.nodes.get(norm.node.name) is not norm.node:
             return None
-        if frame.caller is not None and any(output.node == norm.node.name for output in frame.body.results.values()):
+        if frame.caller is not None and norm.node.name in self._results_of(frame.body):
             return None  # what follows is another body's
         feeding = self._feeding(frame, norm)
         return None if feeding is None else Call((feeding,), tuple(map(_neighbor, self._following(frame.body, norm.node))))
@@ -115,8 +117,8 @@ class _Look:
 
     def _is_shared(self, body: Body, node: Node) -> bool:
         """Whether something else reads what a node computes, or it is a result of the function."""
-        users = [user for user in self._users_of(body).get(node.name, ()) if user.op not in SHAPES]
-        return len(users) > 1 or any(output.node == node.name for output in body.results.values())
+        users = (user for user in self._users_of(body).get(node.name, ()) if user.op not in SHAPES)
+        return len(list(itertools.islice(users, 2))) > 1 or node.name in self._results_of(body)  # thousands may read one
 
     def _following(self, body: Body, node: Node) -> list[Node]:
         """The ops that read a batch norm, through what changes no number."""
@@ -132,6 +134,11 @@ class _Look:
                 elif user.op not in SHAPES and user.op not in PASSES:
                     found[user.name] = user
         return list(found.values())
+
+    def _results_of(self, body: Body) -> set[str]:
+        if body.name not in self._results:
+            self._results[body.name] = {output.node for output in body.results.values()}
+        return self._results[body.name]
 
     def _users_of(self, body: Body) -> dict[str, list[Node]]:
         if body.name not in self._users:
