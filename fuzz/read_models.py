@@ -42,7 +42,7 @@ def _any(key: str) -> Any:
 
 def _is_any_called(truth: dict[str, Any], form: str) -> bool:
     """Keras 3 hands a call's training=True on to other layers, too, in a graph that it traces."""
-    return any(call["training"] for layer in truth["layers"] for call in layer["calls"] or ())
+    return truth.get("is_any_called", True)
 
 
 def _says_little(truth: dict[str, Any], form: str) -> bool:
@@ -63,7 +63,8 @@ REASONS = (
     ("three vectors", weights.THREE_VECTORS, _says_little),
     ("two vectors, as a LayerNormalization has", weights.TWO_VECTORS, _says_little),
     ("renorm in a class that no config describes", weights.MORE_VECTORS.partition("}")[2], _says_little),
-    ("called in training mode", assemble.CALLED_IN_TRAINING, _any("training")),
+    ("called in training mode", assemble.CALLED_IN_TRAINING, lambda truth, form: _any("training")(truth, form) or (
+        _any("own")(truth, form) and truth["is_any_called"])),  # whether the user's class hands it on is not in the file
     ("the graph computes with the batch", norms.OF_THE_BATCH, _is_any_called),
     ("shared, in a file that Keras cannot load", replay.LOST_SHARING, _is_shared),
     ("shared, in a file that Keras cannot load", replay.UNCERTAIN, _is_shared),

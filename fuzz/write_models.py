@@ -226,7 +226,8 @@ def truth_of(live, seed):
         try:
             arrays[f"{number}/x"], arrays[f"{number}/y"] = live.output(layer, seed)
             if fields["training"] and not layer.trainable:  # most Kerases ignore it then
-                fields["training"] = not np.allclose(arrays[f"{number}/y"], live.output(layer, seed, training=True)[1])
+                fields["training"] = not np.allclose(arrays[f"{number}/y"], live.output(layer, seed, training=True)[1],
+                                                     equal_nan=True)
         except Exception as error:
             fields["no_output"] = first_line(error)
         told.append(fields)
@@ -269,6 +270,7 @@ def make(api, tensorflow, own, seed, folder, only=()):
             unsaved[name] = first_line(error)
     told, arrays = truth_of(live, seed)
     truth = {"seed": seed, "api": api.name, "version": list(api.version), "is_keras_3": api.is_3,
+             "is_any_called": any(said.get("training") is True for plan in builder.plans.values() for _, said, _ in plan.steps),
              "popped": [values_of(api, layer.moving_mean).astype("float32").ravel().tolist() for layer in builder.popped],
              "is_subclassed": type(model).__name__ == "Net",
              "layers": told, "files": files, "unsaved": unsaved}
