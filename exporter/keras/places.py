@@ -169,7 +169,7 @@ def _in_order(layers: list[Node], entries: Any, outputs: list[Reference], known:
     reads = [[list(references(call)) for call in calls_of(entry)] or [[]] for entry in entries]
     first = _first_numbers([*reads, [outputs]])
     for child, calls in zip(layers, reads, strict=True):
-        for number, read in enumerate(calls, first.get(child.name, 0) if child.base_name in MODELS else 0):
+        for number, read in enumerate(calls, first.get(child.name, 0)):
             if (child.name, number) in known:
                 continue
             lacking = {(name, call) for name, call, _ in read} - known
@@ -193,7 +193,8 @@ def _in_order(layers: list[Node], entries: Any, outputs: list[Reference], known:
 
 
 def _first_numbers(reads: list[list[list[Reference]]]) -> dict[str, int]:
-    """The lowest number by which the calls of each layer are read: 1 for most models in a model, whose call number 0 made them."""
+    """The lowest number by which the calls of each layer are read: 1 for most models in a model, whose call number 0 made them, and
+    in Keras 3.0 for a layer that another model called before."""
     found: dict[str, int] = {}
     for name, number, _ in (each for calls in reads for call in calls for each in call):
         found[name] = min(number, found.get(name, number))

@@ -221,3 +221,16 @@ def test_one_call_in_training_of_a_layer_that_stands_in_two_models(form):
     tree = model_tree(model(source(), form(shared, ["x"]), inner, outputs=["inner"]), "m")
     around = [node.surroundings for _, node in walk(tree) if is_batch_norm(node)]
     assert [(each.training, each.is_keras_3) for each in around] == [(True, form is keras_3)] * 2
+
+
+def test_calls_that_are_counted_on_from_another_model():
+    """Keras 3.0: the outer model calls the layer first, and in the inner one its call has number 1."""
+    shared = {**norm("bn"), "shared_object_id": 5}
+    relu = keras_3(RELU, ["bn"])
+    relu["inbound_nodes"][0]["args"][0]["config"]["keras_history"] = ["bn", 1, 0]
+    inner = keras_3(model(source(), keras_3(shared, ["x"]), relu, outputs=["relu"], name="inner"), ["bn"])
+    inner["inbound_nodes"][0]["kwargs"]["training"] = True
+    config = model(source(), keras_3(shared, ["x"]), inner, outputs=["inner"])
+    calls = [(["x"], ["inner/bn"]), (["bn"], ["inner/relu"])]
+    assert places(config) == {"bn": calls, "inner/bn": calls}
+    assert [node.surroundings.training for _, node in walk(model_tree(config, "m")) if is_batch_norm(node)] == [True, True]
