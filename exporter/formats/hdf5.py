@@ -140,7 +140,7 @@ def _has_own_ranks(superblock: bytes) -> bool:
 def _opened_by_library(file: InputFile, path: str | None) -> Any:
     from h5py import h5f, h5fd, h5p
 
-    from exporter.formats.hdf5_file import reason
+    from exporter.formats.hdf5_names import reason
 
     access = h5p.create(h5p.FILE_ACCESS)
     access.set_fclose_degree(h5f.CLOSE_STRONG)

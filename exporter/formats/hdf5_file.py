@@ -9,7 +9,6 @@ Specification: HDF5 File Format 3.0, https://support.hdfgroup.org/documentation/
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import functools
 import math
@@ -25,6 +24,7 @@ from exporter.files.place import MiB
 from exporter.formats.bfloat16 import widen
 from exporter.formats.hdf5_groups import Groups
 from exporter.formats.hdf5_layout import CACHED_LINK
+from exporter.formats.hdf5_names import component, decoded, each_once, reason, split
 from exporter.formats.hdf5_overlap import LOOK_BACK, Spans, check_structures
 from exporter.formats.hdf5_plain import PlainAttribute, PlainDataset, PlainObject, PlainObjects
 
@@ -62,13 +62,6 @@ def _guarded(method: Callable[Concatenate[File, str, P], R]) -> Callable[Concate
 
     functools.update_wrapper(guarded, method)
     return guarded
-
-
-def reason(error: BaseException) -> str:
-    """libhdf5's own words, without h5py's frame around them."""
-    text = str(error.args[0] if error.args else error) or type(error).__name__
-    inner = re.search(r"\((.*)\)$", text, re.DOTALL)
-    return printable(inner[1] if inner and inner[1] else text)
 
 
 class File:
@@ -119,7 +112,7 @@ class File:
         count = group.count() if members is None else len(members)
         if count > MOST_MEMBERS:
             raise FormatError(f"expected a group of at most {MOST_MEMBERS} members, got {count}")
-        return [_decoded(name, "the name of a member") for name in (_listed(group) if members is None else members)]
+        return [decoded(name, "the name of a member") for name in (each_once(group.links()) if members is None else members)]
 
     @_guarded
     def count(self, path: str) -> int:
@@ -134,7 +127,7 @@ class File:
             return "group"
         if path in self._others:
             return self._others[path].kind
-        parent, name = _split(path)
+        parent, name = split(path)
         if parent not in self._groups and self.kind(parent) != "group":
             return None
         link = self._link(parent, name)
@@ -173,7 +166,7 @@ class File:
     @_guarded
     def attributes(self, path: str) -> list[str]:
         """Names of the attributes of an object."""
-        return [_decoded(name, "the name of an attribute") for name in self._open(path).attribute_names()]
+        return [decoded(name, "the name of an attribute") for name in self._open(path).attribute_names()]
 
     @_guarded
     def text(self, path: str, name: str) -> str | None:
@@ -300,7 +293,7 @@ class File:
             return self._others[path]
         if not path:
             return self._enter(path)
-        parent, name = _split(path)
+        parent, name = split(path)
         link = self._link(parent, name)
         if link is None:
             raise FormatError("the file contains no object of this name")
@@ -311,7 +304,7 @@ class File:
 
     def _link(self, parent: str, name: str) -> int | None:
         """The type of the link `name` in a group; None: the group has none of this name."""
-        encoded = _component(name)
+        encoded = component(name)
         self._group(parent)
         members = self._symbols.members(parent)
         if members is None:
@@ -357,7 +350,7 @@ class File:
         """A group in which something is looked for: a name that is there twice, or where no look-up comes to, is refused first."""
         group = self._group(path)
         if self._symbols.members(path) is None and path not in self._checked:
-            _listed(group)
+            each_once(group.links())
             self._checked.add(path)
         return group
 
@@ -387,7 +380,7 @@ class File:
         texts = attribute.texts()
         if attribute.is_of_any_length:
             self._spend(sum(map(len, texts)))
-        return [_decoded(text, f"the attribute {printable(name)}") for text in texts]
+        return [decoded(text, f"the attribute {printable(name)}") for text in texts]
 
     def _float_type(self, dataset: LibraryObject | PlainDataset, path: str, is_bfloat16: bool = False) -> tuple[str, np.dtype[Any]] | None:
         """Name of the dataset's floating point type and the NumPy type of its bytes; None for other types."""
@@ -397,37 +390,3 @@ class File:
             said = is_bfloat16 or (self._attribute(path, "dtype") and self.text(path, "dtype") == "bfloat16")
             return ("bfloat16", np.dtype("<u2")) if said else None
         return found
-
-
-def _split(path: str) -> tuple[str, str]:
-    """The group's path and the member's name; a path never starts at the root, as HDF5's own do."""
-    parent, slash, name = path.rpartition("/")
-    if slash and not parent:
-        raise FormatError(f"{printable(path)!r} is not a valid name in an HDF5 file")
-    return parent, name
-
-
-def _listed(group: Any) -> list[bytes]:
-    """The names of a group's members, each of which is there once."""
-    found: list[bytes] = group.links()
-    if len({*found}) != len(found):
-        twice, _ = collections.Counter(found).most_common(1)[0]
-        raise FormatError(f"the name {printable(repr(twice)[1:])} occurs more than once in this group",
-                          hint="the file is damaged; copy or download it again")
-    return found
-
-
-def _component(name: str) -> bytes:
-    if name in ("", ".", ".."):
-        raise FormatError(f"{name!r} is not a valid name in an HDF5 file")
-    try:
-        return name.encode()
-    except UnicodeEncodeError:
-        raise FormatError(f"{printable(name)!r} is not a valid name in an HDF5 file") from None
-
-
-def _decoded(raw: bytes, what: str) -> str:
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError:
-        raise FormatError(f"{what} is not UTF-8 text: {printable(repr(raw), 60)}") from None

@@ -46,7 +46,7 @@ class Index:
 
     def wrote(self, path: str) -> bool:
         """Whether `path`, below the output folder, is an export of an earlier run, or the index itself."""
-        key = os.path.relpath(path, self.out_dir).replace(os.sep, "/") if not is_url(path) else self._key(path)
+        key = self._key(path)
         return key == NAME or key in self._entries
 
     def owner(self, out: str) -> str | None:
@@ -85,8 +85,11 @@ class Index:
         self._saved = time.monotonic()
         self._new.clear()
 
-    def _key(self, out: str) -> str:
-        return out[len(self.out_dir):].replace(os.sep, "/").lstrip("/")
+    def _key(self, path: str) -> str:
+        """`path` from the output folder on."""
+        if is_url(path):
+            return path[len(self.out_dir):].lstrip("/")
+        return os.path.relpath(path, self.out_dir).replace(os.sep, "/")
 
 
 def _entries_in(out_dir: str) -> dict[str, dict[str, str]]:

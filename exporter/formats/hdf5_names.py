@@ -1,0 +1,50 @@
+"""Paths, names and text of an HDF5 file, and libhdf5's words about one."""
+
+from __future__ import annotations
+
+import collections
+import re
+
+from exporter.errors import FormatError, printable
+
+
+def split(path: str) -> tuple[str, str]:
+    """The group's path and the member's name; a path never starts at the root, as HDF5's own do."""
+    parent, slash, name = path.rpartition("/")
+    if slash and not parent:
+        raise FormatError(f"{printable(path)!r} is not a valid name in an HDF5 file")
+    return parent, name
+
+
+def component(name: str) -> bytes:
+    """A name of a member as the file has it."""
+    if name in ("", ".", ".."):
+        raise FormatError(f"{name!r} is not a valid name in an HDF5 file")
+    try:
+        return name.encode()
+    except UnicodeEncodeError:
+        raise FormatError(f"{printable(name)!r} is not a valid name in an HDF5 file") from None
+
+
+def decoded(raw: bytes, what: str) -> str:
+    """Text of the file; `what` it is stands in the error."""
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        raise FormatError(f"{what} is not UTF-8 text: {printable(repr(raw), 60)}") from None
+
+
+def reason(error: BaseException) -> str:
+    """libhdf5's own words, without h5py's frame around them."""
+    text = str(error.args[0] if error.args else error) or type(error).__name__
+    inner = re.search(r"\((.*)\)$", text, re.DOTALL)
+    return printable(inner[1] if inner and inner[1] else text)
+
+
+def each_once(found: list[bytes]) -> list[bytes]:
+    """The names of a group's members, each of which is there once."""
+    if len({*found}) != len(found):
+        twice, _ = collections.Counter(found).most_common(1)[0]
+        raise FormatError(f"the name {printable(repr(twice)[1:])} occurs more than once in this group",
+                          hint="the file is damaged; copy or download it again")
+    return found
