@@ -38,6 +38,7 @@ SCALES = frozenset({"Mul", "Add", "AddV2", "Sub", "BiasAdd"})
 
 _OP = re.compile(rb"[A-Za-z_][A-Za-z0-9_.>]*")
 _TEXT = re.compile(rb"\s*(#[^\n]*\n\s*)*(node|versions|library|meta_info_def|graph_def)\s*:?\s*\{")
+_AVERAGE = re.compile(r"(.+)/moments/[^/]+/ExponentialMovingAverage")
 _CHAIN_SCOPE = re.compile(r"batchnorm(_\d+)?")
 
 
@@ -71,6 +72,10 @@ def read(place: Place, options: ReadOptions) -> Found:
     for scope, roles in _left_over(graph, norms).items():
         if scope not in known:
             found.skip(scope, f"no op of the graph uses its {names(roles)}: the graph seems to be truncated")
+    for scope in _averages_left_over(graph, norms):
+        if scope not in known:
+            found.skip(scope, "the graph contains averages of its batch statistics that no batch norm uses: one of its ops is damaged, or "
+                              "it is another kind of normalization")
     if not found.layers:
         _refuse(graph, norms, found, folded)
     return found
@@ -102,13 +107,26 @@ def _folded(graph: Graph, norms: list[GraphNorm]) -> Iterator[str]:
             yield op_scope(node)
 
 
+def _played(norms: list[GraphNorm]) -> set[str]:
+    """The constants that are parameters of a batch norm."""
+    return {role.name for norm in norms for role in (norm.gamma, norm.beta, norm.mean, norm.variance, *(norm.moving or ()))
+            if isinstance(role, Constant)}
+
+
+def _averages_left_over(graph: Graph, norms: list[GraphNorm]) -> list[str]:
+    """Scopes whose tf.nn.moments have moving averages among the constants, none of which is a batch norm's."""
+    played = _played(norms)
+    found = [(name, match[1]) for name, node in graph.main.nodes.items() if node.op == "Const" and (match := _AVERAGE.fullmatch(name))]
+    taken = {scope for name, scope in found if name in played}
+    return list(dict.fromkeys(scope for _, scope in found if scope not in taken))
+
+
 def _left_over(graph: Graph, norms: list[GraphNorm]) -> dict[str, list[str]]:
     """Constants that are called as a batch norm's parameters are, by scope, where the ops are missing that compute with them.
 
     A GraphDef has no length of its own: one that ends behind any of its nodes is sound.
     """
-    played = {role.name for norm in norms for role in (norm.gamma, norm.beta, norm.mean, norm.variance, *(norm.moving or ()))
-              if isinstance(role, Constant)}
+    played = _played(norms)
     used: set[str] = set()
     for node in reversed(list(graph.main.nodes.values())):  # users stand behind what they use; only handed on is not used
         if node.op not in PASSES or node.name in used:

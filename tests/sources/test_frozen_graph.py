@@ -511,3 +511,21 @@ def test_a_few_bytes_that_stand_for_very_many_numbers(tmp_path):
     said, memory = done.stdout.splitlines()
     assert said == "big.pb: expected at most 16777216 numbers in all batch norms of a model, got more"
     assert int(memory) < 600_000  # KiB
+
+
+def test_averages_of_batch_statistics_that_no_batch_norm_uses(tmp_path):
+    """One wrong letter in the name of an op, and a batch norm of hand-made layers was gone without a word."""
+    averages = [f"{scope}/moments/{word}/ExponentialMovingAverage" for scope in ("a", "b") for word in ("Squeeze", "Squeeze_1")]
+    nodes = [X]
+    for number, scope in enumerate("ab"):
+        values = parameters(seed=number)
+        affine, reads = frozen_variables(scope, values[:2], ("gamma", "beta"))
+        statistics = averages[2 * number:2 * number + 2]
+        nodes += [*affine, *(const(name, array) for name, array in zip(statistics, values[2:], strict=True)),
+                  *chain(scope, "x", *reads, *statistics, name="norm")]
+    assert read(tmp_path, *nodes).paths() == ["a", "b"]
+    data, op = graph(*nodes), b"b/norm/Rsqrt\x12\x05Rsqrt"
+    assert data.count(op) == 1
+    (tmp_path / "damaged.pb").write_bytes(data.replace(op, op[:-5] + b"Ssqrt"))
+    with pytest.raises(UnresolvedError, match="b: the graph contains averages of its batch statistics that no batch norm uses"):
+        exporter.read(tmp_path / "damaged.pb")
