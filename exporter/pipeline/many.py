@@ -6,7 +6,9 @@ An index file in the output folder tells the next run what is there and unchange
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import dataclasses
+import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -19,6 +21,7 @@ from exporter.pipeline.outcome import EXPORTED, REFUSED, SKIPPED, Outcome, Summa
 from exporter.pipeline.readers import READERS
 
 if TYPE_CHECKING:
+    from exporter.pipeline.readers import Asked
     from exporter.pipeline.resume import Index
     from exporter.sources.shared.options import ReadOptions
     from exporter.targets.shared.options import WriteOptions
@@ -26,7 +29,6 @@ if TYPE_CHECKING:
 
 
 PIECES, LONGEST_PIECE = 32, 16  # into how many pieces the work is cut at least, so that all workers have some; models of one
-AT_ONCE = 2  # exports of a worker elsewhere, each with a reading process: while one waits for its disk the other goes on
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -101,8 +103,39 @@ def export_many(sources: Iterable[str | os.PathLike[str]], out_dir: str | os.Pat
     return Summary(tuple(outcomes[source] for source in [*plan.problems, *plan.outputs]), tuple(index.warnings))
 
 
-def export_one(task: Task, options: ReadOptions, write_options: WriteOptions) -> Outcome:
-    """Exports one model, in whatever process an executor runs it."""
+def export_each(tasks: Sequence[Task], options: ReadOptions, write_options: WriteOptions) -> Iterator[Outcome]:
+    """Exports models, in whatever process an executor runs it. While one is written, the next is being read."""
+    asked: Asked | None = None
+    try:
+        for task, following in itertools.zip_longest(tasks, tasks[1:]):
+            ahead = _Ahead(following, options)
+            outcome = export_one(task, options, write_options, asked, ahead)
+            if asked is not None:
+                asked.close()
+            asked = ahead.asked
+            yield outcome
+    finally:
+        if asked is not None:
+            asked.close()
+
+
+class _Ahead:
+    """The reading of the next model, which begins when this one was read."""
+
+    def __init__(self, task: Task | None, options: ReadOptions) -> None:
+        self._task, self._options = task, options
+        self.asked: Asked | None = None
+
+    def begin(self) -> None:
+        """Asks for it. What goes wrong here goes wrong again, and is reported, when it is read."""
+        if self._task is not None:
+            with contextlib.suppress(ExporterError, OSError):
+                self.asked = READERS.ask(place_for(self._task.source), self._options)
+
+
+def export_one(task: Task, options: ReadOptions, write_options: WriteOptions, asked: Asked | None = None,
+               ahead: _Ahead | None = None) -> Outcome:
+    """Exports one model. asked: the process that was asked for it. ahead: what begins once it is read."""
     from exporter.pipeline import resume
     from exporter.pipeline.read import read_in_batch
     from exporter.pipeline.write import Output
@@ -113,7 +146,9 @@ def export_one(task: Task, options: ReadOptions, write_options: WriteOptions) ->
         if not is_url(task.out):
             os.makedirs(os.path.dirname(task.out), exist_ok=True)
         output = Output(task.out, write_options, options.inputs(place))
-        bundle = read_in_batch(place, options, output)
+        bundle = read_in_batch(place, options, output, asked)
+        if ahead is not None:
+            ahead.begin()
         output.end(bundle)
         return Outcome(source=public(task.source), out=task.out, status=EXPORTED, layers=len(bundle), mark=task.mark,
                        channels=sum(layer.channels for layer in bundle), warnings=tuple(bundle.remarks()),
@@ -155,12 +190,10 @@ def _run(tasks: Sequence[Task], options: ReadOptions, write_options: WriteOption
          executor: concurrent.futures.Executor | None) -> Iterator[tuple[str, Outcome]]:
     """(source, outcome) as they come."""
     if executor is None:
-        for task in tasks:
-            yield task.source, export_one(task, options, write_options)
+        yield from zip((task.source for task in tasks), export_each(tasks, options, write_options))
         return
     size = max(1, min(LONGEST_PIECE, len(tasks) // PIECES))
-    at_once = 1 if isinstance(executor, (concurrent.futures.ProcessPoolExecutor, concurrent.futures.ThreadPoolExecutor)) else AT_ONCE
-    waiting = {executor.submit(_export_some, piece, options, write_options, at_once): piece
+    waiting = {executor.submit(_export_some, piece, options, write_options): piece
                for piece in (tasks[i: i + size] for i in range(0, len(tasks), size))}
     try:
         while waiting:
@@ -175,11 +208,8 @@ def _run(tasks: Sequence[Task], options: ReadOptions, write_options: WriteOption
             future.cancel()
 
 
-def _export_some(tasks: Sequence[Task], options: ReadOptions, write_options: WriteOptions, at_once: int) -> list[Outcome]:
-    if at_once == 1 or len(tasks) == 1:
-        return [export_one(task, options, write_options) for task in tasks]
-    with concurrent.futures.ThreadPoolExecutor(at_once) as threads:
-        return list(threads.map(lambda task: export_one(task, options, write_options), tasks))
+def _export_some(tasks: Sequence[Task], options: ReadOptions, write_options: WriteOptions) -> list[Outcome]:
+    return list(export_each(tasks, options, write_options))
 
 
 def _outcomes(future: concurrent.futures.Future[list[Outcome]], tasks: Sequence[Task]) -> list[Outcome]:

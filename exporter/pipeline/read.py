@@ -6,7 +6,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Iterable, Mapping
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from exporter.batchnorm.bundle import Bundle, ReadBack
 from exporter.batchnorm.layer import BatchNorm
@@ -17,6 +17,9 @@ from exporter.files.spool import Content, spooled
 from exporter.pipeline.finding import quiet, read_unresolved
 from exporter.pipeline.resolve import Completion, read_back, resolve
 from exporter.sources.shared.options import ReadOptions, epsilon_by_glob
+
+if TYPE_CHECKING:
+    from exporter.pipeline.readers import Asked
 
 
 class Ahead(Protocol):
@@ -115,7 +118,7 @@ def read_in_child(place: Place, options: ReadOptions, *, fork: bool = False, out
         return resolve(found, options, completion, keep_unusable=keep_unusable)
 
 
-def read_in_batch(place: Place, options: ReadOptions, output: Ahead) -> Bundle:
+def read_in_batch(place: Place, options: ReadOptions, output: Ahead, asked: Asked | None = None) -> Bundle:
     """As `read_in_child`, in a child that reads many files where that can be: several times cheaper for a small one."""
     from exporter.pipeline.readers import READERS, can_serve
 
@@ -123,5 +126,5 @@ def read_in_batch(place: Place, options: ReadOptions, output: Ahead) -> Bundle:
         return read_in_child(place, options, fork=threading.active_count() == 1, output=output)
     completion = Completion(options)
     with located(place.name), quiet():
-        found = READERS.read(place, options, output.prepare, lambda stored: completion.begin(stored, output.layer))
+        found = READERS.read(place, options, output.prepare, lambda stored: completion.begin(stored, output.layer), asked)
         return resolve(found, options, completion)

@@ -66,6 +66,20 @@ class Reader:
         return self.files >= MOST_FILES or size > self.memory + MOST_GROWTH
 
 
+class Asked:
+    """A process that was asked for a file ahead of time, and is reading it. taken: whether somebody reads what it sends."""
+
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
+        self.taken = False
+
+    def close(self) -> None:
+        """Ends it, unless it was taken."""
+        if not self.taken:
+            self.taken = True
+            self.reader.close()
+
+
 class Readers:
     """The waiting reading processes, shared by all readers in this process, in any thread."""
 
@@ -75,20 +89,37 @@ class Readers:
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._forget)
 
-    def read(self, place: Place, options: ReadOptions, meanwhile: Callable[[], object],
-             each: Callable[[Stored], object]) -> Found | ReadBack:
-        """As `child.start` and `child.finish`, by a process that waits, or a new one. Where one dies that had read other files before, a
-        new one tries: it may have brought that along. Then `each` is called anew.
+    def ask(self, place: Place, options: ReadOptions) -> Asked | None:
+        """Has a file read ahead of time, while the caller still writes another one; None where that is not possible."""
+        if not can_serve(place):
+            return None
+        reader = self._take()
+        try:
+            was_asked = _ask(reader.requests, _request(place, options))
+        except BaseException:
+            reader.close()
+            raise
+        if was_asked:
+            return Asked(reader)
+        reader.close()
+        return None
+
+    def read(self, place: Place, options: ReadOptions, meanwhile: Callable[[], object], each: Callable[[Stored], object],
+             asked: Asked | None = None) -> Found | ReadBack:
+        """As `child.start` and `child.finish`, by a process that waits, or a new one, or the one that was asked for this file before. Where
+        one dies that had read other files before, or that had to wait with its answer, a new one tries: the file may not be to blame. Then
+        `each` is called anew.
         """
         while True:
-            reader = self._take()
-            is_new = reader.files == 0
+            reader = self._take() if asked is None else asked.reader
+            is_new = reader.files == 0 and asked is None
             try:
-                found = _answer(reader, place, options, meanwhile, each)
+                found = _answer(reader, place, options, meanwhile, each, asked)
             except _DiedError as death:
                 reader.close()
                 if is_new:
                     raise death.reason from None
+                asked = None
             except ABOUT_OPTIONS:
                 self._give_back(reader)
                 raise
@@ -142,25 +173,31 @@ class _DiedError(Exception):
         self.reason = reason
 
 
-def _answer(reader: Reader, place: Place, options: ReadOptions, meanwhile: Callable[[], object],
-            each: Callable[[Stored], object]) -> Found | ReadBack:
+def _answer(reader: Reader, place: Place, options: ReadOptions, meanwhile: Callable[[], object], each: Callable[[Stored], object],
+            asked: Asked | None) -> Found | ReadBack:
     from exporter.pipeline.message import Reader as Message
 
     limits = Limits.of(place)
     running = dataclasses.replace(reader.running, limits=limits)
     message = Message(FormatError("the file made the reading process fail", hint=child.HARMLESS), each)
-    ended = not _ask(reader.requests, child.request(_absolute(place), _with_absolute(options), limits))
+    if asked is not None:
+        asked.taken = True
+    ended = asked is None and not _ask(reader.requests, _request(place, options))
     meanwhile()
     if not ended:
         child.receive(running, message.feed, lambda: message.is_complete)
     if not message.is_complete:
         status = running.wait()
         reason = child.ending(status or 0, limits)
-        if status is None or not child.is_out_of_time(status):
+        if asked is not None or status is None or not child.is_out_of_time(status):
             raise _DiedError(reason)
         raise reason
     reader.files += 1
     return message.answer()
+
+
+def _request(place: Place, options: ReadOptions) -> bytes:
+    return child.request(_absolute(place), _with_absolute(options), Limits.of(place))
 
 
 def _ask(pipe: int, request: bytes) -> bool:

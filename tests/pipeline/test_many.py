@@ -327,7 +327,7 @@ def test_ctrl_c_leaves_whole_files_and_the_next_run_goes_on(tree):
     assert "Traceback" not in err
     if process.returncode:
         assert re.search(r"^interrupted: \d+ of 60 models are done, 0 of them refused$", err, re.MULTILINE)
-        assert "hint: run the same command again: it goes on with the rest" in err
+        assert "hint: run the same command again to export the rest" in err
     done = found("out")
     for name in done:
         exporter.load(pathlib.Path("out", name))

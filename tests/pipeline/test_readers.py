@@ -212,3 +212,61 @@ def test_they_end_with_the_process_that_asks(zoo):
             return
         time.sleep(0.1)
     pytest.fail("a reading process outlived the one that asked it")
+
+
+# --- ahead of time ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_that_was_asked_for_ahead_is_read_once(zoo, pool, start):
+    asked = pool.ask(Place(zoo / "m1.json"), OPTIONS)
+    found = pool.read(Place(zoo / "m1.json"), OPTIONS, lambda: None, lambda stored: None, asked)
+    assert found.layers[0].moving_mean.tobytes() == exporter.load(zoo / "m1.json").layers[0].moving_mean.tobytes()
+    assert idle(pool) == [asked.reader.pid]
+    asked.close()  # no harm: it was taken
+    assert read(pool, zoo / "m2.json").layers
+    assert idle(pool) == [asked.reader.pid]
+
+
+def test_one_that_dies_meanwhile_is_replaced(zoo, pool, start):
+    asked = pool.ask(Place(zoo / "m1.json"), OPTIONS)
+    os.kill(asked.reader.pid, signal.SIGKILL)
+    found = pool.read(Place(zoo / "m1.json"), OPTIONS, lambda: None, lambda stored: None, asked)
+    assert len(found.layers) == 1
+    assert idle(pool) != [asked.reader.pid]
+
+
+def test_one_that_nobody_listens_to_is_ended(zoo, pool, start):
+    asked = pool.ask(Place(zoo / "m1.json"), OPTIONS)
+    asked.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(asked.reader.pid, 0)
+    assert read(pool, zoo / "m1.json").layers
+
+
+def test_what_is_wrong_with_a_file_is_said_of_that_file(zoo, pool, start):
+    asked = pool.ask(Place(zoo / "damaged.h5"), OPTIONS)
+    with pytest.raises(FormatError):
+        pool.read(Place(zoo / "damaged.h5"), OPTIONS, lambda: None, lambda stored: None, asked)
+    assert idle(pool) == []
+
+
+def test_while_one_is_written_the_next_is_being_read(zoo, monkeypatch):
+    from exporter.pipeline import write
+
+    done = []
+
+    def noting(kind, name, say):
+        whole = getattr(kind, name)
+
+        def call(self, first, *rest):
+            done.append(say(self, first))
+            return whole(self, first, *rest)
+
+        monkeypatch.setattr(kind, name, call)
+
+    noting(readers.Readers, "ask", lambda _, place: f"ask {place.name}")
+    noting(write.Output, "end", lambda output, _: f"write {os.path.basename(output.path)}")
+    (zoo / "out" / "m2.json.json").mkdir(parents=True)  # where nothing can be written: what was asked for is not read
+    summary = export_many([zoo / "m0.json", zoo / "m1.json", zoo / "m2.json", zoo / "damaged.h5", zoo / "m3.json"], zoo / "out")
+    assert [outcome.status for outcome in summary.outcomes] == ["exported", "exported", "refused", "refused", "exported"]
+    assert done == ["ask m1.json", "write m0.json.json", "ask m2.json", "write m1.json.json", "write m3.json.json"]
