@@ -106,12 +106,15 @@ def test_ctrl_c(started, tmp_path):
     for number in range(40):
         exporter.write(make_bundle(make_layer(seed=number, shape=(3000,))), tmp_path / "zoo" / f"m{number}.json")
     with started("zoo/m*.json", "--out-dir", "out", "--jobs", "2") as process:
-        for _ in range(1500):
-            if len(list(tmp_path.glob("out/*.json"))) > 2:
-                break
-            time.sleep(0.02)
-        os.killpg(process.pid, signal.SIGINT)
-        _, err = process.communicate(timeout=120)
+        try:
+            for _ in range(4500):
+                if len(list(tmp_path.glob("out/m*.json"))) > 2:
+                    break
+                time.sleep(0.02)
+            os.killpg(process.pid, signal.SIGINT)
+            _, err = process.communicate(timeout=120)
+        finally:
+            process.kill()
     assert process.returncode in (130, 0)
     assert "Traceback" not in err
     if process.returncode:
