@@ -334,7 +334,7 @@ def until(true, seconds=20):
     return held
 
 
-PROGRAM = """\
+FROZEN = """\
 import sys
 with open(sys.argv[2], "a") as file:
     file.write("started\\n")
@@ -353,7 +353,7 @@ NOT_NEEDED = ("aiohttp", "boto3", "botocore", "cv2", "dask", "distributed", "fss
 def test_a_frozen_program_is_started_once(tmp_path):
     """`sys.executable` of a frozen program is the program: a child made of it would do the program's own work, and so on."""
     pytest.importorskip("PyInstaller", reason="needs PyInstaller: pip install pyinstaller")
-    (tmp_path / "program.py").write_text(PROGRAM)
+    (tmp_path / "program.py").write_text(FROZEN)
     words = [sys.executable, "-m", "PyInstaller", "--onedir", "--log-level", "ERROR", "--paths", str(ROOT),
              "--collect-submodules", "exporter", "--add-data", f"{ROOT / 'schemas'}{os.pathsep}schemas",
              *(word for name in NOT_NEEDED for word in ("--exclude-module", name))]
