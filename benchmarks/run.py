@@ -27,7 +27,7 @@ from typing import NamedTuple
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 DOCUMENT = ROOT / "docs" / "performance.md"
-MOST_LAYERS = 99_998  # batch norms of the largest model: it counts as a layer, and so does its input, of which 100 000 are read
+MAX_LAYERS = 99_998  # batch norms of the largest model: it counts as a layer, and so does its input, of which 100 000 are read
 sys.path.insert(0, str(HERE))
 sys.path.insert(0, str(ROOT))
 
@@ -142,16 +142,16 @@ def one_file(args: argparse.Namespace) -> str:
 
 def scale(args: argparse.Namespace) -> str:
     """Time, memory and size against the number of layers and of channels; and two pictures of it."""
-    sizes = {"layers": [(count, 16) for count in (1, 10, 100, 1000, 10_000, MOST_LAYERS)],
+    sizes = {"layers": [(count, 16) for count in (1, 10, 100, 1000, 10_000, MAX_LAYERS)],
              "channels": [(1, channels) for channels in (16, 1 << 10, 1 << 14, 1 << 17, 1 << 20)]}
     rows = []
     for axis, pairs in sizes.items():
         lines: dict[str, list[tuple[float, float]]] = {}
         for count, channels in pairs:
-            for suffix in (".h5",) if count == MOST_LAYERS else (".h5", ".keras"):
+            for suffix in (".h5",) if count == MAX_LAYERS else (".h5", ".keras"):
                 model = made(args.folder / f"row_{count}_{channels}{suffix}", count, channels)
                 words = ours(model, args.folder / "out.json")
-                runs = [run(words)] if count == MOST_LAYERS else in_turn({"ours": words}, max(3, args.runs // 2))["ours"]
+                runs = [run(words)] if count == MAX_LAYERS else in_turn({"ours": words}, max(3, args.runs // 2))["ours"]
                 wall, cpu, peak = (statistics.median(getattr(r, field) for r in runs) for field in Run._fields)
                 rows.append([f"{count} x {channels}", suffix, f"{wall:.2f}", f"{cpu:.2f}", f"{1000 * wall / count:.2f}", f"{peak:.0f}",
                              f"{4 * 4 * count * channels / 2**20:.2f}"])

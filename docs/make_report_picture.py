@@ -14,7 +14,7 @@ import exporter
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "docs" / "report.png"
 SAMPLE = ROOT / "sample_models" / "encoder_keras3" / "model.keras"
-WIDTH, HEIGHT, SCALE, MOST_BYTES = 1240, 1560, 0.7, 150_000
+WIDTH, HEIGHT, SCALE, MAX_BYTES = 1240, 1560, 0.7, 150_000
 
 
 def picture(page: Path, profile: Path) -> bytes:
@@ -44,8 +44,8 @@ def main() -> None:
         page = Path(name) / "report.html"
         exporter.write(exporter.read(SAMPLE), page)
         data = picture(page, Path(name) / "profile")
-    if len(data) > MOST_BYTES:
-        raise SystemExit(f"{len(data)} bytes: expected at most {MOST_BYTES}; make WIDTH or HEIGHT smaller")
+    if len(data) > MAX_BYTES:
+        raise SystemExit(f"{len(data)} bytes: expected at most {MAX_BYTES}; make WIDTH or HEIGHT smaller")
     OUT.write_bytes(data)
     print(f"{OUT.relative_to(ROOT)}: {OUT.stat().st_size} bytes")
 

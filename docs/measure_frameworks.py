@@ -27,7 +27,7 @@ from exporter.targets.shared.options import WriteOptions
 
 HERE = Path(__file__).resolve().parent
 VECTORS = HERE.parent / "vectors" / "batchnorm-1.json"
-LARGEST = 1e20  # of a variance or an input: beyond it single arithmetic overflows on the way, in every framework
+MAX_BYTES = 1e20  # of a variance or an input: beyond it single arithmetic overflows on the way, in every framework
 NORMAL = 2.0**-100  # below it some kernels flush to zero
 
 Run = Callable[[BatchNorm, Any], Any]  # rows of channels in, rows of channels out
@@ -179,7 +179,7 @@ def layers() -> Iterator[tuple[BatchNorm, Any]]:
         layer = layer.replace(axis=(-1,), ndim=None)
         rows = np.array(vectors.make(layer)[0])
         numbers = np.concatenate([rows.ravel(), *(values.ravel() for values in layer.parameters().values())])
-        if np.abs(numbers).max() < LARGEST and np.abs(numbers[numbers != 0]).min() > NORMAL:
+        if np.abs(numbers).max() < MAX_BYTES and np.abs(numbers[numbers != 0]).min() > NORMAL:
             yield layer, rows
 
 

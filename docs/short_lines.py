@@ -12,20 +12,20 @@ import sys
 import textwrap
 from pathlib import Path
 
-LONGEST, FILLED = 120, 100
+MAX_LENGTH, FILLED = 120, 100
 KEPT = re.compile(r"\s*(\||#|<!--|\[!?\[|!\[|>)")
 ITEM = re.compile(r"(\s*)((?:[-*]|\d+\.) +)?")
 WHOLE = re.compile(r"`+[^`]+`+|\[[^\]]*\]\([^)]*\)")  # code and links are not broken
 
 
 def short(text: str) -> str:
-    """`text` with no line of prose over LONGEST characters, where it has a blank to break at."""
+    """`text` with no line of prose over MAX_LENGTH characters, where it has a blank to break at."""
     out: list[str] = []
     block: list[str] = []
     fence = ""
 
     def end() -> None:
-        out.extend(_filled(block) if any(len(line) > LONGEST for line in block) else block)
+        out.extend(_filled(block) if any(len(line) > MAX_LENGTH for line in block) else block)
         block.clear()
 
     for line in text.split("\n"):
@@ -49,7 +49,7 @@ def short(text: str) -> str:
 def long_lines(text: str) -> list[str]:
     """The lines of prose that are too long: what `short` would break."""
     kept = set(short(text).split("\n"))
-    return [line for line in text.split("\n") if len(line) > LONGEST and line not in kept]
+    return [line for line in text.split("\n") if len(line) > MAX_LENGTH and line not in kept]
 
 
 def _filled(lines: list[str]) -> list[str]:

@@ -22,8 +22,8 @@ import errno
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
-LONGEST_MESSAGE = 500
-LONGEST_REASONS = 400  # characters, so that the place of the error fits before them
+MAX_MESSAGE_LENGTH = 500
+MAX_REASONS_LENGTH = 400  # characters, so that the place of the error fits before them
 FIELDS = frozenset({"what", "where", "hint", "layers"})
 
 
@@ -66,7 +66,7 @@ class ExporterError(Exception):
 
     def __str__(self) -> str:
         text = f"{self.where}: {self.what}" if self.where else self.what
-        return printable(text, LONGEST_MESSAGE)
+        return printable(text, MAX_MESSAGE_LENGTH)
 
 
 class UsageError(ExporterError):
@@ -172,9 +172,9 @@ def by_reason(layers: Iterable[tuple[str, str]]) -> str:
         paths.setdefault(reason, []).append(path)
     parts: list[str] = []
     for reason, found in paths.items():
-        fitting = next((part for most in (5, 3) if len(part := f"{names(found, most)}: {reason}") <= LONGEST_REASONS), None)
+        fitting = next((part for most in (5, 3) if len(part := f"{names(found, most)}: {reason}") <= MAX_REASONS_LENGTH), None)
         part = fitting or f"{names(found, 1)}: {reason}"
-        if parts and len("; ".join([*parts, part])) > LONGEST_REASONS:
+        if parts and len("; ".join([*parts, part])) > MAX_REASONS_LENGTH:
             break
         parts.append(part)
     left = sum(map(len, list(paths.values())[len(parts):]))

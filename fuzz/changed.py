@@ -346,7 +346,7 @@ def _changed_values(before: bytes, after: bytes) -> set[Said] | None:
 
 
 def _spans(data: bytes) -> list[tuple[int, int, Any]]:
-    return list(changes.json_spans(data)) if len(data) < changes.MOST_JSON else []
+    return list(changes.json_spans(data)) if len(data) < changes.MAX_JSON else []
 
 
 def _texts(data: bytes) -> Iterator[Any]:

@@ -26,7 +26,7 @@ from tests.make.tensor_files import encode, table
 
 NAME = re.compile(rb"[A-Za-z_][A-Za-z0-9_:./-]{2,80}")
 HDF5, ZIP, NODES, ENTRY = b"\x89HDF\r\n\x1a\n", b"PK\3\4", b"SNOD", 40
-MOST_JSON = 4 << 20
+MAX_JSON = 4 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +78,7 @@ def replaced(data: bytes, *pieces: tuple[int, bytes]) -> bytes:
 
 def names(data: bytes, chance: random.Random) -> Change | None:
     """Two names of one length exchanged, or one written over the other."""
-    found = list(NAME.finditer(data[:MOST_JSON]))
+    found = list(NAME.finditer(data[:MAX_JSON]))
     chance.shuffle(found)
     for one in found[:50]:
         others = [other for other in found if len(other[0]) == len(one[0]) and other[0] != one[0]]

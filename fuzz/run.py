@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 HERE = pathlib.Path(__file__).resolve().parent
 FAILURES = HERE / "failures"
-MOST_FAILURES = 20  # of one target
+MAX_FAILURES = 20  # of one target
 SLOW = 15.0  # seconds for one input, on a busy machine
 
 
@@ -66,7 +66,7 @@ def fuzz(name: str, target: Target, seconds: float, seed: int) -> int:
     pool = list(seeds)
     count = failed = 0
     end = time.monotonic() + seconds
-    while time.monotonic() < end and failed < MOST_FAILURES:
+    while time.monotonic() < end and failed < MAX_FAILURES:
         data = target.mutate(chance.choice(pool if chance.random() < 0.3 else seeds), chance)
         count += 1
         if len(pool) < 200 and chance.random() < 0.01:

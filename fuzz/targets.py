@@ -24,7 +24,7 @@ import exporter
 from exporter.batchnorm.bundle import Bundle, Origin, ReadBack
 from exporter.batchnorm.document import from_document
 from exporter.batchnorm.stored import Stored
-from exporter.errors import LONGEST_MESSAGE, ExporterError, FormatError
+from exporter.errors import MAX_MESSAGE_LENGTH, ExporterError, FormatError
 from exporter.files.input_file import MemoryFile
 from exporter.files.place import Place
 from exporter.formats import graph_def, object_graph, strict_json, tensor_bundle
@@ -41,7 +41,7 @@ from exporter.targets.shared.options import WriteOptions
 
 SAMPLES = pathlib.Path(__file__).resolve().parent.parent / "sample_models"
 SAVED_MODEL = SAMPLES / "saved_model_tfkeras" / "saved_model"
-LARGEST_SEED = 200_000
+MAX_SEED = 200_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Target:
 def _samples(*patterns: str) -> list[bytes]:
     found = [path.read_bytes() for pattern in patterns for path in sorted(SAMPLES.glob(pattern))]
     assert found, patterns
-    return [data for data in found if len(data) <= LARGEST_SEED]
+    return [data for data in found if len(data) <= MAX_SEED]
 
 
 def _refused(error: ExporterError) -> None:
@@ -66,7 +66,7 @@ def _refused(error: ExporterError) -> None:
         raise AssertionError(str(error))
     for text in (str(error), error.hint):
         assert text.isprintable(), repr(text)
-        assert len(text) <= LONGEST_MESSAGE, len(text)
+        assert len(text) <= MAX_MESSAGE_LENGTH, len(text)
 
 
 def _read(data: bytes, name: str) -> Bundle | None:

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from exporter.batchnorm.fast import Run
 
-SHORT = 64  # numbers of one channel in a row below which scale and offset are written out along the row
-WIDE = 1 << 12  # numbers in a row of what is written out, where a whole number of rows of the array gives them
+SHORT_ROW = 64  # numbers of one channel in a row below which scale and offset are written out along the row
+WIDE_ROW = 1 << 12  # numbers in a row of what is written out, where a whole number of rows of the array gives them
 
 
 def written_out(shape: tuple[int, int, int], scale: NDArray[np.float32], offset: NDArray[np.float32]) -> Run:
@@ -30,9 +30,9 @@ def written_out(shape: tuple[int, int, int], scale: NDArray[np.float32], offset:
     """
     by_number, by_run = loops()
     outer, channels, inner = shape
-    if inner >= SHORT:
+    if inner >= SHORT_ROW:
         return lambda x, out: by_run(x, out, scale, offset)
-    count = joined(shape, WIDE)
+    count = joined(shape, WIDE_ROW)
     size, whole = count * channels * inner, outer - outer % count
     scales, offsets = (np.tile(np.repeat(values, inner), count) for values in (scale, offset))
 

@@ -11,7 +11,7 @@ from exporter.__about__ import __version__
 from exporter.batchnorm import schema, vectors
 from exporter.batchnorm.bundle import Bundle, Origin, ReadBack
 from exporter.batchnorm.dtypes import round_to
-from exporter.batchnorm.gate import MOST_NUMBERS, check_numbers
+from exporter.batchnorm.gate import MAX_NUMBERS, check_numbers
 from exporter.batchnorm.layer import PARAMETERS, BatchNorm
 from exporter.batchnorm.places import Call
 from exporter.batchnorm.stored import Skipped
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FORMAT, VERSION = "bn-bundle", 1
-LARGEST = 1 << 30  # bytes of a document: 100 000 layers or a layer of a million channels, with vectors, stay far below
-MOST_VALUES = 4 * MOST_NUMBERS  # of a document: the vectors of layers without gamma and beta take twice what these have
+MAX_BYTES = 1 << 30  # bytes of a document: 100 000 layers or a layer of a million channels, with vectors, stay far below
+MAX_VALUES = 4 * MAX_NUMBERS  # of a document: the vectors of layers without gamma and beta take twice what these have
 FORMULA = "gamma * (x - moving_mean) / sqrt(moving_variance + epsilon) + beta"
 
 # The one non-negative finite float32 (and its negative) whose shortest decimal, 7.038531e-26, lands on a neighbor when it is

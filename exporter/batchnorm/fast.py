@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
     Run = Callable[[NDArray[np.float32], NDArray[np.float32]], None]
 
-BLOCK = 1 << 15  # numbers worked on at once by `fast`: x, the result, scale and offset, 512 KiB together, stay in the second-level cache
-LONG, FEW = 1 << 13, 4  # a run of so many numbers of one channel, or so few rows, are better done with one scale for each run
+NUMBERS_AT_ONCE = 1 << 15  # by `fast`: x, the result, scale and offset, 512 KiB together, stay in the second-level cache
+LONG_RUN, FEW_ROWS = 1 << 13, 4  # a run of so many numbers of one channel, or so few rows, are better done with one scale for each run
 
 
 def written_out(shape: tuple[int, int, int], scale: NDArray[np.float32], offset: NDArray[np.float32]) -> Run:
@@ -22,10 +22,10 @@ def written_out(shape: tuple[int, int, int], scale: NDArray[np.float32], offset:
     NumPy runs a row of numbers fast and starts one slowly, so the runs are made long.
     """
     outer, channels, inner = shape
-    if inner >= LONG or (outer < FEW and inner > 1):
+    if inner >= LONG_RUN or (outer < FEW_ROWS and inner > 1):
         return _by_run(shape, scale, offset)
-    count = joined(shape, BLOCK)
-    if count * channels * inner <= BLOCK:
+    count = joined(shape, NUMBERS_AT_ONCE)
+    if count * channels * inner <= NUMBERS_AT_ONCE:
         return _by_row(shape, count, *(np.tile(np.repeat(values, inner), count) for values in (scale, offset)))
     return _by_part(shape, scale, offset)
 
@@ -40,7 +40,7 @@ def _by_run(shape: tuple[int, int, int], scale: NDArray[np.float32], offset: NDA
     """One number of each for each run of a channel."""
     outer, _, inner = shape
     scales, offsets = (np.tile(values, outer)[:, None] for values in (scale, offset))
-    step = max(1, 2 * BLOCK // inner)
+    step = max(1, 2 * NUMBERS_AT_ONCE // inner)
 
     def run(x: NDArray[np.float32], out: NDArray[np.float32]) -> None:
         x, out = x.reshape(-1, inner), out.reshape(-1, inner)
@@ -70,7 +70,7 @@ def _by_row(shape: tuple[int, int, int], count: int, scales: NDArray[np.float32]
 def _by_part(shape: tuple[int, int, int], scale: NDArray[np.float32], offset: NDArray[np.float32]) -> Run:
     """scale and offset are written out along a part of a row, for all rows, one part after the other."""
     outer, channels, inner = shape
-    step = -(-BLOCK // inner)  # channels
+    step = -(-NUMBERS_AT_ONCE // inner)  # channels
 
     def run(x: NDArray[np.float32], out: NDArray[np.float32]) -> None:
         x, out = x.reshape(outer, channels * inner), out.reshape(outer, channels * inner)

@@ -21,7 +21,7 @@ CONSTANT = 1e-12  # a variance up to this is none: nine orders of magnitude belo
 HUGE = 100.0  # |scale| above
 FLOAT16_MAX = 65504.0
 FLOAT16_ZERO = 2.0**-25  # up to this float16 rounds to 0
-REACH = 4  # deviations from the mean that an input is expected to reach
+SIGMAS = 4  # standard deviations from the mean that an input is expected to reach
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -159,13 +159,13 @@ def _scales(layer: BatchNorm) -> Iterator[tuple[str, tuple[int, str]]]:
 
 
 def _float16(layer: BatchNorm) -> Iterator[tuple[str, tuple[int, str]]]:
-    """Channels where float16 overflows: a number kept in it, an input or output REACH deviations off, or a division by 0."""
+    """Channels where float16 overflows: a number kept in it, an input or output SIGMAS deviations off, or a division by 0."""
     gamma, beta, mean, root = (values.ravel() for values in wide(layer))
     variance = layer.moving_variance.astype(np.float64).ravel()
     with np.errstate(over="ignore", invalid="ignore"):
         scale, offset = (values.ravel() for values in scale_and_offset(layer))
         sizes = {"gamma": gamma, "beta": beta, "moving_mean": mean, "moving_variance": variance, "scale": scale, "offset": offset,
-                 "the input": np.abs(mean) + REACH * np.sqrt(np.maximum(variance, 0)), "the output": REACH * np.abs(gamma) + np.abs(beta)}
+                 "the input": np.abs(mean) + SIGMAS * np.sqrt(np.maximum(variance, 0)), "the output": SIGMAS * np.abs(gamma) + np.abs(beta)}
     parts: list[str] = []
     bad = root * root <= FLOAT16_ZERO
     if bad.any():

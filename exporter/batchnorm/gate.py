@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from exporter.batchnorm.stored import Skipped
 
 AN_EARLIER_ONE = "the training run diverged or the file is damaged; export an earlier checkpoint"
-MOST_CHANNELS = 1 << 20
-MOST_LAYERS = 100_000
-MOST_NUMBERS = 1 << 24  # of all layers of a model or bundle that is read; about 350 MB as JSON
+MAX_CHANNELS = 1 << 20
+MAX_LAYERS = 100_000
+MAX_NUMBERS = 1 << 24  # of all layers of a model or bundle that is read; about 350 MB as JSON
 
 
 def check_bundle(paths: Sequence[str], skipped: Sequence[Skipped]) -> None:
@@ -26,16 +26,16 @@ def check_bundle(paths: Sequence[str], skipped: Sequence[Skipped]) -> None:
     if not paths and not skipped:
         raise UnsupportedError("the model contains no BatchNormalization layer",
                                hint="LayerNormalization, GroupNormalization and similar layers are not batch norms")
-    if len(paths) > MOST_LAYERS:
-        raise LayerError(f"expected at most {MOST_LAYERS} batch norms, got {len(paths)}")
+    if len(paths) > MAX_LAYERS:
+        raise LayerError(f"expected at most {MAX_LAYERS} batch norms, got {len(paths)}")
     if len(set(paths)) != len(paths):
         raise LayerError(f"the path {printable(next(p for p in paths if paths.count(p) > 1))!r} occurs twice")
 
 
 def check_numbers(count: int) -> None:
     """Refuses more numbers in all layers of a model than any has: a few bytes of a file can stand for very many. Raises: FormatError."""
-    if count > MOST_NUMBERS:
-        raise FormatError(f"expected at most {MOST_NUMBERS} numbers in all batch norms of a model, got more",
+    if count > MAX_NUMBERS:
+        raise FormatError(f"expected at most {MAX_NUMBERS} numbers in all batch norms of a model, got more",
                           hint="no real model has a tenth of that; the file is damaged or forged")
 
 
@@ -61,8 +61,8 @@ def remarks_on(path: str, moving_variance: NDArray[Any]) -> list[str]:
 
 def _check_geometry(shape: tuple[int, ...], axis: tuple[int, ...], ndim: int | None) -> None:
     channels = int(np.prod(shape, dtype=object)) if shape else 0
-    if not 0 < channels <= MOST_CHANNELS:
-        raise LayerError(f"expected 1 to {MOST_CHANNELS} channels, got {channels}")
+    if not 0 < channels <= MAX_CHANNELS:
+        raise LayerError(f"expected 1 to {MAX_CHANNELS} channels, got {channels}")
     if not isinstance(axis, tuple):
         raise LayerError(f"expected as axis a tuple with one axis for each dimension of the parameters, such as (-1,), got {axis}")
     if len(axis) != len(shape) or len(set(axis)) != len(axis):

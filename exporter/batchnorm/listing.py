@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from exporter.batchnorm.stored import Stored, Unusable
 
 HEADINGS = ("layer", "channels", "axis", "epsilon", "dtype", "parameters", "notes")
-MOST_ROWS = 200  # of a table in a notebook
-LONGEST = 300  # characters of a cell
+MAX_ROWS = 200  # of a table in a notebook
+MAX_LENGTH = 300  # characters of a cell
 
 
 def table(origin: Origin, layers: Sequence[BatchNorm], unusable: Sequence[Unusable] = (), *, with_places: bool = False) -> str:
@@ -31,8 +31,8 @@ def table(origin: Origin, layers: Sequence[BatchNorm], unusable: Sequence[Unusab
 
 def html_table(origin: Origin, layers: Sequence[BatchNorm]) -> str:
     """The table as HTML, its first rows if it has many."""
-    rows = [_row("th", HEADINGS), *(_row("td", cells(layer)) for layer in layers[:MOST_ROWS])]
-    more = f"<p>and {len(layers) - MOST_ROWS} more</p>" if len(layers) > MOST_ROWS else ""
+    rows = [_row("th", HEADINGS), *(_row("td", cells(layer)) for layer in layers[:MAX_ROWS])]
+    more = f"<p>and {len(layers) - MAX_ROWS} more</p>" if len(layers) > MAX_ROWS else ""
     return f"<p>{html.escape(summary(origin, layers))}</p><table>{''.join(rows)}</table>{more}"
 
 
@@ -49,7 +49,7 @@ def cells(layer: BatchNorm | Stored, unusable: str = "") -> tuple[str, ...]:
     lacking = [name for name in ("gamma", "beta") if getattr(layer, name) is None]
     said = (layer.path, "x".join(map(str, layer.shape)), ",".join(map(str, layer.axis or ())), f"{layer.epsilon:g}", layer.dtype,
             "no " + ", no ".join(lacking) if lacking else "all four", "; ".join(said_of_it))
-    return tuple(printable(text, 80 if place == 0 else LONGEST) for place, text in enumerate(said))
+    return tuple(printable(text, 80 if place == 0 else MAX_LENGTH) for place, text in enumerate(said))
 
 
 def notes(layer: BatchNorm | Stored) -> list[str]:
@@ -75,7 +75,7 @@ def places(layer: BatchNorm | Stored) -> tuple[str, str]:
         return "not known", "not known"
     fed = " | ".join(_shown(call.inputs, "the model's input") for call in layer.calls)
     followed = " | ".join(_shown(call.outputs, "nothing") for call in layer.calls)
-    return printable(fed, LONGEST), printable(followed, LONGEST)
+    return printable(fed, MAX_LENGTH), printable(followed, MAX_LENGTH)
 
 
 def _shown(neighbors: Sequence[Neighbor], none: str) -> str:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 BAR = 24  # characters
 
+
 def export_models(args: argparse.Namespace, options: ReadOptions, write_options: WriteOptions) -> int:
     """bn-export MODEL... --out-dir DIR"""
     gc.enable()  # a long life

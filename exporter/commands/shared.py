@@ -20,7 +20,7 @@ from exporter.errors import ExporterError, UsageError, printable, unexpected
 if TYPE_CHECKING:
     from exporter.sources.shared.options import ReadOptions
 
-MOST_WARNINGS = 20
+MAX_WARNINGS = 20
 
 
 def main(command: Callable[[Sequence[str] | None], int], words: Sequence[str] | None = None) -> NoReturn:
@@ -81,10 +81,10 @@ def fail(error: ExporterError) -> int:
 
 def warn(sentences: Sequence[str]) -> None:
     """Prints warnings, the first twenty and how many more."""
-    for sentence in sentences[:MOST_WARNINGS]:
+    for sentence in sentences[:MAX_WARNINGS]:
         print(f"warning: {printable(sentence, 300)}", file=sys.stderr)
-    if len(sentences) > MOST_WARNINGS:
-        print(f"warning: and {len(sentences) - MOST_WARNINGS} more like these", file=sys.stderr)
+    if len(sentences) > MAX_WARNINGS:
+        print(f"warning: and {len(sentences) - MAX_WARNINGS} more like these", file=sys.stderr)
 
 
 def add_reading_options(parser: argparse.ArgumentParser) -> None:

@@ -15,8 +15,8 @@ from exporter.diagnosis.explanations import Explanation
 from exporter.diagnosis.mistakes import BY_CODE, MISTAKES, RIGHT
 from exporter.errors import printable
 
-MOST_SHOWN = 5
-MOST_HIDDEN = 8
+MAX_SHOWN = 5
+MAX_HIDDEN = 8
 FEW_ROWS = 3  # of input: fewer tell little
 
 
@@ -69,7 +69,7 @@ def render(found: Diagnosis) -> str:
         lines.append(f"{place}: same. {_count(found.compared)} within the error bound, "
                      f"the worst at {found.worst['times_the_bound']:.2g} of it.")
         hidden = [f"{code} {BY_CODE[code].name}" for code in found.could_not_show()]
-        if len(hidden) > MOST_HIDDEN or (hidden and _never_moved(found.evidence.case)):
+        if len(hidden) > MAX_HIDDEN or (hidden and _never_moved(found.evidence.case)):
             lines.append(_why_hidden(found, f"{len(hidden)} of {len(BY_CODE)} known mistakes (--json lists them)"))
         elif hidden:
             lines.append(f"These inputs could not have shown: {'; '.join(hidden)}.")
@@ -79,10 +79,10 @@ def render(found: Diagnosis) -> str:
                      f"{_times(worst['times_the_bound'])}:")
         lines.append(f"  at {worst['index'] or 'it'} (channel {worst['channel']}): input {worst['input']:.9g}, "
                      f"yours {worst['yours']:.9g}, right {worst['right']:.9g}")
-    for number, explanation in enumerate(found.explanations[:MOST_SHOWN]):
+    for number, explanation in enumerate(found.explanations[:MAX_SHOWN]):
         lines += ["", *_explanation(explanation, full=number == 0)]
-    if len(found.explanations) > MOST_SHOWN:
-        lines += ["", f"and {len(found.explanations) - MOST_SHOWN} more that fit (--json lists all)"]
+    if len(found.explanations) > MAX_SHOWN:
+        lines += ["", f"and {len(found.explanations) - MAX_SHOWN} more that fit (--json lists all)"]
     lines += ["", *_table(found)] if found.verdict == "differs" else []
     lines += ["", *(f"note: {note}" for note in found.notes)] if found.notes else []
     return "\n".join(lines) + "\n"

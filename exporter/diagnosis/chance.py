@@ -10,21 +10,21 @@ from exporter.diagnosis.case import Case
 from exporter.diagnosis.evidence import Evidence
 from exporter.diagnosis.mistakes import MISTAKES
 
-WIDE = 64.0  # tolerances: near misses within so many are counted, and their share that a fit would be is taken
-MOST_NUMBERS = 2  # of a channel; more than these agree by chance never
+NEAR_MISS = 64.0  # tolerances: near misses within so many are counted, and their share that a fit would be is taken
+MAX_NUMBERS = 2  # of a channel; more than these agree by chance never
 WORTH_SAYING = 0.01
 
 
 def expected(evidence: Sequence[Evidence], *, mistakes: bool, pairs: bool = False) -> tuple[float, int]:
     """(how many fits are expected by chance, how many results were tried), the right formula's and with `mistakes` those of the table.
 
-    What comes near, within WIDE tolerances, is spread evenly there unless it is the answer: 1 in WIDE ** numbers of it fits.
+    What comes near, within NEAR_MISS tolerances, is spread evenly there unless it is the answer: 1 in NEAR_MISS ** numbers of it fits.
     """
     near, tried = 0, 0
     numbers = 0
     for one in evidence:
         count = one.theirs.shape[0] if one.any_channel else one.theirs.size
-        if count > MOST_NUMBERS:
+        if count > MAX_NUMBERS:
             return 0.0, 0
         numbers = max(numbers, count)
         seen: set[float] = set()
@@ -32,10 +32,10 @@ def expected(evidence: Sequence[Evidence], *, mistakes: bool, pairs: bool = Fals
             misfit = one.misfit(case).max(axis=0) if one.any_channel else one.misfit(case).max(keepdims=True).ravel()
             tried += misfit.size
             values = np.broadcast_to(case.value(), one.theirs.shape)[0]
-            close = (misfit > 1) & (misfit <= WIDE)
+            close = (misfit > 1) & (misfit <= NEAR_MISS)
             seen.update(np.round(values[: misfit.size][close], 12).tolist())
         near += len(seen)
-    return near / WIDE**numbers if numbers else 0.0, tried
+    return near / NEAR_MISS**numbers if numbers else 0.0, tried
 
 
 def _cases(one: Evidence, *, mistakes: bool, pairs: bool) -> Iterator[Case]:

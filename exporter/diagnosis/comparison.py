@@ -21,6 +21,7 @@ from exporter.diagnosis.ports.port import Port, Ported, coarsest, of_bundle, of_
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Check:
     """How a layer's outputs compare with what they should be: the worst in ULP, as an error, and in units of the error bound.

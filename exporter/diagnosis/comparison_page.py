@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from exporter.batchnorm.layer import BatchNorm
     from exporter.diagnosis.ports.port import Port, Ported
 
-LONGEST = 300  # characters of a name or sentence
+MAX_LENGTH = 300  # characters of a name or sentence
 SIDE = 120  # units of a drawing
-MOST_DOTS = 512  # channels drawn, evenly spread; those that differ most are among them
-MOST_DRAWN = 150  # arrays with a drawing, so that a page of two models that have nothing in common can still be opened
-MOST_LISTED = 8  # channels of an array whose numbers stand below the drawing
+MAX_DOTS = 512  # channels drawn, evenly spread; those that differ most are among them
+MAX_DRAWN = 150  # arrays with a drawing, so that a page of two models that have nothing in common can still be opened
+MAX_LISTED = 8  # channels of an array whose numbers stand below the drawing
 STYLE = """
 :root { color-scheme: light dark; --line: #8886; --bad: #c2410c; --good: #15803d; }
 body { font: 15px/1.45 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; }
@@ -56,7 +56,7 @@ def page(found: Comparison, mine: Bundle, mine_name: str, theirs: Port) -> bytes
     digest = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
     right = {layer.path: layer for layer in theirs.layers}
     differing = sum(bool(one.of) for pair in found.pairs for one in pair.differences)
-    drawings = iter(range(MOST_DRAWN))
+    drawings = iter(range(MAX_DRAWN))
     rows = "".join(_row(pair, mine[pair.path], right[pair.other], drawings) for pair in found.pairs)
     rows += "".join(f'<tr><td>{_path(one.path)}</td><td>…</td><td class="differs">not in {_text(found.name)} {_said(one)}</td></tr>'
                     for one in found.missing)
@@ -65,7 +65,7 @@ def page(found: Comparison, mine: Bundle, mine_name: str, theirs: Port) -> bytes
     verdict = found.text().splitlines()[-1]
     title = f"{_text(mine_name)} and {_text(found.name)}"
     told_apart = (f"{_text(mine_name)}: {len(mine)} layers, {mine.digest()[7:15]}; {_text(found.name)}: {len(theirs.layers)} layers"
-                  + (f". Drawn are the first {MOST_DRAWN} of {differing} arrays that differ" if differing > MOST_DRAWN else ""))
+                  + (f". Drawn are the first {MAX_DRAWN} of {differing} arrays that differ" if differing > MAX_DRAWN else ""))
     policy = f"default-src 'none'; base-uri 'none'; form-action 'none'; style-src 'sha256-{digest}'"
     body = (f'<h1>{title}</h1><p class="{"equal" if found.same else "differs"}"><strong>{_text(verdict)}</strong></p>'
             f'<p class="soft">{told_apart}.</p>'
@@ -79,7 +79,7 @@ def page(found: Comparison, mine: Bundle, mine_name: str, theirs: Port) -> bytes
 
 def _text(text: str) -> str:
     """Text of a file as HTML: markup escaped, control and direction characters visible instead of in force."""
-    return html.escape(printable(text, LONGEST))
+    return html.escape(printable(text, MAX_LENGTH))
 
 
 def _path(path: str) -> str:
@@ -122,7 +122,7 @@ def _worst(mine: NDArray[np.generic], theirs: NDArray[np.generic]) -> str:
     """The numbers of the channels that are farthest apart, with all their digits."""
     with np.errstate(all="ignore"):
         distance = np.nan_to_num(np.abs(mine.astype(np.float64) - theirs.astype(np.float64)), nan=np.inf)
-    order = [channel for channel in np.argsort(-distance, kind="stable")[:MOST_LISTED].tolist() if distance[channel] > 0]
+    order = [channel for channel in np.argsort(-distance, kind="stable")[:MAX_LISTED].tolist() if distance[channel] > 0]
     if not order:
         return ""
     rows = "".join(f"<tr><td>{channel}</td><td>{_digits(mine[channel])}</td><td>{_digits(theirs[channel])}</td>"
@@ -148,9 +148,9 @@ def _scatter(mine: NDArray[np.float64], theirs: NDArray[np.float64]) -> str:
     mine, theirs = mine[finite], theirs[finite]
     if not mine.size:
         return ""
-    if mine.size > MOST_DOTS:
-        far = np.argsort(-np.abs(mine - theirs), kind="stable")[: MOST_DOTS // 2]
-        kept = np.unique(np.concatenate([far, np.linspace(0, mine.size - 1, MOST_DOTS // 2).astype(np.intp)]))
+    if mine.size > MAX_DOTS:
+        far = np.argsort(-np.abs(mine - theirs), kind="stable")[: MAX_DOTS // 2]
+        kept = np.unique(np.concatenate([far, np.linspace(0, mine.size - 1, MAX_DOTS // 2).astype(np.intp)]))
         mine, theirs = mine[kept], theirs[kept]
     low, high = min(mine.min(), theirs.min()), max(mine.max(), theirs.max())
     with np.errstate(all="ignore"):

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FEW_ROWS = 3  # a straight line through fewer says nothing
-FEW = 0.5  # of the numbers of the channels that differ
-FAR = 100.0  # times the error bound
+FEW_SHARE = 0.5  # of the numbers of the channels that differ
+FAR_BOUNDS = 100.0  # times the error bound
 SLOPE = 1e-4  # relative; a line through a few float32 numbers tells no more
 
 
@@ -29,7 +29,7 @@ def how_they_differ(one: Evidence) -> list[str]:
     if 0 < len(wrong) < channels:
         shown = ", ".join(map(str, wrong[:10].tolist())) + (", …" if len(wrong) > 10 else "")
         notes.append(f"{len(wrong)} of {channels} channels differ: {shown}")
-    if off[:, wrong].mean() < FEW:
+    if off[:, wrong].mean() < FEW_SHARE:
         return [*notes, "the other numbers of these channels are right, so the parameters are: look for what overwrites these places"]
     if len(one.theirs) < FEW_ROWS or one.any_channel:
         return [*notes, "send more numbers: three or more rows of input for each channel, e.g. the bundle's own vectors of the layer "
@@ -45,7 +45,7 @@ def _lines(one: Evidence, wrong: NDArray[np.intp]) -> str:
         middle = x.mean(axis=0)
         slope = ((x - middle) * (y - y.mean(axis=0))).sum(axis=0) / np.square(x - middle).sum(axis=0)
         residue = np.abs(y - (slope * (x - middle) + y.mean(axis=0))).max(axis=0)
-        straight = residue <= FAR * one.tolerance(case)[:, wrong].max(axis=0)
+        straight = residue <= FAR_BOUNDS * one.tolerance(case)[:, wrong].max(axis=0)
         factor = slope / case.scale()[wrong]
     if not straight.all():
         return (f"in {int((~straight).sum())} channels the output is not a straight line in the input: an activation, another input, "

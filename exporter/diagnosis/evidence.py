@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     Array = NDArray[np.float64]
     Rows = tuple[Sheet, Array, Array, Array]  # the input, the output, half units of the output's and of the input's digits
 
-WHOLE = 0.5  # half a unit of a number without digits after the point
+HALF_UNIT = 0.5  # half a unit of a number without digits after the point
 FIRST = 2
-MOST_SEARCHED = 1 << 14  # numbers looked at while searching; what is found is then checked against all
+MAX_SEARCHED = 1 << 14  # numbers looked at while searching; what is found is then checked against all
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -103,7 +103,7 @@ class Evidence:
     def sample(self) -> Evidence:
         """Few enough rows to search in: those that fit the right formula worst, and some evenly spread."""
         rows, channels = self.theirs.shape
-        keep = max(4, MOST_SEARCHED // channels)
+        keep = max(4, MAX_SEARCHED // channels)
         if rows <= keep:
             return self
         worst = np.argsort(-self.misfit(self.case).max(axis=1), kind="stable")[: keep // 2]
@@ -210,7 +210,7 @@ def _rows(x: Numbers, theirs: Numbers, axes: tuple[int, ...], channels: int) -> 
     half = _printed(x, axes)
     output = rows_of(np.asarray(theirs.values, np.float64), axes)
     return (make_sheet(np.asarray(x.values, np.float64), axes), output, _printed(theirs, axes),
-            np.where(half < WHOLE, half, 0.0))  # whole numbers of an input are taken to be meant as they are typed
+            np.where(half < HALF_UNIT, half, 0.0))  # whole numbers of an input are taken to be meant as they are typed
 
 
 def _type_of(theirs: Numbers, dtype: str) -> str:

@@ -18,10 +18,10 @@ from exporter.diagnosis.solvers import describe_order, match_channels, solve_eps
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-MOST_PAIRED = 1 << 11  # numbers looked at while pairs of mistakes are tried
-CLOSER = 0.1  # a pair is mentioned beside single mistakes where its misfit is this much smaller
-MOST = 0.5  # of a channel's numbers are off where its parameters are other ones
-SOME = 0.1  # of the channels have to agree before a difference in the others is put down to another checkpoint
+MAX_PAIRED = 1 << 11  # numbers looked at while pairs of mistakes are tried
+PAIR_GAIN = 0.1  # a pair is mentioned beside single mistakes where its misfit is this much smaller
+OFF_SHARE = 0.5  # of a channel's numbers are off where its parameters are other ones
+AGREEING_SHARE = 0.1  # of the channels have to agree before a difference in the others is put down to another checkpoint
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,7 +75,7 @@ def explain_closer(sample: Evidence, whole: Evidence, found: list[Explanation]) 
     """Pairs that fit numbers of few digits much better than what was found."""
     if whole.any_channel or not whole.printed.any():
         return []
-    limit = CLOSER * min((explanation.worst for explanation in found if not explanation.weak), default=1 / CLOSER)
+    limit = PAIR_GAIN * min((explanation.worst for explanation in found if not explanation.weak), default=1 / PAIR_GAIN)
     return [pair for pair in _pairs(sample, whole) if pair.worst <= limit]
 
 
@@ -172,7 +172,7 @@ def _orders(sample: Evidence, whole: Evidence) -> Iterator[Explanation]:
 
 
 def _pairs(sample: Evidence, whole: Evidence) -> Iterator[Explanation]:
-    rows = max(2, MOST_PAIRED // sample.theirs.shape[1])
+    rows = max(2, MAX_PAIRED // sample.theirs.shape[1])
     few = sample.take(np.linspace(0, len(sample.theirs) - 1, min(rows, len(sample.theirs))).astype(np.intp))
     paired = [mistake for mistake in MISTAKES if not mistake.alone and mistake.wrong is not None]
     for first, second, detail, case in _both(few.case, paired):
@@ -210,13 +210,13 @@ def _some_channels(whole: Evidence) -> Iterator[Explanation]:
     good = whole.channels_that_fit(whole.case)
     telling = [channel for channel in good if whole.case.scale()[channel] != 0]
     bad = np.setdiff1d(np.arange(whole.theirs.shape[1]), good)
-    if not len(telling) or len(telling) < SOME * whole.theirs.shape[1]:
+    if not len(telling) or len(telling) < AGREEING_SHARE * whole.theirs.shape[1]:
         return
     part = whole.channels(bad)
     partly = [*_singles(part.sample(), part)] or [*_orders(part.sample(), part)]
     for explanation in partly:
         yield dataclasses.replace(explanation, channels=tuple(bad.tolist()), order=None)
-    if not partly and (part.misfit(part.case) > 1).mean(axis=0).min() >= MOST:
+    if not partly and (part.misfit(part.case) > 1).mean(axis=0).min() >= OFF_SHARE:
         shown = ", ".join(map(str, bad[:8])) + (", …" if len(bad) > 8 else "")
         error = np.abs(part.theirs - part.case.value())
         detail = f"{len(bad)} of {whole.theirs.shape[1]} channels differ: {shown}"

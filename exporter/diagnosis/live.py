@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 OWN_PACKAGES = ("activations", "constraints", "dtype_policies", "engine", "initializers", "layers", "losses", "metrics", "models",
                 "optimizers", "quantizers", "regularizers")
-MOST_CONFIG = 64 << 20
+MAX_CONFIG = 64 << 20
 
 
 def check_live(bundle: Bundle, place: Place) -> tuple[list[Check], list[str]]:
@@ -88,7 +88,7 @@ def read_config(place: Place) -> tuple[Any, str]:
         import zipfile
 
         with zipfile.ZipFile(place.local) as archive:
-            if "config.json" not in archive.namelist() or archive.getinfo("config.json").file_size > MOST_CONFIG:
+            if "config.json" not in archive.namelist() or archive.getinfo("config.json").file_size > MAX_CONFIG:
                 raise UnsupportedError("this archive contains no model that Keras can run", where=place.name)
             return parse_json(archive.read("config.json"), "config.json"), ".keras"
     if head.startswith(b"\x89HDF\r\n\x1a\n"):

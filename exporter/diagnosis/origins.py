@@ -24,6 +24,7 @@ INITIAL = {"gamma": (1.0,), "beta": (0.0,), "moving_mean": (0.0,), "moving_varia
 NOT_LOADED = {"gamma": "BN131", "beta": "BN132", "moving_mean": "BN125", "moving_variance": "BN126"}
 STEADY = 1e-6  # relative; how far a constant factor may waver over float32 numbers
 
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Origin:
     """What an array of another form is.
@@ -40,6 +41,7 @@ class Origin:
     source: str
     words: str
     name: str = ""
+
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Sight:
@@ -60,6 +62,7 @@ class Sight:
             bound = SLACK * UNIT[self.dtype] * np.abs(want if magnitude is None else magnitude) + TINY[self.dtype]
             return bool(np.isfinite(want).all() and (np.abs(got - want) <= bound).all())
 
+
 def sight(mine: Ported, theirs: Ported) -> Sight:
     """Both layers' arrays; gamma 1 and beta 0 stand for those that the bundle's layer does not have."""
     wide = {name: values.astype(np.float64).ravel() for name, values in mine.arrays.items()}
@@ -67,6 +70,7 @@ def sight(mine: Ported, theirs: Ported) -> Sight:
     wide.setdefault("beta", np.zeros(mine.channels))
     return Sight(mine=wide, theirs={name: values.astype(np.float64).ravel() for name, values in theirs.arrays.items()},
                  dtype=coarser(mine.dtype, theirs.dtype), epsilon=mine.epsilon)
+
 
 class Index:
     """The arrays of all layers of a bundle by their bytes, for one type of the other form."""
@@ -84,6 +88,7 @@ class Index:
         for dtype in self.types:
             yield from self.found.get(fingerprint(values, self.dtype, dtype), ())
 
+
 def origins(seen: Sight, name: str, path: str, index: Index) -> list[Origin]:
     """All that the array `name` of the other form may be, the plainest first; empty where it is nothing that is known."""
     got = seen.theirs[name]
@@ -97,6 +102,7 @@ def origins(seen: Sight, name: str, path: str, index: Index) -> list[Origin]:
     found += _rounded(seen, name)
     return found
 
+
 def _derived(seen: Sight, name: str) -> Iterator[Origin]:
     got, mine = seen.theirs[name], seen.mine
     makers = {"gamma": _of_gamma, "beta": _of_beta, "moving_mean": _of_mean, "moving_variance": _of_variance}
@@ -106,10 +112,12 @@ def _derived(seen: Sight, name: str) -> Iterator[Origin]:
             if seen.close(got, values, magnitude) and not seen.same(got, mine[name]):
                 yield Origin(code, "derived", words, words)
 
+
 def _epsilons(seen: Sight) -> dict[float, str]:
     """Epsilons that people add, with how they are written: the layer's own first."""
     named = {seen.epsilon: "epsilon"} if seen.epsilon else {}
     return {**{value: f"{value:g}" for value in (*DEFAULT_EPSILONS, FUSED_EPSILON) if value != seen.epsilon}, **named}
+
 
 def _of_variance(seen: Sight) -> Iterator[tuple[str, str, Array]]:
     v = seen.mine["moving_variance"]
@@ -128,11 +136,13 @@ def _of_variance(seen: Sight) -> Iterator[tuple[str, str, Array]]:
     yield "", "the negative of moving_variance", -v
     yield "", "the logarithm of moving_variance", np.log(v)
 
+
 def _of_mean(seen: Sight) -> Iterator[tuple[str, str, Array]]:
     yield "BN125", "the negative of moving_mean", -seen.mine["moving_mean"]
     root = _root(seen)
     if root is not None:
         yield "", "moving_mean / sqrt(moving_variance + epsilon)", seen.mine["moving_mean"] / root
+
 
 def _of_gamma(seen: Sight) -> Iterator[tuple[str, str, Array]]:
     gamma, root = seen.mine["gamma"], _root(seen)
@@ -147,6 +157,7 @@ def _of_gamma(seen: Sight) -> Iterator[tuple[str, str, Array]]:
     yield "BN139", "1 / gamma", 1 / gamma
     yield "", "the negative of gamma", -gamma
 
+
 def _of_beta(seen: Sight) -> Iterator[tuple[str, str, Array]]:
     beta, gamma, mean, root = seen.mine["beta"], seen.mine["gamma"], seen.mine["moving_mean"], _root(seen)
     yield "BN140", "the negative of beta", -beta
@@ -158,8 +169,10 @@ def _of_beta(seen: Sight) -> Iterator[tuple[str, str, Array]]:
     yield "BN155", "a wrong offset of the folded form, beta - moving_mean", beta - mean
     yield "BN139", "beta / gamma", beta / gamma
 
+
 def _root(seen: Sight) -> Array | None:
     return None if seen.epsilon is None else np.sqrt(seen.mine["moving_variance"] + seen.epsilon)
+
 
 def _offset_size(seen: Sight) -> Array:
     """What the rounding errors of a folded offset grow with."""
@@ -167,6 +180,7 @@ def _offset_size(seen: Sight) -> Array:
     scale = 1.0 if root is None else np.maximum(1, np.maximum(1, np.abs(seen.mine["gamma"])) / root)
     size: Array = np.abs(seen.mine["beta"]) + scale * np.abs(seen.mine["moving_mean"])
     return size
+
 
 def _rounded(seen: Sight, name: str) -> Iterator[Origin]:
     """Fewer digits than the layer's; beyond what its type has lost anyway."""
@@ -182,6 +196,7 @@ def _rounded(seen: Sight, name: str) -> Iterator[Origin]:
             yield Origin("BN165", "rounded", "print", f"rounded to {digits} digits after the point")
         if seen.same(got, np.array([float(f"{value:.{digits}e}") for value in own.tolist()])):
             yield Origin("BN165", "rounded", "print", f"rounded to {digits + 1} significant digits")
+
 
 def order_of(seen: Sight, wrong: Sequence[str], shape: tuple[int, ...]) -> str | None:
     """The order of channels, in words, in which all of the wrong arrays are those of the layer; None where there is none."""

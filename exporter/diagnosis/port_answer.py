@@ -13,8 +13,8 @@ from exporter.diagnosis.mistakes import BY_CODE
 from exporter.diagnosis.pairing import HOWS
 from exporter.errors import printable
 
-MOST_SHOWN = 20  # pairs of other names, and layers without one
-LARGEST_PART = 0.5  # of the layers that differ unexplained: then it is another checkpoint
+MAX_SHOWN = 20  # pairs of other names, and layers without one
+MAX_PART = 0.5  # of the layers that differ unexplained: then it is another checkpoint
 EQUAL, ROUNDED, DIFFERS = "equal", "equal after rounding", "differs"
 
 
@@ -92,9 +92,9 @@ def render(found: Comparison) -> str:
     lines = [f"{name}: {found.kind}", f"{len(found.pairs)} of {layers} layers paired"
              + (": " + ", ".join(f"{hows[how]} {how}" for how in HOWS if hows[how]) if hows else "")]
     others = [pair for pair in found.pairs if pair.path != pair.other]
-    lines += [f"  {printable(pair.path, 80)} = {printable(pair.other, 80) or name} ({pair.how})" for pair in others[:MOST_SHOWN]]
-    if len(others) > MOST_SHOWN:
-        lines.append(f"  and {len(others) - MOST_SHOWN} more pairs of other names (--json lists all)")
+    lines += [f"  {printable(pair.path, 80)} = {printable(pair.other, 80) or name} ({pair.how})" for pair in others[:MAX_SHOWN]]
+    if len(others) > MAX_SHOWN:
+        lines.append(f"  and {len(others) - MAX_SHOWN} more pairs of other names (--json lists all)")
     lines += [f"  {line}" for pair in found.pairs for line in _layer(pair, name)]
     lines += [f"  {printable(one.path, 80)}: not in {name}" + (f"; {one.code} {printable(one.says, 300)}" if one.says else "")
               for one in found.missing]
@@ -167,7 +167,7 @@ def _verdict(found: Comparison, name: str, layers: int) -> list[str]:
     differing = len({one.path for one in found.differences if one.what != "added"}) + len(found.added)
     unexplained = sum(bool(pair.differences) and not any(one.code for one in pair.differences) for pair in found.pairs)
     hint = []
-    if unexplained > LARGEST_PART * len(found.pairs):
+    if unexplained > MAX_PART * len(found.pairs):
         hint = ["no known mistake explains them: parameters of another checkpoint (BN146), or of another model?"]
     return [*hint, f"{name}: {differing} layer{' differs' if differing == 1 else 's differ'}"]
 

@@ -20,8 +20,8 @@ from exporter.files.place import Place
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-MOST_TEXT = 64 << 20  # bytes of a text file
-DEEPEST = 32
+MAX_TEXT = 64 << 20  # bytes of a text file
+MAX_DEPTH = 32
 _TOKEN = re.compile(r"[\[\](){}]|[^\s,;\[\](){}]+")
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|[+-]?(?:nan|inf|infinity)", re.IGNORECASE)
 OPENING, CLOSING = "[({", "])}"
@@ -78,7 +78,7 @@ def from_text(text: str, where: str = "") -> Numbers:
     for token in _TOKEN.findall(plain(text)):
         if token in OPENING:
             stack.append([])
-            if len(stack) > DEEPEST:
+            if len(stack) > MAX_DEPTH:
                 raise FormatError("brackets nested too deeply", where=where)
         elif token in CLOSING:
             if len(stack) == 1:
@@ -147,7 +147,7 @@ def read(word: str, role: str, standard_input: Place | None = None) -> Numbers:
     if head.startswith(b"PK\x03\x04"):
         return numbers(_npz(place, path, name, role))
     try:
-        text = place.read(MOST_TEXT).decode("utf-8-sig")
+        text = place.read(MAX_TEXT).decode("utf-8-sig")
     except UnicodeDecodeError:
         raise FormatError("this is not a .npy, .npz, .csv or .json file", where=place.name) from None
     if text.lstrip().startswith("{"):

@@ -19,7 +19,7 @@ from exporter.diagnosis.explanations import Explanation, again, explain, explain
 from exporter.diagnosis.samples import Numbers, numbers
 from exporter.errors import UsageError, names, printable
 
-MOST_LAYERS = 20  # in which pairs of mistakes are tried, a second each at most
+MAX_LAYERS = 20  # in which pairs of mistakes are tried, a second each at most
 
 
 def diagnose(model: Bundle | BatchNorm | Given, x: Any, theirs: Any, *, layer: str | None = None, channel: int | None = None,
@@ -123,7 +123,7 @@ def _searched(evidence: list[Evidence], others: Mapping[str, BatchNorm], notes: 
               for explanation in explain_by_averages(one, others[one.layer.path])]
     if found:
         return found + [more for sample, one in samples if one.layer.path == found[0].layer for more in explain_closer(sample, one, found)]
-    if len(samples) > MOST_LAYERS:
+    if len(samples) > MAX_LAYERS:
         notes.append(f"two mistakes together and orders of channels were not looked for in {len(samples)} layers: say which with --layer")
         return []
     return [explanation for pair in samples for explanation in explain_further(*pair)]

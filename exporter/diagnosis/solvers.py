@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-MOST_CHANNELS = 4096  # for an order of channels that has no name: all pairs are looked at
-BLOCK = 256
-PLENTY = 1.5  # channels that fit each channel, on average: beyond it an order would be read into coincidences
-MOST_ROWS = 8
-WEIGHTY = 2  # numbers that limit epsilon on both sides; a single one fits some epsilon always
+MAX_CHANNELS = 4096  # for an order of channels that has no name: all pairs are looked at
+CHANNELS_AT_ONCE = 256
+MAX_FITS = 1.5  # channels that fit each channel, on average: beyond it an order would be read into coincidences
+MAX_ROWS = 8
+MIN_LIMITS = 2  # numbers that limit epsilon on both sides; a single one fits some epsilon always
 
 
 def solve_epsilon(case: Case, theirs: Array, tolerance: Callable[[Case], Array], *,
@@ -49,7 +49,7 @@ def solve_epsilon(case: Case, theirs: Array, tolerance: Callable[[Case], Array],
     if not (math.isfinite(low) and math.isfinite(high)) or high < max(low, 0.0):
         return None
     low = max(low, 0.0)
-    several = int((np.isfinite(highest) & telling).sum()) >= WEIGHTY
+    several = int((np.isfinite(highest) & telling).sum()) >= MIN_LIMITS
     return simplest(low, high), low, high, several
 
 
@@ -71,20 +71,20 @@ def match_channels(predict: Callable[[int, slice], tuple[Array, Array]], theirs:
     predict(row, columns): what each channel would give for these columns of theirs in a row, and its error bound; (channels, columns).
     """
     rows, channels = theirs.shape
-    if not 1 < channels <= MOST_CHANNELS:
+    if not 1 < channels <= MAX_CHANNELS:
         return None
     candidates: list[NDArray[np.intp]] = []
-    for start in range(0, channels, BLOCK):
-        columns = slice(start, min(start + BLOCK, channels))
+    for start in range(0, channels, CHANNELS_AT_ONCE):
+        columns = slice(start, min(start + CHANNELS_AT_ONCE, channels))
         fits = np.ones((channels, columns.stop - start), bool)
-        for row in range(min(rows, MOST_ROWS)):
+        for row in range(min(rows, MAX_ROWS)):
             value, bound = predict(row, columns)
             with np.errstate(all="ignore"):
                 fits &= np.abs(value - theirs[row, columns]) <= bound + slack[row, columns]
         if not fits.any(axis=0).all():
             return None
         candidates += [np.flatnonzero(column) for column in fits.T]
-    if sum(map(len, candidates)) > PLENTY * channels:
+    if sum(map(len, candidates)) > MAX_FITS * channels:
         return None
     order = _assign(candidates)
     return None if order is None or np.array_equal(order, np.arange(channels)) else order

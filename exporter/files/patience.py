@@ -6,7 +6,7 @@ import random
 import time
 
 PATIENCE_SECONDS = 30.0  # of waiting for one file, in all; docs/many.md tells it
-FIRST_SECONDS, LONGEST_SECONDS = 0.25, 8.0
+FIRST_SECONDS, MAX_SECONDS_LENGTH = 0.25, 8.0
 BUSY = (408, 425, 429, 502, 503, 504)  # HTTP statuses that say "later"
 
 
@@ -19,7 +19,7 @@ class Patience:
     def delay(self, attempt: int, asked: str | None = None) -> float | None:
         """Seconds to wait before the next attempt, the first failed one being 0; None: no more. asked: the server's Retry-After."""
         now = time.monotonic()
-        seconds = min(FIRST_SECONDS * 2.0 ** attempt, LONGEST_SECONDS) * random.uniform(0.75, 1.25)
+        seconds = min(FIRST_SECONDS * 2.0 ** attempt, MAX_SECONDS_LENGTH) * random.uniform(0.75, 1.25)
         seconds = max(seconds, _seconds(asked))
         more = max(0.0, now + seconds - max(now, self._until))
         if self._spent + more > PATIENCE_SECONDS:

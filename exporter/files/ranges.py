@@ -13,13 +13,13 @@ from exporter.files.place import MiB
 
 Range = tuple[int, int]  # first byte, byte after the last
 
-SMALL = 128 << 10  # bytes: a file up to this size is fetched whole
+SMALL_FILE = 128 << 10  # bytes: a file up to this size is fetched whole
 # What is wanted lies near other things that will be: a request is widened by parts of the file's size, within bounds in bytes. A server
 # that sends many ranges in one answer is asked for narrower ones.
 BEHIND, AHEAD, NARROW = 1 / 8192, 1 / 4096, 1 / 16384
-LEAST, MOST = 4 << 10, 64 << 10
-FEW = 8  # ranges: up to so many are worth no question whether the server sends several in one answer
-MOST_KEPT = 512 * MiB  # bytes of one file; a server that knows no ranges sends the whole file
+MIN_AHEAD, MAX_AHEAD = 4 << 10, 64 << 10
+FEW_RANGES = 8  # ranges: up to so many are worth no question whether the server sends several in one answer
+MAX_KEPT = 512 * MiB  # bytes of one file; a server that knows no ranges sends the whole file
 
 
 class Far(Protocol):
@@ -47,7 +47,7 @@ class Ranges:
             size = len(whole)
             self._keep(0, whole)
         self.size = size
-        self._behind, self._ahead, self._narrow = (min(MOST, max(LEAST, int(size * part))) for part in (BEHIND, AHEAD, NARROW))
+        self._behind, self._ahead, self._narrow = (min(MAX_AHEAD, max(MIN_AHEAD, int(size * part))) for part in (BEHIND, AHEAD, NARROW))
 
     def read(self, start: int, end: int) -> bytes:
         """The bytes from start to end, cut at the end of the file."""
@@ -74,13 +74,13 @@ class Ranges:
         whole = self._whole()
         if whole:
             self._fetch(whole)
-        elif len(wanted) > FEW and self._far.packs_ranges():
+        elif len(wanted) > FEW_RANGES and self._far.packs_ranges():
             self._fetch(self._widened(wanted, 0, self._narrow))
         else:
             self._fetch(self._widened(wanted, self._behind, self._ahead))
 
     def _whole(self) -> list[Range]:
-        return list(self._missing(0, self.size)) if self.size <= SMALL else []
+        return list(self._missing(0, self.size)) if self.size <= SMALL_FILE else []
 
     def _widened(self, wanted: list[Range], behind: int, ahead: int) -> list[Range]:
         """What is missing of windows around these ranges; neighbors, with a gap up to `ahead` between them, in one."""
@@ -111,8 +111,8 @@ class Ranges:
             self._starts.insert(i, a)
             self._parts.insert(i, data[a - start: b - start])
             self._kept += b - a
-        if self._kept > MOST_KEPT:
-            raise FormatError(f"expected to fetch at most {MOST_KEPT} bytes of it, needed more", where=self._name,
+        if self._kept > MAX_KEPT:
+            raise FormatError(f"expected to fetch at most {MAX_KEPT} bytes of it, needed more", where=self._name,
                               hint="download the file and pass its path")
 
     def _at(self, position: int) -> int:

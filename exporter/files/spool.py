@@ -11,7 +11,7 @@ from typing import IO
 from exporter.errors import FormatError, UsageError
 from exporter.files.place import Place
 
-MOST_SPOOLED = 64 << 30  # bytes: more than any model, less than an endless stream
+MAX_SPOOLED = 64 << 30  # bytes: more than any model, less than an endless stream
 PIECE = 1 << 20  # bytes
 
 Content = bytes | bytearray | memoryview | IO[bytes]
@@ -35,8 +35,8 @@ def spooled(content: Content) -> Iterator[Place]:
                 size = 0
                 for piece in _pieces(content):
                     size += len(piece)
-                    if size > MOST_SPOOLED:
-                        raise FormatError(f"expected at most {MOST_SPOOLED} bytes, got more", where=name)
+                    if size > MAX_SPOOLED:
+                        raise FormatError(f"expected at most {MAX_SPOOLED} bytes, got more", where=name)
                     file.write(piece)
         except OSError as error:
             raise FormatError(f"cannot be copied to a temporary file: {error.strerror or error}", where=name,

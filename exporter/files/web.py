@@ -14,12 +14,12 @@ from typing import Any, TypeVar
 from exporter.errors import ExporterError, FormatError, printable
 from exporter.files.address import escaped, scheme_of, without_secrets
 from exporter.files.patience import BUSY, Patience
-from exporter.files.ranges import MOST_KEPT, Range
+from exporter.files.ranges import MAX_KEPT, Range
 from exporter.files.store_errors import NOT_FOUND, StatusError, chain, is_lost, told
 
 AT_ONCE = 32  # requests; small servers let more of them wait for seconds
 PIECE = 1 << 20  # bytes
-MOST_RANGES = 64  # of one request: its header stays below what servers accept
+MAX_RANGES = 64  # of one request: its header stays below what servers accept
 PROBE = "bytes=0-0,2-2"
 CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 VERSION = ("ETag", "Last-Modified")  # headers
@@ -140,7 +140,7 @@ class WebFile:
                    for start, end in wanted]
             return [data if data is not None else await self._range(piece) for piece, data in zip(wanted, got)]
 
-        pieces = [ranges[i: i + MOST_RANGES] for i in range(0, len(ranges), MOST_RANGES)]
+        pieces = [ranges[i: i + MAX_RANGES] for i in range(0, len(ranges), MAX_RANGES)]
         return [data for part in await asyncio.gather(*map(some, pieces)) for data in part]
 
     def _parts(self, answer: Answer) -> list[tuple[int, bytes]]:
@@ -224,14 +224,14 @@ class WebFile:
     async def _body(self, answer: Any) -> bytes:
         body = bytearray()
         declared = answer.headers.get("Content-Length", "0")
-        if not declared.isdecimal() or int(declared) <= MOST_KEPT:
+        if not declared.isdecimal() or int(declared) <= MAX_KEPT:
             async for piece in answer.content.iter_chunked(PIECE):
                 body += piece
-                if len(body) > MOST_KEPT:
+                if len(body) > MAX_KEPT:
                     break
             else:
                 return bytes(body)
-        raise FormatError(f"expected to fetch at most {MOST_KEPT} bytes of it, needed more", where=self._name,
+        raise FormatError(f"expected to fetch at most {MAX_KEPT} bytes of it, needed more", where=self._name,
                           hint="download the file and pass its path")
 
 

@@ -22,10 +22,10 @@ from exporter.formats.tensorflow_types import DOUBLE_VAL, FLOAT_VAL, HALF_VAL, S
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-MOST_NODES = 1_000_000
-MOST_FUNCTIONS = 100_000
-LARGEST_GRAPH = 2048 * MiB  # protobuf's own limit for a message
-LARGEST_CONSTANT = 64 * MiB
+MAX_NODES = 1_000_000
+MAX_FUNCTIONS = 100_000
+MAX_GRAPH = 2048 * MiB  # protobuf's own limit for a message
+MAX_CONSTANT = 64 * MiB
 
 # Outputs that function bodies name and that are not the first of their op (tensorflow/core/ops/*.cc).
 OUTPUTS = {"batch_mean": 1, "batch_variance": 2, "output_true": 1, "value_index": 1}
@@ -62,8 +62,8 @@ class TensorProto:
         """The values, bfloat16 as float32. FormatError for other than numbers, or bytes that do not fit the shape."""
         if self.dtype.kind == "other":
             raise FormatError(f"expected a numeric constant, got one of type {self.dtype.name}", where=self.where)
-        if self.size * self.dtype.item_size > LARGEST_CONSTANT:
-            raise FormatError(f"expected constants of at most {LARGEST_CONSTANT} bytes, got one of shape {list(self.shape)}",
+        if self.size * self.dtype.item_size > MAX_CONSTANT:
+            raise FormatError(f"expected constants of at most {MAX_CONSTANT} bytes, got one of shape {list(self.shape)}",
                               where=self.where)
         content = self._fields.get(4, [b""])[-1]
         if isinstance(content, int):
@@ -188,7 +188,7 @@ class Graph:
     def __init__(self, data: bytes | int, where: str = "") -> None:
         found = _fields(data, where)
         self.where = where
-        self._left = MOST_NODES
+        self._left = MAX_NODES
         self.main = Body("", self._nodes(found.get(1, []), False))
         self._functions: dict[str, bytes | Body] = {}
         for library in found.get(2, []):
@@ -214,8 +214,8 @@ class Graph:
 
     def _add_library(self, library: bytes | int) -> None:
         functions = _fields(library, self.where).get(1, [])
-        if len(functions) + len(self._functions) > MOST_FUNCTIONS:
-            raise FormatError(f"expected at most {MOST_FUNCTIONS} functions, got more", where=self.where)
+        if len(functions) + len(self._functions) > MAX_FUNCTIONS:
+            raise FormatError(f"expected at most {MAX_FUNCTIONS} functions, got more", where=self.where)
         for data in functions:
             signature = _message(_fields(data, self.where), 1, self.where)
             self._functions[signature.text(1)] = cast("bytes", data)
@@ -232,7 +232,7 @@ class Graph:
     def _nodes(self, values: list[Any], in_function: bool) -> dict[str, Node]:
         self._left -= len(values)
         if self._left < 0:
-            raise FormatError(f"expected at most {MOST_NODES} nodes, got more", where=self.where)
+            raise FormatError(f"expected at most {MAX_NODES} nodes, got more", where=self.where)
         nodes: dict[str, Node] = {}
         for value in values:
             node = Node(value, self.where, in_function)
@@ -256,12 +256,12 @@ class MetaGraph:
 def open_file(place: Place) -> bytes:
     """The bytes of a file that may be large, mapped and not read: only what is looked at is loaded."""
     size = place.size()
-    if size > LARGEST_GRAPH:
-        raise FormatError(f"expected a graph of at most {LARGEST_GRAPH} bytes, got {size}", where=place.name)
+    if size > MAX_GRAPH:
+        raise FormatError(f"expected a graph of at most {MAX_GRAPH} bytes, got {size}", where=place.name)
     if size == 0:
         return b""
     if not place.is_local:  # behind a URL, or in an archive
-        return place.read(LARGEST_GRAPH)
+        return place.read(MAX_GRAPH)
     with place.open() as file:
         return cast("bytes", memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
 

@@ -41,13 +41,13 @@ from exporter.formats.hdf5_layout import (
 )
 
 HEADER_BYTES = 512  # what libhdf5 reads of an object header or a heap before it knows its size
-NEAR = 6144  # what is fetched from the header of a batch norm on: the groups below it stand there
-WHOLE = 64 << 10  # up to so much, all that stands before the header of the next layer: Keras writes one layer after the other
-MOST_ROUNDS = 40
-MOST_BYTES = 64 << 20
-MOST_DEPTH = 30
-LARGEST_CONTINUATION = 1 << 16
-LARGEST_VECTOR = 1 << 24  # bytes of an array, and of the names of a group
+NEAR_BYTES = 6144  # what is fetched from the header of a batch norm on: the groups below it stand there
+GAP_BYTES = 64 << 10  # up to so much, all that stands before the header of the next layer: Keras writes one layer after the other
+MAX_ROUNDS = 40
+MAX_BYTES = 64 << 20
+MAX_DEPTH = 30
+MAX_CONTINUATION = 1 << 16
+MAX_VECTOR = 1 << 24  # bytes of an array, and of the names of a group
 LAYOUT_VERSION = 3
 CONTAINER = re.compile(rb"functional|sequential|model|layers?$|layers_|.*_layer$|cells?$|bidirectional|time_distributed")
 NORM = re.compile(rb"moving_variance|running_std|batch_?norm|(?<![a-z])bn", re.IGNORECASE)
@@ -59,10 +59,10 @@ def walk(file: InputFile, start: int) -> None:
     """Has `file` fetch what will be read of it; start: where its superblock is. A damaged file ends this early, no more."""
     pending: list[Step] = [(start, 96, _Walk().superblock)]
     spent, end = 0, file.seek(0, 2)
-    for _ in range(MOST_ROUNDS):
+    for _ in range(MAX_ROUNDS):
         pending = _whole(pending)
         spent += sum(size for _, size, _ in pending)
-        if not pending or spent > MOST_BYTES:
+        if not pending or spent > MAX_BYTES:
             return
         file.fetch_ahead([(at, at + size) for at, size, _ in pending])
         following: list[Step] = []
@@ -79,8 +79,8 @@ def _whole(steps: list[Step]) -> list[Step]:
     """The steps, those at the header of a batch norm with all of it, where the next header that is to be fetched says how much that is."""
     starts = sorted({at for at, _, _ in steps})
     following = dict(itertools.pairwise(starts))
-    return [(at, following[at] - at, go_on) if size == NEAR and following.get(at, at + WHOLE + 1) - at <= WHOLE else (at, size, go_on)
-            for at, size, go_on in steps]
+    gaps = {at: next_at - at for at, next_at in following.items() if next_at - at <= GAP_BYTES}
+    return [(at, gaps.get(at, size) if size == NEAR_BYTES else size, go_on) for at, size, go_on in steps]
 
 
 class _Walk:
@@ -103,7 +103,7 @@ class _Walk:
         return self._base + address, size, go_on
 
     def _group(self, tree: int, heap: int, depth: int, is_norm: bool) -> Iterator[Step]:
-        if tree not in self._seen and depth <= MOST_DEPTH:
+        if tree not in self._seen and depth <= MAX_DEPTH:
             self._seen.add(tree)
             yield from _Group(self, depth, is_norm).steps(tree, heap)
 
@@ -113,7 +113,7 @@ class _Walk:
             return
         if entry.cache == CACHED_GROUP:
             expected = is_norm or NORM.search(name) is not None
-            yield self._at(entry.header, NEAR if expected and not is_norm else HEADER_BYTES,
+            yield self._at(entry.header, NEAR_BYTES if expected and not is_norm else HEADER_BYTES,
                            functools.partial(self._inner, entry, name, depth, expected))
         elif is_norm:
             yield self._at(entry.header, HEADER_BYTES, self._dataset)
@@ -126,7 +126,7 @@ class _Walk:
             if kind == CONTINUATION:
                 address, size = PAIR.at(message)
                 go_on = _nothing if is_norm else functools.partial(self._continued, entry, depth)
-                yield self._at(address, min(size, LARGEST_CONTINUATION), go_on)
+                yield self._at(address, min(size, MAX_CONTINUATION), go_on)
         if is_norm or depth == 0 or CONTAINER.match(name):
             yield from self._group(entry.tree, entry.heap, depth + 1, is_norm)
 
@@ -140,7 +140,7 @@ class _Walk:
                 rank = message[1]
             elif kind == DATA_LAYOUT and message[:2] == bytes((LAYOUT_VERSION, CONTIGUOUS)):
                 place = PAIR.at(message, 2)
-        if rank == 1 and place is not None and place.second < LARGEST_VECTOR:
+        if rank == 1 and place is not None and place.second < MAX_VECTOR:
             yield self._at(place.first, place.second, _nothing)
 
 
@@ -158,7 +158,7 @@ class _Group:
 
     def _heap(self, data: bytes) -> Iterator[Step]:
         heap = LOCAL_HEAP.at(data)
-        if heap.signature == b"HEAP" and heap.size < LARGEST_VECTOR:
+        if heap.signature == b"HEAP" and heap.size < MAX_VECTOR:
             yield self._walk._at(heap.data, heap.size, self._named)
 
     def _named(self, names: bytes) -> Iterator[Step]:

@@ -33,13 +33,13 @@ if TYPE_CHECKING:
 
     from exporter.formats.hdf5_library import LibraryAttribute, LibraryObject
 
-MOST_ELEMENTS = 1 << 20  # of one dataset
-MOST_BYTES = 256 * MiB  # of all datasets and attributes read from one file
-MOST_KERNEL_ELEMENTS = 1 << 26  # of one that is read as a kernel; who asks for kernels sees to their sum
-LARGEST_ATTRIBUTE = 64 * MiB
-MOST_MEMBERS = 200_000  # of one group, and groups of one walk
-MOST_KEPT, MOST_GROUPS = 64, 1024  # datasets and groups held open: 10 KiB each
-DEEPEST = 64  # groups inside each other
+MAX_ELEMENTS = 1 << 20  # of one dataset
+MAX_BYTES = 256 * MiB  # of all datasets and attributes read from one file
+MAX_KERNEL_ELEMENTS = 1 << 26  # of one that is read as a kernel; who asks for kernels sees to their sum
+MAX_ATTRIBUTE = 64 * MiB
+MAX_MEMBERS = 200_000  # of one group, and groups of one walk
+MAX_KEPT, MAX_GROUPS = 64, 1024  # datasets and groups held open: 10 KiB each
+MAX_DEPTH = 64  # groups inside each other
 
 HARD_LINK, SOFT_LINK = 0, 1
 LINK_KINDS = {HARD_LINK: "hard link", SOFT_LINK: "soft link", 64: "external link"}
@@ -110,8 +110,8 @@ class File:
         group = self._container(path)
         members = self._symbols.members(path)
         count = group.count() if members is None else len(members)
-        if count > MOST_MEMBERS:
-            raise FormatError(f"expected a group of at most {MOST_MEMBERS} members, got {count}")
+        if count > MAX_MEMBERS:
+            raise FormatError(f"expected a group of at most {MAX_MEMBERS} members, got {count}")
         return [decoded(name, "the name of a member") for name in (each_once(group.links()) if members is None else members)]
 
     @_guarded
@@ -157,8 +157,8 @@ class File:
             if identity in seen:
                 continue
             seen.add(identity)
-            if len(seen) > MOST_MEMBERS:
-                raise FormatError(f"expected at most {MOST_MEMBERS} groups, got more", where=self._where(path))
+            if len(seen) > MAX_MEMBERS:
+                raise FormatError(f"expected at most {MAX_MEMBERS} groups, got more", where=self._where(path))
             yield here
             below = [f"{here}/{name}" if here else name for name in self.names(here)]
             stack += [child for child in reversed(below) if self.kind(child) == "group"]
@@ -245,7 +245,7 @@ class File:
         name, raw = found
         shape = dataset.shape
         count = math.prod(shape)
-        most = MOST_KERNEL_ELEMENTS if is_kernel else MOST_ELEMENTS
+        most = MAX_KERNEL_ELEMENTS if is_kernel else MAX_ELEMENTS
         if count > most:
             raise FormatError(f"expected at most {most} values, got {count} in shape {list(shape)}")
         self._spend(0 if is_kernel else count * raw.itemsize)
@@ -282,8 +282,8 @@ class File:
 
     def _spend(self, count: int) -> None:
         self._spent += count
-        if self._spent > MOST_BYTES:
-            raise FormatError(f"expected at most {MOST_BYTES} bytes of parameters and attributes, got more")
+        if self._spent > MAX_BYTES:
+            raise FormatError(f"expected at most {MAX_BYTES} bytes of parameters and attributes, got more")
 
     def _open(self, path: str) -> LibraryObject | PlainObject:
         """The object at `path`, each component of which is a hard link to be found in a group."""
@@ -314,18 +314,18 @@ class File:
 
     def _enter(self, path: str) -> LibraryObject | PlainObject:
         """Opens what is known to be there by a hard link."""
-        if path.count("/") >= DEEPEST:
-            raise FormatError(f"expected groups at most {DEEPEST} levels deep, got more")
+        if path.count("/") >= MAX_DEPTH:
+            raise FormatError(f"expected groups at most {MAX_DEPTH} levels deep, got more")
         entry = self._symbols.entry(path)
         otherwise = functools.partial(self._entered_by_library, path)
         found = (self._is_plain and entry and self._objects.at(entry.header, otherwise)) or otherwise()
         self._symbols.check(path, entry, found.kind == "group")
         if found.kind == "group":
-            if len(self._groups) == MOST_GROUPS:
+            if len(self._groups) == MAX_GROUPS:
                 self._groups.clear()  # those above this one are opened again when they are asked for
             self._groups[path] = found
             return found
-        if len(self._others) == MOST_KEPT:
+        if len(self._others) == MAX_KEPT:
             self._others.clear()
         self._others[path] = found
         return found
@@ -367,8 +367,8 @@ class File:
         found = owner.attribute(encoded)
         if found.is_null:
             raise FormatError(f"the attribute {printable(name)} is empty")
-        if found.size > LARGEST_ATTRIBUTE:
-            raise FormatError(f"the attribute {printable(name)} has {found.size} bytes, expected at most {LARGEST_ATTRIBUTE}")
+        if found.size > MAX_ATTRIBUTE:
+            raise FormatError(f"the attribute {printable(name)} has {found.size} bytes, expected at most {MAX_ATTRIBUTE}")
         self._spend(found.size)
         return found
 

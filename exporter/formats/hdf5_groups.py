@@ -41,12 +41,12 @@ from exporter.formats.hdf5_layout import (
 )
 
 SUPERBLOCK_BYTES = 128
-WINDOW, MOST_WINDOWS = 272, 3  # bytes of a near file that are read at once; pieces of it that are kept
-LARGEST_RANK = 64  # libhdf5's is 4
-MOST_MEMBERS = 200_000  # of one group, and of all that are kept
-LARGEST_HEAP = 64 << 20  # bytes of the names of one group
-MOST_BLOCKS, LARGEST_BLOCK = 64, 1 << 20  # of one object header; bytes of each
-DEEPEST = 255  # levels of a B-tree
+WINDOW, MAX_WINDOWS = 272, 3  # bytes of a near file that are read at once; pieces of it that are kept
+MAX_RANK = 64  # libhdf5's is 4
+MAX_MEMBERS = 200_000  # of one group, and of all that are kept
+MAX_HEAP = 64 << 20  # bytes of the names of one group
+MAX_BLOCKS, MAX_BLOCK = 64, 1 << 20  # of one object header; bytes of each
+MAX_DEPTH = 255  # levels of a B-tree
 AGAIN = "the file is damaged; copy or download it again"
 
 CACHES = (0, CACHED_GROUP, CACHED_LINK)
@@ -75,7 +75,7 @@ class Groups:
         first = ADDRESSES_AT.get(block[8]) if block[SIZES] == b"\x08\x08" else None  # versions 2 and 3 have no entry of the root
         self._base = ADDRESSES.at(block, first).base if first else 0
         self._root = TABLE_ENTRY.at(block, first + ADDRESSES.size) if first else None
-        self._leaf_size = TABLE_NODE.size + 2 * min(RANKS.at(block, RANKS_AT).leaf, LARGEST_RANK) * TABLE_ENTRY.size if first else 0
+        self._leaf_size = TABLE_NODE.size + 2 * min(RANKS.at(block, RANKS_AT).leaf, MAX_RANK) * TABLE_ENTRY.size if first else 0
 
     def check(self, path: str, entry: TableEntry | None, is_group: bool) -> None:
         """Compares what the symbol table of the group above says about an object, which was opened, with what its header says.
@@ -94,7 +94,7 @@ class Groups:
         table = self._table(path)
         members = None if table is None else _complete(self._listed, *table)
         self._kept += len(members or ())
-        if self._kept > MOST_MEMBERS:
+        if self._kept > MAX_MEMBERS:
             self._found.clear()  # those above this one are listed again when they are asked for
             self._kept = len(members or ())
         self._found[path] = members
@@ -119,7 +119,7 @@ class Groups:
             table = None if entry is None else _complete(self._symbol_table, entry.header)
             if entry is not None and table is not None and entry.cache == CACHED_GROUP and table != (entry.tree, entry.heap):
                 raise FormatError("the two records of where this group's members are disagree", hint=AGAIN)
-            if len(self._tables) > MOST_MEMBERS:
+            if len(self._tables) > MAX_MEMBERS:
                 self._tables.clear()
             self._tables[path] = table
         return self._tables[path]
@@ -136,11 +136,11 @@ class Groups:
         """The symbol table message of a header, wherever it stands."""
         size = FIRST_MESSAGE + OBJECT_HEADER.at(self.read(address, OBJECT_HEADER.size)).size
         first, waiting = FIRST_MESSAGE, [(address, size)]
-        for _ in range(MOST_BLOCKS):
+        for _ in range(MAX_BLOCKS):
             if not waiting:
                 break
             at, size = waiting.pop(0)
-            block = self.read(at, min(size, LARGEST_BLOCK))
+            block = self.read(at, min(size, MAX_BLOCK))
             for kind, data in messages(block, first, len(block)):
                 if kind == SYMBOL_TABLE:
                     place = PAIR.at(data)
@@ -152,14 +152,14 @@ class Groups:
 
     def _listed(self, tree: int, heap_address: int) -> Members:
         heap = LOCAL_HEAP.at(self.read(heap_address, LOCAL_HEAP.size))
-        if heap.signature != b"HEAP" or heap.version or heap.size > LARGEST_HEAP:
+        if heap.signature != b"HEAP" or heap.version or heap.size > MAX_HEAP:
             raise FormatError("the names of this group's members are not at the recorded address", hint=AGAIN)
         names = self.read(heap.data, heap.size)
         if not _has_free_list(names, heap.free):
             raise FormatError("the free list among the names of this group's members is damaged", hint=AGAIN)
         members: Members = {}
         before = b""
-        for leaf, low, high in self._leaves(tree, names, {}, DEEPEST):
+        for leaf, low, high in self._leaves(tree, names, {}, MAX_DEPTH):
             for entry in leaf:
                 name = _name(names, entry.name)
                 if not before < name:
@@ -171,8 +171,8 @@ class Groups:
                 if entry.cache not in CACHES:
                     raise FormatError(f"the name {printable(repr(name)[1:])} is recorded as something unknown", hint=AGAIN)
                 members[name], before = entry, name
-            if len(members) > MOST_MEMBERS:
-                raise FormatError(f"expected a group of at most {MOST_MEMBERS} members, got more")
+            if len(members) > MAX_MEMBERS:
+                raise FormatError(f"expected a group of at most {MAX_MEMBERS} members, got more")
         return members
 
     def _leaves(self, address: int, names: bytes, seen: dict[int, TreeNode], above: int) -> Iterator[_Leaf]:
@@ -211,7 +211,7 @@ class Groups:
             if start <= at and at + size <= start + len(window):
                 return window[at - start: at - start + size]
         data = self._file.read_at(at, size if self._file.is_far else max(size, WINDOW))
-        self._windows = ((at, data), *self._windows[:MOST_WINDOWS - 1])
+        self._windows = ((at, data), *self._windows[:MAX_WINDOWS - 1])
         return data[:size]
 
 

@@ -47,10 +47,10 @@ Message = tuple[int, bytes]
 SUPERBLOCK = b"\x89HDF\r\n\x1a\n\0\0\0\0\0\x08\x08\0\x04\0\x10\0\0\0\0\0" + bytes(8) + b"\xff" * 8, b"\xff" * 8
 ROOT_CACHE, IS_GROUP = slice(72, 76), b"\x01\0\0\0"  # in the entry of the root, which follows
 HEAD_BYTES, PLACE_AT = 272, 106  # of the header of a vector, as the library makes it; where it says the address of the data
-MOST_FORMS = 1000
-LARGEST_BLOCK, MOST_BLOCKS, MOST_MESSAGES = 1 << 20, 16, 1000
-LARGEST_HEAP = 64 << 20
-MOST_KEPT = 16  # collections of strings
+MAX_FORMS = 1000
+MAX_BLOCK, MAX_BLOCKS, MAX_MESSAGES = 1 << 20, 16, 1000
+MAX_HEAP = 64 << 20
+MAX_KEPT = 16  # collections of strings
 UNDEFINED = (1 << 64) - 1
 FLOATS: dict[bytes, tuple[str, np.dtype[Any]]] = {
     bytes.fromhex("11200f0002000000000010000a05000a0f000000"): ("float16", np.dtype("<f2")),
@@ -114,7 +114,7 @@ class PlainObjects:
         before_layout = sum(MESSAGE_HEADER.size + len(data) for _, data in found[:kinds.index(DATA_LAYOUT)])
         is_alone = not named and CONTINUATION not in kinds and FIRST_MESSAGE + OBJECT_HEADER.at(block).size == len(block)
         if is_alone and FIRST_MESSAGE + before_layout + MESSAGE_HEADER.size + len(CONTIGUOUS_3) == PLACE_AT:
-            if len(self._forms) == MOST_FORMS:
+            if len(self._forms) == MAX_FORMS:
                 self._forms.clear()
             self._forms[block[:PLACE_AT] + block[PLACE_AT + 8:]] = form
         return PlainDataset(address, named, self._heap, otherwise, form, place)
@@ -123,13 +123,13 @@ class PlainObjects:
 def _messages(read: Read, address: int, block: bytes) -> list[Message]:
     """All of a header, which says how many there are and begins with `block`."""
     head = OBJECT_HEADER.at(block)
-    if head.version != 1 or head.reserved or head.messages > MOST_MESSAGES or not head.links:
+    if head.version != 1 or head.reserved or head.messages > MAX_MESSAGES or not head.links:
         _other()
     waiting, at = [(address + FIRST_MESSAGE, head.size)], FIRST_MESSAGE
     found: list[Message] = []
     while waiting:
         start, size = waiting.pop(0)
-        if size > LARGEST_BLOCK or len(waiting) > MOST_BLOCKS or len(found) > MOST_MESSAGES:
+        if size > MAX_BLOCK or len(waiting) > MAX_BLOCKS or len(found) > MAX_MESSAGES:
             _other()
         if start != address + FIRST_MESSAGE or len(block) < at + size:
             block, at = read(start, size), 0
@@ -290,7 +290,7 @@ class Heap:
         if not size and not address:
             return b""
         if address not in self._collections:
-            if len(self._collections) == MOST_KEPT:
+            if len(self._collections) == MAX_KEPT:
                 self._collections.clear()
             self._collections[address] = _collection(self._read, address)
         found = self._collections[address].get(number)
@@ -302,7 +302,7 @@ class Heap:
 def _collection(read: Read, address: int) -> dict[int, bytes]:
     """The objects of a global heap collection by their numbers."""
     head = HEAP_COLLECTION.at(read(address, HEAP_COLLECTION.size))
-    if head.signature != b"GCOL" or head.version != 1 or head.size > LARGEST_HEAP:
+    if head.signature != b"GCOL" or head.version != 1 or head.size > MAX_HEAP:
         _other()
     data = read(address, head.size)
     if len(data) != head.size:

@@ -10,7 +10,7 @@ from h5py import h5d
 from exporter.errors import FormatError
 from exporter.files.place import MiB
 
-LARGEST_CHUNK = 64 * MiB
+MAX_CHUNK = 64 * MiB
 DEFLATE, SHUFFLE, FLETCHER32, LZF = 1, 2, 3, 32000
 
 
@@ -57,7 +57,7 @@ def _chunks(dataset: Any, properties: Any, size: int) -> list[tuple[int, int, bo
             raise FormatError("compressed twice")
     chunk = properties.get_chunk()
     chunk_size = math.prod(chunk) * dataset.get_type().get_size()
-    if chunk_size > LARGEST_CHUNK or chunk_size > max(MiB, 4 * size):
+    if chunk_size > MAX_CHUNK or chunk_size > max(MiB, 4 * size):
         raise FormatError(f"expected chunks that fit {size} bytes of data, got chunks of {chunk_size} bytes")
     expected = math.prod(-(-length // step) for length, step in zip(shape_of(dataset), chunk, strict=True))
     if dataset.get_num_chunks() != expected:

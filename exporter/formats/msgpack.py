@@ -18,7 +18,7 @@ from exporter.formats.bfloat16 import widen
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-DEEPEST = 64
+MAX_DEPTH = 64
 ARRAY = 1  # extension type
 DTYPES = ("float16", "float32", "float64", "bfloat16", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 # first byte: (bytes of the length, what follows)
@@ -61,8 +61,8 @@ class _Reader:
         return self.data[self.at - size:self.at]
 
     def value(self, depth: int) -> Any:
-        if depth > DEEPEST:
-            raise FormatError(f"expected at most {DEEPEST} levels of nested msgpack, got more", where=self.where)
+        if depth > MAX_DEPTH:
+            raise FormatError(f"expected at most {MAX_DEPTH} levels of nested msgpack, got more", where=self.where)
         first = self.take(1)[0]
         if first < 0x80 or first >= 0xE0:
             return first if first < 0x80 else first - 256

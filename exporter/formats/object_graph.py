@@ -23,7 +23,7 @@ OBJECT_VARIABLE, VARIABLE_NAME = 7, 6
 SAVED_FUNCTIONS, FUNCTION_BOUND_INPUTS = 2, 2
 METADATA_NODES, METADATA_ID, METADATA_PATH, METADATA_KIND, METADATA_TEXT = 1, 2, 3, 4, 5
 
-DEEPEST = 200
+MAX_DEPTH = 200
 
 VALUE = "VARIABLE_VALUE"
 KERAS_KIND = "_tf_keras_"  # how the kinds of Keras's own objects begin
@@ -98,8 +98,8 @@ class ObjectGraph:
                 nodes, names = stack.pop()
                 if nodes[-1] in seen:
                     continue
-                if len(names) > DEEPEST:
-                    raise FormatError(f"expected objects at most {DEEPEST} levels deep, got more", where=self.where)
+                if len(names) > MAX_DEPTH:
+                    raise FormatError(f"expected objects at most {MAX_DEPTH} levels deep, got more", where=self.where)
                 seen.add(nodes[-1])
                 yield nodes, names
                 ways = [((*nodes, child), (*names, name)) for name, child in self.children(nodes[-1]).items() if child not in seen]
@@ -154,7 +154,7 @@ class SavedGraph(ObjectGraph):
     def reached(self, way: str) -> set[int]:
         """The nodes that "root.layer-1.cell" may mean: a name may hold dots itself."""
         level, parts = {0: {0}}, way.split(".")
-        for end in range(2, min(len(parts), DEEPEST) + 1):
+        for end in range(2, min(len(parts), MAX_DEPTH) + 1):
             level[end - 1] = {children[name] for begin in range(1, end) for node in level[begin - 1]
                               if (name := ".".join(parts[begin:end])) in (children := self.children(node))}
         return level.get(len(parts) - 1, set())

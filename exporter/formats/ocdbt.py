@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 METADATA, MANIFEST = "_METADATA", "manifest.ocdbt"
-LARGEST_METADATA = 64 * MiB
-MOST_FAR_AWAY = 256 * MiB  # of a checkpoint that is not on this machine: all of it is fetched
-MOST_VALUES = 1 << 20  # of one array
-MOST_FILES = 10_000
+MAX_METADATA = 64 * MiB
+MAX_FAR_AWAY = 256 * MiB  # of a checkpoint that is not on this machine: all of it is fetched
+MAX_VALUES = 1 << 20  # of one array
+MAX_FILES = 10_000
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 AGAIN = "copy the whole folder of the step again"
 
@@ -39,7 +39,7 @@ class Arrays:
         except ImportError:
             raise MissingExtra("tensorstore", "orbax", "reading an Orbax checkpoint") from None
         self._store: Any = tensorstore
-        metadata = parse_json(folder.child(METADATA).read(LARGEST_METADATA), METADATA)
+        metadata = parse_json(folder.child(METADATA).read(MAX_METADATA), METADATA)
         said = metadata if isinstance(metadata, dict) else {}
         self._driver = "zarr3" if said.get("use_zarr3") else "zarr"
         self.keys = _keys(said.get("tree_metadata"))
@@ -59,8 +59,8 @@ class Arrays:
             shape, dtype = tuple(array.shape), array.dtype.name
             if dtype not in FLOATS:
                 raise FormatError(f"expected an array of floating point numbers, got {printable(dtype, 40)}", where=name)
-            if math.prod(shape) > MOST_VALUES:
-                raise FormatError(f"expected at most {MOST_VALUES} values, got shape {list(shape)}", where=name)
+            if math.prod(shape) > MAX_VALUES:
+                raise FormatError(f"expected at most {MAX_VALUES} values, got shape {list(shape)}", where=name)
             values = array.read().result()
         except (ValueError, OSError, RuntimeError, OverflowError) as error:  # what tensorstore raises
             raise FormatError(f"tensorstore cannot read it: {printable(str(error), 200)}", where=name, hint=AGAIN) from None
@@ -72,10 +72,10 @@ class Arrays:
         size = 0
         for name, place in _files(folder):
             size += place.size()
-            if size > MOST_FAR_AWAY:
-                raise FormatError(f"expected a remote checkpoint of at most {MOST_FAR_AWAY} bytes, got more",
+            if size > MAX_FAR_AWAY:
+                raise FormatError(f"expected a remote checkpoint of at most {MAX_FAR_AWAY} bytes, got more",
                                   hint="download it and pass its path")
-            store.write(name, place.read(MOST_FAR_AWAY)).result()
+            store.write(name, place.read(MAX_FAR_AWAY)).result()
         return {"driver": "memory"}
 
 
@@ -113,6 +113,6 @@ def _files(folder: Place) -> list[tuple[str, Place]]:
                 waiting.append((f"{path}{child.name}/", child))
             elif child.is_file():
                 found.append((f"{path}{child.name}", child))
-        if len(found) + len(waiting) > MOST_FILES:
-            raise FormatError(f"expected a checkpoint of at most {MOST_FILES} files, got more", where=folder.name)
+        if len(found) + len(waiting) > MAX_FILES:
+            raise FormatError(f"expected a checkpoint of at most {MAX_FILES} files, got more", where=folder.name)
     return found

@@ -11,7 +11,7 @@ import struct
 
 from exporter.errors import FormatError
 
-DEEPEST = 64
+MAX_DEPTH = 64
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 
@@ -93,8 +93,8 @@ class Message:
     __slots__ = ("_depth", "_fields", "data", "where")
 
     def __init__(self, data: bytes, where: str = "", depth: int = 0) -> None:
-        if depth > DEEPEST:
-            raise FormatError(f"expected messages at most {DEEPEST} levels deep, got more", where=where)
+        if depth > MAX_DEPTH:
+            raise FormatError(f"expected messages at most {MAX_DEPTH} levels deep, got more", where=where)
         self.data, self.where, self._depth = data, where, depth
         self._fields: dict[int, list[int | bytes]] | None = None
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from exporter.errors import FormatError, printable
 
-LARGEST_HEADER = 100_000_000  # bytes; the reference reader's limit
+MAX_HEADER = 100_000_000  # bytes; the reference reader's limit
 ALIGNMENT = 8
 ITEM_SIZES = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2, "I32": 4, "U32": 4,
               "F32": 4, "F64": 8, "I64": 8, "U64": 8}
@@ -33,7 +33,7 @@ class Tensor:
 def header_size(head: bytes) -> int | None:
     """The length of the header that the file's first nine bytes declare, or None where they are not those of a safetensors file."""
     size = int.from_bytes(head[:8], "little")
-    return size if head[8:9] == b"{" and size <= LARGEST_HEADER else None
+    return size if head[8:9] == b"{" and size <= MAX_HEADER else None
 
 
 def dump(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
@@ -56,7 +56,7 @@ def parse(data: bytes) -> tuple[dict[str, str], dict[str, Tensor]]:
     size = header_size(data[:9])
     if size is None or 8 + size > len(data):
         raise FormatError("the safetensors header is cut short or damaged")
-    header = parse_json(data[8:8 + size], "the safetensors header", limit=LARGEST_HEADER)
+    header = parse_json(data[8:8 + size], "the safetensors header", limit=MAX_HEADER)
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise FormatError("expected the safetensors metadata to map strings to strings")

@@ -20,8 +20,8 @@ MAGIC = 0xDB4775248B80FB57
 FOOTER = 48  # two handles padded with zeros to 40 bytes, then the magic number
 TRAILER = 5  # after each block: one byte of compression, its masked CRC-32C
 NO_COMPRESSION, SNAPPY = 0, 1
-LARGEST_BLOCK = 256 * MiB
-LARGEST_KEYS = 32 * MiB  # keys of one block after their shared prefixes are written out: a few hundred bytes can ask for gigabytes
+MAX_BLOCK = 256 * MiB
+MAX_KEYS = 32 * MiB  # keys of one block after their shared prefixes are written out: a few hundred bytes can ask for gigabytes
 BLOCKS_KEPT = 8
 
 Entry = tuple[bytes, bytes]
@@ -111,14 +111,14 @@ class Table:
     def _contents(self, offset: int, size: int) -> bytes:
         if offset + size + TRAILER > self._size - FOOTER:
             raise FormatError("a block is outside the file, which may be cut short")
-        if size > LARGEST_BLOCK:
-            raise FormatError(f"expected a block of at most {LARGEST_BLOCK} bytes, got {size}")
+        if size > MAX_BLOCK:
+            raise FormatError(f"expected a block of at most {MAX_BLOCK} bytes, got {size}")
         raw = self._read(offset, size + TRAILER)
         kind, crc = struct.unpack("<BI", raw[size:])
         if crc32c.masked(raw[: size + 1]) != crc:
             raise FormatError("the file is damaged: the CRC of a block does not match")
         if kind == SNAPPY:
-            return unsnappy(raw[:size], LARGEST_BLOCK)
+            return unsnappy(raw[:size], MAX_BLOCK)
         if kind != NO_COMPRESSION:
             raise FormatError(f"unknown compression of a block: {kind}")
         return raw[:size]
@@ -158,8 +158,8 @@ def _parse(block: bytes) -> Iterator[Entry]:
             raise FormatError("a key occurs more than once" if found == key else "keys out of order")
         key = found
         spelled += len(key)
-        if spelled > LARGEST_KEYS:
-            raise FormatError(f"expected at most {LARGEST_KEYS} bytes of keys in one block, got more")
+        if spelled > MAX_KEYS:
+            raise FormatError(f"expected at most {MAX_KEYS} bytes of keys in one block, got more")
         at += fresh
         yield key, block[at : at + length]
         at += length

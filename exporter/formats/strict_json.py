@@ -9,16 +9,16 @@ import orjson
 
 from exporter.errors import FormatError, printable
 
-MOST_BYTES = 64 << 20
-DEEPEST = 200  # levels, as docs/format.md has it
-DEEPEST_WRITTEN = 254  # levels that orjson writes
-LONGEST_NUMBER = 400
+MAX_BYTES = 64 << 20
+MAX_DEPTH = 200  # levels, as docs/format.md has it
+MAX_WRITTEN_DEPTH = 254  # levels that orjson writes
+MAX_NUMBER_LENGTH = 400
 
-_LONG_NUMBER = re.compile(rb"[-+.0-9eE]{%d}" % (LONGEST_NUMBER + 1))
+_LONG_NUMBER = re.compile(rb"[-+.0-9eE]{%d}" % (MAX_NUMBER_LENGTH + 1))
 _NUMERIC = re.compile(rb"[-+.0-9eE]{8}")
 
 
-def parse_json(text: str | bytes, where: str, limit: int = MOST_BYTES, most: int = MOST_BYTES) -> Any:
+def parse_json(text: str | bytes, where: str, limit: int = MAX_BYTES, most: int = MAX_BYTES) -> Any:
     """The value of one JSON document: dict, list, str, int, float, bool or None.
 
     UTF-8 without a byte order mark, one document, at most `limit` bytes and about `most` values, 200 levels, numbers of 400
@@ -35,7 +35,7 @@ def parse_json(text: str | bytes, where: str, limit: int = MOST_BYTES, most: int
     if len(data) > 2 * most and data.count(b",") > most:  # a value takes many times the memory of its two characters
         raise FormatError(f"expected at most {most} values in the JSON, got {data.count(b',')} commas", where=where)
     if _holds_long_number(data):
-        raise FormatError(f"expected numbers of at most {LONGEST_NUMBER} characters in the JSON, got a longer one", where=where)
+        raise FormatError(f"expected numbers of at most {MAX_NUMBER_LENGTH} characters in the JSON, got a longer one", where=where)
     try:
         value = orjson.loads(data)  # its own limit of 1024 levels keeps it from running out of stack
     except orjson.JSONDecodeError as error:
@@ -43,7 +43,7 @@ def parse_json(text: str | bytes, where: str, limit: int = MOST_BYTES, most: int
             raise _too_deep(where) from None
         raise FormatError(f"this is not strict JSON: {error}", where=where) from None
     try:
-        strings = _quotes(orjson.dumps(_buried(value, DEEPEST_WRITTEN - DEEPEST)))
+        strings = _quotes(orjson.dumps(_buried(value, MAX_WRITTEN_DEPTH - MAX_DEPTH)))
     except orjson.JSONEncodeError:  # nothing else that comes from `loads` cannot be written
         raise _too_deep(where) from None
     if strings != _quotes(data):  # of an object that repeats a key, the first is lost with its value
@@ -60,8 +60,8 @@ def _buried(value: Any, levels: int) -> Any:
 
 
 def _holds_long_number(data: bytes) -> bool:
-    """Whether a number has over LONGEST_NUMBER characters; eight in a row of every fiftieth character show that one may be there."""
-    return _NUMERIC.search(data[::LONGEST_NUMBER // 8]) is not None and _LONG_NUMBER.search(_without_strings(data)) is not None
+    """Whether a number has over MAX_NUMBER_LENGTH characters; eight in a row of every fiftieth character show that one may be there."""
+    return _NUMERIC.search(data[::MAX_NUMBER_LENGTH // 8]) is not None and _LONG_NUMBER.search(_without_strings(data)) is not None
 
 
 def _quotes(data: bytes) -> int:
@@ -80,7 +80,7 @@ def _unescaped(data: bytes) -> bytes:
 
 
 def _too_deep(where: str) -> FormatError:
-    return FormatError(f"expected JSON nested at most {DEEPEST} levels deep, got more", where=where)
+    return FormatError(f"expected JSON nested at most {MAX_DEPTH} levels deep, got more", where=where)
 
 
 def _repeated_key(data: bytes) -> str:

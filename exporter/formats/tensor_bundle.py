@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from typing_extensions import Self
 
-MOST_SHARDS = 10_000
-MOST_OPEN = 64
-MOST_DIMENSIONS = 254  # TensorShape::MaxDimensions
-LARGEST_TENSOR = 64 * MiB  # of what is read: batch norm parameters and object graphs, never kernels
+MAX_SHARDS = 10_000
+MAX_OPEN = 64
+MAX_DIMENSIONS = 254  # TensorShape::MaxDimensions
+MAX_TENSOR = 64 * MiB  # of what is read: batch norm parameters and object graphs, never kernels
 
 # Field numbers of tensor_bundle.proto, tensor_shape.proto, tensor_slice.proto, saved_tensor_slice.proto and tensor.proto.
 HEADER_SHARDS, HEADER_ENDIANNESS, HEADER_VERSION = 1, 2, 3
@@ -45,7 +45,7 @@ SLICE_EXTENTS, EXTENT_START, EXTENT_LENGTH = 1, 1, 2
 V1_META, V1_DATA, META_TENSORS, META_NAME, META_SHAPE, META_TYPE, META_SLICES = 1, 2, 1, 1, 2, 3, 4
 DATA_NAME, DATA_SLICE, DATA_TENSOR = 1, 2, 3
 
-WHOLE = -1  # length of an extent that spans its dimension
+WHOLE_DIMENSION = -1  # length of an extent that spans its dimension
 
 Extents = tuple[tuple[int, int], ...]
 
@@ -130,7 +130,7 @@ class _Open:
         sizes = tuple(dimension.integer(DIMENSION_SIZE) for dimension in shape.messages(SHAPE_DIMENSIONS))
         if shape.boolean(SHAPE_UNKNOWN_RANK) or any(size < 0 for size in sizes):
             raise self._error(name, "has an unknown dimension")
-        if len(sizes) > MOST_DIMENSIONS:
+        if len(sizes) > MAX_DIMENSIONS:
             raise self._error(name, f"has {len(sizes)} dimensions")
         return sizes
 
@@ -142,8 +142,8 @@ class _Open:
 
     def _join(self, name: str, shape: tuple[int, ...], dtype: DType, pieces: Iterable[tuple[Extents, NDArray[Any]]]) -> NDArray[Any]:
         """One tensor from slices that must cover it exactly once."""
-        if math.prod(shape) * dtype.item_size > LARGEST_TENSOR:
-            raise self._error(name, f"of shape {list(shape)} has more than the limit of {LARGEST_TENSOR} bytes")
+        if math.prod(shape) * dtype.item_size > MAX_TENSOR:
+            raise self._error(name, f"of shape {list(shape)} has more than the limit of {MAX_TENSOR} bytes")
         whole = np.zeros(shape, dtype.numpy)
         covered = np.zeros(shape, bool)
         for extents, piece in pieces:
@@ -164,8 +164,8 @@ class TensorBundle(_Open):
         shards = header.integer(HEADER_SHARDS)
         if header.unsigned(HEADER_ENDIANNESS) != 0:
             raise FormatError("big-endian checkpoints are not supported", where=self.where)
-        if not 0 < shards <= MOST_SHARDS:
-            raise FormatError(f"expected 1 to {MOST_SHARDS} data shards, got {shards}", where=self.where)
+        if not 0 < shards <= MAX_SHARDS:
+            raise FormatError(f"expected 1 to {MAX_SHARDS} data shards, got {shards}", where=self.where)
         if header.message(HEADER_VERSION).integer(2) > 1:  # VersionDef.min_consumer; TensorFlow's own is 1 to this day
             raise FormatError("the index requires a version of TensorFlow that does not exist yet", where=self.where)
         self._shards = shards
@@ -262,8 +262,8 @@ class TensorBundle(_Open):
         file, length, shard = self._shard(number)
         if offset < 0 or size < 0 or offset + size > length:
             raise self._error(name, f"is outside {shard}, which has {length} bytes and may be cut short")
-        if size > LARGEST_TENSOR:
-            raise self._error(name, f"has {size} bytes, expected at most {LARGEST_TENSOR}")
+        if size > MAX_TENSOR:
+            raise self._error(name, f"has {size} bytes, expected at most {MAX_TENSOR}")
         file.seek(offset)
         data = file.read(size)
         if len(data) != size:
@@ -280,7 +280,7 @@ class TensorBundle(_Open):
             if not place.is_file():
                 raise FormatError(f"the data file {place.name} is missing", where=self.where,
                                   hint="a checkpoint consists of its .index file and all of its .data files")
-            if len(self._files) >= MOST_OPEN:
+            if len(self._files) >= MAX_OPEN:
                 self._files.pop(next(iter(self._files)))[0].close()
             found = self._files[number] = (place.open(), place.size(), place.name)
         return found
@@ -353,8 +353,8 @@ class TensorSlices(_Open):
         if not match:
             return []
         stem, own, count = match[1], int(match[2]), int(match[3])
-        if not own < count <= MOST_SHARDS:
-            raise FormatError(f"expected at most {MOST_SHARDS} shards, got shard {own} of {count}", where=self.where)
+        if not own < count <= MAX_SHARDS:
+            raise FormatError(f"expected at most {MAX_SHARDS} shards, got shard {own} of {count}", where=self.where)
         others = [self._place.sibling(f"{stem}-{number:05}-of-{count:05}") for number in range(count) if number != own]
         missing = next((place.name for place in others if not place.is_file()), None)
         if missing:
@@ -363,7 +363,7 @@ class TensorSlices(_Open):
 
 
 def _extents(message: Message) -> Extents:
-    return tuple((extent.integer(EXTENT_START), extent.integer(EXTENT_LENGTH) if EXTENT_LENGTH in extent else WHOLE)
+    return tuple((extent.integer(EXTENT_START), extent.integer(EXTENT_LENGTH) if EXTENT_LENGTH in extent else WHOLE_DIMENSION)
                  for extent in message.messages(SLICE_EXTENTS))
 
 
@@ -371,7 +371,7 @@ def _lengths(extents: Extents, shape: Sequence[int]) -> Extents:
     """The extents with every length written out; they must lie inside `shape`."""
     if len(extents) != len(shape):
         raise FormatError("has a slice of another rank")
-    spans = tuple((start, full if length == WHOLE else length) for (start, length), full in zip(extents, shape, strict=True))
+    spans = tuple((start, full if length == WHOLE_DIMENSION else length) for (start, length), full in zip(extents, shape, strict=True))
     if any(start < 0 or length < 0 or start + length > full for (start, length), full in zip(spans, shape, strict=True)):
         raise FormatError("has a slice outside its shape")
     return spans

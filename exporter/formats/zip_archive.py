@@ -23,15 +23,15 @@ from exporter.formats.layout import Layout
 
 MAGIC = (b"PK\3\4", b"PK\5\6")  # a first member, or an archive without any
 
-MOST_MEMBERS = 10_000
-LARGEST_DIRECTORY = 4 * MiB
-LARGEST_TEXT = 64 * MiB
-LARGEST_INFLATED = 256 * MiB  # of a deflated member, which is held in memory; over 64 MiB it may be 100 times its packed size
-LARGEST_RATIO = 100
+MAX_MEMBERS = 10_000
+MAX_DIRECTORY = 4 * MiB
+MAX_TEXT = 64 * MiB
+MAX_INFLATED = 256 * MiB  # of a deflated member, which is held in memory; over 64 MiB it may be 100 times its packed size
+MAX_RATIO = 100
 # A stored member up to this size is read once to check its CRC-32 (3 ms). A larger one is not: only the parts that are used are
 # ever read, so that the cost stays that of the batch norms and not of the model. An .h5 file has no checksum at all.
-LARGEST_CHECKED = 16 * MiB
-LARGEST_CHECKED_FAR_AWAY = MiB // 2  # of a remote file, of which only ranges are fetched
+MAX_CHECKED = 16 * MiB
+MAX_CHECKED_FAR_AWAY = MiB // 2  # of a remote file, of which only ranges are fetched
 
 STORED, DEFLATED = 0, 8
 ENCRYPTED = 0x2041  # flags (4.4.4): encrypted, strongly encrypted, its directory encrypted
@@ -153,7 +153,7 @@ class Archive:
 
     def __init__(self, file: InputFile) -> None:
         self._file = file
-        self._largest_checked = LARGEST_CHECKED_FAR_AWAY if file.is_far else LARGEST_CHECKED
+        self._largest_checked = MAX_CHECKED_FAR_AWAY if file.is_far else MAX_CHECKED
         size = file.seek(0, io.SEEK_END)
         count, self._start, length = _end_record(file, size)
         file.seek(self._start)
@@ -171,7 +171,7 @@ class Archive:
     def __contains__(self, name: object) -> bool:
         return name in self._named
 
-    def read(self, name: str, limit: int = LARGEST_TEXT) -> bytes:
+    def read(self, name: str, limit: int = MAX_TEXT) -> bytes:
         """All bytes of a member, checked against its CRC-32; an error where it has more than `limit`."""
         member = self.member(name)
         if member.size > limit:
@@ -252,7 +252,7 @@ class Archive:
         return start
 
     def _inflated(self, member: Member, start: int) -> bytes:
-        if member.size > min(LARGEST_INFLATED, max(LARGEST_TEXT, LARGEST_RATIO * member.packed_size)):
+        if member.size > min(MAX_INFLATED, max(MAX_TEXT, MAX_RATIO * member.packed_size)):
             raise FormatError(f"it decompresses from {member.packed_size} to {member.size} bytes, a higher ratio than is allowed",
                               where=member.name, hint="Keras stores models without compression; save it again with Keras")
         self._file.seek(start)
@@ -327,8 +327,8 @@ def _end_record(file: InputFile, size: int) -> tuple[int, int, int]:
         end, here, count, length, start = _end_record_64(file, end)
     if record.disk or record.first_disk or here != count:
         raise UnsupportedError("this is one part of a multi-part zip archive", hint="join the parts first")
-    if count > MOST_MEMBERS or length > LARGEST_DIRECTORY:
-        raise FormatError(f"expected at most {MOST_MEMBERS} members in {LARGEST_DIRECTORY} bytes of directory, got {count} in {length}")
+    if count > MAX_MEMBERS or length > MAX_DIRECTORY:
+        raise FormatError(f"expected at most {MAX_MEMBERS} members in {MAX_DIRECTORY} bytes of directory, got {count} in {length}")
     if start + length != end:
         raise FormatError("the zip archive's directory is not at the recorded offset: bytes are missing, or others were put before it",
                           hint=AGAIN)

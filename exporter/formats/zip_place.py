@@ -9,9 +9,9 @@ from typing import cast
 from exporter.errors import FormatError
 from exporter.files.input_file import InputFile, MemoryFile
 from exporter.files.place import Place, check_parts
-from exporter.formats.zip_archive import LARGEST_INFLATED, STORED, Archive, Window
+from exporter.formats.zip_archive import MAX_INFLATED, STORED, Archive, Window
 
-DEEPEST = 16  # folders inside each other; what lies deeper is ignored
+MAX_DEPTH = 16  # folders inside each other; what lies deeper is ignored
 
 
 class ZipPlace(Place):
@@ -83,7 +83,7 @@ class Content:
         self.folders: dict[str, set[str]] = {"": set()}
         self._inflated = 0
         for member in self.archive.members:
-            if not member.is_unsafe and member.name.count("/") <= DEEPEST:
+            if not member.is_unsafe and member.name.count("/") <= MAX_DEPTH:
                 self._add(member.name)
 
     def _add(self, name: str) -> None:
@@ -99,8 +99,8 @@ class Content:
         """A member as a file of its own; what was inflated is kept, and limited in all."""
         member = self.archive.member(name)
         if name not in self.opened:
-            if member.method != STORED and self._inflated + member.size > LARGEST_INFLATED:
-                raise FormatError(f"the archive's members decompress to more than the limit of {LARGEST_INFLATED} bytes", where=name,
+            if member.method != STORED and self._inflated + member.size > MAX_INFLATED:
+                raise FormatError(f"the archive's members decompress to more than the limit of {MAX_INFLATED} bytes", where=name,
                                   hint="unpack the archive and pass the model in it")
             file = self.archive.open(name)
             self.opened[name] = file.getvalue() if isinstance(file, MemoryFile) else file

@@ -13,7 +13,7 @@ from exporter.errors import OutputError, printable
 
 FIRST_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that the format can say (4.4.6)
 UNIX, REGULAR = 3, 0o100644
-LONGEST_NAME = 0xFFFF
+MAX_NAME_LENGTH = 0xFFFF
 
 
 def stored_zip(members: Iterable[tuple[str, bytes]]) -> bytes:
@@ -24,7 +24,7 @@ def stored_zip(members: Iterable[tuple[str, bytes]]) -> bytes:
     target = io.BytesIO()
     with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
         for name, content in members:
-            if "\0" in name or len(name.encode()) > LONGEST_NAME:
+            if "\0" in name or len(name.encode()) > MAX_NAME_LENGTH:
                 raise OutputError(f"a zip archive cannot contain the name {printable(name, 80)!r}", hint="write .json instead")
             member = zipfile.ZipInfo(name, FIRST_DATE)
             member.create_system, member.external_attr = UNIX, REGULAR << 16

@@ -25,7 +25,7 @@ from exporter.keras.node import join as join
 from exporter.keras.node import walk as walk
 from exporter.keras.places import with_ids_inside, with_places
 
-MOST_LAYERS = 100_000
+MAX_LAYERS = 100_000
 HOW_TO_GIVE_ONE = "an architecture is the JSON of model.to_json() or get_config(), or a whole model of model.save(); YAML is not read"
 
 # Where a config contains objects that are not layers, or a second description of layers that are listed already.
@@ -80,7 +80,7 @@ class _Counter:
     """Where the config lies, and how many layers it may still hold."""
 
     def __init__(self, where: str) -> None:
-        self.where, self.left = where, MOST_LAYERS
+        self.where, self.left = where, MAX_LAYERS
 
     def error(self, what: str, name: object = "") -> FormatError:
         place = f"{self.where}: layer {printable(str(name), 80)}" if name else self.where
@@ -89,7 +89,7 @@ class _Counter:
     def count(self) -> None:
         self.left -= 1
         if self.left < 0:
-            raise self.error(f"expected at most {MOST_LAYERS} layers, got more")
+            raise self.error(f"expected at most {MAX_LAYERS} layers, got more")
 
 
 def _layer(entry: dict[str, Any], counter: _Counter, outer: Surroundings, what: str = "a layer") -> Node:

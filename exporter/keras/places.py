@@ -15,7 +15,7 @@ from exporter.keras.calls import calls_of, references
 from exporter.keras.lookalikes import WRAPPERS_AS_THEY_ARE
 from exporter.keras.node import MODELS, Node, is_batch_norm, join
 
-MOST_CALLS = 200_000  # a model in a model in a model, each called twice, doubles them at every level
+MAX_CALLS = 200_000  # a model in a model in a model, each called twice, doubles them at every level
 
 # The axis of the output channels of each class's kernel, of Keras 2 and later; of a separable one, its pointwise kernel.
 _KERNEL_AXES = {
@@ -154,7 +154,7 @@ class _Graph:
         for each in inputs:
             each.outputs.append(step)
         self.steps.append(step)
-        if len(self.steps) > MOST_CALLS:
+        if len(self.steps) > MAX_CALLS:
             raise _Unknown
         return [step]
 

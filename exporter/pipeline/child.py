@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from exporter.sources.shared.found import Found
     from exporter.sources.shared.options import ReadOptions
 
-MOST_ANSWER = 2 << 30  # bytes
+MAX_ANSWER = 2 << 30  # bytes
 PIPE = 1 << 20  # bytes; what an unprivileged process may ask for on Linux
 BUFFER = 1 << 16
 # What would have HDF5 load code or open files in another way than this package says.
@@ -126,8 +126,8 @@ def receive(child: Child, feed: Callable[[bytes], object], is_complete: Callable
             if not part:
                 return
             size += len(part)
-            if size > MOST_ANSWER:
-                raise FormatError(f"expected at most {MOST_ANSWER} bytes of batch norms, got more")
+            if size > MAX_ANSWER:
+                raise FormatError(f"expected at most {MAX_ANSWER} bytes of batch norms, got more")
             feed(part)
 
 

@@ -22,9 +22,9 @@ from exporter.formats.zip_archive import MAGIC
 from exporter.sources import Source, source_for
 from exporter.targets.shared.folded_archive import CONTENT as FOLDED
 
-MOST_FILES = 5000  # that are looked at
-MOST_MODELS = 20  # more are not looked for
-DEEPEST = 3  # folders inside each other
+MAX_FILES = 5000  # that are looked at
+MAX_MODELS = 20  # more are not looked for
+MAX_DEPTH = 3  # folders inside each other
 KEYS = (b'"modelTopology"', b'"weightsManifest"', b'"weight_map"')  # of the JSON files that list a model's weights
 BESIDE_MODELS = ("bundle", "bundle-arrays", "numpy-archive")  # what may lie beside a model and is not meant
 
@@ -46,7 +46,7 @@ def one_model(place: Place) -> Iterator[Model | None]:
         found = []
         for model in _models(place, stack, _Looking()):
             found.append(model)
-            if len(found) == MOST_MODELS:
+            if len(found) == MAX_MODELS:
                 break
         kind = "folder" if place.is_folder() else "zip archive"
         if not found and place.is_folder():
@@ -63,7 +63,7 @@ def one_model(place: Place) -> Iterator[Model | None]:
                                    f"{_content(place, stack)}",
                                    hint="the README lists the supported formats")
         if len(found) > 1:
-            count = len(found) if len(found) < MOST_MODELS else f"{MOST_MODELS} or more"
+            count = len(found) if len(found) < MAX_MODELS else f"{MAX_MODELS} or more"
             raise UnsupportedError(f"this {kind} contains {count} models: {names((path for path, _, _ in found), 8)}",
                                    hint="give one of them" if place.is_folder() else "unpack it and give one of them")
         yield found[0]
@@ -73,12 +73,12 @@ class _Looking:
     """How many files may still be looked at."""
 
     def __init__(self) -> None:
-        self.left = MOST_FILES
+        self.left = MAX_FILES
 
     def at(self, places: list[Place]) -> list[Place]:
         self.left -= len(places)
         if self.left < 0:
-            raise UnsupportedError(f"it contains more than {MOST_FILES} files and is not a model itself", hint="give the model in it")
+            raise UnsupportedError(f"it contains more than {MAX_FILES} files and is not a model itself", hint="give the model in it")
         return places
 
 
@@ -97,7 +97,7 @@ def _models(place: Place, stack: contextlib.ExitStack, looking: _Looking, above:
         if child.is_folder():
             if source := _model_source(child):
                 yield path, child, source
-            elif depth < DEEPEST:
+            elif depth < MAX_DEPTH:
                 yield from _models(child, stack, looking, path, depth + 1)
         elif _may_be_model(child) and not _is_shard(child.name, indexes, folder):
             if source := _model_source(child):

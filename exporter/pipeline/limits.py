@@ -12,11 +12,11 @@ from exporter.files.place import Place
 
 MEMORY = 2 << 30  # bytes of address space beyond what the child starts with
 CPU_SECONDS, REMOTE_CPU_SECONDS = 3, 30  # the libraries of a store and its encryption take their share
-MOST_EXTRA_SECONDS = 600
+MAX_EXTRA_SECONDS = 600
 # The clock on the wall is for a child that waits for ever: on a busy machine, or behind a slow disk, a sound file takes many times its
 # processor time, which alone tells of damage.
 WALL_SECONDS, WALL_PER_CPU = 60, 10
-DEEPEST, MOST_FOLDERS = 3, 20  # of a folder that holds a model: run/2/pytree/d of Orbax, exp/1795642988 of TensorFlow Serving
+MAX_DEPTH, MAX_FOLDERS = 3, 20  # of a folder that holds a model: run/2/pytree/d of Orbax, exp/1795642988 of TensorFlow Serving
 OUT_OF_MEMORY, OUT_OF_TIME = 71, 72  # exit status
 
 
@@ -33,7 +33,7 @@ class Limits:
         """For reading `place`: one second of processor time for each MiB of it, of which a sound one takes a tenth at most."""
         cpu = REMOTE_CPU_SECONDS
         if place.is_local:
-            cpu = CPU_SECONDS + min(_size(place) >> 20, MOST_EXTRA_SECONDS)
+            cpu = CPU_SECONDS + min(_size(place) >> 20, MAX_EXTRA_SECONDS)
         return cls(MEMORY, cpu, WALL_SECONDS + WALL_PER_CPU * cpu)
 
     def apply(self) -> None:
@@ -81,7 +81,7 @@ def _size(place: Place) -> int:
         if place.local.is_file():
             return place.local.stat().st_size
         is_folder = place.local.is_dir()
-        return _size_below(os.fspath(place.local if is_folder else place.local.parent), DEEPEST if is_folder else 0)
+        return _size_below(os.fspath(place.local if is_folder else place.local.parent), MAX_DEPTH if is_folder else 0)
     return 0
 
 
@@ -90,7 +90,7 @@ def _size_below(folder: str, depth: int) -> int:
         entries = list(found)
     own = sum(entry.stat().st_size for entry in entries if entry.is_file())
     below = [entry.path for entry in entries if depth and entry.is_dir(follow_symlinks=False)]
-    return own + sum(_size_below(path, depth - 1) for path in below[:MOST_FOLDERS])
+    return own + sum(_size_below(path, depth - 1) for path in below[:MAX_FOLDERS])
 
 
 def _address_space() -> int:

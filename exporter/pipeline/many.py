@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from exporter.targets.shared.options import WriteOptions
 
 
-
-PIECES, LONGEST_PIECE = 32, 16  # into how many pieces the work is cut at least, so that all workers have some; models of one
+PIECES, MAX_PIECE_LENGTH = 32, 16  # into how many pieces the work is cut at least, so that all workers have some; models of one
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -192,7 +191,7 @@ def _run(tasks: Sequence[Task], options: ReadOptions, write_options: WriteOption
     if executor is None:
         yield from zip((task.source for task in tasks), export_each(tasks, options, write_options))
         return
-    size = max(1, min(LONGEST_PIECE, len(tasks) // PIECES))
+    size = max(1, min(MAX_PIECE_LENGTH, len(tasks) // PIECES))
     waiting = {executor.submit(_export_some, piece, options, write_options): piece
                for piece in (tasks[i: i + size] for i in range(0, len(tasks), size))}
     try:

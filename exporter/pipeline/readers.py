@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from exporter.sources.shared.found import Found
     from exporter.sources.shared.options import ReadOptions
 
-MOST_FILES = 500  # that one process reads
-MOST_GROWTH = 256 << 20  # bytes of memory beyond what it had after its first file
+MAX_FILES = 500  # that one process reads
+MAX_GROWTH = 256 << 20  # bytes of memory beyond what it had after its first file
 IDLE_SECONDS = 60  # after which it ends by itself
 NO_LIMITS = Limits(0, 0, 0)  # until a file is asked for
 LENGTH = struct.Struct("<Q")
@@ -63,7 +63,7 @@ class Reader:
         """Whether it has read enough."""
         size = _memory(self.pid)
         self.memory = self.memory or size
-        return self.files >= MOST_FILES or size > self.memory + MOST_GROWTH
+        return self.files >= MAX_FILES or size > self.memory + MAX_GROWTH
 
 
 class Asked:

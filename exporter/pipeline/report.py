@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from exporter.pipeline.outcome import Outcome, Summary
 
 SUFFIXES = (".json", ".html")
-LONGEST_CELL = 600  # characters
+MAX_CELL_LENGTH = 600  # characters
 
 
 def check_name(path: str) -> None:
@@ -55,4 +55,4 @@ def _row(one: Outcome) -> str:
 
 
 def _text(text: str) -> str:
-    return html.escape(printable(text, LONGEST_CELL))
+    return html.escape(printable(text, MAX_CELL_LENGTH))

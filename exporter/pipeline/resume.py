@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 NAME = ".bn-export-index.json"
 SAVE_EVERY = 2.0  # seconds: what a killed run exported since then is exported again
-WHOLE = (b"\x89HDF", b"PK\3\4")  # a file that begins so is a model by itself; of any other, files beside it may be a part
+SINGLE_FILE_MAGICS = (b"\x89HDF", b"PK\3\4")  # a file that begins so is a model by itself; of any other, files beside it may be a part
 
 
 class Index:
@@ -128,7 +128,7 @@ def _files_of(place: Place) -> Iterator[str]:
     if place.is_folder():
         for folder, _, names in os.walk(place.local):
             yield from (path for name in names if os.path.isfile(path := os.path.join(folder, name)))
-    elif place.head(4).startswith(WHOLE):
+    elif place.head(4).startswith(SINGLE_FILE_MAGICS):
         yield os.fspath(place.local)
     elif place.parent().is_folder():
         stem = place.name.partition(".")[0]

@@ -17,7 +17,7 @@ from exporter.errors import UsageError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-BLOCK = 1 << 20  # numbers worked on at once: 8 MiB of float64, a few times over
+NUMBERS_AT_ONCE = 1 << 20  # numbers worked on at once: 8 MiB of float64, a few times over
 
 
 def evaluate_file(layer: BatchNorm, source: NDArray[Any], out: Path | BinaryIO, *, axis: int | tuple[int, ...] | None = None,
@@ -50,7 +50,7 @@ def _forget(source: NDArray[Any]) -> None:
         source.base.madvise(mmap.MADV_DONTNEED)
 
 
-def blocks(shape: tuple[int, ...], most: int = BLOCK) -> Iterator[tuple[slice, ...]]:
+def blocks(shape: tuple[int, ...], most: int = NUMBERS_AT_ONCE) -> Iterator[tuple[slice, ...]]:
     """Slices of an array in row-major order, together the whole of it, each of at most `most` numbers."""
     if 0 in shape:
         return

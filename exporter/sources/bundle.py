@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from exporter.batchnorm.bundle import ReadBack
-from exporter.batchnorm.document import LARGEST, MOST_VALUES, from_document
+from exporter.batchnorm.document import MAX_BYTES, MAX_VALUES, from_document
 
 if TYPE_CHECKING:
     from exporter.files.place import Place
@@ -24,4 +24,4 @@ def read(place: Place, options: ReadOptions) -> ReadBack:
     """The bundle in `place`. Raises BundleError where it breaks the contract."""
     from exporter.formats.strict_json import parse_json
 
-    return from_document(parse_json(place.read(LARGEST), "the bundle", limit=LARGEST, most=MOST_VALUES))
+    return from_document(parse_json(place.read(MAX_BYTES), "the bundle", limit=MAX_BYTES, most=MAX_VALUES))

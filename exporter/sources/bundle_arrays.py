@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exporter.batchnorm.document import LARGEST, MOST_VALUES, from_document
+from exporter.batchnorm.document import MAX_BYTES, MAX_VALUES, from_document
 from exporter.batchnorm.dtypes import HELD_IN
-from exporter.batchnorm.gate import MOST_NUMBERS, check_numbers
+from exporter.batchnorm.gate import MAX_NUMBERS, check_numbers
 from exporter.batchnorm.layer import PARAMETERS
 from exporter.errors import BundleError, FormatError, printable
 from exporter.formats.bfloat16 import widen
@@ -33,7 +33,7 @@ NAME = "bundle-arrays"
 DOCUMENT = "bn-bundle"
 KIT = "bundle.json"
 NPZ = f"{DOCUMENT}.npy"
-LARGEST_ARRAY = 8 * MOST_NUMBERS + 4096  # bytes, with its header
+MAX_ARRAY = 8 * MAX_NUMBERS + 4096  # bytes, with its header
 
 # What a tensor of each type is read as; bfloat16 has no type of its own in NumPy.
 TENSORS = {"F16": ("float16", "<f2"), "BF16": ("bfloat16", "<u2"), "F32": ("float32", "<f4"), "F64": ("float64", "<f8")}
@@ -66,27 +66,27 @@ def _has_member(place: Place) -> bool:
 def read(place: Place, options: ReadOptions) -> ReadBack:
     """The bundle in `place`. Raises BundleError where it breaks the contract, FormatError where the file is damaged."""
     if place.is_folder():
-        return from_document(_parsed(place.child(KIT).read(LARGEST)))
+        return from_document(_parsed(place.child(KIT).read(MAX_BYTES)))
     if place.head(2) == b"PK":
         from exporter.formats.zip_archive import Archive
 
         with place.open() as file:
             return _read_archive(Archive(file))
-    return _read_safetensors(place.read(LARGEST))
+    return _read_safetensors(place.read(MAX_BYTES))
 
 
 def _parsed(data: bytes) -> Any:
     from exporter.formats.strict_json import parse_json
 
-    return parse_json(data, "the bundle", limit=LARGEST, most=MOST_VALUES)
+    return parse_json(data, "the bundle", limit=MAX_BYTES, most=MAX_VALUES)
 
 
 def _read_archive(archive: Archive) -> ReadBack:
     if KIT in archive:
-        return from_document(_parsed(archive.read(KIT, LARGEST)))
+        return from_document(_parsed(archive.read(KIT, MAX_BYTES)))
     from exporter.formats import npy
 
-    def array(name: str, limit: int = LARGEST_ARRAY) -> NDArray[Any]:
+    def array(name: str, limit: int = MAX_ARRAY) -> NDArray[Any]:
         return npy.parse(archive.read(f"{name}.npy", limit), printable(name, 80))
 
     def parameter(name: str, dtype: str) -> NDArray[Any]:
@@ -95,7 +95,7 @@ def _read_archive(archive: Archive) -> ReadBack:
             raise BundleError(f"expected an array of {dtype} values, got {values.dtype}", where=f"array {printable(name, 80)!r}")
         return values
 
-    document = _parsed(array(DOCUMENT, LARGEST).tobytes())
+    document = _parsed(array(DOCUMENT, MAX_BYTES).tobytes())
     named = [layer.get("moving_mean") for layer in document.get("layers", ())] if isinstance(document, dict) else []
     bundle = _joined(document, parameter)
     for layer, name in zip(bundle, named):

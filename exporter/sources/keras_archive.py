@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 NAME = "keras-archive"
 
+
 def claims(place: Place) -> bool:
     """A zip archive or folder with the parts of a model at its top."""
     others = (METADATA, *WEIGHTS, SHARDED, *PICKLED)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from exporter.sources.shared.options import ReadOptions
 
 NAME = "numpy-archive"
-LARGEST_ARRAY = 9 * (1 << 20)  # bytes: 2**20 float64, and a header
+MAX_ARRAY = 9 * (1 << 20)  # bytes: 2**20 float64, and a header
 
 # The roles by the end of a name; whole components only.
 ROLES = {"gamma": "gamma", "beta": "beta", "moving_mean": "moving_mean", "moving_variance": "moving_variance",
@@ -85,7 +85,7 @@ class _Arrays:
 
     def read(self, name: str) -> tuple[NDArray[Any], str]:
         """Values and the name of their type."""
-        data = self._archive.read(f"{name}.npy", LARGEST_ARRAY)
+        data = self._archive.read(f"{name}.npy", MAX_ARRAY)
         if b"'|O'" in data[:256]:
             raise UnsupportedError("an array of objects is a pickle, which is never loaded: it can run code", where=name,
                                    hint="save the arrays themselves: numpy.savez(file, **{weight.name: weight.numpy()})")

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from exporter.sources.shared.options import ReadOptions
 
 NAME = "tfjs"
-LARGEST_MODEL_JSON = 64 * MiB
+MAX_MODEL_JSON = 64 * MiB
 GRAPH_MODEL = "this is a TensorFlow.js graph model: its converter folds batch norm into the layers before it, so its parameters are gone"
 
 
@@ -42,7 +42,7 @@ def claims(place: Place) -> bool:
 
 def read(place: Place, options: ReadOptions) -> Found:
     """The batch norms of the model; quantized parameters as TensorFlow.js itself dequantizes them."""
-    value = parse_json(place.read(LARGEST_MODEL_JSON), "")
+    value = parse_json(place.read(MAX_MODEL_JSON), "")
     topology = value.get("modelTopology") if isinstance(value, dict) else None
     if not isinstance(topology, dict) and topology is not None:
         raise FormatError("modelTopology contains no config: it is not a JSON object")

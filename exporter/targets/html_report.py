@@ -37,12 +37,12 @@ if TYPE_CHECKING:
 NAME = "html"
 OPTIONS = frozenset({"vectors"})  # holds none
 
-LONGEST_NAME = 400  # characters of a name or sentence that are shown
-MOST_LINKS = 4  # layers named under a kind of finding; the table shows them all
+MAX_NAME_LENGTH = 400  # characters of a name or sentence that are shown
+MAX_LINKS = 4  # layers named under a kind of finding; the table shows them all
 TESTED = ("The inputs and outputs that go with each layer: scale · x + offset in float32 (float64 layers: in float64) against the exact "
           "outputs, as a part of the error bound that a runtime has to keep")
 FLAT = 1e-6  # scales below are drawn at it, as variances are at CONSTANT: one dead channel must not squeeze all others
-LARGEST = float(np.finfo(np.float64).max)
+MAX_BYTES = float(np.finfo(np.float64).max)
 COLUMNS = (  # heading, class of its cells, what it is
     ("No.", "n minor", "In the order of the model"), ("Layer", "name", "Path: outer models, wrappers and the layer's own name"),
     ("Channels", "n", "How many; each has its own four numbers"),
@@ -77,7 +77,7 @@ def _policy(page: str) -> str:
 
 def _text(text: str) -> str:
     """Text of the model as HTML: markup escaped; control and direction characters visible instead of in force."""
-    return html.escape(printable(text, LONGEST_NAME))
+    return html.escape(printable(text, MAX_NAME_LENGTH))
 
 
 def _path(path: str) -> str:
@@ -139,7 +139,7 @@ def _kind(code: str, found: list[Finding], numbers: dict[str, int]) -> str:
     if code == "not-exported":
         shown = [f"<li>{_path(f.path)}: {_text(f.sentence)}</li>" for f in found]
     else:
-        shown = [f'<li><a href="#layer-{numbers[f.path]}">{_path(f.path)}</a></li>' for f in found[:MOST_LINKS]]
+        shown = [f'<li><a href="#layer-{numbers[f.path]}">{_path(f.path)}</a></li>' for f in found[:MAX_LINKS]]
     if len(found) > len(shown):
         shown.append(f'<li><a href="#layers" data-kind="{code}">all {len(found)} in the table</a></li>')
     channels = sum(f.channels for f in found)
@@ -176,7 +176,7 @@ def _scale(layer: BatchNorm) -> NDArray[np.float64]:
 
 def _logs(values: NDArray[np.float64], least: float) -> NDArray[np.float64]:
     """log10 of values, of which those below `least` (a negative variance, too) count as `least`."""
-    return np.log10(np.clip(values.astype(np.float64).ravel(), least, LARGEST))
+    return np.log10(np.clip(values.astype(np.float64).ravel(), least, MAX_BYTES))
 
 
 def _choices(found: list[Finding]) -> str:
@@ -201,7 +201,7 @@ def _layers(bundle: Bundle, found: list[Finding], parts: dict[str, float]) -> st
 def _layer(i: int, layer: BatchNorm, found: list[Finding], part: float, left_out: str) -> str:
     """Two rows: the layer in the table, and what is drawn and said about it."""
     axis = ", ".join(map(str, layer.axis)).replace("-", "−")
-    epsilon, lowest, largest = layer.epsilon, float(layer.moving_variance.min()), min(float(np.abs(_scale(layer)).max()), LARGEST)
+    epsilon, lowest, largest = layer.epsilon, float(layer.moving_variance.min()), min(float(np.abs(_scale(layer)).max()), MAX_BYTES)
     weight = sum(100 if f.kind.level == "warning" else 1 for f in found)
     cells = [  # shown, sorted by
         (str(i), i), (_path(layer.path).replace("_", "_<wbr>"), None), ("×".join(map(str, layer.shape)), layer.channels),
@@ -284,7 +284,7 @@ def _chart(title: str, values: NDArray[np.float64] | None, otherwise: str = "") 
     if values is None:
         return f'<figure aria-label="{title}"><figcaption>{title}</figcaption><p class="none">{otherwise}</p></figure>'
     wide = values.astype(np.float64).ravel()
-    return _figure(title, wide, histogram(np.clip(wide, -LARGEST, LARGEST), [("zero", "0", 0.0)]))
+    return _figure(title, wide, histogram(np.clip(wide, -MAX_BYTES, MAX_BYTES), [("zero", "0", 0.0)]))
 
 
 def _figure(title: str, values: NDArray[np.float64], picture: str) -> str:

@@ -13,7 +13,7 @@ from exporter.batchnorm.bundle import Bundle
 from exporter.batchnorm.folded import fold_bundle
 from exporter.errors import OutputError
 from exporter.formats import npy
-from exporter.formats.zip_archive import MOST_MEMBERS
+from exporter.formats.zip_archive import MAX_MEMBERS
 from exporter.formats.zip_writer import stored_zip
 from exporter.targets.shared.arrays import DOCUMENT, split
 from exporter.targets.shared.folded_archive import folded_archive
@@ -31,8 +31,8 @@ def write(bundle: Bundle, options: WriteOptions) -> bytes:
     stems = stems_of(bundle.paths())
     text, arrays = split(bundle, options.vectors, lambda path, name: f"{stems[path]}/{name}")
     arrays |= {f"{stems[layer.path]}/epsilon": ("float64", np.array(layer.epsilon, np.float64)) for layer in bundle}
-    if len(arrays) >= MOST_MEMBERS:
-        raise OutputError(f"expected at most {MOST_MEMBERS} arrays, which can be read back, got {len(arrays)} for {len(bundle)} layers",
+    if len(arrays) >= MAX_MEMBERS:
+        raise OutputError(f"expected at most {MAX_MEMBERS} arrays, which can be read back, got {len(arrays)} for {len(bundle)} layers",
                           hint="write .safetensors or .json")
     members = [(f"{DOCUMENT}.npy", npy.dump(np.frombuffer(text, np.uint8)))]
     for name, (_, values) in arrays.items():

@@ -39,6 +39,6 @@ def test_nothing_of_a_file_reaches_the_terminal_or_the_page_as_it_is():
 
 
 def test_a_page_shows_the_first_rows_of_many():
-    page = make_bundle(*(make_layer(f"bn{number}") for number in range(listing.MOST_ROWS + 7)))._repr_html_()
-    assert page.count("<tr>") == 1 + listing.MOST_ROWS
+    page = make_bundle(*(make_layer(f"bn{number}") for number in range(listing.MAX_ROWS + 7)))._repr_html_()
+    assert page.count("<tr>") == 1 + listing.MAX_ROWS
     assert page.endswith("<p>and 7 more</p>")

@@ -39,7 +39,7 @@ def test_numbers_that_are_none_and_very_small_ones_are_listed():
 
 
 def test_a_page_of_two_models_that_have_nothing_in_common_stays_small(monkeypatch):
-    monkeypatch.setattr(comparison_page, "MOST_DRAWN", 5)
+    monkeypatch.setattr(comparison_page, "MAX_DRAWN", 5)
     mine, theirs = (make_bundle(*(make_layer(f"bn_{number}", seed=seed + number) for number in range(10))) for seed in (0, 100))
     text = written(mine, theirs)
     assert text.count("<svg") == 5

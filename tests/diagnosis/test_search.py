@@ -20,8 +20,6 @@ from tests.make.questions import BATCH_QUESTION, EPSILON_QUESTION, layer_of
 SAMPLE = ROOT / "sample_models" / "encoder_keras3" / "model.keras"
 
 
-
-
 @pytest.fixture(scope="module")
 def model():
     return exporter.read(SAMPLE)

@@ -113,7 +113,7 @@ def test_the_orders_of_a_mistake_are_all_different_ones(channels, shape):
 def test_a_mistake_among_very_many_numbers():
     """Looked for in a sample of them, and found in all."""
     layer = make_layer(shape=(8,), seed=5)
-    rows = 2 * evidence.MOST_SEARCHED // 8
+    rows = 2 * evidence.MAX_SEARCHED // 8
     x = np.random.default_rng(3).normal(0, 2, (rows, 8)).astype(np.float32)
     wrong = layer.replace(epsilon=0.1)(x)
     found = exporter.diagnose(layer, x, wrong)

@@ -61,7 +61,7 @@ def test_inputs_far_away_are_nowhere_near_the_output(tmp_path):
 
 
 def test_unknown_suffixes_are_refused_with_the_known_ones(tmp_path):
-    with pytest.raises(UsageError, match=r"the suffix '\.xyz'") as error:
+    with pytest.raises(UsageError, match=r"unknown suffix '\.xyz'") as error:
         exporter.write(make_bundle(), tmp_path / "out.xyz")
     assert ".json" in error.value.hint
     with pytest.raises(UsageError, match="has no suffix"):

@@ -451,7 +451,7 @@ def test_walking_ahead_finds_the_data(folder):
 
 
 def test_walking_ahead_in_damaged_files_ends(folder):
-    from exporter.formats.hdf5_ahead import MOST_BYTES, walk
+    from exporter.formats.hdf5_ahead import MAX_BYTES, walk
 
     good = (folder / "small.h5").read_bytes()
     random = np.random.default_rng(0)
@@ -461,7 +461,7 @@ def test_walking_ahead_in_damaged_files_ends(folder):
             data[position] = random.choice([0, 1, 255, random.integers(256)])
         file = Announced(bytes(data[: random.integers(96, len(data))]))
         walk(file, 0)
-        assert sum(end - start for start, end in file.announced) <= MOST_BYTES
+        assert sum(end - start for start, end in file.announced) <= MAX_BYTES
 
 
 @needs_fsspec

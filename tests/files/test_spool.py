@@ -67,7 +67,7 @@ def test_what_is_no_content_is_refused(tmp_path, monkeypatch):
     with pytest.raises(exporter.UsageError, match="got a text file object") as error:
         exporter.read(io.StringIO("text"))
     assert "'rb'" in error.value.hint
-    monkeypatch.setattr(spool, "MOST_SPOOLED", 100)
+    monkeypatch.setattr(spool, "MAX_SPOOLED", 100)
     with pytest.raises(exporter.FormatError, match="expected at most 100 bytes, got more"):
         exporter.read(DATA)
 

@@ -249,7 +249,7 @@ def test_deep_groups(made):
 
 def test_total_of_what_is_read(made, monkeypatch):
     file = made(lambda file: file.create_dataset("x", data=np.ones(100, "f4")))
-    monkeypatch.setattr(hdf5_file, "MOST_BYTES", 1000)
+    monkeypatch.setattr(hdf5_file, "MAX_BYTES", 1000)
     file.array("x")
     file.array("x")
     assert "expected at most 1000 bytes of parameters and attributes, got more" in refused(file.array, "x")

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.errors import FormatError
-from exporter.formats.protobuf import DEEPEST, Message, fields, signed, varint
+from exporter.formats.protobuf import MAX_DEPTH, Message, fields, signed, varint
 from tests.make.tensor_files import encode, field
 
 numbers = st.integers(1, (1 << 29) - 1)
@@ -96,7 +96,7 @@ def test_wrong_types_are_refused(ask):
 
 def test_depth_is_bounded():
     message = Message(b"")
-    for _ in range(DEEPEST):
+    for _ in range(MAX_DEPTH):
         message = message.message(1)
     with pytest.raises(FormatError, match="expected messages at most"):
         message.message(1)

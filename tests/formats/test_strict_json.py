@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.errors import FormatError
-from exporter.formats.strict_json import DEEPEST, LONGEST_NUMBER, parse_json
+from exporter.formats.strict_json import MAX_DEPTH, MAX_NUMBER_LENGTH, parse_json
 
 NOT_STRICT = "this is not strict JSON: "  # then orjson's own words
 
@@ -34,10 +34,10 @@ def test_finds_a_repeated_key_whatever_stands_around_it(value, key):
 @pytest.mark.parametrize(("text", "what"), [
     ('{"layers": [], "layers": [1]}', "the key 'layers' occurs more than once in one JSON object"),
     ('{"a\\"b": 1, "a\\u0022b": 2}', "the key 'a\"b' occurs more than once in one JSON object"),
-    ("[" * (DEEPEST + 1) + "]" * (DEEPEST + 1), f"expected JSON nested at most {DEEPEST} levels deep, got more"),
-    ("[" * 100_000, f"expected JSON nested at most {DEEPEST} levels deep, got more"),
-    ('{"a":' * 2000 + "1" + "}" * 2000, f"expected JSON nested at most {DEEPEST} levels deep, got more"),
-    ("1" * (LONGEST_NUMBER + 1), f"expected numbers of at most {LONGEST_NUMBER} characters in the JSON, got a longer one"),
+    ("[" * (MAX_DEPTH + 1) + "]" * (MAX_DEPTH + 1), f"expected JSON nested at most {MAX_DEPTH} levels deep, got more"),
+    ("[" * 100_000, f"expected JSON nested at most {MAX_DEPTH} levels deep, got more"),
+    ('{"a":' * 2000 + "1" + "}" * 2000, f"expected JSON nested at most {MAX_DEPTH} levels deep, got more"),
+    ("1" * (MAX_NUMBER_LENGTH + 1), f"expected numbers of at most {MAX_NUMBER_LENGTH} characters in the JSON, got a longer one"),
     ("1e400", NOT_STRICT),
     ("[NaN]", NOT_STRICT),
     ("-Infinity", NOT_STRICT),
@@ -56,16 +56,16 @@ def test_refusals(text, what):
     assert str(caught.value).startswith(f"model_config: {what}")
 
 
-@pytest.mark.parametrize("length", [LONGEST_NUMBER + 1, 3 * LONGEST_NUMBER])
+@pytest.mark.parametrize("length", [MAX_NUMBER_LENGTH + 1, 3 * MAX_NUMBER_LENGTH])
 def test_a_long_number_is_found_wherever_it_stands(length):
-    for before in range(LONGEST_NUMBER // 8 + 1):  # a part of the characters is looked at first
+    for before in range(MAX_NUMBER_LENGTH // 8 + 1):  # a part of the characters is looked at first
         with pytest.raises(FormatError, match="expected numbers of at most"):
             parse_json(" " * before + "[" + "7" * length + "]", "x")
 
 
 def test_depth_and_number_at_the_limit_are_read():
-    assert parse_json("[" * DEEPEST + "]" * DEEPEST, "x") is not None
-    assert parse_json("0." + "1" * (LONGEST_NUMBER - 2), "x") == pytest.approx(1 / 9)
+    assert parse_json("[" * MAX_DEPTH + "]" * MAX_DEPTH, "x") is not None
+    assert parse_json("0." + "1" * (MAX_NUMBER_LENGTH - 2), "x") == pytest.approx(1 / 9)
 
 
 def test_brackets_and_long_digits_inside_strings_do_not_count():

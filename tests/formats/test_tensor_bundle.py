@@ -247,7 +247,7 @@ def test_a_data_file_that_is_missing_or_short(tmp_path):
 
 
 def test_a_tensor_over_the_limit_is_not_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(tensor_bundle, "LARGEST_TENSOR", 8)
+    monkeypatch.setattr(tensor_bundle, "MAX_TENSOR", 8)
     with opened(damaged(tmp_path)) as checkpoint, pytest.raises(FormatError, match="expected at most 8"):
         checkpoint.read("a/gamma")
 

@@ -223,12 +223,12 @@ def test_unsafe_names_are_ignored_and_said():
 
 
 def test_too_many_members(monkeypatch):
-    monkeypatch.setattr(zip_archive, "MOST_MEMBERS", 20)
+    monkeypatch.setattr(zip_archive, "MAX_MEMBERS", 20)
     assert "expected at most 20 members in 4194304 bytes of directory, got 21" in refused(packed(*((f"{i}", b"") for i in range(21))))
 
 
 def test_a_large_stored_member_is_not_read_through(monkeypatch):
-    monkeypatch.setattr(zip_archive, "LARGEST_CHECKED", 100)
+    monkeypatch.setattr(zip_archive, "MAX_CHECKED", 100)
 
     class Counting(MemoryFile):
         read_bytes = 0

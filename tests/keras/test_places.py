@@ -10,7 +10,7 @@ import exporter
 from exporter.batchnorm.places import Call, Neighbor
 from exporter.commands.export import export
 from exporter.keras.config import is_batch_norm, model_tree, walk
-from exporter.keras.places import MOST_CALLS
+from exporter.keras.places import MAX_CALLS
 from tests.make.configs import layer, norm, sequential
 from tests.make.h5_files import named, parameters, write
 
@@ -151,9 +151,9 @@ def test_a_config_that_contradicts_itself_says_nothing(config):
     assert set(map(tuple, places(config).values())) == {()}
 
 
-@pytest.mark.parametrize("most", [2000, pytest.param(MOST_CALLS, marks=pytest.mark.thorough("much time"))])
+@pytest.mark.parametrize("most", [2000, pytest.param(MAX_CALLS, marks=pytest.mark.thorough("much time"))])
 def test_models_that_double_at_every_level_come_to_an_end(most, monkeypatch):
-    monkeypatch.setattr("exporter.keras.places.MOST_CALLS", most)
+    monkeypatch.setattr("exporter.keras.places.MAX_CALLS", most)
     config = model(source(), called(norm(), ["x"]), outputs=["bn"], name="m0")
     for number in range(1, 40):
         name = f"m{number - 1}"

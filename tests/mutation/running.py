@@ -23,7 +23,7 @@ from tests.mutation.mutants import Mutant
 # What the package and its tests import that is not theirs; it is there once, for all mutants.
 IMPORTED = ("pytest", "numpy", "h5py", "hypothesis", "jsonschema", "orjson", "google_crc32c", "fsspec", "onnx", "zipfile",
             "http.server")
-MOST_TESTS, MOST_FILES, MOST_OF_ONE, MOST_SECONDS = 25, 8, 3, 20.0  # that a mutant is first tried with
+MAX_TESTS, MAX_FILES, MAX_OF_ONE, MAX_SECONDS = 25, 8, 3, 20.0  # that a mutant is first tried with
 DEEP_TESTS, DEEP_SECONDS = 400, 90.0  # and then, if asked for
 OUTPUT = "output.txt"  # of the last tests, in a copy of the tree
 GATHERING = "an error where the tests are gathered"
@@ -115,9 +115,9 @@ def stages(mutant: Mutant, covering: Covering, is_deep: bool) -> list[list[str]]
         file, function = test.split("::")[0], test.split("[")[0]
         functions[function] = functions.get(function, 0) + 1
         is_near = file == near
-        if len(first) == MOST_TESTS or functions[function] > MOST_OF_ONE or (len(first) > MOST_TESTS // 2 and is_near):
+        if len(first) == MAX_TESTS or functions[function] > MAX_OF_ONE or (len(first) > MAX_TESTS // 2 and is_near):
             continue
-        if (file in files or len(files) < MOST_FILES) and seconds + covering.seconds[test] <= MOST_SECONDS:
+        if (file in files or len(files) < MAX_FILES) and seconds + covering.seconds[test] <= MAX_SECONDS:
             files.add(file)
             seconds += covering.seconds[test]
             first.append(test)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import exporter
 from exporter.commands.diagnose import diagnose
 from exporter.commands.export import export
 from exporter.commands.verify import verify
-from exporter.errors import LONGEST_MESSAGE, LayerError, UnresolvedError, by_reason
+from exporter.errors import MAX_MESSAGE_LENGTH, LayerError, UnresolvedError, by_reason
 from tests.make.h5_files import named, parameters, write
 from tests.make.v3_files import norm, sequential
 
@@ -85,7 +86,7 @@ def test_a_diagnosis_goes_on(bad, run):
     right = exporter.read(bad[0], skip_unresolved=True)["good"](np.float32([[1, 2, 3]]))
     code, out, err = run(diagnose, bad[0], "--input", "1,2,3", "--output", ",".join(map(str, right.ravel())))
     assert (code, out.split()[0]) == (0, "good:")
-    assert "is skipped: moving_variance[1] is -0.126000002 and epsilon 0.01: nothing can be divided by the root of their sum" in err
+    assert re.search(f"warning: bad is skipped: .*{bad[1][2]}", err)
     code, _, err = run(diagnose, bad[0], "--layer", "bad", "--input", "1,2,3", "--output", "1,2,3")
     assert code == 1
     assert "error: bad: " in err
@@ -113,9 +114,9 @@ def test_a_reason_is_said_once_and_whole():
     assert by_reason([("a", "x"), ("b", "y"), ("c", "x")]) == "a, c: x; b: y"
     many = [(f"block_{number}/bn", f"reason {number % 40} " + "of some length " * 3) for number in range(400)]
     said = by_reason(many)
-    assert len(said) < LONGEST_MESSAGE
+    assert len(said) < MAX_MESSAGE_LENGTH
     assert said.startswith("block_0/bn, block_40/bn, block_80/bn, block_120/bn, block_160/bn and 5 more: reason 0 of some length")
     assert said.endswith(" more for other reasons")
     long = by_reason([("p" * 70 + str(number), "give the architecture " * 15) for number in range(9)])
     assert long.endswith("give the architecture ")
-    assert len(long) < LONGEST_MESSAGE
+    assert len(long) < MAX_MESSAGE_LENGTH

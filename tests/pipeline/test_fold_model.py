@@ -317,7 +317,7 @@ def test_in_a_child_and_here_it_is_the_same(tmp_path):
 
 
 def test_more_numbers_than_any_model_has_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(limits, "MOST_NUMBERS", 40)
+    monkeypatch.setattr(limits, "MAX_NUMBERS", 40)
     with pytest.raises(exporter.UnsupportedError, match="the kernels before its batch norms have more than 40 numbers"):
         exporter.fold_model(model(tmp_path / "m.h5", conv(), weights()))
 
@@ -331,7 +331,7 @@ def loaded(path):
 def test_only_the_kernels_of_layers_that_are_wanted_are_read(tmp_path, monkeypatch):
     inner = [conv("c"), norm("n1"), conv("c_1"), norm("n2")]
     path = nested(tmp_path, inner, ["c", "c_1"])
-    monkeypatch.setattr(limits, "MOST_NUMBERS", 60)
+    monkeypatch.setattr(limits, "MAX_NUMBERS", 60)
     with pytest.raises(exporter.UnsupportedError, match="more than 60 numbers"):
         exporter.fold_model(path)
     assert only(exporter.fold_model(path, layers="inner/n2")).path == "inner/c_1"

@@ -130,7 +130,7 @@ def test_several_models_are_named_and_none_is_read(tmp_path):
     assert "this zip archive contains 2 models" in what
     assert hint == "unpack it and give one of them"
     what, _ = refusal(archive(tmp_path / "many.zip", {f"{i}.h5": H5 for i in range(40)}))
-    assert f"holds {inside.MOST_MODELS} or more models" in what
+    assert f"contains {inside.MAX_MODELS} or more models" in what
 
 
 def test_a_bundle_beside_its_model_is_none(tmp_path):
@@ -159,7 +159,7 @@ def test_the_error_of_the_model_inside_says_where(tmp_path):
 
 
 def test_too_many_files(tmp_path, monkeypatch):
-    monkeypatch.setattr(inside, "MOST_FILES", 3)
+    monkeypatch.setattr(inside, "MAX_FILES", 3)
     for number in range(4):
         (tmp_path / f"{number}.txt").write_text("x")
     assert "more than 3 files" in refusal(tmp_path)[0]
@@ -187,7 +187,7 @@ def test_a_place_in_an_archive():
 
 def test_what_is_inflated_is_limited_in_all(monkeypatch):
     root = place({name: bytes(1000) for name in "abc"}, zipfile.ZIP_DEFLATED)
-    monkeypatch.setattr(zip_place, "LARGEST_INFLATED", 2500)
+    monkeypatch.setattr(zip_place, "MAX_INFLATED", 2500)
     for name in "aab":
         with root.child(name).open() as file:
             assert file.read() == bytes(1000)

@@ -140,14 +140,14 @@ def test_limits_hold_for_each_file(zoo, pool, monkeypatch):
         read(pool, zoo / "m3.json")
 
 
-@pytest.mark.parametrize("name", ["MOST_FILES", "MOST_GROWTH"])
+@pytest.mark.parametrize("name", ["MAX_FILES", "MAX_GROWTH"])
 def test_one_that_has_read_enough_or_has_grown_is_replaced(zoo, pool, monkeypatch, name):
-    monkeypatch.setattr(readers, name, 2 if name == "MOST_FILES" else -(1 << 40))
+    monkeypatch.setattr(readers, name, 2 if name == "MAX_FILES" else -(1 << 40))
     seen = set()
     for number in range(4):
         read(pool, zoo / f"m{number}.json")
         seen.update(idle(pool))
-    assert len(seen) == (2 if name == "MOST_FILES" else 0)
+    assert len(seen) == (2 if name == "MAX_FILES" else 0)
 
 
 def test_what_the_user_did_not_say_is_no_damage(tmp_path, pool):

@@ -291,15 +291,15 @@ def test_the_limit_holds_of_documents(tmp_path, monkeypatch):
     bundle = mixed()
     exporter.write(bundle, tmp_path / "b.json")
     count = sum(values.size for layer in bundle for values in layer.parameters().values())
-    monkeypatch.setattr("exporter.batchnorm.gate.MOST_NUMBERS", count)
+    monkeypatch.setattr("exporter.batchnorm.gate.MAX_NUMBERS", count)
     assert exporter.load(tmp_path / "b.json") == bundle
-    monkeypatch.setattr("exporter.batchnorm.gate.MOST_NUMBERS", count - 1)
+    monkeypatch.setattr("exporter.batchnorm.gate.MAX_NUMBERS", count - 1)
     with pytest.raises(FormatError, match=f"expected at most {count - 1} numbers in all batch norms"):
         exporter.load(tmp_path / "b.json")
 
 
 def test_a_document_of_very_many_values_is_refused_before_it_is_parsed(tmp_path, monkeypatch):
     (tmp_path / "b.json").write_text('{"format": "bn-bundle", "version": 1, "layers": [' + "0," * 3000 + "0]}")
-    monkeypatch.setattr("exporter.sources.bundle.MOST_VALUES", 3000)
+    monkeypatch.setattr("exporter.sources.bundle.MAX_VALUES", 3000)
     with pytest.raises(FormatError, match=r"b.json: the bundle: expected at most 3000 values in the JSON, got 3002 commas"):
         exporter.load(tmp_path / "b.json")

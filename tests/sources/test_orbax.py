@@ -183,5 +183,5 @@ def test_a_step_in_a_zip_archive(tmp_path, monkeypatch):
             if file.is_file():
                 archive.write(file, str(file.relative_to(run.parent)))
     assert exporter.read(tmp_path / "run.zip").digest() == exporter.read(run).digest()
-    monkeypatch.setattr(ocdbt, "MOST_FAR_AWAY", 500)
+    monkeypatch.setattr(ocdbt, "MAX_FAR_AWAY", 500)
     assert "expected a remote checkpoint of at most 500 bytes, got more" in refusal(tmp_path / "run.zip", FormatError)

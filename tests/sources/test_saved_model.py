@@ -161,7 +161,6 @@ def test_bad_metadata(tmp_path, text, what):
     with pytest.raises(FormatError) as caught:
         read(write(tmp_path, separate={1: text}))
 
-
     assert re.search(what, str(caught.value))
 
 

@@ -273,6 +273,7 @@ def test_manifests_that_make_no_sense(model):
     assert "lists no weights" in said(lambda value: value.pop("weightsManifest"))
     assert "no paths or no weights" in said(lambda value: value.update(weightsManifest=[{}]))
     assert "two weights are named 'bn/gamma'" in said(lambda value: entries(value)[1].update(name="bn/gamma"))
+
     def listed_again(value):
         value["weightsManifest"].append({"paths": value["weightsManifest"][0]["paths"], "weights": []})
 

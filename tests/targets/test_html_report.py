@@ -91,7 +91,7 @@ def test_five_hundred_layers_stay_below_three_megabytes_and_say_what_is_left_out
     parsed = Page(page)
     held = [attributes for tag, attributes in parsed.tags if tag == "div" and attributes.get("class") == "channels"]
     assert 0 < len(held) < 500
-    assert sum(len(each["data-numbers"]) for each in held) <= channel_data.MOST_BYTES
+    assert sum(len(each["data-numbers"]) for each in held) <= channel_data.MAX_BYTES
     said = r"The numbers of its ([\d\u202f]+) channels? are left out: this page has those of (\d+) of 500 layers"
     left = re.findall(said, "".join(parsed.text))
     assert len(left) == 500 - len(held)
@@ -110,7 +110,7 @@ def test_the_page_holds_the_numbers_of_each_channel_bit_for_bit(dtype):
 
 
 def test_layers_that_something_is_said_of_come_first_where_there_is_no_room_for_all(monkeypatch):
-    monkeypatch.setattr(channel_data, "MOST_BYTES", 100)
+    monkeypatch.setattr(channel_data, "MAX_BYTES", 100)
     sound = make_layer("sound", shape=(3,)).replace(moving_variance=np.ones(3, np.float32), gamma=np.ones(3, np.float32))
     dead = sound.replace(path="dead", gamma=np.zeros(3, np.float32))
     text = "".join(Page(write(make_bundle(sound, dead))).text)

@@ -16,7 +16,7 @@ import exporter
 from exporter.batchnorm import vectors
 from exporter.errors import MissingExtra, OutputError
 from exporter.targets import SUFFIXES, c_header, onnx_model, target_for
-from exporter.targets.shared.identifiers import LONGEST_STEM, identifiers
+from exporter.targets.shared.identifiers import MAX_STEM_LENGTH, identifiers
 from exporter.targets.shared.options import WriteOptions
 from tests.make.layers import ROOT, make_bundle, make_layer, mixed
 
@@ -407,7 +407,7 @@ def test_what_float_cannot_fold_is_refused(change):
 def test_any_path_gives_an_identifier_of_its_own(tmp_path):
     stems = identifiers(NASTY)
     assert len(set(stems)) == len(NASTY)
-    assert all(len(stem) <= LONGEST_STEM for stem in stems)
+    assert all(len(stem) <= MAX_STEM_LENGTH for stem in stems)
     bundle = make_bundle(*(make_layer(path, seed=i) for i, path in enumerate(NASTY)))
     data = c_header.write(bundle.replace(origin=exporter.read(CONFORMANCE).origin), WriteOptions())
     (tmp_path / "layers.h").write_bytes(data)

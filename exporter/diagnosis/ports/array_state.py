@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from exporter.files.place import Place
 
 OURS = "bn-bundle"
-LARGEST = 4 << 30  # bytes of a file; of a .npz only the arrays that a batch norm may have are read
+MAX_BYTES = 4 << 30  # bytes of a file; of a .npz only the arrays that a batch norm may have are read
 TENSORS = {"F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "|i1", "U8": "|u1"}
 
 
@@ -63,7 +63,7 @@ def read(place: Place) -> Port:
     from exporter.formats.msgpack import parse
 
     arrays: dict[str, NDArray[Any]] = {}
-    gather(parse(place.read(LARGEST), place.name), "", arrays, lambda value: value if isinstance(value, np.ndarray) else None)
+    gather(parse(place.read(MAX_BYTES), place.name), "", arrays, lambda value: value if isinstance(value, np.ndarray) else None)
     return port_of(arrays, place.name)
 
 
@@ -74,7 +74,7 @@ def npz_arrays(place: Place) -> dict[str, NDArray[Any]]:
     with place.open() as file:
         archive = Archive(file)
         names = [member.name.removesuffix(".npy") for member in archive.members]
-        return {name: _npy(archive.read(f"{name}.npy", LARGEST), f"{place.name}: {printable(name, 80)}") for name in names
+        return {name: _npy(archive.read(f"{name}.npy", MAX_BYTES), f"{place.name}: {printable(name, 80)}") for name in names
                 if parted(name)[1] is not None or ("/" not in name and "." not in name)}
 
 
@@ -102,7 +102,7 @@ def _npy(data: bytes, where: str) -> NDArray[Any]:
 def _safetensors(place: Place) -> Port:
     from exporter.formats.safetensors import parse
 
-    metadata, tensors = parse(place.read(LARGEST))
+    metadata, tensors = parse(place.read(MAX_BYTES))
     arrays = {}
     for name, tensor in tensors.items():
         if tensor.dtype not in TENSORS:

@@ -14,7 +14,7 @@ from exporter.errors import FormatError, printable
 if TYPE_CHECKING:
     from exporter.files.place import Place
 
-LARGEST = 256 << 20  # bytes
+MAX_BYTES = 256 << 20  # bytes
 _ARRAY = re.compile(r"\bconst\s+(float|double)\s+(\w+)_(" + "|".join(PARAMETERS) + r")\s*\[\s*\d*\s*\][^={;]*=\s*\{([^}]*)\}")
 _EPSILON = re.compile(r"\bconst\s+(?:float|double)\s+(\w+)_epsilon\s*=\s*([^;]+);")
 _COMMENT = re.compile(r"/\*(.*?): shape [^*]*?\*/\s*enum \{ (\w+)_channels", re.DOTALL)
@@ -29,7 +29,7 @@ def claims(place: Place) -> bool:
 
 def read(place: Place) -> Port:
     """The layers of a header, in its order. Raises: FormatError."""
-    text = place.read(LARGEST).decode("utf-8", "replace")
+    text = place.read(MAX_BYTES).decode("utf-8", "replace")
     paths = {stem: _unescaped(path.strip()) for path, stem in _COMMENT.findall(text)}
     code = _COMMENTS.sub(" ", text)
     epsilons = {stem: _number(word, f"{place.name}: {stem}_epsilon") for stem, word in _EPSILON.findall(code)}

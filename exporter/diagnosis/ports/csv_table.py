@@ -17,7 +17,7 @@ from exporter.errors import FormatError, printable
 if TYPE_CHECKING:
     from exporter.files.place import Place
 
-LARGEST = 256 << 20  # bytes
+MAX_BYTES = 256 << 20  # bytes
 NEEDED = ("moving_mean", "moving_variance")
 FORMULA = re.compile(r"\s*[=+\-@＝＋－＠]|[\t\r\n]")  # a path that begins so has an apostrophe in front, for spreadsheets
 
@@ -34,7 +34,7 @@ def claims(place: Place) -> bool:
 def read(place: Place) -> Port:
     """The layers of a table, in the order of their first rows. Raises: FormatError."""
     try:
-        text = place.read(LARGEST).decode("utf-8-sig")
+        text = place.read(MAX_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError:
         raise FormatError("expected UTF-8 text", where=place.name) from None
     try:

@@ -14,15 +14,15 @@ from exporter.errors import FormatError, UnsupportedError, printable
 if TYPE_CHECKING:
     from exporter.files.place import Place
 
-LARGEST = 64 << 20  # bytes
+MAX_BYTES = 64 << 20  # bytes
 EPSILON = ("epsilon", "eps")
 
 
 def claims(place: Place) -> bool:
     """A JSON object that names statistics; a bundle, a config or a list of shards does not reach so far."""
-    if place.head(4096).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] != b"{" or place.size() > LARGEST:
+    if place.head(4096).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] != b"{" or place.size() > MAX_BYTES:
         return False
-    data = place.read(LARGEST)
+    data = place.read(MAX_BYTES)
     if any(word in data for word in (b'"bn-bundle"', b'"class_name"', b'"weight_map"', b'"modelTopology"', b'"weightsManifest"')):
         return False
     return any(f'"{name}"'.encode() in data for role in STATISTICS for name, of in ROLE_OF.items() if of == role)
@@ -32,7 +32,7 @@ def read(place: Place) -> Port:
     """The layers of the object. Raises: FormatError, UnsupportedError."""
     from exporter.formats.strict_json import parse_json
 
-    content = parse_json(place.read(LARGEST).removeprefix(b"\xef\xbb\xbf"), place.name)
+    content = parse_json(place.read(MAX_BYTES).removeprefix(b"\xef\xbb\xbf"), place.name)
     found = [layer for path, each in _objects(content, "") if (layer := _layer(path, each, place.name)) is not None]
     if not found:
         raise UnsupportedError("expected an object with mean and variance, and with gamma, beta and epsilon where there are any",

@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
     from exporter.files.place import Place
 
-LARGEST = 2 << 30  # bytes; no protobuf is larger
+MAX_BYTES = 2 << 30  # bytes; no protobuf is larger
 DEFAULT_EPSILON = float(np.float32(1e-5))
 OPERATOR = "BatchNormalization"
 STORED = {1: "<f4", 10: "<f2", 11: "<f8", 16: "<u2", 7: "<i8"}  # TensorProto.DataType: what raw_data holds
 BFLOAT16, EXTERNAL = 16, 1
-WIDE = {1: (4, "<f4"), 11: (10, "<f8")}  # of a type: the field of numbers that are not raw, and how they are packed
+TYPED_FIELDS = {1: (4, "<f4"), 11: (10, "<f8")}  # of a type: the field of numbers that are not raw, and how they are packed
 
 
 class ModelProto:
@@ -60,14 +60,14 @@ def claims(place: Place) -> bool:
     if len(head) < 3 or head[0] != 0x08 or not 3 <= head[1] <= 100:
         return False
     try:
-        return ModelProto.GRAPH in Message(place.read(LARGEST), place.name)
+        return ModelProto.GRAPH in Message(place.read(MAX_BYTES), place.name)
     except FormatError:
         return False
 
 
 def read(place: Place) -> Port:
     """The batch norms of the main graph, its subgraphs and its functions. Raises: FormatError, UnsupportedError where there is none."""
-    model = Message(place.read(LARGEST), place.name)
+    model = Message(place.read(MAX_BYTES), place.name)
     graph = model.message(ModelProto.GRAPH)
     layers: list[Ported] = []
     notes: list[str] = []
@@ -129,8 +129,8 @@ def _values(tensor: Message, name: str, where: str) -> NDArray[Any]:
         return np.zeros(0)
     if TensorProto.RAW_DATA in tensor:
         values = np.frombuffer(_whole(tensor.raw(TensorProto.RAW_DATA), STORED[kind], place), STORED[kind])
-    elif kind in WIDE:
-        values = np.frombuffer(tensor.packed(WIDE[kind][0], np.dtype(WIDE[kind][1]).itemsize), WIDE[kind][1])
+    elif kind in TYPED_FIELDS:
+        values = np.frombuffer(tensor.packed(TYPED_FIELDS[kind][0], np.dtype(TYPED_FIELDS[kind][1]).itemsize), TYPED_FIELDS[kind][1])
     else:  # half types are kept as the bits in an int32 each
         values = np.array(tensor.integers(TensorProto.INT32_DATA), "<i4").astype("<u2").view(STORED[kind])
     if values.size != math.prod(shape):

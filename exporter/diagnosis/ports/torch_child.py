@@ -13,7 +13,7 @@ from typing import Any
 
 MEMORY = 4 << 30  # bytes of address space beyond what torch itself takes and four times the file
 CPU_SECONDS = 100
-MOST_CHANNELS = 1 << 20
+MAX_CHANNELS = 1 << 20
 REFUSED, DAMAGED = 3, 4
 
 
@@ -41,7 +41,7 @@ def _tensors(content: Any, path: str) -> Iterator[tuple[str, Any]]:
     if isinstance(content, dict):
         for key, value in content.items():
             yield from _tensors(value, f"{path}.{key}" if path else str(key))
-    elif hasattr(content, "detach") and content.numel() <= MOST_CHANNELS:
+    elif hasattr(content, "detach") and content.numel() <= MAX_CHANNELS:
         yield path, content.detach()
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from exporter.files.place import Place
 
 LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # the magic number of torch.save before 1.6, pickled
-LONGEST_HEAD = 1 << 12  # bytes
+MAX_HEAD_LENGTH = 1 << 12  # bytes
 SECONDS = 120
 REFUSED, DAMAGED = 3, 4  # exit statuses of the child
 TENSORS = {"F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8", "I64": "<i8"}
@@ -30,7 +30,7 @@ TENSORS = {"F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8", "I64": "<i8"
 
 def claims(place: Place) -> bool:
     """A zip whose first member is NAME/data.pkl, or the magic number of the older form."""
-    head = place.head(LONGEST_HEAD)
+    head = place.head(MAX_HEAD_LENGTH)
     name = head[30:30 + int.from_bytes(head[26:28], "little")]  # APPNOTE 4.3.7: the first member, which torch.save writes first
     return head.startswith(LEGACY) or (head.startswith(b"PK\3\4") and name.endswith(b"/data.pkl"))
 

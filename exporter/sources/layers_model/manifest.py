@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exporter.batchnorm.gate import MOST_CHANNELS
+from exporter.batchnorm.gate import MAX_CHANNELS
 from exporter.errors import FormatError, UnsupportedError, names, printable
 from exporter.sources.keras_v3.groups import VARIABLES
 
@@ -95,8 +95,8 @@ class Weights:
         weight = self.by_name[name]
         if weight.dtype != "float32":
             raise FormatError(f"expected type float32, got {printable(weight.dtype, 40)}", where=name)
-        if math.prod(weight.shape) > MOST_CHANNELS:
-            raise FormatError(f"expected at most {MOST_CHANNELS} values, got shape {list(weight.shape)}", where=name)
+        if math.prod(weight.shape) > MAX_CHANNELS:
+            raise FormatError(f"expected at most {MAX_CHANNELS} values, got shape {list(weight.shape)}", where=name)
         stored = {None: "<f4", "float16": "<f2", "uint8": "u1", "uint16": "<u2"}[weight.quantized]
         values = np.frombuffer(self._bytes(weight), stored).reshape(weight.shape)
         if weight.quantization and weight.quantized != "float16":

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from exporter.keras.kernels import Feeding
 
-MOST_NUMBERS = 1 << 27  # of all kernels of a model: 512 MiB in float32; those of ResNet-152 are 2^26
+MAX_NUMBERS = 1 << 27  # of all kernels of a model: 512 MiB in float32; those of ResNet-152 are 2^26
 
 
 class Weight(NamedTuple):
@@ -27,7 +27,7 @@ class Weight(NamedTuple):
 
 
 class Kernels:
-    """Gathers the kernels of a model, which together are no more than MOST_NUMBERS."""
+    """Gathers the kernels of a model, which together are no more than MAX_NUMBERS."""
 
     def __init__(self) -> None:
         self._numbers = 0
@@ -52,8 +52,8 @@ class Kernels:
         if len(dtypes) != 1 or kernel.dtype not in HELD_IN:
             return f"the kernel of {name}, which feeds it, is stored as {kernel.dtype or 'whole numbers or something else'}"
         self._numbers += math.prod(kernel.shape) + count
-        if self._numbers > MOST_NUMBERS:
-            raise UnsupportedError(f"the kernels before its batch norms have more than {MOST_NUMBERS} numbers",
+        if self._numbers > MAX_NUMBERS:
+            raise UnsupportedError(f"the kernels before its batch norms have more than {MAX_NUMBERS} numbers",
                                    hint="--layers folds some of them; exporter.fold takes any kernel")
         return _read(feeding, channels, kernel, bias)
 

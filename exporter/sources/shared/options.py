@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from exporter.batchnorm.stored import Stored
     from exporter.files.place import Place
 
-LARGEST_EPSILON = 3.4e38  # what fits float32
+MAX_EPSILON = 3.4e38  # what fits float32
 
 
 def to_nobody(layer: Stored) -> None:
@@ -76,6 +76,6 @@ def epsilon_by_glob(epsilon: float | Mapping[str, float] | None) -> tuple[tuple[
     """ReadOptions.epsilon of one value for all layers, or of {glob: value}. Raises UsageError for what is no epsilon."""
     table = epsilon if isinstance(epsilon, Mapping) else {} if epsilon is None else {"*": epsilon}
     for glob, value in table.items():
-        if isinstance(value, str) or not 0 <= float(value) < LARGEST_EPSILON:
+        if isinstance(value, str) or not 0 <= float(value) < MAX_EPSILON:
             raise UsageError(f"expected a finite epsilon of 0 or more, got {value!r} for {glob!r}")
     return tuple((glob, float(value)) for glob, value in table.items())

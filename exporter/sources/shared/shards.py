@@ -15,7 +15,7 @@ from exporter.formats.strict_json import parse_json
 if TYPE_CHECKING:
     from exporter.formats.hdf5_file import File
 
-MOST_SHARDS = 500  # all are open at once
+MAX_SHARDS = 500  # all are open at once
 
 VARIABLES = "vars"  # the group of a layer's own variables
 _SHARD = re.compile(r"(.*_)([0-9]{5})(\.weights\.h5)", re.DOTALL)
@@ -62,8 +62,8 @@ def _listed(weight_map: dict[str, Any]) -> list[str]:
     if None in parts or len(bases) != 1:
         raise FormatError(f"these shards were not saved together: {names(sorted(set(map(str, values))))}")
     last = max(int(part[2]) for part in parts if part)
-    if last >= MOST_SHARDS:
-        raise UnsupportedError(f"expected at most {MOST_SHARDS} shards, got {last + 1}", hint="save with a larger max_shard_size")
+    if last >= MAX_SHARDS:
+        raise UnsupportedError(f"expected at most {MAX_SHARDS} shards, got {last + 1}", hint="save with a larger max_shard_size")
     return [f"{base}{number:05}.weights.h5" for base in bases for number in range(last + 1)]
 
 

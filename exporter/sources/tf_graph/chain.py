@@ -24,8 +24,8 @@ SAME = frozenset({"Identity", "Cast", "StopGradient"})
 ARITHMETIC = ADDITIONS | DIVISIONS | SAME | {"Mul", "Sub", "Neg", "Reciprocal", "Inv"}
 ROOTS = frozenset({"Rsqrt", "Sqrt", "Pow"})
 POWERS = {0.5: "Sqrt", -0.5: "Rsqrt"}
-WIDEST_CONE = 64
-MOST_TERMS = 8
+MAX_CONE_WIDTH = 64
+MAX_TERMS = 8
 
 
 class Term(NamedTuple):
@@ -101,7 +101,7 @@ def _rank(source: Traced) -> int | None:
 
 
 def inner(value: Value) -> Value:
-    for _ in range(WIDEST_CONE):
+    for _ in range(MAX_CONE_WIDTH):
         node = value.node
         if node is None or node.op not in SAME:
             break
@@ -123,7 +123,7 @@ class _Cone:
         queue, seen = [self.root], {self.root.name}
         for node in queue:
             for user in self.users.get(node.name, ()):
-                if user.op in ARITHMETIC and user.name not in seen and len(seen) < WIDEST_CONE:
+                if user.op in ARITHMETIC and user.name not in seen and len(seen) < MAX_CONE_WIDTH:
                     seen.add(user.name)
                     queue.append(user)
                     yield user
@@ -146,7 +146,7 @@ class _Cone:
         """The sum that a member of the cone computes, None where it is something else."""
         if node.name not in self._terms:
             self._terms[node.name] = None  # an op that uses its own output, as only a broken graph has it, is nothing
-            self._terms[node.name] = self._compute(node, depth) if depth < WIDEST_CONE else None
+            self._terms[node.name] = self._compute(node, depth) if depth < MAX_CONE_WIDTH else None
         return self._terms[node.name]
 
     def _compute(self, node: Node, depth: int) -> tuple[Term, ...] | None:
@@ -168,7 +168,7 @@ class _Cone:
         if one is None or other is None:
             return None
         both = (*one, *(_negated(other) or ())) if node.op == "Sub" else (*one, *other)
-        return both if len(both) <= MOST_TERMS else None
+        return both if len(both) <= MAX_TERMS else None
 
     def _divides(self, value: Value) -> bool:
         """Whether a value is the square root itself."""
@@ -262,7 +262,7 @@ def _negated(terms: tuple[Term, ...] | None) -> tuple[Term, ...] | None:
 
 
 def _product(one: tuple[Term, ...] | None, other: tuple[Term, ...] | None) -> tuple[Term, ...] | None:
-    if one is None or other is None or len(one) * len(other) > MOST_TERMS:
+    if one is None or other is None or len(one) * len(other) > MAX_TERMS:
         return None
     if any((a.root and b.root) or (a.x is not None and b.x is not None) for a in one for b in other):
         return None

@@ -19,7 +19,7 @@ from exporter.sources.tf_graph.values import Constant, Filled, Parameter, Parts,
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-MOST_VALUES = 1 << 20
+MAX_VALUES = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -87,7 +87,7 @@ def _stored(role: str, source: Parameter, read: Read) -> Values:
     found = _whole(source, read)
     if found is None:
         raise Unresolved(f"the file contains no value of its {role}, the variable {printable(source.name)}")
-    if found.values.size > MOST_VALUES:
+    if found.values.size > MAX_VALUES:
         raise Unresolved(f"its {role} has {found.values.size} values")
     return dataclasses.replace(found, values=_reshaped(role, found.values, source.shaping))
 
@@ -97,8 +97,8 @@ def _whole(source: Variable | Constant | Parts, read: Read) -> Values | None:
         return read(source)
     if isinstance(source, Constant):
         tensor = source.node.tensor()
-        return (Values(tensor.array(), tensor.dtype.name) if tensor.size <= MOST_VALUES
-                else Values(np.zeros(MOST_VALUES + 1, "f4"), "float32"))
+        return (Values(tensor.array(), tensor.dtype.name) if tensor.size <= MAX_VALUES
+                else Values(np.zeros(MAX_VALUES + 1, "f4"), "float32"))
     names = [part.name for part in source.parts]
     whole = read(Variable(source.name, source.name)) if names == [f"{source.name}/part_{n}" for n in range(len(names))] else None
     if whole is not None:
@@ -136,7 +136,7 @@ def _aligned(norm: GraphNorm, arrays: dict[str, NDArray[Any]]) -> tuple[tuple[in
     except ValueError:
         shapes = ", ".join(f"{name} {list(values.shape)}" for name, values in arrays.items())
         raise Unresolved(f"its parameters have different shapes: {shapes}") from None
-    if math.prod(whole) > MOST_VALUES or 0 in whole:
+    if math.prod(whole) > MAX_VALUES or 0 in whole:
         raise Unresolved(f"its parameters have the shape {list(whole)}")
     wide = [number for number, size in enumerate(whole) if size != 1]
     if norm.axis is not None:

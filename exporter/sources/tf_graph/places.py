@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 KERNELS = {"Conv2D": 3, "Conv3D": 4, "MatMul": 1, "DepthwiseConv2dNative": None, "Conv2DBackpropInput": 2}
 PARTS_OF_LAYERS = frozenset({"Squeeze", "Reshape", "Transpose", "BatchToSpaceND", "BatchToSpace"})  # of a Conv1D, a dilated one, ...
 SHAPES = frozenset({"Shape", "ShapeN", "Size", "Rank"})  # they read no numbers
-LONGEST = 100
+MAX_LENGTH = 100
 
 
 class Norm(Protocol):
@@ -106,7 +106,7 @@ class _Look:
 
     def _source(self, body: Body, node: Node) -> Node | None:
         """The op behind the first input of one, seen through what changes no number; None where another body computes it."""
-        for _ in range(LONGEST):
+        for _ in range(MAX_LENGTH):
             found = body.nodes.get(node.inputs[0].node) if node.inputs else None
             if found is None or found.op not in PASSES:
                 return found

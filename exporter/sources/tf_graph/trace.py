@@ -26,12 +26,12 @@ from exporter.sources.tf_graph.values import (
     operand,
 )
 
-DEEPEST_CALL = 64
-DEEPEST_TRACE = 40
-MOST_FRAMES = 20_000
-LONGEST_TRACE = 10_000
-WIDEST_SEARCH = 2_000
-WIDEST_STATISTIC = 200
+MAX_CALL_DEPTH = 64
+MAX_TRACE_DEPTH = 40
+MAX_FRAMES = 20_000
+MAX_TRACE_LENGTH = 10_000
+MAX_SEARCH_WIDTH = 2_000
+MAX_STATISTIC_WIDTH = 200
 TOO_LONG = "a chain of ops too long to follow"
 
 PASSES = frozenset({"Identity", "RefIdentity", "ReadVariableOp", "Switch", "RefSwitch", "Enter", "RefEnter", "Exit", "Snapshot",
@@ -50,6 +50,7 @@ SIZES = frozenset({"Shape", "Size", "Rank"})
 WRITES = frozenset({"Assign", "AssignAdd", "AssignSub"})  # of reference variables: what they give is the variable
 FUSED = re.compile(r"_?FusedBatchNorm(V2|V3|Ex)?")
 REPLICA = re.compile(r"(.+)/replica_\d+")  # MirroredStrategy: copies of a variable, which no checkpoint contains
+
 
 class Tracer:
     """Follows values of one graph.
@@ -87,8 +88,8 @@ class Tracer:
         key = frame, node.name, function
         found = self._frames.get(key)
         if found is None:
-            if frame.depth >= DEEPEST_CALL or len(self._frames) >= MOST_FRAMES:
-                raise FormatError(f"expected function calls at most {DEEPEST_CALL} deep and {MOST_FRAMES} in number, got more",
+            if frame.depth >= MAX_CALL_DEPTH or len(self._frames) >= MAX_FRAMES:
+                raise FormatError(f"expected function calls at most {MAX_CALL_DEPTH} deep and {MAX_FRAMES} in number, got more",
                                   where=node.where)
             found = self._frames[key] = Frame(self.graph.function(function), frame, node, first)
         return found
@@ -98,13 +99,13 @@ class Tracer:
         found = self._memo.get(value)
         if found is None:
             self._depth += 1  # of all the ways in which one value leads to another: a broken graph may lead in circles
-            found = self._memo[value] = self._trace(value) if self._depth <= DEEPEST_TRACE else Opaque(TOO_LONG, value)
+            found = self._memo[value] = self._trace(value) if self._depth <= MAX_TRACE_DEPTH else Opaque(TOO_LONG, value)
             self._depth -= 1
         return found
 
     def _trace(self, value: Value) -> Traced:
         shaping: list[tuple[str, tuple[int, ...]]] = []
-        for _ in range(LONGEST_TRACE):
+        for _ in range(MAX_TRACE_LENGTH):
             node = value.node
             if node is None:
                 found = self._argument(value)
@@ -141,7 +142,7 @@ class Tracer:
         if number is None or number >= len(results):
             return False
         value = Value(frame, results[number])
-        for _ in range(LONGEST_TRACE):
+        for _ in range(MAX_TRACE_LENGTH):
             node = value.node
             if node is None:
                 return value.output.node == argument
@@ -279,7 +280,7 @@ class Tracer:
             new = [one for one in inputs if one not in seen]
             seen.update(new)
             queue += new
-            if len(queue) > WIDEST_STATISTIC:
+            if len(queue) > MAX_STATISTIC_WIDTH:
                 return []
         return found if any(isinstance(leaf, Moment) for leaf in found) else []
 
@@ -303,7 +304,7 @@ class Tracer:
 
     def _near(self, value: Value) -> Iterator[Node | None]:
         """A node and what it is computed from, through the ops that sizes go through."""
-        for _ in range(DEEPEST_CALL):
+        for _ in range(MAX_CALL_DEPTH):
             node = value.node
             yield node
             if node is None or node.op not in ("Prod", "StridedSlice", "Gather", "GatherV2", "Cast", "Identity", "Pack"):
@@ -340,7 +341,7 @@ class Tracer:
                 yield one
             inputs = [Value(one.frame, output) for output in _data(node)] if node is not None else [outside] if outside else []
             for next_one in inputs:
-                if next_one not in seen and len(seen) < WIDEST_SEARCH:
+                if next_one not in seen and len(seen) < MAX_SEARCH_WIDTH:
                     seen.add(next_one)
                     queue.append(next_one)
 

@@ -11,7 +11,7 @@ import numpy as np
 if TYPE_CHECKING:
     from exporter.batchnorm.layer import BatchNorm
 
-MOST_BYTES = 1 << 20  # of base64 in a page
+MAX_BYTES = 1 << 20  # of base64 in a page
 
 
 def channel_data(layer: BatchNorm) -> str:
@@ -22,7 +22,7 @@ def channel_data(layer: BatchNorm) -> str:
 
 def that_fit(layers: Iterable[BatchNorm]) -> set[str]:
     """Paths of the layers whose numbers a page holds: of these, in this order, as many as there is room for."""
-    found, left = set(), MOST_BYTES
+    found, left = set(), MAX_BYTES
     for layer in layers:
         size = 4 * -(-len(layer.parameters()) * layer.channels * (8 if layer.dtype == "float64" else 4) // 3)
         if size <= left:

@@ -16,7 +16,7 @@ from exporter.batchnorm.kernels import Kernel
 from exporter.batchnorm.stored import PARAMETERS
 from exporter.errors import OutputError
 from exporter.formats import npy
-from exporter.formats.zip_archive import MOST_MEMBERS
+from exporter.formats.zip_archive import MAX_MEMBERS
 from exporter.formats.zip_writer import stored_zip
 from exporter.targets.shared.stems import stems_of
 
@@ -35,8 +35,8 @@ def folded_archive(model: FoldedModel) -> bytes:
     arrays: dict[str, NDArray[Any]] = {}
     folded = [_folded(layer, stems[layer.path], arrays) for layer in model.folded]
     kept = [_kept(norm, reason, stems[norm.path], arrays) for norm, reason in model.kept]
-    if len(arrays) >= MOST_MEMBERS:
-        raise OutputError(f"{len(arrays)} arrays, an .npz of up to {MOST_MEMBERS} is read", hint="--layers writes some of them")
+    if len(arrays) >= MAX_MEMBERS:
+        raise OutputError(f"{len(arrays)} arrays, an .npz of up to {MAX_MEMBERS} is read", hint="--layers writes some of them")
     origin = {key: value for key, value in dataclasses.asdict(model.origin).items() if value is not None}
     content = {"format": FORMAT, "version": VERSION, "origin": origin, "folded": folded, "kept": kept,
                "skipped": [{"batch_norm": path, "reason": reason} for path, reason in model.skipped]}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-LONGEST_STEM = 45  # with the longest ending, "_moving_variance", below the 63 characters that C99 5.2.4.1 tells apart
-LONGEST_ENDING = 7  # "_100000", of as many layers as there may be
+MAX_STEM_LENGTH = 45  # with the longest ending, "_moving_variance", below the 63 characters that C99 5.2.4.1 tells apart
+MAX_ENDING_LENGTH = 7  # "_100000", of as many layers as there may be
 
 
 def identifiers(paths: Iterable[str]) -> list[str]:
@@ -17,9 +17,9 @@ def identifiers(paths: Iterable[str]) -> list[str]:
     for path in paths:
         base = re.sub("[^A-Za-z0-9]+", "_", path).strip("_")
         base = base if base[:1].isalpha() else f"bn_{base}".rstrip("_")  # a leading digit, or nothing left
-        stem = base[:LONGEST_STEM]
+        stem = base[:MAX_STEM_LENGTH]
         if stem in taken:
-            start = base[:LONGEST_STEM - LONGEST_ENDING]
+            start = base[:MAX_STEM_LENGTH - MAX_ENDING_LENGTH]
             number = numbers.get(start, 2)
             while (stem := _numbered(base, number)) in taken:
                 number += 1
@@ -31,4 +31,4 @@ def identifiers(paths: Iterable[str]) -> list[str]:
 
 def _numbered(base: str, number: int) -> str:
     ending = f"_{number}"
-    return base[:LONGEST_STEM - len(ending)] + ending
+    return base[:MAX_STEM_LENGTH - len(ending)] + ending
