@@ -165,9 +165,9 @@ def era_of(keras_version: str | None, backend: str | None) -> Era:
 
 
 def write_alike(a: str, b: str) -> bool:
-    """Whether two values of `keras_version` are of writers whose files mean the same."""
+    """Whether two values of `keras_version` are of writers whose files mean the same, as far as both are versions."""
     one, other = era_of(a, None), era_of(b, None)
-    return one.facts is not None and (one.facts, one.is_tf_keras) == (other.facts, other.is_tf_keras)
+    return None in (one.facts, other.facts) or (one.facts, one.is_tf_keras) == (other.facts, other.is_tf_keras)
 
 
 def era_of_tensorflow(version: str | None) -> Era:
