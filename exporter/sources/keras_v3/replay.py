@@ -374,7 +374,8 @@ def _may_be_norm(name: str, group: Group) -> bool:
         return False
     shape = group.shapes()[0]
     if len(shape) > 1:  # over several axes, with 1 in the others and the batch
-        return shape[0] == 1 and max(shape) > 1 and (len(group.variables()) > 2 or is_called(KNOWN_GROUPS, name, group))
+        axes = sum(size > 1 for size in shape)  # over one, with a virtual batch, two arrays are more often something else: tokens
+        return shape[0] == 1 and axes > 0 and (axes > 1 or len(group.variables()) > 2 or is_called(KNOWN_GROUPS, name, group))
     return len(group.variables()) > 2 or not is_called(OTHER_NORMS, name, group)
 
 

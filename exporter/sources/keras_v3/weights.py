@@ -162,7 +162,8 @@ def _recognize(path: str, group: Group, found: Found, told: bool, quantized: str
         return
     arrays = group.arrays()
     if not certain and len(arrays[-1][0].shape) > 1:
-        found.warn(f"{path}: {MANY_AXES.format(count=len(arrays), shape=list(arrays[-1][0].shape))}; not treated as a batch norm")
+        if len(arrays) > 2 or (arrays[-1][0] >= 0).all():  # as a variance
+            found.warn(f"{path}: {MANY_AXES.format(count=len(arrays), shape=list(arrays[-1][0].shape))}; not treated as a batch norm")
         return
     if not certain and len(arrays) != 4:
         is_variance = bool((arrays[-1][0] >= 0).all())
