@@ -68,8 +68,8 @@ class Writer:
         if isinstance(answer, Found):
             remedies = {path: remedy.value for path, remedy in answer.remedies.items()}
             said = {path: kernel for path, kernel in kernels.items() if isinstance(kernel, str)}
-            self._frame({**header, "remedies": remedies, "own_classes": list(map(list, answer.own_classes)),
-                         "no_kernels": None if answer.kernels is None else said}, [])
+            self._frame({**header, "left_out": list(map(list, answer.left_out)), "remedies": remedies,
+                         "own_classes": list(map(list, answer.own_classes)), "no_kernels": None if answer.kernels is None else said}, [])
         else:
             self._frame({**header, "vectors": {path: list(x.shape) for path, (x, _) in answer.vectors.items()}},
                         [rows for pair in answer.vectors.values() for rows in pair])
@@ -166,6 +166,7 @@ class Reader:
             found.layers += [layer for layer in layers if isinstance(layer, Stored)]
             found.skipped += skipped
             found.warnings += warnings
+            found.left_out += [Skipped(str(path), str(reason)) for path, reason in header["left_out"]]
             found.remedies |= {path: Remedy(value) for path, value in header["remedies"].items()}
             found.own_classes += [OwnClass(str(name), None if epsilon is None else float(epsilon))
                                   for name, epsilon in header["own_classes"]]

@@ -10,7 +10,7 @@ from exporter.batchnorm.bundle import Bundle, ReadBack
 from exporter.batchnorm.gate import remarks_on
 from exporter.batchnorm.layer import BatchNorm
 from exporter.batchnorm.stored import Parameters, Skipped, Statistic, Stored, Unusable
-from exporter.errors import ExporterError, LayerError, UnresolvedError, UsageError, by_reason, names
+from exporter.errors import ExporterError, LayerError, UnresolvedError, UnsupportedError, UsageError, by_reason, names
 from exporter.pipeline.hints import hint, no_epsilon
 from exporter.sources.shared.found import Found, Remedy
 from exporter.sources.shared.options import ReadOptions
@@ -95,6 +95,9 @@ def resolve(found: Found | ReadBack, options: ReadOptions, completion: Completio
             options, epsilon=bool(what.unknown), classes=found.own_classes, remedies=remedies, doubtful=what.doubtful, rest=bool(layers)))
     if refused:
         raise _cannot_be_used(refused, rest=bool(layers))
+    if not (layers or unresolved or what.unusable) and found.left_out:
+        raise UnsupportedError(f"none of the layers is certain to be a BatchNormalization: {by_reason(found.left_out)}",
+                               hint="--architecture says what the layers are, or export the whole model")
     odd = [f"{layer.path}: the file does not specify its axis; {list(layer.axis)} is assumed"
            for layer in layers if "axis" in layer.assumed and "epsilon" not in layer.assumed]
     warnings = (*found.warnings, *odd, *_about_calls(what.kept), *_once(what.kept), *_remarks(layers), *_about_updates(layers))

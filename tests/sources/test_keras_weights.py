@@ -261,6 +261,18 @@ def test_a_batch_norm_over_several_axes_that_no_config_describes_is_not_dropped_
     assert any(f"stem/{name}: it contains {len(wide)} arrays of shape [1, 3, 1, 2]" in warning for warning in bundle.warnings) == warns
 
 
+def test_what_may_be_the_only_batch_norm(weights):
+    """That a file contains none is said only where that is certain."""
+    path = weights({"layers/blur": list(norm_arrays(4).values())[2:]})
+    for options in ({}, {"epsilon": 1e-3}, {"skip_unresolved": True}):
+        said = "none of the layers is certain to be a BatchNormalization: layers/blur: it contains two"
+        with pytest.raises(UnsupportedError, match=said) as error:
+            exporter.read(path, **options)
+        assert "--architecture" in error.value.hint
+    with pytest.raises(UnsupportedError, match="the model contains no BatchNormalization layer"):
+        exporter.read(weights({"layers/blur": [np.float32([1, -2, 3]), np.float32([1, -2, 3])]}))
+
+
 def test_a_variable_outside_of_vars(weights):
     """All of Keras's variables lie in groups called so; where the name is another one, a layer would be gone without a word."""
     path = weights({"": ([], "m"), "layers/batch_normalization": (A, "a"), "layers/batch_normalization_1": (B, "b")})

@@ -163,7 +163,7 @@ def _recognize(path: str, group: Group, found: Found, told: bool, quantized: str
     arrays = group.arrays()
     if not certain and len(arrays[-1][0].shape) > 1:
         if len(arrays) > 2 or (arrays[-1][0] >= 0).all():  # as a variance
-            found.warn(f"{path}: {MANY_AXES.format(count=len(arrays), shape=list(arrays[-1][0].shape))}; not treated as a batch norm")
+            found.leave_out(path, MANY_AXES.format(count=len(arrays), shape=list(arrays[-1][0].shape)))
         return
     if not certain and len(arrays) != 4:
         is_variance = bool((arrays[-1][0] >= 0).all())
@@ -192,7 +192,7 @@ def _mention(path: str, count: int, found: Found, *, is_likely: bool, possible: 
     if possible and (is_likely or count > 2):
         found.skip(path, what, Remedy.ARCHITECTURE)
     elif possible or count > 4:
-        found.warn(f"{path}: {what}; not treated as a batch norm")
+        found.leave_out(path, what)
 
 
 def _counts(named: dict[str, tuple[Any, str]]) -> bool:

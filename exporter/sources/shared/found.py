@@ -41,6 +41,7 @@ class Found:
         self.layers: list[Stored] = []
         self.skipped: list[Skipped] = []
         self.warnings: list[str] = []
+        self.left_out: list[Skipped] = []  # what may be a batch norm, or another layer with such weights
         self.remedies: dict[str, Remedy] = {}  # of what is skipped, by path
         self.own_classes: list[OwnClass] = []
         self.kernels: dict[str, Kernel | str] | None = None  # of what feeds each batch norm, by its path, or why there is none
@@ -74,6 +75,11 @@ class Found:
         self.skipped.append(Skipped(path, reason))
         if remedy is not None:
             self.remedies[path] = remedy
+
+    def leave_out(self, path: str, reason: str) -> None:
+        """What may be a batch norm, and is not treated as one."""
+        self.left_out.append(Skipped(path, reason))
+        self.warn(f"{path}: {reason}; not treated as a batch norm")
 
     def take(self, outcome: Stored | Skipped) -> None:
         """Either of them."""
