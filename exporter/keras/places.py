@@ -219,7 +219,9 @@ def _rebuilt(node: Node, steps: dict[object, list[Step]]) -> Node:
         own = steps.get(key_of(node), [])
         called = [step.node.surroundings for step in own if step.node.surroundings.training]
         around = dataclasses.replace(node.surroundings, training=True, is_keras_3=called[0].is_keras_3) if called else node.surroundings
-        return dataclasses.replace(node, calls=tuple(_call(step, steps) for step in own), surroundings=around) if own else node
+        named = all(each.node.name for step in own for each in (*step.inputs, *step.outputs))  # a user's class may leave its name out
+        calls = tuple(_call(step, steps) for step in own) if named else ()
+        return dataclasses.replace(node, calls=calls, surroundings=around) if own else node
     children = [(role, _rebuilt(child, steps)) for role, child in node.children]
     if all(new is old for (_, new), (_, old) in zip(children, node.children, strict=True)):
         return node

@@ -137,6 +137,14 @@ def test_wrappers():
     assert places(spectral) == {"bn": [(["sn"], ["q/n"])], "q/n": [(["bn"], [])]}
 
 
+def test_beside_a_layer_without_a_name_there_is_no_place():
+    """In a Sequential a user's class may leave its name out of its config; Keras gives it one of its own."""
+    nameless = {"class_name": "Mine", "config": {"units": 3}, "registered_name": "lab>Mine", "module": None}
+    known = [CONV, norm(), RELU, nameless]
+    for entries, found in (([CONV, norm(), nameless], []), ([nameless, norm(), CONV], []), (known, [(["conv"], ["relu"])])):
+        assert places(sequential(*entries)) == {"bn": found}
+
+
 def test_what_a_config_does_not_say_has_no_place():
     cell = sequential(layer("RNN", "rnn", cell=layer("own>Cell", "cell", inner=norm("n"))), norm("after"))
     assert places(cell) == {"rnn/cell/n": [], "after": [(["rnn"], [])]}
