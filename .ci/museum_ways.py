@@ -52,7 +52,7 @@ def main() -> int:
     parser.add_argument("museum", type=pathlib.Path)
     parser.add_argument("--only", default="", help="only files whose path has this in it")
     arguments = parser.parse_args()
-    folders = sorted(path.parent for path in arguments.museum.rglob("truth.json") if arguments.only in str(path.parent))
+    folders = sorted(path.parent for path in arguments.museum.resolve().rglob("truth.json") if arguments.only in str(path.parent))
     with concurrent.futures.ProcessPoolExecutor() as pool:
         results = list(pool.map(check, folders))
     wrong = [(name, what) for name, what in results if what not in ("", "refused")]
