@@ -132,6 +132,18 @@ def receive(child: Child, feed: Callable[[bytes], object], is_complete: Callable
 
 
 def _fork(place: Place, options: ReadOptions, limits: Limits) -> Child:
+    def serve(sending: int) -> None:
+        prepare()
+        _serve(place, options, limits, sending)
+
+    receiving, process = forked(serve)
+    return Child(receiving, process.wait, process.kill, limits)
+
+
+def forked(serve: Callable[[int], object], *not_its: int) -> tuple[int, Forked]:
+    """(descriptor of what it sends, the process): a fork of this process that does what `serve` says, with the descriptor to send to, and
+    ends. not_its: descriptors that are of no use to it.
+    """
     receiving, sending = os.pipe()
     widen(sending)
     flush()
@@ -140,25 +152,22 @@ def _fork(place: Place, options: ReadOptions, limits: Limits) -> Child:
     if pid == 0:  # never returns into the caller's program
         status = 70
         try:
-            os.close(receiving)
+            for descriptor in (receiving, *not_its):
+                os.close(descriptor)
             die_with_parent(parent)
-            sending = silenced(sending)
-            prepare()
-            _serve(place, options, limits, sending)
+            serve(silenced(sending))
             status = 0
         finally:
             os._exit(status)
     os.close(sending)
-
-    forked = Forked(pid)
-    return Child(receiving, forked.wait, forked.kill, limits)
+    return receiving, Forked(pid)
 
 
 class Forked:
     """A forked process, by its number."""
 
     def __init__(self, pid: int) -> None:
-        self._pid = pid
+        self.pid = pid
         self._is_there = True
         self._status: int | None = None
 
@@ -167,13 +176,13 @@ class Forked:
         if self._is_there:
             self._is_there = False
             with contextlib.suppress(ChildProcessError):  # this program ignores SIGCHLD, or waits for all children itself
-                self._status = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+                self._status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         return self._status
 
     def kill(self) -> None:
         if self._is_there:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(self._pid, signal.SIGKILL)
+                os.kill(self.pid, signal.SIGKILL)
 
 
 def silenced(sending: int) -> int:

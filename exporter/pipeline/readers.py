@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 from exporter.errors import ExporterError, FormatError, UnresolvedError, UsageError
 from exporter.files.remote import place_for
 from exporter.pipeline import child
-from exporter.pipeline.limits import Limits, die_with_parent
+from exporter.pipeline.limits import Limits
 
 if TYPE_CHECKING:
     from exporter.batchnorm.bundle import ReadBack
@@ -224,26 +224,9 @@ def _forked() -> Reader:
     """A fork of this process, which has one thread. What reading needs is imported here, once for all forks."""
     prepare()
     asked, asking = os.pipe()
-    receiving, sending = os.pipe()
-    child.widen(sending)
-    child.flush()
-    parent = os.getpid()
-    pid = os.fork()
-    if pid == 0:  # never returns into the caller's program
-        status = 70
-        try:
-            os.close(receiving)
-            os.close(asking)
-            die_with_parent(parent)
-            sending = child.silenced(sending)
-            _serve(asked, sending)
-            status = 0
-        finally:
-            os._exit(status)
-    os.close(sending)
+    receiving, process = child.forked(lambda sending: _serve(asked, sending), asking)
     os.close(asked)
-    forked = child.Forked(pid)
-    return Reader(asking, child.Child(receiving, forked.wait, forked.kill, NO_LIMITS), pid)
+    return Reader(asking, child.Child(receiving, process.wait, process.kill, NO_LIMITS), process.pid)
 
 
 STARTER = "import sys; sys.path[:] = dict.fromkeys(sys.argv[1:]); from exporter.pipeline import readers; readers.serve_standard_streams()"
