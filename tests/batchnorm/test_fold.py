@@ -13,6 +13,7 @@ import pytest
 import exporter
 from exporter.batchnorm import fold as folding
 from exporter.batchnorm.places import Call, Neighbor
+from tests.make.folding import KINDS
 from tests.make.layers import ROOT, make_layer
 
 VECTORS = ROOT / "vectors" / "folding-1.json"
@@ -46,27 +47,13 @@ def test_folded_numbers_are_the_exact_ones_rounded_once(case):
         assert (got == want).mean() > 0.9
 
 
-LIVE = {
-    "Dense": ((5,), {"units": 6}), "Conv1D": ((7, 3), {"filters": 6, "kernel_size": 3}),
-    "Conv2D": ((6, 7, 3), {"filters": 6, "kernel_size": 3}),
-    "Conv3D": ((4, 5, 4, 2), {"filters": 6, "kernel_size": 2}),
-    "Conv1DTranspose": ((7, 3), {"filters": 6, "kernel_size": 3}),
-    "Conv2DTranspose": ((5, 6, 3), {"filters": 6, "kernel_size": 3, "strides": 2}),
-    "Conv3DTranspose": ((3, 4, 3, 2), {"filters": 6, "kernel_size": 2}),
-    "DepthwiseConv1D": ((7, 3), {"kernel_size": 3, "depth_multiplier": 2}),
-    "DepthwiseConv2D": ((6, 7, 3), {"kernel_size": 3, "depth_multiplier": 2}),
-    "SeparableConv1D": ((7, 3), {"filters": 6, "kernel_size": 3, "depth_multiplier": 2}),
-    "SeparableConv2D": ((6, 7, 3), {"filters": 6, "kernel_size": 3, "depth_multiplier": 2}),
-}
-
-
 @pytest.mark.live
-@pytest.mark.parametrize("kind", LIVE)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("use_bias", [False, True])
 def test_live_keras_gives_within_the_bound_what_the_layer_and_its_batch_norm_give(keras, kind, use_bias):
     if not hasattr(keras.layers, kind):
         pytest.skip(f"this Keras has no {kind}")
-    shape, fields = LIVE[kind]
+    shape, fields = KINDS[kind]
     random = np.random.default_rng(3)
     live = getattr(keras.layers, kind)(use_bias=True, **fields)
     x = random.normal(size=(2, *shape)).astype(np.float32)

@@ -32,6 +32,15 @@ def save(folder, stored, *nodes, version="1.15.5", **options):
     return index
 
 
+def save_under_other_names(folder, values):
+    """As Saver(var_list={"one": gamma, ...}) does: the save op says which variable is stored as what."""
+    nodes, reads = variables("bn")
+    stored_as = [b"one", b"two", b"three", b"four"]
+    saver = [node("save/tensor_names", "Const", value=tensor(stored_as)),
+             node("save/SaveV2", "SaveV2", "save/Const", "save/tensor_names", "save/slices", *(f"bn/{role}" for role in ROLES))]
+    return save(folder, dict(zip([name.decode() for name in stored_as], values, strict=True)), *nodes, *chain("bn", "x", *reads), *saver)
+
+
 def check(layer, values, *, epsilon=1e-3):
     for role, expected in zip(ROLES, values, strict=True):
         found = getattr(layer, role)
@@ -80,13 +89,8 @@ def test_a_checkpoint_of_version_1(tmp_path):
 
 
 def test_names_that_the_saver_gave(tmp_path):
-    """Saver(var_list={"one": gamma, ...}): the save op says which variable is stored as what."""
     values = parameters()
-    nodes, reads = variables("bn")
-    stored_as = [b"one", b"two", b"three", b"four"]
-    saver = [node("save/tensor_names", "Const", value=tensor(stored_as)),
-             node("save/SaveV2", "SaveV2", "save/Const", "save/tensor_names", "save/slices", *(f"bn/{role}" for role in ROLES))]
-    index = save(tmp_path, dict(zip([name.decode() for name in stored_as], values, strict=True)), *nodes, *chain("bn", "x", *reads), *saver)
+    index = save_under_other_names(tmp_path, values)
     check(exporter.read(index)["bn"], values)
 
 
@@ -297,11 +301,7 @@ def test_the_only_graph_of_the_folder_under_another_name(tmp_path):
 
 def test_the_only_graph_of_the_folder_whose_saver_gave_names(tmp_path):
     values = parameters()
-    nodes, reads = variables("bn")
-    stored_as = [b"one", b"two", b"three", b"four"]
-    saver = [node("save/tensor_names", "Const", value=tensor(stored_as)),
-             node("save/SaveV2", "SaveV2", "save/Const", "save/tensor_names", "save/slices", *(f"bn/{role}" for role in ROLES))]
-    index = save(tmp_path, dict(zip([name.decode() for name in stored_as], values, strict=True)), *nodes, *chain("bn", "x", *reads), *saver)
+    index = save_under_other_names(tmp_path, values)
     (tmp_path / "model.ckpt.meta").rename(tmp_path / "graph.meta")
     check(exporter.read(index)["bn"], values)
 
