@@ -11,7 +11,6 @@ from exporter.formats.object_graph import SavedGraph
 from exporter.formats.protobuf import Message, fields
 
 MODEL, METADATA = "saved_model.pb", "keras_metadata.pb"
-BEGINNING = b"\x08\x01\x12"  # schema version 1, and the first of its graphs
 
 # Field numbers of saved_model.proto and meta_graph.proto.
 MODEL_META_GRAPHS = 2
