@@ -15,7 +15,7 @@ import pytest
 import exporter
 from exporter.batchnorm.folded import fold_bundle
 from exporter.commands.export import export
-from exporter.sources.keras_v3.groups import snake_case
+from exporter.keras.names import snake_case
 from exporter.sources.shared import kernels as limits
 from tests.make.configs import layer, norm, sequential
 from tests.make.h5_files import named, parameters, write

@@ -7,12 +7,12 @@ name as attribute `name` of "vars". A shard goes on where the one before ended, 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any, Protocol
 
 from exporter.errors import FormatError
+from exporter.keras.names import numbered
 from exporter.sources.shared.shards import VARIABLES as VARIABLES
 
 if TYPE_CHECKING:
@@ -151,14 +151,3 @@ class Group:
             if kind not in ("group", None):
                 file.names(path)  # says what is wrong with it
         return found
-
-
-def numbered(name: str) -> tuple[str, int]:
-    """("dense", 10) of "dense_10", ("dense", 0) of "dense": the order in which a container counts a class."""
-    found = re.fullmatch(r"(.*?)_([1-9][0-9]{0,8})", name, re.DOTALL)
-    return (found[1], int(found[2])) if found else (name, 0)
-
-
-def snake_case(class_name: str) -> str:
-    """The name that Keras gives the group of a class in a container: "my_bn" of MyBN, "conv2d_transpose" of Conv2DTranspose."""
-    return re.sub(r"(?<=.)(?=[A-Z][a-z])|(?<=[a-z])(?=[A-Z])", "_", re.sub(r"\W+", "", class_name)).lower()

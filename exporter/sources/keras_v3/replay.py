@@ -16,8 +16,9 @@ from exporter.keras import dialects
 from exporter.keras.config import MODELS, Node, is_batch_norm, join, norm_fields, walk
 from exporter.keras.dialects import Counting
 from exporter.keras.lookalikes import BATCH_NORMS
+from exporter.keras.names import numbered, snake_case
 from exporter.keras.places import with_shared
-from exporter.sources.keras_v3.groups import LAYER_LISTS, NOT_LAYERS, Group, numbered, snake_case
+from exporter.sources.keras_v3.groups import LAYER_LISTS, NOT_LAYERS, Group
 
 # Layers of Keras's own that hold no other layer: their groups need not be opened.
 LEAVES = frozenset((

@@ -16,7 +16,8 @@ from exporter.errors import names as several
 from exporter.keras import dialects
 from exporter.keras.config import Node, norm_fields
 from exporter.keras.lookalikes import BATCH_NORMS, reason_against
-from exporter.sources.keras_v3.groups import File, Group, numbered, snake_case
+from exporter.keras.names import numbered, snake_case
+from exporter.sources.keras_v3.groups import File, Group
 from exporter.sources.keras_v3.replay import KNOWN_GROUPS, LOST_SHARING, Match, groups_below, holds_equals, is_called, matched, with_sharing
 from exporter.sources.shared.architecture import note_own_classes
 from exporter.sources.shared.assemble import assemble, roles_of

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from exporter.errors import FormatError, names, printable
 from exporter.keras.config import MODELS, Node
-from exporter.sources.shared.sessions import made_up, parted
+from exporter.keras.names import numbered
+from exporter.sources.shared.sessions import made_up
 
 if TYPE_CHECKING:
     from exporter.formats.hdf5_file import File
@@ -52,8 +53,8 @@ def named_as(tree: Node, groups: Sequence[LayerGroup], file: File) -> tuple[Node
 
 def _is_counted(node: Node, name: str) -> bool:
     """Whether both names are those that Keras gives a layer of this class, but for the number."""
-    stem = parted(name)[0]
-    if stem != parted(node.name)[0]:
+    stem = numbered(name)[0]
+    if stem != numbered(node.name)[0]:
         return False
     others = {"model", "functional"} if node.base_name in MODELS else {"input"} if node.base_name == "InputLayer" else set()
     return stem in made_up(node) | others or node.base_name in _CALLED_AS_THEIR_OP
@@ -64,7 +65,7 @@ def _in_one_order(mine: Iterable[str], theirs: Iterable[str]) -> bool:
     orders: list[dict[str, list[int]]] = [{}, {}]
     for texts, order in zip((mine, theirs), orders):
         for text in texts:
-            stem, number = parted(text)
+            stem, number = numbered(text)
             order.setdefault(stem, []).append(number)
     ranks = [{stem: sorted(range(len(numbers)), key=numbers.__getitem__) for stem, numbers in order.items()} for order in orders]
     return ranks[0] == ranks[1]

@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from exporter.errors import names, printable
 from exporter.keras.config import Node
-from exporter.sources.keras_v3.groups import snake_case
-
-_NUMBERED = re.compile(r"(.*?)(?:_(\d{1,9}))?", re.DOTALL)
-
-
-def parted(name: str) -> tuple[str, int]:
-    """("batch_normalization", 3) of batch_normalization_3; Keras's first has no number."""
-    found = _NUMBERED.fullmatch(name)
-    return (found[1], int(found[2] or 0)) if found else (name, 0)
+from exporter.keras.names import numbered, snake_case
 
 
 def made_up(node: Node) -> set[str]:
@@ -32,10 +23,10 @@ def in_another_session(nodes: Sequence[Node], owners: Sequence[str]) -> list[str
     mine = [node.name for node in nodes]
     if len(lasts) != len(owners) or len(set(mine)) != len(mine) or len(mine) != len(lasts):
         return None
-    counted = {parted(node.name)[0] for node in nodes if parted(node.name)[0] in made_up(node)}
-    pairs: dict[str, str] = {name: name for name in mine if parted(name)[0] not in counted}
+    counted = {numbered(node.name)[0] for node in nodes if numbered(node.name)[0] in made_up(node)}
+    pairs: dict[str, str] = {name: name for name in mine if numbered(name)[0] not in counted}
     for stem in counted:
-        here, there = (sorted((name for name in each if parted(name)[0] == stem), key=parted) for each in (mine, lasts))
+        here, there = (sorted((name for name in each if numbered(name)[0] == stem), key=numbered) for each in (mine, lasts))
         if len(here) != len(there):
             return None
         pairs.update(zip(here, there))
