@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import re
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from typing import Any, TypeVar
 
 from exporter.errors import ExporterError, FormatError, printable
@@ -20,6 +20,7 @@ from exporter.files.store_errors import NOT_FOUND, StatusError, chain, is_lost, 
 AT_ONCE = 32  # requests; small servers let more of them wait for seconds
 PIECE = 1 << 20  # bytes
 MAX_RANGES = 64  # of one request: its header stays below what servers accept
+LAST_SECONDS = 1.0  # for the answers under way after one of them failed
 PROBE = "bytes=0-0,2-2"
 CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 VERSION = ("ETag", "Last-Modified")  # headers
@@ -116,7 +117,7 @@ class WebFile:
             async with room:
                 return await self._range(wanted)
 
-        return [*first, *await asyncio.gather(*map(one, ranges[len(first):]))]
+        return [*first, *await _all(map(one, ranges[len(first):]))]
 
     async def _range(self, wanted: Range) -> bytes:
         start, end = wanted
@@ -141,7 +142,7 @@ class WebFile:
             return [data if data is not None else await self._range(piece) for piece, data in zip(wanted, got)]
 
         pieces = [ranges[i: i + MAX_RANGES] for i in range(0, len(ranges), MAX_RANGES)]
-        return [data for part in await asyncio.gather(*map(some, pieces)) for data in part]
+        return [data for part in await _all(map(some, pieces)) for data in part]
 
     def _parts(self, answer: Answer) -> list[tuple[int, bytes]]:
         """(first byte, data) of the parts of an answer."""
@@ -214,9 +215,9 @@ class WebFile:
                 raise self._replaced()
             if answer.status >= 400:
                 raise StatusError(answer.status, answer.reason or "", answer.headers.get("Retry-After"))
+            body = b"" if method == "HEAD" else await self._body(answer)
             if "Range" in headers and headers["Range"] != PROBE:
                 self._check_version(answer.headers)
-            body = b"" if method == "HEAD" else await self._body(answer)
             if answer.status == 206 and len(body) < whole and "Content-Length" not in answer.headers:
                 raise ConnectionResetError("the response ended early")
             return Answer(answer.status, answer.headers, body)
@@ -237,6 +238,19 @@ class WebFile:
 
 async def _awaited(work: Coroutine[Any, Any, T]) -> T:
     return await work
+
+
+async def _all(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """What they all give. Where one fails, the others may come to their end: a server tells a dropped connection as an error of its own."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    done, waiting = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+    if waiting:
+        await asyncio.wait(waiting, timeout=LAST_SECONDS)
+        for task in waiting:
+            task.cancel()
+    for failed in (task for task in done if task.exception()):
+        await failed
+    return [task.result() for task in tasks]
 
 
 def _boundary(answer: Answer) -> bytes | None:

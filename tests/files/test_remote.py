@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import io
 import itertools
@@ -243,6 +244,31 @@ def test_an_answer_of_another_version_is_refused(large, several):
     with serving(large, trouble=lambda number, method, headers: "other" if number >= 3 else None, several=several) as server, \
             pytest.raises(FormatError, match="the file changed on the server while it was being read"):
         exporter.read(server.url("large.h5"))
+
+
+def test_what_is_under_way_comes_to_its_end_when_another_answer_fails(monkeypatch):
+    """A server tells a connection that its reader drops as an error of its own."""
+    from exporter.files import web
+
+    monkeypatch.setattr(web, "LAST_SECONDS", 0.3)
+    ended = []
+
+    async def takes(seconds):
+        try:
+            await asyncio.sleep(seconds)
+            ended.append(seconds)
+        finally:
+            ended.append("gone")
+
+    async def fails():
+        raise FormatError("another version", where="x")
+
+    async def all_of_them():
+        await web._all([takes(0.01), fails(), takes(3600)])
+
+    with pytest.raises(FormatError, match="another version"):
+        asyncio.run(all_of_them())
+    assert ended == [0.01, "gone", "gone"]
 
 
 @needs_http
