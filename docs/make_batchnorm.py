@@ -1,4 +1,4 @@
-"""Makes the sections on mistakes in docs/batchnorm.md from the table in exporter/diagnosis/mistakes.py.
+"""Generates the sections on mistakes in docs/batchnorm.md from the table in exporter/diagnosis/mistakes.py.
 
     python docs/make_batchnorm.py
 """
@@ -26,7 +26,7 @@ SHOWN_ON = ("near_epsilon", "channels_first/4", "epsilon/1e-5", "no_gamma", "neg
 
 
 def cases() -> list[tuple[str, Case, dict[str, Any]]]:
-    """(layer, case, entry) of the conformance file's layers that the examples are taken from."""
+    """(path, case, entry) of the layers of the conformance file that the examples are taken from."""
     document = json.loads((HERE.parent / "vectors" / "batchnorm-1.json").read_text("utf-8"))
     bundle = from_document(json.loads(json.dumps(document)))
     found = []
@@ -56,7 +56,7 @@ def example(mistake: Mistake, among: list[tuple[str, Case, dict[str, Any]]]) -> 
 
 
 def section(mistake: Mistake, among: list[tuple[str, Case, dict[str, Any]]]) -> str:
-    """The page of one mistake."""
+    """The section on one mistake."""
     seen = ", ".join(f"[{address.removeprefix('https://')}]({address})" for address in mistake.seen)
     code = f"```python\n{mistake.line}\n```" if not mistake.line.startswith("right") else f"The {mistake.line}."
     return (f"### {mistake.code}: {mistake.name}\n\n{code}\n\n**Why the numbers differ**: {mistake.why}\n\n"
@@ -64,22 +64,22 @@ def section(mistake: Mistake, among: list[tuple[str, Case, dict[str, Any]]]) -> 
 
 
 def sections() -> str:
-    """All of them, behind a table of contents."""
+    """All sections, after a table of contents."""
     among = cases()
     contents = "\n".join(f"| [{mistake.code}](#{anchor(mistake)}) | {mistake.name} |" for mistake in MISTAKES)
     pages = "\n".join(section(mistake, among) for mistake in MISTAKES)
-    return (f"## The mistakes\n\nThe right line is `{RIGHT}`; in the lines below\nthe names stand for arrays that broadcast along the "
-            f"channel axis.\n\n| code | mistake |\n|---|---|\n{contents}\n\n{pages}")
+    return (f"## The mistakes\n\nThe correct formula is `{RIGHT}`. In the code below,\nthe names stand for arrays that broadcast along "
+            f"the channel axis.\n\n| code | mistake |\n|---|---|\n{contents}\n\n{pages}")
 
 
 def anchor(mistake: Mistake) -> str:
-    """The fragment that a heading gets."""
+    """The URL fragment of a mistake's heading."""
     kept = "".join(character for character in f"{mistake.code}: {mistake.name}".lower() if character.isalnum() or character in " -_")
     return kept.replace(" ", "-")
 
 
 def page(text: str) -> str:
-    """The document with its made part made anew."""
+    """The document with its generated part regenerated."""
     return short(text.partition(MARK)[0]) + MARK + "\n" + short(sections())
 
 

@@ -80,7 +80,7 @@ def size(program: str, chip: str, folder: Path) -> tuple[int, int]:
 
 def table() -> list[str]:
     """The table's lines."""
-    lines = [f"A layer of {CHANNELS} channels, {COMPILER} {version()} `-Os`, with all that is needed of the C library:", "",
+    lines = [f"A layer of {CHANNELS} channels, {COMPILER} {version()} `-Os`, with everything needed from the C library:", "",
              "| program | " + " | ".join(f"{chip}: flash | RAM" for chip in CHIPS) + " |", "|---|" + "---:|" * (2 * len(CHIPS))]
     for name, program in PROGRAMS.items():
         with tempfile.TemporaryDirectory() as folder:
