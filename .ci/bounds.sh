@@ -47,8 +47,8 @@ check() {  # name, version of Python, resolution
   requirements >"$scratch/$1.txt"
   "$uv" pip install -q --python "$scratch/$1/bin/python" --resolution "$3" -r "$scratch/$1.txt" -e "$here"
   "$uv" pip list -q --python "$scratch/$1/bin/python" | awk 'NR > 2 {printf "%s %s, ", $1, $2} END {print ""}'
-  (cd "$here" && # shellcheck disable=SC2086
-    "$scratch/$1/bin/python" -m pytest -q -n auto -p no:cacheprovider -m "not live" -k "not ($slow)" $tests)
+  # shellcheck disable=SC2086
+  (cd "$here" && "$scratch/$1/bin/python" -m pytest -q -n auto -p no:cacheprovider -m "not live" -k "not ($slow)" $tests)
   echo "$1 versions on Python $2: tests pass ($((SECONDS - began)) s)"
 }
 

@@ -1,4 +1,4 @@
-"""Makes docs/cli.md from the parsers of the commands, and docs/api.md from the docstrings of the public names.
+"""Generates docs/cli.md from the parsers of the commands, and docs/api.md from the docstrings of the public names.
 
     python docs/make_reference.py
 """
@@ -27,16 +27,18 @@ PARSERS: tuple[Callable[[], argparse.ArgumentParser], ...] = (export_parser, dia
 CLI_HEAD = """# The commands
 
 Results go to stdout, messages to stderr. Exit status: 0 fine, 1 refused or found something (the reason is on stderr), 2 usage. Options may
-appear anywhere on a command line and may be abbreviated as long as they are unambiguous. `--help` prints what is below, `--version` the
-version, `--json` the result for programs, `--verbose` a line for each layer or model, and `--places` the layers around each batch norm.
+appear anywhere on a command line and may be abbreviated as long as they are unambiguous. `--help` prints what is below and `--version` the
+version; `--json` prints the result as JSON, `--verbose` a line for each layer or model, and `--places` the layers around each batch norm.
 
 ## Shell completion
 
 `--print-completion` of each command prints its completion script for bash, zsh or tcsh (`pip install 'bn-export[completion]'`):
 
 ```bash
-bn-export --print-completion bash > ~/.local/share/bash-completion/completions/bn-export   # a new shell completes
-bn-export --print-completion zsh > ~/.zfunc/_bn-export                                     # a folder of $fpath
+# bash; then start a new shell
+bn-export --print-completion bash > ~/.local/share/bash-completion/completions/bn-export
+# zsh, if ~/.zfunc is in $fpath
+bn-export --print-completion zsh > ~/.zfunc/_bn-export
 ```
 """
 FLAGS_HEAD = """
@@ -95,7 +97,7 @@ def flags() -> dict[str, list[str]]:
 def _page(flag: str) -> str:
     page = next((page for page, explained in PAGES.items() if flag in explained), None)
     if page is None:
-        raise SystemExit(f"no page explains {flag}: write of it in docs/, and name the page in PAGES")
+        raise SystemExit(f"no page explains {flag}: describe it in docs/, and add the page to PAGES")
     return f"[{page.removesuffix('.md')}]({page})"
 
 

@@ -31,7 +31,7 @@ _Error = TypeVar("_Error", bound="ExporterError")
 
 
 class ExporterError(Exception):
-    """An input that is refused.
+    """The base class of all errors: the input was refused.
 
     what:  one sentence without a full stop, e.g. "gamma has 3 channels, moving_mean 4".
     where: the place in the input, outermost first, joined by ": ", e.g. "model.h5: encoder/bn_1".
@@ -70,7 +70,7 @@ class ExporterError(Exception):
 
 
 class UsageError(ExporterError):
-    """Options that contradict each other or name nothing."""
+    """Options that contradict each other or match nothing."""
 
 
 class FormatError(ExporterError):
@@ -102,11 +102,11 @@ class UnresolvedError(ExporterError):
 
 
 class LayerError(ExporterError):
-    """A layer whose numbers the formula cannot use; names layer, parameter, channel and value."""
+    """A layer with numbers that the formula cannot use; the message names the layer, parameter, channel and value."""
 
 
 class BundleError(ExporterError):
-    """A bundle that breaks the contract of docs/format.md."""
+    """A bundle that violates docs/format.md."""
 
 
 class OutputError(ExporterError):
@@ -114,7 +114,7 @@ class OutputError(ExporterError):
 
 
 class MissingExtra(ExporterError):
-    """An optional package is missing."""
+    """A package of an optional extra is not installed."""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(f"{purpose} needs the package {package!r}, which is not installed",

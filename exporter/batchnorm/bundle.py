@@ -29,11 +29,11 @@ class Bundle:
 
     Two bundles are equal if their layers, origin and skipped are equal, arrays bit for bit. Copies are checked again.
 
-    layers:   each with a `path` of its own; at least one, unless there is something in `skipped`.
+    layers:   at least one, unless `skipped` is not empty; every `path` is unique.
     origin:   see Origin.
     skipped:  path and reason of layers that the file does not describe well enough, and of those that cannot be evaluated.
     unusable: the latter as stored in the file, to list and compare; not part of the bundle's content.
-    kernels:  those of the feeding layer, or why there is none, by path; None if they were not read. Not part of the content.
+    kernels:  by path, the kernel of the feeding layer, or why there is none; None if kernels were not read. Not part of the content.
     warnings: sentences for the user; not part of the bundle's content.
     """
 
@@ -99,7 +99,7 @@ class Bundle:
         return self._by_path.get(path, default)
 
     def keys(self) -> list[str]:
-        """The paths of the layers, as `paths()`."""
+        """The paths of the layers; the same as `paths()`."""
         return self.paths()
 
     def values(self) -> tuple[BatchNorm, ...]:
@@ -119,7 +119,7 @@ class Bundle:
         return dataclasses.replace(self, **changes)
 
     def remarks(self) -> list[str]:
-        """What the user should know about a valid bundle: its warnings, other epsilons that a kernel used, what was skipped."""
+        """What the user should know about a valid bundle: its warnings, different epsilons that a kernel used, and skipped layers."""
         remarks = list(self.warnings)
         different = [layer for layer in self.layers if layer.effective_epsilon is not None]
         if different:

@@ -94,7 +94,7 @@ KINDS = {kind.code: kind for kind in (
 
 
 def findings(bundle: Bundle) -> list[Finding]:
-    """The findings, by layer in the model's order, for each layer in the order of KINDS; layers that were not exported come first."""
+    """What is worth knowing about a bundle: layers that were not exported first, then by layer in the model's order."""
     found = [Finding(path=path, kind=KINDS["not-exported"], channels=0, sentence=reason) for path, reason in bundle.skipped]
     for layer in bundle:
         of_layer = dict(_layer_findings(layer))
@@ -117,7 +117,7 @@ def _statistics(layer: BatchNorm) -> Iterator[tuple[str, tuple[int, str]]]:
         size = layer.channels
         where = "in the only channel" if size == 1 else f"in all {size} channels"
         yield "never-trained", (size, f"moving_mean is 0 and moving_variance 1 {where}" + (
-            "; gamma and beta have their initial values, too" if layer.is_affine_untouched else "; gamma and beta were trained"))
+            "; gamma and beta also have their initial values" if layer.is_affine_untouched else "; gamma and beta were trained"))
 
 
 def _variances(layer: BatchNorm) -> Iterator[tuple[str, tuple[int, str]]]:

@@ -59,17 +59,17 @@ class Folded(NamedTuple):
 
 
 def fold(layer: BatchNorm, kernel: ArrayLike, bias: ArrayLike | None = None, kind: str = "Conv2D") -> Folded:
-    """Kernel and bias of the feeding layer with the batch norm in them.
+    """Folds a batch norm into the kernel and bias of the layer that feeds it.
 
-    kernel: in Keras's layout for `kind`, float16, float32 or float64; of a SeparableConv the pointwise kernel.
-    bias:   of shape (channels,), or None for use_bias=False; the folded layer has one.
+    kernel: in Keras's layout for `kind`, float16, float32 or float64; for a SeparableConv, the pointwise kernel.
+    bias:   of shape (channels,), or None for use_bias=False; the folded layer always has one.
     kind:   the Keras class of the feeding layer, one of KINDS.
 
-    Computed in float64 and rounded once to the kernel's type. What the folded layer gives differs from the exact result by at most
-    `bound`. Where the layer says what feeds it (`layer.inputs`), that has to be a layer of this kind, without an activation of its own,
-    that feeds nothing else; where it does not say, the caller has to know (docs/folding.md).
+    Computed in float64 and rounded once to the kernel's type. The output of the folded layer differs from the exact one by at most
+    `bound`. If the layer specifies what feeds it (`layer.inputs`), that must be a layer of this kind, without an activation, that
+    feeds nothing else; if it does not, the caller has to make sure of that (docs/folding.md).
 
-    Raises: UsageError where kernel or bias do not fit the layer, LayerError where folding is not allowed or a folded number overflows.
+    Raises: UsageError if kernel or bias do not fit the layer, LayerError if folding is not allowed or a folded number overflows.
     """
     layout = KINDS.get(kind)
     if layout is None:
@@ -107,7 +107,7 @@ def reason_against(layer: BatchNorm) -> str:
     if len(layer.shape) != 1:
         return f"it runs along {len(layer.shape)} axes of its input, and a kernel has one axis of channels"
     if len(layer.calls) > 1:
-        return f"it is called {len(layer.calls)} times, and every one of its feeding layers would need the batch norm in it"
+        return f"it is called {len(layer.calls)} times, and the batch norm would have to be folded into every layer that feeds it"
     if not layer.calls:
         return ""
     feeding = layer.calls[0].inputs
@@ -122,7 +122,7 @@ def _reason_of(feeding: Neighbor) -> str:
     if feeding.class_name == "InputLayer":
         return "it reads the input of the model"
     if kind_of(feeding.class_name) is None:
-        return f"what feeds it is {name} of class {kind}, which has no kernel known here"
+        return f"it is fed by {name} of class {kind}, which has no kernel of a known kind"
     if feeding.activation is not None:
         return f"{name}, which feeds it, applies an activation ({printable(feeding.activation, 40)}) in between"
     if feeding.is_shared:
@@ -146,7 +146,7 @@ def _check_place(layer: BatchNorm, kind: str) -> None:
                          f"kind={kind!r}", where=layer.path)
     if reason:
         raise LayerError(f"it cannot be folded: {reason}", where=layer.path,
-                         hint="keep the batch norm; who knows better folds layer.replace(calls=()), which says nothing of its place")
+                         hint="keep the batch norm; to fold it anyway, remove its place: layer.replace(calls=())")
 
 
 def products(kernel: NDArray[Any], kind: str) -> int:

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from exporter.batchnorm.origin import Origin
 
 NO_PLACE = "the file does not specify what feeds it"
-GIVE_CONFIG = ("what feeds a batch norm is in the config of a functional or Sequential model: give the whole model, or --architecture; "
-               "exporter.fold takes any layer and kernel")
+GIVE_CONFIG = ("only the config of a functional or Sequential model specifies what feeds a batch norm: give the whole model, or "
+               "--architecture; exporter.fold takes any layer and kernel")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -61,8 +61,8 @@ class FoldedLayer:
 class FoldedModel:
     """The result of `fold_model`.
 
-    folded:  the layers with a batch norm in them, in the order of their batch norms.
-    kept:    (batch norm, reason) of those that cannot be folded, as they are in the file.
+    folded:  the layers that a batch norm was folded into, in the order of their batch norms.
+    kept:    (batch norm, reason) of each one that cannot be folded, as in the file.
     skipped: (path, reason) of batch norms that the file does not describe well enough, if skipping was requested.
     """
 
@@ -93,7 +93,7 @@ def reason_to_keep(layer: BatchNorm, kernels: Mapping[str, Kernel | str]) -> str
     if isinstance(found, str):
         return found
     if found.count != layer.channels:
-        return f"{printable(found.path, 80)}, which feeds it, gives {found.count} channels, and it has {layer.channels}"
+        return f"{printable(found.path, 80)}, which feeds it, has {found.count} output channels, but the batch norm has {layer.channels}"
     if not _fits(layer, found):
         return f"a folded number does not fit {found.dtype}"
     return ""
@@ -103,7 +103,7 @@ def remark_on(layers: tuple[BatchNorm, ...], kernels: Mapping[str, Kernel | str]
     """A sentence about the batch norms that stay, where there are any."""
     kept = [(layer.path, reason) for layer in layers if (reason := reason_to_keep(layer, kernels))]
     is_partial = 0 < len(kept) < len(layers)  # where all stay, folding them is an error
-    return [f"{len(kept)} of {len(layers)} batch norms cannot be folded and stay: {by_reason(kept)}"] if is_partial else []
+    return [f"{len(kept)} of {len(layers)} batch norms cannot be folded and are kept: {by_reason(kept)}"] if is_partial else []
 
 
 def fold_bundle(bundle: Bundle) -> FoldedModel:

@@ -64,7 +64,7 @@ def _check_geometry(shape: tuple[int, ...], axis: tuple[int, ...], ndim: int | N
     if not 0 < channels <= MAX_CHANNELS:
         raise LayerError(f"expected 1 to {MAX_CHANNELS} channels, got {channels}")
     if not isinstance(axis, tuple):
-        raise LayerError(f"expected as axis a tuple with one axis for each dimension of the parameters, such as (-1,), got {axis}")
+        raise LayerError(f"expected axis to be a tuple with one axis for each dimension of the parameters, such as (-1,), got {axis}")
     if len(axis) != len(shape) or len(set(axis)) != len(axis):
         raise LayerError(f"axis {list(axis)} does not fit parameters of shape {list(shape)}")
     for a in axis:
@@ -104,7 +104,7 @@ def _check_raised(effective_epsilon: float | None, epsilon: float) -> None:
     if effective_epsilon is None:
         return
     if not isinstance(effective_epsilon, float) or not effective_epsilon <= float(np.finfo(np.float32).max):
-        raise LayerError(f"effective_epsilon is {effective_epsilon}; a number that fits float32 is possible")
+        raise LayerError(f"expected an effective_epsilon that fits float32, got {effective_epsilon}")
     if np.float32(effective_epsilon) < np.float32(epsilon):
         raise LayerError(f"expected an effective_epsilon of at least epsilon, {epsilon:g}, got {effective_epsilon:g}: kernels raise "
                          "epsilon and never lower it")

@@ -38,13 +38,13 @@ class BatchNorm(Parameters):
     rest.
 
     path:             unique in its bundle: outer model, wrapper and cell names joined by "/".
-    name:             the layer's own name, the last part of `path` unless a name itself contains "/".
-    class_name:       as the model has it, e.g. "BatchNormalization", "Custom>MyBN".
-    axis:             for each dimension of `shape` the axis of the input it runs along, as the model has it
+    name:             the layer's own name, the last part of `path` unless the name itself contains "/".
+    class_name:       as in the model, e.g. "BatchNormalization", "Custom>MyBN".
+    axis:             for each dimension of `shape`, the axis of the input that it runs along, as in the model
                       (-1 or 3).
     shape:            shape of each of the parameters; one entry in nearly all models.
     ndim:             rank of the input with its batch axis, or None if the file does not specify it.
-    dtype:            "float16", "bfloat16", "float32" or "float64": the type the parameters are stored in.
+    dtype:            "float16", "bfloat16", "float32" or "float64": the type that the parameters are stored in.
     epsilon:          number added to the variance, under the square root.
     momentum:         of the moving average in training (Keras's convention), or None; not used in inference.
     gamma, beta:      arrays of `shape` in `dtype` (bfloat16: float32 arrays of bfloat16 values), or None where the
@@ -52,7 +52,7 @@ class BatchNorm(Parameters):
     moving_mean, moving_variance:  arrays of `shape` in `dtype`.
     called_in_training: the model calls the layer with training=True, so it may normalize by the statistics of the batch.
     calls:            what feeds and follows each call of the layer; () if the file does not specify it. `inputs` and `outputs` are those of
-                      the one call that nearly every layer has, else None.
+                      the only call, or None if there are several.
     effective_epsilon: what the fused kernel of the TensorFlow that wrote the file used instead of `epsilon`; None: the same.
     assumed:          names of fields that did not come from the file.
     converted:        names of fields that were converted to the standard formula (old versions stored a standard deviation).
@@ -101,8 +101,8 @@ class BatchNorm(Parameters):
         return cls(**{**{name: getattr(stored, name) for name in _FROM_FILES}, **changes})
 
     def prepare(self, *, axis: int | tuple[int, ...] | None = None, fast: Literal[True, "numba"] = True) -> Prepared:
-        """The layer made ready for many float32 inputs: `y = prepared(x)` and `prepared(x, out)` give what `exporter.evaluate` gives with
-        `fast`, bit for bit, but scale and offset are made once.
+        """Prepares the layer for many float32 inputs: `y = prepared(x)` and `prepared(x, out)` give what `exporter.evaluate` gives with
+        `fast`, bit for bit, but scale and offset are computed only once.
 
         axis, fast: as in `exporter.evaluate`.
 
@@ -154,14 +154,14 @@ def evaluate(layer: BatchNorm, x: ArrayLike, *, axis: int | tuple[int, ...] | No
           layer's dtype first, as Keras does (bfloat16: float32 arrays of bfloat16 values).
     axis: an axis other than the layer's, e.g. 1 for a channels_first input to a layer saved as channels_last.
     fast: True for float32 arithmetic, one multiplication and one addition per number; requires float32 input. "numba": the same
-          numbers in one pass, at the speed of memory, with the extra `numba`; the first call compiles it.
+          numbers in one pass, limited by memory bandwidth; needs the extra `numba`, and the first call compiles it.
     out:  with `fast`: float32 array of x's shape for the result; may be `x` itself.
 
     Error, with u the unit roundoff and a = gamma / sqrt(moving_variance + epsilon): exact, at most one rounding to the result's
     type (plus 2**-50 relative to |a*x| + |a*moving_mean| + |beta|); fast, 8 * 2**-24 * (|a*x| + |a*moving_mean| + |beta|).
 
-    Raises: UsageError if x does not fit the layer, LayerError if the rank of x is not the one that the layer's axis counts for, '
-                                                                                                            r'MissingExtra.
+    Raises: UsageError if x does not fit the layer, LayerError if x does not have the rank that the layer's axis
+    requires, MissingExtra.
     """
     array = _as_input(layer, x)
     if fast not in (False, True, "numba"):

@@ -16,7 +16,7 @@ def compare(bundle: Bundle, other: Bundle | Mapping[str, Any] | str | os.PathLik
             **options: Any) -> Comparison:
     """The differences between the layers of a bundle and another form of them, with the known mistakes that explain them.
 
-    other:    a bundle; the path of any model, bundle, PyTorch checkpoint or state, flax state, .onnx, .csv or .h file; or arrays by
+    other:    a bundle; the path of a model, bundle, PyTorch checkpoint or state, flax state, .onnx, .csv or .h file; or arrays by
               name, such as `model.state_dict()` of PyTorch.
     map:      {glob over paths of the bundle: path of the other form} for layers with different names; the same number of * on both
               sides. Otherwise layers are paired by path, by content, or by order and shape, and the result says how.

@@ -158,7 +158,7 @@ def diagnose_parser() -> argparse.ArgumentParser:
                "  ./mine < x.npy | bn-diagnose out.json --input x.npy --output -\n"
                "  bn-diagnose --gamma 1.5 --beta 0.25 --mean 0.5 --variance 4 --epsilon 0.001 --input 1 --output 0.624953\n"
                "  bn-diagnose --explain BN101\n\n"
-               "numbers on the command line are taken as accurate to half a unit of their last digit\n"
+               "numbers on the command line are assumed to be accurate to half a unit of their last digit\n"
                "exit status: 0 the same within the error bound, 1 different (or refused), 2 usage")
     parser.add_argument("bundle", metavar="BUNDLE", nargs="?",
                         help="a bundle, a model as bn-export takes it, or a .json, .npz or .csv file of gamma, beta, mean, variance and "
@@ -171,10 +171,10 @@ def diagnose_parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", metavar="THEIRS", help="the output of your code for it, in the same forms")
     for name in ALONE:
         parser.add_argument(f"--{name}", metavar="X", help=f"without a file: the layer's {name}, one number for each channel")
-    parser.add_argument("--axis", type=int, metavar="N", help="the channel axis of the input, where it differs from the layer's")
+    parser.add_argument("--axis", type=int, metavar="N", help="the channel axis of the input, if it differs from the layer's")
     parser.add_argument("--channel", type=int, metavar="N", help="the numbers belong to this channel only")
     parser.add_argument("--dtype", choices=["float16", "bfloat16", "float32", "float64"],
-                        help="the type that your code computes in, where it has less precision than the layer's")
+                        help="the type that your code computes in, if it is less precise than the layer's")
     parser.add_argument("--json", action="store_true", help="print the diagnosis as JSON")
     parser.add_argument("--explain", metavar="CODE", help="explain a known mistake, e.g. BN101")
     parser.add_argument("--list", action="store_true", help="list the known mistakes")

@@ -59,7 +59,7 @@ def _layer(bundle: Bundle, wanted: str | None) -> BatchNorm:
         others = f"; others are {names(bundle.paths())}" if len(bundle) else ""
         raise LayerError(unusable[path], where=path, hint=f"there is no inference to compute{others}")
     if path not in bundle:
-        raise UsageError(f"there is no layer {printable(path)!r}", hint=f"there are {names(paths)}")
+        raise UsageError(f"there is no layer {printable(path)!r}", hint=f"its layers are {names(paths)}")
     warn(bundle.warnings)
     return bundle[path]
 
@@ -68,7 +68,7 @@ def eval_parser() -> argparse.ArgumentParser:
     """The arguments of bn-eval."""
     parser = argparse.ArgumentParser(
         prog="bn-eval", formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Compute the inference of a batch norm for an array in a .npy file. The file is processed in chunks and may be larger\n"
+        description="Compute the output of a batch norm for an array in a .npy file. The file is processed in chunks and may be larger\n"
                     "than the memory. The result is computed in float64 and rounded once to the type of the input.",
         epilog="examples:\n  bn-eval out.json x.npy y.npy --layer encoder/bn_1\n"
                "  ./features | bn-eval out.json - - --layer encoder/bn_1 | ./rest\n\n"
@@ -77,7 +77,7 @@ def eval_parser() -> argparse.ArgumentParser:
     parser.add_argument("input", metavar="IN.npy", help="the input, with its channels along the layer's axis; - is standard input")
     parser.add_argument("out", metavar="OUT.npy", help="the output, of the shape and type of the input; - is standard output")
     parser.add_argument("--layer", metavar="PATH", help="the layer; required if the bundle has more than one")
-    parser.add_argument("--axis", type=int, metavar="N", help="the channel axis of the input, where it differs from the layer's")
+    parser.add_argument("--axis", type=int, metavar="N", help="the channel axis of the input, if it differs from the layer's")
     parser.add_argument("--fast", action="store_true", help="compute in float32: one multiplication and one addition per number")
     parser.add_argument("--version", action="version", version=f"bn-eval {__version__}")
     add_completion(parser)

@@ -157,8 +157,8 @@ def export_parser() -> argparse.ArgumentParser:
     writing.add_argument("--folded", action="store_true", help="in a .h file or the kit: also write scale and offset, with y = scale "
                                                                "* x + offset")
     writing.add_argument("--fold", action="store_true",
-                         help="an .npz file: the kernels and biases of the layers in front with the batch norms folded into them, "
-                              "the batch norms that cannot be folded, and why")
+                         help="write an .npz file with the kernels and biases of the preceding layers, with the batch norms folded "
+                              "into them, the batch norms that cannot be folded, and why")
     writing.add_argument("--axis", type=int, metavar="N",
                          help="in an .onnx file: write layers with their channels along axis N of the input; 1 is NCHW, as usual in ONNX")
     writing.add_argument("--plain", action="store_true", help="write an .onnx file without local functions, for programs that do not "
@@ -173,7 +173,7 @@ def add_many_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("many models")
     group.add_argument("--out-dir", metavar="DIR", help="the folder or URL to write the exports to")
     group.add_argument("--suffix", help="the format of the exports, as for OUT (default: .json); also with - as OUT")
-    group.add_argument("--jobs", type=int, metavar="N", help="the number of processes (default: one for each processor)")
+    group.add_argument("--jobs", type=int, metavar="N", help="the number of processes (default: one per processor)")
     group.add_argument("--dask", metavar="ADDRESS", help="run on the workers of a Dask cluster, e.g. tcp://host:8786; "
                                                          "they must see the models and DIR under the same paths")
     group.add_argument("--force", action="store_true", help="also export models whose export is up to date")

@@ -93,11 +93,11 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--epsilon", action="append", default=[], metavar="V|GLOB=V",
                        help="epsilon of layers whose file does not contain it; GLOB matches paths; repeatable")
     group.add_argument("--architecture", metavar="FILE", help="the JSON of the model, or another model file that contains its config")
-    group.add_argument("--layers", action="append", default=[], metavar="GLOB", help="export only layers whose path matches; repeatable")
+    group.add_argument("--layers", action="append", default=[], metavar="GLOB", help="use only layers whose path matches; repeatable")
     group.add_argument("--skip-unresolved", action="store_true", help="write the layers that can be resolved and list the others in "
                                                                       "the bundle")
     group.add_argument("--effective-epsilon", action="store_true",
-                       help="write the epsilon that the fused kernel used (max(epsilon, 1.001e-5) in TensorFlow 1.12 to 2.11)")
+                       help="use the epsilon that the fused kernel used (max(epsilon, 1.001e-5) in TensorFlow 1.12 to 2.11)")
     group.add_argument("--stored-statistics", action="store_true",
                        help="also write layers that the model calls with training=True, which normalize by the batch")
     group.add_argument("--ema", choices=["yes", "no"],

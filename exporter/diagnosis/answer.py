@@ -98,7 +98,7 @@ def _why_hidden(found: Diagnosis, hidden: str) -> str:
     case = one.case
     if _never_moved(case):
         if (case.gamma == 1).all() and not case.beta.any():
-            return ("The layer is as it was made: moving_mean 0, moving_variance 1, gamma 1, beta 0. It changes next to nothing (an "
+            return ("The layer has its initial values: moving_mean 0, moving_variance 1, gamma 1, beta 0. It changes next to nothing (an "
                     f"identity), so these numbers cannot show {hidden}.")
         return ("The statistics were never updated or loaded: moving_mean is 0 and moving_variance 1 in every channel, which hides "
                 f"{hidden}.")
@@ -107,7 +107,7 @@ def _why_hidden(found: Diagnosis, hidden: str) -> str:
     if one.printed.any():
         return f"These numbers are too coarse to show {hidden}; give all their digits."
     if not np.ptp(case.x, axis=0).any():
-        return f"Each channel of the input has one value only, which hides {hidden}; give other inputs."
+        return f"Each channel of the input has only one value, which hides {hidden}; give other inputs."
     return f"In this layer, or with these inputs, {hidden} change next to nothing: the bundle's own vectors of the layer show more."
 
 
@@ -116,7 +116,7 @@ def _count(numbers: int) -> str:
 
 
 def _times(ratio: float) -> str:
-    return f"{ratio:.3g} times" if math.isfinite(ratio) else "being no number"
+    return f"{ratio:.3g} times" if math.isfinite(ratio) else "an infinite factor"
 
 
 def _explanation(explanation: Explanation, *, full: bool) -> list[str]:
@@ -125,7 +125,7 @@ def _explanation(explanation: Explanation, *, full: bool) -> list[str]:
     if explanation.weak and explanation.epsilon is None:
         lines.append("  fits the pattern; nothing was predicted number by number")
     else:
-        lines.append(f"  explains {'these channels' if explanation.channels else 'all numbers'} to {explanation.error:.2g} "
+        lines.append(f"  explains {'these channels' if explanation.channels else 'all numbers'} to within {explanation.error:.2g} "
                      f"({explanation.worst:.2g} of the tolerance)")
     if explanation.epsilon is not None:
         lines.append(f"  the numbers allow an epsilon from {explanation.epsilon[1]:.6g} to {explanation.epsilon[2]:.6g}")

@@ -156,7 +156,7 @@ def _to_set(mine: Bundle, other: Port) -> Iterator[str]:
 def _remarks(pairs: Sequence[Pair]) -> Iterator[str]:
     found = [pair.theirs for pair in pairs]
     if found != sorted(found) and any(pair.how == "by content" for pair in pairs):
-        yield "the other form lists its layers in another order; where it uses them by that order, layers are exchanged (BN145)"
+        yield "OTHER lists its layers in another order; if it uses them in that order, layers are exchanged (BN145)"
 
 
 def check_vectors(bundle: Bundle) -> list[Check]:

@@ -18,7 +18,7 @@ from exporter.errors import UsageError, names, printable
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-TOLD, PATH, CONTENT, ORDER = "as --map says", "by path", "by content", "by order and shape"
+TOLD, PATH, CONTENT, ORDER = "by --map", "by path", "by content", "by order and shape"
 HOWS = (TOLD, PATH, CONTENT, ORDER)
 WRAPPERS = {"module", "model", "state_dict", "model_state_dict", "params", "batch_stats"}
 # Names that a framework counts up by itself: the same network built twice in a process has other ones.
@@ -69,13 +69,13 @@ def _as_told(found: Pairing, told: Sequence[tuple[str, str]]) -> None:
     for old, new in told:
         matching = [at for at, layer in found.left.items() if fnmatch.fnmatchcase(layer.path, old)]
         if not matching:
-            raise UsageError(f"--map {old}={new}: {printable(old)!r} matches no layer of the bundle that is left",
-                             hint=f"there are {names(layer.path for layer in found.mine)}")
+            raise UsageError(f"--map {old}={new}: {printable(old)!r} matches no unpaired layer of the bundle",
+                             hint=f"its layers are {names(layer.path for layer in found.mine)}")
         for at in matching:
             wanted = _translated(found.left[at].path, old, new)
             if wanted not in paths or paths[wanted] not in found.right:
-                raise UsageError(f"--map {old}={new}: there is no layer {printable(wanted)!r} that is left in the other form",
-                                 hint=f"there are {names(paths)}")
+                raise UsageError(f"--map {old}={new}: OTHER contains no unpaired layer {printable(wanted)!r}",
+                                 hint=f"its layers are {names(paths)}")
             found.add(at, paths[wanted], TOLD)
 
 
@@ -86,7 +86,7 @@ def _translated(path: str, old: str, new: str) -> str:
     if stands is None or len(parts) == 1:
         return new
     if len(parts) - 1 != len(stands.groups()):
-        raise UsageError(f"--map {old}={new}: expected as many stars on both sides", hint="e.g. --map 'encoder/*=enc.*'")
+        raise UsageError(f"--map {old}={new}: expected the same number of * on both sides", hint="e.g. --map 'encoder/*=enc.*'")
     return "".join(part + star for part, star in zip(parts, [*stands.groups(), ""]))
 
 

@@ -34,7 +34,7 @@ def plain(text: str) -> str:
         check_commas(text)
         return text
     if LEFT_OUT.search(text):
-        raise UsageError("the print-out leaves numbers out (...)", hint="print all of them (numpy.set_printoptions(threshold=2**31), "
+        raise UsageError("the printed array is abbreviated (...)", hint="print all numbers (numpy.set_printoptions(threshold=2**31), "
                          "torch.set_printoptions(threshold=2**31)), or save the array: numpy.save(file, array)")
     bare = SCALAR.sub(r"\1", text)
     bare = WORDS.sub("", bare)

@@ -55,7 +55,7 @@ class Compared:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
-    """The result. missing: paths that only the bundle has. added: those only the other has. to_set: what the other form cannot store."""
+    """The result of `compare`. missing, added: layers only in the bundle, only in the other form. to_set: what that form cannot store."""
 
     name: str
     kind: str
@@ -67,12 +67,12 @@ class Comparison:
 
     @property
     def same(self) -> bool:
-        """Whether nothing differs beyond rounding to the other's type, and every layer has a counterpart."""
+        """Whether every layer has a counterpart, and nothing differs beyond rounding to the other form's type."""
         return not self.differences
 
     @property
     def differences(self) -> tuple[Difference, ...]:
-        """All differences, in the order of the bundle, then what only the other form has."""
+        """All differences, in the order of the bundle, then the layers that only the other form contains."""
         return (*(one for pair in self.pairs for one in pair.differences), *self.missing, *self.added)
 
     def text(self) -> str:

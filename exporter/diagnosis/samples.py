@@ -49,7 +49,7 @@ def numbers(given: Any) -> Numbers:
 
     NumPy arrays are exact. Text is read as it is typed. Python's lists and numbers count as typed: 0.3066 is known to 0.00005.
 
-    Raises: UsageError for what holds no numbers.
+    Raises: UsageError for what contains no numbers.
     """
     if isinstance(given, Numbers):
         return given
@@ -59,7 +59,7 @@ def numbers(given: Any) -> Numbers:
         return from_text(repr(given))
     array = np.asarray(given)
     if array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":
-        raise UsageError(f"an array of type {array.dtype} holds no numbers")
+        raise UsageError(f"an array of type {array.dtype} contains no numbers")
     return Numbers(array)
 
 
@@ -88,7 +88,7 @@ def from_text(text: str, where: str = "") -> Numbers:
         elif _NUMBER.fullmatch(token):
             stack[-1].append(token)
         else:
-            raise UsageError(f"{printable(token, 60)!r} is no number", where=where, hint=WHAT_FITS)
+            raise UsageError(f"{printable(token, 60)!r} is not a number", where=where, hint=WHAT_FITS)
     if len(stack) != 1:
         raise UsageError("a bracket is not closed")
     top = stack[0]
@@ -176,8 +176,8 @@ def _npz(place: Place, path: str, name: str, role: str) -> NDArray[Any]:
 def _choose(names: list[str], name: str, role: str, where: str, path: str) -> str:
     wanted = name or (role if role in names else names[0] if len(names) == 1 else "")
     if wanted not in names:
-        what = f"it holds the arrays {', '.join(map(printable, names[:8]))}" + (f", not {printable(name)!r}" if name else "")
-        raise UsageError(what, where=where, hint=f"say which one is the {role}: {path}:NAME")
+        what = f"it contains the arrays {', '.join(map(printable, names[:8]))}" + (f", not {printable(name)!r}" if name else "")
+        raise UsageError(what, where=where, hint=f"choose the {role}: {path}:NAME")
     return wanted
 
 
@@ -200,6 +200,6 @@ def _from_csv(text: str, where: str) -> Numbers:
         rows = rows[1:]  # a line of names
     bad = next((word for row in rows for word in row if not _NUMBER.fullmatch(word)), None)
     if bad is not None:
-        raise FormatError(f"{printable(bad, 60)!r} is no number", where=where)
+        raise FormatError(f"{printable(bad, 60)!r} is not a number", where=where)
     found = _of_words(rows, where)
     return found.reshape((-1,)) if found.values.ndim == 2 and found.values.shape[1] == 1 else found

@@ -33,8 +33,8 @@ def diagnose(model: Bundle | BatchNorm | Given, x: Any, theirs: Any, *, layer: s
     layer:   the layer's path; None: all layers are tried.
     channel: the channel that the numbers belong to, if they belong to one; None: all are tried.
     axis:    the channel axis of the input, if it differs from the layer's.
-    averages: the same model with the other of two sets of variables in its checkpoint (exporter.read(..., ema=...)).
-    dtype:   the type in which the output was computed, if it has less precision than the layer's and the output's.
+    averages: the same model with the other set of variables in its checkpoint (exporter.read(..., ema=...)).
+    dtype:   the type in which the output was computed, if it is less precise than the types of the layer and the output.
 
     Raises: UsageError if the numbers fit no layer.
     """
@@ -45,7 +45,7 @@ def diagnose(model: Bundle | BatchNorm | Given, x: Any, theirs: Any, *, layer: s
     if layer is not None:
         found = [one for one in layers if one.path == layer]
         if not found:
-            raise UsageError(f"there is no layer {printable(layer)!r}", hint=f"there are {names(one.path for one in layers)}")
+            raise UsageError(f"there is no layer {printable(layer)!r}", hint=f"the layers are {names(one.path for one in layers)}")
         wanted = found
     else:
         wanted = layers
@@ -91,23 +91,23 @@ def _others(averages: Bundle | None, channel: int | None) -> dict[str, BatchNorm
 
 def _judged(evidence: list[Evidence], others: Mapping[str, BatchNorm], notes: list[str]) -> Diagnosis:
     loose = [one.loosen() for one in evidence if one.input_printed.any() or one.slack.any()]
-    printed = "the input, too, is" if not any(one.slack.any() for one in evidence) else "the parameters and the input, too, are"
+    printed = "the input is also" if not any(one.slack.any() for one in evidence) else "the parameters and the input are also"
     for one in [*evidence, *loose]:
         if one.right():
             also = [other.layer.path for other in evidence if other.layer.path != one.layer.path and other.right()]
             if also:
-                notes.append(f"the numbers are right for {names(also)} as well")
+                notes.append(f"the numbers are also right for {names(also)}")
             if not one.finite():
                 notes.append("none of the numbers is finite, as it should be for this input; nothing else was compared")
             if one.loosened:
-                notes.append(f"right if {printed} rounded to the digits that were typed")
+                notes.append(f"right if {printed} rounded to the typed digits")
             notes += filter(None, [said(evidence, mistakes=False)] if any(other.any_channel for other in evidence) else [])
             return _same(one, notes)
     found = _searched(evidence, others, notes)
     if not found and loose:
         found = _searched(loose, others, notes)
         if found:
-            notes.append(f"these hold if {printed} rounded to the digits that were typed")
+            notes.append(f"these explanations are right if {printed} rounded to the typed digits")
             evidence = loose
     return _differs(evidence, sorted(found, key=rank), notes)
 
@@ -124,7 +124,7 @@ def _searched(evidence: list[Evidence], others: Mapping[str, BatchNorm], notes: 
     if found:
         return found + [more for sample, one in samples if one.layer.path == found[0].layer for more in explain_closer(sample, one, found)]
     if len(samples) > MAX_LAYERS:
-        notes.append(f"two mistakes together and orders of channels were not looked for in {len(samples)} layers: say which with --layer")
+        notes.append(f"pairs of mistakes and orders of channels were not tried for all {len(samples)} layers: choose one with --layer")
         return []
     return [explanation for pair in samples for explanation in explain_further(*pair)]
 

@@ -186,5 +186,5 @@ def read_metadata(data: bytes, where: str, saved: SavedGraph) -> dict[int, bytes
 
 
 def _contradicts(what: str, where: str) -> FormatError:
-    return FormatError(f"it and the object graph of saved_model.pb do not say the same of {what}", where=where,
+    return FormatError(f"it and the object graph of saved_model.pb disagree about {what}", where=where,
                        hint="a file of the folder is damaged or another model's: copy or save the whole folder again")

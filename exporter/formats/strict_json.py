@@ -48,7 +48,7 @@ def parse_json(text: str | bytes, where: str, limit: int = MAX_BYTES, most: int 
         raise _too_deep(where) from None
     if strings != _quotes(data):  # of an object that repeats a key, the first is lost with its value
         raise FormatError(f"the key {_repeated_key(data)} occurs more than once in one JSON object", where=where,
-                          hint="Keras never writes a key twice, and which of the two is valid cannot be known")
+                          hint="Keras never writes a key twice, and it is unknown which of the two is valid")
     return value
 
 

@@ -270,7 +270,7 @@ def convert(layer: Stored) -> BatchNorm:
 
     stored = layer.moving_variance.astype(np.float64)
     outside = layer.statistic is Statistic.EPSILON_OUTSIDE
-    _check(layer, stored, stored < 0 if outside else stored + layer.epsilon <= 0, "division by it is not possible")
+    _check(layer, stored, stored < 0 if outside else stored + layer.epsilon <= 0, "not a valid divisor")
     square = ((np.sqrt(stored) if outside else stored) + layer.epsilon) ** 2
     epsilon = 0.0 if (square < layer.epsilon).any() else layer.epsilon
     variance = round_to(square - epsilon, layer.dtype)

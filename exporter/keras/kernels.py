@@ -68,7 +68,7 @@ def feeding_layers(tree: Node, wants: Callable[[str], bool] = lambda path: True)
     found: dict[str, Feeding | str] = {}
     for step in steps:
         if is_batch_norm(step.node) and wants(step.path):
-            found[step.path] = look.at(step) if step.path not in found else "it is called more than once, or another one has its path"
+            found[step.path] = look.at(step) if step.path not in found else "it is called more than once, or another layer has its path"
     return found
 
 
@@ -99,14 +99,14 @@ class _Look:
         kind = kind_of(node.class_name)
         if kind is None or ">" in (node.registered_name or ""):
             called = printable(node.registered_name or node.class_name, 60)
-            return f"what feeds it is {name} of class {called}, which has no kernel known here"
+            return f"it is fed by {name} of class {called}, which has no kernel of a known kind"
         if not _is_linear(node.config.get("activation")):
             return f"{name}, which feeds it, applies an activation in between"
         if len(feeding.outputs) > 1 or feeding.is_model_output or len(self._calls[key_of(node)]) > 1:
             return f"the output of {name} is used elsewhere, too, or it is called more than once"
         for each in (*self._above[step.node], *self._above[node]):
             if (each.base_name not in MODELS and each.base_name != "TimeDistributed") or ">" in (each.registered_name or each.class_name):
-                return f"it stands in {printable(each.name, 80)} of class {printable(each.class_name, 60)}, which may do more than call it"
+                return f"it is inside {printable(each.name, 80)} of class {printable(each.class_name, 60)}, which may do more than call it"
         reason = _reason_against(node) or self._reason_of_axis(step.node, node, kind)
         if reason:
             return f"{name}, which feeds it: {reason}"
@@ -124,7 +124,7 @@ class _Look:
         if kind != "Dense" and depths[0] == depths[1]:
             rank = _spatial(kind) + 2
         right = ((-1,), *([(rank - 1,)] if rank else [])) if is_last else ((1,), (-_spatial(kind) - 1,)) if depths[0] == depths[1] else ()
-        return "" if axis in right else f"its channels come out {'last' if is_last else 'first'}, and the batch norm runs along axis {axis}"
+        return "" if axis in right else f"its output has channels {'last' if is_last else 'first'}, but batch norm runs along axis {axis}"
 
 
 def _is_linear(activation: Any) -> bool:
@@ -160,7 +160,7 @@ def _reason_against(node: Node) -> str:
     if _size(config, "units", "filters", "nb_filter", "output_dim", "depth_multiplier") is None:
         return "its config does not specify how many channels it has"
     if node.class_name.startswith("SeparableConvolution"):
-        return "how Keras 1 lays out a separable kernel is not known here"
+        return "the layout of separable kernels in Keras 1 is not supported"
     return ""
 
 

@@ -94,7 +94,7 @@ def ending(status: int, limits: Limits) -> ExporterError:
     elif status < 0:
         what = f"crashed the reading process (signal {-status})"
     else:
-        what = "ran out of the memory that it is allowed" if status == OUT_OF_MEMORY else f"ended the process (exit status {status})"
+        what = "exceeded its memory limit" if status == OUT_OF_MEMORY else f"ended the process (exit status {status})"
     return FormatError(f"reading it {what}", hint=HARMLESS)
 
 
@@ -105,8 +105,8 @@ def is_out_of_time(status: int) -> bool:
 
 def _timed_out(limits: Limits) -> ExporterError:
     """Where the clock ended it: which says nothing about the file."""
-    return ExporterError(f"timed out: reading it took more than {limits.wall_seconds} seconds, though not of processor time",
-                         hint="the machine, or the disk or network that stores the file, is too busy; try again")
+    return ExporterError(f"timed out: reading it took more than {limits.wall_seconds} seconds, but not of processor time",
+                         hint="the machine, or the disk or network with the file, is too busy; try again")
 
 
 def receive(child: Child, feed: Callable[[bytes], object], is_complete: Callable[[], bool] = lambda: False) -> None:

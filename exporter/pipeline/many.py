@@ -74,7 +74,7 @@ def export_many(sources: Iterable[str | os.PathLike[str]], out_dir: str | os.Pat
     plan = named_sources(sources, out_dir, suffix, index.wrote)
     count = len(plan.outputs) + len(plan.problems)
     if not count:
-        raise UsageError("no models are given")
+        raise UsageError("expected at least one model, got none")
     if report is not None:
         output.check_output(report, [place_for(source) for source in plan.outputs])
     outcomes: dict[str, Outcome] = {}

@@ -15,7 +15,7 @@ class Outcome:
     layers, channels: how many batch norms were exported, and the sum of their channels.
     reason, hint:     of a refusal, as the command prints them.
     warnings:         what the user should know about a successful export.
-    mark, written:    what identifies this state of the model and of the export (exporter/pipeline/resume.py).
+    mark, written:    what identifies this version of the model and of the export (exporter/pipeline/resume.py).
     """
 
     source: str
@@ -32,7 +32,7 @@ class Outcome:
 
 @dataclasses.dataclass(frozen=True, slots=True, repr=False)
 class Summary:
-    """The outcomes, in the order of the sources. warnings: other problems, e.g. an index that cannot be written."""
+    """The result of `export_many`: the outcomes, in the order of the sources. warnings: other problems, e.g. an unwritable index."""
 
     outcomes: tuple[Outcome, ...]
     warnings: tuple[str, ...] = ()
@@ -52,8 +52,10 @@ class Summary:
         return ", ".join(f"{status} {len(self.of(status))}" for status in (EXPORTED, SKIPPED, REFUSED))
 
     def reasons(self) -> list[tuple[int, Outcome]]:
-        """How many were refused for each reason, the commonest first, with the first of them. Refusals with one hint have one reason:
-        what is to be done about them is the same."""
+        """The number of refusals for each reason, most frequent first, with the first outcome of each.
+
+        Refusals with the same hint count as one reason: what to do about them is the same.
+        """
         groups: dict[str, list[Outcome]] = {}
         for outcome in self.of(REFUSED):
             groups.setdefault(outcome.hint or outcome.reason, []).append(outcome)

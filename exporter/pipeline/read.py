@@ -48,7 +48,7 @@ def read(path: str | os.PathLike[str] | Content, *, epsilon: float | Mapping[str
          backend: str | None = None, kernels: bool = False, isolated: bool = False) -> Bundle:
     """The batch norms of a model: any file or folder written by Keras or TensorFlow, or a bundle.
 
-    path:              a path, a URL of fsspec, the content of a file (bytes) or a binary file object, which is copied to a temporary file.
+    path:              a path, an fsspec URL, the contents of a file (bytes) or a binary file object, which is copied to a temporary file.
     epsilon:           for files that do not contain it: one value, or {glob over paths: value}; the last match wins.
     architecture:      a JSON architecture, or another model file that contains the config, for weights-only files.
     layers:            globs over paths; only layers whose path matches one are read. Empty: all.

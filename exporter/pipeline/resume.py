@@ -81,7 +81,7 @@ class Index:
             refuse_links(path, self.out_dir)
             output.write(path, data)
         except ExporterError as error:
-            self.warnings = [f"the index of the exports was not written, so the next run exports all of them again: {error}"]
+            self.warnings = [f"the index of the exports could not be written, so the next run will export all of them again: {error}"]
         self._saved = time.monotonic()
         self._new.clear()
 

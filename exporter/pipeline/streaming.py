@@ -1,4 +1,4 @@
-"""Inference from a .npy file into a .npy file, a block at a time: inputs may be larger than the memory."""
+"""Inference from a .npy file into a .npy file, a block at a time: inputs may be larger than memory."""
 
 from __future__ import annotations
 

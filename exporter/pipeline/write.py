@@ -65,10 +65,10 @@ def write(bundle: Bundle, path: str | os.PathLike[str], options: WriteOptions | 
     folded:  in a .h file or the kit: also write scale and offset, with y = scale * x + offset.
     axis:    in an .onnx file: the axis of the channels in each layer's input; 1 for NCHW. None: as in the model.
     plain:   in an .onnx file: without local functions, for readers that do not support them.
-    fold:    an .npz file: the layers that feed batch norms, with these in their kernels and biases, and the batch norms that stay
-             (docs/folding.md). The bundle is one of `read(path, kernels=True)`.
-    options: all of these as one object, instead of them.
-    inputs:  the files and folders that were read, which the output must not replace or be inside of.
+    fold:    in an .npz file: write the layers that feed batch norms with the batch norms folded in, and those that are kept
+             (docs/folding.md). The bundle must come from `read(path, kernels=True)`.
+    options: all of these as one object, instead of separately.
+    inputs:  the files and folders that were read; the output must not replace them or be inside them.
 
     Raises: UsageError (unknown suffix), OutputError (cannot be written; an existing file is unchanged), MissingExtra.
     """

@@ -193,7 +193,7 @@ def _check_lists(file: File, base: str, groups: list[LayerGroup]) -> None:
         path = join(base, name)
         if file.is_group(path) and any(attribute.startswith("weight_names") for attribute in file.attributes(path)):
             raise FormatError(f"the group {printable(name)!r} holds weights, and layer_names does not list it", where=base,
-                              hint="the file is damaged; get it again")
+                              hint="the file is damaged; copy or download it again")
 
 
 def _placed(groups: list[LayerGroup], tree: Node | None) -> Iterator[tuple[LayerGroup, str, Node | None]]:

@@ -82,7 +82,7 @@ def _text(config: Place) -> str:
     value = parse_json(config.read(), f"{CONFIG}/{STRINGS}")
     text = value.get("config") if isinstance(value, dict) else None
     if not isinstance(text, str):
-        raise FormatError("expected the model's config as a text under \"config\"", where=f"{CONFIG}/{STRINGS}",
+        raise FormatError("expected the model's config as text under \"config\"", where=f"{CONFIG}/{STRINGS}",
                           hint="copy the whole folder of the step again")
     return text
 
@@ -98,7 +98,7 @@ class _Variables:
                 continue
             name = "/".join(keys[1:])
             if name in self._by_name:
-                raise FormatError("it is listed both as a trainable and as a non-trainable variable", where=name)
+                raise FormatError("it is listed as both a trainable and a non-trainable variable", where=name)
             self._by_name[name] = keys
         if not self._by_name:
             raise UnsupportedError("this Orbax checkpoint contains no trainable_variables or non_trainable_variables, unlike one of Keras",

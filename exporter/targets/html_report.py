@@ -39,18 +39,18 @@ OPTIONS = frozenset({"vectors"})  # holds none
 
 MAX_NAME_LENGTH = 400  # characters of a name or sentence that are shown
 MAX_LINKS = 4  # layers named under a kind of finding; the table shows them all
-TESTED = ("The inputs and outputs that go with each layer: scale · x + offset in float32 (float64 layers: in float64) against the exact "
-          "outputs, as a part of the error bound that a runtime has to keep")
+TESTED = ("The test vectors of each layer: scale · x + offset in float32 (float64 layers: in float64) against the exact "
+          "outputs, as a fraction of the error bound for runtimes")
 FLAT = 1e-6  # scales below are drawn at it, as variances are at CONSTANT: one dead channel must not squeeze all others
 MAX_BYTES = float(np.finfo(np.float64).max)
 COLUMNS = (  # heading, class of its cells, what it is
     ("No.", "n minor", "In the order of the model"), ("Layer", "name", "Path: outer models, wrappers and the layer's own name"),
-    ("Channels", "n", "How many; each has its own four numbers"),
+    ("Channels", "n", "Number of channels; each has its own four parameters"),
     ("Axis", "n minor", "The axis of the input that the channels run along; −1 is the last"),
-    ("Type", "minor", "What the parameters are stored in"), ("Epsilon", "n minor", "Added to the variance, under the root"),
+    ("Type", "minor", "The type in which the parameters are stored"), ("Epsilon", "n minor", "Added to the variance, under the root"),
     ("Lowest <br>variance", "n", "The lowest moving_variance of a channel: where a wrong epsilon shows first"),
     ("Largest <br>|scale|", "n", "The largest |gamma| / √(moving_variance + epsilon): what an input is multiplied by"),
-    ("Findings", "found", "What is worth knowing; the number is that of the channels"))
+    ("Findings", "found", "Findings, with the number of channels that they concern"))
 
 
 def write(bundle: Bundle, options: WriteOptions) -> bytes:
@@ -228,7 +228,7 @@ def _chip(finding: Finding) -> str:
 def _channels(layer: BatchNorm, left_out: str) -> str:
     """The place of the table of channels, which the script makes of the numbers in it."""
     if left_out:
-        return (f'<p class="soft">The numbers of its {_count(layer.channels, "channel")} are left out: {left_out}. '
+        return (f'<p class="soft">The numbers of its {_count(layer.channels, "channel")} are omitted: {left_out}. '
                 "bn-export MODEL out.csv has all.</p>")
     return (f'<div class="channels" data-count="{layer.channels}" data-wide="{int(layer.dtype == "float64")}" '
             f'data-epsilon="{layer.epsilon!r}" data-names="{" ".join(layer.parameters())}" data-numbers="{channel_data(layer)}">'

@@ -79,7 +79,7 @@ def test_float16_says_what_overflows_and_where():
 
 def test_statistics_never_trained():
     new = plain(moving_mean=0, moving_variance=1, gamma=1, beta=0)
-    assert said(new)["never-trained"].sentence.endswith("in all 4 channels; gamma and beta have their initial values, too")
+    assert said(new)["never-trained"].sentence.endswith("in all 4 channels; gamma and beta also have their initial values")
     assert said(new.replace(gamma=None))["never-trained"].channels == 4
     assert said(plain(moving_mean=0, moving_variance=1))["never-trained"].sentence.endswith("gamma and beta were trained")
     assert "never-trained" not in said(plain(moving_mean=0, moving_variance=[1, 1, 1, 1.001]))

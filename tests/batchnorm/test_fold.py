@@ -97,8 +97,8 @@ CONV = Neighbor(path="block/conv", class_name="Conv2D", axis=3, use_bias=False)
 @pytest.mark.parametrize(("layer", "said"), [
     (standing(dataclasses.replace(CONV, activation="relu")), "block/conv, which feeds it, applies an activation (relu) in between"),
     (standing(dataclasses.replace(CONV, is_shared=True)), "the output of block/conv, which feeds it, is used elsewhere, too"),
-    (standing(Neighbor(path="add_1", class_name="Add")), "what feeds it is add_1 of class Add, which has no kernel known here"),
-    (standing(Neighbor(path="mine", class_name="mine>Conv2D")), "mine of class mine>Conv2D, which has no kernel known here"),
+    (standing(Neighbor(path="add_1", class_name="Add")), "it is fed by add_1 of class Add, which has no kernel of a known kind"),
+    (standing(Neighbor(path="mine", class_name="mine>Conv2D")), "mine of class mine>Conv2D, which has no kernel of a known kind"),
     (standing(Neighbor(path="input_1", class_name="InputLayer")), "it reads the input of the model"),
     (standing(), "it reads the input of the model"),
     (standing(CONV, CONV), "2 layers feed it"),

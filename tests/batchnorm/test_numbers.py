@@ -38,7 +38,7 @@ def test_arrays_are_exact_lists_are_typed():
     assert numbers(np.array([1.5, 2])).half is None
     assert numbers([1.5, 2]).half.tolist() == [0.05, 0.5]
     assert numbers(0.25).half == 0.005
-    with pytest.raises(UsageError, match="holds no numbers"):
+    with pytest.raises(UsageError, match="contains no numbers"):
         numbers(np.array(["a"]))
 
 
@@ -82,9 +82,9 @@ def test_files(tmp_path):
     ("a.npy", b"\x93NUMPY\x01\x00garbage", "cannot be read"),
     ("a.npz", b"PK\x03\x04garbage", "cannot be read"),
     ("a.bin", b"\xff\xfe\x00\x80", "not a .npy, .npz, .csv or .json"),
-    ("a.csv", b"1,2\n3,x\n", "'x' is no number"),
+    ("a.csv", b"1,2\n3,x\n", "'x' is not a number"),
     ("ragged.csv", b"1,2\n3\n", "rows of different lengths"),
-    ("a.json", b'{"a": [1], "b": [2]}', "holds the arrays a, b"),
+    ("a.json", b'{"a": [1], "b": [2]}', "contains the arrays a, b"),
     ("twice.json", b'{"a": [1], "a": [2]}', "occurs more than once in one JSON object")])
 def test_files_that_hold_no_numbers(tmp_path, name, content, message):
     path = tmp_path / name

@@ -135,7 +135,7 @@ def test_numbers_to_diagnose_come_from_standard_input(bundle, piped, tmp_path):
         assert done.stdout.startswith(b"a: same")
     done = piped(both.getvalue(), diagnose, path, "--input", "-", "--output", "-:nothing")
     assert done.returncode == 2
-    assert b"say which one is the output: -:NAME" in done.stderr
+    assert b"choose the output: -:NAME" in done.stderr
     done = piped(path.read_bytes(), diagnose, "-", "--input", "[0, 1, 2, 3]", "--output", str(y[0].tolist()))
     assert done.returncode == 0, done.stderr
 

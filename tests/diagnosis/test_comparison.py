@@ -300,4 +300,4 @@ def test_globs_take_over_what_the_stars_stand_for():
     state = torch_state(*(layer.replace(name=layer.path.replace("enc/", "encoder.norm_").replace("dec/", "d.")) for layer in layers))
     found = exporter.compare(make_bundle(*layers), state, map={"enc/*": "encoder.norm_*", "*/bn1": "d.bn1"})
     assert [pair.other for pair in found.pairs] == ["encoder.norm_bn1", "encoder.norm_bn2", "d.bn1"]
-    assert {pair.how for pair in found.pairs} == {"as --map says"}
+    assert {pair.how for pair in found.pairs} == {"by --map"}

@@ -105,7 +105,7 @@ def test_conversion_leaves_a_variance_alone():
 
 
 @pytest.mark.parametrize(("statistic", "stored", "what"), [
-    (DEVIATION, [1, -0.5], r"the stored deviation\[1\] is -0.5 and epsilon 0.001: division by it is not possible"),
+    (DEVIATION, [1, -0.5], r"the stored deviation\[1\] is -0.5 and epsilon 0.001: not a valid divisor"),
     (EPSILON_OUTSIDE, [1, -1e-9], r"the stored variance\[1\] is -9.99999972e-10"),
 ])
 def test_statistics_that_no_era_could_use(statistic, stored, what):

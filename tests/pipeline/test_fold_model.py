@@ -122,23 +122,23 @@ def test_kinds_in_hdf5_of_keras_2_and_in_an_archive_of_keras_3(tmp_path, kind, u
     (conv(activation={"class_name": "mine", "config": {}}), weights(), "applies an activation (mine) in between"),
     (conv(activation=["relu"]), weights(), "conv, which feeds it, applies an activation in between"),
     (conv(filters=4), weights(), "the kernel of conv, which feeds it, has shape [2, 2, 4, 3], which is not the one of its config"),
-    (conv(filters=4), weights(shape=(2, 2, 4, 4)), "conv, which feeds it, gives 4 channels, and it has 3"),
+    (conv(filters=4), weights(shape=(2, 2, 4, 4)), "conv, which feeds it, has 4 output channels, but the batch norm has 3"),
     (conv(use_bias=False), weights(), "names and order do not agree"),
     (conv(), weights(bias=False), "names and order do not agree"),
     (conv(), weights()[::-1], "names and order do not agree"),
     (conv(), [("conv/kernel:0", kernel(2, 2, 4, 3)), ("conv/scale:0", kernel(3))], "names and order do not agree"),
     (conv(), [("conv/kernel:0", kernel(2, 2, 4, 3)), ("conv/bias:0", kernel(2))], "the bias of conv, which feeds it, has shape [2]"),
-    (conv(), [("conv/kernel:0", np.ones((2, 2, 4, 3), "i1")), ("conv/bias:0", kernel(3))], "is stored as whole numbers or something else"),
+    (conv(), [("conv/kernel:0", np.ones((2, 2, 4, 3), "i1")), ("conv/bias:0", kernel(3))], "is stored as integers or another type"),
     (conv(), [("conv/kernel:0", np.full((2, 2, 4, 3), np.nan, "f4")), ("conv/bias:0", kernel(3))], "a number that is not finite"),
-    (conv(data_format="channels_first"), weights(), "its channels come out first, and the batch norm runs along axis (-1,)"),
+    (conv(data_format="channels_first"), weights(), "its output has channels first, but batch norm runs along axis (-1,)"),
     (conv(data_format=None), weights(), "its config does not specify whether its channels come first or last"),
     (conv(kernel_quantizer="auto"), weights(), "its kernel is quantized"),
     (conv(dtype={"class_name": "QuantizedDTypePolicy", "config": {"mode": "int8"}}), weights(), "its kernel is quantized"),
     (conv(lora_rank=4), weights(), "it has LoRA weights beside its kernel"),
-    (layer("Add", "conv"), [], "what feeds it is conv of class Add, which has no kernel known here"),
-    (layer("mine>Conv2D", "conv", filters=3, kernel_size=2), weights(), "class mine>Conv2D, which has no kernel known here"),
+    (layer("Add", "conv"), [], "it is fed by conv of class Add, which has no kernel of a known kind"),
+    (layer("mine>Conv2D", "conv", filters=3, kernel_size=2), weights(), "class mine>Conv2D, which has no kernel of a known kind"),
     (layer("BatchNormalization", "conv", axis=-1, epsilon=0.1, momentum=0.9, moving_variance_initializer=None), named(
-        "conv", parameters(CHANNELS)), "conv of class BatchNormalization, which has no kernel known here"),
+        "conv", parameters(CHANNELS)), "conv of class BatchNormalization, which has no kernel of a known kind"),
 ], ids=range(20))
 def test_what_stays_and_why(tmp_path, feeding, arrays, said):
     path = model(tmp_path / "m.h5", feeding, arrays)
@@ -155,7 +155,7 @@ def test_the_axis_has_to_be_that_of_the_channels_that_come_out(tmp_path, batch_n
     if right:
         assert only(exporter.fold_model(path)).path == "conv"
     else:
-        assert "its channels come out last, and the batch norm runs along axis" in reason(path)
+        assert "its output has channels last, but batch norm runs along axis" in reason(path)
 
 
 def test_a_number_that_would_overflow_stays(tmp_path):
@@ -350,7 +350,7 @@ def test_the_archive_says_what_it_holds(tmp_path, run):
     path, out = two_norms(tmp_path), tmp_path / "folded.npz"
     code, printed, said = run(export, path, out, "--fold")
     assert (code, printed) == (0, "")
-    assert "1 of 2 batch norms cannot be folded and stay: last: what feeds it is relu of class Activation" in said
+    assert "1 of 2 batch norms cannot be folded and are kept: last: it is fed by relu of class Activation" in said
     archive = loaded(out)
     content = json.loads(archive["folding.json"])
     (folded,), (kept,) = content["folded"], content["kept"]
@@ -360,7 +360,7 @@ def test_the_archive_says_what_it_holds(tmp_path, run):
     assert archive[folded["bias"]].tobytes() == model_["conv"].bias.tobytes()
     assert (folded["kernel"], folded["layer"], folded["batch_norm"], folded["bias_is_new"]) == ("conv/kernel", "conv", "bn", False)
     assert (folded["channel_axes"], folded["products"], folded["kernel_error"]) == ([3], 16, model_["conv"].kernel_error)
-    assert kept["reason"] == "what feeds it is relu of class Activation, which has no kernel known here"
+    assert kept["reason"] == "it is fed by relu of class Activation, which has no kernel of a known kind"
     layer_ = exporter.read(path)["last"]
     assert kept["gamma"] is None
     assert all((archive[kept[name]] == getattr(layer_, name)).all() for name in ("beta", "moving_mean", "moving_variance"))

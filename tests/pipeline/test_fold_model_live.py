@@ -94,7 +94,7 @@ def test_a_network_with_all_that_stays(keras, tmp_path):
         assert {each.path for each in folded.folded} == set(said), path
         reasons = {norm.path: reason for norm, reason in folded.kept}
         assert "applies an activation (relu)" in reasons["active_norm"]
-        assert "what feeds it is sum of class Add" in reasons["sum_norm"]
-        assert "what feeds it is pad of class ZeroPadding2D" in reasons["pad_norm"]
+        assert "it is fed by sum of class Add" in reasons["sum_norm"]
+        assert "it is fed by pad of class ZeroPadding2D" in reasons["pad_norm"]
         assert all("is used elsewhere, too" in reasons[name] for name in ("twice_norm", "other_norm", "both_norm"))
     check_outputs(keras, model, folded, np.random.default_rng(0).normal(size=(2, 3, 6, 6, 4)).astype("float32"))

@@ -193,7 +193,7 @@ def test_two_stored_statistics_to_choose_from_are_unresolved(tmp_path):
     nodes, (g, b, mean, variance) = frozen_variables("bn", parameters())
     more, reads = frozen_variables("other", parameters(seed=1))
     choice = [node("p", "Placeholder"), node("a", "Switch", mean, "p"), node("c", "Switch", reads[2], "p"), node("m", "Merge", "a", "c:1")]
-    with pytest.raises(UnresolvedError, match="its mean is a choice that the graph makes only when it runs"):
+    with pytest.raises(UnresolvedError, match="its mean is a branch that is chosen only at run time"):
         read(tmp_path, X, *nodes, *more, *choice, *chain("bn", "x", g, b, "m", variance))
 
 

@@ -48,7 +48,7 @@ def test_it_decides_what_fold_allows(tmp_path):
     layer, _ = read(tmp_path, KERNEL, conv(), norm("c/Conv2D"))
     assert exporter.fold(layer, kernel).bias.shape == (3,)
     layer, _ = read(tmp_path, KERNEL, conv(), node("r", "Relu", "c/Conv2D"), norm("r"))
-    with pytest.raises(exporter.LayerError, match="what feeds it is r of class Relu"):
+    with pytest.raises(exporter.LayerError, match="it is fed by r of class Relu"):
         exporter.fold(layer, kernel)
 
 

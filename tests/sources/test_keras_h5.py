@@ -190,8 +190,8 @@ def test_groups_that_were_exchanged(tmp_path, of_keras_1):
     for scopes, first, where, there in (("bac", "a", "b", "a"), ("bca", "a", "b", "c")):
         with pytest.raises(FormatError) as refused:
             exporter.read(made(*scopes))
-        assert str(refused.value) == (f"m.h5: {first}: the weights in this group are called as those of {where!r}, and in the group of "
-                                      f"that layer lie those of {there!r}")
+        assert str(refused.value) == (f"m.h5: {first}: the weights in this group have the names of {where!r}, and the group of "
+                                      f"that layer contains the weights of {there!r}")
 
 
 @pytest.mark.parametrize(("model", "scopes", "paths"), [
@@ -428,7 +428,7 @@ def test_what_keras_1_0_saved_under_each_others_names(tmp_path, ordered_values, 
         assert layer_found.gamma.tobytes() == values["gamma"].tobytes()
         assert layer_found.moving_mean.tobytes() == values["moving_mean"].tobytes()
     if ordered_values:
-        with pytest.raises(UnresolvedError, match="saved the weights of a nested Sequential under swapped names, and whether this file is"):
+        with pytest.raises(UnresolvedError, match="saved the weights of a nested Sequential under swapped names, and it cannot be"):
             exporter.read(path, epsilon=0.1)
 
 
@@ -645,5 +645,5 @@ def test_a_shared_layer_in_two_groups(tmp_path):
     path = write(tmp_path / "m.h5", {"bn": named("bn", values), "net": named("bn", values)}, tree, keras_version="2.9.0")
     assert exporter.read(path).paths() == ["bn"]
     path = write(tmp_path / "m.h5", {"bn": named("bn", values), "net": named("bn", parameters(seed=1))}, tree, keras_version="2.9.0")
-    with pytest.raises(FormatError, match="it is the layer bn again, as the config says, and its weights are others"):
+    with pytest.raises(FormatError, match="the config says that it is the layer bn again, but its weights differ"):
         exporter.read(path)

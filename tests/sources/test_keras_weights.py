@@ -280,5 +280,5 @@ def test_a_variable_outside_of_vars(weights):
     with h5py.File(path, "r+") as file:
         group = file["layers/batch_normalization_1"]
         group.move("vars", "SNOD")
-    with pytest.raises(FormatError, match=r"layers/batch_normalization_1/SNOD/0: a variable lies outside of a group called 'vars'"):
+    with pytest.raises(FormatError, match=r"layers/batch_normalization_1/SNOD/0: a variable is not inside a group called 'vars'"):
         exporter.read(path, epsilon=1e-3)

@@ -254,7 +254,7 @@ def test_metadata_that_is_about_another_object_than_it_says_is_refused(tmp_path,
     (folder / "keras_metadata.pb").write_bytes(keras_objects(*said))
     with pytest.raises(FormatError) as refused:
         read(folder)
-    assert str(refused.value) == f"keras_metadata.pb: it and the object graph of saved_model.pb do not say the same of {about}"
+    assert str(refused.value) == f"keras_metadata.pb: it and the object graph of saved_model.pb disagree about {about}"
 
 
 def test_a_name_that_is_another_in_the_config_is_refused(tmp_path):

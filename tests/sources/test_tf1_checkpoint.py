@@ -193,7 +193,7 @@ def test_a_training_graph_gives_the_moving_averages_that_it_keeps(tmp_path):
     index = save(tmp_path, tensors("bn", values), *nodes, *in_training("bn", reads))
     bundle = exporter.read(index)
     check(bundle["bn"], values)
-    assert bundle.warnings == ("bn: run in training by the graph; exported with the moving averages that it keeps for inference",)
+    assert bundle.warnings == ("bn: in training mode in this graph; exported with the moving averages that it keeps for inference",)
     check(exporter.read(index, ema="no")["bn"], values)
 
 

@@ -53,7 +53,7 @@ def test_averages_that_go_into_the_op_itself(tmp_path, op):
     fused = node(f"bn/{op}", op, "x", *reads, is_training=True, epsilon=0.001, exponential_avg_factor=0.01)
     bundle = exporter.read(save(tmp_path, tensors("bn", values), X, *nodes, fused))
     check(bundle["bn"], values)
-    assert "run in training by the graph" in bundle.warnings[0]
+    assert "in training mode in this graph" in bundle.warnings[0]
 
 
 @pytest.mark.parametrize("op", ["FusedBatchNorm", "FusedBatchNormV3"])
@@ -136,7 +136,7 @@ def test_batch_renormalization_is_read_as_inference_will(tmp_path, kept):
     stored = tensors("bn", [*values, values[0], values[3]], (*ROLES, "renorm_mean", "renorm_stddev"))
     bundle = exporter.read(save(tmp_path, stored, X, *of_batch, *nodes, *chain("bn", "x", scale, offset, mean, variance)))
     check(bundle["bn"], [values[0] if "gamma" in kept else None, values[1] if "beta" in kept else None, *values[2:]])
-    assert "run in training by the graph" in bundle.warnings[0]
+    assert "in training mode in this graph" in bundle.warnings[0]
 
 
 def test_batch_renormalization_that_functions_choose(tmp_path):

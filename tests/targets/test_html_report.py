@@ -92,7 +92,7 @@ def test_five_hundred_layers_stay_below_three_megabytes_and_say_what_is_left_out
     held = [attributes for tag, attributes in parsed.tags if tag == "div" and attributes.get("class") == "channels"]
     assert 0 < len(held) < 500
     assert sum(len(each["data-numbers"]) for each in held) <= channel_data.MAX_BYTES
-    said = r"The numbers of its ([\d\u202f]+) channels? are left out: this page has those of (\d+) of 500 layers"
+    said = r"The numbers of its ([\d\u202f]+) channels? are omitted: this page has those of (\d+) of 500 layers"
     left = re.findall(said, "".join(parsed.text))
     assert len(left) == 500 - len(held)
     assert {count for _, count in left} == {str(len(held))}
@@ -114,8 +114,8 @@ def test_layers_that_something_is_said_of_come_first_where_there_is_no_room_for_
     sound = make_layer("sound", shape=(3,)).replace(moving_variance=np.ones(3, np.float32), gamma=np.ones(3, np.float32))
     dead = sound.replace(path="dead", gamma=np.zeros(3, np.float32))
     text = "".join(Page(write(make_bundle(sound, dead))).text)
-    assert text.count("are left out: this page has those of 1 of 2 layers") == 1
-    assert text.index("left out") < text.index("Dead channels", text.index("left out")), "those of the first layer are"
+    assert text.count("are omitted: this page has those of 1 of 2 layers") == 1
+    assert text.index("are omitted") < text.index("Dead channels", text.index("are omitted")), "those of the first layer are"
 
 
 def test_where_a_layer_stands_and_whether_it_can_be_folded():

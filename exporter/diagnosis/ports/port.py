@@ -97,7 +97,7 @@ def of_bundle(bundle: Bundle, name: str, unsaid: Collection[str] = ()) -> Port:
     layers = tuple(dataclasses.replace(layer, epsilon=None) if layer.path in unsaid else layer for layer in layers)
     notes = [f"{printable(each.layer.path, 80)} cannot be used: {each.reason}" for each in unusable]
     if unsaid:
-        notes.append(f"{printable(name, 80)} does not say epsilon ({names(unsaid)}), so it was not compared; --epsilon gives it")
+        notes.append(f"{printable(name, 80)} does not contain epsilon ({names(unsaid)}), so it was not compared; --epsilon gives it")
     return Port(name=name, kind=f"a bundle or model ({bundle.origin.kind})", layers=layers, notes=tuple(notes))
 
 

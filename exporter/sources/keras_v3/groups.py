@@ -69,8 +69,8 @@ class Group:
             path = f"{self.path}/{name}" if self.path else name
             kinds = set() if path in without else {file.kind(path) for file in self._files}
             if "dataset" in kinds:
-                raise FormatError(f"a variable lies outside of a group called {VARIABLES!r}, where Keras saves them all", where=path,
-                                  hint="the file is damaged; get it again")
+                raise FormatError(f"a variable is not inside a group called {VARIABLES!r}, where Keras saves every variable", where=path,
+                                  hint="the file is damaged; copy or download it again")
             if "group" in kinds:
                 found = self.child(name)
                 if found is not None:

@@ -31,9 +31,9 @@ OTHER_NORMS = ("layer_normalization", "group_normalization")  # they hold gamma 
 
 NO_WEIGHTS = "the file contains no weights for it; was the model built before it was saved?"
 UNCERTAIN = "which group of the weights belongs to it is ambiguous: the numbers of layers of its class and of their groups differ"
-LOST_SHARING = ("it is like a layer of another model: where an inner model calls a layer first and the outer one after it, a .keras config "
-                "does not keep that they are one, and Keras cannot load it either; the model's .h5, or its weights with the text of "
-                "to_json(), keep it")
+LOST_SHARING = ("it may be the same layer as one of another model: if an inner model calls a layer first and the outer one later, a .keras "
+                "config does not record that they are one, and Keras cannot load the file either; give the model's .h5, or its weights "
+                "with the JSON of to_json()")
 NAMESAKE = "it may be a custom class that is only named BatchNormalization"
 
 

@@ -35,8 +35,8 @@ NEVER_BUILT = "the file contains no parameters of it: it was never built"
 UNKNOWN_ERA = ("the file contains neither its epsilon nor the version of Keras, which decides whether running_std is a standard "
                "deviation or a "
                "variance")
-MIXED_UP = ("Keras 1.0.0 to 1.0.2 saved the weights of a nested Sequential under swapped names, and whether this file is "
-            "affected cannot be detected")
+MIXED_UP = ("Keras 1.0.0 to 1.0.2 saved the weights of a nested Sequential under swapped names, and it cannot be detected "
+            "whether this file is affected")
 
 
 class Reading:
@@ -147,7 +147,7 @@ class Reading:
         known = self._shared.setdefault(shared, layer)
         kept, values = known.parameters(), layer.parameters()
         if known is not layer and (kept.keys() != values.keys() or any(kept[role].tobytes() != values[role].tobytes() for role in kept)):
-            raise FormatError(f"it is the layer {known.path} again, as the config says, and its weights are others", where=layer.path,
+            raise FormatError(f"the config says that it is the layer {known.path} again, but its weights differ", where=layer.path,
                               hint="the file is damaged or was changed after it was saved")
         return known is layer
 

@@ -156,9 +156,9 @@ def check_not_exchanged(groups: Sequence[LayerGroup]) -> None:
         while (following := owner.get(seen[-1])) is not None and following not in seen:
             seen.append(following)
         if following == name:
-            raise FormatError(f"the weights in this group are called as those of {printable(owner[name], 80)!r}, and in the group of that "
-                              f"layer lie those of {printable(owner[owner[name]], 80)!r}", where=name,
-                              hint="the file is damaged: its groups were exchanged; get it again")
+            raise FormatError(f"the weights in this group have the names of {printable(owner[name], 80)!r}, and the group of that "
+                              f"layer contains the weights of {printable(owner[owner[name]], 80)!r}", where=name,
+                              hint="the file is damaged: its groups were exchanged; copy or download it again")
 
 
 def _only_scope(group: LayerGroup) -> str:
@@ -184,7 +184,7 @@ def check_listed(file: File, group: LayerGroup, others: Iterable[str]) -> None:
         if file.is_group(path) and file.count(path) > len(known):
             extra = [name for name in file.names(path) if name not in known]
             raise FormatError(f"it holds {names(extra)}, which weight_names does not list", where=group.name,
-                              hint="the file is damaged; get it again")
+                              hint="the file is damaged; copy or download it again")
 
 
 def other_weights(group: LayerGroup) -> dict[str, list[str]]:

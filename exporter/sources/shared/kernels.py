@@ -50,7 +50,7 @@ class Kernels:
             return f"the bias of {name}, which feeds it, has shape {list(bias.shape)}, and {count} channels come out"
         dtypes = {kernel.dtype, *([bias.dtype] if bias is not None else [])}
         if len(dtypes) != 1 or kernel.dtype not in HELD_IN:
-            return f"the kernel of {name}, which feeds it, is stored as {kernel.dtype or 'whole numbers or something else'}"
+            return f"the kernel of {name}, which feeds it, is stored as {kernel.dtype or 'integers or another type'}"
         self._numbers += math.prod(kernel.shape) + count
         if self._numbers > MAX_NUMBERS:
             raise UnsupportedError(f"the kernels before its batch norms have more than {MAX_NUMBERS} numbers",

@@ -62,7 +62,7 @@ def by_name(tree: Node, weights: Named, era: dialects.Era, found: Found, *, own_
     for norm in norms:
         path, node, own = norm.path, norm.node, chosen.get(norm)
         if own is None:
-            found.skip(path, "none or several of the weights are named like it, so which belong to it is ambiguous")
+            found.skip(path, "none or several of the weights match its name, so it is ambiguous which belong to it")
             continue
         more = [] if own.rpartition("/")[2] in norm.around else others.get(own, [])  # a wrapper and a cell have weights of their own
         look = reason_against(node.class_name, node.config) or about_weights(more, node.class_name)

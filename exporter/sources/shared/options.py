@@ -22,7 +22,7 @@ def to_nobody(layer: Stored) -> None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class ReadOptions:
-    """What the user adds to the contents of the file.
+    """Information that the user adds to the contents of the file.
 
     epsilon:           (glob over paths, value) pairs; the last one that matches wins.
     architecture:      a JSON architecture or another model file that contains the config, for weights-only files.
@@ -33,8 +33,8 @@ class ReadOptions:
     skip_unresolved:   write the layers that can be resolved and list the others under "skipped".
     effective_epsilon: write the fused kernel's value as `epsilon`.
     stored_statistics: also write layers that their model calls with training=True.
-    kernels:           also read the kernels of the layers that feed batch norms, where the model's config says which they are.
-    announce:          called by a source with each layer as soon as it is found, to start working on it; only the bundle that is
+    kernels:           also read the kernels of the layers that feed batch norms, if the model's config specifies them.
+    announce:          called by a source with each layer as soon as it is found, so that work on it can start; only the bundle that is
                        returned at the end counts.
     """
 

@@ -16,7 +16,7 @@ COMPILED = {
     "EdgeTpuOp": f"the model is compiled for the Edge TPU: {FOLDED}",
 }
 FOREIGN = {
-    "DataInput": "this is a graph of MMdnn's intermediate representation, whose weights are in a file of their own, not a TensorFlow graph",
+    "DataInput": "this is a graph of MMdnn's intermediate representation, not a TensorFlow graph; its weights are in a separate file",
 }
 
 

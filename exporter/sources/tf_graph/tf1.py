@@ -89,7 +89,7 @@ def read_graph(checkpoint: Checkpoint, graph: MetaGraph, found: Found, options: 
         found.skip(scope, "the graph beside the checkpoint does not use it")
     shown = [layer.path for layer in found.layers if layer.path in averaged]
     if shown:
-        found.warn(f"{listed(shown)}: run in training by the graph; exported with the moving averages that it keeps for inference")
+        found.warn(f"{listed(shown)}: in training mode in this graph; exported with the moving averages that it keeps for inference")
     names.warn_of_averages(found)
 
 
@@ -210,7 +210,7 @@ def _by_name(checkpoint: Checkpoint, found: Found, options: ReadOptions, graphs:
         beside = listed(one.name for one in graphs)
         raise UnsupportedError("no variables are named moving_mean and moving_variance, and other names are not conclusive",
                                hint=f"give this checkpoint's graph with --architecture; the folder contains {beside}" if graphs else
-                               "put the .meta file that tf.train.Saver wrote with this checkpoint beside it")
+                               "put the .meta file that tf.train.Saver wrote with this checkpoint into the same folder")
     names = _Names(checkpoint, {}, options.ema)
     for norm in named:
         values = {role: stored for role, name in norm.variables.items() if (stored := names.read(Variable(name, name))) is not None}

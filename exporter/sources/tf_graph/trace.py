@@ -206,7 +206,7 @@ class Tracer:
             return moments[0]
         if len(by_identity) == 1 and all(self.is_statistic(source) for source in others):
             return next(iter(by_identity.values()))
-        return Opaque("a choice that the graph makes only when it runs", value) if by_identity or not others else others[0]
+        return Opaque("a branch that is chosen only at run time", value) if by_identity or not others else others[0]
 
     def _joined(self, value: Value, node: Node) -> Traced:
         last = len(node.inputs) - 1

@@ -19,8 +19,8 @@ class WriteOptions:
     names:   naming scheme of the arrays, "keras" or "torch".
     folded:  also write scale and offset.
     axis:    the axis of the channels in the input of each layer, if it differs from the model's.
-    plain:   without functions, which some readers of ONNX do not support.
-    fold:    the layers in front with the batch norms folded into them, and the batch norms that stay; the bundle needs its kernels.
+    plain:   write ONNX without functions, which some programs do not support.
+    fold:    write the preceding layers with the batch norms folded into them, and the batch norms that are kept; needs the kernels.
     """
 
     vectors: bool = True
