@@ -10,8 +10,10 @@ import textwrap
 import pytest
 
 from tests.make.layers import ROOT
+from tests.mutation.covering import Covering
 from tests.mutation.equivalents import Equivalents
 from tests.mutation.mutants import mutants, sample
+from tests.mutation.running import MAX_OF_ONE, stages
 
 
 def changes(text):
@@ -59,6 +61,19 @@ def test_a_sample_has_one_mutant_a_line_and_depends_on_the_seed_alone():
     found = sample(files, 40, "seed")
     assert len({(mutant.file, mutant.line) for mutant in found}) == len(found) == 40
     assert found == sample(files, 40, "seed") != sample(files, 40, "other")
+
+
+def test_what_a_few_tests_do_not_notice_is_tried_with_every_row_of_a_table():
+    """The first have few rows of each; the rest of them may be the only tests of a branch."""
+    rows = [f"tests/test_x.py::test_x[{number}]" for number in range(20)]
+    slow, elsewhere = "tests/test_ways.py::test_slow", "tests/test_ways.py::test_other"
+    seconds = {row: 0.01 + number / 1000 for number, row in enumerate(rows)} | {slow: 1000.0, elsewhere: 0.02}
+    covering = Covering(seconds, {"exporter/x.py": {2: set(seconds)}})
+    mutant = mutants("exporter/x.py", "def f(a):\n    return not a\n")[0]
+    first, more = stages(mutant, covering, is_deep=False)
+    assert first == [*rows[:MAX_OF_ONE], elsewhere]
+    assert more == rows[MAX_OF_ONE:]
+    assert stages(mutant, covering, is_deep=True) == [first, more]
 
 
 def test_what_is_listed_as_equivalent_has_a_reason_and_counts_as_long_as_the_line_is_there(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib
+import itertools
 import os
 import resource
 import select
@@ -24,6 +25,7 @@ from tests.mutation.mutants import Mutant
 IMPORTED = ("pytest", "numpy", "h5py", "hypothesis", "jsonschema", "orjson", "google_crc32c", "fsspec", "onnx", "zipfile",
             "http.server")
 MAX_TESTS, MAX_FILES, MAX_OF_ONE, MAX_SECONDS = 25, 8, 3, 20.0  # that a mutant is first tried with
+MORE_TESTS, MORE_SECONDS = 300, 15.0  # that what is not noticed is tried with: every row of a table, where the first have three each
 DEEP_TESTS, DEEP_SECONDS = 400, 90.0  # and then, if asked for
 OUTPUT = "output.txt"  # of the last tests, in a copy of the tree
 GATHERING = "an error where the tests are gathered"
@@ -104,7 +106,7 @@ def copied(root: Path, tree: Path) -> Path:
 
 
 def stages(mutant: Mutant, covering: Covering, is_deep: bool) -> list[list[str]]:
-    """The tests to try, in order: a few that are quick and near; then all that execute the line."""
+    """The tests to try, in order: a few that are quick and near; then more, the nearest first; if asked for, all that execute the line."""
     found = set() if mutant.at_import else covering.of(mutant.file, mutant.first, mutant.last)
     near = _mirror(mutant.file)
     if not found:
@@ -122,18 +124,16 @@ def stages(mutant: Mutant, covering: Covering, is_deep: bool) -> list[list[str]]
             seconds += covering.seconds[test]
             first.append(test)
     first = first or order[:1]
-    return [first, *(_deep([test for test in order if test not in set(first)], covering) if is_deep else ())]
+    more = _quick([test for test in order if test not in set(first)], covering, MORE_TESTS, MORE_SECONDS)
+    left = found - {*first, *more}
+    deep = _quick(sorted(left, key=covering.seconds.__getitem__), covering, DEEP_TESTS, DEEP_SECONDS) if is_deep else []
+    return [stage for stage in (first, more, deep) if stage]
 
 
-def _deep(tests: list[str], covering: Covering) -> list[list[str]]:
-    """The rest, in two parts: the first test of each function, and others."""
-    chosen, seconds = [], 0.0
-    for test in sorted(tests, key=covering.seconds.__getitem__)[:DEEP_TESTS]:
-        seconds += covering.seconds[test]
-        if seconds > DEEP_SECONDS:
-            break
-        chosen.append(test)
-    return [chosen] if chosen else []
+def _quick(tests: list[str], covering: Covering, most: int, limit: float) -> list[str]:
+    """The first of the tests, as many as are run in that many seconds."""
+    seconds = itertools.accumulate(covering.seconds[test] for test in tests)
+    return [test for test, spent in zip(tests[:most], seconds) if spent <= limit]
 
 
 def _mirror(file: str) -> str:
