@@ -48,8 +48,12 @@ def test_words_and_types_are_left_alone():
         def f(a: list[int] | None, b: tuple[int, 1]) -> int | str:
             """Words: 1 + 1."""
             assert a is not None
-            return f"{a + 1} of {b!r:>3}", "words"
+            return f"{a + 1} of {b!r:>3}", "words", zip(a, strict=True), printable(b, 80)
     ''')
+
+
+def test_lengths_that_may_differ_are_no_words():
+    assert changes("def f(a):\n    return zip(a, strict=False)\n") == {("constant", "return zip(a, strict=True)")}
 
 
 def test_letters_of_several_bytes_move_nothing():

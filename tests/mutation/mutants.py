@@ -149,6 +149,10 @@ class _Finder(ast.NodeVisitor):
         self.visit(node.body)
         self._functions -= 1
 
+    def visit_keyword(self, node: ast.keyword) -> None:
+        if node.arg != "strict" or ast.unparse(node.value) != "True":  # zip(strict=True) says what holds, like assert
+            self.visit(node.value)
+
     def visit_ExceptHandler(self, node: ast.ExceptHandler) -> None:
         for child in node.body:
             self.visit(child)
@@ -245,6 +249,9 @@ class _Finder(ast.NodeVisitor):
             self._add("constant", node, repr(value * 2 if value else 1.0))
 
     def visit_Call(self, node: ast.Call) -> None:
+        if isinstance(node.func, ast.Name) and node.func.id == "printable":
+            self.visit(node.args[0])  # the other is where long words are cut
+            return
         if len(node.args) >= 2 and not any(isinstance(arg, ast.Starred) for arg in node.args[:2]):
             first, second = (self._said(arg) for arg in node.args[:2])
             call = self._said(node)
