@@ -1,11 +1,19 @@
-"""The variables of a batch norm by their number, and options that nobody gave."""
+"""The variables of a batch norm by their number, the axes that they run along, and options that nobody gave."""
 
 from __future__ import annotations
 
+import dataclasses
+
+import numpy as np
 import pytest
 
-from exporter.sources.shared.assemble import roles_of
+from exporter.batchnorm.stored import PARAMETERS
+from exporter.errors import FormatError
+from exporter.keras.config import is_batch_norm, model_tree, norm_fields
+from exporter.keras.dialects import era_of
+from exporter.sources.shared.assemble import assemble, roles_of
 from exporter.sources.shared.options import ReadOptions
+from tests.make.configs import layer, norm, sequential
 
 STATISTICS = ("moving_mean", "moving_variance")
 RENORM = ("moving_stddev", "renorm_mean", "renorm_stddev")
@@ -29,3 +37,100 @@ def test_where_it_does_not_say_the_number_does_if_it_can(count, roles, center, s
 
 def test_nothing_is_asked_for_by_default():
     assert {name: value for name, value in ReadOptions().said().items() if value not in (None, (), False)} == {}
+
+
+def of(shape, *, axis=None, virtual=None, input_shape=None, rank=None, ndim=None, around=None, **config):
+    """What becomes of parameters of this shape: (axis, shape, ndim, assumed)."""
+    values = {name: (np.full(shape, number, np.float32), "float32") for number, name in enumerate(PARAMETERS, 1)}
+    node = fields = None
+    if axis is not None:
+        entry = norm("bn", axis=list(axis), virtual_batch_size=virtual, batch_input_shape=input_shape, **config)
+        node = model_tree(sequential(around(entry) if around else entry), "m").children[0][1]
+        while not is_batch_norm(node):
+            node = node.children[0][1]
+        fields = dataclasses.replace(norm_fields(node), ndim=ndim)
+    made = assemble("bn", node, fields, values, era_of("2.9.0", "tensorflow"), rank)
+    assert made.gamma.shape == made.moving_variance.shape == made.shape
+    return made.axis, made.shape, made.ndim, made.assumed
+
+
+@pytest.mark.parametrize(("shape", "fields", "expected"), [
+    ((3,), {"axis": (3,)}, ((3,), (3,))), ((3,), {"axis": (-1,)}, ((-1,), (3,))), ((3,), {}, (None, (3,))),
+    ((1, 5, 1, 3), {"axis": (1, 3)}, ((1, 3), (5, 3))), ((1, 5, 1, 3), {"axis": (3, 1)}, ((1, 3), (5, 3))),
+    ((1, 5, 1, 3), {"axis": (-1, -3)}, ((1, 3), (5, 3))), ((1, 1, 5, 3), {"axis": (2, -1)}, ((2, 3), (5, 3))),
+    ((3,), {"axis": (4,), "virtual": 2}, ((3,), (3,))), ((1, 1, 1, 1, 3), {"axis": (4,), "virtual": 2}, ((3,), (3,))),
+    ((1, 1, 5, 1, 3), {"axis": (2, 4), "virtual": 2}, ((1, 3), (5, 3))),
+    ((1, 1, 1, 3), {}, ((-1,), (3,))), ((1, 5, 1, 3), {}, ((-3, -1), (5, 3))), ((1, 3, 1, 1), {}, ((-3,), (3,))),
+    ((1, 1, 1, 1), {}, ((-1,), (1,))), ((2, 3), {}, (None, (2, 3)))])
+def test_the_axes_that_parameters_run_along(shape, fields, expected):
+    """Keras keeps them in the input's rank, with 1 elsewhere, where there are several axes or a virtual batch."""
+    assert of(shape, **fields)[:2] == expected
+
+
+@pytest.mark.parametrize(("shape", "fields", "said"), [
+    ((2, 3), {"axis": (-1,)}, r"shape \[2, 3\]; expected one dimension for axis -1"),
+    ((1, 5, 2, 3), {"axis": (1, 3)}, r"shape \[1, 5, 2, 3\], which does not match its axes \[1, 3\]"),
+    ((1, 5, 1, 3), {"axis": (3, -1)}, r"does not match its axes \[3, -1\]"), ((1, 5, 1, 3), {"axis": (0, 3)}, "does not match its axes"),
+    ((1, 5, 1, 3), {"axis": (1, 4)}, "does not match its axes"), ((2, 5, 1, 3), {"axis": (1, 3)}, "does not match its axes"),
+    ((3,), {"axis": (1, 2)}, "does not match its axes"),
+    ((3,), {"axis": (3,), "input_shape": [None, 4, 4, 5]}, r"it has 3 channels, but was built on an input of shape \[None, 4, 4, 5\]"),
+    ((3,), {"axis": (-3,), "input_shape": [None, 4, 3, 3]}, "it has 3 channels, but was built"),
+    ((1, 5, 1, 3), {"axis": (1, 3), "input_shape": [None, 5, 5, 5]}, "it has 3 channels, but was built")])
+def test_shapes_that_contradict_the_config(shape, fields, said):
+    with pytest.raises(FormatError, match=said):
+        of(shape, **fields)
+
+
+@pytest.mark.parametrize("fields", [
+    {"axis": (3,), "input_shape": [None, 5, 5, None]}, {"axis": (3,), "input_shape": [None, 5, 5, 3]},
+    {"axis": (-4,), "input_shape": [3, 5, 5, 5]}, {"axis": (4,), "input_shape": [None, 5, 5, 5]}, {"axis": (3,)}])
+def test_shapes_that_do_not(fields):
+    assert of((3,), **fields)[:2] == (fields["axis"], (3,))
+
+
+def in_time(entry):
+    return layer("TimeDistributed", "td", layer=entry)
+
+
+@pytest.mark.parametrize(("axis", "rank", "expected"), [
+    ((-1,), 4, ((-1,), None, ())), ((-3,), None, ((-3,), None, ())), ((3,), 4, ((-1,), None, ())), ((1,), None, ((-1,), None, ("axis",))),
+    ((1,), 4, ((1,), 4, ()))])
+def test_an_axis_in_a_wrapper_is_counted_from_the_end_where_it_is_certain(axis, rank, expected):
+    """The wrapper goes over one more axis: what is counted from the front is another one outside."""
+    found, _, ndim, assumed = of((3,), axis=axis, rank=rank, around=in_time)
+    assert (found, ndim, assumed) == expected
+    assert of((3,), axis=axis, rank=rank) == (axis, (3,), rank, ())
+
+
+def test_several_axes_in_a_wrapper_stay_as_they_are():
+    assert of((1, 5, 1, 3), axis=(1, 3), rank=4, around=in_time) == ((1, 3), (5, 3), 4, ())
+    assert of((1, 5, 1, 3), axis=(-3, -1), rank=4, around=in_time) == ((1, 3), (5, 3), 4, ())
+
+
+def test_the_rank_that_the_config_says_goes_before_another_one():
+    assert of((3,), axis=(3,), rank=5, ndim=4)[2] == 4
+    assert of((3,), axis=(3,), rank=5)[2] == 5
+    assert of((3,), rank=5)[2] == 5
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    ({"gamma": (np.ones(4, np.float32), "float32")}, r"different shapes: gamma \[4\], beta \[3\]"),
+    ({"beta": (np.ones(3, np.float16), "float16")}, "different types: gamma float32, beta float16"),
+    ({"moving_mean": None}, "moving_mean or moving_variance is missing"), ({"moving_variance": None}, "moving_mean or moving_variance is")])
+def test_parameters_that_do_not_belong_together(change, said):
+    values = {name: (np.ones(3, np.float32), "float32") for name in PARAMETERS} | change
+    with pytest.raises(FormatError, match=said):
+        assemble("bn", None, None, {name: value for name, value in values.items() if value}, era_of(None, None), None)
+
+
+@pytest.mark.parametrize(("training", "trainable", "version", "is_called", "has_doubt"), [
+    (True, True, "2.2.4-tf", True, True), (False, True, "2.2.4-tf", False, False), (True, False, "2.2.4-tf", True, True),
+    (True, False, "2.3.0-tf", False, False), (True, True, "2.3.0-tf", True, True), (True, None, "2.3.0-tf", True, True)])
+def test_who_is_called_in_training(training, trainable, version, is_called, has_doubt):
+    """A frozen layer of TensorFlow 2 uses its stored statistics however it is called."""
+    own = {} if trainable is None else {"trainable": trainable}
+    entry = {**norm("bn", **own), "inbound_nodes": [[["x", 0, 0, {"training": training}]]]}
+    node = model_tree(sequential(entry), "m").children[0][1]
+    values = {name: (np.ones(3, np.float32), "float32") for name in PARAMETERS}
+    made = assemble("bn", node, norm_fields(node), values, era_of(version, "tensorflow"), None)
+    assert (made.called_in_training, bool(made.doubt)) == (is_called, has_doubt)
