@@ -97,11 +97,10 @@ HISTORY: tuple[tuple[Version, dict[str, Any]], ...] = (
     ((2, 2, 0), {"fused": frozenset({(4, 3)})}),  # it does not know -1 yet
     ((2, 2, 1), {"fused": CHANNELS_LAST}),
     ((2, 3, 0), {"tf_ignores_training": True}),
-    ((2, 4, 0), {"fused": frozenset()}),  # Keras 2.4 is tf.keras: the package of that version only imports it
     ((2, 6, 0), {"tf_fused": CHANNELS_LAST | {(4, 1), (4, -3), (5, 4), (5, -1), (5, 1), (5, -4)}}),
     ((2, 12, 0), {"tf_fused": frozenset(), "counting": Counting.WEIGHTS_TWICE}),
     ((2, 14, 0), {"counting": Counting.UNSAVED}),
-    ((3, 0, 0), {"counting": Counting.EACH, "registers_classes": True}),
+    ((3, 0, 0), {"counting": Counting.EACH, "registers_classes": True, "fused": frozenset()}),  # from 2.4 on Keras is tf.keras
 )
 # What tf.keras calls itself in a TensorFlow before this one; from the last on, as TensorFlow.
 KERAS_OF_TENSORFLOW: tuple[tuple[Version, Version], ...] = (((1, 13, 0), (2, 1, 6)), ((2, 4, 0), (2, 2, 4)))

@@ -13,7 +13,7 @@ from exporter.batchnorm.stored import Statistic
 from exporter.errors import FormatError, LayerError, UsageError
 from exporter.keras import dialects
 from exporter.keras.config import NormFields
-from exporter.keras.dialects import FUSED_MINIMUM, Era, era_of
+from exporter.keras.dialects import Counting, Era, era_of
 from tests.make.layers import ROOT, make_stored
 
 VARIANCE, DEVIATION, EPSILON_OUTSIDE = Statistic
@@ -62,7 +62,8 @@ def test_default_epsilon(version, epsilon):
 
 @pytest.mark.parametrize("mode", [1, 2, 7])
 def test_modes_that_are_no_affine_map(mode):
-    assert f"mode {mode}" in dialects.reason_against(mode)
+    words = {1: "normalizes each sample by the sample's own mean", 2: "normalizes by the statistics of the batch", 7: "is unknown"}
+    assert f"its mode {mode} {words[mode]}" in dialects.reason_against(mode)
     assert dialects.reason_against(0) is None
 
 
@@ -126,7 +127,8 @@ def test_a_deviation_whose_square_float16_cannot_hold():
 
 
 @pytest.mark.parametrize(("axis", "virtual_batch_size", "expected"), [((3,), None, (3,)), ((4,), 2, (3,)), ((-1,), 2, (-1,)),
-                                                                      ((2, 4), 8, (1, 3))])
+                                                                      ((2, 4), 8, (1, 3)), ((0,), 2, (0,)), ((1,), 2, (0,)),
+                                                                      ((-2, 3), 4, (-2, 2))])
 def test_virtual_batches_shift_the_axis(axis, virtual_batch_size, expected):
     assert dialects.real_axis(axis, virtual_batch_size) == expected
 
@@ -138,18 +140,60 @@ def test_virtual_batches_shift_the_axis(axis, virtual_batch_size, expected):
     ("2.9.0", {"axis": (1,)}, 2, False), ("2.9.0", {"axis": (2,)}, 3, False), ("2.9.0", {"axis": (1, 3)}, 4, False),
     ("2.9.0", {}, None, False),
     ("2.9.0", {"renorm": True}, 4, False), ("2.9.0", {"virtual_batch_size": 2}, 4, False), ("2.9.0", {"synchronized": True}, 4, False),
-    ("2.9.0", {"epsilon": FUSED_MINIMUM}, 4, False), ("2.9.0", {"epsilon": 1e-5}, 4, True), ("2.9.0", {"epsilon": None}, 4, False),
+    ("2.9.0", {"epsilon": 1.001e-5}, 4, False), ("2.9.0", {"epsilon": 1.0009e-5}, 4, True), ("2.9.0", {"axis": None}, 4, False),
+    ("2.1.5-tf", {}, 4, False), ("2.9.0", {"axis": (4,)}, 5, True), ("2.9.0", {"axis": (-4,)}, 5, True), ("2.9.0", {"axis": (-3,)}, 4, True),
+    ("2.9.0", {"axis": (-1,)}, 5, True), ("2.9.0", {"axis": (1,)}, 5, True), ("2.9.0", {"axis": (-2,)}, 5, False),
+    ("2.5.0", {"axis": (-3,)}, 4, False), ("2.5.0", {"axis": (1,)}, 5, False), ("2.4.0", {"axis": (-1,)}, 4, True),
+    ("2.2.4-tf", {"axis": (-1,)}, 4, True), ("2.3.2", {"axis": (-1,)}, 4, True), ("3.0.0", {"axis": (-1,)}, 4, False),
+    ("2.9.0", {"epsilon": 1e-5}, 4, True), ("2.9.0", {"epsilon": None}, 4, False),
     ("2.2.4", {"axis": (-1,)}, 4, True), ("2.2.0", {"axis": (-1,)}, 4, False), ("2.2.0", {}, 4, True), ("2.1.6", {}, 4, False),
     ("2.2.4", {"axis": (1,)}, 4, False), ("2.3.1", {}, 4, True), (None, {}, 4, False),
 ])
 def test_epsilon_of_the_fused_kernel(version, changes, ndim, clamped):
     found = dialects.effective_epsilon(era_of(version, "tensorflow"), fields(**changes), dtype="float32", ndim=ndim)
-    assert found == (FUSED_MINIMUM if clamped else None)
+    assert found == (1.001e-5 if clamped else None)
 
 
 def test_no_fused_kernel_for_double_precision_or_on_theano():
     assert dialects.effective_epsilon(era_of("2.9.0", "tensorflow"), fields(), dtype="float64", ndim=4) is None
     assert dialects.effective_epsilon(era_of("2.2.4", "theano"), fields(), dtype="float32", ndim=4) is None
+
+
+@pytest.mark.parametrize(("fact", "versions"), [
+    (lambda era: era.is_per_element, {"0.3.3": True, "1.0.0": False, "2.4.0": False, "x": False}),
+    (lambda era: era.facts and era.facts.mixes_nested_names, {"1.0.2": True, "1.0.3": False, "2.4.0": False, "x": None}),
+    (lambda era: era.facts and era.facts.counting, {
+        "2.4.0": Counting.EACH, "2.11.9": Counting.EACH, "2.12.0": Counting.WEIGHTS_TWICE, "2.13.9": Counting.WEIGHTS_TWICE,
+        "2.14.0": Counting.UNSAVED, "2.16.0": Counting.UNSAVED, "3.0.0": Counting.EACH, "3.15.1": Counting.EACH, "x": None}),
+    (lambda era: era.registers_classes, {"1.0.8": False, "2.15.0": False, "3.0.0": True, "3.15.1": True, "x": False}),
+    (lambda era: era.may_put_beta_first, {
+        "2.0.1-tf": False, "2.0.2-tf": True, "2.0.6-tf": True, "2.0.7-tf": False, "2.0.4": False, "2.4.0": False, "x": False}),
+    (lambda era: era.raises_epsilon, {"2.1.5-tf": False, "2.1.6-tf": True, "2.4.0": True, "2.11.9": True, "2.12.0": False, "3.3.3": False,
+                                      "x": False}),
+    (lambda era: dialects.ignores_training(era, is_keras_3=False), {
+        "2.2.9-tf": False, "2.3.0-tf": True, "2.3.1": False, "2.4.0": True, "2.15.0": True, "x": False}),
+    (lambda era: dialects.ignores_training(era, is_keras_3=True), {"2.2.4": True, "3.0.0": True, "x": True}),
+])
+def test_what_each_version_does(fact, versions):
+    """The last version before a change, the first with it, and what is no version, of which nothing is known."""
+    assert {version: fact(era_of(version, "tensorflow")) for version in versions} == versions
+
+
+@pytest.mark.parametrize(("a", "b", "alike"), [
+    ("2.2.4", "2.2.4", True), ("2.9.0", "2.10.1", True), ("2.3.0-tf", "2.4.0", True), ("2.2.4", "2.2.4-tf", False), ("1.0.5", "1.0.6", False),
+    ("2.13.0", "2.14.0", False), ("2.15.0", "3.0.0", False), ("x", "1.0.5", True), ("1.0.5", "", True)])
+def test_whose_files_mean_the_same(a, b, alike):
+    assert dialects.write_alike(a, b) == dialects.write_alike(b, a) == alike
+
+
+@pytest.mark.parametrize(("version", "changes", "ranks"), [
+    ("2.6.0", {"axis": (-1,)}, "4 or 5"), ("2.6.0", {"axis": (3,)}, "4"), ("2.6.0", {"axis": (4,)}, "5"), ("2.4.0", {"axis": (-1,)}, "4"),
+    ("2.6.0", {"axis": (2,)}, ""), ("2.6.0", {"axis": (-1,), "epsilon": 1e-3}, ""), ("3.0.0", {"axis": (-1,)}, "")])
+def test_what_is_said_where_the_rank_decides(version, changes, ranks):
+    said = dialects.about_rank(era_of(version, "tensorflow"), fields(**changes), dtype="float32")
+    assert (f"if that is {ranks}, the fused kernel of the TensorFlow that wrote it used epsilon 1.001e-05 instead of 1e-07" in said
+            ) is bool(ranks)
+    assert bool(said) is bool(ranks)
 
 
 def test_the_table_in_words_is_the_table_of_data():
