@@ -135,12 +135,8 @@ def _with_arrays(layer: Any) -> Any:
 
 
 def _array(value: Any) -> Any:
-    if isinstance(value, list) and value and set(map(type, value)) <= {int, float}:
-        try:
-            return np.array(value, np.float64)
-        except OverflowError:
-            return value
-    return value
+    is_numeric = isinstance(value, list) and value and set(map(type, value)) <= {int, float}
+    return np.array(value, np.float64) if is_numeric else value
 
 
 def _rows(value: Any) -> Any:

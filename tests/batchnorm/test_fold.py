@@ -127,6 +127,73 @@ def test_a_number_that_overflows_is_refused():
         exporter.fold(layer, np.full((2, 4), 1e30, np.float32), None, "Dense")
 
 
+@pytest.mark.parametrize(("changes", "kernel"), [
+    ({"gamma": 1e30}, 1e10), ({"moving_mean": 1e30, "gamma": 1e10}, 1), ({"beta": 3e38, "moving_mean": -1, "gamma": 3e38}, 1e-3)])
+def test_the_kernel_and_the_bias_are_each_looked_at(changes, kernel):
+    """One of them may overflow alone, in one channel alone."""
+    values = {"gamma": 1, "beta": 0, "moving_mean": 0, "moving_variance": 1} | changes
+    arrays = {name: np.float32([1 if name == "moving_variance" else 0] * 3 + [value]) for name, value in values.items()}
+    with pytest.raises(exporter.LayerError, match="does not fit float32"):
+        exporter.fold(make_layer(epsilon=0.0).replace(**arrays), np.full((2, 4), kernel, np.float32), None, "Dense")
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("bias", [None, [1, 2, 3, 4]])
+def test_the_result_has_the_kernels_type_and_shape(dtype, bias):
+    layer = make_layer(epsilon=0.25).replace(**{name: np.float32([2, 3, 4, 5]) for name in ("gamma", "beta", "moving_mean")},
+                                             moving_variance=np.float32([0.75, 3.75, 8.75, 15.75]))
+    found = exporter.fold(layer, np.ones((3, 4), dtype), bias, "Dense")
+    assert (found.kernel.dtype, found.bias.dtype, found.kernel.shape, found.bias.shape) == (dtype, dtype, (3, 4), (4,))
+    scale = np.array([2, 3 / 2, 4 / 3, 5 / 4])
+    assert (found.kernel == scale.astype(dtype)).all()
+    mean, beta = np.array([2, 3, 4, 5]), np.array([2, 3, 4, 5])
+    want = (scale * ((bias or 0) - mean) + beta).astype(dtype)
+    assert np.allclose(found.bias, want, rtol=4 * float(np.finfo(dtype).eps), atol=0)
+
+
+@pytest.mark.parametrize("kind", list(folding.KINDS))
+def test_each_axis_of_channels_gets_its_own_scale(kind):
+    """Channel by channel, and for a depthwise kernel in the order input * multiplier + which."""
+    layout = folding.KINDS[kind]
+    shape = [2, 3, 5, 2, 3][: layout.rank]
+    channels = int(np.prod([shape[axis] for axis in layout.channels]))
+    layer = make_layer(shape=(channels,), epsilon=1e-3).replace(
+        gamma=np.arange(1, channels + 1, dtype=np.float32), moving_variance=np.full(channels, 1 - 1e-3, np.float32))
+    found = exporter.fold(layer, np.ones(shape, np.float64), None, kind).kernel
+    last = np.moveaxis(found, layout.channels, range(-len(layout.channels), 0)).reshape(-1, channels)
+    assert np.allclose(last, np.arange(1, channels + 1), rtol=1e-6)
+    assert folding.products(found, kind) == found.size // channels
+
+
+@pytest.mark.parametrize(("dtype", "unit", "tiny"), [(None, 2.0**-24, 2.0**-126), ("float16", 2.0**-11, 2.0**-14),
+                                                     ("bfloat16", 2.0**-8, 2.0**-126), ("float64", 2.0**-53, 2.0**-1022)])
+def test_the_bound_is_what_the_document_says(dtype, unit, tiny):
+    """docs/folding.md: (n + 3) u (size + |bias|) + (n + 1) tiny, for n products."""
+    folded = folding.Folded(np.ones((3, 3, 2, 2), np.float32), np.float32([-4, 0]))
+    found = folding.bound(folded, "Conv2D", np.float64([[10, 0], [0, 0]]), dtype)
+    assert found.tolist() == [[21 * unit * 14 + 19 * tiny, 19 * tiny], [21 * unit * 4 + 19 * tiny, 19 * tiny]]
+
+
+@pytest.mark.parametrize(("layer", "said"), [
+    (make_layer(), ""), (make_layer(shape=(2, 3), axis=(1, 3)), "it runs along 2 axes of its input"),
+    (standing(CONV), ""), (standing(CONV, shape=(2, 3), axis=(1, 2)), "it runs along 2 axes"),
+    (make_layer(calls=(Call((CONV,), ()),) * 3), "it is called 3 times"), (standing(), "it reads the input of the model"),
+    (standing(CONV, CONV, CONV), "3 layers feed it"), (make_layer(called_in_training=True), "its model calls it with training=True"),
+    (standing(Neighbor(path="d", class_name="Dropout")), "what feeds it is d of class Dropout")])
+def test_what_is_against_it_where_the_layer_stands(layer, said):
+    found = folding.reason_against(layer)
+    assert found.startswith(said)
+    assert bool(found) is bool(said)
+
+
+@pytest.mark.parametrize(("class_name", "kind"), [
+    ("Dense", "Dense"), ("Conv3DTranspose", "Conv3DTranspose"), ("Convolution1D", "Conv1D"), ("Convolution2D", "Conv2D"),
+    ("Convolution3D", "Conv3D"), ("SeparableConvolution2D", "SeparableConv2D"), ("MatMul", "Dense"),
+    ("DepthwiseConv2dNative", "DepthwiseConv2D"), ("Conv2DBackpropInput", "Conv2DTranspose"), ("Embedding", None), ("own>Dense", None)])
+def test_classes_that_have_a_kernel(class_name, kind):
+    assert folding.kind_of(class_name) == kind
+
+
 def test_several_axes_are_refused():
     with pytest.raises(exporter.UsageError, match="output channels"):
         exporter.fold(make_layer(shape=(2, 3), axis=(1, 3)), np.zeros((2, 6), np.float32), None, "Dense")
