@@ -301,7 +301,7 @@ def _flag(config: Mapping[str, Any], key: str) -> bool | None:
 
 def _dtype(value: Any) -> str | None:
     """Name of a dtype or policy: "float32", {"class_name": "Policy", "config": {"name": "mixed_float16"}} or a DTypePolicyMap."""
-    for _ in range(3):
+    for _ in range(2):
         if not isinstance(value, dict):
             break
         config = value.get("config")

@@ -9,6 +9,7 @@ import pytest
 
 from exporter.errors import ExporterError, FormatError
 from exporter.files.place import Place
+from exporter.keras import config
 from exporter.keras.config import is_batch_norm, model_tree, norm_fields, parse_config, walk
 from exporter.keras.ranks import input_ranks
 from exporter.sources.shared.architecture import node_tree_from
@@ -248,3 +249,150 @@ def test_the_two_names_of_an_inner_model_have_to_agree():
     assert [path for path, node in walk(model_tree(sequential(inner), "m")) if node.class_name == "BatchNormalization"] == ["inner/bn"]
     with pytest.raises(FormatError, match=r"the names of a layer disagree: the model .* 'other', its config 'inner'"):
         model_tree(sequential({**inner, "name": "other"}), "m")
+
+
+@pytest.mark.parametrize(("model", "count"), [
+    (sequential(norm("a"), layer("Dense", "d")), 3), (sequential(sequential(norm("a"), name="s")), 3),
+    (sequential(layer("TimeDistributed", "t", layer=norm("a"))), 3), (sequential(layer("own>C", "c", part={"x": [norm("a")]})), 3),
+    ({"name": "Sequential", "layers": [{"name": "Dense"}, {"name": "TimeDistributed", "layer": {"name": "Dense"}}]}, 4)])
+def test_how_many_layers_a_config_may_have(monkeypatch, model, count):
+    monkeypatch.setattr(config, "MAX_LAYERS", count)
+    assert len(list(walk(model_tree(model, "x")))) == count - 1
+    monkeypatch.setattr(config, "MAX_LAYERS", count - 1)
+    with pytest.raises(FormatError, match=f"x: expected at most {count - 1} layers, got more"):
+        model_tree(model, "x")
+
+
+@pytest.mark.parametrize("key", ["dtype", "input_layers", "output_layers", "inbound_nodes", "build_config", "compile_config",
+                                 "training_config", "optimizer"])
+def test_where_a_config_holds_no_layers(key):
+    """Or a second description of layers that are listed already."""
+    block = layer("own>Block", "block", first=norm("a"), **{key: norm("b")}, more={key: [norm("c")], "deep": {"x": norm("d")}})
+    assert norms(sequential(block)) == ["block/a", "block/d"]
+
+
+def test_layers_come_first_in_a_users_model():
+    """As Keras tracks them."""
+    assert norms(layer("own>Net", "net", head=norm("z"), layers=[norm("b"), norm("a")])) == ["b", "a", "z"]
+    assert norms(sequential(layer("own>Net", "net", head=norm("z"), layers=[norm("b")]))) == ["net/b", "net/z"]
+
+
+@pytest.mark.parametrize(("values", "found"), [
+    ({}, []), ({"layer": {"class_name": "LSTM", "config": {}}}, []), ({"layer": norm("n")}, ["bi/forward_n", "bi/backward_n"]),
+    ({"layer": norm("n"), "backward_layer": {"class_name": "LSTM", "config": {}}}, ["bi/forward_n", "bi/backward_n"]),
+    ({"layer": norm("n"), "backward_layer": norm("m")}, ["bi/forward_n", "bi/backward_m"]),
+    ({"layer": norm("n"), "forward_layer": norm("m")}, ["bi/forward_m", "bi/backward_n"])])
+def test_both_directions(values, found):
+    assert norms(sequential(layer("Bidirectional", "bi", **values))) == found
+
+
+def first(entry):
+    return model_tree(sequential(entry), "x").children[0][1]
+
+
+@pytest.mark.parametrize(("more", "shared", "registered"), [
+    ({}, None, None), ({"shared_object_id": 0}, 0, None), ({"shared_object_id": 7, "registered_name": "own>N"}, 7, "own>N"),
+    ({"shared_object_id": True}, None, None), ({"shared_object_id": "7"}, None, None), ({"registered_name": 3}, None, None)])
+def test_what_an_entry_says_beside_its_config(more, shared, registered):
+    node = first({**norm("a"), **more})
+    assert (node.shared_object, node.registered_name) == (shared, registered)
+
+
+@pytest.mark.parametrize(("entry", "name"), [
+    ({**layer("Dense", "own"), "name": "called"}, "own"), ({"class_name": "Dense", "config": {}, "name": "called"}, "called"),
+    ({"class_name": "Dense", "config": {"name": None}, "name": "called"}, "called"), ({"class_name": "Dense", "config": {}}, ""),
+    ({**norm("bn"), "name": "bn"}, "bn"), ({"class_name": "BatchNormalization", "config": {}, "name": "called"}, "called"),
+    ({"class_name": "Sequential", "config": [norm("a")]}, ""), ({"class_name": "Sequential", "config": [norm("a")], "name": "s"}, "s")])
+def test_the_name_of_a_layer(entry, name):
+    assert first(entry).name == name
+
+
+@pytest.mark.parametrize("form", ["build", "input", "batch", "tensor"])
+@pytest.mark.parametrize(("shape", "expected"), [
+    ([None, 4, 3], (None, 4, 3)), ([2, 4, 0], (2, 4, 0)), ({"class_name": "__tuple__", "items": [None, 3]}, (None, 3)), ([], None),
+    (None, None), ([None, -1], None), ([None, True], None), ([None, 3.0], None), ("x", None), ({"items": 3}, None)])
+def test_the_shape_of_the_input(form, shape, expected):
+    tensor = {"class_name": "__keras_tensor__", "config": {"shape": shape, "keras_history": ["x", 0, 0]}}
+    entry = {"build": {**norm(), "build_config": {"input_shape": shape}}, "input": norm(batch_input_shape=shape),
+             "batch": norm(batch_shape=shape), "tensor": {**norm(), "inbound_nodes": [{"args": [tensor], "kwargs": {}}]}}[form]
+    assert first(entry).input_shape == expected
+    assert fields_of(entry).ndim == (len(expected) if expected else None)
+
+
+def test_which_of_several_shapes_counts():
+    """What the layer was built on, before what came into its first call; of several tensors none is the input."""
+    tensors = [{"class_name": "__keras_tensor__", "config": {"shape": [None, size], "keras_history": ["x", 0, 0]}} for size in (5, 6)]
+    entry = {**norm(batch_input_shape=[None, 3], batch_shape=[None, 4]), "build_config": {"input_shape": [None, 2]},
+             "inbound_nodes": [{"args": tensors[:1], "kwargs": {}}]}
+    for size, key in ((2, "build_config"), (3, "batch_input_shape"), (4, "batch_shape"), (5, "inbound_nodes")):
+        assert first(entry).input_shape == (None, size)
+        entry.pop(key, None)
+        entry["config"].pop(key, None)
+    assert first(entry).input_shape is None
+    assert first({**norm(), "inbound_nodes": [{"args": tensors, "kwargs": {}}]}).input_shape is None
+
+
+def test_layers_of_keras_0_3():
+    model = {"name": "Sequential", "layers": [
+        {"name": "Dense", "input_shape": [5], "output_dim": 3},
+        {"name": "TimeDistributed", "layer": {"name": "BatchNormalization", "mode": 1}},
+        {"name": "BatchNormalization", "custom_name": "own", "input_shape": 7}]}
+    found = dict(walk(model_tree(model, "x")))
+    assert list(found) == ["layer_0", "layer_1", "layer_1/layer", "own"]
+    assert (found["layer_0"].input_shape, found["own"].input_shape, found["layer_0"].class_name) == ((None, 5), None, "Dense")
+    assert dict(found["layer_0"].config) == {"input_shape": [5], "output_dim": 3}
+    assert [role for role, _ in found["layer_1"].children] == ["layer"]
+    assert norm_fields(found["layer_1/layer"]).mode == 1
+
+
+@pytest.mark.parametrize(("nodes", "order", "said"), [
+    ({"a": {"name": "Dense"}}, [{"name": "a"}, {"name": "a"}], "list different layers"), ({"a": {"name": "Dense"}}, None, "list different"),
+    ({"a": {"name": "Dense"}}, [], "list different"), ([], [], "list different"), ({"a": 3}, [{"name": "a"}], "not a list of objects"),
+    ({"a": {"name": "Dense"}}, [{"name": "a"}, {"name": "b"}], "list different"),
+    ({"a": {"name": "Dense"}, "b": {"name": "Dense"}}, [{"name": "a"}], "list different")])
+def test_graphs_of_keras_0_3_that_contradict_themselves(nodes, order, said):
+    with pytest.raises(FormatError, match=said):
+        model_tree({"name": "Graph", "nodes": nodes, "node_config": order}, "x")
+
+
+@pytest.mark.parametrize(("value", "is_model"), [
+    ({"name": "Sequential", "layers": []}, True), ({"name": "Graph", "nodes": {}, "node_config": []}, True), ({"name": "Dense"}, False),
+    ({"name": 3, "layers": []}, False), ({"class_name": 3, "config": {}}, False), ({"layers": []}, False), ({"nodes": {}}, False)])
+def test_what_is_taken_for_a_model(value, is_model):
+    if is_model:
+        assert model_tree(value, "x").children == ()
+    else:
+        with pytest.raises(FormatError, match="this JSON is not the config of a Keras model"):
+            model_tree(value, "x")
+
+
+@pytest.mark.parametrize(("key", "given", "expected"), [
+    ("epsilon", 0, 0.0), ("epsilon", 3.4028234663852886e38, 3.4028234663852886e38), ("epsilon", 2, 2.0), ("momentum", 0, 0.0),
+    ("momentum", -1.5, -1.5), ("center", 0, False), ("center", 1, True), ("center", False, False), ("scale", True, True), ("mode", 2, 2),
+    ("mode", None, 0), ("renorm", 1, True), ("renorm", False, False), ("virtual_batch_size", 4, 4), ("virtual_batch_size", None, None),
+    ("synchronized", True, True), ("axis", 0, (0,)), ("axis", [1], (1,)), ("axis", [-1, 2], (-1, 2)), ("dtype", "float16", "float16"),
+    ("dtype", {"config": {"default_policy": {"config": {"name": {"config": {"name": "float16"}}}}}}, None), ("dtype", 3, None),
+    ("dtype", {"config": 3}, None), ("dtype", {"config": {}}, None)])
+def test_values_that_a_field_may_have(key, given, expected):
+    found = getattr(fields_of(norm(**{key: given})), key)
+    assert found == expected
+    assert type(found) is type(expected)
+
+
+@pytest.mark.parametrize(("key", "value"), [
+    ("epsilon", 3.4028234663852890e38), ("epsilon", -5e-324), ("momentum", float("inf")), ("momentum", float("nan")), ("momentum", True),
+    ("center", None), ("center", -1), ("center", 1.0), ("mode", True), ("virtual_batch_size", True), ("virtual_batch_size", "8"),
+    ("renorm", None), ("synchronized", "yes"), ("axis", [1, True]), ("axis", [[1]]), ("axis", [1, 2.0])])
+def test_values_that_it_may_not(key, value):
+    with pytest.raises(FormatError, match=f"as its {key}, got|expected an {key} of 0 or more"):
+        fields_of(norm(**{key: value}))
+
+
+def test_what_lookalikes_say_of_a_layer():
+    fused = norm("conv", "QConv2DBatchnorm", filters=3, kernel_size=[3, 3])
+    quantized = layer("QuantizeWrapperV2", "q", layer=norm("n"), quantize_config=None)
+    found = dict(walk(model_tree(sequential(fused, quantized, norm("plain")), "x")))
+    assert list(found) == ["conv", "conv/batchnorm", "q", "q/n", "plain"]
+    assert norm_fields(found["conv/batchnorm"]).epsilon == 0.01
+    assert {path: len(node.surroundings.notes) for path, node in found.items()} == {
+        "conv": 0, "conv/batchnorm": 0, "q": 0, "q/n": 1, "plain": 0}
