@@ -218,7 +218,7 @@ def _type_of(theirs: Numbers, dtype: str) -> str:
     name = theirs.values.dtype.name
     if theirs.half is not None:
         return "float32"
-    return name if name in UNIT and theirs.values.dtype.kind != "i" else dtype
+    return name if name in UNIT else dtype
 
 
 def _for_each_channel(numbers: Numbers, channels: int) -> Numbers:

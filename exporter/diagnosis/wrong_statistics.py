@@ -69,12 +69,12 @@ def unbiased_batch_statistics(case: Case) -> Variants:
 
 def rows_by_themselves(case: Case) -> Variants:
     """Each row of channels, each sample, or each channel of a sample normalized by its own numbers."""
+    largest = case.setting.sheet.largest.max()
     for which, mean, variance, count in _own_statistics(case):
-        largest = np.abs(case.x).max()
         for how, changed in (("", case), *_bare(case)):
             yield ", ".join(filter(None, (which, how))), _by(changed, mean, variance, largest, count)
         if count > SMALL_BATCH:
-            *_, (how, bare) = _bare(case) if case.epsilon.any() else [("", case)]
+            *_, (how, bare) = ("", case), *_bare(case)
             unbiased = variance * (count / (count - 1))
             yield ", ".join(filter(None, (which, how, "the variance unbiased"))), _by(bare, mean, unbiased, largest, count)
 
