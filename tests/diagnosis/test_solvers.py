@@ -42,6 +42,39 @@ def test_of_a_single_number_some_epsilon_always_fits():
     assert not several
 
 
+def test_two_numbers_agree_on_an_epsilon():
+    assert solved([[1, 2]])[3]
+    assert not solved([[1, 1]])[3]
+    nothing = solved([[1, 2]], change=lambda theirs: np.where(theirs == theirs[0, 1], np.nan, theirs))
+    assert nothing[0] == pytest.approx(0.01, rel=1e-2)
+    assert not nothing[3], "what is NaN says nothing"
+
+
+def test_a_number_too_near_to_beta_says_only_how_small_epsilon_may_be():
+    """|theirs - beta| within what it may be off: the divisor may be as large as it likes."""
+    _, low, high, several = solved([[1, 1.0001]], slack=1e-3)
+    assert not several
+    assert low <= 0.01 <= high
+    assert low == pytest.approx((1.125 / (1.125 / np.sqrt(0.51) + 1e-3)) ** 2 - 0.5)
+    assert high == pytest.approx((1.125 / (1.125 / np.sqrt(0.51) - 1e-3)) ** 2 - 0.5)
+
+
+def test_the_bounds_of_an_epsilon_are_the_narrowest_of_all_numbers():
+    x, slack = np.array([[1, 2], [-1, 3], [4, -7]]), 1e-4
+    _, low, high, _ = solved(x, slack=slack)
+    variance = LAYER.moving_variance.astype(float)
+    numerator = np.abs(LAYER.gamma.astype(float) * (x - LAYER.moving_mean))
+    rest = numerator / np.sqrt(variance + 0.01)
+    assert low == pytest.approx(((numerator / (rest + slack)) ** 2 - variance).max(), rel=1e-6)
+    assert high == pytest.approx(((numerator / (rest - slack)) ** 2 - variance).min(), rel=1e-6)
+    _, low, high, _ = solved(x, slack=slack, outside=True, epsilon=0.3)
+    rest = numerator / (np.sqrt(variance) + 0.3)
+    assert low == pytest.approx((numerator / (rest + slack) - np.sqrt(variance)).max(), rel=1e-6)
+    assert high == pytest.approx((numerator / (rest - slack) - np.sqrt(variance)).min(), rel=1e-6)
+    assert solved(x, epsilon=-1e-6, slack=1e-4)[1] == 0.0, "no epsilon is negative"
+    assert solved(x, epsilon=-0.1, slack=1e-5) is None
+
+
 def test_numbers_that_tell_nothing():
     """All at the mean, or where gamma is 0: no number depends on epsilon."""
     assert solved([[0.25, 1], [0.25, 1]]) is None
@@ -78,6 +111,48 @@ def test_a_column_that_fits_two_channels_gives_way():
                          ids=["straight", "straight too", "one fits nothing", "everything"])
 def test_no_order_where_the_straight_one_or_none_fits(fits):
     assert matched(fits) is None
+
+
+def of_values(theirs, slack=0.0, bound=0.0, channels=None):
+    """match_channels where channel i gives i + 10 * row for any column."""
+    theirs = np.array(theirs, float)
+    count = channels or theirs.shape[1]
+
+    def predict(row, columns):
+        width = columns.stop - columns.start
+        return np.repeat(np.arange(count)[:, None] + 10.0 * row, width, axis=1), np.full((count, width), bound)
+
+    return match_channels(predict, theirs, np.full(theirs.shape, slack))
+
+
+def test_each_row_has_to_fit_within_bound_and_digits():
+    assert of_values([[1, 0, 2]]).tolist() == [1, 0, 2]
+    assert of_values([[1, 0, 2], [11, 10, 12]]).tolist() == [1, 0, 2]
+    assert of_values([[1, 0, 2], [11, 10, 13]]) is None
+    assert of_values([[1.2, 0, 2.2]]) is None
+    assert of_values([[1.2, 0, 2.2]], slack=0.25).tolist() == [1, 0, 2]
+    assert of_values([[1.2, 0, 2.2]], bound=0.25).tolist() == [1, 0, 2]
+    assert of_values([[1.2, 0, 2.2]], bound=0.125, slack=0.125).tolist() == [1, 0, 2]
+    assert of_values([[1.3, 0, 2.3]], bound=0.125, slack=0.125) is None
+    assert of_values([[0.0]]) is None, "one channel has one order"
+
+
+@pytest.mark.parametrize("channels", [255, 256, 257, 600])
+def test_many_channels_are_looked_at_in_parts(channels):
+    order = np.random.default_rng(channels).permutation(channels)
+    assert of_values([order]).tolist() == order.tolist()
+
+
+def test_an_order_is_not_read_into_coincidences():
+    """Four channels: six fits may be an order, seven are too many."""
+    six, seven = np.eye(4)[[1, 0, 3, 2]], np.eye(4)[[1, 0, 3, 2]]
+    six[0, 0] = six[1, 1] = seven[0, 0] = seven[1, 1] = seven[2, 2] = 1
+    assert matched(six).tolist() == [0, 1, 3, 2]
+    assert matched(seven) is None
+
+
+def test_an_order_leaves_as_many_in_their_places_as_it_can():
+    assert matched([[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 1], [0, 0, 1, 0]]).tolist() == [0, 1, 3, 2]
 
 
 def test_one_channel_for_several_columns():
