@@ -31,10 +31,11 @@ def how_they_differ(one: Evidence) -> list[str]:
         notes.append(f"{len(wrong)} of {channels} channels differ: {shown}")
     if off[:, wrong].mean() < FEW_SHARE:
         return [*notes, "the other numbers of these channels are right, so the parameters are: look for what overwrites these places"]
-    if len(one.theirs) < FEW_ROWS or one.any_channel:
+    varied = wrong[np.ptp(one.case.x[:, wrong], axis=0) > 0]  # of one input alone there is no slope
+    if len(one.theirs) < FEW_ROWS or one.any_channel or not len(varied):
         return [*notes, "send more numbers: three or more rows of input for each channel, e.g. the bundle's own vectors of the layer "
                         "run through your code"]
-    return [*notes, _lines(one, wrong)]
+    return [*notes, _lines(one, varied)]
 
 
 def _lines(one: Evidence, wrong: NDArray[np.intp]) -> str:
@@ -45,8 +46,10 @@ def _lines(one: Evidence, wrong: NDArray[np.intp]) -> str:
         middle = x.mean(axis=0)
         slope = ((x - middle) * (y - y.mean(axis=0))).sum(axis=0) / np.square(x - middle).sum(axis=0)
         residue = np.abs(y - (slope * (x - middle) + y.mean(axis=0))).max(axis=0)
-        straight = residue <= FAR_BOUNDS * one.tolerance(case)[:, wrong].max(axis=0)
-        factor = slope / case.scale()[wrong]
+        most = FAR_BOUNDS * one.tolerance(case)[:, wrong].max(axis=0)
+        straight = residue <= most
+        flat = (case.scale()[wrong] == 0) & (np.ptp(y, axis=0) <= most)  # a slope of 0, as it should be
+        factor = (slope / case.scale()[wrong])[~flat]
     if not straight.all():
         return (f"in {int((~straight).sum())} channels the output is not a straight line in the input: an activation, another input, "
                 "noise; "
