@@ -1,0 +1,114 @@
+"""The text of a comparison, line by line."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import exporter
+from exporter.batchnorm.dtypes import round_to
+from tests.make.layers import as_stored, make_bundle, make_layer
+from tests.make.ports import flax_state, torch_state
+
+A, B, C, D = (make_layer(name, seed=seed) for seed, name in enumerate(("enc/a", "enc/b", "enc/c", "d")))
+WHOLE = """\
+the state: a state of PyTorch
+4 of 5 layers paired: 4 by path
+  enc/a = a (by path)
+  enc/b = b (by path)
+  enc/c = c (by path)
+  enc/b: BN133 gamma and beta swapped: gamma (b.weight) is the layer's beta; beta (b.bias) is the layer's gamma
+  enc/c: moving_mean (c.running_mean) is 1.5 times the layer's in every channel
+  gone: not in the state
+  z: not in the bundle
+BN133: assign the arrays by name: gamma is the factor
+note: the state contains no epsilon, so it was not compared: set eps=0.002, momentum=0.01 for enc/a
+note: the state contains no epsilon, so it was not compared: set eps=0.001, momentum=0.01 for enc/b and 2 more
+note: the state contains no epsilon, so it was not compared: set eps=0.001, momentum=0.1 for enc/c
+the state: 4 layers differ
+"""
+
+
+def test_a_whole_comparison():
+    state = {**torch_state(A, B.replace(gamma=B.beta, beta=B.gamma), C.replace(moving_mean=C.moving_mean * np.float32(1.5)), D),
+             "z.running_mean": np.ones(3, np.float32), "z.running_var": np.ones(3, np.float32)}
+    mine = make_bundle(A.replace(epsilon=0.002), B, C.replace(momentum=0.9), D, make_layer("gone", shape=(7,)))
+    found = exporter.compare(mine, state)
+    assert found.text() == WHOLE
+    assert [pair.verdict for pair in found.pairs] == ["equal", "differs", "differs", "equal"]
+    assert found.to_dict()["differences"][1] == {
+        "path": "enc/b", "what": "beta", "code": "BN133", "says": "the layer's gamma", "mine": float(B.beta[1]),
+        "theirs": float(B.gamma[1]), "channels": 4, "of": 4, "ulp": 37874839.0, "channel": 1}
+
+
+def test_fields_that_differ():
+    found = exporter.compare(make_bundle(A, B, C), make_bundle(A.replace(epsilon=1e-5), B.replace(axis=(1,)), C.replace(gamma=None)))
+    assert found.text().splitlines()[2:] == [
+        "  enc/a: BN103 another framework's default epsilon: epsilon: 0.001 in the bundle, 1e-05 in model.h5 "
+        "(the default of PyTorch, ONNX, Caffe, Paddle, Keras 1.0.8 to 1.1)",
+        "  enc/b: axis: [-1] in the bundle, [1] in model.h5",
+        "  enc/c: BN131 gamma left out: gamma: there in the bundle, none in model.h5",
+        "BN103: pass the layer's epsilon: BatchNorm2d(channels, eps=epsilon), the epsilon attribute in ONNX",
+        "BN131: multiply by gamma (1 only where the layer has scale=False and the bundle says null)", "model.h5: 3 layers differ"]
+    assert "gamma: none in the bundle, there in" in exporter.compare(make_bundle(C.replace(gamma=None)), make_bundle(C)).text()
+    two = exporter.compare(make_bundle(A), make_bundle(A.replace(epsilon=0.0, axis=(1,), gamma=A.gamma + 1)))
+    assert "enc/a: axis: [-1] in the bundle, [1] in model.h5; BN102 no epsilon: epsilon: 0.001 in the bundle, 0 in model.h5; " in two.text()
+    assert two.text().endswith("model.h5: 1 layer differs\n")
+
+
+@pytest.mark.parametrize(("mine", "theirs", "shown"), [(1e-3, 0.25, "0.25"), (1e-3, 1.5, "1.5"), (0.1, 1e-7, "1e-07"),
+                                                       (float(np.float32(0.1)), 0.01, "0.01"), (1e-3, 0.1234567891, "0.1234567891")])
+def test_numbers_are_as_short_as_their_float32_allows(mine, theirs, shown):
+    text = exporter.compare(make_bundle(A.replace(epsilon=mine)), make_bundle(A.replace(epsilon=theirs))).text()
+    assert f"epsilon: {0.1 if mine > 0.09 else 0.001} in the bundle, {shown} in model.h5" in text
+
+
+@pytest.mark.parametrize(("count", "more"), [(20, None), (21, "  and 1 more pairs of other names (--json lists all)"),
+                                             (24, "  and 4 more pairs of other names (--json lists all)")])
+def test_twenty_pairs_of_other_names_are_listed(count, more):
+    layers = [make_layer(f"e{number}", seed=number) for number in range(count)]
+    lines = exporter.compare(make_bundle(*layers), flax_state(*layers)).text().splitlines()
+    assert lines[1] == f"{count} of {count} layers paired: {count} by content"
+    assert [line for line in lines if " = " in line and "by content" in line] == [
+        f"  e{number} = BatchNorm_{number} (by content)" for number in range(20)]
+    assert [line for line in lines if "more pairs" in line] == ([] if more is None else [more])
+    assert lines[-1] == f"the state: the {count} layers are equal bit for bit"
+
+
+def test_the_last_line_counts_what_was_rounded():
+    def rounded(layer, dtype):
+        return layer.replace(dtype=dtype, **{name: round_to(values.astype(float), dtype) for name, values in layer.parameters().items()})
+
+    other = make_bundle(rounded(A, "float16"), rounded(B, "float16"), C, rounded(D, "bfloat16"))
+    text = exporter.compare(make_bundle(A, B, C, D), other).text()
+    assert text.endswith("model.h5: the 4 layers are equal, 3 of them after rounding to bfloat16, float16\n")
+
+
+@pytest.mark.parametrize(("trained", "other_checkpoint"), [(0, False), (1, False), (2, False), (3, True)])
+def test_another_checkpoint_is_suspected_where_most_layers_differ(trained, other_checkpoint):
+    random = np.random.default_rng(4)
+    layers = [A, B, C, D]
+    further = [layer.replace(**{name: (values * random.uniform(0.9, 1.1, 4)).astype(np.float32)
+                                for name, values in layer.parameters().items()}) for layer in layers]
+    other = [*further[:trained], *layers[trained:]]
+    text = exporter.compare(make_bundle(*layers), make_bundle(*other)).text()
+    assert ("another checkpoint (BN146)" in text) == other_checkpoint
+    swapped = [layer.replace(gamma=layer.beta, beta=layer.gamma) for layer in layers]
+    assert "another checkpoint" not in exporter.compare(make_bundle(*layers), make_bundle(*swapped)).text(), "that is explained"
+
+
+def test_the_worst_channel_in_units_of_the_last_place():
+    gamma = A.gamma.copy()
+    gamma[1] = np.nextafter(np.nextafter(gamma[1], np.float32(9)), np.float32(9))
+    gamma[2] += np.float32(0.25)
+    gamma[3] = -0.0
+    mine = make_bundle(A.replace(gamma=np.float32([*A.gamma[:3], 0.0])))
+    (one,) = exporter.compare(mine, make_bundle(A.replace(gamma=gamma))).differences
+    ulp = np.spacing(np.abs(A.gamma[2]))
+    assert (one.channels, one.of, one.channel) == (3, 4, 2)
+    assert one.ulp == pytest.approx(0.25 / ulp, rel=0.5)
+    assert (one.mine, one.theirs) == (float(A.gamma[2]), float(gamma[2]))
+    gamma[0] = np.nan
+    (one,) = exporter.compare(make_bundle(A), torch_state(as_stored(A, gamma=gamma))).differences
+    assert (one.channel, one.channels) == (0, 4)
+    assert np.isnan(one.ulp)
