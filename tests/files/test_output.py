@@ -168,3 +168,100 @@ def test_kill_minus_nine_leaves_the_old_output_or_the_new_one(tmp_path):
         process.wait()
         process.stdout.close()
         assert path.read_bytes() in (b"old", new)
+
+
+# folders
+
+def archive(**members):
+    import io
+    import zipfile
+
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as made:
+        for name, content in members.items():
+            made.writestr(name, content)
+    return data.getvalue()
+
+
+def test_a_path_with_a_slash_becomes_a_folder(tmp_path):
+    (tmp_path / "old").mkdir()
+    for name in ("new/", "old/"):
+        output.check_output(f"{tmp_path}/{name}")
+        output.write(f"{tmp_path}/{name}", archive(a="1", b="2"))
+        assert sorted(path.name for path in (tmp_path / name).iterdir()) == ["a", "b"]
+    assert sorted(os.listdir(tmp_path)) == ["new", "old"]
+    for name in ("new/", "file/"):
+        (tmp_path / "file").write_text("x")
+        with pytest.raises(OutputError, match="expected a new or empty folder, got one that contains files"):
+            output.check_output(f"{tmp_path}/{name}")
+    with pytest.raises(OutputError, match="its folder does not exist") as caught:
+        output.check_output(tmp_path / "no" / "such" / "x/")
+    assert caught.value.hint == f"create it first: mkdir -p {tmp_path / 'no' / 'such'}"
+
+
+def test_a_folder_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "theirs").write_text("x")
+    with pytest.raises(OutputError, match="cannot be written: Directory not empty"):
+        output.write(f"{tmp_path}/full/", archive(a="1"))
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["theirs"]
+
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OutputError, match="No space left on device"):
+        output.write(f"{tmp_path}/new/", archive(a="1"))
+    assert os.listdir(tmp_path) == ["full"]
+
+
+def test_what_lies_in_or_over_an_input(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "a").write_text("x")
+    (tmp_path / "model.h5").write_text("x")
+    (tmp_path / "modelling").mkdir()
+    inputs = [Place(tmp_path / "model.h5"), Place(tmp_path / "model"), Place(tmp_path / "absent")]
+    for name in ("other.json", "modelling/x.json", "absent", "modelling/"):
+        output.check_output(f"{tmp_path}/{name}", inputs)
+    for name, words in (("model/x.json", "inside the model's folder"), ("model/x/", "inside the model's folder"), ("model.h5", "replace")):
+        with pytest.raises(OutputError, match=words):
+            output.check_output(f"{tmp_path}/{name}", inputs)
+    with pytest.raises(OutputError, match="would replace the input"):
+        output.check_output(f"file://{tmp_path}/model.h5", inputs)
+
+
+@pytest.mark.parametrize(("path", "yes"), [("a/", True), ("a", False), ("a/b", False), ("/", True)])
+def test_a_slash_asks_for_a_folder(path, yes):
+    assert output.is_folder_name(path) == yes
+
+
+def test_pieces_and_long_names(tmp_path):
+    name = "n" * 250
+    output.write_pieces(tmp_path / name, (piece for piece in (b"ab", b"", b"c")))
+    assert (tmp_path / name).read_bytes() == b"abc"
+    output.write_pieces(f"file://{tmp_path}/a%20b", [b"d"])
+    assert (tmp_path / "a b").read_bytes() == b"d"
+    (tmp_path / "dangling").symlink_to("target")
+    output.write(tmp_path / "dangling", b"e")
+    assert (tmp_path / "target").read_bytes() == b"e"
+    assert (tmp_path / "dangling").is_symlink()
+
+
+def test_new_files_have_the_modes_that_the_user_wants(tmp_path):
+    before = os.umask(0o027)
+    try:
+        output.write(tmp_path / "a", b"x")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the names of descriptors")
+def test_the_data_is_on_the_disk_before_the_name_and_the_name_too(tmp_path, monkeypatch):
+    steps, real = [], (os.fsync, os.replace)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: steps.append(os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}")))
+                        or real[0](descriptor))
+    monkeypatch.setattr(os, "replace", lambda old, new: steps.append("replace") or real[1](old, new))
+    output.write(tmp_path / "a", b"x" * 10)
+    assert steps[0].startswith(".a.")
+    assert steps[1:] == ["replace", tmp_path.name]

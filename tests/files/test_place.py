@@ -106,3 +106,113 @@ def test_in_a_folder_that_was_removed(tmp_path, monkeypatch):
     assert Place("m.h5").parent().name == ""
     with pytest.raises(MissingFileError):
         exporter.read("m.h5")
+
+
+def test_what_was_opened_must_not_change(tmp_path):
+    def changed(change):
+        path = tmp_path / "m"
+        path.write_bytes(b"12345")
+        os.utime(path, ns=(10**9, 10**9))
+        place = Place(tmp_path)
+        place.child("m").read()
+        change(path)
+        assert [one.local for one in place.opened()] == [path]
+        return place
+
+    def replaced(path):
+        (path.parent / "new").write_bytes(b"12345")
+        os.utime(path.parent / "new", ns=(10**9, 10**9))
+        os.replace(path.parent / "new", path)
+
+    def longer(path):
+        path.write_bytes(b"123456")
+        os.utime(path, ns=(10**9, 10**9))
+
+    changed(lambda path: None).check_unchanged()
+    for change in (lambda path: os.utime(path, ns=(10**9, 10**9 + 1)), longer, replaced, os.unlink):
+        with pytest.raises(FormatError, match="changed while it was being read"):
+            changed(change).check_unchanged()
+
+
+def test_what_a_file_was_when_it_was_first_opened_counts(tmp_path):
+    (tmp_path / "m").write_bytes(b"1")
+    place = Place(tmp_path / "m")
+    place.read()
+    os.utime(tmp_path / "m", ns=(5, 5))
+    place.read()
+    place.parent().child("m").read()
+    with pytest.raises(FormatError, match="m: the file changed"):
+        place.sibling("other").check_unchanged()
+
+
+@pytest.mark.parametrize(("number", "hinted"), [(13, True), (1, True), (5, False)])
+def test_an_error_of_the_system_is_told(tmp_path, monkeypatch, number, hinted):
+    (tmp_path / "m").write_bytes(b"1")
+
+    def fails(*_):
+        raise OSError(number, "x")
+
+    for name, call in (("stat", lambda: Place(tmp_path / "m").exists()), ("open", lambda: Place(tmp_path / "m").open()),
+                       ("listdir", lambda: Place(tmp_path).children())):
+        with monkeypatch.context() as patched:
+            patched.setattr(os, name, fails)
+            with pytest.raises(FormatError, match=f"cannot be read: {os.strerror(number)}") as caught:
+                call()
+        assert bool(caught.value.hint) == hinted
+
+
+def test_a_name_that_no_system_takes(tmp_path):
+    with pytest.raises(FormatError, match="cannot be read: embedded null"):
+        Place(f"{tmp_path}/a\0b").exists()
+
+
+def test_folders_and_nothing_cannot_be_opened(tmp_path):
+    with pytest.raises(FormatError, match="expected a file, got a folder"):
+        Place(tmp_path).open()
+    for call in (Place.open, Place.size, Place.read):
+        with pytest.raises(MissingFileError, match="no such file"):
+            call(Place(tmp_path / "absent"))
+    assert Place(tmp_path / "absent").head() == b""
+    (tmp_path / "m").write_bytes(b"1" * 600)
+    assert len(Place(tmp_path / "m").head()) == 512
+    assert not Place(tmp_path / "m").child("x").exists(), "below a file there is nothing"
+    assert (Place(tmp_path / "m").is_file(), Place(tmp_path / "m").is_folder()) == (True, False)
+    assert (Place(tmp_path).is_file(), Place(tmp_path).is_folder()) == (False, True)
+
+
+def test_a_file_that_grows_while_it_is_read(tmp_path, monkeypatch):
+    (tmp_path / "m").write_bytes(b"123456")
+    place = Place(tmp_path / "m")
+    monkeypatch.setattr(place, "size", lambda: 4)
+    with pytest.raises(FormatError, match="expected at most 5 bytes in this file, got more"):
+        place.read(5)
+    assert place.read(6) == b"123456"
+
+
+def test_names_and_the_folders_above(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert Place("a/B.H5").suffix == ".h5"
+    assert Place(".").name == tmp_path.name
+    assert Place(b"a\xff".decode("utf-8", "surrogateescape")).name == "a\ufffd"
+    assert os.path.samefile(Place(".").parent().local, tmp_path.parent)
+    (tmp_path / "d").mkdir()
+    assert os.path.samefile(Place("d/..").parent().local, tmp_path.parent)
+    assert Place("d/x").parent().local == Place("d").local
+    for name in ("b", "a", "c"):
+        (tmp_path / "d" / name).touch()
+    assert [child.name for child in Place("d").children()] == ["a", "b", "c"]
+
+
+def test_a_link_in_a_folder_of_a_folder_is_checked_against_the_model(tmp_path):
+    (tmp_path / "m" / "inner").mkdir(parents=True)
+    (tmp_path / "m" / "data").write_bytes(b"d")
+    (tmp_path / "outside").write_bytes(b"o")
+    (tmp_path / "m" / "inner" / "up").symlink_to("../data")
+    (tmp_path / "m" / "inner" / "out").symlink_to("../../outside")
+    inner = Place(tmp_path / "m").child("inner")
+    assert inner.child("up").read() == b"d"
+    assert next(child for child in inner.children() if child.name == "up").read() == b"d"
+    listed = next(child for child in inner.children() if child.name == "out")
+    for place in (inner.child("out"), listed, inner.parent().child("inner", "out")):
+        with pytest.raises(FormatError, match="points outside the model's folder"):
+            place.read()

@@ -1,0 +1,213 @@
+"""One file of a web server: what its answers may be, number by number; the requests themselves are in test_remote.py."""
+
+from __future__ import annotations
+
+import pytest
+
+from exporter.errors import FormatError
+from exporter.files.store_errors import StatusError
+from exporter.files.web import Answer, WebFile, _boundary, _may_go_better
+
+aiohttp = pytest.importorskip("aiohttp")
+MULTI = {"Content-Type": "multipart/byteranges; boundary=BOUND"}
+DATA = bytes(range(100, 200))
+
+
+class Told(WebFile):
+    """A file whose answers are told. asked: (method, range, whole) of each question."""
+
+    def __init__(self, *answers, size=100):
+        super().__init__(None, "https://host/m.h5", "m.h5")
+        self.answers, self.asked, self._size = list(answers), [], size
+
+    async def _ask(self, method, headers, whole=0):
+        self.asked.append((method, headers.get("Range"), whole))
+        answer = self.answers.pop(0)
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    def _run(self, work):
+        import asyncio
+
+        return asyncio.run(work)
+
+
+def part(start, end, size=100, status=206, **headers):
+    return Answer(status, {"Content-Range": f"bytes {start}-{end - 1}/{size}", **headers}, DATA[start:end])
+
+
+def several(*ranges, size=100):
+    body = b"".join(b"\r\n--BOUND\r\nContent-Type: x\r\ncontent-range: bytes %d-%d/%d\r\n\r\n" % (start, end - 1, size) + DATA[start:end]
+                    for start, end in ranges)
+    return Answer(206, MULTI, body + b"\r\n--BOUND--\r\n")
+
+
+# what is known of it
+
+@pytest.mark.parametrize(("headers", "size", "marks"), [
+    ({"Content-Length": "7"}, 7, {}), ({}, None, {}), ({"Content-Length": "x"}, None, {}), ({"Content-Length": "-7"}, None, {}),
+    ({"Content-Length": "7", "Content-Encoding": "gzip"}, None, {}), ({"Content-Length": "7", "Content-Encoding": "identity"}, 7, {}),
+    ({"Content-Length": "1", "Content-Range": "bytes 0-0/50"}, 50, {}), ({"Content-Length": "1", "Content-Range": "bytes 0-0/*"}, None, {}),
+    ({"Content-Length": "7", "ETag": '"a"', "Last-Modified": "today"}, 7, {"ETag": '"a"', "Last-Modified": "today"})])
+def test_what_a_head_says(headers, size, marks):
+    file = Told(Answer(200, headers, b""))
+    assert file.info() == {"name": "https://host/m.h5", "type": "file", "size": size, **marks}
+    assert file.asked == [("HEAD", None, 0)]
+
+
+def test_an_address_that_is_signed_for_get_alone():
+    file = Told(StatusError(403, "no"), part(0, 1, 70, ETag='"a"'))
+    assert file.info() == {"name": "https://host/m.h5", "type": "file", "size": 70, "ETag": '"a"'}
+    assert file.asked == [("HEAD", None, 0), ("GET", "bytes=0-0", 0)]
+    with pytest.raises(FormatError, match="access denied: the server answered 403"):
+        Told(StatusError(405, "no"), StatusError(403, "no")).info()
+    for status in (404, 410):
+        assert Told(StatusError(status, "gone")).info() is None
+
+
+@pytest.mark.parametrize(("answer", "packs"), [(several((0, 1), (2, 3)), True), (Answer(206, {}, b""), False),
+                                               (Answer(200, MULTI, b""), False), (StatusError(416, ""), False)])
+def test_whether_many_ranges_come_in_one_answer(answer, packs):
+    file = Told(answer)
+    assert file.packs_ranges() is packs
+    assert file.packs_ranges() is packs, "asked once"
+    assert file.asked == [("HEAD", "bytes=0-0,2-2", 0)]
+
+
+# ranges
+
+def test_ranges_by_one_request_each():
+    file = Told(part(0, 5), part(50, 60), part(90, 100))
+    assert file.fetch([(0, 5), (50, 60), (90, 100)]) == [DATA[0:5], DATA[50:60], DATA[90:100]]
+    assert file.asked == [("GET", "bytes=0-4", 5), ("GET", "bytes=50-59", 10), ("GET", "bytes=90-99", 10)]
+    file.answers = [part(7, 8)]
+    assert file.fetch([(7, 8)]) == [DATA[7:8]]
+
+
+def test_a_server_without_ranges_is_asked_for_the_first_alone():
+    file = Told(Answer(200, {}, DATA))
+    assert file.fetch([(3, 5), (50, 60)]) == [DATA]
+    assert file.asked == [("GET", "bytes=3-4", 2)]
+    assert Told(Answer(200, {}, DATA)).fetch([(3, 5)]) == [DATA]
+    assert Told(Answer(200, {}, DATA)).fetch_whole() == DATA
+
+
+@pytest.mark.parametrize(("said", "words"), [
+    ("bytes 11-19/100", "expected the bytes 10-19, got 'bytes 11-19/100'"), ("bytes 9-19/100", "expected the bytes 10-19"),
+    ("bytes 10-18/100", "expected the bytes 10-19"), ("", "expected the bytes 10-19, got ''"), ("bytes 10-19", "expected the bytes"),
+    ("bytes 10-19/101", "the file changed on the server"), ("bytes 10-19/99", "the file changed on the server"),
+    ("bytes 10-19/*", None), ("bytes 10-25/100", None), ("bytes 10-19/100", None)])
+def test_an_answer_has_to_be_the_part_that_was_asked_for(said, words):
+    file = Told(Answer(206, {"Content-Range": said}, DATA[10:20]))
+    if words is None:
+        assert file.fetch([(10, 20)]) == [DATA[10:20]]
+    else:
+        with pytest.raises(FormatError, match=words):
+            file.fetch([(10, 20)])
+
+
+def test_the_size_in_an_answer_is_no_contradiction_where_none_was_known():
+    assert Told(part(10, 20, 777), size=None).fetch([(10, 20)]) == [DATA[10:20]]
+
+
+def packing(*answers):
+    file = Told(*answers)
+    file._packs = True
+    return file
+
+
+def test_many_ranges_in_one_answer():
+    wanted = [(0, 5), (50, 60), (90, 100)]
+    file = packing(several(*wanted))
+    assert file.fetch(wanted) == [DATA[start:end] for start, end in wanted]
+    assert file.asked == [("GET", "bytes=0-4, 50-59, 90-99", 25)]
+    file = packing(several((0, 60), (90, 100)))
+    assert file.fetch(wanted) == [DATA[start:end] for start, end in wanted], "the server may merge them"
+    assert packing(Answer(200, {}, DATA)).fetch(wanted) == [DATA[start:end] for start, end in wanted], "or send all"
+    assert packing(part(3, 5)).fetch([(3, 5)]) == [DATA[3:5]]
+
+
+def test_what_does_not_come_in_one_answer_is_asked_for_alone():
+    wanted = [(0, 5), (50, 60), (90, 100)]
+    file = packing(several((0, 5), (50, 60)), part(90, 100))
+    assert file.fetch(wanted) == [DATA[start:end] for start, end in wanted]
+    assert file.asked[1:] == [("GET", "bytes=90-99", 10)]
+    file = packing(part(0, 5), part(50, 60), part(90, 100))  # the first alone, as one range
+    assert file.fetch(wanted) == [DATA[start:end] for start, end in wanted]
+    assert len(file.asked) == 3
+    file = packing(part(0, 100))  # all of them in one
+    assert file.fetch(wanted) == [DATA[start:end] for start, end in wanted]
+    cut = Answer(206, {"Content-Range": "bytes 0-4/100"}, DATA[0:4])
+    file = packing(cut, part(0, 5), part(50, 60), part(90, 100))
+    assert file.fetch(wanted) == [DATA[start:end] for start, end in wanted], "an answer that is not as long as it says counts for nothing"
+
+
+def test_no_request_has_more_than_sixty_four_ranges():
+    wanted = [(at, at + 1) for at in range(0, 65)]
+    file = packing(several(*wanted[:64]), part(64, 65))
+    assert file.fetch(wanted) == [DATA[start:end] for start, end in wanted]
+    assert [asked.count("-") for _, asked, _ in file.asked] == [64, 1]
+
+
+@pytest.mark.parametrize(("answer", "parts"), [
+    (several((0, 3), (10, 12)), [(0, DATA[0:3]), (10, DATA[10:12])]), (Answer(200, {}, b"all"), [(0, b"all")]),
+    (Answer(206, MULTI, b"--BOUND\r\nContent-Range: bytes 4-5/100\r\n\r\nxy\r\n--BOUND\r\nno place\r\n\r\nzz"), [(4, b"xy")]),
+    (Answer(206, MULTI, b"--BOUND\r\nContent-Range: bytes 4-5/100\r\n\r\nxy\r\n--BOUND"), [(4, b"xy")]),
+    (Answer(206, MULTI, b"--BOUND\r\nX: 1\r\nCONTENT-RANGE:bytes 4-5/*\r\n\r\n--BOUND"), [(4, b"--")]),
+    (Answer(206, MULTI, b"nothing"), []), (Answer(206, {}, b"nothing"), []), (Answer(206, {"Content-Range": "bytes 4-5/9"}, b"xyz"), []),
+    (Answer(206, {"Content-Range": "bytes 4-5/9"}, b"xy"), [(4, b"xy")])])
+def test_the_parts_of_an_answer(answer, parts):
+    assert Told()._parts(answer) == parts
+
+
+def test_a_part_of_another_version_is_refused():
+    with pytest.raises(FormatError, match="the file changed on the server"):
+        packing(several((0, 5), (50, 60), size=99)).fetch([(0, 5), (50, 60)])
+
+
+@pytest.mark.parametrize(("kind", "boundary"), [
+    ("multipart/byteranges; boundary=ab-c", b"ab-c"), ('Multipart/ByteRanges; boundary="a=b"; x=y', b"a=b"),
+    ("multipart/byteranges; boundary=ab;x", b"ab"), ("multipart/byteranges", None), ("multipart/mixed; boundary=x", None), ("", None)])
+def test_what_stands_between_parts(kind, boundary):
+    assert _boundary(Answer(206, {"Content-Type": kind}, b"")) == boundary
+
+
+# versions
+
+def test_the_first_answer_says_which_version_it_is():
+    file = Told()
+    file._check_version({"ETag": '"a"', "Last-Modified": "Monday"})
+    file._check_version({"ETag": '"a"', "Last-Modified": "Tuesday"})
+    file._check_version({})
+    with pytest.raises(FormatError, match="the file changed on the server while it was being read"):
+        file._check_version({"ETag": '"b"', "Last-Modified": "Monday"})
+    file = Told()
+    file._check_version({"Last-Modified": "Monday"})
+    with pytest.raises(FormatError, match="the file changed"):
+        file._check_version({"Last-Modified": "Tuesday"})
+    file = Told(Answer(200, {"ETag": '"a"'}, b""), Answer(200, {"ETag": '"b"'}, b""))
+    file.info()
+    with pytest.raises(FormatError, match="the file changed"):
+        file._check_version({"ETag": '"b"'})
+    file.info()
+    file._check_version({"ETag": '"b"'})
+
+
+# what goes wrong
+
+@pytest.mark.parametrize(("error", "better"), [
+    (ConnectionResetError(), True), (aiohttp.ServerDisconnectedError(), True), (aiohttp.ClientPayloadError(), True),
+    (aiohttp.ClientOSError(), True), (ValueError(), False), (aiohttp.InvalidURL("x"), False),
+    (aiohttp.ClientConnectorError(None, OSError(104, "reset")), False)], ids=lambda value: type(value).__name__)
+def test_a_connection_that_was_never_made_will_not_be_made(error, better):
+    assert _may_go_better(error) is better
+
+
+def test_what_is_said_of_an_error():
+    file = WebFile(None, "https://me:pw@host/m.h5?sig=TOKEN", "m.h5")
+    assert file.failed(ConnectionResetError("x")).what == "cannot be read: the connection broke repeatedly"
+    assert file.failed(aiohttp.ServerDisconnectedError()).what == "cannot be read: the connection broke repeatedly"
+    assert file.failed(ValueError("no TOKEN for https://me:pw@host/m.h5?sig=TOKEN")).what == "cannot be read: no … for https://host/m.h5"
+    assert file.failed(ValueError()).what == "cannot be read: ValueError"
+    assert file.failed(StatusError(500, "")).what == "cannot be read: the server answered 500"
