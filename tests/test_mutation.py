@@ -30,6 +30,8 @@ def test_each_kind_of_change():
         ("constant", "return a + 1")}
     assert changes("def f(a):\n    return not a\n") == {("sign", "return (a)")}
     assert changes("def f(a, b):\n    g(a, b)\n") == {("swapped", "g(b, a)"), ("call", "pass")}
+    assert changes("def f(a, b):\n    return max(a, np.minimum(a, b)), f(b, a)\n") == {
+        ("swapped", "return max(a, np.minimum(a, b)), f(a, b)")}, "of these the order says nothing"
     assert changes("def f(a):\n    if a:\n        raise ValueError(a)\n") == {("condition", "if not (a):"), ("raise", "pass")}
     assert changes("def f(a):\n    return [b for b in a if b]\n") == {("condition", "return [b for b in a if True]")}
     assert ("constant", "X = False") in changes("X = True\n")

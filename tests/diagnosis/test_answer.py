@@ -11,22 +11,23 @@ import pytest
 from exporter import diagnose
 from exporter.diagnosis.differences import how_they_differ
 from exporter.diagnosis.evidence import gather
-from exporter.diagnosis.mistakes import MISTAKES
+from exporter.diagnosis.mistakes import BY_CODE, MISTAKES
 from exporter.diagnosis.samples import numbers
 from tests.make.layers import make_bundle, make_layer
 from tests.make.questions import EPSILON_QUESTION, layer_of
 
 LAYER = layer_of(gamma=[1.5, -2.0], beta=[0.5, -1.0], mean=[0.25, 1.0], variance=[0.5, 0.25], epsilon=1e-3)
 X = np.array([[1, 2], [-1, 3], [0.5, -2], [4, 0.25]], np.float32)
-WHOLE = """\
+ROW = BY_CODE["BN132"]
+WHOLE = f"""\
 bn: differs. 8 of 8 numbers beyond the error bound, the worst by 2.51e+05 times:
   at [2, 0] (channel 0): input 0.5, yours 0.529800534, right 1.02980055
 
-BN132  beta left out
-  explains all numbers to 4e-07 (0.035 of the tolerance)
+BN132  {ROW.name}
+  explains all numbers to within 4e-07 (0.035 of the tolerance)
   written  gamma * (x - mean) / np.sqrt(variance + epsilon)
-  why      beta is a trained offset for each channel; the output is off by it.
-  instead  add beta (0 only where the layer has center=False and the bundle says null)
+  why      {ROW.why}
+  instead  {ROW.instead}
   right    gamma * (x - mean) / np.sqrt(variance + epsilon) + beta
 
 index  channel  input        yours        right        BN132
@@ -69,7 +70,7 @@ def test_a_whole_answer_for_machines():
 
 def test_numbers_that_are_none_and_numbers_that_nothing_explains():
     text = diagnose(LAYER, X, np.where(np.arange(4)[:, None] == 2, np.nan, LAYER(X))).text()
-    assert text.startswith("bn: differs. 2 of 8 numbers beyond the error bound, the worst by being no number:\n  at [2, 0] (channel 0): "
+    assert text.startswith("bn: differs. 2 of 8 numbers beyond the error bound, the worst by an infinite factor:\n  at [2, 0] (channel 0): "
                            "input 0.5, yours nan, right 1.02980055\n\nindex  channel  input        yours        right\n")
     assert text.splitlines()[4].split() == ["2,0", "0", "0.5", "nan", "1.02980055"]
 
@@ -79,7 +80,7 @@ def test_the_second_explanation_is_told_shortly():
     assert lines[0] == "bn: differs. 1 of 1 number beyond the error bound, the worst by 4.99e+04 times:"
     assert lines[1] == "  at it (channel 0): input -0.077417567, yours 0.543057, right 0.306646443"
     at = lines.index("BN105  another epsilon (with epsilon 4.278e-05, as any single number can be explained)")
-    assert lines[at + 1:at + 4] == ["  explains all numbers to 2.5e-06 (0.32 of the tolerance)",
+    assert lines[at + 1:at + 4] == ["  explains all numbers to within 2.5e-06 (0.32 of the tolerance)",
                                     "  the numbers allow an epsilon from 4.27709e-05 to 4.27977e-05", ""]
     assert "BN101" in lines[at + 4].split()
 
@@ -90,13 +91,13 @@ def told(**changes):
 
 
 def test_what_is_said_of_an_explanation():
-    assert "  explains these channels to 4e-07 (0.035 of the tolerance)\n  in channels 1, 3 of bn\n" in told(channels=(1, 3))
+    assert "  explains these channels to within 4e-07 (0.035 of the tolerance)\n  in channels 1, 3 of bn\n" in told(channels=(1, 3))
     assert "  in channel 4 of bn\n" in told(channels=(4,))
     assert "  in channels 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 of bn\n" in told(channels=tuple(range(10)))
     assert "  in channels 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, … of bn\n" in told(channels=tuple(range(11)))
     assert "  fits the pattern; nothing was predicted number by number\n" in told(weak=True)
     weak = told(weak=True, epsilon=(0.25, 0.125, 0.5))
-    assert "  explains all numbers to" in weak
+    assert "  explains all numbers to within" in weak
     assert "  the numbers allow an epsilon from 0.125 to 0.5\n" in weak
     assert "\nBN101 + BN132  epsilon outside the root and beta left out (so)\n" in told(codes=("BN101", "BN132"), details=("", "so"))
 
@@ -143,8 +144,8 @@ def test_what_could_not_show_lies_within_the_bound():
     assert "BN101" not in hidden
 
 
-REASONS = {"made": "is as it was made", "never": "never updated or loaded", "few": "too few", "coarse": "too coarse",
-           "one": "one value only", "other": "change next to nothing: the bundle's own vectors"}
+REASONS = {"made": "has its initial values", "never": "never updated or loaded", "few": "too few", "coarse": "too coarse",
+           "one": "only one value", "other": "change next to nothing: the bundle's own vectors"}
 
 
 @pytest.mark.parametrize(("reason", "changes", "x", "form"), [

@@ -7,11 +7,12 @@ import pytest
 
 import exporter
 from exporter.batchnorm.dtypes import round_to
+from exporter.diagnosis.mistakes import BY_CODE
 from tests.make.layers import as_stored, make_bundle, make_layer
 from tests.make.ports import flax_state, torch_state
 
 A, B, C, D = (make_layer(name, seed=seed) for seed, name in enumerate(("enc/a", "enc/b", "enc/c", "d")))
-WHOLE = """\
+WHOLE = f"""\
 the state: a state of PyTorch
 4 of 5 layers paired: 4 by path
   enc/a = a (by path)
@@ -21,7 +22,7 @@ the state: a state of PyTorch
   enc/c: moving_mean (c.running_mean) is 1.5 times the layer's in every channel
   gone: not in the state
   z: not in the bundle
-BN133: assign the arrays by name: gamma is the factor
+BN133: {BY_CODE['BN133'].instead}
 note: the state contains no epsilon, so it was not compared: set eps=0.002, momentum=0.01 for enc/a
 note: the state contains no epsilon, so it was not compared: set eps=0.001, momentum=0.01 for enc/b and 2 more
 note: the state contains no epsilon, so it was not compared: set eps=0.001, momentum=0.1 for enc/c
@@ -48,8 +49,7 @@ def test_fields_that_differ():
         "(the default of PyTorch, ONNX, Caffe, Paddle, Keras 1.0.8 to 1.1)",
         "  enc/b: axis: [-1] in the bundle, [1] in model.h5",
         "  enc/c: BN131 gamma left out: gamma: there in the bundle, none in model.h5",
-        "BN103: pass the layer's epsilon: BatchNorm2d(channels, eps=epsilon), the epsilon attribute in ONNX",
-        "BN131: multiply by gamma (1 only where the layer has scale=False and the bundle says null)", "model.h5: 3 layers differ"]
+        f"BN103: {BY_CODE['BN103'].instead}", f"BN131: {BY_CODE['BN131'].instead}", "model.h5: 3 layers differ"]
     assert "gamma: none in the bundle, there in" in exporter.compare(make_bundle(C.replace(gamma=None)), make_bundle(C)).text()
     two = exporter.compare(make_bundle(A), make_bundle(A.replace(epsilon=0.0, axis=(1,), gamma=A.gamma + 1)))
     assert "enc/a: axis: [-1] in the bundle, [1] in model.h5; BN102 no epsilon: epsilon: 0.001 in the bundle, 0 in model.h5; " in two.text()

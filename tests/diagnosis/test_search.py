@@ -279,7 +279,7 @@ def test_several_axes():
     (np.ones((2, 6)), np.ones((3, 6)), {}, "the input has shape"), (np.ones((2, 5)), np.ones((2, 5)), {}, "fits none|the layer 6 channels"),
     (np.ones((2, 6)), np.ones((2, 6)), {"layer": "nothing"}, "there is no layer 'nothing'"),
     (np.ones((2, 6)), np.ones((2, 6)), {"axis": 0}, "the input has shape"), (1.0, 2.0, {"channel": 9}, "the input has shape"),
-    ("x", "1", {}, "no number")])
+    ("x", "1", {}, "not a number")])
 def test_what_cannot_be_compared(model, x, theirs, more, message):
     with pytest.raises(exporter.UsageError, match=message):
         diagnose(model["stem_bn"], x, theirs, **more)
@@ -490,7 +490,7 @@ def test_the_reason_why_mistakes_are_hidden():
     untrained = fresh.replace(gamma=np.array([1.5, 2, 0.5], np.float32), beta=np.array([0.1, -0.2, 0.3], np.float32))
     assert "never updated" in diagnose(untrained, x, untrained(x)).text()
     constant = np.full((40, 3), 0.0, np.float32)
-    assert "one value only" in diagnose(fresh.replace(moving_mean=np.ones(3, np.float32)), constant,
+    assert "only one value" in diagnose(fresh.replace(moving_mean=np.ones(3, np.float32)), constant,
                                         fresh.replace(moving_mean=np.ones(3, np.float32))(constant)).text()
 
 

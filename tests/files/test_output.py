@@ -219,9 +219,9 @@ def test_what_lies_in_or_over_an_input(tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "a").write_text("x")
     (tmp_path / "model.h5").write_text("x")
-    (tmp_path / "modelling").mkdir()
+    (tmp_path / "models").mkdir()
     inputs = [Place(tmp_path / "model.h5"), Place(tmp_path / "model"), Place(tmp_path / "absent")]
-    for name in ("other.json", "modelling/x.json", "absent", "modelling/"):
+    for name in ("other.json", "models/x.json", "absent", "models/"):
         output.check_output(f"{tmp_path}/{name}", inputs)
     for name, words in (("model/x.json", "inside the model's folder"), ("model/x/", "inside the model's folder"), ("model.h5", "replace")):
         with pytest.raises(OutputError, match=words):

@@ -14,6 +14,7 @@ COMPARED = {ast.Lt: ("<=", ">="), ast.LtE: ("<", ">"), ast.Gt: (">=", "<="), ast
 COMBINED = {ast.Add: "-", ast.Sub: "+", ast.Mult: "+", ast.Div: "*", ast.FloorDiv: "*", ast.Mod: "*", ast.LShift: ">>", ast.RShift: "<<",
             ast.BitAnd: "|", ast.BitOr: "&", ast.Pow: "*"}
 
+SYMMETRIC = {"max", "min", "maximum", "minimum", "logaddexp", "array_equal", "gcd", "suppress"}  # whose first two arguments may be swapped
 
 # kind, node, statement that it is part of, whether that runs at import, new text of node
 Change = tuple[str, ast.expr | ast.stmt, ast.stmt, bool, str]
@@ -249,10 +250,11 @@ class _Finder(ast.NodeVisitor):
             self._add("constant", node, repr(value * 2 if value else 1.0))
 
     def visit_Call(self, node: ast.Call) -> None:
-        if isinstance(node.func, ast.Name) and node.func.id == "printable":
+        name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+        if name == "printable":
             self.visit(node.args[0])  # the other is where long words are cut
             return
-        if len(node.args) >= 2 and not any(isinstance(arg, ast.Starred) for arg in node.args[:2]):
+        if len(node.args) >= 2 and name not in SYMMETRIC and not any(isinstance(arg, ast.Starred) for arg in node.args[:2]):
             first, second = (self._said(arg) for arg in node.args[:2])
             call = self._said(node)
             start = len(self._said(node.func))
