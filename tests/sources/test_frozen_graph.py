@@ -529,3 +529,72 @@ def test_averages_of_batch_statistics_that_no_batch_norm_uses(tmp_path):
     (tmp_path / "damaged.pb").write_bytes(data.replace(op, op[:-5] + b"Ssqrt"))
     with pytest.raises(UnresolvedError, match="b: the graph contains averages of its batch statistics that no batch norm uses"):
         exporter.read(tmp_path / "damaged.pb")
+
+
+NODE = field(1, node("x", "Placeholder"))
+
+
+@pytest.mark.parametrize("data", [
+    NODE, field(1, node("x" * 200, "Placeholder")), field(1, node("x", "B")), field(1, node("", "Placeholder")), meta_graph(NODE),
+    field(1, field(1, "v1") + field(4, "serve")), field(1, field(1, "v1") + field(5, "1.15")), field(1, field(4, "serve")),
+    field(1, field(5, "1.15")), field(1, field(2, field(1, b"")) + field(4, "serve")), b"\x08\x01\x12" + bytes(3),
+    b'node {\n name: "x"', b"  node{", b"# one\n# two\n versions: {", b"library\n {", b"meta_info_def {", b"graph_def{"], ids=range(17))
+def test_how_graphs_begin(tmp_path, data):
+    """With a node: name, then op; a MetaGraphDef with its version, its ops, its tags or TensorFlow's version."""
+    (tmp_path / "f").write_bytes(data)
+    assert claims(Place(tmp_path / "f"))
+
+
+@pytest.mark.parametrize("data", [
+    field(1, field(2, "Placeholder")), field(1, field(1, "x") + field(2, "not an op")), field(1, field(1, "x") + field(2, "9x")),
+    field(1, field(1, "x") + field(2, "")), field(1, field(1, "x") + field(3, "input")), field(1, field(1, "x")), field(1, b""),
+    field(1, field(3, "x")), field(2, node("x", "Placeholder")), b"\x08\x02\x12" + bytes(3), b"\x08\x01\x13", b"nodes {", b"node [",
+    b"a node {"], ids=range(14))
+def test_how_they_do_not(tmp_path, data):
+    (tmp_path / "f").write_bytes(data)
+    assert not claims(Place(tmp_path / "f"))
+
+
+@pytest.mark.parametrize(("names", "more", "said"), [
+    (["bn/moving_mean"], [], {"bn": "moving_mean"}), (["bn/moving_variance", "bn/moving_mean"], [], {"bn": "moving_variance, moving_mean"}),
+    (["a/gamma", "b/beta"], [], {"a": "gamma", "b": "beta"}), (["a/gamma"], [node("y", "Mul", "a/gamma", "x")], {}),
+    (["a/gamma"], [node("r", "Identity", "a/gamma"), node("s", "Identity", "r")], {"a": "gamma"}),
+    (["a/gamma"], [node("r", "Identity", "a/gamma"), node("y", "Mul", "r", "x")], {}),
+    (["a/moving_mean"], [node("y", "Mul", "a/moving_mean", "x")], {"a": "moving_mean"}), (["a/kernel", "b/gamma_1"], [], {}),
+    (["moving_mean"], [], {"": "moving_mean"})])
+def test_constants_that_are_left_over(tmp_path, names, more, said):
+    """Statistics are nobody else's; gamma and beta may be, where something computes with them."""
+    nodes, reads = frozen_variables("whole", parameters())
+    held = [const(name, np.ones(3, np.float32)) for name in names]
+    bundle = read(tmp_path, X, *nodes, *chain("whole", "x", *reads), *held, *more, skip_unresolved=True)
+    assert bundle.paths() == ["whole"]
+    assert dict(bundle.skipped) == {
+        scope: f"no op of the graph uses its {roles}: the graph seems to be truncated" for scope, roles in said.items()}
+
+
+@pytest.mark.parametrize(("name", "op", "scope"), [
+    ("gone/FusedBatchNormV3", "Add", "gone"), ("gone/FusedBatchNorm_1", "BiasAdd", "gone"), ("gone/batchnorm/mul_1", "Mul", "gone"),
+    ("gone/batchnorm_1/add_1", "AddV2", "gone"), ("gone/batchnorm/sub", "Sub", "gone"), ("gone/batchnorm/x", "Relu", None),
+    ("gone/FusedBatchNormV3", "Identity", None), ("gone/batchnorms/mul", "Mul", None), ("whole/batchnorm/more", "Mul", None),
+    ("gone/mul", "Mul", None), ("gone/FusedBatchNormGrad", "Mul", None)])
+def test_names_that_say_what_was_folded(tmp_path, name, op, scope):
+    nodes, reads = frozen_variables("whole", parameters())
+    left = [const("c", np.ones(3, np.float32)), node(name, op, *(["x", "c"] if op not in ("Relu", "Identity") else ["x"]))]
+    bundle = read(tmp_path, X, *nodes, *chain("whole", "x", *reads), *left, skip_unresolved=True)
+    assert bundle.paths() == ["whole"]
+    assert [path for path, reason in bundle.skipped if "folded" in reason] == ([scope] if scope else [])
+
+
+@pytest.mark.parametrize(("nodes", "said"), [
+    ([X], "contains no BatchNormalization"), ([X, node("y", "Conv2D", "x", "x")], "if the model had any, it was folded away"),
+    ([X, node("y", "MatMul", "x", "x")], "if the model had any, it was folded away"),
+    ([X, node("y", "XlaCallModule", "x")], "compiled StableHLO"), ([X, node("y", "TRTEngineOp", "x")], "compiled for TensorRT")])
+def test_graphs_without_one(tmp_path, nodes, said):
+    with pytest.raises(UnsupportedError, match=said):
+        read(tmp_path, *nodes)
+
+
+def test_a_graph_whose_variables_are_elsewhere(tmp_path):
+    nodes, reads = variables("bn")
+    with pytest.raises(UnsupportedError, match="this graph is not frozen: its variables are in a checkpoint"):
+        read(tmp_path, X, *nodes, *chain("bn", "x", *reads))
