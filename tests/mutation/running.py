@@ -59,7 +59,8 @@ def run_all(root: Path, folder: Path, mutants: Iterable[Mutant], covering: Cover
             importlib.import_module(name)
     left = iter(mutants)
     sound: dict[str, bool] = {}
-    free = [copied(root, folder / str(number)) for number in range(processes)]
+    free = [copied(root, folder / "0")]
+    free += [Path(shutil.copytree(free[0], folder / str(number))) for number in range(1, processes)]  # with what is compiled
     running: dict[int, _Process] = {}
     while True:
         while free and (mutant := next(left, None)) is not None:
