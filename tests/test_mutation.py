@@ -37,6 +37,10 @@ def test_each_kind_of_change():
     assert ("constant", "X = False") in changes("X = True\n")
 
 
+def test_what_is_the_same_in_any_order_is_not_swapped():
+    assert changes("def f(a, b):\n    return max(a, b)\n") == set()
+
+
 def test_words_and_types_are_left_alone():
     assert not changes('''
         """Words."""
