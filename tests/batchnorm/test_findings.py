@@ -158,3 +158,44 @@ def test_how_the_model_uses_the_layer():
     assert list(found) == ["called-in-training", "own-class"]
     assert found["own-class"].sentence == "its class is lab>MyNorm"
     assert not said(plain(class_name="SyncBatchNormalization"))
+
+
+@pytest.mark.parametrize(("code", "fields", "sentence"), [
+    ("never-trained", {"channels": 1, "moving_mean": 0, "moving_variance": 1},
+     "moving_mean is 0 and moving_variance 1 in the only channel; gamma and beta were trained"),
+    ("never-trained", {"channels": 2, "moving_mean": 0, "moving_variance": 1},
+     "moving_mean is 0 and moving_variance 1 in all 2 channels; gamma and beta were trained"),
+    ("dead-channel", {"channels": 1, "gamma": 1e-5}, "the only channel has a |gamma| below 0.0001"),
+    ("dead-channel", {"gamma": [0, 1e-5, 1, 1]}, "2 of 4 channels have a |gamma| below 0.0001; in 1 of them it is exactly 0"),
+    ("dead-channel", {"gamma": [1, 1, 1e-5, 1]}, "1 of 4 channels has a |gamma| below 0.0001"),
+    ("huge-scale", {"gamma": [200, -500, 1, 1], "moving_variance": 1, "epsilon": 0.0},
+     "2 of 4 channels have a scale above 100; the largest is -500 in channel 1 (gamma -500, variance 1)"),
+    ("negative-variance", {"moving_variance": [1, -1e-4, -2e-4, 1]},
+     "2 of 4 channels have a negative variance; the lowest is -0.0002 in channel 2, epsilon is 0.001"),
+    ("constant-input", {"moving_variance": [1, 0, -1e-13, 1]}, "2 of 4 channels have a variance of 1e-12 or less"),
+    ("below-epsilon", {"moving_variance": [1, 1e-12, 1, 1], "dtype": "float64"},
+     "1 of 4 channels has a variance below epsilon 0.001; the lowest is 1e-12 in channel 1"),
+    ("below-epsilon", {"moving_variance": [1, 1e-3, 1e-6, 1], "gamma": [1, 1, 0, 1], "dtype": "float64"},
+     "1 of 4 channels has a variance below epsilon 0.001; the lowest is 1e-06 in channel 2"),
+    ("below-epsilon", {"channels": 1, "moving_variance": 0.0025, "gamma": 0.5, "epsilon": 0.01, "dtype": "float64"},
+     "the only channel has a variance below epsilon 0.01; the lowest is 0.0025 in channel 0, where the scale is 4.472 with epsilon "
+     "under the root and would be 10 without it"),
+    ("float16-overflow", {"channels": 1, "moving_variance": 1e-9, "epsilon": 1e-9, "gamma": 0.5},
+     "1 of 1 channel: variance + epsilon rounds to 0 in channel 0"),
+    ("float16-overflow", {"beta": [1, -7e4, 8e4, 1]},
+     "2 of 4 channels: beta reaches 8e+04 in channel 2, offset reaches 8e+04 in channel 2, the output reaches 8.001e+04 in channel 2"),
+    ("float16-overflow", {"moving_variance": [1, 1, 2.8e8, 1]},
+     "1 of 4 channels: moving_variance reaches 2.8e+08 in channel 2, the input reaches 6.693e+04 in channel 2"),
+    ("assumed", {"assumed": ("axis", "momentum")}, "axis (-1) and momentum (0.99)"),
+    ("effective-epsilon", {"epsilon": 1e-6, "moving_variance": [0, 1, 1, 1], "effective_epsilon": 4e-6},
+     "the kernel used 4e-06, the config specifies 1e-06; with the config's the scale is up to 2 times as large")])
+def test_sentences(code, fields, sentence):
+    assert said(plain(**fields))[code].sentence == sentence
+
+
+@pytest.mark.parametrize(("code", "fields"), [
+    ("below-epsilon", {"moving_variance": 1e-3, "dtype": "float64"}), ("dead-channel", {"gamma": 1e-4, "dtype": "float64"}),
+    ("huge-scale", {"gamma": 100, "moving_variance": 1, "epsilon": 0.0}), ("float16-overflow", {"beta": 65504, "gamma": 0}),
+    ("negative-variance", {"moving_variance": 0})])
+def test_a_threshold_itself_is_not_odd(code, fields):
+    assert code not in said(plain(**fields))

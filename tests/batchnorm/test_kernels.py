@@ -1,0 +1,44 @@
+"""The kernel of a feeding layer: what nothing can be folded into is refused when it is made."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+
+from exporter.batchnorm.kernels import Kernel
+from exporter.errors import LayerError
+
+
+def made(**changes):
+    return Kernel(**{"path": "block/conv", "class_name": "Conv2D", "kind": "Conv2D", "channels": (3,), "dtype": "float32",
+                     "kernel": np.ones((3, 2, 4, 5), np.float32), "bias": np.ones(5, np.float32), **changes})
+
+
+@pytest.mark.parametrize(("changes", "count"), [
+    ({}, 5), ({"bias": None}, 5), ({"channels": (2, 3), "bias": np.ones(20, np.float32)}, 20),
+    ({"dtype": "float16", "kernel": np.ones((2, 3), np.float16), "channels": (1,), "bias": None}, 3),
+    ({"channels": (0,), "bias": np.ones(3, np.float32)}, 3), ({"dtype": "bfloat16"}, 5)])
+def test_what_fits(changes, count):
+    kernel = made(**changes)
+    assert kernel.count == count
+    for other in (copy.copy(kernel), pickle.loads(pickle.dumps(kernel))):
+        assert (other.path, other.channels, other.kernel.tobytes()) == (kernel.path, kernel.channels, kernel.kernel.tobytes())
+    with pytest.raises(ValueError, match="read-only"):
+        kernel.kernel[:] = 0
+
+
+@pytest.mark.parametrize(("changes", "said"), [
+    ({"dtype": "int8"}, "got int8"), ({"channels": ()}, "no axes"), ({"channels": (4,)}, r"no axes \[4\] of channels"),
+    ({"channels": (-1,)}, r"no axes \[-1\]"), ({"channels": (3, 4)}, "no axes"), ({"kernel": np.ones((3, 2, 0, 5), np.float32)}, "no axes"),
+    ({"kernel": np.ones((3, 2, 4, 5), np.float64)}, "kernel has type float64"), ({"bias": np.ones(5, np.float16)}, "bias has type float16"),
+    ({"kernel": np.full((3, 2, 4, 5), np.inf, np.float32)}, "kernel .* not finite"),
+    ({"bias": np.float32([1, 2, np.nan, 4, 5])}, "bias .* not finite"),
+    ({"bias": np.ones(4, np.float32)}, r"bias of shape \[5\], got \[4\]"),
+    ({"bias": np.ones((1, 5), np.float32)}, r"bias of shape \[5\], got \[1, 5\]")])
+def test_what_does_not(changes, said):
+    with pytest.raises(LayerError, match=said) as caught:
+        made(**changes)
+    assert caught.value.where == "block/conv"
