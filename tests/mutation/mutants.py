@@ -14,7 +14,8 @@ COMPARED = {ast.Lt: ("<=", ">="), ast.LtE: ("<", ">"), ast.Gt: (">=", "<="), ast
 COMBINED = {ast.Add: "-", ast.Sub: "+", ast.Mult: "+", ast.Div: "*", ast.FloorDiv: "*", ast.Mod: "*", ast.LShift: ">>", ast.RShift: "<<",
             ast.BitAnd: "|", ast.BitOr: "&", ast.Pow: "*"}
 
-SYMMETRIC = {"max", "min", "maximum", "minimum", "logaddexp", "multiply", "array_equal", "gcd", "suppress"}  # whose first two arguments may be swapped
+# Whose first two arguments may be swapped.
+SYMMETRIC = {"max", "min", "maximum", "minimum", "logaddexp", "multiply", "array_equal", "gcd", "suppress"}
 
 # kind, node, statement that it is part of, whether that runs at import, new text of node
 Change = tuple[str, ast.expr | ast.stmt, ast.stmt, bool, str]
