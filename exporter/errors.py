@@ -1,17 +1,17 @@
 """Every error that the package raises on purpose.
 
     ExporterError            what is wrong, where, and what to do about it
-    ├── UsageError           options that contradict each other or name nothing
+    ├── UsageError           options that contradict each other or match nothing
     ├── FormatError          the bytes are damaged, truncated or not what they claim to be
-    │   └── MissingFileError  there is nothing at this path; a FileNotFoundError, too
-    ├── UnsupportedError     sound, but nothing exact can be had from it (folded, pickled, no batch norm)
-    ├── UnresolvedError      some batch norms are there and the file does not say enough about them
+    │   └── MissingFileError  there is nothing at this path; it is also a FileNotFoundError
+    ├── UnsupportedError     a valid file from which nothing exact can be exported (folded, pickled, no batch norm)
+    ├── UnresolvedError      batch norms that the file does not describe well enough
     ├── LayerError           a layer's numbers cannot be used by the formula (NaN, variance + epsilon <= 0)
-    ├── BundleError          a bundle breaks the contract of docs/format.md
+    ├── BundleError          a bundle violates docs/format.md
     ├── OutputError          the output cannot be written
-    └── MissingExtra         an optional package is not installed; the hint is its `pip install` line
+    └── MissingExtra         a package of an optional extra is not installed; the hint is the `pip install` command
 
-An error never changes once it exists: `inside`, `replace` and `located` make another one. Copies and pickles are whole, whatever a class's
+Errors are immutable: `inside`, `replace` and `located` make new ones. Copies and pickles keep all fields, whatever arguments a class's
 constructor takes.
 """
 
@@ -59,7 +59,7 @@ class ExporterError(Exception):
         return rebuilt(type(self), {**vars(self), **fields}).with_traceback(self.__traceback__)
 
     def inside(self: _Error, place: str) -> _Error:
-        """The same error with an outer place in front of `where`, unless it stands there or there is none."""
+        """The same error with an outer place in front of `where`, unless `where` already begins with it or the place is ""."""
         if not place or self.where == place or self.where.startswith(f"{place}: "):
             return self
         return self.replace(where=f"{place}: {self.where}" if self.where else place)
@@ -78,7 +78,7 @@ class FormatError(ExporterError):
 
 
 class MissingFileError(FormatError, FileNotFoundError):
-    """There is nothing at this path, so that `except FileNotFoundError` of a calling program catches it."""
+    """There is nothing at this path; `except FileNotFoundError` in a calling program catches it."""
 
     errno = errno.ENOENT
 
@@ -127,7 +127,7 @@ KINDS: dict[str, type[ExporterError]] = {kind.__name__: kind for kind in (
 
 
 def rebuilt(kind: type[_Error], fields: dict[str, Any]) -> _Error:
-    """An error of this kind with these fields, past its constructor: what pickles, copies and the answers of a child are read with."""
+    """An error of this kind with these fields, made without its constructor: for pickles, copies and the answers of a child process."""
     error = kind.__new__(kind)
     error.args = (fields["what"],)
     vars(error).update(fields)
@@ -136,7 +136,7 @@ def rebuilt(kind: type[_Error], fields: dict[str, Any]) -> _Error:
 
 @contextlib.contextmanager
 def located(place: str, hint: str = "") -> Iterator[None]:
-    """Errors raised in the block leave it with `place` in front of their `where`, and with `hint` where they have none."""
+    """Adds `place` in front of the `where` of errors raised in the block, and `hint` if they have none."""
     try:
         yield
     except ExporterError as error:
@@ -145,7 +145,7 @@ def located(place: str, hint: str = "") -> Iterator[None]:
 
 
 def unexpected(error: Exception) -> ExporterError:
-    """An exception that no reader foresaw, as an error for the user: nothing was written, and where to look."""
+    """An unforeseen exception as an error for the user."""
     import traceback
 
     last = traceback.extract_tb(error.__traceback__)[-1:]
@@ -166,7 +166,7 @@ def printable(text: str, longest: int = 200) -> str:
 
 
 def by_reason(layers: Iterable[tuple[str, str]]) -> str:
-    """(path, reason) of each layer in a sentence: a reason is said once, with the layers that it holds for, and never cut."""
+    """(path, reason) of each layer as one sentence: each reason appears once, with its layers, and is never truncated."""
     paths: dict[str, list[str]] = {}
     for path, reason in layers:
         paths.setdefault(reason, []).append(path)

@@ -1,1 +1,1 @@
-"""What a batch norm is and computes: NumPy only; nothing here opens a file or has heard of Keras."""
+"""What a batch norm is and computes: NumPy only; nothing here opens a file or knows about Keras."""

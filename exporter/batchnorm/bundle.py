@@ -61,7 +61,7 @@ class Bundle:
         return f"<Bundle {printable(self.origin.file, 80)}: {_count(len(self), 'layer')}, {_count(channels, 'channel')}{skipped}>"
 
     def _repr_html_(self) -> str:
-        """What a notebook shows."""
+        """The display in a notebook."""
         from exporter.batchnorm.listing import html_table
 
         return html_table(self.origin, self.layers)
@@ -147,7 +147,7 @@ class Bundle:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False, repr=False)
 class ReadBack(Bundle):
-    """A bundle that was written before, with its test vectors: (input, output) arrays of shape (rows, channels) by path."""
+    """A bundle that was read from a file, with its test vectors: (input, output) arrays of shape (rows, channels) by path."""
 
     vectors: Mapping[str, tuple[NDArray[Any], NDArray[Any]]] = dataclasses.field(default_factory=dict)
 

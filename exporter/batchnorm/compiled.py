@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
     from exporter.batchnorm.fast import Run
 
-SHORT_ROW = 64  # numbers of one channel in a row below which scale and offset are written out along the row
-WIDE_ROW = 1 << 12  # numbers in a row of what is written out, where a whole number of rows of the array gives them
+SHORT_ROW = 64  # numbers in a row per channel, below which scale and offset are repeated along the row
+WIDE_ROW = 1 << 12  # numbers in a row of the repeated scale and offset, if a whole number of rows of the array gives that
 
 
 def written_out(shape: tuple[int, int, int], scale: NDArray[np.float32], offset: NDArray[np.float32]) -> Run:
-    """As of `fast`; arrays are contiguous, and a result may be the input.
+    """As in `fast.py`; arrays are contiguous, and the result may be the input.
 
-    Raises: MissingExtra without Numba.
+    Raises: MissingExtra if Numba is not installed.
     """
     by_number, by_run = loops()
     outer, channels, inner = shape
@@ -60,7 +60,7 @@ def _by_run(x: Any, out: Any, scale: Any, offset: Any) -> None:
 
 @functools.cache
 def loops() -> tuple[Callable[..., None], Callable[..., None]]:
-    """The two loops, compiled when they are first called, and kept on the disk where Numba finds a place for them."""
+    """The two loops, compiled when they are first called, and cached on disk if Numba finds a writable directory."""
     try:
         import numba
     except ImportError:
@@ -68,5 +68,5 @@ def loops() -> tuple[Callable[..., None], Callable[..., None]]:
     # without `fastmath` a product and a sum stay two operations, each rounded
     try:
         return numba.njit(nogil=True, cache=True)(_by_number), numba.njit(nogil=True, cache=True)(_by_run)
-    except RuntimeError:  # no such place
+    except RuntimeError:  # no writable directory
         return numba.njit(nogil=True)(_by_number), numba.njit(nogil=True)(_by_run)

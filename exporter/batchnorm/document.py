@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FORMAT, VERSION = "bn-bundle", 1
-MAX_BYTES = 1 << 30  # bytes of a document: 100 000 layers or a layer of a million channels, with vectors, stay far below
-MAX_VALUES = 4 * MAX_NUMBERS  # of a document: the vectors of layers without gamma and beta take twice what these have
+MAX_BYTES = 1 << 30  # bytes of a document: 100 000 layers, or a layer of a million channels, with vectors, take far less
+MAX_VALUES = 4 * MAX_NUMBERS  # of a document: the vectors of a layer without gamma and beta are twice the size of its parameters
 FORMULA = "gamma * (x - moving_mean) / sqrt(moving_variance + epsilon) + beta"
 
 # The one non-negative finite float32 (and its negative) whose shortest decimal, 7.038531e-26, lands on a neighbor when it is
-# parsed as a double and then rounded; benchmarks/all_float32.py goes over all of them.
+# parsed as a double and then rounded; benchmarks/all_float32.py checks all numbers.
 DOUBLE_ROUNDED = np.uint32(0x15AE43FD)
-DOUBLE_ROUNDED_PART = DOUBLE_ROUNDED.tobytes()[:3] if sys.byteorder == "little" else DOUBLE_ROUNDED.tobytes()[1:]  # found in bytes fast
+DOUBLE_ROUNDED_PART = DOUBLE_ROUNDED.tobytes()[:3] if sys.byteorder == "little" else DOUBLE_ROUNDED.tobytes()[1:]  # quick to search for
 
 
 def document(bundle: Bundle, *, with_vectors: bool = True) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def layer_entry(layer: BatchNorm, with_vectors: bool) -> dict[str, Any]:
 
 
 def portable(value: Any) -> Any:
-    """Arrays in a form whose decimals come back bit for bit: docs/format.md, "numbers"."""
+    """Arrays in a form whose decimals are read back bit for bit: docs/format.md, "numbers"."""
     if isinstance(value, dict):
         return {key: portable(item) for key, item in value.items()}
     if not isinstance(value, np.ndarray):
@@ -91,7 +91,7 @@ def portable(value: Any) -> Any:
 
 
 def from_document(document: Any) -> ReadBack:
-    """The bundle of a parsed JSON document; checks all that docs/format.md asks of a reader."""
+    """The bundle of a parsed JSON document; checks everything that docs/format.md requires of a reader."""
     if not isinstance(document, dict) or document.get("format") != "bn-bundle":
         raise BundleError("this is not a bundle: its format is not \"bn-bundle\"")
     version = document.get("version")
@@ -124,7 +124,7 @@ def from_document(document: Any) -> ReadBack:
 
 
 def _with_arrays(layer: Any) -> Any:
-    """Lists of numbers as float64 arrays, so that the schema is checked without a visit to each number."""
+    """Lists of numbers as float64 arrays, so that validation does not have to visit every number."""
     if not isinstance(layer, dict):
         return layer
     layer = {key: _array(value) if key in PARAMETERS else value for key, value in layer.items()}
@@ -168,7 +168,7 @@ def _layer(entry: dict[str, Any]) -> BatchNorm:
 
 
 def _effective_epsilon(entry: dict[str, Any]) -> float | None:
-    """What the fused kernel used; `kernel_epsilon` says it once more, in float32."""
+    """The epsilon that the fused kernel used; `kernel_epsilon` is the same number in float32."""
     effective, kernel = entry.get("effective_epsilon"), entry.get("kernel_epsilon")
     if effective is None:
         if kernel is not None:
@@ -186,7 +186,7 @@ def _calls(entry: dict[str, Any]) -> tuple[Call, ...]:
 
 
 def _whole(number: float, name: str) -> int:
-    """To JSON Schema 2.0 is an integer, too."""
+    """In JSON Schema, 2.0 is also an integer."""
     if not -1 << 31 < number < 1 << 31:
         raise BundleError(f"{name} contains {number:g}")
     return int(number)

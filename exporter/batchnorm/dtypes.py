@@ -1,4 +1,4 @@
-"""The four types that parameters are stored in: what holds them in NumPy, how they round, and their stored bytes."""
+"""The four types that parameters are stored in: their NumPy types, rounding, and stored bytes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# What an array of each dtype is held in. NumPy has no bfloat16: its values are exact in float32.
+# The NumPy type for each dtype. NumPy has no bfloat16, but float32 contains its values exactly.
 HELD_IN = {"float16": np.float16, "bfloat16": np.float32, "float32": np.float32, "float64": np.float64}
 
 # Unit roundoff (half the distance from 1 to the next number) and smallest normal number of each dtype.

@@ -1,4 +1,4 @@
-"""scale * x + offset over plain float32 arrays: one multiplication and one addition a number, in blocks that stay in the cache."""
+"""scale * x + offset over plain float32 arrays: one multiplication and one addition per number, in blocks that stay in the cache."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     Run = Callable[[NDArray[np.float32], NDArray[np.float32]], None]
 
 NUMBERS_AT_ONCE = 1 << 15  # by `fast`: x, the result, scale and offset, 512 KiB together, stay in the second-level cache
-LONG_RUN, FEW_ROWS = 1 << 13, 4  # a run of so many numbers of one channel, or so few rows, are better done with one scale for each run
+LONG_RUN, FEW_ROWS = 1 << 13, 4  # runs of this many numbers of one channel, or this few rows, are faster with one scale per run
 
 
 def written_out(shape: tuple[int, int, int], scale: NDArray[np.float32], offset: NDArray[np.float32]) -> Run:
-    """What computes arrays of `shape`, (outer, channels, inner), into others.
+    """A function that computes arrays of `shape`, (outer, channels, inner).
 
-    NumPy runs a row of numbers fast and starts one slowly, so the runs are made long.
+    NumPy is fast within a row but slow to start one, so the rows are made long.
     """
     outer, channels, inner = shape
     if inner >= LONG_RUN or (outer < FEW_ROWS and inner > 1):
@@ -31,13 +31,13 @@ def written_out(shape: tuple[int, int, int], scale: NDArray[np.float32], offset:
 
 
 def joined(shape: tuple[int, int, int], most: int) -> int:
-    """How many rows are joined to longer ones of up to `most` numbers."""
+    """How many rows are joined into longer ones of up to `most` numbers."""
     outer, channels, inner = shape
     return max(1, min(outer, most // (channels * inner)))
 
 
 def _by_run(shape: tuple[int, int, int], scale: NDArray[np.float32], offset: NDArray[np.float32]) -> Run:
-    """One number of each for each run of a channel."""
+    """One scale and one offset for each run of a channel."""
     outer, _, inner = shape
     scales, offsets = (np.tile(values, outer)[:, None] for values in (scale, offset))
     step = max(1, 2 * NUMBERS_AT_ONCE // inner)
@@ -51,7 +51,7 @@ def _by_run(shape: tuple[int, int, int], scale: NDArray[np.float32], offset: NDA
 
 
 def _by_row(shape: tuple[int, int, int], count: int, scales: NDArray[np.float32], offsets: NDArray[np.float32]) -> Run:
-    """scale and offset are written out along `count` rows."""
+    """Scale and offset are repeated along `count` rows."""
     size, whole = len(scales), shape[0] - shape[0] % count
 
     def run(x: NDArray[np.float32], out: NDArray[np.float32]) -> None:
@@ -68,7 +68,7 @@ def _by_row(shape: tuple[int, int, int], count: int, scales: NDArray[np.float32]
 
 
 def _by_part(shape: tuple[int, int, int], scale: NDArray[np.float32], offset: NDArray[np.float32]) -> Run:
-    """scale and offset are written out along a part of a row, for all rows, one part after the other."""
+    """Scale and offset are repeated along a part of a row; the parts are computed one after the other, each for all rows."""
     outer, channels, inner = shape
     step = -(-NUMBERS_AT_ONCE // inner)  # channels
 

@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
     from exporter.batchnorm.bundle import Bundle
 
-DEAD = 1e-4  # |gamma| below: the output moves by less than this for an input one deviation off the mean
-CONSTANT = 1e-12  # a variance up to this is none: nine orders of magnitude below Keras's default epsilon
+DEAD = 1e-4  # |gamma| below this: the output changes by less for an input one standard deviation from the mean
+CONSTANT = 1e-12  # a variance up to this counts as 0: nine orders of magnitude below Keras's default epsilon
 HUGE = 100.0  # |scale| above
 FLOAT16_MAX = 65504.0
-FLOAT16_ZERO = 2.0**-25  # up to this float16 rounds to 0
+FLOAT16_ZERO = 2.0**-25  # float16 rounds numbers up to this to 0
 SIGMAS = 4  # standard deviations from the mean that an input is expected to reach
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Kind:
-    """A kind of finding. level: "warning" (outputs may not be what is expected) or "note" (sound, and good to know)."""
+    """A kind of finding. level: "warning" (outputs may not be what is expected) or "note" (valid, but worth knowing)."""
 
     code: str
     level: str
@@ -159,7 +159,8 @@ def _scales(layer: BatchNorm) -> Iterator[tuple[str, tuple[int, str]]]:
 
 
 def _float16(layer: BatchNorm) -> Iterator[tuple[str, tuple[int, str]]]:
-    """Channels where float16 overflows: a number kept in it, an input or output SIGMAS deviations off, or a division by 0."""
+    """Channels where float16 overflows: in a stored number, in an input or output SIGMAS standard deviations from the mean, or by division
+    by 0."""
     gamma, beta, mean, root = (values.ravel() for values in wide(layer))
     variance = layer.moving_variance.astype(np.float64).ravel()
     with np.errstate(over="ignore", invalid="ignore"):
@@ -205,7 +206,7 @@ def _provenance(layer: BatchNorm) -> Iterator[tuple[str, tuple[int, str]]]:
 
 
 def _assumed(layer: BatchNorm, name: str) -> str:
-    """A field with its value; a word of the file that names none, as it is."""
+    """A field with its value; a word of the file that is not a field is returned unchanged."""
     is_field = name in (field.name for field in dataclasses.fields(layer))
     return f"{name} ({_plain(getattr(layer, name))})" if is_field else name
 

@@ -1,8 +1,8 @@
-"""fold: a batch norm into the kernel and bias of the layer that feeds it, so that the batch norm itself can go.
+"""fold: merges a batch norm into the kernel and bias of the layer that feeds it, so that the batch norm can be removed.
 
 A batch norm in inference is y = scale * x + offset for each channel, and a convolution is linear, so that
 scale * (kernel * x + bias) + offset = (scale * kernel) * x + (scale * bias + offset) (Jacob et al. 2018, section 3.2,
-https://arxiv.org/abs/1712.05877). Whether a model allows it is another question: docs/folding.md.
+https://arxiv.org/abs/1712.05877). Whether a model allows it is explained in docs/folding.md.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Kind(NamedTuple):
-    """How Keras lays out the kernel of a class of layers.
+    """The layout of the kernel of a class of layers.
 
     rank: of the kernel. channels: the axes of the kernel that the output channels run along, in their order.
     """
@@ -52,7 +52,7 @@ ALIASES = {"Convolution1D": "Conv1D", "Convolution2D": "Conv2D", "Convolution3D"
 
 
 class Folded(NamedTuple):
-    """kernel: of the shape and type of the one that was folded into. bias: of shape (channels,), of the same type."""
+    """kernel: with the shape and type of the original kernel. bias: of shape (channels,), of the same type."""
 
     kernel: NDArray[Any]
     bias: NDArray[Any]
@@ -101,7 +101,7 @@ def fold(layer: BatchNorm, kernel: ArrayLike, bias: ArrayLike | None = None, kin
 
 
 def reason_against(layer: BatchNorm) -> str:
-    """Why the layer cannot be folded into what feeds it, by where it stands and how it is called; "": nothing known is against it."""
+    """Why the layer's place or calls do not allow folding it into the layer that feeds it; "": nothing known forbids it."""
     if layer.called_in_training:
         return "its model calls it with training=True, so that it has no fixed scale and offset"
     if len(layer.shape) != 1:
@@ -132,13 +132,13 @@ def _reason_of(feeding: Neighbor) -> str:
 
 
 def kind_of(class_name: str) -> str | None:
-    """The kind of a class of Keras's own that has a kernel; None for every other class, a user's of the same name among them."""
+    """The kind of a built-in class with a kernel; None for every other class, including a user's class of the same name."""
     name = ALIASES.get(class_name, class_name)
     return name if name in KINDS else None
 
 
 def _check_place(layer: BatchNorm, kind: str) -> None:
-    """Refuses to fold where the layer itself shows that it is not allowed."""
+    """Refuses to fold if the layer itself shows that it is not allowed."""
     reason = reason_against(layer)
     found = kind_of(layer.calls[0].inputs[0].class_name) if layer.calls and not reason else kind
     if found != kind:
@@ -150,7 +150,7 @@ def _check_place(layer: BatchNorm, kind: str) -> None:
 
 
 def products(kernel: NDArray[Any], kind: str) -> int:
-    """How many products one output number of a layer of `kind` sums at most."""
+    """The maximum number of products that are summed for one output number of a layer of `kind`."""
     layout = KINDS[kind]
     return int(np.prod([size for axis, size in enumerate(kernel.shape) if axis not in layout.channels], dtype=np.int64))
 
@@ -158,8 +158,8 @@ def products(kernel: NDArray[Any], kind: str) -> int:
 def bound(folded: Folded, kind: str, size: NDArray[Any], dtype: str | None = None) -> NDArray[np.float64]:
     """The largest error of a folded layer computed in `dtype` (default: the kernel's), against exact arithmetic on the stored numbers.
 
-    size: the sum of |kernel| * |x| for each output number: what the layer gives for |x| with |folded.kernel| and no bias; its last axis
-    are the channels. (n + 3) * u * (size + |bias|) + (n + 1) * tiny for n products; derived in docs/folding.md.
+    size: the sum of |kernel| * |x| for each output number: the layer's output for |x| with |folded.kernel| and no bias; its last axis
+    is that of the channels. (n + 3) * u * (size + |bias|) + (n + 1) * tiny for n products; derived in docs/folding.md.
     """
     dtype = dtype or str(folded.kernel.dtype)
     n = products(folded.kernel, kind)

@@ -1,4 +1,4 @@
-"""FoldedModel: a whole model with each batch norm folded into what feeds it, where that is allowed, and the list of those that stay."""
+"""FoldedModel: a whole model with its batch norms folded into the layers that feed them, where allowed, and the list of those kept."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ GIVE_CONFIG = ("only the config of a functional or Sequential model specifies wh
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class FoldedLayer:
-    """A layer with the batch norm behind it in its kernel and bias.
+    """A layer with the following batch norm folded into its kernel and bias.
 
-    source:  the layer as the file has it: path, class, kind, type. norm: the batch norm, which has to be taken out.
-    kernel, bias: of the shape and type of the file's own; the bias of shape (channels,).
-    kernel_error, bias_error: no number of them differs by more from the one that exact arithmetic gives (docs/folding.md).
+    source:  the original layer: path, class, kind, type. norm: the batch norm, which must be removed from the model.
+    kernel, bias: with the shape and type of those in the file; bias has shape (channels,).
+    kernel_error, bias_error: the maximum difference from the results of exact arithmetic (docs/folding.md).
     """
 
     source: Kernel
@@ -48,12 +48,12 @@ class FoldedLayer:
 
     @property
     def kernel_name(self) -> str:
-        """What Keras calls the array: "kernel", or of a separable convolution "pointwise_kernel"."""
+        """Keras's name of the array: "kernel", or "pointwise_kernel" for a separable convolution."""
         return "pointwise_kernel" if self.source.kind.startswith("Separable") else "kernel"
 
     @property
     def products(self) -> int:
-        """How many products one output number sums: n of docs/folding.md."""
+        """The number of products summed for one output number: n in docs/folding.md."""
         return self.kernel.size // self.source.count
 
 
@@ -83,7 +83,7 @@ class FoldedModel:
 
 
 def reason_to_keep(layer: BatchNorm, kernels: Mapping[str, Kernel | str]) -> str:
-    """Why a batch norm of a model stays; "" where it can be folded into `kernels[layer.path]`."""
+    """Why a batch norm of a model is kept; "" if it can be folded into `kernels[layer.path]`."""
     reason = reason_against(layer)
     if reason:
         return reason
@@ -100,16 +100,16 @@ def reason_to_keep(layer: BatchNorm, kernels: Mapping[str, Kernel | str]) -> str
 
 
 def remark_on(layers: tuple[BatchNorm, ...], kernels: Mapping[str, Kernel | str]) -> list[str]:
-    """A sentence about the batch norms that stay, where there are any."""
+    """A sentence about the batch norms that are kept, if there are any."""
     kept = [(layer.path, reason) for layer in layers if (reason := reason_to_keep(layer, kernels))]
-    is_partial = 0 < len(kept) < len(layers)  # where all stay, folding them is an error
+    is_partial = 0 < len(kept) < len(layers)  # if all are kept, folding is an error
     return [f"{len(kept)} of {len(layers)} batch norms cannot be folded and are kept: {by_reason(kept)}"] if is_partial else []
 
 
 def fold_bundle(bundle: Bundle) -> FoldedModel:
     """The bundle's batch norms folded into its kernels.
 
-    Raises: UnsupportedError where it has none, as of a kind of file whose kernels are not read, or none of the batch norms can be folded.
+    Raises: UnsupportedError if it has none (kernels are not read from this kind of file), or if no batch norm can be folded.
     """
     if bundle.kernels is None:
         raise UnsupportedError(f"nothing can be folded: no kernels are read from this kind of file ({bundle.origin.kind})",
@@ -140,11 +140,11 @@ def _bias(source: Kernel) -> NDArray[np.float64] | float:
 
 
 def _scaled(source: Kernel, scale: NDArray[np.float64]) -> NDArray[Any]:
-    """The kernel times the scale of each output channel, in float64, rounded once."""
+    """The kernel times the scale of each output channel, computed in float64 and rounded once."""
     shape = [source.kernel.shape[axis] if axis in source.channels else 1 for axis in range(source.kernel.ndim)]
     if source.dtype == "bfloat16":
         return round_to(source.kernel.astype(np.float64) * scale.reshape(shape), source.dtype)
-    rounded = np.empty(source.kernel.shape, source.kernel.dtype)  # in one pass, a buffer at a time: kernels are large
+    rounded = np.empty(source.kernel.shape, source.kernel.dtype)  # in one pass, a buffer at a time, because kernels are large
     np.multiply(source.kernel, scale.reshape(shape), out=rounded, dtype=np.float64, casting="same_kind")
     return rounded
 
@@ -159,13 +159,13 @@ def _closed(values: NDArray[Any]) -> NDArray[Any]:
 
 
 def _error(largest: float, size: float, dtype: str) -> float:
-    """The largest error of an array whose numbers are up to `largest`, computed from ones of up to `size`; docs/folding.md."""
+    """The largest error of an array with numbers up to `largest`, computed from numbers up to `size` (docs/folding.md)."""
     unit = UNIT[dtype]
     return unit * (1 + 2 * unit) * largest + 7 * 2.0**-53 * size + unit * TINY[dtype]
 
 
 def _fits(layer: BatchNorm, source: Kernel) -> bool:
-    """Whether no folded number overflows: the largest of each channel does not, and neither does a bias."""
+    """Whether no folded number overflows: checks the largest weight of each channel and the biases."""
     others = tuple(axis for axis in range(source.kernel.ndim) if axis not in source.channels)
     largest = np.maximum(source.kernel.max(axis=others), -source.kernel.min(axis=others)).astype(np.float64).ravel()
     gamma, beta, mean, root = wide(layer)

@@ -1,4 +1,4 @@
-"""The gate: what must hold of a layer and of a bundle. Both ask it when they are made, so that there is none for which it does not."""
+"""The gate: what must be true of every layer and bundle. Their constructors call it, so that no invalid one can exist."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 AN_EARLIER_ONE = "the training run diverged or the file is damaged; export an earlier checkpoint"
 MAX_CHANNELS = 1 << 20
 MAX_LAYERS = 100_000
-MAX_NUMBERS = 1 << 24  # of all layers of a model or bundle that is read; about 350 MB as JSON
+MAX_NUMBERS = 1 << 24  # in all layers of a model or bundle that is read; about 350 MB as JSON
 
 
 def check_bundle(paths: Sequence[str], skipped: Sequence[Skipped]) -> None:
-    """Refuses a bundle without a layer, with too many, or with one path twice. Raises: UnsupportedError, LayerError."""
+    """Refuses a bundle without layers, with too many, or with a path that occurs twice. Raises: UnsupportedError, LayerError."""
     if not paths and not skipped:
         raise UnsupportedError("the model contains no BatchNormalization layer",
                                hint="LayerNormalization, GroupNormalization and similar layers are not batch norms")
@@ -33,7 +33,7 @@ def check_bundle(paths: Sequence[str], skipped: Sequence[Skipped]) -> None:
 
 
 def check_numbers(count: int) -> None:
-    """Refuses more numbers in all layers of a model than any has: a few bytes of a file can stand for very many. Raises: FormatError."""
+    """Refuses more numbers in all layers than any real model has: a few bytes of a file can stand for very many. Raises: FormatError."""
     if count > MAX_NUMBERS:
         raise FormatError(f"expected at most {MAX_NUMBERS} numbers in all batch norms of a model, got more",
                           hint="no real model has a tenth of that; the file is damaged or forged")
@@ -53,7 +53,7 @@ def check_layer(path: str, *, shape: tuple[int, ...], axis: tuple[int, ...], ndi
 
 
 def remarks_on(path: str, moving_variance: NDArray[Any]) -> list[str]:
-    """What to say of a layer that passes and is odd."""
+    """Warnings about a valid but unusual layer."""
     worst = int(np.argmin(moving_variance))
     lowest = float(moving_variance.flat[worst])
     return [f"{path}: moving_variance[{worst}] is slightly negative ({lowest:.9g}); epsilon lifts it above 0"] if lowest < 0 else []
@@ -100,7 +100,7 @@ def _check_variance(moving_variance: NDArray[Any], epsilon: float) -> None:
 
 
 def _check_raised(effective_epsilon: float | None, epsilon: float) -> None:
-    """Fused kernels raise an epsilon that is too small for them; none lowers one."""
+    """Fused kernels raise an epsilon that is too small for them; none lowers it."""
     if effective_epsilon is None:
         return
     if not isinstance(effective_epsilon, float) or not effective_epsilon <= float(np.finfo(np.float32).max):

@@ -1,4 +1,4 @@
-"""Kernel: what feeds a batch norm, as a file contains it."""
+"""Kernel: the kernel of a layer that feeds a batch norm, as stored in a file."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 class Kernel:
     """The kernel of a layer that feeds one batch norm, and nothing else.
 
-    path, class_name: of the layer, as those of a batch norm.
-    kind:     of Keras's own layers: "Dense", "Conv2D", ... (exporter.batchnorm.fold.KINDS).
-    channels: the axes of `kernel` that the output channels run along, in their order.
-    dtype:    as of a batch norm. compute_dtype: the type that the layer computes in, where a policy says another one.
-    kernel:   as stored; of a separable convolution the pointwise kernel. bias: of shape (channels,); None where the layer has none.
+    path, class_name: of the layer, as for a batch norm.
+    kind:     one of Keras's own layers: "Dense", "Conv2D", ... (exporter.batchnorm.fold.KINDS).
+    channels: the axes of `kernel` that the output channels run along, in order.
+    dtype:    as for a batch norm. compute_dtype: the type that the layer computes in, if a policy specifies another one.
+    kernel:   as stored; for a separable convolution, the pointwise kernel. bias: of shape (channels,), or None.
     """
 
     path: str
@@ -36,7 +36,7 @@ class Kernel:
     compute_dtype: str | None = None
 
     def __post_init__(self) -> None:
-        """Raises LayerError for one that nothing can be folded into."""
+        """Raises LayerError if nothing can be folded into this kernel."""
         if self.dtype not in HELD_IN:
             raise LayerError(f"expected a kernel of {', '.join(HELD_IN)}, got {self.dtype}", where=self.path)
         if not self.channels or not all(0 <= axis < self.kernel.ndim for axis in self.channels) or not self.kernel.size:
@@ -54,7 +54,7 @@ class Kernel:
 
     @property
     def count(self) -> int:
-        """How many channels come out."""
+        """The number of output channels."""
         return int(np.prod([self.kernel.shape[axis] for axis in self.channels]))
 
     def __reduce__(self) -> tuple[Any, ...]:

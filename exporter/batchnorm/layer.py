@@ -1,6 +1,6 @@
-"""BatchNorm: one layer, and the formula, once: gamma * (x - moving_mean) / sqrt(moving_variance + epsilon) + beta.
+"""BatchNorm: one layer, and the only implementation of the formula: gamma * (x - moving_mean) / sqrt(moving_variance + epsilon) + beta.
 
-`exact` is the reference: float64 inside, rounded once. `fast` is float32 with one scale and one offset a channel.
+`exact` is the reference: float64 inside, rounded once. `fast` is float32 with one scale and one offset per channel.
 Their error bounds are derived in docs/batchnorm.md.
 """
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from exporter.batchnorm.fast import Run
 
-FLOATS = tuple(HELD_IN)  # names of the input types that are taken as they are
+FLOATS = tuple(HELD_IN)  # names of the input types that are used without conversion
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False, repr=False)
@@ -97,7 +97,7 @@ class BatchNorm(Parameters):
 
     @classmethod
     def of(cls, stored: Stored, **changes: Any) -> BatchNorm:
-        """The layer that a file contains, with some fields changed."""
+        """The complete layer for one that a file contains, with some fields changed."""
         return cls(**{**{name: getattr(stored, name) for name in _FROM_FILES}, **changes})
 
     def prepare(self, *, axis: int | tuple[int, ...] | None = None, fast: Literal[True, "numba"] = True) -> Prepared:
@@ -111,12 +111,12 @@ class BatchNorm(Parameters):
         return Prepared(self, axis, fast)
 
     def __call__(self, x: ArrayLike, *, axis: int | tuple[int, ...] | None = None, fast: bool | str = False) -> NDArray[Any]:
-        """`exporter.evaluate(self, x)`: what the layer gives in inference for `x`, an array of any rank."""
+        """`exporter.evaluate(self, x)`: the layer's output in inference for `x`, an array of any rank."""
         return evaluate(self, x, axis=axis, fast=fast)
 
 
 def _completed(layer: BatchNorm) -> dict[str, Any]:
-    """The fields that a caller may leave out or give in another form, where they are not as they have to be."""
+    """Converted values of the fields that a caller may omit or give in another form, if they need conversion."""
     given = layer.parameters()
     found: dict[str, Any] = {}
     if not all(isinstance(values, np.ndarray) and values.dtype.kind == "f" for values in given.values()) or not layer.dtype:
@@ -134,7 +134,7 @@ def _completed(layer: BatchNorm) -> dict[str, Any]:
 
 
 def _typed(name: str, values: NDArray[Any], dtype: str, given: Any) -> NDArray[Any]:
-    """An array of `dtype` of what is no array of it yet; one of another type of floats stays, for the gate to refuse."""
+    """The values as an array of `dtype`; an array of another floating point type is returned unchanged, and the gate refuses it."""
     if isinstance(given, (np.ndarray, np.generic)) and values.dtype.name in FLOATS and values.dtype.name != "bfloat16":
         return values.astype(values.dtype.newbyteorder("="), copy=False)
     if values.dtype.kind not in "iufb" and values.dtype.name != "bfloat16":
@@ -174,14 +174,14 @@ def evaluate(layer: BatchNorm, x: ArrayLike, *, axis: int | tuple[int, ...] | No
 
 
 def exact_rows(layer: BatchNorm, x: NDArray[Any]) -> NDArray[np.float64]:
-    """The formula in float64, not rounded yet, for x of shape (rows, *layer.shape)."""
+    """The formula in float64, before rounding, for x of shape (rows, *layer.shape)."""
     gamma, beta, mean, root = wide(layer)
     with np.errstate(over="ignore", invalid="ignore"):
         return gamma * (np.asarray(x, np.float64) - mean) / root + beta
 
 
 def wide(layer: BatchNorm) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """(gamma, beta, moving_mean, sqrt(moving_variance + epsilon)) in float64, of layer.shape; gamma 1 and beta 0 where it has none."""
+    """(gamma, beta, moving_mean, sqrt(moving_variance + epsilon)) in float64, of layer.shape; an absent gamma is 1, an absent beta 0."""
     gamma = np.ones(layer.shape) if layer.gamma is None else layer.gamma.astype(np.float64)
     beta = np.zeros(layer.shape) if layer.beta is None else layer.beta.astype(np.float64)
     return gamma, beta, layer.moving_mean.astype(np.float64), np.sqrt(layer.moving_variance.astype(np.float64) + layer.epsilon)
@@ -236,7 +236,7 @@ def _exact(layer: BatchNorm, x: NDArray[Any], axes: tuple[int, ...]) -> NDArray[
     gamma, beta, mean, root = (broadcast(values, axes, x.ndim) for values in wide(layer))
     with np.errstate(over="ignore", invalid="ignore"):
         y: NDArray[np.float64] = gamma * (x.astype(np.float64) - mean) / root + beta
-    if x.dtype.name == "bfloat16":  # ml_dtypes: through float32 it is exact once the value is a bfloat16
+    if x.dtype.name == "bfloat16":  # ml_dtypes: the conversion through float32 is exact, because the value is already a bfloat16
         return round_to(y, "bfloat16").astype(x.dtype)
     if layer.dtype == "bfloat16" and x.dtype == np.float32:
         return y.astype(np.float32)
@@ -244,8 +244,8 @@ def _exact(layer: BatchNorm, x: NDArray[Any], axes: tuple[int, ...]) -> NDArray[
 
 
 class _Fit(NamedTuple):
-    """What is ready for inputs of one shape. run: for contiguous ones, taken as `outer_channels_inner`; None: they are as all others.
-    scale, offset: shaped to broadcast against the others."""
+    """What was prepared for inputs of one shape. run: for contiguous inputs, viewed as `outer_channels_inner`; None: no special case.
+    scale, offset: shaped to broadcast against other inputs."""
 
     shape: tuple[int, ...]
     outer_channels_inner: tuple[int, int, int]
@@ -255,9 +255,9 @@ class _Fit(NamedTuple):
 
 
 class Prepared:
-    """y = prepared(x): what `exporter.evaluate(layer, x, axis=axis, fast=fast)` gives, bit for bit, without what that does anew each time.
+    """y = prepared(x): the result of `exporter.evaluate(layer, x, axis=axis, fast=fast)`, bit for bit, without its work per call.
 
-    It keeps what it wrote out for the latest shape of input. Several threads may use one.
+    It caches scale and offset for the latest input shape. Several threads may share one.
     """
 
     __slots__ = ("_axis", "_compiled", "_fit", "_layer", "_offset", "_scale")
@@ -278,7 +278,7 @@ class Prepared:
 
         out: float32 array of x's shape for the result; may be `x` itself.
 
-        Raises: UsageError where `x` or `out` does not fit, LayerError where x has another rank than the layer's axis counts for.
+        Raises: UsageError if `x` or `out` does not fit, LayerError if x does not have the rank that the layer's axis requires.
         """
         if not isinstance(x, np.ndarray) or x.dtype != np.float32:
             kind = getattr(x, "dtype", type(x).__name__)

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from exporter.batchnorm.stored import Stored, Unusable
 
 HEADINGS = ("layer", "channels", "axis", "epsilon", "dtype", "parameters", "notes")
-MAX_ROWS = 200  # of a table in a notebook
+MAX_ROWS = 200  # of the table in a notebook
 MAX_LENGTH = 300  # characters of a cell
 
 
 def table(origin: Origin, layers: Sequence[BatchNorm], unusable: Sequence[Unusable] = (), *, with_places: bool = False) -> str:
-    """The table as text; nothing of the file reaches the terminal as it is. with_places: also what feeds and follows each layer."""
+    """The table as text; everything from the file is escaped. with_places: also list what feeds and follows each layer."""
     rows = [HEADINGS, *map(cells, layers), *(cells(*each) for each in unusable)]
     if with_places:
         beside = [("fed by", "followed by"), *map(places, layers), *(places(each.layer) for each in unusable)]
@@ -37,14 +37,14 @@ def html_table(origin: Origin, layers: Sequence[BatchNorm]) -> str:
 
 
 def summary(origin: Origin, layers: Sequence[BatchNorm]) -> str:
-    """One line about the whole."""
+    """One line about the whole bundle."""
     kind = ", ".join([printable(origin.kind), *map(printable, origin.writers())])
     channels = sum(layer.channels for layer in layers)
     return f"{printable(origin.file)} ({kind}): {len(layers)} batch norms, {channels} channels"
 
 
 def cells(layer: BatchNorm | Stored, unusable: str = "") -> tuple[str, ...]:
-    """What the table says of a layer, each cell printable. unusable: why no inference can be computed from it."""
+    """The cells of a layer's row, each printable. unusable: why inference cannot be computed."""
     said_of_it = [*([f"cannot be used: {unusable}"] if unusable else []), *notes(layer)]
     lacking = [name for name in ("gamma", "beta") if getattr(layer, name) is None]
     said = (layer.path, "x".join(map(str, layer.shape)), ",".join(map(str, layer.axis or ())), f"{layer.epsilon:g}", layer.dtype,
@@ -53,7 +53,7 @@ def cells(layer: BatchNorm | Stored, unusable: str = "") -> tuple[str, ...]:
 
 
 def notes(layer: BatchNorm | Stored) -> list[str]:
-    """What is out of the ordinary about where the numbers come from."""
+    """What is unusual about the origin of the numbers."""
     converted = layer.converted if isinstance(layer, BatchNorm) else ()
     found = [f"{name}: {', '.join(fields)}" for name, fields in (("assumed", layer.assumed), ("converted", converted)) if fields]
     if layer.effective_epsilon is not None:
@@ -83,7 +83,7 @@ def _shown(neighbors: Sequence[Neighbor], none: str) -> str:
 
 
 def columns(rows: Iterable[Sequence[str]], align: Callable[[str, int], str] = str.ljust) -> list[str]:
-    """Lines in which the cells of each column stand below each other."""
+    """Lines with aligned columns."""
     rows = list(rows)
     widths = [max(map(len, column)) for column in zip(*rows)]
     return ["  ".join(align(cell, width) for cell, width in zip(row, widths)).rstrip() for row in rows]

@@ -11,12 +11,12 @@ from typing import Any
 class Neighbor:
     """A layer beside a batch norm.
 
-    path:       as the batch norm's own; class_name: as the model has it.
+    path:       in the same form as the batch norm's own; class_name: as in the model.
     axis:       of a feeding kernel: the axis of its output channels, in the kernel's own layout: 3 for Conv2D's (h, w, in, out).
-    use_bias:   of a feeding layer: whether it has a bias. None: it is no layer that may have one.
-    activation: its own activation, as its config names it; None: none, or linear.
+    use_bias:   of a feeding layer: whether it has a bias. None: a layer of this class never has one.
+    activation: its own activation, named as in its config; None: none, or linear.
     padding:    of a following convolution or pooling: "valid", "same", ...
-    is_shared:  of a feeding layer: something else reads its output, too, or it is called more than once.
+    is_shared:  of a feeding layer: something else also reads its output, or it is called more than once.
     """
 
     path: str
@@ -28,21 +28,21 @@ class Neighbor:
     is_shared: bool = False
 
     def as_dict(self) -> dict[str, Any]:
-        """For a document; without what is not known or does not apply."""
+        """For a document; unknown and inapplicable fields are omitted."""
         said = {"path": self.path, "class_name": self.class_name, "axis": self.axis, "use_bias": self.use_bias,
                 "activation": self.activation, "padding": self.padding, "shared": self.is_shared or None}
         return {key: value for key, value in said.items() if value is not None}
 
     @classmethod
     def of(cls, said: Mapping[str, Any]) -> Neighbor:
-        """From a document; keys that it does not know are left."""
+        """From a document; unknown keys are ignored."""
         return cls(path=said["path"], class_name=said["class_name"], axis=said.get("axis"), use_bias=said.get("use_bias"),
                    activation=said.get("activation"), padding=said.get("padding"), is_shared=said.get("shared", False))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Call:
-    """One call of a batch norm. inputs: () where it reads the model's own input; outputs: () where nothing in the model reads it."""
+    """One call of a batch norm. inputs: () if it reads the model's own input; outputs: () if nothing in the model reads its output."""
 
     inputs: tuple[Neighbor, ...]
     outputs: tuple[Neighbor, ...]

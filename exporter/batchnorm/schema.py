@@ -14,20 +14,20 @@ from exporter.errors import BundleError, printable
 
 
 def path() -> Path:
-    """The schema's file: inside the package where it was installed, beside it in a checkout."""
+    """The schema's file: inside the installed package, or beside it in a checkout."""
     here = Path(__file__).resolve().parents[1]
     inside = here / "schemas" / "bundle-1.schema.json"
     return inside if inside.exists() else here.parent / "schemas" / "bundle-1.schema.json"
 
 
 def validate(document: dict[str, Any]) -> None:
-    """Refuses (BundleError) a document that breaks the schema."""
+    """Raises BundleError for a document that violates the schema."""
     if not _checks()[0](document):
         _refuse(_validator().iter_errors(document))
 
 
 def validate_layer(layer: dict[str, Any]) -> None:
-    """`validate`, for one entry of "layers"."""
+    """Like `validate`, for one entry of "layers"."""
     if not _checks()[1](layer):
         _refuse(_validator().descend(layer, {"$ref": "#/$defs/layer"}))
 
@@ -40,7 +40,7 @@ def _refuse(errors: Iterator[Any]) -> None:
 
 
 def prepare() -> None:
-    """Reads the schema, for a program that has something to wait for."""
+    """Reads the schema in advance, while the program is waiting for something else."""
     _checks()
 
 
@@ -54,14 +54,14 @@ def _schema() -> dict[str, Any]:
 
 @functools.cache
 def _checks() -> tuple[schema_checks.Check, schema_checks.Check]:
-    """What surely accepts a document, and an entry of its layers."""
+    """Functions that return True only for a valid document, or a valid entry of its layers."""
     schema = _schema()
     return schema_checks.compiled(schema, schema), schema_checks.compiled(schema["$defs"]["layer"], schema)
 
 
 @functools.cache
 def _validator() -> Any:
-    """jsonschema's own, for what is not surely fine."""
+    """jsonschema's validator, for everything that the functions do not accept."""
     import jsonschema
     from jsonschema import validators
 
@@ -71,7 +71,7 @@ def _validator() -> Any:
 
 
 def _items(plain: Any) -> Any:
-    """`items`, where an array of numbers is one look at its dtype and its finiteness instead of a visit to each number."""
+    """`items`, which checks an array of numbers as a whole (dtype and finiteness) instead of number by number."""
 
     def items(validator: Any, schema: Any, instance: Any, parent: Any) -> Iterator[Any]:
         if not isinstance(instance, np.ndarray):

@@ -1,8 +1,8 @@
-"""A JSON schema as functions: which documents it surely accepts, without `jsonschema`, whose import alone takes longer than a model.
+"""A JSON schema as functions that accept valid documents without `jsonschema`, whose import alone takes longer than reading a model.
 
-The schema stays the authority. A check says yes only where `jsonschema` does; where it doesn't say yes (a keyword that is not known here, a
-type of Python's that is no JSON), `jsonschema` decides and words the error. Arrays of numbers may be NumPy arrays: one look at their dtype
-and finiteness instead of a visit to each number.
+The schema remains the authority. A check returns True only if `jsonschema` would accept; otherwise (an unknown keyword, a
+Python type that is not JSON) `jsonschema` decides and words the error. Arrays of numbers may be NumPy arrays, whose dtype
+and finiteness are checked instead of each number.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NUMBERS = (int, float)
 
 
 def compiled(schema: dict[str, Any], root: dict[str, Any]) -> Check:
-    """What surely fits `schema`, which stands in `root`."""
+    """A function that returns True only for values that fit `schema`, which is part of `root`."""
     own = {keyword: content for keyword, content in schema.items() if keyword not in SAYS_NOTHING}
     if set(own) == {"$ref"}:
         return compiled(root["$defs"][own["$ref"].removeprefix("#/$defs/")], root)
@@ -75,7 +75,7 @@ def _items(schema: dict[str, Any], root: dict[str, Any]) -> Check:
 
 
 def rank_of_numbers(schema: dict[str, Any]) -> int:
-    """The rank of an array that holds what `schema` asks for, where that is numbers, or arrays of them, and no more; else 0."""
+    """The rank of the array that `schema` describes, if it describes only numbers or arrays of them; otherwise 0."""
     own = {keyword: content for keyword, content in schema.items() if keyword not in SAYS_NOTHING}
     if own == {"type": "number"}:
         return 1

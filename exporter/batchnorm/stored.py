@@ -1,4 +1,4 @@
-"""Stored: a batch norm as a file has it, which may say less than a BatchNorm needs."""
+"""Stored: a batch norm as stored in a file, which may contain less than a BatchNorm needs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ PARAMETERS = ("gamma", "beta", "moving_mean", "moving_variance")
 
 
 class Statistic(enum.Enum):
-    """What `moving_variance` of a file contains; the others than VARIANCE are of some Keras 0.x and 1.0 (exporter/keras/dialects.py)."""
+    """What `moving_variance` of a file contains; only some versions of Keras 0.x and 1.0 store other things than VARIANCE
+    (exporter/keras/dialects.py)."""
 
     VARIANCE = "variance"
     DEVIATION = "deviation"  # used as s + epsilon
@@ -32,14 +33,14 @@ class Statistic(enum.Enum):
 
 
 class Skipped(NamedTuple):
-    """A batch norm that is there and cannot be had."""
+    """A batch norm that is in the model but cannot be exported."""
 
     path: str
     reason: str
 
 
 def frozen(values: NDArray[Any]) -> NDArray[Any]:
-    """The same array, which nobody can write to: over bytes, copied unless it is over bytes already. The caller's stays as it is."""
+    """A read-only version of the array: backed by bytes, and copied unless it already is. The caller's array is left unchanged."""
     root: Any = values
     while isinstance(root, np.ndarray):
         root = root.base
@@ -52,7 +53,7 @@ def frozen(values: NDArray[Any]) -> NDArray[Any]:
 
 
 def rebuilt(kind: Callable[..., _Any], fields: dict[str, Any]) -> _Any:
-    """An object of its fields, as copy and pickle make one: through its constructor, and so through the gate."""
+    """An object from its fields, for copy and pickle: made by its constructor, so the gate checks it."""
     return kind(**fields)
 
 
@@ -64,7 +65,7 @@ def _same(a: Any, b: Any) -> bool:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False, repr=False)
 class Parameters:
-    """What a batch norm has in a file as in a bundle; see BatchNorm. Two are equal where all fields are, arrays bit for bit."""
+    """The fields that a batch norm has both in a file and in a bundle; see BatchNorm. Equal if all fields are, arrays bit for bit."""
 
     path: str
     name: str
@@ -108,7 +109,7 @@ class Parameters:
 
     @property
     def inputs(self) -> tuple[Neighbor, ...] | None:
-        """The layers that feed it, where it is called once and the file says where; several calls: see `calls`."""
+        """The layers that feed it, if it is called once and the file specifies where; for several calls see `calls`."""
         return self.calls[0].inputs if len(self.calls) == 1 else None
 
     @property
@@ -123,12 +124,12 @@ class Parameters:
 
     @property
     def is_affine_untouched(self) -> bool:
-        """Whether gamma and beta are 1 and 0 in every channel, as in a new layer, or not there."""
+        """Whether gamma and beta are absent or 1 and 0 in every channel, as in a new layer."""
         return all(values is None or bool((values == start).all()) for values, start in ((self.gamma, 1), (self.beta, 0)))
 
     @property
     def is_never_updated(self) -> bool:
-        """Whether gamma or beta have moved and the moving statistics have not."""
+        """Whether gamma or beta were trained but the moving statistics were not."""
         return self.is_untouched and not self.is_affine_untouched
 
     def parameters(self) -> dict[str, NDArray[Any]]:
@@ -144,11 +145,11 @@ class Parameters:
 class Stored(Parameters):
     """A batch norm as a source finds it.
 
-    axis:      as in BatchNorm; None: the file does not say.
-    epsilon:   the number that is added to the variance; None: the file does not say.
-    statistic: what `moving_variance` holds.
-    doubt:     why the model itself does not compute with what is stored; "" where nothing speaks against it. A layer with a doubt is
-               read only where the user asks for what is stored.
+    axis:      as in BatchNorm; None: the file does not specify it.
+    epsilon:   the number that is added to the variance; None: the file does not contain it.
+    statistic: what `moving_variance` contains.
+    doubt:     why the model itself may not compute with what is stored, or "". A layer with a doubt is
+               read only if the user asks for stored statistics.
     notes:     sentences about it for the user.
     """
 
@@ -160,7 +161,7 @@ class Stored(Parameters):
 
 
 class Unusable(NamedTuple):
-    """A batch norm that is complete, and whose numbers the formula cannot use."""
+    """A complete batch norm with numbers that the formula cannot use."""
 
     layer: Stored
     reason: str

@@ -1,4 +1,4 @@
-"""The test that a bundle carries: inputs where mistakes show, the outputs of the formula, and the bound a runtime has to keep."""
+"""The test vectors of a bundle: inputs that reveal mistakes, the outputs of the formula, and the error bound for runtimes."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from exporter.batchnorm.layer import BatchNorm, exact_rows, scale_and_offset, wi
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-AT_ONCE = 1 << 16  # channels; the arrays in between are of float64, and a dozen
-GOLDEN = 0.6180339887498949  # multiples of it, modulo 1, spread evenly: neighboring channels get different inputs
+AT_ONCE = 1 << 16  # channels; there are a dozen intermediate float64 arrays
+GOLDEN = 0.6180339887498949  # its multiples modulo 1 are spread evenly, so neighboring channels get different inputs
 
 
 def make(layer: BatchNorm) -> tuple[NDArray[Any], NDArray[Any]]:
-    """(input, output), each of shape (2, channels) in the layer's dtype, flat in row-major order over the layer's shape.
+    """(input, output), each of shape (2, channels) in the layer's dtype; the channels are in row-major order over the layer's shape.
 
-    The inputs lie 0.5 to 2 deviations above and 1 to 4 below the mean, other ones for each channel: there a wrong epsilon, a
+    The inputs are 0.5 to 2 standard deviations above and 1 to 4 below the mean, different for each channel: there a wrong epsilon, a
     swapped pair or a shifted channel changes the output by its own size. The outputs are the formula in float64, rounded once.
     """
     size = layer.channels
@@ -33,27 +33,27 @@ def make(layer: BatchNorm) -> tuple[NDArray[Any], NDArray[Any]]:
 
 
 def _part(layer: BatchNorm, part: slice) -> BatchNorm:
-    """Some of the channels of a layer, by their place in row-major order."""
+    """Some of the channels of a layer, by their index in row-major order."""
     arrays = {name: values.reshape(-1)[part] for name, values in layer.parameters().items()}
     return layer.replace(shape=(part.stop - part.start,), axis=(-1,), ndim=None, **arrays)
 
 
 def _rows(layer: BatchNorm, before: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """`make` for channels that `before` others stand before."""
+    """`make` for channels that come after `before` others."""
     _, _, mean, deviation = wide(layer)
     spread = np.modf(GOLDEN * np.arange(before + 1, before + mean.size + 1))[0].reshape(layer.shape)
     with np.errstate(over="ignore"):
         x = round_to(np.stack([mean + (0.5 + 1.5 * spread) * deviation, mean - (1 + 3 * spread) * deviation]), layer.dtype)
     y = round_to(exact_rows(layer, x), layer.dtype)
     usable = np.isfinite(x) & np.isfinite(y)
-    if not usable.all():  # next to the largest number of the dtype; at the mean itself the output is beta
+    if not usable.all():  # near the largest number of the dtype; at the mean itself the output is beta
         x = np.where(usable, x, round_to(mean, layer.dtype))
         y = round_to(exact_rows(layer, x), layer.dtype)
     return x.reshape(2, -1), y.reshape(2, -1)
 
 
 def bound(layer: BatchNorm, x: NDArray[Any], dtype: str | None = None) -> NDArray[np.float64]:
-    """The largest error that a runtime may make for x of shape (rows, channels) computing in `dtype` (default: the layer's).
+    """The largest error allowed for a runtime that computes x of shape (rows, channels) in `dtype` (default: the layer's).
 
     16 * u * (|a*x| + |a*moving_mean| + |beta|) + tiny, with a = gamma / sqrt(moving_variance + epsilon), u the unit roundoff
     and tiny the smallest normal number of the dtype; derived in docs/batchnorm.md.
@@ -66,9 +66,9 @@ def bound(layer: BatchNorm, x: NDArray[Any], dtype: str | None = None) -> NDArra
 
 
 def part_of_bound(layer: BatchNorm, x: NDArray[Any], y: NDArray[Any]) -> float:
-    """How far scale * x + offset is from y at worst, as a part of the bound; inf where it overflows.
+    """The largest error of scale * x + offset against y, as a fraction of the bound; inf if it overflows.
 
-    Computed in float32, for a float64 layer in float64. x, y: the inputs and outputs of a bundle's test.
+    Computed in float32, or in float64 for a float64 layer. x, y: the inputs and outputs of a bundle's test vectors.
     """
     kind = np.float64 if layer.dtype == "float64" else np.float32
     with np.errstate(over="ignore", invalid="ignore"):
@@ -79,7 +79,7 @@ def part_of_bound(layer: BatchNorm, x: NDArray[Any], y: NDArray[Any]) -> float:
 
 
 def ulps(got: NDArray[Any], want: NDArray[Any], dtype: str) -> NDArray[np.float64]:
-    """|got - want| in units in the last place of `want` in `dtype` (of the smallest normal number below that)."""
+    """|got - want| in units in the last place of `want` in `dtype` (below the smallest normal number: of that number)."""
     want = np.asarray(want, np.float64)
     _, exponent = np.frexp(np.maximum(np.abs(want), TINY[dtype]))
     distance: NDArray[np.float64] = np.abs(np.asarray(got, np.float64) - want)

@@ -1,1 +1,1 @@
-"""Bytes, near and far: the only way to the file system and to stores behind a URL, and the atomic writing of output."""
+"""Local and remote files: the only way to the file system and to stores behind a URL, and atomic writing of output."""

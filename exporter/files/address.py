@@ -1,6 +1,6 @@
-"""Addresses far away, taken apart: which part is a path, and what stands around it.
+"""Parses URLs: which part is the path, and what surrounds it.
 
-A chain of fsspec's ("zip://a.keras::https://host/zoo.zip", "simplecache::s3://bucket/a.h5") has its path in the first link with "://".
+An fsspec chain ("zip://a.keras::https://host/zoo.zip", "simplecache::s3://bucket/a.h5") has its path in the first link with "://".
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ MISTYPED = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/(?!/)")
 LINK = "::"
 STORES = ("abfs", "abfss", "adl", "az", "file", "gcs", "gs", "hdfs", "hf", "local", "memory", "oss", "s3", "s3a", "tar", "zip")
 ESCAPED = re.compile(r"%(?![0-9A-Fa-f]{2})")
-WITHOUT_USERS = ("abfs", "abfss", "adl", "github", "hf")  # what stands before "@" is a container, a repository
+WITHOUT_USERS = ("abfs", "abfss", "adl", "github", "hf")  # the part before "@" is a container or a repository
 IN_URLS = ":/?#[]@!$&'()*+,;=%-._~"  # RFC 3986
 
 
@@ -26,7 +26,7 @@ def is_url(path: str | os.PathLike[str]) -> bool:
 
 
 def without_file_scheme(path: str | os.PathLike[str]) -> str:
-    """The path of a file:// address, anything else as it is. Such a path may hold wildcards, and "%20" stands for a blank."""
+    """The path of a file:// address; anything else unchanged. Such a path may contain wildcards, and "%20" stands for a blank."""
     text = os.fspath(path)
     if not text.lower().startswith("file://") or LINK in text:
         return text
@@ -36,17 +36,17 @@ def without_file_scheme(path: str | os.PathLike[str]) -> str:
 
 
 def is_mistyped(path: str) -> bool:
-    """Whether `path` was meant as a URL and is none ("https:/host/..."), and there is no such file."""
+    """Whether `path` is a malformed URL ("https:/host/..."), and no such file exists."""
     return MISTYPED.match(path) is not None and not os.path.lexists(path)
 
 
 def is_web(url: str) -> bool:
-    """Whether the path of `url` is one of http, which alone has queries, and writes names with percent signs."""
+    """Whether `url` is an http address: only those have queries and percent-encoded names."""
     return re.match("https?://", split(url)[0].rpartition(LINK)[2], re.IGNORECASE) is not None
 
 
 def split(url: str) -> tuple[str, str]:
-    """An address up to the end of its path, and the rest: other links, and of http the query. In other stores "?" may stand in a name."""
+    """An address up to the end of its path, and the rest: other links, and for http the query. In other stores a name may contain "?"."""
     links, at = url.split(LINK), 0
     for number, link in enumerate(links):
         if "://" in link:
@@ -58,7 +58,7 @@ def split(url: str) -> tuple[str, str]:
 
 
 def parts(url: str) -> tuple[str, str, str]:
-    """What stands before the path with its host or bucket ("simplecache::s3://"), these, and what stands behind them."""
+    """The parts of an address: before the host or bucket ("simplecache::s3://"), host or bucket with the path, and the rest."""
     bare, rest = split(url)
     head, mark, path = bare.partition("://")
     return head + mark, path, rest
@@ -90,12 +90,12 @@ def scheme_of(url: str) -> str:
 
 
 def escaped(url: str) -> str:
-    """A web address with all that may not stand in one, such as blanks and lone percent signs, written with percent signs."""
+    """A web address in which invalid characters, such as blanks and lone percent signs, are percent-encoded."""
     return urllib.parse.quote(ESCAPED.sub("%25", url), safe=IN_URLS)
 
 
 def public(url: str) -> str:
-    """An address as it may be shown: without users, passwords, queries and fragments, in every link of a chain."""
+    """An address that is safe to show: without users, passwords, queries and fragments in any link of a chain."""
     return LINK.join(map(_public_link, url.split(LINK)))
 
 
@@ -107,12 +107,13 @@ def _public_link(link: str) -> str:
         return link
     if head.lower() not in WITHOUT_USERS:
         path = path[_end_of_user(path):]
-    ends = r"\?(?=[^/]*=)" if head.lower() in STORES else "[?#]"  # an object of a store may have "?" in its name
+    ends = r"\?(?=[^/]*=)" if head.lower() in STORES else "[?#]"  # an object in a store may have "?" in its name
     return head + mark + re.split(ends, path)[0]
 
 
 def _end_of_user(path: str) -> int:
-    """Where the user's name and password end. A password may hold a slash that should have been escaped: what should be a port tells."""
+    """Where the user's name and password end. A password may contain an unescaped slash; the port that follows the host shows where it
+    ends."""
     host = path.partition("/")[0]
     if "@" in host:
         return host.rindex("@") + 1
@@ -121,7 +122,7 @@ def _end_of_user(path: str) -> int:
 
 
 def without_secrets(text: str, url: str) -> str:
-    """Another's words about `url`, without what `public` leaves out of it and of any other address in them."""
+    """A message of another library about `url`, without what `public` omits from it and from any other address."""
     text = ADDRESS.sub(lambda found: public(found[0]), text)
     for link in url.split(LINK):
         _, _, path = link.partition("://")

@@ -1,4 +1,4 @@
-"""InputFile: an open file of the input, near or far. Formats read all over it, in pieces whose place and size they know."""
+"""InputFile: an open local or remote file. Formats read pieces of known offset and size anywhere in it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 
 class InputFile(Protocol):
-    """A binary file that can seek. is_far: whether a piece that was not announced costs a request over a network."""
+    """A seekable binary file. is_far: whether reading a piece that was not announced costs a network request."""
 
     is_far: bool
 
@@ -23,10 +23,10 @@ class InputFile(Protocol):
     def close(self) -> None: ...
 
     def read_at(self, at: int, size: int) -> bytes:
-        """Bytes from `at` on, fewer at the end of the file; where the next `read` begins is not said."""
+        """Bytes from offset `at`, fewer at the end of the file; the position afterward is undefined."""
 
     def fetch_ahead(self, ranges: list[tuple[int, int]]) -> None:
-        """Has a far file fetch these ranges (first byte, byte after the last), all at once; they will be read."""
+        """Makes a remote file fetch these ranges (first byte, byte after the last) at once, because they will be read."""
 
     def __enter__(self) -> InputFile: ...
 
@@ -40,7 +40,7 @@ class _Seekable(Protocol):
 
 
 class Seeking:
-    """`read_at` by way of the file's own place."""
+    """`read_at` by means of seek and read."""
 
     def read_at(self: _Seekable, at: int, size: int) -> bytes:
         """As in InputFile."""
@@ -49,13 +49,13 @@ class Seeking:
 
 
 class LocalFile(Seeking, io.FileIO):
-    """A file of this machine, without a buffer."""
+    """A local file, unbuffered."""
 
     is_far = False
 
     if hasattr(os, "pread"):
         def read_at(self, at: int, size: int) -> bytes:
-            """In one call of the system."""
+            """With one system call."""
             return os.pread(self.fileno(), size, at)
 
     def fetch_ahead(self, ranges: list[tuple[int, int]]) -> None:

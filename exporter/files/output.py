@@ -1,4 +1,4 @@
-"""Output: written whole or not at all. The one place that creates files."""
+"""Output: written completely or not at all. The only module that creates files."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ def check_output(path: str | os.PathLike[str], inputs: Iterable[Place] = ()) -> 
 
 def write(path: str | os.PathLike[str], data: bytes) -> None:
     """Replaces the file or object at a path or URL by `data`; a path that ends with a slash becomes the folder that the zip archive
-    `data` holds. Whole or not at all."""
+    `data` contains. Completely or not at all."""
     write_pieces(path, (data,))
 
 
 def write_pieces(path: str | os.PathLike[str], pieces: Iterable[bytes]) -> None:
-    """`write`, of data that comes in pieces."""
+    """Like `write`, for data that comes in pieces."""
     path = without_file_scheme(path)
     if is_url(path):
         remote.write_bytes(path, b"".join(pieces))
@@ -72,11 +72,11 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write to that becomes `path` at the end: a temporary file in the same folder, flushed to the disk, then renamed.
+    """A file to write to that becomes `path` at the end: a temporary file in the same folder, flushed to disk, then renamed.
 
     The temporary file is removed on every error and on the signals that Python turns into exceptions.
     """
-    if path.is_symlink():  # write through the user's own link rather than replace it by a file
+    if path.is_symlink():  # write through the user's symbolic link instead of replacing it by a file
         path = path.resolve()
     temporary = path.with_name(f".{path.name[:60]}.{os.urandom(6).hex()}.tmp")
     try:
@@ -98,7 +98,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_folder(path: Path, data: bytes) -> None:
-    """Makes the folder `path` of the zip archive `data` that a target made, under another name first; whole or not at all."""
+    """Creates the folder `path` from the zip archive `data` of a target, under another name first; completely or not at all."""
     import io
     import shutil
     import zipfile
@@ -109,7 +109,7 @@ def write_folder(path: Path, data: bytes) -> None:
             with zipfile.ZipFile(io.BytesIO(data)) as archive:
                 archive.extractall(temporary)
             if path.is_dir():
-                path.rmdir()  # empty: check_output has looked, and rmdir looks again
+                path.rmdir()  # it is empty: check_output checked that, and rmdir checks again
             os.replace(temporary, path)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -120,7 +120,7 @@ def write_folder(path: Path, data: bytes) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Makes the new name itself survive a power cut, where the system can sync a folder."""
+    """Makes the new name itself survive a power failure, if the system can sync a folder."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

@@ -1,23 +1,23 @@
-"""How long a request far away is repeated: after a dropped connection, a cut answer, or a server that is busy."""
+"""How long a remote request is retried: after a dropped connection, a truncated response, or a busy server."""
 
 from __future__ import annotations
 
 import random
 import time
 
-PATIENCE_SECONDS = 30.0  # of waiting for one file, in all; docs/many.md tells it
+PATIENCE_SECONDS = 30.0  # of waiting for one file in total; stated in docs/many.md
 FIRST_SECONDS, MAX_SECONDS_LENGTH = 0.25, 8.0
-BUSY = (408, 425, 429, 502, 503, 504)  # HTTP statuses that say "later"
+BUSY = (408, 425, 429, 502, 503, 504)  # HTTP statuses that mean "try later"
 
 
 class Patience:
-    """How long one file was waited for; requests that wait at the same time count once."""
+    """How long one file was waited for; concurrent waits count once."""
 
     def __init__(self) -> None:
         self._spent = self._until = 0.0
 
     def delay(self, attempt: int, asked: str | None = None) -> float | None:
-        """Seconds to wait before the next attempt, the first failed one being 0; None: no more. asked: the server's Retry-After."""
+        """Seconds to wait before the next attempt (the first failed one is number 0); None: give up. asked: the server's Retry-After."""
         now = time.monotonic()
         seconds = min(FIRST_SECONDS * 2.0 ** attempt, MAX_SECONDS_LENGTH) * random.uniform(0.75, 1.25)
         seconds = max(seconds, _seconds(asked))
@@ -36,7 +36,7 @@ def _seconds(retry_after: str | None) -> float:
     if retry_after.strip().isdigit():
         return float(retry_after)
     try:
-        import email.utils  # not for files of this machine
+        import email.utils  # not needed for local files
 
         return max(0.0, email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time())
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""Place: one file or folder of the input. Sources and formats touch the file system through it and nothing else."""
+"""Place: one file or folder of the input. Sources and formats access the file system only through it."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Place:
     """A file or folder. Regular files and folders only: a FIFO, socket or device is refused before it is opened.
 
     The user's own path may be a symbolic link (model caches use them). A link *inside* a model folder is followed
-    only where it stays inside that folder, or leads to the blobs of the same model in a cache of the Hugging Face Hub.
+    only if it stays inside that folder, or leads to the blobs of the same model in a cache of the Hugging Face Hub.
 
-    The files of one model share a table of what each was when it was first opened: see `check_unchanged`.
+    The files of one model share a table with the state of each when it was first opened: see `check_unchanged`.
     """
 
     def __init__(self, path: str | os.PathLike[str], root: Path | None = None, opened: dict[Path, Stamp] | None = None) -> None:
@@ -36,7 +36,7 @@ class Place:
 
     @property
     def is_local(self) -> bool:
-        """Whether `local` is a path of this machine; else the place is behind a URL (exporter/files/remote.py)."""
+        """Whether `local` is a path on this machine; otherwise the place is behind a URL (exporter/files/remote.py)."""
         return True
 
     @property
@@ -46,7 +46,7 @@ class Place:
 
     @property
     def name(self) -> str:
-        """The last component, as it may stand in a bundle or a message."""
+        """The last component, safe for a bundle or a message."""
         name = address.name_of(str(self.local)) if address.is_mistyped(str(self.local)) else self.local.name
         if not name:
             with contextlib.suppress(FileNotFoundError):  # the current folder was removed
@@ -58,7 +58,7 @@ class Place:
         return self.local.suffix.lower()
 
     def stat(self) -> os.stat_result | None:
-        """None where there is nothing; an error where there is something that is neither a file nor a folder."""
+        """None if there is nothing; an error if it is neither a file nor a folder."""
         try:
             found = os.stat(self.local)
             if self.root is not None:
@@ -96,9 +96,9 @@ class Place:
         return found.st_size
 
     def open(self) -> InputFile:
-        """The file, for reading bytes; the caller closes it. It has no buffer: the formats read pieces of known sizes all over it."""
+        """The file, for reading bytes; the caller closes it. It is unbuffered: the formats read pieces of known size anywhere in it."""
         if not self.is_file():
-            self.size()  # says so where there is nothing
+            self.size()  # raises if there is nothing
             raise FormatError("expected a file, got a folder", where=self.name)
         try:
             descriptor = os.open(self.local, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
@@ -108,14 +108,14 @@ class Place:
             raise self._error(error) from None
 
     def head(self, count: int = 512) -> bytes:
-        """The first bytes; b"" for a folder or where there is nothing."""
+        """The first bytes; b"" for a folder or if there is nothing."""
         if not self.is_file():
             return b""
         with self.open() as file:
             return file.read(count)
 
     def read(self, limit: int = 64 * MiB) -> bytes:
-        """The whole file; an error, before a byte is read, where it is larger than `limit` bytes."""
+        """The whole file; an error, before any byte is read, if it is larger than `limit` bytes."""
         if self.size() > limit:
             raise FormatError(f"expected at most {limit} bytes in this file, got {self.size()}", where=self.name)
         with self.open() as file:
@@ -125,7 +125,7 @@ class Place:
         return data
 
     def child(self, *parts: str) -> Place:
-        """A file or folder below this folder. `parts` may come from the input: none may lead out of it."""
+        """A file or folder below this folder. `parts` may come from the input, so none may lead out of it."""
         check_parts(parts, self.name)
         return Place(self.local.joinpath(*parts), self.root or self.local, self._opened)
 
@@ -150,7 +150,7 @@ class Place:
         return [Place(path, self.root, self._opened) for path in self._opened]
 
     def check_unchanged(self) -> None:
-        """Refuses a model of which a file was written to, replaced or removed since it was first opened."""
+        """Refuses a model if one of its files was written to, replaced or removed since it was first opened."""
         for path, stamp in self._opened.items():
             try:
                 same = _stamp(os.stat(path)) == stamp

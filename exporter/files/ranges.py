@@ -1,4 +1,4 @@
-"""The parts of a file far away that were fetched so far, and which to fetch next: each byte at most once, in few requests."""
+"""The parts of a remote file that were fetched so far, and which to fetch next: each byte at most once, in few requests."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from exporter.files.place import MiB
 Range = tuple[int, int]  # first byte, byte after the last
 
 SMALL_FILE = 128 << 10  # bytes: a file up to this size is fetched whole
-# What is wanted lies near other things that will be: a request is widened by parts of the file's size, within bounds in bytes. A server
-# that sends many ranges in one answer is asked for narrower ones.
+# Wanted data is near other data that will be wanted, so a request is widened by a fraction of the file's size, within limits. A server
+# that can send several ranges in one response is asked for narrower ones.
 BEHIND, AHEAD, NARROW = 1 / 8192, 1 / 4096, 1 / 16384
 MIN_AHEAD, MAX_AHEAD = 4 << 10, 64 << 10
-FEW_RANGES = 8  # ranges: up to so many are worth no question whether the server sends several in one answer
-MAX_KEPT = 512 * MiB  # bytes of one file; a server that knows no ranges sends the whole file
+FEW_RANGES = 8  # ranges: for fewer it is not worth asking the server whether it sends several in one response
+MAX_KEPT = 512 * MiB  # bytes of one file; a server without support for ranges sends the whole file
 
 
 class Far(Protocol):
     """Where the bytes come from."""
 
     def fetch(self, ranges: list[Range]) -> list[bytes]:
-        """The bytes of each range; for the first alone, the whole file, where the server knows no ranges."""
+        """The bytes of each range; the whole file for the first range if the server does not support ranges."""
 
     def fetch_whole(self) -> bytes: ...
 
     def packs_ranges(self) -> bool:
-        """Whether many ranges come in one answer."""
+        """Whether the server sends several ranges in one response."""
 
 
 class Ranges:
-    """The parts of a remote file that were fetched so far. size: None where the server does not say: then the whole file is fetched."""
+    """The parts of a remote file that were fetched so far. size: None if the server does not specify it; then the whole file is fetched."""
 
     def __init__(self, far: Far, size: int | None, name: str) -> None:
         self._far, self._name = far, name
@@ -50,7 +50,7 @@ class Ranges:
         self._behind, self._ahead, self._narrow = (min(MAX_AHEAD, max(MIN_AHEAD, int(size * part))) for part in (BEHIND, AHEAD, NARROW))
 
     def read(self, start: int, end: int) -> bytes:
-        """The bytes from start to end, cut at the end of the file."""
+        """The bytes from start to end, or to the end of the file."""
         end = min(end, self.size)
         if start >= end:
             return b""
@@ -67,7 +67,7 @@ class Ranges:
         return b"".join(parts)
 
     def fetch_ahead(self, ranges: Iterable[Range]) -> None:
-        """Fetches what is missing of these ranges, all at once, and what lies around it."""
+        """Fetches the missing parts of these ranges and some bytes around them, all at once."""
         wanted = [(start, min(end, self.size)) for start, end in ranges if any(self._missing(start, min(end, self.size)))]
         if not wanted:
             return
@@ -83,7 +83,7 @@ class Ranges:
         return list(self._missing(0, self.size)) if self.size <= SMALL_FILE else []
 
     def _widened(self, wanted: list[Range], behind: int, ahead: int) -> list[Range]:
-        """What is missing of windows around these ranges; neighbors, with a gap up to `ahead` between them, in one."""
+        """The missing parts of windows around these ranges; parts at most `ahead` bytes apart are merged."""
         merged: list[Range] = []
         for start, end in sorted(wanted):
             start, end = max(0, start - behind), min(self.size, max(end, start + ahead))
@@ -95,7 +95,7 @@ class Ranges:
 
     def _fetch(self, ranges: list[Range]) -> None:
         for (start, end), data in zip(ranges, self._far.fetch(ranges)):
-            if len(data) == self.size and (start, end) != (0, self.size):  # the server knows no ranges
+            if len(data) == self.size and (start, end) != (0, self.size):  # the server does not support ranges
                 self._starts, self._parts, self._kept = [], [], 0
                 self._keep(0, data)
                 return
@@ -105,7 +105,7 @@ class Ranges:
             self._keep(start, data)
 
     def _keep(self, start: int, data: bytes) -> None:
-        """Puts a part in its place, without what is there already."""
+        """Inserts a part, without the bytes that are already there."""
         for a, b in list(self._missing(start, start + len(data))):
             i = bisect.bisect(self._starts, a)
             self._starts.insert(i, a)
@@ -131,7 +131,7 @@ class Ranges:
 
 
 class RangesFile(Seeking, io.RawIOBase):
-    """A remote file, for reading; gives all bytes asked for up to the end of the file."""
+    """A remote file, for reading; returns all requested bytes up to the end of the file."""
 
     is_far = True
 

@@ -1,7 +1,7 @@
-"""Files far away: https, S3 and whatever else fsspec knows. Ranges of a file are fetched, and each byte at most once.
+"""Remote files: https, S3 and everything else that fsspec supports. Ranges of a file are fetched, each byte at most once.
 
-A URL is opened where it is read, so with `isolated` the child opens it and the caller never does. Credentials and end points are
-fsspec's affair: its configuration files and the environment variables of the store's own tools.
+A URL is opened by the process that reads it, so with `isolated` only the child opens it. Credentials and endpoints come from
+fsspec: its configuration files and the environment variables of the store's own tools.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from exporter.files.place import Place, check_parts
 from exporter.files.ranges import Far, Ranges, RangesFile
 from exporter.files.stores import StoredFile, patiently, reason, store_for
 
-MARKS = ("ETag", "size", "mtime", "LastModified", "Last-Modified", "last_modified")  # what tells two versions of a file apart
+MARKS = ("ETag", "size", "mtime", "LastModified", "Last-Modified", "last_modified")  # what distinguishes two versions of a file
 
 
 class FarFile(Far, Protocol):
     """One file of a store."""
 
     def info(self) -> dict[str, Any] | None:
-        """What the store says about it; None where there is nothing."""
+        """The store's information about it; None if there is nothing."""
 
     def failed(self, error: BaseException) -> ExporterError:
-        """An error of ours for one of the store's."""
+        """One of our errors for an error of the store."""
 
 
 def place_for(path: str | os.PathLike[str]) -> Place:
@@ -47,7 +47,7 @@ def place_for(path: str | os.PathLike[str]) -> Place:
 
 
 class RemotePlace(Place):
-    """A file or folder behind a URL. What is fetched of a file is kept as long as the place is."""
+    """A file or folder behind a URL. Fetched bytes are kept as long as the place exists."""
 
     def __init__(self, url: str, family: dict[str, RemotePlace] | None = None) -> None:
         self.url = url
@@ -71,7 +71,7 @@ class RemotePlace(Place):
 
     @property
     def name(self) -> str:
-        """The last component, without the query, which may hold a signature."""
+        """The last component, without the query, which may contain a signature."""
         return address.name_of(self.url)
 
     @property
@@ -83,13 +83,13 @@ class RemotePlace(Place):
         if info is None:
             return None
         kind, size = stat.S_IFDIR if info["type"] == "directory" else stat.S_IFREG, info.get("size")
-        if kind == stat.S_IFREG and size is None:  # a server that does not say: the file has to be fetched
+        if kind == stat.S_IFREG and size is None:  # the server does not specify it, so the file has to be fetched
             self._content = self._content or Ranges(self._far(), None, self.name)
             size = self._content.size
         return os.stat_result((kind | 0o444, 0, 0, 1, 0, 0, size or 0, 0, 0, 0))
 
     def info(self) -> dict[str, Any] | None:
-        """What the store says about it, asked once; None where there is nothing."""
+        """The store's information about it, requested once; None if there is nothing."""
         if not self._asked:
             self._known = self._far().info()
             self._asked = True
@@ -97,7 +97,7 @@ class RemotePlace(Place):
 
     def open(self) -> InputFile:
         if not self.is_file():
-            self.size()  # says so where there is nothing
+            self.size()  # raises if there is nothing
             raise FormatError("expected a file, got a folder", where=self.name)
         self._content = self._content or Ranges(self._far(), self.size(), self.name)
         return cast(InputFile, RangesFile(self._content))
@@ -131,7 +131,7 @@ class RemotePlace(Place):
         return [place for place in self._family.values() if place._content is not None]
 
     def check_unchanged(self) -> None:
-        """Refuses a model of which a file was replaced while its ranges were read: parts of two would be mixed."""
+        """Refuses a model if one of its files was replaced while its ranges were read: parts of two versions would be mixed."""
         for place in list(self._family.values()):
             if place._content is not None:
                 place._compare()
@@ -150,12 +150,12 @@ class RemotePlace(Place):
             raise FormatError("the file changed on the server while it was being read", where=self.name, hint="try again")
 
     def _far(self) -> FarFile:
-        """The file as its store knows it, with what was waited for it so far."""
+        """The file in its store, with the time that was spent waiting for it so far."""
         if self._file is None:
             store, _ = store_for(self.url)
             plain = self.url.lower().startswith(("http:", "https:"))
             if plain and hasattr(store, "set_session"):
-                from exporter.files.web import WebFile  # asyncio: more to import than all else, for files of this machine in vain
+                from exporter.files.web import WebFile  # it imports asyncio: slow, and useless for local files
 
                 self._file = WebFile(store, self.url, self.name)
             else:
@@ -164,7 +164,7 @@ class RemotePlace(Place):
 
 
 def check_output(url: str, inputs: Iterable[Place] = ()) -> None:
-    """Refuses a URL that nothing can be written to, or that is an input's own, before any work is done and without the network."""
+    """Refuses a URL that cannot be written to, or that is one of the inputs, before any work is done and without network access."""
     where = printable(address.public(url), 120)
     if url.endswith("/"):
         raise OutputError("expected the URL of a file, got a folder", where=where, hint="give the name of a file")
@@ -175,7 +175,7 @@ def check_output(url: str, inputs: Iterable[Place] = ()) -> None:
 
 
 def write_bytes(url: str, data: bytes) -> None:
-    """Writes a remote file in a transaction of fsspec: the object appears whole where the store can do that (docs/many.md).
+    """Writes a remote file in an fsspec transaction: the object appears complete if the store supports that (docs/many.md).
 
     Raises OutputError.
     """

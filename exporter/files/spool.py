@@ -1,4 +1,4 @@
-"""Bytes and streams as a file with a name, for as long as they are read: every format reads all over a file, which a pipe cannot."""
+"""Bytes and streams as a temporary named file: formats read anywhere in a file, which a pipe does not allow."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import IO
 from exporter.errors import FormatError, UsageError
 from exporter.files.place import Place
 
-MAX_SPOOLED = 64 << 30  # bytes: more than any model, less than an endless stream
+MAX_SPOOLED = 64 << 30  # bytes: more than any model has, less than an endless stream
 PIECE = 1 << 20  # bytes
 
 Content = bytes | bytearray | memoryview | IO[bytes]
@@ -19,10 +19,10 @@ Content = bytes | bytearray | memoryview | IO[bytes]
 
 @contextlib.contextmanager
 def spooled(content: Content) -> Iterator[Place]:
-    """A copy of `content` in a folder of its own, which is removed at the end. A file object is read from its beginning where it can
-    seek, and is left where it stood; it is never closed.
+    """A copy of `content` in a temporary folder, which is removed at the end. A file object is read from its beginning if it can
+    seek, and its position is restored; it is never closed.
 
-    Raises: UsageError for what is not bytes, FormatError where it cannot be read or copied.
+    Raises: UsageError if it does not contain bytes, FormatError if it cannot be read or copied.
     """
     import tempfile
 
@@ -69,7 +69,7 @@ def _can_seek(file: IO[bytes]) -> bool:
 
 
 def _name(content: Content) -> str:
-    """What the copy is called, and so the model in messages and in the bundle: the file object's own name, without its path."""
+    """The name of the copy, and so of the model in messages and in the bundle: the file object's name, without its path."""
     name = getattr(content, "name", None)
     name = os.path.basename(name)[-60:] if isinstance(name, str) else ""
     if name in ("", ".", "..") or "\0" in name:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from exporter.errors import ExporterError, FormatError, MissingExtra, MissingFileError, printable
 
-# What fsspec needs beyond itself, by protocol; http, https and S3 come with the extra "remote".
+# The packages that fsspec needs for each protocol; those for http, https and S3 come with the extra "remote".
 PACKAGES = {"abfs": "adlfs", "abfss": "adlfs", "adl": "adlfs", "az": "adlfs", "box": "boxfs", "dropbox": "dropboxdrivefs", "gcs": "gcsfs",
             "gdrive": "gdrive-fsspec", "git": "pygit2", "github": "requests", "gs": "gcsfs", "hdfs": "pyarrow", "hf": "huggingface_hub",
             "lakefs": "lakefs-spec", "libarchive": "libarchive-c", "oci": "ocifs", "oss": "ossfs", "sftp": "paramiko", "smb": "smbprotocol",
@@ -19,7 +19,7 @@ NETWORK = "check the address and the network"
 
 
 class StatusError(Exception):
-    """A web server answered with a status that is no success."""
+    """A web server answered with an error status."""
 
     def __init__(self, status: int, message: str, retry_after: str | None = None) -> None:
         super().__init__(f"{status} {message}")
@@ -27,7 +27,7 @@ class StatusError(Exception):
 
 
 def chain(error: BaseException) -> Iterator[BaseException]:
-    """An error and what it came from."""
+    """An error and its causes."""
     seen: set[int] = set()
     waiting = [error]
     while waiting:
@@ -40,7 +40,7 @@ def chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def status_of(error: BaseException) -> int | None:
-    """The HTTP status that an error, of whichever library, tells."""
+    """The HTTP status in an error of any library."""
     for each in chain(error):
         answer = getattr(each, "response", None)
         fields = answer.get("ResponseMetadata", {}) if isinstance(answer, dict) else {}
@@ -52,12 +52,12 @@ def status_of(error: BaseException) -> int | None:
 
 
 def is_lost(error: BaseException) -> bool:
-    """Whether a connection broke, which may go better the next time."""
+    """Whether a connection broke, so that a retry may help."""
     return any(isinstance(each, LOST) or (isinstance(each, OSError) and each.errno in LOST_NUMBERS) for each in chain(error))
 
 
 def is_no_bucket(error: BaseException) -> bool:
-    """Whether a store of the kind of S3 says that the bucket does not exist."""
+    """Whether an S3-like store reports that the bucket does not exist."""
     for each in chain(error):
         answer = getattr(each, "response", None)
         if isinstance(answer, dict) and answer.get("Error", {}).get("Code") == "NoSuchBucket":
@@ -66,7 +66,7 @@ def is_no_bucket(error: BaseException) -> bool:
 
 
 def credentials(scheme: str) -> str:
-    """A hint at what a store asks for."""
+    """A hint about the credentials that a store requires."""
     known = {"s3": "the credentials of S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
              "gs": "the credentials of Google Cloud: GOOGLE_APPLICATION_CREDENTIALS",
              "az": "the credentials of Azure: AZURE_STORAGE_CONNECTION_STRING",
@@ -77,7 +77,7 @@ def credentials(scheme: str) -> str:
 
 
 def told(error: BaseException, name: str, scheme: str, words: str) -> ExporterError:
-    """An error of ours for one of a store's. words: the library's own, without what is secret."""
+    """An error of ours for one of a store's. words: the library's message, without secrets."""
     if isinstance(error, ExporterError):
         return error
     causes = list(chain(error))

@@ -1,4 +1,4 @@
-"""fsspec's stores: opened for an address, and one file of one as ranges."""
+"""fsspec's stores: opens the store of an address, and reads a file of it in ranges."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from exporter.files.ranges import Range
 from exporter.files.store_errors import is_lost, is_no_bucket, missing, told
 
 AT_ONCE = 32  # requests
-WITHOUT_QUERIES = ("sftp", "ssh", "ftp", "smb")  # fsspec takes what follows "?" off their paths
+WITHOUT_QUERIES = ("sftp", "ssh", "ftp", "smb")  # fsspec removes what follows "?" from their paths
 WITH_BUCKETS = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oss", "oci", "tos")
 T = TypeVar("T")
 
@@ -25,7 +25,7 @@ def store_for(url: str) -> tuple[Any, str]:
     except ImportError:
         raise MissingExtra("fsspec", "remote", "reading and writing URLs") from None
     scheme, where = address.scheme_of(url), printable(address.public(url), 80)
-    # a proxy or server that packs its answers would give ranges of the packed file
+    # a proxy or server that compresses its responses would send ranges of the compressed file
     options = {"headers": {"Accept-Encoding": "identity"}} if url.lower().startswith("http") else {}
     try:
         store, path = fsspec.core.url_to_fs(url, **options)
@@ -51,7 +51,7 @@ def listed(pattern: str) -> list[str]:
     if not names and address.scheme_of(pattern) in WITH_BUCKETS:
         _check_bucket(store, path.lstrip("/").partition("/")[0])
     head, wanted, rest = address.parts(pattern)
-    # a store takes its host, user or repository off the path; an archive or a cache is another link
+    # a store removes its host, user or repository from the path; an archive or a cache is another link
     host = wanted.removesuffix(path) if wanted.endswith(path) else wanted.removesuffix(path.lstrip("/"))
     if host == wanted and path:
         return sorted(names if address.is_web(pattern) else map(store.unstrip_protocol, names))
@@ -59,16 +59,16 @@ def listed(pattern: str) -> list[str]:
 
 
 def _check_bucket(store: Any, bucket: str) -> None:
-    """Refuses a bucket that does not exist, in which a search finds nothing, too."""
+    """Refuses a bucket that does not exist; a search in it would also just find nothing."""
     try:
         patiently(lambda: store.info(bucket), Patience())
-    except Exception as error:  # as in `listed`; of what cannot be asked nothing is said
+    except Exception as error:  # as in `listed`; if the store cannot be asked, nothing is refused
         if isinstance(told(error, "", "", ""), MissingFileError) or is_no_bucket(error):
             raise FormatError(f"there is no bucket {printable(bucket, 80)!r}", hint="check the address") from None
 
 
 def patiently(call: Callable[[], T], patience: Patience, is_whole: Callable[[T], bool] = lambda found: True) -> T:
-    """What `call` gives, repeated where the connection was lost. is_whole: whether all of it came."""
+    """The result of `call`, which is repeated if the connection is lost. is_whole: whether the result is complete."""
     attempt = 0
     while True:
         try:
@@ -87,14 +87,14 @@ def patiently(call: Callable[[], T], patience: Patience, is_whole: Callable[[T],
 
 
 class StoredFile:
-    """A file of a store."""
+    """A file in a store."""
 
     def __init__(self, url: str, name: str) -> None:
         self._url, self._name = url, name
         self._patience = Patience()
 
     def info(self) -> dict[str, Any] | None:
-        """What the store says about it; None where there is nothing."""
+        """The store's information about it; None if there is nothing."""
         store, path = store_for(self._url)
         try:
             return dict(patiently(lambda: store.info(path), self._patience))
@@ -109,7 +109,7 @@ class StoredFile:
         found: dict[Range, bytes] = {}
 
         def rest() -> bool:
-            """Fetches what is not there yet; whether all of it is."""
+            """Fetches what is missing; returns whether everything is there."""
             wanted = [piece for piece in ranges if len(found.get(piece, b"")) != piece[1] - piece[0]]
             lost: BaseException | None = None
             for i in range(0, len(wanted), AT_ONCE):
@@ -146,5 +146,5 @@ class StoredFile:
 
 
 def reason(error: BaseException, url: str) -> str:
-    """The library's own words, without what is secret in an address."""
+    """The library's own message, without the secrets of an address."""
     return printable(address.without_secrets(str(error) or type(error).__name__, url), 200)

@@ -1,4 +1,4 @@
-"""One file of a web server: its ranges, many in one request where the server sends them so, and all of one version.
+"""One file on a web server: its ranges, several per request if the server supports that, and all of the same version.
 
 Specification: RFC 9110, sections 8.8.3 (ETag), 13.1.1 (If-Match), 14 (range requests), 15.3.7.2 (several parts).
 """
@@ -17,10 +17,10 @@ from exporter.files.patience import BUSY, Patience
 from exporter.files.ranges import MAX_KEPT, Range
 from exporter.files.store_errors import NOT_FOUND, StatusError, chain, is_lost, told
 
-AT_ONCE = 32  # requests; small servers let more of them wait for seconds
+AT_ONCE = 32  # requests; small servers keep more of them waiting for seconds
 PIECE = 1 << 20  # bytes
-MAX_RANGES = 64  # of one request: its header stays below what servers accept
-LAST_SECONDS = 1.0  # for the answers under way after one of them failed
+MAX_RANGES = 64  # per request: its header stays within what servers accept
+LAST_SECONDS = 1.0  # for the pending responses after one of them failed
 PROBE = "bytes=0-0,2-2"
 CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 VERSION = ("ETag", "Last-Modified")  # headers
@@ -30,12 +30,12 @@ T = TypeVar("T")
 @dataclasses.dataclass(frozen=True, slots=True)
 class Answer:
     status: int
-    headers: Mapping[str, str]  # names in any case
+    headers: Mapping[str, str]  # names are case-insensitive
     body: bytes
 
 
 class WebFile:
-    """A file behind http or https. store: fsspec's, of which its session and its thread are used."""
+    """A file behind http or https. store: fsspec's store, whose session and thread are used."""
 
     def __init__(self, store: Any, url: str, name: str) -> None:
         self._store, self._url, self._name = store, escaped(url), name
@@ -43,10 +43,10 @@ class WebFile:
         self._size: int | None = None
         self._version: dict[str, str] = {}
         self._packs: bool | None = None
-        self._knows_ranges = False  # once an answer was one
+        self._knows_ranges = False  # set once a response was one
 
     def info(self) -> dict[str, Any] | None:
-        """As fsspec's: size where it is known, and what tells versions apart; None where there is nothing."""
+        """As in fsspec: the size if known, and what distinguishes versions; None if there is nothing."""
         self._version = {}
         try:
             headers = self._run(self._ask("HEAD", {})).headers
@@ -62,7 +62,7 @@ class WebFile:
         return {"name": self._url, "type": "file", "size": self._size, **self._version}
 
     def _headers_of_get(self) -> Mapping[str, str]:
-        """Of an address that knows no HEAD: it may be signed for GET alone."""
+        """For an address that does not support HEAD: it may be signed for GET only."""
         try:
             return self._run(self._ask("GET", {"Range": "bytes=0-0"})).headers
         except StatusError as error:
@@ -81,7 +81,7 @@ class WebFile:
             raise self.failed(error) from None
 
     def packs_ranges(self) -> bool:
-        """Asked with HEAD: a server that knows no ranges would send the whole file."""
+        """Asks with HEAD: to a GET, a server without support for ranges would send the whole file."""
         if self._packs is None:
             try:
                 answer = self._run(self._ask("HEAD", {"Range": PROBE}))
@@ -107,7 +107,7 @@ class WebFile:
         return result
 
     async def _singly(self, ranges: list[Range]) -> list[bytes]:
-        """Each range by a request of its own; of a server that knows no ranges, the whole file for the first."""
+        """Each range by its own request; a server without support for ranges sends the whole file for the first."""
         first = [] if self._knows_ranges else [await self._range(ranges[0])]
         if len(ranges) == 1 or not self._knows_ranges:
             return first or [await self._range(ranges[0])]
@@ -129,7 +129,7 @@ class WebFile:
         return answer.body
 
     async def _packed(self, ranges: list[Range]) -> list[bytes]:
-        """Many ranges by one request; those that do not come that way by one each."""
+        """Several ranges by one request; ranges that are missing in the response are requested one by one."""
         room = asyncio.Semaphore(AT_ONCE)
 
         async def some(wanted: list[Range]) -> list[bytes]:
@@ -145,11 +145,11 @@ class WebFile:
         return [data for part in await _all(map(some, pieces)) for data in part]
 
     def _parts(self, answer: Answer) -> list[tuple[int, bytes]]:
-        """(first byte, data) of the parts of an answer."""
+        """(first byte, data) of each part of a response."""
         if answer.status != 206:
             return [(0, answer.body)]
         boundary = _boundary(answer)
-        if boundary is None:  # one range: the server merged them, or sent the first alone
+        if boundary is None:  # one range: the server merged them, or sent only the first
             found = CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
             return [(int(found[1]), answer.body)] if found and int(found[2]) + 1 - int(found[1]) == len(answer.body) else []
         mark, parts, at = b"--" + boundary, [], 0
@@ -166,7 +166,7 @@ class WebFile:
         return parts
 
     def _check_place(self, said: str, wanted: Range) -> None:
-        """Refuses an answer that is another part than the wanted one, or of a file of another size."""
+        """Refuses a response with another part than the requested one, or from a file of another size."""
         found = CONTENT_RANGE.fullmatch(said)
         if found is None or (int(found[1]), min(int(found[2]) + 1, wanted[1])) != wanted:
             raise FormatError(f"expected the bytes {wanted[0]}-{wanted[1] - 1}, got {said!r}", where=self._name,
@@ -175,7 +175,7 @@ class WebFile:
             raise self._replaced()
 
     def _check_version(self, headers: Mapping[str, str]) -> None:
-        """Compares the ETag, or where there is none the date, with those of the answers before."""
+        """Compares the ETag, or if there is none the date, with those of earlier responses."""
         for name in VERSION:
             if name in headers:
                 if self._version.setdefault(name, headers[name]) != headers[name]:
@@ -186,7 +186,7 @@ class WebFile:
         return FormatError("the file changed on the server while it was being read", where=self._name, hint="try again")
 
     async def _ask(self, method: str, headers: dict[str, str], whole: int = 0) -> Answer:
-        """An answer with its body, after as many attempts as it takes. whole: bytes that are wanted."""
+        """A response with its body, retried as often as allowed. whole: the number of bytes wanted."""
         import aiohttp
 
         attempt = 0
@@ -241,7 +241,7 @@ async def _awaited(work: Coroutine[Any, Any, T]) -> T:
 
 
 async def _all(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """What they all give. Where one fails, the others may come to their end: a server tells a dropped connection as an error of its own."""
+    """The results of all. If one fails, the others may finish: a server reports a dropped connection as an error of its own."""
     tasks = [asyncio.ensure_future(work) for work in works]
     done, waiting = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
     if waiting:
@@ -260,7 +260,7 @@ def _boundary(answer: Answer) -> bytes | None:
 
 
 def _may_go_better(error: BaseException) -> bool:
-    """Whether a connection was lost on the way, rather than never made."""
+    """Whether a connection was lost after it had been established."""
     import aiohttp
 
     never = any(isinstance(each, aiohttp.ClientConnectorError) for each in chain(error))
