@@ -10,6 +10,6 @@ if TYPE_CHECKING:
 
 
 def widen(stored: NDArray[Any]) -> NDArray[np.float32]:
-    """The values of bfloat16 numbers that are held as 16-bit integers, in float32, which holds each of them exactly."""
+    """The values of bfloat16 numbers stored as 16-bit integers, as float32, which represents each of them exactly."""
     widened: NDArray[np.float32] = (stored.astype("<u4") << 16).view("<f4")
     return widened

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # where its C half cannot be loaded it says so, and does the same in Python
+    warnings.simplefilter("ignore")  # if its C extension cannot be loaded, it warns and computes the same in Python
     import google_crc32c
 
 

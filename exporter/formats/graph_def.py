@@ -1,7 +1,7 @@
 """GraphDef, MetaGraphDef and FunctionDef (tensorflow/core/framework/graph.proto, tensorflow/core/protobuf/meta_graph.proto).
 
-Nodes are taken apart at once, their attributes when asked for: constants stay undecoded views of the input, so a large frozen
-graph costs the memory of its names. Fields are given by number with the name of their .proto beside them.
+Nodes are parsed at once, their attributes on demand: constants stay undecoded views of the input, so a large frozen
+graph needs little more memory than its names. Fields are given by number, with their name in the .proto beside them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ OUTPUTS = {"batch_mean": 1, "batch_variance": 2, "output_true": 1, "value_index"
 
 
 class Output(NamedTuple):
-    """One output of a node, or an argument of a function. name: of the output, where a called function names it."""
+    """One output of a node, or an argument of a function. name: of the output, if a called function names it."""
 
     node: str
     slot: int
@@ -40,7 +40,7 @@ class Output(NamedTuple):
 
 
 class TensorProto:
-    """A TensorProto: type and shape at once, values when asked for."""
+    """A TensorProto: type and shape are parsed at once, values on demand."""
 
     __slots__ = ("_fields", "dtype", "shape", "where")
 
@@ -59,7 +59,7 @@ class TensorProto:
         return math.prod(self.shape)
 
     def array(self) -> NDArray[Any]:
-        """The values, bfloat16 as float32. FormatError for other than numbers, or bytes that do not fit the shape."""
+        """The values, bfloat16 as float32. FormatError if they are not numbers, or if the bytes do not fit the shape."""
         if self.dtype.kind == "other":
             raise FormatError(f"expected a numeric constant, got one of type {self.dtype.name}", where=self.where)
         if self.size * self.dtype.item_size > MAX_CONSTANT:
@@ -82,7 +82,8 @@ class TensorProto:
         return [bytes(value) for value in self._fields.get(STRING_VAL, []) if not isinstance(value, int)]
 
     def _repeated(self, form: str, field: int) -> NDArray[Any]:
-        """Values one by one; missing ones repeat the last, none at all means zeros (Tensor::FromProto in framework/tensor.cc)."""
+        """The values listed one by one; missing ones repeat the last, and no values means zeros (Tensor::FromProto in
+        framework/tensor.cc)."""
         values = [value if isinstance(value, int) else bytes(value) for value in self._fields.get(field, [])]
         message = Message.of({field: values}, self.where)
         if field in (FLOAT_VAL, DOUBLE_VAL):
@@ -145,7 +146,7 @@ class Node:
         return [function.text(1) for value in values for function in ([value.message(10)] if 10 in value else value.message(1).messages(9))]
 
     def shape(self, name: str, place: int = 0) -> tuple[int, ...] | None:
-        """A shape attribute (or the one at this place of a list), -1 for what is not known; None: absent, or of unknown rank."""
+        """A shape attribute (or the one at this index of a list), -1 for unknown sizes; None: absent, or of unknown rank."""
         value = self.attribute(name)
         if value is None:
             return None
@@ -183,7 +184,7 @@ class Body:
 
 
 class Graph:
-    """A GraphDef: the main body, and the functions of its library, each taken apart when first asked for."""
+    """A GraphDef: the main body, and the functions of its library, each parsed on first use."""
 
     def __init__(self, data: bytes | int, where: str = "") -> None:
         found = _fields(data, where)
@@ -204,7 +205,7 @@ class Graph:
             yield from self.function(name).nodes.values()
 
     def function(self, name: str) -> Body:
-        """The function of this name; FormatError where the library has none."""
+        """The function of this name; FormatError if the library has none."""
         found = self._functions.get(name)
         if found is None:
             raise FormatError(f"the graph calls the function {printable(name)}, which it does not contain", where=self.where)
@@ -254,7 +255,7 @@ class MetaGraph:
 
 
 def open_file(place: Place) -> bytes:
-    """The bytes of a file that may be large, mapped and not read: only what is looked at is loaded."""
+    """The bytes of a possibly large file, memory-mapped: only the parts that are used are loaded."""
     size = place.size()
     if size > MAX_GRAPH:
         raise FormatError(f"expected a graph of at most {MAX_GRAPH} bytes, got {size}", where=place.name)
@@ -274,7 +275,7 @@ def _fields(data: bytes | int, where: str) -> dict[int, list[int | bytes]]:
 
 
 def _message(found: dict[int, list[int | bytes]], number: int, where: str) -> Message:
-    """One field as a message of its own; the several occurrences of it that protobuf allows are merged."""
+    """One field as a separate message; repeated occurrences, which protobuf allows, are merged."""
     values = found.get(number, [])
     if any(isinstance(value, int) for value in values):
         raise FormatError(f"expected a message in field {number}", where=where)

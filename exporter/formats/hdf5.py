@@ -1,6 +1,6 @@
-"""HDF5, read only: the one door to it, so that every byte that comes out of an HDF5 file has passed the same checks.
+"""HDF5, read only: the only entry point, so that every byte from an HDF5 file has passed the same checks.
 
-Here are the checks of the file as a whole; exporter/formats/hdf5_file.py has those of what is in it.
+This module checks the file as a whole; exporter/formats/hdf5_file.py checks its contents.
 
 Specification: HDF5 File Format 3.0, https://support.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.html
 """
@@ -25,7 +25,7 @@ SUPERBLOCK_BYTES = 96
 
 
 class _Exact(io.RawIOBase):
-    """A file object for libhdf5 that never gives fewer bytes than asked for: h5py takes a short read for a full one."""
+    """A file object for libhdf5 that never returns fewer bytes than requested: h5py takes a short read for a full one."""
 
     def __init__(self, file: InputFile) -> None:
         self._file = file
@@ -48,7 +48,7 @@ class _Exact(io.RawIOBase):
 def superblock_at(file: InputFile) -> int | None:
     """Where the HDF5 superblock is: 0, or after a user block of 512, 1024, 2048 … bytes; None: this is not HDF5.
 
-    A zip archive is never taken for a user block, whatever lies inside it.
+    A zip archive is never taken for a user block, whatever it contains.
     """
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
@@ -91,7 +91,7 @@ def _check_extent(file: InputFile, start: int) -> None:
         raise FormatError(f"the file is cut short: expected {end} bytes, got {size} ({end - size} are missing)",
                           hint="copy or download the file again")
     if end < size:
-        file.seek(max(end, size - 65557))  # the farthest from its end that a zip archive's directory can end
+        file.seek(max(end, size - 65557))  # the maximum distance between the end of a zip archive's directory and the end of the archive
         if b"PK\5\6" in file.read():
             raise FormatError("the file is an HDF5 file and a zip archive at once, so its contents are ambiguous")
 
@@ -99,8 +99,8 @@ def _check_extent(file: InputFile, start: int) -> None:
 def open_hdf5(source: Place | InputFile, label: str = "") -> File:
     """Opens a file, or a seekable binary file object such as a member of an archive, for reading.
 
-    label: the place of this file in the input, put in front of the paths in messages. The file object stays the caller's
-    to close, after the File.
+    label: the place of this file in the input, put in front of paths in messages. The caller has to close the file object,
+    after the File.
     Raises FormatError: not HDF5, cut short, damaged.
     """
     try:
@@ -133,7 +133,7 @@ def _opened(file: InputFile, path: str | None, label: str) -> File:
 
 
 def _has_own_ranks(superblock: bytes) -> bool:
-    """Whether the B-trees of groups have the ranks that the library gives them, on which their sizes depend."""
+    """Whether the B-trees of groups have the library's default ranks, on which their sizes depend."""
     return superblock[8] > 1 or superblock[16:20] == b"\x04\0\x10\0"
 
 
@@ -147,10 +147,10 @@ def _opened_by_library(file: InputFile, path: str | None) -> Any:
     if path is None:
         access.set_fileobj_driver(h5fd.fileobj_driver, _Exact(file))
     elif os.name == "posix":
-        access.set_fapl_sec2()  # rather than what HDF5_DRIVER names
+        access.set_fapl_sec2()  # instead of the driver in HDF5_DRIVER
     try:
         return h5f.open(os.fsencode(path or "file object"), h5f.ACC_RDONLY, fapl=access)
     except (OSError, OverflowError, RuntimeError, ValueError) as error:
         raise FormatError(f"HDF5 cannot open this file: {reason(error)}", hint="the file is damaged; copy or download it again") from None
     finally:
-        access.close()  # one that an error keeps alive, with the frames of its traceback, crashes the interpreter at its end
+        access.close()  # a file that an error's traceback keeps alive crashes the interpreter at exit

@@ -1,9 +1,9 @@
-"""What of a remote HDF5 file will be wanted, found out in a dozen rounds of concurrent requests.
+"""Finds the parts of a remote HDF5 file that will be needed, in a dozen rounds of concurrent requests.
 
-libhdf5 follows one address after the other; over a network each is a round trip, and a model has thousands. This module walks the
-groups level by level, all of a level at once, and has the file keep what libhdf5 and the sources will ask for: the metadata of the groups,
-and the data of vectors where a batch norm seems to be. Nothing is decided here: what is guessed wrong, or lies in a form that
-this module doesn't know, is fetched when libhdf5 asks for it.
+libhdf5 follows one address after the other. Over a network each is a round trip, and a model has thousands. This module traverses the
+groups one whole level at a time, and makes the file fetch what libhdf5 and the sources will read: the metadata of the groups,
+and the data of vectors that look like a batch norm. Nothing is decided here: whatever is guessed wrong, or is in a form that
+this module doesn't know, is fetched later when libhdf5 reads it.
 
 Specification: HDF5 File Format 3.0, sections III.A.1 (B-trees), III.B (symbol table nodes), III.D (local heaps), IV.A (headers).
 """
@@ -40,9 +40,9 @@ from exporter.formats.hdf5_layout import (
     messages,
 )
 
-HEADER_BYTES = 512  # what libhdf5 reads of an object header or a heap before it knows its size
-NEAR_BYTES = 6144  # what is fetched from the header of a batch norm on: the groups below it stand there
-GAP_BYTES = 64 << 10  # up to so much, all that stands before the header of the next layer: Keras writes one layer after the other
+HEADER_BYTES = 512  # the bytes that libhdf5 reads of an object header or a heap before it knows its size
+NEAR_BYTES = 6144  # the bytes fetched from the header of a batch norm: its subgroups follow there
+GAP_BYTES = 64 << 10  # up to this many, everything before the header of the next layer: Keras writes the layers one after the other
 MAX_ROUNDS = 40
 MAX_BYTES = 64 << 20
 MAX_DEPTH = 30
@@ -52,11 +52,11 @@ LAYOUT_VERSION = 3
 CONTAINER = re.compile(rb"functional|sequential|model|layers?$|layers_|.*_layer$|cells?$|bidirectional|time_distributed")
 NORM = re.compile(rb"moving_variance|running_std|batch_?norm|(?<![a-z])bn", re.IGNORECASE)
 
-Step = tuple[int, int, Callable[[bytes], "Iterator[Step]"]]  # first byte, how many, what goes on from them
+Step = tuple[int, int, Callable[[bytes], "Iterator[Step]"]]  # first byte, number of bytes, continuation
 
 
 def walk(file: InputFile, start: int) -> None:
-    """Has `file` fetch what will be read of it; start: where its superblock is. A damaged file ends this early, no more."""
+    """Makes `file` fetch what will be read; start: offset of the superblock. In a damaged file this just ends early."""
     pending: list[Step] = [(start, 96, _Walk().superblock)]
     spent, end = 0, file.seek(0, 2)
     for _ in range(MAX_ROUNDS):
@@ -76,7 +76,7 @@ def walk(file: InputFile, start: int) -> None:
 
 
 def _whole(steps: list[Step]) -> list[Step]:
-    """The steps, those at the header of a batch norm with all of it, where the next header that is to be fetched says how much that is."""
+    """The steps; at the header of a batch norm, extended to all of it if the next header to be fetched shows its size."""
     starts = sorted({at for at, _, _ in steps})
     following = dict(itertools.pairwise(starts))
     gaps = {at: next_at - at for at, next_at in following.items() if next_at - at <= GAP_BYTES}
@@ -108,7 +108,7 @@ class _Walk:
             yield from _Group(self, depth, is_norm).steps(tree, heap)
 
     def _member(self, entry: TableEntry, name: bytes, depth: int, is_norm: bool) -> Iterator[Step]:
-        """What is wanted of one member of a group."""
+        """The parts of one member of a group that are needed."""
         if name.startswith((b"optimizer", b"_optimizer")) or (name == b"vars" and not is_norm):
             return
         if entry.cache == CACHED_GROUP:
@@ -119,7 +119,7 @@ class _Walk:
             yield self._at(entry.header, HEADER_BYTES, self._dataset)
 
     def _inner(self, entry: TableEntry, name: bytes, depth: int, expected: bool, header: bytes) -> Iterator[Step]:
-        """What is wanted behind the header of a group, which holds its attributes: in them a layer says what its weights are called."""
+        """The parts needed after the header of a group, which contains its attributes: there a layer lists the names of its weights."""
         end = FIRST_MESSAGE + OBJECT_HEADER.at(header).size
         is_norm = expected or NORM.search(header, 0, end) is not None
         for kind, message in _messages(header):
@@ -145,7 +145,7 @@ class _Walk:
 
 
 class _Group:
-    """One group: its names come in their own time, and what is wanted of its members waits for them."""
+    """One group: its names may arrive later than its members, whose parts wait for them."""
 
     def __init__(self, walk: _Walk, depth: int, is_norm: bool) -> None:
         self._walk, self._depth, self._is_norm = walk, depth, is_norm

@@ -1,8 +1,8 @@
-"""An open HDF5 file (exporter/formats/hdf5.py opens it): what is read of it, and what is refused before it is read.
+"""An open HDF5 file (exporter/formats/hdf5.py opens it): reads its contents, and refuses some before reading them.
 
 Objects of the usual form are read without libhdf5 (exporter/formats/hdf5_plain.py), all others by it (hdf5_library.py). What a model file
-has no use for is refused before anything is read: links other than hard ones, data outside the file, virtual datasets, plugin filters,
-element types that are not floating point, sizes over the limits, data that was declared and never written.
+never needs is refused before anything is read: links other than hard ones, data outside the file, virtual datasets, plugin filters,
+element types that are not floating point, sizes over the limits, data that was declared but never written.
 
 Specification: HDF5 File Format 3.0, https://support.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.html
 """
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 
 MAX_ELEMENTS = 1 << 20  # of one dataset
 MAX_BYTES = 256 * MiB  # of all datasets and attributes read from one file
-MAX_KERNEL_ELEMENTS = 1 << 26  # of one that is read as a kernel; who asks for kernels sees to their sum
+MAX_KERNEL_ELEMENTS = 1 << 26  # of one that is read as a kernel; the reader of kernels limits their sum
 MAX_ATTRIBUTE = 64 * MiB
-MAX_MEMBERS = 200_000  # of one group, and groups of one walk
+MAX_MEMBERS = 200_000  # per group, and groups per traversal
 MAX_KEPT, MAX_GROUPS = 64, 1024  # datasets and groups held open: 10 KiB each
 MAX_DEPTH = 64  # groups inside each other
 
@@ -49,7 +49,7 @@ R = TypeVar("R")
 
 
 def _guarded(method: Callable[Concatenate[File, str, P], R]) -> Callable[Concatenate[File, str, P], R]:
-    """Errors of libhdf5 and of this module get the place in the file; h5py raises nearly any built-in exception."""
+    """Adds the place in the file to errors of libhdf5 and of this module; h5py raises nearly any built-in exception."""
 
     def guarded(self: File, path: str, /, *args: P.args, **kwargs: P.kwargs) -> R:
         try:
@@ -72,17 +72,17 @@ class File:
 
     def __init__(self, by_library: Callable[[], Any], label: str, file: InputFile, start: int, *, is_plain: bool,
                  can_look_back: bool) -> None:
-        """by_library: opens the bytes of `file`, whose superblock is at `start`, with libhdf5, once something is to be read by it.
-        is_plain: whether the superblock allows to read objects without it.
-        can_look_back: whether the sizes of structures are known, and what stands before data costs no request."""
+        """by_library: opens the bytes of `file`, whose superblock is at `start`, with libhdf5, when it is first needed.
+        is_plain: whether the superblock allows reading objects without it.
+        can_look_back: whether the sizes of structures are known and reading bytes before the data costs no request."""
         self._by_library, self._id = by_library, None if is_plain else by_library()
         self._label = label
         self._file, self._is_plain, self._can_look_back = file, is_plain, can_look_back
         self._symbols = Groups(file, start)
         self._objects = PlainObjects(self._symbols.read)
-        self._checked: set[str] = set()  # groups of another form, whose members' names were looked at
+        self._checked: set[str] = set()  # groups of another form, whose member names were checked
         self._groups: dict[str, LibraryObject | PlainObject] = {}
-        self._others: dict[str, LibraryObject | PlainObject] = {}  # datasets that were looked at a moment ago
+        self._others: dict[str, LibraryObject | PlainObject] = {}  # recently used datasets
         self._spans = Spans()
         self._stack = contextlib.ExitStack()
         self._spent = 0
@@ -101,7 +101,7 @@ class File:
         self._stack.close()
 
     def keep_open(self, stack: contextlib.ExitStack) -> None:
-        """Closes what `stack` holds together with this file."""
+        """Closes `stack` together with this file."""
         self._stack = stack
 
     @_guarded
@@ -116,7 +116,7 @@ class File:
 
     @_guarded
     def count(self, path: str) -> int:
-        """How many members a group has; much less is read than for their names."""
+        """The number of members of a group; this reads much less than their names."""
         group, members = self._container(path), self._symbols.members(path)
         return group.count() if members is None else len(members)
 
@@ -136,7 +136,7 @@ class File:
         return self._enter(path).kind
 
     def exists(self, path: str) -> bool:
-        """Whether there is anything of this name, a link of any kind included."""
+        """Whether anything has this name, including a link of any kind."""
         return self.kind(path) is not None
 
     def is_group(self, path: str) -> bool:
@@ -144,11 +144,11 @@ class File:
 
     @_guarded
     def identity(self, path: str) -> int:
-        """A number that is the same for all paths that lead to one object."""
+        """A number that is the same for all paths to one object."""
         return self._open(path).address
 
     def walk(self, path: str = "") -> Iterator[str]:
-        """The groups below and including `path`, outer ones first; each object once, whatever links lead to it."""
+        """`path` and the groups below it, outer ones first; each object once, however many links lead to it."""
         seen: set[int] = set()
         stack = [path]
         while stack:
@@ -190,9 +190,9 @@ class File:
 
     @_guarded
     def strings(self, path: str, name: str) -> list[str] | None:
-        """A list of strings, also where it is cut into the attributes `name`0, `name`1 … None: there is neither.
+        """A list of strings, also if it is split into the attributes `name`0, `name`1 … None: there is neither.
 
-        Keras 2.1.6 and later cut lists of more than 64512 bytes, the limit of one object header message.
+        Keras 2.1.6 and later split lists of more than 64512 bytes, the limit of one object header message.
         """
         found = self._attribute(path, name)
         if found is not None:
@@ -213,12 +213,12 @@ class File:
 
     @_guarded
     def shape(self, path: str) -> tuple[int, ...]:
-        """Shape of a dataset; () for a scalar. Nothing of its data is read."""
+        """Shape of a dataset; () for a scalar. Its data is not read."""
         return self._dataset(path).shape
 
     @_guarded
     def size(self, path: str) -> int:
-        """Bytes of a dataset's values, as its shape and type declare them, whatever its type."""
+        """The size in bytes of a dataset's values according to its shape and type, whatever the type."""
         dataset = self._dataset(path)
         return math.prod(dataset.shape) * dataset.item_size
 
@@ -235,7 +235,7 @@ class File:
         float16, float32 and float64 of either byte order come as native arrays of that type, bit for bit; bfloat16 comes
         as a float32 array. At most 2**20 values. Type, shape, filters and storage are checked before data is read.
 
-        is_bfloat16: two opaque bytes are a bfloat16, though no attribute says so (Keras 3 in files of the old layout).
+        is_bfloat16: treat two opaque bytes as a bfloat16 even without the attribute (Keras 3 in files of the old layout).
         is_kernel: it may be larger than a batch norm's parameters are.
         """
         dataset = self._dataset(path)
@@ -259,7 +259,7 @@ class File:
         return f"{self._label}: {inside}" if self._label else inside
 
     def _values(self, path: str, dataset: LibraryObject | PlainDataset, shape: tuple[int, ...], raw: np.dtype[Any]) -> NDArray[Any]:
-        """The values as the file contains them. Contiguous ones are taken from the file itself, together with what stands before them."""
+        """The values as the file contains them. Contiguous ones are read from the file itself, together with the bytes before them."""
         size = math.prod(shape) * raw.itemsize
         places = dataset.places(size)
         starts = [max(0, at - LOOK_BACK, min(at, self._spans.add(path, at, at + length))) for at, length, _ in places]
@@ -286,7 +286,7 @@ class File:
             raise FormatError(f"expected at most {MAX_BYTES} bytes of parameters and attributes, got more")
 
     def _open(self, path: str) -> LibraryObject | PlainObject:
-        """The object at `path`, each component of which is a hard link to be found in a group."""
+        """The object at `path`; each component must be a hard link in its group."""
         if path in self._groups:
             return self._groups[path]
         if path in self._others:
@@ -313,7 +313,7 @@ class File:
         return None if entry is None else SOFT_LINK if entry.cache == CACHED_LINK else HARD_LINK
 
     def _enter(self, path: str) -> LibraryObject | PlainObject:
-        """Opens what is known to be there by a hard link."""
+        """Opens an object that is known to exist behind a hard link."""
         if path.count("/") >= MAX_DEPTH:
             raise FormatError(f"expected groups at most {MAX_DEPTH} levels deep, got more")
         entry = self._symbols.entry(path)
@@ -322,7 +322,7 @@ class File:
         self._symbols.check(path, entry, found.kind == "group")
         if found.kind == "group":
             if len(self._groups) == MAX_GROUPS:
-                self._groups.clear()  # those above this one are opened again when they are asked for
+                self._groups.clear()  # the groups above it are opened again when they are needed
             self._groups[path] = found
             return found
         if len(self._others) == MAX_KEPT:
@@ -331,7 +331,7 @@ class File:
         return found
 
     def _entered_by_library(self, path: str) -> LibraryObject:
-        """The object at `path`, each component of which is known to be a hard link, from the nearest group that libhdf5 has open."""
+        """The object at `path`, whose components are known to be hard links, opened from the nearest group that libhdf5 has open."""
         from exporter.formats.hdf5_library import LibraryObject
 
         if self._id is None:
@@ -347,7 +347,7 @@ class File:
         return found
 
     def _container(self, path: str) -> LibraryObject | PlainObject:
-        """A group in which something is looked for: a name that is there twice, or where no look-up comes to, is refused first."""
+        """A group for a lookup, after refusing names that occur twice or that a lookup cannot reach."""
         group = self._group(path)
         if self._symbols.members(path) is None and path not in self._checked:
             each_once(group.links())
@@ -386,7 +386,7 @@ class File:
         """Name of the dataset's floating point type and the NumPy type of its bytes; None for other types."""
         found = dataset.float_type()
         if found is None and dataset.is_two_opaque_bytes():
-            # Keras 3 stores bfloat16, which h5py doesn't know, as two opaque bytes and says so in an attribute
+            # Keras 3 stores bfloat16, which h5py doesn't support, as two opaque bytes and marks it in an attribute
             said = is_bfloat16 or (self._attribute(path, "dtype") and self.text(path, "dtype") == "bfloat16")
             return ("bfloat16", np.dtype("<u2")) if said else None
         return found

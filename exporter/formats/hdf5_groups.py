@@ -1,8 +1,8 @@
-"""What an HDF5 file says twice about its groups, compared: libhdf5 follows one of two copies, another reader the other.
+"""Compares the two copies of information about groups in an HDF5 file: libhdf5 follows one of them, another reader the other.
 
 The entry of a group in the symbol table of the group above it contains the address of its object header and, next to it, a copy of what the
-header says about the place of its members. Names stand in strictly ascending order, within the bounds that the B-tree gives for each node:
-one that is there twice, or outside of them, is found by no look-up.
+header says about the location of its members. Names are in strictly ascending order, within the bounds that the B-tree gives for each node:
+no lookup finds a name that occurs twice or is outside these bounds.
 
 Specification: HDF5 File Format 3.0, sections III.A.1 (B-trees), III.B and III.C (symbol tables), III.D (local heaps), IV.A.1.a (headers).
 """
@@ -41,9 +41,9 @@ from exporter.formats.hdf5_layout import (
 )
 
 SUPERBLOCK_BYTES = 128
-WINDOW, MAX_WINDOWS = 272, 3  # bytes of a near file that are read at once; pieces of it that are kept
+WINDOW, MAX_WINDOWS = 272, 3  # bytes of a local file that are read at once; pieces of it that are cached
 MAX_RANK = 64  # libhdf5's is 4
-MAX_MEMBERS = 200_000  # of one group, and of all that are kept
+MAX_MEMBERS = 200_000  # per group, and of all cached groups
 MAX_HEAP = 64 << 20  # bytes of the names of one group
 MAX_BLOCKS, MAX_BLOCK = 64, 1 << 20  # of one object header; bytes of each
 MAX_DEPTH = 255  # levels of a B-tree
@@ -59,28 +59,28 @@ R = TypeVar("R")
 
 
 class Groups:
-    """The symbol tables of a file: each group is compared when it is opened, and its members when something is looked for in it.
+    """The symbol tables of a file: each group is checked when it is opened, and its members at the first lookup in it.
 
-    Raises FormatError where one contradicts itself.
+    Raises FormatError if one contradicts itself.
     """
 
     def __init__(self, file: InputFile, start: int) -> None:
-        """start: where the superblock is."""
+        """start: offset of the superblock."""
         self._file, self._base = file, 0
         self._windows: tuple[tuple[int, bytes], ...] = ()
         self._tables: dict[str, tuple[int, int] | None] = {}
         self._found: dict[str, Members | None] = {}
         self._kept = 0
         block = self.read(start, SUPERBLOCK_BYTES)
-        first = ADDRESSES_AT.get(block[8]) if block[SIZES] == b"\x08\x08" else None  # versions 2 and 3 have no entry of the root
+        first = ADDRESSES_AT.get(block[8]) if block[SIZES] == b"\x08\x08" else None  # versions 2 and 3 have no entry for the root
         self._base = ADDRESSES.at(block, first).base if first else 0
         self._root = TABLE_ENTRY.at(block, first + ADDRESSES.size) if first else None
         self._leaf_size = TABLE_NODE.size + 2 * min(RANKS.at(block, RANKS_AT).leaf, MAX_RANK) * TABLE_ENTRY.size if first else 0
 
     def check(self, path: str, entry: TableEntry | None, is_group: bool) -> None:
-        """Compares what the symbol table of the group above says about an object, which was opened, with what its header says.
+        """Compares the entry of an opened object in the parent group's symbol table with the object's header.
 
-        entry: of the object in that table.
+        entry: the object's entry in that table.
         """
         if is_group:
             self._table(path)
@@ -88,20 +88,20 @@ class Groups:
             raise FormatError("the symbol table describes this as a group, its header as something else", hint=AGAIN)
 
     def members(self, path: str) -> Members | None:
-        """The members of a group by name; None: they are listed in another form than a symbol table."""
+        """The members of a group by name; None: they are not listed in a symbol table."""
         if path in self._found:
             return self._found[path]
         table = self._table(path)
         members = None if table is None else _complete(self._listed, *table)
         self._kept += len(members or ())
         if self._kept > MAX_MEMBERS:
-            self._found.clear()  # those above this one are listed again when they are asked for
+            self._found.clear()  # the groups above it are listed again when they are needed
             self._kept = len(members or ())
         self._found[path] = members
         return members
 
     def entry(self, path: str) -> TableEntry | None:
-        """What stands of an object in the group above it; None: that is of another form."""
+        """The entry of an object in its parent group; None: the group has another form."""
         if not path:
             return self._root
         parent, _, name = path.rpartition("/")
@@ -113,7 +113,7 @@ class Groups:
         return members[name.encode()]
 
     def _table(self, path: str) -> tuple[int, int] | None:
-        """Where the B-tree and the names of a group are; None: it has no symbol table, to which groups may be changed later."""
+        """Where the B-tree and the names of a group are; None: it has no symbol table."""
         if path not in self._tables:
             entry = self.entry(path)
             table = None if entry is None else _complete(self._symbol_table, entry.header)
@@ -125,7 +125,7 @@ class Groups:
         return self._tables[path]
 
     def _symbol_table(self, address: int) -> tuple[int, int] | None:
-        """What an object header says about the place of the members."""
+        """The location of the members according to an object header."""
         header = FIRST_OF_HEADER.at(self.read(address, FIRST_OF_HEADER.size))
         if header.version != 1:
             return None
@@ -133,7 +133,7 @@ class Groups:
         return (message.first, message.second) if message.kind == SYMBOL_TABLE else self._message(address)
 
     def _message(self, address: int) -> tuple[int, int] | None:
-        """The symbol table message of a header, wherever it stands."""
+        """The symbol table message of a header, wherever it is."""
         size = FIRST_MESSAGE + OBJECT_HEADER.at(self.read(address, OBJECT_HEADER.size)).size
         first, waiting = FIRST_MESSAGE, [(address, size)]
         for _ in range(MAX_BLOCKS):
@@ -176,9 +176,9 @@ class Groups:
         return members
 
     def _leaves(self, address: int, names: bytes, seen: dict[int, TreeNode], above: int) -> Iterator[_Leaf]:
-        """The entries of each leaf below a node of the B-tree, with the keys beside it: names lie above the first, up to the second.
+        """The entries of each leaf below a node of the B-tree, with the keys on both sides: names are above the first, up to the second.
 
-        seen: the nodes so far by address, in the order in which a level has them.
+        seen: the nodes so far by address, in their order within a level.
         """
         data = self.read(address, TREE_NODE.size)
         node = TREE_NODE.at(data)
@@ -205,7 +205,7 @@ class Groups:
         return TABLE_ENTRY.rows(data, TABLE_NODE.size, node.used)
 
     def read(self, address: int, size: int) -> bytes:
-        """Bytes of the file, fewer at its end. Of a near file some that follow are kept: what is written at once is looked at together."""
+        """Bytes of the file, fewer at its end. For a local file some following bytes are cached, because they are usually read next."""
         at = self._base + address
         for start, window in self._windows:
             if start <= at and at + size <= start + len(window):
@@ -223,7 +223,7 @@ def _complete(read: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
 
 
 def _has_free_list(names: bytes, place: int) -> bool:
-    """Whether the pieces of a heap that are free, each of which says where the next is, lie in it."""
+    """Whether the free blocks of a heap, each of which links to the next, are inside the heap."""
     for _ in range(len(names) // PAIR.size + 1):
         if place == LAST_FREE:
             return True

@@ -1,6 +1,6 @@
-"""The structures of HDF5 that are looked at byte by byte: groups, in files whose addresses have 8 bytes, as libhdf5 writes by default.
+"""The structures of HDF5 that are parsed here: groups, in files with 8-byte addresses, as libhdf5 writes by default.
 
-Specification: HDF5 File Format 3.0; its section stands beside each.
+Specification: HDF5 File Format 3.0; the section is given with each structure.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ class Ranks(NamedTuple):
 
 
 class Addresses(NamedTuple):
-    """What every address is counted from, and the places of structures (II.A); in version 0 and 1 the root's symbol table entry follows."""
+    """The base that every address is relative to, and the places of structures (II.A); in version 0 and 1 the root's symbol table entry
+    follows."""
 
     base: int
     free_space: int
@@ -169,11 +170,11 @@ ATTRIBUTE_HEAD = Layout(AttributeHead, "<BBHHH")
 HEAP_COLLECTION = Layout(HeapCollection, "<4sB3xQ")
 HEAP_OBJECT = Layout(HeapObject, "<HH4xQ")
 HEAP_REFERENCE = Layout(HeapReference, "<IQI")
-FIRST_MESSAGE = 16  # from the beginning of an object header
+FIRST_MESSAGE = 16  # from the start of an object header
 
 
 def messages(block: bytes, at: int, end: int) -> Iterator[tuple[int, bytes]]:
-    """(type, data) of the messages that stand in `block` from `at` to `end`."""
+    """(type, data) of the messages in `block` from `at` to `end`."""
     end = min(end, len(block))
     while at + MESSAGE_HEADER.size <= end:
         header = MESSAGE_HEADER.at(block, at)

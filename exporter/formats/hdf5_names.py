@@ -1,4 +1,4 @@
-"""Paths, names and text of an HDF5 file, and libhdf5's words about one."""
+"""Paths, names and text of an HDF5 file, and libhdf5's error messages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def split(path: str) -> tuple[str, str]:
 
 
 def component(name: str) -> bytes:
-    """A name of a member as the file has it."""
+    """The name of a member as stored in the file."""
     if name in ("", ".", ".."):
         raise FormatError(f"{name!r} is not a valid name in an HDF5 file")
     try:
@@ -27,7 +27,7 @@ def component(name: str) -> bytes:
 
 
 def decoded(raw: bytes, what: str) -> str:
-    """Text of the file; `what` it is stands in the error."""
+    """Text of the file; `what` describes it in the error."""
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError:
@@ -35,14 +35,14 @@ def decoded(raw: bytes, what: str) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """libhdf5's own words, without h5py's frame around them."""
+    """libhdf5's own message, without h5py's words around it."""
     text = str(error.args[0] if error.args else error) or type(error).__name__
     inner = re.search(r"\((.*)\)$", text, re.DOTALL)
     return printable(inner[1] if inner and inner[1] else text)
 
 
 def each_once(found: list[bytes]) -> list[bytes]:
-    """The names of a group's members, each of which is there once."""
+    """The names of a group's members, none of which occurs twice."""
     if len({*found}) != len(found):
         twice, _ = collections.Counter(found).most_common(1)[0]
         raise FormatError(f"the name {printable(repr(twice)[1:])} occurs more than once in this group",

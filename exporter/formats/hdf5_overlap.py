@@ -1,4 +1,4 @@
-"""Data of an HDF5 file that lies where something else does: nothing but an address says whose it is, and that has no checksum."""
+"""Detects data of an HDF5 file that overlaps something else: only an address, without a checksum, says which data belongs to an object."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import re
 
 from exporter.errors import FormatError, printable
 
-LOOK_BACK = 4096  # bytes before data in which a structure is looked for that reaches into it
+LOOK_BACK = 4096  # bytes before the data that are searched for a structure that extends into it
 
-# How structures begin: a group's B-tree node and leaf, whose sizes are these where the superblock has the library's own ranks; a heap,
-# which says how long its names are and where; an object header of version 1 with one link to it, which says its size, and its first message
-# (HDF5 File Format, III.A.1, III.B, III.D, IV.A.1.a). Without the message, addresses above 16 MiB look like one here and there.
-# Each by itself: a pattern that begins with fixed bytes is found several times faster than one with a choice.
+# How structures begin: a group's B-tree node and leaf, which have these sizes if the superblock has the library's default ranks; a heap,
+# which contains the size and place of its names; an object header of version 1 with one link to it, which contains its size, and its first
+# message (HDF5 File Format, III.A.1, III.B, III.D, IV.A.1.a). Without the message, addresses above 16 MiB look like one here and there.
+# Separate patterns: one that begins with fixed bytes is found several times faster than one with alternatives.
 NODE, LEAF = (re.compile(rb"TREE\0"), 544), (re.compile(rb"SNOD\x01\0"), 328)
 HEAP = re.compile(rb"HEAP\0{4}(?:(.{8}).{8}(.{8}))?", re.DOTALL), 32
 HEADER = re.compile(rb"\x01\0[^\0]\0\x01\0{3}(..)\0{6}(?=[\x01-\x17]\0..[\0-\x3f]\0{3})", re.DOTALL), 16
@@ -20,13 +20,13 @@ STRUCTURES = (NODE, LEAF, HEAP, HEADER)
 
 
 class Spans:
-    """Where the data read so far lies, and whose it is."""
+    """The location of the data read so far, and the object that it belongs to."""
 
     def __init__(self) -> None:
         self._spans: list[tuple[int, int, str]] = []
 
     def add(self, path: str, at: int, end: int) -> int:
-        """Refuses data, from `at` to `end` in the file, that lies where that of another path does. Returns the end of the data before."""
+        """Refuses data, from `at` to `end` in the file, that overlaps the data of another path. Returns the end of the data before it."""
         place = bisect.bisect(self._spans, (at, end))
         for first, last, other in self._spans[max(0, place - 1): place + 1]:
             if at < last and first < end and other != path:
@@ -36,7 +36,7 @@ class Spans:
 
 
 def check_structures(data: bytes, start: int, at: int) -> None:
-    """Refuses data from `at` on that are the bytes of one of these structures; one that begins before `start` is not found.
+    """Refuses data from `at` that overlaps one of these structures; a structure that begins before `start` is not found.
 
     data: the bytes from `start` to the end of the data. A structure begins no earlier than the end of the data before.
     """
@@ -47,7 +47,7 @@ def check_structures(data: bytes, start: int, at: int) -> None:
 
 
 def _more(found: re.Match[bytes], place: int) -> int:
-    """Bytes that follow the fixed part of a structure at `place`: a header's messages, a heap's names where they stand right behind it."""
+    """The bytes that follow the fixed part of a structure at `place`: a header's messages, or a heap's names if they follow immediately."""
     if found.re is HEADER[0]:
         return int.from_bytes(found[1], "little")
     follow = found.re is HEAP[0] and found[2] is not None and int.from_bytes(found[2], "little") == place + HEAP[1]

@@ -1,8 +1,8 @@
-"""Objects of an HDF5 file in the form that nearly every file of Keras's has, read without libhdf5, which takes several times as long:
-groups with a symbol table, contiguous arrays of IEEE floats, attributes of text.
+"""Objects of an HDF5 file in the form of nearly every Keras file, read without libhdf5, which takes several times as long:
+groups with a symbol table, contiguous arrays of IEEE floats, text attributes.
 
-Nothing is guessed: what is written in another way, or not byte for byte as the library writes it, is left to libhdf5, which reads it or
-says what is wrong with it.
+Nothing is guessed: whatever differs from what the library itself writes, byte for byte, is left to libhdf5, which reads it or
+reports what is wrong.
 
 Specification: HDF5 File Format 3.0, sections II.A (superblock), III.E (global heap), IV.A.1.a (headers), IV.A.2 (messages).
 """
@@ -42,11 +42,11 @@ if TYPE_CHECKING:
 Read = Callable[[int, int], bytes]  # address, size: bytes of the file, fewer at its end
 Message = tuple[int, bytes]
 
-# The superblock of a file that the library wrote with its own settings: version 0, addresses and sizes of 8 bytes, ranks 4 and 16, base 0,
-# no free space and no driver beside it. The end of the file stands between the two halves.
+# The superblock of a file that the library wrote with its default settings: version 0, addresses and sizes of 8 bytes, ranks 4 and 16,
+# base 0, no free space and no driver. The end-of-file address is between the two halves.
 SUPERBLOCK = b"\x89HDF\r\n\x1a\n\0\0\0\0\0\x08\x08\0\x04\0\x10\0\0\0\0\0" + bytes(8) + b"\xff" * 8, b"\xff" * 8
 ROOT_CACHE, IS_GROUP = slice(72, 76), b"\x01\0\0\0"  # in the entry of the root, which follows
-HEAD_BYTES, PLACE_AT = 272, 106  # of the header of a vector, as the library makes it; where it says the address of the data
+HEAD_BYTES, PLACE_AT = 272, 106  # of the header of a vector as the library writes it; the offset of the data's address in it
 MAX_FORMS = 1000
 MAX_BLOCK, MAX_BLOCKS, MAX_MESSAGES = 1 << 20, 16, 1000
 MAX_HEAP = 64 << 20
@@ -66,27 +66,27 @@ ANY_LENGTH = {b"\x19" + bytes([pad << 4 | 1, charset, 0]) + b"\x10\0\0\0" + b"\x
 
 
 class _OtherFormError(Exception):
-    """It is not of the form that is read here."""
+    """The object does not have the form that is read here."""
 
 
 def is_plain(superblock: bytes, size: int) -> bool:
-    """Whether a file of this size, from its beginning, says nothing of itself but what the library says by itself."""
+    """Whether a file of this size begins with the library's default superblock."""
     first, last = SUPERBLOCK
     return superblock.startswith(first + size.to_bytes(8, "little") + last) and superblock[ROOT_CACHE] == IS_GROUP
 
 
 class PlainObjects:
-    """The objects of a file that are of this form."""
+    """The objects of a file that have this form."""
 
     def __init__(self, read: Read) -> None:
         self._read, self._heap = read, Heap(read)
-        # What the headers of datasets say, by all their bytes but the address of the data: those of one shape are alike.
+        # Parsed headers of datasets, keyed by all their bytes except the data's address: those of one shape are identical.
         self._forms: dict[bytes, Form] = {}
 
     def at(self, address: int, otherwise: Callable[[], Any]) -> PlainObject | None:
-        """The object with its header at `address`; None where it is of another form.
+        """The object with its header at `address`; None if it has another form.
 
-        otherwise: gives the same by libhdf5.
+        otherwise: returns the same object by libhdf5.
         """
         block = self._read(address, HEAD_BYTES)
         form = self._forms.get(block[:PLACE_AT] + block[PLACE_AT + 8:])
@@ -121,7 +121,7 @@ class PlainObjects:
 
 
 def _messages(read: Read, address: int, block: bytes) -> list[Message]:
-    """All of a header, which says how many there are and begins with `block`."""
+    """All messages of a header, which contains their number and begins with `block`."""
     head = OBJECT_HEADER.at(block)
     if head.version != 1 or head.reserved or head.messages > MAX_MESSAGES or not head.links:
         _other()
@@ -152,7 +152,7 @@ def _messages(read: Read, address: int, block: bytes) -> list[Message]:
 
 
 class PlainObject:
-    """A group, or what a dataset has in common with it. What it can't say itself `otherwise` says."""
+    """A group, or the part that a dataset has in common with it. Whatever it can't answer is left to `otherwise`."""
 
     def __init__(self, kind: str, address: int, attributes: dict[bytes, bytes], heap: Heap, otherwise: Callable[[], Any]) -> None:
         """attributes: their messages by name."""
@@ -160,20 +160,20 @@ class PlainObject:
         self._attributes, self._heap, self._otherwise = attributes, heap, otherwise
 
     def attribute_names(self) -> list[bytes]:
-        return sorted(self._attributes)  # in the order of the names, as libhdf5 has them
+        return sorted(self._attributes)  # in the order of the names, as in libhdf5
 
     def has_attribute(self, name: bytes) -> bool:
         return name in self._attributes
 
     def attribute(self, name: bytes) -> Any:
-        """One that is there."""
+        """An attribute that exists."""
         try:
             return PlainAttribute(self._attributes[name], self._heap)
         except (_OtherFormError, struct.error, IndexError):
             return self._otherwise().attribute(name)
 
     def links(self) -> list[bytes]:
-        """As in LibraryObject, and so are these: the symbol table of a group says it first."""
+        """As in LibraryObject, like the following; the symbol table of the parent group usually answers this first."""
         found: list[bytes] = self._otherwise().links()
         return found
 
@@ -187,7 +187,7 @@ class PlainObject:
 
 
 class Form(NamedTuple):
-    """What a dataset's header says but the address of its data. size: bytes of it."""
+    """The contents of a dataset's header except the address of its data. size: of the data in bytes."""
 
     shape: tuple[int, ...]
     float_type: tuple[str, np.dtype[Any]]
@@ -195,7 +195,7 @@ class Form(NamedTuple):
 
 
 def _form(messages: dict[int, bytes]) -> tuple[Form, int]:
-    """What the messages of a dataset say, and the address of its data."""
+    """The contents of a dataset's messages, and the address of its data."""
     shape, _ = _shape(messages[DATASPACE])
     kind, layout = messages[DATATYPE], messages[DATA_LAYOUT]
     float_type = FLOATS.get(kind[:20]) or _other()
@@ -239,7 +239,7 @@ class PlainDataset(PlainObject):
 
 
 class PlainAttribute:
-    """An attribute of text, of one length or of any, which lies in a global heap; or of nothing, as which Keras writes an empty list."""
+    """A text attribute of fixed or variable length (in a global heap), or an empty one, in which form Keras writes an empty list."""
 
     is_integer = is_null = False
 
@@ -278,14 +278,14 @@ class PlainAttribute:
 
 
 class Heap:
-    """The strings of a file that lie in its global heap."""
+    """The strings in the global heap of a file."""
 
     def __init__(self, read: Read) -> None:
         self._read = read
         self._collections: dict[int, dict[int, bytes]] = {}
 
     def text(self, reference: tuple[int, int, int]) -> bytes:
-        """One, up to its first NUL. Raises IndexError where the reference leads nowhere."""
+        """One string, up to its first NUL. Raises IndexError if the reference is invalid."""
         size, address, number = reference
         if not size and not address:
             return b""
@@ -344,7 +344,7 @@ def _shape(data: bytes) -> tuple[tuple[int, ...], int]:
 
 
 def _is_no_value(fill: bytes) -> bool:
-    """Whether a fill value message is of version 2 and says no value."""
+    """Whether a fill value message has version 2 and contains no value."""
     return fill[0] == 2 and 0 < fill[1] < 4 and fill[2] < 3 and fill[3] < 2 and fill[4:] == b"\0\0\0\0"
 
 

@@ -1,4 +1,4 @@
-"""Where the data of an HDF5 dataset lies, and that it lies there whole, in the file itself, in a form that can be read safely."""
+"""Where the data of an HDF5 dataset is; makes sure that it is complete, in the file itself, and in a form that can be read safely."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def shape_of(dataset: Any) -> tuple[int, ...]:
 
 
 def storage_of(dataset: Any, size: int) -> list[tuple[int, int, bool]]:
-    """(place, bytes, whether they are the values as they stand) of the pieces in which a dataset's data lies in the file.
+    """(offset, size, whether the bytes are the plain values) of the pieces of a dataset's data in the file.
 
-    size: its bytes unpacked. Refuses data that is not in the file, whole and in a form that can be read safely.
+    size: the unpacked size in bytes. Refuses data that is not complete, in the file, and in a form that can be read safely.
     """
     place = dataset.get_offset()  # None unless the data is contiguous, in this file, and not in the object header
     if place is not None and dataset.get_storage_size() == size:
@@ -48,7 +48,7 @@ def storage_of(dataset: Any, size: int) -> list[tuple[int, int, bool]]:
 
 
 def _chunks(dataset: Any, properties: Any, size: int) -> list[tuple[int, int, bool]]:
-    """As `storage_of`, of a dataset in chunks."""
+    """Like `storage_of`, for a chunked dataset."""
     filters = [properties.get_filter(i)[0] for i in range(properties.get_nfilters())]
     for code in filters:
         if code not in (DEFLATE, SHUFFLE, FLETCHER32, LZF):
@@ -96,7 +96,7 @@ def _inflated_size(packed: bytes, limit: int) -> int:
 
 
 def _lzf_size(packed: bytes) -> int:
-    """Length of what LibLZF's format unpacks to: literal runs (control byte below 32) and back references."""
+    """The unpacked length of LZF data: literal runs (control byte below 32) and back references."""
     size = i = 0
     while i < len(packed):
         control = packed[i]

@@ -1,4 +1,4 @@
-"""Layouts of bytes as tables: the names of the fields in a NamedTuple, their sizes in the form of `struct`."""
+"""Binary layouts as tables: a NamedTuple for the names of the fields, a `struct` format for their sizes."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Layout(Generic[Row]):
         self.size = self._form.size
 
     def at(self, data: bytes, offset: int = 0) -> Row:
-        """The structure that begins at `offset`. Raises struct.error where `data` ends before it does."""
+        """The structure at `offset`. Raises struct.error if `data` is too short."""
         return self._row._make(self._form.unpack_from(data, offset))
 
     def rows(self, data: bytes, offset: int, count: int) -> Iterator[Row]:
-        """`count` structures one behind the other. Raises struct.error where `data` ends inside one; fewer where it ends between two."""
+        """`count` consecutive structures. Raises struct.error if `data` ends inside one; returns fewer if it ends between two."""
         return map(self._row._make, self._form.iter_unpack(data[offset: offset + count * self.size]))

@@ -1,7 +1,7 @@
 """NumPy's .npy arrays, version 1.0, little-endian and in row-major order.
 
-Written here because the padding of NumPy's own header differs between its versions, and read here because numpy.load allocates what
-the header declares before it looks at the data. Specification: numpy.lib.format.
+Written here because the header's padding differs between versions of NumPy, and read here because numpy.load allocates what
+the header declares before it reads the data. Specification: numpy.lib.format.
 """
 
 from __future__ import annotations

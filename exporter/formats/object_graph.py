@@ -1,7 +1,7 @@
-"""TensorFlow's object graphs: which object holds which under what name.
+"""TensorFlow's object graphs: which object contains which, under which name.
 
-A checkpoint of TensorFlow 2 holds one (TrackableObjectGraph, trackable_object_graph.proto) under OBJECT_GRAPH, a SavedModel
-another one of the same numbering with what each object is (SavedObjectGraph, saved_object_graph.proto); keras_metadata.pb
+A TensorFlow 2 checkpoint contains one (TrackableObjectGraph, trackable_object_graph.proto) under OBJECT_GRAPH; a SavedModel contains
+another one with the same numbering and the kind of each object (SavedObjectGraph, saved_object_graph.proto); keras_metadata.pb
 adds Keras's JSON by node (saved_metadata.proto). Graphs have cycles: every walk here keeps a set of what it has seen.
 """
 
@@ -26,14 +26,14 @@ METADATA_NODES, METADATA_ID, METADATA_PATH, METADATA_KIND, METADATA_TEXT = 1, 2,
 MAX_DEPTH = 200
 
 VALUE = "VARIABLE_VALUE"
-KERAS_KIND = "_tf_keras_"  # how the kinds of Keras's own objects begin
+KERAS_KIND = "_tf_keras_"  # prefix of the kinds of Keras's own objects
 CONFIG = "OBJECT_CONFIG_JSON"  # written by TensorFlow 1.12 and 1.13
 
-# What Keras adds to each object when it saves: lists of what hangs elsewhere as well, losses, functions.
+# What Keras adds to each object when it saves: lists of objects that are also elsewhere, losses, functions.
 ADMINISTRATIVE = frozenset({"variables", "trainable_variables", "non_trainable_variables", "_all_variables", "regularization_losses",
                             "keras_api", "signatures", "optimizer", "save_counter"})
 
-Way = tuple[tuple[int, ...], tuple[str, ...]]  # the nodes from the root on, and the names of all but the root in the one before
+Way = tuple[tuple[int, ...], tuple[str, ...]]  # the nodes from the root, and each node's name in its predecessor
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class KeptValue:
 
 
 class ObjectGraph:
-    """The nodes of either graph. Methods raise FormatError for damage and for nodes that are not there."""
+    """The nodes of either graph. Methods raise FormatError for damage and for missing nodes."""
 
     def __init__(self, graph: Message) -> None:
         self.where = graph.where
@@ -56,7 +56,7 @@ class ObjectGraph:
         return len(self._nodes)
 
     def children(self, node: int) -> dict[str, int]:
-        """The nodes that this one holds, by their names in it, in the file's order."""
+        """The children of this node by name, in the file's order."""
         found = self._children.get(node)
         if found is None:
             found = {}
@@ -70,11 +70,11 @@ class ObjectGraph:
         return found
 
     def holders(self, name: str) -> list[int]:
-        """The nodes that hold something by this name, reachable or not."""
+        """The nodes that have a child of this name, reachable or not."""
         return [number for number, node in enumerate(self._nodes) if name.encode() in node.data and name in self.children(number)]
 
     def _reference(self, data: bytes) -> tuple[int, str]:
-        """(node, name) of an ObjectReference. Without a Message of its own: there are thousands."""
+        """(node, name) of an ObjectReference. Parsed without a Message object, because there are thousands."""
         found = fields(data)
         child, name = found.get(CHILD_NODE, [0])[-1], found.get(CHILD_NAME, [b""])[-1]
         if not isinstance(child, int) or not isinstance(name, bytes):
@@ -85,10 +85,10 @@ class ObjectGraph:
             raise FormatError("the name of an object is not UTF-8", where=self.where) from None
 
     def walk(self) -> Iterator[Way]:
-        """The way to each node that can be reached from the root, once.
+        """One path to each node that can be reached from the root.
 
-        Depth first, in the file's order; what can be reached through an object's own attributes comes by that way, before what only
-        Keras's lists reach.
+        Depth first, in the file's order; paths through an object's own attributes are preferred to paths through
+        Keras's lists.
         """
         seen: set[int] = set()
         later: list[Way] = [((0,), ())] if self._nodes else []
@@ -113,7 +113,7 @@ class CheckpointGraph(ObjectGraph):
     """A TrackableObjectGraph."""
 
     def stored(self, node: int, attribute: str = VALUE) -> KeptValue | None:
-        """Where the checkpoint keeps this attribute of the node; None where it has none."""
+        """Where the checkpoint stores this attribute of the node; None if there is none."""
         for message in self._nodes[node].messages(NODE_ATTRIBUTES):
             if message.text(ATTRIBUTE_NAME) == attribute:
                 return KeptValue(message.text(ATTRIBUTE_FULL_NAME), message.text(ATTRIBUTE_KEY))
@@ -136,7 +136,7 @@ class SavedGraph(ObjectGraph):
         self._graph = graph
 
     def bound_inputs(self) -> dict[str, list[int]]:
-        """By function, the nodes that its last arguments stand for: variables, and captured tensors of other kinds."""
+        """For each function, the nodes that its last arguments refer to: variables, and other captured tensors."""
         found = {name: function.integers(FUNCTION_BOUND_INPUTS) for name, function in self._graph.map(SAVED_FUNCTIONS).items()}
         for name, nodes in found.items():
             if not all(0 <= node < len(self) for node in nodes):
@@ -152,7 +152,7 @@ class SavedGraph(ObjectGraph):
         return self._nodes[node].message(OBJECT_USER).raw(USER_METADATA)
 
     def reached(self, way: str) -> set[int]:
-        """The nodes that "root.layer-1.cell" may mean: a name may hold dots itself."""
+        """The nodes that "root.layer-1.cell" may refer to: a name may itself contain dots."""
         level, parts = {0: {0}}, way.split(".")
         for end in range(2, min(len(parts), MAX_DEPTH) + 1):
             level[end - 1] = {children[name] for begin in range(1, end) for node in level[begin - 1]
@@ -163,13 +163,13 @@ class SavedGraph(ObjectGraph):
         return OBJECT_VARIABLE in self._nodes[node]
 
     def variable_name(self, node: int) -> str:
-        """The variable's own name, e.g. "bn/gamma"; "" where there is none."""
+        """The variable's own name, e.g. "bn/gamma"; "" if there is none."""
         return self._nodes[node].message(OBJECT_VARIABLE).text(VARIABLE_NAME)
 
 
 def read_metadata(data: bytes, where: str, saved: SavedGraph) -> dict[int, bytes]:
-    """Keras's JSON of each node in keras_metadata.pb (TensorFlow 2.5 and later), which says each object's number, way from the root and
-    kind. Raises FormatError where the object graph says otherwise: then it is not certain what is about which object.
+    """Keras's JSON of each node in keras_metadata.pb (TensorFlow 2.5 and later), which lists each object's number, path from the root and
+    kind. Raises FormatError if the object graph disagrees: then it is uncertain which object each entry describes.
     """
     found: dict[int, bytes] = {}
     for node in Message(data, where).messages(METADATA_NODES):

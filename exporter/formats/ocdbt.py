@@ -1,7 +1,8 @@
 """The arrays of an Orbax checkpoint: zarr arrays in an OCDBT database, read with tensorstore (the extra `orbax`).
 
-Their tree is in the file _METADATA; the name of an array is its keys joined by ".". Specifications: the file formats of OCDBT and zarr3 at
-https://google.github.io/tensorstore/kvstore/ocdbt/ and https://zarr-specs.readthedocs.io; Orbax's own files are known from its source.
+Their tree is in the file _METADATA; the name of an array consists of its keys, joined by ".". Specifications: the file formats of OCDBT
+and zarr3 at https://google.github.io/tensorstore/kvstore/ocdbt/ and https://zarr-specs.readthedocs.io; Orbax's own files are known from
+its source.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 METADATA, MANIFEST = "_METADATA", "manifest.ocdbt"
 MAX_METADATA = 64 * MiB
-MAX_FAR_AWAY = 256 * MiB  # of a checkpoint that is not on this machine: all of it is fetched
+MAX_FAR_AWAY = 256 * MiB  # of a remote checkpoint, which is fetched completely
 MAX_VALUES = 1 << 20  # of one array
 MAX_FILES = 10_000
 FLOATS = ("float16", "bfloat16", "float32", "float64")
@@ -43,7 +44,7 @@ class Arrays:
         said = metadata if isinstance(metadata, dict) else {}
         self._driver = "zarr3" if said.get("use_zarr3") else "zarr"
         self.keys = _keys(said.get("tree_metadata"))
-        # few threads: the reading process has a limit on its memory, of which each thread takes a share
+        # few threads: each takes some of the reading process's limited memory
         self._context = tensorstore.Context({"file_io_concurrency": {"limit": 2}, "data_copy_concurrency": {"limit": 1}})
         base = _on_this_machine(folder) if folder.is_local else self._fetched(folder)
         self._base = {"driver": "ocdbt", "base": base} if said.get("use_ocdbt", True) else base
@@ -67,7 +68,7 @@ class Arrays:
         return np.array(values, np.float32 if dtype == "bfloat16" else values.dtype), dtype
 
     def _fetched(self, folder: Place) -> dict[str, Any]:
-        """A store in memory with the files of a folder that is not on this machine."""
+        """A store in memory with the files of a remote folder."""
         store = self._store.KvStore.open({"driver": "memory"}, context=self._context).result()
         size = 0
         for name, place in _files(folder):
@@ -80,7 +81,7 @@ class Arrays:
 
 
 def _keys(tree: Any) -> list[Keys]:
-    """The keys of each array, outermost first. Raises: FormatError where two would be one array."""
+    """The keys of each array, outermost first. Raises: FormatError if two arrays have the same keys."""
     found: dict[str, Keys] = {}
     for entry in tree.values() if isinstance(tree, dict) else ():
         listed = entry.get("key_metadata") if isinstance(entry, dict) else None

@@ -1,7 +1,7 @@
 """Protocol buffers' wire format (https://protobuf.dev/programming-guides/encoding/), without schemas.
 
-`fields` takes one message apart; `Message` gives its fields by number, taken apart when first asked for. Field numbers
-stand as data beside those who use them. Damage is a FormatError: every length is checked against what is left, varints
+`fields` parses one message; `Message` gives its fields by number and parses them on first use. Field numbers
+are tables in the modules that use them. Damage is a FormatError: every length is checked against the remaining bytes, varints
 have at most 10 bytes, messages nest at most 64 deep, groups (obsolete, used by no TensorFlow message) are refused.
 """
 
@@ -77,8 +77,8 @@ def fields(data: bytes) -> dict[int, list[int | bytes]]:
 
 
 def fields_at(data: bytes, where: str) -> dict[int, list[int | bytes]]:
-    """`fields`, with `where` in its errors."""
-    try:  # as `located` does, whose generator would take as long as the fields of most messages
+    """Like `fields`, with `where` in its errors."""
+    try:  # like `located`, whose generator would take as long as parsing most messages
         return fields(data)
     except FormatError as error:
         raise error.inside(where) from None
@@ -100,7 +100,7 @@ class Message:
 
     @classmethod
     def of(cls, fields: dict[int, list[int | bytes]], where: str) -> Message:
-        """A message of fields that were taken apart before."""
+        """A message of fields that are already parsed."""
         message = cls(b"", where)
         message._fields = fields
         return message
@@ -109,7 +109,7 @@ class Message:
         return number in self._parsed()
 
     def numbers(self) -> list[int]:
-        """The numbers of the fields that are there, in the order in which they first occur."""
+        """The numbers of the present fields, in the order in which they first occur."""
         return list(self._parsed())
 
     def unsigned(self, number: int) -> int:
@@ -152,7 +152,7 @@ class Message:
         return float(self._fixed(number, "<f", 4))
 
     def message(self, number: int) -> Message:
-        """The sub-message, empty where there is none. Several are merged, as protobuf demands; so is what their joined bytes say."""
+        """The sub-message, empty if there is none. Several occurrences are merged, as protobuf requires, by joining their bytes."""
         return Message(b"".join(self.raws(number)), self.where, self._depth + 1)
 
     def messages(self, number: int) -> list[Message]:

@@ -1,7 +1,7 @@
 """The safetensors format: eight bytes with the header's length, the header as JSON, the tensors' bytes.
 
-As strict as the reference reader: no name twice, no hole, no overlap, no byte too many. The package of that name is not used: its NumPy
-side knows no bfloat16, a name that is there twice with the same offsets passes in silence, and its version decides which bytes are written.
+As strict as the reference reader: no duplicate name, no gap, no overlap, no extra byte. The package `safetensors` is not used: its NumPy
+interface does not support bfloat16 and accepts a duplicate name with the same offsets, and the bytes written depend on its version.
 Specification: https://github.com/huggingface/safetensors, README.md "Format" and safetensors/src/tensor.rs.
 """
 
@@ -31,13 +31,13 @@ class Tensor:
 
 
 def header_size(head: bytes) -> int | None:
-    """The length of the header that the file's first nine bytes declare, or None where they are not those of a safetensors file."""
+    """The length of the header that the file's first nine bytes declare, or None if they are not those of a safetensors file."""
     size = int.from_bytes(head[:8], "little")
     return size if head[8:9] == b"{" and size <= MAX_HEADER else None
 
 
 def dump(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
-    """The content of a file. Tensors with larger items come first, so that each is aligned to its items."""
+    """The contents of a file. Tensors with larger items come first, so that each is aligned to its item size."""
     ordered = sorted(tensors.items(), key=lambda pair: -ITEM_SIZES[pair[1].dtype])
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     at = 0
@@ -50,7 +50,7 @@ def dump(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
 
 
 def parse(data: bytes) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """(metadata, tensors by name) of a file's content. Raises FormatError where it breaks the format."""
+    """(metadata, tensors by name) of a file's contents. Raises FormatError if they violate the format."""
     from exporter.formats.strict_json import parse_json
 
     size = header_size(data[:9])

@@ -1,7 +1,7 @@
 """The sorted string table that TensorFlow took from LevelDB (tsl/lib/io/table_format.txt): keys with values in blocks.
 
-Only the blocks asked for are read; each is checked by its CRC before anything in it is believed. Every length is bounded by
-what is left, every key must lie above the one before it.
+Only the required blocks are read; the CRC of each is verified before its contents are used. Every length is bounded by
+the remaining bytes, and every key must be greater than the one before it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FOOTER = 48  # two handles padded with zeros to 40 bytes, then the magic number
 TRAILER = 5  # after each block: one byte of compression, its masked CRC-32C
 NO_COMPRESSION, SNAPPY = 0, 1
 MAX_BLOCK = 256 * MiB
-MAX_KEYS = 32 * MiB  # keys of one block after their shared prefixes are written out: a few hundred bytes can ask for gigabytes
+MAX_KEYS = 32 * MiB  # keys of one block with their shared prefixes expanded: a few hundred bytes can ask for gigabytes
 BLOCKS_KEPT = 8
 
 Entry = tuple[bytes, bytes]
@@ -88,7 +88,7 @@ class Table:
             index, end = _handle(footer, end)
         if end > 40 or any(footer[end:40]):
             raise FormatError("bad footer", where=self.where)
-        self._entries(meta)  # empty in every file that TensorFlow writes; its CRC still tells of damage
+        self._entries(meta)  # empty in every file that TensorFlow writes; its CRC still reveals damage
         blocks = self._entries(index)
         self._last_keys = [key for key, _ in blocks]
         self._handles = [_handle(value, 0)[0] for _, value in blocks]
@@ -138,7 +138,7 @@ def _handle(data: bytes, at: int) -> tuple[Handle, int]:
 
 
 def _parse(block: bytes) -> Iterator[Entry]:
-    """The entries of one block: each key gives how much of the key before it it shares."""
+    """The entries of one block: each key is stored with the length of the prefix that it shares with the previous key."""
     if len(block) < 4:
         raise FormatError("bad block: no terminator")
     end = len(block) - 4 * (1 + int(struct.unpack("<I", block[-4:])[0]))

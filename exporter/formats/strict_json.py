@@ -1,4 +1,4 @@
-"""Strict JSON (RFC 8259): the one door for all JSON that comes from an input."""
+"""Strict JSON (RFC 8259): the only parser for JSON from an input."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import orjson
 from exporter.errors import FormatError, printable
 
 MAX_BYTES = 64 << 20
-MAX_DEPTH = 200  # levels, as docs/format.md has it
+MAX_DEPTH = 200  # levels, as in docs/format.md
 MAX_WRITTEN_DEPTH = 254  # levels that orjson writes
 MAX_NUMBER_LENGTH = 400
 
@@ -37,30 +37,31 @@ def parse_json(text: str | bytes, where: str, limit: int = MAX_BYTES, most: int 
     if _holds_long_number(data):
         raise FormatError(f"expected numbers of at most {MAX_NUMBER_LENGTH} characters in the JSON, got a longer one", where=where)
     try:
-        value = orjson.loads(data)  # its own limit of 1024 levels keeps it from running out of stack
+        value = orjson.loads(data)  # its own limit of 1024 levels prevents a stack overflow
     except orjson.JSONDecodeError as error:
         if error.msg.startswith("depth limit"):
             raise _too_deep(where) from None
         raise FormatError(f"this is not strict JSON: {error}", where=where) from None
     try:
         strings = _quotes(orjson.dumps(_buried(value, MAX_WRITTEN_DEPTH - MAX_DEPTH)))
-    except orjson.JSONEncodeError:  # nothing else that comes from `loads` cannot be written
+    except orjson.JSONEncodeError:  # nothing else from `loads` can fail to be written
         raise _too_deep(where) from None
-    if strings != _quotes(data):  # of an object that repeats a key, the first is lost with its value
+    if strings != _quotes(data):  # if an object repeats a key, the first one is lost with its value
         raise FormatError(f"the key {_repeated_key(data)} occurs more than once in one JSON object", where=where,
                           hint="Keras never writes a key twice, and it is unknown which of the two is valid")
     return value
 
 
 def _buried(value: Any, levels: int) -> Any:
-    """`value` inside so many lists: what is left to it of the levels that orjson writes are those that are allowed."""
+    """`value` inside so many lists that the remaining levels that orjson writes are exactly the allowed ones."""
     for _ in range(levels):
         value = [value]
     return value
 
 
 def _holds_long_number(data: bytes) -> bool:
-    """Whether a number has over MAX_NUMBER_LENGTH characters; eight in a row of every fiftieth character show that one may be there."""
+    """Whether a number has more than MAX_NUMBER_LENGTH characters; eight consecutive digits in every fiftieth character show that one may
+    exist."""
     return _NUMERIC.search(data[::MAX_NUMBER_LENGTH // 8]) is not None and _LONG_NUMBER.search(_without_strings(data)) is not None
 
 
@@ -70,12 +71,12 @@ def _quotes(data: bytes) -> int:
 
 
 def _without_strings(data: bytes) -> bytes:
-    """`data` without its strings' contents."""
+    """`data` without the contents of its strings."""
     return b"".join(_unescaped(data).split(b'"')[::2])
 
 
 def _unescaped(data: bytes) -> bytes:
-    """`data` with no quotation mark inside a string; exact for valid JSON, where backslashes stand in strings only."""
+    """`data` with no quotation mark inside a string; exact for valid JSON, in which backslashes occur only in strings."""
     return data.replace(rb"\\", b"").replace(rb"\"", b"") if b"\\" in data else data
 
 

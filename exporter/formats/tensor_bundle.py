@@ -1,11 +1,11 @@
 """TensorFlow checkpoints: tensors by name, in both forms that TensorFlow wrote.
 
 V2, a TensorBundle (tensorflow/core/util/tensor_bundle): PREFIX.index is a table of names with the place of each tensor in
-PREFIX.data-XXXXX-of-XXXXX. V1 (tensorflow/core/util/tensor_slice_writer.h): one table, or several shards, that holds the
-tensors themselves. In both a partitioned variable is stored as slices under keys of their own.
+PREFIX.data-XXXXX-of-XXXXX. V1 (tensorflow/core/util/tensor_slice_writer.h): one table, or several shards, that contain the
+tensors themselves. In both, a partitioned variable is stored as slices under separate keys.
 
-Only the tensors that are asked for are read. Sizes are checked in Python's unbounded integers against shape, type and file
-before a byte is read, and CRCs where the format has them.
+Only the requested tensors are read. Sizes are checked in Python's unbounded integers against shape, type and file
+before anything is read, and CRCs are verified if the format has them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 MAX_SHARDS = 10_000
 MAX_OPEN = 64
 MAX_DIMENSIONS = 254  # TensorShape::MaxDimensions
-MAX_TENSOR = 64 * MiB  # of what is read: batch norm parameters and object graphs, never kernels
+MAX_TENSOR = 64 * MiB  # of a tensor that is read: batch norm parameters and object graphs, never kernels
 
 # Field numbers of tensor_bundle.proto, tensor_shape.proto, tensor_slice.proto, saved_tensor_slice.proto and tensor.proto.
 HEADER_SHARDS, HEADER_ENDIANNESS, HEADER_VERSION = 1, 2, 3
@@ -70,10 +70,10 @@ class Checkpoint(Protocol):
     def __contains__(self, name: str) -> bool: ...
 
     def names(self) -> list[str]:
-        """The names of all tensors, sorted. Of a V2 checkpoint this reads the whole index."""
+        """The names of all tensors, sorted. For a V2 checkpoint this reads the whole index."""
 
     def info(self, name: str) -> TensorInfo:
-        """Type and shape; FormatError where there is no such tensor."""
+        """Type and shape; FormatError if there is no such tensor."""
 
     def read(self, name: str) -> NDArray[Any]:
         """A floating tensor: float16, float32 or float64; bfloat16 as float32 (exact)."""
@@ -82,7 +82,7 @@ class Checkpoint(Protocol):
 def open_checkpoint(place: Place) -> TensorBundle | TensorSlices:
     """The checkpoint whose table is `place`: a .index file, a V1 file, or one shard of a V1 checkpoint (its others are found).
 
-    Raises FormatError where it is neither, is damaged, or a shard is missing.
+    Raises FormatError if it is neither, is damaged, or a shard is missing.
     """
     with contextlib.ExitStack() as stack:
         table = stack.enter_context(Table(place))
@@ -98,7 +98,7 @@ def open_checkpoint(place: Place) -> TensorBundle | TensorSlices:
 
 
 class _Open:
-    """What both forms have in common: they close their files, and put slices together."""
+    """The common part of both forms: closing files, and joining slices."""
 
     def __init__(self, place: Place, table: Table, stack: contextlib.ExitStack) -> None:
         self.where, self._place, self._table, self._stack = place.name, place, table, stack
@@ -166,7 +166,7 @@ class TensorBundle(_Open):
             raise FormatError("big-endian checkpoints are not supported", where=self.where)
         if not 0 < shards <= MAX_SHARDS:
             raise FormatError(f"expected 1 to {MAX_SHARDS} data shards, got {shards}", where=self.where)
-        if header.message(HEADER_VERSION).integer(2) > 1:  # VersionDef.min_consumer; TensorFlow's own is 1 to this day
+        if header.message(HEADER_VERSION).integer(2) > 1:  # VersionDef.min_consumer; TensorFlow still writes 1
             raise FormatError("the index requires a version of TensorFlow that does not exist yet", where=self.where)
         self._shards = shards
         self._files: dict[int, tuple[InputFile, int, str]] = {}
@@ -368,7 +368,7 @@ def _extents(message: Message) -> Extents:
 
 
 def _lengths(extents: Extents, shape: Sequence[int]) -> Extents:
-    """The extents with every length written out; they must lie inside `shape`."""
+    """The extents with every length filled in; they must be inside `shape`."""
     if len(extents) != len(shape):
         raise FormatError("has a slice of another rank")
     spans = tuple((start, full if length == WHOLE_DIMENSION else length) for (start, length), full in zip(extents, shape, strict=True))

@@ -1,4 +1,4 @@
-"""The element types of TensorFlow (tensorflow/core/framework/types.proto), once for checkpoints and graphs."""
+"""The element types of TensorFlow (tensorflow/core/framework/types.proto), for checkpoints and graphs."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ Kind = Literal["float", "integer", "boolean", "other"]
 class DType(NamedTuple):
     """One element type.
 
-    number: in types.proto. name: as NumPy or TensorFlow calls it. kind: what its elements are; only those of "other" cannot be read.
+    number: in types.proto. name: in NumPy or TensorFlow. kind: of its elements; only "other" cannot be read.
     numpy:  the NumPy type of the stored bytes, which are little-endian; bfloat16 is stored as its 16 bits.
-    field:  of TensorProto (tensor.proto), that holds the values one by one.
+    field:  of TensorProto (tensor.proto), which contains the values one by one.
     """
 
     number: int

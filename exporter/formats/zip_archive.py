@@ -1,7 +1,8 @@
-"""Zip archives, read only and in place: stored members are windows on the archive, nothing is ever unpacked to disk.
+"""Zip archives, read only and in place: stored members are views of the archive; nothing is ever unpacked to disk.
 
-Stricter than `zipfile`, which takes the last of two members of one name, bytes before the archive and local headers that contradict
-its directory: a file that two readers understand differently is refused.
+Stricter than `zipfile`, which accepts two members of one name (and uses the last), bytes before the archive, and local headers that
+contradict
+the directory: a file that two readers understand differently is refused.
 
 Specification: APPNOTE 6.3.10, https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT (section numbers below).
 """
@@ -26,16 +27,16 @@ MAGIC = (b"PK\3\4", b"PK\5\6")  # a first member, or an archive without any
 MAX_MEMBERS = 10_000
 MAX_DIRECTORY = 4 * MiB
 MAX_TEXT = 64 * MiB
-MAX_INFLATED = 256 * MiB  # of a deflated member, which is held in memory; over 64 MiB it may be 100 times its packed size
+MAX_INFLATED = 256 * MiB  # of a deflated member, which is kept in memory; above 64 MiB, at most 100 times its packed size
 MAX_RATIO = 100
-# A stored member up to this size is read once to check its CRC-32 (3 ms). A larger one is not: only the parts that are used are
-# ever read, so that the cost stays that of the batch norms and not of the model. An .h5 file has no checksum at all.
+# A stored member up to this size is read once to check its CRC-32 (3 ms). Of a larger one, only the parts that are used are
+# read, so that the cost depends on the batch norms and not on the model. An .h5 file has no checksum at all.
 MAX_CHECKED = 16 * MiB
 MAX_CHECKED_FAR_AWAY = MiB // 2  # of a remote file, of which only ranges are fetched
 
 STORED, DEFLATED = 0, 8
 ENCRYPTED = 0x2041  # flags (4.4.4): encrypted, strongly encrypted, its directory encrypted
-NUMBERS_BEHIND = 8  # flag: CRC-32 and sizes stand after the data, and zeros in the local header
+NUMBERS_BEHIND = 8  # flag: CRC-32 and sizes follow the data, and the local header contains zeros
 CUT_SHORT = "the zip archive is cut short: the central directory at its end is missing"
 AGAIN = "copy or download the file again"
 
@@ -90,7 +91,7 @@ class EndRecord(NamedTuple):
 
 
 class EndRecord64(NamedTuple):
-    """The same with wide numbers (4.3.14)."""
+    """The zip64 version with wider numbers (4.3.14)."""
 
     signature: bytes
     record_size: int
@@ -105,7 +106,7 @@ class EndRecord64(NamedTuple):
 
 
 class Locator64(NamedTuple):
-    """Between the two, where the first is (4.3.15)."""
+    """Between the two: the location of the zip64 record (4.3.15)."""
 
     signature: bytes
     disk: int
@@ -139,16 +140,16 @@ class Member:
 
     @property
     def is_unsafe(self) -> bool:
-        """Whether unpacking it could write outside the folder: worth a warning, though nothing here is unpacked."""
+        """Whether unpacking it could write outside the folder: worth a warning, although nothing is unpacked here."""
         pieces = self.name.replace("\\", "/").split("/")
         special = not self.is_regular and not self.name.endswith("/")
         return special or ".." in pieces or pieces[0] == "" or ":" in pieces[0]
 
 
 class Archive:
-    """The members of a zip archive. The file stays the caller's to close.
+    """The members of a zip archive. The caller has to close the file.
 
-    Raises FormatError where the archive is damaged, cut short or ambiguous.
+    Raises FormatError if the archive is damaged, cut short or ambiguous.
     """
 
     def __init__(self, file: InputFile) -> None:
@@ -164,7 +165,7 @@ class Archive:
         self._offsets = sorted(member.offset for member in self.members)
 
     def warnings(self) -> list[str]:
-        """A sentence about each member that no sound model archive contains. They are ignored."""
+        """A warning for each member that no valid model archive contains. They are ignored."""
         return [f"the archive's member {printable(member.name, 80)!r} has an unsafe name or is a link; it is ignored"
                 for member in self.members if member.is_unsafe]
 
@@ -172,7 +173,7 @@ class Archive:
         return name in self._named
 
     def read(self, name: str, limit: int = MAX_TEXT) -> bytes:
-        """All bytes of a member, checked against its CRC-32; an error where it has more than `limit`."""
+        """All bytes of a member, checked against its CRC-32; an error if it has more than `limit`."""
         member = self.member(name)
         if member.size > limit:
             raise FormatError(f"expected at most {limit} bytes in this member, got {member.size}", where=name)
@@ -194,7 +195,7 @@ class Archive:
         return cast(InputFile, Window(self._file, start, member.size))
 
     def head(self, name: str, count: int) -> bytes:
-        """The first bytes of a member, of which no more is read or inflated: they are not checked against its CRC-32."""
+        """The first bytes of a member; no more is read or inflated, so its CRC-32 is not checked."""
         member = self.member(name)
         self._file.seek(self._data_of(member))
         if member.method == STORED:
@@ -230,7 +231,7 @@ class Archive:
         return FormatError(f"{name} is missing from the archive", where=name)
 
     def _data_of(self, member: Member) -> int:
-        """Where a member's data starts, after its local header (4.3.7) was compared with the directory."""
+        """Where a member's data starts, after comparing its local header (4.3.7) with the directory."""
         after = bisect.bisect_right(self._offsets, member.offset)
         end = self._offsets[after] if after < len(self._offsets) else self._start
         if after > 1 and self._offsets[after - 2] == member.offset:
@@ -269,7 +270,7 @@ class Archive:
 
 
 class Window(Seeking, io.RawIOBase):
-    """A part of a file as a file of its own."""
+    """A part of a file as a separate file."""
 
     def __init__(self, file: InputFile, start: int, size: int) -> None:
         self._file, self._start, self._size = file, start, size
@@ -365,7 +366,7 @@ def _directory(data: bytes, count: int) -> list[Member]:
 
 
 def _wide(extra: bytes, size: int, packed_size: int, offset: int, name: str) -> tuple[int, int, int]:
-    """The three numbers, each taken from the zip64 extra field (4.5.3) where it does not fit 32 bits."""
+    """The three numbers, each taken from the zip64 extra field (4.5.3) if it does not fit 32 bits."""
     values = [size, packed_size, offset]
     narrow = [i for i, value in enumerate(values) if value == 0xFFFFFFFF]
     at = 0

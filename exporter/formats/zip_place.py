@@ -1,4 +1,4 @@
-"""Files and folders inside a zip archive, as places: a source reads them where they are, nothing is unpacked to disk."""
+"""Files and folders inside a zip archive, as places: sources read them in place; nothing is unpacked to disk."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from exporter.files.input_file import InputFile, MemoryFile
 from exporter.files.place import Place, check_parts
 from exporter.formats.zip_archive import MAX_INFLATED, STORED, Archive, Window
 
-MAX_DEPTH = 16  # folders inside each other; what lies deeper is ignored
+MAX_DEPTH = 16  # nested folders; anything deeper is ignored
 
 
 class ZipPlace(Place):
@@ -46,12 +46,12 @@ class ZipPlace(Place):
 
     def open(self) -> InputFile:
         if not self.is_file():
-            self.size()  # says so where there is nothing
+            self.size()  # raises if there is nothing
             raise FormatError("expected a file, got a folder", where=self.name)
         return self._content.open(self._path)
 
     def head(self, count: int = 512) -> bytes:
-        """The first bytes, without the rest: they are not checked against the member's CRC-32."""
+        """The first bytes only, so the member's CRC-32 is not checked."""
         return self._content.archive.head(self._path, count) if self.is_file() else b""
 
     def child(self, *parts: str) -> Place:
@@ -75,7 +75,7 @@ class ZipPlace(Place):
 
 
 class Content:
-    """What an archive contains. The file stays the caller's to close, after the last of the places."""
+    """The contents of an archive. The caller has to close the file, after the last use of the places."""
 
     def __init__(self, place: Place, file: InputFile) -> None:
         self.place, self.archive = place, Archive(file)
@@ -96,7 +96,7 @@ class Content:
             name = above
 
     def open(self, name: str) -> InputFile:
-        """A member as a file of its own; what was inflated is kept, and limited in all."""
+        """A member as a separate file; inflated data is kept, and its total is limited."""
         member = self.archive.member(name)
         if name not in self.opened:
             if member.method != STORED and self._inflated + member.size > MAX_INFLATED:

@@ -1,4 +1,4 @@
-"""Zip archives, written: stored members, fixed dates and attributes, so that equal contents give equal bytes on every machine.
+"""Writes zip archives: stored members, fixed dates and attributes, so that equal contents give equal bytes on every machine.
 
 Nothing is deflated: zlib's output differs between its versions and forks. Specification: APPNOTE 6.3.10, as in zip_archive.
 """
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from exporter.errors import OutputError, printable
 
-FIRST_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that the format can say (4.4.6)
+FIRST_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest date that the format allows (4.4.6)
 UNIX, REGULAR = 3, 0o100644
 MAX_NAME_LENGTH = 0xFFFF
 
@@ -19,7 +19,7 @@ MAX_NAME_LENGTH = 0xFFFF
 def stored_zip(members: Iterable[tuple[str, bytes]]) -> bytes:
     """A zip archive of (name, content) pairs in their order.
 
-    Raises: OutputError for a name that a zip archive cannot hold as it is.
+    Raises: OutputError for a name that a zip archive cannot contain unchanged.
     """
     target = io.BytesIO()
     with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
