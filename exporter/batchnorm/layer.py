@@ -47,7 +47,7 @@ class BatchNorm(Parameters):
     dtype:            "float16", "bfloat16", "float32" or "float64": the type that the parameters are stored in.
     epsilon:          number added to the variance, under the square root.
     momentum:         of the moving average in training (Keras's convention), or None; not used in inference.
-    gamma, beta:      arrays of `shape` in `dtype` (bfloat16: float32 arrays of bfloat16 values), or None where the
+    gamma, beta:      arrays of `shape` in `dtype` (bfloat16: float32 arrays of bfloat16 values), or None if the
                       layer has no such parameter (scale=False, center=False).
     moving_mean, moving_variance:  arrays of `shape` in `dtype`.
     called_in_training: the model calls the layer with training=True, so it may normalize by the statistics of the batch.

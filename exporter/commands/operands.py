@@ -38,7 +38,7 @@ def check_one_standard_input(*words: str | None) -> None:
 
 
 def binary_output() -> Any:
-    """Standard output for bytes that are no text. Raises UsageError where a terminal would show them."""
+    """Standard output for bytes that are no text. Raises UsageError if a terminal would show them."""
     if sys.stdout.isatty():
         raise UsageError("standard output is a terminal, which binary data is not written to",
                          hint="redirect it to a file or another program: ... - > FILE")

@@ -18,7 +18,7 @@ ERASE = "\r\x1b[K"  # takes a progress bar away: the one control sequence that i
 
 @contextlib.contextmanager
 def guarded() -> Iterator[None]:
-    """Standard output that tells an OutputError where it cannot be written, and escapes what its encoding lacks; standard error whose
+    """Standard output that tells an OutputError if it cannot be written, and escapes what its encoding lacks; standard error whose
     failures cost nothing but the message."""
     _occupy()
     given, given_error = sys.stdout, sys.stderr

@@ -37,7 +37,7 @@ class Given:
 def of_numbers(given: Mapping[str, Numbers], epsilon: float | None) -> Given:
     """A layer of what was typed: gamma, beta, mean, variance, of which any may be missing, and epsilon.
 
-    Raises: UsageError where they have different lengths.
+    Raises: UsageError if they have different lengths.
     """
     flat = {ROLES[name]: numbers.reshape((-1,)) for name, numbers in given.items()}
     channels = max(numbers.values.size for numbers in flat.values())

@@ -25,7 +25,7 @@ class Diagnosis:
     """What `diagnose` found.
 
     verdict:       "same" or "differs".
-    layer:         path of the layer; "" where it was not given and none was found.   channel: likewise, for numbers of one channel.
+    layer:         path of the layer; "" if it was not given and none was found.   channel: likewise, for numbers of one channel.
     explanations:  those within the error bound, the likeliest first; several: the data cannot tell them apart.
     compared, differing:  numbers.
     worst:         {"index", "channel", "input", "yours", "right", "times_the_bound"} of the number that is furthest off.

@@ -21,7 +21,7 @@ class Carried:
     """An array of the other form.
 
     right:    whether it is the layer's.       rounding: the type in which it is equal, where it is not so bit for bit.
-    code:     of the mistake.                  words: what it is instead, after "is"; "" where that is not known.
+    code:     of the mistake.                  words: what it is instead, after "is"; "" if that is not known.
     """
 
     name: str

@@ -51,7 +51,7 @@ def _cases(one: Evidence, *, mistakes: bool, pairs: bool) -> Iterator[Case]:
 
 
 def said(evidence: Sequence[Evidence], *, mistakes: bool, pairs: bool = False) -> str:
-    """The chance in words, or "" where there is hardly any."""
+    """The chance in words, or "" if there is hardly any."""
     with np.errstate(all="ignore"):
         count, tried = expected(evidence, mistakes=mistakes, pairs=pairs)
     if count < WORTH_SAYING:

@@ -136,7 +136,7 @@ def channels_of(layer: BatchNorm, which: NDArray[np.intp]) -> BatchNorm:
 
 
 def axes_for(layer: BatchNorm, shape: tuple[int, ...], axis: int | None) -> tuple[int, ...] | None:
-    """The axes of an input of this shape that the layer's dimensions run along, or None where none fit.
+    """The axes of an input of this shape that the layer's dimensions run along, or None if none fit.
 
     The layer's own where they fit; else the last, else axis 1, else any that has the layer's length.
     """
@@ -158,7 +158,7 @@ def axes_for(layer: BatchNorm, shape: tuple[int, ...], axis: int | None) -> tupl
 def gather(layer: BatchNorm, x: Numbers, theirs: Numbers, *, axis: int | None = None, channel: int | None = None,
            others: Sequence[BatchNorm] = (), dtype: str | None = None, shared: dict[Any, Rows] | None = None,
            slack: Mapping[str, NDArray[np.float64]] | None = None) -> Evidence | None:
-    """The evidence for one layer, or None where the input does not fit it.
+    """The evidence for one layer, or None if the input does not fit it.
 
     Numbers that are fewer than the layer's channels may belong to one of its channels (`channel`, or any).
     slack:  half units of the last digits of printed parameters, by their names.
@@ -235,7 +235,7 @@ def _printed(numbers: Numbers, axes: tuple[int, ...]) -> Array:
 def aligned(x: Numbers, theirs: Numbers) -> tuple[Numbers, str]:
     """`theirs` in x's shape, and what was done for that.
 
-    Raises: UsageError where the shapes have nothing to do with each other.
+    Raises: UsageError if the shapes have nothing to do with each other.
     """
     shape, other = x.values.shape, theirs.values.shape
     if shape == other:

@@ -22,7 +22,7 @@ class Mistake:
 
     code, name: stable.  line: the wrong code as people write it; NumPy, with one channel's numbers in gamma, beta, mean,
     variance, epsilon and the input in x.  why: why the numbers differ.  instead: what to do.  seen: where it was seen in public.
-    wrong:      the variants of the mistake as changed cases; None where only the data can tell (a permutation, an epsilon).
+    wrong:      the variants of the mistake as changed cases; None if only the data can tell (a permutation, an epsilon).
     example:    with `wrong` None, samples of the mistake for test vectors.
     alone:      not tried in pairs with other mistakes.
     """

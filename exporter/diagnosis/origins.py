@@ -90,7 +90,7 @@ class Index:
 
 
 def origins(seen: Sight, name: str, path: str, index: Index) -> list[Origin]:
-    """All that the array `name` of the other form may be, the plainest first; empty where it is nothing that is known."""
+    """All that the array `name` of the other form may be, the plainest first; empty if it is nothing that is known."""
     got = seen.theirs[name]
     found = [Origin("", "array", other, f"the layer's {other}") for other, values in seen.mine.items()
              if other != name and seen.same(got, values) and np.ptp(values) > 0]
@@ -199,7 +199,7 @@ def _rounded(seen: Sight, name: str) -> Iterator[Origin]:
 
 
 def order_of(seen: Sight, wrong: Sequence[str], shape: tuple[int, ...]) -> str | None:
-    """The order of channels, in words, in which all of the wrong arrays are those of the layer; None where there is none."""
+    """The order of channels, in words, in which all of the wrong arrays are those of the layer; None if there is none."""
     mine = np.stack([round_to(seen.mine[name], seen.dtype) for name in wrong])
     theirs = np.stack([round_to(seen.theirs[name], seen.dtype) for name in wrong])
     if mine.shape != theirs.shape or mine.shape[1] < 2:

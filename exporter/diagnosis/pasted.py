@@ -28,7 +28,7 @@ FILE = re.compile(r"\.(?:npy|npz|csv|json|txt)(?::\w+)?$")
 
 
 def plain(text: str) -> str:
-    """The numbers of a print-out, with their brackets. Raises: UsageError where it leaves some out, or has commas for decimal points."""
+    """The numbers of a print-out, with their brackets. Raises: UsageError if it leaves some out, or has commas for decimal points."""
     text = FRAMES.sub(" ", text)
     if not re.search(r"[A-DF-Za-df-z<]|\.\.\.|…", text.replace("inf", "").replace("nan", "")):
         check_commas(text)

@@ -23,7 +23,7 @@ class Difference:
     """One difference of a layer.
 
     path:  the layer.   what: "epsilon", "gamma", ..., or "missing" (only in the first), "added" (only in the second).
-    code, says: the mistake that it is, and what the other's array is; "" where that is not known.
+    code, says: the mistake that it is, and what the other's array is; "" if that is not known.
     mine, theirs: the values, of a parameter those of the worst channel.
     channels, of: how many channels of a parameter differ.   ulp: the largest distance in units of the last place, at `channel`.
     """

@@ -24,7 +24,7 @@ MIN_LIMITS = 2  # numbers that limit epsilon on both sides; a single one fits so
 
 def solve_epsilon(case: Case, theirs: Array, tolerance: Callable[[Case], Array], *,
                   outside: bool) -> tuple[float, float, float, bool] | None:
-    """(epsilon, lowest, highest, whether several numbers agree on it), the same for all channels, or None where none fits.
+    """(epsilon, lowest, highest, whether several numbers agree on it), the same for all channels, or None if none fits.
 
     Each number says between which values the divisor lies: |gamma * (x - mean)| / (|theirs - beta| ± tolerance). The intervals
     that follow for epsilon are intersected.

@@ -153,4 +153,4 @@ def _opened_by_library(file: InputFile, path: str | None) -> Any:
     except (OSError, OverflowError, RuntimeError, ValueError) as error:
         raise FormatError(f"HDF5 cannot open this file: {reason(error)}", hint="the file is damaged; copy or download it again") from None
     finally:
-        access.close()  # a file that an error's traceback keeps alive crashes the interpreter at exit
+        access.close()  # a file kept alive by a traceback crashes the interpreter at exit

@@ -1,13 +1,13 @@
-"""How a model calls its layers, from what a config keeps of each call, and what that says of the layers inside.
+"""How a model calls its layers, from the calls that a config records, and what that implies for the layers inside.
 
     Keras 1      [[["conv", 0, 0]]]                                   no arguments
     Keras 2      [[["conv", 0, 0, {"training": 1}]]]                  tf.keras, tf_keras and TensorFlow.js likewise
     Keras 3      [{"args": [tensor], "kwargs": {"training": true}}]
 
 A call with training=True normalizes by the statistics of the batch. Measured with Keras 2.2.5, tf_keras 2.21 and Keras 3.15: up to
-Keras 2 predict() obeys the call; Keras 3's predict() overrides it, and only model(x) and export() obey. An argument that is left out or
-null is inherited from the call of the model or wrapper around the layer. One that is given wins over that up to Keras 2; in Keras 3 the
-outer one wins.
+Keras 2 predict() obeys the call; Keras 3's predict() overrides it, and only model(x) and export() obey. An argument that is omitted or
+null is inherited from the call of the model or wrapper around the layer. Up to Keras 2 a given argument has priority; in Keras 3 the
+outer one has.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What the models and wrappers around a layer, and its own calls, do to it.
+    """The effect of the models and wrappers around a layer, and of its own calls.
 
-    training:   True where one of the calls has training=True, False where all have training=False, None where none says anything.
-    is_keras_3: whether it is Keras 3 that says so.
-    added_axes: how many axes of the model's tensor the layer itself does not see, because wrappers go over them.
-    notes:      sentences about what wrappers do to it.
+    training:   True if one of the calls has training=True, False if all have training=False, None if none specifies it.
+    is_keras_3: whether the config that specifies it is Keras 3's.
+    added_axes: the number of axes of the model's tensor that wrappers iterate over, so that the layer itself does not have them.
+    notes:      sentences about the effect of wrappers on it.
     """
 
     training: bool | None = None
@@ -33,7 +33,7 @@ class Surroundings:
     notes: tuple[str, ...] = ()
 
     def called(self, entry: dict[str, Any]) -> Surroundings:
-        """The surroundings with what the calls of a layer's entry add, which count for the layer and all that lies in it."""
+        """The surroundings, extended by the calls in a layer's entry, which apply to the layer and everything in it."""
         calls = calls_of(entry)
         said = [_training(call) for call in calls]
         if not said or set(said) == {None}:
@@ -49,7 +49,8 @@ class Surroundings:
         return dataclasses.replace(self, notes=(*self.notes, note)) if note else self
 
     def inside(self, class_name: str, role: str) -> Surroundings:
-        """The surroundings of what a wrapper of this class holds under this key of its config; "" for a model, which adds nothing."""
+        """The surroundings of the layer that a wrapper of this class has under this key of its config; "" for a model, which adds
+        nothing."""
         goes_over_time = class_name == "TimeDistributed" or (role in ("cell", "cells") and class_name != "StackedRNNCells")
         return dataclasses.replace(self, added_axes=self.added_axes + 1) if goes_over_time else self
 
@@ -58,12 +59,12 @@ NOTHING_AROUND = Surroundings()
 
 
 def input_tensors(entry: dict[str, Any]) -> list[dict[str, Any]]:
-    """The configs of the tensors that go into a layer's first call, of Keras 3."""
+    """The configs of the input tensors of a layer's first call (Keras 3)."""
     return list(_tensors(call)) if isinstance(call := _first(entry), (dict, list)) else []
 
 
 def input_names(entry: dict[str, Any], tensors: Sequence[dict[str, Any]]) -> tuple[str, ...]:
-    """The layers beside it that feed a layer's first call; tensors: see input_tensors."""
+    """The sibling layers that feed a layer's first call; tensors: see input_tensors."""
     call = _first(entry)
     if isinstance(call, dict):
         histories = [tensor.get("keras_history") for tensor in tensors]
@@ -73,7 +74,7 @@ def input_names(entry: dict[str, Any], tensors: Sequence[dict[str, Any]]) -> tup
 
 
 def references(value: Any) -> Iterator[tuple[str, int, int]]:
-    """(layer, number of its call, number of the tensor) of each tensor that a call reads, or that a model takes or gives."""
+    """(layer, number of its call, number of the tensor) of each tensor that a call reads, or that is an input or output of a model."""
     if isinstance(value, dict):
         config = value.get("config")
         if value.get("class_name") == "__keras_tensor__" and isinstance(config, dict):
@@ -91,7 +92,7 @@ def references(value: Any) -> Iterator[tuple[str, int, int]]:
 
 
 def calls_of(entry: dict[str, Any]) -> list[Any]:
-    """The calls of a layer in the model that holds it, as its entry has them."""
+    """The calls of a layer in the model that contains it, from its entry."""
     calls = entry.get("inbound_nodes")
     return calls if isinstance(calls, list) else []
 
@@ -114,13 +115,14 @@ def _is_keras_3(call: Any) -> bool:
 
 
 def _training(call: Any) -> bool | None:
-    """What a call says of training. All but false, 0 and null counts as true, a tensor that may be it at run time, too."""
+    """The `training` argument of a call. Everything except false, 0 and null counts as true, including a tensor, which may be true at run
+    time."""
     said = [value for value in _arguments(call, "training") if value is not None]
     return any(value is not False and value not in (0, "False") for value in said) if said else None
 
 
 def _arguments(call: Any, name: str) -> Iterator[Any]:
-    """The values of an argument of a call, which Keras 2 keeps beside each tensor that goes in."""
+    """The values of an argument of a call, which Keras 2 stores with each input tensor."""
     if _is_keras_3(call):
         yield call["kwargs"].get(name)
     elif isinstance(call, list) and len(call) > 3 and isinstance(call[0], str) and isinstance(call[3], dict):

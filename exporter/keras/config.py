@@ -1,11 +1,11 @@
-"""The JSON of a model, of every Keras: a tree of its layers in the order in which the model contains and saves them.
+"""The JSON of a model, of every Keras version: a tree of its layers in the order in which the model contains and saves them.
 
     0.3       {"name": "Sequential", "layers": [{"name": "Dense", "custom_name": ...}]}, {"name": "Graph", "nodes": {...}}
     1.0-2.1   {"class_name": "Sequential", "config": [layer, ...]}
     2.2 on    {"class_name": "Sequential", "config": {"name": ..., "layers": [layer, ...]}}
     3         the same with module, registered_name and build_config
 
-Nothing of a config is imported or called; what is no layer of a known form is just data.
+Nothing in a config is imported or called; whatever is not a layer of a known form is just data.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from exporter.keras.places import with_ids_inside, with_places
 MAX_LAYERS = 100_000
 HOW_TO_GIVE_ONE = "an architecture is the JSON of model.to_json() or get_config(), or a whole model of model.save(); YAML is not read"
 
-# Where a config contains objects that are not layers, or a second description of layers that are listed already.
+# Keys with objects that are not layers, or with a second description of listed layers.
 _NO_LAYERS = frozenset(("dtype", "input_layers", "output_layers", "inbound_nodes", "build_config", "compile_config", "training_config",
                         "optimizer"))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class NormFields:
-    """What a batch norm's config says; None: the key is missing.
+    """The contents of a batch norm's config; None: the key is missing.
 
     axis:  as written, a number as a tuple of one. dtype: name of the dtype or of the policy.
-    ndim:  rank of the input with its batch axis, where the entry itself tells it.
-    mode:  of Keras 0.3 to 1.2; 0 elsewhere. renorm, virtual_batch_size, synchronized: False, None, False where unused.
+    ndim:  rank of the input with its batch axis, if the entry itself contains it.
+    mode:  of Keras 0.3 to 1.2; 0 elsewhere. renorm, virtual_batch_size, synchronized: False, None, False if unused.
     """
 
     axis: tuple[int, ...] | None
@@ -58,7 +58,7 @@ class NormFields:
 def parse_config(text: str | bytes, where: str) -> Node:
     """The tree of a model's JSON, e.g. of the attribute model_config, of to_json() or of config.json.
 
-    Raises: FormatError for text that is not strict JSON or holds no model.
+    Raises: FormatError for text that is not strict JSON or contains no model.
     """
     from exporter.formats.strict_json import parse_json
 
@@ -77,7 +77,7 @@ def model_tree(value: Any, where: str) -> Node:
 
 
 class _Counter:
-    """Where the config lies, and how many layers it may still hold."""
+    """The place of the config, and how many more layers it may contain."""
 
     def __init__(self, where: str) -> None:
         self.where, self.left = where, MAX_LAYERS
@@ -107,7 +107,7 @@ def _layer(entry: dict[str, Any], counter: _Counter, outer: Surroundings, what: 
     base = class_name.rpartition(">")[2]
     registered, shared = entry.get("registered_name"), entry.get("shared_object_id")
     tensors = input_tensors(entry)
-    # a user's class may leave its name out of its config, or keep the None that it was called with
+    # a user's class may omit its name from its config, or store the None that it was called with
     optional = base not in BATCH_NORMS or ">" in class_name or isinstance(registered, str)
     return Node(name=_name(entry, config, counter, optional=optional), class_name=class_name,
                 registered_name=registered if isinstance(registered, str) else None, config=config,
@@ -167,7 +167,7 @@ def _children(base: str, config: dict[str, Any], counter: _Counter, outer: Surro
 
 
 def _directions(layer: dict[str, Any], config: dict[str, Any], counter: _Counter, outer: Surroundings) -> Iterator[tuple[str, Node]]:
-    """The two copies that Bidirectional makes of its layer; it puts their direction in front of the name (Keras 0.3 to 3)."""
+    """The two copies that Bidirectional makes of its layer; it prefixes their names with the direction (Keras 0.3 to 3)."""
     for direction in ("forward", "backward"):
         own = config.get(f"{direction}_layer")
         child = _layer(own if isinstance(own, dict) and _is_layer(own) else layer, counter, outer)
@@ -176,7 +176,7 @@ def _directions(layer: dict[str, Any], config: dict[str, Any], counter: _Counter
 
 
 def _inside(value: dict[str, Any] | list[Any], counter: _Counter, outer: Surroundings) -> Iterator[Node]:
-    """The layers that a value of a config contains, at any depth, without those that lie inside another one."""
+    """The layers that a value of a config contains, at any depth, except those inside another layer."""
     if _is_layer(value):
         yield _layer(value, counter, outer)  # type: ignore[arg-type]
         return
@@ -186,7 +186,7 @@ def _inside(value: dict[str, Any] | list[Any], counter: _Counter, outer: Surroun
 
 
 def _is_layer(value: Any) -> bool:
-    """Whether a value is a serialized layer: initializers, regularizers and the like have a class_name and no name."""
+    """Whether a value is a serialized layer: initializers, regularizers and the like have a class_name but no name."""
     if not isinstance(value, dict) or not isinstance(value.get("class_name"), str):
         return False
     config = value.get("config")
@@ -196,7 +196,8 @@ def _is_layer(value: Any) -> bool:
 
 
 def _old_layer(entry: dict[str, Any], counter: _Counter, group: str) -> Node:
-    """A layer of Keras 0.3: one flat object whose "name" is the class. `custom_name` came with 0.3.2; before, its group is all it has."""
+    """A layer of Keras 0.3: one flat object whose "name" is the class. `custom_name` came with 0.3.2; before, the only name is that of its
+    group."""
     counter.count()
     class_name, own = entry.get("name"), entry.get("custom_name", group)
     if not isinstance(class_name, str):
@@ -217,7 +218,7 @@ def _old_layer(entry: dict[str, Any], counter: _Counter, group: str) -> Node:
 
 
 def _graph_nodes(nodes: Any, order: Any, counter: _Counter) -> list[Any]:
-    """The nodes of a Graph in the order of node_config, in which it saves them (the keys of `nodes` come in any order)."""
+    """The nodes of a Graph in the order of node_config, in which it saves them (the keys of `nodes` are unordered)."""
     names = [item.get("name") for item in order if isinstance(item, dict)] if isinstance(order, list) else []
     if not isinstance(nodes, dict) or len(set(map(str, names))) != len(names) or set(names) != set(nodes):
         raise counter.error("nodes and node_config of a Graph list different layers")
@@ -244,7 +245,7 @@ def _shape(value: Any) -> tuple[int | None, ...] | None:
 
 
 def norm_fields(node: Node) -> NormFields:
-    """What the config of a batch norm says, checked: a wrong type is an error, a missing key None.
+    """The checked contents of a batch norm's config: a wrong type is an error, a missing key is None.
 
     Raises: FormatError, with `where` "layer NAME".
     """
@@ -317,7 +318,7 @@ def _shown(value: Any) -> str:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Architecture:
-    """A config that stands beside weights: the tree, and the version and backend where its file says them."""
+    """A config that is stored separately from the weights: the tree, and the version and backend if its file contains them."""
 
     tree: Node
     keras_version: str | None

@@ -1,4 +1,4 @@
-"""What each era's numbers mean, measured by running the versions named here.
+"""What the numbers of each era mean, measured by running the versions named here.
 
     Keras                 `running_std` / `moving_variance` holds     inference divides by
     0.2 to 1.0.5          a deviation: sqrt(var + epsilon)            s + epsilon
@@ -8,9 +8,9 @@
     1.0.7 TensorFlow      a variance                                  sqrt(v + epsilon)
     1.0.8 and later       a variance, also under the old name         sqrt(v + epsilon)
 
-What changed with which version stands in HISTORY, and nowhere else in the package is a version compared.
+HISTORY lists what changed in which version; no other module of the package compares versions.
 
-Whole models say their version from Keras 1.0.7 on, to_json() from 1.0.4 on. `backend` came with 2.0.0; before, the names of weights
+Whole models contain their version since Keras 1.0.7, to_json() since 1.0.4. `backend` came with 2.0.0; before, the names of weights
 end in ":0" on TensorFlow and not on Theano.
 """
 
@@ -34,10 +34,11 @@ if TYPE_CHECKING:
 
     from exporter.keras.config import NormFields
 
-# tf.nn.fused_batch_norm raised epsilon to this from TF 1.12 to 2.11, "a requirement by CUDNN", on CPUs too; TF 2.12 does not.
+# tf.nn.fused_batch_norm raised epsilon to this from TF 1.12 to 2.11, "a requirement by CUDNN", also on CPUs; TF 2.12 does not.
 FUSED_MINIMUM = 1.001e-5
 
-# Of all batch norms that a class of KerasHub builds and its config does not name (keras_hub/src/models, 0.32). Told, never taken.
+# Epsilon of all batch norms that a KerasHub class builds without listing them in its config (keras_hub/src/models, 0.32). Only a hint,
+# never used.
 KERAS_HUB = "keras_hub>"
 KERAS_HUB_EPSILON = {"ResNetBackbone": 1e-5, "CSPNetBackbone": 1e-5, "MobileNetBackbone": 1e-5, "DenseNetBackbone": 1.001e-5}
 
@@ -45,25 +46,25 @@ Version = tuple[int, int, int]
 
 
 class Counting(enum.Enum):
-    """What a list of layers counts when it names their groups (exporter/sources/keras_v3/replay.py)."""
+    """What is counted when the groups of a list of layers are named (exporter/sources/keras_v3/replay.py)."""
 
     EACH = enum.auto()  # each layer
-    WEIGHTS_TWICE = enum.auto()  # a layer with weights twice: it is listed under two keys
-    UNSAVED = enum.auto()  # each layer that is not saved already, elsewhere in the model
+    WEIGHTS_TWICE = enum.auto()  # a layer with weights twice, because it is listed under two keys
+    UNSAVED = enum.auto()  # each layer that was not already saved elsewhere in the model
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Facts:
-    """What holds of a version of Keras, and of the tf.keras that calls itself by this number (tf_...).
+    """The properties of a version of Keras, and of the tf.keras with this version number (tf_...).
 
-    on_theano, on_tensorflow: what `running_std` holds.
-    default_epsilon:     where a config has none.
+    on_theano, on_tensorflow: what `running_std` contains.
+    default_epsilon:     the epsilon if a config has none.
     is_per_element:      a layer has parameters for each element of its input.
-    mixes_nested_names:  weights of a Sequential that lies in another model are saved under each other's names.
+    mixes_nested_names:  weights of a Sequential inside another model are saved under each other's names.
     counting:            see Counting.
     registers_classes:   a user's class has a registered_name in its config.
-    fused, tf_fused:     (rank, axis) of the inputs on which TensorFlow's fused kernel runs that raises small epsilons.
-    tf_puts_beta_first:  tf.contrib.keras is tf.layers' BatchNormalization, which made beta before gamma until TensorFlow 1.4.
+    fused, tf_fused:     (rank, axis) of the inputs for which TensorFlow's fused kernel runs, which raises small epsilons.
+    tf_puts_beta_first:  tf.contrib.keras is tf.layers' BatchNormalization, which created beta before gamma until TensorFlow 1.4.
     tf_ignores_training: a frozen layer uses its stored statistics however it is called.
     """
 
@@ -81,11 +82,11 @@ class Facts:
 
 
 CHANNELS_LAST = frozenset({(4, 3), (4, -1)})
-# Each row: what is new in this version. tf.keras calls itself 2.0.2 to 2.0.6 in TensorFlow 1.2 and 1.3, 2.1.6 in 1.12, 2.2.4 in 1.13 to
-# 2.1, and by TensorFlow's number from 2.5 to 2.15. Where kernels are fused was measured in TensorFlow 1.12 to 2.12, that of Keras 2.2
+# Each row: what is new in this version. The version of tf.keras is 2.0.2 to 2.0.6 in TensorFlow 1.2 and 1.3, 2.1.6 in 1.12, 2.2.4 in 1.13
+# to 2.1, and TensorFlow's own from 2.5 to 2.15. When kernels are fused was measured in TensorFlow 1.12 to 2.12; that of Keras 2.2 was
 # read in the wheels.
 HISTORY: tuple[tuple[Version, dict[str, Any]], ...] = (
-    ((1, 0, 0), {"is_per_element": False}),  # 0.3.2, which no file says
+    ((1, 0, 0), {"is_per_element": False}),  # 0.3.2, which no file contains
     ((1, 0, 3), {"mixes_nested_names": False}),
     ((1, 0, 6), {"on_tensorflow": Statistic.VARIANCE}),
     ((1, 0, 7), {"on_theano": Statistic.EPSILON_OUTSIDE}),
@@ -94,7 +95,7 @@ HISTORY: tuple[tuple[Version, dict[str, Any]], ...] = (
     ((2, 0, 2), {"tf_puts_beta_first": True}),
     ((2, 0, 7), {"tf_puts_beta_first": False}),
     ((2, 1, 6), {"tf_fused": CHANNELS_LAST}),
-    ((2, 2, 0), {"fused": frozenset({(4, 3)})}),  # it does not know -1 yet
+    ((2, 2, 0), {"fused": frozenset({(4, 3)})}),  # it does not support -1 yet
     ((2, 2, 1), {"fused": CHANNELS_LAST}),
     ((2, 3, 0), {"tf_ignores_training": True}),
     ((2, 6, 0), {"tf_fused": CHANNELS_LAST | {(4, 1), (4, -3), (5, 4), (5, -1), (5, 1), (5, -4)}}),
@@ -102,13 +103,13 @@ HISTORY: tuple[tuple[Version, dict[str, Any]], ...] = (
     ((2, 14, 0), {"counting": Counting.UNSAVED}),
     ((3, 0, 0), {"counting": Counting.EACH, "registers_classes": True, "fused": frozenset()}),  # from 2.4 on Keras is tf.keras
 )
-# What tf.keras calls itself in a TensorFlow before this one; from the last on, as TensorFlow.
+# The version of tf.keras in a TensorFlow before this one; since the last row it is that of TensorFlow.
 KERAS_OF_TENSORFLOW: tuple[tuple[Version, Version], ...] = (((1, 13, 0), (2, 1, 6)), ((2, 4, 0), (2, 2, 4)))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Era:
-    """Who wrote a file: version and backend, None where neither the file nor the user says."""
+    """The writer of a file: version and backend, None if neither the file nor the user specifies them."""
 
     version: Version | None = None
     backend: str | None = None
@@ -116,12 +117,12 @@ class Era:
 
     @property
     def facts(self) -> Facts | None:
-        """What holds of this version; None where it is not known."""
+        """The properties of this version; None if it is unknown."""
         return None if self.version is None else _facts_of(self.version)
 
     @property
     def may_put_beta_first(self) -> bool:
-        """Whether beta may stand before gamma."""
+        """Whether beta may come before gamma."""
         return self.is_tf_keras and self.facts is not None and self.facts.tf_puts_beta_first
 
     @property
@@ -141,7 +142,7 @@ class Era:
 
     @property
     def default_epsilon(self) -> float | None:
-        """What this version takes where the config has no epsilon; None where the version is not known."""
+        """The epsilon of this version if the config has none; None if the version is unknown."""
         return self.facts.default_epsilon if self.facts else None
 
 
@@ -155,7 +156,7 @@ def _facts_of(version: Version) -> Facts:
 
 
 def era_of(keras_version: str | None, backend: str | None) -> Era:
-    """The era of a `keras_version` as files have it: "1.0.8", "2.2.4-tf", "2.15.0", "3.3.3". What is no version is unknown."""
+    """The era of a `keras_version` in a file: "1.0.8", "2.2.4-tf", "2.15.0", "3.3.3". Anything that is not a version is unknown."""
     found = re.match(r"(\d{1,4})\.(\d{1,4})(?:\.(\d{1,4}))?(.*)", keras_version or "", re.DOTALL)
     if not found:
         return Era(backend=backend)
@@ -164,7 +165,7 @@ def era_of(keras_version: str | None, backend: str | None) -> Era:
 
 
 def write_alike(a: str, b: str) -> bool:
-    """Whether two values of `keras_version` are of writers whose files mean the same, as far as both are versions."""
+    """Whether two values of `keras_version`, if both are versions, are of writers whose files have the same meaning."""
     one, other = era_of(a, None), era_of(b, None)
     return None in (one.facts, other.facts) or (one.facts, one.is_tf_keras) == (other.facts, other.is_tf_keras)
 
@@ -177,13 +178,13 @@ def era_of_tensorflow(version: str | None) -> Era:
 
 
 def adds_to_epsilon(tensorflow_version: str) -> bool:
-    """tf.nn.fused_batch_norm of TensorFlow 1.0 to 1.3 put epsilon + 1e-12 into the graph where epsilon was 1e-5 or less (nn_impl.py)."""
+    """tf.nn.fused_batch_norm of TensorFlow 1.0 to 1.3 put epsilon + 1e-12 into the graph if epsilon was 1e-5 or less (nn_impl.py)."""
     version = era_of(tensorflow_version, None).version
     return version is not None and (1,) <= version < (1, 4)
 
 
 def era_given(text: str, backend: str | None) -> Era:
-    """The era of a version that the user gave. Raises UsageError where it is none."""
+    """The era of a version that the user gave. Raises UsageError if it is not a version."""
     era = era_of(text, backend)
     if era.version is None:
         raise UsageError(f"--keras-version: expected a version, got {printable(text, 40)!r}",
@@ -192,7 +193,7 @@ def era_given(text: str, backend: str | None) -> Era:
 
 
 def statistic(era: Era, *, old_name: bool, on_tensorflow: bool | None) -> Statistic | None:
-    """What the fourth parameter holds, see the table above; None where the version decides and is not known.
+    """What the fourth parameter contains, see the table above; None if it depends on an unknown version.
 
     old_name:      it is called running_std, or has no name (Keras 0.3). on_tensorflow: whether weight names end in ":0".
     """
@@ -205,7 +206,7 @@ def statistic(era: Era, *, old_name: bool, on_tensorflow: bool | None) -> Statis
 
 
 def reason_against(mode: int) -> str | None:
-    """Why a layer of this `mode` (Keras 0.3 to 1.2) is no fixed affine map; None: it is one."""
+    """Why a layer of this `mode` (Keras 0.3 to 1.2) is not a fixed affine map; None: it is one."""
     if mode == 0:
         return None
     if mode == 1:
@@ -231,7 +232,7 @@ def real_axis(axis: tuple[int, ...], virtual_batch_size: int | None) -> tuple[in
 
 
 def about_rank(era: Era, fields: NormFields, *, dtype: str) -> str:
-    """What to say of a layer whose rank the file does not say: whether a fused kernel raised its epsilon depends on it. "" for others."""
+    """A warning for a layer of unknown rank, if it depends on the rank whether a fused kernel raised its epsilon; otherwise ""."""
     ranks = [rank for rank in (4, 5) if effective_epsilon(era, fields, dtype=dtype, ndim=rank) is not None]
     if not ranks:
         return ""
@@ -241,9 +242,9 @@ def about_rank(era: Era, fields: NormFields, *, dtype: str) -> str:
 
 
 def effective_epsilon(era: Era, fields: NormFields, *, dtype: str, ndim: int | None) -> float | None:
-    """The epsilon that the fused kernel of the TensorFlow of that era used instead of the config's; None: the same, or not certain.
+    """The epsilon that the fused kernel of the TensorFlow of that era used instead of the config's; None: the same, or uncertain.
 
-    That a layer was made with fused=False is not in any config.
+    No config contains whether a layer was made with fused=False.
     """
     if fields.epsilon is None or fields.epsilon >= FUSED_MINIMUM or dtype == "float64" or fields.renorm or fields.synchronized:
         return None
@@ -254,12 +255,12 @@ def effective_epsilon(era: Era, fields: NormFields, *, dtype: str, ndim: int | N
 
 
 def convert(layer: Stored) -> BatchNorm:
-    """The layer for the one formula: `moving_variance` is the variance that makes it divide as the layer's own era did.
+    """The layer for the standard formula: with the new `moving_variance` it divides as the layer's own era did.
 
     With d = s + epsilon, or sqrt(v) + epsilon, in float64: moving_variance = d**2 - epsilon, rounded to the layer's dtype; where that
     is negative in one channel, moving_variance = d**2 and epsilon = 0 for the whole layer.
 
-    Raises: LayerError for statistics that no era could have used, and for float16 ones whose square float16 cannot hold.
+    Raises: LayerError for statistics that no era could have used, and for float16 ones whose square overflows float16.
     """
     if layer.statistic is Statistic.VARIANCE:
         return BatchNorm.of(layer)

@@ -1,5 +1,5 @@
-"""Which layer's kernel a batch norm can go into, by the config: what feeds each batch norm, how that lays its kernel out, and what is
-against it.
+"""Finds in the config the kernel that each batch norm can be folded into: the layer that feeds it, the layout of its kernel, and what
+forbids it.
 
     Keras 1       Convolution2D: nb_filter, nb_row, nb_col, dim_ordering; Dense: output_dim
     Keras 2, 3    Conv2D: filters, kernel_size, data_format; Dense: units
@@ -25,7 +25,7 @@ NO_FORMAT = "its config does not specify whether its channels come first or last
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Layout:
-    """One way in which a kernel may lie: its shape, None for a size that the config does not say, and the axes of its channels."""
+    """A possible layout of a kernel: its shape, with None for unknown sizes, and the axes of its channels."""
 
     shape: tuple[int | None, ...]
     channels: tuple[int, ...]
@@ -36,9 +36,9 @@ class Layout:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Feeding:
-    """The layer that feeds a batch norm, where the config has nothing against folding into it.
+    """The layer that feeds a batch norm, if the config does not forbid folding into it.
 
-    path:     of the layer. above: what it lies in, without the model itself, outermost first. node: its config.
+    path:     of the layer. above: the models and wrappers around it, without the outermost model, outermost first. node: its config.
     layouts:  of its kernel; roles: its weights in the order in which Keras saves them. The kernel is `roles[kernel]`.
     """
 
@@ -60,7 +60,7 @@ class Feeding:
 
 
 def feeding_layers(tree: Node, wants: Callable[[str], bool] = lambda path: True) -> dict[str, Feeding | str]:
-    """By the path of each batch norm that the config calls and that is wanted: what feeds it, or why it cannot go into that."""
+    """For each wanted batch norm that the config calls, by path: the layer that feeds it, or why it cannot be folded into one."""
     if ">" in (tree.registered_name or tree.class_name):  # a custom class, whose call may do more than its config shows
         return {}
     steps = steps_of(tree)
@@ -73,7 +73,7 @@ def feeding_layers(tree: Node, wants: Callable[[str], bool] = lambda path: True)
 
 
 def _parents(tree: Node) -> dict[Node, tuple[Node, ...]]:
-    """What each layer lies in, without the model itself, outermost first."""
+    """The models and wrappers around each layer, without the outermost model, outermost first."""
     found: dict[Node, tuple[Node, ...]] = {}
     stack: list[tuple[Node, tuple[Node, ...]]] = [(tree, ())]
     while stack:
@@ -85,13 +85,13 @@ def _parents(tree: Node) -> dict[Node, tuple[Node, ...]]:
 
 
 class _Look:
-    """Looks at what feeds the batch norms of a model."""
+    """Examines the layers that feed the batch norms of a model."""
 
     def __init__(self, calls: Mapping[object, list[Step]], above: Mapping[Node, tuple[Node, ...]], ranks: Mapping[Node, int]) -> None:
         self._calls, self._above, self._ranks = calls, above, ranks
 
     def at(self, step: Step) -> Feeding | str:
-        """What feeds this call of a batch norm, or why nothing can be folded there."""
+        """The layer that feeds this call of a batch norm, or why folding is impossible."""
         if len(step.inputs) != 1:
             return "it reads the input of the model" if not step.inputs else f"{len(step.inputs)} layers feed it"
         feeding = step.inputs[0]
@@ -114,7 +114,7 @@ class _Look:
                        roles=_roles(node, kind), compute_dtype=_compute_dtype(node.config.get("dtype")))
 
     def _reason_of_axis(self, norm: Node, node: Node, kind: str) -> str:
-        """Whether the batch norm runs along the channels that come out of this layer."""
+        """Whether the batch norm runs along the output channels of this layer."""
         axis = norm_fields(norm).axis or (-1,)
         is_last = _is_channels_last(node, kind)
         if is_last is None:
@@ -134,22 +134,22 @@ def _is_linear(activation: Any) -> bool:
 
 
 def _spatial(kind: str) -> int:
-    """How many axes a convolution goes over."""
+    """The number of spatial axes of a convolution."""
     return int(kind.removesuffix("Transpose")[-2])
 
 
 def _is_channels_last(node: Node, kind: str) -> bool | None:
-    """Whether a layer's channels are the last axis of what it gives; None where its config does not say."""
+    """Whether a layer's channels are the last axis of its output; None if its config does not specify that."""
     if kind == "Dense":
         return True
     said = node.config.get("data_format", node.config.get("dim_ordering"))
-    if said is None and _spatial(kind) == 1:  # Keras 1 and 2.0 know no other order there, and write none
+    if said is None and _spatial(kind) == 1:  # Keras 1 and 2.0 support no other order there, and write none
         return True
     return {"channels_last": True, "tf": True, "channels_first": False, "th": False}.get(said) if isinstance(said, str) else None
 
 
 def _reason_against(node: Node) -> str:
-    """What the config of a layer of Keras's own has against folding, or ""."""
+    """Why the config of one of Keras's own layers forbids folding, or ""."""
     config = node.config
     quantized = [key for key, value in config.items() if "quant" in key and value not in _UNSET]
     policy = config.get("dtype")
@@ -165,7 +165,7 @@ def _reason_against(node: Node) -> str:
 
 
 def _layouts(node: Node, kind: str) -> tuple[Layout, ...]:
-    """How the kernel of a layer may lie."""
+    """The possible layouts of a layer's kernel."""
     config = node.config
     if any(key in config for key in _OF_KERAS_1):
         return _layouts_of_keras_1(config, kind)
@@ -182,7 +182,7 @@ def _layouts(node: Node, kind: str) -> tuple[Layout, ...]:
 
 
 def _layouts_of_keras_1(config: Mapping[str, Any], kind: str) -> tuple[Layout, ...]:
-    """As Keras 1 laid kernels out: for Theano with the filters first, and of one axis like an image of one row."""
+    """The layouts of Keras 1: filters first for Theano, and one-dimensional convolutions as images of one row."""
     count = _size(config, "nb_filter", "output_dim")
     if kind == "Dense":
         return (Layout((None, count), (1,)),)
@@ -211,7 +211,7 @@ def _roles(node: Node, kind: str) -> tuple[str, ...]:
 
 
 def _compute_dtype(policy: Any) -> str | None:
-    """The type that a mixed policy has a layer compute in; None: that of its variables."""
+    """The type that a layer computes in under a mixed policy; None: that of its variables."""
     if isinstance(policy, dict):
         inner = policy.get("config")
         policy = inner.get("name") if isinstance(inner, dict) else None
@@ -219,7 +219,7 @@ def _compute_dtype(policy: Any) -> str | None:
 
 
 def has_kernel(node: Node) -> bool:
-    """Whether it is a layer of one of the kinds that a batch norm is folded into."""
+    """Whether a batch norm can be folded into a layer of this kind."""
     return not node.children and kind_of(node.class_name) is not None
 
 

@@ -1,8 +1,8 @@
-"""Classes that have batch norm's config and are not Keras's own: what computes something else, and what may.
+"""Classes with batch norm's config that are not Keras's own: those that compute something else, and those that may.
 
 A custom class usually inherits the config of BatchNormalization. What it adds identifies some of them: an active quantizer
-(QKeras's QBatchNormalization; with none set it computes plain batch norm, measured), initializers of variables that batch norm does not
-have (SwitchNormalization's mean_weights), an activation, a kernel (QKeras's QConv2DBatchnorm holds a batch norm as its attribute
+(QKeras's QBatchNormalization; without one it computes plain batch norm, as measured), initializers of variables that batch norm does not
+have (SwitchNormalization's mean_weights), an activation, a kernel (QKeras's QConv2DBatchnorm has a batch norm as its attribute
 `batchnorm`).
 """
 
@@ -15,9 +15,9 @@ from typing import Any
 from exporter.batchnorm.stored import BATCH_NORMS as BATCH_NORMS
 from exporter.errors import names, printable
 
-# Keys that every BatchNormalization subclass's get_config() has since Keras 2.0, and no other layer's.
+# Keys in get_config() of every BatchNormalization subclass since Keras 2.0, and of no other layer.
 SIGNS = ("momentum", "epsilon", "moving_variance_initializer")
-# Weights of Keras's own layers and cells, in whose scope a batch norm may lie.
+# Weights of Keras's own layers and cells, whose scope may contain a batch norm.
 KERNELS = re.compile(r"(^|[/_])(kernel|bias)(_\d+)?(:\d+)?$")
 INNER_NORM = "batchnorm"  # QKeras's name of the attribute
 
@@ -27,15 +27,15 @@ _DESCRIBED = re.compile(r"(.+)_(?:initializer|regularizer|constraints?)")
 _VARIABLES = frozenset(("beta", "gamma", "moving_mean", "moving_variance", "moving_stddev", "renorm_mean", "renorm_stddev", "activity"))
 _UNSET: tuple[Any, ...] = (None, False, 0, "", "None", {}, [])
 
-# Wrappers that hand on their input as it is.
+# Wrappers that pass on their input unchanged.
 WRAPPERS_AS_THEY_ARE = frozenset((
     "SpectralNormalization", "WeightNormalization", "PruneLowMagnitude", "QuantizeWrapper", "QuantizeWrapperV2"))
-# Wrappers that quantize what their layer computes with; the layer's own arrays are stored as they were trained.
+# Wrappers that quantize the values that their layer computes with; the layer's own arrays are stored as trained.
 _QUANTIZING_WRAPPERS = ("QuantizeWrapper", "QuantizeWrapperV2")
 
 
 def reason_against(class_name: str, config: Mapping[str, Any]) -> str | None:
-    """Why a layer with the config of a batch norm is none; None: nothing in the config speaks against it."""
+    """Why a layer with the config of a batch norm is not one; None: nothing in the config shows that."""
     quantizers = [key for key, value in config.items() if "quant" in key and value not in _UNSET]
     if quantizers:
         return (f"its class {printable(class_name, 80)} quantizes the parameters that it computes with ({names(quantizers)}): its "
@@ -53,7 +53,7 @@ def reason_against(class_name: str, config: Mapping[str, Any]) -> str | None:
 
 
 def about_weights(more: Sequence[str], class_name: str | None) -> str | None:
-    """Why weights beside those of a batch norm speak against it, None where there are none; class_name: None where the file has none."""
+    """Why additional weights show that it is not a batch norm; None if there are none. class_name: None if the file has none."""
     if not more:
         return None
     what = "its class is not in the file" if class_name is None else f"its class is {printable(class_name, 80)}"
@@ -66,13 +66,13 @@ def is_users_own(class_name: str) -> bool:
 
 
 def about_class(class_name: str) -> str:
-    """What to know of a layer whose class is not Keras's own."""
+    """A note about a layer whose class is not Keras's own."""
     return (f"its class {printable(class_name, 80)} is not Keras's own: its config is that of a batch norm, but the file does not show "
             "whether it computes as one")
 
 
 def inner_norm(base_name: str, config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The entry of the batch norm in a layer that is a kernel and a batch norm in one; None for other layers."""
+    """The entry of the batch norm in a layer that combines a kernel and a batch norm; None for other layers."""
     if base_name in BATCH_NORMS or not all(key in config for key in SIGNS) or _FUSED_WITH.isdisjoint(config):
         return None
     own = {key: value for key, value in config.items()
@@ -81,7 +81,7 @@ def inner_norm(base_name: str, config: Mapping[str, Any]) -> dict[str, Any] | No
 
 
 def about_wrapper(base_name: str, config: Mapping[str, Any]) -> str:
-    """What a wrapper does to the batch norm in it, as a sentence; "" for those that leave it as it is."""
+    """The effect of a wrapper on the batch norm in it, as a sentence; "" if it has none."""
     if base_name not in _QUANTIZING_WRAPPERS:
         return ""
     quantize = config.get("quantize_config")
@@ -91,7 +91,7 @@ def about_wrapper(base_name: str, config: Mapping[str, Any]) -> str:
     listed = inner.get("weight_attrs")
     parts = [name for name in listed if isinstance(name, str)] if isinstance(listed, list) else []
     parts += ["output"] if inner.get("quantize_output") is True else []
-    known = str(said.get("class_name")).startswith("Default8Bit")  # tfmot's own configs, which name all that they quantize
+    known = str(said.get("class_name")).startswith("Default8Bit")  # tfmot's own configs, which list everything that they quantize
     if known and not parts:
         return ""
     what = f"its {names(parts)}" if parts else f"as {printable(str(said.get('class_name')), 60)} says, perhaps gamma,"

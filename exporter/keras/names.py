@@ -1,4 +1,4 @@
-"""Names that Keras makes: of layers that get none, and of the groups of a container."""
+"""Names that Keras generates: for layers without a name, and for the groups of a container."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import re
 
 
 def numbered(name: str) -> tuple[str, int]:
-    """("dense", 10) of "dense_10", ("dense", 0) of "dense": the order in which a container counts a class."""
+    """("dense", 10) for "dense_10", ("dense", 0) for "dense": the order in which a container counts a class."""
     found = re.fullmatch(r"(.*?)_([1-9][0-9]{0,8})", name, re.DOTALL)
     return (found[1], int(found[2])) if found else (name, 0)
 
 
 def snake_case(class_name: str) -> str:
-    """The name that Keras gives the group of a class in a container: "my_bn" of MyBN, "conv2d_transpose" of Conv2DTranspose."""
+    """The name that Keras gives the group of a class in a container: "my_bn" for MyBN, "conv2d_transpose" for Conv2DTranspose."""
     return re.sub(r"(?<=.)(?=[A-Z][a-z])|(?<=[a-z])(?=[A-Z])", "_", re.sub(r"\W+", "", class_name)).lower()

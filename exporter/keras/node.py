@@ -1,4 +1,4 @@
-"""A layer of a model's config, of every Keras, and the way through the tree of them."""
+"""A layer in a model's config, of every Keras version, and traversal of the tree of layers."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ MODELS = ("Sequential", "Model", "Functional", "Network")
 class Node:
     """One layer of a config, or the model itself.
 
-    name:            the layer's own; "" where the config gives none (a Sequential of Keras 1). A layer of Keras 0.3.0 has the name of
+    name:            the layer's own; "" if the config contains none (a Sequential of Keras 1). A layer of Keras 0.3.0 has the name of
                      its group in HDF5, "layer_0".
     class_name:      as written, e.g. "BatchNormalization", "Custom>MyBN".
-    registered_name: of Keras 3 and .keras files, e.g. "Custom>MyBN"; else None.
+    registered_name: in Keras 3 and .keras files, e.g. "Custom>MyBN"; otherwise None.
     config:          the layer's config; {} for a Sequential whose config is a list.
-    children:        (role, Node) in the order in which the layer holds them. A role is the config's key: "layers" of a model or
+    children:        (role, Node) in the order in which the layer contains them. A role is the config's key: "layers" of a model or
                      a legacy Merge, "layer" of a wrapper, "forward_layer" and "backward_layer" of Bidirectional, "cell" of RNN,
                      "cells" of StackedRNNCells, any other key of a user's class.
     input_shape:     batch shape it was built on, None for unknown sizes, where the config says it; else None.
-    inputs:          names of the layers beside it that feed its first call; () in a Sequential.
+    inputs:          names of the sibling layers that feed its first call; () in a Sequential.
     shared_object:   shared_object_id of the entry, or None: two entries with one id are one layer.
-    surroundings:    what the models and wrappers around it do to it, and how it is called.
-    calls:           of a batch norm: what feeds and follows each of its calls; () where the config does not say.
+    surroundings:    the effect of the models and wrappers around it, and how it is called.
+    calls:           of a batch norm: what feeds and follows each of its calls; () if the config does not specify it.
     """
 
     name: str
@@ -55,12 +55,12 @@ class Node:
 
     @property
     def is_order_known(self) -> bool:
-        """Whether Keras defines in which order the weights of `children` come: in a user's class only an only child is certain."""
+        """Whether Keras defines the order of the weights of `children`: in a user's class, only if there is a single child."""
         return self.is_model or self.base_name in ("Bidirectional", "StackedRNNCells") or len(self.children) < 2
 
 
 def walk(root: Node) -> Iterator[tuple[str, Node]]:
-    """(path, layer) of every layer below `root` in the model's order; the model's own name is no part of a path."""
+    """(path, layer) of every layer below `root` in the model's order; the model's own name is not part of a path."""
     stack = [iter([("", child) for _, child in root.children])]
     while stack:
         above, node = next(stack[-1], (None, root))
@@ -73,14 +73,14 @@ def walk(root: Node) -> Iterator[tuple[str, Node]]:
 
 
 def join(above: str, name: str) -> str:
-    """A path from an outer one and a name, either of which may be ""."""
+    """An outer path and a name, joined; either may be ""."""
     return f"{above}/{name}" if above and name else above or name
 
 
 def is_batch_norm(node: Node) -> bool:
     """Whether a layer is a batch norm: Keras's own classes, or a class of the user's that inherits its config.
 
-    A user's class of the same name that is none (registered as "fake>BatchNormalization") lacks the config.
+    A user's class of the same name that is not a batch norm (registered as "fake>BatchNormalization") lacks the config.
     """
     signed = all(key in node.config for key in SIGNS)
     if node.base_name in BATCH_NORMS:

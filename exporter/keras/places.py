@@ -1,7 +1,7 @@
-"""Where each batch norm of a config stands: the config's calls as one graph, through nested models and TimeDistributed.
+"""The place of each batch norm in a config: the config's calls as one graph, through nested models and TimeDistributed.
 
-A model in a model is gone through once for each of its calls; its layers have a call each time. What a user's class or an RNN does inside
-is not in the config: a batch norm in one has no place, and neither has any where the config contradicts itself.
+A nested model is traversed once for each of its calls; each time, its layers get a call. What happens inside a user's class or an RNN
+is not in the config: a batch norm in one has no place. If the config contradicts itself, no batch norm has one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from exporter.keras.calls import calls_of, references
 from exporter.keras.lookalikes import WRAPPERS_AS_THEY_ARE
 from exporter.keras.node import MODELS, Node, is_batch_norm, join
 
-MAX_CALLS = 200_000  # a model in a model in a model, each called twice, doubles them at every level
+MAX_CALLS = 200_000  # nested models that are each called twice double the number at every level
 
 # The axis of the output channels of each class's kernel, of Keras 2 and later; of a separable one, its pointwise kernel.
 _KERNEL_AXES = {
@@ -24,16 +24,16 @@ _KERNEL_AXES = {
 
 
 Reference = tuple[str, int, int]  # layer, number of its call, number of the tensor
-_Reading = tuple[Node, int, list[Reference]]  # a layer, the number of its call and what that reads
+_Reading = tuple[Node, int, list[Reference]]  # a layer, the number of its call and what the call reads
 
 
 class _Unknown(Exception):
-    """The config does not say what is called with what, or contradicts itself."""
+    """The config does not specify the calls, or contradicts itself."""
 
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Step:
-    """One call of a layer that is no model."""
+    """One call of a layer that is not a model."""
 
     path: str
     node: Node
@@ -43,13 +43,13 @@ class Step:
 
 
 def with_places(tree: Node) -> Node:
-    """The tree with the calls of its batch norms; what several entries of one layer say is put together."""
+    """The tree with the calls of its batch norms; several entries of one layer are merged."""
     steps = steps_of(tree)
     return _rebuilt(tree, by_layer(steps)) if steps else tree
 
 
 def steps_of(tree: Node) -> list[Step]:
-    """The calls of a model's layers, each after those that it reads; none where the config does not say them, or contradicts itself."""
+    """The calls of a model's layers, each after those that it reads; none if the config does not specify them or contradicts itself."""
     if tree.base_name not in MODELS:
         return []
     graph = _Graph()
@@ -70,7 +70,7 @@ def by_layer(steps: Iterable[Step]) -> dict[object, list[Step]]:
 
 
 def with_ids_inside(tree: Node) -> Node:
-    """The tree; what lies in entries of one id at one place is one layer, too: tf_keras gives the first of them no ids inside."""
+    """The tree; layers at the same place inside entries of one id are also one layer: tf_keras writes no ids inside the first entry."""
     first: dict[int, Node] = {}
     pairs = [(other, node) for node in _all(tree) if node.shared_object is not None and node.children
              and (other := first.setdefault(node.shared_object, node)) is not node]
@@ -84,18 +84,18 @@ def _all(node: Node) -> Iterator[Node]:
 
 
 def with_shared(tree: Node, pairs: Iterable[tuple[Node, Node]]) -> Node:
-    """The tree, two entries of which are one layer for each pair, with all in them, and the calls that its batch norms then have."""
+    """The tree after merging each pair of entries, with everything in them, into one layer, and the resulting calls of its batch norms."""
     owner = _owners(pairs)
     return with_places(_identified(tree, owner)) if owner else tree
 
 
 def _owners(pairs: Iterable[tuple[Node, Node]]) -> dict[Node, int]:
-    """One number for the nodes of each pair, with all in them."""
+    """One number for the nodes of each pair, and likewise for all nodes in them."""
     owner: dict[Node, int] = {}
     for one, other in pairs:
         for same in _together(one, other):
             known = {number for node in same if (number := owner.get(node, node.shared_object)) is not None}
-            number = max(known, default=-1 - len(owner))  # the config's own where it has one
+            number = max(known, default=-1 - len(owner))  # the config's own if it has one
             owner.update({node: number for node, old in owner.items() if old in known} | dict.fromkeys(same, number))
     return owner
 
@@ -120,7 +120,7 @@ class _Graph:
         self.steps: list[Step] = []
 
     def model(self, node: Node, path: str, given: Sequence[Step] | None) -> list[Step]:
-        """Goes through a model; returns what comes out. given: what goes in, None for the outermost."""
+        """Traverses a model and returns its outputs. given: its inputs, None for the outermost model."""
         layers = [child for role, child in node.children if role == "layers"]
         if "input_layers" in node.config:
             return self._functional(node, layers, path, given)
@@ -146,7 +146,7 @@ class _Graph:
         while (node.base_name == "TimeDistributed" or node.base_name in WRAPPERS_AS_THEY_ARE) and len(node.children) == 1:
             inner = node.children[0][1]
             if node.base_name != "TimeDistributed" and not is_batch_norm(inner):
-                break  # it changes the kernel of its layer
+                break  # it changes its layer's kernel
             node, path = inner, join(path, inner.name)
         if node.base_name in MODELS:
             return self.model(node, path, inputs)
@@ -193,8 +193,8 @@ def _in_order(layers: list[Node], entries: Any, outputs: list[Reference], known:
 
 
 def _first_numbers(reads: list[list[list[Reference]]]) -> dict[str, int]:
-    """The lowest number by which the calls of each layer are read: 1 for most models in a model, whose call number 0 made them, and
-    in Keras 3.0 for a layer that another model called before."""
+    """The lowest number of the calls of each layer that are read: 1 for most nested models, whose call number 0 created them, and
+    in Keras 3.0 for a layer that another model called earlier."""
     found: dict[str, int] = {}
     for name, number, _ in (each for calls in reads for call in calls for each in call):
         found[name] = min(number, found.get(name, number))
@@ -219,7 +219,7 @@ def _rebuilt(node: Node, steps: dict[object, list[Step]]) -> Node:
         own = steps.get(key_of(node), [])
         called = [step.node.surroundings for step in own if step.node.surroundings.training]
         around = dataclasses.replace(node.surroundings, training=True, is_keras_3=called[0].is_keras_3) if called else node.surroundings
-        named = all(each.node.name for step in own for each in (*step.inputs, *step.outputs))  # a user's class may leave its name out
+        named = all(each.node.name for step in own for each in (*step.inputs, *step.outputs))  # a user's class may omit its name
         calls = tuple(_call(step, steps) for step in own) if named else ()
         return dataclasses.replace(node, calls=calls, surroundings=around) if own else node
     children = [(role, _rebuilt(child, steps)) for role, child in node.children]
@@ -242,7 +242,7 @@ def _neighbor(step: Step) -> Neighbor:
 def _as_feeding(step: Step) -> dict[str, Any]:
     node, config = step.node, step.node.config
     axis = _KERNEL_AXES.get(node.base_name)
-    if config.get("dim_ordering", config.get("image_dim_ordering")) == "th":  # Theano's layout of Keras 1, another one
+    if config.get("dim_ordering", config.get("image_dim_ordering")) == "th":  # Keras 1's layout for Theano, a different one
         axis = None
     if node.base_name.startswith("DepthwiseConv") and config.get("depth_multiplier") == 1:
         axis = int(node.base_name[-2]) if node.base_name[-2:] in ("1D", "2D") else None
@@ -251,7 +251,7 @@ def _as_feeding(step: Step) -> dict[str, Any]:
 
 
 def _activation(value: Any) -> str | None:
-    """The name of an activation: text, or an object with class_name, of functions with the name as its config."""
+    """The name of an activation: text, or an object with class_name (for functions, with the name as its config)."""
     if isinstance(value, dict):
         value = value.get("config") if value.get("class_name") == "function" else value.get("class_name")
     return value if isinstance(value, str) and value != "linear" else None

@@ -1,6 +1,6 @@
-"""The rank of what goes into each layer, from the config alone: of Keras's own layers with one possible answer, of nothing else.
+"""The rank of each layer's input, from the config alone: only for Keras's own layers with a unique answer.
 
-Most configs say no shapes but those of the model's inputs; a fused kernel's epsilon depends on the rank.
+Most configs contain only the shapes of the model's inputs; a fused kernel's epsilon depends on the rank.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from exporter.keras.lookalikes import WRAPPERS_AS_THEY_ARE
 from exporter.keras.node import Node, is_batch_norm
 
-# Layers whose name ends in 1D, 2D or 3D: the rank of the input, which the output has, too.
+# Layers whose name ends in 1D, 2D or 3D: the rank of the input and the output.
 _SPATIAL_RANKS = {"1D": 3, "2D": 4, "3D": 5}
 _SPATIAL = frozenset((
     "Conv", "Convolution", "AtrousConv", "AtrousConvolution", "SeparableConv", "SeparableConvolution", "DepthwiseConv", "Deconvolution",
@@ -34,10 +34,10 @@ def input_ranks(root: Node) -> Mapping[Node, int]:
 
 
 def _visit(node: Node, rank: int | None, found: dict[Node, int]) -> int | None:
-    """Notes the rank that goes into `node` and those below it; returns the rank of what comes out, None where not certain."""
+    """Records the rank of the input of `node` and those below it; returns the rank of the output, None if uncertain."""
     if node.input_shape:
         rank = len(node.input_shape)
-    rank = max(_spatial_rank(node.base_name), rank or 0) or None  # Conv2D of tf.keras takes more batch axes than one, too
+    rank = max(_spatial_rank(node.base_name), rank or 0) or None  # Conv2D of tf.keras also accepts several batch axes
     if rank is not None:
         found[node] = rank
     if node.is_model:
@@ -72,7 +72,7 @@ def _rank_inside(node: Node, rank: int | None, role: str) -> int | None:
         return rank
     if role in ("cell", "cells") and node.base_name != "StackedRNNCells":
         return 2 if rank == 3 else None
-    if node.surroundings.added_axes and rank == 2:  # in a cell, which sees features alone, in the cells of a stack, in a user's cell
+    if node.surroundings.added_axes and rank == 2:  # in a cell, which gets only the features, in the cells of a stack, in a user's cell
         return rank
     if node.base_name == "TimeDistributed" and rank is not None and rank > 2:
         return rank - 1

@@ -44,7 +44,7 @@ HARMLESS = "the file is damaged or forged; nothing was read from it"
 class Child:
     """A running child: its answer is read from `descriptor`, within `limits`.
 
-    wait: waits for its end and gives its exit status; None where the system has thrown it away.
+    wait: waits for its end and gives its exit status; None if the system has thrown it away.
     """
 
     descriptor: int
@@ -56,7 +56,7 @@ class Child:
 def start(place: Place, options: ReadOptions, *, fork: bool) -> Child:
     """Starts the child and returns at once.
 
-    Raises: UsageError where there is no interpreter to start.
+    Raises: UsageError if there is no interpreter to start.
     """
     limits = Limits.of(place)
     return _fork(place, options, limits) if fork and hasattr(os, "fork") else _spawn(place, options, limits)
@@ -219,7 +219,7 @@ def interpreter() -> str:
     """A Python of this installation. `sys.executable` of a frozen program, or of one that Python is embedded in, is that program: started
     again it would do its own work again, and so on.
 
-    Raises: UsageError where there is none.
+    Raises: UsageError if there is none.
     """
     version = "{}.{}".format(*sys.version_info)
     beside = [os.path.join(sys.exec_prefix, *parts) for parts in (("bin", f"python{version}"), ("bin", "python3"), ("python.exe",))]

@@ -37,7 +37,7 @@ Model = tuple[str, Place, Source]
 def one_model(place: Place) -> Iterator[Model | None]:
     """(path inside, place, source) of the only model in a folder or zip archive; None: `place` is neither.
 
-    Raises: UnsupportedError where it contains none or several, FormatError for an archive that is damaged.
+    Raises: UnsupportedError if it contains none or several, FormatError for an archive that is damaged.
     """
     if not place.is_folder() and place.head(4) not in MAGIC:
         yield None

@@ -139,7 +139,7 @@ def _is_folder(place: Place) -> bool:
 
 
 def _kind(place: Place) -> str:
-    """NAME of the source that claims `place`, "" where none does. An HDF5 file, which some source claims whatever is in it, is not opened:
+    """NAME of the source that claims `place`, "" if none does. An HDF5 file, which some source claims whatever is in it, is not opened:
     that is for a process with limits."""
     from exporter.formats.hdf5 import is_hdf5
     from exporter.sources import source_for

@@ -90,7 +90,7 @@ class Readers:
             os.register_at_fork(after_in_child=self._forget)
 
     def ask(self, place: Place, options: ReadOptions) -> Asked | None:
-        """Has a file read ahead of time, while the caller still writes another one; None where that is not possible."""
+        """Has a file read ahead of time, while the caller still writes another one; None if that is not possible."""
         if not can_serve(place):
             return None
         reader = self._take()

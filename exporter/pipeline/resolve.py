@@ -26,7 +26,7 @@ class Completion:
         self._made: dict[int, tuple[Stored, BatchNorm]] = {}  # by id: thousands may have one path, and so one hash
 
     def layer(self, stored: Stored) -> BatchNorm | None:
-        """The layer, converted to the one formula; None where its epsilon or axis is still not known, or there is a doubt about it.
+        """The layer, converted to the one formula; None if its epsilon or axis is still not known, or there is a doubt about it.
 
         Raises: LayerError for one that the formula cannot use.
         """

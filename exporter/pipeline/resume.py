@@ -41,7 +41,7 @@ class Index:
 
     @classmethod
     def of(cls, out_dir: str, options: ReadOptions, write_options: WriteOptions) -> Index:
-        """The index that lies in `out_dir`, empty where there is none or a damaged one."""
+        """The index that lies in `out_dir`, empty if there is none or a damaged one."""
         return cls(out_dir, _how(options, write_options), _entries_in(out_dir))
 
     def wrote(self, path: str) -> bool:
@@ -137,7 +137,7 @@ def _files_of(place: Place) -> Iterator[str]:
 
 
 def written(out: str) -> str:
-    """What tells an export as it was written from anything else; "" where there is none."""
+    """What tells an export as it was written from anything else; "" if there is none."""
     place = place_for(out)
     if isinstance(place, RemotePlace):
         try:

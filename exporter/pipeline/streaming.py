@@ -24,7 +24,7 @@ def evaluate_file(layer: BatchNorm, source: NDArray[Any], out: Path | BinaryIO, 
                   fast: bool = False) -> None:
     """`evaluate(layer, source)` written to `out`, a path or a stream, as a .npy file in row-major order; `source` is memory-mapped.
 
-    Raises: UsageError where the input does not fit the layer or has no numbers, OutputError.
+    Raises: UsageError if the input does not fit the layer or has no numbers, OutputError.
     """
     from exporter.files.output import replacing
 

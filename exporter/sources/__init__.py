@@ -1,7 +1,7 @@
-"""The kinds of file that people have, one module each.
+"""The supported kinds of files, one module each.
 
-A source is a module with NAME, claims(place) and read(place, options); SOURCES is their order. Adding one is one file
-and one word in SOURCES.
+A source is a module with NAME, claims(place) and read(place, options); SOURCES lists them in order. To add one, write a file
+and add its name to SOURCES (docs/architecture.md has the complete list).
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from exporter.files.place import Place
 from exporter.sources.shared.found import Found
 from exporter.sources.shared.options import ReadOptions
 
-# Tried in this order; each is imported when it is asked.
+# Tried in this order; each is imported when it is tried.
 SOURCES = ("keras_h5", "bundle_arrays", "numpy_archive", "keras_archive", "keras_weights", "orbax", "saved_model", "tf_checkpoint",
            "frozen_graph", "tfjs", "bundle")
 
 
 class Source(Protocol):
-    """What a module of this folder provides."""
+    """The interface of a source module."""
 
     NAME: str
 
@@ -29,7 +29,7 @@ class Source(Protocol):
         """Whether this source is the one for `place`, by its first bytes (a folder: by what it contains), never by its suffix."""
 
     def read(self, place: Place, options: ReadOptions) -> Found | ReadBack:
-        """The layers as the file stores them, or a bundle that was written before."""
+        """The layers as the file stores them, or a bundle that is read back."""
 
 
 def source_for(place: Place) -> Source | None:

@@ -15,13 +15,13 @@ NAME = "bundle"
 
 
 def claims(place: Place) -> bool:
-    """A JSON object whose first kilobytes name the format: other producers may order keys otherwise."""
+    """A JSON object whose first kilobytes name the format: other producers may order keys differently."""
     head = place.head(4096).lstrip(b"\xef\xbb\xbf \t\r\n")
     return head.startswith(b"{") and b'"bn-bundle"' in head
 
 
 def read(place: Place, options: ReadOptions) -> ReadBack:
-    """The bundle in `place`. Raises BundleError where it breaks the contract."""
+    """The bundle in `place`. Raises BundleError if it violates docs/format.md."""
     from exporter.formats.strict_json import parse_json
 
     return from_document(parse_json(place.read(MAX_BYTES), "the bundle", limit=MAX_BYTES, most=MAX_VALUES))

@@ -1,7 +1,7 @@
 """Our own bundles in the forms other than .json, read back: .npz, .safetensors, and the kit as .zip or as a folder (docs/targets.md).
 
-In the first two the document of docs/format.md names the array of each parameter; what is read is the document with the arrays in their
-places, and all that docs/format.md asks of a reader is checked on that.
+In the first two, the document of docs/format.md contains the name of each parameter's array. The arrays are inserted into the document,
+and then everything that docs/format.md requires of a reader is checked.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ KIT = "bundle.json"
 NPZ = f"{DOCUMENT}.npy"
 MAX_ARRAY = 8 * MAX_NUMBERS + 4096  # bytes, with its header
 
-# What a tensor of each type is read as; bfloat16 has no type of its own in NumPy.
+# The NumPy type that a tensor of each type is read as; NumPy has no bfloat16.
 TENSORS = {"F16": ("float16", "<f2"), "BF16": ("bfloat16", "<u2"), "F32": ("float32", "<f4"), "F64": ("float64", "<f8")}
 
 
@@ -58,13 +58,13 @@ def _has_member(place: Place) -> bool:
     with place.open() as file:
         try:
             archive = Archive(file)
-        except FormatError:  # the source of model archives says what is wrong with it
+        except FormatError:  # another source reports what is wrong with it
             return False
         return KIT in archive or NPZ in archive
 
 
 def read(place: Place, options: ReadOptions) -> ReadBack:
-    """The bundle in `place`. Raises BundleError where it breaks the contract, FormatError where the file is damaged."""
+    """The bundle in `place`. Raises BundleError if it violates docs/format.md, FormatError if the file is damaged."""
     if place.is_folder():
         return from_document(_parsed(place.child(KIT).read(MAX_BYTES)))
     if place.head(2) == b"PK":
@@ -130,19 +130,19 @@ def _values(tensor: Tensor, name: str, dtype: str) -> NDArray[Any]:
 
 
 def _joined(document: Any, parameter: Callable[[str, str], NDArray[Any]]) -> ReadBack:
-    """The bundle of a document whose parameters are names: `parameter` gives the array for a name and the layer's dtype."""
+    """The bundle of a document whose parameters are names: `parameter` returns the array for a name and the layer's dtype."""
     layers = document.get("layers") if isinstance(document, dict) else None
     count = 0
     for layer in layers if isinstance(layers, list) else ():
         dtype = layer.get("dtype") if isinstance(layer, dict) else None
         if not isinstance(dtype, str) or dtype not in HELD_IN:
-            continue  # from_document says what is wrong with it
+            continue  # from_document reports what is wrong with it
         for key in PARAMETERS:
             name = layer.get(key)
             if isinstance(name, str):
                 layer[key] = _flat(parameter(name, dtype), layer, name)
                 count += layer[key].size
-                check_numbers(count)  # before more is read: many layers may name one array
+                check_numbers(count)  # before more is read: many layers may refer to one array
     return from_document(document)
 
 

@@ -1,6 +1,6 @@
 """Frozen graphs: a GraphDef in which variables became constants (freeze_graph, convert_variables_to_constants), as a .pb file.
 
-Graph tools fold batch norm away, all of it or a part. What they left whole is exported; what they folded is named.
+Graph tools may fold all batch norms or some of them. Complete ones are exported; folded ones are reported.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ NAME = "frozen-graph"
 # Field numbers of saved_model.proto: a SavedModel begins with its schema version, 1, and the first of its graphs.
 SAVED_MODEL, SAVED_MODEL_GRAPHS = b"\x08\x01\x12", 2
 FOLDABLE = frozenset({"Conv2D", "DepthwiseConv2dNative", "Conv3D", "Conv2DBackpropInput", "MatMul"})
-STATISTICS = frozenset({"moving_mean", "moving_variance"})  # nobody else's names
+STATISTICS = frozenset({"moving_mean", "moving_variance"})  # names that nothing else has
 AFFINE = frozenset({"gamma", "beta"})
 SCALES = frozenset({"Mul", "Add", "AddV2", "Sub", "BiasAdd"})
 
@@ -43,7 +43,7 @@ _CHAIN_SCOPE = re.compile(r"batchnorm(_\d+)?")
 
 
 def claims(place: Place) -> bool:
-    """A GraphDef, or what holds one: a MetaGraphDef, a SavedModel's file under another name; in binary or text form."""
+    """A GraphDef, or a file that contains one: a MetaGraphDef, or a renamed SavedModel file; in binary or text form."""
     return _kind(place.head(4096)) is not None
 
 
@@ -82,7 +82,7 @@ def read(place: Place, options: ReadOptions) -> Found:
 
 
 def _refuse(graph: Graph, norms: list[GraphNorm], found: Found, folded: list[str]) -> None:
-    """The error for a graph from which nothing can be had, where there is a reason for the whole of it."""
+    """The error for a graph from which nothing can be exported, if there is one reason for all of it."""
     ops = {node.op for node in graph.main.nodes.values()}
     if not norms:
         check_is_open(graph)
@@ -96,7 +96,7 @@ def _refuse(graph: Graph, norms: list[GraphNorm], found: Found, folded: list[str
 
 
 def _folded(graph: Graph, norms: list[GraphNorm]) -> Iterator[str]:
-    """Scopes in which names say that there was a batch norm: a tool replaced its ops by a product and a sum, and kept their names."""
+    """Scopes whose names show that there was a batch norm: a tool replaced its ops by a product and a sum, and kept their names."""
     whole = {op_scope(norm.node) for norm in norms}
     roots = {node.name.rpartition("/")[0] for node in graph.main.nodes.values() if node.op in ROOTS}
     for node in graph.main.nodes.values():
@@ -114,7 +114,7 @@ def _played(norms: list[GraphNorm]) -> set[str]:
 
 
 def _averages_left_over(graph: Graph, norms: list[GraphNorm]) -> list[str]:
-    """Scopes whose tf.nn.moments have moving averages among the constants, none of which is a batch norm's."""
+    """Scopes whose tf.nn.moments have moving averages among the constants that no batch norm uses."""
     played = _played(norms)
     found = [(name, match[1]) for name, node in graph.main.nodes.items() if node.op == "Const" and (match := _AVERAGE.fullmatch(name))]
     taken = {scope for name, scope in found if name in played}
@@ -122,13 +122,13 @@ def _averages_left_over(graph: Graph, norms: list[GraphNorm]) -> list[str]:
 
 
 def _left_over(graph: Graph, norms: list[GraphNorm]) -> dict[str, list[str]]:
-    """Constants that are called as a batch norm's parameters are, by scope, where the ops are missing that compute with them.
+    """Constants with the names of a batch norm's parameters, by scope, if the ops that compute with them are missing.
 
-    A GraphDef has no length of its own: one that ends behind any of its nodes is sound.
+    A GraphDef does not contain its own length: a file that is cut after any node is still valid.
     """
     played = _played(norms)
     used: set[str] = set()
-    for node in reversed(list(graph.main.nodes.values())):  # users stand behind what they use; only handed on is not used
+    for node in reversed(list(graph.main.nodes.values())):  # users follow what they use; a value that is only passed on is not used
         if node.op not in PASSES or node.name in used:
             used.update(output.node for output in node.inputs)
     found: dict[str, list[str]] = {}
@@ -147,7 +147,7 @@ def _graphs(data: bytes, where: str) -> list[bytes]:
 
 
 def _kind(head: bytes) -> str | None:
-    """What the first bytes are: "graph", "meta graph", "saved model", "text", or None."""
+    """The kind of file according to its first bytes: "graph", "meta graph", "saved model", "text", or None."""
     if _TEXT.match(head):
         return "text"
     if head.startswith(SAVED_MODEL):

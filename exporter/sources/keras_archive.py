@@ -29,13 +29,13 @@ def claims(place: Place) -> bool:
     with place.open() as file:
         try:
             found = {member.name for member in Archive(file).members}
-        except FormatError:  # damaged: reading it says how
+        except FormatError:  # damaged: reading it reports how
             return True
     return len(found.intersection((CONFIG, *others))) > 1
 
 
 def read(place: Place, options: ReadOptions) -> Found:
-    """The batch norms of the model; epsilon None inside a user's own classes, whose config says nothing of their layers."""
+    """The batch norms of the model; epsilon is None inside a user's classes, whose config does not describe their layers."""
     if place.is_folder():
         return _read(Folder(place), place, options)
     with place.open() as file:

@@ -1,7 +1,7 @@
-"""Legacy HDF5 files of Keras: whole models and weights alone, of Keras 0.3 to 2.4, tf.keras, tf_keras and Keras 3.
+"""Legacy HDF5 files: whole models and weights alone, of Keras 0.3 to 2.4, tf.keras, tf_keras and Keras 3.
 
     0.3         attribute nb_layers, groups layer_0 ... with param_0 ...; or one group "graph". No names, no config
-    1.0 on      attribute layer_names, one group a layer with the attribute weight_names; a whole model keeps them under
+    1.0 on      attribute layer_names, one group per layer with the attribute weight_names; a whole model has them under
                 model_weights and its config in the attribute model_config
 """
 
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from exporter.sources.shared.options import ReadOptions
 
 NAME = "keras-h5"
-OTHER_GROUPS = ("top_level_model_weights", "optimizer_weights")  # beside those of the layers
+OTHER_GROUPS = ("top_level_model_weights", "optimizer_weights")  # in addition to those of the layers
 
-# Weights of each class of Keras 0.3 (read in its source): a file of that time counts them and names none.
+# Number of weights of each class of Keras 0.3 (from its source): a file of that time numbers them without names.
 _WEIGHTS_OF_KERAS_0 = {
     "Dense": 2, "TimeDistributedDense": 2, "MaxoutDense": 2, "Highway": 4, "Embedding": 1, "Convolution1D": 2, "Convolution2D": 2,
     "Convolution3D": 2, "SimpleRNN": 3, "GRU": 9, "LSTM": 12, "PReLU": 1, "ParametricSoftplus": 2, "SReLU": 4, **dict.fromkeys((
@@ -43,7 +43,7 @@ _WEIGHTS_OF_KERAS_0 = {
 
 
 def claims(place: Place) -> bool:
-    """HDF5 with the marks of the legacy layout, or without those of the one that Keras 2.12 began (.weights.h5)."""
+    """HDF5 with the marks of the legacy layout, or without those of the layout that came with Keras 2.12 (.weights.h5)."""
     if not is_hdf5(place):
         return False
     try:
@@ -51,7 +51,7 @@ def claims(place: Place) -> bool:
             legacy = {"layer_names", "layer_names0", "model_config", "nb_layers"} & set(file.attributes("")) or file.exists("model_weights")
             return bool(legacy) or not any(file.exists(name) for name in ("layers", "_layer_checkpoint_dependencies", "vars"))
     except FormatError:
-        return True  # a damaged file; `read` says what is wrong with it
+        return True  # a damaged file; `read` reports what is wrong with it
 
 
 def read(place: Place, options: ReadOptions) -> Found:
@@ -101,7 +101,7 @@ def _read_named(file: File, place: Place, options: ReadOptions) -> Found:
 
 
 def _kernels(file: File, groups: list[LayerGroup], said: Node | None, named: Node | None, options: ReadOptions) -> dict[str, Kernel | str]:
-    """The kernels before the batch norms. said: the config as it was given; named: with the names of the file."""
+    """The kernels before the batch norms. said: the config as given; named: the config with the names of the file."""
     from exporter.sources.legacy_h5.kernels import read_kernels
 
     if said is None or named is None:
@@ -111,8 +111,8 @@ def _kernels(file: File, groups: list[LayerGroup], said: Node | None, named: Nod
 
 
 def _said(file: File, base: str, name: str) -> str | None:
-    """The version or backend of the writer, which a whole model states for itself and for its weights. Two versions that write and mean the
-    same are no contradiction: people edit the one to please a loader.
+    """The version or backend of the writer, which a whole model states for itself and for its weights. Two versions whose files have the
+    same meaning do not contradict each other: people edit one of them to make a loader accept the file.
     """
     own, inner = file.text("", name), file.text(base, name)
     if own and inner and own != inner and (name == "backend" or not dialects.write_alike(own, inner)):
@@ -138,7 +138,7 @@ def _origin(said: dict[str, str | None], architecture: Architecture | None) -> d
 
 
 def _era(said: dict[str, str | None], architecture: Architecture | None, options: ReadOptions) -> dialects.Era:
-    """Who wrote the weights: as the file says, else as the user says, else as the architecture's file says."""
+    """The writer of the weights: according to the file, or else the user, or else the architecture's file."""
     backend = said["backend"] or options.backend or (architecture.backend if architecture else None)
     if options.keras_version is not None:
         given = dialects.era_given(options.keras_version, backend)
@@ -151,8 +151,8 @@ def _era(said: dict[str, str | None], architecture: Architecture | None, options
 
 
 def _without_norms(tree: Node | None, era: dialects.Era) -> frozenset[str]:
-    """Names of the layers that are of common classes of Keras's own, which hold no batch norm, as Keras 3 says: it gives a user's
-    class of such a name a registered_name. Most layers are of these classes, and to ask each for its weights costs as much as all the rest.
+    """Names of the layers of common built-in classes, which contain no batch norm. Keras 3 makes this certain: it gives a user's
+    class of such a name a registered_name. Most layers have these classes, and listing the weights of each would double the time.
     """
     if tree is None or not era.registers_classes:
         return frozenset()
@@ -182,8 +182,8 @@ def _groups(file: File, base: str, without_norms: frozenset[str]) -> list[LayerG
 
 
 def _check_lists(file: File, base: str, groups: list[LayerGroup]) -> None:
-    """Refuses weights that are there and not listed, in a file without a config, which would say so: a list that lost its end would else
-    lose a layer, or a parameter of one."""
+    """Refuses unlisted weights in a file without a config (which would reveal them): a truncated list would otherwise
+    silently lose a layer, or a parameter of one."""
     nested = [group.name for group in groups if "/" in group.name]
     for group in groups:
         check_listed(file, group, nested)
@@ -199,19 +199,19 @@ def _check_lists(file: File, base: str, groups: list[LayerGroup]) -> None:
 def _placed(groups: list[LayerGroup], tree: Node | None) -> Iterator[tuple[LayerGroup, str, Node | None]]:
     """(group, path, layer) of each group, in the order of the file; without a config the layer is None.
 
-    Raises: FormatError, naming the first difference, where the config and the file do not hold the same layers in the same order.
+    Raises: FormatError, naming the first difference, if config and file do not contain the same layers in the same order.
     """
     if tree is None:
         yield from ((group, group.name, None) for group in groups)
         return
-    if not tree.is_model:  # a user's own class: what it contains its config says only of layers that are written out in it
+    if not tree.is_model:  # a user's class: its config describes only the layers that are serialized in it
         yield from ((group, group.name, _child(tree, group.name)) for group in groups)
         return
     layers = list(_saved_layers(tree))
     named, known = {group.name for group in groups}, {node.name for _, node in layers}
     nameless = [group for group in groups if group.name not in known]
     unnamed = [number for number, (_, node) in enumerate(layers) if not node.name]
-    if len(unnamed) == len(nameless):  # a Sequential in a Sequential of Keras 1 has its name in layer_names only
+    if len(unnamed) == len(nameless):  # a Sequential inside a Sequential of Keras 1 has its name only in layer_names
         for number, group in zip(unnamed, nameless):
             above, node = layers[number]
             layers[number] = above, dataclasses.replace(node, name=group.name)
@@ -241,7 +241,7 @@ def _in_order(groups: list[LayerGroup], layers: list[tuple[str, Node]]) -> Itera
 
 
 def _saved_layers(tree: Node, above: str = "") -> Iterator[tuple[str, Node]]:
-    """(outer path, layer) of the layers that have groups: those of the model, of a legacy Merge of Keras 1 those of its branches."""
+    """(outer path, layer) of the layers that have groups: those of the model, and for a legacy Merge of Keras 1 those of its branches."""
     for _, child in tree.children:
         if child.base_name == "Merge" and child.children:
             outer = join(above, child.name)
@@ -255,13 +255,13 @@ def _saved_layers(tree: Node, above: str = "") -> Iterator[tuple[str, Node]]:
 
 
 def _read_unnamed(file: File, place: Place, options: ReadOptions) -> Found:
-    """Keras 0.3: a layer's weights are numbered in the order in which the config has them."""
+    """Keras 0.3: the weights of the layers are numbered in the order of the config."""
     if options.architecture is None:
         raise UnsupportedError("weights of Keras 0.3 have no names, and the file contains neither epsilon nor the classes of the layers",
                                hint="give the config with --architecture FILE")
     architecture = node_tree_from(options.architecture)
     found = Found(Origin(file=place.name, kind=NAME), options)
-    found.kernels = {} if options.kernels else None  # the config of a Graph says what feeds what in another way
+    found.kernels = {} if options.kernels else None  # the config of a Graph describes connections in another way
     reading = Reading(file, dialects.Era(version=(0, 3, 0)), architecture.tree, found)
     try:
         if file.is_group("graph"):
@@ -290,7 +290,7 @@ def _add_unnamed(reading: Reading, group: str, path: str, node: Node) -> None:
 
 
 def _count(path: str, node: Node, first: int, found: list[tuple[Candidate, int]]) -> int:
-    """The number after that of the last parameter of `node`, whose first is `first`; its batch norms are added to `found`."""
+    """The number after the last parameter of `node`, whose first number is `first`; its batch norms are added to `found`."""
     own = list(candidates(path, node))
     if own and own[0].node is node:
         found.append((own[0], first))

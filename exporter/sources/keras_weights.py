@@ -1,6 +1,6 @@
 """Weights without a config in Keras's format since tf.keras 2.12: .weights.h5, and .weights.json with its shards (Keras 3.10 on).
 
-They hold no epsilon, no axis, and no class of a layer: an architecture beside them says all that, or the user.
+They contain no epsilon, no axis, and no layer classes: these come from an architecture or from the user.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ def claims(place: Place) -> bool:
     if is_hdf5(place):
         with open_hdf5(place) as file:
             if any(re.fullmatch(r"layer_names[0-9]*|nb_layers|model_config", name) for name in file.attributes("")):
-                return False  # the older layout, whatever its layers are called
+                return False  # the older layout, whatever the names of its layers
             return any(map(file.is_group, (*LAYER_LISTS, VARIABLES))) or any(path.endswith(f"/{VARIABLES}") for path in file.walk())
     return place.is_file() and place.head(1) == b"{" and b'"weight_map"' in place.head(4096)
 
 
 def read(place: Place, options: ReadOptions) -> Found:
-    """The batch norms; epsilon None unless `options.architecture` gives the config."""
+    """The batch norms; epsilon is None unless `options.architecture` gives the config."""
     found = Found(Origin(file=place.name, kind=NAME), options)
     tree = version = None
     if options.architecture is not None:

@@ -3,7 +3,7 @@
     tensorpack    bn0/gamma:0, bn0/beta:0, bn0/mean/EMA:0, bn0/variance/EMA:0
     Keras 2 on    bn/gamma:0, bn/beta:0, bn/moving_mean:0, bn/moving_variance:0; TensorFlow's layers alike, with or without ":0"
 
-They hold no epsilon: the user gives it, or an architecture with the same names. Arrays of objects are pickles and never read.
+They contain no epsilon: the user gives it, or an architecture with the same names. Arrays of objects are pickles and never read.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ def claims(place: Place) -> bool:
     with place.open() as file:
         try:
             members = Archive(file).members
-        except FormatError:  # the source of model archives says what is wrong with it
+        except FormatError:  # another source reports what is wrong with it
             return False
     return bool(members) and all(member.name.endswith(".npy") for member in members)
 
 
 def read(place: Place, options: ReadOptions) -> Found:
-    """The batch norms whose parameters' names are certain. Raises: UnsupportedError where there are none, FormatError."""
+    """The batch norms whose parameter names are unambiguous. Raises: UnsupportedError if there are none, FormatError."""
     with place.open() as file:
         arrays = _Arrays(file)
         scopes = _scopes(arrays.names)
@@ -96,7 +96,7 @@ class _Arrays:
 
 
 def _scopes(found: Iterable[str]) -> Scopes:
-    """{scope: {role: name of the array}}, in the order of the archive. Raises: FormatError for a role that comes twice."""
+    """{scope: {role: name of the array}}, in the order of the archive. Raises: FormatError for a role that occurs twice."""
     scopes: Scopes = {}
     for name in found:
         match = _NAME.fullmatch(name)
@@ -141,7 +141,7 @@ def _add(arrays: _Arrays, whole: Scopes, found: Found, options: ReadOptions) -> 
 
 
 def _named(tree: Node, scopes: list[str], architecture: str) -> tuple[Mapping[str, tuple[str, Node]], str]:
-    """{scope: (path, layer)}, the layer whose path or name is the scope, one for each; and what to say of it, "" for nothing."""
+    """{scope: (path, layer)}, with the one layer whose path or name is the scope; and a warning, or ""."""
     norms = [(path, node) for path, node in walk(tree) if is_batch_norm(node)]
     nodes = [node for _, node in norms]
     paired = in_another_session(nodes, scopes)
@@ -156,13 +156,13 @@ def _named(tree: Node, scopes: list[str], architecture: str) -> tuple[Mapping[st
 
 
 def _is_in_order(nodes: Sequence[Node], paired: Sequence[str], scopes: Sequence[str]) -> bool:
-    """Whether the archive has the layers in the order of the model, as far as Keras counted them."""
+    """Whether the archive has the layers in the order of the model, according to Keras's numbers."""
     counted = [scopes.index(scope) for node, scope in zip(nodes, paired) if node.name != scope]
     return counted == sorted(counted)
 
 
 def _beside(found: Iterable[str], whole: Scopes) -> Mapping[str, list[str]]:
-    """The arrays of each scope that no batch norm has; those of renormalization are harmless."""
+    """The arrays of each scope that a batch norm does not have; those of renormalization are harmless."""
     beside: dict[str, list[str]] = {scope: [] for scope in whole}
     for name in found:
         scope, _, last = name.rpartition("/")

@@ -27,16 +27,16 @@ if TYPE_CHECKING:
 NAME = "orbax"
 CHECKPOINT, PYTREE, CONFIG, STRINGS = "_CHECKPOINT_METADATA", "pytree", "model_config", "_strings.json"
 MODEL = ("trainable_variables", "non_trainable_variables")
-WRITER = "3.0.0"  # the callback is of Keras 3, and the checkpoint says no more
+WRITER = "3.0.0"  # the callback belongs to Keras 3, and the checkpoint contains no more about it
 
 
 def claims(place: Place) -> bool:
-    """A folder that is a step, or holds steps."""
+    """A folder that is a step, or contains steps."""
     return place.is_folder() and (_is_step(place) or bool(_steps(place)))
 
 
 def read(place: Place, options: ReadOptions) -> Found:
-    """The batch norms of a step, of a folder of steps the latest; without a config their names are certain and epsilon is None."""
+    """The batch norms of a step (the latest one of a folder of steps); without a config, their names are known but epsilon is None."""
     found = Found(Origin(file=place.name, kind=NAME), options)
     steps = {} if _is_step(place) else _steps(place)
     step = steps[max(steps)] if steps else place
@@ -53,7 +53,7 @@ def _is_step(folder: Place) -> bool:
 
 
 def _steps(folder: Place) -> dict[int, Place]:
-    """The steps in a folder by their number; Orbax gives one that is being written another name."""
+    """The steps in a folder by number; while a step is being written, Orbax gives it another name."""
     return {int(child.name): child for child in folder.children()
             if child.name.isascii() and child.name.isdigit() and len(child.name) < 19 and child.is_folder() and _is_step(child)}
 
@@ -105,7 +105,7 @@ class _Variables:
                                    hint="it was not written by keras.callbacks.OrbaxCheckpoint; export the model to .keras")
 
     def below(self, model: str) -> _Variables:
-        """Without the model's own name, which stands in front of all paths in a Sequential that was built by its first call."""
+        """Without the model's own name, which precedes all paths in a Sequential that was built by its first call."""
         if model and all(name.startswith(f"{model}/") for name in self._by_name):
             self._by_name = {name[len(model) + 1:]: keys for name, keys in self._by_name.items()}
         return self

@@ -1,7 +1,7 @@
 """SavedModels: the folders of tf.saved_model.save, model.save, model.export, of TensorFlow 1's builder and estimators.
 
 Batch norms come from the object graph of saved_model.pb, their numbers from variables/ by the node of each variable, their
-configs from Keras's metadata. Where there is none, the graph itself tells which variables are a batch norm's, and its epsilon.
+configs from Keras's metadata. Without metadata, the graph itself shows which variables belong to a batch norm, and its epsilon.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ if TYPE_CHECKING:
 
 NAME = "saved-model"
 TEXT_MODEL, VARIABLES = "saved_model.pbtxt", "variables/variables.index"
-ARCHITECTURE = "assets/saved_model.json"  # of tf.keras' export_saved_model in TensorFlow 1.12 to 2.0
+ARCHITECTURE = "assets/saved_model.json"  # written by tf.keras's export_saved_model in TensorFlow 1.12 to 2.0
 
 
 def claims(place: Place) -> bool:
-    """A folder that holds saved_model.pb, or that file itself, or the variables beside it; what is left of such a folder."""
+    """A folder that contains saved_model.pb, that file itself, or the variables beside it; also an incomplete folder of this kind."""
     folder = _folder(place)
     if folder is None:
         return False
@@ -70,7 +70,7 @@ def read(place: Place, options: ReadOptions) -> Found:
 
 
 def _folder(place: Place) -> Place | None:
-    """The folder of the SavedModel that a place is, or is a part of."""
+    """The folder of the SavedModel that contains a place, or is the place."""
     above = place.parent()
     if place.name in (MODEL, TEXT_MODEL):
         return above
@@ -111,7 +111,7 @@ def _read_frozen(part: Part, found: Found) -> None:
 
 
 def _norms_by_key(graph: MetaGraph) -> dict[str, list[GraphNorm]]:
-    """The batch norms of a TensorFlow 1 graph by the key under which its saver stores their variance."""
+    """The batch norms of a TensorFlow 1 graph, by the key under which its saver stores their variance."""
     from exporter.sources.tf_graph.tf1 import saved_names
 
     keys = saved_names(graph)
@@ -145,7 +145,7 @@ class _Reader:
             self._by_graph(found)
 
     def kernels(self, wants: Callable[[str], bool]) -> dict[str, Kernel | str]:
-        """The kernels of the layers that feed those of its batch norms that are wanted."""
+        """The kernels of the layers that feed its wanted batch norms."""
         from exporter.sources.tf_objects.kernels import saved_kernels
 
         return saved_kernels(self._checkpoint, self._stored, self._keras, wants)
@@ -165,7 +165,7 @@ class _Reader:
         return Said(path, *self._keras.config(norm) or (None, None))
 
     def _completed(self, layer: Stored, found: ObjectNorm, norms: list[GraphNorm]) -> Stored | Skipped:
-        """The layer with what only the graph says: all of one without a config, and the epsilon of fused kernels."""
+        """The layer, completed from the graph: everything if it has no config, and the epsilon of fused kernels."""
         same = [norm for norm in norms if _plays(norm, found)]
         if layer.epsilon is not None:
             return with_kernel(layer, same, self._era)
@@ -179,7 +179,7 @@ class _Reader:
         return layer.replace(epsilon=epsilon)
 
     def _by_graph(self, found: Found) -> None:
-        """The batch norms of objects that are no Keras layers, as model.export writes: by the functions alone."""
+        """The batch norms of objects that are not Keras layers, as model.export writes them: from the functions alone."""
         functions = SavedFunctions(self._part.data, self._saved, self._stored)
         norms = functions.norms()
         prefix = model_prefix(self._stored.variable_name(node) for node in range(len(self._stored)))
@@ -205,7 +205,7 @@ class _Reader:
 
 
 def _plays(norm: GraphNorm, found: ObjectNorm) -> bool:
-    """Whether the graph gives the variables the roles that they have by name."""
+    """Whether the graph uses the variables in the roles that their names indicate."""
     mean = norm.moving[0] if norm.moving else norm.mean
     roles = {"moving_mean": key_of(mean), "gamma": key_of(norm.gamma), "beta": key_of(norm.beta)}
     return all(key is None or found.variables.get(role) == key for role, key in roles.items())

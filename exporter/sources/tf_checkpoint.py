@@ -25,7 +25,7 @@ _LATEST = re.compile(rb'^\s*model_checkpoint_path\s*:\s*"((?:[^"\\\n]|\\.)*)"', 
 
 
 def claims(place: Place) -> bool:
-    """A table, a prefix of one, one of its .data or .meta files, or a folder or state file that names one."""
+    """An index, its prefix, one of its .data or .meta files, or a folder or state file that names one."""
     if place.is_folder():
         if place.child("saved_model.pb").exists():
             return False
@@ -39,7 +39,7 @@ def claims(place: Place) -> bool:
 
 
 def read(place: Place, options: ReadOptions) -> Found:
-    """The batch norms of a checkpoint; epsilon and axis are None where neither a graph beside it nor an architecture says them."""
+    """The batch norms of a checkpoint; epsilon and axis are None if neither a graph beside it nor an architecture says them."""
     found = Found(Origin(file=place.name, kind=NAME), options)
     table = _table(place, found)
     with open_checkpoint(table) as checkpoint:
@@ -53,7 +53,7 @@ def read(place: Place, options: ReadOptions) -> Found:
 
 
 def _table(place: Place, found: Found) -> Place:
-    """The table of the checkpoint that `place` means."""
+    """The index of the checkpoint that `place` refers to."""
     if place.is_folder():
         if place.child(STATE).is_file():
             return _latest(place, found)
@@ -76,7 +76,8 @@ def _table(place: Place, found: Found) -> Place:
 
 
 def _latest(folder: Place, found: Found) -> Place:
-    """The checkpoint that the folder's state file names. What lies outside the folder is never opened: its namesake inside is."""
+    """The checkpoint that the folder's state file names. Nothing outside the folder is opened; a file of the same name inside is used
+    instead."""
     match = _LATEST.search(folder.child(STATE).read(MiB))
     if not match:
         raise FormatError(f"the file '{STATE}' is not a checkpoint state file: model_checkpoint_path is missing",
@@ -115,13 +116,13 @@ def _indexes(folder: Place) -> list[Place]:
 
 
 def _prefixes(name: str) -> list[str]:
-    """The prefix of the checkpoint that a .data or .meta file belongs to; none for another file."""
+    """The prefix of the checkpoint that a .data or .meta file belongs to; None for other files."""
     data = _DATA.fullmatch(name)
     return [data[1]] if data else [name[:-5]] if name.endswith(".meta") else []
 
 
 def _is_damaged_index(place: Place) -> bool:
-    """An index by its name and its data files alone: its end is damaged."""
+    """An index recognized only by its name and data files: its end is damaged."""
     if not place.name.endswith(".index"):
         return False
     prefix = f"{place.name[:-6]}.data-"
@@ -136,7 +137,7 @@ def _meta(table: Place) -> Place | None:
 
 
 def _other_metas(table: Place) -> list[Place]:
-    """The graphs of other names beside a checkpoint: tensorpack writes graph-DATE.meta. Not every server lists its folders."""
+    """Graphs with other names beside a checkpoint: tensorpack writes graph-DATE.meta. Not every server lists its folders."""
     try:
         beside = table.parent().children()
     except MissingFileError:

@@ -1,8 +1,9 @@
 """TensorFlow.js layers models: model.json with the config and a list of weights, and shards with their bytes.
 
-The weights of a group follow each other without gaps through its shards, which cut where they like (4 MiB). Names are those of the Keras
+The weights of a group are contiguous across its shards, which may be cut anywhere (every 4 MiB). Names are those of the Keras
 weights without ":0"; a model converted from .keras has the paths of its HDF5 weights instead ("layers/batch_normalization/vars/0").
-The converter takes HDF5 files of weights alone, too, and then writes "modelTopology": null (write_artifacts in tensorflowjs 0.1 to 4.22).
+The converter also accepts HDF5 files with only weights, and then writes "modelTopology": null (write_artifacts in tensorflowjs 0.1 to
+4.22).
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ def read(place: Place, options: ReadOptions) -> Found:
 
 
 def _without_config(weights: Weights, place: Place, options: ReadOptions) -> Found:
-    """The batch norms of weights alone, whose names and order are those of the HDF5 file that they were in."""
+    """The batch norms of weights alone, whose names and order are those of the original HDF5 file."""
     if weights.are_by_path():
         raise FormatError("this model.json contains no modelTopology, so there is no config to match the weights with")
     if options.architecture is not None:

@@ -71,7 +71,7 @@ def writer_for(name: str, options: WriteOptions) -> Writer:
 
 
 def target_for(name: str) -> Target:
-    """The target that the suffix of `name` chooses; UsageError where none does."""
+    """The target that the suffix of `name` chooses; UsageError if none does."""
     suffix = suffix_of(name)
     if suffix not in SUFFIXES:
         raise UsageError(f"unknown suffix {suffix!r} of the output's name" if suffix else "the output's name has no suffix",

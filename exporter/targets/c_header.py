@@ -64,7 +64,7 @@ def _layer(stem: str, layer: BatchNorm, options: WriteOptions) -> Iterator[str]:
 
 
 def _folded(layer: BatchNorm) -> list[NDArray[Any]]:
-    """[scale, offset] in the type of the layer's arrays. Raises OutputError where that type cannot hold one with its precision."""
+    """[scale, offset] in the type of the layer's arrays. Raises OutputError if that type cannot hold one with its precision."""
     dtype = "float64" if layer.dtype == "float64" else "float32"
     factors = scale_and_offset(layer)
     found = [round_to(values, dtype) for values in factors]

@@ -25,7 +25,7 @@ OPTIONS = frozenset({"vectors", "fold"})
 
 
 def write(bundle: Bundle, options: WriteOptions) -> bytes:
-    """The archive. Raises OutputError where it would hold more arrays than are read back, UnsupportedError where nothing can be folded."""
+    """The archive. Raises OutputError if it would hold more arrays than are read back, UnsupportedError if nothing can be folded."""
     if options.fold:
         return folded_archive(fold_bundle(bundle))
     stems = stems_of(bundle.paths())

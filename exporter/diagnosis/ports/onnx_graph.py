@@ -66,7 +66,7 @@ def claims(place: Place) -> bool:
 
 
 def read(place: Place) -> Port:
-    """The batch norms of the main graph, its subgraphs and its functions. Raises: FormatError, UnsupportedError where there is none."""
+    """The batch norms of the main graph, its subgraphs and its functions. Raises: FormatError, UnsupportedError if there is none."""
     model = Message(place.read(MAX_BYTES), place.name)
     graph = model.message(ModelProto.GRAPH)
     layers: list[Ported] = []

@@ -43,13 +43,13 @@ PLAIN = Framework(name="it", epsilon="epsilon", momentum=None)
 class Ported:
     """One batch norm in another form.
 
-    path:      as the form names it; "" where it has no name.
+    path:      as the form names it; "" if it has no name.
     arrays:    those that are there, flat, by the names gamma, beta, moving_mean, moving_variance.
     called:    what the file calls each of them.
     dtype:     the coarsest type of its arrays.
-    epsilon:   None where the form does not hold it.
-    axis, ndim: as in BatchNorm; None where the form does not say.
-    shape:     of the arrays, or None where they are flat in the form.
+    epsilon:   None if the form does not hold it.
+    axis, ndim: as in BatchNorm; None if the form does not say.
+    shape:     of the arrays, or None if they are flat in the form.
     text:      whether the numbers are text, which says no type.
     """
 
@@ -115,7 +115,7 @@ def coarsest(arrays: Iterable[NDArray[Any]]) -> str:
 
 
 def flat(values: NDArray[Any], name: str, where: str) -> NDArray[Any]:
-    """A parameter as it is compared. Raises: FormatError where it is not of numbers."""
+    """A parameter as it is compared. Raises: FormatError if it is not of numbers."""
     if values.dtype.kind not in "fiu" and values.dtype.name != "bfloat16":
         raise FormatError(f"expected numbers, got an array of type {values.dtype}", where=f"{where}: {printable(name, 80)}")
     return np.ascontiguousarray(values).reshape(-1)

@@ -36,7 +36,7 @@ _UNDERSCORED = re.compile(r"^(.+)_(gamma|beta|moving_mean|moving_var|running_mea
 def port_of(arrays: Mapping[str, NDArray[Any]], name: str, epsilons: Mapping[str, float] | None = None) -> Port:
     """The batch norms among arrays with names. epsilons: those that the file says, by the path of the layer.
 
-    Raises: UnsupportedError where there is none, FormatError where two arrays claim one place.
+    Raises: UnsupportedError if there is none, FormatError if two arrays claim one place.
     """
     groups: dict[str, dict[str, str]] = {}
     lonely: dict[str, NDArray[Any]] = {}

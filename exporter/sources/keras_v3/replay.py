@@ -41,7 +41,7 @@ NAMESAKE = "it may be a custom class that is only named BatchNormalization"
 class Match:
     """A batch norm of the model.
 
-    node:  its config, None inside a user's class. group: its weights, None where the file has none, for the reason `why`.
+    node:  its config, None inside a user's class. group: its weights, None if the file has none, for the reason `why`.
     told:  whether the config mentions batch norms somewhere in this custom class.
     may_be_called: whether it is called in training mode, or a layer is that may be this one.
     """
@@ -74,7 +74,7 @@ def matched(root: Group, tree: Node, keras_version: str | None, *, own_config: b
 
     keras_version: of the config; of the weights, too, where it is their own. Without one the way of counting that fits is theirs.
     kernels: layers of `tree` that have a kernel; each gets its group, where that is certain.
-    Raises: FormatError where the weights hold batch norms that the config does not, where two ways fit, or an architecture does not.
+    Raises: FormatError if the weights hold batch norms that the config does not, where two ways fit, or an architecture does not.
     """
     ways = _ways(root, tree, keras_version, own_config, frozenset(kernels or ()))
     fitting = _fitting(ways, keras_version)
@@ -105,7 +105,7 @@ def _ways(root: Group, tree: Node, keras_version: str | None, own_config: bool, 
 
 
 def _fitting(ways: list[_Replay], keras_version: str | None) -> list[_Replay]:
-    """Those that fit. Raises: FormatError where they lead to different groups, and the version does not say which is right."""
+    """Those that fit. Raises: FormatError if they lead to different groups, and the version does not say which is right."""
     fitting = [way for way in ways if way.fits]
     if len({way.places for way in fitting}) > 1:
         fitting = [way for way in fitting if way.counting is _likely(keras_version) and not way.equal_is_shared]

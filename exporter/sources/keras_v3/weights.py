@@ -45,7 +45,7 @@ def read_weights(root: Group, tree: Node | None, keras_version: str | None, foun
     """Reads the batch norms under `root` into `found`, and the kernels before those whose paths `kernels` wants.
 
     tree: the model's config, or None. own_config: whether it was saved together with these weights, so that names have to agree.
-    quantized: how a group's weights are. Raises: FormatError where config and weights do not fit.
+    quantized: how a group's weights are. Raises: FormatError if config and weights do not fit.
     """
     ranks: Any = {}
     if tree is not None:
@@ -141,7 +141,7 @@ def _kernels(feeding: Mapping[str, Feeding | str], groups: Mapping[Node, Group |
 def _renamed(path: str, node: Node, group: Group, own_config: bool) -> str:
     """How the name in the config differs from the one in the weights: those that Keras made up do from one session to the next.
 
-    Raises: FormatError where another difference shows that they do not fit.
+    Raises: FormatError if another difference shows that they do not fit.
     """
     name = group.name
     made_up = any(numbered(text)[0] == snake_case(node.base_name) for text in (name or "", node.name))

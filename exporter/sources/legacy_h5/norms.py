@@ -125,7 +125,7 @@ class Reading:
         self._add_layer(candidate.path, candidate, fields, arrays, statistic=Statistic.DEVIATION)
 
     def _statistic(self, norm: Norm, candidate: Candidate | None, path: str, arrays: Arrays) -> tuple[Statistic | None, tuple[str, ...]]:
-        """What the fourth parameter holds, and what of it is assumed; None where it cannot be known."""
+        """What the fourth parameter holds, and what of it is assumed; None if it cannot be known."""
         found = dialects.statistic(self.era, old_name=norm.old_name, on_tensorflow=norm.on_tensorflow)
         if found is not None:
             return found, ()

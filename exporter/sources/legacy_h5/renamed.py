@@ -27,7 +27,7 @@ _OUTPUTS = {"Dense": "units", **{f"Conv{rank}D": "filters" for rank in (1, 2, 3)
 def named_as(tree: Node, groups: Sequence[LayerGroup], file: File) -> tuple[Node, str]:
     """(tree, warning) with the names that the weights have; as it is, and "", where no name differs or more than names does.
 
-    Raises: FormatError where a kernel has not the shape that the config says.
+    Raises: FormatError if a kernel has not the shape that the config says.
     """
     layers = [node for _, node in tree.children]
     if len(layers) != len(groups):  # of a Sequential the file does not list the InputLayer

@@ -58,7 +58,7 @@ class LayerGroup:
 class Norm:
     """The weights of one batch norm.
 
-    scope:         what stands before the parameters' names; "" where nothing does.
+    scope:         what stands before the parameters' names; "" if nothing does.
     datasets:      path in the file by parameter.
     old_name:      whether the fourth is called running_std. on_tensorflow: whether the names end in ":0".
     """
@@ -86,7 +86,7 @@ def norms_of(group: LayerGroup, *, may_put_beta_first: bool = False) -> list[Nor
 
     may_put_beta_first: see exporter.keras.dialects.Era.
 
-    Raises: FormatError where a name comes twice, or names and order disagree.
+    Raises: FormatError if a name comes twice, or names and order disagree.
     """
     found: dict[tuple[str, str], dict[str, int]] = {}
     for position, weight in enumerate(group.weights):
@@ -162,7 +162,7 @@ def check_not_exchanged(groups: Sequence[LayerGroup]) -> None:
 
 
 def _only_scope(group: LayerGroup) -> str:
-    """The scope that all weights of a group have; "" where there are several, or it is not certain."""
+    """The scope that all weights of a group have; "" if there are several, or it is not certain."""
     scopes = {scope if parsed is None else parsed[0] for weight in group.weights
               for parsed, scope in [(_parse(weight), weight.rpartition("/")[0] or _KERAS_1.sub("", weight))]}
     return scopes.pop() if len(scopes) == 1 else ""
@@ -219,7 +219,7 @@ def match(group: LayerGroup, norms: Sequence[Norm], found: Sequence[Candidate], 
     A norm without a candidate lies in a user's class that does not say what it contains; a candidate without a norm was never
     built. `in_order`: the order of the candidates is that of the model; else whole names alone decide.
 
-    Raises: FormatError where names and order disagree, or allow more than one answer.
+    Raises: FormatError if names and order disagree, or allow more than one answer.
     """
     if in_order and len(norms) == len(found):
         for norm, candidate in zip(norms, found):
@@ -299,7 +299,7 @@ def path_of(group: LayerGroup, scope: str) -> str:
 
 
 def as_named(file: File, group: LayerGroup, node: Node | None, era: Era) -> LayerGroup | None:
-    """The group with its datasets under the right names; None where two readings are possible.
+    """The group with its datasets under the right names; None if two readings are possible.
 
     Keras 1.0.0 to 1.0.2 saved a Sequential that lies in another model layer by layer, but under names of which all trainable weights' come
     first (save_weights: the names of trainable_weights + non_trainable_weights, the values of get_weights()). A version that is
@@ -322,7 +322,7 @@ def as_named(file: File, group: LayerGroup, node: Node | None, era: Era) -> Laye
 
 
 def _layer_by_layer(group: LayerGroup, node: Node) -> tuple[str, ...] | None:
-    """The names of the weights in the order of the layers; None where a name is that of no layer, or a layer holds others."""
+    """The names of the weights in the order of the layers; None if a name is that of no layer, or a layer holds others."""
     layers = [child.name for _, child in node.children]
     owners = [[name for name in layers if weight.startswith(f"{name}_")] for weight in group.weights]
     if not all(owners) or any(child.children for _, child in node.children):

@@ -1,5 +1,5 @@
-"""A config that stands beside weights: in a JSON file (of to_json() or get_config()), a model in HDF5, a .keras archive or folder, or
-a SavedModel."""
+"""A config that is given in addition to weights: a JSON file (of to_json() or get_config()), a model in HDF5, a .keras archive or folder,
+or a SavedModel."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SAVED_MODEL = "saved_model.pb"
 def node_tree_from(place: Place) -> Architecture:
     """The config in a JSON file, a model in HDF5, a .keras archive or folder, or a SavedModel.
 
-    Raises: FormatError, UnsupportedError where the file contains no config; `where` starts with the file's name.
+    Raises: FormatError, UnsupportedError if the file contains no config; `where` starts with the file's name.
     """
     with located(place.name):
         return _architecture(place)
@@ -49,7 +49,7 @@ def _architecture(place: Place) -> Architecture:
     from exporter.formats.strict_json import parse_json
 
     value = parse_json(place.read(), "")
-    if isinstance(value, str):  # json.dump(model.to_json(), file): to_json() is a text already
+    if isinstance(value, str):  # json.dump(model.to_json(), file): to_json() already returns text
         value = parse_json(value, "")
     if isinstance(value, dict) and isinstance(value.get("modelTopology"), dict):  # model.json of TensorFlow.js
         value = value["modelTopology"]
@@ -70,13 +70,13 @@ def _saved_model(folder: Place) -> Architecture:
 
 
 def note_own_classes(tree: Node | None, found: Found) -> None:
-    """Notes the classes whose layers a config does not describe, where something is missing for want of it."""
+    """Records the classes whose layers a config does not describe, if information is missing because of that."""
     if tree is not None and (found.skipped or any(layer.epsilon is None for layer in found)):
         found.own_classes += _own_classes(tree)
 
 
 def _own_classes(tree: Node) -> list[OwnClass]:
-    """The user's own classes in a config, and those of packages such as KerasHub."""
+    """The custom classes in a config, including those of packages such as KerasHub."""
     found: dict[str, OwnClass] = {}
     for node in (tree, *(node for _, node in walk(tree))):
         registered = node.registered_name or node.class_name
@@ -88,8 +88,9 @@ def _own_classes(tree: Node) -> list[OwnClass]:
 
 
 def _with_class(value: Any) -> Any:
-    """A model's config with the class that a dump of get_config() lacks: {name, layers, input_layers, output_layers} of a functional model,
-    {name, layers} or, before Keras 2.2.3, the list alone of a Sequential. In Keras 0.3 "layers" has entries without a class_name.
+    """A model's config, completed by the class that a dump of get_config() lacks: {name, layers, input_layers, output_layers} of a
+    functional model, {name, layers} or, before Keras 2.2.3, the list alone of a Sequential. In Keras 0.3 "layers" has entries without a
+    class_name.
     """
     layers = value if isinstance(value, list) else value.get("layers") if isinstance(value, dict) and "class_name" not in value else None
     if not isinstance(layers, list) or not layers or not all(isinstance(entry, dict) and "class_name" in entry for entry in layers):

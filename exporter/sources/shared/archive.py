@@ -69,14 +69,14 @@ class Folder:
 
 
 def config_of(parts: Zip | Folder) -> Architecture:
-    """The config of the model, and the version that its metadata says."""
+    """The config of the model, and the version in its metadata."""
     tree = parse_config(parts.text(CONFIG), CONFIG)
     version = None
     if parts.has(METADATA):
         try:
             metadata = parse_json(parts.text(METADATA), METADATA)
             version = metadata.get("keras_version") if isinstance(metadata, dict) else None
-        except FormatError as error:  # it contains nothing that the numbers depend on
+        except FormatError as error:  # nothing in it affects the numbers
             parts.warnings.append(f"{error}; it is ignored")
     return Architecture(tree=tree, keras_version=version if isinstance(version, str) else None, backend=None)
 
@@ -90,7 +90,7 @@ def _weights_name(parts: Zip | Folder) -> str:
     for name in filter(parts.has, PICKLED):
         raise UnsupportedError("the weights are in NumPy's .npz format, a pickle of the backend's own objects; pickles are never loaded",
                                where=name, hint="save the model again in the default format, with its weights in HDF5")
-    return WEIGHTS[0]  # opening it says that it is missing
+    return WEIGHTS[0]  # opening it reports that it is missing
 
 
 def read_architecture(place: Place) -> Architecture:

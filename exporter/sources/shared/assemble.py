@@ -1,4 +1,4 @@
-"""From the arrays that a Keras file holds for a batch norm, and its config, to a Stored."""
+"""Makes a Stored from the arrays that a Keras file contains for a batch norm, and its config."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ Arrays = Mapping[str, tuple["NDArray[Any]", str]]
 
 CALLED_IN_TRAINING = ("the model calls it with training=True, so that it normalizes by the statistics of the batch, also in predict(); the "
                       "stored ones are not used")
-# Variables that renormalization adds, which inference does not use: those of tf.keras and Keras 3.14, and with tf.layers 1.2's weights.
+# Variables added by renormalization, unused in inference: those of tf.keras and Keras 3.14, then those of tf.layers 1.2 with its weights.
 RENORM = ("moving_stddev", "renorm_mean", "renorm_stddev")
 RENORM_EVER = (*RENORM, "renorm_mean_weight", "renorm_stddev_weight")
 
 
 def roles_of(count: int, center: bool | None, scale: bool | None, *, renorm: bool = False) -> tuple[str, ...] | None:
-    """The variables of a batch norm in the order in which Keras saves them; None where `count` is not their number.
+    """The variables of a batch norm in the order in which Keras saves them; None if `count` is not their number.
 
-    Where the config does not say center and scale, the number decides if it can.
+    If the config does not contain center and scale, they follow from the number if possible.
     """
     if center is None or scale is None:
         both = count - 3 * renorm
@@ -40,9 +40,9 @@ def roles_of(count: int, center: bool | None, scale: bool | None, *, renorm: boo
 
 def assemble(path: str, node: Node | None, fields: NormFields | None, arrays: Arrays, era: dialects.Era, rank: int | None, *,
              name: str = "", quantized: str | None = None) -> Stored:
-    """A Stored of `arrays`, {parameter: (values, dtype)}; without a config all that it would say is None.
+    """A Stored from `arrays`, {parameter: (values, dtype)}; without a config, everything that it would specify is None.
 
-    rank: of the input, where the config does not say it itself. Raises: FormatError where shapes, types or config disagree.
+    rank: of the input, if the config does not contain it. Raises: FormatError if shapes, types or config disagree.
     """
     shape = _common({parameter: values.shape for parameter, (values, _) in arrays.items()}, "shape", path)
     dtype = _common({parameter: dtype for parameter, (_, dtype) in arrays.items()}, "type", path)
@@ -69,7 +69,7 @@ def assemble(path: str, node: Node | None, fields: NormFields | None, arrays: Ar
 
 
 def _use(node: Node, era: dialects.Era, note: str) -> dict[str, Any]:
-    """The fields of a layer that say what its class is and how its model uses it; note: one more sentence about it, "" for none."""
+    """The fields of a layer for its class and its use by the model; note: one more sentence about it, or ""."""
     class_name, notes = _class_name(node), (*node.surroundings.notes, *filter(None, [note]))
     is_called = _is_called_in_training(node, era)
     return {"class_name": class_name, "notes": (*notes, about_class(class_name)) if is_users_own(class_name) else notes,
@@ -78,13 +78,13 @@ def _use(node: Node, era: dialects.Era, note: str) -> dict[str, Any]:
 
 
 def _class_name(node: Node) -> str:
-    """A user's class with the package that it is registered under, which .keras archives keep in a field of its own."""
+    """A user's class with the package that it is registered under, which .keras archives store in a separate field."""
     registered = node.registered_name
     return registered if registered is not None and ">" in registered and ">" not in node.class_name else node.class_name
 
 
 class Outside(NamedTuple):
-    """The axis of a layer, the rank of the input that it counts for, and what of it is assumed."""
+    """The axis of a layer, the rank of the input to which it applies, and which of these are assumed."""
 
     axis: tuple[int, ...] | None
     ndim: int | None
@@ -92,8 +92,8 @@ class Outside(NamedTuple):
 
 
 def _seen_from_outside(axis: tuple[int, ...] | None, rank: int | None) -> Outside:
-    """The axis of a layer in a wrapper that goes over axes of the input, as TimeDistributed does over time, from that of its own input of
-    `rank`: counted from the end it is the same on both. Keras 2 writes the last one as rank - 1. Another one that is counted from the
+    """The axis of a layer in a wrapper that iterates over axes of the input, as TimeDistributed does over time, from that of its own input
+    of `rank`: counted from the end it is the same on both. Keras 2 writes the last one as rank - 1. Another one that is counted from the
     front is right for the layer's own input alone.
     """
     if axis is None or all(number < 0 for number in axis):
@@ -117,8 +117,8 @@ def _common(found: Mapping[str, Any], what: str, path: str) -> Any:
 
 
 def _along(shape: tuple[int, ...], fields: NormFields, path: str) -> tuple[tuple[int, ...] | None, tuple[int, ...]]:
-    """(axis, shape) of a layer. Over several axes, and with a virtual batch size, Keras keeps parameters in the input's rank, with 1
-    in the axes that they do not run along.
+    """(axis, shape) of a layer. Over several axes, and with a virtual batch size, Keras stores parameters with the input's rank, with size
+    1 in the axes that they do not run along.
     """
     axis = fields.axis
     if axis is None:
@@ -138,9 +138,9 @@ def _along(shape: tuple[int, ...], fields: NormFields, path: str) -> tuple[tuple
 
 
 def along_by_shape(shape: tuple[int, ...]) -> tuple[tuple[int, ...] | None, tuple[int, ...]]:
-    """(axis, shape) without a config: parameters in the input's rank run along the axes where their shape is not 1.
+    """(axis, shape) without a config: parameters with the input's rank run along the axes where their size is not 1.
 
-    Counted from the end, for a virtual batch size puts one more axis in front. An axis of size 1 is left out: nothing runs along it.
+    Counted from the end, because a virtual batch size adds an axis in front. An axis of size 1 is omitted: nothing runs along it.
     """
     along = [number - len(shape) for number, size in enumerate(shape) if size != 1] or [-1]
     if shape[0] != 1:  # the batch

@@ -1,4 +1,4 @@
-"""What a source finds in a file, gathered as it goes: the first stage of a bundle, before anything is added to it or judged."""
+"""What a source finds in a file, collected while it reads: the first stage of a bundle, before anything is added or checked."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 
 class Remedy(enum.Enum):
-    """What would make a batch norm certain that the file does not say enough about."""
+    """What would resolve a batch norm that the file does not describe well enough."""
 
     ARCHITECTURE = "architecture"  # the config of the model
-    VERSION = "version"  # that, or the Keras that wrote the file
+    VERSION = "version"  # the config, or the version of Keras that wrote the file
 
 
 class OwnClass(NamedTuple):
-    """A class in a config that is not one of Keras's and whose layers the config does not describe.
+    """A custom class whose layers the config does not describe.
 
-    epsilon: of its batch norms, where that is known of the class.
+    epsilon: of its batch norms, if it is known for the class.
     """
 
     name: str
@@ -34,17 +34,17 @@ class OwnClass(NamedTuple):
 
 
 class Found:
-    """The layers of a file in the model's order, what of it cannot be had, and what the user should know."""
+    """The layers of a file in the model's order, what cannot be exported, and what the user should know."""
 
     def __init__(self, origin: Origin, options: ReadOptions) -> None:
         self.origin = origin
         self.layers: list[Stored] = []
         self.skipped: list[Skipped] = []
         self.warnings: list[str] = []
-        self.left_out: list[Skipped] = []  # what may be a batch norm, or another layer with such weights
-        self.remedies: dict[str, Remedy] = {}  # of what is skipped, by path
+        self.left_out: list[Skipped] = []  # possible batch norms, which may be other layers with similar weights
+        self.remedies: dict[str, Remedy] = {}  # of skipped layers, by path
         self.own_classes: list[OwnClass] = []
-        self.kernels: dict[str, Kernel | str] | None = None  # of what feeds each batch norm, by its path, or why there is none
+        self.kernels: dict[str, Kernel | str] | None = None  # of the feeding layers, by batch norm, or why there is none
         self._numbers = 0
         self._said: set[str] = set()
         self._announce = options.announce
@@ -59,11 +59,11 @@ class Found:
         return next(layer for layer in self.layers if layer.path == path)
 
     def paths(self) -> list[str]:
-        """The paths of the layers; one may come twice."""
+        """The paths of the layers; a path may occur twice."""
         return [layer.path for layer in self.layers]
 
     def add(self, layer: Stored) -> None:
-        """Adds a layer, which listeners may start to work on. FormatError where there are more numbers than any model has: a few bytes
+        """Adds a layer, on which listeners may start to work. FormatError if there are more numbers than any model has: a few bytes
         of a file can stand for very many."""
         self._numbers += sum(values.size for values in layer.parameters().values())
         check_numbers(self._numbers)
@@ -71,13 +71,13 @@ class Found:
         self._announce(layer)
 
     def skip(self, path: str, reason: str, remedy: Remedy | None = None) -> None:
-        """A batch norm that cannot be had, and what would help."""
+        """Records a batch norm that cannot be exported, and what would help."""
         self.skipped.append(Skipped(path, reason))
         if remedy is not None:
             self.remedies[path] = remedy
 
     def leave_out(self, path: str, reason: str) -> None:
-        """What may be a batch norm, and is not treated as one."""
+        """Records a possible batch norm that is not treated as one."""
         self.left_out.append(Skipped(path, reason))
         self.warn(f"{path}: {reason}; not treated as a batch norm")
 
@@ -89,7 +89,7 @@ class Found:
             self.add(outcome)
 
     def warn(self, sentence: str) -> None:
-        """What the user should know of it; said once however often it comes."""
+        """Records a warning for the user; repeated warnings are recorded once."""
         if sentence not in self._said:
             self._said.add(sentence)
             self.warnings.append(sentence)

@@ -1,4 +1,4 @@
-"""From the weights of a layer that feeds a batch norm, and its config, to a Kernel: every shape as the config says it, or the reason."""
+"""Makes a Kernel from the weights and config of a layer that feeds a batch norm: with the shapes of the config, or the reason why not."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_NUMBERS = 1 << 27  # of all kernels of a model: 512 MiB in float32; those of
 
 
 class Weight(NamedTuple):
-    """One stored array. dtype: None where it is not of a floating type. read: gives the values and the name of their type."""
+    """One stored array. dtype: None if it is not a floating point type. read: returns the values and the name of their type."""
 
     shape: tuple[int, ...]
     dtype: str | None
@@ -27,13 +27,13 @@ class Weight(NamedTuple):
 
 
 class Kernels:
-    """Gathers the kernels of a model, which together are no more than MAX_NUMBERS."""
+    """Collects the kernels of a model, at most MAX_NUMBERS numbers in all."""
 
     def __init__(self) -> None:
         self._numbers = 0
 
     def kernel(self, feeding: Feeding, weights: Sequence[Weight]) -> Kernel | str:
-        """The kernel among the weights of a layer, which come in the order in which Keras saves them; or why it is not certain.
+        """The kernel among the weights of a layer, which are in the order in which Keras saves them; or why it is uncertain.
 
         Raises: FormatError for damage, UnsupportedError for more numbers than any model has before its batch norms.
         """
@@ -69,7 +69,7 @@ def _read(feeding: Feeding, channels: tuple[int, ...], kernel: Weight, bias: Wei
 
 
 def checked(found: dict[str, Kernel | str]) -> dict[str, Kernel | str]:
-    """The kernels of a model by the batch norm behind each, without those of layers that have the same path."""
+    """The kernels of a model by the batch norm after each, without those of layers with the same path."""
     paths = [kernel.path for kernel in found.values() if isinstance(kernel, Kernel)]
     twice = {path for path in paths if paths.count(path) > 1} if len(set(paths)) != len(paths) else set()
     same = {norm: f"two layers of the model have the path {printable(kernel.path, 80)}" for norm, kernel in found.items()

@@ -1,4 +1,4 @@
-"""Weights by name and the layers of a config: each batch norm's are those that bear its path, its name or that of the wrapper around it."""
+"""Matches named weights with the layers of a config: a batch norm's weights have its path, its name or that of the wrapper around it."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
 
 class Named(Protocol):
-    """Weights that a file keeps by name."""
+    """Weights that a file stores by name."""
 
     def names(self) -> Iterable[str]:
-        """All of them, "layer/gamma"."""
+        """All names, such as "layer/gamma"."""
 
     def read(self, name: str) -> tuple[NDArray[Any], str]:
         """Values and dtype of one."""
@@ -42,7 +42,7 @@ class Named(Protocol):
 def by_name(tree: Node, weights: Named, era: dialects.Era, found: Found, *, own_config: bool) -> None:
     """Weights called layer/gamma, layer/beta …: Keras 2's, and those of models made in TensorFlow.js.
 
-    own_config: whether the config was saved with them. Of another the names have to be the same, but for the numbers of another session.
+    own_config: whether the config was saved with them. If not, the names have to be equal except for numbers from another session.
     """
     owners = _owners(weights)
     tree = _with_one_each(tree, list(owners))
@@ -82,7 +82,7 @@ def by_name(tree: Node, weights: Named, era: dialects.Era, found: Found, *, own_
 
 
 def unmatched(weights: Named, found: Found) -> None:
-    """The batch norms of weights without a config: their names alone say what they are."""
+    """The batch norms of weights without a config, recognized by their names alone."""
     _add_unmatched(weights, _owners(weights), dialects.Era(), found)
 
 
@@ -97,7 +97,7 @@ def _with_one_each(tree: Node, owners: Sequence[str]) -> Node:
 
 
 def _possible(norm: Candidate, owners: Iterable[str]) -> set[str]:
-    """The owners that bear a batch norm's name or that of the wrapper around it, as it is or with TensorFlow's number."""
+    """The owners with a batch norm's name or that of the wrapper around it, either exactly or with TensorFlow's number."""
     return {owner for owner in owners if {norm.node.name, *norm.around} & {owner.rpartition("/")[2], _unnumbered(owner)}}
 
 
@@ -112,7 +112,7 @@ def _owners(weights: Named) -> dict[str, list[str]]:
 
 
 def _others(weights: Named) -> dict[str, list[str]]:
-    """The weights of each owner that no batch norm has, but those of renormalization."""
+    """The weights of each owner that a batch norm does not have, except those of renormalization."""
     found: dict[str, list[str]] = {}
     for name in weights.names():
         owner, _, role = name.rpartition("/")
@@ -133,14 +133,14 @@ def _add_unmatched(weights: Named, owners: Mapping[str, list[str]], era: dialect
 
 
 def _chosen(norms: Sequence[Candidate], owners: Sequence[str]) -> dict[Candidate, str]:
-    """The owner of a batch norm's weights, of those for which there is one only and that no other batch norm could mean."""
+    """The owner of each batch norm's weights, if it is unique and cannot belong to another batch norm."""
     fitting = {norm: owner for norm in norms if (owner := _only_owner(norm, owners))}
     meant = collections.Counter(fitting.values())
     return {norm: owner for norm, owner in fitting.items() if meant[owner] == 1}
 
 
 def _only_owner(norm: Candidate, owners: Sequence[str]) -> str | None:
-    """The one that bears its path, else its name, else that of the wrapper around it, in whole components."""
+    """The owner with its path, or else its name, or else that of the wrapper around it, in whole components."""
     for wanted in ((norm.path,), (norm.path, norm.node.name), norm.around):
         fitting = {owner for owner in owners if owner in wanted} \
             or {owner for owner in owners if any(owner.endswith(f"/{text}") for text in wanted)}
@@ -151,8 +151,8 @@ def _only_owner(norm: Candidate, owners: Sequence[str]) -> str | None:
 
 def _with_rest(chosen: Mapping[Candidate, str], norms: Sequence[Candidate], owners: Sequence[str],
                kernels: Container[str]) -> dict[Candidate, str]:
-    """What was chosen, corrected and completed: names in a file can differ from the scopes in it by TensorFlow's numbers alone. A single
-    one left over is that of the single one left over, unless weights that are no batch norm's bear its name: `kernels`.
+    """The choice, corrected and completed: names can differ from the scopes in a file only by TensorFlow's numbers. A single
+    remaining owner belongs to the single remaining batch norm, unless weights of another layer (`kernels`) have its name.
     """
     kept = _without_doubtful(chosen, norms)
     taken = set(kept.values())
@@ -167,7 +167,8 @@ def _with_rest(chosen: Mapping[Candidate, str], norms: Sequence[Candidate], owne
 
 
 def _without_doubtful(chosen: Mapping[Candidate, str], norms: Sequence[Candidate]) -> dict[Candidate, str]:
-    """Without the owners that may be another's: where a scope "bn" is there already TensorFlow takes "bn_1", a layer's name, too."""
+    """Without owners that may belong to another layer: if a scope "bn" already exists TensorFlow uses "bn_1", which may also be a layer's
+    name."""
     kept = dict(chosen)
     while True:
         ownerless = {name for norm in norms if norm not in kept for name in (norm.node.name, *norm.around)}
@@ -179,7 +180,7 @@ def _without_doubtful(chosen: Mapping[Candidate, str], norms: Sequence[Candidate
 
 
 def _by_number(norms: Sequence[Candidate], left: Sequence[str]) -> dict[Candidate, str]:
-    """The owners of these batch norms where only one bears the name, as it is or with TensorFlow's number."""
+    """The owners of these batch norms for which exactly one has the name, either exactly or with TensorFlow's number."""
     possible = {norm: _possible(norm, left) for norm in norms}
     found: dict[Candidate, str] = {}
     while forced := [norm for norm, fitting in possible.items() if len(fitting) == 1]:

@@ -1,4 +1,4 @@
-"""ReadOptions: what the user adds to what a file says."""
+"""ReadOptions: what the user adds to the contents of a file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_EPSILON = 3.4e38  # what fits float32
 
 
 def to_nobody(layer: Stored) -> None:
-    """Where no one listens; with a name, so that options can be sent to another process."""
+    """The default listener; a named function, so that options can be sent to another process."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,7 +73,7 @@ class ReadOptions:
 
 
 def epsilon_by_glob(epsilon: float | Mapping[str, float] | None) -> tuple[tuple[str, float], ...]:
-    """ReadOptions.epsilon of one value for all layers, or of {glob: value}. Raises UsageError for what is no epsilon."""
+    """ReadOptions.epsilon of one value for all layers, or of {glob: value}. Raises UsageError for an invalid epsilon."""
     table = epsilon if isinstance(epsilon, Mapping) else {} if epsilon is None else {"*": epsilon}
     for glob, value in table.items():
         if isinstance(value, str) or not 0 <= float(value) < MAX_EPSILON:

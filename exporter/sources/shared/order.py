@@ -1,4 +1,4 @@
-"""The order of weights by name, as Keras and its converters write them: names and places have to agree.
+"""The order of named weights, as Keras and its converters write them: names and positions have to agree.
 
 A layer's trainable weights follow one another, gamma and beta, and so do its others, the mean and the variance, whether they are written
 layer by layer or, as Model.weights has them, all trainable ones first. In both, the layers come in one order; a frozen layer's weights
@@ -16,7 +16,7 @@ PAIRS = (("gamma", "beta"), ("moving_mean", "moving_variance"))
 
 
 def check_order(weights: Sequence[str], *, is_any_frozen: bool) -> None:
-    """Refuses names of weights, "layer/gamma", that stand at places which they cannot have: then some of them were exchanged."""
+    """Refuses names of weights, such as "layer/gamma", at impossible positions: some of them were exchanged."""
     places: dict[str, dict[str, int]] = {}
     for place, name in enumerate(weights):
         owner, _, role = name.rpartition("/")
@@ -33,14 +33,14 @@ def check_order(weights: Sequence[str], *, is_any_frozen: bool) -> None:
 
 
 def _is_regular(roles: Mapping[str, int]) -> bool:
-    """Whether the parameters of a layer come in Keras's order, each pair side by side."""
+    """Whether the parameters of a layer are in Keras's order, each pair side by side."""
     order = [roles[role] for role in PARAMETERS if role in roles]
     pairs = [(roles[first], roles[second]) for first, second in PAIRS if first in roles and second in roles]
     return order == sorted(order) and all(second == first + 1 for first, second in pairs)
 
 
 def _out_of_order(norms: Mapping[str, Mapping[str, int]]) -> list[str]:
-    """The layers whose trainable weights come in another order than their statistics."""
+    """The layers whose trainable weights are in another order than their statistics."""
     trained = [owner for owner, roles in norms.items() if len(roles) > 2]
     by_mean = sorted(trained, key=lambda owner: norms[owner]["moving_mean"])
     by_first = sorted(trained, key=lambda owner: min(_trainable(norms[owner])))

@@ -1,4 +1,4 @@
-"""What a file is that no source claims: an error that names it and says what to do."""
+"""Errors for files that no source claims: they name the kind of file and say what to do."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ POINTER = b"version https://git-lfs"  # https://github.com/git-lfs/git-lfs/blob/
 
 
 def refuse(place: Place) -> ExporterError:
-    """The error for a `place` that is no model this package reads."""
+    """The error for a `place` that is not a supported model."""
     if place.is_folder():
         held = names(child.name for child in place.children())
         return FormatError(f"this is a folder without a model: {held or 'it is empty'}", hint="the README lists the supported formats")
@@ -30,7 +30,7 @@ def refuse(place: Place) -> ExporterError:
 
 
 def check_fetched(place: Place) -> None:
-    """Refuses a model of which a file that was opened is a Git LFS pointer."""
+    """Refuses a model if one of its opened files is a Git LFS pointer."""
     for opened in place.opened():
         if opened.head(len(POINTER)) == POINTER:
             raise FormatError("this is a Git LFS pointer, not the file itself", where=opened.name, hint="fetch it with: git lfs pull")
@@ -53,7 +53,7 @@ def _is_onnx(head: bytes) -> bool:
     return head[:1] == b"\x08" and len(head) > 4 and head[1] < 32 and head[2:3] in (b"\x12", b"\x3a", b"\x42", b"\x1a")
 
 
-# How files begin that lie beside models, or in which a model was packed.
+# The first bytes of files that are found beside models, or that a model was packed in.
 _PACKED = ((b"\x1f\x8b", "gzip"), (b"BZh", "bzip2"), (b"\xfd7zXZ\0", "xz"), (b"\x28\xb5\x2f\xfd", "zstd"), (b"7z\xbc\xaf\x27\x1c", "7z"),
            (b"Rar!\x1a\x07", "rar"))
 _PICTURES = ((b"\xff\xd8\xff", "a JPEG image"), (b"\x89PNG\r\n\x1a\n", "a PNG image"), (b"GIF8", "a GIF image"), (b"%PDF-", "a PDF file"))
@@ -64,7 +64,7 @@ def _named(head: bytes, kinds: tuple[tuple[bytes, str], ...]) -> str:
 
 
 def _is_plain_text(head: bytes) -> bool:
-    """Whether it decodes as UTF-8, but for a character that is cut off at the end, and holds no control characters."""
+    """Whether it is UTF-8 without control characters, except for a character that is cut off at the end."""
     text = codecs.getincrementaldecoder("utf-8")("replace").decode(head)
     return "\ufffd" not in text and not any(unicodedata.category(character) == "Cc" and character not in "\t\r\n\f" for character in text)
 

@@ -1,4 +1,4 @@
-"""Names that Keras counts: two runs of one program give one model batch_normalization, batch_normalization_1 and _2, _3."""
+"""Names that Keras numbers: two runs of one program give one model batch_normalization, batch_normalization_1 and then _2, _3."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from exporter.keras.names import numbered, snake_case
 
 
 def made_up(node: Node) -> set[str]:
-    """What Keras calls a layer of this class that gets no name, but for the number. The second: Keras 1."""
+    """Keras's default names for a layer of this class, without the number. The second: Keras 1."""
     return {snake_case(node.base_name), node.base_name.lower()}
 
 
 def in_another_session(nodes: Sequence[Node], owners: Sequence[str]) -> list[str] | None:
-    """The owner of each layer's weights where those that Keras named itself were counted in another session: by their numbers.
+    """The owner of each layer's weights if Keras's default names were numbered in another session: paired by their numbers.
 
-    All names that people gave have to be the same, and of each that Keras makes up there have to be as many. None: this is not so.
+    All user-chosen names have to be equal, and each default name has to occur equally often. None: this is not so.
     """
     lasts = {owner.rpartition("/")[2]: owner for owner in owners}
     mine = [node.name for node in nodes]
@@ -34,7 +34,7 @@ def in_another_session(nodes: Sequence[Node], owners: Sequence[str]) -> list[str
 
 
 def about_session(nodes: Sequence[Node], owners: Sequence[str]) -> str:
-    """What to say of layers that were paired by their numbers; "" where no name differs."""
+    """A warning about layers that were paired by their numbers; "" if no name differs."""
     changed = [f"{printable(node.name, 60)} for {printable(last, 60)}" for node, owner in zip(nodes, owners)
                if (last := owner.rpartition("/")[2]) != node.name]
     return (f"{len(changed)} batch norms have other names in the architecture than in the weights, numbered in another session "

@@ -15,7 +15,7 @@ from exporter.formats.strict_json import parse_json
 if TYPE_CHECKING:
     from exporter.formats.hdf5_file import File
 
-MAX_SHARDS = 500  # all are open at once
+MAX_SHARDS = 500  # all are open at the same time
 
 VARIABLES = "vars"  # the group of a layer's own variables
 _SHARD = re.compile(r"(.*_)([0-9]{5})(\.weights\.h5)", re.DOTALL)
@@ -23,7 +23,7 @@ _SHARD = re.compile(r"(.*_)([0-9]{5})(\.weights\.h5)", re.DOTALL)
 
 @contextlib.contextmanager
 def open_shards(index: Place) -> Iterator[list[File]]:
-    """The shards that a .weights.json lists, opened in their order.
+    """The shards that a .weights.json lists, opened in order.
 
     Raises: FormatError for a shard that is missing or does not belong to the others.
     """
@@ -35,7 +35,7 @@ def open_shards(index: Place) -> Iterator[list[File]]:
         sizes = [_stored(file) for file in files]
         following = _following(listed[-1])
         if not complete and sum(sizes) != total and following and index.sibling(following).is_file():
-            # Keras 3.10 lists for each layer only the shard in which it begins
+            # for each layer, Keras 3.10 lists only the shard in which it begins
             files.append(stack.enter_context(_shard(index, following)))
             sizes.append(_stored(files[-1]))
         if sum(sizes) != total:
@@ -55,7 +55,7 @@ def _parsed(index: Place) -> tuple[dict[str, Any], int]:
 
 
 def _listed(weight_map: dict[str, Any]) -> list[str]:
-    """Names of the shards in order; with those between them, which Keras 3.10 leaves out where no layer begins."""
+    """Names of the shards in order, including those in which no layer begins, which Keras 3.10 does not list."""
     values = [name for value in weight_map.values() for name in (value if isinstance(value, list) else [value])]
     parts = [_SHARD.fullmatch(name) if isinstance(name, str) else None for name in values]
     bases = {part[1] for part in parts if part}
@@ -80,6 +80,6 @@ def _shard(index: Place, name: str) -> File:
 
 
 def _stored(file: File) -> int:
-    """Bytes of all variables in a shard."""
+    """The size of all variables in a shard in bytes."""
     groups = (path for path in file.walk() if path.rpartition("/")[2] == VARIABLES)
     return sum(file.size(f"{path}/{name}") for path in groups for name in file.names(path))

@@ -37,7 +37,7 @@ RENORM = "renorm_"  # how the names of renormalization's own averages begin
 
 
 def without_correction(tracer: Tracer, source: Traced | None, ops: frozenset[str]) -> Traced | None:
-    """gamma or beta without the correction of batch renormalization; None where there is only the correction.
+    """gamma or beta without the correction of batch renormalization; None if there is only the correction.
 
     ops: that put the two together: gamma is multiplied with its correction, beta is added to one.
     """
@@ -72,7 +72,7 @@ class Averages:
             self._found.setdefault(statistic, []).append(debiased.get(average.identity, average))
 
     def of(self, roles: Roles, moment: Moment) -> tuple[Parameter, Parameter] | None:
-        """Those of the mean and the variance of a layer in training, None where they are not known. moment: one of its statistics."""
+        """Those of the mean and the variance of a layer in training, None if they are not known. moment: one of its statistics."""
         corrections = [source for source in (roles.gamma, roles.beta) if isinstance(source, Opaque)]
         if any(_is_correction(self._tracer, source) for source in corrections):
             found = self._beside_renorm(corrections)

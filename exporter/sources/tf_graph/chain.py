@@ -143,7 +143,7 @@ class _Cone:
         return best
 
     def _sum(self, node: Node, depth: int) -> tuple[Term, ...] | None:
-        """The sum that a member of the cone computes, None where it is something else."""
+        """The sum that a member of the cone computes, None if it is something else."""
         if node.name not in self._terms:
             self._terms[node.name] = None  # an op that uses its own output, as only a broken graph has it, is nothing
             self._terms[node.name] = self._compute(node, depth) if depth < MAX_CONE_WIDTH else None

@@ -40,7 +40,7 @@ Read = Callable[[Variable], "Values | None"]
 def layers(norms: Sequence[GraphNorm], read: Read, tensorflow_version: str = "") -> Iterator[Stored | Skipped]:
     """What the batch norms of `graph_norms` are, each a layer or why it cannot be had.
 
-    read: the stored values of a variable, None where there are none. tensorflow_version: that wrote the graph, where known.
+    read: the stored values of a variable, None if there are none. tensorflow_version: that wrote the graph, where known.
     Raises what `read` raises, and FormatError for broken constants.
     """
     adds = adds_to_epsilon(tensorflow_version)

@@ -68,14 +68,14 @@ class GraphNorm:
 
     path:     the scope of its variables, else of its ops; "" until all are known.
     node:     its last op. x: what it normalizes. conditional: whether it stands in a branch of a conditional.
-    gamma, beta: None where the graph has none.
+    gamma, beta: None if the graph has none.
     mean, variance: parameters where `reason` is "".
     epsilon:  a float32 as a double, or None. axis, ndim: where the graph says them.
     in_training: whether it computes with the statistics of the batch.
     moving:   in training, the moving averages that the graph's update ops keep.
     certain:  whether it is a batch norm; else only the root of a stored variance was found.
     reason:   why it cannot be resolved, or "".
-    calls:    see Stored; () where the graph does not say it for certain.
+    calls:    see Stored; () if the graph does not say it for certain.
     """
 
     node: Node
@@ -107,7 +107,7 @@ class GraphNorm:
 
     @property
     def stored(self) -> tuple[Hashable, Hashable] | None:
-        """What the stored statistics are, in training the moving averages; None where that is not known."""
+        """What the stored statistics are, in training the moving averages; None if that is not known."""
         mean, variance = self.moving or (self.mean, self.variance)
         return None if isinstance(mean, (Moment, Opaque)) or isinstance(variance, (Moment, Opaque)) else (mean.identity, variance.identity)
 
@@ -334,7 +334,7 @@ class _Finder:
         return self._norm(_Op(chain.last, "tf.nn.batch_normalization", chain.x, chain.epsilon, None, self._rank(chain.x), reason), roles)
 
     def _norm(self, op: _Op, roles: Roles, fed: tuple[Traced, Traced] | None = None) -> GraphNorm | None:
-        """What was found, with the reason where a role is not played by a parameter; None where it is another normalization.
+        """What was found, with the reason where a role is not played by a parameter; None if it is another normalization.
 
         fed: the statistics that go into an op which computes its own.
         """

@@ -15,7 +15,7 @@ CALL_SCOPE = re.compile(r"(Stateful)?PartitionedCall(_\d+)?")
 
 
 def variable_scope(affine: Sequence[Traced | None], statistics: Sequence[Traced | None]) -> str:
-    """The scope that gamma and beta share, else the statistics; "" where they have none or the names are those of ops."""
+    """The scope that gamma and beta share, else the statistics; "" if they have none or the names are those of ops."""
     for roles in (affine, statistics):
         names = [re.sub(r"/part_\d+$", "", role.name) for role in roles if isinstance(role, (Variable, Constant, Parts))]
         scopes = {name.rpartition("/")[0] for name in names}

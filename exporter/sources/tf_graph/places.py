@@ -65,7 +65,7 @@ class _Look:
         self._results: dict[str, set[str]] = {}
 
     def at_all(self, norms: list[Norm]) -> tuple[Call, ...]:
-        """The one call that all these, which are one batch norm, agree on; () where one is not certain, or the model calls it twice: a body
+        """The one call that all these, which are one batch norm, agree on; () if one is not certain, or the model calls it twice: a body
         holds two, or calls twice the function that holds it."""
         ops: dict[str, str] = {}
         callers = [(frame.body.name, frame.caller.body.name) for norm in norms if (frame := norm.x.frame).caller is not None]
@@ -84,7 +84,7 @@ class _Look:
         return None if feeding is None else Call((feeding,), tuple(map(_neighbor, self._following(frame.body, norm.node))))
 
     def _feeding(self, frame: Frame, norm: Norm) -> Neighbor | None:
-        """What computes x: a stored kernel with its bias, or an op that is no part of a layer with a kernel; None where that is not
+        """What computes x: a stored kernel with its bias, or an op that is no part of a layer with a kernel; None if that is not
         certain, x is an argument, or a product of two inputs."""
         body, node, use_bias = frame.body, norm.x.node, False
         if node is None:
@@ -105,7 +105,7 @@ class _Look:
         return isinstance(self._tracer.trace(operand(frame, node, number)), (Variable, Constant, Parts))
 
     def _source(self, body: Body, node: Node) -> Node | None:
-        """The op behind the first input of one, seen through what changes no number; None where another body computes it."""
+        """The op behind the first input of one, seen through what changes no number; None if another body computes it."""
         for _ in range(MAX_LENGTH):
             found = body.nodes.get(node.inputs[0].node) if node.inputs else None
             if found is None or found.op not in PASSES:

@@ -28,7 +28,7 @@ class SavedFunctions:
         self._bound = {name: [variable(node) for node in nodes] for name, nodes in self._nodes.items()}
 
     def norms(self) -> list[GraphNorm]:
-        """Every batch norm of every function, once. Raises FormatError where a function is bound otherwise than the one that calls it."""
+        """Every batch norm of every function, once. Raises FormatError if a function is bound otherwise than the one that calls it."""
         for name in self._nodes:
             self._check_calls(name)
         return graph_norms(self._graph, self._bound, main=False)  # the main graph calls the same functions, with variables of no object
@@ -45,7 +45,7 @@ class SavedFunctions:
                                       where=self._graph.where, hint="the file is damaged: copy or save the SavedModel again")
 
     def check_is_open(self) -> None:
-        """Raises UnsupportedError where a batch norm could not be seen: in compiled code, or where there are no functions."""
+        """Raises UnsupportedError if a batch norm could not be seen: in compiled code, or where there are no functions."""
         check_is_open(self._graph)
         if not any(key is not None for keys in self._bound.values() for key in keys):
             raise UnsupportedError("the SavedModel contains no function that uses a variable and no Keras metadata, so the role of its "

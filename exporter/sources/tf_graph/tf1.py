@@ -49,7 +49,7 @@ def read_tf1(checkpoint: Checkpoint, meta: Place | None, others: Sequence[Place]
     """Reads the batch norms of a name-based checkpoint into `found`.
 
     meta: the graph beside it, or None; --architecture may name another. others: graphs of other names in the folder; the only one is taken
-    where it is of this checkpoint's variables. Raises FormatError for damage, UnsupportedError where names alone say nothing certain.
+    where it is of this checkpoint's variables. Raises FormatError for damage, UnsupportedError if names alone say nothing certain.
     """
     if options.architecture is not None:
         if options.architecture.suffix != ".meta":
@@ -143,7 +143,7 @@ class _Names:
         self._left: list[str] = []
 
     def read(self, variable: Variable) -> Values | None:
-        """The stored values, None where the checkpoint has none."""
+        """The stored values, None if the checkpoint has none."""
         name = self._stored_as.get(variable.name, variable.name)
         name = name if name in self._checkpoint else variable.name
         if self._ema == "yes" and name + AVERAGE in self._checkpoint:

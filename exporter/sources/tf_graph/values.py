@@ -150,7 +150,7 @@ class Value(NamedTuple):
 
     @property
     def node(self) -> Node | None:
-        """The node; None for an argument. FormatError where the graph has neither: a norm behind it would else not be seen."""
+        """The node; None for an argument. FormatError if the graph has neither: a norm behind it would else not be seen."""
         found = self.frame.body.nodes.get(self.output.node)
         if found is None and self.frame.argument(self.output.node) is None:
             raise FormatError(f"the graph reads {printable(self.output.node)!r}, which it does not contain", where=self.frame.body.name,
@@ -159,7 +159,7 @@ class Value(NamedTuple):
 
 
 def operand(frame: Frame, node: Node, number: int) -> Value:
-    """An input of a node. FormatError where it has too few."""
+    """An input of a node. FormatError if it has too few."""
     if not 0 <= number < len(node.inputs):
         raise FormatError(f"{node.op} has {len(node.inputs)} inputs", where=node.where)
     return Value(frame, node.inputs[number])

@@ -28,7 +28,7 @@ class StoredConfigs:
         self._listed: dict[int, dict[str, Node]] = {}
 
     def of(self, norm: ObjectNorm) -> tuple[str, Node] | None:
-        """Path and config of a layer; None where the checkpoint has none, or not that of a batch norm."""
+        """Path and config of a layer; None if the checkpoint has none, or not that of a batch norm."""
         own = self._config(norm.node)
         if own is None or not is_batch_norm(own):
             return None
@@ -71,7 +71,7 @@ class Laid(NamedTuple):
 
 
 def given_configs(graph: CheckpointGraph, tree: Node, where: str) -> Laid:
-    """Lays an architecture over the model in a checkpoint. Raises: FormatError, UsageError where it does not fit."""
+    """Lays an architecture over the model in a checkpoint. Raises: FormatError, UsageError if it does not fit."""
     roots = [node for node in (0, *dict.fromkeys(graph.children(0).values())) if _layers_of(graph, node)] if len(graph) else []
     roots = roots[:1] if roots[:1] == [0] else roots  # the models of a tf.train.Checkpoint, which is none itself
     misfits, fits = [], []
@@ -116,7 +116,7 @@ def _layers_of(graph: CheckpointGraph, node: int) -> list[int]:
 
 def _fit(graph: CheckpointGraph, root: int, tree: Node) -> dict[int, list[tuple[str, Node]]]:
     """Lays the config's tree over the object graph: each object's paths and configs, none of those that the config does not have any more.
-    Wrappers hold their layers under the config's own names. Raises FormatError where the two differ."""
+    Wrappers hold their layers under the config's own names. Raises FormatError if the two differ."""
     found: dict[int, list[tuple[str, Node]]] = {}
     stack = [(root, "", tree)]
     while stack:

@@ -75,7 +75,7 @@ def object_norms(graph: ObjectGraph, is_variable: Callable[[int], bool]) -> list
 
 
 def parameters(graph: ObjectGraph, node: int, is_variable: Callable[[int], bool]) -> dict[str, int]:
-    """The nodes of a batch norm's parameters, by role; empty where the node is none."""
+    """The nodes of a batch norm's parameters, by role; empty if the node is none."""
     children = graph.children(node)
     if not all(name in children and is_variable(children[name]) for name in STATISTICS):
         return {}
@@ -178,7 +178,7 @@ def batch_norm(checkpoint: Checkpoint, keys: Mapping[str, str], path: str, *, no
 
     rank: of the input, where the config does not say it itself. broadcasts: whether some may lack the axes in front that others have.
 
-    Raises FormatError where tensors are damaged, or contradict one another or the config.
+    Raises FormatError if tensors are damaged, or contradict one another or the config.
     """
     infos = {role: checkpoint.info(key) for role, key in keys.items()}
     for role, info in infos.items():
@@ -197,7 +197,7 @@ def batch_norm(checkpoint: Checkpoint, keys: Mapping[str, str], path: str, *, no
 
 
 def epsilon_of(norms: Iterable[GraphNorm]) -> float | None:
-    """The epsilon that all of these compute with; None where they have none or several."""
+    """The epsilon that all of these compute with; None if they have none or several."""
     epsilons = {norm.epsilon for norm in norms if norm.epsilon is not None}
     return epsilons.pop() if len(epsilons) == 1 else None
 

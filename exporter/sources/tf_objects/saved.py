@@ -34,7 +34,7 @@ class KerasMetadata:
         self._in_model: Laid | None = None
 
     def path(self, found: ObjectNorm) -> str:
-        """The names of the Keras objects on the way to one, without the model's own; "" where its own is not known."""
+        """The names of the Keras objects on the way to one, without the model's own; "" if its own is not known."""
         nodes = found.way[0]
         if not self._name(found.node):
             return ""
@@ -50,7 +50,7 @@ class KerasMetadata:
         return isinstance(said.get("config"), dict) and inner_norm(str(said.get("class_name")), said["config"]) is not None
 
     def config(self, found: ObjectNorm) -> tuple[Node, NormFields] | None:
-        """The config of a batch norm, None where there is none or it is no batch norm's."""
+        """The config of a batch norm, None if there is none or it is no batch norm's."""
         said = self._json(found.node)
         if not isinstance(said.get("class_name"), str) or not isinstance(said.get("config"), dict):
             return None
@@ -76,14 +76,14 @@ class KerasMetadata:
         return bool(called[-1]) and any(names and names.isdisjoint(called[number:]) for number, names in enumerate(listed[:-1], 1))
 
     def path_of(self, way: Way) -> str:
-        """As `path`, of any object: the names of the Keras objects on the way to it; "" where it has none itself."""
+        """As `path`, of any object: the names of the Keras objects on the way to it; "" if it has none itself."""
         path = ""
         for node in way[0][1:]:
             path = join(path, self._name(node))
         return path if self._name(way[0][-1]) else ""
 
     def model(self) -> Node | None:
-        """The config of the outermost model; None where it lists no layers."""
+        """The config of the outermost model; None if it lists no layers."""
         laid = self._laid()
         return laid.tree if laid else None
 
@@ -97,7 +97,7 @@ class KerasMetadata:
         return dataclasses.replace(tree, surroundings=around, calls=listed.calls if listed is not None else ())
 
     def _laid(self) -> Laid | None:
-        """The config of the outermost model, laid over the objects; of no layer where it does not fit them, None where it lists none."""
+        """The config of the outermost model, laid over the objects; of no layer where it does not fit them, None if it lists none."""
         said = self._json(0)
         if self._in_model is None and _listed(said):
             model = model_tree({key: said.get(key) for key in ("class_name", "config")}, self._where)
@@ -149,7 +149,7 @@ def _listed(model: dict[str, Any]) -> set[str]:
 
 
 def read_model_config(folder: Place) -> dict[str, Any]:
-    """The config of the model that Keras saved as a SavedModel, with keras_version and backend; UnsupportedError where it has none."""
+    """The config of the model that Keras saved as a SavedModel, with keras_version and backend; UnsupportedError if it has none."""
     part = of_inference(graphs_of(folder.child(MODEL)))
     separate = folder.child(METADATA)
     text = b""
@@ -191,7 +191,7 @@ def _rank(said: dict[str, Any]) -> int | None:
 def same_norms(saved: SavedGraph, stored: CheckpointGraph) -> list[ObjectNorm]:
     """The batch norms of a SavedModel by the object graph of its checkpoint: that one has a checksum, saved_model.pb has none.
 
-    Both graphs number the same objects alike. Raises FormatError where they differ in the parameters of a batch norm.
+    Both graphs number the same objects alike. Raises FormatError if they differ in the parameters of a batch norm.
     """
     found = object_norms(stored, stored.is_variable)
     kept = {(norm.node, role, node): stored.variable_name(node) for norm in found for role, node in norm.variables.items()}
@@ -205,6 +205,6 @@ def same_norms(saved: SavedGraph, stored: CheckpointGraph) -> list[ObjectNorm]:
 
 
 def model_prefix(variables: Iterable[str]) -> re.Pattern[str] | None:
-    """What matches the model's name, which all of its variables' names begin with, at the start of a path; None where they do not."""
+    """What matches the model's name, which all of its variables' names begin with, at the start of a path; None if they do not."""
     first = {name.partition("/")[0] for name in variables if name}
     return re.compile(rf"{re.escape(first.pop())}(_\d+)?/") if len(first) == 1 else None
