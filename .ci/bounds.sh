@@ -12,8 +12,6 @@ tests="tests/formats tests/sources tests/targets/test_targets.py tests/batchnorm
   tests/keras/test_config.py tests/keras/test_dialects.py tests/files/test_place.py tests/files/test_remote.py tests/pipeline/test_read_write.py
   tests/commands/test_export.py tests/commands/test_completion.py tests/test_errors.py"
 slow="share_too_much or extended_validator or few_requests or many_layers_that or circles or very_many or damage_is_an_error"
-# with fsspec 2024.6 these fail where other tests ran before them in the process, and pass alone: which release mends it is not known yet
-slow="$slow or loses_connections"
 
 python3 -m venv "$scratch/tools"
 "$scratch/tools/bin/pip" install -q uv

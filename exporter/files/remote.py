@@ -184,5 +184,6 @@ def write_bytes(url: str, data: bytes) -> None:
         with store.transaction, store.open(path, "wb") as file:
             file.write(data)
     except Exception as error:  # stores raise whatever their client libraries do
+        store.end_transaction()  # older fsspec stays in one whose commit failed: what the program writes there later would go nowhere
         raise OutputError(f"cannot be written: {reason(error, url)}", where=printable(address.public(url), 120),
                           hint="check the address, the network, and the credentials in the environment") from None

@@ -365,16 +365,21 @@ def test_writing_far_away():
 
 @needs_fsspec
 def test_a_failed_write_leaves_nothing(monkeypatch):
+    """Neither the file nor the transaction, in which fsspec would keep back all that the program writes to this store later."""
     import fsspec
     from fsspec.implementations.memory import MemoryFile
 
     def commit(self):
         raise OSError("the store is full")
 
-    monkeypatch.setattr(MemoryFile, "commit", commit)
-    with pytest.raises(OutputError, match="the store is full"):
-        exporter.write(make_bundle(), "memory://full/bundle.json")
-    assert not fsspec.filesystem("memory").exists("/full/bundle.json")
+    with monkeypatch.context() as full:
+        full.setattr(MemoryFile, "commit", commit)
+        with pytest.raises(OutputError, match="the store is full"):
+            exporter.write(make_bundle(), "memory://full/bundle.json")
+    store = fsspec.filesystem("memory")
+    assert not store.exists("/full/bundle.json")
+    store.pipe("/full/of the program", b"text")
+    assert store.cat("/full/of the program") == b"text"
 
 
 def test_an_output_far_away_does_not_replace_its_input():
