@@ -9,14 +9,14 @@ import exporter
 from exporter.batchnorm import vectors
 
 pytestmark = pytest.mark.live
-keras = pytest.importorskip("keras", reason="Keras is not installed")
-tf = pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
 
 
 @pytest.mark.parametrize("suffix", [".keras", ".h5"])
 @pytest.mark.parametrize("flags", [(True, True), (True, False), (False, True), (False, False)], ids=str)
 @pytest.mark.filterwarnings("ignore")
 def test_they_agree(suffix, flags, tmp_path):
+    keras = pytest.importorskip("keras", reason="Keras is not installed")  # not above: each worker would import it to collect the tests
+    tf = pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
     center, scale = flags
     random = np.random.default_rng(5)
     layer = keras.layers.BatchNormalization(center=center, scale=scale, epsilon=1e-3, name="bn")
