@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import pathlib
 import re
@@ -16,8 +17,9 @@ import exporter
 from exporter.pipeline.many import export_many
 from tests.make.layers import ROOT, make_bundle, make_layer
 
-distributed = pytest.importorskip("distributed", reason="needs the extra `dask`: pip install 'bn-export[dask]'")
 pytestmark = [pytest.mark.filterwarnings("ignore"),  # of distributed and tornado
+              pytest.mark.skipif(importlib.util.find_spec("distributed") is None,
+                                 reason="needs the extra `dask`: pip install 'bn-export[dask]'"),
               pytest.mark.skipif(sys.platform == "win32", reason="signals")]
 MODELS = 24
 
@@ -67,6 +69,8 @@ def zoo(tmp_path):
 
 
 def test_a_worker_killed_in_the_middle_loses_nothing_and_does_nothing_twice(cluster, zoo, tmp_path):
+    import distributed
+
     address, workers = cluster
     outcomes, inodes = [], {}
 
@@ -101,6 +105,8 @@ def test_the_command(cluster, zoo, tmp_path):
 
 
 def test_no_scheduler(zoo, tmp_path, monkeypatch):
+    import distributed
+
     from exporter.commands.export import export
 
     client = distributed.Client
