@@ -7,7 +7,7 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
-export PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONDONTWRITEBYTECODE=1
+export PIP_DISABLE_PIP_VERSION_CHECK=1
 tests="tests/formats tests/sources tests/targets/test_targets.py tests/batchnorm/test_layer.py tests/batchnorm/test_bundle.py
   tests/keras/test_config.py tests/keras/test_dialects.py tests/files/test_place.py tests/files/test_remote.py tests/pipeline/test_read_write.py
   tests/commands/test_export.py tests/commands/test_completion.py tests/test_errors.py"
