@@ -23,6 +23,7 @@ def pytest_configure(config):
     hypothesis.settings.load_profile("suite")
 
 
+@pytest.hookimpl(tryfirst=True)  # before that of xdist, which reads the groups
 def pytest_collection_modifyitems(config, items):
     if (seed := config.getoption("--order-seed")) is not None:  # the same in all workers
         random.Random(seed).shuffle(items)
