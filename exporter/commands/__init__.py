@@ -1,1 +1,1 @@
-"""Arguments, printing, exit codes: one file a command. No logic."""
+"""Arguments, printing, exit codes: one file per command, without further logic."""

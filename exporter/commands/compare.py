@@ -1,4 +1,4 @@
-"""compare: a bundle against another form of it, wherever that lies. Here, above the reading and the judging, because it does both."""
+"""compare: a bundle against another form of it, from any place. It is on this floor because it both reads and judges."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def compare(bundle: Bundle, other: Bundle | Mapping[str, Any] | str | os.PathLik
 
 
 def _of_arrays(arrays: Mapping[str, Any]) -> Port:
-    """The state of a model that is in memory: arrays, or tensors of PyTorch, by name; nested as flax has them, too."""
+    """The state of a model in memory: arrays or PyTorch tensors by name, possibly nested as in flax."""
     import numpy as np
 
     from exporter.diagnosis.ports.state import gather, port_of

@@ -60,7 +60,7 @@ def _found(args: argparse.Namespace, alone: dict[str, str], stack: contextlib.Ex
     from exporter.diagnosis.search import diagnose as find
 
     words = {"input": args.input, "output": args.output, **alone}
-    is_sample = any(map(samples.is_standard_input, words.values()))  # one file may hold several arrays
+    is_sample = any(map(samples.is_standard_input, words.values()))  # one file may contain several arrays
     check_one_standard_input(args.bundle, STANDARD if is_sample else None)
     given = stack.enter_context(operand(STANDARD)) if is_sample else None
     numbers = {role: samples.read(word, role, given) for role, word in words.items()}
@@ -85,7 +85,7 @@ def _model(place: Place, args: argparse.Namespace) -> Bundle | Given:
     from exporter.diagnosis.alone import of_port
     from exporter.pipeline.read import read_in_child
 
-    options = dataclasses.replace(read_options(args), stored_statistics=True)  # whatever the model does with them, they are compared
+    options = dataclasses.replace(read_options(args), stored_statistics=True)  # they are compared, whatever the model does with them
     port = ports.read(place)
     if port is not None:
         return of_port(port, options.epsilon)
@@ -108,7 +108,7 @@ def _averages(place: Place, args: argparse.Namespace, model: Bundle | Given) -> 
 
     options = dataclasses.replace(read_options(args), stored_statistics=True)
     for ema in ("yes", "no"):
-        with contextlib.suppress(ExporterError):  # then there is one set only
+        with contextlib.suppress(ExporterError):  # then there is only one set
             other = read_in_child(place, dataclasses.replace(options, ema=ema), fork=True)
             if other.digest() != model.digest():
                 return other
@@ -127,8 +127,8 @@ def _explain(args: argparse.Namespace) -> int:
 
 
 def gathered(words: Sequence[str]) -> list[str]:
-    """The words with the numbers after --input and --output made one word, so that "--output -1 1", "--output -1,1" and "--output -:y" are
-    no options."""
+    """The words, with --input and --output joined to their values, so that "--output -1 1", "--output -1,1" and "--output -:y" are
+    not taken for options."""
     if not any(word in GIVEN for word in words):
         return list(words)
     from exporter.diagnosis.samples import looks_like_numbers
@@ -142,7 +142,7 @@ def gathered(words: Sequence[str]) -> list[str]:
             while pending and looks_like_numbers(pending[0]):
                 numbers.append(pending.pop(0))
             word = f"{word}={' '.join(numbers)}"
-        elif word in GIVEN and pending and pending[0].startswith("-:"):  # an array in standard input
+        elif word in GIVEN and pending and pending[0].startswith("-:"):  # an array from standard input
             word = f"{word}={pending.pop(0)}"
         result.append(word)
     return result

@@ -49,7 +49,7 @@ def evaluate(words: Sequence[str] | None = None) -> int:
 
 
 def _layer(bundle: Bundle, wanted: str | None) -> BatchNorm:
-    """The layer that is asked for. Others whose numbers no inference can be computed from are no harm."""
+    """The requested layer. Other layers with unusable numbers don't matter."""
     unusable = {each.layer.path: each.reason for each in bundle.unusable}
     paths = [*bundle.paths(), *unusable]
     if wanted is None and len(paths) > 1:

@@ -102,7 +102,7 @@ MANY = ("--suffix", "--jobs", "--dask", "--force", "--report")  # go with --out-
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Sorts the positional words, into args.model and args.out; refuses options that would be ignored."""
+    """Sorts the positional arguments into args.model and args.out; refuses options that would be ignored."""
     many = args.out_dir is not None
     if "" in args.words or args.out_dir == "":
         raise UsageError("expected a file name, got an empty argument", hint="is a shell variable not set?")
@@ -181,7 +181,7 @@ def add_many_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _json(bundle: Bundle) -> str:
-    """The table for machines: the bundle's document without arrays."""
+    """The table as JSON: the bundle's document without arrays."""
     import json
 
     from exporter.batchnorm.document import document

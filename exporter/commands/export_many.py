@@ -1,4 +1,4 @@
-"""bn-export with --out-dir: who does the work, the progress bar and the summary. The work is in exporter/pipeline/many.py."""
+"""bn-export with --out-dir: workers, progress bar and summary. The work itself is in exporter/pipeline/many.py."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ BAR = 24  # characters
 
 def export_models(args: argparse.Namespace, options: ReadOptions, write_options: WriteOptions) -> int:
     """bn-export MODEL... --out-dir DIR"""
-    gc.enable()  # a long life
+    gc.enable()  # a long-running process
     from exporter.pipeline import report
     from exporter.pipeline.many import export_many
 
@@ -71,13 +71,13 @@ def _executor(args: argparse.Namespace) -> Iterator[concurrent.futures.Executor 
     if jobs == 1:
         yield None
         return
-    # fsspec's thread, which lists what a remote pattern names, must not be forked
+    # fsspec's thread, which lists the matches of a remote pattern, must not be forked
     context = multiprocessing.get_context("spawn" if any(map(is_url, [*args.words, args.out_dir])) else None)
     executor = concurrent.futures.ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin_worker)
     try:
         yield executor
     finally:
-        executor.shutdown(wait=True, cancel_futures=True)  # what is in work is finished, also after Ctrl-C
+        executor.shutdown(wait=True, cancel_futures=True)  # exports in progress are finished, also after Ctrl-C
 
 
 def _processors() -> int:
@@ -85,7 +85,7 @@ def _processors() -> int:
 
 
 def _begin_worker() -> None:
-    """In each process: it ends when the parent is killed, Ctrl-C is the parent's to handle, and what reading needs is imported once."""
+    """Sets up each process: it ends when the parent is killed, leaves Ctrl-C to the parent, and imports the modules for reading once."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     from exporter.pipeline.limits import die_with_parent
@@ -118,7 +118,7 @@ def _dask(address: str) -> Iterator[concurrent.futures.Executor]:
 
 
 class Progress:
-    """A bar on a terminal; elsewhere refusals and warnings alone, and with `verbose` a line for each model."""
+    """A progress bar on a terminal; elsewhere only refusals and warnings, and with `verbose` a line for each model."""
 
     def __init__(self, verbose: bool) -> None:
         self._verbose, self._bar = verbose, sys.stderr.isatty()
@@ -131,7 +131,7 @@ class Progress:
         if outcome.status == "refused":
             self._refused += 1
             print(f"error: {printable(outcome.source)}: {printable(outcome.reason, 500)}", file=sys.stderr)
-            if outcome.hint and outcome.hint not in self._hints:  # once for all that it helps
+            if outcome.hint and outcome.hint not in self._hints:  # once for all models that it helps
                 self._hints.add(outcome.hint)
                 print(f"hint: {printable(outcome.hint, 500)}", file=sys.stderr)
         elif self._verbose:
@@ -144,17 +144,17 @@ class Progress:
             refused = f", {self._refused} refused" if self._refused else ""
             words = f"{done} of {count}{refused}, {left:.0f} s left"
             bar = f"[{'#' * full}{'.' * (BAR - full)}] {words}"
-            columns = shutil.get_terminal_size().columns  # a line that wraps cannot be taken away again
+            columns = shutil.get_terminal_size().columns  # a line that wraps cannot be erased
             sys.stderr.write(bar if len(bar) < columns else words[: columns - 1])
             sys.stderr.flush()
 
     def interrupted(self) -> str:
-        """What is done after Ctrl-C, and how to go on."""
+        """The message after Ctrl-C: what is done, and how to continue."""
         done = f"{self._done} of {self._count} models are done, {self._refused} of them refused" if self._done else "no model is done yet"
         return f"interrupted: {done}\nhint: run the same command again to export the rest"
 
     def end(self) -> None:
-        """Takes the bar away."""
+        """Erases the bar."""
         if self._bar:
             sys.stderr.write(ERASE)
             sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""Operands that are files: "-" is standard input where one is read, and standard output where one is written."""
+"""Operands that are files: "-" is standard input for an input, and standard output for an output."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STANDARD = "-"
 
 @contextlib.contextmanager
 def operand(word: str) -> Iterator[Place]:
-    """The Place of an operand that is read; "-" is a copy of standard input."""
+    """The Place of an input operand; "-" is a copy of standard input."""
     from exporter.files.remote import place_for
 
     if word != STANDARD:
@@ -38,7 +38,7 @@ def check_one_standard_input(*words: str | None) -> None:
 
 
 def binary_output() -> Any:
-    """Standard output for bytes that are no text. Raises UsageError if a terminal would show them."""
+    """Standard output for binary data. Raises UsageError if it is a terminal."""
     if sys.stdout.isatty():
         raise UsageError("standard output is a terminal, which binary data is not written to",
                          hint="redirect it to a file or another program: ... - > FILE")

@@ -1,6 +1,6 @@
-"""What the commands share: how they end, how they warn, and the options for what a file does not contain.
+"""Shared by the commands: exit codes, warnings, and the options for information that a file does not contain.
 
-Exit codes: 0 fine, 1 refused or found something, 2 usage. stdout is data, stderr is talk.
+Exit codes: 0 fine, 1 refused or found something, 2 usage. Data goes to stdout, messages go to stderr.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ MAX_WARNINGS = 20
 def main(command: Callable[[Sequence[str] | None], int], words: Sequence[str] | None = None) -> NoReturn:
     """Runs a command and turns every outcome into an exit code and a message."""
     gc.disable()  # the process is short-lived; searching for reference cycles costs a tenth of its time
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # no matrices here; the threads for them cost as much as NumPy
-    with contextlib.suppress(ValueError, AttributeError):  # a polite kill removes the temporary file, as Ctrl-C does
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # no matrix products here, and BLAS threads take as long as NumPy
+    with contextlib.suppress(ValueError, AttributeError):  # SIGTERM removes the temporary file, as Ctrl-C does
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with streams.guarded():
         code = _outcome(command, words)
@@ -44,7 +44,7 @@ def _outcome(command: Callable[[Sequence[str] | None], int], words: Sequence[str
         return fail(error)
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # the reader of our output went away, as `head` does
+    except BrokenPipeError:  # the reader of our output closed it, as `head` does
         streams.discard_output()
         return 1
     except (MemoryError, RecursionError) as error:
@@ -59,7 +59,7 @@ def _outcome(command: Callable[[Sequence[str] | None], int], words: Sequence[str
 def _code(command: Callable[[Sequence[str] | None], int], words: Sequence[str] | None) -> int:
     try:
         return command(words)
-    except SystemExit as done:  # argparse: --help, --version, a usage error; its output is still to be flushed
+    except SystemExit as done:  # argparse: --help, --version, a usage error; its output has not been flushed yet
         return done.code if isinstance(done.code, int) else 0 if done.code is None else 1
 
 
@@ -80,7 +80,7 @@ def fail(error: ExporterError) -> int:
 
 
 def warn(sentences: Sequence[str]) -> None:
-    """Prints warnings, the first twenty and how many more."""
+    """Prints the first twenty warnings, and the number of further ones."""
     for sentence in sentences[:MAX_WARNINGS]:
         print(f"warning: {printable(sentence, 300)}", file=sys.stderr)
     if len(sentences) > MAX_WARNINGS:
@@ -109,7 +109,7 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
 
 
 def read_options(args: argparse.Namespace) -> ReadOptions:
-    """ReadOptions from parsed arguments. Raises UsageError for an epsilon that is no number."""
+    """ReadOptions from parsed arguments. Raises UsageError for an epsilon that is not a number."""
     from exporter.files.remote import place_for
     from exporter.sources.shared.options import ReadOptions
 

@@ -1,4 +1,4 @@
-"""Standard input, output and error as a command finds them: closed by a daemon, on a full disk, in an encoding that lacks characters."""
+"""Standard input, output and error in any state: closed by a daemon, on a full disk, with a limited encoding."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from typing import Any
 from exporter.errors import OutputError, printable
 
 WHERE = "standard output"
-ERASE = "\r\x1b[K"  # takes a progress bar away: the one control sequence that is ours
+ERASE = "\r\x1b[K"  # erases a progress bar: the only control sequence that we write
 
 
 @contextlib.contextmanager
 def guarded() -> Iterator[None]:
-    """Standard output that tells an OutputError if it cannot be written, and escapes what its encoding lacks; standard error whose
-    failures cost nothing but the message."""
+    """Makes standard output raise OutputError if it cannot be written, and escape what its encoding lacks; makes standard error ignore its
+    failures, which lose only the message."""
     _occupy()
     given, given_error = sys.stdout, sys.stderr
     if isinstance(given, io.TextIOWrapper):
-        given.reconfigure(errors="backslashreplace")  # as stderr does
+        given.reconfigure(errors="backslashreplace")  # like stderr
     sys.stdout = Guarded(given or Closed())
     sys.stderr = Lossy(given_error or Closed())
     try:
@@ -33,7 +33,7 @@ def guarded() -> Iterator[None]:
 
 
 def _occupy() -> None:
-    """Opens the null device in place of each closed standard stream: no pipe or file of ours must get its number."""
+    """Opens the null device in place of each closed standard stream, so that no pipe or file of ours gets its number."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
@@ -45,7 +45,7 @@ def _occupy() -> None:
 
 
 def discard_output() -> None:
-    """Sends what is still in the buffers of standard output nowhere, lest the interpreter fails to write it at its end."""
+    """Discards what is still buffered in standard output, so that the interpreter does not fail to write it at exit."""
     with contextlib.suppress(OSError):
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 1)
@@ -53,15 +53,15 @@ def discard_output() -> None:
 
 
 class Closed(io.StringIO):
-    """In place of a standard output that was closed before the command began."""
+    """A replacement for a standard output that was closed before the command started."""
 
     def write(self, text: str, /) -> int:
         raise OSError(errno.EBADF, "it is closed")
 
 
 class Guarded:
-    """A stream whose errors say what could not be written; a reader that went away stays a BrokenPipeError. Text on it is harmless to a
-    terminal, whatever file or argument it is from."""
+    """A stream whose errors say what could not be written; a closed pipe remains a BrokenPipeError. Text on it is harmless to a
+    terminal, whatever file or argument it comes from."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -93,7 +93,7 @@ class Guarded:
 
 
 def harmless(text: str) -> str:
-    """Text with all but its line ends printable."""
+    """Text in which everything except line ends is printable."""
     lines = text.split("\n")
     if text == ERASE or all(map(str.isprintable, lines)):
         return text
@@ -101,7 +101,7 @@ def harmless(text: str) -> str:
 
 
 class Lossy(Guarded):
-    """A stream that may lose what is written: there is nowhere to tell that standard error is full or gone."""
+    """A stream that may lose what is written: there is nowhere to report that standard error is full or closed."""
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from exporter.files.place import Place
     from exporter.sources.shared.options import ReadOptions
 
-UNSAID = 1.0  # stands for an epsilon that nobody says while a model is read
+UNSAID = 1.0  # placeholder for an unknown epsilon while a model is read
 
 
 def verify_command() -> NoReturn:
@@ -56,7 +56,7 @@ def verify(words: Sequence[str] | None = None) -> int:
 
 
 def _bundle(place: Place, args: argparse.Namespace) -> Bundle:
-    """The first operand: a bundle, or a model where there is another one to compare it with."""
+    """The first operand: a bundle, or also a model if there is a second operand."""
     from exporter.errors import FormatError, MissingFileError
     from exporter.pipeline.read import load, read_in_child
     from exporter.sources import bundle, bundle_arrays
@@ -112,7 +112,7 @@ def _check_report(args: argparse.Namespace) -> None:
 
 
 def _model(place: Place, args: argparse.Namespace) -> Port:
-    """A model as OTHER. Where it does not say epsilon and the user neither, that is not compared, and the rest is."""
+    """A model as OTHER. If neither the model nor the user gives epsilon, everything except epsilon is compared."""
     from exporter.diagnosis.ports.port import of_bundle
     from exporter.pipeline.read import read_in_child
 
@@ -120,7 +120,7 @@ def _model(place: Place, args: argparse.Namespace) -> Port:
     found = read_in_child(place, options if options.epsilon else dataclasses.replace(options, epsilon=(("*", UNSAID),)), fork=True,
                           keep_unusable=True)
     unsaid = {layer.path for layer in found if "epsilon" in layer.assumed and layer.epsilon == UNSAID and not options.epsilon}
-    if any(found[path].converted for path in unsaid):  # an era that stored a deviation: its variance depends on epsilon
+    if any(found[path].converted for path in unsaid):  # an era that stored a standard deviation: its variance depends on epsilon
         found = read_in_child(place, options, fork=True, keep_unusable=True)
     return of_bundle(found, place.name, unsaid)
 

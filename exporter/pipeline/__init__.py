@@ -1,1 +1,2 @@
-"""The main road: from a path to what a source found, to a checked bundle, to a file; in this process or a child, for one model or many."""
+"""The main path: from a file to what a source found, to a checked bundle, to an output; in this process or a child, for one model or
+many."""

@@ -1,7 +1,7 @@
-"""Reading in a child process with limits: libhdf5 hangs or crashes on some damaged files, and a child takes that with it.
+"""Reading in a child process with limits: libhdf5 hangs or crashes on some damaged files, which then affects only the child.
 
-What the child sends back (exporter/pipeline/message.py) is checked, and the gate applied to it as to any other bundle. `fork` starts a
-child in a millisecond, for a program of one thread such as the command; `spawn` starts a fresh interpreter, safe in any program and on
+What the child sends back (exporter/pipeline/message.py) is checked, and passes the gate like any other bundle. `fork` starts a
+child in a millisecond, for a single-threaded program such as the command; `spawn` starts a new interpreter, safe in any program and on
 Windows.
 """
 
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from exporter.sources.shared.options import ReadOptions
 
 MAX_ANSWER = 2 << 30  # bytes
-PIPE = 1 << 20  # bytes; what an unprivileged process may ask for on Linux
+PIPE = 1 << 20  # bytes; the maximum for an unprivileged process on Linux
 BUFFER = 1 << 16
-# What would have HDF5 load code or open files in another way than this package says.
+# Environment variables that make HDF5 load code or open files in a different way.
 HDF5_VARIABLES = ("HDF5_PLUGIN_PATH", "HDF5_VOL_CONNECTOR", "HDF5_DRIVER", "HDF5_DRIVER_CONFIG")
 NO_PLUGINS = "::"
 HARMLESS = "the file is damaged or forged; nothing was read from it"
@@ -44,7 +44,7 @@ HARMLESS = "the file is damaged or forged; nothing was read from it"
 class Child:
     """A running child: its answer is read from `descriptor`, within `limits`.
 
-    wait: waits for its end and gives its exit status; None if the system has thrown it away.
+    wait: waits for its end and returns its exit status; None if the system has discarded it.
     """
 
     descriptor: int
@@ -63,9 +63,9 @@ def start(place: Place, options: ReadOptions, *, fork: bool) -> Child:
 
 
 def finish(child: Child, meanwhile: Callable[[], object], each: Callable[[Stored], object]) -> Found | ReadBack:
-    """Calls `meanwhile`, then takes in what the child sends, calling `each` with each layer as it comes, before anything has judged it.
+    """Calls `meanwhile`, then receives what the child sends, and calls `each` with every layer as it arrives, before it is checked.
 
-    Whatever ends this early ends the child, too.
+    If this ends early, it also ends the child.
     """
     try:
         meanwhile()
@@ -86,7 +86,7 @@ def finish(child: Child, meanwhile: Callable[[], object], each: Callable[[Stored
 
 
 def ending(status: int, limits: Limits) -> ExporterError:
-    """What the exit status of a child says that did not end well."""
+    """The error for the exit status of a child that failed."""
     if status == OUT_OF_TIME or -status == getattr(signal, "SIGALRM", None):
         return _timed_out(limits)
     if -status == getattr(signal, "SIGXCPU", None):
@@ -99,23 +99,23 @@ def ending(status: int, limits: Limits) -> ExporterError:
 
 
 def is_out_of_time(status: int) -> bool:
-    """Whether a child that ended so took more time than it may."""
+    """Whether a child with this exit status exceeded its processor time."""
     return status == OUT_OF_TIME or -status in (getattr(signal, "SIGALRM", None), getattr(signal, "SIGXCPU", None))
 
 
 def _timed_out(limits: Limits) -> ExporterError:
-    """Where the clock ended it: which says nothing about the file."""
+    """The error for a timeout, which implies nothing about the file."""
     return ExporterError(f"timed out: reading it took more than {limits.wall_seconds} seconds, but not of processor time",
                          hint="the machine, or the disk or network with the file, is too busy; try again")
 
 
 def receive(child: Child, feed: Callable[[bytes], object], is_complete: Callable[[], bool] = lambda: False) -> None:
-    """Feeds what a child sends, until it ends or all is there."""
+    """Feeds what a child sends, until the child ends or everything has arrived."""
     deadline = time.monotonic() + child.limits.wall_seconds
     size = 0
     with contextlib.ExitStack() as stack:
         selector = None
-        if sys.platform != "win32":  # where pipes cannot be waited for; the child's own timer ends it, and the read with it
+        if sys.platform != "win32":  # if pipes cannot be waited for; the child's own timer ends it, and thereby the read
             selector = stack.enter_context(selectors.DefaultSelector())
             selector.register(child.descriptor, selectors.EVENT_READ)
         while not is_complete():
@@ -141,8 +141,8 @@ def _fork(place: Place, options: ReadOptions, limits: Limits) -> Child:
 
 
 def forked(serve: Callable[[int], object], *not_its: int) -> tuple[int, Forked]:
-    """(descriptor of what it sends, the process): a fork of this process that does what `serve` says, with the descriptor to send to, and
-    ends. not_its: descriptors that are of no use to it.
+    """(descriptor of what it sends, the process): a fork of this process that calls `serve` with the descriptor to send to, and
+    exits. not_its: descriptors that it does not need.
     """
     receiving, sending = os.pipe()
     widen(sending)
@@ -186,8 +186,8 @@ class Forked:
 
 
 def silenced(sending: int) -> int:
-    """Closes the standard streams to the child: what a dying libhdf5 or libc prints is not for the user. Returns the pipe's descriptor,
-    which may have been one of the three where the caller had closed them."""
+    """Closes the standard streams in the child: what a crashing libhdf5 or libc prints is not for the user. Returns the pipe's descriptor,
+    which may have been one of the three if the caller had closed them."""
     import fcntl
 
     sending = fcntl.fcntl(sending, fcntl.F_DUPFD_CLOEXEC, 3)
@@ -198,14 +198,14 @@ def silenced(sending: int) -> int:
 
 
 def flush() -> None:
-    """Writes what is waiting for the standard streams, before a fork has it, too."""
+    """Flushes the standard streams, so that a fork does not inherit buffered output."""
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()
 
 
 def widen(pipe: int) -> None:
-    """Makes room in a pipe, where the system lets us, so that the child needs not wait while this process imports."""
+    """Enlarges a pipe, if the system allows it, so that the child need not wait while this process imports."""
     with contextlib.suppress(ImportError, AttributeError, OSError):
         import fcntl
 
@@ -216,8 +216,8 @@ STARTER = "import sys; sys.path[:] = dict.fromkeys(sys.argv[1:]); from exporter.
 
 
 def interpreter() -> str:
-    """A Python of this installation. `sys.executable` of a frozen program, or of one that Python is embedded in, is that program: started
-    again it would do its own work again, and so on.
+    """A Python of this installation. In a frozen program, or one with an embedded Python, `sys.executable` is that program: started
+    again, it would repeat its own work, and so on.
 
     Raises: UsageError if there is none.
     """
@@ -231,8 +231,8 @@ def interpreter() -> str:
 
 
 def command(program: str) -> list[str]:
-    """The command of a fresh interpreter that runs a line of ours."""
-    # -I: neither the current folder, which may be the model's, nor a variable adds to the places that modules come from
+    """The command line of a new interpreter that runs one line of ours."""
+    # -I: neither the current folder, which may be the model's, nor a variable adds places to import modules from
     return [interpreter(), "-I", "-c", program, str(Path(__file__).resolve().parents[2]), *filter(os.path.isabs, sys.path)]
 
 
@@ -251,7 +251,7 @@ def _spawn(place: Place, options: ReadOptions, limits: Limits) -> Child:
 
 
 def request(place: Place, options: ReadOptions, limits: Limits) -> bytes:
-    """What is sent to a child that does not share its parent's memory."""
+    """The request to a child that does not share its parent's memory."""
     import json
 
     fields = {**options.said(), "architecture": None if options.architecture is None else options.architecture.address}
@@ -268,7 +268,7 @@ def serve_request() -> None:
 
 
 def understood(asked: bytes) -> tuple[Place, ReadOptions, Limits, int]:
-    """A request, with the number of the process that made it."""
+    """A request, with the process id of its sender."""
     import json
 
     from exporter.sources.shared.options import ReadOptions
@@ -282,15 +282,15 @@ def understood(asked: bytes) -> tuple[Place, ReadOptions, Limits, int]:
 
 
 def asks_for_plugins() -> bool:
-    """Whether importing h5py in this process, as it is, could have libhdf5 load code or complain."""
+    """Whether importing h5py in this process could make libhdf5 load code or print messages."""
     return any(name in os.environ for name in HDF5_VARIABLES) or os.environ.get("HDF5_PLUGIN_PRELOAD", NO_PLUGINS) != NO_PLUGINS
 
 
 def prepare() -> None:
-    """In a child: has libhdf5 load no plugins and open files in no other way than this package says."""
+    """In a child: stops libhdf5 from loading plugins and from opening files in any unexpected way."""
     import gc
 
-    gc.disable()  # a short life, and nothing in it goes round in circles
+    gc.disable()  # a short-lived process without reference cycles
     for name in HDF5_VARIABLES:
         os.environ.pop(name, None)
     os.environ["HDF5_PLUGIN_PRELOAD"] = NO_PLUGINS
@@ -303,7 +303,7 @@ def _serve(place: Place, options: ReadOptions, limits: Limits, descriptor: int) 
 
 
 def serve(place: Place, options: ReadOptions, limits: Limits, write: Callable[[bytes], object]) -> bool:
-    """In a child: reads under limits and writes the answer. Returns whether it is one."""
+    """In a child: reads with limits and writes the answer. Returns whether it succeeded."""
     from exporter.pipeline.finding import read_unresolved
     from exporter.pipeline.message import Writer
 

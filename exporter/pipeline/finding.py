@@ -1,4 +1,4 @@
-"""What a file contains, before anything is added to it: the source that claims it reads it."""
+"""The contents of a file before anything is added: read by the source that claims it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from exporter.sources.shared.options import ReadOptions
 
 
 def read_unresolved(place: Place, options: ReadOptions) -> Found | ReadBack:
-    """What the source that claims `place` finds there, before anything is added to it."""
-    source = source_for(place)  # also for what does not exist: a checkpoint is known by the prefix of its files' names
+    """The result of the source that claims `place`, before anything is added."""
+    source = source_for(place)  # also if it does not exist: a checkpoint is given by the prefix of its files' names
     if source is None:
         if not place.exists():
             raise MissingFileError("no such file or folder")
@@ -23,7 +23,7 @@ def read_unresolved(place: Place, options: ReadOptions) -> Found | ReadBack:
 
 
 def _read_inside(place: Place, options: ReadOptions) -> Found | ReadBack:
-    """What the only model in a folder or archive contains."""
+    """The contents of the only model in a folder or archive."""
     from exporter.pipeline.inside import one_model
     from exporter.sources.shared.refusals import refuse
 
@@ -49,7 +49,7 @@ def _read_as(source: Source, place: Place, options: ReadOptions) -> Found | Read
         from exporter.sources.shared.refusals import check_fetched
 
         for each in inputs:
-            each.check_unchanged()  # the better reasons
+            each.check_unchanged()  # these errors have better reasons
             check_fetched(each)
         raise
     for each in inputs:
@@ -58,7 +58,7 @@ def _read_as(source: Source, place: Place, options: ReadOptions) -> Found | Read
 
 
 def quiet() -> contextlib.AbstractContextManager[object]:
-    """NaN and overflow in a file are for the gate to judge, with the layer's name, not for a warning of NumPy's."""
+    """Silences NumPy's warnings about NaN and overflow in a file: the gate reports them, with the layer's name."""
     import numpy as np
 
     return np.errstate(all="ignore")

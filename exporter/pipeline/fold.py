@@ -1,4 +1,4 @@
-"""fold_model: from a path to a model whose batch norms are in the layers that feed them."""
+"""fold_model: from a path to a model whose batch norms are folded into the layers that feed them."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What a user can do about batch norms that are not certain: nothing that was given already, and nothing that cannot help.
+"""Hints for unresolved batch norms: never an option that was already given, and nothing that cannot help.
 
-No hint contains an epsilon as an example: it would be pasted. Only values known for that class are given.
+No hint contains an epsilon as an example, because it would be pasted. Only values known for the class are given.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ GIVE_CONFIG = "give the model's config with --architecture FILE"
 
 
 def no_epsilon(classes: Collection[OwnClass]) -> str:
-    """Why nothing says the epsilon of a layer."""
+    """Why the epsilon of a layer is unknown."""
     if not classes:
         return "the file does not contain its epsilon"
     return (f"the config does not describe the layers inside the class {names((each.name for each in classes), 3)}, "
@@ -30,8 +30,8 @@ def hint(options: ReadOptions, *, epsilon: bool, classes: Collection[OwnClass], 
          rest: bool) -> str:
     """The hint of a refusal.
 
-    epsilon: whether an epsilon is missing. classes: the user's own that a config names. remedies: of what is skipped.
-    doubtful: whether a layer's own model does not use what is stored. rest: whether anything would be left without these.
+    epsilon: whether an epsilon is missing. classes: custom classes in the config. remedies: for the skipped layers.
+    doubtful: whether a layer's own model does not use the stored statistics. rest: whether other layers would remain.
     """
     return "; ".join(_hints(options, epsilon, classes, set(remedies), doubtful, rest))
 

@@ -1,4 +1,4 @@
-"""The one model in a folder or zip archive that is no model itself: what web tools, servers and callbacks hand out.
+"""The only model in a folder or zip archive that is not itself a model, as web tools, servers and callbacks create them.
 
     Edge Impulse         trained.h5.zip, trained.savedmodel.zip
     Teachable Machine    converted_keras.zip (keras_model.h5, labels.txt); a folder of model.json, metadata.json and weights.bin
@@ -6,7 +6,7 @@
     TensorFlow Serving   a folder of versions or timestamps, each a SavedModel
     BackupAndRestore     latest.weights.h5 and training_metadata.json
 
-Bundles and NumPy archives are not looked for: one may lie beside the model that it was made of, or that was trained on it.
+Bundles and NumPy archives are not searched for: they may be beside the model that they were made from, or be its training data.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from exporter.formats.zip_archive import MAGIC
 from exporter.sources import Source, source_for
 from exporter.targets.shared.folded_archive import CONTENT as FOLDED
 
-MAX_FILES = 5000  # that are looked at
-MAX_MODELS = 20  # more are not looked for
-MAX_DEPTH = 3  # folders inside each other
+MAX_FILES = 5000  # that are examined
+MAX_MODELS = 20  # more are not searched for
+MAX_DEPTH = 3  # nested folders
 KEYS = (b'"modelTopology"', b'"weightsManifest"', b'"weight_map"')  # of the JSON files that list a model's weights
-BESIDE_MODELS = ("bundle", "bundle-arrays", "numpy-archive")  # what may lie beside a model and is not meant
+BESIDE_MODELS = ("bundle", "bundle-arrays", "numpy-archive")  # files beside a model that are not models
 
 _SHARD = re.compile(r"(.*)_[0-9]{5}\.weights\.h5", re.DOTALL)
 
@@ -37,7 +37,7 @@ Model = tuple[str, Place, Source]
 def one_model(place: Place) -> Iterator[Model | None]:
     """(path inside, place, source) of the only model in a folder or zip archive; None: `place` is neither.
 
-    Raises: UnsupportedError if it contains none or several, FormatError for an archive that is damaged.
+    Raises: UnsupportedError if it contains none or several, FormatError for a damaged archive.
     """
     if not place.is_folder() and place.head(4) not in MAGIC:
         yield None
@@ -70,7 +70,7 @@ def one_model(place: Place) -> Iterator[Model | None]:
 
 
 class _Looking:
-    """How many files may still be looked at."""
+    """How many more files may be examined."""
 
     def __init__(self) -> None:
         self.left = MAX_FILES
@@ -102,8 +102,8 @@ def _models(place: Place, stack: contextlib.ExitStack, looking: _Looking, above:
         elif _may_be_model(child) and not _is_shard(child.name, indexes, folder):
             if source := _model_source(child):
                 yield path, child, source
-            elif child.is_local and child.head(4) in MAGIC:  # not inside an archive again
-                with contextlib.suppress(FormatError):  # a damaged archive is no model
+            elif child.is_local and child.head(4) in MAGIC:  # not inside a nested archive
+                with contextlib.suppress(FormatError):  # a damaged archive is not a model
                     yield from _models(child, stack, looking, path, depth + 1)
 
 
@@ -119,7 +119,7 @@ def _model_source(place: Place) -> Source | None:
 
 
 def _may_be_model(place: Place) -> bool:
-    """By the first bytes: asking every source about each of a thousand images takes its time."""
+    """Decided by the first bytes: asking every source about each of a thousand images would take long."""
     head = place.head(4096)
     return head.startswith((SIGNATURE, *MAGIC)) or place.suffix in (".pb", ".pbtxt") or (
         head.lstrip().startswith(b"{") and any(key in head for key in KEYS))
@@ -136,7 +136,7 @@ def _is_shard(name: str, indexes: set[str], folder: Place) -> bool:
 
 
 def _is_torch(place: Place, stack: contextlib.ExitStack) -> bool:
-    """Whether an archive is what torch.save writes: a folder of any name with data.pkl and version."""
+    """Whether an archive was written by torch.save: a folder of any name with data.pkl and version."""
     return any(folder.is_folder() and folder.child("data.pkl").is_file() for folder in _top(place, stack).children()[:20])
 
 

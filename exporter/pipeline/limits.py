@@ -1,4 +1,4 @@
-"""Limits: how much time and memory the reading process may take, fixed before it starts and the same on both sides."""
+"""Limits on time and memory of the reading process, fixed before it starts and the same on both sides."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import sys
 
 from exporter.files.place import Place
 
-MEMORY = 2 << 30  # bytes of address space beyond what the child starts with
-CPU_SECONDS, REMOTE_CPU_SECONDS = 3, 30  # the libraries of a store and its encryption take their share
+MEMORY = 2 << 30  # bytes of address space in addition to what the child starts with
+CPU_SECONDS, REMOTE_CPU_SECONDS = 3, 30  # the libraries of a store and its encryption need some of it
 MAX_EXTRA_SECONDS = 600
-# The clock on the wall is for a child that waits for ever: on a busy machine, or behind a slow disk, a sound file takes many times its
-# processor time, which alone tells of damage.
+# The limit on elapsed time is for a child that waits forever: on a busy machine, or behind a slow disk, a valid file takes many times its
+# processor time, and only processor time indicates damage.
 WALL_SECONDS, WALL_PER_CPU = 60, 10
-MAX_DEPTH, MAX_FOLDERS = 3, 20  # of a folder that holds a model: run/2/pytree/d of Orbax, exp/1795642988 of TensorFlow Serving
+MAX_DEPTH, MAX_FOLDERS = 3, 20  # depth of a folder with a model: run/2/pytree/d of Orbax, exp/1795642988 of TensorFlow Serving
 OUT_OF_MEMORY, OUT_OF_TIME = 71, 72  # exit status
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """memory: bytes. cpu_seconds: of processor time. wall_seconds: in all."""
+    """memory: bytes. cpu_seconds: of processor time. wall_seconds: of elapsed time."""
 
     memory: int
     cpu_seconds: float
@@ -30,14 +30,14 @@ class Limits:
 
     @classmethod
     def of(cls, place: Place) -> Limits:
-        """For reading `place`: one second of processor time for each MiB of it, of which a sound one takes a tenth at most."""
+        """The limits for reading `place`: one second of processor time per MiB; a valid file takes at most a tenth of that."""
         cpu = REMOTE_CPU_SECONDS
         if place.is_local:
             cpu = CPU_SECONDS + min(_size(place) >> 20, MAX_EXTRA_SECONDS)
         return cls(MEMORY, cpu, WALL_SECONDS + WALL_PER_CPU * cpu)
 
     def apply(self) -> None:
-        """Binds this process to them."""
+        """Applies the limits to this process."""
         try:
             import resource
         except ImportError:  # Windows: a timer that ends the process
@@ -56,15 +56,15 @@ class Limits:
             hard = resource.getrlimit(resource.RLIMIT_AS)[1]
             wanted = _address_space() + self.memory
             resource.setrlimit(resource.RLIMIT_AS, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
-        for number in (signal.SIGXCPU, signal.SIGALRM):  # which the caller may ignore or hold back
+        for number in (signal.SIGXCPU, signal.SIGALRM):  # which the caller may ignore or block
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGXCPU, signal.SIGALRM})
         signal.alarm(int(self.wall_seconds) + 5)  # the parent ends it first, if it is still there
 
 
 def die_with_parent(parent: int) -> None:
-    """Has the system end this process when its parent, of this process number, ends, however that comes about. Elsewhere than on Linux
-    the limit of time does."""
+    """Makes the system end this process when its parent, with this process id, ends for any reason. On systems other than Linux,
+    the time limit does that."""
     if sys.platform != "linux":
         return
     import ctypes
@@ -76,7 +76,7 @@ def die_with_parent(parent: int) -> None:
 
 
 def _size(place: Place) -> int:
-    """Bytes of a file; of a folder what lies there and below; of the prefix of a checkpoint's files what lies beside them."""
+    """The size in bytes of a file; of a folder with everything below it; of a checkpoint's prefix with the files beside it."""
     with contextlib.suppress(OSError):
         if place.local.is_file():
             return place.local.stat().st_size

@@ -1,6 +1,6 @@
-"""Many models at once: who does the work, and what becomes of each.
+"""Exports many models: distributes the work, and collects the outcomes.
 
-An index file in the output folder tells the next run what is there and unchanged.
+An index file in the output folder tells the next run which exports exist and are unchanged.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from exporter.targets.shared.options import WriteOptions
 
 
-PIECES, MAX_PIECE_LENGTH = 32, 16  # into how many pieces the work is cut at least, so that all workers have some; models of one
+PIECES, MAX_PIECE_LENGTH = 32, 16  # the minimum number of pieces of work, so that every worker gets some; models in one piece
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Task:
-    """One export that is to be done; `mark` is that of the model as it is now, `out` lies below `out_dir`."""
+    """One export to be done; `mark` identifies the model's current state, `out` is below `out_dir`."""
 
     source: str
     out: str

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Ahead(Protocol):
-    """What begins its work before the bundle is there (exporter/pipeline/write.py)."""
+    """An output that starts its work before the bundle is complete (exporter/pipeline/write.py)."""
 
     def prepare(self) -> None: ...
 
@@ -104,9 +104,9 @@ def read_here(place: Place, options: ReadOptions) -> Bundle:
 def read_in_child(place: Place, options: ReadOptions, *, fork: bool = False, output: Ahead = NOBODY, keep_unusable: bool = False) -> Bundle:
     """`read` in a child process with limits, for a Place and ReadOptions.
 
-    fork:   start the child by fork, which only a program of one thread may do; it costs a millisecond.
-    output: prepares itself while the child reads, and works ahead on each layer that is found and wanted; if the layer stays as it is,
-            the bundle contains this very object.
+    fork:   start the child by fork, which only a single-threaded program may do; it takes a millisecond.
+    output: prepares itself while the child reads, and works ahead on each wanted layer; if the layer stays unchanged,
+            the bundle contains the same object.
     keep_unusable: see `resolve`.
     """
     from exporter.pipeline import child
@@ -119,7 +119,7 @@ def read_in_child(place: Place, options: ReadOptions, *, fork: bool = False, out
 
 
 def read_in_batch(place: Place, options: ReadOptions, output: Ahead, asked: Asked | None = None) -> Bundle:
-    """As `read_in_child`, in a child that reads many files where that can be: several times cheaper for a small one."""
+    """Like `read_in_child`, but if possible in a child that reads many files: several times cheaper for a small one."""
     from exporter.pipeline.readers import READERS, can_serve
 
     if not can_serve(place):

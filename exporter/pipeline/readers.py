@@ -1,7 +1,7 @@
-"""Reading processes that serve many files, for batches: starting one for each file cost several times what reading a small one does.
+"""Reading processes that serve many files, for batches: starting one per file takes several times as long as reading a small file.
 
-A process that could not read a file is never used again: whatever is wrong with the file may have damaged it. So is one that has read many
-files, or has grown. Limits of time and memory hold for each file. What it sends is checked as from any other child.
+A process that could not read a file is never used again: the file may have damaged it. Nor is a process that has read many
+files, or has grown. Limits on time and memory apply to each file. What it sends is checked as from any other child.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ if TYPE_CHECKING:
     from exporter.sources.shared.options import ReadOptions
 
 MAX_FILES = 500  # that one process reads
-MAX_GROWTH = 256 << 20  # bytes of memory beyond what it had after its first file
-IDLE_SECONDS = 60  # after which it ends by itself
+MAX_GROWTH = 256 << 20  # bytes of memory in addition to what it had after its first file
+IDLE_SECONDS = 60  # of waiting, after which it ends by itself
 NO_LIMITS = Limits(0, 0, 0)  # until a file is asked for
 LENGTH = struct.Struct("<Q")
-ABOUT_OPTIONS = (UnresolvedError, UsageError)  # errors that say nothing against the file
+ABOUT_OPTIONS = (UnresolvedError, UsageError)  # errors that imply nothing about the file
 
 
 @dataclasses.dataclass
 class Reader:
-    """A process that waits for the next file. requests: the pipe to it. files: that it has read. memory: what it had after the first."""
+    """A process that waits for the next file. requests: the pipe to it. files: the number it has read. memory: after the first file."""
 
     requests: int
     running: child.Child
@@ -60,14 +60,14 @@ class Reader:
                 os.close(descriptor)
 
     def is_worn(self) -> bool:
-        """Whether it has read enough."""
+        """Whether it should be replaced."""
         size = _memory(self.pid)
         self.memory = self.memory or size
         return self.files >= MAX_FILES or size > self.memory + MAX_GROWTH
 
 
 class Asked:
-    """A process that was asked for a file ahead of time, and is reading it. taken: whether somebody reads what it sends."""
+    """A process that is reading a file ahead of time. taken: whether somebody is receiving what it sends."""
 
     def __init__(self, reader: Reader) -> None:
         self.reader = reader
@@ -90,7 +90,7 @@ class Readers:
             os.register_at_fork(after_in_child=self._forget)
 
     def ask(self, place: Place, options: ReadOptions) -> Asked | None:
-        """Has a file read ahead of time, while the caller still writes another one; None if that is not possible."""
+        """Starts reading a file ahead of time, while the caller still writes another one; None if that is not possible."""
         if not can_serve(place):
             return None
         reader = self._take()
@@ -106,9 +106,9 @@ class Readers:
 
     def read(self, place: Place, options: ReadOptions, meanwhile: Callable[[], object], each: Callable[[Stored], object],
              asked: Asked | None = None) -> Found | ReadBack:
-        """As `child.start` and `child.finish`, by a process that waits, or a new one, or the one that was asked for this file before. Where
-        one dies that had read other files before, or that had to wait with its answer, a new one tries: the file may not be to blame. Then
-        `each` is called anew.
+        """Like `child.start` and `child.finish`, by a waiting process, a new one, or the one that is already reading this file. If
+        a process dies that had read other files, or had to wait with its answer, a new one tries again: the file may not be to blame. Then
+        `each` is called again for every layer.
         """
         while True:
             reader = self._take() if asked is None else asked.reader
@@ -131,7 +131,7 @@ class Readers:
                 return found
 
     def close(self) -> None:
-        """Ends the processes that wait."""
+        """Ends the waiting processes."""
         with self._lock:
             idle, self._idle = self._idle, []
         for reader in idle:
@@ -151,7 +151,7 @@ class Readers:
             self._idle.append(reader)
 
     def _forget(self) -> None:
-        """In a fork of this process: these are the other's, and end when all their pipes are closed."""
+        """In a fork of this process: these belong to the parent, and end when all their pipes are closed."""
         for reader in self._idle:
             reader.forget()
         self._idle, self._lock = [], threading.Lock()
@@ -161,12 +161,12 @@ READERS = Readers()
 
 
 def can_serve(place: Place) -> bool:
-    """Whether these processes read it: for what is far away, a store may remember too much between two files."""
-    return place.is_local and sys.platform != "win32"  # where nothing ends a process but its own timer
+    """Whether these processes read it: not remote files, because a store may keep too much state between two files."""
+    return place.is_local and sys.platform != "win32"  # only its own timer ends a process there
 
 
 class _DiedError(Exception):
-    """The process ended before its answer did. reason: what to say if this file was its first."""
+    """The process ended before its answer was complete. reason: the error if this file was its first."""
 
     def __init__(self, reason: ExporterError) -> None:
         super().__init__(str(reason))
@@ -212,7 +212,7 @@ def _ask(pipe: int, request: bytes) -> bool:
 
 
 def _absolute(place: Place) -> Place:
-    """The same place for a process that may have begun in another folder."""
+    """The same place for a process that may have started in another folder."""
     return place_for(os.path.join(os.getcwd(), place.address)) if place.is_local else place
 
 
@@ -221,7 +221,7 @@ def _with_absolute(options: ReadOptions) -> ReadOptions:
 
 
 def _forked() -> Reader:
-    """A fork of this process, which has one thread. What reading needs is imported here, once for all forks."""
+    """A fork of this single-threaded process. The modules for reading are imported here, once for all forks."""
     prepare()
     asked, asking = os.pipe()
     receiving, process = child.forked(lambda sending: _serve(asked, sending), asking)
@@ -253,7 +253,8 @@ def serve_standard_streams() -> None:
 
 
 def prepare() -> None:
-    """Imports what reading needs, once for all processes that are forked from this one; where that would load more, each does it itself."""
+    """Imports the modules for reading, once for all forks of this process; if that could load foreign code, each fork imports them
+    itself."""
     if child.asks_for_plugins():
         return
     import h5py  # noqa: F401
@@ -265,10 +266,10 @@ def prepare() -> None:
 
 
 def _serve(asked: int, sending: int) -> None:
-    """In a process that reads many files: answers until nobody asks any more. A file that it could not read is its last."""
+    """In a process that reads many files: answers requests until there are none. A file that it could not read is its last."""
     import gc
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the one that asks decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller decides
     child.prepare()
     gc.freeze()
     gc.enable()
@@ -297,7 +298,7 @@ def _exactly(file: BinaryIO, size: int) -> bytes | None:
 
 
 def _memory(pid: int) -> int:
-    """Bytes that a process holds, 0 where the system does not say."""
+    """The memory of a process in bytes, 0 if the system does not report it."""
     with contextlib.suppress(OSError, ValueError, IndexError), open(f"/proc/{pid}/statm", "rb") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     return 0

@@ -1,4 +1,4 @@
-"""The report of a batch, as JSON or as a page (batch.html beside this file): what became of each model."""
+"""The report of a batch, as JSON or as a page (batch.html beside this file): the outcome for each model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_CELL_LENGTH = 600  # characters
 
 
 def check_name(path: str) -> None:
-    """Refuses a report of a kind that there isn't, before any work is done."""
+    """Refuses an unknown kind of report before any work is done."""
     if not path.lower().endswith(SUFFIXES):
         raise UsageError(f"expected a report name that ends in {' or '.join(SUFFIXES)}", where=path)
 
@@ -42,7 +42,7 @@ def as_json(summary: Summary) -> str:
 
 
 def as_html(summary: Summary) -> str:
-    """A page that needs nothing else and runs nothing."""
+    """A self-contained page without scripts."""
     page = Template(Path(__file__).with_name("batch.html").read_text("utf-8"))
     return page.substitute(version=__version__, summary=_text(str(summary)), rows="\n".join(map(_row, summary.outcomes)))
 

@@ -1,4 +1,4 @@
-"""From what a source found to a bundle: adds what the user gave, and converts old eras to the one formula."""
+"""From what a source found to a bundle: adds what the user gave, and converts old eras to the standard formula."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _Layer = TypeVar("_Layer", bound=Parameters)
 
 
 class Completion:
-    """Makes the layers that a source found complete with what the user gave, each once."""
+    """Completes the layers that a source found with what the user gave, each once."""
 
     def __init__(self, options: ReadOptions) -> None:
         self._options = options
         self._made: dict[int, tuple[Stored, BatchNorm]] = {}  # by id: thousands may have one path, and so one hash
 
     def layer(self, stored: Stored) -> BatchNorm | None:
-        """The layer, converted to the one formula; None if its epsilon or axis is still not known, or there is a doubt about it.
+        """The layer, converted to the standard formula; None if its epsilon or axis is still unknown, or there is a doubt about it.
 
-        Raises: LayerError for one that the formula cannot use.
+        Raises: LayerError if the formula cannot use it.
         """
         if id(stored) not in self._made:
             known = self._with_options(stored)
@@ -38,10 +38,10 @@ class Completion:
         return self._made[id(stored)][1]
 
     def begin(self, stored: Stored, each: Callable[[BatchNorm], object]) -> None:
-        """Calls `each` with the layer, long before all of them are there, where nothing speaks against it so far."""
+        """Calls `each` with the layer, long before all layers are known, if no problem is known so far."""
         try:
             layer = self.layer(stored) if self._options.wants(stored.path) else None
-        except ExporterError:  # `resolve` comes to it once more, when all is known that may be said instead
+        except ExporterError:  # `resolve` handles it again later, when a better error may be known
             return
         if layer is not None:
             each(layer)
@@ -51,11 +51,11 @@ class Completion:
         return Unusable(self._with_options(stored), error.what)
 
     def has_epsilon(self, stored: Stored) -> bool:
-        """Whether the file or the user says its epsilon."""
+        """Whether the file or the user gives its epsilon."""
         return stored.epsilon is not None or self._options.epsilon_for(stored.path) is not None
 
     def is_refused(self, stored: Stored) -> bool:
-        """Whether its axis is known, and there is a doubt about it that the user did not dispel."""
+        """Whether its axis is known, but there is a doubt that the user did not override."""
         return bool(stored.doubt) and not self._options.stored_statistics and (stored.axis is not None or len(stored.shape) == 1)
 
     def _with_options(self, stored: Stored) -> Stored:
@@ -70,11 +70,11 @@ class Completion:
 
 
 def resolve(found: Found | ReadBack, options: ReadOptions, completion: Completion | None = None, *, keep_unusable: bool = False) -> Bundle:
-    """Adds to what a source found what the user gave, and converts old eras to the one formula.
+    """Adds what the user gave to what a source found, and converts old eras to the standard formula.
 
     keep_unusable: do not refuse layers that the formula cannot use: they are in `skipped` and `unusable`, for listing and comparing.
 
-    Raises: UnresolvedError for what is still not known, unless `skip_unresolved`; UsageError for an option that names nothing;
+    Raises: UnresolvedError for what is still unknown, unless `skip_unresolved`; UsageError for an option that matches nothing;
     UnsupportedError, LayerError from the gate.
     """
     if isinstance(found, ReadBack):
@@ -111,9 +111,9 @@ def resolve(found: Found | ReadBack, options: ReadOptions, completion: Completio
 
 @dataclasses.dataclass
 class _Sorted:
-    """What becomes of the layers that were found.
+    """The layers that were found, sorted by outcome.
 
-    skipped: what cannot be had, doubtful ones among it. kept: of `layers`, as they are stored. unknown: those without an epsilon.
+    skipped: layers that cannot be exported, including doubtful ones. kept: `layers` as stored. unknown: those without an epsilon.
     """
 
     found: Found
@@ -125,7 +125,7 @@ class _Sorted:
     doubtful: bool = False
 
     def take(self, stored: Stored, completion: Completion) -> None:
-        """Puts a layer where it belongs."""
+        """Adds a layer to the right list."""
         try:
             layer = completion.layer(stored)
         except LayerError as error:
@@ -150,7 +150,7 @@ def _pairs(unusable: Sequence[tuple[Unusable, LayerError]]) -> list[Skipped]:
 
 
 def _cannot_be_used(unusable: Sequence[tuple[Unusable, LayerError]], *, rest: bool) -> LayerError:
-    """The error for layers that are known and that no inference can be computed from."""
+    """The error for known layers from which inference cannot be computed."""
     first = unusable[0][1]
     hints = [*dict.fromkeys(error.hint for _, error in unusable if error.hint), *(["--skip-unresolved writes the rest"] if rest else [])]
     if len(unusable) == 1:
@@ -159,7 +159,7 @@ def _cannot_be_used(unusable: Sequence[tuple[Unusable, LayerError]], *, rest: bo
 
 
 def _once(layers: Iterable[Stored]) -> Iterator[str]:
-    """What sources noted of layers, each sentence once with the layers that it is about."""
+    """The notes of sources about layers, each sentence once with its layers."""
     found: dict[str, list[str]] = {}
     for layer in layers:
         for note in layer.notes:
@@ -168,7 +168,7 @@ def _once(layers: Iterable[Stored]) -> Iterator[str]:
 
 
 def _about_calls(layers: Iterable[Stored]) -> Iterator[str]:
-    """What to know of layers that their model calls with training=True, once for all of a kind."""
+    """Warnings about layers that their model calls with training=True, once for all of a kind."""
     called = [layer for layer in layers if layer.called_in_training]
     for obeyed, meaning in ((True, "the model's own predict() normalizes by the statistics of the batch, not by these stored ones"),
                             (False, "predict() of Keras 3 overrides that and uses the stored statistics, which are exported; "
@@ -187,7 +187,7 @@ def _about_updates(layers: Iterable[BatchNorm]) -> Iterator[str]:
 
 
 def read_back(bundle: ReadBack, options: ReadOptions) -> ReadBack:
-    """A bundle that was written before, with what the user wants of it. What it skips was accepted when it was made."""
+    """A bundle that was read back, with the user's options applied. What it skips was accepted when it was made."""
     _check_layers_option(bundle.layers, bundle.skipped, options)
     _check_globs(options, bundle.layers)
     layers = [layer for layer in bundle.layers if options.wants(layer.path)]
@@ -208,10 +208,11 @@ def _check_layers_option(layers: Sequence[Parameters], skipped: Sequence[tuple[s
 
 
 def unique_paths(layers: Iterable[_Layer]) -> list[_Layer]:
-    """The layers with paths of their own: the second of one path gets "#2", the third "#3"; what another layer is called is passed over."""
+    """The layers with unique paths: the second one with the same path gets "#2", the third "#3"; names that another layer already has are
+    not used."""
     layers = list(layers)
     taken = {layer.path for layer in layers}
-    last: dict[str, int] = {}  # by path the number that its latest copy has
+    last: dict[str, int] = {}  # the number of the latest copy of each path
     result = []
     for layer in layers:
         path = layer.path

@@ -1,7 +1,7 @@
-"""What the next run may skip: an index in the output folder of which model, in which state, every export was made from.
+"""What the next run may skip: an index in the output folder that lists the model, and its state, from which every export was made.
 
-A model's state is identified by size, times and inode of its files, as `make` does with one of them: its bytes are not read. An export
-counts as there when its own bytes are those that were written.
+A model's state is identified by size, times and inode of its files, similarly to `make`; its contents are not read. An export
+counts as present if its contents are those that were written.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from exporter.targets.shared.options import WriteOptions
 
 NAME = ".bn-export-index.json"
-SAVE_EVERY = 2.0  # seconds: what a killed run exported since then is exported again
-SINGLE_FILE_MAGICS = (b"\x89HDF", b"PK\3\4")  # a file that begins so is a model by itself; of any other, files beside it may be a part
+SAVE_EVERY = 2.0  # seconds: a killed run's exports since the last save are exported again
+SINGLE_FILE_MAGICS = (b"\x89HDF", b"PK\3\4")  # a file that begins like this is a complete model; any other may include files beside it
 
 
 class Index:
@@ -36,12 +36,12 @@ class Index:
 
     def __init__(self, out_dir: str, how: str, entries: dict[str, dict[str, str]]) -> None:
         self.out_dir, self._how, self._entries = out_dir, how, entries
-        self._saved, self._new = time.monotonic(), set[str]()  # keys of the entries that are not in the file yet
+        self._saved, self._new = time.monotonic(), set[str]()  # keys of the entries that are not yet in the file
         self.warnings: list[str] = []
 
     @classmethod
     def of(cls, out_dir: str, options: ReadOptions, write_options: WriteOptions) -> Index:
-        """The index that lies in `out_dir`, empty if there is none or a damaged one."""
+        """The index in `out_dir`, empty if it is missing or damaged."""
         return cls(out_dir, _how(options, write_options), _entries_in(out_dir))
 
     def wrote(self, path: str) -> bool:
@@ -50,12 +50,12 @@ class Index:
         return key == NAME or key in self._entries
 
     def owner(self, out: str) -> str | None:
-        """The model that `out` was exported from, where it is known and `out` is there."""
+        """The model that `out` was exported from, if that is known and `out` exists."""
         found = self._entries.get(self._key(out), {}).get("source")
         return found if isinstance(found, str) and place_for(out).exists() else None
 
     def has(self, out: str, mark: str) -> bool:
-        """Whether `out` is there as it was written, from a model in this state and with the same options."""
+        """Whether `out` exists unchanged, exported from a model in this state with the same options."""
         entry = self._entries.get(self._key(out), {})
         return (entry.get("mark"), entry.get("how")) == (mark, self._how) and entry.get("written") == written(out)
 
@@ -70,8 +70,8 @@ class Index:
             self.save()
 
     def save(self) -> None:
-        """Writes the index, if there is anything new in it, with what another run has added meanwhile. It is a cache: one that cannot be
-        written costs the next run its time, and is a warning."""
+        """Writes the index, if it has new entries, merged with what another run has added meanwhile. It is a cache: if it cannot be
+        written, the next run takes longer, and a warning is printed."""
         if not self._new:
             return
         self._entries = {**_entries_in(self.out_dir), **{key: self._entries[key] for key in self._new}}
@@ -86,7 +86,7 @@ class Index:
         self._new.clear()
 
     def _key(self, path: str) -> str:
-        """`path` from the output folder on."""
+        """`path` relative to the output folder."""
         if is_url(path):
             return path[len(self.out_dir):].lstrip("/")
         return os.path.relpath(path, self.out_dir).replace(os.sep, "/")
@@ -103,7 +103,7 @@ def _entries_in(out_dir: str) -> dict[str, dict[str, str]]:
 
 
 def _how(options: ReadOptions, write_options: WriteOptions) -> str:
-    """What else than the models decides about the exports."""
+    """Everything besides the models that affects the exports."""
     fields = options.said()
     if options.architecture is not None:
         fields["architecture"] = [options.architecture.name, mark_of(options.architecture) or time.time_ns()]
@@ -111,8 +111,8 @@ def _how(options: ReadOptions, write_options: WriteOptions) -> str:
 
 
 def mark_of(place: Place, is_export: Callable[[str], bool] = lambda path: False) -> str:
-    """What changes when the model does; "" if that is unknown, so that it is exported again. is_export: what lies beside the model
-    and is no part of it."""
+    """An identifier of the model's state; "" if that is unknown, so that it is exported again. is_export: whether a file beside the model
+    is an export and not part of it."""
     if isinstance(place, RemotePlace):
         info = place.info() if place.suffix in (".h5", ".keras", ".hdf5") else None
         known = [str(info[mark]) for mark in MARKS if info and info.get(mark) is not None]
@@ -137,7 +137,7 @@ def _files_of(place: Place) -> Iterator[str]:
 
 
 def written(out: str) -> str:
-    """What tells an export as it was written from anything else; "" if there is none."""
+    """An identifier of an export's contents; "" if there is none."""
     place = place_for(out)
     if isinstance(place, RemotePlace):
         try:

@@ -17,7 +17,7 @@ from exporter.errors import UsageError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-NUMBERS_AT_ONCE = 1 << 20  # numbers worked on at once: 8 MiB of float64, a few times over
+NUMBERS_AT_ONCE = 1 << 20  # numbers processed at once: 8 MiB of float64, several times
 
 
 def evaluate_file(layer: BatchNorm, source: NDArray[Any], out: Path | BinaryIO, *, axis: int | tuple[int, ...] | None = None,
@@ -45,16 +45,16 @@ def evaluate_file(layer: BatchNorm, source: NDArray[Any], out: Path | BinaryIO, 
 
 
 def _forget(source: NDArray[Any]) -> None:
-    """Gives the pages of a memory-mapped array back; the system would keep them as this process's until it needs them."""
+    """Releases the pages of a memory-mapped array, which would otherwise count as this process's memory."""
     if isinstance(source.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
         source.base.madvise(mmap.MADV_DONTNEED)
 
 
 def blocks(shape: tuple[int, ...], most: int = NUMBERS_AT_ONCE) -> Iterator[tuple[slice, ...]]:
-    """Slices of an array in row-major order, together the whole of it, each of at most `most` numbers."""
+    """Slices that cover an array in row-major order, each with at most `most` numbers."""
     if 0 in shape:
         return
-    cut = len(shape)  # the axes behind `cut` are whole in each block
+    cut = len(shape)  # the axes after `cut` are complete in each block
     inner = 1
     while cut > 0 and inner * shape[cut - 1] <= most:
         cut -= 1
@@ -70,7 +70,7 @@ def blocks(shape: tuple[int, ...], most: int = NUMBERS_AT_ONCE) -> Iterator[tupl
 
 
 def _part_of(layer: BatchNorm, axes: tuple[int, ...], part: tuple[slice, ...]) -> BatchNorm:
-    """The layer with those channels only that a block of the input holds."""
+    """The layer with only the channels of a block of the input."""
     own = tuple(part[axis] for axis in axes)
     if all(one == slice(0, size) for one, size in zip(own, layer.shape)):
         return layer

@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 
 class Output:
-    """An output in the making: the options fit its kind and its place is free, so that nothing is read in vain."""
+    """An output that is being made: options and place are checked first, so that nothing is read for nothing."""
 
     def __init__(self, path: str | os.PathLike[str], options: WriteOptions, inputs: Iterable[Place] = (), *,
                  stream: BinaryIO | None = None) -> None:
-        """inputs: the files and folders that are read, which the output may not replace or lie in.
-        stream: what is written to instead; the path says only the kind.
+        """inputs: the files and folders that are read; the output may not replace them or be inside them.
+        stream: is written to instead of the path, which then only specifies the kind.
 
-        Raises: UsageError (unknown suffix, options that this kind does not take), OutputError (cannot be written).
+        Raises: UsageError (unknown suffix, options that this kind does not accept), OutputError (cannot be written).
         """
         self.path, self._writer = os.fspath(path), writer_for(os.fspath(path), options)
         self._stream = stream
@@ -33,7 +33,7 @@ class Output:
             output.check_output(self.path, inputs)
 
     def prepare(self) -> None:
-        """Imports what checking and writing need; there is time for it while a child reads."""
+        """Imports the modules for checking and writing; there is time for it while a child reads."""
         import hashlib  # noqa: F401  # for the digest
 
         import exporter.batchnorm.layer
@@ -42,14 +42,14 @@ class Output:
         exporter.batchnorm.schema.prepare()
 
     def layer(self, layer: BatchNorm) -> None:
-        """Works ahead on a layer that the bundle will probably hold."""
+        """Works ahead on a layer that the bundle will probably contain."""
         self._writer.layer(layer)
 
     def end(self, bundle: Bundle) -> None:
-        """Writes `bundle`. Raises OutputError (what stood there is untouched), MissingExtra."""
+        """Writes `bundle`. Raises OutputError (an existing file is unchanged), MissingExtra."""
         pieces = self._writer.end(bundle)
         if self._stream is not None:
-            self._stream.write(b"".join(pieces))  # all or nothing, here, too
+            self._stream.write(b"".join(pieces))  # all or nothing, as for files
         else:
             output.write_pieces(self.path, pieces)
 

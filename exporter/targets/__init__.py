@@ -1,7 +1,7 @@
 """The kinds of file that are written, one module each. The suffix of the output's name chooses the target.
 
-A target is a module with NAME, OPTIONS (the fields of WriteOptions that it takes) and write(bundle, options). Adding one is one file
-and a line in SUFFIXES for each of its suffixes. One that can work ahead, while the model is still being read, has writer(options), too.
+A target is a module with NAME, OPTIONS (the fields of WriteOptions that it accepts) and write(bundle, options). To add one, write a file
+and add a line to SUFFIXES for each of its suffixes. A target that can work while the model is still being read also has writer(options).
 """
 
 from __future__ import annotations
@@ -21,32 +21,32 @@ if TYPE_CHECKING:
 
 SUFFIXES = {".json": "bundle_json", ".npz": "numpy_npz", ".safetensors": "safetensors_file", ".onnx": "onnx_model", ".h": "c_header",
             ".csv": "table_csv", ".md": "table_md", ".html": "html_report", ".htm": "html_report", ".zip": "kit", "/": "kit"}
-TEXT = frozenset({".json", ".h", ".csv", ".md", ".html", ".htm"})  # suffixes of what a terminal can show
+TEXT = frozenset({".json", ".h", ".csv", ".md", ".html", ".htm"})  # suffixes of formats that a terminal can show
 TARGETS = tuple(dict.fromkeys(SUFFIXES.values()))
 
 
 class Writer(Protocol):
-    """One output in the making."""
+    """An output that is being made."""
 
     def layer(self, layer: BatchNorm) -> None:
-        """Works ahead on a layer that the bundle will probably contain; `end` uses what was made from exactly the layers it is given."""
+        """Works ahead on a layer that the bundle will probably contain; `end` uses the results only for exactly the layers that it gets."""
 
     def end(self, bundle: Bundle) -> Iterable[bytes]:
-        """The content of the output file, in pieces: it may be many times as large as the bundle."""
+        """The contents of the output file, in pieces: they may be many times as large as the bundle."""
 
 
 class Target(Protocol):
-    """What a module of this folder provides."""
+    """The interface of a target module."""
 
     NAME: str
     OPTIONS: frozenset[str]
 
     def write(self, bundle: Bundle, options: WriteOptions) -> bytes:
-        """The content of the output file; the same bundle gives the same bytes."""
+        """The contents of the output file; the same bundle gives the same bytes."""
 
 
 class _Whole:
-    """The writer of a target that begins when the bundle is there."""
+    """The writer for a target that starts when the bundle is complete."""
 
     def __init__(self, target: Target, options: WriteOptions) -> None:
         self._target, self._options = target, options
@@ -59,7 +59,7 @@ class _Whole:
 
 
 def writer_for(name: str, options: WriteOptions) -> Writer:
-    """The writer of the target that the suffix of `name` chooses. Raises UsageError for options that this target does not take."""
+    """The writer of the target that the suffix of `name` chooses. Raises UsageError for options that this target does not accept."""
     target = target_for(name)
     wrong = [field for field in options.given() if field not in target.OPTIONS]
     if wrong:
@@ -80,7 +80,7 @@ def target_for(name: str) -> Target:
 
 
 def suffix_of(name: str) -> str:
-    """The suffix that chooses: "/" for a folder."""
+    """The suffix that chooses the target: "/" for a folder."""
     return "/" if name.endswith(("/", os.sep)) else PurePath(name).suffix.lower()
 
 

@@ -23,15 +23,15 @@ NAME = "bundle"
 OPTIONS = frozenset({"vectors"})
 
 
-LARGE = 1 << 16  # channels of a layer whose text is not made ahead: it is many times as large as the parameters
+LARGE = 1 << 16  # channels of a layer whose text is not made in advance, because it is many times as large as the parameters
 
 
 class JsonWriter:
-    """Makes the text of each layer as soon as it is known, but of large ones."""
+    """Makes the text of each layer as soon as it is known, except for large ones."""
 
     def __init__(self, options: WriteOptions) -> None:
         self._options = options
-        self._made: dict[int, tuple[BatchNorm, bytes]] = {}  # by id: thousands may have one path, and so one hash
+        self._made: dict[int, tuple[BatchNorm, bytes]] = {}  # by id: thousands may have the same path, and so the same hash
 
     def layer(self, layer: BatchNorm) -> None:
         """Makes the text of a layer."""
@@ -40,7 +40,7 @@ class JsonWriter:
                 self._made[id(layer)] = layer, b"".join(_entry(layer, self._options))
 
     def end(self, bundle: Bundle) -> Iterator[bytes]:
-        """The document in pieces, validated against the schema, one key a line."""
+        """The document in pieces, validated against the schema, one key per line."""
         content = frame(bundle)
         schema.validate(content)
         for number, (key, value) in enumerate(content.items()):
@@ -71,7 +71,7 @@ def write(bundle: Bundle, options: WriteOptions) -> bytes:
 
 
 def _entry(layer: BatchNorm, options: WriteOptions) -> Iterator[bytes]:
-    """The text of a layer, between its braces, a field at a time."""
+    """The text of a layer, between its braces, one field at a time."""
     content = layer_entry(layer, options.vectors)
     schema.validate_layer(content)
     for place, (field, held) in enumerate(content.items()):
@@ -81,7 +81,7 @@ def _entry(layer: BatchNorm, options: WriteOptions) -> Iterator[bytes]:
 
 @functools.cache
 def _before(field: str, is_next: bool) -> bytes:
-    """What stands before the value of a field."""
+    """The text before the value of a field."""
     return (b",\n      " if is_next else b"\n      ") + _text(field) + b": "
 
 

@@ -1,7 +1,7 @@
-"""A C99 header: one `static const` array a parameter, so that the device needs no parser and no file.
+"""A C99 header: one `static const` array per parameter, so that the device needs no parser and no file.
 
 Numbers are hexadecimal floating constants (C99 6.4.4.2), exact under every compiler. float16 and bfloat16 values are written as float,
-which holds them exactly. Where `batchnorm.h` of the runtimes is included first, the header also has a table of the layers for it.
+which represents them exactly. If `batchnorm.h` of the runtimes is included first, the header also defines a table of the layers for it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ NUMBERS_A_LINE = 6
 
 
 def write(bundle: Bundle, options: WriteOptions) -> bytes:
-    """The header, in ASCII. Raises OutputError for a layer that `folded` factors cannot say."""
+    """The header, in ASCII. Raises OutputError for a layer whose folded factors do not fit the type."""
     guard = f"BN_BUNDLE_{bundle.digest()[7:23].upper()}_H"
     stems = identifiers(bundle.paths())
     lines = [f"/* {_comment(bundle.origin.file)} ({_comment(bundle.origin.kind)}), written by bn-export {__version__}.",

@@ -1,4 +1,4 @@
-"""A report for people: one HTML file that needs nothing else. The page is report.html beside this module.
+"""The report: a self-contained HTML file. The page is report.html beside this module.
 
 Text of the model reaches the page only through `_text`; the style and the script are fixed, and a content security policy with their
 hashes lets nothing else run or load.
@@ -76,12 +76,12 @@ def _policy(page: str) -> str:
 
 
 def _text(text: str) -> str:
-    """Text of the model as HTML: markup escaped; control and direction characters visible instead of in force."""
+    """Text of the model as HTML: markup escaped; control and direction characters made visible instead of taking effect."""
     return html.escape(printable(text, MAX_NAME_LENGTH))
 
 
 def _path(path: str) -> str:
-    """A layer's path, isolated, so that one written right to left does not reorder what is beside it."""
+    """A layer's path, isolated so that right-to-left text in it does not reorder its surroundings."""
     return f"<bdi>{_text(path)}</bdi>"
 
 
@@ -99,7 +99,7 @@ def _origin(bundle: Bundle) -> str:
 
 
 def _part(bundle: Bundle, layer: BatchNorm) -> float:
-    """How far float32 arithmetic is from the outputs of the layer's test, as a part of the bound."""
+    """The largest error of float32 arithmetic on the layer's test vectors, as a fraction of the bound."""
     stored = bundle.vectors.get(layer.path) if isinstance(bundle, ReadBack) else None
     return vectors.part_of_bound(layer, *(stored or vectors.make(layer)))
 
@@ -124,7 +124,7 @@ def _summary(bundle: Bundle, found: list[Finding], parts: dict[str, float]) -> s
 
 
 def _findings(bundle: Bundle, found: list[Finding]) -> str:
-    """The kinds that occur, warnings first, each with its meaning and its first layers."""
+    """The kinds of findings, warnings first, each with its meaning and its first layers."""
     if not found:
         return "<p>Nothing unusual was found.</p>"
     numbers = {layer.path: i for i, layer in enumerate(bundle, 1)}
@@ -175,7 +175,7 @@ def _scale(layer: BatchNorm) -> NDArray[np.float64]:
 
 
 def _logs(values: NDArray[np.float64], least: float) -> NDArray[np.float64]:
-    """log10 of values, of which those below `least` (a negative variance, too) count as `least`."""
+    """log10 of values; values below `least` (including negative variances) count as `least`."""
     return np.log10(np.clip(values.astype(np.float64).ravel(), least, MAX_BYTES))
 
 
@@ -192,14 +192,14 @@ def _layers(bundle: Bundle, found: list[Finding], parts: dict[str, float]) -> st
     by_path = defaultdict(list)
     for finding in found:
         by_path[finding.path].append(finding)
-    held = that_fit(sorted(bundle, key=lambda layer: not by_path[layer.path]))  # first those that something is said of
+    held = that_fit(sorted(bundle, key=lambda layer: not by_path[layer.path]))  # layers with findings first
     left = "" if len(held) == len(bundle) else f"this page has those of {_thousands(len(held))} of {_count(len(bundle), 'layer')}"
     return "".join(_layer(i, layer, by_path[layer.path], parts[layer.path], "" if layer.path in held else left)
                    for i, layer in enumerate(bundle, 1))
 
 
 def _layer(i: int, layer: BatchNorm, found: list[Finding], part: float, left_out: str) -> str:
-    """Two rows: the layer in the table, and what is drawn and said about it."""
+    """Two rows: the layer in the table, and its drawings and findings."""
     axis = ", ".join(map(str, layer.axis)).replace("-", "−")
     epsilon, lowest, largest = layer.epsilon, float(layer.moving_variance.min()), min(float(np.abs(_scale(layer)).max()), MAX_BYTES)
     weight = sum(100 if f.kind.level == "warning" else 1 for f in found)
@@ -226,7 +226,7 @@ def _chip(finding: Finding) -> str:
 
 
 def _channels(layer: BatchNorm, left_out: str) -> str:
-    """The place of the table of channels, which the script makes of the numbers in it."""
+    """The placeholder of the table of channels, which the script creates from the numbers in it."""
     if left_out:
         return (f'<p class="soft">The numbers of its {_count(layer.channels, "channel")} are omitted: {left_out}. '
                 "bn-export MODEL out.csv has all.</p>")
@@ -236,7 +236,7 @@ def _channels(layer: BatchNorm, left_out: str) -> str:
 
 
 def _standing(layer: BatchNorm) -> dict[str, str]:
-    """Where the layer stands, and whether it can be folded into what feeds it; nothing where the file does not say."""
+    """The layer's place, and whether it can be folded into what feeds it; empty if the file does not specify it."""
     if not layer.calls:
         return {}
     fed, followed = ("; ".join(", ".join(map(_neighbor, each)) or otherwise for each in sides) for sides, otherwise in (
@@ -256,7 +256,7 @@ def _detail(layer: BatchNorm, axis: str, found: list[Finding], part: float) -> s
     momentum = None if layer.momentum is None else short(layer.momentum)
     facts = {"Class": _text(layer.class_name), "Input rank": layer.ndim, "Momentum": momentum, "Test vectors": _within(part),
              **_standing(layer)}
-    again = {"Axis": axis, "Type": layer.dtype, "Epsilon": short(layer.epsilon)}  # shown where the table is too narrow for them
+    again = {"Axis": axis, "Type": layer.dtype, "Epsilon": short(layer.epsilon)}  # shown if the table is too narrow for them
     listed = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts.items() if value is not None)
     listed += "".join(f'<div class="again"><dt>{name}</dt><dd>{value}</dd></div>' for name, value in again.items())
     said = "".join(f'<li class="{f.kind.level}"><b>{f.kind.title}:</b> {_sentence(f)}.</li>' for f in found)
@@ -265,7 +265,7 @@ def _detail(layer: BatchNorm, axis: str, found: list[Finding], part: float) -> s
 
 
 def _sentence(finding: Finding) -> str:
-    """With its numbers as in the rest of the page: "2.3e-06" as "2.3e−6", which no line break splits."""
+    """The text with numbers as in the rest of the page: "2.3e-06" becomes "2.3e−6", which is not split by line breaks."""
     return re.sub(r"(?<=\d)e-0*(?=[1-9])", "e−", _text(finding.sentence))
 
 
@@ -288,7 +288,7 @@ def _chart(title: str, values: NDArray[np.float64] | None, otherwise: str = "") 
 
 
 def _figure(title: str, values: NDArray[np.float64], picture: str) -> str:
-    """A chart with its lowest, middle and highest value as text, which says to a screen reader what the picture says to the eye."""
+    """A chart with its lowest, middle and highest value as text for screen readers."""
     low, high = float(values.min()), float(values.max())
     if low == high:
         numbers = f"<span>{'all' if values.size > 1 else 'one channel'} <b>{number(low)}</b></span>"

@@ -1,7 +1,7 @@
 """The kit: a bundle with everything that people without Keras need, as a .zip or a folder.
 
 bundle.json with its vectors, evaluators in Python, JavaScript and C (the files of runtimes/), layers.h for the last, the schema, the
-conformance file, and a page that says what is what. The evaluators run with nothing of this package installed.
+conformance file, and a README. The evaluators run without this package.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from exporter.targets.shared.identifiers import identifiers
 from exporter.targets.shared.options import WriteOptions
 
 NAME = "kit"
-OPTIONS = frozenset({"folded"})  # not without its vectors, which its programs check
+OPTIONS = frozenset({"folded"})  # never without vectors, which its programs check
 
-# What of runtimes/ goes into the kit.
+# The files of runtimes/ that are part of the kit.
 FILES = ("python/batchnorm.py", "python/check.py", "python/README.md",
          "javascript/batchnorm.mjs", "javascript/batchnorm.d.mts", "javascript/batchnorm.test.mjs", "javascript/check.mjs",
          "javascript/package.json", "javascript/README.md",
@@ -34,7 +34,7 @@ FILES = ("python/batchnorm.py", "python/check.py", "python/README.md",
 def write(bundle: Bundle, options: WriteOptions) -> bytes:
     """The zip archive; bundle.json at its top, so that the archive itself can be read back as a model.
 
-    Raises: OutputError for a bundle of skipped layers alone.
+    Raises: OutputError for a bundle with only skipped layers.
     """
     if not bundle.layers:
         raise OutputError("the bundle holds no layer to put into a kit")
@@ -52,7 +52,7 @@ def _members(bundle: Bundle, options: WriteOptions) -> Iterator[tuple[str, bytes
 
 
 def _shipped(inside: str, beside: str) -> Path:
-    """A folder of the package: `inside` it where it was installed, `beside` it in a checkout."""
+    """A folder of the package: `inside` an installed package, `beside` it in a checkout."""
     here = Path(__file__).resolve().parent.parent
     return here / inside if (here / inside).is_dir() else here.parent / beside
 
@@ -66,7 +66,7 @@ def _page(bundle: Bundle) -> str:
 
 
 def _literal(text: str) -> str:
-    """A string of Python or JavaScript for a block of Markdown, which a backquote could end."""
+    """A Python or JavaScript string for a Markdown code block, which a backquote could end."""
     return text.replace("`", "\\x60")
 
 

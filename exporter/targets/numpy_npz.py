@@ -1,8 +1,8 @@
 """NumPy's .npz: `<path>/gamma`, `beta`, `moving_mean`, `moving_variance`, `epsilon`, and the rest as JSON in the array `bn-bundle`.
 
-A path that could lead out of a folder ("../x") has other characters there, and the document says which names its arrays have.
-numpy.load takes it as it is; no array needs pickle. bfloat16 values, which NumPy has no type for, are float32 arrays. With `fold` it holds
-another thing: kernels with the batch norms in them (exporter/targets/shared/folded_archive.py).
+In a path that could lead out of a folder ("../x"), these characters are replaced; the document contains the names of the arrays.
+numpy.load reads it without pickle. bfloat16 values, for which NumPy has no type, are float32 arrays. With `fold` it contains
+something else: kernels with the batch norms folded in (exporter/targets/shared/folded_archive.py).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ OPTIONS = frozenset({"vectors", "fold"})
 
 
 def write(bundle: Bundle, options: WriteOptions) -> bytes:
-    """The archive. Raises OutputError if it would hold more arrays than are read back, UnsupportedError if nothing can be folded."""
+    """The archive. Raises OutputError if it would contain more arrays than can be read back, UnsupportedError if nothing can be folded."""
     if options.fold:
         return folded_archive(fold_bundle(bundle))
     stems = stems_of(bundle.paths())

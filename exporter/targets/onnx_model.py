@@ -1,11 +1,11 @@
-"""ONNX: one function a layer, and a main graph that calls each with an input and an output of its own.
+"""ONNX: one function per layer, and a main graph that calls each with its own input and output.
 
-A function (ONNX IR 8 and later) holds its constants, so that it is put into another model by copying it and adding one node; nothing
-has to be renamed. onnx.inliner.inline_local_functions makes plain nodes of it.
+A function (ONNX IR 8 and later) contains its constants, so it is inserted into another model by copying it and adding one node; nothing
+has to be renamed. onnx.inliner.inline_local_functions turns it into plain nodes.
 
-BatchNormalization wants the channels along axis 1. Channels last, and other axes that stand together, get there by Flatten or Reshape
-alone, for inputs of any rank and without a copy: (N, H, W, C) is (N*H*W, C), channels along axis a are (-1, C, rest). Only axes that do
-not stand together in order, as in axis=[1, 3], need a Transpose and hence the rank.
+BatchNormalization requires the channels along axis 1. Channels last, and other adjacent axes, need only Flatten or Reshape,
+for inputs of any rank and without a copy: (N, H, W, C) is (N*H*W, C), channels along axis a are (-1, C, rest). Only axes that are
+not adjacent and in order, as in axis=[1, 3], need a Transpose and therefore the rank.
 
 Specification: https://onnx.ai/onnx/operators/onnx__BatchNormalization.html (version 15), onnx__Shape.html (version 15).
 """
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 
 NAME = "onnx"
 OPTIONS = frozenset({"vectors", "axis", "plain"})  # holds none
-OPSET, IR_VERSION = 15, 8  # the first opset whose Shape takes a part of the shape; IR 8 is the first with functions
+OPSET, IR_VERSION = 15, 8  # the first opset whose Shape can return part of the shape; IR 8 is the first with functions
 DOMAIN = "bn-bundle"
-ROUNDINGS = 8  # epsilon and variance + epsilon may be off by so many units of float32; the error bound of the vectors is wider
+ROUNDINGS = 8  # epsilon and variance + epsilon may be off by this many float32 units; the error bound of the vectors is wider
 
 
 def write(bundle: Bundle, options: WriteOptions) -> bytes:
-    """The model. Raises MissingExtra without the package onnx, OutputError for a layer that ONNX cannot say."""
+    """The model. Raises MissingExtra without the package onnx, OutputError for a layer that ONNX cannot represent."""
     try:
         import onnx
         from onnx import helper
@@ -75,10 +75,10 @@ def _along(layer: BatchNorm, axis: int) -> BatchNorm:
 
 
 def _value(layer: BatchNorm, name: str) -> Any:
-    """The type of a layer's input or output in the main graph: channels where they stand, the other sizes open.
+    """The type of a layer's input or output in the main graph: the channels at their axis, the other sizes open.
 
-    The main graph has to say a rank (onnx.checker asks for it). Where the file does not, it is the smallest that the axes allow: rows of
-    channels for axis -1. The function itself takes any rank.
+    The main graph has to specify a rank (onnx.checker requires it). If the file does not, it is the smallest that the axes allow: rows of
+    channels for axis -1. The function itself accepts any rank.
     """
     from onnx import helper
 
@@ -98,7 +98,7 @@ def _type(dtype: str) -> int:
 
 
 class _Body:
-    """Nodes of a function under construction; each call adds one and gives the name of its result. `x` is the input."""
+    """Nodes of a function under construction; each call adds one and returns the name of its result. `x` is the input."""
 
     def __init__(self, prefix: str, x: str) -> None:
         self.nodes: list[Any] = []
@@ -118,7 +118,7 @@ class _Body:
 
 
 class _Graph(_Body):
-    """The same as a part of the main graph: constants are initializers, where readers without functions look for them."""
+    """The same as part of the main graph: constants are initializers, where readers without support for functions expect them."""
 
     def __init__(self, prefix: str, x: str) -> None:
         super().__init__(prefix, x)
@@ -166,10 +166,10 @@ def _together(axes: tuple[int, ...]) -> bool:
 
 
 def _flat(body: _Body, layer: BatchNorm, x: str, axes: tuple[int, ...]) -> str:
-    """`x` as (-1, channels), followed by the product of the sizes behind the last of `axes` if there are any.
+    """`x` as (-1, channels), followed by the product of the sizes after the last of `axes`, if there are any.
 
     The channels are counted along the axes of `x` itself, and BatchNormalization refuses another number than the layer's: a tensor of
-    another layout, such as NCHW where NHWC is due, holds as many numbers and would pass a Reshape to the layer's own number.
+    another layout, such as NCHW instead of NHWC, has equally many numbers and would pass a Reshape to the layer's own number.
     """
     behind = axes[-1] not in (-1, (layer.ndim or 0) - 1)
     if len(axes) == 1 and not behind:
@@ -182,7 +182,7 @@ def _flat(body: _Body, layer: BatchNorm, x: str, axes: tuple[int, ...]) -> str:
 
 
 def _if_equal(body: _Body, sizes: str, layer: BatchNorm) -> str:
-    """[-1, channels] where `sizes` are the layer's own; else a Gather beyond its table, which fails: sizes in another order have the
+    """[-1, channels] if `sizes` are the layer's own; otherwise a Gather beyond its table, which fails: sizes in another order have the
     same product."""
     from onnx import TensorProto
 
@@ -201,7 +201,7 @@ def _batch_normalization(body: _Body, layer: BatchNorm, x: str) -> str:
 
 
 def _variance_and_epsilon(layer: BatchNorm) -> tuple[NDArray[Any], float]:
-    """What the operator gets. Its epsilon is a float32: a float64 layer whose epsilon is none has it added to the variance instead."""
+    """The operator's inputs. Its epsilon is a float32: a float64 layer whose epsilon does not fit has it added to the variance instead."""
     variance, epsilon = layer.moving_variance.ravel(), np.float32(layer.epsilon)
     if layer.dtype == "float64":
         return (variance, float(epsilon)) if float(epsilon) == layer.epsilon else (variance + layer.epsilon, 0.0)

@@ -54,7 +54,7 @@ def _torch_metadata(layer: BatchNorm) -> dict[str, str]:
 
 
 def _torch_rest(layer: BatchNorm) -> dict[str, Tensor]:
-    """What load_state_dict asks for beyond the layer's own parameters: ones and zeros for an absent gamma and beta, and the counter."""
+    """What load_state_dict requires in addition to the layer's parameters: ones and zeros for an absent gamma and beta, and the counter."""
     if len(layer.shape) != 1:
         raise OutputError(f"torch.nn.BatchNorm has one axis, but this layer has {len(layer.shape)}", where=layer.path,
                           hint="exclude it with --layers, or omit --names torch")

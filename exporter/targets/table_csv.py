@@ -1,4 +1,4 @@
-"""A table for a spreadsheet, R or pandas: one row a channel, with every number of the layer and the folded scale and offset."""
+"""A table for a spreadsheet, R or pandas: one row per channel, with every number of the layer and the folded scale and offset."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 NAME = "csv"
 OPTIONS = frozenset({"vectors"})  # holds none
 COLUMNS = ("path", "channel", "epsilon", *PARAMETERS, "scale", "offset")
-FORMULA = re.compile(r"\s*[=+\-@＝＋－＠]|[\t\r\n]")  # a cell that starts so is run by spreadsheets, whatever its quotes
-PLAIN = re.compile(r"[^\s,;\"|]+")  # in no locale a separator
+FORMULA = re.compile(r"\s*[=+\-@＝＋－＠]|[\t\r\n]")  # spreadsheets run a cell that starts like this, even if it is quoted
+PLAIN = re.compile(r"[^\s,;\"|]+")  # not a separator in any locale
 
 
 def write(bundle: Bundle, options: WriteOptions) -> bytes:
-    """RFC 4180 in UTF-8; numbers with the digits that bring them back bit for bit, an absent gamma or beta as an empty cell."""
+    """RFC 4180 in UTF-8; numbers with enough digits to read them back bit for bit, an absent gamma or beta as an empty cell."""
     text = io.StringIO(newline="")
     text.write(",".join(COLUMNS) + "\r\n")
     for layer in bundle:
@@ -39,11 +39,11 @@ def _rows(layer: BatchNorm) -> Iterator[list[str]]:
 
 
 def _cell(text: str) -> str:
-    """A cell of text: with an apostrophe in front where a spreadsheet would run it, in quotes if it contains a separator of any locale."""
+    """A text cell: with an apostrophe in front if a spreadsheet would run it, quoted if it contains a separator of any locale."""
     text = f"'{text}" if FORMULA.match(text) else text
     return text if PLAIN.fullmatch(text) else '"' + text.replace('"', '""') + '"'
 
 
 def _digits(values: NDArray[Any] | None, count: int) -> list[str]:
-    """The digits of each value as a double: they come back both as a double and, rounded, as the layer's dtype."""
+    """The digits of each value as a double: they can be read back as a double and, rounded, as the layer's dtype."""
     return [""] * count if values is None else [repr(value) for value in values.ravel().tolist()]

@@ -1,4 +1,4 @@
-"""A Markdown table for a README or a model card: one row a layer."""
+"""A Markdown table for a README or a model card: one row per layer."""
 
 from __future__ import annotations
 
@@ -39,5 +39,5 @@ def _line(cells: tuple[str, ...] | list[str]) -> str:
 
 
 def _text(text: str) -> str:
-    """Text without meaning to Markdown or HTML."""
+    """Text escaped for Markdown and HTML."""
     return re.sub(r"([\\`*_{}\[\]<>#|&~])", r"\\\1", printable(text, 300))

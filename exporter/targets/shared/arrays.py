@@ -1,4 +1,4 @@
-"""A bundle as named arrays and the rest: the bundle's document, in which each parameter is the name of the array that holds it."""
+"""A bundle as named arrays, and its document, in which the value of each parameter is the name of its array."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from exporter.batchnorm.document import document, portable
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-DOCUMENT = "bn-bundle"  # where the document stands among metadata
+DOCUMENT = "bn-bundle"  # the document's key in the metadata
 
 
 def split(bundle: Bundle, with_vectors: bool, named: Callable[[str, str], str]) -> tuple[bytes, dict[str, tuple[str, NDArray[Any]]]]:

@@ -1,4 +1,4 @@
-"""Small drawings of many numbers, as SVG: whole numbers for coordinates, one path a drawing, colors left to the style sheet."""
+"""Small drawings of many numbers, as SVG: integer coordinates, one path per drawing, colors from the style sheet."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 WIDTH, HEIGHT = 160, 52
 HEADROOM = 12  # units above the highest bar, for the labels of the marks
 GRID = 8  # lines across it, at most
-LONG, TALL = 1000, 1000  # the drawing over all layers is stretched to its place
+LONG, TALL = 1000, 1000  # the drawing over all layers is stretched to fit
 
 
 def number(value: float) -> str:
@@ -29,20 +29,20 @@ def number(value: float) -> str:
 
 
 def short(value: float) -> str:
-    """As few digits as say it: "0.001", "1.001e−5"."""
+    """The shortest form of the number: "0.001", "1.001e−5"."""
     mantissa, e, exponent = f"{value + 0.0:.6g}".partition("e")
     return (f"{mantissa}e{int(exponent)}" if e else mantissa).replace("-", "−")
 
 
 def power(exponent: float) -> str:
-    """Ten to a whole exponent, which may be beyond a float: "0.01", "1e−12"."""
+    """Ten to an integer exponent, which may be out of range for a float: "0.01", "1e−12"."""
     return short(10.0**exponent) if abs(exponent) <= 5 else f"1e{exponent:.0f}".replace("-", "−")
 
 
 def histogram(values: Floats, marks: Sequence[tuple[str, str, float]], span: tuple[float, float] | None = None) -> str:
     """The distribution of finite `values`: a silhouette of 8 to 32 bins over `span` (from the lowest to the highest value).
 
-    marks: vertical lines, (class, label, value); those outside the span are left out.
+    marks: vertical lines, (class, label, value); those outside the span are omitted.
     """
     low, high = span or (float(values.min()), float(values.max()))
     bins = 8 if values.size < 12 else 16 if values.size < 100 else 32
@@ -64,7 +64,7 @@ def histogram(values: Floats, marks: Sequence[tuple[str, str, float]], span: tup
 
 
 def _place(values: Floats | float, low: float, high: float) -> Floats:
-    """Where values lie from low (0) to high (1); halved, because high - low can overflow."""
+    """The position of values from low (0) to high (1); halved, because high - low can overflow."""
     return np.asarray((np.asarray(values) / 2 - low / 2) / (high / 2 - low / 2))
 
 
@@ -79,7 +79,7 @@ def _silhouette(heights: Sequence[int], step: int) -> str:
 
 
 def ranges(low: Floats, middle: Floats, high: Floats, mark: Floats | None, bottom: float, top: float) -> str:
-    """A band from `low` to `high` with a line at `middle`, one step a layer, between the values `bottom` and `top`; `mark` is dashed."""
+    """A band from `low` to `high` with a line at `middle`, one step per layer, between the values `bottom` and `top`; `mark` is dashed."""
 
     def y(values: Floats) -> list[int]:
         place: list[int] = np.rint((top - values) / (top - bottom) * TALL).astype(np.int64).tolist()

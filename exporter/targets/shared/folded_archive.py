@@ -1,7 +1,7 @@
-"""A folded model as an .npz: `<path>/kernel` and `<path>/bias` of each layer that took a batch norm in, the five arrays of each batch norm
-that stays, and `folding.json`, which says what is what.
+"""A folded model as an .npz: `<path>/kernel` and `<path>/bias` of each layer that a batch norm was folded into, the five arrays of each
+batch norm that is kept, and `folding.json`, which describes the arrays.
 
-`folding.json` is a plain member of the zip archive; numpy.load gives its bytes. docs/folding.md describes it.
+`folding.json` is a plain member of the zip archive; numpy.load returns its bytes. docs/folding.md describes it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FORMAT, VERSION, CONTENT = "bn-folded", 1, "folding.json"
 
 
 def folded_archive(model: FoldedModel) -> bytes:
-    """The archive; equal models give equal bytes. Raises OutputError for more arrays than an archive may hold."""
+    """The archive; equal models give equal bytes. Raises OutputError for more arrays than an archive may contain."""
     stems = stems_of([*(layer.path for layer in model.folded), *(norm.path for norm, _ in model.kept)])
     arrays: dict[str, NDArray[Any]] = {}
     folded = [_folded(layer, stems[layer.path], arrays) for layer in model.folded]

@@ -5,18 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-MAX_STEM_LENGTH = 45  # with the longest ending, "_moving_variance", below the 63 characters that C99 5.2.4.1 tells apart
-MAX_ENDING_LENGTH = 7  # "_100000", of as many layers as there may be
+MAX_STEM_LENGTH = 45  # with the longest suffix, "_moving_variance", below the 63 significant characters of C99 5.2.4.1
+MAX_ENDING_LENGTH = 7  # "_100000", the maximum number of layers
 
 
 def identifiers(paths: Iterable[str]) -> list[str]:
-    """An identifier for each path, all different: other characters than ASCII letters and digits become "_"."""
+    """A unique identifier for each path: characters other than ASCII letters and digits become "_"."""
     taken: set[str] = set()
-    numbers: dict[str, int] = {}  # the next number to try, by what all stems with a number behind them begin with
+    numbers: dict[str, int] = {}  # the next number to try, by the stem before the number
     found = []
     for path in paths:
         base = re.sub("[^A-Za-z0-9]+", "_", path).strip("_")
-        base = base if base[:1].isalpha() else f"bn_{base}".rstrip("_")  # a leading digit, or nothing left
+        base = base if base[:1].isalpha() else f"bn_{base}".rstrip("_")  # a leading digit, or an empty name
         stem = base[:MAX_STEM_LENGTH]
         if stem in taken:
             start = base[:MAX_STEM_LENGTH - MAX_ENDING_LENGTH]

@@ -1,4 +1,4 @@
-"""WriteOptions: what the user asks of an output."""
+"""WriteOptions: the user's options for an output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The beginning of the names of a layer's arrays in an archive of files."""
+"""The prefix of the names of a layer's arrays in an archive of files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 def stems_of(paths: Sequence[str]) -> dict[str, str]:
-    """The beginning of the names of each layer's arrays: its path, unless a program that extracts the archive could take that out of
+    """The prefix of the names of each layer's arrays: its path, unless that could lead a program that extracts the archive out of
     its folder."""
     stems = {path: path for path in paths if _inside(path)}
     taken, numbers = set(stems), dict[str, int]()
