@@ -96,12 +96,17 @@ def _refuse(graph: Graph, norms: list[GraphNorm], found: Found, folded: list[str
 
 
 def _folded(graph: Graph, norms: list[GraphNorm]) -> Iterator[str]:
-    """Scopes whose names show that there was a batch norm: a tool replaced its ops by a product and a sum, and kept their names."""
+    """Scopes whose names show that there was a batch norm: a tool replaced its ops by a product and a sum, and kept their names.
+
+    A scope of the user's own called "batchnorm" is not one: it contains batch norms, or sums called "add" (in TensorFlow's scope, "add" is
+    variance + epsilon, which such a tool turns into a constant).
+    """
     whole = {op_scope(norm.node) for norm in norms}
+    above = {"/".join(parts[:count]) for parts in (scope.split("/") for scope in whole) for count in range(1, len(parts))}
     roots = {node.name.rpartition("/")[0] for node in graph.main.nodes.values() if node.op in ROOTS}
     for node in graph.main.nodes.values():
         scope, _, last = node.name.rpartition("/")
-        named = FUSED.fullmatch(re.sub(r"_\d+$", "", last)) or (_CHAIN_SCOPE.fullmatch(scope.rpartition("/")[2]) and scope not in roots)
+        named = FUSED.fullmatch(re.sub(r"_\d+$", "", last)) or (_CHAIN_SCOPE.fullmatch(scope.rpartition("/")[2]) and last != "add" and scope not in roots | above)
         if node.op in SCALES and named and op_scope(node) not in whole:
             whole.add(op_scope(node))
             yield op_scope(node)

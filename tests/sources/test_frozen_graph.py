@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 
@@ -166,6 +167,41 @@ def test_parameters_stored_with_all_axes(tmp_path):
     layer = read(tmp_path, X, *nodes, *chain("bn", "x", *reads))["bn"]
     assert (layer.axis, layer.shape) == ((-1,), (3,))
     check(layer, values)
+
+
+@pytest.mark.parametrize("size", [[2, -1], [-1, 1]])
+@pytest.mark.parametrize("known", [True, False])
+def test_a_virtual_batch_size_has_one_axis_more_than_the_layer(tmp_path, size, known):
+    """tf.keras reshapes (batch, 3, 4, 4) to (2, -1, 3, 4, 4), in inference from TensorFlow 2.12 on to (-1, 1, 3, 4, 4)."""
+    values = [one.reshape(1, 1, 3, 1, 1) for one in parameters()]
+    nodes, reads = frozen_variables("bn", values)
+    whole = const("bn/sizes", np.int32([*size, 3, 4, 4]))
+    sizes = [whole] if known else [const("bn/s", np.int32(size)), node("bn/shape", "Shape", "x"), const("bn/a", np.int32(0)),
+                                   node("bn/sizes", "ConcatV2", "bn/s", "bn/shape", "bn/a")]
+    x = node("x", "Placeholder", shape=(-1, 3, 4, 4))
+    split = node("bn/Reshape", "Reshape", "x", "bn/sizes", _output_shapes=[(2, -1, 3, 4, 4)])
+    layer = read(tmp_path, x, *nodes, *sizes, split, *chain("bn", "bn/Reshape", *reads))["bn"]
+    check(layer, [one.reshape(3) for one in values])
+    assert (layer.axis, layer.shape, layer.ndim) == ((1,), (3,), 4)
+    outside = node("cut/Reshape", "Reshape", "x", "bn/sizes", _output_shapes=[(2, -1, 3, 4, 4)])
+    layer = read(tmp_path, x, *nodes, *sizes, outside, *chain("bn", "cut/Reshape", *reads))["bn"]
+    assert (layer.axis, layer.ndim) == ((2,), 5)  # another layer reshapes it
+
+
+@pytest.mark.parametrize("grappler", [True, False])
+def test_a_beta_that_grappler_added_to_something_else(tmp_path, grappler):
+    """(x - mean) * r * gamma + beta + y becomes AddN((x - mean) * r * gamma, y) + beta: the batch norm ends in front of its beta."""
+    values = parameters()
+    nodes, (g, b, mean, variance) = frozen_variables("bn", values, ("scale", "offset", "mean", "variance"))
+    scope = "ArithmeticOptimizer/AddOpsRewrite_" if grappler else "block/add_"
+    ops = [const("y", np.float32(1e-3)), node("a", "AddV2", variance, "y"), node("r", "Rsqrt", "a"), node("d", "Sub", "x", mean),
+           node("n", "Mul", "d", "r"), node("scaled", "Mul", "n", g)]
+    leaf = node(f"{scope}Leaf_1", "AddN", "scaled", "x")
+    with pytest.raises(UnresolvedError, match="bn: its beta is in a sum that TensorFlow's graph optimizer rearranged") if grappler else (
+            contextlib.nullcontext()):
+        read(tmp_path, X, *nodes, *ops, leaf, node(f"{scope}2", "Add", b, f"{scope}Leaf_1"))
+    layer = read(tmp_path, X, *nodes, *ops, leaf)["bn"]  # a sum of activations alone: it has no beta
+    assert layer.beta is None
 
 
 def test_parameters_in_parts(tmp_path):
@@ -361,6 +397,16 @@ def test_what_was_folded_is_named_and_the_rest_had(tmp_path):
     bundle = read(tmp_path, X, *nodes, fused("whole", reads), *folded("gone"), *offset, skip_unresolved=True)
     check(bundle["whole"], values)
     assert [path for path, _ in bundle.skipped] == ["gone", "conv"]
+
+
+def test_a_scope_of_somebodys_own_that_is_called_as_tensorflows(tmp_path):
+    """Sums of residuals in it are not what is left of a batch norm that was folded."""
+    values = parameters()
+    nodes, reads = frozen_variables("batchnorm/first", values)
+    sums = [node("batchnorm/add", "AddV2", "x", "batchnorm/first/batchnorm/add_1"), node("batchnorm/add_1", "AddV2", "batchnorm/add", "x"),
+            node("b/batchnorm/add", "AddV2", "x", "batchnorm/add_1")]
+    bundle = read(tmp_path, X, *nodes, *chain("batchnorm/first", "x", *reads), *sums)
+    assert bundle.paths() == ["batchnorm/first"]
 
 
 def test_a_graph_that_was_folded_altogether_is_refused(tmp_path):

@@ -253,6 +253,14 @@ def test_names_alone(tmp_path):
     assert bundle["a/bn"].assumed == ("epsilon", "axis")
 
 
+def test_names_alone_do_not_tell_statistics_of_other_names(tmp_path):
+    values = parameters()
+    stored = {**tensors("bn", values), **tensors("own", values, ("gamma", "beta", "mean", "variance")), "own/gamma/Adam": values[0]}
+    bundle = exporter.read(save(tmp_path, stored), epsilon=0.001)
+    assert bundle.paths() == ["bn"]
+    assert "own: expected moving_mean and moving_variance beside gamma or beta" in bundle.warnings[0]
+
+
 @pytest.mark.parametrize(("moments", "scope"), [("{0}/moments/Squeeze{1}", "net/bn"), ("{0}/moments/moments_1/{2}", "net/bn")])
 def test_averages_of_moments_by_name(tmp_path, moments, scope):
     """The hand-made batch norm without its graph: the averages' names hold the scope a second time."""

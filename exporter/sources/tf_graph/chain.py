@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from exporter.formats.graph_def import Body, Node
+from exporter.sources.tf_graph.paths import op_scope
 from exporter.sources.tf_graph.trace import Tracer
 from exporter.sources.tf_graph.values import Constant, Frame, Moment, Opaque, Parts, Traced, Value, Variable, operand
 
@@ -25,6 +26,7 @@ ARITHMETIC = ADDITIONS | DIVISIONS | SAME | {"Mul", "Sub", "Neg", "Reciprocal", 
 ROOTS = frozenset({"Rsqrt", "Sqrt", "Pow"})
 POWERS = {0.5: "Sqrt", -0.5: "Rsqrt"}
 MAX_CONE_WIDTH = 64
+REARRANGED = "ArithmeticOptimizer/AddOpsRewrite"  # in the names of sums that grappler writes anew, tensors of one shape first
 MAX_TERMS = 8
 
 
@@ -96,6 +98,19 @@ def _sum_under(tracer: Tracer, frame: Frame, root: Node) -> tuple[Traced | None,
     return tracer.trace(statistic), numbers[1] if numbers[0] is None else numbers[0]
 
 
+def splits_batch(tracer: Tracer, chain: Chain) -> bool:
+    """Whether the layer itself reshapes its input to smaller batches, (size, -1, ...) or in inference (-1, 1, ...): virtual_batch_size."""
+    x = inner(chain.x)
+    node = x.node
+    if node is None or node.op != "Reshape" or _scope(node) != op_scope(chain.last):
+        return False
+    sizes = operand(x.frame, node, 1)
+    if sizes.node is not None and sizes.node.op == "ConcatV2":  # the sizes of the batches, and the input's other sizes
+        sizes = operand(sizes.frame, sizes.node, 0)
+    first = (tracer.integers(sizes) or [])[:2]
+    return len(first) == 2 and first[first[0] > 0] == -1 and first[first[0] < 0] > 0
+
+
 def _rank(source: Traced) -> int | None:
     return len(source.node.tensor().shape) if isinstance(source, Constant) else None
 
@@ -140,7 +155,22 @@ class _Cone:
                 best = found
             elif (found.x, found.mean.identity, _scope(found.last)) == (best.x, best.mean.identity, _scope(best.last)):
                 best = found if _roles(found) > _roles(best) else best
+        if best is not None and best.beta is None and self._is_in_rearranged_sum(best.last):
+            return dataclasses.replace(best, beta=Opaque("in a sum that TensorFlow's graph optimizer rearranged"))
         return best
+
+    def _is_in_rearranged_sum(self, node: Node) -> bool:
+        """Whether grappler adds a parameter to a sum of what a node computes and something else: r*x + y + beta of r*x + beta + y."""
+        queue, seen = [node], {node.name}
+        for one in queue:
+            for user in self.users.get(one.name, ()):
+                if user.name in seen or (REARRANGED not in user.name and user.op not in SAME):
+                    continue
+                if any(isinstance(self.tracer.trace(Value(self.frame, output)), (Variable, Constant, Parts)) for output in user.inputs):
+                    return True
+                seen.add(user.name)
+                queue.append(user)
+        return False
 
     def _sum(self, node: Node, depth: int) -> tuple[Term, ...] | None:
         """The sum that a member of the cone computes, None if it is something else."""

@@ -63,7 +63,11 @@ def _layer(norm: GraphNorm, read: Read) -> Stored:
     dtypes = {one.dtype for one in stored.values()}
     if len(dtypes) > 1 or not dtypes <= set(HELD_IN):
         raise Unresolved(f"its parameters have different types: {', '.join(sorted(dtypes))}")
-    shape, axis, arrays = _aligned(norm, {name: one.values for name, one in stored.items()})
+    arrays = {name: one.values for name, one in stored.items()}
+    if norm.splits_batch and all(values.ndim > 2 and values.shape[:2] == (1, 1) for values in arrays.values()):
+        norm = dataclasses.replace(norm, ndim=norm.ndim - 1 if norm.ndim is not None else None)
+        arrays = {name: values[0] for name, values in arrays.items()}
+    shape, axis, arrays = _aligned(norm, arrays)
     if isinstance(norm.gamma, Constant) and isinstance(norm.variance, Variable) and bool((arrays["gamma"] == 1).all()):
         del arrays["gamma"]  # a number in the graph beside variables in the checkpoint: the layer has no gamma
     if isinstance(norm.beta, Constant) and isinstance(norm.variance, Variable) and bool((arrays["beta"] == 0).all()):

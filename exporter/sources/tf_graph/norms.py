@@ -16,7 +16,7 @@ import numpy as np
 from exporter.batchnorm.places import Call
 from exporter.formats.graph_def import Body, Graph, Node
 from exporter.sources.tf_graph.averages import Averages, without_correction
-from exporter.sources.tf_graph.chain import ADDITIONS, ROOTS, Chain, chains, inner, users_of
+from exporter.sources.tf_graph.chain import ADDITIONS, ROOTS, Chain, chains, inner, splits_batch, users_of
 from exporter.sources.tf_graph.paths import op_scope, variable_scope
 from exporter.sources.tf_graph.places import calls_of
 from exporter.sources.tf_graph.trace import CALLS, CHOICES, FUSED, LOOPS, PASSES, Tracer
@@ -68,6 +68,7 @@ class GraphNorm:
 
     path:     the scope of its variables, else of its ops; "" until all are known.
     node:     its last op. x: what it normalizes. conditional: whether it stands in a branch of a conditional.
+    splits_batch: whether the batch lies along the first two axes of x (virtual_batch_size).
     gamma, beta: None if the graph has none.
     mean, variance: parameters where `reason` is "".
     epsilon:  a float32 as a double, or None. axis, ndim: where the graph says them.
@@ -93,6 +94,7 @@ class GraphNorm:
     moving: tuple[Parameter, Parameter] | None = None
     certain: bool = True
     conditional: bool = False
+    splits_batch: bool = False
     path: str = ""
     calls: tuple[Call, ...] = ()
 
@@ -331,7 +333,8 @@ class _Finder:
     def _chained(self, chain: Chain) -> GraphNorm | None:
         roles = Roles(chain.gamma or Filled(1.0), chain.beta or Filled(0.0), chain.mean, chain.variance)
         reason = "" if chain.epsilon is not None else "its epsilon is not a constant of the graph, or was folded into the variance"
-        return self._norm(_Op(chain.last, "tf.nn.batch_normalization", chain.x, chain.epsilon, None, self._rank(chain.x), reason), roles)
+        norm = self._norm(_Op(chain.last, "tf.nn.batch_normalization", chain.x, chain.epsilon, None, self._rank(chain.x), reason), roles)
+        return dataclasses.replace(norm, splits_batch=True) if norm is not None and splits_batch(self.tracer, chain) else norm
 
     def _norm(self, op: _Op, roles: Roles, fed: tuple[Traced, Traced] | None = None) -> GraphNorm | None:
         """What was found, with the reason where a role is not played by a parameter; None if it is another normalization.

@@ -211,6 +211,11 @@ def _by_name(checkpoint: Checkpoint, found: Found, options: ReadOptions, graphs:
         raise UnsupportedError("no variables are named moving_mean and moving_variance, and other names are not conclusive",
                                hint=f"give this checkpoint's graph with --architecture; the folder contains {beside}" if graphs else
                                "put the .meta file that tf.train.Saver wrote with this checkpoint into the same folder")
+    known = {norm.path for norm in named} | {path for path, _ in found.skipped}
+    alone = [scope for scope, last in scopes.items() if last & {"gamma", "beta"} and scope not in known]
+    if alone:
+        found.warn(f"{listed(alone)}: expected moving_mean and moving_variance beside gamma or beta, got neither: a layer normalization, or "
+                   "a batch norm whose statistics have other names, which the .meta file would tell")
     names = _Names(checkpoint, {}, options.ema)
     for norm in named:
         values = {role: stored for role, name in norm.variables.items() if (stored := names.read(Variable(name, name))) is not None}
