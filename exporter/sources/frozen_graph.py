@@ -106,7 +106,8 @@ def _folded(graph: Graph, norms: list[GraphNorm]) -> Iterator[str]:
     roots = {node.name.rpartition("/")[0] for node in graph.main.nodes.values() if node.op in ROOTS}
     for node in graph.main.nodes.values():
         scope, _, last = node.name.rpartition("/")
-        named = FUSED.fullmatch(re.sub(r"_\d+$", "", last)) or (_CHAIN_SCOPE.fullmatch(scope.rpartition("/")[2]) and last != "add" and scope not in roots | above)
+        in_chain = _CHAIN_SCOPE.fullmatch(scope.rpartition("/")[2]) and last != "add" and scope not in roots and scope not in above
+        named = in_chain or FUSED.fullmatch(re.sub(r"_\d+$", "", last))
         if node.op in SCALES and named and op_scope(node) not in whole:
             whole.add(op_scope(node))
             yield op_scope(node)

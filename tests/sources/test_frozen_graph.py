@@ -204,6 +204,19 @@ def test_a_beta_that_grappler_added_to_something_else(tmp_path, grappler):
     assert layer.beta is None
 
 
+@pytest.mark.parametrize(("name", "shape", "reason"), [
+    ("bn/batchnorm/sub", (3,), "its beta was computed by a graph optimizer, from more than one parameter"),
+    ("bn/batchnorm_1/mul_2", (3,), "its beta was computed by a graph optimizer"),
+    ("bn/offset", (1, 3, 1, 3), r"its gamma has the shape \[3\], its parameters together \[1, 3, 1, 3\]")])
+def test_a_constant_that_an_optimizer_made_of_beta_and_what_followed_is_none(tmp_path, name, shape, reason):
+    """grappler subtracts the mean of the batch norm behind from beta, as long as the statistics are chosen at run time."""
+    values = parameters()
+    nodes, (g, _, mean, variance) = frozen_variables("bn", [values[0], None, *values[2:]])
+    folded = const(name, np.broadcast_to(values[1], shape))
+    with pytest.raises(UnresolvedError, match=reason):
+        read(tmp_path, X, *nodes, folded, *chain("bn", "x", g, name, mean, variance, name="normalize"))
+
+
 def test_parameters_in_parts(tmp_path):
     values = parameters(5)
     nodes, reads = [const("axis", np.int32(0))], []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MAX_VALUES = 1 << 20
+# A constant called as an op of tf.nn.batch_normalization: an optimizer computed it, of a parameter and of what else was there.
+FOLDED_OP = re.compile(r"(.*/)?batchnorm(_\d+)?/(add|sub|mul|Neg|Rsqrt)(_\d+)?")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -88,6 +91,8 @@ def _stored(role: str, source: Parameter, read: Read) -> Values:
     """The values of one role, in the shape in which the graph uses them."""
     if isinstance(source, Filled):
         raise Unresolved(f"its {role} is computed by the graph, not stored")
+    if isinstance(source, Constant) and FOLDED_OP.fullmatch(source.name):
+        raise Unresolved(f"its {role} was computed by a graph optimizer, from more than one parameter")
     found = _whole(source, read)
     if found is None:
         raise Unresolved(f"the file contains no value of its {role}, the variable {printable(source.name)}")
@@ -143,6 +148,9 @@ def _aligned(norm: GraphNorm, arrays: dict[str, NDArray[Any]]) -> tuple[tuple[in
     if math.prod(whole) > MAX_VALUES or 0 in whole:
         raise Unresolved(f"its parameters have the shape {list(whole)}")
     wide = [number for number, size in enumerate(whole) if size != 1]
+    for name, values in arrays.items():
+        if values.size not in (1, math.prod(whole)):  # what an optimizer put together of parameters of two layers
+            raise Unresolved(f"its {name} has the shape {list(values.shape)}, its parameters together {list(whole)}")
     if norm.axis is not None:
         if len(whole) != 1:
             raise Unresolved(f"its parameters have the shape {list(whole)}, but a fused op takes one dimension")

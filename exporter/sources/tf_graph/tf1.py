@@ -214,8 +214,8 @@ def _by_name(checkpoint: Checkpoint, found: Found, options: ReadOptions, graphs:
     known = {norm.path for norm in named} | {path for path, _ in found.skipped}
     alone = [scope for scope, last in scopes.items() if last & {"gamma", "beta"} and scope not in known]
     if alone:
-        found.warn(f"{listed(alone)}: expected moving_mean and moving_variance beside gamma or beta, got neither: a layer normalization, or "
-                   "a batch norm whose statistics have other names, which the .meta file would tell")
+        found.warn(f"{listed(alone)}: expected moving_mean and moving_variance beside gamma or beta, got neither: a layer normalization, "
+                   "or a batch norm whose statistics have other names, which the .meta file would tell")
     names = _Names(checkpoint, {}, options.ema)
     for norm in named:
         values = {role: stored for role, name in norm.variables.items() if (stored := names.read(Variable(name, name))) is not None}
@@ -243,7 +243,8 @@ def _hand_made(scopes: Mapping[str, set[str]]) -> Iterator[_Named | Skipped]:
             owners = ["/".join(parts[first:]) for first in range(len(parts))]
             owners = [owner for owner in owners if scopes.get(owner, set()) & {"gamma", "beta"}]
             if len(owners) != 1:
-                yield Skipped(inner, f"its gamma and beta could belong to any of {len(owners)} scopes; the .meta file would decide it")
+                whose = f"could belong to any of {len(owners)} scopes" if owners else "are in none of the scopes of its name"
+                yield Skipped(inner, f"its gamma and beta {whose}; the .meta file would decide it")
                 continue
             variables = {role: _join(owners[0], role) for role in PARAMETERS[:2] if role in scopes[owners[0]]}
             statistics = {"moving_mean": inner + mean + AVERAGE, "moving_variance": inner + variance + AVERAGE}
