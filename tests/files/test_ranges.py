@@ -54,6 +54,9 @@ def test_windows_grow_with_the_file(size, behind, ahead, narrow):
     content.fetch_ahead([(500_000, 500_001)] * 9)
     assert (far.asked, far.questions) == ([[(500_000, 500_000 + narrow)]], 1)
     far, content = of(size)
+    content.fetch_ahead([(500_000, 500_001)] * 8)
+    assert far.questions == 0, "nor are eight"
+    far, content = of(size)
     content.fetch_ahead([(500_000, 500_001)] * 9)
     assert (far.asked, far.questions) == ([[(500_000 - behind, 500_000 + ahead)]], 1)
 

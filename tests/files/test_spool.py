@@ -35,7 +35,9 @@ def test_a_file_object_gives_its_name_and_is_left_where_it_stood():
     named = io.BytesIO(DATA)
     named.name = "s3/bucket/zoo.keras"
     assert exporter.read(named).origin.file == "zoo.keras"
-    for odd in (3, "", "..", "a/", "a\0b"):
+    named.name = "n" * 20 + "x" * 53 + ".keras"
+    assert exporter.read(named).origin.file == "n" + "x" * 53 + ".keras", "the last 60 characters"
+    for odd in (3, "", "..", ".", "a/", "a\0b"):
         named.name = odd
         assert exporter.read(named).origin.file == "<bytes>", odd
 

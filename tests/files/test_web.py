@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from exporter.errors import FormatError
+from exporter.files import web
 from exporter.files.store_errors import StatusError
 from exporter.files.web import Answer, WebFile, _boundary, _may_go_better
 
@@ -28,8 +31,6 @@ class Told(WebFile):
         return answer
 
     def _run(self, work):
-        import asyncio
-
         return asyncio.run(work)
 
 
@@ -155,6 +156,8 @@ def test_no_request_has_more_than_sixty_four_ranges():
     (Answer(206, MULTI, b"--BOUND\r\nContent-Range: bytes 4-5/100\r\n\r\nxy\r\n--BOUND\r\nno place\r\n\r\nzz"), [(4, b"xy")]),
     (Answer(206, MULTI, b"--BOUND\r\nContent-Range: bytes 4-5/100\r\n\r\nxy\r\n--BOUND"), [(4, b"xy")]),
     (Answer(206, MULTI, b"--BOUND\r\nX: 1\r\nCONTENT-RANGE:bytes 4-5/*\r\n\r\n--BOUND"), [(4, b"--")]),
+    (Answer(206, MULTI, b"--OTHER\r\nContent-Range: bytes 0-1/9\r\n\r\nzz--BOUND\r\nContent-Range: bytes 4-5/100\r\n\r\nxy"),
+     [(4, b"xy")]),
     (Answer(206, MULTI, b"nothing"), []), (Answer(206, {}, b"nothing"), []), (Answer(206, {"Content-Range": "bytes 4-5/9"}, b"xyz"), []),
     (Answer(206, {"Content-Range": "bytes 4-5/9"}, b"xy"), [(4, b"xy")])])
 def test_the_parts_of_an_answer(answer, parts):
@@ -211,3 +214,132 @@ def test_what_is_said_of_an_error():
     assert file.failed(ValueError("no TOKEN for https://me:pw@host/m.h5?sig=TOKEN")).what == "cannot be read: no … for https://host/m.h5"
     assert file.failed(ValueError()).what == "cannot be read: ValueError"
     assert file.failed(StatusError(500, "")).what == "cannot be read: the server answered 500"
+
+
+# one request
+
+class Response:
+    """What aiohttp gives for a request, as an asynchronous context."""
+
+    def __init__(self, status=200, headers=None, body=b"", reason=None):
+        self.status, self.headers, self.body, self.reason, self.content = status, headers or {}, body, reason, self
+
+    async def __aenter__(self):
+        return self
+
+    async def __aexit__(self, *_):
+        pass
+
+    async def iter_chunked(self, size):
+        for at in range(0, len(self.body), 3):
+            yield self.body[at:at + 3]
+
+
+class Session:
+    """A session, and the store that has it. sent: (method, URL, headers, options) of each request."""
+
+    def __init__(self, *responses, **kwargs):
+        self.responses, self.sent, self.kwargs = list(responses), [], kwargs
+
+    async def set_session(self):
+        return self
+
+    def request(self, method, url, *, headers, allow_redirects, **options):
+        assert allow_redirects
+        self.sent.append((method, str(url), headers, options))
+        response = self.responses.pop(0)
+        if isinstance(response, BaseException):
+            raise response
+        return response
+
+
+def asked(session, method="GET", headers=None, whole=0, version=None, url="https://host/a%20b%.h5?x=1"):
+    file = WebFile(session, url, "m.h5")
+    file._version = version or {}
+    return asyncio.run(file._once(method, headers or {}, whole))
+
+
+def test_what_is_sent():
+    session = Session(Response(), Response(), Response(), Response(), headers={"Accept": "x"}, timeout=5)
+    asked(session, headers={"Range": "bytes=0-1"}, version={"ETag": '"a"'})
+    asked(session, method="HEAD", version={"ETag": '"a"'})
+    asked(session, version={"ETag": 'W/"a"'})
+    asked(session)
+    common = {"Accept": "x", "Accept-Encoding": "identity"}
+    assert session.sent == [
+        ("GET", "https://host/a%20b%25.h5?x=1", {**common, "Range": "bytes=0-1", "If-Match": '"a"'}, {"timeout": 5}),
+        *((method, "https://host/a%20b%25.h5?x=1", common, {"timeout": 5}) for method in ("HEAD", "GET", "GET"))]
+    assert session.kwargs == {"headers": {"Accept": "x"}, "timeout": 5}
+
+
+def test_what_comes_back():
+    assert asked(Session(Response(206, {"X": "1"}, b"abcdefgh"))) == Answer(206, {"X": "1"}, b"abcdefgh")
+    assert asked(Session(Response(200, {}, b"abc")), method="HEAD").body == b""
+    with pytest.raises(FormatError, match="the file changed on the server"):
+        asked(Session(Response(412)))
+    for status in (400, 503):
+        with pytest.raises(StatusError) as caught:
+            asked(Session(Response(status, {"Retry-After": "7"}, reason="busy")))
+        assert (caught.value.status, caught.value.message, caught.value.retry_after) == (status, "busy", "7")
+    assert asked(Session(Response(399))).status == 399
+
+
+@pytest.mark.parametrize(("headers", "body", "whole", "is_cut"), [
+    ({}, b"abc", 4, True), ({}, b"abcd", 4, False), ({}, b"abcde", 4, False), ({"Content-Length": "3"}, b"abc", 4, False)])
+def test_an_answer_that_ends_early_is_a_lost_connection(headers, body, whole, is_cut):
+    session = Session(Response(206, headers, body), Response(200, {}, body))
+    if is_cut:
+        with pytest.raises(ConnectionResetError):
+            asked(session, whole=whole)
+        assert asked(session, whole=whole).body == body, "a whole file may be as long as it likes"
+    else:
+        assert asked(session, whole=whole).body == body
+
+
+@pytest.mark.parametrize(("headers", "length", "fits"), [({}, 8, True), ({}, 9, False), ({"Content-Length": "8"}, 8, True),
+                                                        ({"Content-Length": "9"}, 9, False), ({"Content-Length": "x"}, 8, True)])
+def test_no_answer_may_be_longer_than_what_is_kept(monkeypatch, headers, length, fits):
+    monkeypatch.setattr(web, "MAX_KEPT", 8)
+    session = Session(Response(200, headers, b"x" * length))
+    if fits:
+        assert asked(session).body == b"x" * length
+    else:
+        with pytest.raises(FormatError, match="expected to fetch at most 8 bytes of it, needed more"):
+            asked(session)
+
+
+def test_only_the_answers_that_have_bytes_say_the_version():
+    for headers, checked in (({"Range": "bytes=0-1"}, True), ({"Range": "bytes=0-0,2-2"}, False), ({}, False)):
+        session = Session(Response(206, {"ETag": '"b"'}, b"x"))
+        if checked:
+            with pytest.raises(FormatError, match="the file changed"):
+                asked(session, headers=headers, version={"ETag": '"a"'})
+        else:
+            assert asked(session, headers=headers, version={"ETag": '"a"'}).body == b"x"
+
+
+@pytest.mark.parametrize(("first", "again"), [
+    *((Response(status, {"Retry-After": "7"}), "7") for status in (408, 425, 429, 502, 503, 504)), (ConnectionResetError(), None),
+    (aiohttp.ServerDisconnectedError(), None), (asyncio.TimeoutError(), None), (Response(500), False), (Response(404), False),
+    (ConnectionRefusedError(), False), (aiohttp.InvalidURL("x"), False)], ids=repr)
+def test_what_is_asked_again(monkeypatch, first, again):
+    waited = []
+    session = Session(first, first, Response(200, {}, b"x"))
+    file = WebFile(session, "https://host/m.h5", "m.h5")
+    monkeypatch.setattr(file._patience, "delay", lambda attempt, asked: waited.append((attempt, asked)) or 0)
+    if again is False:
+        with pytest.raises((StatusError, OSError, aiohttp.ClientError)):
+            asyncio.run(file._ask("GET", {}))
+        assert waited == []
+    else:
+        assert asyncio.run(file._ask("GET", {})).body == b"x"
+        assert waited == [(0, again), (1, again)]
+
+
+def test_what_is_asked_again_until_patience_ends(monkeypatch):
+    session = Session(*[Response(503)] * 9)
+    file = WebFile(session, "https://host/m.h5", "m.h5")
+    monkeypatch.setattr(file._patience, "delay", lambda attempt, asked: 0 if attempt < 2 else None)
+    with pytest.raises(StatusError):
+        asyncio.run(file._ask("GET", {}))
+    assert len(session.sent) == 3
