@@ -8,7 +8,10 @@ import json
 import numpy as np
 import pytest
 
+import exporter
 from exporter import diagnose
+from exporter.diagnosis import search
+from exporter.diagnosis.chance import expected, said
 from exporter.diagnosis.differences import how_they_differ
 from exporter.diagnosis.evidence import gather
 from exporter.diagnosis.mistakes import BY_CODE, MISTAKES
@@ -237,3 +240,127 @@ def test_without_a_layer_the_nearest_is_shown():
         assert found.layer == "near"
         assert "none of 2 fits; the comparison is with the one that comes nearest" in " ".join(found.notes)
     assert not [note for note in diagnose(near, x, near(x) + 1e-3 * np.sin(x)).notes if "nearest" in note]
+
+
+# what is judged beside the numbers
+
+FOUR = np.random.default_rng(2).normal(size=(6, 4)).astype(np.float32)
+
+
+def test_other_layers_for_which_the_numbers_are_right_too_are_named():
+    one = make_layer("one", seed=1)
+    layers = one, one.replace(path="twin"), make_layer("other", seed=2), one.replace(path="third")
+    found = diagnose(make_bundle(*layers), FOUR, one(FOUR))
+    assert found.layer == "one"
+    assert found.notes == ("the numbers are also right for twin, third",)
+    assert diagnose(make_bundle(*layers), FOUR, layers[2](FOUR)).notes == ()
+
+
+def test_numbers_of_one_channel_that_fit_several():
+    layer = make_layer("bn", shape=(12,), seed=3)
+    twins = layer.replace(**{name: values[[0, 1, 2, 1, 4, 1, 6, 7, 8, 9, 10, 1]] for name, values in layer.parameters().items()})
+    found = diagnose(twins, FOUR[:, 0], layer(np.repeat(FOUR[:, :1], 12, axis=1))[:, 1])
+    assert (found.verdict, found.channel) == ("same", None)
+    assert found.notes == ("right for channels 1, 3, 5, 11: give --channel to say which",)
+    assert (found.compared, found.differing, found.worst["channel"]) == (6, 0, 1)
+    constant = layer.replace(**{name: values[[1] * 12] for name, values in layer.parameters().items()})
+    found = diagnose(constant, FOUR[:, 0], layer(np.repeat(FOUR[:, :1], 12, axis=1))[:, 1])
+    assert found.notes == ("right for channels 0, 1, 2, 3, 4, 5, 6, 7: give --channel to say which",)
+    found = diagnose(layer, FOUR[:, 0], layer(np.repeat(FOUR[:, :1], 12, axis=1))[:, 1])
+    assert (found.channel, found.notes) == (1, ())
+
+
+def test_explanations_of_one_of_many_channels():
+    layer = make_layer("bn", shape=(3,), seed=3).replace(moving_variance=np.float32([0.3, 0.02, 2]))
+    x = np.repeat(FOUR[:, :1], 3, axis=1)
+    wrong = diagnose(layer, FOUR[:, 0], (layer(x) - layer.beta)[:, 1])
+    assert (wrong.layer, wrong.channel, wrong.compared, wrong.differing) == ("bn", 1, 6, 6)
+    assert {row[1] for row in wrong.side_by_side} == {1}
+    some = [note for note in wrong.notes if "some of these fit by chance" in note]
+    assert len(some) == (len(wrong.explanations) > 1)
+    alone = diagnose(layer, FOUR[:, 0], (layer.gamma * (x - layer.moving_mean) * np.sqrt(layer.moving_variance + np.float32(1e-3))
+                                         + layer.beta)[:, 0])
+    assert [one.codes for one in alone.explanations] == [("BN114",)]
+    assert not [note for note in alone.notes if "by chance" in note]
+
+
+def test_the_places_that_are_shown():
+    """Six numbers: the worst of six channels, or the worst of few channels each."""
+    for channels, rows in ((12, 1), (6, 1), (3, 2), (4, 1), (2, 3), (1, 6)):
+        layer = make_layer("bn", shape=(channels,), seed=3)
+        x = np.random.default_rng(2).normal(size=(9, channels)).astype(np.float32)
+        found = search._differs([gather(layer, numbers(x), numbers(layer(x) + 1 + np.arange(channels) / 10))], [], [])
+        shown = [row[1] for row in found.side_by_side]
+        assert len(shown) == min(channels, 6) * rows
+        assert all(shown.count(channel) == rows for channel in shown)
+
+
+def test_whether_the_bundles_vectors_would_tell_two_apart():
+    layer = layer_of(gamma=[1.0, 1.0], beta=[0.5, 0.25], mean=[0.0, 0.0], variance=[1e-4, 2e-4])
+    x = np.array([[0.25, -0.5]], np.float32)
+    same = diagnose(layer, x, layer(x) - layer.beta)
+    assert "the data cannot tell these apart, and the bundle's vectors of this layer cannot either" in same.notes
+    solved = diagnose(EPSILON_QUESTION, "-0.077417567", "0.543057")
+    assert "the data cannot tell these apart; more rows of input would" in solved.notes
+    usual = layer_of(gamma=[1.0, 2.0], beta=[0.5, 0.25], mean=[0.0, 0.0], variance=[0.5, 0.25])
+    told = diagnose(usual, np.zeros((1, 2), np.float32), np.zeros((1, 2), np.float32))
+    assert len(told.explanations) > 1
+    assert any("run your code on the bundle's own vectors of this layer and give that output: they do" in note for note in told.notes)
+
+
+def test_of_many_layers_only_the_simple_things_are_tried(monkeypatch):
+    layers = [make_layer(f"l{number}", seed=number) for number in range(4)]
+    x = FOUR[:2]
+    theirs = layers[2].gamma * (x - layers[2].moving_mean) / (np.sqrt(layers[2].moving_variance) + np.float32(1e-3))
+    monkeypatch.setattr(search, "MAX_LAYERS", 4)
+    assert ("BN101", "BN132") in [one.codes for one in diagnose(make_bundle(*layers), x, theirs).explanations]
+    monkeypatch.setattr(search, "MAX_LAYERS", 3)
+    found = diagnose(make_bundle(*layers), x, theirs)
+    assert found.explanations == ()
+    assert any("were not tried for all 4 layers: choose one with --layer" in note for note in found.notes)
+
+
+def test_what_fits_no_layer():
+    with pytest.raises(exporter.UsageError, match=r"bn: the input has shape \[3, 3\], the layer 2 channels"):
+        diagnose(LAYER, np.ones((3, 3)), np.ones((3, 3)))
+    two = make_bundle(LAYER, LAYER.replace(path="b"))
+    with pytest.raises(exporter.UsageError, match=r"the input of shape \[3, 3\] fits none of the 2 layers"):
+        diagnose(two, np.ones((3, 3)), np.ones((3, 3)))
+
+
+def test_averages_of_a_layer_of_another_length_are_no_explanation():
+    other = make_layer("bn", shape=(3,), seed=4)
+    found = diagnose(LAYER, X, LAYER(X) + np.sin(X), averages=make_bundle(other))
+    assert found.explanations == ()
+
+
+# chance
+
+def test_how_many_fits_come_by_chance():
+    """Of results that are spread evenly within 64 tolerances one in 64 is as near as a fit."""
+    layer = make_layer("bn", shape=(200,), seed=6).replace(gamma=np.full(200, 1, np.float32), moving_mean=np.zeros(200, np.float32),
+                                                           moving_variance=np.full(200, 1, np.float32))
+    spread = layer.replace(beta=np.linspace(-1, 1, 200).astype(np.float32))
+    one = gather(spread, numbers("0.5"), numbers("0.50"))
+    values = spread(np.full((1, 200), 0.5, np.float32))[0].astype(float)
+    near = ((np.abs(values - 0.5) > 0.005) & (np.abs(values - 0.5) <= 64 * 0.005)).sum()
+    count, tried = expected([one], mistakes=False)
+    assert tried == 200
+    assert count == pytest.approx(near / 64, abs=0.05)
+    assert said([one], mistakes=False) == f"of 200 channels that were tried, about {count:.2g} would fit these numbers by chance"
+    two = gather(spread, numbers("0.5, 0.5"), numbers("0.50, 0.50"))
+    assert expected([two], mistakes=False)[0] == pytest.approx(near / 64**2, abs=0.001)
+    three = gather(spread, numbers("0.5, 0.5, 1"), numbers("0.50, 0.50, 1"))
+    assert expected([three], mistakes=False) == (0.0, 0)
+    assert said([three], mistakes=True) == ""
+    with_mistakes = expected([one], mistakes=True)
+    assert with_mistakes[1] > 20 * 200
+    assert with_mistakes[0] > count
+    assert f"of {with_mistakes[1]} results (200 channels, each with the known mistakes)" in said([one], mistakes=True)
+    single = gather(layer_of(gamma=[2], beta=[1], mean=[0.5], variance=[2]), numbers("0.5"), numbers("7.3"))
+    with np.errstate(all="ignore"):
+        pairs, singles = (expected([single], mistakes=True, pairs=pairs)[1] for pairs in (True, False))
+    assert pairs > 5 * singles
+    assert singles > expected([single], mistakes=False)[1] == 1
+    assert expected([one, single], mistakes=False)[1] == 201
+    assert said([one, single], mistakes=False).startswith("of 200 channels")

@@ -171,11 +171,11 @@ def test_the_message_put_together_again_is_one():
     changed(0, statistic="odd"), changed(0, called_in_training="no"), changed(0, calls=[{}]), changed(0, new_field=1),
     changed(0, quantized=3),
     changed(-1, order=[-1]), changed(-1, order=[True]), changed(-1, order=[4]), changed(-1, order="0"), changed(-1, origin={"file": "x"}),
-    changed(-1, skipped=[["a"]]),
-    changed(-1, remedies={"x": "odd"}), changed(-1, own_classes=[["a", "b"]]), changed(-1, drop=["warnings"]),
+    changed(-1, skipped=[["a"]]), changed(-1, remedies={"x": "odd"}), changed(-1, own_classes=[["a", "b"]]), changed(-1, drop=["warnings"]),
     changed(-1, data=b"more"), changed(4, kind=3), changed(4, channels=["3"]), changed(4, compute_dtype=3),
-    changed(4, shapes=[[1, 2, 2, 4]]), changed(4, shapes=[]), changed(-1, vectors={"nosuch": [1, 4]}), joined([([], b"")]), joined([({}, b"")]),
-    joined([*frames(sent(everything())), ({"error": "FormatError"}, b"")]), LENGTHS.pack(4, 0) + b"null", LENGTHS.pack(1, 0) + b"{"])
+    changed(4, shapes=[[1, 2, 2, 4]]), changed(4, shapes=[]), changed(-1, vectors={"nosuch": [1, 4]}), joined([([], b"")]),
+    joined([({}, b"")]), joined([*frames(sent(everything())), ({"error": "FormatError"}, b"")]),
+    LENGTHS.pack(4, 0) + b"null", LENGTHS.pack(1, 0) + b"{"])
 def test_what_is_no_message_is_none(data):
     with pytest.raises((FormatError, LayerError)) as caught:
         received(data)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 MAX_BYTES = 256 << 20  # bytes
 _ARRAY = re.compile(r"\bconst\s+(float|double)\s+(\w+)_(" + "|".join(PARAMETERS) + r")\s*\[\s*\d*\s*\][^={;]*=\s*\{([^}]*)\}")
 _EPSILON = re.compile(r"\bconst\s+(?:float|double)\s+(\w+)_epsilon\s*=\s*([^;]+);")
-_COMMENT = re.compile(r"/\*(.*?): shape [^*]*?\*/\s*enum \{ (\w+)_channels", re.DOTALL)
+_COMMENT = re.compile(r"/\*([^*]*(?:\*(?!/)[^*]*)*?): shape [^*]*\*/\s*enum \{ (\w+)_channels")
 _COMMENTS = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
 
 

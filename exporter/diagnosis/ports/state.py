@@ -49,7 +49,7 @@ def port_of(arrays: Mapping[str, NDArray[Any]], name: str, epsilons: Mapping[str
         if role is None or role == EPSILON:
             continue
         taken = groups.setdefault(path, {})
-        if role in taken and values.size > 0:
+        if role in taken:
             raise FormatError(f"both {printable(taken[role], 80)!r} and {printable(whole, 80)!r} may be its {role}", where=name)
         taken[role] = whole
     layers = []
