@@ -202,9 +202,8 @@ def orders(channels: int, shape: tuple[int, ...]) -> Iterator[tuple[str, NDArray
     """The orders of channels that come about by a mistake, without the identity and without repetition."""
     straight = np.arange(channels)
     named = [("reversed", straight[::-1]), ("off by one: each channel with the parameters of the next", np.roll(straight, -1)),
-             ("off by one: each channel with the parameters of the one before", np.roll(straight, 1))]
-    if len(shape) > 1:
-        named.append(("the parameters read in column-major order", straight.reshape(shape, order="F").ravel()))
+             ("off by one: each channel with the parameters of the one before", np.roll(straight, 1)),
+             ("the parameters read in column-major order", straight.reshape(shape, order="F").ravel())]
     for groups in (2, 3, 4, 8, 16, 32):
         if channels % groups == 0 and channels // groups > 1:
             named.append((f"interleaved in {groups} groups", straight.reshape(groups, -1).T.ravel()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
 import sys
 import types
 
@@ -298,6 +299,16 @@ def test_what_torch_refuses(monkeypatch, tmp_path, capsys):
     assert child(monkeypatch, tmp_path, RuntimeError("first line\nsecond"))[0] == torch_child.DAMAGED == 4
     assert child(monkeypatch, tmp_path, RuntimeError())[0] == 4
     assert capsys.readouterr().err == "RuntimeError: first line\nRuntimeError: \n"
+
+
+def test_the_child_as_a_program(tmp_path):
+    """In a process of its own, with the entries of sys.path that it is given."""
+    (tmp_path / "torch.py").write_text("def load(path, **_):\n    raise RuntimeError(f'cannot read {path}')\n")
+    (tmp_path / "s.pt").write_bytes(b"x")
+    done = subprocess.run([sys.executable, "-I", torch_child.__file__, str(tmp_path / "s.pt"), str(tmp_path), "relative", *sys.path],
+                          capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (4, "")
+    assert done.stderr == f"RuntimeError: cannot read {tmp_path / 's.pt'}\n"
 
 
 @pytest.mark.parametrize(("status", "out", "kind", "words"), [

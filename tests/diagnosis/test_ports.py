@@ -264,7 +264,7 @@ def test_the_path_is_in_the_name_of_the_node_or_of_its_scale(tmp_path, node, sca
 
 
 @pytest.mark.parametrize(("dtype", "raw"), [("float16", True), ("float32", True), ("float32", False), ("float64", True),
-                                            ("float64", False), ("bfloat16", True)])
+                                            ("float64", False), ("bfloat16", True), ("float16", False), ("bfloat16", False)])
 def test_each_type_of_numbers_in_onnx(tmp_path, dtype, raw):
     import onnx
     from onnx import numpy_helper
@@ -274,7 +274,7 @@ def test_each_type_of_numbers_in_onnx(tmp_path, dtype, raw):
     for tensor, values in zip(model.graph.initializer, layer.parameters().values(), strict=True):
         kind = {"float16": onnx.TensorProto.FLOAT16, "float32": onnx.TensorProto.FLOAT, "float64": onnx.TensorProto.DOUBLE,
                 "bfloat16": onnx.TensorProto.BFLOAT16}[dtype]
-        if dtype == "bfloat16":
+        if dtype == "bfloat16" and raw:
             made = onnx.helper.make_tensor(tensor.name, kind, values.shape, (values.view("<u4") >> 16).astype("<u2").tobytes(), raw=True)
         else:
             made = (numpy_helper.from_array(values, tensor.name) if raw else
