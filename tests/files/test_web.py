@@ -224,6 +224,9 @@ class Response:
     def __init__(self, status=200, headers=None, body=b"", reason=None):
         self.status, self.headers, self.body, self.reason, self.content = status, headers or {}, body, reason, self
 
+    def __repr__(self):
+        return f"Response({self.status})"
+
     async def __aenter__(self):
         return self
 

@@ -146,6 +146,8 @@ def test_lists_in_pieces(made):
         file.attrs["both"], file.attrs["both0"] = np.array([b"a"]), np.array([b"a"])
         for number in range(11):
             file.attrs[f"many{number}"] = np.array([f"{number}".encode()])
+        for other in ("01", "x", "-1", "1_0", "1.0", "0000000000"):  # no numbers as Keras writes them
+            file.attrs[f"many{other}"] = np.array([b"other"])
 
     file = made(fill)
     assert file.strings("", "whole") == ["a", "b", "c", "d"]

@@ -33,6 +33,7 @@ def test_finds_a_repeated_key_whatever_stands_around_it(value, key):
 
 @pytest.mark.parametrize(("text", "what"), [
     ('{"layers": [], "layers": [1]}', "the key 'layers' occurs more than once in one JSON object"),
+    ('[{"a": 1, "b": {"c": 1}, "d": 2}, {"x": 1, "y": 2, "x": 3, "y": 4}]', "the key 'x' occurs more than once in one JSON object"),
     ('{"a\\"b": 1, "a\\u0022b": 2}', "the key 'a\"b' occurs more than once in one JSON object"),
     ("[" * (MAX_DEPTH + 1) + "]" * (MAX_DEPTH + 1), f"expected JSON nested at most {MAX_DEPTH} levels deep, got more"),
     ("[" * 100_000, f"expected JSON nested at most {MAX_DEPTH} levels deep, got more"),

@@ -161,6 +161,10 @@ def test_slice_keys_are_those_of_tensorflow(name, extents, key):
     assert slice_key(name, extents) == bytes.fromhex(key)
 
 
+def test_a_nul_in_a_name_is_escaped_in_its_slice_key():
+    assert slice_key("a\0b", ()) == b"\0a\0\xffb\0\1\0"  # OrderedCode::WriteString: 0 is followed by 0xff, 0 and 1 end it
+
+
 def test_only_the_blocks_and_bytes_asked_for_are_read(tmp_path, monkeypatch):
     tensors = {f"layer_{number:04}/kernel": np.zeros(1000, "f4") for number in range(500)}
     tensors["layer_0250/gamma"] = np.ones(4, "f4")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pathlib
 import signal
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
@@ -324,6 +326,40 @@ time.sleep(600)
         process.kill()
         process.wait()
     assert until(lambda: not (stat := pathlib.Path(f"/proc/{child}/stat")).exists() or stat.read_text().split()[2] == "Z")
+
+
+def test_a_spawned_child_does_what_it_is_asked_and_ends_with_who_asked(monkeypatch):
+    asked, done = isolation.request(Place(MODEL), ReadOptions(layers=("a",)), limits.Limits(1, 2.0, 3.0)), []
+    monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=io.BytesIO(asked)))
+    monkeypatch.setattr(isolation, "die_with_parent", lambda parent: done.append(parent))
+    monkeypatch.setattr(isolation, "prepare", lambda: done.append("prepared"))
+    monkeypatch.setattr(isolation, "_serve", lambda place, options, bound, descriptor: done.append(
+        (place.address, options.layers, bound, descriptor)))
+    isolation.serve_request()
+    assert done == [os.getpid(), "prepared", (str(MODEL), ("a",), limits.Limits(1, 2.0, 3.0), 1)]
+
+
+@pytest.mark.parametrize("option", ["", "architecture"])
+def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch, option):
+    from exporter.sources import source_for
+
+    model, other = tmp_path / f"m{MODEL.suffix}", tmp_path / f"other{MODEL.suffix}"
+    for copy in (model, other):
+        copy.write_bytes(MODEL.read_bytes())
+    source = source_for(Place(model))
+    honest = source.read
+
+    def changing(place, options):
+        found = honest(place, options)
+        for each in options.inputs(place):
+            each.read()
+        os.utime(other if option else model, ns=(5, 5))
+        return found
+
+    options = ReadOptions(architecture=Place(other)) if option else ReadOptions()
+    monkeypatch.setattr(source, "read", changing)
+    with pytest.raises(FormatError, match="the file changed while it was being read"):
+        finding.read_unresolved(Place(model), options)
 
 
 def until(true, seconds=20):

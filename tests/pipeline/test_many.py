@@ -253,6 +253,7 @@ def test_the_command(tree):
     lines = done.stderr.splitlines()
     assert lines[-1] == "exported 4, skipped 0, refused 1"
     assert sum(line.startswith("exported zoo/") for line in lines) == 3
+    assert "exported zoo/a.json: 1 batch norms, 4 channels" in lines
     assert any(line.startswith("error: zoo/bad.h5: this is a text file, not a model") for line in lines)
     report = json.loads(pathlib.Path("r.json").read_text())
     assert (report["exported"], report["skipped"], report["refused"]) == (4, 0, 1)
@@ -262,6 +263,8 @@ def test_the_command(tree):
     again = many_command("zoo/**/*.json", "more.json", "--out-dir=out", "--report", "r.html")
     assert again.returncode == 0
     assert again.stderr == "exported 0, skipped 4, refused 0\n"
+    said = many_command("more.json", "--out-dir=out", "-v").stderr
+    assert said == "skipped more.json\nexported 0, skipped 1, refused 0\n"
     assert "<td>zoo/deep/b.json</td>" in pathlib.Path("r.html").read_text().replace(' class=""', "")
 
 

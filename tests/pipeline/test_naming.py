@@ -92,6 +92,15 @@ def test_no_link_below_the_output_folder_is_gone_through(tmp_path):
         assert caught.value.where in (f"{tmp_path}/out/link", f"{tmp_path}/out/sub/file.json")
 
 
+@pytest.mark.skipif(os.sep != "/", reason="a backslash is part of a name")
+def test_a_backslash_is_part_of_a_name(tmp_path):
+    for name in ("a\\b", "a"):
+        (tmp_path / name).mkdir()
+    for name in ("a\\b/x.h5", "a/b"):
+        (tmp_path / name).write_bytes(b"x")
+    assert list(named_sources([f"{tmp_path}/a\\b/*.h5"], "/out", ".json").outputs) == [f"{tmp_path}/a\\b/x.h5"]
+
+
 def test_exports_that_lie_among_the_models_are_no_models(tmp_path):
     (tmp_path / "sub").mkdir()
     for name in ("a.h5", "a.h5.json", "b.json", "sub/c.h5", "sub/d.json"):
