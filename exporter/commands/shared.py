@@ -26,7 +26,7 @@ MAX_WARNINGS = 20
 def main(command: Callable[[Sequence[str] | None], int], words: Sequence[str] | None = None) -> NoReturn:
     """Runs a command and turns every outcome into an exit code and a message."""
     gc.disable()  # the process is short-lived; searching for reference cycles costs a tenth of its time
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # no matrix products here, and BLAS threads take as long as NumPy
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # no matrix products here; BLAS threads cost as much as NumPy
     with contextlib.suppress(ValueError, AttributeError):  # SIGTERM removes the temporary file, as Ctrl-C does
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with streams.guarded():

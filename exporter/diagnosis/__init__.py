@@ -1,1 +1,1 @@
-"""Why numbers differ: the known mistakes, the formula taken apart, the evidence and the answer; bundles and live layers compared."""
+"""Why numbers differ: known mistakes, the parts of the formula, evidence and answer; comparison of bundles and live layers."""

@@ -1,4 +1,4 @@
-"""Numbers without a file, or in a file of a person's own, as the layer that a diagnosis compares with."""
+"""Numbers without a file, or in a user's own file, as the layer that a diagnosis compares with."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 ROLES = {"gamma": "gamma", "beta": "beta", "mean": "moving_mean", "variance": "moving_variance"}
-STANDS = {"moving_mean": 0.0, "moving_variance": 1.0}  # what an untrained layer has
+STANDS = {"moving_mean": 0.0, "moving_variance": 1.0}  # the values of an untrained layer
 KERAS, OTHERS = 1e-3, 1e-5  # default epsilons
-NAMELESS = "numbers"  # the path of a layer that has none
-FINE = 1e-4  # half a unit beyond which a printed parameter counts as meant as it stands: "1.5" is 1.5, "0.0004" is what torch prints
+NAMELESS = "numbers"  # the path of a layer without one
+FINE = 1e-4  # half a unit above which a printed parameter counts as exact: "1.5" is 1.5, but "0.0004" may be rounded by torch
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Given:
-    """A bundle made of numbers. slack: half units of the printed parameters, by their names. notes: what was assumed."""
+    """A bundle made of numbers. slack: half units of the printed parameters, by name. notes: what was assumed."""
 
     bundle: Bundle
     slack: Mapping[str, NDArray[np.float64]] = dataclasses.field(default_factory=dict)
@@ -35,7 +35,7 @@ class Given:
 
 
 def of_numbers(given: Mapping[str, Numbers], epsilon: float | None) -> Given:
-    """A layer of what was typed: gamma, beta, mean, variance, of which any may be missing, and epsilon.
+    """A layer from typed numbers: gamma, beta, mean, variance and epsilon, any of which may be missing.
 
     Raises: UsageError if they have different lengths.
     """
@@ -57,7 +57,7 @@ def of_numbers(given: Mapping[str, Numbers], epsilon: float | None) -> Given:
 
 
 def of_port(port: Port, epsilons: tuple[tuple[str, float], ...]) -> Given:
-    """The layers of a file that is neither a model nor a bundle. epsilons: (glob over paths, value), the last that matches counts."""
+    """The layers of a file that is neither a model nor a bundle. epsilons: (glob over paths, value); the last match wins."""
     import fnmatch
 
     layers, notes = [], list(port.notes)
@@ -76,7 +76,7 @@ def of_port(port: Port, epsilons: tuple[tuple[str, float], ...]) -> Given:
 
 
 def _type_of(ported: Ported) -> str:
-    """Text says no type: what float32 holds, or comes near, is taken for float32, which most models compute in."""
+    """Text has no type: numbers that are exactly or nearly float32 are taken for float32, in which most models compute."""
     return "float32" if ported.dtype == "float64" and ported.text else ported.dtype
 
 

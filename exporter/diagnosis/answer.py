@@ -1,4 +1,4 @@
-"""The answer of `diagnose`: what was found, for people and for machines."""
+"""The answer of `diagnose`, as text and as JSON types."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from exporter.errors import printable
 
 MAX_SHOWN = 5
 MAX_HIDDEN = 8
-FEW_ROWS = 3  # of input: fewer tell little
+FEW_ROWS = 3  # of input: fewer show little
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -26,10 +26,10 @@ class Diagnosis:
 
     verdict:       "same" or "differs".
     layer:         path of the layer; "" if it was not given and none was found.   channel: likewise, for numbers of one channel.
-    explanations:  those within the error bound, the likeliest first; several: the data cannot tell them apart.
-    compared, differing:  numbers.
-    worst:         {"index", "channel", "input", "yours", "right", "times_the_bound"} of the number that is furthest off.
-    side_by_side:  a few numbers: (index, channel, input, yours, right, what the first explanation gives or None).
+    explanations:  those within the error bound, likeliest first; if there are several, the data cannot tell them apart.
+    compared, differing:  counts of numbers.
+    worst:         {"index", "channel", "input", "yours", "right", "times_the_bound"} of the number with the largest error.
+    side_by_side:  a few numbers: (index, channel, input, yours, right, result of the first explanation or None).
     notes:         sentences.
     evidence:      what was compared.
     """
@@ -46,7 +46,7 @@ class Diagnosis:
     evidence: Evidence = dataclasses.field(repr=False)
 
     def could_not_show(self) -> list[str]:
-        """Codes of the mistakes that these inputs would not have shown: their results lie within the error bound of the right ones."""
+        """Codes of the mistakes that these inputs would not show: their results are within the error bound of the right ones."""
         with np.errstate(all="ignore"):
             small = self.evidence.sample()
             return [mistake.code for mistake in MISTAKES if mistake.wrong is not None
@@ -57,7 +57,7 @@ class Diagnosis:
         return render(self)
 
     def to_dict(self) -> dict[str, Any]:
-        """The diagnosis for machines: JSON types only."""
+        """The diagnosis as JSON types."""
         return as_dict(self)
 
 
@@ -93,7 +93,7 @@ def _never_moved(case: Case) -> bool:
 
 
 def _why_hidden(found: Diagnosis, hidden: str) -> str:
-    """Why many mistakes would not have shown: the layer, or the numbers."""
+    """Why many mistakes would not show: because of the layer, or the numbers."""
     one = found.evidence
     case = one.case
     if _never_moved(case):
@@ -152,7 +152,7 @@ def _table(found: Diagnosis) -> list[str]:
 
 
 def as_dict(found: Diagnosis) -> dict[str, Any]:
-    """JSON types only; NaN and infinity, which JSON has not, as text."""
+    """JSON types only; NaN and infinity, which JSON does not have, as text."""
     explanations = []
     for explanation in found.explanations:
         entry: dict[str, Any] = dataclasses.asdict(explanation)

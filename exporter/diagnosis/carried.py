@@ -1,4 +1,4 @@
-"""What became of each array of a layer, and the one mistake that explains them together where there is one."""
+"""What became of each array of a layer, and the one mistake that explains all changes, if there is one."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ FOLDED = "BN154"
 class Carried:
     """An array of the other form.
 
-    right:    whether it is the layer's.       rounding: the type in which it is equal, where it is not so bit for bit.
-    code:     of the mistake.                  words: what it is instead, after "is"; "" if that is not known.
+    right:    whether it is the layer's.       rounding: the type in which it is equal, if it is not equal bit for bit.
+    code:     of the mistake.                  words: what it is instead, after "is"; "" if that is unknown.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Carried:
 
 
 def carried(mine: Ported, theirs: Ported, index: Index) -> list[Carried]:
-    """Each parameter that one of the two has. Raises nothing: the arrays have one length."""
+    """Each parameter that at least one of the two has. Raises nothing: the arrays have equal lengths."""
     seen = sight(mine, theirs)
     found = {name: _as_it_is(mine, theirs, seen, name) for name in PARAMETERS if name in mine.arrays or name in theirs.arrays}
     wrong = [name for name, one in found.items() if not one.right and name in theirs.arrays]
@@ -42,7 +42,7 @@ def carried(mine: Ported, theirs: Ported, index: Index) -> list[Carried]:
 
 
 def _as_it_is(mine: Ported, theirs: Ported, seen: Sight, name: str) -> Carried:
-    if name not in theirs.arrays:  # left out: as good as 1 or 0
+    if name not in theirs.arrays:  # omitted: equivalent to 1 or 0
         stands = np.full(mine.channels, INITIAL[name][0])
         right = name in ("gamma", "beta") and seen.same(seen.mine[name], stands)
         code = {"gamma": "BN131", "beta": "BN132"}.get(name, "")
@@ -68,7 +68,7 @@ def _explained(mine: Ported, theirs: Ported, seen: Sight, wrong: list[str], inde
 
 
 def _of_kind(wrong: Sequence[str], options: dict[str, list[Origin]], kind: str) -> dict[str, list[Origin]]:
-    """The origins of one kind, where each of the wrong arrays has one."""
+    """The origins of one kind, if every wrong array has one."""
     found = {name: [one for one in options[name] if one.kind == kind] for name in wrong}
     return found if all(found.values()) else {}
 
@@ -85,7 +85,7 @@ def _initial(seen: Sight, wrong: list[str], options: dict[str, list[Origin]]) ->
 
 
 def _folded(wrong: list[str], options: dict[str, list[Origin]]) -> list[Carried]:
-    """Scale and offset of the folded form in place of gamma and beta, with statistics that do nothing more."""
+    """Scale and offset of the folded form in place of gamma and beta, with statistics that have no further effect."""
     form = {name: next((one for one in options[name] if one.kind == "derived" and one.code == FOLDED), None)
             for name in wrong if name not in STATISTICS}
     inert = [name for name in wrong if name in STATISTICS and any(one.kind == "initial" for one in options[name])]
@@ -97,7 +97,7 @@ def _folded(wrong: list[str], options: dict[str, list[Origin]]) -> list[Carried]
 
 
 def _swapped(wrong: list[str], options: dict[str, list[Origin]]) -> list[Carried]:
-    """Two arrays in each other's places."""
+    """Two swapped arrays."""
     found = []
     for (one, other), code in SWAPS.items():
         both = [Carried(name=name, code=code, words=origin.words) for name, place in ((one, other), (other, one))
@@ -123,7 +123,7 @@ def _order(how: str) -> str:
 
 
 def _shifted(wrong: list[str], options: dict[str, list[Origin]]) -> list[Carried]:
-    """Arrays of the layer (or of the next) in other places: all further on, as where one was left out, or in another order."""
+    """Arrays of the layer (or of the next one) in other places: all shifted, as if one was omitted, or in another order."""
     moved = {name: [one for one in options[name] if one.kind in ("array", "layer")] for name in wrong}
     inside = [name for name in wrong if moved[name] and moved[name][0].kind == "array"]
     if len(inside) < 2:

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-SMALL_BATCH = 2  # an unbiased variance needs as many rows
+SMALL_BATCH = 2  # an unbiased variance needs this many rows
 
 
 def root(variance: Array, epsilon: Array) -> Array:
-    """What the formula divides by."""
+    """The divisor of the formula."""
     return np.sqrt(variance + epsilon)
 
 
@@ -34,7 +34,7 @@ def unchanged(y: Array) -> Array:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Sheet:
-    """An input brought into the form (rows, channels), and its statistics.
+    """An input in the form (rows, channels), and its statistics.
 
     shape, axes:    of the input, and the axes that the layer's dimensions run along in it.
     x, magnitude:   the rows, and |x|.
@@ -54,9 +54,9 @@ class Sheet:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Setting:
-    """What a mistake may need to know beside the layer's numbers.
+    """What a mistake may need in addition to the layer's numbers.
 
-    sheet:  the whole input.   rows: those of its rows that the case holds.   others: layers of the same bundle with as many channels.
+    sheet:  the whole input.   rows: the rows of it in this case.   others: layers of the same bundle with equally many channels.
     """
 
     layer: BatchNorm
@@ -65,7 +65,7 @@ class Setting:
     others: Sequence[BatchNorm] = ()
 
     def to_rows(self, values: NDArray[Any]) -> NDArray[Any]:
-        """An array of the input's shape in the form (rows, channels), those rows that the case holds."""
+        """An array of the input's shape in the form (rows, channels), reduced to the rows of the case."""
         return rows_of(values, self.sheet.axes)[self.rows]
 
 
@@ -73,8 +73,8 @@ class Setting:
 class Case:
     """The parts, all float64: the parameters of shape (channels,) or (rows, channels), the input (rows, channels).
 
-    magnitude: |x|, or more where x itself comes out of a computation that rounds.
-    extra:     rounding beyond that of the formula, in units of the unit roundoff (statistics of a batch have some).
+    magnitude: |x|, or more if x itself is the result of a computation that rounds.
+    extra:     additional rounding, in units of the unit roundoff (the statistics of a batch have some).
     """
 
     gamma: Array
@@ -90,37 +90,37 @@ class Case:
     after: Callable[[Array], Array] = unchanged
 
     def but(self, **changes: Any) -> Case:
-        """The same with some parts changed."""
+        """The same case with some parts changed."""
         return dataclasses.replace(self, **changes)
 
     def scale(self) -> Array:
-        """gamma / sqrt(moving_variance + epsilon), as this case has it."""
+        """gamma / sqrt(moving_variance + epsilon) in this case."""
         with np.errstate(all="ignore"):
             scale: Array = self.gamma / self.divisor(self.variance, self.epsilon)
             return scale
 
     def value(self) -> Array:
-        """What the formula gives, of shape (rows, channels)."""
+        """The result of the formula, of shape (rows, channels)."""
         with np.errstate(all="ignore"):
             return self.after(self.gamma * (self.x - self.mean) / self.divisor(self.variance, self.epsilon) + self.beta)
 
     def size(self) -> Array:
-        """|a*x| + |a*mean| + |beta|: what the error bound grows with (docs/batchnorm.md)."""
+        """|a*x| + |a*mean| + |beta|: the error bound is proportional to it (docs/batchnorm.md)."""
         with np.errstate(all="ignore"):
             a = np.abs(self.scale())
             size: Array = a * self.magnitude + a * np.abs(self.mean) + np.abs(self.beta) + self.extra
             return size
 
     def bound(self, dtype: str) -> Array:
-        """The error that a computation in `dtype` may make, as vectors.bound has it for the right formula."""
+        """The error bound for a computation in `dtype`, like vectors.bound for the right formula."""
         return 16 * UNIT[dtype] * self.size() + TINY[dtype]
 
     def with_layer(self, layer: BatchNorm) -> Case:
-        """The same input through the parameters of another layer with as many channels."""
+        """The same input with the parameters of another layer with equally many channels."""
         return self.but(**parameters(layer))
 
     def at(self, index: NDArray[np.intp]) -> Case:
-        """Each input number through the parameters of channel `index`, of shape (channels,) or (rows, channels)."""
+        """Each input number with the parameters of channel `index`, of shape (channels,) or (rows, channels)."""
         def pick(values: Array) -> Array:
             if values.ndim == 1:
                 return values[index]
@@ -129,11 +129,11 @@ class Case:
         return self.but(**{name: pick(getattr(self, name)) for name in ("gamma", "beta", "mean", "variance", "epsilon")})
 
 
-Variants = Iterator[tuple[str, Case]]  # (which variant of a mistake, the case that it changes the right one to)
+Variants = Iterator[tuple[str, Case]]  # (which variant of a mistake, the changed case)
 
 
 def rows_of(values: NDArray[Any], axes: tuple[int, ...]) -> NDArray[Any]:
-    """`values` with `axes` flattened behind all others: (rows, channels)."""
+    """`values` with `axes` flattened and moved to the end: (rows, channels)."""
     last = range(values.ndim - len(axes), values.ndim)
     moved = np.moveaxis(values, axes, tuple(last))
     channels = int(np.prod(moved.shape[values.ndim - len(axes):], dtype=np.int64))
@@ -162,13 +162,13 @@ def make_case(layer: BatchNorm, x: NDArray[Any], axes: tuple[int, ...], *, other
 
 
 def case_on(sheet: Sheet, layer: BatchNorm, others: Sequence[BatchNorm] = ()) -> Case:
-    """The right formula for `layer` and an input that several layers may share."""
+    """The right formula for `layer` and an input that may be shared by several layers."""
     setting = Setting(layer=layer, sheet=sheet, rows=np.arange(len(sheet.x)), others=others)
     return Case(**parameters(layer), x=sheet.x, magnitude=sheet.magnitude, setting=setting)
 
 
 def layouts(setting: Setting) -> Iterator[tuple[str, NDArray[np.intp]]]:
-    """The channel that each input number would be given to by other readings of the input's axes: (how, index)."""
+    """The channel of each input number under other interpretations of the input's axes: (how, index)."""
     shape, axes = setting.sheet.shape, setting.sheet.axes
     channels = setting.layer.channels
     position = np.arange(int(np.prod(shape, dtype=np.int64))).reshape(shape)

@@ -1,4 +1,4 @@
-"""How many of all that was tried would fit by chance: many channels, many mistakes, and few numbers of few digits."""
+"""How many of the results that were tried would fit by chance: many channels, many mistakes, and few numbers with few digits."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from exporter.diagnosis.case import Case
 from exporter.diagnosis.evidence import Evidence
 from exporter.diagnosis.mistakes import MISTAKES
 
-NEAR_MISS = 64.0  # tolerances: near misses within so many are counted, and their share that a fit would be is taken
-MAX_NUMBERS = 2  # of a channel; more than these agree by chance never
+NEAR_MISS = 64.0  # tolerances: near misses within this many are counted, and the share of them that would be fits is computed
+MAX_NUMBERS = 2  # of a channel; more than this many never agree by chance
 WORTH_SAYING = 0.01
 
 
 def expected(evidence: Sequence[Evidence], *, mistakes: bool, pairs: bool = False) -> tuple[float, int]:
-    """(how many fits are expected by chance, how many results were tried), the right formula's and with `mistakes` those of the table.
+    """(expected number of fits by chance, number of results tried), for the right formula, and with `mistakes` for those of the table.
 
-    What comes near, within NEAR_MISS tolerances, is spread evenly there unless it is the answer: 1 in NEAR_MISS ** numbers of it fits.
+    Near misses, within NEAR_MISS tolerances, are spread evenly unless one is the answer: 1 in NEAR_MISS ** numbers of them fits.
     """
     near, tried = 0, 0
     numbers = 0

@@ -1,4 +1,4 @@
-"""What differs between a bundle and another form of it, layer by layer, and which mistake that is. And a bundle against its vectors."""
+"""The differences between a bundle and another form of it, layer by layer, with the mistakes; and a bundle against its own vectors."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Check:
-    """How a layer's outputs compare with what they should be: the worst in ULP, as an error, and in units of the error bound.
+    """A layer's outputs compared with the right ones: the worst error in ULP, absolute, and in units of the error bound.
 
-    dtype: what the outputs were computed in, as far as it is known; the ULP and the bound are its.
+    dtype: the type in which the outputs were computed, as far as it is known; ULP and bound refer to it.
     """
 
     path: str
@@ -98,7 +98,7 @@ def _epsilon_code(mine: float, theirs: float) -> tuple[str, str]:
 
 
 def _same_axis(mine: Ported, theirs: Ported) -> bool:
-    """-1 and 3 are one axis where the rank is known to be 4; a form without axes is the same as any."""
+    """-1 and 3 are the same axis if the rank is 4; a form without axes matches any."""
     if mine.axis is None or theirs.axis is None or mine.axis == theirs.axis:
         return True
     rank = mine.ndim or theirs.ndim
@@ -126,7 +126,7 @@ def compare_layers(mine: BatchNorm, theirs: BatchNorm) -> list[Difference]:
 
 
 def _folded_away(layer: Ported, other: Port) -> str:
-    """Which array of the other form is the offset of a layer that it does not have: the layer was folded into the one before it."""
+    """The array of the other form that is the offset of a missing layer: the layer was folded into the one before it."""
     for name, values in other.others.items():
         if values.size == layer.channels and np.ptp(values.astype(np.float64)) > 0:
             held = Ported(path="", arrays={"beta": values}, called={"beta": name}, dtype=coarsest([values]))
@@ -137,7 +137,7 @@ def _folded_away(layer: Ported, other: Port) -> str:
 
 
 def _to_set(mine: Bundle, other: Port) -> Iterator[str]:
-    """The arguments that a form without epsilon and momentum needs beside its arrays, one line for layers that agree."""
+    """The arguments that a form without epsilon and momentum needs in addition to its arrays, one line for layers that agree."""
     framework = other.framework
     if framework is None or all(layer.epsilon is not None for layer in other.layers):
         return

@@ -1,4 +1,4 @@
-"""A comparison as one HTML page that needs nothing else: a row a layer, and a drawing of each array that differs, channel by channel.
+"""A comparison as a self-contained HTML page: a row per layer, and a drawing of each array that differs, channel by channel.
 
 Text of the files reaches the page only through `_text`; nothing runs on it, and a content security policy with the hash of its style lets
 nothing load.
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 MAX_LENGTH = 300  # characters of a name or sentence
 SIDE = 120  # units of a drawing
 MAX_DOTS = 512  # channels drawn, evenly spread; those that differ most are among them
-MAX_DRAWN = 150  # arrays with a drawing, so that a page of two models that have nothing in common can still be opened
-MAX_LISTED = 8  # channels of an array whose numbers stand below the drawing
+MAX_DRAWN = 150  # arrays with a drawing, so that the page of two completely different models can still be opened
+MAX_LISTED = 8  # channels of an array whose numbers are listed below the drawing
 STYLE = """
 :root { color-scheme: light dark; --line: #8886; --bad: #c2410c; --good: #15803d; }
 body { font: 15px/1.45 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; }
@@ -78,7 +78,7 @@ def page(found: Comparison, mine: Bundle, mine_name: str, theirs: Port) -> bytes
 
 
 def _text(text: str) -> str:
-    """Text of a file as HTML: markup escaped, control and direction characters visible instead of in force."""
+    """Text of a file as HTML: markup escaped; control and direction characters made visible instead of taking effect."""
     return html.escape(printable(text, MAX_LENGTH))
 
 
@@ -119,7 +119,7 @@ def _figures(pair: Compared, mine: Mapping[str, NDArray[np.generic]], theirs: Po
 
 
 def _worst(mine: NDArray[np.generic], theirs: NDArray[np.generic]) -> str:
-    """The numbers of the channels that are farthest apart, with all their digits."""
+    """The numbers of the channels that differ most, with all their digits."""
     with np.errstate(all="ignore"):
         distance = np.nan_to_num(np.abs(mine.astype(np.float64) - theirs.astype(np.float64)), nan=np.inf)
     order = [channel for channel in np.argsort(-distance, kind="stable")[:MAX_LISTED].tolist() if distance[channel] > 0]
@@ -132,7 +132,7 @@ def _worst(mine: NDArray[np.generic], theirs: NDArray[np.generic]) -> str:
 
 
 def _digits(value: Any) -> str:
-    """As few digits as tell a number from all others of its type."""
+    """The fewest digits that distinguish a number from all others of its type."""
     plain = 1e-4 <= abs(float(value)) < 1e6 or value == 0
     return np.format_float_positional(value, trim="0") if plain else np.format_float_scientific(value, trim="0")
 
@@ -143,7 +143,7 @@ def _said(one: Difference) -> str:
 
 
 def _scatter(mine: NDArray[np.float64], theirs: NDArray[np.float64]) -> str:
-    """Each channel as a dot, mine to the right and theirs upward; equal ones lie on the diagonal."""
+    """Each channel as a dot, mine to the right and theirs upward; equal ones are on the diagonal."""
     finite = np.isfinite(mine) & np.isfinite(theirs)
     mine, theirs = mine[finite], theirs[finite]
     if not mine.size:

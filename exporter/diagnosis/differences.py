@@ -1,4 +1,4 @@
-"""How numbers differ that no known mistake explains, in words, and what to send to find out more."""
+"""Describes how numbers differ that no known mistake explains, and what to send to find out more."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from exporter.diagnosis.evidence import Evidence
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-FEW_ROWS = 3  # a straight line through fewer says nothing
+FEW_ROWS = 3  # a straight line through fewer points shows nothing
 FEW_SHARE = 0.5  # of the numbers of the channels that differ
 FAR_BOUNDS = 100.0  # times the error bound
-SLOPE = 1e-4  # relative; a line through a few float32 numbers tells no more
+SLOPE = 1e-4  # relative; a line through a few float32 numbers is not more accurate
 
 
 def how_they_differ(one: Evidence) -> list[str]:
-    """Sentences: how far off, whether each channel is a straight line in the input, which of slope and offset is wrong, what to send."""
+    """Sentences: the size of the error, whether each channel is a straight line in the input, whether slope or offset is wrong, what to
+    send."""
     if not one.finite():
         return ["none of the numbers given is finite: look for a division by 0 or an array that was never filled"]
     misfit = one.misfit(one.case)
@@ -31,7 +32,7 @@ def how_they_differ(one: Evidence) -> list[str]:
         notes.append(f"{len(wrong)} of {channels} channels differ: {shown}")
     if off[:, wrong].mean() < FEW_SHARE:
         return [*notes, "the other numbers of these channels are right, so the parameters are: look for what overwrites these places"]
-    varied = wrong[np.ptp(one.case.x[:, wrong], axis=0) > 0]  # of one input alone there is no slope
+    varied = wrong[np.ptp(one.case.x[:, wrong], axis=0) > 0]  # a single input gives no slope
     if len(one.theirs) < FEW_ROWS or one.any_channel or not len(varied):
         return [*notes, "send more numbers: three or more rows of input for each channel, e.g. the bundle's own vectors of the layer "
                         "run through your code"]
@@ -39,7 +40,7 @@ def how_they_differ(one: Evidence) -> list[str]:
 
 
 def _lines(one: Evidence, wrong: NDArray[np.intp]) -> str:
-    """What a straight line through each channel's numbers says."""
+    """What a straight line through each channel's numbers shows."""
     case = one.case
     x, y = case.x[:, wrong], one.theirs[:, wrong]
     with np.errstate(all="ignore"):

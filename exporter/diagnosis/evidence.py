@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     Array = NDArray[np.float64]
     Rows = tuple[Sheet, Array, Array, Array]  # the input, the output, half units of the output's and of the input's digits
 
-HALF_UNIT = 0.5  # half a unit of a number without digits after the point
+HALF_UNIT = 0.5  # half a unit of a number without decimals
 FIRST = 2
-MAX_SEARCHED = 1 << 14  # numbers looked at while searching; what is found is then checked against all
+MAX_SEARCHED = 1 << 14  # numbers used while searching; results are then checked against all numbers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -33,8 +33,8 @@ class Evidence:
     printed:  half units of the output's printed digits.  input_printed: of the input's, 0 unless `loosened`.
     dtype:    the coarser of the layer's type and the output's: the error bound is in its unit.
     given:    the input's shape, as given.
-    slack:    what the digits that were left out of printed parameters change in the output, (rows, channels); 0 unless `loosened`.
-    any_channel:  each column holds the same numbers: they belong to one channel, and which one is asked.
+    slack:    how much the missing digits of printed parameters change the output, (rows, channels); 0 unless `loosened`.
+    any_channel:  every column contains the same numbers, which belong to one unknown channel.
     """
 
     case: Case
@@ -60,7 +60,7 @@ class Evidence:
         return bound
 
     def misfit(self, case: Case) -> Array:
-        """|theirs - case| in units of the tolerance, (rows, channels); infinite where only one of them is no number."""
+        """|theirs - case| in units of the tolerance, (rows, channels); infinite where only one of them is NaN."""
         value = case.value()
         with np.errstate(all="ignore"):
             ratio = np.abs(self.theirs - value) / self.tolerance(case)
@@ -68,12 +68,12 @@ class Evidence:
         return np.where(same, 0.0, np.where(np.isnan(ratio), np.inf, ratio))
 
     def worst(self, case: Case) -> float:
-        """The largest misfit; with `any_channel`, of the channel that fits best."""
+        """The largest misfit; with `any_channel`, that of the best channel."""
         misfit = self.misfit(case)
         return float(misfit.max(axis=0).min() if self.any_channel else misfit.max())
 
     def fits(self, case: Case) -> bool:
-        """Whether the case explains the numbers, of which some have to be finite: what is NaN everywhere fits much."""
+        """Whether the case explains the numbers, some of which have to be finite: NaN everywhere would fit too many cases."""
         return self.worst(case) <= 1 and self.finite()
 
     def finite(self) -> bool:
@@ -81,12 +81,12 @@ class Evidence:
         return bool(np.isfinite(self.theirs).any())
 
     def right(self) -> bool:
-        """Whether the numbers are right; two rows are looked at first."""
+        """Whether the numbers are right; two rows are checked first."""
         first = self.take(np.arange(min(FIRST, len(self.theirs))))
         return first.worst(first.case) <= 1 and self.worst(self.case) <= 1
 
     def close(self, case: Case) -> bool:
-        """Whether the case gives what the right formula gives, so that these numbers cannot tell the two apart."""
+        """Whether the case gives the same as the right formula, so that these numbers cannot distinguish them."""
         return dataclasses.replace(self, theirs=self.case.value()).fits(case)
 
     def channels_that_fit(self, case: Case) -> list[int]:
@@ -101,7 +101,7 @@ class Evidence:
                                    slack=self.slack[rows])
 
     def sample(self) -> Evidence:
-        """Few enough rows to search in: those that fit the right formula worst, and some evenly spread."""
+        """A few rows for searching: those that fit the right formula worst, and some evenly spaced ones."""
         rows, channels = self.theirs.shape
         keep = max(4, MAX_SEARCHED // channels)
         if rows <= keep:
@@ -110,18 +110,18 @@ class Evidence:
         return self.take(np.unique(np.concatenate([worst, np.linspace(0, rows - 1, keep - len(worst)).astype(np.intp)])))
 
     def channels(self, which: NDArray[np.intp]) -> Evidence:
-        """The evidence of some channels, as a layer of their own with its channels last."""
+        """The evidence of some channels, as a separate layer with its channels last."""
         layer = channels_of(self.layer, which)
         case = make_case(layer, self.case.x[:, which], (1,))
         return dataclasses.replace(self, case=case, theirs=self.theirs[:, which], printed=self.printed[:, which],
                                    input_printed=self.input_printed[:, which], given=case.x.shape, slack=self.slack[:, which])
 
     def loosen(self) -> Evidence:
-        """With the input and the parameters, too, known to their printed digits only."""
+        """The same evidence with the input and the parameters known only to their printed digits."""
         return dataclasses.replace(self, loosened=True)
 
     def position(self, row: int, channel: int) -> tuple[int, ...]:
-        """Where a number of the rows stands in the arrays as given."""
+        """The index of a number of the rows in the original arrays."""
         if self.any_channel:
             return tuple(int(index) for index in np.unravel_index(row, self.given))
         shape = self.case.setting.sheet.shape
@@ -138,7 +138,7 @@ def channels_of(layer: BatchNorm, which: NDArray[np.intp]) -> BatchNorm:
 def axes_for(layer: BatchNorm, shape: tuple[int, ...], axis: int | None) -> tuple[int, ...] | None:
     """The axes of an input of this shape that the layer's dimensions run along, or None if none fit.
 
-    The layer's own where they fit; else the last, else axis 1, else any that has the layer's length.
+    The layer's own axes if they fit; otherwise the last, otherwise axis 1, otherwise any that has the layer's length.
     """
     rank = len(shape)
     tried: list[tuple[int, ...]]
@@ -162,7 +162,7 @@ def gather(layer: BatchNorm, x: Numbers, theirs: Numbers, *, axis: int | None = 
 
     Numbers that are fewer than the layer's channels may belong to one of its channels (`channel`, or any).
     slack:  half units of the last digits of printed parameters, by their names.
-    shared: what layers that take the numbers in the same form have in common; it is filled.
+    shared: a cache of what layers that use the numbers in the same form have in common.
     """
     shared = {} if shared is None else shared
     if channel is not None:
@@ -191,7 +191,7 @@ def gather(layer: BatchNorm, x: Numbers, theirs: Numbers, *, axis: int | None = 
 
 
 def _slack(case: Case, halves: Mapping[str, NDArray[np.float64]] | None, channel: int | None) -> Array:
-    """How far the output may be off for half a unit of each parameter's last printed digit."""
+    """How much half a unit of each parameter's last printed digit may change the output."""
     found = np.zeros(case.x.shape)
     for name, half in (halves or {}).items():
         units = half if channel is None else half[[channel]]
@@ -204,17 +204,17 @@ def _slack(case: Case, halves: Mapping[str, NDArray[np.float64]] | None, channel
 
 
 def _rows(x: Numbers, theirs: Numbers, axes: tuple[int, ...], channels: int) -> Rows:
-    """The numbers in the form (rows, channels); `channels`: those of one channel, repeated for as many."""
+    """The numbers in the form (rows, channels); `channels`: repeat those of one channel this many times."""
     if channels:
         x, theirs, axes = _for_each_channel(x, channels), _for_each_channel(theirs, channels), (1,)
     half = _printed(x, axes)
     output = rows_of(np.asarray(theirs.values, np.float64), axes)
     return (make_sheet(np.asarray(x.values, np.float64), axes), output, _printed(theirs, axes),
-            np.where(half < HALF_UNIT, half, 0.0))  # whole numbers of an input are taken to be meant as they are typed
+            np.where(half < HALF_UNIT, half, 0.0))  # integers in an input are taken as exact
 
 
 def _type_of(theirs: Numbers, dtype: str) -> str:
-    """The type an output was computed in, as far as it shows: an array's own; of numbers that were typed, not finer than float32."""
+    """The type in which an output was computed, as far as it is visible: an array's own; for typed numbers at best float32."""
     name = theirs.values.dtype.name
     if theirs.half is not None:
         return "float32"
@@ -233,7 +233,7 @@ def _printed(numbers: Numbers, axes: tuple[int, ...]) -> Array:
 
 
 def aligned(x: Numbers, theirs: Numbers) -> tuple[Numbers, str]:
-    """`theirs` in x's shape, and what was done for that.
+    """`theirs` in x's shape, and how it was converted.
 
     Raises: UsageError if the shapes have nothing to do with each other.
     """

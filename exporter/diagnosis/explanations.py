@@ -1,4 +1,4 @@
-"""Explanations: the search for the mistakes that explain the user's numbers: single ones, solved ones, pairs, parts."""
+"""The search for the mistakes that explain the user's numbers: single ones, solved ones, pairs, and parts."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from exporter.diagnosis.solvers import describe_order, match_channels, solve_eps
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-MAX_PAIRED = 1 << 11  # numbers looked at while pairs of mistakes are tried
-PAIR_GAIN = 0.1  # a pair is mentioned beside single mistakes where its misfit is this much smaller
-OFF_SHARE = 0.5  # of a channel's numbers are off where its parameters are other ones
-AGREEING_SHARE = 0.1  # of the channels have to agree before a difference in the others is put down to another checkpoint
+MAX_PAIRED = 1 << 11  # numbers used while pairs of mistakes are tried
+PAIR_GAIN = 0.1  # a pair is mentioned in addition to single mistakes if its misfit is this much smaller
+OFF_SHARE = 0.5  # of a channel's numbers differ if its parameters are different
+AGREEING_SHARE = 0.1  # of the channels have to agree before differences in the others are attributed to another checkpoint
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Explanation:
     """Mistakes that explain the numbers.
 
-    codes, details: of one mistake, or of two that were made together.     layer: path of the layer they were made with.
+    codes, details: of one mistake, or of two combined mistakes.     layer: path of the layer that they were applied to.
     worst:          the largest distance from the numbers in units of the tolerance; at most 1.
     error:          the largest distance itself.
-    channels:       those it holds for, or None for all.
-    epsilon:        (value, lowest, highest) where it was solved for.       order: the order of channels that was found.
+    channels:       those that it explains, or None for all.
+    epsilon:        (value, lowest, highest) if it was solved for.       order: the order of channels that was found.
     weak:           the numbers would fit anything of this kind (one number and one unknown), or nothing was predicted.
     """
 
@@ -47,13 +47,13 @@ class Explanation:
     weak: bool = False
 
     def names(self) -> str:
-        """The mistakes by name, with what is special in each."""
+        """The names of the mistakes, with their variants."""
         parts = [BY_CODE[code].name + (f" ({detail})" if detail else "") for code, detail in zip(self.codes, self.details)]
         return " and ".join(parts)
 
 
 def rank(explanation: Explanation) -> tuple[Any, ...]:
-    """A sorting key: what was predicted before what was not, one mistake before two, a fixed number before a solved one, then closeness."""
+    """A sorting key: predicted before unpredicted, one mistake before two, a fixed number before a solved one, then closeness."""
     return (explanation.weak, len(explanation.codes), explanation.channels is not None, explanation.epsilon is not None,
             int(4 * explanation.worst), explanation.codes)
 
@@ -80,9 +80,9 @@ def explain_closer(sample: Evidence, whole: Evidence, found: list[Explanation]) 
 
 
 def explain_further(sample: Evidence, whole: Evidence) -> list[Explanation]:
-    """What is tried where no single mistake fits: an order of channels, pairs, half precision, some channels only."""
+    """What is tried if no single mistake fits: an order of channels, pairs, half precision, only some channels."""
     found = [*_orders(sample, whole)]
-    if not found and not (whole.any_channel and len(whole.theirs) == 1):  # a single number fits some pair in some channel by chance
+    if not found and not (whole.any_channel and len(whole.theirs) == 1):  # a single number would fit some pair in some channel by chance
         found += _pairs(sample, whole)
     if not found:
         found += _half_precision(whole)
@@ -92,7 +92,7 @@ def explain_further(sample: Evidence, whole: Evidence) -> list[Explanation]:
 
 
 def _explanation(whole: Evidence, case: Case, codes: tuple[str, ...], details: tuple[str, ...], **more: Any) -> Explanation | None:
-    """The explanation, if it holds for all numbers."""
+    """The explanation, if it explains all numbers."""
     if not whole.fits(case):
         return None
     with np.errstate(all="ignore"):
@@ -184,7 +184,7 @@ def _pairs(sample: Evidence, whole: Evidence) -> Iterator[Explanation]:
 
 
 def _both(case: Case, mistakes: Sequence[Any]) -> Iterator[tuple[str, str, tuple[str, str], Case]]:
-    """Each two of the mistakes together, in each of their variants."""
+    """Every pair of mistakes, in each of their variants."""
     for number, first in enumerate(mistakes):
         for detail, changed in first.wrong(case):
             for second in mistakes[number + 1:]:
@@ -193,8 +193,8 @@ def _both(case: Case, mistakes: Sequence[Any]) -> Iterator[tuple[str, str, tuple
 
 
 def _half_precision(whole: Evidence) -> Iterator[Explanation]:
-    """Numbers that half precision can hold, off by what its rounding explains."""
-    for dtype in ("bfloat16", "float16"):  # what bfloat16 holds, float16 mostly holds, too
+    """Numbers that half precision can represent, with errors that its rounding explains."""
+    for dtype in ("bfloat16", "float16"):  # float16 can represent most bfloat16 values, too
         held = round_to(whole.theirs, dtype).astype(np.float64)
         if whole.any_channel or not np.array_equal(held, whole.theirs, equal_nan=True):
             continue
@@ -206,7 +206,7 @@ def _half_precision(whole: Evidence) -> Iterator[Explanation]:
 
 
 def _some_channels(whole: Evidence) -> Iterator[Explanation]:
-    """Where some channels agree: a mistake in the others only, or parameters of another checkpoint."""
+    """If some channels agree: a mistake only in the others, or parameters of another checkpoint."""
     good = whole.channels_that_fit(whole.case)
     telling = [channel for channel in good if whole.case.scale()[channel] != 0]
     bad = np.setdiff1d(np.arange(whole.theirs.shape[1]), good)
@@ -225,7 +225,7 @@ def _some_channels(whole: Evidence) -> Iterator[Explanation]:
 
 
 def again(one: Evidence, explanation: Explanation) -> Case | None:
-    """The case of an explanation, for what it gives."""
+    """The case of an explanation, to compute its results."""
     unpredicted = explanation.weak and explanation.epsilon is None
     if unpredicted or explanation.order is not None or (explanation.channels and not one.any_channel):
         return None
@@ -236,7 +236,7 @@ def again(one: Evidence, explanation: Explanation) -> Case | None:
 
 
 def variant(case: Case, explanation: Explanation) -> Case | None:
-    """The case that an explanation's mistakes make of another one, where that is possible."""
+    """Another case with the mistakes of an explanation, if that is possible."""
     cases = [case]
     for code, detail in zip(explanation.codes, explanation.details):
         make = BY_CODE[code].wrong

@@ -1,4 +1,4 @@
-"""The real layers of a model, run by the Keras or tf_keras that is installed, for comparison. The one module that imports them.
+"""The real layers of a model, run by the installed Keras or tf_keras, for comparison. The only module that imports them.
 
 Keras builds a model from its config, and a config can name any Python object. So the config is read first, without Keras: a model with a
 Lambda, a custom object or anything that is not Keras's own is refused before Keras sees it.
@@ -53,7 +53,8 @@ def check_live(bundle: Bundle, place: Place) -> tuple[list[Check], list[str]]:
 
 
 def run(real: Any, layer: BatchNorm, rows: NDArray[Any]) -> NDArray[Any]:
-    """The real layer's inference for `rows` of shape (rows, channels), in the type it gives, as an input of the rank it was built for."""
+    """The real layer's inference for `rows` of shape (rows, channels), in its output type, as an input of the rank that it was built
+    for."""
     spec = getattr(real, "input_spec", None)
     rank = getattr(spec, "ndim", None) or layer.ndim or max([a if a >= 0 else len(layer.axis) for a in layer.axis]) + 1
     axes = tuple(a % rank for a in layer.axis)
@@ -80,7 +81,7 @@ def live_layers(place: Place) -> dict[str, Any]:
 
 
 def read_config(place: Place) -> tuple[Any, str]:
-    """(the model's config, the suffix that Keras wants to see), read without Keras."""
+    """(the model's config, the suffix that Keras requires), read without Keras."""
     from exporter.formats.strict_json import parse_json
 
     head = place.head(8)
@@ -105,7 +106,7 @@ def read_config(place: Place) -> tuple[Any, str]:
 
 
 def _foreign(config: Any) -> Iterator[str]:
-    """What in a config would run code that is not Keras's own."""
+    """The parts of a config that would run code that is not Keras's own."""
     queue = [config]
     while queue:
         value = queue.pop()
@@ -135,7 +136,7 @@ def _own(module: str, value: dict[str, Any]) -> bool:
 
 
 def _load(place: Place, suffix: str) -> Any:
-    """The model, loaded by Keras, or by tf_keras what Keras 3 does not take any more."""
+    """The model, loaded by Keras, or by tf_keras if Keras 3 no longer supports it."""
     tried = []
     with _with_suffix(place, suffix) as path:
         for package in ("keras", "tf_keras"):
@@ -145,7 +146,7 @@ def _load(place: Place, suffix: str) -> Any:
                 continue
             try:
                 return load(path, compile=False, safe_mode=True)
-            except Exception as error:  # whatever a foreign loader raises is its answer: it is reported, not hidden
+            except Exception as error:  # whatever the loader raises is reported, not hidden
                 first = (str(error).strip() or type(error).__name__).splitlines()[0]
                 tried.append(f"{package}: {printable(first, 120)}")
     if not tried:
@@ -156,7 +157,7 @@ def _load(place: Place, suffix: str) -> Any:
 
 @contextlib.contextmanager
 def _with_suffix(place: Place, suffix: str) -> Iterator[str]:
-    """A path that ends as Keras wants it: the file itself, or a link to it."""
+    """A path with the suffix that Keras requires: the file itself, or a link to it."""
     if place.local.name.endswith(suffix):
         yield str(place.local)
         return
@@ -186,7 +187,7 @@ def _walk(model: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _inside(holder: Any) -> list[Any]:
-    """The layers that a model, a wrapper or a recurrent layer holds."""
+    """The layers inside a model, a wrapper or a recurrent layer."""
     found = list(getattr(holder, "layers", []))
     for name in ("layer", "forward_layer", "backward_layer", "cell"):
         inner = getattr(holder, name, None)

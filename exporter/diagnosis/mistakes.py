@@ -1,6 +1,6 @@
 """The table of known mistakes: why a batch norm gives different numbers than Keras, one row per mistake.
 
-docs/batchnorm.md is made from it by docs/make_batchnorm.py; `bn-diagnose --explain BN101` prints a row.
+docs/make_batchnorm.py generates docs/batchnorm.md from it; `bn-diagnose --explain BN101` prints a row.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Mistake:
     alone: bool = True
 
     def variants(self, case: Case) -> list[tuple[str, Case]]:
-        """(which variant, changed case) of each variant that can be made from the case's layer."""
+        """(which variant, changed case) of each variant that is possible for the case's layer."""
         make = self.wrong or self.example
         return list(make(case)) if make is not None else []
 
@@ -370,14 +370,14 @@ BY_CODE = {mistake.code: mistake for mistake in MISTAKES}
 
 
 def find(code: str) -> Mistake:
-    """The row of a code. Raises: UsageError with the codes there are."""
+    """The row of a code. Raises: UsageError that lists the codes."""
     if code.upper() not in BY_CODE:
         raise UsageError(f"there is no mistake {code!r}", hint=f"the codes are {', '.join(BY_CODE)}")
     return BY_CODE[code.upper()]
 
 
 def explain(mistake: Mistake) -> str:
-    """A row for people."""
+    """A row as text."""
     seen = "\n".join(f"           {address}" for address in mistake.seen)
     return (f"{mistake.code}  {mistake.name}\n\nwritten    {mistake.line}\nright      {RIGHT}\nwhy        {mistake.why}\n"
             f"instead    {mistake.instead}\nseen\n{seen}\n")

@@ -1,4 +1,4 @@
-"""What became of an array on its way into another form: each is looked for among what a layer's parameters can be mistaken for."""
+"""What became of an array in another form: it is compared with everything that a layer's parameters can be mistaken for."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 SLACK = 8  # units of roundoff that a computed array (a root, a quotient) may be off
 INITIAL = {"gamma": (1.0,), "beta": (0.0,), "moving_mean": (0.0,), "moving_variance": (1.0, 0.0)}
 NOT_LOADED = {"gamma": "BN131", "beta": "BN132", "moving_mean": "BN125", "moving_variance": "BN126"}
-STEADY = 1e-6  # relative; how far a constant factor may waver over float32 numbers
+STEADY = 1e-6  # relative; how much a constant factor may vary over float32 numbers
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

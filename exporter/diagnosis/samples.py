@@ -1,6 +1,6 @@
 """The user's numbers: typed on the command line, or in a .npy, .npz, .csv or .json file.
 
-A number that was typed or printed is known to half a unit in its last digit; `Numbers` keeps that beside the value.
+A number that was typed or printed is known to half a unit in its last digit; `Numbers` stores that with the value.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ class Numbers:
 
 
 def numbers(given: Any) -> Numbers:
-    """Numbers from what a caller of `exporter.diagnose` has.
+    """Numbers from an argument of `exporter.diagnose`.
 
-    NumPy arrays are exact. Text is read as it is typed. Python's lists and numbers count as typed: 0.3066 is known to 0.00005.
+    NumPy arrays are exact. Text is read as typed. Python's lists and numbers count as typed: 0.3066 is known to 0.00005.
 
-    Raises: UsageError for what contains no numbers.
+    Raises: UsageError if it contains no numbers.
     """
     if isinstance(given, Numbers):
         return given
@@ -108,7 +108,7 @@ def _of_words(words: Any, where: str) -> Numbers:
 
 
 def looks_like_numbers(word: str) -> bool:
-    """Whether a word of the command line is numbers and not the name of a file or an option."""
+    """Whether a command-line argument is numbers, not the name of a file or an option."""
     if is_pasted(word):
         return True
     tokens = _TOKEN.findall(word)
@@ -119,15 +119,15 @@ STANDARD = "-"  # as FILE: standard input
 
 
 def is_standard_input(word: str) -> bool:
-    """Whether a word of the command line names standard input, or an array in it."""
+    """Whether a command-line argument refers to standard input, or to an array in it."""
     return word == STANDARD or word.startswith(f"{STANDARD}:")
 
 
 def read(word: str, role: str, standard_input: Place | None = None) -> Numbers:
-    """Numbers from a word of the command line: numbers, FILE, or FILE:NAME for one array of an .npz or a key of a .json.
+    """Numbers from a command-line argument: numbers, FILE, or FILE:NAME for one array of an .npz or a key of a .json.
 
-    role: "input" or "output", the array that is taken where a file contains several and no name is given.
-    standard_input: a copy of it, which "-" names.
+    role: "input" or "output", the array that is used if a file contains several and no name is given.
+    standard_input: a copy of it, which "-" refers to.
 
     Raises: UsageError, FormatError.
     """
@@ -187,7 +187,7 @@ def _from_object(text: str, where: str, path: str, name: str, role: str) -> Numb
     from exporter.formats.strict_json import parse_json
 
     parse_json(text, where)
-    content = json.loads(text, parse_float=str, parse_int=str)  # as strings: the decimals' last digits count
+    content = json.loads(text, parse_float=str, parse_int=str)  # as strings, because the last digits of the decimals matter
     return _of_words(content[_choose(list(content), name, role, where, path)], where)
 
 
@@ -197,7 +197,7 @@ def _from_csv(text: str, where: str) -> Numbers:
     rows = [_TOKEN.findall(line) for line in text.splitlines()]
     rows = [row for row in rows if row]
     if rows and not any(_NUMBER.fullmatch(word) for word in rows[0]):
-        rows = rows[1:]  # a line of names
+        rows = rows[1:]  # a header line
     bad = next((word for row in rows for word in row if not _NUMBER.fullmatch(word)), None)
     if bad is not None:
         raise FormatError(f"{printable(bad, 60)!r} is not a number", where=where)

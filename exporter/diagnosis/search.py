@@ -19,7 +19,7 @@ from exporter.diagnosis.explanations import Explanation, again, explain, explain
 from exporter.diagnosis.samples import Numbers, numbers
 from exporter.errors import UsageError, names, printable
 
-MAX_LAYERS = 20  # in which pairs of mistakes are tried, a second each at most
+MAX_LAYERS = 20  # in which pairs of mistakes are tried, at most a second each
 
 
 def diagnose(model: Bundle | BatchNorm | Given, x: Any, theirs: Any, *, layer: str | None = None, channel: int | None = None,
@@ -67,7 +67,7 @@ def _of_channel(found: Diagnosis, channel: int) -> Diagnosis:
 def _gathered(wanted: Sequence[BatchNorm], layers: Sequence[BatchNorm], x: Numbers, theirs: Numbers, axis: int | None,
               channel: int | None, dtype: str | None, halves: Mapping[str, Any]) -> Iterator[Evidence]:
     shared: dict[Any, Any] = {}
-    candidates = layers if len(wanted) == 1 else ()  # where the layer is not given, each is tried in its turn with its own parameters
+    candidates = layers if len(wanted) == 1 else ()  # if the layer is not given, each is tried with its own parameters
     for one in wanted:
         others = [other for other in candidates if other is not one and other.channels == one.channels]
         found = gather(one, x, theirs, axis=axis, channel=channel, others=others, dtype=dtype, shared=shared, slack=halves)
@@ -84,7 +84,7 @@ def _no_fit(layers: Sequence[BatchNorm], x: Numbers) -> UsageError:
 
 
 def _others(averages: Bundle | None, channel: int | None) -> dict[str, BatchNorm]:
-    """The layers of the other set of variables, by path; of one channel where the numbers are."""
+    """The layers of the other set of variables, by path; reduced to one channel if the numbers are."""
     which = None if channel is None else np.array([channel])
     return {layer.path: layer if which is None else channels_of(layer, which) for layer in averages or ()}
 
@@ -113,7 +113,7 @@ def _judged(evidence: list[Evidence], others: Mapping[str, BatchNorm], notes: li
 
 
 def _searched(evidence: list[Evidence], others: Mapping[str, BatchNorm], notes: list[str]) -> list[Explanation]:
-    """What explains the numbers: single mistakes in all layers first, then what takes longer."""
+    """The explanations of the numbers: first single mistakes in all layers, then what takes longer."""
     if not any(one.finite() for one in evidence):
         return []
     samples = [(one.sample(), one) for one in evidence]
@@ -163,7 +163,7 @@ def _differs(evidence: list[Evidence], found: list[Explanation], notes: list[str
 
 
 def _advice(one: Evidence, found: list[Explanation]) -> str:
-    """Whether the bundle's own vectors would tell the first two explanations apart."""
+    """Whether the bundle's own vectors would distinguish the first two explanations."""
     from exporter.batchnorm import vectors
 
     layer = channels_of(one.layer, np.arange(one.layer.channels))
@@ -190,7 +190,7 @@ def _worst(one: Evidence, columns: list[int]) -> dict[str, Any]:
 
 
 def _side_by_side(one: Evidence, explained: Case | None, columns: list[int], most: int = 6) -> tuple[tuple[Any, ...], ...]:
-    """The numbers that are furthest off, one a channel where there are several."""
+    """The numbers with the largest errors, one per channel if there are several channels."""
     right, misfit = one.case.value(), one.misfit(one.case)
     gives = None if explained is None else explained.value()
     channels = columns or np.argsort(-misfit.max(axis=0), kind="stable")[:most].tolist()

@@ -1,4 +1,4 @@
-"""What only the data can tell: an epsilon, an order of channels. Each answer is checked by the formula before it is believed."""
+"""Values that only the data can show: an epsilon, an order of channels. Each result is verified with the formula."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-MAX_CHANNELS = 4096  # for an order of channels that has no name: all pairs are looked at
+MAX_CHANNELS = 4096  # for an order of channels without a name, for which all pairs are compared
 CHANNELS_AT_ONCE = 256
-MAX_FITS = 1.5  # channels that fit each channel, on average: beyond it an order would be read into coincidences
+MAX_FITS = 1.5  # channels that fit each channel, on average: above this, an order would be coincidence
 MAX_ROWS = 8
-MIN_LIMITS = 2  # numbers that limit epsilon on both sides; a single one fits some epsilon always
+MIN_LIMITS = 2  # numbers that limit epsilon on both sides; a single number always fits some epsilon
 
 
 def solve_epsilon(case: Case, theirs: Array, tolerance: Callable[[Case], Array], *,
                   outside: bool) -> tuple[float, float, float, bool] | None:
     """(epsilon, lowest, highest, whether several numbers agree on it), the same for all channels, or None if none fits.
 
-    Each number says between which values the divisor lies: |gamma * (x - mean)| / (|theirs - beta| ± tolerance). The intervals
-    that follow for epsilon are intersected.
+    Each number gives an interval for the divisor: |gamma * (x - mean)| / (|theirs - beta| ± tolerance). The intervals
+    that result for epsilon are intersected.
     """
     numerator = case.gamma * (case.x - case.mean)
     rest = theirs - case.beta
@@ -66,9 +66,9 @@ def simplest(low: float, high: float) -> float:
 
 
 def match_channels(predict: Callable[[int, slice], tuple[Array, Array]], theirs: Array, slack: Array) -> NDArray[np.intp] | None:
-    """The channel that each channel of `theirs` fits, where that makes an order other than the straight one; else None.
+    """The channel that each channel of `theirs` fits, if that is an order other than the identity; otherwise None.
 
-    predict(row, columns): what each channel would give for these columns of theirs in a row, and its error bound; (channels, columns).
+    predict(row, columns): the result of each channel for these columns of theirs in a row, and its error bound; (channels, columns).
     """
     rows, channels = theirs.shape
     if not 1 < channels <= MAX_CHANNELS:
@@ -91,7 +91,7 @@ def match_channels(predict: Callable[[int, slice], tuple[Array, Array]], theirs:
 
 
 def _assign(candidates: list[NDArray[np.intp]]) -> NDArray[np.intp] | None:
-    """One candidate for each: a permutation where there is one, else the only candidate of each."""
+    """One candidate for each: a permutation if there is one, otherwise the only candidate of each."""
     owner: dict[int, int] = {}
     place: dict[int, int] = {}
     for column in range(len(candidates)):
@@ -124,7 +124,7 @@ def _augment(column: int, candidates: list[NDArray[np.intp]], owner: dict[int, i
 
 
 def describe_order(order: NDArray[np.intp]) -> str:
-    """An order of channels in words: the first few that moved."""
+    """An order of channels in words: the first few channels that moved."""
     channels = len(order)
     if len(set(order.tolist())) == 1:
         return f"every channel with the parameters of channel {order[0]}"

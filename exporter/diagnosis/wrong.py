@@ -1,6 +1,6 @@
-"""The mistakes of the table in exporter/diagnosis/mistakes.py as changes of a Case: each yields (which variant, the changed case).
+"""The mistakes of the table in exporter/diagnosis/mistakes.py as changes of a Case: each function yields (which variant, the changed case).
 
-A variant that cannot be made from a layer (no gamma to leave out, one row without an unbiased variance) is not yielded.
+A variant that is impossible for a layer (no gamma to omit, one row without an unbiased variance) is not yielded.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ def beta_subtracted(case: Case) -> Variants:
 
 
 def arrays_shifted(case: Case) -> Variants:
-    """The arrays of a layer that lacks gamma or beta, dealt out from the front as if it had both; what is then missing stays 1."""
+    """The arrays of a layer that lacks gamma or beta, assigned in order as if it had both; whatever is then missing remains 1."""
     layer, ones = case.setting.layer, np.ones_like(case.gamma)
     if layer.gamma is None and layer.beta is not None:
         yield "beta taken for gamma, mean for beta, variance for mean", case.but(
@@ -199,7 +199,7 @@ def wrong_layout(case: Case) -> Variants:
 
 
 def orders(channels: int, shape: tuple[int, ...]) -> Iterator[tuple[str, NDArray[np.intp]]]:
-    """The orders of channels that come about by a mistake, without the identity and without repetition."""
+    """The orders of channels that mistakes produce, without the identity and without repetition."""
     straight = np.arange(channels)
     named = [("reversed", straight[::-1]), ("off by one: each channel with the parameters of the next", np.roll(straight, -1)),
              ("off by one: each channel with the parameters of the one before", np.roll(straight, 1)),
@@ -308,7 +308,7 @@ def parameters_from_print(case: Case) -> Variants:
 
 
 def float16_arithmetic(case: Case) -> Variants:
-    """An example of it: each step rounded to float16."""
+    """An example: each step rounded to float16."""
     def steps(_: Array) -> Array:
         with np.errstate(all="ignore"):
             half = [values.astype(np.float16) for values in (case.gamma, case.x, case.mean, case.variance, case.epsilon, case.beta)]
@@ -319,17 +319,17 @@ def float16_arithmetic(case: Case) -> Variants:
 
 
 def another_epsilon(case: Case) -> Variants:
-    """Examples of it; the value is solved for from the data."""
+    """Examples; the value is solved for from the data."""
     for value in (0.01, 2e-3, 3e-5):
         yield f"epsilon {value:g}", case.but(epsilon=np.full_like(case.epsilon, value))
 
 
 def moving_averages(case: Case) -> Variants:
-    """An example of it: averages lag behind the variables by something else in each array."""
+    """An example: averages that lag behind the variables by a different amount in each array."""
     yield "all four arrays", case.but(gamma=case.gamma * 0.97, beta=case.beta + 0.03, mean=case.mean * 1.02, variance=case.variance * 1.05)
 
 
 def another_checkpoint(case: Case) -> Variants:
-    """An example of it: every third channel was trained a little further."""
+    """An example: every third channel was trained a little further."""
     factor = np.where(np.arange(case.x.shape[1]) % 3 == 0, 1.01, 1.0)
     yield "every third channel", case.but(gamma=case.gamma * factor, mean=case.mean * factor, variance=case.variance * factor**2)

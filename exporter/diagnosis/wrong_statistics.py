@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 
 def _by(case: Case, mean: Array, variance: Array, largest: Array | float, count: int) -> Case:
-    """Statistics that were computed in the same precision: sums of `count` numbers; E[x^2] - E[x]^2 loses what mean^2 / variance tells."""
+    """Statistics computed in the same precision: sums of `count` numbers; E[x^2] - E[x]^2 loses precision by the factor mean^2 /
+    variance."""
     with np.errstate(all="ignore"):
         divisor = variance + case.epsilon
         scale = np.abs(case.gamma) / np.sqrt(divisor)
@@ -26,7 +27,7 @@ def _by(case: Case, mean: Array, variance: Array, largest: Array | float, count:
 
 
 def _bare(case: Case) -> Iterator[tuple[str, Case]]:
-    """The case without gamma and beta, with epsilon and without: what standardizing by hand gives."""
+    """The case without gamma and beta, with and without epsilon: the result of standardizing by hand."""
     bare = case.but(gamma=np.ones_like(case.gamma), beta=np.zeros_like(case.beta))
     if case.setting.layer.gamma is not None or case.setting.layer.beta is not None:
         yield "without gamma and beta", bare
@@ -80,7 +81,7 @@ def rows_by_themselves(case: Case) -> Variants:
 
 
 def _own_statistics(case: Case) -> Iterator[tuple[str, Array, Array, int]]:
-    """(which numbers, their mean and variance of shape (rows, channels), how many they are)."""
+    """(which numbers, their mean and variance of shape (rows, channels), their count)."""
     x, shape = case.x, case.x.shape
     if shape[1] > 1 and np.ptp(x, axis=1).any():
         yield ("each row of channels by itself", np.broadcast_to(x.mean(axis=1, keepdims=True), shape),

@@ -1,6 +1,7 @@
-"""Other forms in which people hold a batch norm that came from a model: what bn-verify and bn-diagnose compare with.
+"""Other forms of a model's batch norms, with which bn-verify and bn-diagnose compare.
 
-None of them is a source of models: a PyTorch state says neither epsilon nor axis. Each file here reads one kind; FORMS is their order.
+None of them is a source of models: a PyTorch state contains neither epsilon nor axis. Each file here reads one kind; FORMS lists them in
+                                    order.
 A reader is a module with claims(place) and read(place).
 """
 
@@ -24,11 +25,11 @@ class Form(Protocol):
         """Whether the contents of `place` are of this form; a bundle of ours never is."""
 
     def read(self, place: Place) -> Port:
-        """What it contains."""
+        """Its contents."""
 
 
 def form_of(place: Place) -> Form | None:
-    """The form of a file, or None: then it may be a model or a bundle."""
+    """The form of a file, or None if it may be a model or a bundle."""
     if not place.is_file():
         return None
     modules = (cast(Form, importlib.import_module(f"exporter.diagnosis.ports.{name}")) for name in FORMS)
@@ -36,6 +37,6 @@ def form_of(place: Place) -> Form | None:
 
 
 def read(place: Place) -> Port | None:
-    """What a file of one of these forms holds, or None for another one. Raises: FormatError, UnsupportedError."""
+    """The contents of a file of one of these forms, or None for other files. Raises: FormatError, UnsupportedError."""
     form = form_of(place)
     return None if form is None else form.read(place)

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from exporter.files.place import Place
 
 OURS = "bn-bundle"
-MAX_BYTES = 4 << 30  # bytes of a file; of a .npz only the arrays that a batch norm may have are read
+MAX_BYTES = 4 << 30  # bytes of a file; of an .npz, only arrays that may belong to a batch norm are read
 TENSORS = {"F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "|i1", "U8": "|u1"}
 
 
 def claims(place: Place) -> bool:
-    """An .npz with statistics by their names or a safetensors file, neither of them a bundle of ours; a msgpack map with arrays."""
+    """An .npz with named statistics or a safetensors file, neither of them one of our bundles; or a msgpack map with arrays."""
     from exporter.formats.safetensors import header_size
 
     head = place.head(9)
@@ -43,7 +43,7 @@ def _members(place: Place) -> list[str]:
     try:
         with place.open() as file:
             return [member.name for member in Archive(file).members]
-    except FormatError:  # a source says what is wrong with it
+    except FormatError:  # a source reports what is wrong with it
         return []
 
 
@@ -68,7 +68,7 @@ def read(place: Place) -> Port:
 
 
 def npz_arrays(place: Place) -> dict[str, NDArray[Any]]:
-    """The arrays of an .npz that may be a batch norm's by their names, and those of a dictionary that numpy.savez pickled: refused."""
+    """The arrays of an .npz that may belong to a batch norm by name; a dictionary that numpy.savez pickled is refused."""
     from exporter.formats.zip_archive import Archive
 
     with place.open() as file:

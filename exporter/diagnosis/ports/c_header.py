@@ -1,4 +1,4 @@
-"""A header of ours (bn-export MODEL out.h), or one edited by hand: static const arrays STEM_gamma, ..., and STEM_epsilon."""
+"""A header written by bn-export (MODEL out.h), possibly edited by hand: static const arrays STEM_gamma, ..., and STEM_epsilon."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _COMMENTS = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
 
 
 def claims(place: Place) -> bool:
-    """Text with an array of statistics under a name of ours."""
+    """Text with an array of statistics under one of our names."""
     head = place.head(1 << 16)
     return b"_moving_variance[" in head and b"const" in head and b"\0" not in head
 
@@ -55,7 +55,7 @@ def _layer(stem: str, path: str, arrays: dict[str, tuple[str, list[float]]], eps
 
 def _number(word: str, where: str) -> float:
     """A constant of C: decimal or hexadecimal, with or without the suffix f."""
-    plain = word.strip().rstrip("fFlL")  # a hexadecimal one always has its exponent, so that no digit is lost
+    plain = word.strip().rstrip("fFlL")  # a hexadecimal one always has an exponent, so that the suffix is not taken for a digit
     try:
         return float.fromhex(plain) if "0x" in plain.lower() else float(plain)
     except ValueError:

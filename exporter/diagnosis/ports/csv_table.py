@@ -1,4 +1,4 @@
-"""A table of ours (bn-export MODEL out.csv), or one with the same columns: one row a channel."""
+"""A table written by bn-export (MODEL out.csv), or one with the same columns: one row per channel."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 MAX_BYTES = 256 << 20  # bytes
 NEEDED = ("moving_mean", "moving_variance")
-FORMULA = re.compile(r"\s*[=+\-@＝＋－＠]|[\t\r\n]")  # a path that begins so has an apostrophe in front, for spreadsheets
+FORMULA = re.compile(r"\s*[=+\-@＝＋－＠]|[\t\r\n]")  # a path that begins like this has an apostrophe in front, for spreadsheets
 
 
 def claims(place: Place) -> bool:
-    """Text whose first line names the statistics, between commas or semicolons."""
+    """Text whose first line contains the names of the statistics, separated by commas or semicolons."""
     line = place.head(4096).split(b"\n", 1)[0].decode("utf-8", "replace").strip("\ufeff\r")
     if not line.isprintable() and "\t" not in line:
         return False
@@ -58,7 +58,7 @@ def _delimiter(line: str) -> str:
 
 
 def _columns(head: list[str]) -> dict[str, int]:
-    """The place of each column by what it contains; a column of the very name goes before one of another spelling ("scale")."""
+    """The index of each column by its contents; an exact name has priority over another name ("scale")."""
     plain = [name.strip().lower() for name in head]
     found = {name: place for place, name in reversed(list(enumerate(plain)))}
     for place, name in enumerate(plain):

@@ -1,4 +1,4 @@
-"""A JSON object of a person's own: gamma, beta, mean, variance and epsilon under one of their names, or one such object a layer."""
+"""A user's own JSON object: gamma, beta, mean, variance and epsilon under one of their names, or one such object per layer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EPSILON = ("epsilon", "eps")
 
 
 def claims(place: Place) -> bool:
-    """A JSON object that names statistics; a bundle, a config or a list of shards does not reach so far."""
+    """A JSON object with names of statistics; bundles, configs and lists of shards are recognized before."""
     if place.head(4096).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] != b"{" or place.size() > MAX_BYTES:
         return False
     data = place.read(MAX_BYTES)

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 MAX_BYTES = 2 << 30  # bytes; no protobuf is larger
 DEFAULT_EPSILON = float(np.float32(1e-5))
 OPERATOR = "BatchNormalization"
-STORED = {1: "<f4", 10: "<f2", 11: "<f8", 16: "<u2", 7: "<i8"}  # TensorProto.DataType: what raw_data holds
+STORED = {1: "<f4", 10: "<f2", 11: "<f8", 16: "<u2", 7: "<i8"}  # TensorProto.DataType: the type of raw_data
 BFLOAT16, EXTERNAL = 16, 1
-TYPED_FIELDS = {1: (4, "<f4"), 11: (10, "<f8")}  # of a type: the field of numbers that are not raw, and how they are packed
+TYPED_FIELDS = {1: (4, "<f4"), 11: (10, "<f8")}  # for each type: the field of numbers that are not raw, and how they are packed
 
 
 class ModelProto:
@@ -131,7 +131,7 @@ def _values(tensor: Message, name: str, where: str) -> NDArray[Any]:
         values = np.frombuffer(_whole(tensor.raw(TensorProto.RAW_DATA), STORED[kind], place), STORED[kind])
     elif kind in TYPED_FIELDS:
         values = np.frombuffer(tensor.packed(TYPED_FIELDS[kind][0], np.dtype(TYPED_FIELDS[kind][1]).itemsize), TYPED_FIELDS[kind][1])
-    else:  # half types are kept as the bits in an int32 each
+    else:  # half-precision types are stored as bits in one int32 each
         values = np.array(tensor.integers(TensorProto.INT32_DATA), "<i4").astype("<u2").view(STORED[kind])
     if values.size != math.prod(shape):
         raise FormatError(f"expected {math.prod(shape)} numbers, got {values.size}", where=place)
@@ -155,7 +155,7 @@ def _layer(node: Message, scope: str, constants: dict[str, NDArray[Any]], where:
     path = scope or _path(name, inputs[1])
     if unknown:
         return f"{printable(path, 80)}: its {printable(unknown[0], 80)} is computed in the graph, so it is not compared"
-    if len([name for name in outputs if name]) > 1:  # below opset 14 a training node is one with the outputs for it
+    if len([name for name in outputs if name]) > 1:  # below opset 14, a node in training mode is one with the training outputs
         return _training(path)
     arrays = {role: flat(constants[whole], whole, where) for role, whole in called.items()}
     sizes = {values.size for values in arrays.values()}
@@ -175,7 +175,7 @@ def _training(path: str) -> str:
 
 
 def _path(name: str, scale: str) -> str:
-    """The layer's path from the node's name, or of the name of its scale: "/bn/BatchNormalization" and "bn.weight" are both "bn"."""
+    """The layer's path from the node's name, or from the name of its scale: "/bn/BatchNormalization" and "bn.weight" both give "bn"."""
     parts = [part for part in name.split("/") if part]
     while len(parts) > 1 and parts[-1].lower().startswith(("batchnormalization", "fusedbatchnorm", "batchnorm/")):
         parts = parts[:-1]
@@ -186,7 +186,7 @@ def _path(name: str, scale: str) -> str:
 
 
 def _named_apart(layers: list[Ported]) -> Iterator[Ported]:
-    """Later layers of one path get "#2", "#3", as in a bundle."""
+    """Later layers with the same path get "#2", "#3", as in a bundle."""
     import dataclasses
 
     seen: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""Port: the batch norms as another form holds them, which may hold less than the model does."""
+"""Port: the batch norms in another form, which may contain less than the model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Framework:
-    """How a framework calls what a form of it cannot hold.
+    """A framework's names for what its files cannot contain.
 
     name:      of the framework.      epsilon, momentum: of its layer's arguments.
     opposite:  whether its momentum is 1 minus Keras's.
@@ -44,13 +44,13 @@ class Ported:
     """One batch norm in another form.
 
     path:      as the form names it; "" if it has no name.
-    arrays:    those that are there, flat, by the names gamma, beta, moving_mean, moving_variance.
+    arrays:    those that exist, flat, by the names gamma, beta, moving_mean, moving_variance.
     called:    what the file calls each of them.
     dtype:     the coarsest type of its arrays.
-    epsilon:   None if the form does not hold it.
-    axis, ndim: as in BatchNorm; None if the form does not say.
+    epsilon:   None if the form does not contain it.
+    axis, ndim: as in BatchNorm; None if the form does not specify them.
     shape:     of the arrays, or None if they are flat in the form.
-    text:      whether the numbers are text, which says no type.
+    text:      whether the numbers are text, which has no type.
     """
 
     path: str
@@ -72,10 +72,10 @@ class Ported:
 class Port:
     """What another form holds.
 
-    name, kind:  of the file, and what it is, in words: "a PyTorch state".
+    name, kind:  of the file; the kind in words: "a PyTorch state".
     layers:      in the order of the form.
-    others:      arrays of one dimension that belong to no batch norm, by name: a folded one may hide in them.
-    framework:   set where the form cannot hold epsilon.
+    others:      one-dimensional arrays that belong to no batch norm, by name: they may contain a folded one.
+    framework:   set if the form cannot contain epsilon.
     notes:       sentences.
     """
 
@@ -88,9 +88,9 @@ class Port:
 
 
 def of_bundle(bundle: Bundle, name: str, unsaid: Collection[str] = ()) -> Port:
-    """A model, or another bundle, as a Port; the layers, too, that no inference can be computed from, where they hold a variance.
+    """A model, or another bundle, as a Port; including unusable layers, if they have a variance.
 
-    unsaid: paths of layers whose epsilon is not known.
+    unsaid: paths of layers with unknown epsilon.
     """
     unusable = [each for each in bundle.unusable if each.layer.statistic is Statistic.VARIANCE]
     layers = (*map(of_layer, bundle), *(of_layer(each.layer) for each in unusable))
@@ -115,7 +115,7 @@ def coarsest(arrays: Iterable[NDArray[Any]]) -> str:
 
 
 def flat(values: NDArray[Any], name: str, where: str) -> NDArray[Any]:
-    """A parameter as it is compared. Raises: FormatError if it is not of numbers."""
+    """A parameter in the form for comparison. Raises: FormatError if it does not consist of numbers."""
     if values.dtype.kind not in "fiu" and values.dtype.name != "bfloat16":
         raise FormatError(f"expected numbers, got an array of type {values.dtype}", where=f"{where}: {printable(name, 80)}")
     return np.ascontiguousarray(values).reshape(-1)

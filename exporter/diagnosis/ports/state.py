@@ -1,4 +1,4 @@
-"""Arrays with names, as frameworks keep them, put together to batch norms by the last part of the names.
+"""Named arrays of frameworks, combined into batch norms by the last part of their names.
 
 Names, from the frameworks' own sources: torch.nn.modules.batchnorm (weight, bias, running_mean, running_var), flax.linen.normalization
 and flax.nnx.nn.normalization (scale, bias, mean, var), keras.layers.BatchNormalization (gamma, beta, moving_mean, moving_variance),
@@ -28,15 +28,15 @@ ROLES = {
 ROLE_OF = {name: role for role, spellings in ROLES.items() for name in spellings}
 EPSILON = "epsilon"
 STATISTICS = ("moving_mean", "moving_variance")
-COLLECTIONS = ("params", "batch_stats", "param", "batchstat")  # flax keeps parameters and statistics in two trees of the same shape
-INNER = ("value", "raw_value")  # nnx keeps an array inside of a variable
+COLLECTIONS = ("params", "batch_stats", "param", "batchstat")  # flax stores parameters and statistics in two trees of the same shape
+INNER = ("value", "raw_value")  # nnx stores an array inside a variable
 _UNDERSCORED = re.compile(r"^(.+)_(gamma|beta|moving_mean|moving_var|running_mean|running_var)$")
 
 
 def port_of(arrays: Mapping[str, NDArray[Any]], name: str, epsilons: Mapping[str, float] | None = None) -> Port:
-    """The batch norms among arrays with names. epsilons: those that the file says, by the path of the layer.
+    """The batch norms among named arrays. epsilons: those in the file, by the path of the layer.
 
-    Raises: UnsupportedError if there is none, FormatError if two arrays claim one place.
+    Raises: UnsupportedError if there is none, FormatError if two arrays could have the same role.
     """
     groups: dict[str, dict[str, str]] = {}
     lonely: dict[str, NDArray[Any]] = {}
@@ -67,7 +67,7 @@ def port_of(arrays: Mapping[str, NDArray[Any]], name: str, epsilons: Mapping[str
 
 
 def parted(name: str) -> tuple[str, str | None]:
-    """(path of the layer, role) of an array's name; the role is None for what no batch norm has."""
+    """(path of the layer, role) for an array's name; the role is None if a batch norm has no such array."""
     parts = re.split(r"[/.]", re.sub(r":\d+$", "", name.removeprefix("arg:").removeprefix("aux:")))
     if len(parts) > 1 and parts[-1] in INNER:
         parts = parts[:-1]

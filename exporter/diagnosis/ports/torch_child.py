@@ -1,4 +1,4 @@
-"""Run as a program, in a process of its own: the small tensors of a PyTorch checkpoint, to standard output as safetensors.
+"""A program for a separate process: writes the small tensors of a PyTorch checkpoint to standard output as safetensors.
 
 usage: torch_child.py FILE [entry of sys.path]...   exit status 3: it contains more than tensors; 4: it cannot be read
 """
@@ -11,15 +11,15 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-MEMORY = 4 << 30  # bytes of address space beyond what torch itself takes and four times the file
+MEMORY = 4 << 30  # bytes of address space, in addition to what torch itself takes and four times the file
 CPU_SECONDS = 100
 MAX_CHANNELS = 1 << 20
 REFUSED, DAMAGED = 3, 4
 
 
 def main(path: str) -> int:
-    """Loads, and writes what a batch norm may have: tensors of one long dimension, and single numbers."""
-    import pickle  # its name of the refusal alone; torch's own restricted unpickler reads the file
+    """Loads the checkpoint, and writes what may belong to a batch norm: tensors of one long dimension, and single numbers."""
+    import pickle  # only for the name of the error; torch's own restricted unpickler reads the file
 
     import torch
 

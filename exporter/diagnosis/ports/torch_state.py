@@ -1,6 +1,6 @@
 """A PyTorch checkpoint (.pt, .pth): a pickle, read by torch.load(weights_only=True) in a child process, with the extra `torch`.
 
-Nothing of it is unpickled in this process: the child (torch_child.py) sends the arrays back as safetensors.
+Nothing in it is unpickled in this process: the child (torch_child.py) sends the arrays back as safetensors.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ TENSORS = {"F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8", "I64": "<i8"
 
 
 def claims(place: Place) -> bool:
-    """A zip whose first member is NAME/data.pkl, or the magic number of the older form."""
+    """A zip archive whose first member is NAME/data.pkl, or the magic number of the older form."""
     head = place.head(MAX_HEAD_LENGTH)
     name = head[30:30 + int.from_bytes(head[26:28], "little")]  # APPNOTE 4.3.7: the first member, which torch.save writes first
     return head.startswith(LEGACY) or (head.startswith(b"PK\3\4") and name.endswith(b"/data.pkl"))
 
 
 def read(place: Place) -> Port:
-    """The batch norms of a checkpoint. Raises: MissingExtra, UnsupportedError for one that holds more than tensors, FormatError."""
+    """The batch norms of a checkpoint. Raises: MissingExtra, UnsupportedError for one that contains more than tensors, FormatError."""
     from exporter.formats.safetensors import parse
 
     if importlib.util.find_spec("torch") is None:
