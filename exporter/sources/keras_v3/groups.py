@@ -18,15 +18,15 @@ from exporter.sources.shared.shards import VARIABLES as VARIABLES
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# Groups of a model that are no layers: their arrays have the shapes of the layers' own.
+# Groups of a model that are not layers: their arrays have the shapes of the layers' arrays.
 NOT_LAYERS = frozenset(("optimizer", "_optimizer", "metrics", "_metrics", "compiled_metrics", "_compile_metrics", "compiled_loss",
                         "_compile_loss", "_loss_tracker", "loss_tracker"))
-# The list of a model's layers: 2.12 to 2.14 name it after the property that they walk.
+# The list of a model's layers: 2.12 to 2.14 name it after the property that they traverse.
 LAYER_LISTS = ("layers", "_layer_checkpoint_dependencies")
 
 
 class File(Protocol):
-    """What this module asks of a file: exporter.formats.hdf5_file.File, or something of the same form."""
+    """The interface of a file for this module: exporter.formats.hdf5_file.File, or an equivalent object."""
 
     def kind(self, path: str, /) -> str | None: ...
 
@@ -44,7 +44,7 @@ class File(Protocol):
 
 
 class Group:
-    """One group, in each of the files that have it. `path` is its place in them, "" for the root."""
+    """One group, in every file that contains it. `path` is its path in them, "" for the root."""
 
     def __init__(self, files: Sequence[File], path: str = "") -> None:
         self._files = files
@@ -53,18 +53,18 @@ class Group:
         self._variables: list[tuple[File, str]] | None = None
 
     def child(self, name: str) -> Group | None:
-        """The group of this name in this one; None: there is none. An error where it is a link or no group."""
+        """The subgroup of this name; None: there is none. An error if it is a link or not a group."""
         path = f"{self.path}/{name}" if self.path else name
         files = self._with_group(path)
         return Group(files, path) if files else None
 
     def members(self) -> list[str]:
-        """Names of what is in this group but "vars", in natural order: "dense_2" before "dense_10"."""
+        """Names of the members of this group except "vars", in natural order: "dense_2" before "dense_10"."""
         names = {name for file in self._files for name in file.names(self.path)}
         return sorted(names - {VARIABLES}, key=numbered)
 
     def children(self, without: AbstractSet[str] = frozenset()) -> Iterator[tuple[str, Group]]:
-        """The groups in this one but "vars" and those whose path is in `without`, which are not opened. All variables lie in a "vars"."""
+        """The subgroups except "vars" and those whose path is in `without`, which are not opened. All variables are in a "vars"."""
         for name in self.members():
             path = f"{self.path}/{name}" if self.path else name
             kinds = set() if path in without else {file.kind(path) for file in self._files}
@@ -90,7 +90,8 @@ class Group:
 
     @property
     def is_counted(self) -> bool:
-        """Whether its name is that of its class, counted by Keras in a list of layers; else it is an attribute's, which the user chose."""
+        """Whether its name is that of its class, numbered by Keras in a list of layers; otherwise it is that of an attribute, chosen by
+        the user."""
         above = self.path.rpartition("/")[0]
         if above.rpartition("/")[2] in LAYER_LISTS:
             return True
@@ -110,7 +111,7 @@ class Group:
         return [name for file in self._with_variables() for name in file.names(self._own)]
 
     def variables(self) -> list[tuple[File, str]]:
-        """File and path of the variables 0, 1, 2 …; [] where it has none or names them otherwise."""
+        """File and path of the variables 0, 1, 2 …; [] if it has none or names them differently."""
         if self._variables is None:
             listed = [(name, file) for file in self._with_variables() for name in file.names(self._own)]
             found = {name: (file, f"{self._own}/{name}") for name, file in listed}
@@ -126,7 +127,7 @@ class Group:
         return bool(self.variable_names()) or any(group.holds_variables() for _, group in self.children())
 
     def shapes(self) -> list[tuple[int, ...]]:
-        """Shapes of the variables; nothing of them is read."""
+        """Shapes of the variables; their data is not read."""
         return [file.shape(path) for file, path in self.variables()]
 
     def arrays(self) -> list[tuple[NDArray[Any], str]]:
@@ -149,5 +150,5 @@ class Group:
             if kind is not None:
                 found.append(file)
             if kind not in ("group", None):
-                file.names(path)  # says what is wrong with it
+                file.names(path)  # reports what is wrong with it
         return found

@@ -1,4 +1,4 @@
-"""The way that Keras goes over a model when it saves it, replayed along the config and the groups of the weights at once.
+"""Replays how Keras traverses a model when it saves it, along the config and the groups of the weights at the same time.
 
 In a list of layers the groups are counted by class, and versions differ in what they count (exporter.keras.dialects.Counting).
 """
@@ -20,14 +20,14 @@ from exporter.keras.names import numbered, snake_case
 from exporter.keras.places import with_shared
 from exporter.sources.keras_v3.groups import LAYER_LISTS, NOT_LAYERS, Group
 
-# Layers of Keras's own that hold no other layer: their groups need not be opened.
+# Built-in layers that contain no other layer: their groups need not be opened.
 LEAVES = frozenset((
     "InputLayer", "Dense", "Activation", "ReLU", "LeakyReLU", "PReLU", "Softmax", "Dropout", "Flatten", "Reshape", "Add", "Multiply",
     "Concatenate", "Rescaling", "LayerNormalization", "Embedding", "GlobalAveragePooling2D", "GlobalMaxPooling2D",
     *(f"{kind}{rank}D" for rank in (1, 2, 3)
       for kind in ("Conv", "DepthwiseConv", "SeparableConv", "ZeroPadding", "Cropping", "UpSampling", "MaxPooling", "AveragePooling"))))
 KNOWN_GROUPS = tuple(snake_case(name) for name in BATCH_NORMS)
-OTHER_NORMS = ("layer_normalization", "group_normalization")  # they hold gamma and beta
+OTHER_NORMS = ("layer_normalization", "group_normalization")  # they contain gamma and beta
 
 NO_WEIGHTS = "the file contains no weights for it; was the model built before it was saved?"
 UNCERTAIN = "which group of the weights belongs to it is ambiguous: the numbers of layers of its class and of their groups differ"
@@ -43,7 +43,7 @@ class Match:
 
     node:  its config, None inside a user's class. group: its weights, None if the file has none, for the reason `why`.
     told:  whether the config mentions batch norms somewhere in this custom class.
-    may_be_called: whether it is called in training mode, or a layer is that may be this one.
+    may_be_called: whether it, or a layer that may be the same one, is called in training mode.
     """
 
     path: str
@@ -59,7 +59,7 @@ class Match:
 
 
 def with_sharing(root: Group, tree: Node, keras_version: str | None, *, own_config: bool) -> Node:
-    """The tree, in which entries that are one layer are marked as that where the groups show it and the config does not say it, as that of
+    """The tree, in which entries of one layer are marked as such if the groups show it but the config does not, as with
     to_json()."""
     names = collections.Counter((node.name, node.class_name) for _, node in walk(tree) if node.shared_object is None)
     if not names or max(names.values()) == 1:
@@ -70,11 +70,11 @@ def with_sharing(root: Group, tree: Node, keras_version: str | None, *, own_conf
 
 def matched(root: Group, tree: Node, keras_version: str | None, *, own_config: bool,
             kernels: dict[Node, Group | None] | None = None) -> list[Match]:
-    """The batch norms of `tree` and the groups that hold their weights.
+    """The batch norms of `tree` and the groups with their weights.
 
-    keras_version: of the config; of the weights, too, where it is their own. Without one the way of counting that fits is theirs.
-    kernels: layers of `tree` that have a kernel; each gets its group, where that is certain.
-    Raises: FormatError if the weights hold batch norms that the config does not, where two ways fit, or an architecture does not.
+    keras_version: of the config, and of the weights if it is their own config. Without one, the way of counting that fits is used.
+    kernels: layers of `tree` that have a kernel; each gets its group if that is certain.
+    Raises: FormatError if the weights contain batch norms that the config does not, if two ways fit, or if an architecture does not fit.
     """
     ways = _ways(root, tree, keras_version, own_config, frozenset(kernels or ()))
     fitting = _fitting(ways, keras_version)
@@ -97,7 +97,7 @@ def matched(root: Group, tree: Node, keras_version: str | None, *, own_config: b
 
 
 def _ways(root: Group, tree: Node, keras_version: str | None, own_config: bool, kernels: frozenset[Node]) -> list[_Replay]:
-    """The ways in which these weights can have been saved, gone through."""
+    """Tries the ways in which these weights may have been saved."""
     likely = _likely(keras_version)
     return [_Replay(root, counting, equal_is_shared, kernels).run(tree)
             for counting in ([likely] if likely and own_config else _possible(root))
@@ -105,7 +105,7 @@ def _ways(root: Group, tree: Node, keras_version: str | None, own_config: bool, 
 
 
 def _fitting(ways: list[_Replay], keras_version: str | None) -> list[_Replay]:
-    """Those that fit. Raises: FormatError if they lead to different groups, and the version does not say which is right."""
+    """Those that fit. Raises: FormatError if they lead to different groups and the version does not decide which is right."""
     fitting = [way for way in ways if way.fits]
     if len({way.places for way in fitting}) > 1:
         fitting = [way for way in fitting if way.counting is _likely(keras_version) and not way.equal_is_shared]
@@ -141,14 +141,14 @@ def _identity(match: Match) -> object:
 
 
 def _possible(root: Group) -> list[Counting]:
-    """The ways of counting in which weights like these can have been saved."""
+    """The ways of counting in which such weights may have been saved."""
     if root.child(LAYER_LISTS[1]) is not None:  # 2.12 to 2.14
         return [Counting.WEIGHTS_TWICE, Counting.UNSAVED]
     return [Counting.EACH] if root.name is not None else [Counting.EACH, Counting.UNSAVED]
 
 
 class _Replay:
-    """One way of counting, tried on a model.
+    """One way of counting, applied to a model.
 
     equal_is_shared: whether layers of one name, class and config in lists are one layer; only .keras files of 2.13 on mark shared ones.
     """
@@ -160,8 +160,8 @@ class _Replay:
         self.named = root.name is not None
         self.matches: list[Match] = []
         self.taken: set[str] = set()  # paths of the groups that the config explains
-        self.same: list[tuple[Node, Node]] = []  # entries that are one layer, and whose config does not say so
-        self.strange: list[str] = []  # of batch norms in lists of layers that it does not explain
+        self.same: list[tuple[Node, Node]] = []  # entries that are one layer although the config does not say so
+        self.strange: list[str] = []  # of batch norms in lists of layers, not explained by it
         self._weights_of: dict[int, bool] = {}  # by shared_object: whether it has weights
         self._saved: dict[str, list[tuple[Node, bool]]] = {}  # by name, with whether it has weights
 
@@ -193,8 +193,8 @@ class _Replay:
             self._inside(node, group, path)
 
     def _saved_before(self, node: Node, *, missing: bool = False) -> bool | None:
-        """None: this layer comes for the first time. Otherwise, whether the layer that it is has weights; missing: it has no group here, so
-        that an earlier one of the same name, class and config is taken for it.
+        """None: this layer occurs for the first time. Otherwise, whether the layer that it repeats has weights; missing: it has no group
+        here, so that an earlier one of the same name, class and config is taken for it.
         """
         if node.shared_object is not None:
             return self._weights_of.get(node.shared_object)
@@ -222,7 +222,7 @@ class _Replay:
             self.matches += [Match(below, child, None) for below, child in norms if self._saved_before(child, missing=True) is None]
 
     def _children(self, node: Node, group: Group | None, path: str) -> list[Node]:
-        """Goes on to the layers inside; returns those whose group is not where their role in the config says."""
+        """Continues with the layers inside; returns those whose group is not where their role in the config indicates."""
         unplaced: list[Node] = []
         for role in dict.fromkeys(role for role, _ in node.children):
             nodes = [child for other, child in node.children if other == role]
@@ -242,7 +242,7 @@ class _Replay:
         return unplaced
 
     def _by_name(self, unplaced: list[Node], group: Group, path: str) -> list[Node]:
-        """Layers inside a user's class whose group has their name, and no other has it; returns the rest."""
+        """Layers inside a user's class that have a unique group of their name; returns the rest."""
         groups = list(_layers_below(group, self.taken)) if unplaced and self.named else []
         names = [inner.name for inner in groups]
         rest = []
@@ -291,7 +291,7 @@ class _Replay:
         self.matches += [Match(below, None, group) for below, group in groups_below(container, self.taken, path, self.named)]
 
     def _is_even(self, base: str, reached: list[tuple[str, int, int]], members: list[str]) -> bool:
-        """Whether the groups of a class are those that the config leads to. tf.keras makes a group for each layer, also for one without
+        """Whether the groups of a class are those that the config leads to. tf.keras creates a group for each layer, even one without
         weights: else the counting went another way from some layer on, and none of the class is certain.
         """
         there = {name for name in members if re.fullmatch(re.escape(base) + r"(_[1-9][0-9]*)?", name)}
@@ -305,20 +305,20 @@ class _Replay:
 
 
 def _group_class(node: Node, members: list[str]) -> str:
-    """What a container calls the groups of this layer's class; tf.keras puts "private" before a leading underscore."""
+    """The name of a container's groups for this layer's class; tf.keras puts "private" before a leading underscore."""
     base = snake_case(node.base_name)
     return f"private{base}" if base.startswith("_") and f"private{base}" in members else base
 
 
 def _is_complete(node: Node, role: str, inner: Group, nodes: list[Node]) -> bool:
-    """Whether `nodes` are all that the container counted; in a user's class their number has to say so."""
+    """Whether `nodes` are all layers that the container counted; in a user's class their number has to show it."""
     if node.base_name in (*MODELS, "StackedRNNCells") or (role == "layers" and "input_layers" in node.config):
         return True
     return len(list(inner.children())) == len(nodes)
 
 
 def _name_of(node: Node, group: Group | None) -> str:
-    """The layer's name; where its config leaves it out, that in the weights or else that of its group."""
+    """The layer's name; if its config omits it, that in the weights or else that of its group."""
     return node.name or (group and (group.name or group.path.rpartition("/")[2])) or ""
 
 
@@ -337,29 +337,29 @@ def _norms(node: Node, path: str) -> Iterator[tuple[str, Node]]:
 
 
 def _has_weights(node: Node, group: Group | None) -> bool:
-    """Whether a layer has weights; of one without a group only batch norms count."""
+    """Whether a layer has weights; without a group, only batch norms count."""
     return any(True for _ in _norms(node, "")) if group is None else group.holds_variables()
 
 
 def _layers_below(group: Group, taken: AbstractSet[str]) -> Iterator[Group]:
-    """The layers that `group` holds as attributes or in lists and dicts, without those inside them."""
+    """The layers that `group` contains as attributes or in lists and dicts, without the layers inside them."""
     for name, child in group.children(taken):
         if name not in NOT_LAYERS:
             yield from [child] if child.is_layer else _layers_below(child, taken)
 
 
 def groups_below(group: Group, taken: AbstractSet[str], path: str, named: bool) -> Iterator[tuple[str, Group]]:
-    """(path, group) of what may be a batch norm below `group`, but not in the groups `taken`; named: Keras 3.6 or later wrote them.
+    """(path, group) of possible batch norms below `group`, but not in the groups `taken`; named: Keras 3.6 or later wrote them.
 
-    Where the file contains no names, the path is that of the group with its "layers/": a group called batch_normalization_1 alone would
-    be taken for the layer of that name, which may lie in another group.
+    If the file contains no names, the path is that of the group with its "layers/": a group called just batch_normalization_1 would
+    be taken for the layer of that name, which may be in another group.
     """
     for name, child in group.children(taken):
         if name in NOT_LAYERS:
             continue
         own = child.name
         if own is None and named and (name in LAYER_LISTS or not child.is_layer):
-            own = ""  # a list or dict of layers is no part of a path
+            own = ""  # a list or dict of layers is not part of a path
         below = join(path, own if own is not None else name)
         if _may_be_norm(name, child):
             yield below, child
@@ -368,14 +368,14 @@ def groups_below(group: Group, taken: AbstractSet[str], path: str, named: bool) 
 
 
 def _may_be_norm(name: str, group: Group) -> bool:
-    """Whether a group is counted as a batch norm, or holds what one does, or more than that."""
+    """Whether a group is counted as a batch norm, or contains at least the arrays of one."""
     if group.is_counted and numbered(name)[0] in KNOWN_GROUPS:
         return bool(group.variable_names())
     if not holds_equals(group):
         return False
     shape = group.shapes()[0]
     if len(shape) > 1:  # over several axes, with 1 in the others and the batch
-        axes = sum(size > 1 for size in shape)  # over one, with a virtual batch, two arrays are more often something else: tokens
+        axes = sum(size > 1 for size in shape)  # over one, with a virtual batch; two such arrays are usually something else
         return shape[0] == 1 and axes > 0 and (axes > 1 or len(group.variables()) > 2 or is_called(KNOWN_GROUPS, name, group))
     return len(group.variables()) > 2 or not is_called(OTHER_NORMS, name, group)
 
@@ -390,5 +390,5 @@ def holds_equals(group: Group) -> bool:
 
 
 def is_called(classes: tuple[str, ...], name: str, group: Group) -> bool:
-    """Whether a group or its layer is called like one of `classes`: no proof, for people choose names."""
+    """Whether a group or its layer is named like one of `classes`: not a proof, because people choose names."""
     return numbered(name)[0] in classes or numbered(group.name or "")[0] in classes

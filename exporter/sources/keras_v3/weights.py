@@ -1,8 +1,8 @@
 """Batch norms in the weights of .keras archives and .weights.h5 files, matched to the layers of a config or recognized without one.
 
-Groups bear the names of attributes and of counted classes, not of layers. With a config the way to each layer's group is replayed as the
-Keras that saved it went; what it finds has to fit: the number of variables, their shapes, and the layer's name where the file contains it
-(Keras 3.6 on). Inside a user's own class, which no config describes, batch norms are recognized by what their groups contain.
+Groups have the names of attributes and of numbered classes, not of layers. With a config, the way to each layer's group is replayed as the
+Keras that saved it traversed the model; the result has to fit: the number of variables, their shapes, and the layer's name if the file
+contains it (Keras 3.6 on). Inside a user's own class, which no config describes, batch norms are recognized by what their groups contain.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ NO_VARIANCE = "its second vector has negative values, so it is not a variance"
 
 def read_weights(root: Group, tree: Node | None, keras_version: str | None, found: Found, *, own_config: bool,
                  kernels: Callable[[str], bool] | None = None, quantized: Callable[[Group], str | None] = lambda group: None) -> None:
-    """Reads the batch norms under `root` into `found`, and the kernels before those whose paths `kernels` wants.
+    """Reads the batch norms under `root` into `found`, and the kernels before those whose paths `kernels` selects.
 
     tree: the model's config, or None. own_config: whether it was saved together with these weights, so that names have to agree.
     quantized: how a group's weights are. Raises: FormatError if config and weights do not fit.
@@ -87,13 +87,13 @@ def read_weights(root: Group, tree: Node | None, keras_version: str | None, foun
 
 
 def _without_sharing(node: Node, may_be_called: bool) -> Node:
-    """A layer of a model whose config has lost which layers are one: it does not say either how each is called."""
+    """A layer of a model whose config no longer shows which layers are one, and so not how each is called."""
     around = dataclasses.replace(node.surroundings, training=True) if may_be_called else node.surroundings
     return dataclasses.replace(node, calls=(), surroundings=around)
 
 
 def _read(path: str, node: Node, group: Group, era: dialects.Era, rank: int | None, found: Found, quantized: str | None) -> None:
-    """A layer with a config: gamma and beta as it says, then the statistics; renorm adds three that inference does not use."""
+    """A layer with a config: gamma and beta as it specifies, then the statistics; renorm adds three that inference does not use."""
     fields = norm_fields(node)
     count = len(group.variables())
     look = reason_against(node.class_name, node.config)
@@ -139,7 +139,7 @@ def _kernels(feeding: Mapping[str, Feeding | str], groups: Mapping[Node, Group |
 
 
 def _renamed(path: str, node: Node, group: Group, own_config: bool) -> str:
-    """How the name in the config differs from the one in the weights: those that Keras made up do from one session to the next.
+    """How the name in the config differs from the one in the weights: default names differ between sessions.
 
     Raises: FormatError if another difference shows that they do not fit.
     """
@@ -155,7 +155,7 @@ def _renamed(path: str, node: Node, group: Group, own_config: bool) -> str:
 
 
 def _recognize(path: str, group: Group, found: Found, told: bool, quantized: str | None) -> None:
-    """A group without a config that may be a batch norm: added to `found` where that is certain enough to be said."""
+    """A group without a config that may be a batch norm: added to `found` if that is certain enough."""
     own = group.path.rpartition("/")[2]
     certain = group.is_counted and numbered(own)[0] in KNOWN_GROUPS
     if not holds_equals(group):
@@ -188,7 +188,7 @@ def _recognize(path: str, group: Group, found: Found, told: bool, quantized: str
 
 
 def _mention(path: str, count: int, found: Found, *, is_likely: bool, possible: bool) -> None:
-    """Says of two, three or more than four vectors of one length, of which the file does not say whose they are, that they are there."""
+    """Reports two, three or more than four vectors of one length if the file does not say what they belong to."""
     what = {2: TWO_VECTORS, 3: THREE_VECTORS}.get(count, MORE_VECTORS.format(count=count))
     if possible and (is_likely or count > 2):
         found.skip(path, what, Remedy.ARCHITECTURE)
@@ -197,7 +197,7 @@ def _mention(path: str, count: int, found: Found, *, is_likely: bool, possible: 
 
 
 def _counts(named: dict[str, tuple[Any, str]]) -> bool:
-    """Whether four vectors look like counts, as metrics keep them (AUC, F1Score), and not like a batch norm never trained."""
+    """Whether four vectors look like the counts of metrics (AUC, F1Score), and not like an untrained batch norm."""
     fresh = {"gamma": 1, "beta": 0, "moving_mean": 0, "moving_variance": 1}
     if all((named[name][0] == value).all() for name, value in fresh.items()):
         return False

@@ -40,7 +40,7 @@ class Weight:
 
 
 class Weights:
-    """The weights of a model.json, read from its shards when they are asked for."""
+    """The weights of a model.json, read from its shards on demand."""
 
     def __init__(self, manifest: Any, model_json: Place) -> None:
         self._model_json = model_json
@@ -101,11 +101,11 @@ class Weights:
         values = np.frombuffer(self._bytes(weight), stored).reshape(weight.shape)
         if weight.quantization and weight.quantized != "float16":
             values = values * np.float64(weight.quantization["scale"]) + np.float64(weight.quantization["min"])
-        with np.errstate(over="ignore"):  # the gate says what is infinite
+        with np.errstate(over="ignore"):  # the gate reports infinite values
             return values.astype(np.float32), "float32"
 
     def _bytes(self, weight: Weight) -> bytes:
-        """A weight's bytes, from as many shards as it lies in."""
+        """A weight's bytes, from all shards that contain parts of it."""
         parts = []
         start, end = weight.start, weight.start + weight.size
         at = 0
@@ -165,7 +165,7 @@ def _check_quantization(quantization: Any, name: str) -> None:
 
 
 class Paths:
-    """The weights as a tree of groups, as exporter.formats.hdf5_file.File has it. Attributes, and so names of layers, are lost."""
+    """The weights as a tree of groups, like exporter.formats.hdf5_file.File. Attributes, and so names of layers, are lost."""
 
     def __init__(self, weights: Weights) -> None:
         self._weights = weights

@@ -1,7 +1,7 @@
 """The kernels of the layers that feed batch norms, in a legacy HDF5 file.
 
-A group's weights are those of one layer of the outermost model. Where that layer is the feeding one itself, alone or in TimeDistributed,
-they are its own. Where it is a model, names and order have to agree, as for batch norms (exporter/sources/legacy_h5/weights.py).
+A group's weights are those of one layer of the outermost model. If that layer is itself the feeding one, alone or in TimeDistributed,
+they belong to it. If it is a model, names and order have to agree, as for batch norms (exporter/sources/legacy_h5/weights.py).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _ROLES_OF_KERAS_1 = {"W": "kernel", "b": "bias"}
 
 def read_kernels(file: File, groups: Sequence[LayerGroup], tree: Node, renamed: Mapping[str, str],
                  wants: Callable[[str], bool]) -> dict[str, Kernel | str]:
-    """The kernel that each batch norm of `tree` can go into, or why there is none, by the path of the batch norm in the file.
+    """The kernel that each batch norm of `tree` can be folded into, or why there is none, by the path of the batch norm in the file.
 
     wants: whether the batch norm of a path is wanted.
     renamed: layers of the outermost model that have other names in the file than in `tree`.
@@ -64,7 +64,7 @@ def _kernel(file: File, groups: Mapping[str, LayerGroup], feeding: Feeding, rena
 
 
 def _places(weights: Sequence[str], feeding: Feeding, top: Node) -> list[int] | str:
-    """Where among the weights of a group those of the feeding layer stand, in their order; or why that is not certain."""
+    """The positions of the feeding layer's weights among those of a group, in order; or why that is uncertain."""
     parsed = [_parsed(weight) for weight in weights]
     if all(each.base_name == "TimeDistributed" for each in feeding.above):
         roles = tuple(each[1] if each else "" for each in parsed)
@@ -84,7 +84,7 @@ def _places(weights: Sequence[str], feeding: Feeding, top: Node) -> list[int] | 
 
 
 def _as_saved(roles: tuple[str, ...]) -> tuple[str, ...]:
-    """Keras 2 calls a depthwise kernel so; Keras 3 and this package call it the kernel, unless there is another one."""
+    """Keras 2's name of a depthwise kernel; Keras 3 and this package call it the kernel, unless there is another one."""
     return roles if "pointwise_kernel" in roles else tuple("kernel" if role == "depthwise_kernel" else role for role in roles)
 
 
@@ -93,23 +93,23 @@ def _unclear(feeding: Feeding) -> str:
 
 
 def _scope_of(feeding: Feeding, top: Node, scopes: list[str]) -> str | None:
-    """The scope of the feeding layer's weights inside a model, where the scopes with a kernel are those of its layers, one for one."""
+    """The scope of the feeding layer's weights inside a model, if the scopes with a kernel correspond one to one to its layers."""
     layers = kernel_layers(top)
     trained = [node for node in layers if node.config.get("trainable") is not False]
-    layers = [*trained, *(node for node in layers if node.config.get("trainable") is False)]  # as Model.weights comes
+    layers = [*trained, *(node for node in layers if node.config.get("trainable") is False)]  # the order of Model.weights
     if len(layers) != len(scopes) or not all(_is_named(scope, node.name) for scope, node in zip(scopes, layers)):
         return None
     return next((scope for scope, node in zip(scopes, layers) if node is feeding.node), None)
 
 
 def _is_named(scope: str, name: str) -> bool:
-    """Whether a scope is that of a layer of this name, as it is or with the number that TensorFlow adds."""
+    """Whether a scope belongs to a layer of this name, either exactly or with a number added by TensorFlow."""
     last = scope.rpartition("/")[2] if "/" not in name else scope
     return bool(name) and any(each == name or each.endswith(f"/{name}") for each in (last, re.sub(r"_\d+$", "", last)))
 
 
 def _parsed(weight: str) -> tuple[str, str] | None:
-    """(scope, role) of a weight's name; None for one of no kernel or bias."""
+    """(scope, role) of a weight's name; None if it is not a kernel or bias."""
     found = _NAME.fullmatch(weight)
     if found:
         return found[1] or "", found[2]

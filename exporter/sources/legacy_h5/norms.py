@@ -42,8 +42,8 @@ MIXED_UP = ("Keras 1.0.0 to 1.0.2 saved the weights of a nested Sequential under
 class Reading:
     """Reads the batch norms of a file into `found`.
 
-    tree: the model's config or None. is_version_unwritten: the config is a text of to_json(), which says its version from
-    Keras 1.0.4 on, so that one without a version is of an older Keras.
+    tree: the model's config or None. is_version_unwritten: the config is text from to_json(), which contains its version since
+    Keras 1.0.4, so that one without a version is from an older Keras.
     """
 
     def __init__(self, file: File, era: dialects.Era, tree: Node | None, found: Found, *, is_version_unwritten: bool = False) -> None:
@@ -52,7 +52,7 @@ class Reading:
         self._shared: dict[int, Stored] = {}
 
     def add(self, group: LayerGroup, path: str, node: Node | None) -> None:
-        """The batch norms of one group, which is that of the layer `node` (None: there is no config)."""
+        """The batch norms of one group, that of the layer `node` (None: there is no config)."""
         check_stored(self.file, group)
         norms = norms_of(group, may_put_beta_first=self.era.may_put_beta_first)
         found = list(each_once(candidates(path, node))) if node else []
@@ -86,7 +86,7 @@ class Reading:
                 self.found.skip(owner.path, NEVER_BUILT)
 
     def _without_second_set(self, group: LayerGroup, norms: list[Norm], path: str) -> list[Norm]:
-        """The batch norms of a group without a pair moving_mean, moving_variance that has no scope, beside others that have one.
+        """The batch norms of a group, without a pair moving_mean, moving_variance that has no scope if others have one.
 
         keras-swa 0.1.0 leaves such a pair: variables that it made to reset the statistics, which the layer does not compute with
         (checked against predict of the model that it left).
@@ -115,7 +115,7 @@ class Reading:
                         statistic=statistic, assumed=assumed)
 
     def add_unnamed(self, candidate: Candidate, datasets: Sequence[str]) -> None:
-        """A batch norm of Keras 0.3, whose four parameters have numbers only."""
+        """A batch norm of Keras 0.3, whose four parameters have only numbers."""
         fields = norm_fields(candidate.node)
         reason = dialects.reason_against(fields.mode)
         if reason:
@@ -125,7 +125,7 @@ class Reading:
         self._add_layer(candidate.path, candidate, fields, arrays, statistic=Statistic.DEVIATION)
 
     def _statistic(self, norm: Norm, candidate: Candidate | None, path: str, arrays: Arrays) -> tuple[Statistic | None, tuple[str, ...]]:
-        """What the fourth parameter holds, and what of it is assumed; None if it cannot be known."""
+        """What the fourth parameter contains, and which part of that is assumed; None if it cannot be known."""
         found = dialects.statistic(self.era, old_name=norm.old_name, on_tensorflow=norm.on_tensorflow)
         if found is not None:
             return found, ()
@@ -143,7 +143,8 @@ class Reading:
         return None, ()
 
     def _is_first(self, shared: int, layer: Stored) -> bool:
-        """Whether this is the first group with a layer that several hold, as the config says; the others hold the same numbers."""
+        """Whether this is the first group with a layer that several groups contain according to the config; the others contain the same
+        numbers."""
         known = self._shared.setdefault(shared, layer)
         kept, values = known.parameters(), layer.parameters()
         if known is not layer and (kept.keys() != values.keys() or any(kept[role].tobytes() != values[role].tobytes() for role in kept)):
@@ -183,7 +184,7 @@ def _reason_against(norm: Norm, owner: Candidate | None, others: Mapping[str, li
 
 
 def _check_presence(path: str, fields: NormFields | None, arrays: Arrays, *, always: bool) -> None:
-    """Whether gamma and beta are there as the config says; `always`: Keras 1 has no layers without them."""
+    """Whether gamma and beta exist as the config specifies; `always`: Keras 1 has no layers without them."""
     flags = {"gamma": ("scale", fields.scale if fields else None), "beta": ("center", fields.center if fields else None)}
     for parameter, (key, flag) in flags.items():
         if flag is None and not always:
@@ -194,7 +195,7 @@ def _check_presence(path: str, fields: NormFields | None, arrays: Arrays, *, alw
 
 
 def _with_axis(layer: Stored, fields: NormFields | None, era: dialects.Era) -> Stored:
-    """The axis of a layer whose config does not say it, or that has none."""
+    """The axis of a layer whose config does not specify it, or that has no config."""
     shape = layer.shape
     if fields is not None and era.is_per_element:
         return layer.replace(axis=tuple(range(1, len(shape) + 1)))

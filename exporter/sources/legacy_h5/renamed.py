@@ -1,8 +1,8 @@
-"""An architecture whose layers have the names of another session: Keras counts the layers that it names itself, batch_normalization_3.
+"""An architecture whose layers have the names of another session: Keras numbers its default names, as in batch_normalization_3.
 
-Two runs of one program give one model two sets of such names, and weights with them. Layers are paired by their order where all else
-agrees: the number of layers, each layer's class as its name tells it, the names that a user gave, which of two layers of a class was made
-first, and the shapes that the config says.
+Two runs of one program give one model two sets of such names, and weights with them. Layers are paired by their order if everything else
+agrees: the number of layers, each layer's class according to its name, the user-chosen names, which of two layers of a class was created
+first, and the shapes in the config.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _OUTPUTS = {"Dense": "units", **{f"Conv{rank}D": "filters" for rank in (1, 2, 3)
 
 
 def named_as(tree: Node, groups: Sequence[LayerGroup], file: File) -> tuple[Node, str]:
-    """(tree, warning) with the names that the weights have; as it is, and "", where no name differs or more than names does.
+    """(tree, warning) with the names of the weights; the unchanged tree and "" if no name differs, or more than names.
 
-    Raises: FormatError if a kernel has not the shape that the config says.
+    Raises: FormatError if a kernel does not have the shape in the config.
     """
     layers = [node for _, node in tree.children]
     if len(layers) != len(groups):  # of a Sequential the file does not list the InputLayer
@@ -52,7 +52,7 @@ def named_as(tree: Node, groups: Sequence[LayerGroup], file: File) -> tuple[Node
 
 
 def _is_counted(node: Node, name: str) -> bool:
-    """Whether both names are those that Keras gives a layer of this class, but for the number."""
+    """Whether both names are Keras's default names for a layer of this class, except for the number."""
     stem = numbered(name)[0]
     if stem != numbered(node.name)[0]:
         return False
@@ -61,7 +61,7 @@ def _is_counted(node: Node, name: str) -> bool:
 
 
 def _in_one_order(mine: Iterable[str], theirs: Iterable[str]) -> bool:
-    """Whether layers of one class were made in the same order in both sessions."""
+    """Whether layers of one class were created in the same order in both sessions."""
     orders: list[dict[str, list[int]]] = [{}, {}]
     for texts, order in zip((mine, theirs), orders):
         for text in texts:

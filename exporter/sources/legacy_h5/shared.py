@@ -1,4 +1,4 @@
-"""Layers that lie twice in a model which another one holds: Keras keeps the weights of such a model in one group, each layer's once."""
+"""Layers that occur twice in a nested model: Keras stores the weights of such a model in one group, each layer's once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from exporter.sources.legacy_h5.weights import Candidate, LayerGroup, candidates
 
 
 def with_one_each(tree: Node, placed: Iterable[tuple[LayerGroup, str, Node | None]]) -> Node:
-    """The tree; where a group has weights for as many batch norms as there are that differ in name, class or config, those that do not are
+    """The tree; if a group has weights for as many batch norms as differ in name, class or config, those that do not differ are
     one layer."""
     pairs: list[tuple[Node, Node]] = []
     for group, path, node in placed:
@@ -29,7 +29,7 @@ def with_one_each(tree: Node, placed: Iterable[tuple[LayerGroup, str, Node | Non
 
 
 def each_once(found: Iterable[Candidate]) -> Iterator[Candidate]:
-    """The batch norms without those that the config says are one that came before."""
+    """The batch norms without those that repeat an earlier one according to the config."""
     seen: set[int] = set()
     for candidate in found:
         shared = candidate.node.shared_object

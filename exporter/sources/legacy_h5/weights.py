@@ -1,6 +1,6 @@
 """The weights of a legacy HDF5 file: which of a layer group's weights make up one batch norm, and of which layer it is.
 
-A group contains the weights of one layer of the outermost model, all that lies inside that layer among them. Their names, as
+A group contains the weights of one layer of the outermost model, including everything inside that layer. Their names, as
 Keras gave them to its variables:
 
     1.x                "bn_gamma:0", "bn_running_std:0" (no ":0" on Theano)
@@ -8,7 +8,7 @@ Keras gave them to its variables:
     3.0 to 3.2         "gamma"; 3.3 on: "bn/gamma", "outer/bn/gamma"
 
 A scope is not the layer's name: TensorFlow makes it unique ("bn_1"), and a layer can be renamed after it is built. But in every
-version the statistics of a group come in the order of its layers, a frozen layer's, too: Model.weights is all trainable
+version the statistics of a group are in the order of its layers, including frozen layers: Model.weights is all trainable
 weights, layer by layer, and then all others, layer by layer; a frozen layer's weights move to its place among the others as a whole.
 """
 
@@ -39,9 +39,9 @@ L = TypeVar("L")
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class LayerGroup:
-    """A layer group: its name in `layer_names`, its path in the file, the names of its weights in the order they are saved.
+    """A layer group: its name in `layer_names`, its path in the file, the names of its weights in the order in which they are saved.
 
-    stored: the names of the datasets that hold them, where these are others.
+    stored: the names of their datasets, if these differ.
     """
 
     name: str
@@ -58,7 +58,7 @@ class LayerGroup:
 class Norm:
     """The weights of one batch norm.
 
-    scope:         what stands before the parameters' names; "" if nothing does.
+    scope:         the part before the parameters' names; may be "".
     datasets:      path in the file by parameter.
     old_name:      whether the fourth is called running_std. on_tensorflow: whether the names end in ":0".
     """
@@ -71,9 +71,9 @@ class Norm:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Candidate:
-    """A batch norm of the config that lies in a group.
+    """A batch norm of the config inside a group.
 
-    around: names of the wrappers, cells and user's layers that it lies in, whose scope it may have.
+    around: names of the wrappers, cells and user's layers around it, whose scope it may have.
     """
 
     path: str
@@ -86,7 +86,7 @@ def norms_of(group: LayerGroup, *, may_put_beta_first: bool = False) -> list[Nor
 
     may_put_beta_first: see exporter.keras.dialects.Era.
 
-    Raises: FormatError if a name comes twice, or names and order disagree.
+    Raises: FormatError if a name occurs twice, or names and order disagree.
     """
     found: dict[tuple[str, str], dict[str, int]] = {}
     for position, weight in enumerate(group.weights):
@@ -112,7 +112,7 @@ def norms_of(group: LayerGroup, *, may_put_beta_first: bool = False) -> list[Nor
 
 
 def _parse(weight: str) -> tuple[str, str, str] | None:
-    """(scope, parameter, number that makes it unique) of a weight's name; None: no parameter of a batch norm."""
+    """(scope, parameter, number that makes it unique) of a weight's name; None: not a parameter of a batch norm."""
     above, _, last = weight.rpartition("/")
     found = _NAME.fullmatch(last)
     if found:
@@ -123,7 +123,7 @@ def _parse(weight: str) -> tuple[str, str, str] | None:
 
 def _check_numbers(group: LayerGroup, found: Mapping[tuple[str, str], Mapping[str, int]]) -> None:
     """Refuses gamma, gamma_1, moving_mean, moving_mean_1, ... of one scope unless every number has the same parameters:
-    the numbers are given to each name by itself, so that gamma_1 may belong to moving_mean_2."""
+    each name is numbered separately, so that gamma_1 may belong to moving_mean_2."""
     for (scope, number), roles in found.items():
         if number and set(found.get((scope, ""), roles)) != set(roles):
             raise FormatError(f"several batch norms have the scope {printable(scope)!r}, and not all have the same parameters: "
@@ -137,7 +137,7 @@ def _norm(group: LayerGroup, scope: str, roles: Mapping[str, int]) -> Norm:
 
 
 def check_stored(file: File, group: LayerGroup) -> None:
-    """Whether all weights of a group that may hold batch norms are there: a damaged name would else look like a layer without gamma."""
+    """Whether a group that may contain batch norms has all weights: a damaged name would otherwise look like a layer without gamma."""
     if any(map(_parse, group.weights)):
         for position, weight in enumerate(group.weights):
             if not file.exists(group.dataset(position)):
@@ -146,8 +146,8 @@ def check_stored(file: File, group: LayerGroup) -> None:
 
 
 def check_not_exchanged(groups: Sequence[LayerGroup]) -> None:
-    """Refuses groups that hold each other's weights, as their names say. A layer that was renamed after it was built has other names in
-    its group than its own, but no two layers get each other's.
+    """Refuses groups that contain each other's weights according to their names. A layer that was renamed after it was built has other
+    names in its group than its own, but no two layers get each other's.
     """
     known = {group.name for group in groups}
     owner = {group.name: scope for group in groups if (scope := _only_scope(group)) in known and scope != group.name}
@@ -162,15 +162,15 @@ def check_not_exchanged(groups: Sequence[LayerGroup]) -> None:
 
 
 def _only_scope(group: LayerGroup) -> str:
-    """The scope that all weights of a group have; "" if there are several, or it is not certain."""
+    """The scope of all weights of a group; "" if there are several, or it is uncertain."""
     scopes = {scope if parsed is None else parsed[0] for weight in group.weights
               for parsed, scope in [(_parse(weight), weight.rpartition("/")[0] or _KERAS_1.sub("", weight))]}
     return scopes.pop() if len(scopes) == 1 else ""
 
 
 def check_listed(file: File, group: LayerGroup, others: Iterable[str]) -> None:
-    """Whether a group that may hold batch norms holds nothing that weight_names does not list: a list that lost its end would else look
-    like a layer of another kind. others: the names of all layers, of which one may lie below this: "a" and "a/b".
+    """Whether weight_names lists everything in a group that may contain batch norms: a truncated list would otherwise look
+    like a layer of another kind. others: the names of all layers, one of which may be below this one: "a" and "a/b".
     """
     if group.weights and not any(map(_parse, group.weights)):
         return
@@ -188,7 +188,7 @@ def check_listed(file: File, group: LayerGroup, others: Iterable[str]) -> None:
 
 
 def other_weights(group: LayerGroup) -> dict[str, list[str]]:
-    """By scope the names of the weights that no batch norm has, those of renormalization left out."""
+    """By scope, the names of the weights that a batch norm does not have, without those of renormalization."""
     found: dict[str, list[str]] = {}
     for weight in group.weights:
         scope, _, role = weight.rpartition("/")
@@ -214,10 +214,10 @@ def has_known_order(node: Node) -> bool:
 
 def match(group: LayerGroup, norms: Sequence[Norm], found: Sequence[Candidate], *,
           in_order: bool) -> list[tuple[Norm | None, Candidate | None]]:
-    """Which weights are which layer's, in the order of the model.
+    """Assigns the weights to layers, in the order of the model.
 
-    A norm without a candidate lies in a user's class that does not say what it contains; a candidate without a norm was never
-    built. `in_order`: the order of the candidates is that of the model; else whole names alone decide.
+    A norm without a candidate is inside a user's class that does not describe its contents; a candidate without a norm was never
+    built. `in_order`: the order of the candidates is that of the model; otherwise only whole names decide.
 
     Raises: FormatError if names and order disagree, or allow more than one answer.
     """
@@ -256,7 +256,7 @@ def _is_named(scope: str, name: str) -> bool:
 
 
 def _fits(norm: Norm, candidate: Candidate) -> bool:
-    """Whether a scope can be this layer's: its name or that of a wrapper, as it is or with TensorFlow's number; or no scope at all."""
+    """Whether a scope can belong to this layer: its name or that of a wrapper, either exactly or with TensorFlow's number; or no scope."""
     if not norm.scope or _is_named(norm.scope, candidate.node.name):  # nearly always
         return True
     scopes = (norm.scope, re.sub(r"_\d+$", "", norm.scope))
@@ -264,7 +264,7 @@ def _fits(norm: Norm, candidate: Candidate) -> bool:
 
 
 def _only_embedding(group: LayerGroup, short: Sequence[S], long: Sequence[L], fits: Callable[[S, L], bool]) -> list[int]:
-    """Places of `short` in `long`, in order, where there is one way only: the first from the left is then the first from the right."""
+    """Positions of `short` in `long`, in order, if they are unique: the first match from the left is then the first from the right."""
     first = _embedding(short, long, fits)
     last = _embedding(short[::-1], long[::-1], fits)
     if first is None or last is None:
@@ -288,11 +288,11 @@ def _embedding(short: Sequence[S], long: Sequence[L], fits: Callable[[S, L], boo
 
 
 def path_of(group: LayerGroup, scope: str) -> str:
-    """The path of a batch norm without a config: what its scope says beyond the group's name."""
+    """The path of a batch norm without a config: the group's name, and what its scope adds."""
     if not scope or re.sub(r"_\d+$", "", scope) == group.name:
         return group.name
     parts, own = scope.split("/"), group.name.split("/")
-    for start in range(len(parts) - len(own), -1, -1):  # the last: Keras 3 puts the outer model's name in front
+    for start in range(len(parts) - len(own), -1, -1):  # the last case: Keras 3 puts the outer model's name in front
         if parts[start:start + len(own)] == own:
             return "/".join(parts[start:])
     return join(group.name, scope)
@@ -301,9 +301,9 @@ def path_of(group: LayerGroup, scope: str) -> str:
 def as_named(file: File, group: LayerGroup, node: Node | None, era: Era) -> LayerGroup | None:
     """The group with its datasets under the right names; None if two readings are possible.
 
-    Keras 1.0.0 to 1.0.2 saved a Sequential that lies in another model layer by layer, but under names of which all trainable weights' come
-    first (save_weights: the names of trainable_weights + non_trainable_weights, the values of get_weights()). A version that is
-    not known shows in the shapes.
+    Keras 1.0.0 to 1.0.2 saved a Sequential inside another model layer by layer, but under names in which those of all trainable weights
+    come first (save_weights: the names of trainable_weights + non_trainable_weights, the values of get_weights()). A version that is
+    unknown is visible in the shapes.
     """
     sequential = node.children[0][1] if node and node.base_name == "TimeDistributed" and node.children else node
     if (era.facts and not era.facts.mixes_nested_names) or (sequential is not None and sequential.base_name != "Sequential"):
@@ -322,7 +322,7 @@ def as_named(file: File, group: LayerGroup, node: Node | None, era: Era) -> Laye
 
 
 def _layer_by_layer(group: LayerGroup, node: Node) -> tuple[str, ...] | None:
-    """The names of the weights in the order of the layers; None if a name is that of no layer, or a layer holds others."""
+    """The names of the weights in the order of the layers; None if a name belongs to no layer, or a layer contains others."""
     layers = [child.name for _, child in node.children]
     owners = [[name for name in layers if weight.startswith(f"{name}_")] for weight in group.weights]
     if not all(owners) or any(child.children for _, child in node.children):
@@ -341,7 +341,7 @@ def _is_contiguous(group: LayerGroup) -> bool:
 
 
 def _fits_names(weights: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> bool:
-    """Whether each batch norm has one shape and each kernel two axes or more."""
+    """Whether each batch norm has one shape and each kernel at least two axes."""
     found: dict[str, set[tuple[int, ...]]] = {}
     for weight, shape in zip(weights, shapes):
         parsed = _parse(weight)

@@ -1,1 +1,1 @@
-"""Batch norms found in TensorFlow graphs: the tracer, chains of operations, and the layers that they make."""
+"""Batch norms in TensorFlow graphs: the tracer, chains of operations, and the resulting layers."""

@@ -33,13 +33,13 @@ from exporter.sources.tf_graph.values import (
 SUBTRACTIONS = frozenset({"AssignSub", "AssignSubVariableOp"})
 ASSIGNMENTS = frozenset({"Assign", "AssignVariableOp"})
 STATISTICS = ("moving_mean", "moving_variance")
-RENORM = "renorm_"  # how the names of renormalization's own averages begin
+RENORM = "renorm_"  # prefix of the names of renormalization's own averages
 
 
 def without_correction(tracer: Tracer, source: Traced | None, ops: frozenset[str]) -> Traced | None:
     """gamma or beta without the correction of batch renormalization; None if there is only the correction.
 
-    ops: that put the two together: gamma is multiplied with its correction, beta is added to one.
+    ops: that combine the two: gamma is multiplied by its correction, beta is added to one.
     """
     if not isinstance(source, Opaque) or not _is_correction(tracer, source) or source.value is None:
         return source
@@ -61,7 +61,7 @@ def _is_renorm(source: Traced) -> bool:
 
 
 class Averages:
-    """The moving averages by the statistic that they are of. frames: where to look for the updates."""
+    """The moving averages by their statistic. frames: where to look for the updates."""
 
     def __init__(self, tracer: Tracer, frames: Sequence[Frame]) -> None:
         self._tracer = tracer
@@ -72,7 +72,7 @@ class Averages:
             self._found.setdefault(statistic, []).append(debiased.get(average.identity, average))
 
     def of(self, roles: Roles, moment: Moment) -> tuple[Parameter, Parameter] | None:
-        """Those of the mean and the variance of a layer in training, None if they are not known. moment: one of its statistics."""
+        """Those of the mean and the variance of a layer in training, None if they are unknown. moment: one of its statistics."""
         corrections = [source for source in (roles.gamma, roles.beta) if isinstance(source, Opaque)]
         if any(_is_correction(self._tracer, source) for source in corrections):
             found = self._beside_renorm(corrections)
@@ -119,7 +119,7 @@ class Averages:
                     yield other.identity, target
 
     def _unless_empty(self, value: Value) -> Value:
-        """What is chosen unless a batch is empty: zeros in place of it, as Keras has it under a distribution strategy."""
+        """The value that is chosen unless a batch is empty; for an empty one, Keras uses zeros under a distribution strategy."""
         value = inner(value)
         node = value.node
         if node is None or node.op not in ("Select", "SelectV2"):
@@ -141,7 +141,7 @@ class Averages:
                 yield biased.identity, target
 
     def _written(self, value: Value) -> Traced:
-        """What a value is, where it may be what an update of a reference variable gives: that variable."""
+        """The value; if it may be the result of updating a reference variable, that variable."""
         value = inner(value)
         node = value.node
         return self._tracer.trace(operand(value.frame, node, 0) if node is not None and node.op in WRITES else value)
@@ -156,14 +156,14 @@ class Averages:
         return [inner(operand(frame, node, number)) for number in (0, 1)] if node is not None and node.op == op else []
 
     def _sides(self, value: Value, *ops: str) -> list[Value]:
-        """The two operands of a value that one of these ops computes; none where another does."""
+        """The two operands of a value that one of these ops computes; none for other ops."""
         value = inner(value)
         node = value.node
         return [operand(value.frame, node, number) for number in (0, 1)] if node is not None and node.op in ops else []
 
 
 def _along(average: Variable, moment: Moment) -> Parameter:
-    """A moving average in the shape in which the statistics of the batch stand in the graph: along the one axis that these keep."""
+    """A moving average in the shape of the batch's statistics in the graph: along the only axis that they keep."""
     axes = moment.axes or ()
     kept = [number for number in range(max(axes, default=0)) if number not in axes]
     if len(kept) != 1 or average.shaping:

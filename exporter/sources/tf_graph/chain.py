@@ -1,11 +1,11 @@
-"""Batch norm that a graph spells out: tf.nn.batch_normalization's chain of Rsqrt, Mul, Sub and Add, or one written by hand.
+"""Decomposed batch norm: tf.nn.batch_normalization's chain of Rsqrt, Mul, Sub and Add, or one written by hand.
 
 From each Rsqrt(variance + epsilon), or division by Sqrt(variance + epsilon), or such a power, the few ops that use it are read as a sum
 of products. Batch norm is the sum  r*x*gamma - r*mean*gamma + beta,  or  r*(x - mean)*gamma + beta,  in any order of writing:
-the numbers at the ends of op names differ between versions and with what is left out, so they are never looked at.
+the numbers at the ends of op names differ between versions and depend on what is omitted, so they are never used.
 
-Training for quantization multiplies the convolution's weights by r*gamma and adds  beta - r*mean*gamma  to what it gives, and leaves all of
-that in the graph for inference, too (tf.contrib.quantize, fold_batch_norms.py, "_Fold").
+Quantization-aware training multiplies the convolution's weights by r*gamma and adds  beta - r*mean*gamma  to its output, and leaves all of
+that in the graph for inference (tf.contrib.quantize, fold_batch_norms.py, "_Fold").
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Term(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Chain:
-    """A batch norm that was found. last: its last op; the rest are what plays each role."""
+    """A batch norm that was found. last: its last op; the other fields are its roles."""
 
     last: Node
     x: Value
@@ -81,7 +81,7 @@ def users_of(body: Body) -> dict[str, list[Node]]:
 
 
 def _sum_under(tracer: Tracer, frame: Frame, root: Node) -> tuple[Traced | None, float | None]:
-    """The variance and epsilon under a root; no variance where it is no sum of a statistic and a number."""
+    """The variance and epsilon under a root; no variance if it is not a sum of a statistic and a number."""
     value = inner(operand(frame, root, 0))
     node = value.node
     if node is None or node.op not in ("Add", "AddV2"):
@@ -175,7 +175,7 @@ class _Cone:
     def _sum(self, node: Node, depth: int) -> tuple[Term, ...] | None:
         """The sum that a member of the cone computes, None if it is something else."""
         if node.name not in self._terms:
-            self._terms[node.name] = None  # an op that uses its own output, as only a broken graph has it, is nothing
+            self._terms[node.name] = None  # an op that uses its own output, which only a broken graph contains, is ignored
             self._terms[node.name] = self._compute(node, depth) if depth < MAX_CONE_WIDTH else None
         return self._terms[node.name]
 
@@ -211,7 +211,7 @@ class _Cone:
         sign, value = self._signed(value)
         source = self.tracer.trace(value)
         made = isinstance(source, Opaque) and self.tracer.is_statistic(source)  # gamma and beta as batch renormalization corrects them
-        if isinstance(source, (Opaque, Moment)) and not made:  # a Moment may be the mean, or what a pooling layer gives
+        if isinstance(source, (Opaque, Moment)) and not made:  # a Moment may be the mean, or the output of a pooling layer
             return (Term(sign, False, value, ()),)
         return (Term(sign, False, None, (source,)),)
 
@@ -229,7 +229,7 @@ class _Cone:
         if len(rest) > 1 or any(term.x is not None or len(term.factors) != 1 or term.sign < 0 for term in rest):
             return None
         beta = rest[0].factors[0] if rest else None
-        if len(scaled) == 2 and not shift:  # the mean comes from activations, too
+        if len(scaled) == 2 and not shift:  # the mean also comes from activations
             scaled, shift = self._activation_and_mean(scaled)
         if len(scaled) != 1 or scaled[0].sign < 0 or len(scaled[0].factors) > 1 or len(shift) > 1:
             return None
@@ -268,7 +268,7 @@ class _Cone:
 
     def _centered(self, node: Node, x: Value, gamma: Traced | None, beta: Traced | None, variance: Traced,
                   epsilon: float | None) -> Chain | None:
-        """With the difference in place of x, or gamma times it."""
+        """The form with the difference in place of x, or gamma times it."""
         difference = inner(x)
         inside = difference.node
         if inside is not None and inside.op == "Mul" and gamma is None:

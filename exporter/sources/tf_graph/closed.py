@@ -1,4 +1,4 @@
-"""Graphs in which a batch norm cannot be seen: compiled code, and what other programs keep in files that look like TensorFlow's."""
+"""Graphs in which batch norms are not visible: compiled code, and files of other programs that look like TensorFlow's."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from exporter.errors import UnsupportedError
 from exporter.formats.graph_def import Graph
 from exporter.sources.shared.refusals import FOLDED, ORIGINAL
 
-# Ops that hold a program of another kind: what that is, and what to do.
+# Ops that contain a program of another kind: what it is, and what to do.
 COMPILED = {
     "XlaCallModule": "the model is compiled StableHLO (the op XlaCallModule, which Keras 3 on JAX or PyTorch and jax2tf write): epsilon "
                      "and the role of each variable are inside the compiled code",
@@ -21,7 +21,7 @@ FOREIGN = {
 
 
 def check_is_open(graph: Graph) -> None:
-    """Raises UnsupportedError for a graph without a visible batch norm of which this says nothing."""
+    """Raises UnsupportedError for a graph in which batch norms may be invisible."""
     for node in graph.all_nodes():
         if node.op in COMPILED:
             raise UnsupportedError(COMPILED[node.op], hint="export the Keras model that it was made from (.keras, .h5 or its weights)")

@@ -1,4 +1,4 @@
-"""Layers from the batch norms of a graph: the values of each role, brought to one shape and put at the axis along which they are used."""
+"""Layers from the batch norms of a graph: the values of each role, in one shape and along the axis of their use."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ Read = Callable[[Variable], "Values | None"]
 
 
 def layers(norms: Sequence[GraphNorm], read: Read, tensorflow_version: str = "") -> Iterator[Stored | Skipped]:
-    """What the batch norms of `graph_norms` are, each a layer or why it cannot be had.
+    """The batch norms of `graph_norms`, each as a layer or with the reason why it cannot be exported.
 
     read: the stored values of a variable, None if there are none. tensorflow_version: that wrote the graph, where known.
     Raises what `read` raises, and FormatError for broken constants.
@@ -81,7 +81,7 @@ def _layer(norm: GraphNorm, read: Read) -> Stored:
 
 
 def _without_addition(layer: Stored) -> Stored:
-    """The epsilon that was meant, see `adds_to_epsilon`."""
+    """The intended epsilon, see `adds_to_epsilon`."""
     if layer.epsilon is None or not 0 < layer.epsilon <= 1.00001e-5:
         return layer
     return layer.replace(epsilon=float(np.float32(layer.epsilon - 1e-12)), effective_epsilon=layer.epsilon)
@@ -139,7 +139,7 @@ def _reshaped(role: str, values: NDArray[Any], shaping: Shaping) -> NDArray[Any]
 
 
 def _aligned(norm: GraphNorm, arrays: dict[str, NDArray[Any]]) -> tuple[tuple[int, ...], tuple[int, ...], dict[str, NDArray[Any]]]:
-    """The arrays in the one shape that they broadcast to, without axes of size 1, and the input's axis of each axis that is left."""
+    """The arrays in the shape that they broadcast to, without axes of size 1, and the input's axis for each remaining axis."""
     try:
         whole = np.broadcast_shapes(*(values.shape for values in arrays.values()))
     except ValueError:
@@ -166,7 +166,7 @@ def _aligned(norm: GraphNorm, arrays: dict[str, NDArray[Any]]) -> tuple[tuple[in
 
 
 def _axis(from_the_end: int, rank: int | None) -> int:
-    """The last axis as -1, others counted from the front where the rank is known."""
+    """The last axis as -1, others counted from the front if the rank is known."""
     return from_the_end if from_the_end == -1 or rank is None else from_the_end + rank
 
 

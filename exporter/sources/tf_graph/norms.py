@@ -1,7 +1,7 @@
-"""Every batch norm of a TensorFlow graph: which variable or constant plays which role, and the epsilon.
+"""Every batch norm of a TensorFlow graph: the variable or constant for each role, and the epsilon.
 
 Fused ops (FusedBatchNorm, V2, V3, and what the graph optimizer makes of them), the op of the first TensorFlow, and chains (`chain`).
-One that computes with the statistics of the batch is left out where the same layer is also there with stored ones (tf.cond, a second tower,
+One that computes with the statistics of the batch is omitted if the same layer also occurs with stored ones (tf.cond, a second tower,
 a function for each mode). Layer, group and instance normalization are not batch norm and are not reported.
 """
 
@@ -37,7 +37,7 @@ from exporter.sources.tf_graph.values import (
     operand,
 )
 
-FUSED_EPSILON = float(np.float32(1e-4))  # the op's own default, which SavedModels strip (tensorflow/core/ops/nn_ops.cc)
+FUSED_EPSILON = float(np.float32(1e-4))  # the op's default, which SavedModels omit (tensorflow/core/ops/nn_ops.cc)
 FUSED_CONVOLUTIONS = frozenset({"_FusedConv2D", "_FusedDepthwiseConv2dNative"})
 GLOBAL = "BatchNormWithGlobalNormalization"
 LAYOUTS = {"NHWC": (-1, 4), "NCHW": (1, 4), "NDHWC": (-1, 5), "NCDHW": (1, 5)}
@@ -47,7 +47,7 @@ OF_THE_BATCH = "it uses the statistics of the batch (is_training), not stored on
 
 
 class Inputs(NamedTuple):
-    """Which input of an op is what."""
+    """The meaning of each input of an op."""
 
     x: int
     gamma: int
@@ -67,16 +67,16 @@ class GraphNorm:
     """One batch norm of a graph.
 
     path:     the scope of its variables, else of its ops; "" until all are known.
-    node:     its last op. x: what it normalizes. conditional: whether it stands in a branch of a conditional.
+    node:     its last op. x: what it normalizes. conditional: whether it is in a branch of a conditional.
     splits_batch: whether the batch lies along the first two axes of x (virtual_batch_size).
     gamma, beta: None if the graph has none.
     mean, variance: parameters where `reason` is "".
-    epsilon:  a float32 as a double, or None. axis, ndim: where the graph says them.
+    epsilon:  a float32 as a double, or None. axis, ndim: if the graph specifies them.
     in_training: whether it computes with the statistics of the batch.
     moving:   in training, the moving averages that the graph's update ops keep.
-    certain:  whether it is a batch norm; else only the root of a stored variance was found.
+    certain:  whether it is a batch norm; otherwise only the root of a stored variance was found.
     reason:   why it cannot be resolved, or "".
-    calls:    see Stored; () if the graph does not say it for certain.
+    calls:    see Stored; () if the graph does not show it with certainty.
     """
 
     node: Node
@@ -109,7 +109,7 @@ class GraphNorm:
 
     @property
     def stored(self) -> tuple[Hashable, Hashable] | None:
-        """What the stored statistics are, in training the moving averages; None if that is not known."""
+        """The stored statistics (in training, the moving averages); None if they are unknown."""
         mean, variance = self.moving or (self.mean, self.variance)
         return None if isinstance(mean, (Moment, Opaque)) or isinstance(variance, (Moment, Opaque)) else (mean.identity, variance.identity)
 
@@ -117,8 +117,8 @@ class GraphNorm:
 def graph_norms(graph: Graph, bound: Mapping[str, Sequence[Variable | None]] | None = None, *, main: bool = True) -> list[GraphNorm]:
     """The batch norms of a graph in the order of its ops, each once, with a path.
 
-    bound: functions to look into, with the variables that their last arguments stand for (for TensorFlow 2's SavedModels, where the
-    object graph and not the main graph says what a function's captured inputs are). main: whether to look into the main graph, too.
+    bound: functions to search, with the variables that their last arguments refer to (for TensorFlow 2's SavedModels, where the
+    object graph and not the main graph shows what a function's captured inputs are). main: whether to search the main graph, too.
 
     Raises FormatError for a broken graph.
     """
@@ -145,11 +145,11 @@ def graph_norms(graph: Graph, bound: Mapping[str, Sequence[Variable | None]] | N
 
 
 class _Layers:
-    """The layers that are known already. A batch norm in training may be one of them, in another mode.
+    """The layers that are already known. A batch norm in training may be one of them, in another mode.
 
-    It is where it has the same gamma and beta, unless both keep statistics of their own (a batch norm for each domain); where it keeps
-    the same statistics; or where it has no parameters and stands beside a branch of a conditional for the same input. The input alone
-    says nothing: there may be several batch norms over one tensor.
+    It is the same if it has the same gamma and beta, unless both keep their own statistics (a batch norm per domain); if it keeps
+    the same statistics; or if it has no parameters and is in another branch of a conditional for the same input. The input alone
+    shows nothing: there may be several batch norms over one tensor.
     """
 
     def __init__(self) -> None:
@@ -175,7 +175,7 @@ class _Layers:
 
 
 class _Op(NamedTuple):
-    """The last op of a batch norm, and what it says itself."""
+    """The last op of a batch norm, and what it specifies itself."""
 
     node: Node
     class_name: str
@@ -196,7 +196,8 @@ class _Finder:
         self._below: dict[Frame, dict[str, list[Frame]]] = {}
 
     def run(self) -> Iterator[GraphNorm]:
-        """Every one in every frame, also the same one several times, in the order of the ops; those of a function where it is called."""
+        """Every batch norm in every frame, possibly the same one several times, in the order of the ops; those of a function at its
+        call."""
         self._walk()
         for root in self.tracer.roots:
             yield from self._of(root)
@@ -213,7 +214,8 @@ class _Finder:
                 yield from self._of(below)
 
     def _walk(self) -> None:
-        """Finds what the main graph and the bound functions call that may hold a batch norm, once for equal arguments."""
+        """Finds the called functions that may contain a batch norm, from the main graph and the bound functions, once for equal
+        arguments."""
         seen: set[tuple[str, tuple[Hashable, ...]]] = set()
         queue = list(self.tracer.roots)
         for frame in queue:
@@ -235,7 +237,7 @@ class _Finder:
     def _holds_norms(self, function: str) -> bool:
         """Whether a function, or one that it calls, has an op from which a batch norm can be found."""
         if function not in self._interesting:
-            self._interesting[function] = False  # one that calls itself adds nothing to what it contains
+            self._interesting[function] = False  # a recursive call adds nothing
             names, reached = [function], {function}
             for name in names:
                 for node in self.graph.function(name).nodes.values():
@@ -278,7 +280,7 @@ class _Finder:
         return self._norm(_Op(node, node.op, x, epsilon, axis, ndim, reason), roles, fed)
 
     def _is_layer_norm(self, x: Value, scale: Traced, offset: Traced) -> bool:
-        """tf.keras' LayerNormalization and instance norms borrow the fused op: inputs reshaped, scale and offset made for the occasion."""
+        """tf.keras's LayerNormalization and instance norms use the fused op with reshaped inputs and generated scale and offset."""
         if isinstance(scale, (Variable, Parts)) or isinstance(offset, (Variable, Parts)):
             return False
         node = inner(x).node
@@ -287,7 +289,7 @@ class _Finder:
         return made and (isinstance(scale, (Opaque, Filled)) or (node is not None and node.op == "Reshape"))
 
     def _through_transposes(self, frame: Frame, node: Node, x: Value, axis: int, ndim: int) -> tuple[int, int | None]:
-        """The axis of the layer where its input is transposed, or reshaped, to what the kernel can do."""
+        """The axis of the layer if its input is transposed or reshaped for the kernel."""
         x, _ = self._origin(x)
         before = x.node
         if before is None or before.op not in ("Transpose", "Reshape"):
@@ -304,7 +306,7 @@ class _Finder:
         return (order[axis] if order[axis] != ndim - 1 else -1), ndim
 
     def _after(self, frame: Frame, node: Node, op: str) -> list[Node]:
-        """The ops of this kind that use what a node computes, also behind a conditional that it stands in."""
+        """The ops of this kind that use a node's output, also after a conditional around it."""
         users = self._users_of(frame.body)
         queue, seen, found = [node], {node.name}, []
         for one in queue:
@@ -316,7 +318,7 @@ class _Finder:
         return found
 
     def _chains(self, frame: Frame) -> dict[str, GraphNorm]:
-        """Those that are several ops, by the name of the last."""
+        """Batch norms that consist of several ops, by the name of the last one."""
         found = {}
         for root, kind, chain, variance in chains(self.tracer, frame, self._users_of(frame.body)):
             if chain is not None:
@@ -337,9 +339,9 @@ class _Finder:
         return dataclasses.replace(norm, splits_batch=True) if norm is not None and splits_batch(self.tracer, chain) else norm
 
     def _norm(self, op: _Op, roles: Roles, fed: tuple[Traced, Traced] | None = None) -> GraphNorm | None:
-        """What was found, with the reason where a role is not played by a parameter; None if it is another normalization.
+        """The batch norm, with the reason if a role has no parameter; None if it is another normalization.
 
-        fed: the statistics that go into an op which computes its own.
+        fed: the statistics that are inputs of an op that computes its own.
         """
         gamma, beta = (None if is_made(source, neutral) else source for source, neutral in ((roles.gamma, 1.0), (roles.beta, 0.0)))
         mean, variance = (self.tracer.moment(source) or source for source in (roles.mean, roles.variance))
@@ -374,7 +376,7 @@ class _Finder:
         return self._users[body.name]
 
     def _origin(self, x: Value) -> tuple[Value, bool]:
-        """What is normalized, seen through conditionals and calls, and whether there was a conditional."""
+        """The normalized tensor, traced through conditionals and calls, and whether there was a conditional."""
         conditional = False
         for _ in range(100):
             node = x.node
@@ -390,7 +392,7 @@ class _Finder:
         return (Value(x.frame, x.output._replace(slot=0)) if is_switch else x), conditional
 
     def _rank(self, x: Value) -> int | None:
-        """The rank of an activation, where the ops before it or the file's own notes say it."""
+        """The rank of an activation, if the preceding ops or the file's annotations show it."""
         for _ in range(100):
             node = x.node
             if node is None:

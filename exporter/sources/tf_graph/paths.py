@@ -9,7 +9,7 @@ from exporter.formats.graph_def import Node
 from exporter.sources.tf_graph.trace import FUSED
 from exporter.sources.tf_graph.values import Constant, Parts, Traced, Variable
 
-# What TensorFlow and Keras call the scopes and ops of one batch norm, below the layer's own scope.
+# TensorFlow's and Keras's names for the scopes and ops of a batch norm below the layer's own scope.
 INNER_SCOPE = re.compile(r"(batchnorm|cond|batch_normalization_op|_?FusedBatchNorm(V2|V3|Ex)?)(_\d+)?")
 CALL_SCOPE = re.compile(r"(Stateful)?PartitionedCall(_\d+)?")
 
@@ -26,7 +26,7 @@ def variable_scope(affine: Sequence[Traced | None], statistics: Sequence[Traced 
 
 
 def op_scope(node: Node) -> str:
-    """The scope of an op of a batch norm without the parts that all batch norms have; the op's own name where nothing is left."""
+    """The scope of a batch norm's op without the parts that all batch norms have; the op's own name if nothing remains."""
     parts = node.name.split("/")
     if not FUSED.fullmatch(node.op) and len(parts) > 1:
         parts.pop()

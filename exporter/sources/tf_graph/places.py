@@ -1,7 +1,7 @@
-"""Where a batch norm of a graph stands: the op that feeds it and those that follow, where they lie in one body and nothing is conditional.
+"""The place of a batch norm in a graph: the op that feeds it and those that follow, if they are in one body without conditionals.
 
-A bias between a kernel and the batch norm belongs to the kernel. A path is the name of an op, of one with a kernel its scope; a class is
-the kind of an op.
+A bias between a kernel and the batch norm belongs to the kernel. A path is the name of an op, or its scope if it has a kernel; a class is
+the type of an op.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 # The axis of the output channels of each op's kernel; a depthwise one has two.
 KERNELS = {"Conv2D": 3, "Conv3D": 4, "MatMul": 1, "DepthwiseConv2dNative": None, "Conv2DBackpropInput": 2}
 PARTS_OF_LAYERS = frozenset({"Squeeze", "Reshape", "Transpose", "BatchToSpaceND", "BatchToSpace"})  # of a Conv1D, a dilated one, ...
-SHAPES = frozenset({"Shape", "ShapeN", "Size", "Rank"})  # they read no numbers
+SHAPES = frozenset({"Shape", "ShapeN", "Size", "Rank"})  # they don't read the values
 MAX_LENGTH = 100
 
 
 class Norm(Protocol):
-    """What this module asks of a GraphNorm."""
+    """The interface of a GraphNorm for this module."""
 
     @property
     def node(self) -> Node: ...
@@ -49,7 +49,7 @@ class Norm(Protocol):
 
 
 def calls_of(kept: Sequence[Norm], found: Iterable[Norm], tracer: Tracer) -> list[tuple[Call, ...]]:
-    """The call of each batch norm of `kept`, where that is certain. found: all, also the same one in other calls and functions."""
+    """The call of each batch norm of `kept`, if it is certain. found: all, including the same one in other calls and functions."""
     look = _Look(tracer)
     same: dict[Hashable, list[Norm]] = {}
     for norm in found:
@@ -65,8 +65,8 @@ class _Look:
         self._results: dict[str, set[str]] = {}
 
     def at_all(self, norms: list[Norm]) -> tuple[Call, ...]:
-        """The one call that all these, which are one batch norm, agree on; () if one is not certain, or the model calls it twice: a body
-        holds two, or calls twice the function that holds it."""
+        """The one call on which all occurrences of a batch norm agree; () if one is uncertain, or if the model calls it twice: a body
+        contains it twice, or calls the function that contains it twice."""
         ops: dict[str, str] = {}
         callers = [(frame.body.name, frame.caller.body.name) for norm in norms if (frame := norm.x.frame).caller is not None]
         is_once = all(ops.setdefault(norm.x.frame.body.name, norm.node.name) == norm.node.name for norm in norms)
@@ -79,12 +79,12 @@ class _Look:
         if norm.conditional or frame.body.nodes.get(norm.node.name) is not norm.node:
             return None
         if frame.caller is not None and norm.node.name in self._results_of(frame.body):
-            return None  # what follows is another body's
+            return None  # what follows belongs to another body
         feeding = self._feeding(frame, norm)
         return None if feeding is None else Call((feeding,), tuple(map(_neighbor, self._following(frame.body, norm.node))))
 
     def _feeding(self, frame: Frame, norm: Norm) -> Neighbor | None:
-        """What computes x: a stored kernel with its bias, or an op that is no part of a layer with a kernel; None if that is not
+        """What computes x: a stored kernel with its bias, or an op that is not part of a layer with a kernel; None if that is not
         certain, x is an argument, or a product of two inputs."""
         body, node, use_bias = frame.body, norm.x.node, False
         if node is None:
@@ -105,7 +105,7 @@ class _Look:
         return isinstance(self._tracer.trace(operand(frame, node, number)), (Variable, Constant, Parts))
 
     def _source(self, body: Body, node: Node) -> Node | None:
-        """The op behind the first input of one, seen through what changes no number; None if another body computes it."""
+        """The op that computes the first input of an op, traced through ops that change no value; None if another body computes it."""
         for _ in range(MAX_LENGTH):
             found = body.nodes.get(node.inputs[0].node) if node.inputs else None
             if found is None or found.op not in PASSES:
@@ -116,12 +116,12 @@ class _Look:
         return None
 
     def _is_shared(self, body: Body, node: Node) -> bool:
-        """Whether something else reads what a node computes, or it is a result of the function."""
+        """Whether something else reads a node's output, or it is a result of the function."""
         users = (user for user in self._users_of(body).get(node.name, ()) if user.op not in SHAPES)
-        return len(list(itertools.islice(users, 2))) > 1 or node.name in self._results_of(body)  # thousands may read one
+        return len(list(itertools.islice(users, 2))) > 1 or node.name in self._results_of(body)  # one node may have thousands of readers
 
     def _following(self, body: Body, node: Node) -> list[Node]:
-        """The ops that read a batch norm, through what changes no number."""
+        """The ops that read a batch norm, traced through ops that change no value."""
         found: dict[str, Node] = {}
         queue, seen = [node], {node.name}
         for one in queue:
@@ -147,7 +147,7 @@ class _Look:
 
 
 def _neighbor(node: Node) -> Neighbor:
-    """Of a kernel the scope, which is the layer's: "conv1" of conv1/Conv2D."""
+    """For a kernel, the scope, which is that of the layer: "conv1" for conv1/Conv2D."""
     above = node.name.rpartition("/")[0] if node.op in KERNELS else ""
     padding = node.text("padding").lower() if node.op in KERNELS or node.op.endswith("Pool") else ""
     return Neighbor(path=above or node.name, class_name=node.op, padding=padding or None)

@@ -1,4 +1,4 @@
-"""What the functions of a SavedModel say about its variables: which are a batch norm's, and its epsilon."""
+"""What the functions of a SavedModel show about its variables: which belong to a batch norm, and its epsilon."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from exporter.sources.tf_graph.values import Traced, Variable
 
 
 class SavedFunctions:
-    """The functions of a MetaGraphDef, which TensorFlow 2 calls through objects: their last arguments stand for objects' nodes."""
+    """The functions of a MetaGraphDef, which TensorFlow 2 calls through objects: their last arguments refer to the nodes of objects."""
 
     def __init__(self, data: bytes, saved: SavedGraph, stored: CheckpointGraph) -> None:
         self._graph = MetaGraph(data, saved.where).graph
@@ -28,13 +28,14 @@ class SavedFunctions:
         self._bound = {name: [variable(node) for node in nodes] for name, nodes in self._nodes.items()}
 
     def norms(self) -> list[GraphNorm]:
-        """Every batch norm of every function, once. Raises FormatError if a function is bound otherwise than the one that calls it."""
+        """Every batch norm of every function, once. Raises FormatError if a function is bound to other objects than its caller."""
         for name in self._nodes:
             self._check_calls(name)
         return graph_norms(self._graph, self._bound, main=False)  # the main graph calls the same functions, with variables of no object
 
     def _check_calls(self, caller: str) -> None:
-        """What a function is bound to, each that calls it has as well and hands on: the file says it several times, without a checksum."""
+        """Everything a function is bound to must also be bound to, and passed on by, its callers: the file stores it repeatedly, without a
+        checksum."""
         body = self._graph.function(caller)
         own = dict(zip(reversed(body.arguments), reversed(self._nodes[caller])))
         for node in body.nodes.values():
@@ -45,7 +46,7 @@ class SavedFunctions:
                                       where=self._graph.where, hint="the file is damaged: copy or save the SavedModel again")
 
     def check_is_open(self) -> None:
-        """Raises UnsupportedError if a batch norm could not be seen: in compiled code, or where there are no functions."""
+        """Raises UnsupportedError if batch norms would be invisible: in compiled code, or if there are no functions."""
         check_is_open(self._graph)
         if not any(key is not None for keys in self._bound.values() for key in keys):
             raise UnsupportedError("the SavedModel contains no function that uses a variable and no Keras metadata, so the role of its "
@@ -54,7 +55,7 @@ class SavedFunctions:
     def norms_of(self, variances: Iterable[int]) -> dict[int, list[GraphNorm]]:
         """The batch norms that compute with these variables as their variance, by variable; in training they keep it as their average.
 
-        The functions that take most variables are looked into first: whole models, which are enough in nearly all files.
+        The functions with the most variables are searched first: these are whole models, which suffice for nearly all files.
         """
         found: dict[int, list[GraphNorm]] = {node: [] for node in variances}
         for name, variables in sorted(self._bound.items(), key=lambda item: -len(item[1])):
@@ -68,5 +69,5 @@ class SavedFunctions:
 
 
 def key_of(source: Traced | None) -> int | None:
-    """The node of the object graph that a value is, None for other values."""
+    """The node of the object graph that a value refers to, None for other values."""
     return source.key if isinstance(source, Variable) and isinstance(source.key, int) else None

@@ -1,15 +1,15 @@
-"""Checkpoints of tf.train.Saver: variables under names of their own, and the graph beside them in a .meta file.
+"""Checkpoints of tf.train.Saver: variables by name, and the graph beside them in a .meta file.
 
-With the graph every batch norm is found by the graph's edges, whatever its variables are called. Without it only names are left: whole last
-name components, where TensorFlow itself gave them, and no epsilon.
+With the graph, every batch norm is found by the graph's edges, whatever the names of its variables. Without it only names remain: whole
+last name components that TensorFlow itself generated, and no epsilon.
 
-The .meta file beside a checkpoint is mostly the graph of training. A layer that it runs with the statistics of the batch is exported with
-the moving averages that its update ops keep, and a warning says so; not where these still have their first values, for then nothing runs
-the update ops, and the batch's statistics are what the model works with.
+The .meta file beside a checkpoint is usually the training graph. A layer that it runs with the statistics of the batch is exported with
+the moving averages that its update ops keep, with a warning; not if these still have their initial values, because then nothing runs
+the update ops, and the model works with the statistics of the batch.
 
 ReadOptions.ema, averages of variables (their name and "/ExponentialMovingAverage"):
-    None    as the graph reads them; a warning says where the checkpoint has averages that are not taken;
-    "yes"   the average in place of the variable, wherever the checkpoint has one; moving averages also where they have their first values;
+    None    as the graph reads them; a warning lists averages in the checkpoint that are not used;
+    "yes"   the average in place of the variable, wherever the checkpoint has one; also moving averages with their initial values;
     "no"    the variable in place of its average.
 """
 
@@ -39,17 +39,17 @@ if TYPE_CHECKING:
 
 NAME = "tf-checkpoint"
 AVERAGE = "/ExponentialMovingAverage"
-# Save ops (tensorflow/core/ops/io_ops.cc) with the number of their first tensor; input 1 holds the names.
+# Save ops (tensorflow/core/ops/io_ops.cc) with the number of their first tensor; input 1 contains the names.
 SAVE_OPS = {"Save": 2, "SaveSlices": 3, "SaveV2": 3}
-# What tf.nn.moments calls the two tensors that the averages of the hand-made batch norm are named after: TensorFlow 1.x, 0.12.
+# tf.nn.moments's names of the two tensors after which the averages of a handwritten batch norm are named: TensorFlow 1.x, 0.12.
 MOMENTS = (("/moments/Squeeze", "/moments/Squeeze_1"), ("/moments/moments_1/mean", "/moments/moments_1/variance"))
 
 
 def read_tf1(checkpoint: Checkpoint, meta: Place | None, others: Sequence[Place], found: Found, options: ReadOptions) -> None:
     """Reads the batch norms of a name-based checkpoint into `found`.
 
-    meta: the graph beside it, or None; --architecture may name another. others: graphs of other names in the folder; the only one is taken
-    where it is of this checkpoint's variables. Raises FormatError for damage, UnsupportedError if names alone say nothing certain.
+    meta: the graph beside it, or None; --architecture may give another. others: graphs with other names in the folder; the only one is used
+    if it has this checkpoint's variables. Raises FormatError for damage, UnsupportedError if names alone are inconclusive.
     """
     if options.architecture is not None:
         if options.architecture.suffix != ".meta":
@@ -94,7 +94,7 @@ def read_graph(checkpoint: Checkpoint, graph: MetaGraph, found: Found, options: 
 
 
 def saved_names(meta: MetaGraph) -> dict[str, str]:
-    """What the saver of a graph stores each variable as, where that is not the variable's own name (Saver(var_list={...}))."""
+    """The name under which a graph's saver stores each variable, if it is not the variable's own name (Saver(var_list={...}))."""
     scope = meta.save_node.rpartition("/")[0]
     nodes = meta.graph.main.nodes
     found: dict[str, str] = {}
@@ -111,7 +111,7 @@ def saved_names(meta: MetaGraph) -> dict[str, str]:
 
 
 def _variable_of(nodes: Mapping[str, Node], name: str) -> str | None:
-    """The variable that a save op is fed, directly or through a read."""
+    """The variable that a save op gets, directly or through a read."""
     for _ in range(10):
         node = nodes.get(name)
         if node is None or node.op in VARIABLES:
@@ -130,7 +130,7 @@ def _of_inference(norm: GraphNorm) -> GraphNorm:
 
 
 def _is_untouched(layer: Stored) -> bool:
-    """Whether the statistics are the initial ones of every layer."""
+    """Whether the statistics have their initial values."""
     return not layer.moving_mean.any() and bool((layer.moving_variance == 1).all())
 
 
@@ -158,7 +158,7 @@ class _Names:
         return Values(self._checkpoint.read(name), self._checkpoint.info(name).dtype)
 
     def warn_of_averages(self, found: Found) -> None:
-        """Says that the checkpoint has averages of what was read, where they are not taken."""
+        """Warns if the checkpoint has averages of the variables that were read, and they are not used."""
         if self._left:
             found.warn(f"the checkpoint also contains exponential moving averages of {listed(dict.fromkeys(self._left))}, "
                        "which are not used; --ema yes uses them, --ema no silences this")
@@ -189,9 +189,9 @@ class _Named(NamedTuple):
 
 
 def _by_name(checkpoint: Checkpoint, found: Found, options: ReadOptions, graphs: Sequence[Place]) -> None:
-    """What names alone say: the four of tf.layers, Keras and slim in one scope, and the averages of the hand-made batch norm.
+    """What names alone show: the four of tf.layers, Keras and slim in one scope, and the averages of a handwritten batch norm.
 
-    graphs: that lie in the folder, for the hint.
+    graphs: those in the folder, for the hint.
     """
     scopes = _scopes(checkpoint)
     named: list[_Named] = []

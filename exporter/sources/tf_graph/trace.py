@@ -1,6 +1,6 @@
-"""Where a value in a TensorFlow graph comes from: a variable, a constant, or the batch itself.
+"""The origin of a value in a TensorFlow graph: a variable, a constant, or the batch itself.
 
-Values are followed backward through whatever does not change numbers: reads, casts, reshapes, control flow of both kinds, and calls of
+Values are traced backward through everything that does not change numbers: reads, casts, reshapes, control flow of both kinds, and calls of
 functions.
 """
 
@@ -47,7 +47,7 @@ ELEMENTWISE = frozenset({"Add", "AddV2", "AddN", "Sub", "Mul", "Neg", "RealDiv",
                          "Sqrt", "Rsqrt", "Pow", "Maximum", "Minimum", "Relu", "Select", "SelectV2", "Merge", "RefMerge",
                          "CollectiveReduce", "CollectiveReduceV2", "NcclAllReduce"})
 SIZES = frozenset({"Shape", "Size", "Rank"})
-WRITES = frozenset({"Assign", "AssignAdd", "AssignSub"})  # of reference variables: what they give is the variable
+WRITES = frozenset({"Assign", "AssignAdd", "AssignSub"})  # of reference variables: their output is the variable
 FUSED = re.compile(r"_?FusedBatchNorm(V2|V3|Ex)?")
 REPLICA = re.compile(r"(.+)/replica_\d+")  # MirroredStrategy: copies of a variable, which no checkpoint contains
 
@@ -55,7 +55,7 @@ REPLICA = re.compile(r"(.+)/replica_\d+")  # MirroredStrategy: copies of a varia
 class Tracer:
     """Follows values of one graph.
 
-    bound: for functions to start from, the variables that their last arguments stand for (None: no variable). main: whether to start from
+    bound: for functions to start from, the variables that their last arguments refer to (None: no variable). main: whether to start from
     the main graph, too.
     """
 
@@ -84,7 +84,7 @@ class Tracer:
         return [(node.op, 0)] if node.op in self.graph else []
 
     def enter(self, frame: Frame, node: Node, function: str, first: int) -> Frame:
-        """The frame of a call, one and the same each time it is asked for."""
+        """The frame of a call; the same object each time."""
         key = frame, node.name, function
         found = self._frames.get(key)
         if found is None:
@@ -95,10 +95,10 @@ class Tracer:
         return found
 
     def trace(self, value: Value) -> Traced:
-        """What a value is; Opaque where that is not understood, or is deeper than any graph that was written by people."""
+        """The meaning of a value; Opaque if it is not understood, or deeper than in any graph written by people."""
         found = self._memo.get(value)
         if found is None:
-            self._depth += 1  # of all the ways in which one value leads to another: a broken graph may lead in circles
+            self._depth += 1  # for all ways in which one value leads to another: a broken graph may contain cycles
             found = self._memo[value] = self._trace(value) if self._depth <= MAX_TRACE_DEPTH else Opaque(TOO_LONG, value)
             self._depth -= 1
         return found
@@ -136,7 +136,7 @@ class Tracer:
         return outside
 
     def _invariant(self, frame: Frame, argument: str) -> bool:
-        """Whether a loop hands an argument on unchanged."""
+        """Whether a loop passes an argument on unchanged."""
         number = frame.argument(argument)
         results = list(frame.body.results.values())
         if number is None or number >= len(results):
@@ -186,17 +186,18 @@ class Tracer:
         return Opaque(f"what the op {printable(op)} computes", value)
 
     def _variable(self, frame: Frame, node: Node) -> Variable:
-        """The variable of an op; of a copy that a strategy keeps for another device, the one that is stored."""
+        """The variable of an op; for a copy that a strategy keeps for another device, the stored variable."""
         copy = REPLICA.fullmatch(node.name)
         original = frame.body.nodes.get(copy[1]) if copy else None
         name = original.name if original is not None and original.op in VARIABLES else node.name
         return Variable(name, name)
 
     def _choose(self, value: Value, values: list[Value]) -> Traced:
-        """One of several values, chosen at run time: the one of inference where the others are statistics of the batch.
+        """One of several values, chosen at run time: the one for inference if the others are statistics of the batch.
 
-        Not where they are activations themselves: where(x > 0, x, 0.5) is one, too. Zeros in place of the statistics of an empty batch
-        (Keras under a distribution strategy) are no parameter.
+        Not if they are activations themselves: where(x > 0, x, 0.5) also chooses a value. Zeros in place of the statistics of an empty
+                                                batch
+        (Keras under a distribution strategy) are not a parameter.
         """
         sources = [self.trace(one) for one in values]
         by_identity = {source.identity: source for source in sources if not isinstance(source, (Moment, Opaque))}
@@ -219,7 +220,7 @@ class Tracer:
         return Parts(kept, int(axis)) if len(kept) > 1 else kept[0]
 
     def _simplified(self, value: Value, node: Node) -> Traced:
-        """1 * v, 0 + v, 0 * v: what batch renormalization leaves of its corrections in inference."""
+        """1 * v, 0 + v, 0 * v: the remains of batch renormalization's corrections in inference."""
         sources = [self.trace(operand(value.frame, node, n)) for n in (0, 1)]
         numbers = [_number(source) for source in sources]
         for number, other in zip(numbers, sources[::-1]):
@@ -261,7 +262,7 @@ class Tracer:
                    for node in self._ancestors(source.value))
 
     def is_statistic(self, source: Traced) -> bool:
-        """Whether a value is a statistic of the batch, or computed from such, parameters and numbers alone."""
+        """Whether a value is a statistic of the batch, or computed only from such statistics, parameters and numbers."""
         return isinstance(source, Moment) and source.of_batch if not isinstance(source, Opaque) else bool(self.statistics(source))
 
     def statistics(self, source: Opaque) -> list[Moment | Variable | Constant | Parts]:
@@ -285,7 +286,7 @@ class Tracer:
         return found if any(isinstance(leaf, Moment) for leaf in found) else []
 
     def _operands(self, value: Value) -> list[Value]:
-        """What a value is computed from element by element; none where it is not."""
+        """The inputs of a value that is computed element by element; none for other values."""
         node = value.node
         if node is None:
             outside = value.frame.outside(value.output.node)
@@ -299,11 +300,11 @@ class Tracer:
         return [operand(value.frame, node, 0)] if node.op in PASSES or node.op in ("Reshape", "Squeeze", "ExpandDims") else []
 
     def _is_size(self, value: Value) -> bool:
-        """Whether a value says how large a tensor is: what a sum is divided by."""
+        """Whether a value is the size of a tensor, by which a sum is divided."""
         return any(node is not None and node.op in SIZES for node in self._near(value))
 
     def _near(self, value: Value) -> Iterator[Node | None]:
-        """A node and what it is computed from, through the ops that sizes go through."""
+        """A node and its inputs, through the ops that compute sizes."""
         for _ in range(MAX_CALL_DEPTH):
             node = value.node
             yield node
@@ -319,7 +320,7 @@ class Tracer:
         return Moment((value.frame, value.output.node), over_batch, axes=tuple(axes) if axes is not None else None)
 
     def moment(self, source: Traced) -> Moment | None:
-        """A statistic of activations, also where it is put together from sums (tf.nn.moments before TF 1.0)."""
+        """A statistic of activations, also if it is combined from sums (tf.nn.moments before TF 1.0)."""
         if isinstance(source, Moment):
             return source
         if isinstance(source, Opaque) and source.value is not None:
@@ -332,7 +333,7 @@ class Tracer:
         return (one.node for one in self._search(value))
 
     def _search(self, value: Value) -> Iterator[Value]:
-        """A value and all that it is computed from, nearest first; arguments of functions are followed out of them."""
+        """A value and everything that it is computed from, nearest first; function arguments are traced to the caller."""
         queue, seen = [value], {value}
         for one in queue:
             node = one.node
@@ -361,7 +362,7 @@ class Tracer:
         return None if number is None else number != 0
 
     def integers(self, value: Value) -> list[int] | None:
-        """The whole numbers of a small constant, or of constants that the op Pack joins."""
+        """The integers of a small constant, or of constants joined by the op Pack."""
         node = value.node
         if node is not None and node.op == "Pack":
             numbers = [self.scalar(operand(value.frame, node, n)) for n in range(len(node.inputs))]
@@ -376,14 +377,14 @@ class Tracer:
 
 
 def _data(node: Node) -> list[Output]:
-    """The inputs of a node without those that only choose between others."""
+    """The inputs of a node without those that only select among others."""
     if node.op in ("Switch", "RefSwitch"):
         return node.inputs[:1]
     return node.inputs[1:] if node.op in CHOICES or node.op in ("Select", "SelectV2") else node.inputs
 
 
 def _number(source: Traced) -> float | None:
-    """The one value that a tensor of 0s or 1s is made of."""
+    """The value of all elements of a tensor of 0s or 1s."""
     if isinstance(source, Filled):
         return source.value
     if not isinstance(source, Constant) or source.node.tensor().dtype.kind != "float":
@@ -393,5 +394,5 @@ def _number(source: Traced) -> float | None:
 
 
 def _shaped(source: Traced, shaping: list[tuple[str, tuple[int, ...]]]) -> Traced:
-    """With the reshapes that lie between the source and its use, which were met in reverse order."""
+    """The value with the reshapes between the source and its use, which were found in reverse order."""
     return dataclasses.replace(source, shaping=(*source.shaping, *reversed(shaping))) if shaping else source

@@ -1,6 +1,6 @@
-"""Values of a graph, and what they may turn out to be: a variable, a constant, a statistic of the batch, or something else.
+"""Values of a graph and their possible meanings: a variable, a constant, a statistic of the batch, or something else.
 
-A function body is looked at once a call, in a `Frame` that knows its caller, so that arguments can be followed out of it.
+A function body is examined once per call, in a `Frame` that knows its caller, so that arguments can be traced out of it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NamedTuple
 from exporter.errors import FormatError, printable
 from exporter.formats.graph_def import Body, Node, Output
 
-# Names that tf.constant, tf.ones and tf.zeros give by themselves: nobody's parameter when every value is neutral.
+# Default names of tf.constant, tf.ones and tf.zeros: not a parameter if every value is neutral.
 UNNAMED = re.compile(r"(Const|ones|zeros|ones_like|zeros_like|Fill)(_\d+)?")
 
 Shaping = tuple[tuple[str, tuple[int, ...]], ...]
@@ -21,7 +21,7 @@ Shaping = tuple[tuple[str, tuple[int, ...]], ...]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Variable:
-    """A variable. key: what the checkpoint knows it by; name: as the graph has it; shaping: reshapes on the way to its use."""
+    """A variable. key: in the checkpoint; name: in the graph; shaping: reshapes on the way to its use."""
 
     key: Hashable
     name: str
@@ -34,7 +34,7 @@ class Variable:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Constant:
-    """A Const of the graph. name: the node's; where: the function it stands in, "" for the main graph."""
+    """A Const of the graph. name: of the node; where: its function, "" for the main graph."""
 
     node: Node
     where: str
@@ -81,9 +81,9 @@ class Filled:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Moment:
-    """A statistic of activations. of_batch: over the batch axis, as batch norm in training has it (else: layer norm and the like).
+    """A statistic of activations. of_batch: over the batch axis, as in batch norm in training (otherwise: layer norm and the like).
 
-    identity: of the op that computes it. axes: over which it is, where the graph says it.
+    identity: of the op that computes it. axes: that it is computed over, if the graph specifies them.
     """
 
     identity: Hashable
@@ -94,7 +94,7 @@ class Moment:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Opaque:
-    """Anything else. reason: what it is, for a message; value: the first output that could not be seen through."""
+    """Anything else. reason: what it is, for a message; value: the first output that could not be traced."""
 
     reason: str
     value: Value | None = None
@@ -110,7 +110,7 @@ Traced = Variable | Constant | Parts | Filled | Moment | Opaque
 
 
 class Roles(NamedTuple):
-    """What plays each role."""
+    """The value for each role."""
 
     gamma: Traced
     beta: Traced
@@ -119,7 +119,7 @@ class Roles(NamedTuple):
 
 
 class Frame:
-    """A body in one call of it. caller, call, first: where it is called, by which node, and which input is the first argument."""
+    """A function body in one call. caller, call, first: the calling frame and node, and the index of the first argument's input."""
 
     __slots__ = ("_arguments", "body", "bound", "call", "caller", "depth", "first")
 
@@ -150,7 +150,7 @@ class Value(NamedTuple):
 
     @property
     def node(self) -> Node | None:
-        """The node; None for an argument. FormatError if the graph has neither: a norm behind it would else not be seen."""
+        """The node; None for an argument. FormatError if the graph has neither: a batch norm before it would otherwise be missed."""
         found = self.frame.body.nodes.get(self.output.node)
         if found is None and self.frame.argument(self.output.node) is None:
             raise FormatError(f"the graph reads {printable(self.output.node)!r}, which it does not contain", where=self.frame.body.name,
@@ -166,7 +166,7 @@ def operand(frame: Frame, node: Node, number: int) -> Value:
 
 
 def is_made(source: Traced, neutral: float) -> bool:
-    """Whether a tensor holds the neutral value alone, and the graph itself makes it: it is nobody's parameter."""
+    """Whether a tensor contains only the neutral value and is created by the graph itself, so that it is not a parameter."""
     if isinstance(source, Filled):
         return source.value == neutral
     if not isinstance(source, Constant) or not UNNAMED.fullmatch(source.name.rpartition("/")[2]):

@@ -1,4 +1,4 @@
-"""Configs for the objects of a checkpoint: those that TensorFlow 1.12 and 1.13 stored beside them, or an architecture of the user's."""
+"""Configs for the objects of a checkpoint: stored with them by TensorFlow 1.12 and 1.13, or an architecture from the user."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ class StoredConfigs:
         self._listed: dict[int, dict[str, Node]] = {}
 
     def of(self, norm: ObjectNorm) -> tuple[str, Node] | None:
-        """Path and config of a layer; None if the checkpoint has none, or not that of a batch norm."""
+        """Path and config of a layer; None if the checkpoint has none, or if it is not that of a batch norm."""
         own = self._config(norm.node)
         if own is None or not is_batch_norm(own):
             return None
         path = ""
         outer = [node for number in norm.way[0][:-1] if (node := self._config(number))]
-        for node in [*outer[1:], own]:  # the outermost is the model, whose name is no part of a path
+        for node in [*outer[1:], own]:  # the outermost is the model, whose name is not part of a path
             path = join(path, node.name)
         listed = self._in_model(norm.way[0]).get(path)
         return path, own if listed is None else dataclasses.replace(own, surroundings=listed.surroundings, calls=listed.calls)
 
     def _in_model(self, way: Sequence[int]) -> dict[str, Node]:
-        """The batch norms that the config of the outermost model lists, by path: it says their calls, too."""
+        """The batch norms in the config of the outermost model, by path: it also contains their calls."""
         root = next((number for number in way if self._config(number)), None)
         if root is None:
             return {}
@@ -60,8 +60,8 @@ class StoredConfigs:
 class Laid(NamedTuple):
     """A config that was laid over the objects of a checkpoint.
 
-    norms: path and config of each batch norm, by object. tree: in which entries that are one object are marked as one layer.
-    places: the object of each layer of that tree. removed: objects that a Sequential holds and its config does not list any more.
+    norms: path and config of each batch norm, by object. tree: with entries of one object marked as one layer.
+    places: the object of each layer of that tree. removed: objects in a Sequential that its config no longer lists.
     """
 
     norms: dict[int, tuple[str, Node]]
@@ -73,7 +73,7 @@ class Laid(NamedTuple):
 def given_configs(graph: CheckpointGraph, tree: Node, where: str) -> Laid:
     """Lays an architecture over the model in a checkpoint. Raises: FormatError, UsageError if it does not fit."""
     roots = [node for node in (0, *dict.fromkeys(graph.children(0).values())) if _layers_of(graph, node)] if len(graph) else []
-    roots = roots[:1] if roots[:1] == [0] else roots  # the models of a tf.train.Checkpoint, which is none itself
+    roots = roots[:1] if roots[:1] == [0] else roots  # the models of a tf.train.Checkpoint, which is not itself a model
     misfits, fits = [], []
     for root in roots:
         try:
@@ -91,20 +91,20 @@ def given_configs(graph: CheckpointGraph, tree: Node, where: str) -> Laid:
                     {config: node for node, said in entries.items() for _, config in said}, removed)
     if misfits and not fits:
         raise misfits[0].inside(where)
-    if not fits and not tree.is_model:  # a class of the user's: its config says nothing of its layers
+    if not fits and not tree.is_model:  # a user's class: its config does not describe its layers
         return Laid({}, tree, {})
     what = "fits several models of the checkpoint" if fits else "is that of a functional or Sequential model, but the checkpoint is not"
     raise UsageError(f"the architecture {what}", where=where, hint="give --epsilon instead")
 
 
 def about_removed(paths: Iterable[str]) -> str:
-    """What to say of batch norms that are in the file and in no model any more."""
+    """A warning about batch norms that are in the file but no longer in the model."""
     return f"{names(paths)}: the file contains this, but the model no longer has such a layer (as after Sequential.pop()); left out"
 
 
 def _layers_of(graph: CheckpointGraph, node: int) -> list[int]:
     """A model's layers: layer-0, layer-1 … up to Keras 2 (Model._layer_checkpoint_dependencies), a list of its own in Keras 3, which a
-    Sequential keeps in the functional model that it makes of itself."""
+    Sequential keeps in its internal functional model."""
     children = graph.children(node)
     found = [children[key] for number in range(len(children)) if (key := f"layer-{number}") in children]
     if found or not len(children):
@@ -115,8 +115,8 @@ def _layers_of(graph: CheckpointGraph, node: int) -> list[int]:
 
 
 def _fit(graph: CheckpointGraph, root: int, tree: Node) -> dict[int, list[tuple[str, Node]]]:
-    """Lays the config's tree over the object graph: each object's paths and configs, none of those that the config does not have any more.
-    Wrappers hold their layers under the config's own names. Raises FormatError if the two differ."""
+    """Maps the config's tree to the object graph: the paths and configs of each object, none for objects that the config no longer has.
+    Wrappers store their layers under the config's own names. Raises FormatError if the two differ."""
     found: dict[int, list[tuple[str, Node]]] = {}
     stack = [(root, "", tree)]
     while stack:
@@ -143,14 +143,14 @@ def _paired(graph: CheckpointGraph, node: int, path: str, config: Node) -> list[
     elif len(held) > len(inner) and not graph.children(held[0]) and (is_sequential or len(held) == len(inner) + 1):
         held = held[1:]  # in its config as in its checkpoint
     if is_sequential and len(held) > len(inner) and _are_named(graph, held, inner):
-        held = held[:len(inner)]  # TensorFlow 1.15 keeps what Sequential.pop() removed
+        held = held[:len(inner)]  # TensorFlow 1.15 keeps layers that Sequential.pop() removed
     if len(inner) != len(held):
         raise FormatError(f"{path or 'the model'} has {len(inner)} layers in it, but {len(held)} in the checkpoint", hint=OTHER_MODEL)
     return list(zip(held, inner, strict=True))
 
 
 def _are_named(graph: CheckpointGraph, held: Sequence[int], inner: Sequence[Node]) -> bool:
-    """Whether the variables of each layer are called by the name of the one in this place, as it is or with TensorFlow's number."""
+    """Whether the variables of each layer have the name of the layer in this place, either exactly or with TensorFlow's number."""
     for node, config in zip(held, inner, strict=False):
         for child in graph.children(node).values():
             stored = graph.stored(child)
@@ -161,7 +161,7 @@ def _are_named(graph: CheckpointGraph, held: Sequence[int], inner: Sequence[Node
 
 
 def _held(graph: CheckpointGraph, node: int, config: Node) -> list[tuple[int, Node]]:
-    """The objects that a wrapper or cell holds, with their configs: by the role's name, in a list where there are several of one role."""
+    """The objects inside a wrapper or cell, with their configs: by the role's name, in a list if there are several of one role."""
     held = []
     for role in dict.fromkeys(role for role, _ in config.children):
         inner = [child for key, child in config.children if key == role]

@@ -1,4 +1,4 @@
-"""The kernels of the layers that feed batch norms, in TensorFlow's object graphs: the objects that hold variables of such names."""
+"""The kernels of the layers that feed batch norms, in TensorFlow's object graphs: objects with variables of these names."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from exporter.keras.config import Node
     from exporter.sources.tf_objects.saved import KerasMetadata
 
-_DEPTHWISE = "depthwise_kernel"  # what Keras 2 calls the kernel of a depthwise convolution
+_DEPTHWISE = "depthwise_kernel"  # Keras 2's name for the kernel of a depthwise convolution
 _VARIABLES = ("kernel", _DEPTHWISE, "pointwise_kernel")
 
 
 def saved_kernels(checkpoint: TensorBundle, graph: CheckpointGraph, keras: KerasMetadata,
                   wants: Callable[[str], bool]) -> dict[str, Kernel | str]:
-    """Those of a SavedModel, whose objects have names of Keras's; {} where its metadata lists no layers."""
+    """Those of a SavedModel, whose objects have Keras's names; {} if its metadata lists no layers."""
     tree = keras.model()
     if tree is None:
         return {}

@@ -29,9 +29,9 @@ Names = tuple[str, ...]
 
 STATISTICS = ("moving_mean", "moving_variance")
 SONNET = {"gamma": "scale", "beta": "offset"}
-UNNAMED = "batch_normalization"  # what Keras calls a layer without a name
+UNNAMED = "batch_normalization"  # Keras's default name of a layer
 
-_NUMBERED = re.compile(r"layer(_with_weights)?-\d+|\d+")  # names that Keras and lists give, not people
+_NUMBERED = re.compile(r"layer(_with_weights)?-\d+|\d+")  # names given by Keras and by lists, not by people
 _IN_MODEL = re.compile(r"layer(_with_weights)?-\d+")
 
 
@@ -45,7 +45,7 @@ def open_graph(checkpoint: TensorBundle) -> CheckpointGraph:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ObjectNorm:
-    """A node that holds the variables of a batch norm.
+    """A node with the variables of a batch norm.
 
     way: how it is reached. variables: the nodes of its parameters, by role. strange: other variables it contains.
     is_sonnet: of Sonnet 2, where scale and offset lack the axes of size 1 that the averages have in front.
@@ -62,7 +62,7 @@ class ObjectNorm:
 
 
 def object_norms(graph: ObjectGraph, is_variable: Callable[[int], bool]) -> list[ObjectNorm]:
-    """Every object that holds variables moving_mean and moving_variance, in the model's order."""
+    """Every object with variables moving_mean and moving_variance, in the model's order."""
     found = []
     for way in graph.walk():
         node = way[0][-1]
@@ -75,7 +75,7 @@ def object_norms(graph: ObjectGraph, is_variable: Callable[[int], bool]) -> list
 
 
 def parameters(graph: ObjectGraph, node: int, is_variable: Callable[[int], bool]) -> dict[str, int]:
-    """The nodes of a batch norm's parameters, by role; empty if the node is none."""
+    """The nodes of a batch norm's parameters, by role; empty if the node is not a batch norm."""
     children = graph.children(node)
     if not all(name in children and is_variable(children[name]) for name in STATISTICS):
         return {}
@@ -99,10 +99,10 @@ def sonnet_norms(graph: CheckpointGraph) -> list[ObjectNorm]:
 
 
 class ObjectNames:
-    """Paths for the objects of a checkpoint, from the names of the variables: "net/block/bn/gamma" is block/bn of the model net.
+    """Paths for the objects of a checkpoint, from the names of the variables: "net/block/bn/gamma" is block/bn in the model net.
 
-    The model's own name goes. A nested model's name is in no checkpoint unless it is in its variables' names; the name it has in the
-    object graph, "backbone" or "layer_with_weights-1", stands in for it. Variables without a scope: the objects' names.
+    The model's own name is removed. A checkpoint contains a nested model's name only in its variables' names; otherwise its name in the
+    object graph, "backbone" or "layer_with_weights-1", is used instead. Variables without a scope: the objects' names.
     """
 
     def __init__(self, graph: CheckpointGraph) -> None:
@@ -124,7 +124,7 @@ class ObjectNames:
                     self._below[names[:length]].append(names)
         self._model = _model(holders)
         if len(self._scopes) > 1 == len(self._holders) and not any(map(_IN_MODEL.fullmatch, itertools.chain(*holders))):
-            self._scopes.clear()  # one scope for all, as in a subclassed model of Keras 3: the model's name, no layer's
+            self._scopes.clear()  # one scope for all, as in a subclassed model of Keras 3: the model's name, not a layer's
 
     def path(self, node: int) -> str:
         """The path of an object that can be reached from the root."""
@@ -137,12 +137,12 @@ class ObjectNames:
             if _IN_MODEL.fullmatch(names[end]) and not self._name(names[:end]):
                 parts += names[end - 2 : end] if names[end - 1].isdigit() else names[end - 1 : end]
         parts += scope[1:] if scope[0] == self._name(self._model) else scope
-        # Layers built by their owner have its scope, all the same one: then the attribute tells them apart.
+        # Layers built by their owner all have its scope: then the attribute distinguishes them.
         shared = any(other != names and names[: len(other) - 1] == other[:-1] for other in self._holders[scope])
         return "/".join([*parts, *([names[-1]] if shared and not _NUMBERED.fullmatch(names[-1]) else [])])
 
     def _name(self, model: Names) -> str:
-        """The model's own name where the scopes below it begin with that: all of several do, or one of its own attributes does; else ""."""
+        """The model's own name if the scopes below it begin with it: all of several do, or one of its own attributes does; otherwise ""."""
         if model not in self._named:
             below = {names[len(model) :]: self._scopes[names] for names in self._below[model]}
             first = {scope[0] for scope in below.values()}
@@ -154,7 +154,8 @@ class ObjectNames:
 
 
 def _model(layers: Sequence[Names]) -> Names:
-    """What leads from the root to the model: the names that all of its layers share, but no list's and no layer's of a model's own list."""
+    """The path from the root to the model: the names shared by all its layers, without those of lists and of layers in a model's own
+    list."""
     shared = [keys[0] for keys in _shared(names[:-1] for names in layers)]
     model = tuple(itertools.takewhile(lambda key: not _IN_MODEL.fullmatch(key), shared))
     return model[:-1] if any(names[len(model)].isdigit() for names in layers) else model
