@@ -175,7 +175,7 @@ def _advice(one: Evidence, found: list[Explanation]) -> str:
     with np.errstate(all="ignore"):
         apart = np.abs(first.value() - second.value()) > first.bound(one.dtype) + second.bound(one.dtype)
     if apart.any():
-        return "the data cannot tell these apart; run your code on the bundle's own vectors of this layer and give that output: they differ"
+        return "the data cannot tell these apart; the output of your code for the bundle's own vectors of this layer would"
     return "the data cannot tell these apart, and the bundle's vectors of this layer cannot either"
 
 
