@@ -16,11 +16,14 @@ import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterable
+from unittest import mock
 
+import jsonschema
 import mutations
 import numpy as np
 
 import exporter
+from exporter.batchnorm import folded, schema
 from exporter.batchnorm.bundle import Bundle, Origin, ReadBack
 from exporter.batchnorm.document import from_document
 from exporter.batchnorm.stored import Stored
@@ -28,6 +31,7 @@ from exporter.errors import MAX_MESSAGE_LENGTH, ExporterError, FormatError
 from exporter.files.input_file import MemoryFile
 from exporter.files.place import Place
 from exporter.formats import graph_def, object_graph, strict_json, tensor_bundle
+from exporter.formats import hdf5 as formats_hdf5
 from exporter.formats.protobuf import Message
 from exporter.formats.zip_archive import Archive
 from exporter.keras import config as keras_config
@@ -85,6 +89,25 @@ def _round_trip(bundle: Bundle) -> None:
 def hdf5(data: bytes) -> None:
     """Whatever libhdf5 does, the caller gets a bundle or a refusal, in time."""
     _read(data, "model.h5")
+
+
+def hdf5_plain(data: bytes) -> None:
+    """What is read of a file without libhdf5, kernels and all, in this process: its bundle is written, its batch norms are folded."""
+    with tempfile.TemporaryDirectory() as folder, mock.patch.object(formats_hdf5, "_opened_by_library", _without_library):
+        path = pathlib.Path(folder, "model.h5")
+        path.write_bytes(data)
+        bundle = _read_here(path, kernels=True)
+    if bundle is not None:
+        try:
+            for layer in folded.fold_bundle(bundle).folded:
+                assert np.isfinite(layer.kernel).all(), layer.path
+                assert np.isfinite(layer.bias).all(), layer.path
+        except ExporterError as error:
+            _refused(error)
+
+
+def _without_library(*_: object) -> None:
+    raise FormatError("only libhdf5 reads this")
 
 
 def keras(data: bytes) -> None:
@@ -174,9 +197,9 @@ def frozen(data: bytes) -> None:
         _read_here(path)
 
 
-def _read_here(path: pathlib.Path, *, in_child: bool = False) -> Bundle | None:
+def _read_here(path: pathlib.Path, *, in_child: bool = False, kernels: bool = False) -> Bundle | None:
     try:
-        options = ReadOptions(epsilon=(("*", 1e-3),), skip_unresolved=True)
+        options = ReadOptions(epsilon=(("*", 1e-3),), skip_unresolved=True, kernels=kernels)
         bundle = read.read_in_child(Place(path), options, fork=True) if in_child else read.read_here(Place(path), options)
     except ExporterError as error:
         _refused(error)
@@ -282,6 +305,30 @@ def bundle_document(data: bytes) -> None:
     _round_trip(bundle)
 
 
+def schema_checks(data: bytes) -> None:
+    """What the functions made of the schema accept, jsonschema accepts, too."""
+    try:
+        document = strict_json.parse_json(data, "bundle")
+    except ExporterError as error:
+        _refused(error)
+        return
+    for is_fine, validator in zip(schema._checks(), _validators()):
+        assert not is_fine(document) or validator.is_valid(document)
+
+
+@functools.cache
+def _validators() -> tuple[jsonschema.Draft202012Validator, ...]:
+    content = json.loads(schema.path().read_bytes())
+    return tuple(jsonschema.Draft202012Validator(each) for each in (content, {"$defs": content["$defs"], "$ref": "#/$defs/layer"}))
+
+
+def _entries() -> Iterable[bytes]:
+    """Bundles, and layers of theirs by themselves."""
+    for data in _bundles():
+        yield data
+        yield from (json.dumps(layer).encode() for layer in json.loads(data)["layers"][:3])
+
+
 def _bundles() -> Iterable[bytes]:
     for name in ("no_beta_keras208/model.h5", "encoder_keras3/model.keras"):
         yield bundle_json.write(exporter.read(SAMPLES / name), WriteOptions())
@@ -328,6 +375,7 @@ def _answers() -> Iterable[bytes]:
 
 TARGETS = {
     "hdf5": Target(lambda: _samples("*/*.h5"), hdf5, forks=True),
+    "hdf5_plain": Target(lambda: _samples("*/*.h5"), hdf5_plain),
     "keras": Target(lambda: _samples("*/*.keras"), keras, forks=True),
     "zip": Target(lambda: _samples("*/*.keras"), zip_archive),
     "protobuf": Target(lambda: _samples("*/*/*.pb", "*/*.pb", "*/*.meta"), protobuf),
@@ -336,5 +384,6 @@ TARGETS = {
     "checkpoint": Target(_checkpoints, checkpoint),
     "config": Target(_configs, config_json, mutations.damage_json),
     "bundle": Target(_bundles, bundle_document, mutations.damage_json),
+    "schema_checks": Target(_entries, schema_checks, mutations.damage_json),
     "answer": Target(_answers, child_answer),
 }
