@@ -25,12 +25,17 @@ def coarser(*dtypes: str) -> str:
 def round_to(values: NDArray[np.float64], dtype: str) -> NDArray[Any]:
     """Float64 values rounded once, half to even, to `dtype` (bfloat16: float32 arrays of bfloat16 values)."""
     with np.errstate(over="ignore"):
-        if dtype != "bfloat16":
-            return np.asarray(values).astype(HELD_IN[dtype])
-        _, exponent = np.frexp(values)
-        quantum = np.maximum(exponent.astype(np.int64) - 8, -133)  # 8 bits of significand; subnormals end at 2**-133
-        rounded = np.ldexp(np.rint(np.ldexp(values, -quantum)), quantum)
-        return np.where(np.isfinite(values), rounded, values).astype(np.float32)
+        return rounded(values, dtype)
+
+
+def rounded(values: NDArray[np.float64], dtype: str) -> NDArray[Any]:
+    """`round_to` for a caller that ignores overflow itself, for several numbers at once: to say so takes as long as to round a few."""
+    if dtype != "bfloat16":
+        return np.asarray(values).astype(HELD_IN[dtype])
+    _, exponent = np.frexp(values)
+    quantum = np.maximum(exponent.astype(np.int64) - 8, -133)  # 8 bits of significand; subnormals end at 2**-133
+    found = np.ldexp(np.rint(np.ldexp(values, -quantum)), quantum)
+    return np.where(np.isfinite(values), found, values).astype(np.float32)
 
 
 def stored_bytes(values: NDArray[Any], dtype: str) -> bytes:

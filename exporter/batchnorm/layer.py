@@ -175,12 +175,20 @@ def evaluate(layer: BatchNorm, x: ArrayLike, *, axis: int | tuple[int, ...] | No
 
 def exact_rows(layer: BatchNorm, x: NDArray[Any]) -> NDArray[np.float64]:
     """The formula in float64, before rounding, for x of shape (rows, *layer.shape)."""
-    gamma, beta, mean, root = wide(layer)
     with np.errstate(over="ignore", invalid="ignore"):
-        return gamma * (np.asarray(x, np.float64) - mean) / root + beta
+        return formula(wide(layer), x)
 
 
-def wide(layer: BatchNorm) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+Wide = tuple["NDArray[np.float64]", "NDArray[np.float64]", "NDArray[np.float64]", "NDArray[np.float64]"]
+
+
+def formula(parts: Wide, x: NDArray[Any]) -> NDArray[np.float64]:
+    """`exact_rows` for what `wide` gives."""
+    gamma, beta, mean, root = parts
+    return gamma * (np.asarray(x, np.float64) - mean) / root + beta
+
+
+def wide(layer: BatchNorm) -> Wide:
     """(gamma, beta, moving_mean, sqrt(moving_variance + epsilon)) in float64, of layer.shape; an absent gamma is 1, an absent beta 0."""
     gamma = np.ones(layer.shape) if layer.gamma is None else layer.gamma.astype(np.float64)
     beta = np.zeros(layer.shape) if layer.beta is None else layer.beta.astype(np.float64)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exporter.batchnorm.dtypes import HELD_IN, TINY, UNIT, round_to
-from exporter.batchnorm.layer import BatchNorm, exact_rows, scale_and_offset, wide
+from exporter.batchnorm.dtypes import HELD_IN, TINY, UNIT, rounded
+from exporter.batchnorm.layer import BatchNorm, formula, scale_and_offset, wide
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,15 +40,16 @@ def _part(layer: BatchNorm, part: slice) -> BatchNorm:
 
 def _rows(layer: BatchNorm, before: int) -> tuple[NDArray[Any], NDArray[Any]]:
     """`make` for channels that come after `before` others."""
-    _, _, mean, deviation = wide(layer)
+    parts = wide(layer)
+    _, _, mean, deviation = parts
     spread = np.modf(GOLDEN * np.arange(before + 1, before + mean.size + 1))[0].reshape(layer.shape)
-    with np.errstate(over="ignore"):
-        x = round_to(np.stack([mean + (0.5 + 1.5 * spread) * deviation, mean - (1 + 3 * spread) * deviation]), layer.dtype)
-    y = round_to(exact_rows(layer, x), layer.dtype)
-    usable = np.isfinite(x) & np.isfinite(y)
-    if not usable.all():  # near the largest number of the dtype; at the mean itself the output is beta
-        x = np.where(usable, x, round_to(mean, layer.dtype))
-        y = round_to(exact_rows(layer, x), layer.dtype)
+    with np.errstate(over="ignore", invalid="ignore"):
+        x = rounded(np.array([mean + (0.5 + 1.5 * spread) * deviation, mean - (1 + 3 * spread) * deviation]), layer.dtype)
+        y = rounded(formula(parts, x), layer.dtype)
+        usable = np.isfinite(x) & np.isfinite(y)
+        if not usable.all():  # next to the largest number of the dtype; at the mean itself the output is beta
+            x = np.where(usable, x, rounded(mean, layer.dtype))
+            y = rounded(formula(parts, x), layer.dtype)
     return x.reshape(2, -1), y.reshape(2, -1)
 
 

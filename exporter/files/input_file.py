@@ -62,10 +62,14 @@ class LocalFile(Seeking, io.FileIO):
         """Nothing: it is here."""
 
 
-class MemoryFile(Seeking, io.BytesIO):
+class MemoryFile(io.BytesIO):
     """Bytes as a file."""
 
     is_far = False
+
+    def read_at(self, at: int, size: int) -> bytes:
+        """As in InputFile."""
+        return self.getvalue()[at: at + size]  # which copies nothing but the piece
 
     def fetch_ahead(self, ranges: list[tuple[int, int]]) -> None:
         """Nothing: it is here."""

@@ -14,7 +14,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from exporter.errors import FormatError
-from exporter.files.input_file import InputFile
+from exporter.files.input_file import InputFile, MemoryFile
 from exporter.files.place import Place
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 SUPERBLOCK_BYTES = 96
+MAX_WHOLE = 1 << 17  # bytes of a near file that is read at once: its pieces are hundreds
 
 
 class _Exact(io.RawIOBase):
@@ -126,9 +127,12 @@ def _opened(file: InputFile, path: str | None, label: str) -> File:
     from exporter.formats.hdf5_file import File
     from exporter.formats.hdf5_plain import is_plain
 
-    block, is_near = file.read_at(start, SUPERBLOCK_BYTES), not file.is_far
+    size, is_near = file.seek(0, io.SEEK_END), not file.is_far
+    if is_near and size <= MAX_WHOLE:
+        file = MemoryFile(file.read_at(0, size))
+    block = file.read_at(start, SUPERBLOCK_BYTES)
     return File(functools.partial(_opened_by_library, file, path), label, file, start,
-                is_plain=is_near and not start and is_plain(block, file.seek(0, io.SEEK_END)),
+                is_plain=is_near and not start and is_plain(block, size),
                 can_look_back=is_near and _has_own_ranks(block))
 
 

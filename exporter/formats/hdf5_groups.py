@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import ParamSpec, TypeVar
 
 from exporter.errors import FormatError, printable
-from exporter.files.input_file import InputFile
+from exporter.files.input_file import InputFile, MemoryFile
 from exporter.formats.hdf5_layout import (
     ADDRESSES,
     ADDRESSES_AT,
@@ -68,6 +68,7 @@ class Groups:
         """start: offset of the superblock."""
         self._file, self._base = file, 0
         self._windows: tuple[tuple[int, bytes], ...] = ()
+        self._whole = file.getvalue() if isinstance(file, MemoryFile) else None
         self._tables: dict[str, tuple[int, int] | None] = {}
         self._found: dict[str, Members | None] = {}
         self._kept = 0
@@ -207,6 +208,8 @@ class Groups:
     def read(self, address: int, size: int) -> bytes:
         """Bytes of the file, fewer at its end. For a local file some following bytes are cached, because they are usually read next."""
         at = self._base + address
+        if self._whole is not None:
+            return self._whole[at: at + size]
         for start, window in self._windows:
             if start <= at and at + size <= start + len(window):
                 return window[at - start: at - start + size]

@@ -73,22 +73,22 @@ def input_names(entry: dict[str, Any], tensors: Sequence[dict[str, Any]]) -> tup
     return tuple(history[0] for history in histories if isinstance(history, list) and history and isinstance(history[0], str))
 
 
-def references(value: Any) -> Iterator[tuple[str, int, int]]:
+def references(value: Any) -> list[tuple[str, int, int]]:
     """(layer, number of its call, number of the tensor) of each tensor that a call reads, or that is an input or output of a model."""
-    if isinstance(value, dict):
-        config = value.get("config")
-        if value.get("class_name") == "__keras_tensor__" and isinstance(config, dict):
-            yield from references(config.get("keras_history"))
-            return
-        value = list(value.values())
-    if not isinstance(value, list):
-        return
-    if len(value) > 2 and isinstance(value[0], str) and type(value[1]) is int and type(value[2]) is int:
-        yield value[0], value[1], value[2]
-        yield from references(value[3] if len(value) > 3 else None)
-        return
-    for part in value:
-        yield from references(part)
+    found: list[tuple[str, int, int]] = []
+    waiting = [value]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            config = value.get("config") if value.get("class_name") == "__keras_tensor__" else None
+            value = [config.get("keras_history")] if isinstance(config, dict) else list(value.values())
+        if not isinstance(value, list):
+            continue
+        if len(value) > 2 and isinstance(value[0], str) and type(value[1]) is int and type(value[2]) is int:
+            found.append((value[0], value[1], value[2]))
+            value = value[3:4]
+        waiting += [part for part in reversed(value) if isinstance(part, (dict, list))]
+    return found
 
 
 def calls_of(entry: dict[str, Any]) -> list[Any]:

@@ -161,9 +161,11 @@ def _children(base: str, config: dict[str, Any], counter: _Counter, outer: Surro
     if inner is not None:
         yield INNER_NORM, _layer(inner, counter, outer)
     outer = outer.noted(about_wrapper(base, config))
-    for key in sorted(config, key=lambda key: key != "layers"):
-        if key not in _NO_LAYERS and isinstance(config[key], (dict, list)):
-            yield from ((key, child) for child in _inside(config[key], counter, outer.inside(base, key)))
+    for key in config if layers is None else ["layers", *(key for key in config if key != "layers")]:
+        value = config[key]
+        if isinstance(value, (dict, list)) and key not in _NO_LAYERS:
+            for child in _inside(value, counter, outer.inside(base, key)):
+                yield key, child
 
 
 def _directions(layer: dict[str, Any], config: dict[str, Any], counter: _Counter, outer: Surroundings) -> Iterator[tuple[str, Node]]:

@@ -8,6 +8,7 @@ have (SwitchNormalization's mean_weights), an activation, a kernel (QKeras's QCo
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,7 +17,7 @@ from exporter.batchnorm.stored import BATCH_NORMS as BATCH_NORMS
 from exporter.errors import names, printable
 
 # Keys in get_config() of every BatchNormalization subclass since Keras 2.0, and of no other layer.
-SIGNS = ("momentum", "epsilon", "moving_variance_initializer")
+SIGNS = frozenset(("momentum", "epsilon", "moving_variance_initializer"))
 # Weights of Keras's own layers and cells, whose scope may contain a batch norm.
 KERNELS = re.compile(r"(^|[/_])(kernel|bias)(_\d+)?(:\d+)?$")
 INNER_NORM = "batchnorm"  # QKeras's name of the attribute
@@ -45,11 +46,17 @@ def reason_against(class_name: str, config: Mapping[str, Any]) -> str | None:
     if activation not in (*_UNSET, "linear"):
         shown = activation if isinstance(activation, str) else "activation"
         return f"its class {printable(class_name, 80)} applies an activation ({printable(shown, 40)}), which a batch norm does not"
-    found = (_DESCRIBED.fullmatch(key) for key in config)
-    others = dict.fromkeys(match[1] for match in found if match and match[1] not in _VARIABLES)
+    others = dict.fromkeys(described for key in config if (described := _described(key)) and described not in _VARIABLES)
     if others:
         return f"its class {printable(class_name, 80)} is not a plain batch norm: it also has {names(others)}"
     return None
+
+
+@functools.lru_cache(1000)  # configs have the same keys over and over
+def _described(key: str) -> str:
+    """The variable that a key of a config says something about, "" for any other key."""
+    found = _DESCRIBED.fullmatch(key)
+    return found[1] if found else ""
 
 
 def about_weights(more: Sequence[str], class_name: str | None) -> str | None:
@@ -73,10 +80,10 @@ def about_class(class_name: str) -> str:
 
 def inner_norm(base_name: str, config: Mapping[str, Any]) -> dict[str, Any] | None:
     """The entry of the batch norm in a layer that combines a kernel and a batch norm; None for other layers."""
-    if base_name in BATCH_NORMS or not all(key in config for key in SIGNS) or _FUSED_WITH.isdisjoint(config):
+    if base_name in BATCH_NORMS or not config.keys() >= SIGNS or _FUSED_WITH.isdisjoint(config):
         return None
     own = {key: value for key, value in config.items()
-           if key in _OF_THE_NORM or ((found := _DESCRIBED.fullmatch(key)) and found[1] in _VARIABLES - {"activity"})}
+           if key in _OF_THE_NORM or _described(key) in _VARIABLES - {"activity"}}
     return {"class_name": "BatchNormalization", "config": {**own, "name": INNER_NORM}}
 
 

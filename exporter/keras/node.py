@@ -82,7 +82,7 @@ def is_batch_norm(node: Node) -> bool:
 
     A user's class of the same name that is not a batch norm (registered as "fake>BatchNormalization") lacks the config.
     """
-    signed = all(key in node.config for key in SIGNS)
+    signed = node.config.keys() >= SIGNS
     if node.base_name in BATCH_NORMS:
         own = ">" in (node.registered_name or node.class_name)
         return signed or not own

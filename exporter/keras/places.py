@@ -137,7 +137,7 @@ class _Graph:
             if len(inputs) != len(given):
                 raise _Unknown
             values = {(name, 0): [step] for name, step in zip(inputs, given, strict=True)}
-        outputs = list(references(node.config.get("output_layers")))
+        outputs = references(node.config.get("output_layers"))
         for child, number, read in _in_order(layers, node.config["layers"], outputs, known=set(values)):
             values[child.name, number] = self._layer(child, join(path, child.name), [_pick(values, each) for each in read])
         return [_pick(values, each) for each in outputs]
@@ -166,7 +166,7 @@ def _in_order(layers: list[Node], entries: Any, outputs: list[Reference], known:
     waiting: dict[tuple[str, int], list[_Reading]] = {}
     open_reads: dict[tuple[str, int], int] = {}
     ready: list[_Reading] = []
-    reads = [[list(references(call)) for call in calls_of(entry)] or [[]] for entry in entries]
+    reads = [[references(call) for call in calls_of(entry)] or [[]] for entry in entries]
     first = _first_numbers([*reads, [outputs]])
     for child, calls in zip(layers, reads, strict=True):
         for number, read in enumerate(calls, first.get(child.name, 0)):

@@ -82,7 +82,7 @@ def _rank_inside(node: Node, rank: int | None, role: str) -> int | None:
 def _spatial_rank(class_name: str) -> int:
     """Rank of the input of Conv2D and its like; 0 for other layers."""
     kind = class_name.removesuffix("Transpose")
-    return _SPATIAL_RANKS.get(kind[-2:], 0) if kind[:-2] in _SPATIAL | _GLOBAL else 0
+    return _SPATIAL_RANKS.get(kind[-2:], 0) if kind[:-2] in _SPATIAL or kind[:-2] in _GLOBAL else 0
 
 
 def _output_rank(node: Node, rank: int | None, inner: int | None) -> int | None:

@@ -36,7 +36,7 @@ class JsonWriter:
     def layer(self, layer: BatchNorm) -> None:
         """Makes the text of a layer."""
         if layer.channels <= LARGE:
-            with np.errstate(all="ignore"), contextlib.suppress(ExporterError):
+            with contextlib.suppress(ExporterError):
                 self._made[id(layer)] = layer, b"".join(_entry(layer, self._options))
 
     def end(self, bundle: Bundle) -> Iterator[bytes]:
@@ -74,9 +74,13 @@ def _entry(layer: BatchNorm, options: WriteOptions) -> Iterator[bytes]:
     """The text of a layer, between its braces, one field at a time."""
     content = layer_entry(layer, options.vectors)
     schema.validate_layer(content)
+    if layer.channels > LARGE:
+        for place, (field, held) in enumerate(content.items()):
+            yield _before(field, bool(place))
+            yield from _texts(portable(held))
+        return
     for place, (field, held) in enumerate(content.items()):
-        yield _before(field, bool(place))
-        yield from _texts(portable(held)) if layer.channels > LARGE else (_text(portable(held)),)
+        yield _before(field, bool(place)) + _text(portable(held) if isinstance(held, (np.ndarray, dict)) else held)
 
 
 @functools.cache

@@ -15,6 +15,7 @@ weights, layer by layer, and then all others, layer by layer; a frozen layer's w
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
@@ -111,6 +112,7 @@ def norms_of(group: LayerGroup, *, may_put_beta_first: bool = False) -> list[Nor
     return [_norm(group, scope, roles) for (scope, _), roles in sorted(complete.items(), key=lambda item: item[1]["moving_mean"])]
 
 
+@functools.lru_cache(10_000)  # each name is asked for several times
 def _parse(weight: str) -> tuple[str, str, str] | None:
     """(scope, parameter, number that makes it unique) of a weight's name; None: not a parameter of a batch norm."""
     above, _, last = weight.rpartition("/")
