@@ -11,6 +11,7 @@ Nothing in a config is imported or called; whatever is not a layer of a known fo
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -26,6 +27,7 @@ from exporter.keras.node import walk as walk
 from exporter.keras.places import with_ids_inside, with_places
 
 MAX_LAYERS = 100_000
+MAX_KEPT = 1 << 20  # characters of a config whose tree is kept for the next file: the checkpoints of one training have one config
 HOW_TO_GIVE_ONE = "an architecture is the JSON of model.to_json() or get_config(), or a whole model of model.save(); YAML is not read"
 
 # Keys with objects that are not layers, or with a second description of listed layers.
@@ -60,9 +62,16 @@ def parse_config(text: str | bytes, where: str) -> Node:
 
     Raises: FormatError for text that is not strict JSON or contains no model.
     """
+    return _latest(text, where) if len(text) <= MAX_KEPT else _parsed(text, where)
+
+
+def _parsed(text: str | bytes, where: str) -> Node:
     from exporter.formats.strict_json import parse_json
 
     return model_tree(parse_json(text, where), where)
+
+
+_latest = functools.lru_cache(1)(_parsed)
 
 
 def model_tree(value: Any, where: str) -> Node:
