@@ -1,8 +1,8 @@
 """What many small models cost: python benchmarks/batch.py [--models 300] [--runs 3] [--dask]
 
-Prints the processor time of a model, user and system of all processes that take part, with --jobs 1 and --jobs 2; and how long a Dask
-cluster of two workers on this machine takes, one of which is killed in the middle, beside --jobs 2. Medians of the runs, which alternate.
-For a quiet machine.
+Prints the processor time of a model, user and system of all processes that take part, with --jobs 1 and --jobs 2, of models that all have
+other configs, and with --jobs 1 of one architecture, as the checkpoints of a training are; and how long a Dask cluster of two workers on
+this machine takes, one of which is killed in the middle, beside --jobs 2. Medians of the runs, which alternate. For a quiet machine.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ ROOT = Path(__file__).resolve().parent.parent
 MODEL = ROOT / "sample_models" / "encoder_keras3" / "model.h5"
 COMMAND = [sys.executable, "-c", "from exporter.commands.export import export_command; export_command()"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+ENVIRONMENT.pop("PYTHONDONTWRITEBYTECODE", None)  # else every process compiles the package anew
+SEED, EACH = b'"seed": null', b'"seed": %4d'  # in the config of an initializer
 ORPHANS_ARE_OURS = 36  # PR_SET_CHILD_SUBREAPER: what a killed worker leaves is waited for, and so counted, here
 MAX_MILLISECONDS, MAX_TIMES = 10.0, 1.3
 
@@ -51,10 +53,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         many, one = zoo(folder / "many", args.models), zoo(folder / "one", 1)
+        alike = zoo(folder / "alike", args.models, alike=True)
         jobs: dict[int, list[Cost]] = {1: [], 2: []}
-        alone, ratios = [], []
+        alone, of_one, ratios = [], [], []
         for _ in range(args.runs):
             alone.append(exported(one, folder / "out", "--jobs", "1").cpu)
+            of_one.append(exported(alike, folder / "out", "--jobs", "1").cpu)
             for count, costs in jobs.items():
                 costs.append(exported(many, folder / "out", "--jobs", str(count)))
             if args.dask:
@@ -66,17 +70,20 @@ def main() -> int:
         worst = max(worst, each)
         print(f"--jobs {count}: {each:.1f} ms of processor time a model, {statistics.median(cost.wall for cost in costs):.2f} s for all "
               f"{args.models} (one model alone: {1000 * start:.0f} ms)")
+    print(f"--jobs 1, of one architecture: {1000 * statistics.median(of_one) / args.models:.1f} ms of processor time a model")
     times = statistics.median(cluster / here for cluster, here in ratios) if ratios else 0.0
     if ratios:
         print(f"--dask, two workers, one killed: {statistics.median(cluster for cluster, _ in ratios):.2f} s, {times:.2f} times --jobs 2")
     return int(worst > MAX_MILLISECONDS or times > MAX_TIMES)
 
 
-def zoo(folder: Path, count: int) -> Path:
-    """A folder of small models."""
+def zoo(folder: Path, count: int, *, alike: bool = False) -> Path:
+    """A folder of small models, whose configs differ in a number, or not at all."""
     folder.mkdir()
+    content = MODEL.read_bytes()
+    assert SEED in content
     for number in range(count):
-        shutil.copy(MODEL, folder / f"m{number:04}.h5")
+        (folder / f"m{number:04}.h5").write_bytes(content if alike else content.replace(SEED, EACH % number))
     return folder
 
 
