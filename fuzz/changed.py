@@ -57,7 +57,7 @@ def main() -> int:
     args = parser.parse_args()
     for name in SOURCES:  # once for all children that are forked
         importlib.import_module(f"exporter.sources.{name}")
-    readers.prepare()
+    readers.prepare(library=True)
     total: collections.Counter[str] = collections.Counter()
     print("  ".join([*(f"{word:>11}" for word in OUTCOMES), "model"]), flush=True)
     for path in [Path(word) for word in args.models] or [ROOT / "sample_models" / name for name in SAMPLES]:

@@ -52,15 +52,15 @@ def write(path: str | os.PathLike[str], data: bytes) -> None:
     write_pieces(path, (data,))
 
 
-def write_pieces(path: str | os.PathLike[str], pieces: Iterable[bytes]) -> None:
-    """Like `write`, for data that comes in pieces."""
+def write_pieces(path: str | os.PathLike[str], pieces: Iterable[bytes], *, in_batch: bool = False) -> None:
+    """Like `write`, for data that comes in pieces. in_batch: the caller calls `sync_folder`, once for many files."""
     path = without_file_scheme(path)
     if is_url(path):
         remote.write_bytes(path, b"".join(pieces))
     elif is_folder_name(path):
         write_folder(Path(path), b"".join(pieces))
     else:
-        with replacing(Path(path)) as file:
+        with replacing(Path(path), in_batch=in_batch) as file:
             file.writelines(pieces)
 
 
@@ -71,7 +71,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path, *, in_batch: bool = False) -> Iterator[BinaryIO]:
     """A file to write to that becomes `path` at the end: a temporary file in the same folder, flushed to disk, then renamed.
 
     The temporary file is removed on every error and on the signals that Python turns into exceptions.
@@ -91,7 +91,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
             raise
-        _sync_folder(path.parent)
+        if not in_batch:
+            sync_folder(path.parent)
     except OSError as error:
         raise OutputError(f"cannot be written: {os.strerror(error.errno) if error.errno else error}", where=str(path),
                           hint="an existing file of this name is unchanged") from None
@@ -114,13 +115,13 @@ def write_folder(path: Path, data: bytes) -> None:
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         raise OutputError(f"cannot be written: {os.strerror(error.errno) if error.errno else error}", where=str(path)) from None
 
 
-def _sync_folder(folder: Path) -> None:
-    """Makes the new name itself survive a power failure, if the system can sync a folder."""
+def sync_folder(folder: str | os.PathLike[str]) -> None:
+    """Makes new names in it survive a power failure, if the system can sync a folder."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

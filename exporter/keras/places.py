@@ -229,14 +229,14 @@ def _rebuilt(node: Node, steps: dict[object, list[Step]]) -> Node:
 
 
 def _call(step: Step, steps: dict[object, list[Step]]) -> Call:
-    feeding = [dataclasses.replace(_neighbor(each), **_as_feeding(each), is_shared=len(each.outputs) > 1 or each.is_model_output or len(
+    feeding = [_neighbor(each, **_as_feeding(each), is_shared=len(each.outputs) > 1 or each.is_model_output or len(
         steps[key_of(each.node)]) > 1) for each in step.inputs]
-    following = [dataclasses.replace(_neighbor(each), padding=_text(each.node.config.get("padding"))) for each in step.outputs]
+    following = [_neighbor(each, padding=_text(each.node.config.get("padding"))) for each in step.outputs]
     return Call(tuple(feeding), tuple(following))
 
 
-def _neighbor(step: Step) -> Neighbor:
-    return Neighbor(path=step.path, class_name=step.node.class_name, activation=_activation(step.node.config.get("activation")))
+def _neighbor(step: Step, **more: Any) -> Neighbor:
+    return Neighbor(path=step.path, class_name=step.node.class_name, activation=_activation(step.node.config.get("activation")), **more)
 
 
 def _as_feeding(step: Step) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import os
 import re
-import selectors
+import select
 import signal
 import sys
 import time
@@ -113,22 +113,21 @@ def receive(child: Child, feed: Callable[[bytes], object], is_complete: Callable
     """Feeds what a child sends, until the child ends or everything has arrived."""
     deadline = time.monotonic() + child.limits.wall_seconds
     size = 0
-    with contextlib.ExitStack() as stack:
-        selector = None
-        if sys.platform != "win32":  # if pipes cannot be waited for; the child's own timer ends it, and thereby the read
-            selector = stack.enter_context(selectors.DefaultSelector())
-            selector.register(child.descriptor, selectors.EVENT_READ)
-        while not is_complete():
-            left = deadline - time.monotonic()
-            if left <= 0 or (selector is not None and not selector.select(left)):
-                raise _timed_out(child.limits)
-            part = os.read(child.descriptor, 1 << 20)
-            if not part:
-                return
-            size += len(part)
-            if size > MAX_ANSWER:
-                raise FormatError(f"expected at most {MAX_ANSWER} bytes of batch norms, got more")
-            feed(part)
+    waiting = None
+    if sys.platform != "win32":  # where pipes cannot be polled; there the child's own timer ends it, and thereby the read
+        waiting = select.poll()
+        waiting.register(child.descriptor, select.POLLIN)
+    while not is_complete():
+        left = deadline - time.monotonic()
+        if left <= 0 or (waiting is not None and not waiting.poll(1000 * left)):
+            raise _timed_out(child.limits)
+        part = os.read(child.descriptor, 1 << 20)
+        if not part:
+            return
+        size += len(part)
+        if size > MAX_ANSWER:
+            raise FormatError(f"expected at most {MAX_ANSWER} bytes of batch norms, got more")
+        feed(part)
 
 
 def _fork(place: Place, options: ReadOptions, limits: Limits) -> Child:

@@ -144,7 +144,7 @@ def export_one(task: Task, options: ReadOptions, write_options: WriteOptions, as
         refuse_links(task.out, task.out_dir)
         if not is_url(task.out):
             os.makedirs(os.path.dirname(task.out), exist_ok=True)
-        output = Output(task.out, write_options, options.inputs(place))
+        output = Output(task.out, write_options, options.inputs(place), in_batch=True)
         bundle = read_in_batch(place, options, output, asked)
         if ahead is not None:
             ahead.begin()

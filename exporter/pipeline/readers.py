@@ -85,6 +85,7 @@ class Readers:
 
     def __init__(self) -> None:
         self._idle: list[Reader] = []
+        self._started = False
         self._lock = threading.Lock()
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._forget)
@@ -141,7 +142,11 @@ class Readers:
         with self._lock:
             if self._idle:
                 return self._idle.pop()
-        return _forked() if threading.active_count() == 1 and hasattr(os, "fork") else _spawned()
+            is_first, self._started = not self._started, True
+        if threading.active_count() > 1 or not hasattr(os, "fork"):
+            return _spawned()
+        prepare(library=not is_first)  # this one follows one that was worn or had a damaged file: more will come, and each may need it
+        return _forked()
 
     def _give_back(self, reader: Reader) -> None:
         if reader.is_worn():
@@ -221,8 +226,7 @@ def _with_absolute(options: ReadOptions) -> ReadOptions:
 
 
 def _forked() -> Reader:
-    """A fork of this single-threaded process. The modules for reading are imported here, once for all forks."""
-    prepare()
+    """A fork of this single-threaded process, after `prepare`."""
     asked, asking = os.pipe()
     receiving, process = child.forked(lambda sending: _serve(asked, sending), asking)
     os.close(asked)
@@ -252,17 +256,19 @@ def serve_standard_streams() -> None:
     _serve(0, 1)
 
 
-def prepare() -> None:
-    """Imports the modules for reading, once for all forks of this process; if that could load foreign code, each fork imports them
-    itself."""
-    if child.asks_for_plugins():
-        return
-    import h5py  # noqa: F401
+def prepare(*, library: bool = False) -> None:
+    """Imports the modules for reading, once for all forks of this process.
 
+    library: also import h5py, which few files need; if that could load foreign code, each fork imports it itself.
+    """
+    import exporter.formats.hdf5_file
     import exporter.pipeline.finding
     import exporter.pipeline.message
     import exporter.sources.keras_archive
     import exporter.sources.keras_h5  # noqa: F401
+
+    if library and not child.asks_for_plugins():
+        import h5py  # noqa: F401
 
 
 def _serve(asked: int, sending: int) -> None:
@@ -272,9 +278,12 @@ def _serve(asked: int, sending: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller decides
     child.prepare()
     gc.freeze()
+    gc.set_threshold(10_000)
     gc.enable()
     with cast(BinaryIO, os.fdopen(asked, "rb", buffering=0)) as requests, os.fdopen(sending, "wb", buffering=child.BUFFER) as answers:
-        while select.select([requests], [], [], IDLE_SECONDS)[0]:
+        waiting = select.poll()  # select.select refuses descriptors above 1023
+        waiting.register(requests, select.POLLIN)
+        while waiting.poll(1000 * IDLE_SECONDS):
             head = _exactly(requests, LENGTH.size)
             if head is None:
                 return

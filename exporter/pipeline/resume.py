@@ -70,10 +70,13 @@ class Index:
             self.save()
 
     def save(self) -> None:
-        """Writes the index, if it has new entries, merged with what another run has added meanwhile. It is a cache: if it cannot be
-        written, the next run takes longer, and a warning is printed."""
+        """Writes the index, if it has new entries, merged with what another run has added meanwhile, after the names of the exports are on
+        disk. It is a cache: if it cannot be written, the next run takes longer, and a warning is printed."""
         if not self._new:
             return
+        if not is_url(self.out_dir):
+            for folder in {os.path.dirname(os.path.join(self.out_dir, key)) for key in self._new}:
+                output.sync_folder(folder)
         self._entries = {**_entries_in(self.out_dir), **{key: self._entries[key] for key in self._new}}
         data = json.dumps({"version": 1, "exports": dict(sorted(self._entries.items()))}).encode()
         path = join(self.out_dir, [NAME])
