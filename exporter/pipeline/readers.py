@@ -14,7 +14,7 @@ import signal
 import struct
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from exporter.errors import ExporterError, FormatError, UnresolvedError, UsageError
@@ -90,6 +90,16 @@ class Readers:
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._forget)
 
+    def begin(self, places: Iterable[Place]) -> None:
+        """Starts a process early if it takes long to start: it imports its modules while the caller imports others. places: of the first
+        file."""
+        if _can_fork() or not all(map(can_serve, places)):
+            return
+        with contextlib.suppress(ExporterError, OSError):  # reported when a file is read
+            reader = self._take()
+            with self._lock:
+                self._idle.append(reader)
+
     def ask(self, place: Place, options: ReadOptions) -> Asked | None:
         """Starts reading a file ahead of time, while the caller still writes another one; None if that is not possible."""
         if not can_serve(place):
@@ -143,7 +153,7 @@ class Readers:
             if self._idle:
                 return self._idle.pop()
             is_first, self._started = not self._started, True
-        if threading.active_count() > 1 or not hasattr(os, "fork"):
+        if not _can_fork():
             return _spawned()
         prepare(library=not is_first)  # this one follows one that was worn or had a damaged file: more will come, and each may need it
         return _forked()
@@ -168,6 +178,10 @@ READERS = Readers()
 def can_serve(place: Place) -> bool:
     """Whether these processes read it: not remote files, because a store may keep too much state between two files."""
     return place.is_local and sys.platform != "win32"  # only its own timer ends a process there
+
+
+def _can_fork() -> bool:
+    return threading.active_count() == 1 and hasattr(os, "fork")
 
 
 class _DiedError(Exception):

@@ -41,9 +41,9 @@ def started(tmp_path):
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path / 'hidden'}{os.pathsep}{ROOT}"}
     check = "import os, sys; assert not hasattr(os, 'fork'); from exporter.commands.export import export_command; export_command()"
 
-    def call(*words):
-        return subprocess.Popen([sys.executable, "-c", check, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                                cwd=tmp_path, env=environment, start_new_session=True)
+    def call(*words, first=""):
+        return subprocess.Popen([sys.executable, "-c", first + check, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                text=True, cwd=tmp_path, env=environment, start_new_session=True)
 
     return call
 
@@ -99,6 +99,32 @@ def test_a_hostile_file_is_refused(done, tmp_path):
     assert code == 1
     assert "b.json: the digest does not " in err
     assert not (tmp_path / "out.json").exists()
+
+
+INTERRUPTED = """\
+import multiprocessing.process, os, signal
+start = multiprocessing.process.BaseProcess.start
+def interrupted(self):
+    multiprocessing.process.BaseProcess.start = start
+    start(self)
+    os.kill(os.getpid(), signal.SIGINT)
+multiprocessing.process.BaseProcess.start = interrupted
+"""
+
+
+def test_ctrl_c_while_a_worker_starts(started, tmp_path):
+    """A worker that was started but not recorded printed a traceback, or took another one's signal to end, and the command hung."""
+    (tmp_path / "zoo").mkdir()
+    for number in range(4):
+        exporter.write(make_bundle(make_layer(seed=number)), tmp_path / "zoo" / f"m{number}.json")
+    with started("zoo", "--out-dir", "out", "--jobs", "2", first=INTERRUPTED) as process:
+        try:
+            _, err = process.communicate(timeout=60)
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert "interrupted: no model is done yet" in err
 
 
 def test_ctrl_c(started, tmp_path):
