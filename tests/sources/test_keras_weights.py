@@ -229,6 +229,7 @@ def test_shards_that_are_damaged(shards, tmp_path):
 
     assert "the shards contain 96 bytes of weights, but w.weights.json lists 95" in said(weight_map, total=95)
     assert "the shards contain 48 bytes of weights, but w.weights.json lists 96" in said({f"/{FIRST}/vars": names(0)})
+    assert "the list of shards puts '/layers/other/vars' into this file" in said({**weight_map, "/layers/other/vars": names(1)})
     assert "these shards were not saved together" in said({"/a/vars": ["../../etc/passwd"]})
     assert "these shards were not saved together" in said({"/a/vars": ["other_00000.weights.h5"], "/b/vars": names(1)})
     assert "these shards were not saved together" in said({"/a/vars": [7]})

@@ -41,6 +41,7 @@ def open_shards(index: Place) -> Iterator[list[File]]:
         if sum(sizes) != total:
             raise FormatError(f"the shards contain {sum(sizes)} bytes of weights, but {index.name} lists {total}",
                               hint="they were not all saved together; copy all files of the model again")
+        _check_groups(weight_map, dict(zip(listed, files)))
         yield files
 
 
@@ -65,6 +66,15 @@ def _listed(weight_map: dict[str, Any]) -> list[str]:
     if last >= MAX_SHARDS:
         raise UnsupportedError(f"expected at most {MAX_SHARDS} shards, got {last + 1}", hint="save with a larger max_shard_size")
     return [f"{base}{number:05}.weights.h5" for base in bases for number in range(last + 1)]
+
+
+def _check_groups(weight_map: dict[str, Any], files: dict[str, File]) -> None:
+    """Refuses a shard without a group that weight_map lists in it: the group's name, or that of a layer around it, was damaged."""
+    for path, value in weight_map.items():
+        for name in value if isinstance(value, list) else [value]:
+            if not files[name].is_group(path.strip("/")):
+                raise FormatError(f"the list of shards puts {printable(path, 80)!r} into this file, which does not contain it", where=name,
+                                  hint="the file is damaged; copy or download it again")
 
 
 def _following(name: str) -> str:
