@@ -30,6 +30,7 @@ MAX_LAYERS = 100_000
 MAX_KEPT = 1 << 20  # characters of a config whose tree is kept for the next file: the checkpoints of one training have one config
 HOW_TO_GIVE_ONE = "an architecture is the JSON of model.to_json() or get_config(), or a whole model of model.save(); YAML is not read"
 
+_WRAPPERS = ("TimeDistributed", "Bidirectional")
 # Keys with objects that are not layers, or with a second description of listed layers.
 _NO_LAYERS = frozenset(("dtype", "input_layers", "output_layers", "inbound_nodes", "build_config", "compile_config", "training_config",
                         "optimizer"))
@@ -113,6 +114,8 @@ def _layer(entry: dict[str, Any], counter: _Counter, outer: Surroundings, what: 
                     children=tuple(("layers", child) for child in _listed(listed, counter, class_name, own)), surroundings=own)
     if not isinstance(config, dict):
         raise counter.error(f"the config of {what} of class {printable(class_name, 80)} is not an object", entry.get("name", ""))
+    if _is_wrapper(entry) and "layer" not in config:
+        raise counter.error(f"the config of a {class_name} contains no layer", entry.get("name", config.get("name", "")))
     base = class_name.rpartition(">")[2]
     registered, shared = entry.get("registered_name"), entry.get("shared_object_id")
     tensors = input_tensors(entry)
@@ -125,11 +128,16 @@ def _layer(entry: dict[str, Any], counter: _Counter, outer: Surroundings, what: 
                 shared_object=shared if isinstance(shared, int) and not isinstance(shared, bool) else None)
 
 
+def _is_wrapper(entry: dict[str, Any]) -> bool:
+    """Whether it is one of Keras's own wrappers rather than a user's class of the same name."""
+    return entry.get("class_name") in _WRAPPERS and entry.get("registered_name") in (None, entry["class_name"])
+
+
 def _name(entry: dict[str, Any], config: dict[str, Any], counter: _Counter, *, optional: bool) -> str:
     name = config["name"] if "name" in config and not (optional and config["name"] is None) else entry.get("name")
     called = entry.get("name", name)
-    is_model = entry.get("class_name") in MODELS and isinstance(called, str) and isinstance(name, str)
-    if (not optional or is_model) and called != name:
+    is_own = (entry.get("class_name") in MODELS or _is_wrapper(entry)) and isinstance(called, str) and isinstance(name, str)
+    if (not optional or is_own) and called != name:
         raise counter.error(f"the names of a layer disagree: the model calls it {printable(str(called), 80)!r}, its config "
                             f"{printable(str(name), 80)!r}")
     if name is None and optional:

@@ -251,6 +251,15 @@ def test_the_two_names_of_an_inner_model_have_to_agree():
         model_tree(sequential({**inner, "name": "other"}), "m")
 
 
+@pytest.mark.parametrize("wrapper", ["TimeDistributed", "Bidirectional"])
+def test_a_wrapper_of_keras_own_says_its_name_twice_alike_and_has_a_layer(wrapper):
+    with pytest.raises(FormatError, match=r"the names of a layer disagree: the model .* 'other', its config 'w'"):
+        model_tree(sequential({**layer(wrapper, "w", layer=norm("n")), "name": "other"}), "m")
+    with pytest.raises(FormatError, match=rf"layer w: the config of a {wrapper} contains no layer"):
+        model_tree(sequential(layer(wrapper, "w")), "m")
+    assert norms(sequential({**layer(wrapper, "w"), "name": "other", "registered_name": f"own>{wrapper}"})) == []
+
+
 @pytest.mark.parametrize(("model", "count"), [
     (sequential(norm("a"), layer("Dense", "d")), 3), (sequential(sequential(norm("a"), name="s")), 3),
     (sequential(layer("TimeDistributed", "t", layer=norm("a"))), 3), (sequential(layer("own>C", "c", part={"x": [norm("a")]})), 3),
@@ -278,7 +287,7 @@ def test_layers_come_first_in_a_users_model():
 
 
 @pytest.mark.parametrize(("values", "found"), [
-    ({}, []), ({"layer": {"class_name": "LSTM", "config": {}}}, []), ({"layer": norm("n")}, ["bi/forward_n", "bi/backward_n"]),
+    ({"layer": {"class_name": "LSTM", "config": {}}}, []), ({"layer": norm("n")}, ["bi/forward_n", "bi/backward_n"]),
     ({"layer": norm("n"), "backward_layer": {"class_name": "LSTM", "config": {}}}, ["bi/forward_n", "bi/backward_n"]),
     ({"layer": norm("n"), "backward_layer": norm("m")}, ["bi/forward_n", "bi/backward_m"]),
     ({"layer": norm("n"), "forward_layer": norm("m")}, ["bi/forward_m", "bi/backward_n"])])
