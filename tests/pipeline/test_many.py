@@ -239,7 +239,7 @@ def test_an_interrupted_call_is_gone_on_with(tree):
 
 
 def test_usage():
-    with pytest.raises(UsageError, match="no models"):
+    with pytest.raises(UsageError, match="expected at least one model, got none"):
         export_many([], "out")
     with pytest.raises(UsageError, match="suffix"):
         export_many(["a.h5"], "out", suffix=".xyz")
@@ -398,7 +398,7 @@ def test_an_index_that_cannot_be_written_is_a_warning(tree):
     pathlib.Path("out/.bn-export-index.json").mkdir(parents=True)
     summary = export_many(["zoo/a.json"], "out")
     assert summary.is_complete
-    assert "the index of the exports was not written" in summary.warnings[0]
+    assert "the index of the exports could not be written" in summary.warnings[0]
 
 
 def test_runs_side_by_side_merge_their_index(tree):
