@@ -638,6 +638,30 @@ def test_a_layer_that_two_models_of_a_group_hold_has_its_weights_there_once(tmp_
         ([], ["net/one/relu"]), (["net/one/relu"], ["net/other/relu"])]
 
 
+@pytest.mark.parametrize("scope", ["mine", "mine_1", "mine/n", "mine/bn", "net/mine/bn"])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_layer_that_two_models_hold_beside_a_users_class(tmp_path, scope, first):
+    """There are as many batch norms as in the config, and one of them is inside the class, which does not say what it contains."""
+    values, hidden = parameters(), parameters(seed=1)
+    one, other = (sequential(norm("bn"), layer("ReLU", "relu"), name=name) for name in ("one", "other"))
+    mine = layer("own>Block", "mine")
+    net = sequential(*([mine, one, other] if first else [one, mine, other]), name="net")
+    shared, inside = named("bn", values), named(scope, hidden)
+    path = write(tmp_path / "m.h5", {"net": [*inside, *shared] if first else [*shared, *inside]}, sequential(net), keras_version="2.9.0")
+    bundle = exporter.read(path, skip_unresolved=True)
+    assert bundle.paths() == ["net/one/bn"]
+    assert same(bundle["net/one/bn"], values)
+    assert ["mine" in each for each, _ in bundle.skipped] == [True]
+
+
+def test_a_layer_that_two_models_hold_beside_weights_whose_name_says_nothing(tmp_path):
+    one, other = (sequential(norm("bn"), name=name) for name in ("one", "other"))
+    net = sequential(one, other, layer("own>Block", "mine"), name="net")
+    held = {"net": [*named("bn", parameters()), *named("inside", parameters(seed=1))]}
+    with pytest.raises(FormatError, match=r"the weights named 'inside' are of a layer that it does not name: .* is ambiguous"):
+        exporter.read(write(tmp_path / "m.h5", held, sequential(net), keras_version="2.9.0"))
+
+
 def test_a_shared_layer_in_two_groups(tmp_path):
     """Each layer of the outermost model has its weights; an id in the config says that they are one layer's."""
     values = parameters()

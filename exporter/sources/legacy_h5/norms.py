@@ -11,7 +11,7 @@ from exporter.keras import dialects
 from exporter.keras.config import Node, NormFields, is_batch_norm, norm_fields, walk
 from exporter.keras.lookalikes import KERNELS, about_weights, reason_against
 from exporter.keras.ranks import input_ranks
-from exporter.sources.legacy_h5.shared import each_once
+from exporter.sources.legacy_h5.shared import each_once, without_hidden
 from exporter.sources.legacy_h5.weights import (
     Candidate,
     LayerGroup,
@@ -74,7 +74,12 @@ class Reading:
             norms = norms_of(named)
         others = other_weights(group)
         namesakes = {below.name for _, below in walk(node) if not is_batch_norm(below)} if node else set()
-        for norm, owner in match(group, norms, found, in_order=node is None or has_known_order(node)):
+        described, hidden = without_hidden(norms, path, node, found) if node and found else (norms, [])
+        pairs = match(group, described, found, in_order=node is None or has_known_order(node))
+        if hidden:
+            owners = {id(norm): owner for norm, owner in pairs if norm is not None}
+            pairs = [*((norm, owners.get(id(norm))) for norm in norms), *(pair for pair in pairs if pair[0] is None)]
+        for norm, owner in pairs:
             if norm is not None:
                 below = owner.path if owner else path_of(group, norm.scope)
                 reason = _reason_against(norm, owner, others, namesakes, is_alone=owner is not None and owner.node is node)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
 
-from exporter.keras.config import Node
+from exporter.keras.config import Node, is_batch_norm
 from exporter.keras.places import with_shared
-from exporter.sources.legacy_h5.weights import Candidate, LayerGroup, candidates, norms_of
+from exporter.sources.legacy_h5.weights import Candidate, LayerGroup, Norm, candidates, norms_of
 
 
 def with_one_each(tree: Node, placed: Iterable[tuple[LayerGroup, str, Node | None]]) -> Node:
@@ -23,9 +24,30 @@ def with_one_each(tree: Node, placed: Iterable[tuple[LayerGroup, str, Node | Non
             other = first.setdefault((candidate.node.name, candidate.node.class_name), candidate.node)
             if other is not candidate.node and other.config == candidate.node.config:
                 alike.append((other, candidate.node))
-        if alike and len(norms_of(group)) == len(own) - len(alike):
+        if alike and len(without_hidden(norms_of(group), path, node, own)[0]) == len(own) - len(alike):
             pairs += alike
     return with_shared(tree, pairs) if pairs else tree
+
+
+def without_hidden(norms: Sequence[Norm], path: str, node: Node, found: Sequence[Candidate]) -> tuple[list[Norm], list[Norm]]:
+    """The batch norms that `found` describes, and those inside a user's class that does not say what it contains: in the scope of these
+    stands the name of a layer of `node` that is no batch norm and contains none.
+
+    Without this, a hidden one takes the place of a layer that the config lists twice.
+    """
+    known = {name for candidate in found for name in (candidate.node.name, *candidate.around)}
+    holders = set(_without_norms(path, node)) - known
+    hidden = [norm for norm in norms if any(part not in known and holders & {part, re.sub(r"_\d+$", "", part)}
+                                            for part in norm.scope.split("/"))]
+    return [norm for norm in norms if norm not in hidden], hidden
+
+
+def _without_norms(path: str, node: Node) -> Iterator[str]:
+    """The names of the layers at and below `node`, models left out, that are no batch norm and contain none."""
+    if not node.is_model and not is_batch_norm(node) and not any(True for _ in candidates(path, node)):
+        yield node.name
+    for _, child in node.children:
+        yield from _without_norms(path, child)
 
 
 def each_once(found: Iterable[Candidate]) -> Iterator[Candidate]:

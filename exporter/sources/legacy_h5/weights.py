@@ -224,6 +224,11 @@ def match(group: LayerGroup, norms: Sequence[Norm], found: Sequence[Candidate], 
     Raises: FormatError if names and order disagree, or allow more than one answer.
     """
     if in_order and len(norms) == len(found):
+        fitting = [_fits(norm, candidate) for norm, candidate in zip(norms, found)]
+        if any(fitting) and not all(fitting) and _are_any_alike(found):
+            raise FormatError("the config lists a batch norm twice, which may be one layer, and the weights named "
+                              f"{printable(norms[fitting.index(False)].scope)!r} are of a layer that it does not name: which weights "
+                              "belong to which layer is ambiguous", where=group.name)
         for norm, candidate in zip(norms, found):
             if not _fits(norm, candidate) and any(_is_named(norm.scope, other.node.name) for other in found):
                 raise FormatError(f"names and order disagree: the weights named {printable(norm.scope)!r} are at the position "
@@ -238,6 +243,16 @@ def match(group: LayerGroup, norms: Sequence[Norm], found: Sequence[Candidate], 
     places = _only_embedding(group, norms, found, _fits)
     built = dict(zip(places, norms))
     return [(built.get(place), candidate) for place, candidate in enumerate(found)]
+
+
+def _are_any_alike(found: Sequence[Candidate]) -> bool:
+    """Whether two batch norms have the same name, class and config."""
+    first: dict[tuple[str, str], Node] = {}
+    for node in (candidate.node for candidate in found):
+        other = first.setdefault((node.name, node.class_name), node)
+        if other is not node and other.config == node.config:
+            return True
+    return False
 
 
 def _match_by_name(group: LayerGroup, norms: Sequence[Norm], found: Sequence[Candidate]) -> list[tuple[Norm | None, Candidate | None]]:
