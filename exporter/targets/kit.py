@@ -81,17 +81,17 @@ The {count} of batch normalization of a trained model, to be computed anywhere. 
 
     {formula}
 
-with a gamma, beta, moving_mean and moving_variance for each channel and one epsilon a layer. **Nothing is computed from the input's own
-statistics.**
+with a gamma, beta, moving_mean and moving_variance for each channel and one epsilon per layer. **The statistics of the input itself are
+not used.**
 
 | file | what it is |
 |---|---|
-| `bundle.json` | the layers with their numbers, exact to the last bit, and for each a few inputs with the outputs that are right |
-| `python/`, `javascript/`, `c/` | evaluators without dependencies, each with a program that checks it and a page of its own |
+| `bundle.json` | the layers with their numbers, exact to the last bit, and for each a few inputs with the right outputs |
+| `python/`, `javascript/`, `c/` | evaluators without dependencies, each with a README and a program that checks it |
 | `bundle-1.schema.json` | JSON Schema of `bundle.json` |
-| `batchnorm-1.json` | made-up layers on which mistakes show, for whoever writes an evaluator of their own; a bundle like the other |
+| `batchnorm-1.json` | synthetic layers that reveal mistakes, for testing your own evaluator; also a bundle |
 
-`x` below holds the numbers of an input of the shape `shape`, batch first, in row-major order.
+Below, `x` contains the numbers of an input of shape `shape`, batch first, in row-major order.
 
 ## Python (3.8 or later)
 
@@ -129,7 +129,7 @@ To check: `cd c && cc -std=c99 -O2 check.c -lm -o check && ./check`
 |---|---|---|
 {rows}
 
-A result is right when it is off by no more than 16 * u * (|a * x| + |a * moving_mean| + |beta|) + the smallest normal number, with
+A result is right if its error is at most 16 * u * (|a * x| + |a * moving_mean| + |beta|) + the smallest normal number, with
 a = gamma / sqrt(moving_variance + epsilon) and u = 2^-24 for float32.
 
 Written by bn-export {version}.
