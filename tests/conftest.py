@@ -35,17 +35,22 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.skip(reason=f"{thorough.args[0]}: only with --thorough"))
 
 
+def pytest_collection_finish():
+    gc.freeze()  # what the tests import: each search for reference cycles would walk all of it
+
+
 @pytest.fixture
-def run(capsys):
+def run(capsys, monkeypatch):
     """run(command, *words) -> (exit code, stdout, stderr) of a command in this process."""
     from exporter.commands import shared as cli
+
+    monkeypatch.setattr(gc, "freeze", lambda: None)  # a command is the only thing in its process; this one goes on
 
     def call(command, *words):
         try:
             with pytest.raises(SystemExit) as done:
                 cli.main(command, [str(word) for word in words])
         finally:
-            gc.unfreeze()  # a command is the only thing in its process; this one goes on
             gc.enable()
         out, err = capsys.readouterr()
         return done.value.code, out, err
@@ -59,4 +64,6 @@ def keras(request):
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     pytest.importorskip("tensorflow", reason="tensorflow is not installed", exc_type=ImportError)
     pytest.importorskip(request.param, reason=f"{request.param} is not installed")
-    return importlib.import_module(request.param)
+    module = importlib.import_module(request.param)
+    gc.freeze()  # as after the collection of tests
+    return module
