@@ -45,7 +45,7 @@ def count(small, large, kind="model"):
     return tuple(map(int, done.stdout.split()))
 
 
-@pytest.mark.parametrize("suffix", ["h5", "keras"])
+@pytest.mark.parametrize("suffix", ["h5", pytest.param("keras", marks=pytest.mark.thorough("much time"))])
 def test_of_a_densenet_hardly_more_than_the_batch_norms_is_read(tmp_path, suffix):
     made = models()
     write = made.write_h5 if suffix == "h5" else made.write_keras

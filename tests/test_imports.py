@@ -12,6 +12,7 @@ import pytest
 import exporter
 from tests.make.layers import ROOT
 
+pytestmark = pytest.mark.xdist_group("imports")  # they share the parsed files
 PACKAGE = sorted((ROOT / "exporter").rglob("*.py"))
 OPTIONAL = {"tensorflow", "keras", "tf_keras", "torch", "pickle", "marshal", "yaml", "dill", "cloudpickle"}
 

@@ -151,6 +151,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.thorough("much time")
 @pytest.mark.skipif(sys.platform == "win32", reason="the tool forks")
 def test_it_tells_what_the_tests_notice(tmp_path):
     root = tmp_path / "root"

@@ -285,7 +285,7 @@ def test_the_extended_validator_says_what_the_plain_one_says():
     """Every part of a document, changed in turn: jsonschema as it comes and the one for arrays accept and refuse the same."""
     import jsonschema
 
-    good = json.loads(written(make_bundle(make_layer(), make_layer("b", epsilon=1e-5, effective_epsilon=2e-5, assumed=("axis",)))))
+    good = json.loads(written(make_bundle(make_layer("b", epsilon=1e-5, effective_epsilon=2e-5, assumed=("axis",)))))
     plain = jsonschema.Draft202012Validator(json.loads(schema.path().read_text()))
     others = [None, True, 0, 1, -1, 1.5, 1.0, "", "x", "float32", [], [1], [1.5, 2], ["a"], [[1.0]], [[]], [None], {}, {"a": 1}]
     refused = []

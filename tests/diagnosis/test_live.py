@@ -23,8 +23,10 @@ needs_keras = pytest.mark.skipif(importlib.util.find_spec("tensorflow") is None,
 @pytest.mark.live
 @needs_keras
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("model", ["encoder_keras3/model.keras", "encoder_keras3/model.h5", "no_beta_keras208/model.h5",
-                                   "saved_model_tfkeras/model.h5"])
+@pytest.mark.parametrize("model", [
+    "encoder_keras3/model.keras", "no_beta_keras208/model.h5",
+    pytest.param("encoder_keras3/model.h5", marks=pytest.mark.thorough("much time")),
+    pytest.param("saved_model_tfkeras/model.h5", marks=pytest.mark.thorough("much time"))])
 def test_the_real_layers_agree(run, tmp_path, model):
     exporter.write(exporter.read(SAMPLES / model), tmp_path / "b.json")
     code, out, err = run(verify, tmp_path / "b.json", SAMPLES / model, "--live", "--json")

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 import exporter
+from exporter.commands.export import export
 from exporter.errors import FormatError, MissingExtra, OutputError, UsageError
 from exporter.files.place import Place
 from exporter.files.remote import Ranges, RemotePlace, is_url, place_for
@@ -25,6 +26,7 @@ from tests.make.range_server import serving
 
 needs_http = pytest.mark.skipif(importlib.util.find_spec("aiohttp") is None or importlib.util.find_spec("fsspec") is None,
                                 reason="needs the extra `remote`: pip install 'bn-export[remote]'")
+one_worker = pytest.mark.xdist_group("s3")  # importing the server takes seconds
 needs_fsspec = pytest.mark.skipif(importlib.util.find_spec("fsspec") is None, reason="needs fsspec")
 
 
@@ -140,18 +142,19 @@ def test_announced_ranges_are_widened_and_merged(packs):
 
 
 @needs_http
+@pytest.mark.xdist_group("densenet")
 @pytest.mark.parametrize(("name", "several", "requests", "part"), [
     ("model.h5", False, 255, 0.11), ("model.keras", True, 30, 0.055),
     pytest.param("model.keras", False, 255, 0.11, marks=pytest.mark.thorough("much time")),
     pytest.param("model.h5", True, 30, 0.055, marks=pytest.mark.thorough("much time"))])
-def test_few_requests_and_few_bytes(densenet, name, several, requests, part, tmp_path):
+def test_few_requests_and_few_bytes(densenet, name, several, requests, part, tmp_path, run):
     """Its 201 batch norms lie in 200 places, each of them far from the next: a server that sends one range in an answer needs 200 answers,
     or 120 with a sixth of the file."""
     with serving(densenet, several=several) as server:
         done = command(server.url(name), tmp_path / "far.json")
         assert done.returncode == 0, done.stderr
         sent, size = server.bytes_sent, (densenet / name).stat().st_size
-    assert command(densenet / name, tmp_path / "near.json").returncode == 0
+    assert run(export, densenet / name, tmp_path / "near.json")[0] == 0
     assert (tmp_path / "far.json").read_bytes() == (tmp_path / "near.json").read_bytes()
     assert sent < size * part, f"{sent} of {size} bytes"
     assert len(server.requests) <= requests
@@ -437,8 +440,9 @@ def s3():
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")  # of moto and aiobotocore
-@pytest.mark.parametrize("name", ["model.h5", "model.keras"])
-def test_s3(s3, tmp_path, name):
+@one_worker
+@pytest.mark.parametrize("name", ["model.h5", pytest.param("model.keras", marks=pytest.mark.thorough("much time"))])
+def test_s3(s3, tmp_path, name, run):
     import boto3
 
     address, sent = s3
@@ -452,7 +456,7 @@ def test_s3(s3, tmp_path, name):
     done = command(f"s3://zoo/{name}", "s3://zoo/out.json", **keys)
     assert done.returncode == 0, done.stderr
     assert sum(sent) < (tmp_path / name).stat().st_size / 20, f"{sum(sent)} bytes in {len(sent)} requests"
-    assert command(tmp_path / name, tmp_path / "near.json").returncode == 0
+    assert run(export, tmp_path / name, tmp_path / "near.json")[0] == 0
     assert store.get_object(Bucket="zoo", Key="out.json")["Body"].read() == (tmp_path / "near.json").read_bytes()
     missing = command("s3://zoo/absent.h5", **keys)
     assert missing.returncode == 1
@@ -521,6 +525,7 @@ def test_a_server_that_is_not_there_is_told_as_that(address, words):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")  # of moto and aiobotocore
+@one_worker
 def test_no_such_bucket(s3):
     keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_ENDPOINT_URL": s3[0], "AWS_DEFAULT_REGION": "us-east-1"}
     done = command("s3://nowhere/model.h5", **keys)
@@ -529,6 +534,7 @@ def test_no_such_bucket(s3):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")  # of moto and aiobotocore
+@one_worker
 def test_a_pattern_on_no_such_bucket(s3, tmp_path):
     import boto3
 

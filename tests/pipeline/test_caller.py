@@ -50,7 +50,9 @@ print("as before")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-@pytest.mark.parametrize("first", ["import h5py", "exporter.read(sys.argv[1])"], ids=["h5py first", "exporter first"])
+@pytest.mark.parametrize("first", [
+    pytest.param("import h5py", id="h5py first"),
+    pytest.param("exporter.read(sys.argv[1])", id="exporter first", marks=pytest.mark.thorough("much time"))])
 def test_the_process_is_as_it_was(first, tmp_path):
     program = tmp_path / "program.py"
     program.write_text(PROGRAM.replace("import h5py, numpy as np\n", f"import exporter\n{first}\nimport h5py, numpy as np\n"))

@@ -259,10 +259,14 @@ def run_program(tmp_path, path, before="", run="work()", forks=(True, False), **
 
 
 @pytest.mark.parametrize("before", [
-    "signal.signal(signal.SIGCHLD, signal.SIG_IGN)", "signal.signal(signal.SIGCHLD, lambda *_: os.waitpid(-1, os.WNOHANG))",
-    "os.close(0)", "os.close(1); sys.stdout = None", "os.closerange(0, 3); sys.stdin = sys.stdout = sys.stderr = None",
-    "os.mkdir('gone'); os.chdir('gone'); os.rmdir('../gone')", "signal.signal(signal.SIGXCPU, signal.SIG_IGN)",
-], ids=["SIGCHLD ignored", "children reaped", "stdin closed", "stdout closed", "all closed", "folder removed", "SIGXCPU ignored"])
+    pytest.param("signal.signal(signal.SIGCHLD, signal.SIG_IGN)", id="SIGCHLD ignored"),
+    pytest.param("signal.signal(signal.SIGCHLD, lambda *_: os.waitpid(-1, os.WNOHANG))", id="children reaped",
+                 marks=pytest.mark.thorough("much time")),
+    pytest.param("os.close(0)", id="stdin closed", marks=pytest.mark.thorough("much time")),
+    pytest.param("os.close(1); sys.stdout = None", id="stdout closed", marks=pytest.mark.thorough("much time")),
+    pytest.param("os.closerange(0, 3); sys.stdin = sys.stdout = sys.stderr = None", id="all closed"),
+    pytest.param("os.mkdir('gone'); os.chdir('gone'); os.rmdir('../gone')", id="folder removed"),
+    pytest.param("signal.signal(signal.SIGXCPU, signal.SIG_IGN)", id="SIGXCPU ignored", marks=pytest.mark.thorough("much time"))])
 def test_whatever_state_the_caller_is_in(tmp_path, before):
     done, out = run_program(tmp_path, MODEL, before, cwd=tmp_path)
     assert (done.returncode, out) == (0, "1 1 "), done.stderr
@@ -273,9 +277,11 @@ PROCESS = ("import multiprocessing; p = multiprocessing.get_context({!r}).Proces
 
 
 @pytest.mark.parametrize("run", [
-    "threads = [threading.Thread(target=work) for _ in range(3)]; [t.start() for t in threads]; [t.join() for t in threads]",
-    *(PROCESS.format(start, str(MODEL)) for start in ("fork", "spawn", "forkserver")),
-], ids=["threads", "fork", "spawn", "forkserver"])
+    pytest.param("threads = [threading.Thread(target=work) for _ in range(3)]; [t.start() for t in threads]; [t.join() for t in threads]",
+                 id="threads"),
+    pytest.param(PROCESS.format("fork", str(MODEL)), id="fork"),
+    pytest.param(PROCESS.format("spawn", str(MODEL)), id="spawn", marks=pytest.mark.thorough("much time")),
+    pytest.param(PROCESS.format("forkserver", str(MODEL)), id="forkserver", marks=pytest.mark.thorough("much time"))])
 def test_in_threads_and_processes(tmp_path, run):
     done, out = run_program(tmp_path, MODEL, run=run, forks=(False,))
     assert done.returncode == 0, done.stderr

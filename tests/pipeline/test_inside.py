@@ -57,8 +57,10 @@ def refusal(path, kind=UnsupportedError, **options):
     return str(caught.value), caught.value.hint
 
 
-@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-@pytest.mark.parametrize("name", ["trained.h5", "a/b/trained.h5", "no suffix"])
+@pytest.mark.parametrize(("name", "method"), [
+    ("trained.h5", zipfile.ZIP_STORED), ("a/b/trained.h5", zipfile.ZIP_DEFLATED), ("no suffix", zipfile.ZIP_DEFLATED),
+    *(pytest.param(*both, marks=pytest.mark.thorough("much time")) for both in (
+        ("trained.h5", zipfile.ZIP_DEFLATED), ("a/b/trained.h5", zipfile.ZIP_STORED), ("no suffix", zipfile.ZIP_STORED)))])
 def test_a_zip_with_one_h5_is_read_in_place(tmp_path, name, method):
     beside = {"labels.txt": b"0 cat\n1 dog\n", f"__MACOSX/._{name}": H5, ".hidden": H5}
     path = archive(tmp_path / "trained.h5.zip", {name: H5, **beside}, method)

@@ -122,7 +122,10 @@ def fill(layers):
                 variable.assign(values.astype(str(variable.numpy().dtype)))
 
 
-@pytest.mark.parametrize("build", [pytest.param(build, id=build.__name__, marks=[pytest.mark.thorough("much time")] * (build is trained))
+OFTEN = (flags_and_axes, nested, shared, wrappers, dtypes)
+
+
+@pytest.mark.parametrize("build", [pytest.param(build, id=build.__name__, marks=[pytest.mark.thorough("much time")] * (build not in OFTEN))
                                    for build in MODELS])
 def test_what_keras_saves(keras, build, tmp_path):
     keras.backend.clear_session()

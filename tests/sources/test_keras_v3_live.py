@@ -97,7 +97,7 @@ def check(bundle, norms, *, named):
     return pairs, left
 
 
-@pytest.mark.parametrize("seed", [*range(3), *(pytest.param(seed, marks=pytest.mark.thorough("much time")) for seed in range(3, 12))])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.thorough("much time")) for seed in range(1, 12))])
 def test_random_models(keras, own, seed, tmp_path):
     keras.backend.clear_session()
     three = keras.__name__ == "keras"
@@ -166,6 +166,7 @@ def test_axes_and_flags(keras, tmp_path):
         assert (np.abs(got - want) <= vectors.bound(ours, np.moveaxis(x, axis, -1).reshape(got.shape))).all()
 
 
+@pytest.mark.thorough("much time")
 def test_trained_with_optimizer_and_metrics(keras, tmp_path):
     keras.backend.clear_session()
     layers = keras.layers

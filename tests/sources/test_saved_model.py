@@ -400,8 +400,8 @@ def test_live_model_save(tmp_path, keras):
 
 @pytest.mark.live
 @pytest.mark.parametrize(("package", "form"), [
-    ("keras", "export"), ("tf_keras", "saved_model.save"),
-    *(pytest.param(*names, marks=pytest.mark.thorough("much time")) for names in (("keras", "saved_model.save"), ("tf_keras", "export")))])
+    ("keras", "export"), *(pytest.param(*names, marks=pytest.mark.thorough("much time")) for names in (
+        ("tf_keras", "saved_model.save"), ("keras", "saved_model.save"), ("tf_keras", "export")))])
 def test_live_without_metadata(tmp_path, keras, package, form):
     import tensorflow as tf
 

@@ -431,7 +431,8 @@ def control_flow(tf, version):
 @pytest.mark.parametrize("version", [1, 2], ids=["switch", "functions"])
 @pytest.mark.parametrize("resource", [
     pytest.param(False, id="reference"), pytest.param(True, id="resource", marks=pytest.mark.thorough("much time"))])
-@pytest.mark.parametrize("form", ["V2", pytest.param("V1", marks=pytest.mark.thorough("much time")), "frozen"])
+@pytest.mark.parametrize("form", ["V2", pytest.param("V1", marks=pytest.mark.thorough("much time")),
+                                  pytest.param("frozen", marks=pytest.mark.thorough("much time"))])
 def test_what_the_installed_tensorflow_saves(tmp_path, version, resource, form):
     """Bits, epsilon and the outputs of the session; frozen: of the same graph with constants for variables."""
     tf = pytest.importorskip("tensorflow").compat.v1
