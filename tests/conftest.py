@@ -6,6 +6,7 @@ import gc
 import importlib
 import os
 import random
+import threading
 
 import hypothesis
 import pytest
@@ -40,7 +41,14 @@ def pytest_collection_finish():
 
 
 @pytest.fixture
-def run(capsys, monkeypatch):
+def forks(request, monkeypatch):
+    """Models are read by forks, as in a program of one thread. Beside the thread of pytest-xdist each would be read by a new interpreter."""
+    monkeypatch.setattr(threading, "active_count", lambda: 1)
+    request.applymarker(pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning"))
+
+
+@pytest.fixture
+def run(capsys, monkeypatch, forks):
     """run(command, *words) -> (exit code, stdout, stderr) of a command in this process."""
     from exporter.commands import shared as cli
 

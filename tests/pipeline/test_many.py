@@ -30,7 +30,7 @@ LATER = 2_000_000_000
 
 
 @pytest.fixture
-def tree(tmp_path, monkeypatch):
+def tree(tmp_path, monkeypatch, forks):
     """zoo/a.json, zoo/deep/a.json, zoo/deep/b.json, more.json: bundles, which are models as good as any."""
     monkeypatch.chdir(tmp_path)
     for number, name in enumerate(("zoo/a.json", "zoo/deep/a.json", "zoo/deep/b.json", "more.json")):
