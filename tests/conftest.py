@@ -42,7 +42,7 @@ def pytest_collection_finish():
 
 @pytest.fixture
 def forks(request, monkeypatch):
-    """Models are read by forks, as in a program of one thread. Beside the thread of pytest-xdist each would be read by a new interpreter."""
+    """Models are read by forks, as in a program of one thread; beside that of pytest-xdist each would be read by a new interpreter."""
     monkeypatch.setattr(threading, "active_count", lambda: 1)
     request.applymarker(pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning"))
 

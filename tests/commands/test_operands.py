@@ -45,7 +45,11 @@ def bundle(tmp_path):
     return tmp_path / "b.json", made
 
 
-@pytest.mark.parametrize("suffix", [suffix for suffix in SUFFIXES if suffix != "/"])
+OFTEN = (".json", ".npz", ".h", ".zip")
+
+
+@pytest.mark.parametrize("suffix", [pytest.param(suffix, marks=[pytest.mark.thorough("much time")] * (suffix not in OFTEN))
+                                    for suffix in SUFFIXES if suffix != "/"])
 def test_each_kind_of_file_goes_to_standard_output_as_it_goes_to_disk(suffix, piped, tmp_path):
     pytest.importorskip("onnx") if suffix == ".onnx" else None
     done = piped(H5.read_bytes(), export, "-", "-", "--suffix", suffix)
@@ -57,8 +61,10 @@ def test_each_kind_of_file_goes_to_standard_output_as_it_goes_to_disk(suffix, pi
         assert exporter.load(done.stdout).layers == exporter.read(H5).layers
 
 
-@pytest.mark.parametrize("path", ["no_beta_keras208/model.h5", "encoder_keras3/model.keras", "encoder_keras3/model.weights.h5",
-                                  "hand_made_tf115/frozen.pb", "named_arrays_tfkeras/weights.npz", "bundles_010/encoder.npz"])
+@pytest.mark.parametrize("path", [
+    "no_beta_keras208/model.h5", "encoder_keras3/model.keras", "hand_made_tf115/frozen.pb",
+    *(pytest.param(path, marks=pytest.mark.thorough("much time")) for path in (
+        "encoder_keras3/model.weights.h5", "named_arrays_tfkeras/weights.npz", "bundles_010/encoder.npz"))])
 def test_each_kind_of_single_file_comes_from_standard_input(path, piped):
     data = (SAMPLES / path).read_bytes()
     done = piped(data, export, "-", "-", "--epsilon", "0.5", "--skip-unresolved")

@@ -37,14 +37,12 @@ def models():
     return module
 
 
-@pytest.fixture(scope="module")
-def densenet(tmp_path_factory):
-    """A folder with DenseNet201 in both of Keras's single files."""
-    folder, made = tmp_path_factory.mktemp("densenet"), models()
-    layers = made.densenet201()
-    made.write_h5(folder / "model.h5", layers)
-    made.write_keras(folder / "model.keras", layers)
-    return folder
+@pytest.fixture
+def densenet(tmp_path, name):
+    """A folder with DenseNet201 in the file of this name."""
+    made = models()
+    (made.write_keras if name.endswith("keras") else made.write_h5)(tmp_path / name, made.densenet201())
+    return tmp_path
 
 
 @pytest.fixture
@@ -142,11 +140,9 @@ def test_announced_ranges_are_widened_and_merged(packs):
 
 
 @needs_http
-@pytest.mark.xdist_group("densenet")
 @pytest.mark.parametrize(("name", "several", "requests", "part"), [
-    ("model.h5", False, 255, 0.11), ("model.keras", True, 30, 0.055),
-    pytest.param("model.keras", False, 255, 0.11, marks=pytest.mark.thorough("much time")),
-    pytest.param("model.h5", True, 30, 0.055, marks=pytest.mark.thorough("much time"))])
+    ("model.h5", False, 255, 0.11), *(pytest.param(*values, marks=pytest.mark.thorough("much time")) for values in (
+        ("model.keras", True, 30, 0.055), ("model.keras", False, 255, 0.11), ("model.h5", True, 30, 0.055)))])
 def test_few_requests_and_few_bytes(densenet, name, several, requests, part, tmp_path, run):
     """Its 201 batch norms lie in 200 places, each of them far from the next: a server that sends one range in an answer needs 200 answers,
     or 120 with a sixth of the file."""
@@ -535,6 +531,7 @@ def test_no_such_bucket(s3):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")  # of moto and aiobotocore
 @one_worker
+@pytest.mark.thorough("much time")
 def test_a_pattern_on_no_such_bucket(s3, tmp_path):
     import boto3
 

@@ -42,7 +42,9 @@ def block(entries, compress=None):
     """A block of a table with its trailer; `compress` is a function on bytes, by snappy's format."""
     out, previous = b"", b""
     for key, value in entries:
-        shared = next((n for n, (a, b) in enumerate(zip(previous, key, strict=False)) if a != b), min(len(previous), len(key)))
+        common = min(len(previous), len(key))
+        differ = int.from_bytes(previous[:common], "big") ^ int.from_bytes(key[:common], "big")
+        shared = common - (differ.bit_length() + 7) // 8
         out += encode(shared) + encode(len(key) - shared) + encode(len(value)) + key[shared:] + value
         previous = key
     out += struct.pack("<II", 0, 1)

@@ -63,6 +63,7 @@ def test_every_kind_in_every_file(keras, kind, tmp_path):
     check_outputs(keras, model, folded, np.random.default_rng(0).normal(size=(2, *KINDS[kind][0])).astype("float32"))
 
 
+@pytest.mark.thorough("much time")
 def test_a_network_with_all_that_stays(keras, tmp_path):
     """Sums, activations, groups, TimeDistributed, a layer used twice, a frozen one: folded where that is right, and nowhere else."""
     layers = keras.layers

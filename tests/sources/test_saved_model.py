@@ -420,8 +420,8 @@ def test_live_without_metadata(tmp_path, keras, package, form):
 
 
 @pytest.mark.live
-@pytest.mark.parametrize("form", [pytest.param(form, marks=[pytest.mark.thorough("much time")] * (form != "metadata"))
-                                  for form in ("metadata", "no metadata", "export")])
+@pytest.mark.thorough("much time")
+@pytest.mark.parametrize("form", ["metadata", "no metadata", "export"])
 def test_live_batch_norm_in_a_cell(tmp_path, keras, form):
     layers = keras.layers
 

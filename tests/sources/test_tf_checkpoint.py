@@ -487,7 +487,8 @@ def test_live_functional_model(tmp_path, tensorflow, form):
 
 
 @pytest.mark.live
-@pytest.mark.parametrize("package", ["keras", pytest.param("tf_keras", marks=pytest.mark.thorough("much time"))])
+@pytest.mark.thorough("much time")
+@pytest.mark.parametrize("package", ["keras", "tf_keras"])
 def test_live_trained_model_with_optimizer(tmp_path, tensorflow, package):
     keras = pytest.importorskip(package)
     model = keras.Sequential([keras.Input((5,)), keras.layers.BatchNormalization(name="bn"), keras.layers.Dense(1)])
