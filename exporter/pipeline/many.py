@@ -198,11 +198,12 @@ def _run(tasks: Sequence[Task], options: ReadOptions, write_options: WriteOption
     try:
         while waiting:
             done, _ = concurrent.futures.wait(waiting, return_when=concurrent.futures.FIRST_COMPLETED)
-            for future in done:
-                # the future is dropped at once: a cluster would compute its result again if the worker that has it dies
+            while done:
+                future = done.pop()
                 piece = waiting.pop(future)
-                yield from zip((task.source for task in piece), _outcomes(future, piece))
-            del done, future
+                outcomes = _outcomes(future, piece)
+                del future  # before anybody is told: a cluster would compute its result again if the worker that has it dies
+                yield from zip((task.source for task in piece), outcomes)
     finally:
         for future in waiting:
             future.cancel()

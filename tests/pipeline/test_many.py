@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures.process import BrokenProcessPool
 
 import pytest
 
@@ -191,7 +192,7 @@ def test_a_worker_that_dies_is_reported(tree):
         def submit(self, work, tasks, *rest):
             future = concurrent.futures.Future()
             if tasks[0].source.endswith("b.json"):
-                future.set_exception(concurrent.futures.process.BrokenProcessPool("a process died"))
+                future.set_exception(BrokenProcessPool("a process died"))
             else:
                 future.set_result(work(tasks, *rest))
             return future
@@ -223,8 +224,7 @@ def test_results_are_let_go_as_they_come(tree):
 
     export_many(["zoo/**/*.json"], "out", executor=Watched(), progress=progress)
     assert len(futures) == 3
-    gc.collect()
-    assert not any(ref() for ref in futures)
+    assert alive == [2, 1, 0], "of what was reported nothing is held"
 
 
 def test_an_interrupted_call_is_gone_on_with(tree):
@@ -320,12 +320,12 @@ def test_ctrl_c_leaves_whole_files_and_the_next_run_goes_on(tree):
     words = [sys.executable, "-m", "exporter", "zoo/m*.json", "--out-dir", "out", "--jobs", "2"]
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
                           start_new_session=True) as process:
-        for _ in range(600):
+        for _ in range(4500):
             if os.path.isdir("out") and len(found("out")) > 3:
                 break
             time.sleep(0.02)
         os.killpg(process.pid, signal.SIGINT)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=120)
     assert process.returncode in (130, 0)
     assert "Traceback" not in err
     if process.returncode:
