@@ -19,6 +19,7 @@ import pytest
 import exporter
 from exporter.commands.export import export
 from exporter.errors import FormatError, MissingExtra, OutputError, UsageError
+from exporter.files import patience
 from exporter.files.place import Place
 from exporter.files.remote import Ranges, RemotePlace, is_url, place_for
 from tests.make.layers import ROOT, make_bundle, make_layer, same_layer
@@ -198,6 +199,12 @@ def test_a_server_that_is_not_there():
     assert "Traceback" not in done.stderr
 
 
+@pytest.fixture
+def soon(monkeypatch):
+    """Requests are repeated soon, where the server does not ask for more; how long they wait is what test_patience.py tests."""
+    monkeypatch.setattr(patience, "FIRST_SECONDS", 0.01)
+
+
 def some(*troubles):
     """The troubles, one for each request from the second on."""
     return lambda number, method, headers: troubles[number - 1] if 1 <= number <= len(troubles) else None
@@ -207,7 +214,7 @@ def some(*troubles):
 @pytest.mark.parametrize("troubles", [["drop"], ["cut"], [(429, {"Retry-After": "0"})], [503, "drop", "cut"], [(503, {"Retry-After": "1"})],
                                       [None, "cut", "cut"]], ids=str)
 @pytest.mark.parametrize("several", [False, True])
-def test_what_goes_wrong_on_the_way_is_asked_for_again(large, troubles, several):
+def test_what_goes_wrong_on_the_way_is_asked_for_again(large, troubles, several, soon):
     with serving(large, trouble=some(*troubles), several=several) as server:
         far = exporter.read(server.url("large.h5"))
         assert len(server.requests) > len(troubles)
@@ -226,7 +233,7 @@ def large(tmp_path_factory):
     ((503, {"Retry-After": "3600"}), "the server answered 503"), ("drop", "the connection broke"),
     ((429, {"Retry-After": "Fri, 31 Dec 2100 23:59:59 GMT"}), "the server answered 429")], ids=str)
 def test_patience_ends(large, trouble, words, monkeypatch):
-    monkeypatch.setattr("exporter.files.patience.PATIENCE_SECONDS", 1.0)
+    monkeypatch.setattr(patience, "PATIENCE_SECONDS", 1.0)
     with serving(large, trouble=lambda *_: trouble) as server, pytest.raises(FormatError, match=words):
         exporter.read(server.url("large.h5"))
     assert 1 <= len(server.requests) < 12
@@ -548,7 +555,7 @@ def test_a_pattern_on_no_such_bucket(s3, tmp_path):
 
 @needs_fsspec
 @pytest.mark.parametrize("trouble", [ConnectionResetError("lost"), TimeoutError("late"), OSError(104, "reset"), "cut"], ids=repr)
-def test_a_store_that_loses_connections_is_asked_again(large, monkeypatch, trouble):
+def test_a_store_that_loses_connections_is_asked_again(large, monkeypatch, trouble, soon):
     import fsspec
     from fsspec.implementations.memory import MemoryFileSystem
 
