@@ -179,7 +179,7 @@ def test_the_bound_is_what_the_document_says(dtype, unit, tiny):
     (standing(CONV), ""), (standing(CONV, shape=(2, 3), axis=(1, 2)), "it runs along 2 axes"),
     (make_layer(calls=(Call((CONV,), ()),) * 3), "it is called 3 times"), (standing(), "it reads the input of the model"),
     (standing(CONV, CONV, CONV), "3 layers feed it"), (make_layer(called_in_training=True), "its model calls it with training=True"),
-    (standing(Neighbor(path="d", class_name="Dropout")), "what feeds it is d of class Dropout")])
+    (standing(Neighbor(path="d", class_name="Dropout")), "it is fed by d of class Dropout")])
 def test_what_is_against_it_where_the_layer_stands(layer, said):
     found = folding.reason_against(layer)
     assert found.startswith(said)

@@ -29,7 +29,8 @@ def test_axes_and_shapes_that_fit(shape, axis, ndim):
 @pytest.mark.parametrize(("shape", "axis", "ndim", "said"), [
     ((), (), None, "expected 1 to 1048576 channels, got 0"), ((0,), (-1,), None, "channels, got 0"), ((4, 0), (1, 2), None, "got 0"),
     (((1 << 20) + 1,), (-1,), None, "channels, got 1048577"), ((1 << 40, 1 << 20), (1, 2), None, "channels, got 1152921504606846976"),
-    ((4,), 3, None, "expected as axis a tuple"), ((4,), [3], None, "expected as axis a tuple"), ((4,), None, None, "expected as axis a"),
+    ((4,), 3, None, "expected axis to be a tuple"), ((4,), [3], None, "expected axis to be a tuple"),
+    ((4,), None, None, "expected axis to be a tuple"),
     ((4,), (), None, "axis [] does not fit parameters of shape [4]"), ((2, 2), (1,), None, "axis [1] does not fit"),
     ((2, 2), (1, 1), None, "axis [1, 1] does not fit"), ((4,), (0,), None, "axis 0 does not fit an input of rank 2 or more; axis 0 is"),
     ((4,), (0,), 4, "axis 0 does not fit an input of rank 4"), ((4,), (-4,), 4, "axis -4 does not fit"), ((4,), (4,), 4, "axis 4 does not"),
@@ -77,9 +78,9 @@ def test_what_is_divided_by(variance, epsilon, said):
 
 @pytest.mark.parametrize(("effective", "said"), [
     (None, ""), (1e-5, ""), (1.001e-5, ""), (float(np.nextafter(1e-5, 0)), ""), (MAX32, ""),
-    (0.99e-5, "expected an effective_epsilon of at least epsilon, 1e-05, got 9.9e-06"), (MAX32 * 1.01, "effective_epsilon is"),
-    (float("nan"), "effective_epsilon is nan"), (float("inf"), "effective_epsilon is inf"), (1, "effective_epsilon is 1;"),
-    ("1", "effective_epsilon is 1;")])
+    (0.99e-5, "expected an effective_epsilon of at least epsilon, 1e-05, got 9.9e-06"), (MAX32 * 1.01, "that fits float32, got 3.4368"),
+    (float("nan"), "that fits float32, got nan"), (float("inf"), "that fits float32, got inf"), (1, "that fits float32, got 1"),
+    ("1", "that fits float32, got 1")])
 def test_kernels_raise_epsilon_and_never_lower_it(effective, said):
     """Equal in float32, which kernels compute in, is no lower one."""
     layer = make_layer(epsilon=1e-5)
