@@ -69,7 +69,7 @@ def render(found: Diagnosis) -> str:
         lines.append(f"{place}: same. {_count(found.compared)} within the error bound, "
                      f"the worst at {found.worst['times_the_bound']:.2g} of it.")
         hidden = [f"{code} {BY_CODE[code].name}" for code in found.could_not_show()]
-        if len(hidden) > MAX_HIDDEN or (hidden and _never_moved(found.evidence.case)):
+        if len(hidden) > MAX_HIDDEN or _never_moved(found.evidence.case):
             lines.append(_why_hidden(found, f"{len(hidden)} of {len(BY_CODE)} known mistakes (--json lists them)"))
         elif hidden:
             lines.append(f"These inputs could not have shown: {'; '.join(hidden)}.")

@@ -68,7 +68,7 @@ def name_of(url: str) -> str:
     """The last component of the path, as a name."""
     bare = _public_link(split(url)[0].rpartition(LINK)[2])
     name = posixpath.basename(bare.rstrip("/"))
-    return (urllib.parse.unquote(name) if is_web(url) else name) or bare
+    return urllib.parse.unquote(name) if is_web(url) else name
 
 
 def child_of(url: str, names: tuple[str, ...]) -> str:

@@ -55,3 +55,43 @@ def test_where_a_layer_stands_and_what_tells_the_page_apart():
     assert "after &lt;b&gt;conv (Conv2D), before relu (ReLU)" in text
     assert f"<title>first.json and second.json · 1 layers · {mine.digest()[7:15]}</title>" in text
     assert f"first.json: 1 layers, {mine.digest()[7:15]}; second.json: 1 layers." in text
+
+
+def test_the_mistakes_are_explained_on_the_page():
+    layer = make_layer("a")
+    text = written(make_bundle(layer), make_bundle(layer.replace(gamma=layer.beta, beta=layer.gamma)))
+    assert "<dl><dt><code>BN133</code> gamma and beta swapped</dt><dd>assign the arrays by name: gamma is the factor</dd></dl>" in text
+    assert text.count("<code>BN133</code> is the layer&#x27;s") == 2
+    same = written(make_bundle(layer), make_bundle(layer))
+    assert "<dl>" not in same
+    assert '<p class="equal"><strong>' in same
+    assert '<span class="equal">equal</span>' in same
+    missing = written(make_bundle(layer, make_layer("b", shape=(7,))), make_bundle(layer, make_layer("c", shape=(5,))))
+    assert '<td><bdi>b</bdi></td><td>…</td><td class="differs">not in second.json </td>' in missing
+    assert '<td>…</td><td><bdi>c</bdi></td><td class="differs">not in first.json</td>' in missing
+    fields = written(make_bundle(layer), make_bundle(layer.replace(epsilon=1e-5, axis=(1,))))
+    assert "<p>axis : [-1] and [1]</p>" in fields
+    assert "<p>epsilon <code>BN103</code> the default of PyTorch" in fields
+    assert ": 0.001 and 1e-05</p>" in fields
+
+
+def test_drawings_have_each_channel_where_it_belongs():
+    layer = make_layer("a").replace(beta=np.float32([0, 1, 2, 4]))
+    text = written(make_bundle(layer), make_bundle(layer.replace(beta=np.float32([0, 1, 2, 3]))))
+    assert re.findall(r'<circle cx="(\d+)" cy="(\d+)" r="2"/>', text) == [("0", "120"), ("30", "90"), ("60", "60"), ("120", "30")]
+    assert "1 of 4 channels differ, most channel 3: 4 and 3" in text
+    nothing = layer.replace(beta=np.float32([5, 5, 5, 5]))
+    assert 'cx="0" cy="0"' in written(make_bundle(layer.replace(beta=np.zeros(4, np.float32))), make_bundle(nothing))
+
+
+def test_of_very_many_channels_some_are_drawn(monkeypatch):
+    monkeypatch.setattr(comparison_page, "MAX_DOTS", 8)
+    layer = make_layer("a", shape=(100,)).replace(beta=np.arange(100, dtype=np.float32))
+    other = np.arange(100, dtype=np.float32)
+    other[[7, 50]] += 3
+    text = written(make_bundle(layer), make_bundle(layer.replace(beta=other)))
+    drawn = re.findall(r"<circle", text)
+    assert 6 <= len(drawn) <= 8
+    places = [round(value * 120 / 99) for value in (0, 7, 33, 50, 66, 99)]
+    found = {int(x) for x in re.findall(r'cx="(\d+)"', text)}
+    assert {places[0], places[1], places[3], places[5]} <= found

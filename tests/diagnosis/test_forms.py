@@ -13,6 +13,7 @@ import pytest
 
 import exporter
 from exporter.diagnosis import ports
+from exporter.diagnosis.alone import of_port
 from exporter.diagnosis.ports import c_header, csv_table, flat_json, torch_child
 from exporter.diagnosis.ports.port import FLAX, PLAIN, TORCH, Port, Ported, coarsest, flat
 from exporter.diagnosis.ports.state import gather, parted, port_of
@@ -229,6 +230,32 @@ def test_types_of_arrays():
     assert Ported(path="", arrays={"gamma": np.ones(1), "beta": np.ones(5)}, called={}, dtype="float32").channels == 5
     assert not Ported(path="", arrays={}, called={}, dtype="float32").text
     assert Port(name="n", kind="k", layers=()).others == {}
+
+
+# as the layers that a diagnosis compares with
+
+def test_the_layers_of_a_form_with_the_epsilons_that_are_said():
+    def ported(path, **more):
+        return Ported(**{"path": path, "arrays": {"moving_mean": ONES * 2, "moving_variance": ONES * 3, "gamma": ONES}, "called": {},
+                         "dtype": "float32", **more})
+
+    layers = (ported("a/x"), ported("a/y", epsilon=0.5), ported("b", epsilon=0.25, dtype="float64"),
+              ported("c", dtype="float64", text=True),
+              ported(""))
+    port = Port(name="f", kind="k", layers=layers, notes=("n",), framework=TORCH)
+    given = of_port(port, (("a/*", 0.1), ("*y", 0.2), ("nothing", 0.3)))
+    assert [(layer.path, layer.epsilon, layer.dtype, layer.beta) for layer in given.bundle] == [
+        ("a/x", 0.1, "float32", None), ("a/y", 0.2, "float32", None), ("b", 0.25, "float64", None), ("c", 1e-5, "float32", None),
+        ("numbers", 1e-5, "float32", None)]
+    assert [layer.name for layer in given.bundle] == ["x", "y", "b", "c", "numbers"]
+    assumed = "the file does not contain epsilon: PyTorch's default, 1e-05, is assumed (set it with --epsilon)"
+    assert given.notes == ("n", f"c: {assumed}", f"f: {assumed}")
+    assert all(layer.moving_mean.tolist() == [2] * 3 and layer.moving_variance.tolist() == [3] * 3 for layer in given.bundle)
+    plain = of_port(Port(name="f", kind="k", layers=(ported("c"),), framework=PLAIN), ())
+    assert (plain.bundle.layers[0].epsilon, "Keras's default, 0.001, is assumed" in plain.notes[0]) == (1e-3, True)
+    assert of_port(Port(name="f", kind="k", layers=(ported("c"),), framework=FLAX), ()).bundle.layers[0].epsilon == 1e-5
+    with pytest.raises(exporter.UsageError, match="f: k without a batch norm"):
+        of_port(Port(name="f", kind="k", layers=()), ())
 
 
 # a PyTorch checkpoint, in the child, with a stand-in for torch

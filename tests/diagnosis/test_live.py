@@ -14,7 +14,7 @@ import exporter
 from exporter.commands.verify import verify
 from exporter.diagnosis import live
 from exporter.files.place import Place
-from tests.make.layers import ROOT
+from tests.make.layers import ROOT, make_layer
 
 SAMPLES = ROOT / "sample_models"
 needs_keras = pytest.mark.skipif(importlib.util.find_spec("tensorflow") is None, reason="TensorFlow is not installed")
@@ -100,3 +100,60 @@ def test_what_no_keras_can_run(tmp_path):
     for name, message in (("a.npz", "contains no model"), ("w.h5", "only weights"), ("", "only .keras")):
         with pytest.raises(exporter.UnsupportedError, match=message):
             live.live_layers(Place(tmp_path / name))
+
+
+def test_keras_sees_the_suffix_that_it_wants(tmp_path):
+    for name in ("m.keras", "m.h5", "blob"):
+        (tmp_path / name).write_bytes(name.encode())
+    with live._with_suffix(Place(tmp_path / "m.keras"), ".keras") as path:
+        assert path == str(tmp_path / "m.keras")
+    for name, suffix in (("m.h5", ".keras"), ("blob", ".h5")):
+        with live._with_suffix(Place(tmp_path / name), suffix) as path:
+            assert path.endswith(f"model{suffix}")
+            with open(path, "rb") as file:
+                assert file.read() == name.encode()
+
+
+class Real:
+    """As much of a Keras layer as is walked and run. called: the shapes that it was called with."""
+
+    def __init__(self, what, rank=None, **inner):
+        self.name, self.what, self.called = what if isinstance(what, str) else what.name, what, []
+        self.__dict__.update(inner)
+        if rank is not None:
+            self.input_spec = type("Spec", (), {"ndim": rank})()
+
+    def get_weights(self):
+        return []
+
+    def __call__(self, x, training):
+        assert training is False
+        self.called.append(x.shape)
+        return self.what(x, axis=tuple(a % x.ndim for a in self.what.axis))
+
+
+class BatchNormalization(Real):
+    """By the name of its class."""
+
+
+@pytest.mark.parametrize(("shape", "axis", "rank", "given"), [
+    ((4,), (-1,), None, (5, 4)), ((4,), (-1,), 4, (5, 1, 1, 4)), ((4,), (1,), 4, (5, 4, 1, 1)), ((4,), (2,), None, (5, 1, 4)),
+    ((2, 3), (1, 2), None, (5, 2, 3)), ((2, 3), (3, 1), None, (5, 3, 1, 2)), ((2, 3), (-1, 1), 4, (5, 3, 1, 2))])
+def test_a_real_layer_is_given_an_input_of_its_rank(shape, axis, rank, given):
+    layer = make_layer("bn", shape=shape, axis=axis)
+    real = BatchNormalization(layer, rank)
+    rows = np.random.default_rng(1).normal(size=(5, layer.channels)).astype(np.float32)
+    got = live.run(real, layer, rows)
+    assert real.called == [given]
+    flat = layer.replace(shape=(layer.channels,), axis=(-1,), **{name: v.ravel() for name, v in layer.parameters().items()})
+    assert np.allclose(got, flat(rows), rtol=1e-5, atol=1e-5)
+
+
+def test_layers_inside_of_layers_have_paths():
+    one, two, three, four, five = (BatchNormalization(make_layer(name)) for name in ("a", "b", "c", "d", "e"))
+    inner = Real("inner", layers=[two, Real("wrap", layer=three)])
+    model = Real("model", layers=[Real("input"), one, inner, Real("rnn", cell=Real("cell", cells=[four])), one,
+                                  Real("both", forward_layer=Real("f", layers=[five]), backward_layer=Real("b"))])
+    found = list(live._walk(model))
+    assert [(path, layer.name) for path, layer in found] == [("a", "a"), ("inner/b", "b"), ("inner/wrap/c", "c"), ("rnn/cell/d", "d"),
+                                                             ("both/f/e", "e")]

@@ -148,3 +148,16 @@ def test_equal_channels_are_used_once_each():
     moved = as_stored(twins, gamma=np.float32([2, 2, 1, 1, 3, 3]))
     said = order_of(sight(of_layer(twins), of_layer(moved)), ["gamma"], (6,))
     assert said == "4 of 6 channels are elsewhere: 0 as 2, 1 as 3, 2 as 0, 3 as 1"
+
+
+def test_a_folded_offset_is_known_in_spite_of_what_small_variances_magnify():
+    """Rounding errors of the offset grow with gamma * moving_mean / sqrt(moving_variance + epsilon)."""
+    small = MINE.replace(beta=np.zeros(6, np.float32), moving_variance=np.float32([1e-6, 3e-6, 2e-7, 5e-6, 9e-7, 1e-6]), epsilon=1e-7)
+    root = np.sqrt(small.moving_variance + np.float32(1e-7))
+    offset = -(small.gamma * (small.moving_mean / root))
+    said = {one.code for one in origins_of("beta", offset, small)}
+    assert "BN154" in said
+    large = small.replace(moving_variance=small.moving_variance * np.float32(1e13))
+    offset = -(large.gamma * (large.moving_mean / np.sqrt(large.moving_variance + np.float32(1e-7))))
+    assert "BN154" in {one.code for one in origins_of("beta", offset, large)}
+    assert "BN154" not in {one.code for one in origins_of("beta", offset + np.abs(large.moving_mean) * 2.0 ** -18, large)}

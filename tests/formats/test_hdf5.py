@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import struct
+import subprocess
+import sys
 import zlib
 
 import h5py
@@ -369,3 +372,14 @@ def test_an_address_above_16_mib_is_not_taken_for_a_structure():
     """The layout of a contiguous dataset of 64 bytes at 0x1007a00 begins as an object header does."""
     layout = bytes((3, 1)) + struct.pack("<QQ", 0x1007A00, 64)
     assert not any(pattern.search(layout + bytes(64)) for pattern, _ in hdf5_overlap.STRUCTURES)
+
+
+def test_a_variable_does_not_change_how_a_file_is_opened(tmp_path):
+    """HDF5_DRIVER would have libhdf5 look for the parts of a split file."""
+    with h5py.File(tmp_path / "m.h5", "w", libver="latest") as file:
+        file["a"] = np.float32([1, 2])
+    program = ("from exporter.files.place import Place\nfrom exporter.formats.hdf5 import open_hdf5\n"
+               f"with open_hdf5(Place({str(tmp_path / 'm.h5')!r})) as file:\n    print(file.names(''))")
+    done = subprocess.run([sys.executable, "-c", program], env={**os.environ, "HDF5_DRIVER": "split"},
+                          capture_output=True, text=True, check=False)
+    assert (done.stdout, done.returncode) == ("['a']\n", 0), done.stderr
