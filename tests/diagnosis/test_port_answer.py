@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 import exporter
+from exporter.batchnorm import vectors
 from exporter.batchnorm.dtypes import round_to
+from exporter.diagnosis.comparison import check_output, check_vectors
 from exporter.diagnosis.mistakes import BY_CODE
 from tests.make.layers import as_stored, make_bundle, make_layer
 from tests.make.ports import flax_state, torch_state
@@ -112,3 +114,40 @@ def test_the_worst_channel_in_units_of_the_last_place():
     (one,) = exporter.compare(make_bundle(A), torch_state(as_stored(A, gamma=gamma))).differences
     assert (one.channel, one.channels) == (0, 4)
     assert np.isnan(one.ulp)
+
+
+@pytest.mark.parametrize(("mine", "theirs", "same"), [
+    (((-1,), 4), ((3,), None), True), (((3,), None), ((-1,), 4), True), (((-1,), None), ((3,), None), False),
+    (((-1,), 4), ((2,), 4), False), (((-1,), 4), ((3,), 4), True), (((-1,), None), ((-1,), 4), True), (((1,), 3), ((-1,), None), False)])
+def test_an_axis_counted_from_the_end_is_the_same_where_the_rank_is_known(mine, theirs, same):
+    one, other = (make_layer("a", axis=axis, ndim=ndim) for axis, ndim in (mine, theirs))
+    assert exporter.compare(make_bundle(one), make_bundle(other)).same == same
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "float64"])
+def test_outputs_against_the_formula(dtype):
+    """Within 16 units of the coarser type, and the worst is told."""
+    layer = make_layer("a", seed=3).replace(moving_variance=np.float32([0.5, 1, 2, 0.25]))
+    rows = np.random.default_rng(1).normal(size=(5, 4)).astype(np.float32)
+    output = layer(rows).astype(dtype)
+    check = check_output(layer, rows, output)
+    coarse = "float16" if dtype == "float16" else "float32"
+    assert (check.path, check.numbers, check.dtype, check.passed) == ("a", 20, coarse, True)
+    bound = vectors.bound(layer, rows, coarse)
+    for factor, passed in ((0.7, True), (1.6, False)):
+        off = output.astype(np.float64)
+        off[2, 1] += factor * bound[2, 1]
+        check = check_output(layer, rows, off.astype(np.float64))
+        if coarse == "float32":
+            assert check.passed == passed
+            assert check.times_the_bound == pytest.approx(factor, rel=0.1)
+            assert check.error == pytest.approx(factor * bound[2, 1], rel=0.1)
+    for bad in (np.nan, np.inf):
+        wrong = output.copy()
+        wrong[3, 2] = bad
+        check = check_output(layer, rows, wrong)
+        assert (check.ulp, check.error, check.times_the_bound, check.passed) == (np.inf, np.inf, np.inf, False)
+
+
+def test_vectors_that_a_bundle_does_not_have_are_not_checked():
+    assert check_vectors(make_bundle(A)) == []
