@@ -15,7 +15,7 @@ COMBINED = {ast.Add: "-", ast.Sub: "+", ast.Mult: "+", ast.Div: "*", ast.FloorDi
             ast.BitAnd: "|", ast.BitOr: "&", ast.Pow: "*"}
 
 # Whose first two arguments may be swapped.
-SYMMETRIC = {"max", "min", "maximum", "minimum", "logaddexp", "multiply", "array_equal", "gcd", "suppress"}
+SYMMETRIC = {"max", "min", "maximum", "minimum", "logaddexp", "multiply", "array_equal", "gcd", "suppress", "coarser"}
 
 # kind, node, statement that it is part of, whether that runs at import, new text of node
 Change = tuple[str, ast.expr | ast.stmt, ast.stmt, bool, str]
