@@ -78,9 +78,9 @@ def die_with_parent(parent: int) -> None:
 def _size(place: Place) -> int:
     """The size in bytes of a file; of a folder with everything below it; of a checkpoint's prefix with the files beside it."""
     with contextlib.suppress(OSError):
-        if place.local.is_file():
-            return place.local.stat().st_size
-        is_folder = place.local.is_dir()
+        if os.path.isfile(place.local):
+            return os.path.getsize(place.local)
+        is_folder = os.path.isdir(place.local)
         return _size_below(os.fspath(place.local if is_folder else place.local.parent), MAX_DEPTH if is_folder else 0)
     return 0
 

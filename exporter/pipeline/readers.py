@@ -232,7 +232,7 @@ def _ask(pipe: int, request: bytes) -> bool:
 
 def _absolute(place: Place) -> Place:
     """The same place for a process that may have started in another folder."""
-    return place_for(os.path.join(os.getcwd(), place.address)) if place.is_local else place
+    return place_for(os.path.join(os.getcwd(), place.address)) if place.is_local and not os.path.isabs(place.address) else place
 
 
 def _with_absolute(options: ReadOptions) -> ReadOptions:
