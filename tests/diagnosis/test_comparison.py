@@ -73,6 +73,13 @@ def test_each_mistake_has_its_code(arrays, code, words):
     assert found.text().splitlines()[-1] == "the state: 1 layer differs"
 
 
+def test_arrays_are_shifted_where_each_is_known():
+    """What is nothing known, beside two arrays in each other's places, is no arrays' shift."""
+    unknown = M * 1.3 + 0.7 * V
+    assert codes(judged(gamma=B, beta=M, moving_mean=unknown)) == {"gamma": "BN138", "beta": "BN138", "moving_mean": ""}
+    assert codes(judged(gamma=B, beta=M, moving_mean=np.zeros(6))) == dict.fromkeys(("gamma", "beta", "moving_mean"), "BN137")
+
+
 def test_two_mistakes_are_named_side_by_side():
     assert codes(judged(gamma=B, beta=G, moving_variance=np.sqrt(V))) == {"gamma": "BN133", "beta": "BN133", "moving_variance": "BN113"}
     found = judged(moving_mean=-M, moving_variance=1 / ROOT)

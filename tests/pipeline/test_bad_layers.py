@@ -40,8 +40,9 @@ def bad(request, tmp_path):
 
 def test_the_default_export_refuses_with_a_way_on(bad, run, tmp_path):
     path, (_, _, reason) = bad
-    with pytest.raises(LayerError, match=f"bad.h5: bad: .*{reason}"):
-        exporter.read(path)
+    for isolated in (False, True):
+        with pytest.raises(LayerError, match=f"bad.h5: bad: .*{reason}"):
+            exporter.read(path, isolated=isolated)
     code, _, err = run(export, path, tmp_path / "out.json")
     assert code == 1
     assert "hint: the training run diverged or the file is damaged; export an earlier checkpoint; --skip-unresolved writes the rest" in err
