@@ -73,6 +73,15 @@ def test_free_names_get_their_roles_from_the_graph(tmp_path):
     check(bundle["net/q"], values, epsilon=5e-3)
 
 
+@pytest.mark.parametrize("shift", [np.float32(0.5), np.float32([0.5, 0.6, 0.7])])
+def test_an_input_that_is_shifted_first(tmp_path, shift):
+    """x - 0.5 before a batch norm: the mean is the variable, not the number; in a checkpoint nothing else would show it."""
+    values = parameters()
+    nodes, reads = variables("bn")
+    before = [const("half", shift), node("h", "Sub", "x", "half")]
+    check(exporter.read(save(tmp_path, tensors("bn", values), *before, *nodes, *chain("bn", "h", *reads)))["bn"], values)
+
+
 @pytest.mark.parametrize("op", ["VariableV2", "Variable", "VarHandleOp"])
 def test_each_kind_of_variable(tmp_path, op):
     values = parameters()

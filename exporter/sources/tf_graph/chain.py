@@ -41,7 +41,10 @@ class Term(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Chain:
-    """A batch norm that was found. last: its last op; the other fields are its roles."""
+    """A batch norm that was found. last: its last op; the other fields are its roles.
+
+    is_centered: whether the mean is subtracted from x before the root comes in: what feeds a batch norm may be a difference, too.
+    """
 
     last: Node
     x: Value
@@ -50,6 +53,7 @@ class Chain:
     mean: Traced
     variance: Traced
     epsilon: float | None
+    is_centered: bool = False
 
 
 def chains(tracer: Tracer, frame: Frame, users: dict[str, list[Node]]) -> Iterator[tuple[Node, str, Chain | None, Traced]]:
@@ -144,14 +148,15 @@ class _Cone:
                     yield user
 
     def find(self, variance: Traced, epsilon: float | None) -> Chain | None:
-        """The batch norm of this root: the first op whose sum is one; a later one of the same scope that only adds what it lacks."""
+        """The batch norm of this root: the first op whose sum is one; a later one of the same scope that only adds what it lacks, or in
+        which the root multiplies a mean, so that the difference before it was none of batch norm's."""
         best: Chain | None = None
         for node in self.members.values():
             terms = self._sum(node, 0) if node is not self.root else None
             found = self._match(node, terms, variance, epsilon) if terms else None
             if found is None:
                 continue
-            if best is None:
+            if best is None or best.is_centered > found.is_centered:
                 best = found
             elif (found.x, found.mean.identity, _scope(found.last)) == (best.x, best.mean.identity, _scope(best.last)):
                 best = found if _roles(found) > _roles(best) else best
@@ -284,7 +289,7 @@ class _Cone:
             return None
         if (sign < 0) == (inside.op == "Sub") or not isinstance(self.tracer.trace(outer), (Opaque, Moment)):
             return None
-        return Chain(node, outer, gamma, beta, mean, variance, epsilon)
+        return Chain(node, outer, gamma, beta, mean, variance, epsilon, is_centered=True)
 
 
 def _negated(terms: tuple[Term, ...] | None) -> tuple[Term, ...] | None:

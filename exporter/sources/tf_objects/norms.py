@@ -173,8 +173,8 @@ def _scope(graph: CheckpointGraph, node: int) -> Names | None:
     return scopes.pop() if len(scopes) == 1 else None
 
 
-def batch_norm(checkpoint: Checkpoint, keys: Mapping[str, str], path: str, *, node: Node | None = None, config: NormFields | None = None,
-               era: Era | None = None, rank: int | None = None, broadcasts: bool = False) -> Stored:
+def batch_norm(checkpoint: Checkpoint, keys: Mapping[str, str], path: str, *, node: Node | None, config: NormFields | None, era: Era | None,
+               rank: int | None, broadcasts: bool) -> Stored:
     """A layer from the tensors of its parameters (role: key) and what its config says.
 
     rank: of the input, where the config does not say it itself. broadcasts: whether some may lack the axes in front that others have.
