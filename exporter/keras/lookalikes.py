@@ -82,8 +82,7 @@ def inner_norm(base_name: str, config: Mapping[str, Any]) -> dict[str, Any] | No
     """The entry of the batch norm in a layer that combines a kernel and a batch norm; None for other layers."""
     if base_name in BATCH_NORMS or not config.keys() >= SIGNS or _FUSED_WITH.isdisjoint(config):
         return None
-    own = {key: value for key, value in config.items()
-           if key in _OF_THE_NORM or _described(key) in _VARIABLES - {"activity"}}
+    own = {key: value for key, value in config.items() if key in _OF_THE_NORM}
     return {"class_name": "BatchNormalization", "config": {**own, "name": INNER_NORM}}
 
 

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from exporter.batchnorm import document as module
+from exporter.batchnorm import schema
 from exporter.batchnorm.bundle import Origin
 from exporter.batchnorm.document import document, from_document
 from exporter.batchnorm.places import Call, Neighbor
-from exporter.errors import ExporterError
+from exporter.errors import BundleError, ExporterError
 from tests.make.layers import make_bundle, make_layer, same_layer
 
 CONV = Neighbor(path="conv", class_name="Conv2D", activation="relu", axis=3, use_bias=False, is_shared=True)
@@ -157,3 +158,13 @@ def test_more_numbers_than_any_model_has_are_refused_before_layers_are_made(monk
     monkeypatch.setattr(module, "check_numbers", seen.append)
     from_document(as_lists(document(make_bundle(make_layer("a"), make_layer("b", shape=(2, 3), axis=(1, 2), gamma=False)))))
     assert seen == [4 * 4 + 3 * 6]
+
+
+def test_one_layer_is_validated_as_it_is_in_a_document():
+    content = entry(make_layer())
+    schema.validate_layer(content)
+    for key in ("gamma", "epsilon", "axis"):
+        with pytest.raises(BundleError, match=f"'{key}' is a required property"):
+            schema.validate_layer({name: value for name, value in content.items() if name != key})
+    with pytest.raises(BundleError, match="dtype: 'int8' is not one of"):
+        schema.validate_layer({**content, "dtype": "int8"})

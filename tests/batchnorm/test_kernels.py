@@ -8,8 +8,12 @@ import pickle
 import numpy as np
 import pytest
 
+from exporter.batchnorm.folded import reason_to_keep
 from exporter.batchnorm.kernels import Kernel
+from exporter.batchnorm.places import Call, Neighbor
 from exporter.errors import LayerError
+from exporter.sources.shared.kernels import checked
+from tests.make.layers import make_layer
 
 
 def made(**changes):
@@ -42,3 +46,26 @@ def test_what_does_not(changes, said):
     with pytest.raises(LayerError, match=said) as caught:
         made(**changes)
     assert caught.value.where == "block/conv"
+
+
+@pytest.mark.parametrize(("changes", "kernel", "fits"), [
+    ({}, 1.0, True), ({"gamma": 1e30}, 1e10, False), ({"gamma": -1e30}, 1e10, False), ({"gamma": 1e30}, -1e10, False),
+    ({"gamma": 1e20}, 1e10, True), ({"gamma": 1e20, "moving_mean": 1e20}, 1e10, False), ({"beta": 3e38}, 1.0, True)])
+def test_a_kernel_that_would_overflow_stays(changes, kernel, fits):
+    """The product of the largest number of a channel and its scale, and the bias, each of them alone."""
+    numbers = {"gamma": 1, "beta": 0, "moving_mean": 0, "moving_variance": 1, **changes}
+    call = Call((Neighbor(path="block/conv", class_name="Conv2D"),), ())
+    arrays = {name: np.float32([1] * 4 + [value]) for name, value in numbers.items()}
+    layer = make_layer("bn", shape=(5,), epsilon=0.0, calls=(call,)).replace(**arrays)
+    values = np.ones((3, 2, 4, 5), np.float32)
+    values[0, 0, 0, 4] = kernel
+    assert reason_to_keep(layer, {"bn": made(kernel=values)}) == ("" if fits else "a folded number does not fit float32")
+
+
+def test_kernels_of_one_path_are_two_layers_and_so_are_none():
+    one, twin, other = made(), made(), made(path="other")
+    found = checked({"a": one, "b": twin, "c": other, "d": "a reason"})
+    assert (found["c"], found["d"]) == (other, "a reason")
+    assert found["a"] == found["b"]
+    assert "block/conv" in found["a"]
+    assert checked({"a": one, "c": other}) == {"a": one, "c": other}

@@ -96,6 +96,15 @@ def test_a_dense_kernel_and_one_that_lies_the_other_way(tmp_path):
         assert layer.inputs == (Neighbor(path="d", class_name="MatMul", axis=axis, use_bias=False),)
 
 
+@pytest.mark.parametrize(("op", "axis"), [("Conv2D", 3), ("Conv3D", 4), ("DepthwiseConv2dNative", None), ("Conv2DBackpropInput", 2)])
+def test_the_axis_of_a_kernels_output_channels(tmp_path, op, axis):
+    """Of a transposed convolution, whose inputs are the output's shape, the kernel and x, the one before the last."""
+    inputs = ["s", "c/kernel", "x"] if op == "Conv2DBackpropInput" else ["x", "c/kernel"]
+    _, names = frozen_variables("bn", parameters())
+    layer, _ = read(tmp_path, KERNEL, const("s", np.int32([1, 4, 4, 3])), node("c/op", op, *inputs), *chain("bn", "c/op", *names))
+    assert [(each.class_name, each.axis) for each in layer.inputs] == [(op, axis)]
+
+
 def test_a_layer_that_is_called_twice_has_no_one_place(tmp_path):
     layer, _ = read(tmp_path, KERNEL, conv(), norm("c/Conv2D"), conv("d/Conv2D"), norm("d/Conv2D", "again/FusedBatchNormV3"))
     assert layer.calls == ()

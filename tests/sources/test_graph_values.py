@@ -7,7 +7,7 @@ import pytest
 
 import exporter
 from exporter.errors import UnresolvedError
-from tests.make.graph_files import chain, const, frozen_variables, meta_graph, node, parameters
+from tests.make.graph_files import Function, chain, const, frozen_variables, function, meta_graph, node, parameters
 from tests.sources.test_frozen_graph import ROLES, X, check, fused, graph, read
 
 ONES, ZEROS = np.ones(3, np.float32), np.zeros(3, np.float32)
@@ -229,3 +229,39 @@ def test_a_difference_that_feeds_a_batch_norm_is_not_its_own(tmp_path, before, m
     bundle = read(tmp_path, X, *BEFORE[before], *nodes, *chain("bn", "h", gamma, beta, *reads[2:]))
     assert bundle.paths() == ["bn"]
     check(bundle["bn"], values)
+
+
+def test_one_part_is_the_whole(tmp_path):
+    values = parameters()
+    check(with_gamma(tmp_path, "h", const("axis", np.int32(0)), node("h", "ConcatV2", "bn/gamma", "axis"), values=values), values)
+
+
+@pytest.mark.parametrize("factor", ["bn/gamma/read", "other"])
+def test_a_mean_that_something_more_multiplies_is_none(tmp_path, factor):
+    """r*x*gamma - r*mean*gamma*other + beta is no batch norm."""
+    nodes, (gamma, beta, mean, variance) = frozen_variables("bn", parameters())
+    ops = [const("other", ONES * 3), const("e", np.float32(1e-3)), node("v", "Add", variance, "e"), node("r", "Rsqrt", "v"),
+           node("rg", "Mul", "r", gamma), node("rgx", "Mul", "x", "rg"), node("rgo", "Mul", "rg", factor), node("rgom", "Mul", "rgo", mean),
+           node("shift", "Sub", beta, "rgom"), node("y", "Add", "rgx", "shift")]
+    with pytest.raises(UnresolvedError, match="bn: "):
+        read(tmp_path, X, *nodes, *ops)
+
+
+@pytest.mark.parametrize("statistics", [True, False])
+def test_arguments_of_functions_are_followed_out_of_them(tmp_path, statistics):
+    """A mean of the batch is one also where a function subtracts it from what it is given."""
+    nodes, (gamma, beta, mean, variance) = frozen_variables("bn", parameters())
+    made = [const("a", np.int32([0, 1, 2])), node("m", "Mean", "x", "a"), node("d", "SquaredDifference", "x", "m"),
+            node("v", "Mean", "d", "a")]
+    body = function("f", ["x", *ROLES], [const("e", np.float32(1e-3)), node("p", "Add", "moving_variance", "e:output:0"),
+                                        node("r", "Rsqrt", "p:z:0"), node("g", "Mul", "r:y:0", "gamma"), node("gx", "Mul", "x", "g:z:0"),
+                                        node("gm", "Mul", "moving_mean", "g:z:0"), node("s", "Sub", "beta", "gm:z:0"),
+                                        node("y", "Add", "gx:z:0", "s:z:0")], {"o": "y:z:0"})
+    given = ["m", "v"] if statistics else [mean, variance]
+    used = nodes[:4] if statistics else nodes
+    call = node("c", "PartitionedCall", "x", gamma, beta, *given, f=Function("f"))
+    if statistics:
+        with pytest.raises(UnresolvedError, match="statistics of the batch"):
+            read(tmp_path, X, *used, *made, call, functions=[body])
+    else:
+        check(read(tmp_path, X, *used, *made, call, functions=[body])["bn"], parameters())

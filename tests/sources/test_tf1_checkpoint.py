@@ -286,6 +286,14 @@ def test_averages_of_moments_whose_owner_is_unclear(tmp_path):
     values = parameters()
     stored = {**tensors("bn", values[:2]), **tensors("net/bn", values[:2]),
               **{f"net/bn/moments/{last}/ExponentialMovingAverage": values[2] for last in ("Squeeze", "Squeeze_1")}}
+    sure = tensors("sure", parameters(seed=1))
+    for folder in ("mixed", "lonely"):
+        (tmp_path / folder).mkdir()
+    mixed = exporter.read(save(tmp_path / "mixed", {**stored, **sure}), epsilon=0.5, skip_unresolved=True)
+    assert (mixed.paths(), [path for path, _ in mixed.skipped]) == (["sure"], ["net/bn"])
+    lonely = {name: value for name, value in stored.items() if "moments" in name}
+    mixed = exporter.read(save(tmp_path / "lonely", {**lonely, **sure}), epsilon=0.5, skip_unresolved=True)
+    assert (mixed.paths(), [path for path, _ in mixed.skipped]) == (["sure"], ["net/bn"])
     with pytest.raises(UnresolvedError, match="its gamma and beta could belong to any of 2 scopes; "):
         exporter.read(save(tmp_path, stored))
 

@@ -162,14 +162,14 @@ def _are_named(graph: CheckpointGraph, held: Sequence[int], inner: Sequence[Node
 
 def _held(graph: CheckpointGraph, node: int, config: Node) -> list[tuple[int, Node]]:
     """The objects inside a wrapper or cell, with their configs: by the role's name, in a list if there are several of one role."""
-    held = []
+    held: list[tuple[int, Node]] = []
     for role in dict.fromkeys(role for role, _ in config.children):
         inner = [child for key, child in config.children if key == role]
         target = graph.children(node).get(role)
         if target is None:
             continue
-        listed = [graph.children(target).get(str(number)) for number in range(len(inner))]
-        nodes = listed if None not in listed and "0" in graph.children(target) else [target]
+        listed = [child for number in range(len(inner)) if (child := graph.children(target).get(str(number))) is not None]
+        nodes = listed if len(listed) == len(inner) else [target]
         if len(nodes) == len(inner):
-            held += [(child, below) for child, below in zip(nodes, inner, strict=True) if child is not None]
+            held += zip(nodes, inner, strict=True)
     return held
