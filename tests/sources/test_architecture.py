@@ -9,7 +9,10 @@ import pytest
 
 import exporter
 from exporter.errors import FormatError
+from exporter.formats.object_graph import OBJECT_GRAPH
+from tests.make import v3_files
 from tests.make.h5_files import named, parameters, write
+from tests.make.tensor_files import graph_proto, write_bundle
 from tests.make.v3_files import entry, functional, norm, sequential, stored
 
 A, B = parameters(seed=1), parameters(seed=2)
@@ -106,3 +109,54 @@ def test_a_kernel_of_another_shape(tmp_path):
     config["config"]["layers"][1]["config"]["units"] = 5
     with pytest.raises(FormatError, match=r"kernel has shape \[2, 3\].*units=5"):
         read(tmp_path, config, weights(tmp_path / "w.h5", "batch_normalization", "batch_normalization_1"))
+
+
+def of_one_norm(path, kind):
+    """Weights of this kind of one batch norm, bn, without a config."""
+    if kind == "npz":
+        np.savez(path / "w.npz", **{f"bn/{role}": values for role, values in A.items()})
+        return path / "w.npz"
+    if kind == "h5":
+        return write(path / "w.h5", {"input_1": [], "bn": named("bn", A)})
+    if kind == "weights.h5":
+        return v3_files.write_weights(path / "w.weights.h5", {"layers/batch_normalization": A})
+    if kind == "tf-checkpoint":
+        keys = {role: f"layer_with_weights-0/{role}/.ATTRIBUTES/VARIABLE_VALUE" for role in A}
+        nodes = [({"layer_with_weights-0": 1, "layer-0": 2, "layer-1": 1}, None), ({role: 3 + n for n, role in enumerate(A)}, None),
+                 ({}, None), *(({}, (f"bn/{role}", keys[role])) for role in A)]
+        write_bundle(path, "w", {**{keys[role]: values for role, values in A.items()}, OBJECT_GRAPH: [graph_proto(nodes)]})
+        return path / "w.index"
+    manifest = [{"paths": ["w.bin"], "weights": [{"name": f"bn/{role}", "shape": [3], "dtype": "float32"} for role in A]}]
+    (path / "w.bin").write_bytes(b"".join(values.tobytes() for values in A.values()))
+    (path / "model.json").write_text(json.dumps({"format": "layers-model", "modelTopology": None, "weightsManifest": manifest}))
+    return path / "model.json"
+
+
+@pytest.mark.parametrize("kind", ["npz", "h5", "weights.h5", "tf-checkpoint", "tfjs"])
+@pytest.mark.parametrize(("version", "backend", "shape", "raised"), [
+    ("2.9.0", "tensorflow", [None, 4, 4, 3], True), ("2.9.0", "tensorflow", [None, 3], False),
+    ("2.12.0", "tensorflow", [None, 4, 4, 3], False), (None, None, [None, 4, 4, 3], False),
+    ("2.2.4-tf", "tensorflow", [None, 4, 4, 3], True)])
+def test_its_version_and_its_input_count_for_the_weights(tmp_path, kind, version, backend, shape, raised):
+    """The fused kernels of that TensorFlow raised a small epsilon for inputs of rank 4."""
+    config = functional("m", entry("InputLayer", "input_1", batch_input_shape=shape), norm("bn", epsilon=1e-7, axis=len(shape) - 1))
+    layers = config["config"]["layers"]
+    for each, before in zip(layers, ([], ["input_1"]), strict=True):
+        each |= {"name": each["config"]["name"], "inbound_nodes": [[[name, 0, 0, {}] for name in before]] if before else []}
+    config["config"] |= {"input_layers": [["input_1", 0, 0]], "output_layers": [["bn", 0, 0]]}
+    said = {key: value for key, value in (("keras_version", version), ("backend", backend)) if value}
+    layer = read(tmp_path, {**config, **said}, of_one_norm(tmp_path, kind))["bn"]
+    assert layer.effective_epsilon == (1.001e-5 if raised else None)
+    assert (layer.ndim, layer.axis, layer.epsilon) == (len(shape), (len(shape) - 1,), 1e-7)
+
+
+@pytest.mark.parametrize(("in_file", "in_architecture", "expected"), [
+    ({}, {}, (None, None)), ({}, {"keras_version": "2.2.4", "backend": "theano"}, ("2.2.4", "theano")),
+    ({"backend": "theano"}, {"keras_version": "2.2.4", "backend": "tensorflow"}, ("2.2.4", "theano")),
+    ({"keras_version": "2.3.1"}, {"keras_version": "2.2.4", "backend": "tensorflow"}, ("2.3.1", "tensorflow")),
+    ({"keras_version": "2.3.1", "backend": "theano"}, {}, ("2.3.1", "theano")),
+    ({"keras_version": "2.3.1", "backend": "theano"}, {"keras_version": "2.2.4", "backend": "tensorflow"}, ("2.3.1", "theano"))])
+def test_what_the_weights_say_of_their_writer_goes_before(tmp_path, in_file, in_architecture, expected):
+    path = write(tmp_path / "w.h5", {"bn": named("bn", A)}, **in_file)
+    origin = read(tmp_path, {**functional("m", norm("bn")), **in_architecture}, path).origin
+    assert (origin.keras_version, origin.backend) == expected
