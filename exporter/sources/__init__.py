@@ -7,7 +7,6 @@ and add its name to SOURCES (docs/architecture.md has the complete list).
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from typing import Protocol
 
 from exporter.batchnorm.bundle import ReadBack
@@ -35,8 +34,6 @@ class Source(Protocol):
 def source_for(place: Place) -> Source | None:
     """The source that claims `place`, or None."""
     for name in SOURCES:
-        if importlib.util.find_spec(f"exporter.sources.{name}") is None:
-            continue
         source: Source = importlib.import_module(f"exporter.sources.{name}")
         if source.claims(place):
             return source

@@ -526,3 +526,18 @@ def test_live_model_whose_variables_were_frozen(tmp_path, keras, index):
     assert np.float32(layer.epsilon) == np.float32(0.03)
     for role in ROLES:
         assert getattr(layer, role).tobytes() == np.asarray(getattr(norm, role)).tobytes()
+
+
+@pytest.mark.parametrize(("class_name", "role", "axis", "ndim"), [
+    ("TimeDistributed", "layer", (-1,), None), ("lab>Wrapper", "layer", (2,), 3), ("RNN", "cell", (-1,), None)])
+def test_a_wrapper_on_the_way_to_a_layer(tmp_path, class_name, role, axis, ndim):
+    """What goes over time sees one axis less than the model: the last one is counted from the end."""
+    inner = metadata()
+    inner["config"]["axis"] = [2]
+    outer = {"class_name": class_name, "name": "td", "config": {"name": "td", role: {"class_name": "BatchNormalization", "config": {}}}}
+    held = {name: number + 3 for number, name in enumerate(ROLES)}
+    keys = [f"variables/{number}/.ATTRIBUTES/VARIABLE_VALUE" for number in range(4)]
+    stored = [({"td": 1}, None), ({role: 2}, None), (held, None), *(({}, (name, key)) for name, key in zip(ROLES, keys, strict=True))]
+    said = saved_graph_proto([({"td": 1}, None), ({role: 2}, outer), (held, inner), *(({}, name) for name in ROLES)])
+    layer = read(write(tmp_path, stored=stored, objects=said))["td/bn_1"]
+    assert (layer.axis, layer.ndim, layer.epsilon) == (axis, ndim, 2e-3)
