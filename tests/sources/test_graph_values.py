@@ -236,14 +236,14 @@ def test_one_part_is_the_whole(tmp_path):
     check(with_gamma(tmp_path, "h", const("axis", np.int32(0)), node("h", "ConcatV2", "bn/gamma", "axis"), values=values), values)
 
 
-@pytest.mark.parametrize("factor", ["bn/gamma/read", "other"])
-def test_a_mean_that_something_more_multiplies_is_none(tmp_path, factor):
-    """r*x*gamma - r*mean*gamma*other + beta is no batch norm."""
+@pytest.mark.parametrize(("factor", "op"), [("bn/gamma/read", "Sub"), ("other", "Sub"), (None, "AddV2")])
+def test_a_mean_that_something_more_multiplies_or_that_is_added_is_none(tmp_path, factor, op):
+    """r*x*gamma - r*mean*gamma*other + beta and r*x*gamma + r*mean*gamma + beta are no batch norms."""
     nodes, (gamma, beta, mean, variance) = frozen_variables("bn", parameters())
     ops = [const("other", ONES * 3), const("e", np.float32(1e-3)), node("v", "Add", variance, "e"), node("r", "Rsqrt", "v"),
-           node("rg", "Mul", "r", gamma), node("rgx", "Mul", "x", "rg"), node("rgo", "Mul", "rg", factor), node("rgom", "Mul", "rgo", mean),
-           node("shift", "Sub", beta, "rgom"), node("y", "Add", "rgx", "shift")]
-    with pytest.raises(UnresolvedError, match="bn: "):
+           node("rg", "Mul", "r", gamma), node("rgx", "Mul", "x", "rg"), node("rgo", *(["Mul", "rg", factor] if factor else ["Identity", "rg"])),
+           node("rgom", "Mul", "rgo", mean), node("shift", op, beta, "rgom"), node("y", "Add", "rgx", "shift")]
+    with pytest.raises(UnresolvedError, match="bn: the graph uses its variance in a way that is not a known form"):
         read(tmp_path, X, *nodes, *ops)
 
 

@@ -432,6 +432,17 @@ def test_what_keras_1_0_saved_under_each_others_names(tmp_path, ordered_values, 
             exporter.read(path, epsilon=0.1)
 
 
+@pytest.mark.parametrize(("kernel_after", "is_ambiguous"), [(False, True), (True, False)])
+def test_only_a_kernel_behind_a_batch_norm_shows_that_names_are_right(tmp_path, kernel_after, is_ambiguous):
+    """Vectors of one length fit any order; under wrong names a kernel would have the shape of a mean."""
+    weights, *_ = nested_in_keras_1(False)
+    if not kernel_after:
+        weights = [weight for weight in weights if not weight[0].startswith("e_")]
+    with pytest.raises(UnresolvedError) as caught:
+        exporter.read(write(tmp_path / "w.h5", {"inner": weights}), epsilon=0.1)
+    assert ("under swapped names" in str(caught.value)) is is_ambiguous
+
+
 def write_unnamed(path, layers, *, graph=False):
     with h5py.File(path, "w") as file:
         if graph:

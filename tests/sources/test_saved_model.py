@@ -541,3 +541,22 @@ def test_a_wrapper_on_the_way_to_a_layer(tmp_path, class_name, role, axis, ndim)
     said = saved_graph_proto([({"td": 1}, None), ({role: 2}, outer), (held, inner), *(({}, name) for name in ROLES)])
     layer = read(write(tmp_path, stored=stored, objects=said))["td/bn_1"]
     assert (layer.axis, layer.ndim, layer.epsilon) == (axis, ndim, 2e-3)
+
+
+@pytest.mark.parametrize(("layout", "axis"), [("NHWC", (-1,)), ("NCHW", (1,))])
+def test_objects_without_a_config_get_the_rest_from_the_functions(tmp_path, layout, axis):
+    """Who plays which role is in the objects, epsilon and axis in the op."""
+    values = [f"read_{name}:value:0" for name in "gbmv"]
+    op = node("call", "FusedBatchNormV3", "x", *values, epsilon=0.02, is_training=False, data_format=layout)
+    (layer,) = read(write_exported(tmp_path, children=CHILDREN, ops=[op])).layers
+    assert (layer.epsilon, layer.axis, layer.ndim) == (float(np.float32(0.02)), axis, 4)
+    assert [getattr(layer, role).tobytes() for role in ROLES] == [VALUES[role].tobytes() for role in ROLES]
+
+
+@pytest.mark.parametrize("kernel", [0.02, 0.03])
+def test_two_functions_that_disagree_about_epsilon_say_none(tmp_path, kernel):
+    values = [f"read_{name}:value:0" for name in "gbmv"]
+    ops = [node(name, "FusedBatchNormV3", "x", *values, epsilon=epsilon, is_training=False)
+           for name, epsilon in (("a", 0.02), ("call", kernel))]
+    (layer,) = read(write_exported(tmp_path, children=CHILDREN, ops=ops)).layers
+    assert layer.epsilon == (float(np.float32(0.02)) if kernel == 0.02 else None)

@@ -273,3 +273,20 @@ def test_a_matrix_that_the_fused_kernel_takes_as_an_image(tmp_path):
                     node("m", "Merge", "bn/FusedBatchNorm"), const("back", np.int32([-1, 3])), node("o", "Reshape", "m", "back"))
     check(bundle["bn"], values)
     assert (bundle["bn"].axis, bundle["bn"].ndim) == ((-1,), 2)
+
+
+def test_batch_renormalization_whose_gamma_lies_elsewhere(tmp_path):
+    """The statistics of inference lie beside renormalization's own, wherever gamma and beta do."""
+    values = parameters()
+    nodes = [*variables("bn", names=("moving_mean", "moving_variance", "renorm_mean", "renorm_stddev"))[0],
+             *variables("affine", 2, names=ROLES[:2])[0]]
+    of_batch, mean, variance = moments("bn")
+    nodes += [node("sd", "Sqrt", variance), node("r", "RealDiv", "sd", "bn/renorm_stddev/read"),
+              node("rg", "Mul", "r", "affine/gamma/read"),
+              node("off", "Sub", mean, "bn/renorm_mean/read"), node("d", "RealDiv", "off", "bn/renorm_stddev/read"),
+              node("dg", "Mul", "d", "affine/gamma/read"), node("db", "AddV2", "dg", "affine/beta/read"),
+              *average("rm", "bn/renorm_mean", mean), *average("m", "bn/moving_mean", mean)]
+    stored = {**tensors("affine", values[:2], ROLES[:2]), **tensors("bn", [*values[2:], values[0], values[3]],
+                                                                   ("moving_mean", "moving_variance", "renorm_mean", "renorm_stddev"))}
+    (layer,) = exporter.read(save(tmp_path, stored, X, *of_batch, *nodes, *chain("bn", "x", "rg", "db", mean, variance)))
+    check(layer, values)
