@@ -50,6 +50,7 @@ def test_words_and_types_are_left_alone():
             import other
 
         x: int | None
+        Either = First | Second | Third
 
         def f(a: list[int] | None, b: tuple[int, 1]) -> int | str:
             """Words: 1 + 1."""

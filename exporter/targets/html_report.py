@@ -22,7 +22,7 @@ from exporter.batchnorm import vectors
 from exporter.batchnorm.bundle import ReadBack
 from exporter.batchnorm.findings import CONSTANT, HUGE, KINDS, Finding, findings
 from exporter.batchnorm.fold import reason_against
-from exporter.batchnorm.layer import BatchNorm, scale_and_offset
+from exporter.batchnorm.layer import BatchNorm
 from exporter.errors import printable
 from exporter.targets.shared.channel_data import channel_data, that_fit
 from exporter.targets.shared.drawing import histogram, number, power, ranges, short
@@ -171,7 +171,7 @@ def _ranges(title: str, logs: list[NDArray[np.float64]], mark: NDArray[np.float6
 
 def _scale(layer: BatchNorm) -> NDArray[np.float64]:
     with np.errstate(over="ignore", invalid="ignore"):
-        return scale_and_offset(layer)[0].ravel()
+        return layer.scale.ravel()
 
 
 def _logs(values: NDArray[np.float64], least: float) -> NDArray[np.float64]:

@@ -221,6 +221,8 @@ class _Finder(ast.NodeVisitor):
         self.generic_visit(node)
 
     def visit_BinOp(self, node: ast.BinOp) -> None:
+        if isinstance(node.op, ast.BitOr) and all(name[:1].isupper() and not name.isupper() for name in ast.unparse(node).split(" | ")):
+            return  # a name for several types
         left, right = self._said(node.left), self._said(node.right)
         is_text = any(isinstance(side, ast.JoinedStr) or (isinstance(side, ast.Constant) and isinstance(side.value, (str, bytes)))
                       for side in (node.left, node.right))

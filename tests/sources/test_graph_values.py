@@ -241,7 +241,8 @@ def test_a_mean_that_something_more_multiplies_or_that_is_added_is_none(tmp_path
     """r*x*gamma - r*mean*gamma*other + beta and r*x*gamma + r*mean*gamma + beta are no batch norms."""
     nodes, (gamma, beta, mean, variance) = frozen_variables("bn", parameters())
     ops = [const("other", ONES * 3), const("e", np.float32(1e-3)), node("v", "Add", variance, "e"), node("r", "Rsqrt", "v"),
-           node("rg", "Mul", "r", gamma), node("rgx", "Mul", "x", "rg"), node("rgo", *(["Mul", "rg", factor] if factor else ["Identity", "rg"])),
+           node("rg", "Mul", "r", gamma), node("rgx", "Mul", "x", "rg"),
+           node("rgo", *(["Mul", "rg", factor] if factor else ["Identity", "rg"])),
            node("rgom", "Mul", "rgo", mean), node("shift", op, beta, "rgom"), node("y", "Add", "rgx", "shift")]
     with pytest.raises(UnresolvedError, match="bn: the graph uses its variance in a way that is not a known form"):
         read(tmp_path, X, *nodes, *ops)

@@ -529,6 +529,17 @@ def test_an_architecture_that_does_not_fit_keras_0_3(tmp_path, model, what):
     assert what in str(caught.value)
 
 
+@pytest.mark.parametrize("mode", [1, 2])
+def test_a_mode_of_keras_0_3_that_is_no_batch_norm_is_not_dropped_in_silence(tmp_path, mode):
+    path = write_unnamed(tmp_path / "w.h5", [KERNEL, flat(FIRST), flat(SECOND)])
+    model = {"name": "Sequential", "layers": [{"name": "Dense"}, norm_of_keras_0(mode=mode), norm_of_keras_0()]}
+    (tmp_path / "model.json").write_text(json.dumps(model))
+    with pytest.raises(UnresolvedError, match=f"layer_1: its mode {mode} normalizes"):
+        exporter.read(path, architecture=tmp_path / "model.json")
+    bundle = exporter.read(path, architecture=tmp_path / "model.json", skip_unresolved=True)
+    assert (bundle.paths(), [skipped for skipped, _ in bundle.skipped]) == (["layer_2"], ["layer_1"])
+
+
 def test_chunked_names_and_names_with_slashes_and_unicode(tmp_path):
     names = ["a", "a/bn", "a/bn/c", "norm ①", "beta", "model_weights", "layers"]
     values = {name: parameters(3, seed) for seed, name in enumerate(names)}

@@ -18,6 +18,7 @@ from exporter.formats.protobuf import Message
 from exporter.sources import saved_model
 from exporter.sources.shared.architecture import node_tree_from
 from exporter.sources.shared.options import ReadOptions
+from exporter.sources.tf_objects.parts import graphs_of, of_inference
 from tests.make.graph_files import Function, const, function, graph, node
 from tests.make.live import ROLES, check_live, config, fill
 from tests.make.tensor_files import field, graph_proto, saved_graph_proto, saved_model_proto, write_bundle
@@ -560,3 +561,21 @@ def test_two_functions_that_disagree_about_epsilon_say_none(tmp_path, kernel):
            for name, epsilon in (("a", 0.02), ("call", kernel))]
     (layer,) = read(write_exported(tmp_path, children=CHILDREN, ops=ops)).layers
     assert layer.epsilon == (float(np.float32(0.02)) if kernel == 0.02 else None)
+
+
+@pytest.mark.parametrize(("graphs", "chosen"), [
+    ([((), False)], 0), ([(("train",), False), (("serve",), False)], 1), ([(("serve",), False), (("train",), False)], 0),
+    ([(("serve", "train"), False), (("serve",), False)], 1), ([(("train",), False), ((), False)], 1),
+    ([((), False), (("eval",), False)], 0),
+    ([(("serve",), False), (("train",), True)], 1), ([(("eval", "serve"), False), (("gpu",), False)], 0)])
+def test_which_graph_is_that_of_inference(tmp_path, graphs, chosen):
+    """Estimators write one each to train, to evaluate and to serve; TensorFlow 2 one, with its objects."""
+    def part(number, tags, has_objects):
+        info = b"".join(field(4, tag) for tag in tags) + field(5, f"1.{number}.0") + field(3, "serve") + field(6, "train")
+        return field(1, info) + (field(7, saved_graph_proto([({}, None)])) if has_objects else b"")
+
+    data = field(1, 1) + b"".join(field(2, part(number, *each)) for number, each in enumerate(graphs))
+    (tmp_path / "saved_model.pb").write_bytes(data)
+    parts = graphs_of(Place(tmp_path / "saved_model.pb"))
+    assert [(each.tags, each.objects is not None) for each in parts] == graphs
+    assert of_inference(parts).tensorflow_version == f"1.{chosen}.0"

@@ -50,7 +50,7 @@ def by_name(tree: Node, weights: Named, era: dialects.Era, found: Found, *, own_
     chosen = _chosen(norms, list(owners))
     ranks, others = input_ranks(tree), _others(weights)
     if own_config:
-        kernels = {name for owner in others if owner not in owners for name in (owner, owner.rpartition("/")[2])}
+        kernels = {name for owner in others for name in (owner, owner.rpartition("/")[2])}
         chosen = _with_rest(chosen, norms, list(owners), kernels)
     elif (paired := in_another_session([norm.node for norm in norms], list(owners))) is not None:
         chosen = dict(zip(norms, paired))
