@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 FORMAT, VERSION = "bn-bundle", 1
 MAX_BYTES = 1 << 30  # bytes of a document: 100 000 layers, or a layer of a million channels, with vectors, take far less
 MAX_VALUES = 4 * MAX_NUMBERS  # of a document: the vectors of a layer without gamma and beta are twice the size of its parameters
+FLOAT32 = np.dtype(np.float32)
 FORMULA = "gamma * (x - moving_mean) / sqrt(moving_variance + epsilon) + beta"
 
 # The one non-negative finite float32 (and its negative) whose shortest decimal, 7.038531e-26, lands on a neighbor when it is
@@ -83,8 +84,11 @@ def portable(value: Any) -> Any:
         return {key: portable(item) for key, item in value.items()}
     if not isinstance(value, np.ndarray):
         return value
-    array: NDArray[Any] = np.ascontiguousarray(value, np.float64 if value.dtype == np.float64 else np.float32)
-    if array.dtype == np.float32 and DOUBLE_ROUNDED_PART in array.tobytes() \
+    if value.dtype is FLOAT32 and value.flags.c_contiguous:
+        array: NDArray[Any] = value
+    else:
+        array = np.ascontiguousarray(value, np.float64 if value.dtype == np.float64 else np.float32)
+    if array.dtype == FLOAT32 and DOUBLE_ROUNDED_PART in array.tobytes() \
             and ((array.view(np.uint32) & np.uint32(0x7FFFFFFF)) == DOUBLE_ROUNDED).any():
         return array.astype(np.float64)  # 17 digits
     return array

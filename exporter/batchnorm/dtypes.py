@@ -34,8 +34,13 @@ def rounded(values: NDArray[np.float64], dtype: str) -> NDArray[Any]:
         return np.asarray(values).astype(HELD_IN[dtype])
     _, exponent = np.frexp(values)
     quantum = np.maximum(exponent.astype(np.int64) - 8, -133)  # 8 bits of significand; subnormals end at 2**-133
-    found = np.ldexp(np.rint(np.ldexp(values, -quantum)), quantum)
-    return np.where(np.isfinite(values), found, values).astype(np.float32)
+    whole = np.ldexp(np.rint(np.ldexp(values, -quantum)), quantum)
+    return np.where(np.isfinite(values), whole, values).astype(np.float32)
+
+
+def all_finite(values: NDArray[Any]) -> bool:
+    """Whether there is neither NaN nor infinity among them: `np.isfinite(values).all()`, in half its time where they are few."""
+    return b"\0" not in np.isfinite(values).tobytes()
 
 
 def stored_bytes(values: NDArray[Any], dtype: str) -> bytes:

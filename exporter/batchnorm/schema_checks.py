@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from exporter.batchnorm.dtypes import all_finite
+
 Check = Callable[[Any], bool]
 SAYS_NOTHING = frozenset(("title", "description", "$schema", "$id", "$defs"))
 TYPES: dict[str, tuple[type, ...]] = {"string": (str,), "boolean": (bool,), "integer": (int,), "number": (int, float),
@@ -28,11 +30,21 @@ def compiled(schema: dict[str, Any], root: dict[str, Any]) -> Check:
     if not own.keys() <= KEYWORDS.keys():
         return lambda value: False
     checks = [KEYWORDS[keyword](content, root) for keyword, content in own.items()]
-    if own.keys() == {"type"}:
+    together = _all(checks)
+    rank = rank_of_numbers({**own, "type": "array"}) - 1 if "array" in _types(own.get("type", ())) else 0
+    return _numbers(rank, together) if rank > 0 else together
+
+
+def _all(checks: list[Check]) -> Check:
+    """A check that all of `checks` pass; a chain of pairs would take one more call for each."""
+    if len(checks) == 1:
         return checks[0]
+    if len(checks) == 2:
+        first, second = checks
+        return lambda value: first(value) and second(value)
 
     def each(value: Any) -> bool:
-        for check in checks:  # noqa: SIM110  # all() of a generator takes twice as long, and this is called for each field
+        for check in checks:  # noqa: SIM110  # all() of a generator takes twice as long
             if not check(value):
                 return False
         return True
@@ -40,8 +52,21 @@ def compiled(schema: dict[str, Any], root: dict[str, Any]) -> Check:
     return each
 
 
+def _numbers(rank: int, otherwise: Check) -> Check:
+    """An array of numbers of this rank, which nearly always is one of NumPy's, at one look."""
+    return lambda value: _is_of_numbers(value, rank) if type(value) is np.ndarray else otherwise(value)
+
+
+def _is_of_numbers(value: Any, rank: int) -> bool:
+    return value.ndim == rank and value.size > 0 and value.dtype.kind == "f" and all_finite(value)
+
+
+def _types(names: str | Collection[str]) -> Collection[str]:
+    return [names] if isinstance(names, str) else names
+
+
 def _type(names: str | list[str], _: object) -> Check:
-    possible = frozenset(kind for name in ([names] if isinstance(names, str) else names) for kind in TYPES[name])
+    possible = frozenset(kind for name in _types(names) for kind in TYPES[name])
     return lambda value: type(value) in possible
 
 
@@ -72,7 +97,7 @@ def _items(schema: dict[str, Any], root: dict[str, Any]) -> Check:
 
     def each(value: Any) -> bool:
         if type(value) is np.ndarray:
-            return value.ndim == rank and value.size > 0 and value.dtype.kind == "f" and bool(np.isfinite(value).all())
+            return rank > 0 and _is_of_numbers(value, rank)
         return type(value) is not list or all(map(check, value))
 
     return each
@@ -95,8 +120,7 @@ def _properties(schemas: dict[str, dict[str, Any]], root: dict[str, Any]) -> Che
     def each(value: Any) -> bool:
         if type(value) is dict:
             for name, held in value.items():
-                check = checks.get(name)
-                if check is not None and not check(held):
+                if name in checks and not checks[name](held):
                     return False
         return True
 

@@ -41,12 +41,12 @@ class Skipped(NamedTuple):
 
 def frozen(values: NDArray[Any]) -> NDArray[Any]:
     """A read-only version of the array: backed by bytes, and copied unless it already is. The caller's array is left unchanged."""
-    root: Any = values
-    while isinstance(root, np.ndarray):
+    root: Any = values.base
+    while type(root) is np.ndarray:
         root = root.base
-    if isinstance(root, memoryview):
+    if type(root) is memoryview:
         root = root.obj
-    if isinstance(root, bytes) or values.size == 0 or values.dtype.hasobject:
+    if type(root) is bytes or values.size == 0 or values.dtype.hasobject:
         return values
     copy: NDArray[Any] = np.frombuffer(values.tobytes(), values.dtype).reshape(values.shape)
     return copy

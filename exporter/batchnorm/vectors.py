@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exporter.batchnorm.dtypes import HELD_IN, TINY, UNIT, rounded
+from exporter.batchnorm.dtypes import HELD_IN, TINY, UNIT, all_finite, rounded
 from exporter.batchnorm.layer import BatchNorm, formula, scale_and_offset, wide
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 AT_ONCE = 1 << 16  # channels; there are a dozen intermediate float64 arrays
+MAX_KEPT = 1 << 12  # channels
 GOLDEN = 0.6180339887498949  # its multiples modulo 1 are spread evenly, so neighboring channels get different inputs
 
 
@@ -40,17 +42,28 @@ def _part(layer: BatchNorm, part: slice) -> BatchNorm:
 
 def _rows(layer: BatchNorm, before: int) -> tuple[NDArray[Any], NDArray[Any]]:
     """`make` for channels that come after `before` others."""
-    parts = wide(layer)
-    _, _, mean, deviation = parts
-    spread = np.modf(GOLDEN * np.arange(before + 1, before + mean.size + 1))[0].reshape(layer.shape)
+    gamma, beta, mean, root = (values.ravel() for values in wide(layer))
+    parts = gamma, beta, mean, root
+    size = mean.size
     with np.errstate(over="ignore", invalid="ignore"):
-        x = rounded(np.array([mean + (0.5 + 1.5 * spread) * deviation, mean - (1 + 3 * spread) * deviation]), layer.dtype)
+        x = rounded(mean + (_kept_steps(size) if size <= MAX_KEPT and not before else _steps(before, size)) * root, layer.dtype)
         y = rounded(formula(parts, x), layer.dtype)
-        usable = np.isfinite(x) & np.isfinite(y)
-        if not usable.all():  # next to the largest number of the dtype; at the mean itself the output is beta
-            x = np.where(usable, x, rounded(mean, layer.dtype))
+        if not (all_finite(x) and all_finite(y)):  # near the largest number of the dtype; at the mean itself the output is beta
+            x = np.where(np.isfinite(x) & np.isfinite(y), x, rounded(mean, layer.dtype))
             y = rounded(formula(parts, x), layer.dtype)
-    return x.reshape(2, -1), y.reshape(2, -1)
+    return x, y
+
+
+def _steps(before: int, size: int) -> NDArray[np.float64]:
+    """How many deviations the two inputs of each channel lie above the mean."""
+    spread = np.modf(GOLDEN * np.arange(before + 1, before + size + 1))[0]
+    return np.stack([0.5 + 1.5 * spread, -(1 + 3 * spread)])
+
+
+@functools.lru_cache(64)
+def _kept_steps(size: int) -> NDArray[np.float64]:
+    """Of layers of the usual sizes, which come again and again."""
+    return _steps(0, size)
 
 
 def bound(layer: BatchNorm, x: NDArray[Any], dtype: str | None = None) -> NDArray[np.float64]:

@@ -37,7 +37,7 @@ class JsonWriter:
         """Makes the text of a layer."""
         if layer.channels <= LARGE:
             with contextlib.suppress(ExporterError):
-                self._made[id(layer)] = layer, b"".join(_entry(layer, self._options))
+                self._made[id(layer)] = layer, _entry_at_once(layer, self._options)
 
     def end(self, bundle: Bundle) -> Iterator[bytes]:
         """The document in pieces, validated against the schema, one key per line."""
@@ -71,22 +71,33 @@ def write(bundle: Bundle, options: WriteOptions) -> bytes:
 
 
 def _entry(layer: BatchNorm, options: WriteOptions) -> Iterator[bytes]:
-    """The text of a layer, between its braces, one field at a time."""
+    """The text of a layer, between its braces, in pieces if it is large."""
+    if layer.channels <= LARGE:
+        yield _entry_at_once(layer, options)
+        return
+    for place, (field, held) in enumerate(_content(layer, options).items()):
+        yield _before(field)[not place:]
+        yield from _texts(portable(held))
+
+
+def _entry_at_once(layer: BatchNorm, options: WriteOptions) -> bytes:
+    parts: list[bytes] = []
+    for field, held in _content(layer, options).items():
+        kept = portable(held) if type(held) in (np.ndarray, dict) else held
+        parts += _before(field), orjson.dumps(kept, option=orjson.OPT_SERIALIZE_NUMPY)
+    return b"".join(parts)[1:]
+
+
+def _content(layer: BatchNorm, options: WriteOptions) -> dict[str, Any]:
     content = layer_entry(layer, options.vectors)
     schema.validate_layer(content)
-    if layer.channels > LARGE:
-        for place, (field, held) in enumerate(content.items()):
-            yield _before(field, bool(place))
-            yield from _texts(portable(held))
-        return
-    for place, (field, held) in enumerate(content.items()):
-        yield _before(field, bool(place)) + _text(portable(held) if isinstance(held, (np.ndarray, dict)) else held)
+    return content
 
 
 @functools.cache
-def _before(field: str, is_next: bool) -> bytes:
-    """The text before the value of a field."""
-    return (b",\n      " if is_next else b"\n      ") + _text(field) + b": "
+def _before(field: str) -> bytes:
+    """The text before the value of a field, of which the first leaves out the comma."""
+    return b",\n      " + _text(field) + b": "
 
 
 def _texts(value: Any) -> Iterator[bytes]:
