@@ -16,7 +16,7 @@ import numpy as np
 
 from exporter.errors import FormatError, printable
 from exporter.files.place import MiB, Place
-from exporter.formats.protobuf import Message, fields_at
+from exporter.formats.protobuf import BYTES, Message, fields_at, varint
 from exporter.formats.tensorflow_types import DOUBLE_VAL, FLOAT_VAL, HALF_VAL, STRING_VAL, dtype_of
 
 if TYPE_CHECKING:
@@ -26,6 +26,9 @@ MAX_NODES = 1_000_000
 MAX_FUNCTIONS = 100_000
 MAX_GRAPH = 2048 * MiB  # protobuf's own limit for a message
 MAX_CONSTANT = 64 * MiB
+MAX_COPIED = 16 * MiB  # of a function: its bytes are gone through twice as fast as a view of them
+FIRST_BYTES = 1 << 3 | BYTES  # the tag of a sub-message in field 1
+KINDS_OF_SHORT = {number << 3 | BYTES: number for number in range(1, 16)}
 
 # Outputs that function bodies name and that are not the first of their op (tensorflow/core/ops/*.cc).
 OUTPUTS = {"batch_mean": 1, "batch_variance": 2, "output_true": 1, "value_index": 1}
@@ -103,15 +106,20 @@ class TensorProto:
 class Node:
     """A NodeDef. inputs: data inputs only, without the control edges."""
 
-    __slots__ = ("_attributes", "inputs", "name", "op", "where")
+    __slots__ = ("_attributes", "_tensor", "_where", "inputs", "name", "op")
 
     def __init__(self, data: bytes | int, where: str, in_function: bool) -> None:
-        found = _fields(data, where)
-        self.name, self.op = _text(found, 1, where), _text(found, 2, where)
-        self.where = f"{where}: node {printable(self.name)}" if where else f"node {printable(self.name)}"
-        texts = (bytes(value).decode("utf-8", "replace") for value in found.get(3, []) if not isinstance(value, int))
-        self.inputs = [_output(text, in_function) for text in texts if text[:1] != "^"]
+        found = _short_fields(data) or _fields(data, where)
+        self.name, self.op, self._where = _text(found, 1, where), _text(found, 2, where), where
+        self.inputs = [_output(str(value, "utf-8", "replace"), in_function) for value in found.get(3, ())
+                       if not isinstance(value, int) and value[:1] != b"^"]
         self._attributes: list[int | bytes] | dict[str, int | bytes] = found.get(5, [])
+        self._tensor: TensorProto | None = None
+
+    @property
+    def where(self) -> str:
+        """The place of the node, for messages."""
+        return f"{self._where}: node {printable(self.name)}" if self._where else f"node {printable(self.name)}"
 
     def __repr__(self) -> str:
         return f"Node({self.name!r}, {self.op!r})"
@@ -157,16 +165,22 @@ class Node:
 
     def tensor(self, name: str = "value") -> TensorProto:
         """A tensor attribute; of a Const, its value."""
+        if name == "value" and self._tensor is not None:
+            return self._tensor
         data = self._values().get(name)
         tensor = None if data is None else _fields(data, self.where).get(8)
         if not tensor:
             raise FormatError("the constant has no value", where=self.where)
-        return TensorProto(tensor[-1], self.where)
+        found = TensorProto(tensor[-1], self.where)
+        if name == "value":
+            self._tensor = found
+        return found
 
     def _values(self) -> dict[str, int | bytes]:
         if not isinstance(self._attributes, dict):
-            entries = [_fields(entry, self.where) for entry in self._attributes]
-            self._attributes = {_text(entry, 1, self.where): entry.get(2, [b""])[-1] for entry in entries}
+            where = self.where
+            entries = [_fields(entry, where) for entry in self._attributes]
+            self._attributes = {_text(entry, 1, where): entry.get(2, [b""])[-1] for entry in entries}
         return self._attributes
 
 
@@ -190,13 +204,20 @@ class Graph:
         found = _fields(data, where)
         self.where = where
         self._left = MAX_NODES
-        self.main = Body("", self._nodes(found.get(1, []), False))
+        self._main: Body | list[int | bytes] = found.get(1, [])
         self._functions: dict[str, bytes | Body] = {}
         for library in found.get(2, []):
             self._add_library(library)
 
     def __contains__(self, name: str) -> bool:
         return name in self._functions
+
+    @property
+    def main(self) -> Body:
+        """The main body. A SavedModel of TensorFlow 2 has no need of it: it does nothing but call the functions."""
+        if not isinstance(self._main, Body):
+            self._main = Body("", self._nodes(self._main, False))
+        return self._main
 
     def all_nodes(self) -> Iterator[Node]:
         """The nodes of the main body and of every function."""
@@ -210,7 +231,7 @@ class Graph:
         if found is None:
             raise FormatError(f"the graph calls the function {printable(name)}, which it does not contain", where=self.where)
         if not isinstance(found, Body):
-            found = self._functions[name] = self._body(found)
+            found = self._functions[name] = self._body(found, name)
         return found
 
     def _add_library(self, library: bytes | int) -> None:
@@ -218,12 +239,13 @@ class Graph:
         if len(functions) + len(self._functions) > MAX_FUNCTIONS:
             raise FormatError(f"expected at most {MAX_FUNCTIONS} functions, got more", where=self.where)
         for data in functions:
-            signature = _message(_fields(data, self.where), 1, self.where)
-            self._functions[signature.text(1)] = cast("bytes", data)
+            self._functions[_name_of(data, self.where)] = cast("bytes", data)
 
-    def _body(self, data: bytes) -> Body:
-        found = _fields(data, self.where)
+    def _body(self, data: bytes, name: str) -> Body:
+        found = _fields(bytes(data) if len(data) <= MAX_COPIED else data, self.where)
         signature = _message(found, 1, self.where)
+        if signature.text(1) != name:
+            raise FormatError(f"the function {printable(name)} has another name in a second signature", where=self.where)
         entries = [Message(bytes(entry), self.where) for entry in found.get(4, []) if not isinstance(entry, int)]
         returned = {entry.text(1): _output(entry.text(2), True) for entry in entries}
         results = {name: returned[name] for output in signature.messages(3) if (name := output.text(1)) in returned}
@@ -272,6 +294,40 @@ def _fields(data: bytes | int, where: str) -> dict[int, list[int | bytes]]:
     if isinstance(data, int):
         raise FormatError("expected a message, got a number", where=where)
     return fields_at(data, where)
+
+
+def _short_fields(data: bytes | int) -> dict[int, list[int | bytes]] | None:
+    """`fields` of a message with no field but short ones of bytes, as nearly every NodeDef is; None: it is not, or it is damaged."""
+    if isinstance(data, int):
+        return None
+    found: dict[int, list[int | bytes]] = {}
+    at, end = 0, len(data)
+    while at + 1 < end:
+        number, size = KINDS_OF_SHORT.get(data[at]), data[at + 1]
+        stop = at + 2 + size
+        if number is None or size > 127 or stop > end:
+            return None
+        if number in found:
+            found[number].append(data[at + 2: stop])
+        else:
+            found[number] = [data[at + 2: stop]]
+        at = stop
+    return found if at == end else None
+
+
+def _name_of(function: bytes | int, where: str) -> str:
+    """The name of a function, which stands at the beginning of its signature, as that at its own: to go through all functions would take as
+    long as all else that is read. One that is used is gone through, and has to have this name."""
+    name = function if isinstance(function, int) else _first(_first(function))
+    return _message(_fields(function, where), 1, where).text(1) if isinstance(name, int) or not name else _text({1: [name]}, 1, where)
+
+
+def _first(data: bytes) -> bytes:
+    """Field 1, where a message begins with it and it is of bytes; else b""."""
+    if len(data) < 2 or data[0] != FIRST_BYTES:
+        return b""
+    size, at = varint(data, 1, len(data))
+    return data[at: at + size] if at + size <= len(data) else b""
 
 
 def _message(found: dict[int, list[int | bytes]], number: int, where: str) -> Message:

@@ -112,8 +112,19 @@ class ObjectGraph:
 class CheckpointGraph(ObjectGraph):
     """A TrackableObjectGraph."""
 
+    def __init__(self, graph: Message) -> None:
+        super().__init__(graph)
+        self._stored: dict[int, KeptValue | None] = {}  # the values
+
     def stored(self, node: int, attribute: str = VALUE) -> KeptValue | None:
         """Where the checkpoint stores this attribute of the node; None if there is none."""
+        if attribute != VALUE:
+            return self._kept(node, attribute)
+        if node not in self._stored:
+            self._stored[node] = self._kept(node, attribute)
+        return self._stored[node]
+
+    def _kept(self, node: int, attribute: str) -> KeptValue | None:
         for message in self._nodes[node].messages(NODE_ATTRIBUTES):
             if message.text(ATTRIBUTE_NAME) == attribute:
                 return KeptValue(message.text(ATTRIBUTE_FULL_NAME), message.text(ATTRIBUTE_KEY))

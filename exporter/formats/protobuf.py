@@ -46,16 +46,23 @@ def fields(data: bytes) -> dict[int, list[int | bytes]]:
     while at < end:
         tag = data[at]
         at += 1
-        if tag > 127:  # one-byte varints, nearly all there are, are read in place: this loop is most of the time a graph takes
+        if tag > 127:  # varints of one byte, and sizes of two, are read in place: this loop is most of the time a graph takes
             tag, at = varint(data, at - 1, end)
         wire = tag & 7
         if wire == VARINT:
-            value, at = varint(data, at, end)
+            if at < end and data[at] < 128:
+                value = data[at]
+                at += 1
+            else:
+                value, at = varint(data, at, end)
         else:
             if wire == BYTES:
                 if at < end and data[at] < 128:
                     size = data[at]
                     at += 1
+                elif at + 1 < end and data[at + 1] < 128:
+                    size = data[at] & 127 | data[at + 1] << 7
+                    at += 2
                 else:
                     size, at = varint(data, at, end)
             elif wire in (FIXED32, FIXED64):

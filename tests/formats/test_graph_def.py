@@ -97,7 +97,30 @@ def test_functions_name_outputs_of_nodes():
 ])
 def test_a_broken_graph_is_refused(data, message):
     with pytest.raises(FormatError, match=message):
-        Graph(data)
+        assert Graph(data).main
+
+
+def test_a_function_that_is_named_twice_is_refused():
+    """Its name is looked up at its beginning, and is the last of two to a reader that goes through all of it."""
+    twice = function("f", [], [], {}) + field(1, field(1, "g"))
+    found = Graph(graph(functions=[twice]))
+    assert "f" in found
+    assert "g" not in found
+    with pytest.raises(FormatError, match="the function f has another name in a second signature"):
+        found.function("f")
+
+
+def test_a_function_whose_name_stands_elsewhere_is_found():
+    nodes = field(3, node("n", "NoOp"))
+    found = Graph(graph(functions=[nodes + function("f", [], [], {})]))
+    assert list(found.function("f").nodes) == ["n"]
+
+
+@pytest.mark.parametrize("size", [5, 127, 128, 300])
+def test_a_name_of_any_length_is_read(size):
+    found = Graph(graph(node("n" * size, "NoOp", "i" * size), node("i" * size, "Const")))
+    assert [each.name for each in found.main.nodes.values()] == ["n" * size, "i" * size]
+    assert found.main.nodes["n" * size].inputs == [Output("i" * size, 0)]
 
 
 def test_what_is_not_there_is_an_error():
