@@ -4,8 +4,9 @@
     python benchmarks/run.py --only one-file --runs 11
     python benchmarks/run.py --python tf2onnx=/path/to/python   a peer that is installed elsewhere
 
-Inputs are made in --folder, if they are not there. The programs of a table run in turn, A B C A B C ..., as whole processes; ratios are
-taken run by run and their median is printed, so that a machine that slows down slows both.
+Inputs are made in --folder, if they are not there. Programs run as whole processes, in pairs: each run of another one stands beside one of
+bn-export, before it and after it by turns. A ratio is the median over the pairs, so that a machine that slows down slows both. All of it
+takes about six minutes on two quiet processors, and two more to make the inputs.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 DOCUMENT = ROOT / "docs" / "performance.md"
 MAX_LAYERS = 99_998  # batch norms of the largest model: it counts as a layer, and so does its input, of which 100 000 are read
+SLOW, VERY_SLOW = 2, 10  # seconds
 sys.path.insert(0, str(HERE))
 sys.path.insert(0, str(ROOT))
 
@@ -65,20 +67,37 @@ def run(words: Sequence[str]) -> Run:
     return Run(wall, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
 
 
-def in_turn(programs: dict[str, list[str]], runs: int) -> dict[str, list[Run]]:
-    """`runs` runs of each program after one that is not counted; a program that takes over 2 s runs three times at most."""
-    measured: dict[str, list[Run]] = {name: [] for name in programs}
-    slow = {name for name, words in programs.items() if run(words).wall > 2}
-    for number in range(runs):
-        for name, words in programs.items():
-            if number < 3 or name not in slow:
-                measured[name].append(run(words))
-    return measured
+def repeated(words: Sequence[str], runs: int) -> list[Run]:
+    """`runs` runs of a program after one that is not counted; of a slow one that one, and another if it is not very slow."""
+    first = run(words)
+    if first.wall > SLOW:
+        return [first, *([run(words)] if first.wall < VERY_SLOW else [])]
+    return [run(words) for _ in range(runs)]
 
 
-def ratio(a: list[Run], b: list[Run], field: str) -> float:
-    """Median of a/b, run by run."""
-    return statistics.median(getattr(x, field) / getattr(y, field) for x, y in zip(a, b))
+def paired(ours: Sequence[str], other: Sequence[str], runs: int) -> list[tuple[Run, Run]]:
+    """Runs of two programs, one beside the other, which of them is first by turns; how many as in `repeated`."""
+    run(ours)
+    first = run(other)
+    if first.wall > VERY_SLOW:
+        return [(run(ours), first)]
+    pairs = []
+    for number in range(2 if first.wall > SLOW else runs):
+        if number % 2:
+            one, another = run(ours), run(other)
+        else:
+            another, one = run(other), run(ours)
+        pairs.append((one, another))
+    return pairs
+
+
+def medians(runs: Sequence[Run]) -> Run:
+    return Run(*(statistics.median(getattr(each, field) for each in runs) for field in Run._fields))
+
+
+def ratios(pairs: Sequence[tuple[Run, Run]]) -> Run:
+    """Medians of other / ours over the pairs."""
+    return Run(*(statistics.median(getattr(other, field) / getattr(ours, field) for ours, other in pairs) for field in Run._fields))
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -125,17 +144,22 @@ def one_file(args: argparse.Namespace) -> str:
     rows = []
     for model in inputs:
         options = ["--epsilon", "1.001e-05"] if model.name.startswith("checkpoint") else []
-        programs = {"bn-export": ours(model, out, *options)}
+        command = ours(model, out, *options)
+        measured: dict[str, list[tuple[Run, Run]]] = {}
         for name, (script, packages, suffixes) in PEERS.items():
             python = args.python.get(script.split("_")[0], sys.executable)
-            if model.suffix in suffixes and has(python, packages):
-                programs[name] = [python, str(HERE / "peers" / f"{script}.py"), str(model), str(out)]
-        measured = in_turn(programs, args.runs)
-        for name, runs in measured.items():
-            middle = [statistics.median(getattr(r, field) for r in runs) for field in Run._fields]
-            ratios = [ratio(runs, measured["bn-export"], field) for field in Run._fields]
-            rows.append([model.name if name == "bn-export" else "", name, f"{middle[0]:.2f}", f"{middle[1]:.2f}", f"{middle[2]:.0f}",
-                         *("1" if name == "bn-export" else f"{r:.2f}" if r < 10 else f"{r:.0f}" for r in ratios)])
+            is_bar = script == "plain_h5py"  # of every form, though it reads one alone
+            if (is_bar or model.suffix in suffixes) and has(python, packages):
+                read = inputs[0] if is_bar else model
+                words = [python, str(HERE / "peers" / f"{script}.py"), str(read), str(out)]
+                measured[name + (f", of {read.name}" if read is not model else "")] = paired(command, words, args.runs)
+        own = medians([one for pairs in measured.values() for one, _ in pairs] or repeated(command, args.runs))
+        rows.append([model.name, "bn-export", f"{own.wall:.2f}", f"{own.cpu:.2f}", f"{own.peak:.0f}", "1", "1", "1"])
+        print(rows[-1], file=sys.stderr)
+        for name, pairs in measured.items():
+            theirs = medians([other for _, other in pairs])
+            rows.append(["", name, f"{theirs.wall:.2f}", f"{theirs.cpu:.2f}", f"{theirs.peak:.0f}",
+                         *(f"{r:.2f}" if r < 10 else f"{r:.0f}" for r in ratios(pairs))])
             print(rows[-1], file=sys.stderr)
     return table(["model", "program", "wall s", "CPU s", "peak MiB", "wall, bn-export = 1", "CPU", "peak"], rows)
 
@@ -150,9 +174,7 @@ def scale(args: argparse.Namespace) -> str:
         for count, channels in pairs:
             for suffix in (".h5",) if count == MAX_LAYERS else (".h5", ".keras"):
                 model = made(args.folder / f"row_{count}_{channels}{suffix}", count, channels)
-                words = ours(model, args.folder / "out.json")
-                runs = [run(words)] if count == MAX_LAYERS else in_turn({"ours": words}, max(3, args.runs // 2))["ours"]
-                wall, cpu, peak = (statistics.median(getattr(r, field) for r in runs) for field in Run._fields)
+                wall, cpu, peak = medians(repeated(ours(model, args.folder / "out.json"), 3))
                 rows.append([f"{count} x {channels}", suffix, f"{wall:.2f}", f"{cpu:.2f}", f"{1000 * wall / count:.2f}", f"{peak:.0f}",
                              f"{4 * 4 * count * channels / 2**20:.2f}"])
                 print(rows[-1], file=sys.stderr)
@@ -203,7 +225,8 @@ def machine(args: argparse.Namespace) -> str:
             continue
     return (f"bn-export {__version__}; {found[1] if found else platform.processor()}, {os.cpu_count()} processors; "
             f"{platform.system()} {platform.machine()}; "
-            f"Python {platform.python_version()}; {', '.join(versions)}. Medians of {args.runs} runs.")
+            f"Python {platform.python_version()}; {', '.join(versions)}. Medians of {args.runs} pairs of runs; of two where a program "
+            f"takes more than {SLOW} s; one pair where it takes more than {VERY_SLOW} s.")
 
 
 SECTIONS: dict[str, Callable[[argparse.Namespace], str]] = {
@@ -221,8 +244,10 @@ def main() -> None:
     args.python = dict(word.split("=", 1) for word in args.python)
     args.folder.mkdir(parents=True, exist_ok=True)
     for name in args.only or SECTIONS:
+        began = time.perf_counter()
         text = SECTIONS[name](args)
         print(text)
+        print(f"{name}: {time.perf_counter() - began:.0f} s", file=sys.stderr)
         if not args.print:
             document = DOCUMENT.read_text("utf-8")
             begin, end = f"<!-- begin {name} -->\n", f"<!-- end {name} -->"
