@@ -588,3 +588,15 @@ def test_without_javascript_all_is_shown(tmp_path):
         assert all(row.is_displayed() for row in browser.find_elements("css selector", ".detail"))
         assert not browser.find_element("css selector", ".controls").is_displayed()
         assert browser.find_elements("css selector", "button:not(#all)") == []
+
+
+def test_a_layers_details_say_what_was_found_and_in_how_many_channels():
+    """Also its momentum; what has no number of channels gets none."""
+    odd = make_layer("odd", momentum=0.875, assumed=("epsilon",)).replace(gamma=np.float32([0, 1, 0, 1]))
+    page = html_report.write(make_bundle(odd, make_layer("plain", momentum=None, shape=(1,), dtype="float64")), WriteOptions()).decode()
+    assert "2 of 4 channels have a |gamma| below 0.0001; it is exactly 0." in page
+    assert '<ul class="said">' in page
+    assert "Dead channels <b>2</b></span>" in page
+    assert "Not from the file</span>" in page
+    assert page.count("<dt>Momentum</dt>") == 1
+    assert "<dd>0.875</dd>" in page

@@ -15,7 +15,7 @@ import pytest
 import exporter
 from exporter.batchnorm import vectors
 from exporter.errors import MissingExtra, OutputError
-from exporter.targets import SUFFIXES, c_header, onnx_model, target_for
+from exporter.targets import SUFFIXES, c_header, numpy_npz, onnx_model, target_for
 from exporter.targets.shared.identifiers import MAX_STEM_LENGTH, identifiers
 from exporter.targets.shared.options import WriteOptions
 from tests.make.layers import ROOT, make_bundle, make_layer, mixed
@@ -509,3 +509,13 @@ def chain(onnx):
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 2, 3, 4]) for name in ("in", "after")]
     graph = helper.make_graph([node], "mine", ends[:1], ends[1:])
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_an_npz_has_no_more_arrays_than_are_read_back(monkeypatch):
+    """Four parameters, an epsilon and two vectors of each layer, beside the document."""
+    bundle = make_bundle(make_layer("a"), make_layer("b"))
+    monkeypatch.setattr(numpy_npz, "MAX_MEMBERS", 15)
+    assert numpy_npz.write(bundle, WriteOptions())
+    monkeypatch.setattr(numpy_npz, "MAX_MEMBERS", 14)
+    with pytest.raises(OutputError, match="expected at most 14 arrays, which can be read back, got 14 for 2 layers"):
+        numpy_npz.write(bundle, WriteOptions())
