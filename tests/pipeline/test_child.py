@@ -130,7 +130,7 @@ def test_a_sleep_ends_and_the_file_is_not_blamed(monkeypatch, path):
 
 
 def test_memory_ends(monkeypatch, path):
-    with pytest.raises(FormatError, match="ran out of the memory"):
+    with pytest.raises(FormatError, match="exceeded its memory limit"):
         in_child(monkeypatch, path, lambda: np.ones(1 << 30))
 
 

@@ -387,10 +387,10 @@ def test_sharing_that_the_config_lost(tmp_path, version):
         exporter.read(archive)
     ((path, reason),) = caught.value.layers
     assert path == "bn"
-    assert "does not keep that they are one" in reason
+    assert "does not record that they are one" in reason
     assert ".h5" in reason
     weights = write_weights(tmp_path / "m.weights.h5", groups)
-    with pytest.raises(FormatError, match="keep that they are one"):
+    with pytest.raises(FormatError, match="record that they are one"):
         exporter.read(weights, architecture=archive)
 
 

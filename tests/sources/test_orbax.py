@@ -123,7 +123,7 @@ def test_types(tmp_path, dtype):
 
 @pytest.mark.parametrize(("arrays", "what"), [
     ({("params", "bn", "scale"): np.ones(3, np.float32)}, "this Orbax checkpoint contains no trainable_variables or"),
-    ({**variables("bn", A), ("non_trainable_variables", "bn", "gamma"): A["gamma"]}, "it is listed both as a trainable"),
+    ({**variables("bn", A), ("non_trainable_variables", "bn", "gamma"): A["gamma"]}, "it is listed as both a trainable"),
     ({**variables("bn", A), ("trainable_variables", "bn.gamma"): A["gamma"]}, "two arrays are named 'trainable_variables.bn.gamma'"),
     ({**variables("bn", A), ("trainable_variables", "bn", "gamma"): np.ones(3, np.int32)}, "floating point numbers, got int32"),
     ({**variables("bn", A), ("trainable_variables", "bn", "gamma"): np.ones((3, 1 << 19), np.float32)}, "expected at most 1048576 "
@@ -151,7 +151,7 @@ def test_a_damaged_database(tmp_path):
         file.write_bytes(bytes(100))
     assert "tensorstore cannot read it" in refusal(step, FormatError, isolated=True)
     (step / "model_config" / "_strings.json").write_text('{"config": 3}')
-    assert "expected the model's config as a text" in refusal(step)
+    assert "expected the model's config as text" in refusal(step)
     (step / "pytree" / "_METADATA").write_text('{"tree_metadata": {"a": {"key_metadata": [{"key": "../x"}]}}}')
     assert "an entry of its tree_metadata has no keys, or keys that are not names" in refusal(step)
 
