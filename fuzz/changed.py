@@ -276,7 +276,7 @@ def _in_links(before: bytes, after: bytes, two: Bundle, differing: dict[str, tup
     fields = {name.rpartition(": ")[2] for name in differing}
     arrays = [there for name, (_, there) in differing.items() if isinstance(there, np.ndarray) and not _is_converted(name, two)]
     arrays += [values for _, there in differing.values() if isinstance(there, BatchNorm) for values in there.parameters().values()]
-    taken = {"gamma", "beta", "moving_mean", "moving_variance", "shape", "layer", "skipped"}
+    taken = {"gamma", "beta", "moving_mean", "moving_variance", "shape", "layer", "skipped", ORDER}
     if fields - taken - ({"epsilon", "converted"} if "converted" in fields else set()):
         return ""
     is_stored = all(any(_stored(values, kind) in before for kind in KINDS) for values in arrays) or "converted" in fields
