@@ -170,6 +170,8 @@ def test_how_the_model_uses_the_layer():
     ("dead-channel", {"gamma": [1, 1, 1e-5, 1]}, "1 of 4 channels has a |gamma| below 0.0001"),
     ("huge-scale", {"gamma": [200, -500, 1, 1], "moving_variance": 1, "epsilon": 0.0},
      "2 of 4 channels have a scale above 100; the largest is -500 in channel 1 (gamma -500, variance 1)"),
+    ("huge-scale", {"channels": 1, "gamma": 3, "moving_variance": 1e-4, "epsilon": 0.0, "dtype": "float64"},
+     "the only channel has a scale above 100; the largest is 300 in channel 0 (gamma 3, variance 0.0001)"),
     ("negative-variance", {"moving_variance": [1, -1e-4, -2e-4, 1]},
      "2 of 4 channels have a negative variance; the lowest is -0.0002 in channel 2, epsilon is 0.001"),
     ("constant-input", {"moving_variance": [1, 0, -1e-13, 1]}, "2 of 4 channels have a variance of 1e-12 or less"),

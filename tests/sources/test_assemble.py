@@ -72,7 +72,7 @@ def test_the_axes_that_parameters_run_along(shape, fields, expected):
     ((1, 5, 2, 3), {"axis": (1, 3)}, r"shape \[1, 5, 2, 3\], which does not match its axes \[1, 3\]"),
     ((1, 5, 1, 3), {"axis": (3, -1)}, r"does not match its axes \[3, -1\]"), ((1, 5, 1, 3), {"axis": (0, 3)}, "does not match its axes"),
     ((1, 5, 1, 3), {"axis": (1, 4)}, "does not match its axes"), ((2, 5, 1, 3), {"axis": (1, 3)}, "does not match its axes"),
-    ((3,), {"axis": (1, 2)}, "does not match its axes"),
+    ((3,), {"axis": (1, 2)}, "does not match its axes"), ((1, 1, 1, 3), {"axis": (0, 3)}, "does not match its axes"),
     ((3,), {"axis": (3,), "input_shape": [None, 4, 4, 5]}, r"it has 3 channels, but was built on an input of shape \[None, 4, 4, 5\]"),
     ((3,), {"axis": (-3,), "input_shape": [None, 4, 3, 3]}, "it has 3 channels, but was built"),
     ((1, 5, 1, 3), {"axis": (1, 3), "input_shape": [None, 5, 5, 5]}, "it has 3 channels, but was built")])
