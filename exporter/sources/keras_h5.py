@@ -20,7 +20,7 @@ from exporter.sources.keras_v3.replay import LEAVES
 from exporter.sources.legacy_h5.norms import Reading
 from exporter.sources.legacy_h5.renamed import named_as
 from exporter.sources.legacy_h5.shared import with_one_each
-from exporter.sources.legacy_h5.weights import Candidate, LayerGroup, candidates, check_listed, check_not_exchanged
+from exporter.sources.legacy_h5.weights import Candidate, LayerGroup, candidates, check_listed, check_not_exchanged, names_below
 from exporter.sources.shared.architecture import node_tree_from, note_own_classes
 from exporter.sources.shared.found import Found
 
@@ -184,9 +184,9 @@ def _groups(file: File, base: str, without_norms: frozenset[str]) -> list[LayerG
 def _check_lists(file: File, base: str, groups: list[LayerGroup]) -> None:
     """Refuses unlisted weights in a file without a config (which would reveal them): a truncated list would otherwise
     silently lose a layer, or a parameter of one."""
-    nested = [group.name for group in groups if "/" in group.name]
+    below = names_below(groups)
     for group in groups:
-        check_listed(file, group, nested)
+        check_listed(file, group, below.get(group.name, ()))
     listed = {group.name.partition("/")[0] for group in groups}
     extra = [name for name in file.names(base) if name not in listed and name not in OTHER_GROUPS] if file.count(base) > len(listed) else []
     for name in extra:

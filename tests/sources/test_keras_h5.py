@@ -10,6 +10,7 @@ import pytest
 
 import exporter
 from exporter.errors import ExporterError, FormatError, UnresolvedError, UnsupportedError, UsageError
+from exporter.sources.legacy_h5.weights import LayerGroup, names_below
 from tests.make.configs import functional, layer, norm, sequential
 from tests.make.h5_files import ROLES, named, parameters, write
 
@@ -693,3 +694,8 @@ def test_a_shared_layer_in_two_groups(tmp_path):
     path = write(tmp_path / "m.h5", {"bn": named("bn", values), "net": named("bn", parameters(seed=1))}, tree, keras_version="2.9.0")
     with pytest.raises(FormatError, match="the config says that it is the layer bn again, but its weights differ"):
         exporter.read(path)
+
+
+def test_the_group_of_a_layer_holds_those_of_layers_named_below_it():
+    groups = [LayerGroup(name=name, path=name, weights=()) for name in ("a", "ab", "a/b", "a/b/c", "a/d/e", "lone/x", "ab/b")]
+    assert names_below(groups) == {"a": {"b", "d"}, "a/b": {"c"}, "ab": {"b"}}

@@ -170,14 +170,23 @@ def _only_scope(group: LayerGroup) -> str:
     return scopes.pop() if len(scopes) == 1 else ""
 
 
+def names_below(groups: Sequence[LayerGroup]) -> dict[str, set[str]]:
+    """By the name of a layer, what the names of other layers put into its group: "b" into the group of "a", for "a/b"."""
+    known, below = {group.name for group in groups}, dict[str, set[str]]()
+    for group in groups:
+        for slash in re.finditer("/", group.name):
+            if (above := group.name[:slash.start()]) in known:
+                below.setdefault(above, set()).add(group.name[slash.end():].partition("/")[0])
+    return below
+
+
 def check_listed(file: File, group: LayerGroup, others: Iterable[str]) -> None:
     """Whether weight_names lists everything in a group that may contain batch norms: a truncated list would otherwise look
-    like a layer of another kind. others: the names of all layers, one of which may be below this one: "a" and "a/b".
+    like a layer of another kind. others: what else belongs into this group (`names_below`).
     """
     if group.weights and not any(map(_parse, group.weights)):
         return
-    above = f"{group.name}/"
-    listed = {group.path: {name[len(above):].partition("/")[0] for name in others if name.startswith(above)}}
+    listed = {group.path: set(others)}
     for weight in group.weights:
         parts = weight.split("/")
         for depth, part in enumerate(parts):
