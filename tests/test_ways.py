@@ -10,8 +10,8 @@ import pytest
 from tests.make.layers import ROOT
 from tests.make.ways import SAMPLES, documents
 
-OFTEN = ("bundles_010/encoder.json", "bundles_010/encoder.safetensors", "encoder_keras3/model.h5", "saved_model_tfkeras/model.h5",
-         "hand_made_tf115/model.ckpt.index")
+OFTEN = ("bundles_010/encoder.json", "bundles_010/encoder.npz", "bundles_010/encoder.safetensors", "encoder_keras3/model.h5",
+         "saved_model_tfkeras/model.h5", "hand_made_tf115/model.ckpt.index")
 ROWS = [row for row in json.loads((ROOT / "sample_models" / "manifest.json").read_text()) if "truth" in row]
 
 

@@ -23,7 +23,7 @@ from exporter.files import patience
 from exporter.files.place import Place
 from exporter.files.remote import Ranges, RemotePlace, is_url, place_for
 from tests.make.layers import ROOT, make_bundle, make_layer, same_layer
-from tests.make.range_server import serving
+from tests.make.range_server import POLL_SECONDS, serving
 
 needs_http = pytest.mark.skipif(importlib.util.find_spec("aiohttp") is None or importlib.util.find_spec("fsspec") is None,
                                 reason="needs the extra `remote`: pip install 'bn-export[remote]'")
@@ -211,8 +211,8 @@ def some(*troubles):
 
 
 @needs_http
-@pytest.mark.parametrize("troubles", [["drop"], ["cut"], [(429, {"Retry-After": "0"})], [503, "drop", "cut"], [(503, {"Retry-After": "1"})],
-                                      [None, "cut", "cut"]], ids=str)
+@pytest.mark.parametrize("troubles", [["drop"], ["cut"], [(429, {"Retry-After": "0"})], [503, "drop", "cut"], [None, "cut", "cut"],
+                                      pytest.param([(503, {"Retry-After": "1"})], marks=pytest.mark.thorough("much time"))], ids=str)
 @pytest.mark.parametrize("several", [False, True])
 def test_what_goes_wrong_on_the_way_is_asked_for_again(large, troubles, several, soon):
     with serving(large, trouble=some(*troubles), several=several) as server:
@@ -434,7 +434,7 @@ def s3():
         return [body]
 
     server = werkzeug.serving.make_server("127.0.0.1", 0, counted, threaded=True)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(POLL_SECONDS,), daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{server.port}", sent
     server.shutdown()

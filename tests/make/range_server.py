@@ -11,6 +11,7 @@ import threading
 import urllib.parse
 
 BOUNDARY = "a-boundary"
+POLL_SECONDS = 0.01  # how long the end of a server may take
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -122,7 +123,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 def serving(folder, **behavior):
     """A running Server."""
     server = Server(folder, **behavior)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(POLL_SECONDS,), daemon=True)
     thread.start()
     try:
         yield server
