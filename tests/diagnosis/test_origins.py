@@ -161,3 +161,11 @@ def test_a_folded_offset_is_known_in_spite_of_what_small_variances_magnify():
     offset = -(large.gamma * (large.moving_mean / np.sqrt(large.moving_variance + np.float32(1e-7))))
     assert "BN154" in {one.code for one in origins_of("beta", offset, large)}
     assert "BN154" not in {one.code for one in origins_of("beta", offset + np.abs(large.moving_mean) * 2.0 ** -18, large)}
+
+
+def test_the_error_of_an_offset_grows_with_beta_as_well():
+    """beta and the step round each on its own, also where the two would cancel."""
+    layer = MINE.replace(beta=np.float32([900, -800, 700, -600, 500, -400]), gamma=np.ones(6, np.float32), epsilon=1e-3,
+                         moving_variance=np.ones(6, np.float32), moving_mean=np.float32([899, -799, 699, -599, 499, -399]))
+    exact = layer.beta.astype(np.float64) - layer.moving_mean / np.sqrt(1.001)
+    assert "BN154" in {one.code for one in origins_of("beta", (exact + np.abs(layer.beta) * 2.0 ** -24).astype(np.float32), layer)}

@@ -162,7 +162,7 @@ def test_an_error_of_the_system_is_told(tmp_path, monkeypatch, number, hinted):
 
 
 def test_a_name_that_no_system_takes(tmp_path):
-    with pytest.raises(FormatError, match="cannot be read: embedded null"):
+    with pytest.raises(FormatError, match=r"cannot be read: .*embedded null"):
         Place(f"{tmp_path}/a\0b").exists()
 
 

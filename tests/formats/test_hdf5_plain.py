@@ -73,6 +73,25 @@ def _attributes(file, path):
     return [(path, name, file.strings(path, name)) for name in file.attributes(path)]
 
 
+@pytest.mark.parametrize(("padding", "expected"), [(h5py.h5t.STR_NULLTERM, ["ab", "rest", "12345678"]), (h5py.h5t.STR_SPACEPAD, None),
+                                                   (h5py.h5t.STR_NULLPAD, None)], ids=["terminated", "spaces", "nul"])
+@pytest.mark.parametrize("by_library", [False, True])
+def test_texts_end_as_their_type_says(padding, expected, by_library):
+    """What a writer in C leaves behind the NUL of a terminated text is none of it."""
+    def fill(file):
+        kind = h5py.h5t.C_S1.copy()
+        kind.set_size(8)
+        kind.set_strpad(padding)
+        raw = [b"ab\0junk\0", b"rest\0\0\0\0", b"12345678"] if expected else [b"ab      ", b"rest    ", b"12345678"]
+        if padding == h5py.h5t.STR_NULLPAD:
+            raw = [text.replace(b" ", b"\0") for text in raw]
+        h5py.h5a.create(file.id, b"names", kind, h5py.h5s.create_simple((3,))).write(np.array(raw, "V8"), mtype=kind)
+
+    with hdf5.open_hdf5(MemoryFile(written(fill))) as file:
+        file._is_plain = file._is_plain and not by_library
+        assert file.strings("", "names") == (expected or ["ab", "rest", "12345678"])
+
+
 def test_a_file_as_keras_writes_it_is_read_without_libhdf5_and_alike():
     data = written(model)
     plain, asked = content(data, by_library=False)

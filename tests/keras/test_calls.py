@@ -10,6 +10,7 @@ import pytest
 import exporter
 from exporter.commands.export import export
 from exporter.errors import UnresolvedError
+from exporter.keras.calls import references
 from exporter.keras.config import is_batch_norm, model_tree, walk
 from tests.make import v3_files
 from tests.make.configs import layer, norm, sequential
@@ -135,3 +136,11 @@ def test_keras_3_is_exported_with_a_warning(tmp_path, architecture):
         bundle = exporter.read(v3_files.write_archive(tmp_path / "m.keras", config, groups))
     assert bundle["bn"].called_in_training
     assert any("predict() of Keras 3 overrides" in warning for warning in bundle.warnings)
+
+
+@pytest.mark.parametrize(("value", "expected"), [
+    (None, []), ("x", []), (3, []), ([], []), ({}, []), (["x", 0], []), (["x", True, 0], []), (["x", 0, 1], [("x", 0, 1)]),
+    ([["x", 0, 0, {"state": ["y", 1, 0]}]], [("x", 0, 0), ("y", 1, 0)]), (TENSOR, [("x", 0, 0)]),
+    ([TENSOR, ["z", 0, 0]], [("x", 0, 0), ("z", 0, 0)])])
+def test_what_a_call_reads(value, expected):
+    assert references(value) == expected
