@@ -105,7 +105,8 @@ def export_many(sources: Iterable[str | os.PathLike[str]], out_dir: str | os.Pat
 def export_each(tasks: Sequence[Task], options: ReadOptions, write_options: WriteOptions) -> Iterator[Outcome]:
     """Exports models, in whatever process an executor runs it. While one is written, the next is being read."""
     asked: Asked | None = None
-    READERS.begin([place_for(task.source) for task in tasks[:1]])
+    if tasks:
+        READERS.begin(place_for(tasks[0].source))
     try:
         for task, following in itertools.zip_longest(tasks, tasks[1:]):
             ahead = _Ahead(following, options)

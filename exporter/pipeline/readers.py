@@ -14,7 +14,7 @@ import signal
 import struct
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from exporter.errors import ExporterError, FormatError, UnresolvedError, UsageError
@@ -90,10 +90,10 @@ class Readers:
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._forget)
 
-    def begin(self, places: Iterable[Place]) -> None:
-        """Starts a process early if it takes long to start: it imports its modules while the caller imports others. places: of the first
-        file."""
-        if _can_fork() or not all(map(can_serve, places)):
+    def begin(self, place: Place) -> None:
+        """Starts a process early if it takes long to start: it imports its modules while the caller imports others. place: the first to be
+        read."""
+        if _can_fork() or not can_serve(place):
             return
         with contextlib.suppress(ExporterError, OSError):  # reported when a file is read
             reader = self._take()
