@@ -37,9 +37,13 @@ def without_hidden(norms: Sequence[Norm], path: str, node: Node, found: Sequence
     """
     known = {name for candidate in found for name in (candidate.node.name, *candidate.around)}
     holders = set(_without_norms(path, node)) - known
-    hidden = [norm for norm in norms if any(part not in known and holders & {part, re.sub(r"_\d+$", "", part)}
-                                            for part in norm.scope.split("/"))]
-    return [norm for norm in norms if norm not in hidden], hidden
+    described: list[Norm] = []
+    hidden: list[Norm] = []
+    for norm in norms:
+        parts = [part for part in norm.scope.split("/") if part not in known]
+        is_hidden = any(holders & {part, re.sub(r"_\d+$", "", part)} for part in parts)
+        (hidden if is_hidden else described).append(norm)
+    return described, hidden
 
 
 def _without_norms(path: str, node: Node) -> Iterator[str]:
