@@ -114,15 +114,14 @@ class CheckpointGraph(ObjectGraph):
 
     def __init__(self, graph: Message) -> None:
         super().__init__(graph)
-        self._stored: dict[int, KeptValue | None] = {}  # the values
+        self._stored: dict[tuple[int, str], KeptValue | None] = {}  # by node and attribute
 
     def stored(self, node: int, attribute: str = VALUE) -> KeptValue | None:
         """Where the checkpoint stores this attribute of the node; None if there is none."""
-        if attribute != VALUE:
-            return self._kept(node, attribute)
-        if node not in self._stored:
-            self._stored[node] = self._kept(node, attribute)
-        return self._stored[node]
+        asked = node, attribute
+        if asked not in self._stored:
+            self._stored[asked] = self._kept(node, attribute)
+        return self._stored[asked]
 
     def _kept(self, node: int, attribute: str) -> KeptValue | None:
         for message in self._nodes[node].messages(NODE_ATTRIBUTES):

@@ -395,9 +395,4 @@ def _number(source: Traced) -> float | None:
 
 def _shaped(source: Traced, shaping: list[tuple[str, tuple[int, ...]]]) -> Traced:
     """The value with the reshapes between the source and its use, which were found in reverse order."""
-    if not shaping:
-        return source
-    whole = (*source.shaping, *reversed(shaping))
-    if isinstance(source, Variable):  # nearly always
-        return Variable(source.key, source.name, whole)
-    return dataclasses.replace(source, shaping=whole)
+    return dataclasses.replace(source, shaping=(*source.shaping, *reversed(shaping))) if shaping else source
