@@ -28,7 +28,6 @@ MAX_GRAPH = 2048 * MiB  # protobuf's own limit for a message
 MAX_CONSTANT = 64 * MiB
 MAX_COPIED = 16 * MiB  # of a function: its bytes are gone through twice as fast as a view of them
 FIRST_BYTES = 1 << 3 | BYTES  # the tag of a sub-message in field 1
-KINDS_OF_SHORT = {number << 3 | BYTES: number for number in range(1, 16)}
 
 # Outputs that function bodies name and that are not the first of their op (tensorflow/core/ops/*.cc).
 OUTPUTS = {"batch_mean": 1, "batch_variance": 2, "output_true": 1, "value_index": 1}
@@ -109,7 +108,7 @@ class Node:
     __slots__ = ("_attributes", "_tensor", "_where", "inputs", "name", "op")
 
     def __init__(self, data: bytes | int, where: str, in_function: bool) -> None:
-        found = _short_fields(data) or _fields(data, where)
+        found = _fields(data, where)
         self.name, self.op, self._where = _text(found, 1, where), _text(found, 2, where), where
         self.inputs = [_output(str(value, "utf-8", "replace"), in_function) for value in found.get(3, ())
                        if not isinstance(value, int) and value[:1] != b"^"]
@@ -294,25 +293,6 @@ def _fields(data: bytes | int, where: str) -> dict[int, list[int | bytes]]:
     if isinstance(data, int):
         raise FormatError("expected a message, got a number", where=where)
     return fields_at(data, where)
-
-
-def _short_fields(data: bytes | int) -> dict[int, list[int | bytes]] | None:
-    """`fields` of a message with no field but short ones of bytes, as nearly every NodeDef is; None: it is not, or it is damaged."""
-    if isinstance(data, int):
-        return None
-    found: dict[int, list[int | bytes]] = {}
-    at, end = 0, len(data)
-    while at + 1 < end:
-        number, size = KINDS_OF_SHORT.get(data[at]), data[at + 1]
-        stop = at + 2 + size
-        if number is None or size > 127 or stop > end:
-            return None
-        if number in found:
-            found[number].append(data[at + 2: stop])
-        else:
-            found[number] = [data[at + 2: stop]]
-        at = stop
-    return found if at == end else None
 
 
 def _name_of(function: bytes | int, where: str) -> str:
