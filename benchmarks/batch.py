@@ -33,6 +33,7 @@ ENVIRONMENT.pop("PYTHONDONTWRITEBYTECODE", None)  # else every process compiles 
 SEED, EACH = b'"seed": null', b'"seed": %4d'  # in the config of an initializer
 ORPHANS_ARE_OURS = 36  # PR_SET_CHILD_SUBREAPER: what a killed worker leaves is waited for, and so counted, here
 MAX_MILLISECONDS, MAX_TIMES = 10.0, 1.3
+ONE_JOB, TWO_JOBS, CLUSTER = "--jobs 1", "--jobs 2", "--dask, two workers"
 
 
 class Cost(NamedTuple):
@@ -42,6 +43,16 @@ class Cost(NamedTuple):
     cpu: float
 
 
+class Row(NamedTuple):
+    """What a batch costs: milliseconds of processor time a model (None: not known of a cluster), seconds on the clock, and how many times
+    those of --jobs 2 beside it (None: of another number of models)."""
+
+    what: str
+    milliseconds: float | None
+    seconds: float
+    times: float | None
+
+
 def main() -> int:
     """Measures and prints; returns 1 if a figure is over its limit."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -49,36 +60,40 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--dask", action="store_true", help="also on a Dask cluster")
     args = parser.parse_args()
+    found = rows(args.models, args.runs, dask=args.dask)
+    for row in found:
+        cost = "" if row.milliseconds is None else f"{row.milliseconds:.1f} ms of processor time a model, "
+        print(f"{row.what}: {cost}{row.seconds:.2f} s" + ("" if row.times is None else f", {row.times:.2f} times --jobs 2"))
+    by_name = {row.what: row for row in found}
+    too_slow = [row for name, row in by_name.items() if name in (ONE_JOB, TWO_JOBS) and row.milliseconds > MAX_MILLISECONDS]
+    return int(bool(too_slow) or (CLUSTER in by_name and by_name[CLUSTER].times > MAX_TIMES))
+
+
+def rows(models: int, runs: int, *, dask: bool) -> list[Row]:
+    """Medians of the runs, which alternate."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(ORPHANS_ARE_OURS, 1, 0, 0, 0)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        many, one = zoo(folder / "many", args.models), zoo(folder / "one", 1)
-        alike = zoo(folder / "alike", args.models, alike=True)
-        jobs: dict[int, list[Cost]] = {1: [], 2: []}
-        alone, of_one = [], []
-        clusters: dict[bool, list[tuple[float, float]]] = {False: [], True: []}  # is one killed: seconds there, and with --jobs 2
-        for _ in range(args.runs):
-            alone.append(exported(one, folder / "out", "--jobs", "1").cpu)
-            of_one.append(exported(alike, folder / "out", "--jobs", "1").cpu)
-            for count, costs in jobs.items():
-                costs.append(exported(many, folder / "out", "--jobs", str(count)))
-            for kill, pairs in clusters.items() if args.dask else ():
-                pairs.append((on_cluster(many, folder, args.models, kill), jobs[2][-1].wall))
-    worst = 0.0
-    start = statistics.median(alone)
-    for count, costs in jobs.items():
-        each = 1000 * statistics.median(cost.cpu for cost in costs) / args.models
-        worst = max(worst, each)
-        print(f"--jobs {count}: {each:.1f} ms of processor time a model, {statistics.median(cost.wall for cost in costs):.2f} s for all "
-              f"{args.models} (one model alone: {1000 * start:.0f} ms)")
-    print(f"--jobs 1, of one architecture: {1000 * statistics.median(of_one) / args.models:.1f} ms of processor time a model")
-    times = 0.0
-    for kill, pairs in clusters.items() if args.dask else ():
-        ratio, seconds = statistics.median(there / here for there, here in pairs), statistics.median(there for there, _ in pairs)
-        times = times or ratio
-        print(f"--dask, two workers{', one killed' * kill}: {seconds:.2f} s, {ratio:.2f} times --jobs 2")
-    return int(worst > MAX_MILLISECONDS or times > MAX_TIMES)
+        many, one, alike = zoo(folder / "many", models), zoo(folder / "one", 1), zoo(folder / "alike", models, alike=True)
+        batches = {"one model alone": (one, "1"), ONE_JOB: (many, "1"), "--jobs 1, of one architecture": (alike, "1"),
+                   TWO_JOBS: (many, "2")}
+        costs: dict[str, list[Cost]] = {what: [] for what in batches}
+        clusters: dict[str, list[float]] = {CLUSTER: [], f"{CLUSTER}, one killed": []} if dask else {}
+        for _ in range(runs):
+            for what, (batch, jobs) in batches.items():
+                costs[what].append(exported(batch, folder / "out", "--jobs", jobs))
+            for what, seconds in clusters.items():
+                seconds.append(on_cluster(many, folder, models, kill=what != CLUSTER))
+
+    def row(what: str, seconds: list[float], milliseconds: float | None = None) -> Row:
+        times = None if costs.get(what) and batches[what][0] is one else statistics.median(
+            there / here.wall for there, here in zip(seconds, costs[TWO_JOBS], strict=True))
+        return Row(what, milliseconds, statistics.median(seconds), times)
+
+    return [*(row(what, [cost.wall for cost in found],
+                  1000 * statistics.median(cost.cpu for cost in found) / (1 if batches[what][0] is one else models))
+              for what, found in costs.items()), *(row(what, seconds) for what, seconds in clusters.items())]
 
 
 def zoo(folder: Path, count: int, *, alike: bool = False) -> Path:
@@ -115,7 +130,7 @@ def _wait_for_orphans() -> None:
             return
 
 
-def on_cluster(models: Path, folder: Path, count: int, kill: bool) -> float:
+def on_cluster(models: Path, folder: Path, count: int, *, kill: bool) -> float:
     """Seconds for the export of a folder by two Dask workers. kill: one of them when a third is done."""
     out = folder / "out"
     shutil.rmtree(out, ignore_errors=True)

@@ -6,7 +6,7 @@
 
 Inputs are made in --folder, if they are not there. Programs run as whole processes, in pairs: each run of another one stands beside one of
 bn-export, before it and after it by turns. A ratio is the median over the pairs, so that a machine that slows down slows both. All of it
-takes about six minutes on two quiet processors, and two more to make the inputs.
+takes about eight minutes on two quiet processors, and two more to make the inputs.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ SLOW, VERY_SLOW = 2, 10  # seconds
 sys.path.insert(0, str(HERE))
 sys.path.insert(0, str(ROOT))
 
+import batch  # noqa: E402
 import chart  # noqa: E402
 
 # Script in peers/, the packages it needs, the suffixes of the models that it reads.
@@ -185,6 +186,14 @@ def scale(args: argparse.Namespace) -> str:
     return table(["layers x channels", "file", "wall s", "CPU s", "wall ms a layer", "peak MiB", "MiB of parameters"], rows)
 
 
+def many(args: argparse.Namespace) -> str:
+    """Many small models in one command, and on a Dask cluster."""
+    has_dask = has(sys.executable, ("distributed",))
+    cells = [[row.what, "" if row.milliseconds is None else f"{row.milliseconds:.1f}", f"{row.seconds:.2f}",
+              "" if row.times is None else f"{row.times:.2f}"] for row in batch.rows(300, min(args.runs, 5), dask=has_dask)]
+    return table(["300 models of 8 batch norms", "CPU ms a model", "wall s", "wall, --jobs 2 = 1"], cells)
+
+
 def far_away(args: argparse.Namespace) -> str:
     """Bytes and requests for the two single files over http, from a server that sends one range in an answer and one that sends several."""
     from tests.make.range_server import serving
@@ -230,7 +239,7 @@ def machine(args: argparse.Namespace) -> str:
 
 
 SECTIONS: dict[str, Callable[[argparse.Namespace], str]] = {
-    "machine": machine, "one-file": one_file, "scale": scale, "far-away": far_away, "evaluator": evaluator}
+    "machine": machine, "one-file": one_file, "scale": scale, "many": many, "far-away": far_away, "evaluator": evaluator}
 
 
 def main() -> None:
