@@ -36,7 +36,14 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.skip(reason=f"{thorough.args[0]}: only with --thorough"))
 
 
+@hypothesis.settings(max_examples=1, database=None)
+@hypothesis.given(hypothesis.strategies.none())
+def first_example(nothing):
+    """Hypothesis makes its source of random numbers, and looks who refers to it: in what is frozen it would find nobody, and warn."""
+
+
 def pytest_collection_finish():
+    first_example()
     gc.freeze()  # what the tests import: each search for reference cycles would walk all of it
 
 
