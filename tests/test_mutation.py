@@ -59,6 +59,11 @@ def test_words_and_types_are_left_alone():
     ''')
 
 
+def test_a_limit_is_not_changed_by_one():
+    sizes = (("operator", "((64) >> (20))"), ("operand", "(64)"), ("operand", "(20)"))
+    assert changes("MAX_SIZE, MAX_COUNT = 64 << 20, 16\n") == {(kind, f"MAX_SIZE, MAX_COUNT = {size}, 16") for kind, size in sizes}
+
+
 def test_lengths_that_may_differ_are_no_words():
     assert changes("def f(a):\n    return zip(a, strict=False)\n") == {("constant", "return zip(a, strict=True)")}
 

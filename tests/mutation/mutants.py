@@ -104,6 +104,7 @@ class _Finder(ast.NodeVisitor):
         self._lines = text.encode().splitlines(keepends=True)
         self._statement: ast.stmt | None = None
         self._functions = 0
+        self._is_limit = False
         self.found: list[Change] = []
 
     def visit(self, node: ast.AST) -> None:
@@ -122,7 +123,8 @@ class _Finder(ast.NodeVisitor):
         data[0] = data[0][node.col_offset :]
         return b"".join(data).decode()
 
-    # What is not changed: words, types, and what only a type checker reads.
+    # What is not changed: words, types, what only a type checker reads, and by one what is called MAX_…: where exactly a limit against
+    # bombs and circles lies is nobody's contract.
 
     def visit_JoinedStr(self, node: ast.JoinedStr) -> None:
         pass
@@ -133,6 +135,13 @@ class _Finder(ast.NodeVisitor):
     def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
         if node.value is not None:
             self.visit(node.value)
+
+    def visit_Assign(self, node: ast.Assign) -> None:
+        before = self._is_limit
+        names = [each.id for target in node.targets for each in ast.walk(target) if isinstance(each, ast.Name)]
+        self._is_limit = bool(names) and all(name.startswith("MAX_") for name in names)
+        self.visit(node.value)
+        self._is_limit = before
 
     def visit_ClassDef(self, node: ast.ClassDef) -> None:
         for child in node.body:
@@ -246,7 +255,7 @@ class _Finder(ast.NodeVisitor):
         value = node.value
         if isinstance(value, bool):
             self._add("constant", node, str(not value))
-        elif isinstance(value, int):
+        elif isinstance(value, int) and not self._is_limit:
             for new in (value + 1, value - 1):
                 self._add("constant", node, str(new) if new >= 0 else f"({new})")
         elif isinstance(value, float):
