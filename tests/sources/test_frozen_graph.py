@@ -479,7 +479,10 @@ def test_parameters_that_do_not_fit_together_are_unresolved(tmp_path):
     with pytest.raises(UnresolvedError, match="its parameters have different shapes: gamma"):
         read(tmp_path, X, *nodes, *chain("bn", "x", *reads))
     nodes, reads = frozen_variables("bn", [*parameters()[:3], np.ones(3, "f8")])
-    with pytest.raises(UnresolvedError, match="its parameters have different types: float32, float64"):
+    with pytest.raises(UnresolvedError, match="expected parameters of one floating point type, got float32, float64"):
+        read(tmp_path, X, *nodes, *chain("bn", "x", *reads))
+    nodes, reads = frozen_variables("bn", [one.astype("i4") for one in parameters()])
+    with pytest.raises(UnresolvedError, match="expected parameters of one floating point type, got int32"):
         read(tmp_path, X, *nodes, *chain("bn", "x", *reads))
 
 

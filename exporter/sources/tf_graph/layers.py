@@ -64,8 +64,8 @@ def _layer(norm: GraphNorm, read: Read) -> Stored:
         if isinstance(source, (Variable, Constant, Parts, Filled)):
             stored[name] = _stored(name, source, read)
     dtypes = {one.dtype for one in stored.values()}
-    if len(dtypes) > 1 or not dtypes <= set(HELD_IN):
-        raise Unresolved(f"its parameters have different types: {', '.join(sorted(dtypes))}")
+    if len(dtypes) > 1 or not dtypes <= HELD_IN.keys():
+        raise Unresolved(f"expected parameters of one floating point type, got {', '.join(sorted(dtypes))}")
     arrays = {name: one.values for name, one in stored.items()}
     if norm.splits_batch and all(values.ndim > 2 and values.shape[:2] == (1, 1) for values in arrays.values()):
         norm = dataclasses.replace(norm, ndim=norm.ndim - 1 if norm.ndim is not None else None)
@@ -156,7 +156,7 @@ def _aligned(norm: GraphNorm, arrays: dict[str, NDArray[Any]]) -> tuple[tuple[in
             raise Unresolved(f"its parameters have the shape {list(whole)}, but a fused op takes one dimension")
         wide, axis = [0], [norm.axis]
     elif not wide:
-        wide, axis = ([len(whole) - 1] if whole else []), [_axis_of_one(norm, len(whole))]
+        axis = [_axis_of_one(norm, len(whole))]
     else:
         rank = norm.ndim if norm.ndim is not None and norm.ndim >= len(whole) else len(whole) if len(whole) > 2 else None
         axis = [_axis(number - len(whole), rank) for number in wide]
