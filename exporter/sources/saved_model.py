@@ -183,10 +183,11 @@ class _Reader:
         functions = SavedFunctions(self._part.data, self._saved, self._stored)
         norms = functions.norms()
         prefix = model_prefix(self._stored.variable_name(node) for node in range(len(self._stored)))
-        cut = prefix is not None and len(norms) > 1 and all(prefix.match(norm.path) for norm in norms)
+        if prefix is not None and (len(norms) < 2 or not all(prefix.match(norm.path) for norm in norms)):
+            prefix = None
 
         def path(said: str) -> str:
-            return prefix.sub("", said, count=1) if prefix is not None and cut else said
+            return prefix.sub("", said) if prefix is not None else said
 
         for outcome in layers(norms, self._values, self._part.tensorflow_version or ""):
             if isinstance(outcome, Skipped):

@@ -41,8 +41,8 @@ def read_kernels(file: File, groups: Sequence[LayerGroup], tree: Node, renamed: 
 
 
 def _renamed(path: str, renamed: Mapping[str, str]) -> str:
-    first = next((old for old in renamed if path == old or path.startswith(f"{old}/")), None)
-    return path if first is None else renamed[first] + path[len(first):]
+    top, below, inner = path.partition("/")  # a name that Keras made contains no slash
+    return renamed.get(top, top) + below + inner
 
 
 def _kernel(file: File, groups: Mapping[str, LayerGroup], feeding: Feeding, renamed: Mapping[str, str], gathered: Kernels) -> Kernel | str:

@@ -10,6 +10,7 @@ in several ways; inference reads the variables moving_mean and moving_variance b
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Hashable, Iterator, Sequence
 
 from exporter.formats.graph_def import Node
@@ -52,8 +53,8 @@ def without_correction(tracer: Tracer, source: Traced | None, ops: frozenset[str
     return own[0] if len(own) == 1 else None
 
 
-def _is_correction(tracer: Tracer, source: Traced) -> bool:
-    return isinstance(source, Opaque) and any(map(_is_renorm, tracer.statistics(source)))
+def _is_correction(tracer: Tracer, source: Opaque) -> bool:
+    return any(map(_is_renorm, tracer.statistics(source)))
 
 
 def _is_renorm(source: Traced) -> bool:
@@ -73,8 +74,9 @@ class Averages:
 
     def of(self, roles: Roles, moment: Moment) -> tuple[Parameter, Parameter] | None:
         """Those of the mean and the variance of a layer in training, None if they are unknown. moment: one of its statistics."""
-        corrections = [source for source in (roles.gamma, roles.beta) if isinstance(source, Opaque)]
-        if any(_is_correction(self._tracer, source) for source in corrections):
+        computed = [source for source in (roles.gamma, roles.beta) if isinstance(source, Opaque)]
+        corrections = [source for source in computed if _is_correction(self._tracer, source)]
+        if corrections:
             found = self._beside_renorm(corrections)
             return (_along(found[0], moment), _along(found[1], moment)) if found is not None else None
         mean, variance = (self._one(self._found.get(one.identity, ()), roles) for one in (roles.mean, roles.variance))
@@ -169,4 +171,4 @@ def _along(average: Variable, moment: Moment) -> Parameter:
     if len(kept) != 1 or average.shaping:
         return average
     sizes = tuple(-1 if number == kept[0] else 1 for number in range(max(axes) + 1))
-    return Variable(average.key, average.name, (("reshape", sizes),))
+    return dataclasses.replace(average, shaping=(("reshape", sizes),))

@@ -71,7 +71,7 @@ def _fits(graph: MetaGraph, checkpoint: Checkpoint) -> bool:
     stored_as = saved_names(graph)
     roles = [role for norm in graph_norms(graph.graph) for role in (norm.gamma, norm.beta, *(norm.moving or (norm.mean, norm.variance)))]
     used = {role.name for role in roles if isinstance(role, Variable)}
-    return bool(used) and all(stored_as.get(name, name) in checkpoint or name in checkpoint for name in used)
+    return bool(used) and all(_stored_name(name, stored_as, checkpoint) in checkpoint for name in used)
 
 
 def read_graph(checkpoint: Checkpoint, graph: MetaGraph, found: Found, options: ReadOptions) -> None:
@@ -110,6 +110,12 @@ def saved_names(meta: MetaGraph) -> dict[str, str]:
     return found
 
 
+def _stored_name(variable: str, stored_as: Mapping[str, str], checkpoint: Checkpoint) -> str:
+    """The name of a variable in a checkpoint: that of the graph's saver, or its own if another saver wrote this checkpoint."""
+    name = stored_as.get(variable, variable)
+    return name if name in checkpoint else variable
+
+
 def _variable_of(nodes: Mapping[str, Node], name: str) -> str | None:
     """The variable that a save op gets, directly or through a read."""
     for _ in range(10):
@@ -144,8 +150,7 @@ class _Names:
 
     def read(self, variable: Variable) -> Values | None:
         """The stored values, None if the checkpoint has none."""
-        name = self._stored_as.get(variable.name, variable.name)
-        name = name if name in self._checkpoint else variable.name
+        name = _stored_name(variable.name, self._stored_as, self._checkpoint)
         if self._ema == "yes" and name + AVERAGE in self._checkpoint:
             name += AVERAGE
         elif self._ema == "no" and name.removesuffix(AVERAGE) in self._checkpoint:

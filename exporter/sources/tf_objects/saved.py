@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -35,13 +36,12 @@ class KerasMetadata:
 
     def path(self, found: ObjectNorm) -> str:
         """The names of the Keras objects on the way to one, without the model's own; "" if its own is not known."""
-        nodes = found.way[0]
+        nodes, roles = found.way
         if not self._name(found.node):
             return ""
-        path = ""
-        for outer, node, role in zip((-1, *nodes), nodes, ("", *found.way[1]), strict=False):
-            if node != nodes[0] or len(nodes) == 1:
-                path = join(path, INNER_NORM if role == INNER_NORM and self._is_fused(outer) else self._name(node))
+        path = "" if roles else self._name(found.node)
+        for (outer, node), role in zip(itertools.pairwise(nodes), roles, strict=True):
+            path = join(path, INNER_NORM if role == INNER_NORM and self._is_fused(outer) else self._name(node))
         return path
 
     def _is_fused(self, node: int) -> bool:
@@ -205,6 +205,6 @@ def same_norms(saved: SavedGraph, stored: CheckpointGraph) -> list[ObjectNorm]:
 
 
 def model_prefix(variables: Iterable[str]) -> re.Pattern[str] | None:
-    """What matches the model's name, which all of its variables' names begin with, at the start of a path; None if they do not."""
+    """What matches the model's name, which all of its variables' names begin with, at the start of a path alone; None if they do not."""
     first = {name.partition("/")[0] for name in variables if name}
-    return re.compile(rf"{re.escape(first.pop())}(_\d+)?/") if len(first) == 1 else None
+    return re.compile(rf"\A{re.escape(first.pop())}(_\d+)?/") if len(first) == 1 else None
