@@ -88,6 +88,18 @@ def test_damaged_strings_are_noticed(tmp_path):
             checkpoint.strings("s")
 
 
+@pytest.mark.parametrize("count", [1, 2, 1 << 60])
+def test_more_strings_than_there_is_room_for(tmp_path, count):
+    index = write_bundle(tmp_path, "m", {"s": [b""]}, change=lambda entries: [
+        (key, value + field(2, shape_proto((count,))) if key == b"s" else value) for key, value in entries])
+    with opened(index) as checkpoint:
+        if count == 1:
+            assert checkpoint.strings("s") == [b""]
+            return
+        with pytest.raises(FormatError, match="tensor s is too small for its shape"):
+            checkpoint.strings("s")
+
+
 SLICES = {"rows": [[(0, 3), (0, -1)], [(3, 4), (0, -1)], [(7, 3), (0, -1)]], "columns": [[(0, -1), (0, 2)], [(0, 10), (2, 3)]],
           "whole": [[(0, -1), (0, -1)]], "far": [[(0, 70), (0, 5)], [(70, 200), (0, 5)]]}
 

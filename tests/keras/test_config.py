@@ -39,6 +39,7 @@ def norms(value):
         layer("Merge", "merge_1", layers=[sequential(norm("l"), name="left"), sequential(norm("r"), name="right")]), norm("joint")]},
      ["merge_1/left/l", "merge_1/right/r", "joint"]),
     (sequential(layer("own>Block", "block", inner={"deeper": [norm("x"), {"again": norm("y")}]})), ["block/x", "block/y"]),
+    (sequential(layer("own>Block", "block", spec={"config": {"name": "said"}}, inner=norm("n"))), ["block/n"]),
     (layer("own>Net", "net", backbone=sequential(norm("b"), name="backbone")), ["backbone/b"]),
     (sequential(norm("a/b"), norm("日本")), ["a/b", "日本"]),
     ({"name": "Sequential", "layers": [{"name": "Dense", "custom_name": "dense"}, {"name": "BatchNormalization", "custom_name": "bn"}]},

@@ -306,6 +306,13 @@ def test_names_of_another_session_are_paired_by_their_order(tmp_path):
     assert found.source.kernel.tobytes() == kernel(2, 2, 4, CHANNELS).tobytes()
 
 
+def test_what_is_inside_a_model_of_another_name_has_the_name_in_the_weights(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps(sequential(sequential(conv(), norm("bn"), name="sequential_4"))))
+    held = {"sequential_1": [*weights(), *named("bn", parameters(CHANNELS))]}
+    found = only(exporter.fold_model(write(tmp_path / "w.h5", held, **KERAS_2), architecture=tmp_path / "a.json"))
+    assert found.norm.path == "sequential_1/bn"
+
+
 def test_in_a_child_and_here_it_is_the_same(tmp_path):
     path = model(tmp_path / "m.h5", conv(), weights())
     here, child = exporter.read(path, kernels=True), exporter.read(path, kernels=True, isolated=True)

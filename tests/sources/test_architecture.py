@@ -80,6 +80,7 @@ def test_a_sequential_does_not_list_its_input(tmp_path):
     (model("bn_1", "bn_2"), "the file contains no weights for it"),  # names that a user gave
     (model("batch_normalization_5", "batch_normalization_4"), "the file contains no weights for it"),  # made in another order
     (model("batch_normalization_4", "batch_normalization_5", "fc"), "the file contains no weights for it"),
+    (model("dense", "batch_normalization_1", "batch_normalization"), "dense: the architecture .* does not match"),  # of two layers
     (functional("m", *model("batch_normalization_7", "batch_normalization_8")["config"]["layers"][:4]), "file contains no weights for it"),
     (model("batch_normalization_7", "batch_normalization_8", scale=False), "scale=false")])
 def test_architectures_that_differ_in_more_than_made_up_names(tmp_path, config, what):

@@ -99,6 +99,47 @@ def test_a_transpose_that_does_not_come_back_changes_nothing(tmp_path):
     assert (layer.axis, layer.ndim) == ((-1,), 4)
 
 
+def test_a_transpose_behind_both_sides_of_a_conditional_is_one(tmp_path):
+    nodes, reads = frozen_variables("bn", parameters())
+    orders = [const("p", np.int32([0, 2, 3, 1])), const("q", np.int32([0, 3, 1, 2]))]
+    sides = [node("s", "Switch", "bn/FusedBatchNormV3", "train"), node("a", "Identity", "s"), node("b", "Identity", "s:1"),
+             node("m", "Merge", "a", "b")]
+    layer = read(tmp_path, X, node("train", "Placeholder"), *nodes, *orders, node("t", "Transpose", "x", "p"), fused("bn", reads, x="t"),
+                 *sides, node("u", "Transpose", "m", "q"))["bn"]
+    assert (layer.axis, layer.ndim) == ((1,), 4)
+
+
+def test_a_function_that_is_called_for_two_layers_holds_both(tmp_path):
+    first, second = parameters(), parameters(seed=1)
+    nodes, reads = frozen_variables("a", first)
+    more, others = frozen_variables("b", second)
+    body = function("f", ["h", *ROLES], [node("y", "FusedBatchNormV3", "h", *ROLES, is_training=False, epsilon=0.001)], {"o": "y:y:0"})
+    calls = [node("one", "PartitionedCall", "x", *reads, f=Function("f")), node("two", "PartitionedCall", "one", *others, f=Function("f"))]
+    bundle = read(tmp_path, X, *nodes, *more, *calls, functions=[body])
+    check(bundle["a"], first)
+    check(bundle["b"], second)
+
+
+@pytest.mark.parametrize("op", ["While", "StatelessWhile"])
+@pytest.mark.parametrize("inside", ["same", "changed", "exchanged", "in circles"])
+def test_a_parameter_that_comes_out_of_a_loop(tmp_path, op, inside):
+    """It is the one that went in if no step of the loop changes it."""
+    values = parameters()
+    nodes, reads = frozen_variables("bn", values)
+    gamma, beta = {"same": ("i:output:0", "b"), "changed": ("d:z:0", "b"), "exchanged": ("b", "g"),
+                   "in circles": ("k:output:0", "b")}[inside]
+    ops = [node("i", "Identity", "g"), node("d", "Add", "g", "g"), node("j", "Identity", "k:output:0"), node("k", "Identity", "j:output:0")]
+    body = function("body", ["h", "g", "b"], ops, {"h": "h", "g": gamma, "b": beta})
+    condition = function("cond", ["h", "g", "b"], [], {"c": "h"})
+    loop = node("loop", op, "x", *reads[:2], body=Function("body"), cond=Function("cond"))
+    used = [X, *nodes, loop, fused("bn", ["loop:1", "loop:2", *reads[2:]])]
+    if inside == "same":
+        check(read(tmp_path, *used, functions=[body, condition])["bn"], values)
+        return
+    with pytest.raises(UnresolvedError, match="its gamma is a value that changes in a loop"):
+        read(tmp_path, *used, functions=[body, condition])
+
+
 def test_the_copy_in_training_of_one_function_and_that_of_inference_of_another(tmp_path):
     """What is normalized is seen through the calls: both copies are fed the same input."""
     values = parameters()

@@ -108,6 +108,8 @@ def test_the_axis_of_a_kernels_output_channels(tmp_path, op, axis):
 def test_a_layer_that_is_called_twice_has_no_one_place(tmp_path):
     layer, _ = read(tmp_path, KERNEL, conv(), norm("c/Conv2D"), conv("d/Conv2D"), norm("d/Conv2D", "again/FusedBatchNormV3"))
     assert layer.calls == ()
+    layer, _ = read(tmp_path, KERNEL, conv(), norm("c/Conv2D"), norm("c/Conv2D", "again/FusedBatchNormV3"))
+    assert layer.calls == (), "also on one input"
 
 
 def test_what_another_body_computes_or_reads_is_not_said(tmp_path):

@@ -248,17 +248,19 @@ def test_a_mean_that_something_more_multiplies_or_that_is_added_is_none(tmp_path
         read(tmp_path, X, *nodes, *ops)
 
 
-@pytest.mark.parametrize("statistics", [True, False])
+@pytest.mark.parametrize("statistics", ["mean", "sum", None])
 def test_arguments_of_functions_are_followed_out_of_them(tmp_path, statistics):
-    """A mean of the batch is one also where a function subtracts it from what it is given."""
+    """A mean of the batch is one also where a function subtracts it from what it is given, or divides the sum that it is given."""
     nodes, (gamma, beta, mean, variance) = frozen_variables("bn", parameters())
     made = [const("a", np.int32([0, 1, 2])), node("m", "Mean", "x", "a"), node("d", "SquaredDifference", "x", "m"),
-            node("v", "Mean", "d", "a")]
+            node("v", "Mean", "d", "a"), node("sum", "Sum", "x", "a")]
+    divided = [const("n", np.float32(32)), node("mean", "RealDiv", "moving_mean", "n:output:0")] if statistics == "sum" else []
+    mean_inside = "mean:z:0" if divided else "moving_mean"
     body = function("f", ["x", *ROLES], [const("e", np.float32(1e-3)), node("p", "Add", "moving_variance", "e:output:0"),
                                         node("r", "Rsqrt", "p:z:0"), node("g", "Mul", "r:y:0", "gamma"), node("gx", "Mul", "x", "g:z:0"),
-                                        node("gm", "Mul", "moving_mean", "g:z:0"), node("s", "Sub", "beta", "gm:z:0"),
+                                        node("gm", "Mul", mean_inside, "g:z:0"), node("s", "Sub", "beta", "gm:z:0"), *divided,
                                         node("y", "Add", "gx:z:0", "s:z:0")], {"o": "y:z:0"})
-    given = ["m", "v"] if statistics else [mean, variance]
+    given = [{"mean": "m", "sum": "sum"}[statistics], "v"] if statistics else [mean, variance]
     used = nodes[:4] if statistics else nodes
     call = node("c", "PartitionedCall", "x", gamma, beta, *given, f=Function("f"))
     if statistics:

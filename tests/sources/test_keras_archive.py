@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import zipfile
 
 import numpy as np
@@ -144,6 +145,9 @@ def test_a_shared_layer_stands_once(model):
     for layer in (layers[0], nested["config"]["layers"][0]):  # 2.11 and 2.12 have no identities of inner layers
         del layer["shared_object_id"]
     assert shown(model(functional("m", *layers), groups)) == expected
+    block = entry("Block", "blk", registered="lab>Block", norm=norm("twice"))  # it, or a model of it, keeps the layer as an attribute
+    bundle = model(functional("m", norm("twice"), block), {"layers/batch_normalization": A, "layers/block": []})
+    assert (shown(bundle), bundle.skipped) == ({"twice": (0.001, given(A))}, [])
 
 
 def test_users_batch_norms_and_impostors(model):
@@ -174,7 +178,8 @@ def test_subclassed_model_with_names(model):
     assert shown(bundle) == {"blk/batch_normalization_4": (None, given(A)), "stem": (None, given(B)), "other": (None, given(C))}
     assert [(path, "gamma or beta" in reason) for path, reason in bundle.skipped] == [("lost", True)]
     said = "\n".join(bundle.warnings)
-    assert "assumed to be a batch norm because it contains four vectors of one length" in said
+    assert re.findall(r"(.*): assumed to be a batch norm because it contains four vectors of one length", said) == [
+        "blk/batch_normalization_4", "other"]
     assert "pair: it contains two vectors of one length" in said
     assert "ln" not in said
     assert bundle.layers[0].axis is None
@@ -218,6 +223,10 @@ def test_unbuilt_and_missing(model):
     assert "no weights" in bundle.skipped[0][1]
     bundle = model(functional("m", norm("gone")), {"layers/batch_normalization": ([], "gone")})
     assert bundle.skipped[0][0] == "gone"
+    block = entry("Block", "blk", registered="lab>Block", norm=norm("inside"))
+    bundle = model(functional("m", norm("here"), block), {"layers/batch_normalization": A, "layers/block": []})
+    assert bundle.paths() == ["here"]
+    assert [(path, "no weights" in reason) for path, reason in bundle.skipped] == [("blk/inside", True)]
 
 
 def test_config_and_weights_that_do_not_fit(model):

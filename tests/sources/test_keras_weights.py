@@ -262,6 +262,18 @@ def test_a_batch_norm_over_several_axes_that_no_config_describes_is_not_dropped_
     assert any(f"stem/{name}: it contains {len(wide)} arrays of shape [1, 3, 1, 2]" in warning for warning in bundle.warnings) == warns
 
 
+@pytest.mark.parametrize(("shape", "axis"), [((1, 3, 1, 2), (1, 3)), ((1, 1, 1, 3), (-1,)), ((3, 1), None), ((2, 3), None)])
+def test_parameters_in_the_rank_of_the_input_say_their_axes(weights, shape, axis):
+    """tf.keras keeps them so for a list of axes; the first is that of the batch, and has one element."""
+    path = weights({"layers/batch_normalization": norm_arrays(4, shape=shape)})
+    if axis is None:
+        assert ["does not specify along which axes" in reason for _, reason in read(path).skipped] == [True]
+        return
+    (layer,) = exporter.read(path, epsilon=1e-3)
+    assert layer.axis == tuple(each - len(shape) if each >= 0 else each for each in axis)
+    assert layer.shape == tuple(size for size in shape if size > 1)
+
+
 def test_what_may_be_the_only_batch_norm(weights):
     """That a file contains none is said only where that is certain."""
     path = weights({"layers/blur": list(norm_arrays(4).values())[2:]})

@@ -554,6 +554,17 @@ def test_objects_without_a_config_get_the_rest_from_the_functions(tmp_path, layo
     assert [getattr(layer, role).tobytes() for role in ROLES] == [VALUES[role].tobytes() for role in ROLES]
 
 
+def test_a_mean_that_a_function_computes_from_its_variable_is_no_activation(tmp_path):
+    """(x - 2 * mean) * r * gamma + beta is a batch norm, whose mean is not the stored one."""
+    gamma, beta, mean, variance = (f"read_{name}:value:0" for name in "gbmv")
+    ops = [const("two", np.float32(2)), node("m2", "Mul", mean, "two:output:0"), node("d", "Sub", "x", "m2:z:0"),
+           const("eps", np.float32(0.02)), node("add", "AddV2", variance, "eps:output:0"), node("r", "Rsqrt", "add:z:0"),
+           node("dr", "Mul", "d:z:0", "r:y:0"), node("drg", "Mul", "dr:z:0", gamma), node("call", "AddV2", "drg:z:0", beta)]
+    bundle = read(write_exported(tmp_path, ops=ops))
+    assert not bundle.layers
+    assert {each.reason for each in bundle.skipped} == {"its mean is what the op Mul computes"}
+
+
 @pytest.mark.parametrize("kernel", [0.02, 0.03])
 def test_two_functions_that_disagree_about_epsilon_say_none(tmp_path, kernel):
     values = [f"read_{name}:value:0" for name in "gbmv"]

@@ -98,7 +98,10 @@ def test_what_it_does_not_claim(tmp_path, simple):
 
 
 def test_a_folder_without_state_file(tmp_path, simple):
-    simple.write(tmp_path, "one")
+    index = simple.write(tmp_path, "one")
+    (tmp_path / "notes.index").write_text("a book")
+    (tmp_path / "old.index").mkdir()
+    (tmp_path / "copy of one").write_bytes(index.read_bytes())
     assert len(read(tmp_path)) == 1
     simple.write(tmp_path, "two")
     with pytest.raises(FormatError, match=r"2 checkpoints \(one.index, two.index\)") as caught:
@@ -285,6 +288,29 @@ def test_batch_norm_of_sonnet(tmp_path, scale, average, axis):
     for role, key in zip(ROLES, keys, strict=True):
         assert getattr(layer, role).tobytes() == model.tensors[key].tobytes()
     assert (layer.path, layer.axis, layer.ndim, layer.shape, layer.class_name) == ("net/bn", axis, len(average), (3,), "BatchNorm")
+
+
+@pytest.mark.parametrize("spoil", ["_hidden", "_counter", "average"])
+@pytest.mark.parametrize("statistic", ROLES[2:])
+def test_averages_of_another_library_than_sonnet_are_not_taken_for_its(tmp_path, statistic, spoil):
+    """`average` has to be a variable, beside those it is made from."""
+    model = Model()
+    for role in ROLES[2:]:
+        for name in ("_counter", "_hidden", "average"):
+            if (role, name) != (statistic, spoil):
+                model.variable(("net", "bn", role, name))
+            elif name == "average":
+                model.add("net", "bn", role, name)
+    with pytest.raises(UnsupportedError, match="no object of the checkpoint has variables named moving_mean and moving_variance, and"):
+        exporter.read(model.write(tmp_path), epsilon=1e-3)
+
+
+def test_a_parameter_is_a_variable(tmp_path):
+    """What else a class of the user's calls beta is none: the layer has no beta."""
+    model = Model().norm("bn", roles=("gamma", *ROLES[2:]))
+    model.add("bn", "beta", "inner")
+    layer, = read(model.write(tmp_path)).layers
+    assert set(layer.parameters()) == {"gamma", *ROLES[2:]}
 
 
 def test_a_module_with_names_of_its_own(tmp_path):

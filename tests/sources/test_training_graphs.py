@@ -196,6 +196,14 @@ def test_copies_for_other_devices_are_the_variable_that_is_stored(tmp_path):
     check(bundle["bn"], values)
 
 
+def test_a_variable_named_like_a_copy_of_something_else_is_itself(tmp_path):
+    names = [f"{role}/replica_1" for role in ROLES]
+    values = parameters()
+    nodes, reads = variables("bn", names=names)
+    others = [node(f"bn/{role}", "Placeholder") for role in ROLES]
+    check(exporter.read(save(tmp_path, tensors("bn", values, names), X, *others, *nodes, *chain("bn", "x", *reads))).layers[0], values)
+
+
 @pytest.mark.parametrize("other", ["zeros", "half", "named"])
 def test_a_choice_between_an_activation_and_a_constant_is_an_activation(tmp_path, other):
     """Masking, threshold, hard_shrink: where(x > t, x, constant) before a batch norm."""
@@ -213,6 +221,19 @@ def test_a_choice_between_the_statistics_of_the_batch_and_stored_ones_is_the_sto
     of_batch, *batch = moments("bn")
     chosen = [node(f"s{n}", "SelectV2", "train", one, other) for n, (one, other) in enumerate(zip(batch, stored, strict=True))]
     bundle = freeze(tmp_path, X, node("train", "Placeholder"), *nodes, *of_batch, *chosen, *chain("bn", "x", gamma, beta, "s0", "s1"))
+    check(bundle["bn"], values)
+
+
+def test_a_statistic_is_one_however_often_it_is_added_to_itself(tmp_path):
+    """Each value that it is computed from is looked at once, not once for each way to it."""
+    values = parameters()
+    nodes, (gamma, beta, *stored) = frozen_variables("bn", values)
+    of_batch, *batch = moments("bn")
+    sums = [node(f"{name}{n + 1}", "Add", *[f"{name}{n}"] * 2) for name in "mv" for n in range(12)]
+    firsts = [node(f"{name}0", "Identity", one) for name, one in zip("mv", batch, strict=True)]
+    chosen = [node(f"s{n}", "SelectV2", "train", one, other) for n, (one, other) in enumerate(zip(("m12", "v12"), stored, strict=True))]
+    bundle = freeze(tmp_path, X, node("train", "Placeholder"), *nodes, *of_batch, *firsts, *sums, *chosen,
+                    *chain("bn", "x", gamma, beta, "s0", "s1"))
     check(bundle["bn"], values)
 
 
