@@ -20,7 +20,7 @@ from exporter.batchnorm.bundle import Origin
 from exporter.batchnorm.places import Call, Neighbor
 from exporter.targets import html_report, target_for
 from exporter.targets.shared import channel_data
-from exporter.targets.shared.drawing import HEADROOM, HEIGHT, WIDTH, histogram, number, ranges, short
+from exporter.targets.shared.drawing import HEADROOM, HEIGHT, WIDTH, histogram, number, power, ranges, short
 from exporter.targets.shared.options import WriteOptions
 from tests.make.layers import make_bundle, make_layer
 
@@ -148,6 +148,116 @@ def test_the_verdict_of_the_test_vectors(tmp_path):
     assert "Test vectorsbeyond the bound" in text
 
 
+def known():
+    """Layers whose numbers on the page can be computed in one's head: the roots of the first are 1 to 4."""
+    arrays = {"gamma": [[2, -6, 3], [4, 4, 4]], "beta": [[0, 0, 0], [0, 0, 0]], "moving_mean": [[-1, 0, 3], [3, 3, 7]],
+              "moving_variance": [[0.25, 3.25, 8.25], [15.25, 15.25, 15.25]]}
+    first = make_layer("a_b", shape=(2, 3), axis=(1, -1), ndim=4, epsilon=0.75, momentum=0.9)
+    first = first.replace(**{name: np.float32(values) for name, values in arrays.items()})
+    one = make_layer("one", shape=(1,), gamma=False, beta=False, momentum=None)
+    one = one.replace(moving_mean=np.float32([2]), moving_variance=np.float32([0.999]))
+    return make_bundle(first, one, first.replace(path="c", epsilon=1e-3), skipped=(("gone", "because"),))
+
+
+def cells(page, number):
+    """(what it is sorted by, what is shown) of each cell of a layer's row."""
+    row = re.search(rf'<tbody id="layer-{number}" [^>]*><tr class="row">(.*?)</tr>', page).group(1)
+    return re.findall(r'<t[dh] [^>]*?(?:data-key="([^"]*)")?>(.*?)</t[dh]>', row)
+
+
+def test_the_page_says_the_numbers_of_the_layers():
+    page = write(known()).decode()
+    assert [shown for _, shown in cells(page, 1)[:-1]] == [
+        "1", "<bdi>a_<wbr>b</bdi>", "2×3", "1, −1", "float32", "0.75", "0.250", "3.00"]
+    assert [key for key, _ in cells(page, 1)] == ["1", "", "6", "1", "", "0.75", "0.25", "3.0", "1"]
+    assert re.search(r">Variance below epsilon <b>1</b></span>$", cells(page, 1)[-1][1])
+    assert [shown for _, shown in cells(page, 2)] == ["2", "<bdi>one</bdi>", "1", "−1", "float32", "0.001", "0.999", "1.00", ""]
+    assert cells(page, 2)[-1][0] == "0"
+    facts = dict(re.findall(r"<dt>([^<]*)</dt><dd>([^<]*)</dd>", page[: page.index("</header>")]))
+    assert facts == {"Layers": "3", "Channels": "13", "Epsilon": "0.001, 0.75", "Type": "float32", "Layers with warnings": "1",
+                     "Layers with notes": "1", "Test vectors": "all within the bound"}
+    details = page.split('<tr class="detail"')
+    assert "<dt>Input rank</dt><dd>4</dd></div><div><dt>Momentum</dt><dd>0.9</dd>" in details[1]
+    assert "Input rank" not in details[2]
+    assert "Momentum" not in details[2]
+    assert '<small>1 layer, 1 channel</small></h3>' in page
+    assert '<small>1 layer</small></h3>' in page
+    assert "<li><bdi>gone</bdi>: because</li>" in page
+
+
+def test_the_charts_are_of_the_layers_numbers():
+    """160 units wide in 8 bins, the highest 40 high; a mark at its number."""
+    page = write(known()).decode()
+    figures = {name: (re.findall(r' d="([^"]*)"', picture), re.sub("<.*?>", " ", picture).split())
+               for name, picture in re.findall(r'<figure aria-label="([^"]*)"><figcaption>.*?</figcaption>(.*?)</figure>',
+                                               page.split('<tr class="detail"')[1])}
+    assert figures["gamma"] == (["M0 52v-10h20v10h100v-10h20v-30h20V52z", "M96 0V52"],
+                                ["0", "min", "−6.00", "median", "3.50", "max", "4.00"])
+    assert figures["beta"] == (["M0 52h80v-40h20v40h60V52z"], ["all", "0"])
+    assert figures["moving_mean"] == (["M0 52v-13h40v13h40v-40h20v40h40v-13h20V52z", "M20 0V52"],
+                                      ["0", "min", "−1.00", "median", "3.00", "max", "7.00"])
+    assert figures["moving_variance (log)"][0][1] == f"M{round(160 * np.log(0.75 / 0.25) / np.log(15.25 / 0.25))} 0V52"
+    assert figures["moving_variance (log)"][1] == ["ε", "min", "0.250", "median", "11.8", "max", "15.2"]
+    assert figures["effective scale"][1] == ["0", "min", "−3.00", "median", "1.00", "max", "2.00"]
+    other = page.split('<tr class="detail"')[2]
+    assert [word in other for word in ("none: the layer uses 1", "none: the layer uses 0", "one channel <b>2.00</b>")] == [True] * 3
+    assert "ε</text>" not in other, "far below the only variance"
+
+
+def test_the_drawing_over_all_layers():
+    """1000 units wide and high; variances from 0.1 to 100, scales from 0.1 to 10."""
+    drawings = re.findall(r'<div class="plot">(.*?)</div>', write(known()).decode())
+    ends = [re.findall(r'<span class="(?:top|bottom|first|last)">(.*?)</span>', one) for one in drawings]
+    assert ends == [["100", "0.1", "1", "3"], ["10", "0.1", "1", "3"]]
+
+    def levels(*values, top, bottom):
+        return [round((top - np.log10(value)) / (top - bottom) * 1000) for value in values]
+
+    (high, low), line = levels(15.25, 0.25, top=2, bottom=-1), levels(11.217, 0.999, 11.217, 0.75, top=2, bottom=-1)  # geometric
+    assert f'class="band" d="M0 {high}V{high}H333V667H667V{high}H1000V{low}H667V667H333V{low}H0z"' in drawings[0]
+    assert f'class="middle" d="M0 {line[0]}V{line[0]}H333V{line[1]}H667V{line[2]}H1000"' in drawings[0]
+    assert f'class="mark" d="M0 {line[3]}V{line[3]}H333' in drawings[0]
+    assert 'class="grid" d="M0 667H1000M0 333H1000"' in drawings[0]
+    scales = levels(3, 2 / 0.251**0.5, 4 / 15.251**0.5, top=1, bottom=-1)
+    assert f'class="band" d="M0 {scales[0]}V{scales[0]}H333V500H667V{scales[1]}H1000V{scales[2]}H667V500H0z"' in drawings[1]
+    assert "mark" not in drawings[1]
+    assert [one.split('<span class="legend">')[1].partition("<")[0].count("dashed") for one in drawings] == [1, 0]
+
+
+def test_what_is_said_of_many_layers_is_cut():
+    dead = [make_layer(f"bn_{number}", epsilon=(number + 1) / 1000).replace(gamma=np.zeros(4, np.float32)) for number in range(6)]
+    page = write(make_bundle(*dead)).decode()
+    assert "<dd>0.001, 0.002, 0.003 and 3 more</dd>" in page
+    kind = re.search(r'<section class="kind note"><h3>Dead channels<small>(.*?)</small>.*?<ul>(.*?)</ul>', page)
+    assert kind.group(1) == "6 layers, 24 channels"
+    assert re.findall(r'href="#(.*?)"', kind.group(2)) == ["layer-1", "layer-2", "layer-3", "layer-4", "layers"]
+    assert 'data-kind="dead-channel">all 6 in the table' in kind.group(2)
+    few = write(make_bundle(*dead[:4])).decode()
+    assert "in the table" not in few
+    assert "more</dd>" in few
+    assert "0.003</dd>" in write(make_bundle(*dead[:3])).decode()
+
+
+def test_warnings_weigh_more_than_any_notes():
+    noted = make_layer("noted").replace(gamma=np.zeros(4, np.float32), moving_variance=np.full(4, 1e-13, np.float32))
+    untrained = make_layer("untrained").replace(moving_mean=np.zeros(4, np.float32), moving_variance=np.ones(4, np.float32),
+                                                gamma=np.ones(4, np.float32))
+    page = write(make_bundle(noted, untrained)).decode()
+    assert [int(cells(page, number)[-1][0]) for number in (1, 2)] == [3, 100]
+    assert re.findall(r'<section class="kind (\w+)">', page) == ["warning", "note", "note", "note"]
+
+
+def test_an_overflow_in_float32_is_said(monkeypatch):
+    monkeypatch.setattr(html_report.vectors, "part_of_bound", lambda *args: float("inf"))
+    text = "".join(Page(write(known())).text)
+    assert "Test vectorsoverflow in float32" in text
+    assert "Test vectors0 of 3 within the bound" in text
+
+
+def test_large_counts_have_thin_spaces():
+    assert "<dd>1\u202f200</dd>" in write(make_bundle(make_layer(shape=(1200,)))).decode()
+
+
 def test_the_title_tells_models_of_one_name_apart():
     titles = [re.search(rb"<title>(.*?)</title>", write(make_bundle(make_layer(seed=seed)))).group(1).decode() for seed in (1, 2)]
     assert titles[0] != titles[1]
@@ -208,6 +318,8 @@ def test_numbers_at_the_ends_of_each_type_are_drawn(dtype):
 @pytest.mark.parametrize(("value", "three", "few"), [
     (0.0, "0", "0"), (-0.0, "0", "0"), (1.0, "1.00", "1"), (-0.5, "−0.500", "−0.5"), (26.5315, "26.5", "26.5315"),
     (999.6, "1000", "999.6"), (4.36493e-4, "4.36e−4", "0.000436493"), (1.001e-5, "1.00e−5", "1.001e−5"),
+    (1e-3, "0.00100", "0.001"), (9.996e-4, "1.00e−3", "0.0009996"), (999.4, "999", "999.4"), (99999.4, "99999", "99999.4"),
+    (1e5, "1.00e5", "100000"), (1e6, "1.00e6", "1e6"),
     (128.0, "128", "128"), (65504.0, "65504", "65504"), (3.4e38, "3.40e38", "3.4e38"), (float("inf"), "inf", "inf")])
 def test_numbers_for_people(value, three, few):
     assert number(value) == three
@@ -243,6 +355,30 @@ def test_a_histogram_of_one_value_and_its_marks():
     svg = histogram(np.array([-1.0, 3.0]), [("zero", "0", 0.0), ("mark", "far", 9.0)])
     assert f'd="M{WIDTH // 4} 0V' in svg
     assert "far" not in svg
+
+
+@pytest.mark.parametrize(("exponent", "said"), [(5, "100000"), (6, "1e6"), (-5, "1e−5"), (-6, "1e−6"), (0, "1"), (400, "1e400")])
+def test_powers_of_ten(exponent, said):
+    assert power(exponent) == said
+
+
+@pytest.mark.parametrize(("value", "label"), [(8.0, 'x="131" y'), (8.2, 'x="128" text-anchor="end" y')])
+def test_a_mark_at_the_right_has_its_label_at_the_left(value, label):
+    svg = histogram(np.array([0.0, 10.0]), [("mark", "ε", value)])
+    assert f'<path class="mark" d="M{round(value * 16)} 0V{HEIGHT}"/><text {label}="8">ε</text>' in svg
+
+
+def test_an_epsilon_above_all_variances_is_at_the_right_end():
+    layer = make_layer(epsilon=0.5).replace(moving_variance=np.float32([0.01, 0.02, 0.03, 0.04]))
+    picture = re.search(r'aria-label="moving_variance \(log\)".*?</svg>', write(make_bundle(layer)).decode()).group()
+    assert f'class="mark" d="M{WIDTH} 0V' in picture
+
+
+@pytest.mark.parametrize(("top", "levels"), [(8, range(7, 0, -1)), (9, range(8, 0, -2)), (17, range(15, 0, -3))])
+def test_a_grid_has_few_lines_at_whole_powers(top, levels):
+    svg = ranges(*[np.array([1.0, 2.0])] * 3, None, 0.0, float(top))
+    said = [int(level) for level in re.search(r'class="grid" d="(.*?)"', svg).group(1).replace("H1000", "").split("M0 ")[1:]]
+    assert said == [round((top - level) / top * 1000) for level in sorted(levels)]
 
 
 def test_an_epsilon_outside_the_drawing_is_not_drawn_at_its_edge():
