@@ -177,7 +177,7 @@ def era_of_tensorflow(version: str | None) -> Era:
     return dataclasses.replace(era, version=numbers[0] if numbers else era.version, is_tf_keras=True)
 
 
-def adds_to_epsilon(tensorflow_version: str) -> bool:
+def adds_to_epsilon(tensorflow_version: str | None) -> bool:
     """tf.nn.fused_batch_norm of TensorFlow 1.0 to 1.3 put epsilon + 1e-12 into the graph if epsilon was 1e-5 or less (nn_impl.py)."""
     version = era_of(tensorflow_version, None).version
     return version is not None and (1,) <= version < (1, 4)

@@ -106,7 +106,7 @@ def _read_frozen(part: Part, found: Found) -> None:
     if any(node.op in VARIABLE_OPS for node in graph.main.nodes.values()) or (
             objects is not None and any(map(objects.is_variable, range(len(objects))))):
         raise FormatError("the SavedModel has no variables: their index is missing", where=VARIABLES)
-    for outcome in layers(graph_norms(graph), lambda variable: None, part.tensorflow_version or ""):
+    for outcome in layers(graph_norms(graph), lambda variable: None, part.tensorflow_version):
         found.take(outcome)
 
 
@@ -173,7 +173,7 @@ class _Reader:
         if epsilon is None:
             return layer
         in_use = [norm for norm in same if not norm.reason][:1]
-        for outcome in layers(in_use, self._values, self._part.tensorflow_version or ""):
+        for outcome in layers(in_use, self._values):
             if not isinstance(outcome, Skipped):
                 return outcome.replace(path=layer.path, name=layer.name, class_name=layer.class_name)
         return layer.replace(epsilon=epsilon)
@@ -189,7 +189,7 @@ class _Reader:
         def path(said: str) -> str:
             return prefix.sub("", said) if prefix is not None else said
 
-        for outcome in layers(norms, self._values, self._part.tensorflow_version or ""):
+        for outcome in layers(norms, self._values):
             if isinstance(outcome, Skipped):
                 found.skip(path(outcome.path), outcome.reason)
             else:

@@ -143,6 +143,14 @@ def test_one_written_by_hand(tmp_path, form):
     check(read(tmp_path, X, *nodes, *by_hand(form, *reads))["w"], values)
 
 
+@pytest.mark.parametrize("form", ["(x - m) / s * g + b", "g * (x - m) / s + b"])
+def test_what_is_normalized_is_no_constant(tmp_path, form):
+    """A kernel that is standardized by stored numbers is no layer."""
+    nodes, reads = frozen_variables("w", parameters(), ("scale", "offset", "mu", "sigma2"))
+    with pytest.raises(UnsupportedError, match="the model contains no BatchNormalization layer"):
+        read(tmp_path, const("x", np.ones((2, 3), np.float32)), *nodes, *by_hand(form, *reads))
+
+
 def test_a_bias_before_and_a_sum_after_are_not_beta(tmp_path):
     """x + bias is what is normalized, and a residual is added outside."""
     values = parameters()

@@ -19,7 +19,7 @@ from exporter.sources import saved_model
 from exporter.sources.shared.architecture import node_tree_from
 from exporter.sources.shared.options import ReadOptions
 from exporter.sources.tf_objects.parts import graphs_of, of_inference
-from tests.make.graph_files import Function, const, function, graph, node
+from tests.make.graph_files import Function, const, frozen_variables, function, graph, node
 from tests.make.live import ROLES, check_live, config, fill
 from tests.make.tensor_files import field, graph_proto, saved_graph_proto, saved_model_proto, write_bundle
 
@@ -527,6 +527,18 @@ def test_live_model_whose_variables_were_frozen(tmp_path, keras, index):
     assert np.float32(layer.epsilon) == np.float32(0.03)
     for role in ROLES:
         assert getattr(layer, role).tobytes() == np.asarray(getattr(norm, role)).tobytes()
+
+
+@pytest.mark.parametrize(("version", "raised"), [("1.2.0", True), ("1.4.0", False)])
+def test_a_frozen_model_of_a_tensorflow_that_added_to_epsilon(tmp_path, version, raised):
+    nodes, reads = frozen_variables("bn", list(VALUES.values()))
+    op = node("bn/FusedBatchNorm", "FusedBatchNorm", "x", *reads, is_training=False, epsilon=1e-5 + 1e-12)
+    data = saved_model_proto(b"", version, graph=graph(node("x", "Placeholder"), *nodes, op))
+    (tmp_path / "saved_model.pb").write_bytes(data)
+    (layer,) = read(tmp_path).layers
+    assert [getattr(layer, role).tobytes() for role in ROLES] == [VALUES[role].tobytes() for role in ROLES]
+    stored = float(np.float32(1e-5 + 1e-12))
+    assert (layer.epsilon, layer.effective_epsilon) == ((float(np.float32(1e-5)), stored) if raised else (stored, None))
 
 
 @pytest.mark.parametrize(("class_name", "role", "axis", "ndim"), [

@@ -421,6 +421,18 @@ def test_the_layers_of_keras_3_stand_in_a_list_of_operations(tmp_path):
     assert {layer.path: layer.epsilon for layer in bundle} == {"bn": 1e-5, "sub/inner": 1e-6, "td/norm": 1e-7}
 
 
+def test_a_layer_that_two_models_of_an_architecture_hold_is_one(tmp_path):
+    model = Model().norm("layer-0", "layer-0", scope="bn")
+    for number, inner in ((0, 1), (1, 1)):
+        model.add(f"layer-{number}", f"layer-{inner}")
+    model.nodes[model.add("layer-1")][0]["layer-0"] = model.add("layer-0", "layer-0")
+    one, other = (functional(config("bn", 1e-5), layer("ReLU", "relu"), name=name, class_name="Sequential") for name in ("one", "other"))
+    bundle = read(model.write(tmp_path), architecture=architecture(tmp_path, functional(one, other, class_name="Sequential")))
+    assert [(each.path, each.epsilon) for each in bundle] == [("one/bn", 1e-5)]
+    assert [([each.path for each in call.inputs], [each.path for each in call.outputs]) for call in bundle["one/bn"].calls] == [
+        ([], ["one/relu"]), (["one/relu"], ["other/relu"])]
+
+
 def test_what_a_sequential_has_lost_is_left_out(tmp_path):
     """TensorFlow 1.15 goes on holding it, behind the others."""
     model = Model().norm("layer-1", scope="bn").norm("layer-2", "layer", scope="gone")

@@ -40,7 +40,7 @@ class Unresolved(Exception):
 Read = Callable[[Variable], "Values | None"]
 
 
-def layers(norms: Sequence[GraphNorm], read: Read, tensorflow_version: str = "") -> Iterator[Stored | Skipped]:
+def layers(norms: Sequence[GraphNorm], read: Read, tensorflow_version: str | None = None) -> Iterator[Stored | Skipped]:
     """The batch norms of `graph_norms`, each as a layer or with the reason why it cannot be exported.
 
     read: the stored values of a variable, None if there are none. tensorflow_version: that wrote the graph, where known.
