@@ -245,6 +245,8 @@ def test_config_and_weights_that_do_not_fit(model):
     assert "integers" in said(norm("bn"), [value.astype("i4") for value in values])
     extra = {"layers/batch_normalization": A, "layers/batch_normalization_1": B}
     assert "the config does not" in error(model, functional("m", norm("bn")), extra)
+    both = {"layers/batch_normalization": A, "_layer_checkpoint_dependencies/batch_normalization": B}
+    assert "in a model, got both" in error(model, functional("m", norm("bn")), both, kind=FormatError)
     custom = model(functional("m", norm("bn", class_name="MyBN", registered="lab>MyBN")), {"layers/my_bn": [*values, values[0]]})
     assert "5 variables" in custom.skipped[0][1]
 
