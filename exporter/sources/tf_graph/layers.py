@@ -98,7 +98,7 @@ def _stored(role: str, source: Parameter, read: Read) -> Values:
         raise Unresolved(f"the file contains no value of its {role}, the variable {printable(source.name)}")
     if found.values.size > MAX_VALUES:
         raise Unresolved(f"its {role} has {found.values.size} values")
-    return dataclasses.replace(found, values=_reshaped(role, found.values, source.shaping))
+    return Values(_reshaped(role, found.values, source.shaping), found.dtype)
 
 
 def _whole(source: Variable | Constant | Parts, read: Read) -> Values | None:
@@ -161,8 +161,8 @@ def _aligned(norm: GraphNorm, arrays: dict[str, NDArray[Any]]) -> tuple[tuple[in
         rank = norm.ndim if norm.ndim is not None and norm.ndim >= len(whole) else len(whole) if len(whole) > 2 else None
         axis = [_axis(number - len(whole), rank) for number in wide]
     shape = tuple(whole[number] for number in wide) or (1,)
-    aligned = {name: np.ascontiguousarray(np.broadcast_to(values, whole)).reshape(shape) for name, values in arrays.items()}
-    return shape, tuple(axis), aligned
+    spread = ((name, values if values.shape == whole else np.broadcast_to(values, whole)) for name, values in arrays.items())
+    return shape, tuple(axis), {name: np.ascontiguousarray(values).reshape(shape) for name, values in spread}
 
 
 def _axis(from_the_end: int, rank: int | None) -> int:

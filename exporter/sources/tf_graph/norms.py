@@ -140,8 +140,8 @@ def graph_norms(graph: Graph, bound: Mapping[str, Sequence[Variable | None]] | N
                 kept.append(norm)
         elif resolved[norm.identity()] is norm:
             kept.append(norm)
-    calls = calls_of(kept, found, finder.tracer)
-    return _with_paths([dataclasses.replace(norm, calls=its) for norm, its in zip(kept, calls, strict=True)])
+    described = zip(kept, _paths(kept), calls_of(kept, found, finder.tracer), strict=True)
+    return [dataclasses.replace(norm, path=path, calls=calls) for norm, path, calls in described]
 
 
 class _Layers:
@@ -415,7 +415,7 @@ def _fuses_norm(node: Node) -> bool:
     return value is not None and b"FusedBatchNorm" in value.message(1).raws(2)
 
 
-def _with_paths(norms: list[GraphNorm]) -> list[GraphNorm]:
+def _paths(norms: list[GraphNorm]) -> list[str]:
     """Paths by the variables' scopes; where several layers share one (a whole model's variables in it), by the ops' if these differ."""
     paths = [variable_scope((norm.gamma, norm.beta), norm.moving or (norm.mean, norm.variance)) or op_scope(norm.node) for norm in norms]
     by_path: dict[str, list[int]] = {}
@@ -426,4 +426,4 @@ def _with_paths(norms: list[GraphNorm]) -> list[GraphNorm]:
         if len(numbers) > 1 and len(set(scopes)) == len(scopes):
             for number, scope in zip(numbers, scopes):
                 paths[number] = scope
-    return [dataclasses.replace(norm, path=path) for norm, path in zip(norms, paths)]
+    return paths
