@@ -30,6 +30,11 @@ def guarded() -> Iterator[None]:
         yield
     finally:
         sys.stdout, sys.stderr = given, given_error
+        try:
+            if given_error is not None:
+                given_error.flush()
+        except OSError:
+            discard_output(2)
 
 
 def _occupy() -> None:
@@ -44,11 +49,11 @@ def _occupy() -> None:
                 os.close(opened)
 
 
-def discard_output() -> None:
-    """Discards what is still buffered in standard output, so that the interpreter does not fail to write it at exit."""
+def discard_output(descriptor: int = 1) -> None:
+    """Discards what is still buffered in standard output (or 2: error), so that the interpreter does not fail to write it at exit."""
     with contextlib.suppress(OSError):
         null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, 1)
+        os.dup2(null, descriptor)
         os.close(null)
 
 
