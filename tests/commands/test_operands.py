@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -17,6 +14,7 @@ from exporter.commands.evaluate import evaluate
 from exporter.commands.export import export
 from exporter.commands.verify import verify
 from exporter.targets import SUFFIXES
+from tests.make import processes
 from tests.make.h5_files import named, parameters, write
 from tests.make.layers import ROOT, make_bundle, make_layer
 from tests.make.v3_files import norm, sequential
@@ -32,8 +30,7 @@ def piped():
     def call(data, command, *words):
         program = f"from exporter.commands import {command.__module__.rpartition('.')[2]} as it; it.{command.__name__}_command()"
         program = program.replace("evaluate_command", "eval_command")
-        return subprocess.run([sys.executable, "-c", program, *map(str, words)], input=data, capture_output=True, timeout=60,
-                              env={**os.environ, "PYTHONPATH": str(ROOT)})
+        return processes.run(program, *words, data=data)
 
     return call
 

@@ -14,12 +14,18 @@ import pytest
 
 import exporter
 from exporter.batchnorm.bundle import Origin
+from tests.make import processes
 from tests.make.layers import ROOT, make_bundle, make_layer
 
 KERAS = ROOT / "sample_models" / "encoder_keras3" / "model.keras"
 COMMAND = f"{sys.executable} -m exporter"
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="a POSIX shell")
+
+
+def command(*words, **streams):
+    """The finished process of a command; streams: see processes.run."""
+    return processes.run(processes.MODULE, *words, **streams)
 
 
 @pytest.fixture
@@ -41,9 +47,9 @@ def test_a_name_that_the_console_lacks_is_escaped(shell, tmp_path):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
-@pytest.mark.parametrize("words", [f"{KERAS}", f"{KERAS} --json", f"{KERAS} -"])
-def test_a_full_disk_is_told_as_that(shell, words):
-    done = shell(f"{COMMAND} {words} > /dev/full")
+@pytest.mark.parametrize("words", [[], ["--json"], ["-"]])
+def test_a_full_disk_is_told_as_that(words):
+    done = command(KERAS, *words, stdout="/dev/full")
     assert done.returncode == 1
     assert done.stderr == b"error: standard output: cannot be written: No space left on device\n"
 
@@ -52,10 +58,10 @@ def test_a_full_disk_is_told_as_that(shell, words):
 def test_help_on_a_full_disk_and_messages_that_nobody_gets(shell, tmp_path):
     done = shell(f"{COMMAND} --help > /dev/full")
     assert (done.returncode, done.stderr) == (1, b"error: standard output: cannot be written: No space left on device\n")
-    assert shell(f"{COMMAND} {KERAS} o.json -v 2> /dev/full").returncode == 0
+    assert command(KERAS, tmp_path / "o.json", "-v", stderr="/dev/full").returncode == 0
     assert exporter.load(tmp_path / "o.json")
-    assert shell(f"{COMMAND} nothing.h5 2> /dev/full").returncode == 1
-    assert shell(f"{COMMAND} --nothing 2> /dev/full").returncode == 2
+    assert command("nothing.h5", stderr="/dev/full").returncode == 1
+    assert command("--nothing", stderr="/dev/full").returncode == 2
 
 
 ODD = "\x1b[2J\x1b]0;x\x07\u202e\x9b\u2066"
@@ -87,35 +93,37 @@ def test_no_word_of_a_file_or_an_argument_reaches_the_terminal_as_it_is(run, tmp
 
 
 def test_closed_streams(shell, tmp_path):
-    done = shell(f"{COMMAND} {KERAS} a.json <&- >&-")
+    done = command(KERAS, tmp_path / "a.json", closed=(0, 1))
     assert (done.returncode, done.stderr) == (0, b"")
     assert shell(f"{COMMAND} {KERAS} b.json <&- >&- 2>&-").returncode == 0
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
-    assert shell(f"{COMMAND} {KERAS} --out-dir d --jobs 2 <&- >&-").returncode == 0
+    assert command(KERAS, "--out-dir", "d", "--jobs", "2", cwd=tmp_path, closed=(0, 1)).returncode == 0
     assert (tmp_path / "d" / "model.keras.json").read_bytes() == (tmp_path / "a.json").read_bytes()
-    done = shell(f"{COMMAND} {KERAS} >&-")
+    done = command(KERAS, closed=(1,))
     assert done.returncode == 1
     assert done.stderr == b"error: standard output: cannot be written: it is closed\n"
-    done = shell(f"{COMMAND} - o.json <&-")
+    done = command("-", "o.json", closed=(0,))
     assert done.returncode == 2
     assert b"- is standard input, which is closed" in done.stderr
 
 
 def test_a_model_from_a_pipe_and_a_bundle_into_one(shell, tmp_path):
-    done = shell(f"cat {KERAS} | {COMMAND} - - --layers head_bn | cat")
+    done = command("-", "-", "--layers", "head_bn", data=KERAS.read_bytes())
     assert done.stderr == b""
     document = json.loads(done.stdout)
     assert document["source"]["file"] == "<stdin>"
     assert [layer["path"] for layer in document["layers"]] == ["head_bn"]
     assert shell(f"{COMMAND} - o.npz < {KERAS}").returncode == 0
     assert exporter.load(tmp_path / "o.npz").digest() == exporter.read(KERAS).digest()
-    assert shell(f"{COMMAND} {KERAS} - > p.json && {COMMAND} {KERAS} f.json && cmp p.json f.json").returncode == 0
-    assert shell(f"{COMMAND} - < {KERAS} | head -1").stdout.startswith(b"<stdin> (keras-archive")
-    done = shell(f"echo nothing | {COMMAND} - o.json")
+    assert command(KERAS, "-", stdout=tmp_path / "p.json").returncode == 0
+    assert command(KERAS, tmp_path / "f.json").returncode == 0
+    assert (tmp_path / "p.json").read_bytes() == (tmp_path / "f.json").read_bytes() == command(KERAS, "-").stdout
+    assert command("-", data=KERAS.read_bytes()).stdout.startswith(b"<stdin> (keras-archive")
+    done = command("-", "o.json", data=b"nothing\n")
     assert (done.returncode, done.stderr.splitlines()[0][:16]) == (1, b"error: <stdin>: ")
-    done = shell(f"{COMMAND} {KERAS} - --names torch")
+    done = command(KERAS, "-", "--names", "torch")
     assert (done.returncode, done.stdout) == (2, b"")
-    done = shell(f"{COMMAND} - --out-dir d < {KERAS}")
+    done = command("-", "--out-dir", "d", data=KERAS.read_bytes())
     assert done.returncode == 2
     assert b"expected one model with -" in done.stderr
 
@@ -134,18 +142,20 @@ def test_a_standard_input_that_is_closed(run, monkeypatch, words):
 def test_a_folder_that_was_removed(shell, tmp_path):
     gone = "mkdir gone; cd gone; rmdir ../gone; "
     assert shell(f"{gone} {COMMAND} {KERAS} {tmp_path}/o.json").returncode == 0
-    for words in ("m.h5", f"{KERAS} o.json", "m.h5 --out-dir d", "'*.h5' --out-dir d"):
-        done = shell(f"{gone} {COMMAND} {words}")
+    gone = "import os; os.mkdir('gone'); os.chdir('gone'); os.rmdir('../gone'); "
+    for words in (["m.h5"], [KERAS, "o.json"], ["m.h5", "--out-dir", "d"], ["*.h5", "--out-dir", "d"]):
+        done = processes.run(gone + processes.MODULE, *words, cwd=tmp_path)
         assert done.returncode in (1, 2), words
         lines = done.stderr.decode().splitlines()
         assert any(line.startswith("error: ") for line in lines), words
         assert not any("Traceback" in line or "foresaw" in line for line in lines), done.stderr
 
 
-@pytest.mark.parametrize("words", ["''", "'' o.json", f"{KERAS} ''", f"{KERAS} --out-dir ''", "'' --out-dir d",
-                                   f"{KERAS} o.json --architecture ''"])
-def test_an_empty_name_is_a_usage_error(shell, tmp_path, words):
-    done = shell(f"{COMMAND} {words}")
+@pytest.mark.parametrize("words", [[""], ["", "o.json"], [KERAS, ""], [KERAS, "--out-dir", ""], ["", "--out-dir", "d"],
+                                   [KERAS, "o.json", "--architecture", ""]],
+                         ids=["model", "model and output", "output", "folder", "model for a folder", "architecture"])
+def test_an_empty_name_is_a_usage_error(tmp_path, words):
+    done = command(*words, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, b"")
     assert b"empty" in done.stderr
     assert not list(pathlib.Path(tmp_path).iterdir())

@@ -7,13 +7,12 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import exporter
 from exporter.files.place import Place
 from exporter.targets import bundle_json
+from tests.make import processes
 from tests.make.layers import ROOT
 from tests.make.range_server import serving
 
@@ -67,9 +66,7 @@ def words_of(options):
 
 def by_command(words, out, piped=os.devnull):
     """What bn-export writes to `out`, in a process of its own."""
-    with open(piped, "rb") as file:
-        command = [sys.executable, "-c", PROGRAM, *map(str, words)]
-        done = subprocess.run(command, stdin=file, capture_output=True, text=True, check=False)
+    done = processes.run(PROGRAM, *words, data=Path(piped).read_bytes(), text=True)
     assert done.returncode == 0, done.stderr
     return document(exporter.load(out))
 

@@ -25,6 +25,7 @@ from exporter.pipeline.many import Task, export_many, export_one
 from exporter.pipeline.matches import expand
 from exporter.pipeline.naming import named_sources, public
 from exporter.pipeline.outcome import Summary
+from tests.make import processes
 from tests.make.layers import ROOT, make_bundle, make_layer
 
 LATER = 2_000_000_000
@@ -49,9 +50,8 @@ def statuses(summary):
     return {outcome.source: outcome.status for outcome in summary.outcomes}
 
 
-def many_command(*words, **kwargs):
-    return subprocess.run([sys.executable, "-m", "exporter", *map(str, words)], capture_output=True, text=True,
-                          env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False, **kwargs)
+def many_command(*words):
+    return processes.run(processes.MODULE, *words, text=True)
 
 
 def test_names_mirror_the_tree(tree):
