@@ -156,7 +156,7 @@ def unexpected(error: Exception) -> ExporterError:
 
 def printable(text: str, longest: int = 200) -> str:
     """`text` safe to show on a terminal: control, bidi, surrogate, unassigned characters and odd spaces escaped, long text cut."""
-    if len(text) <= longest and text.isascii() and text.isprintable():
+    if len(text) <= longest and text.isprintable():
         return text
     out = []
     for character in text[: longest + 1]:
