@@ -302,6 +302,19 @@ def test_axes(tmp_path, shape, config, axis, kept):
     assert ("axis" in alone["bn"].assumed) == (len(shape) == 1)
 
 
+@pytest.mark.parametrize("has_config", [True, False])
+def test_parameters_of_several_axes_that_nothing_names(tmp_path, has_config):
+    """The first axis of an input is the batch: two sizes that are not 1 may lie along any two of the others."""
+    wide = norm("wide")
+    del wide["config"]["axis"]
+    held = {"wide": named("wide", parameters(shape=(2, 3))), "bn": named("bn", FIRST)}
+    path = write(tmp_path / "m.h5", held, sequential(wide, norm("bn")) if has_config else None)
+    given = {} if has_config else {"epsilon": 0.1}
+    with pytest.raises(UnresolvedError, match=r"wide: its parameters have shape \[2, 3\], and the file does not specify along which axes"):
+        exporter.read(path, **given)
+    assert exporter.read(path, **given, skip_unresolved=True).paths() == ["bn"]
+
+
 def test_the_fused_kernel_of_the_era(tmp_path):
     model = sequential(layer("InputLayer", "x", batch_input_shape=[None, 4, 4, 3]), norm("bn", axis=[3], epsilon=1e-7))
     path = write(tmp_path / "m.h5", {"bn": named("bn", FIRST)}, model, keras_version="2.4.0", backend="tensorflow")

@@ -165,8 +165,8 @@ class Reading:
             return
         if statistic != Statistic.VARIANCE or assumed:
             layer = layer.replace(statistic=statistic, assumed=assumed)
-        if layer.axis is None:
-            layer = _with_axis(layer, fields, self.era)
+        if layer.axis is None and fields is not None:
+            layer = _with_axis(layer, self.era)
         epsilon = self.era.default_epsilon
         if fields and fields.epsilon is None and epsilon is not None:
             layer = layer.replace(epsilon=epsilon, assumed=(*layer.assumed, "epsilon"))
@@ -199,17 +199,8 @@ def _check_presence(path: str, fields: NormFields | None, arrays: Arrays, *, alw
             raise FormatError(f"{said}, but the file contains {'a' if parameter in arrays else 'no'} {parameter}", where=path)
 
 
-def _with_axis(layer: Stored, fields: NormFields | None, era: dialects.Era) -> Stored:
-    """The axis of a layer whose config does not specify it, or that has no config."""
-    shape = layer.shape
-    if fields is not None and era.is_per_element:
-        return layer.replace(axis=tuple(range(1, len(shape) + 1)))
-    if fields is not None and len(shape) == 1:
-        return layer.replace(axis=(-1,), assumed=(*layer.assumed, "axis"))
-    if len(shape) < 2:
-        return layer
-    # tf.keras with several axes or virtual batches: parameters in the input's rank, with 1 in the axes that are averaged over
-    along = tuple(place for place, size in enumerate(shape) if size != 1)
-    kept = tuple(shape[place] for place in along)
-    values = {parameter: values.reshape(kept) for parameter, values in layer.parameters().items()}
-    return layer.replace(axis=along, shape=kept, assumed=(*layer.assumed, "axis"), **values)
+def _with_axis(layer: Stored, era: dialects.Era) -> Stored:
+    """The axis of a layer whose config does not specify it, if the shape of its parameters leaves only one."""
+    if era.is_per_element:
+        return layer.replace(axis=tuple(range(1, len(layer.shape) + 1)))
+    return layer.replace(axis=(-1,), assumed=(*layer.assumed, "axis")) if len(layer.shape) == 1 else layer
