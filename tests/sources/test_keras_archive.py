@@ -206,6 +206,19 @@ def test_config_inside_a_users_class(model):
         "blk/a": 0.1, "blk/_hidden": None, "blk/_model/layers/batch_normalization": None, "blk/many/batch_normalization": None}
 
 
+@pytest.mark.parametrize("listed", [["a", "b"], ["a", "b", "c"], ["a"]])
+def test_a_list_in_a_users_class_is_read_in_order_if_it_has_as_many_layers_as_the_config(model, listed):
+    """Without names in the weights only their number shows that these are the layers."""
+    block = entry("Block", "blk", registered="lab>Block", blocks=[norm("a", epsilon=0.1), norm("b", epsilon=0.2)])
+    groups = {f"layers/block/blocks/batch_normalization{f'_{n}' if n else ''}": arrays for n, arrays in zip(range(len(listed)), (A, B, C))}
+    found = shown(model(functional("m", block), groups, version="3.3.3"))
+    if len(listed) == 2:
+        assert found == {"blk/a": (0.1, given(A)), "blk/b": (0.2, given(B))}
+    else:
+        assert {epsilon for epsilon, _ in found.values()} == {None}
+        assert [values for _, values in found.values()] == [given(arrays) for arrays in (A, B, C)[:len(listed)]]
+
+
 def test_a_namesake_inside_a_users_class(model):
     """Without names in the weights an impostor cannot be told from a batch norm: neither is exported."""
     inner = functional("f", norm("real"), entry("BatchNormalization", "fake", registered="fake>BatchNormalization"))

@@ -230,6 +230,35 @@ def test_user_classes_whose_config_says_nothing(tmp_path):
     assert skipped.paths() == ["inner/a", "inner/b"]
 
 
+def test_a_users_model_describes_the_layers_that_its_config_names_once(tmp_path):
+    tree = layer("own>Net", "net", a=norm("bn", epsilon=0.5), b=norm("twin"), c=norm("twin"))
+    held = {name: named(name, parameters(seed=seed)) for seed, name in enumerate(("twin", "bn", "other"))}
+    bundle = exporter.read(write(tmp_path / "m.h5", held, tree), epsilon=0.25)
+    assert {each.path: each.epsilon for each in bundle} == {"twin": 0.25, "bn": 0.5, "other": 0.25}
+    assert same(bundle["bn"], parameters(seed=1))
+
+
+def test_a_group_without_weights_needs_no_config(tmp_path):
+    path = write(tmp_path / "m.h5", {"bn": named("bn", FIRST), "metrics": []}, sequential(norm("bn")))
+    assert exporter.read(path).paths() == ["bn"]
+
+
+@pytest.mark.parametrize(("order", "built"), [(["b"], "b"), (["a"], "a"), (["b_1"], "b"), (["x"], None)])
+def test_a_layer_of_a_nested_model_that_was_never_built(tmp_path, order, built):
+    """The other one has its weights, if their names say which it is."""
+    weights, values = nested_weights([f"{scope}/{role}" for scope in order for role in ROLES])
+    path = write(tmp_path / "m.h5", {"inner": weights}, sequential(sequential(norm("a", epsilon=0.1), norm("b", epsilon=0.2), name="inner")))
+    if built is None:
+        with pytest.raises(FormatError, match="its weights do not match the config: 1 and 2 batch norms with different names"):
+            exporter.read(path)
+        return
+    bundle = exporter.read(path, skip_unresolved=True)
+    assert [(each.path, each.epsilon) for each in bundle] == [(f"inner/{built}", {"a": 0.1, "b": 0.2}[built])]
+    assert same(bundle.layers[0], values[order[0]])
+    other = {"a": "b", "b": "a"}[built]
+    assert [(path, "never built" in reason) for path, reason in bundle.skipped] == [(f"inner/{other}", True)]
+
+
 def test_user_classes_that_leave_more_than_one_reading(tmp_path):
     weights, _ = nested_weights([f"{scope}/{role}" for scope in ("bn", "bn_1") for role in ROLES])
     inner = sequential(norm("bn"), layer("own>Block", "mine"), name="inner")

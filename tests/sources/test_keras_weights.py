@@ -274,6 +274,22 @@ def test_parameters_in_the_rank_of_the_input_say_their_axes(weights, shape, axis
     assert layer.shape == tuple(size for size in shape if size > 1)
 
 
+def test_two_vectors_of_which_the_second_is_no_variance(weights):
+    path = weights({"layers/batch_normalization": A, "layers/batch_normalization_1": [np.float32([1, 2]), np.float32([1, -2])]})
+    bundle = read(path)
+    assert (bundle.paths(), bundle.skipped) == (["layers/batch_normalization"], [])
+    assert bundle.warnings == ["layers/batch_normalization_1: its second vector has negative values, so it is not a variance; not treated "
+                               "as a batch norm"]
+
+
+@pytest.mark.parametrize(("values", "is_norm"), [((1, 0, 0, 1), True), ((1, 0, 0, 2), False), ((1, 0, 3, 1), False), ((1.5, 0, 0, 1), True),
+                                                 ((1, 0, 0, -1), False), ((1, -1, 0, 1), True)])
+def test_four_vectors_of_whole_numbers_are_counts_unless_they_are_those_of_a_fresh_layer(weights, values, is_norm):
+    """A metric counts in such vectors. A batch norm that was never trained has 1, 0, 0, 1."""
+    path = weights({"layers/batch_normalization": A, "some/thing": [np.full(3, value, np.float32) for value in values]})
+    assert ("some/thing" in read(path).paths()) is is_norm
+
+
 def test_what_may_be_the_only_batch_norm(weights):
     """That a file contains none is said only where that is certain."""
     path = weights({"layers/blur": list(norm_arrays(4).values())[2:]})
