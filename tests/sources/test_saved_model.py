@@ -19,7 +19,7 @@ from exporter.sources import saved_model
 from exporter.sources.shared.architecture import node_tree_from
 from exporter.sources.shared.options import ReadOptions
 from exporter.sources.tf_objects.parts import graphs_of, of_inference
-from tests.make.graph_files import Function, const, frozen_variables, function, graph, node
+from tests.make.graph_files import Function, const, frozen_variables, function, graph, meta_graph, node, tensor, variables
 from tests.make.live import ROLES, check_live, config, fill
 from tests.make.tensor_files import field, graph_proto, saved_graph_proto, saved_model_proto, write_bundle
 
@@ -95,7 +95,7 @@ def test_a_config_of_no_layers_is_no_architecture(tmp_path):
 def test_a_layer_that_the_model_does_not_list_is_left_out(tmp_path):
     """Sequential.pop() in TensorFlow 1.15 keeps the objects of what it removes."""
     for name, expected in (("bn_1", ["bn_1"]), ("other", [])):
-        listed = {"name": "net", "class_name": "Sequential", "config": {"name": "net", "layers": [config(name, 0.1)]}}
+        listed = {"name": "net", "class_name": "Sequential", "config": {"name": "net", "layers": [config(name, 2e-3)]}}
         bundle = read(write(tmp_path / name, separate={0: json.dumps(listed), 1: json.dumps(metadata())}))
         assert bundle.paths() == expected
         assert [bool(re.match("bn_1: .*no longer has such a layer", warning)) for warning in bundle.warnings] == [True] * (not expected)
@@ -103,8 +103,8 @@ def test_a_layer_that_the_model_does_not_list_is_left_out(tmp_path):
 
 def test_a_layer_that_is_listed_and_also_held_by_an_attribute_stays(tmp_path):
     """model.base = base, where the model was made of base.output: it lists the layers of base one by one."""
-    said = {0: {"name": "net", "class_name": "Functional", "config": {"name": "net", "layers": [config("bn_1", 0.1)]}},
-            6: {"name": "base", "class_name": "Functional", "config": {"name": "base", "layers": [config("bn_1", 0.1)]}}, 1: metadata()}
+    said = {0: {"name": "net", "class_name": "Functional", "config": {"name": "net", "layers": [config("bn_1", 2e-3)]}},
+            6: {"name": "base", "class_name": "Functional", "config": {"name": "base", "layers": [config("bn_1", 2e-3)]}}, 1: metadata()}
     keys = [f"variables/{number}/.ATTRIBUTES/VARIABLE_VALUE" for number in range(4)]
     tail = [({"bn": 1}, None)]
     stored = [({"base": 6}, None), (CHILDREN, None), *(({}, (role, key)) for role, key in zip(ROLES, keys, strict=True)), *tail]
@@ -261,6 +261,24 @@ def test_metadata_that_is_about_another_object_than_it_says_is_refused(tmp_path,
 def test_a_name_that_is_another_in_the_config_is_refused(tmp_path):
     with pytest.raises(FormatError, match=r"layer bn_2: its name is 'bn_1' in its own metadata and 'bn_2' in its config"):
         read(write(tmp_path, metadata={**metadata("bn_2"), "name": "bn_1"}))
+
+
+def test_an_epsilon_that_is_another_in_the_models_config_is_refused(tmp_path):
+    for epsilon in (2e-3, 0.1):
+        model = {"name": "net", "class_name": "Sequential", "config": {"name": "net", "layers": [config("bn_1", epsilon)]}}
+        folder = write(tmp_path / str(epsilon), separate={0: json.dumps(model), 1: json.dumps(metadata())})
+        if epsilon == 2e-3:
+            assert read(folder)["bn_1"].epsilon == 2e-3
+            continue
+        with pytest.raises(FormatError, match=r"layer bn_1: its epsilon is 0.002 in its own metadata and 0.1 in its model's"):
+            read(folder)
+
+
+def test_a_layer_that_quantizes_is_not_exported(tmp_path):
+    said = metadata()
+    said["config"]["gamma_quantizer"] = "quantized_bits(8)"
+    bundle = read(write(tmp_path, metadata=said))
+    assert (bundle.paths(), [path for path, _ in bundle.skipped]) == ([], ["bn_1"])
 
 
 def test_a_way_through_names_with_dots():
@@ -527,6 +545,47 @@ def test_live_model_whose_variables_were_frozen(tmp_path, keras, index):
     assert np.float32(layer.epsilon) == np.float32(0.03)
     for role in ROLES:
         assert getattr(layer, role).tobytes() == np.asarray(getattr(norm, role)).tobytes()
+
+
+def write_tensorflow_1(folder, *, training=False, names=ROLES, stored=None):
+    """A SavedModel of TensorFlow 1: variables with names, no objects. names: under which its saver stores them."""
+    nodes, reads = variables("net/bn")
+    batch = [const("axes", np.int32([0])), node("mean", "Mean", "x", "axes"), node("d", "SquaredDifference", "x", "mean"),
+             node("variance", "Mean", "d", "axes")]
+    norm = node("net/bn/FusedBatchNorm", "FusedBatchNorm", "x", *reads, is_training=training, epsilon=1.001e-5,
+                **({"exponential_avg_factor": 0.5} if training else {}))
+    saver = [node("save/tensor_names", "Const", value=tensor([name.encode() for name in names])),
+             node("save/SaveV2", "SaveV2", "save/Const", "save/tensor_names", "save/slices", *(f"net/bn/{role}" for role in ROLES))]
+    data = graph(node("x", "Placeholder", shape=(-1, 4, 4, 3)), *nodes, *batch, norm, *saver)
+    (folder / "variables").mkdir(parents=True)
+    write_bundle(folder / "variables", "variables", stored or {name: VALUES[role] for name, role in zip(names, ROLES, strict=True)})
+    (folder / "saved_model.pb").write_bytes(field(1, 1) + field(2, meta_graph(data, "1.13.1", "save/control_dependency:0")))
+    return folder
+
+
+@pytest.mark.parametrize("names", [tuple(f"net/bn/{role}" for role in ROLES), ("one", "two", "three", "four")])
+def test_a_model_of_tensorflow_1_is_read_by_its_graph(tmp_path, names):
+    bundle = read(write_tensorflow_1(tmp_path, names=names))
+    assert (bundle.origin.kind, bundle.origin.tensorflow_version, bundle.paths()) == ("saved-model", "1.13.1", ["net/bn"])
+    layer = bundle["net/bn"]
+    assert (layer.epsilon, layer.axis, layer.ndim) == (float(np.float32(1.001e-5)), (-1,), 4)
+    assert [getattr(layer, role).tobytes() for role in ROLES] == [VALUES[role].tobytes() for role in ROLES]
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_keras_model_of_tensorflow_1_has_its_config_in_a_file_of_its_own(tmp_path, training):
+    """experimental.export_saved_model of TensorFlow 1.13 to 1.15: object-based variables, no objects in the graph. Its op has the epsilon
+    that the kernel computes with."""
+    keys = {role: f"layer-0/{role}/.ATTRIBUTES/VARIABLE_VALUE" for role in ROLES}
+    objects = [({"layer-0": 1}, None), (CHILDREN, None), *(({}, (f"bn/{role}", keys[role])) for role in ROLES)]
+    stored = {**{keys[role]: VALUES[role] for role in ROLES}, OBJECT_GRAPH: [graph_proto(objects)]}
+    write_tensorflow_1(tmp_path, training=training, names=tuple(keys.values()), stored=stored)
+    (tmp_path / "assets").mkdir()
+    model = {"class_name": "Sequential", "config": {"name": "net", "layers": [config("mine", 1e-7)]}, "keras_version": "2.2.4-tf"}
+    (tmp_path / "assets" / "saved_model.json").write_text(json.dumps(model))
+    (layer,) = read(tmp_path).layers
+    assert (layer.path, layer.epsilon, layer.effective_epsilon) == ("mine", 1e-7, float(np.float32(1.001e-5)))
+    assert [getattr(layer, role).tobytes() for role in ROLES] == [VALUES[role].tobytes() for role in ROLES]
 
 
 @pytest.mark.parametrize(("version", "raised"), [("1.2.0", True), ("1.4.0", False)])

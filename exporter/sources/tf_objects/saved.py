@@ -134,18 +134,22 @@ class KerasMetadata:
         return found
 
 
-def _listed(model: dict[str, Any]) -> set[str]:
-    """The names of the layers that a model's config lists; none where it is no model's."""
+def _entries(model: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """The name and the entry of each layer that a model's config lists; none where it is no model's."""
     config = model.get("config")
     layers = config.get("layers") if isinstance(config, dict) else None
-    found: set[str] = set()
+    found = []
     for entry in layers if isinstance(layers, list) else ():
         own = entry.get("config") if isinstance(entry, dict) else None
         name = own.get("name") if isinstance(own, dict) else None
         if not isinstance(name, str):
-            return set()
-        found.add(name)
+            return []
+        found.append((name, entry))
     return found
+
+
+def _listed(model: dict[str, Any]) -> set[str]:
+    return {name for name, _ in _entries(model)}
 
 
 def read_model_config(folder: Place) -> dict[str, Any]:
@@ -169,10 +173,9 @@ def _inside(around: Surroundings, outer: dict[str, Any], role: str) -> Surroundi
 
 
 def _entry(model: dict[str, Any], name: str) -> dict[str, Any]:
-    """What a model's config says of the layer of this name; {} where it says nothing."""
-    config = model.get("config")
-    layers = config.get("layers") if isinstance(config, dict) else None
-    named = [entry for entry in layers if isinstance(entry, dict) and entry.get("name") == name] if isinstance(layers, list) else []
+    """What a model's config says of the layer of this name; {} where it says nothing. A Sequential has the name in the layer's config
+    alone."""
+    named = [entry for other, entry in _entries(model) if other == name]
     return named[0] if len(named) == 1 else {}
 
 
