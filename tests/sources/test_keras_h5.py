@@ -247,7 +247,8 @@ def test_a_group_without_weights_needs_no_config(tmp_path):
 def test_a_layer_of_a_nested_model_that_was_never_built(tmp_path, order, built):
     """The other one has its weights, if their names say which it is."""
     weights, values = nested_weights([f"{scope}/{role}" for scope in order for role in ROLES])
-    path = write(tmp_path / "m.h5", {"inner": weights}, sequential(sequential(norm("a", epsilon=0.1), norm("b", epsilon=0.2), name="inner")))
+    inner = sequential(norm("a", epsilon=0.1), norm("b", epsilon=0.2), name="inner")
+    path = write(tmp_path / "m.h5", {"inner": weights}, sequential(inner))
     if built is None:
         with pytest.raises(FormatError, match="its weights do not match the config: 1 and 2 batch norms with different names"):
             exporter.read(path)

@@ -96,6 +96,15 @@ def test_an_architecture_says_the_rest(tmp_path):
         assert what in refusal(path, FormatError, epsilon=None, architecture=tmp_path / "a.json")
 
 
+def test_layers_of_one_name_are_told_apart_by_their_paths(tmp_path):
+    path = archive(tmp_path / "m.npz", **named("a/bn", values(1)), **named("b/bn", values(2)))
+    config = functional("m", sequential("b", norm("bn", epsilon=0.2)), sequential("a", norm("bn", epsilon=0.1)))
+    (tmp_path / "a.json").write_text(json.dumps(config))
+    bundle = exporter.read(path, architecture=tmp_path / "a.json")
+    assert {layer.path: (layer.epsilon, layer.gamma.tobytes()) for layer in bundle} == {
+        "a/bn": (0.1, values(1)["gamma"].tobytes()), "b/bn": (0.2, values(2)["gamma"].tobytes())}
+
+
 @pytest.mark.parametrize(("arrays", "words"), [
     ({"arr_0": np.zeros(3), "arr_1": np.zeros(3)}, "NumPy archive (.npz) of arrays without names (arr_0, arr_1)"),
     ({"x_train": np.zeros((2, 3)), "gammas": np.zeros(3)}, "the names of its arrays (x_train, gammas) are not those"),

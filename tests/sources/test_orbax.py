@@ -78,6 +78,22 @@ def test_what_is_not_certain_hides_no_other(tmp_path):
     assert (bundle.paths(), [path for path, _ in bundle.skipped]) == (["block/own"], ["bn", "inner/bn"])
 
 
+def test_its_own_config_goes_before_a_given_one(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps(functional("net", norm("other", epsilon=0.5))))
+    bundle = exporter.read(write_step(tmp_path / "0", variables("bn", A), functional("m", norm("bn", epsilon=0.1))),
+                           architecture=tmp_path / "a.json")
+    assert {layer.path: layer.epsilon for layer in bundle} == {"bn": 0.1}
+    assert bundle.warnings == ("the checkpoint contains its own config; the one given with --architecture is not used",)
+
+
+def test_weights_of_more_than_a_batch_norm_are_not_taken_for_one(tmp_path):
+    step = write_step(tmp_path / "0", {**variables("bn", B), **variables("switch", A),
+                                       ("trainable_variables", "switch", "mean_weight"): np.ones(2, np.float32)})
+    bundle = exporter.read(step, epsilon=0.1, skip_unresolved=True)
+    assert bundle.paths() == ["bn"]
+    assert [(path, "mean_weight" in reason) for path, reason in bundle.skipped] == [("switch", True)]
+
+
 def test_of_several_steps_the_latest_is_read_by_number(tmp_path):
     for number, arrays in ((9, A), (10, norm_arrays(5))):
         write_step(tmp_path / "run" / str(number), variables("bn", arrays), functional("m", norm("bn")))
