@@ -109,9 +109,10 @@ class Groups:
         members = self.members(parent)
         if members is None:
             return None
-        if name.encode() not in members:
+        found = members.get(name.encode())
+        if found is None:
             raise FormatError("HDF5 finds this name, but the symbol table does not list it", hint=AGAIN)
-        return members[name.encode()]
+        return found
 
     def _table(self, path: str) -> tuple[int, int] | None:
         """Where the B-tree and the names of a group are; None: it has no symbol table."""
@@ -152,11 +153,11 @@ class Groups:
         return None
 
     def _listed(self, tree: int, heap_address: int) -> Members:
-        heap = LOCAL_HEAP.at(self.read(heap_address, LOCAL_HEAP.size))
-        if heap.signature != b"HEAP" or heap.version or heap.size > MAX_HEAP:
+        signature, version, size, free, place = LOCAL_HEAP.fields(self.read(heap_address, LOCAL_HEAP.size))
+        if signature != b"HEAP" or version or size > MAX_HEAP:
             raise FormatError("the names of this group's members are not at the recorded address", hint=AGAIN)
-        names = self.read(heap.data, heap.size)
-        if not _has_free_list(names, heap.free):
+        names = self.read(place, size)
+        if not _has_free_list(names, free):
             raise FormatError("the free list among the names of this group's members is damaged", hint=AGAIN)
         members: Members = {}
         before = b""
@@ -200,10 +201,10 @@ class Groups:
 
     def _leaf(self, address: int) -> Iterator[TableEntry]:
         data = self.read(address, self._leaf_size)
-        node = TABLE_NODE.at(data)
-        if node.signature != b"SNOD" or node.version != 1 or TABLE_NODE.size + node.used * TABLE_ENTRY.size > len(data):
+        signature, version, _, used = TABLE_NODE.fields(data)
+        if signature != b"SNOD" or version != 1 or TABLE_NODE.size + used * TABLE_ENTRY.size > len(data):
             raise FormatError("a symbol table node of this group is damaged", hint=AGAIN)
-        return TABLE_ENTRY.rows(data, TABLE_NODE.size, node.used)
+        return TABLE_ENTRY.rows(data, TABLE_NODE.size, used)
 
     def read(self, address: int, size: int) -> bytes:
         """Bytes of the file, fewer at its end. For a local file some following bytes are cached, because they are usually read next."""
@@ -230,7 +231,7 @@ def _has_free_list(names: bytes, place: int) -> bool:
     for _ in range(len(names) // PAIR.size + 1):
         if place == LAST_FREE:
             return True
-        following, size = PAIR.at(names, place)
+        following, size = PAIR.fields(names, place)
         if not following or size > len(names) - place:
             return False
         place = following

@@ -17,6 +17,7 @@ NODE, LEAF = (re.compile(rb"TREE\0"), 544), (re.compile(rb"SNOD\x01\0"), 328)
 HEAP = re.compile(rb"HEAP\0{4}(?:(.{8}).{8}(.{8}))?", re.DOTALL), 32
 HEADER = re.compile(rb"\x01\0[^\0]\0\x01\0{3}(..)\0{6}(?=[\x01-\x17]\0..[\0-\x3f]\0{3})", re.DOTALL), 16
 STRUCTURES = (NODE, LEAF, HEAP, HEADER)
+ANY, SHORT = re.compile(b"|".join(pattern.pattern for pattern, _ in STRUCTURES), re.DOTALL), 256  # in so few bytes, one search is faster
 
 
 class Spans:
@@ -40,6 +41,8 @@ def check_structures(data: bytes, start: int, at: int) -> None:
 
     data: the bytes from `start` to the end of the data. A structure begins no earlier than the end of the data before.
     """
+    if len(data) < SHORT and ANY.search(data) is None:
+        return
     for pattern, size in STRUCTURES:
         for found in pattern.finditer(data):
             if start + found.start() + size + _more(found, start + found.start()) > at:

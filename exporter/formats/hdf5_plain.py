@@ -80,8 +80,6 @@ class PlainObjects:
 
     def __init__(self, read: Read) -> None:
         self._read, self._heap = read, Heap(read)
-        # Parsed headers of datasets, keyed by all their bytes except the data's address: those of one shape are identical.
-        self._forms: dict[bytes, Form] = {}
 
     def at(self, address: int, otherwise: Callable[[], Any]) -> PlainObject | None:
         """The object with its header at `address`; None if it has another form.
@@ -89,7 +87,7 @@ class PlainObjects:
         otherwise: returns the same object by libhdf5.
         """
         block = self._read(address, HEAD_BYTES)
-        form = self._forms.get(block[:PLACE_AT] + block[PLACE_AT + 8:])
+        form = _FORMS.get(block[:PLACE_AT] + block[PLACE_AT + 8:])
         if form is not None:
             place = int.from_bytes(block[PLACE_AT: PLACE_AT + 8], "little")
             return None if place == UNDEFINED else PlainDataset(address, {}, self._heap, otherwise, form, place)
@@ -114,9 +112,9 @@ class PlainObjects:
         before_layout = sum(MESSAGE_HEADER.size + len(data) for _, data in found[:kinds.index(DATA_LAYOUT)])
         is_alone = not named and CONTINUATION not in kinds and FIRST_MESSAGE + OBJECT_HEADER.at(block).size == len(block)
         if is_alone and FIRST_MESSAGE + before_layout + MESSAGE_HEADER.size + len(CONTIGUOUS_3) == PLACE_AT:
-            if len(self._forms) == MAX_FORMS:
-                self._forms.clear()
-            self._forms[block[:PLACE_AT] + block[PLACE_AT + 8:]] = form
+            if len(_FORMS) >= MAX_FORMS:
+                _FORMS.clear()
+            _FORMS[block[:PLACE_AT] + block[PLACE_AT + 8:]] = form
         return PlainDataset(address, named, self._heap, otherwise, form, place)
 
 
@@ -137,7 +135,7 @@ def _messages(read: Read, address: int, block: bytes) -> list[Message]:
         if len(block) < end:
             _other()
         while at < end:
-            kind, length, flags = MESSAGE_HEADER.at(block, at)
+            kind, length, flags = MESSAGE_HEADER.fields(block, at)
             at += MESSAGE_HEADER.size
             if kind not in IN_HEADERS or flags > 1 or at + length > end:
                 _other()
@@ -192,6 +190,10 @@ class Form(NamedTuple):
     shape: tuple[int, ...]
     float_type: tuple[str, np.dtype[Any]]
     size: int
+
+
+# Parsed headers of datasets of any file, keyed by all their bytes except the data's address: those of one shape are identical.
+_FORMS: dict[bytes, Form] = {}
 
 
 def _form(messages: dict[int, bytes]) -> tuple[Form, int]:
@@ -310,7 +312,7 @@ def _collection(read: Read, address: int) -> dict[int, bytes]:
     found: dict[int, bytes] = {}
     at = HEAP_COLLECTION.size
     while at + HEAP_OBJECT.size <= len(data):
-        number, _, size = HEAP_OBJECT.at(data, at)
+        number, _, size = HEAP_OBJECT.fields(data, at)
         if not number:  # the rest is free
             if at + size != len(data):
                 _other()

@@ -15,6 +15,7 @@ class Layout(Generic[Row]):
 
     def __init__(self, row: type[Row], form: str) -> None:
         self._form = struct.Struct(form)
+        self.fields = self._form.unpack_from  # like `at`, without names, in a third of the time
         self.size = self._form.size
         row._make(self._form.unpack(bytes(self.size)))  # as many names as fields: then a row needs no look at their number
         self._make = functools.partial(tuple.__new__, row)
