@@ -20,6 +20,7 @@ class Node:
     name:            the layer's own; "" if the config contains none (a Sequential of Keras 1). A layer of Keras 0.3.0 has the name of
                      its group in HDF5, "layer_0".
     class_name:      as written, e.g. "BatchNormalization", "Custom>MyBN".
+    base_name:       the class name without the package that it is registered under.
     registered_name: in Keras 3 and .keras files, e.g. "Custom>MyBN"; otherwise None.
     config:          the layer's config; {} for a Sequential whose config is a list.
     children:        (role, Node) in the order in which the layer contains them. A role is the config's key: "layers" of a model or
@@ -42,16 +43,15 @@ class Node:
     shared_object: int | None = None
     surroundings: Surroundings = NOTHING_AROUND
     calls: tuple[Call, ...] = ()
+    base_name: str = dataclasses.field(init=False, repr=False)
 
-    @property
-    def base_name(self) -> str:
-        """The class name without the package that it is registered under."""
-        return self.class_name.rpartition(">")[2]
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "base_name", self.class_name.rpartition(">")[2])  # asked for many times
 
     @property
     def is_model(self) -> bool:
         """Whether it contains a list of layers, as a Sequential does."""
-        return self.base_name in MODELS or any(role == "layers" for role, _ in self.children)
+        return self.base_name in MODELS or (bool(self.children) and any(role == "layers" for role, _ in self.children))
 
     @property
     def is_order_known(self) -> bool:

@@ -45,7 +45,12 @@ class Step:
 def with_places(tree: Node) -> Node:
     """The tree with the calls of its batch norms; several entries of one layer are merged."""
     steps = steps_of(tree)
-    return _rebuilt(tree, by_layer(steps)) if steps else tree
+    if not steps:
+        return tree
+    found = _rebuilt(tree, by_layer(steps))
+    for step in steps:
+        step.outputs.clear()  # else they hold each other, and with them the whole config, until cycles are searched for
+    return found
 
 
 def steps_of(tree: Node) -> list[Step]:
