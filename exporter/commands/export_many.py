@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import concurrent.futures
 import contextlib
 import gc
-import multiprocessing
 import os
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -21,6 +18,8 @@ from exporter.errors import MissingExtra, UsageError, printable
 from exporter.files.remote import is_url
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from exporter.pipeline.outcome import Outcome
     from exporter.sources.shared.options import ReadOptions
     from exporter.targets.shared.options import WriteOptions
@@ -30,7 +29,6 @@ BAR = 24  # characters
 
 def export_models(args: argparse.Namespace, options: ReadOptions, write_options: WriteOptions) -> int:
     """bn-export MODEL... --out-dir DIR"""
-    gc.enable()  # a long-running process
     from exporter.pipeline import report
     from exporter.pipeline.many import export_many
 
@@ -40,6 +38,9 @@ def export_models(args: argparse.Namespace, options: ReadOptions, write_options:
         raise UsageError(f"expected --jobs of at least 1, got {args.jobs}")
     progress = Progress(args.verbose)
     with _executor(args) as executor:
+        gc.freeze()  # what was imported stays
+        gc.set_threshold(10_000)  # there are few reference cycles
+        gc.enable()  # a long-running process
         try:
             summary = export_many(args.words, args.out_dir, suffix=".json" if args.suffix is None else args.suffix, options=options,
                                   executor=executor, force=args.force, report=args.report, write_options=write_options, progress=progress)
@@ -60,7 +61,7 @@ def export_models(args: argparse.Namespace, options: ReadOptions, write_options:
 
 
 @contextlib.contextmanager
-def _executor(args: argparse.Namespace) -> Iterator[concurrent.futures.Executor | None]:
+def _executor(args: argparse.Namespace) -> Iterator[Executor | None]:
     if args.dask is not None:
         if args.jobs is not None:
             raise UsageError("expected --jobs or --dask, got both: the number of workers is the cluster's")
@@ -71,69 +72,19 @@ def _executor(args: argparse.Namespace) -> Iterator[concurrent.futures.Executor 
     if jobs == 1:
         yield None
         return
+    from exporter.commands.workers import pool
+
     # fsspec's thread, which lists the matches of a remote pattern, must not be forked
-    context = multiprocessing.get_context("spawn" if any(map(is_url, [*args.words, args.out_dir])) else None)
-    if context.get_start_method() == "fork":
-        _import()  # once for all workers
-    with _without_interrupts():
-        executor = _Workers(jobs, mp_context=context, initializer=_begin_worker)
-    try:
+    with pool(jobs, may_fork=not any(map(is_url, [*args.words, args.out_dir]))) as executor:
         yield executor
-    finally:
-        executor.shutdown(wait=True, cancel_futures=True)  # exports in progress are finished, also after Ctrl-C
-
-
-class _Workers(concurrent.futures.ProcessPoolExecutor):
-    """A pool that Ctrl-C cannot damage while it starts a worker, which it does when work is submitted: a worker that was started but not
-    yet recorded would take another one's signal to end, and the pool would wait for that one forever. A starting worker inherits the
-    blocked signal, so Ctrl-C does not kill it either.
-    """
-
-    def submit(self, *args: Any, **kwargs: Any) -> concurrent.futures.Future[Any]:
-        with _without_interrupts():
-            return super().submit(*args, **kwargs)
-
-
-@contextlib.contextmanager
-def _without_interrupts() -> Iterator[None]:
-    """Delays Ctrl-C, if the system can."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _begin_worker() -> None:
-    """Sets up each process: it ends when the parent is killed, leaves Ctrl-C to the parent, and imports the modules for reading once."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    from exporter.pipeline.limits import die_with_parent
-
-    die_with_parent(os.getppid())
-    _import()
-
-
-def _import() -> None:
-    import exporter.targets.bundle_json  # noqa: F401
-    from exporter.batchnorm import schema
-    from exporter.pipeline import readers
-
-    readers.prepare()
-    schema.prepare()
-
-
 @contextlib.contextmanager
-def _dask(address: str) -> Iterator[concurrent.futures.Executor]:
+def _dask(address: str) -> Iterator[Executor]:
     try:
         import distributed
     except ImportError:

@@ -5,7 +5,6 @@ An index file in the output folder tells the next run which exports exist and ar
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import dataclasses
 import itertools
@@ -21,6 +20,8 @@ from exporter.pipeline.outcome import EXPORTED, REFUSED, SKIPPED, Outcome, Summa
 from exporter.pipeline.readers import READERS
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor, Future
+
     from exporter.pipeline.readers import Asked
     from exporter.pipeline.resume import Index
     from exporter.sources.shared.options import ReadOptions
@@ -42,7 +43,7 @@ class Task:
 
 def export_many(sources: Iterable[str | os.PathLike[str]], out_dir: str | os.PathLike[str], *, suffix: str = ".json",
                 options: ReadOptions | None = None, write_options: WriteOptions | None = None,
-                executor: concurrent.futures.Executor | None = None, force: bool = False, report: str | os.PathLike[str] | None = None,
+                executor: Executor | None = None, force: bool = False, report: str | os.PathLike[str] | None = None,
                 progress: Callable[[Outcome, int, int], object] = lambda outcome, done, count: None) -> Summary:
     """Exports many models. A failure doesn't stop the batch.
 
@@ -188,11 +189,13 @@ def _before(source: str, out: str, index: Index, force: bool) -> Task | Outcome:
 
 
 def _run(tasks: Sequence[Task], options: ReadOptions, write_options: WriteOptions,
-         executor: concurrent.futures.Executor | None) -> Iterator[tuple[str, Outcome]]:
+         executor: Executor | None) -> Iterator[tuple[str, Outcome]]:
     """(source, outcome) as they come."""
     if executor is None:
         yield from zip((task.source for task in tasks), export_each(tasks, options, write_options))
         return
+    import concurrent.futures
+
     size = max(1, min(MAX_PIECE_LENGTH, len(tasks) // PIECES))
     waiting = {executor.submit(_export_some, piece, options, write_options): piece
                for piece in (tasks[i: i + size] for i in range(0, len(tasks), size))}
@@ -214,7 +217,7 @@ def _export_some(tasks: Sequence[Task], options: ReadOptions, write_options: Wri
     return list(export_each(tasks, options, write_options))
 
 
-def _outcomes(future: concurrent.futures.Future[list[Outcome]], tasks: Sequence[Task]) -> list[Outcome]:
+def _outcomes(future: Future[list[Outcome]], tasks: Sequence[Task]) -> list[Outcome]:
     try:
         return future.result()
     except Exception as error:  # of the executor: a worker process was killed, a result could not be sent
