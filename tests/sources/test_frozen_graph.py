@@ -123,6 +123,9 @@ def by_hand(form, g, b, mean, variance):
                                   node("y", "Add", b, "gn")],
         "x * (g / s) + (b - m * (g / s))": [*root, node("i", "RealDiv", g, "s"), node("xi", "Mul", "x", "i"), node("mi", "Mul", mean, "i"),
                                             node("c", "Sub", b, "mi"), node("y", "Add", "xi", "c")],
+        "x * (g / s) + (b + -(m * (g / s)))": [*root, node("i", "RealDiv", g, "s"), node("xi", "Mul", "x", "i"),
+                                              node("mi", "Mul", mean, "i"), node("neg", "Neg", "mi"), node("c", "Add", b, "neg"),
+                                              node("y", "Add", "xi", "c")],
         "x * (g / s) - m * (g / s) + b": [*root, node("i", "RealDiv", g, "s"), node("xi", "Mul", "x", "i"), node("mi", "Mul", mean, "i"),
                                           node("c", "Sub", "xi", "mi"), node("y", "BiasAdd", "c", b)],
         "g * (x - m) * v ** -0.5 + b": [*root[:2], const("p", np.float32(-0.5)), node("i", "Pow", "v", "p"), node("d", "Sub", "x", mean),
@@ -135,7 +138,7 @@ def by_hand(form, g, b, mean, variance):
 
 
 @pytest.mark.parametrize("form", ["g * (x - m) / s + b", "(x - m) / s * g + b", "b + g * ((x - m) * r)", "x * (g / s) + (b - m * (g / s))",
-                                  "x * (g / s) - m * (g / s) + b", "(x + -m) * (1 / s) * g + b",
+                                  "x * (g / s) + (b + -(m * (g / s)))", "x * (g / s) - m * (g / s) + b", "(x + -m) * (1 / s) * g + b",
                                   "g * (x - m) * v ** -0.5 + b", "g * (x - m) / v ** 0.5 + b"])
 def test_one_written_by_hand(tmp_path, form):
     values = parameters()
@@ -233,6 +236,27 @@ def test_parameters_in_parts(tmp_path):
                   node(f"bn/{role}/concat", "ConcatV2", f"bn/{role}/part_0", f"bn/{role}/part_1", "axis")]
         reads.append(f"bn/{role}/concat")
     check(read(tmp_path, X, *nodes, *chain("bn", "x", *reads))["bn"], values)
+
+
+def test_parts_that_do_not_fit_together_are_refused(tmp_path):
+    values = parameters(5)
+    nodes, reads = frozen_variables("bn", values)
+    parts = [const("axis", np.int32(0)), const("g/part_0", values[0][:2]), const("g/part_1", values[0][2:].reshape(3, 1)),
+             node("g/concat", "ConcatV2", "g/part_0", "g/part_1", "axis")]
+    with pytest.raises(FormatError, match="the slices of g do not match"):
+        read(tmp_path, X, *nodes, *parts, *chain("bn", "x", "g/concat", *reads[1:]))
+
+
+def test_an_op_with_too_few_inputs_is_refused(tmp_path):
+    nodes, reads = frozen_variables("bn", parameters())
+    with pytest.raises(FormatError, match="FusedBatchNormV3 has 4 inputs"):
+        read(tmp_path, X, *nodes, fused("bn", reads[:3]))
+
+
+def test_parameters_of_no_channels_are_unresolved(tmp_path):
+    nodes, reads = frozen_variables("bn", [np.zeros(0, np.float32)] * 4)
+    with pytest.raises(UnresolvedError, match=r"its parameters have the shape \[0\]"):
+        read(tmp_path, X, *nodes, *chain("bn", "x", *reads))
 
 
 def test_a_conditional_takes_the_side_of_inference(tmp_path):

@@ -121,23 +121,24 @@ def test_a_function_that_is_called_for_two_layers_holds_both(tmp_path):
 
 
 @pytest.mark.parametrize("op", ["While", "StatelessWhile"])
-@pytest.mark.parametrize("inside", ["same", "changed", "exchanged", "in circles", "too many"])
+@pytest.mark.parametrize("inside", ["same", "changed", "exchanged", "in circles", "too many", "too few"])
 def test_a_parameter_that_comes_out_of_a_loop(tmp_path, op, inside):
     """It is the one that went in if no step of the loop changes it."""
     values = parameters()
     nodes, reads = frozen_variables("bn", values)
     gamma, beta = {"same": ("i:output:0", "b"), "changed": ("d:z:0", "b"), "exchanged": ("b", "g"),
-                   "in circles": ("k:output:0", "b"), "too many": ("g", "b")}[inside]
+                   "in circles": ("k:output:0", "b"), "too many": ("g", "b"), "too few": ("g", "b")}[inside]
     ops = [node("i", "Identity", "g"), node("d", "Add", "g", "g"), node("j", "Identity", "k:output:0"), node("k", "Identity", "j:output:0")]
     more = {"more": "g"} if inside == "too many" else {}
-    body = function("body", ["h", "g", "b"], ops, {"h": "h", "g": gamma, "b": beta, **more})
+    body = function("body", ["h", "g", "b"], ops, {"h": "h", **({} if inside == "too few" else {"g": gamma, "b": beta}), **more})
     condition = function("cond", ["h", "g", "b"], [], {"c": "h"})
     loop = node("loop", op, "x", *reads[:2], body=Function("body"), cond=Function("cond"))
     used = [X, *nodes, loop, fused("bn", ["loop:3" if more else "loop:1", "loop:2", *reads[2:]])]
     if inside == "same":
         check(read(tmp_path, *used, functions=[body, condition])["bn"], values)
         return
-    with pytest.raises(UnresolvedError, match="its gamma is a value that changes in a loop"):
+    said = "an output that the function body does not have" if inside == "too few" else "a value that changes in a loop"
+    with pytest.raises(UnresolvedError, match=f"its gamma is {said}"):
         read(tmp_path, *used, functions=[body, condition])
 
 

@@ -76,6 +76,20 @@ def test_a_product_of_two_inputs_is_no_kernel(tmp_path):
     assert layer.calls == ()
 
 
+def test_who_reads_the_statistics_of_a_fused_op_does_not_follow_it(tmp_path):
+    relu, other = node("relu", "Relu", "bn/FusedBatchNormV3"), node("log", "Log", "bn/FusedBatchNormV3:1")
+    layer, _ = read(tmp_path, KERNEL, conv(), norm("c/Conv2D"), relu, other)
+    assert [each.path for each in layer.outputs] == ["relu"]
+
+
+@pytest.mark.parametrize("is_read", [False, True])
+def test_a_kernel_whose_sums_something_else_reads_before_the_bias(tmp_path, is_read):
+    """The bias is then not of a layer with that kernel alone: nothing is said."""
+    more = [node("i", "Identity", "c/Conv2D"), BIAS[0], node("c/BiasAdd", "BiasAdd", "i", "c/bias")]
+    layer, _ = read(tmp_path, KERNEL, conv(), *more, norm("c/BiasAdd"), *([node("other", "Relu", "i")] if is_read else []))
+    assert [(each.path, each.use_bias) for call in layer.calls for each in call.inputs] == ([] if is_read else [("c", True)])
+
+
 def test_what_may_be_a_part_of_a_layer_with_a_kernel_is_not_said(tmp_path):
     """Keras 3 adds a bias with AddV2, and a Conv1D is a Conv2D between ExpandDims and Squeeze: fold is not to be refused there."""
     bias = const("c/bias", np.ones(3, np.float32))

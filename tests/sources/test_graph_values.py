@@ -91,6 +91,42 @@ def test_a_gamma_that_the_graph_computes_is_unresolved(tmp_path, made):
         with_gamma(tmp_path, "h", *made)
 
 
+def test_a_beta_that_is_multiplied_by_zeros_is_none(tmp_path):
+    values = parameters()
+    nodes, (gamma, beta, mean, variance) = frozen_variables("bn", values)
+    (layer,) = read(tmp_path, X, *nodes, const("zeros_of_it", ZEROS), node("h", "Mul", beta, "zeros_of_it"),
+                    *chain("bn", "x", gamma, "h", mean, variance))
+    check(layer, [values[0], None, *values[2:]])
+
+
+def test_a_mean_that_the_graph_makes_is_unresolved(tmp_path):
+    nodes, reads = frozen_variables("bn", parameters())
+    with pytest.raises(UnresolvedError, match="its mean is computed by the graph, not stored"):
+        read(tmp_path, X, *nodes, node("h", "ZerosLike", reads[2]), fused("bn", [*reads[:2], "h", reads[3]]))
+
+
+def test_statistics_that_a_fused_op_in_inference_hands_on(tmp_path):
+    """Its second and third output are the mean and the variance that it was given."""
+    first, second = parameters(), parameters(seed=1)
+    nodes, reads = frozen_variables("a", first)
+    more, (gamma, beta, *_) = frozen_variables("b", [*second[:2], None, None])
+    bundle = read(tmp_path, X, *nodes, *more, fused("a", reads),
+                  *chain("b", "a/FusedBatchNormV3", gamma, beta, "a/FusedBatchNormV3:1", "a/FusedBatchNormV3:2"))
+    check(bundle["a"], first)
+    check(bundle["b"], [*second[:2], *first[2:]])
+
+
+@pytest.mark.parametrize("output", ["c:1", "c:2"])
+def test_an_output_that_a_function_does_not_have(tmp_path, output):
+    body = function("f", ["g"], [node("i", "Identity", "g")], {"o": "i:output:0"})
+    values = parameters()
+    nodes, reads = frozen_variables("bn", values)
+    call = node("c", "PartitionedCall", reads[0], f=Function("f"))
+    check(read(tmp_path, X, *nodes, call, fused("bn", ["c", *reads[1:]]), functions=[body])["bn"], values)
+    with pytest.raises(UnresolvedError, match="its gamma is an output that the function f does not have"):
+        read(tmp_path, X, *nodes, call, fused("bn", [output, *reads[1:]]), functions=[body])
+
+
 @pytest.mark.parametrize("op", ["Select", "SelectV2"])
 @pytest.mark.parametrize("chosen", [True, False])
 def test_a_choice_that_is_made_already(tmp_path, op, chosen):

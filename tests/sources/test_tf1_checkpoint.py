@@ -64,6 +64,18 @@ def test_the_public_question():
     assert gamma * (x[0, 0] - mean) / (np.sqrt(variance) + 1e-3) + beta == pytest.approx(0.543057, abs=1e-6)
 
 
+def test_a_saver_that_is_given_reads_of_variables(tmp_path):
+    """Also through several ops that change no value; of what is computed it stores no variable."""
+    values = parameters()
+    nodes, reads = variables("bn")
+    more = [node(f"more_{n}", "Identity", one) for n, one in enumerate(reads)]
+    saver = [*more, node("twice", "Add", reads[0], reads[0]),
+             node("save/tensor_names", "Const", value=tensor([b"one", b"two", b"three", b"four", b"five"])),
+             node("save/SaveV2", "SaveV2", "save/Const", "save/tensor_names", "save/slices", *(f"more_{n}" for n in range(4)), "twice")]
+    stored = dict(zip(("one", "two", "three", "four"), values, strict=True))
+    check(exporter.read(save(tmp_path, {**stored, "five": values[1]}, *nodes, *chain("bn", "x", *reads), *saver))["bn"], values)
+
+
 @pytest.mark.parametrize("meta", ["model.ckpt.meta", "graph.meta"])
 def test_another_saver_of_the_graph_may_use_the_variables_own_names(tmp_path, meta):
     values = parameters()

@@ -56,6 +56,15 @@ def test_averages_that_go_into_the_op_itself(tmp_path, op):
     assert "in training mode in this graph" in bundle.warnings[0]
 
 
+def test_a_gamma_that_the_graph_makes_is_unresolved_in_training_too(tmp_path):
+    values = parameters()
+    nodes, reads = variables("bn")
+    made = [const("s", np.int32([3])), const("two", np.float32(2)), node("h", "Fill", "s", "two")]
+    fused = node("bn/norm", "FusedBatchNorm", "x", "h", *reads[1:], is_training=True, epsilon=0.001, exponential_avg_factor=0.01)
+    with pytest.raises(UnresolvedError, match="its gamma is computed by the graph, not stored"):
+        exporter.read(save(tmp_path, tensors("bn", values), X, *nodes, *made, fused))
+
+
 @pytest.mark.parametrize("op", ["FusedBatchNorm", "FusedBatchNormV3"])
 def test_averages_of_what_the_op_in_training_gives(tmp_path, op):
     """Its second output is the mean of the batch, its third the variance: tf.layers keeps the averages of these."""
