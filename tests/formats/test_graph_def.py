@@ -9,6 +9,7 @@ import pytest
 
 from exporter.errors import ExporterError, FormatError
 from exporter.files.place import Place
+from exporter.formats import graph_def
 from exporter.formats.graph_def import Graph, MetaGraph, Output, TensorProto, open_file
 from exporter.sources.tf_graph.norms import graph_norms
 from tests.make.graph_files import Function, chain, const, frozen_variables, function, graph, meta_graph, node, parameters, tensor
@@ -58,6 +59,7 @@ def test_a_constant_is_decoded(data, expected):
     (field(1, 1) + field(2, field(2, field(1, -1))), "a constant has an invalid shape"),
     (field(1, 7) + field(8, b"text"), "expected a numeric constant"),
     (field(1, 99), "expected a numeric constant"),
+    (field(1, 1) + field(2, shape_proto((2,))) + field(4, 8), "expected bytes as tensor_content"),
 ])
 def test_a_broken_constant_is_refused(data, message):
     with pytest.raises(FormatError, match=message):
@@ -94,8 +96,12 @@ def test_functions_name_outputs_of_nodes():
     (field(1, 5), "expected a message, got a number"),
     (field(1, field(1, b"\xff") + field(2, "NoOp")), "not UTF-8"),
     (graph(node("c", "Const"))[:5], "field 1 claims 10 bytes, but 3 are left"),
+    (graph(*[node(f"n{number}", "NoOp") for number in range(6)]), "expected at most 5 nodes, got more"),
+    (graph(functions=[function(f"f{number}", [], [], {}) for number in range(4)]), "expected at most 3 functions, got more"),
 ])
-def test_a_broken_graph_is_refused(data, message):
+def test_a_broken_graph_is_refused(data, message, monkeypatch):
+    monkeypatch.setattr(graph_def, "MAX_NODES", 5)
+    monkeypatch.setattr(graph_def, "MAX_FUNCTIONS", 3)
     with pytest.raises(FormatError, match=message):
         assert Graph(data).main
 
@@ -137,6 +143,20 @@ def test_a_file_is_mapped_and_an_empty_one_is_empty(tmp_path):
     found = Graph(open_file(Place(tmp_path / "g.pb")))
     assert found.main.nodes["c"].tensor().array().tolist() == [1, 2]
     assert Graph(open_file(Place(tmp_path / "empty.pb"))).main.nodes == {}
+
+
+def test_a_file_over_the_limit_is_not_mapped(tmp_path, monkeypatch):
+    (tmp_path / "g").write_bytes(bytes(11))
+    monkeypatch.setattr(graph_def, "MAX_GRAPH", 11)
+    assert len(open_file(Place(tmp_path / "g"))) == 11
+    monkeypatch.setattr(graph_def, "MAX_GRAPH", 10)
+    with pytest.raises(FormatError, match="expected a graph of at most 10 bytes, got 11"):
+        open_file(Place(tmp_path / "g"))
+
+
+def test_a_number_in_place_of_a_message_is_refused():
+    with pytest.raises(FormatError, match="expected a message in field 3"):
+        MetaGraph(field(2, graph()) + field(3, 7), "m")
 
 
 def test_a_meta_graph_says_who_wrote_it():

@@ -131,6 +131,67 @@ def test_slices_that_do_not_make_the_tensor(tmp_path, extents, what):
         checkpoint.read("w")
 
 
+@pytest.mark.parametrize(("change", "what"), [
+    ({"dtype": 2}, "is stored in slices of several types"), ({"shape": (4, 5)}, "has a slice whose shape does not match its extent"),
+    ({"shape": (15,)}, "has a slice whose shape does not match its extent")])
+def test_slices_that_differ_from_what_lists_them(tmp_path, change, what):
+    key = slice_key("w", ((0, 3), (0, -1)))
+    bad = entry(**{"shape": (3, 5), "size": 60, **change})
+    index = write_bundle(tmp_path, "m", {"w": np.zeros((10, 5), "f4")}, slices={"w": SLICES["rows"]}, change=replaced(key, bad))
+    with opened(index) as checkpoint, pytest.raises(FormatError, match=what):
+        checkpoint.read("w")
+
+
+def v1_changed(path, change):
+    """A V1 checkpoint of two tensors with changed entries."""
+    write_v1(path, {"w": np.arange(4, dtype="f4"), "h": np.arange(4).astype("f2")})
+    with Table(Place(path)) as found:
+        entries = change(dict(found.items()))
+    path.write_bytes(table(sorted(entries.items())))
+    return path
+
+
+KEY, HALF = slice_key("w", ((0, -1),)), slice_key("h", ((0, -1),))
+
+
+@pytest.mark.parametrize(("name", "change", "what"), [
+    ("w", lambda entries: {key: value for key, value in entries.items() if key != KEY}, "lacks a slice that the checkpoint lists"),
+    ("w", lambda entries: {**entries, KEY: entries[HALF]}, "is stored under the key of another tensor"),
+    ("w", lambda entries: {**entries, KEY: entries[KEY].replace(b"\x0a\x01w", b"\x0a\x01v")}, "is stored under the key of another tensor"),
+    ("h", lambda entries: {**entries, HALF: entries[HALF].replace(encode(int(np.float16(3).view("u2"))), b"\xff\xff\x7f")},
+     "has 16-bit numbers that do not fit 16 bits"),
+    ("w", lambda entries: {**entries, b"": entries[b""].replace(shape_proto((4,)), shape_proto((5,)))}, "has 4 numbers, expected 5"),
+], ids=["missing", "another tensor", "another name", "large", "few"])
+def test_v1_entries_that_differ_from_what_lists_them(tmp_path, name, change, what):
+    with opened(v1_changed(tmp_path / "m", change)) as checkpoint, pytest.raises(FormatError, match=f"tensor {name} {what}"):
+        checkpoint.read(name)
+
+
+def test_shards_that_differ_about_a_tensor_are_refused(tmp_path):
+    write_v1(tmp_path / "m-00000-of-00002", {"a": np.zeros(4, "f4")})
+    for other in (np.zeros(4, "f8"), np.zeros(5, "f4")):
+        write_v1(tmp_path / "m-00001-of-00002", {"a": other})
+        with pytest.raises(FormatError, match="tensor a has another type or shape in another shard"):
+            opened(tmp_path / "m-00000-of-00002")
+    (tmp_path / "m-00000-of-00002").rename(tmp_path / "m-00002-of-00002")
+    with pytest.raises(FormatError, match="got shard 2 of 2"):
+        opened(tmp_path / "m-00002-of-00002")
+
+
+def test_numbers_are_no_strings(tmp_path):
+    with opened(damaged(tmp_path)) as checkpoint, pytest.raises(FormatError, match="tensor a/gamma is not a tensor of strings"):
+        checkpoint.strings("a/gamma")
+
+
+def test_more_data_files_than_are_kept_open(tmp_path, monkeypatch):
+    monkeypatch.setattr(tensor_bundle, "MAX_OPEN", 2)
+    tensors = {name: np.full(3, number, "f4") for number, name in enumerate("abcdef")}
+    with opened(write_bundle(tmp_path, "m", tensors, shards=5)) as checkpoint:
+        for name in "abcdefabc":
+            assert same(checkpoint.read(name), tensors[name])
+            assert len(checkpoint._files) <= 2
+
+
 @ANY_FOLDER
 @given(st.dictionaries(names, arrays.filter(lambda array: array.size), min_size=1, max_size=6))
 def test_v1_round_trip(tmp_path, tensors):
@@ -314,6 +375,58 @@ def test_tables_of_any_bytes_are_refused(tmp_path_factory, data, footer):
     path = tmp_path_factory.mktemp("t") / "t"
     path.write_bytes(data + (b"\0" * footer * 8 + struct.pack("<Q", sstable.MAGIC) if footer else b""))
     with pytest.raises(FormatError), Table(Place(path)) as found:
+        list(found.items())
+
+
+def sealed(content, kind=0):
+    """A block of any content, with the right CRC."""
+    whole = content + bytes([kind])
+    return whole + struct.pack("<I", crc32c.masked(whole))
+
+
+ENTRY = b"\0\1\1bv"  # shares nothing with the key before; the key b, the value v
+RESTARTS = struct.pack("<II", 0, 1)
+
+
+def of_blocks(first):
+    """A table of one block, which the index says ends with the key b."""
+    def handle(at, size):
+        return encode(at) + encode(size - 5)
+
+    meta = sealed(RESTARTS)
+    index = sealed(b"\0\1" + encode(len(handle(0, len(first)))) + b"b" + handle(0, len(first)) + RESTARTS)
+    footer = handle(len(first), len(meta)) + handle(len(first) + len(meta), len(index))
+    return first + meta + index + footer.ljust(40, b"\0") + struct.pack("<Q", sstable.MAGIC)
+
+
+@pytest.mark.parametrize(("content", "what"), [
+    (ENTRY + RESTARTS, None),
+    (b"\0\0", "bad block: no terminator"), (ENTRY + struct.pack("<II", 0, 3), "bad block: more restart points than bytes"),
+    (ENTRY + struct.pack("<II", 0, 1 << 31), "bad block: more restart points than bytes"),
+    (b"\1\1\1bv" + RESTARTS, "bad entry: it is longer than its block, or shares more"),
+    (b"\0\1\2bv" + RESTARTS, "bad entry: it is longer than its block"), (b"\0\3\0bv" + RESTARTS, "bad entry: it is longer than its block"),
+    (b"\0\1\1cv" + RESTARTS, "do not match the index"), (RESTARTS, "do not match the index"),
+], ids=["sound", "short", "restarts", "many restarts", "shared", "value", "key", "another key", "empty"])
+def test_blocks_that_are_wrong_under_a_right_crc(tmp_path, content, what):
+    (tmp_path / "t").write_bytes(of_blocks(sealed(content)))
+    with Table(Place(tmp_path / "t")) as found:
+        if what is None:
+            assert list(found.items()) == [(b"b", b"v")]
+            return
+        with pytest.raises(FormatError, match=what):
+            list(found.items())
+
+
+def test_a_compression_that_is_not_known(tmp_path):
+    (tmp_path / "t").write_bytes(of_blocks(sealed(ENTRY + RESTARTS, kind=2)))
+    with Table(Place(tmp_path / "t")) as found, pytest.raises(FormatError, match="unknown compression of a block: 2"):
+        list(found.items())
+
+
+def test_a_block_over_the_limit_is_not_read(tmp_path, monkeypatch):
+    (tmp_path / "t").write_bytes(of_blocks(sealed(b"\0\1\x64b" + b"v" * 100 + RESTARTS)))
+    monkeypatch.setattr(sstable, "MAX_BLOCK", 100)
+    with Table(Place(tmp_path / "t")) as found, pytest.raises(FormatError, match="expected a block of at most 100 bytes, got 112"):
         list(found.items())
 
 

@@ -313,6 +313,11 @@ def test_a_fused_kernel_of_its_time_may_have_raised_epsilon(tmp_path, version, c
     assert len(bundle.skipped) == (not agrees)
 
 
+def test_a_function_that_is_bound_to_nothing_is_refused(tmp_path):
+    with pytest.raises(FormatError, match="the function serve is bound to a node that does not exist"):
+        read(write_exported(tmp_path, bound=(2, 3, 4, 99)))
+
+
 @pytest.mark.parametrize("bound", [(3, 2, 4, 5), (2, 3, 4, 4), (2, 3, 4, 1), (2, 3, 4)])
 def test_functions_must_agree_about_their_variables(bound, tmp_path):
     with pytest.raises(FormatError, match="is bound to different objects than its caller"):

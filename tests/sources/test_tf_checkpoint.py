@@ -18,7 +18,7 @@ from exporter.sources.shared.options import ReadOptions
 from exporter.sources.tf_checkpoint import claims
 from exporter.sources.tf_objects.configs import about_removed
 from tests.make.live import ROLES, check_live, check_output, config, fill
-from tests.make.tensor_files import graph_proto, write_bundle, write_v1
+from tests.make.tensor_files import field, graph_proto, write_bundle, write_v1
 
 
 class Model:
@@ -259,6 +259,33 @@ def test_damage(tmp_path, spoil, what):
     with pytest.raises(FormatError) as caught:
         read(index)
     assert re.search(what, str(caught.value))
+
+
+@pytest.mark.parametrize(("children", "what"), [
+    (field(1, field(1, 1) + field(2, "bn")) + field(1, field(1, 2) + field(2, "bn")),
+     "node 0 of the object graph has two children named bn"),
+    (field(1, field(1, b"x") + field(2, "bn")), "a reference in the object graph has the wrong types"),
+    (field(1, field(1, 1) + field(2, 7)), "a reference in the object graph has the wrong types"),
+    (field(1, field(1, 1) + field(2, b"\xff")), "the name of an object is not UTF-8"),
+    (field(1, field(1, 1) + field(2, "bn")) * 2, None)], ids=["two", "node", "name", "text", "said twice"])
+def test_children_that_are_no_children(tmp_path, children, what):
+    model = Model().norm("bn")
+    rest = graph_proto(model.nodes[1:])
+    index = write_bundle(tmp_path, "model", {**model.tensors, OBJECT_GRAPH: [field(1, children) + rest]})
+    if what is None:
+        assert len(read(index)) == 1
+        return
+    with pytest.raises(FormatError, match=what):
+        read(index)
+
+
+def test_two_object_graphs_are_refused(tmp_path):
+    model = Model().norm("bn")
+    graph = graph_proto(model.nodes)
+    index = write_bundle(tmp_path, "model", {**model.tensors, OBJECT_GRAPH: [graph, graph]}, change=lambda entries: [
+        (key, value + field(2, field(2, field(1, 2))) if key == OBJECT_GRAPH.encode() else value) for key, value in entries])
+    with pytest.raises(FormatError, match="expected the object graph to be one string"):
+        read(index)
 
 
 def test_a_chain_of_many_objects_is_refused(tmp_path):
