@@ -60,6 +60,8 @@ def test_members_are_read(compression):
 def test_a_stored_member_is_a_window_and_not_a_copy():
     file = Archive(MemoryFile(GOOD)).open("model.weights.h5")
     assert isinstance(file, zip_archive.Window)
+    assert file.readable()
+    assert file.seekable()
 
 
 def test_written_as_keras_writes_weights(tmp_path):
@@ -204,6 +206,31 @@ def test_deflated_size_that_lies():
         struct.pack_into("<I", data, 22, size)
         struct.pack_into("<I", data, data.find(b"PK\1\2") + 24, size)
         assert f"does not decompress to the declared {size} bytes" in refused(bytes(data))
+
+
+def test_a_stored_size_that_lies():
+    data = bytearray(GOOD)
+    for place in (22, data.find(b"PK\1\2") + 24):
+        struct.pack_into("<I", data, place, len(CONFIG) + 1)
+    assert f"expected the declared {len(CONFIG) + 1} bytes, got {len(CONFIG)} stored" in refused(bytes(data))
+
+
+def test_a_size_that_is_left_to_a_record_which_is_not_there():
+    data = bytearray(GOOD)
+    struct.pack_into("<I", data, data.find(b"PK\1\2") + 24, 0xFFFFFFFF)
+    with pytest.raises(FormatError, match="a size or offset above 4 GiB is missing"):
+        Archive(MemoryFile(bytes(data)))
+
+
+def test_the_head_of_a_member_that_cannot_be_decompressed():
+    data = bytearray(packed(("config.json", CONFIG), compression=zipfile.ZIP_DEFLATED))
+    archive = Archive(MemoryFile(bytes(data)))
+    assert archive.head("config.json", 4) == CONFIG[:4]
+    start = 30 + len("config.json")
+    data[start] = 0xFF  # a block of no kind
+    with pytest.raises(FormatError, match="it cannot be decompressed") as error:
+        Archive(MemoryFile(bytes(data))).head("config.json", 4)
+    assert error.value.where == "config.json"
 
 
 def test_bombs():

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from exporter.errors import FormatError
+from exporter.errors import FormatError, LayerError
 from exporter.pipeline import message
 from exporter.pipeline.resolve import Completion, resolve, unique_paths
 from exporter.sources.shared.options import ReadOptions
@@ -66,3 +67,14 @@ def test_layers_of_one_path_take_linear_work():
         return lines_run(lambda: run(found))
 
     assert cost(200) < 2.2 * cost(100)
+
+
+def test_a_layer_that_cannot_be_used_is_refused_or_skipped_with_its_reason():
+    bad = make_stored("bad", moving_variance=np.float32([1, -1, 1, 1]))
+    found = make_found(make_stored("good"), bad, skipped=[("other", "no reason")])
+    with pytest.raises(LayerError, match=r"bad: moving_variance\[1\] is -1"):
+        resolve(make_found(make_stored("good"), bad), ReadOptions())
+    bundle = resolve(found, ReadOptions(skip_unresolved=True))
+    assert bundle.paths() == ["good"]
+    assert [(path, reason.partition(" and")[0]) for path, reason in bundle.skipped] == [
+        ("other", "no reason"), ("bad", "moving_variance[1] is -1")]

@@ -112,6 +112,18 @@ def test_only_exports_are_noted(tmp_path):
     assert set(entries["exports"]["a.json"]) == {"source", "mark", "how", "written"}
 
 
+def test_names_of_exports_are_on_disk_before_the_index_that_lists_them(tmp_path, monkeypatch):
+    """After a power failure an export that the index lists would be taken for written."""
+    done = []
+    monkeypatch.setattr(resume.output, "sync_folder", lambda folder: done.append(os.fspath(folder)))
+    monkeypatch.setattr(resume.output, "write", lambda path, data: done.append("index"))
+    one = index(tmp_path)
+    (tmp_path / "sub").mkdir()
+    one.note(exported(tmp_path, "sub/a.json"))
+    one.save()
+    assert done == [str(tmp_path / "sub"), "index"]
+
+
 def test_it_is_saved_every_two_seconds(tmp_path, monkeypatch):
     now = [100.0]
     monkeypatch.setattr(resume.time, "monotonic", lambda: now[0])
