@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib.util
 import os
 import pathlib
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 
+from tests.make import processes
 from tests.make.layers import ROOT
 from tests.make.tensor_files import DTYPES, field, fixed32, masked, shape_proto, table
 
@@ -39,8 +39,7 @@ def models():
 
 def count(small, large, kind="model"):
     """(bytes read for `large`, bytes of its batch norms, how many there are)."""
-    words = [sys.executable, "-c", COUNT, str(small), str(large), kind]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = processes.run(COUNT, small, large, kind, text=True)
     assert done.returncode == 0, done.stderr
     return tuple(map(int, done.stdout.split()))
 
@@ -58,7 +57,7 @@ def test_of_a_densenet_hardly_more_than_the_batch_norms_is_read(tmp_path, suffix
     assert read <= 2 * own + metadata, f"{read} bytes for {own} of batch norms; the file holds {metadata} of metadata"
 
 
-@pytest.mark.parametrize("suffix", ["h5", "keras"])
+@pytest.mark.parametrize("suffix", ["h5", pytest.param("keras", marks=pytest.mark.thorough("much time"))])
 def test_a_layer_of_a_million_channels_is_read_once(tmp_path, suffix):
     made = models()
     write = made.write_h5 if suffix == "h5" else made.write_keras

@@ -22,9 +22,9 @@ WORDS_OF_A_SENTENCE = 3
 NOT_MESSAGES = {"exporter/targets/kit.py"}     # templates of files that are written
 
 
-def docstrings(tree: ast.AST) -> set[ast.AST]:
+def docstrings(nodes: list[ast.AST]) -> set[ast.AST]:
     found: set[ast.AST] = set()
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
             found.add(node.value)
     return found
@@ -55,15 +55,15 @@ def is_sentence(text: str) -> bool:
 
 
 def messages_of(source: str) -> Iterator[str]:
-    tree = ast.parse(source)
-    skipped = docstrings(tree)
+    nodes = list(ast.walk(ast.parse(source)))
+    skipped = docstrings(nodes)
     direct: set[ast.AST] = set()
-    for node in ast.walk(tree):
+    for node in nodes:
         direct |= said_directly(node)
         if isinstance(node, ast.JoinedStr):
             skipped.update(part for part in node.values if isinstance(part, ast.Constant))
             skipped.update(part.format_spec for part in node.values if isinstance(part, ast.FormattedValue) and part.format_spec)
-    for node in ast.walk(tree):
+    for node in nodes:
         text = None if node in skipped or not isinstance(node, ast.expr) else text_of(node)
         if text and (is_sentence(text) or (node in direct and " " in text)):
             yield re.sub(r"\s+", " ", text).strip()

@@ -296,7 +296,7 @@ def test_the_extended_validator_says_what_the_plain_one_says():
         refused.append(error is not None)
 
     def visit(node, above):
-        for key in list(node) if isinstance(node, dict) else range(len(node)):
+        for key in list(node) if isinstance(node, dict) else range(min(len(node), 2)):
             old = node[key]
             for other in others:
                 node[key] = other

@@ -95,7 +95,7 @@ VALUES = st.recursive(st.none() | st.booleans() | st.integers(-3, 3) | st.floats
 PARTS = [SCHEMA["$defs"]["neighbor"], *SCHEMA["$defs"]["layer"]["properties"].values(), *SCHEMA["properties"].values()]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=3 * settings.default.max_examples)
 @given(st.sampled_from(PARTS), VALUES)
 def test_any_value_at_any_part_is_judged_as_jsonschema_judges_it(part, value):
     theirs = AUTHORITY.evolve(schema=part).is_valid(value)

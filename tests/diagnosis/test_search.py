@@ -93,8 +93,9 @@ def test_of_numbers_of_one_channel_that_channel_is_shown():
 # every mistake, by name, on the layers of a real model
 
 @pytest.mark.parametrize("paths", [
-    pytest.param({"stem_bn", "shared"}, id="two"),
-    pytest.param({"block_a/bn", "block_b/bn", "no_beta", "frozen", "per_row/inner"}, id="others", marks=pytest.mark.thorough("much time"))])
+    pytest.param({"stem_bn"}, id="one"),
+    pytest.param({"shared", "block_a/bn", "block_b/bn", "no_beta", "frozen", "per_row/inner"}, id="others",
+                 marks=pytest.mark.thorough("much time"))])
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.code)
 def test_each_mistake_is_found_by_name(model, mistake, paths):
     tried = 0
@@ -305,7 +306,7 @@ def five_orders(layer, x):
     yield (scale.astype(np.float64) * x + shift).astype(np.float32)
 
 
-@pytest.mark.parametrize("count", [1000, pytest.param(10_000, marks=pytest.mark.thorough("much time"))])
+@pytest.mark.parametrize("count", [300, pytest.param(10_000, marks=pytest.mark.thorough("much time"))])
 def test_correct_evaluations_are_none_of_them_mistaken(count):
     random = np.random.default_rng(5)
     evaluations, worst = 0, 0.0
@@ -412,7 +413,7 @@ def test_the_machine_form_is_json(model):
     assert diagnose(make_bundle(layer), x, layer(x) - layer.beta).to_dict()["explanations"][0]["codes"] == ["BN132"]
 
 
-@settings(max_examples=settings.default.max_examples // 3, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=settings.default.max_examples // 5, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_whatever_is_given_there_is_an_answer_or_a_usage_error(data):
     """Any shape, any numbers (none finite, all zero, whole ones), typed or not."""

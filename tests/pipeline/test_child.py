@@ -23,6 +23,7 @@ from exporter.pipeline import finding, limits, message, read
 from exporter.sources.shared.options import ReadOptions
 from exporter.targets import bundle_json
 from exporter.targets.shared.options import WriteOptions
+from tests.make import processes
 from tests.make.layers import ROOT, make_bundle, make_found, make_layer, make_stored, same_layer
 
 BOTH = pytest.mark.parametrize("fork", [True, False], ids=["fork", "spawn"])
@@ -94,6 +95,7 @@ def spin():
         pass
 
 
+@pytest.mark.thorough("a second of computing, as with a signal that is ignored, which runs always")
 def test_a_hang_ends(monkeypatch, path):
     monkeypatch.setattr(limits, "CPU_SECONDS", 0)
     with pytest.raises(FormatError, match="seconds of processor time"):
@@ -251,10 +253,14 @@ if __name__ == "__main__":
 
 def run_program(tmp_path, path, before="", run="work()", forks=(True, False), **options):
     out = tmp_path / "out.txt"
-    program = tmp_path / "program.py"
-    program.write_text(PROGRAM.format(before=before, run=run, forks=forks, path=str(path), out=str(out)))
-    done = subprocess.run([sys.executable, str(program)], env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False,
-                          **{"capture_output": True, "text": True, **options})
+    text = PROGRAM.format(before=before, run=run, forks=forks, path=str(path), out=str(out))
+    if "spawn" in run or "forkserver" in run:  # they start the file again
+        program = tmp_path / "program.py"
+        program.write_text(text)
+        done = subprocess.run([sys.executable, str(program)], env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False, capture_output=True,
+                              text=True, **options)
+    else:
+        done = processes.run(text, text=True, **options)
     return done, out.read_text() if out.exists() else ""
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import concurrent.futures
+import itertools
 import os
 import pathlib
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -20,10 +20,12 @@ from exporter.pipeline import finding, readers
 from exporter.pipeline.many import export_many
 from exporter.pipeline.read import read_here
 from exporter.sources.shared.options import ReadOptions
-from tests.make.layers import ROOT, make_bundle, make_layer, same_layer
+from tests.make import processes
+from tests.make.layers import make_bundle, make_layer, same_layer
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="each file has a process of its own there")
 OPTIONS = ReadOptions()
+both_ways = pytest.mark.parametrize("start", ["fork", "spawn"], indirect=True)
 
 
 @pytest.fixture
@@ -49,7 +51,7 @@ def idle(pool):
     return [reader.pid for reader in pool._idle]
 
 
-@pytest.fixture(params=["fork", "spawn"])
+@pytest.fixture(params=["fork", pytest.param("spawn", marks=pytest.mark.thorough("much time; a few tests of both ways run always"))])
 def start(request, monkeypatch):
     """Whether processes are forked or spawned."""
     kind = readers._spawned if request.param == "spawn" else readers._forked
@@ -58,6 +60,7 @@ def start(request, monkeypatch):
     return request.param
 
 
+@both_ways
 def test_one_process_reads_many_files(zoo, pool, start):
     for number in range(6):
         found = read(pool, zoo / f"m{number}.json")
@@ -67,6 +70,7 @@ def test_one_process_reads_many_files(zoo, pool, start):
     assert pool._idle[0].files == 6
 
 
+@both_ways
 def test_a_process_that_met_a_damaged_file_reads_no_other(zoo, pool, start):
     read(pool, zoo / "m0.json")
     before = idle(pool)
@@ -122,6 +126,32 @@ def test_one_that_dies_over_a_file_after_others_gives_it_to_a_new_one(zoo, pool,
     assert len(read(pool, zoo / "m3.json").layers) == 1
 
 
+def test_limits_are_set_for_each_file(zoo, pool, monkeypatch):
+    """From the time that the process has taken so far."""
+    import resource
+
+    from exporter.pipeline import limits
+
+    used, spent = zoo / "limits", itertools.count(100, 100)
+    monkeypatch.setattr(limits, "CPU_SECONDS", 5)
+    monkeypatch.setattr(resource, "getrusage", lambda whose: (next(spent), 0.5))
+
+    def act(name):
+        with open(used, "a", encoding="utf-8") as file:
+            print(resource.getrlimit(resource.RLIMIT_CPU)[0], file=file)
+        if name == "m2.json":
+            os.kill(os.getpid(), signal.SIGXCPU)  # as the kernel does
+
+    at_path(monkeypatch, act)
+    for name in ("m0.json", "m1.json"):
+        read(pool, zoo / name)
+    assert len(idle(pool)) == 1
+    with pytest.raises(FormatError, match="5 seconds of processor time"):
+        read(pool, zoo / "m2.json")
+    assert used.read_text().split() == ["106", "206", "306"]
+
+
+@pytest.mark.thorough("three seconds of computing, in which the kernel ends a process")
 def test_limits_hold_for_each_file(zoo, pool, monkeypatch):
     from exporter.pipeline import limits
 
@@ -141,7 +171,7 @@ def test_limits_hold_for_each_file(zoo, pool, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["MAX_FILES", "MAX_GROWTH"])
-def test_one_that_has_read_enough_or_has_grown_is_replaced(zoo, pool, monkeypatch, name):
+def test_one_that_has_read_enough_or_has_grown_is_replaced(zoo, pool, forks, monkeypatch, name):
     monkeypatch.setattr(readers, name, 2 if name == "MAX_FILES" else -(1 << 40))
     seen = set()
     for number in range(4):
@@ -150,7 +180,7 @@ def test_one_that_has_read_enough_or_has_grown_is_replaced(zoo, pool, monkeypatc
     assert len(seen) == (2 if name == "MAX_FILES" else 0)
 
 
-def test_what_the_user_did_not_say_is_no_damage(tmp_path, pool):
+def test_what_the_user_did_not_say_is_no_damage(tmp_path, pool, forks):
     import h5py
     import numpy as np
 
@@ -167,6 +197,7 @@ def test_what_the_user_did_not_say_is_no_damage(tmp_path, pool):
     assert UnresolvedError in readers.ABOUT_OPTIONS
 
 
+@both_ways
 def test_threads_share_them(zoo, start):
     here = {number: exporter.load(zoo / f"m{number}.json").digest() for number in range(6)}
     before = threading.enumerate()
@@ -178,7 +209,7 @@ def test_threads_share_them(zoo, start):
     assert not set(threading.enumerate()) - set(before)
 
 
-def test_the_folder_may_change_meanwhile(zoo, pool, monkeypatch):
+def test_the_folder_may_change_meanwhile(zoo, pool, forks, monkeypatch):
     monkeypatch.chdir(zoo)
     read(pool, pathlib.Path("m0.json"))
     (zoo / "below").mkdir()
@@ -187,7 +218,7 @@ def test_the_folder_may_change_meanwhile(zoo, pool, monkeypatch):
     assert len(idle(pool)) == 1
 
 
-def test_a_fork_of_this_process_leaves_them_alone(zoo, pool):
+def test_a_fork_of_this_process_leaves_them_alone(zoo, pool, forks):
     read(pool, zoo / "m0.json")
     pid = os.fork()
     if pid == 0:
@@ -203,9 +234,7 @@ def test_they_end_with_the_process_that_asks(zoo):
                "from exporter.sources.shared.options import ReadOptions\n"
                f"readers.READERS.read(Place({str(zoo / 'm0.json')!r}), ReadOptions(), lambda: None, lambda stored: None)\n"
                "print(readers.READERS._idle[0].pid, flush=True)\nos.kill(os.getpid(), signal.SIGKILL)\n")
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False,
-                          env={**os.environ, "PYTHONPATH": str(ROOT)})
-    pid = int(done.stdout)
+    pid = int(processes.run(program).stdout)
     for _ in range(100):
         try:
             os.kill(pid, 0)
@@ -251,7 +280,7 @@ def test_what_is_wrong_with_a_file_is_said_of_that_file(zoo, pool, start):
     assert idle(pool) == []
 
 
-def test_while_one_is_written_the_next_is_being_read(zoo, monkeypatch):
+def test_while_one_is_written_the_next_is_being_read(zoo, forks, monkeypatch):
     from exporter.pipeline import write
 
     done = []

@@ -45,7 +45,7 @@ def test_names_take_linear_work(family, name):
         given = [make_layer(path) for path in paths] if name is unique_paths else paths
         return lines_run(lambda: name(given))
 
-    assert cost(1000) < 2.3 * cost(500)
+    assert cost(500) < 2.3 * cost(250)
     assert len(set(identifiers(FAMILIES[family](1000)))) == 1000
 
 

@@ -14,6 +14,7 @@ import time
 import pytest
 
 import exporter
+from tests.make import processes
 from tests.make.h5_files import named, parameters, write
 from tests.make.layers import ROOT, make_bundle, make_layer
 from tests.make.v3_files import norm, sequential
@@ -30,6 +31,8 @@ if multiprocessing.get_start_method(allow_none=True) is None:
     multiprocessing.set_start_method("spawn")
 """
 
+CHECK = "import os, sys; assert not hasattr(os, 'fork'); from exporter.commands.export import export_command; export_command()"
+
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="is so anyway")
 
 
@@ -39,23 +42,24 @@ def started(tmp_path):
     (tmp_path / "hidden").mkdir()
     (tmp_path / "hidden" / "sitecustomize.py").write_text(HIDDEN)
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path / 'hidden'}{os.pathsep}{ROOT}"}
-    check = "import os, sys; assert not hasattr(os, 'fork'); from exporter.commands.export import export_command; export_command()"
 
     def call(*words, first=""):
-        return subprocess.Popen([sys.executable, "-c", first + check, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        return subprocess.Popen([sys.executable, "-c", first + CHECK, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                 text=True, cwd=tmp_path, env=environment, start_new_session=True)
 
     return call
 
 
 @pytest.fixture
-def done(started):
+def done(tmp_path, monkeypatch):
     """done(*words) -> (exit status, stdout, stderr)."""
+    (tmp_path / "hidden").mkdir()
+    (tmp_path / "hidden" / "sitecustomize.py").write_text(HIDDEN)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'hidden'}{os.pathsep}{ROOT}")
 
     def call(*words):
-        with started(*words) as process:
-            out, err = process.communicate(timeout=120)
-        return process.returncode, out, err
+        ended = processes.run(HIDDEN + CHECK, *words, text=True, cwd=tmp_path)
+        return ended.returncode, ended.stdout, ended.stderr
 
     return call
 
@@ -68,7 +72,7 @@ def test_one_model_is_listed_and_exported(done, tmp_path):
     assert exporter.load(tmp_path / "out.json").layers == exporter.read(SAMPLE).layers
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("jobs", [pytest.param(1, marks=pytest.mark.thorough("much time; by two processes it runs always")), 2])
 def test_many_models_with_a_damaged_one_among_them(done, tmp_path, jobs):
     (tmp_path / "zoo").mkdir()
     for number in range(5):
@@ -127,6 +131,7 @@ def test_ctrl_c_while_a_worker_starts(started, tmp_path):
     assert "interrupted: no model is done yet" in err
 
 
+@pytest.mark.thorough("forty models, and a signal at a random moment")
 def test_ctrl_c(started, tmp_path):
     (tmp_path / "zoo").mkdir()
     for number in range(40):

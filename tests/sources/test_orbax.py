@@ -55,8 +55,8 @@ def refusal(path, kind=ExporterError, **options):
     return f"{caught.value} | {caught.value.hint}"
 
 
-@pytest.mark.parametrize("driver", ["zarr3", "zarr"])
-@pytest.mark.parametrize("isolated", [False, True])
+@pytest.mark.parametrize(("driver", "isolated"), [("zarr3", False), ("zarr", False), ("zarr3", True), pytest.param(
+    "zarr", True, marks=pytest.mark.thorough("much time: a child imports tensorstore"))])
 def test_a_step_is_read_by_the_paths_of_its_variables(tmp_path, driver, isolated):
     bundle = exporter.read(write_step(tmp_path / "7", STEP, CONFIG, driver=driver), isolated=isolated)
     assert {layer.path: (layer.epsilon, stored(layer)) for layer in bundle} == {"inner/bn": (0.2, given(A)), "bn": (0.1, given(B))}

@@ -466,7 +466,9 @@ def control_flow(tf, version):
 
 @pytest.mark.live
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("version", [1, 2], ids=["switch", "functions"])
+@pytest.mark.parametrize("version", [
+    pytest.param(1, id="switch"),
+    pytest.param(2, id="functions", marks=pytest.mark.thorough("much time; frozen graphs of functions run always"))])
 @pytest.mark.parametrize("resource", [
     pytest.param(False, id="reference"), pytest.param(True, id="resource", marks=pytest.mark.thorough("much time"))])
 @pytest.mark.parametrize("form", ["V2", pytest.param("V1", marks=pytest.mark.thorough("much time")),
