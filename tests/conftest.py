@@ -8,8 +8,11 @@ import os
 import random
 import threading
 
+os.environ.setdefault("HYPOTHESIS_NO_PLUGINS", "1")  # with one, it imports trio
+
 import hypothesis
 import pytest
+from xdist.scheduler import LoadGroupScheduling
 
 
 def pytest_addoption(parser):
@@ -34,6 +37,32 @@ def pytest_collection_modifyitems(config, items):
         thorough = item.get_closest_marker("thorough")
         if thorough and not config.getoption("--thorough"):
             item.add_marker(pytest.mark.skip(reason=f"{thorough.args[0]}: only with --thorough"))
+
+
+class ByFunction(LoadGroupScheduling):
+    """A worker is given a test function with all its parameters, or a group, in the order of the files. Each test by itself would cost a
+    message, and a walk over all that the worker was given before.
+    """
+
+    def _split_scope(self, nodeid):
+        group = super()._split_scope(nodeid)
+        return nodeid.partition("[")[0] if group == nodeid else group
+
+    def schedule(self):
+        self.config.option.loadscopereorder = False
+        super().schedule()
+
+    def mark_test_complete(self, node, item_index, duration=0):
+        super().mark_test_complete(node, item_index, duration)
+        given = self.assigned_work[node]
+        scope = self._split_scope(self.registered_collections[node][item_index])
+        if all(given[scope].values()):
+            del given[scope]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    return ByFunction(config, log)
 
 
 @hypothesis.settings(max_examples=1, database=None)
