@@ -18,7 +18,7 @@ from typing import Any
 
 from exporter.errors import FormatError, located, printable
 from exporter.keras.calls import NOTHING_AROUND, Surroundings, input_names, input_tensors
-from exporter.keras.lookalikes import BATCH_NORMS, INNER_NORM, about_wrapper, inner_norm
+from exporter.keras.lookalikes import BATCH_NORMS, INNER_NORM, about_wrapper, inner_norm, is_called_batch_norm
 from exporter.keras.node import MODELS as MODELS
 from exporter.keras.node import Node as Node
 from exporter.keras.node import is_batch_norm as is_batch_norm
@@ -79,7 +79,8 @@ def model_tree(value: Any, where: str) -> Node:
     """The tree of a parsed model config."""
     counter = _Counter(where)
     if isinstance(value, dict) and isinstance(value.get("class_name"), str):
-        return with_places(with_ids_inside(_layer(value, counter, NOTHING_AROUND, "the model")))
+        tree = with_places(with_ids_inside(_layer(value, counter, NOTHING_AROUND, "the model")))
+        return dataclasses.replace(tree, has_namesakes=True) if counter.has_namesakes else tree
     if isinstance(value, dict) and isinstance(value.get("name"), str) and ("layers" in value or "nodes" in value):
         return _old_layer(value, counter, "")
     raise FormatError("this JSON is not the config of a Keras model", where=where,
@@ -90,7 +91,7 @@ class _Counter:
     """The place of the config, and how many more layers it may contain."""
 
     def __init__(self, where: str) -> None:
-        self.where, self.left = where, MAX_LAYERS
+        self.where, self.left, self.has_namesakes = where, MAX_LAYERS, False
 
     def error(self, what: str, name: object = "") -> FormatError:
         place = f"{self.where}: layer {printable(str(name), 80)}" if name else self.where
@@ -121,6 +122,7 @@ def _layer(entry: dict[str, Any], counter: _Counter, outer: Surroundings, what: 
     tensors = input_tensors(entry)
     # a user's class may omit its name from its config, or store the None that it was called with
     optional = base not in BATCH_NORMS or ">" in class_name or isinstance(registered, str)
+    counter.has_namesakes |= optional and is_called_batch_norm(base)
     return Node(name=_name(entry, config, counter, optional=optional), class_name=class_name,
                 registered_name=registered if isinstance(registered, str) else None, config=config,
                 children=tuple(_children(base, config, counter, own)), input_shape=_input_shape(entry, config, tensors),

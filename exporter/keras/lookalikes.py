@@ -18,10 +18,13 @@ from exporter.errors import names, printable
 
 # Keys in get_config() of every BatchNormalization subclass since Keras 2.0, and of no other layer.
 SIGNS = frozenset(("momentum", "epsilon", "moving_variance_initializer"))
+# Keys that every version of Keras has written for its own batch norms.
+WRITTEN = frozenset(("epsilon", "momentum", "axis", "mode"))
 # Weights of Keras's own layers and cells, whose scope may contain a batch norm.
 KERNELS = re.compile(r"(^|[/_])(kernel|bias)(_\d+)?(:\d+)?$")
 INNER_NORM = "batchnorm"  # QKeras's name of the attribute
 
+_CALLED = re.compile(r"batch_?(re)?norm", re.IGNORECASE)
 _FUSED_WITH = frozenset(("filters", "kernel_size", "units", "depth_multiplier"))
 _OF_THE_NORM = frozenset((*SIGNS, "axis", "center", "scale", "trainable", "dtype", "renorm", "virtual_batch_size"))
 _DESCRIBED = re.compile(r"(.+)_(?:initializer|regularizer|constraints?)")
@@ -70,6 +73,12 @@ def about_weights(more: Sequence[str], class_name: str | None) -> str | None:
 def is_users_own(class_name: str) -> bool:
     """Whether a class is not one of Keras's own batch norms."""
     return class_name not in BATCH_NORMS
+
+
+@functools.lru_cache(1000)  # a few classes, over and over
+def is_called_batch_norm(class_name: str) -> bool:
+    """Whether the name of a class says that it is a batch norm."""
+    return _CALLED.search(class_name) is not None
 
 
 def about_class(class_name: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from exporter.batchnorm.places import Call
 from exporter.keras.calls import NOTHING_AROUND, Surroundings
-from exporter.keras.lookalikes import BATCH_NORMS, SIGNS
+from exporter.keras.lookalikes import BATCH_NORMS, SIGNS, WRITTEN
 
 MODELS = ("Sequential", "Model", "Functional", "Network")
 
@@ -31,6 +31,7 @@ class Node:
     shared_object:   shared_object_id of the entry, or None: two entries with one id are one layer.
     surroundings:    the effect of the models and wrappers around it, and how it is called.
     calls:           of a batch norm: what feeds and follows each of its calls; () if the config does not specify it.
+    has_namesakes:   of the model itself: whether a layer in it has a class that is called a batch norm, but not Keras's own.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Node:
     shared_object: int | None = None
     surroundings: Surroundings = NOTHING_AROUND
     calls: tuple[Call, ...] = ()
+    has_namesakes: bool = False
     base_name: str = dataclasses.field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -80,10 +82,11 @@ def join(above: str, name: str) -> str:
 def is_batch_norm(node: Node) -> bool:
     """Whether a layer is a batch norm: Keras's own classes, or a class of the user's that inherits its config.
 
-    A user's class of the same name that is not a batch norm (registered as "fake>BatchNormalization") lacks the config.
+    A user's class of the same name that is not a batch norm (registered as "fake>BatchNormalization", which only Keras 2.13 and later
+    write for every class) lacks the config. Keras 0.3 has no names in a config.
     """
     signed = node.config.keys() >= SIGNS
     if node.base_name in BATCH_NORMS:
-        own = ">" in (node.registered_name or node.class_name)
-        return signed or not own
+        own = ">" in node.class_name or node.registered_name is not None
+        return signed or not (own or ("name" in node.config and node.config.keys().isdisjoint(WRITTEN)))
     return signed and not node.children

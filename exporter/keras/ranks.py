@@ -23,6 +23,8 @@ _SAME = frozenset((
     "ThresholdedReLU", "Softmax", "ParametricSoftplus", "SReLU", "Dropout", "AlphaDropout", "GaussianDropout", "GaussianNoise",
     "ActivityRegularization", "Masking", "Permute", "Dense", "TimeDistributedDense", "Highway", "MaxoutDense", "InputLayer",
     "Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Concatenate"))
+# The rank of the input, of which the second axis is time.
+_OVER_TIME = {"ConvLSTM1D": 4, "ConvLSTM2D": 5, "ConvLSTM3D": 6}
 _RECURRENT = ("RNN", "LSTM", "GRU", "SimpleRNN", "CuDNNLSTM", "CuDNNGRU")
 
 
@@ -81,6 +83,8 @@ def _rank_inside(node: Node, rank: int | None, role: str) -> int | None:
 
 def _spatial_rank(class_name: str) -> int:
     """Rank of the input of Conv2D and its like; 0 for other layers."""
+    if class_name in _OVER_TIME:
+        return _OVER_TIME[class_name]
     kind = class_name.removesuffix("Transpose")
     return _SPATIAL_RANKS.get(kind[-2:], 0) if kind[:-2] in _SPATIAL or kind[:-2] in _GLOBAL else 0
 
@@ -89,6 +93,8 @@ def _output_rank(node: Node, rank: int | None, inner: int | None) -> int | None:
     name, config = node.base_name, node.config
     if name[:-2] in _GLOBAL:
         return rank if config.get("keepdims") else 2
+    if name in _OVER_TIME:
+        return None if config.get("return_state") else _OVER_TIME[name] - (not config.get("return_sequences"))
     if _spatial_rank(name) or name in _SAME or is_batch_norm(node):
         return rank
     if name == "Flatten":

@@ -62,6 +62,9 @@ def test_paths_in_the_order_of_the_model(model, paths):
     (layer("GroupNormalization", "bn", epsilon=1e-3), False),
     (layer("fake>BatchNormalization", "bn", units=3), False),
     ({**layer("BatchNormalization", "bn", units=3), "registered_name": "fake>BatchNormalization"}, False),
+    ({**layer("BatchNormalization", "bn", epsilon=1e-3), "registered_name": "BatchNormalization"}, False),
+    ({**norm(), "registered_name": "BatchNormalization"}, True), (layer("BatchNormalization", "bn", groups=3, trainable=True), False),
+    (layer("BatchNormalization", "bn", epsilon=1e-3), True),
     (layer("Dense", "batch_normalization_1", units=3), False), (layer("own>Block", "b", **SIGNS, inner=norm()), False),
 ])
 def test_what_is_a_batch_norm(entry, expected):

@@ -28,6 +28,16 @@ def h5(tmp_path, entry, weights=None, **groups):
     return write(tmp_path / "m.h5", held, sequential(entry, norm("plain")), keras_version="2.15.0", backend="tensorflow")
 
 
+def test_a_class_that_is_only_called_a_batch_norm_is_left_out_and_named(tmp_path):
+    """A group normalization under that name, as Keras writes a user's class: its two vectors are gamma and beta."""
+    own = {**layer("BatchNormalization", "own", groups=2, trainable=True), "registered_name": "BatchNormalization"}
+    bundle = exporter.read(h5(tmp_path, own, [("own/gamma:0", np.ones(3, "f4")), ("own/beta:0", np.ones(3, "f4"))]))
+    assert bundle.paths() == ["plain"]
+    assert "own: its class BatchNormalization is not Keras's own and does not have the config of a batch norm" in bundle.warnings[0]
+    frozen = layer("lab>FrozenBatchNorm2D", "own", trainable=False)
+    assert "FrozenBatchNorm2D" in exporter.read(h5(tmp_path, frozen, [("own/weight:0", np.ones(3, "f4"))])).warnings[0]
+
+
 def reasons(path, **options):
     with pytest.raises(UnresolvedError) as caught:
         exporter.read(path, **options)

@@ -38,6 +38,12 @@ def test_what_slides_over_space_says_it_itself(name, dimensions, more):
     assert behind(layer(f"{name}{dimensions}D{more}")) == dimensions + 2
 
 
+@pytest.mark.parametrize("dimensions", [1, 2, 3])
+@pytest.mark.parametrize(("config", "rank"), [({"return_sequences": True}, 3), ({"return_sequences": False}, 2), ({"return_state": True}, None)])
+def test_a_convolution_in_a_cell_goes_over_time(dimensions, config, rank):
+    assert behind(layer(f"ConvLSTM{dimensions}D", **config)) == (rank and dimensions + rank)
+
+
 @pytest.mark.parametrize("name", GLOBAL)
 def test_what_pools_over_all_of_space(name):
     assert behind(layer(f"{name}2D")) == 2

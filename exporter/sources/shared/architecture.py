@@ -5,10 +5,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from exporter.errors import MissingFileError, UnsupportedError, located
+from exporter.errors import MissingFileError, UnsupportedError, located, printable
 from exporter.files.place import Place
 from exporter.keras.config import HOW_TO_GIVE_ONE, Architecture, Node, is_batch_norm, model_tree, parse_config, walk
 from exporter.keras.dialects import KERAS_HUB, KERAS_HUB_EPSILON
+from exporter.keras.lookalikes import is_called_batch_norm
 from exporter.sources.shared.found import Found, OwnClass
 
 SAVED_MODEL = "saved_model.pb"
@@ -70,7 +71,14 @@ def _saved_model(folder: Place) -> Architecture:
 
 
 def note_own_classes(tree: Node | None, found: Found) -> None:
-    """Records the classes whose layers a config does not describe, if information is missing because of that."""
+    """Records the classes whose layers a config does not describe, if information is missing because of that, and layers whose class is
+    called a batch norm without having the config of one: nothing in the file shows what they compute."""
+    called = [(path, node.base_name) for path, node in walk(tree) if is_called_batch_norm(node.base_name) and not is_batch_norm(node)
+              and not node.children] if tree is not None and tree.has_namesakes else []
+    known = {layer.path for layer in found.layers} | {path for path, _ in found.skipped}
+    for path, class_name in called:
+        if path not in known:
+            found.leave_out(path, f"its class {printable(class_name, 80)} is not Keras's own and does not have the config of a batch norm")
     if tree is not None and (found.skipped or any(layer.epsilon is None for layer in found)):
         found.own_classes += _own_classes(tree)
 
