@@ -104,14 +104,14 @@ def about_removed(paths: Iterable[str]) -> str:
 
 def _layers_of(graph: CheckpointGraph, node: int) -> list[int]:
     """A model's layers: layer-0, layer-1 … up to Keras 2 (Model._layer_checkpoint_dependencies), a list of its own in Keras 3, which a
-    Sequential keeps in its internal functional model."""
+    Sequential keeps in its internal functional model; it numbers operations (keras.ops), too, which are no objects."""
     children = graph.children(node)
     found = [children[key] for number in range(len(children)) if (key := f"layer-{number}") in children]
     if found or not len(children):
         return found
     operations = graph.children(children.get("_functional", node)).get("_operations")
     listed = {} if operations is None else graph.children(operations)
-    return [listed[key] for number in range(len(listed)) if (key := str(number)) in listed]
+    return [listed[key] for key in sorted(filter(str.isdecimal, listed), key=int)]
 
 
 def _fit(graph: CheckpointGraph, root: int, tree: Node) -> dict[int, list[tuple[str, Node]]]:
@@ -144,9 +144,16 @@ def _paired(graph: CheckpointGraph, node: int, path: str, config: Node) -> list[
         held = held[1:]  # in its config as in its checkpoint
     if is_sequential and len(held) > len(inner) and _are_named(graph, held, inner):
         held = held[:len(inner)]  # TensorFlow 1.15 keeps layers that Sequential.pop() removed
+    if len(inner) > len(held):
+        inner = [below for below in inner if not _is_operation(below)]
     if len(inner) != len(held):
         raise FormatError(f"{path or 'the model'} has {len(inner)} layers in it, but {len(held)} in the checkpoint", hint=OTHER_MODEL)
     return list(zip(held, inner, strict=True))
+
+
+def _is_operation(config: Node) -> bool:
+    """Whether an entry of Keras 3 is an operation: what a layer's config contains in addition, an operation's does not."""
+    return "trainable" not in config.config and config.class_name != "InputLayer"
 
 
 def _are_named(graph: CheckpointGraph, held: Sequence[int], inner: Sequence[Node]) -> bool:
