@@ -63,7 +63,7 @@ def read(place: Place, options: ReadOptions) -> Found:
         graph, version = Graph(data, place.name), ""
     norms = graph_norms(graph)
     found = Found(Origin(file=place.name, kind=NAME, tensorflow_version=version or None), options)
-    for outcome in layers(norms, lambda variable: None, version):
+    for outcome in layers(norms, lambda variable: None, version, is_served=True):
         found.take(outcome)
     folded = list(_folded(graph, norms))
     for scope in folded:

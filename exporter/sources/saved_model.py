@@ -19,7 +19,7 @@ from exporter.formats.tensor_bundle import Checkpoint, TensorBundle, open_checkp
 from exporter.keras.dialects import era_of_tensorflow
 from exporter.sources.shared.found import Found
 from exporter.sources.tf_graph.layers import Values, layers
-from exporter.sources.tf_graph.norms import graph_norms
+from exporter.sources.tf_graph.norms import OF_THE_BATCH, graph_norms
 from exporter.sources.tf_graph.saved import SavedFunctions, key_of
 from exporter.sources.tf_graph.trace import VARIABLES as VARIABLE_OPS
 from exporter.sources.tf_graph.values import Variable
@@ -106,7 +106,7 @@ def _read_frozen(part: Part, found: Found) -> None:
     if any(node.op in VARIABLE_OPS for node in graph.main.nodes.values()) or (
             objects is not None and any(map(objects.is_variable, range(len(objects))))):
         raise FormatError("the SavedModel has no variables: their index is missing", where=VARIABLES)
-    for outcome in layers(graph_norms(graph), lambda variable: None, part.tensorflow_version):
+    for outcome in layers(graph_norms(graph), lambda variable: None, part.tensorflow_version, is_served=True):
         found.take(outcome)
 
 
@@ -165,8 +165,11 @@ class _Reader:
         return Said(path, *self._keras.config(norm) or (None, None))
 
     def _completed(self, layer: Stored, found: ObjectNorm, norms: list[GraphNorm]) -> Stored | Skipped:
-        """The layer, completed from the graph: everything if it has no config, and the epsilon of fused kernels."""
+        """The layer, completed from the graph: everything if it has no config, the epsilon of fused kernels, and whether the model uses
+        the statistics of the batch, which the code of a user's class may ask for."""
         same = [norm for norm in norms if _plays(norm, found)]
+        if same and (any(norm.also_in_training for norm in same) or all(norm.in_training for norm in same)):
+            layer = layer.replace(called_in_training=True, doubt=layer.doubt or OF_THE_BATCH)
         if layer.epsilon is not None:
             return with_kernel(layer, same, self._era)
         epsilon = epsilon_of(same)
@@ -175,7 +178,8 @@ class _Reader:
         in_use = [norm for norm in same if not norm.reason][:1]
         for outcome in layers(in_use, self._values):
             if not isinstance(outcome, Skipped):
-                return outcome.replace(path=layer.path, name=layer.name, class_name=layer.class_name)
+                return outcome.replace(path=layer.path, name=layer.name, class_name=layer.class_name, doubt=layer.doubt,
+                                       called_in_training=layer.called_in_training)
         return layer.replace(epsilon=epsilon)
 
     def _by_graph(self, found: Found) -> None:
@@ -189,7 +193,7 @@ class _Reader:
         def path(said: str) -> str:
             return prefix.sub("", said) if prefix is not None else said
 
-        for outcome in layers(norms, self._values):
+        for outcome in layers(norms, self._values, is_served=True):
             if isinstance(outcome, Skipped):
                 found.skip(path(outcome.path), outcome.reason)
             else:

@@ -186,7 +186,8 @@ def test_a_batch_norm_that_is_the_root_itself(tmp_path):
     assert read(write(tmp_path, stored=stored, objects=objects)).paths() == ["batch_normalization"]
 
 
-def write_exported(folder, *, bound=(2, 3, 4, 5), names=ROLES, version="2.4.0", children=None, kernel=0.02, fused=True, ops=None):
+def write_exported(folder, *, bound=(2, 3, 4, 5), names=ROLES, version="2.4.0", children=None, kernel=0.02, fused=True, ops=None,
+                   serve="serve"):
     """A SavedModel of one batch norm that only its functions tell: `call`, and `serve`, bound to the nodes `bound`, which calls it.
 
     children: what the object that holds the variables calls them; else numbers. kernel: the graph's epsilon. ops: in place of the norm.
@@ -200,8 +201,8 @@ def write_exported(folder, *, bound=(2, 3, 4, 5), names=ROLES, version="2.4.0", 
     call = node("call", "StatefulPartitionedCall", *arguments, f=Function("call"))
     result = "call:y:0" if ops else "bn/FusedBatchNormV3:y:0" if fused else "y:z:0"
     functions = [function("call", arguments, [*reads, *(ops or norm)], {"y": result}),
-                 function("serve", arguments, [call], {"y": "call:output:0"})]
-    said = {"call": (2, 3, 4, 5), "serve": bound}
+                 function(serve, arguments, [call], {"y": "call:output:0"})]
+    said = {"call": (2, 3, 4, 5), serve: bound}
     concrete = b"".join(field(2, field(1, name) + field(2, field(2, bytes(nodes)))) for name, nodes in said.items())
     places = children or {str(number): number + 2 for number in range(4)}
     keys = [f"variables/{number}/.ATTRIBUTES/VARIABLE_VALUE" for number in range(4)]
@@ -639,6 +640,27 @@ def test_a_mean_that_a_function_computes_from_its_variable_is_no_activation(tmp_
     bundle = read(write_exported(tmp_path, ops=ops))
     assert not bundle.layers
     assert {each.reason for each in bundle.skipped} == {"its mean is what the op Mul computes"}
+
+
+VECTORS = [f"read_{name}:value:0" for name in "gbmv"]
+INFERENCE = node("served", "FusedBatchNormV3", "x", *VECTORS, epsilon=0.02, is_training=False)
+TRAINING = node("call", "FusedBatchNormV3", "x", *VECTORS, epsilon=0.02)
+
+
+@pytest.mark.parametrize(("ops", "serve", "doubt"), [
+    ([TRAINING], "serve", True), ([TRAINING], "__inference_signature_wrapper_7", True),
+    ([INFERENCE, TRAINING], "__inference__wrapped_model_7", True),
+    ([INFERENCE, TRAINING], "serve", False)])  # a function for each mode
+def test_a_model_that_uses_the_statistics_of_the_batch(tmp_path, ops, serve, doubt):
+    """What a user's class asks for is in no config, but the function that serves the model has it."""
+    update = [const("decay", np.float32(0.01))]
+    for name, moment in (("m", "batch_mean"), ("v", "batch_variance")):
+        update += [node(f"sub_{name}", "Sub", f"read_{name}:value:0", f"call:{moment}:0"),
+                   node(f"mul_{name}", "Mul", f"sub_{name}:z:0", "decay:output:0"),
+                   node(f"keep_{name}", "AssignSubVariableOp", name, f"mul_{name}:z:0")]
+    (layer,) = read(write_exported(tmp_path, children=CHILDREN, ops=[*ops, *update], serve=serve)).layers
+    assert (layer.doubt != "", layer.called_in_training) == (doubt, doubt)
+    assert layer.epsilon == float(np.float32(0.02))
 
 
 @pytest.mark.parametrize("kernel", [0.02, 0.03])

@@ -458,6 +458,8 @@ def test_a_layer_that_two_models_of_an_architecture_hold_is_one(tmp_path):
     assert [(each.path, each.epsilon) for each in bundle] == [("one/bn", 1e-5)]
     assert [([each.path for each in call.inputs], [each.path for each in call.outputs]) for call in bundle["one/bn"].calls] == [
         ([], ["one/relu"]), (["one/relu"], ["other/relu"])]
+
+
 def test_operations_of_keras_3_have_numbers_and_are_no_objects(tmp_path):
     """Masking and keras.ops: the config lists them among the layers."""
     model = Model().norm("model", "_operations", "2", scope="bn")

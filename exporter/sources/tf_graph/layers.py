@@ -14,7 +14,7 @@ from exporter.batchnorm.dtypes import HELD_IN
 from exporter.batchnorm.stored import Skipped, Stored
 from exporter.errors import FormatError, printable
 from exporter.keras.dialects import adds_to_epsilon
-from exporter.sources.tf_graph.norms import GraphNorm
+from exporter.sources.tf_graph.norms import OF_THE_BATCH, GraphNorm
 from exporter.sources.tf_graph.values import Constant, Filled, Parameter, Parts, Shaping, Variable
 
 if TYPE_CHECKING:
@@ -40,15 +40,19 @@ class Unresolved(Exception):
 Read = Callable[[Variable], "Values | None"]
 
 
-def layers(norms: Sequence[GraphNorm], read: Read, tensorflow_version: str | None = None) -> Iterator[Stored | Skipped]:
+def layers(norms: Sequence[GraphNorm], read: Read, tensorflow_version: str | None = None, *,
+           is_served: bool = False) -> Iterator[Stored | Skipped]:
     """The batch norms of `graph_norms`, each as a layer or with the reason why it cannot be exported.
 
     read: the stored values of a variable, None if there are none. tensorflow_version: that wrote the graph, where known.
+    is_served: whether the graph is that of inference alone, in which a call in training is no other mode of the whole model.
     Raises what `read` raises, and FormatError for broken constants.
     """
     adds = adds_to_epsilon(tensorflow_version)
     for norm in norms:
         try:
+            if is_served and norm.also_in_training:
+                raise Unresolved(f"in one of its calls {OF_THE_BATCH}")
             layer = _layer(norm, read)
             yield _without_addition(layer) if adds and norm.axis is not None else layer
         except Unresolved as reason:

@@ -17,7 +17,8 @@ from exporter.batchnorm.places import Call
 from exporter.formats.graph_def import Body, Graph, Node
 from exporter.sources.tf_graph.averages import Averages, without_correction
 from exporter.sources.tf_graph.chain import ADDITIONS, ROOTS, Chain, chains, inner, splits_batch, users_of
-from exporter.sources.tf_graph.paths import op_scope, variable_scope
+from exporter.sources.tf_graph.modes import affine_of_both_modes
+from exporter.sources.tf_graph.paths import is_of_inference, op_scope, variable_scope
 from exporter.sources.tf_graph.places import calls_of
 from exporter.sources.tf_graph.trace import CALLS, CHOICES, FUSED, LOOPS, PASSES, Tracer
 from exporter.sources.tf_graph.values import (
@@ -74,6 +75,7 @@ class GraphNorm:
     epsilon:  a float32 as a double, or None. axis, ndim: if the graph specifies them.
     in_training: whether it computes with the statistics of the batch.
     moving:   in training, the moving averages that the graph's update ops keep.
+    also_in_training: whether the layer is also called in training, in the same graph of inference.
     certain:  whether it is a batch norm; otherwise only the root of a stored variance was found.
     reason:   why it cannot be resolved, or "".
     calls:    see Stored; () if the graph does not show it with certainty.
@@ -95,6 +97,7 @@ class GraphNorm:
     certain: bool = True
     conditional: bool = False
     splits_batch: bool = False
+    also_in_training: bool = False
     path: str = ""
     calls: tuple[Call, ...] = ()
 
@@ -123,7 +126,12 @@ def graph_norms(graph: Graph, bound: Mapping[str, Sequence[Variable | None]] | N
     Raises FormatError for a broken graph.
     """
     finder = _Finder(graph, bound, main)
-    found = list(finder.run())
+    found, both = [], set[tuple[Hashable, Hashable]]()
+    for root, norms in finder.run():
+        found += [norm for _, norm in norms]
+        is_served = is_of_inference(root.name)
+        if is_served or main:
+            both |= affine_of_both_modes(norms, root, is_served=is_served)
     known = {norm.variance.identity for norm in found if norm.certain}
     found = [norm for norm in found if norm.certain or norm.variance.identity not in known]
     resolved: dict[Hashable, GraphNorm] = {}
@@ -141,7 +149,8 @@ def graph_norms(graph: Graph, bound: Mapping[str, Sequence[Variable | None]] | N
         elif resolved[norm.identity()] is norm:
             kept.append(norm)
     described = zip(kept, _paths(kept), calls_of(kept, found, finder.tracer), strict=True)
-    return [dataclasses.replace(norm, path=path, calls=calls) for norm, path, calls in described]
+    return [dataclasses.replace(norm, path=path, calls=calls, also_in_training=not norm.in_training and norm.affine in both)
+            for norm, path, calls in described]
 
 
 class _Layers:
@@ -195,23 +204,23 @@ class _Finder:
         self._averages: Averages | None = None
         self._below: dict[Frame, dict[str, list[Frame]]] = {}
 
-    def run(self) -> Iterator[GraphNorm]:
-        """Every batch norm in every frame, possibly the same one several times, in the order of the ops; those of a function at its
-        call."""
+    def run(self) -> Iterator[tuple[Body, list[tuple[str, GraphNorm]]]]:
+        """Every batch norm in every frame, by the outermost body and with its node there, possibly the same one several times, in the order
+        of the ops; those of a function at its call."""
         self._walk()
         for root in self.tracer.roots:
-            yield from self._of(root)
+            yield root.body, list(self._of(root))
 
-    def _of(self, frame: Frame) -> Iterator[GraphNorm]:
+    def _of(self, frame: Frame, outer: str = "") -> Iterator[tuple[str, GraphNorm]]:
         nodes = frame.body.nodes.values()
         norms = {node.name: norm for node in nodes if (norm := self._single(frame, node)) is not None}
         if any(node.op in ROOTS for node in nodes):
             norms |= self._chains(frame)
         for node in nodes:
             if node.name in norms:
-                yield norms[node.name]
+                yield outer or node.name, norms[node.name]
             for below in self._below[frame].get(node.name, ()):
-                yield from self._of(below)
+                yield from self._of(below, outer or node.name)
 
     def _walk(self) -> None:
         """Finds the called functions that may contain a batch norm, from the main graph and the bound functions, once for equal

@@ -14,6 +14,12 @@ INNER_SCOPE = re.compile(r"(batchnorm|cond|batch_normalization_op|_?FusedBatchNo
 CALL_SCOPE = re.compile(r"(Stateful)?PartitionedCall(_\d+)?")
 
 
+def is_of_inference(function: str) -> bool:
+    """Whether a function of this name serves a model (tensorflow/python/saved_model/signature_serialization.py, and Keras's
+    saving_utils.py)."""
+    return "signature_wrapper" in function or "_wrapped_model" in function
+
+
 def variable_scope(affine: Sequence[Traced | None], statistics: Sequence[Traced | None]) -> str:
     """The scope that gamma and beta share, else the statistics; "" if they have none or the names are those of ops."""
     for roles in (affine, statistics):

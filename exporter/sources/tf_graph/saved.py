@@ -9,6 +9,7 @@ from exporter.formats.graph_def import MetaGraph
 from exporter.formats.object_graph import CheckpointGraph, SavedGraph
 from exporter.sources.tf_graph.closed import check_is_open
 from exporter.sources.tf_graph.norms import GraphNorm, graph_norms
+from exporter.sources.tf_graph.paths import is_of_inference
 from exporter.sources.tf_graph.trace import CALLS
 from exporter.sources.tf_graph.values import Traced, Variable
 
@@ -55,16 +56,22 @@ class SavedFunctions:
     def norms_of(self, variances: Iterable[int]) -> dict[int, list[GraphNorm]]:
         """The batch norms that compute with these variables as their variance, by variable; in training they keep it as their average.
 
-        The functions with the most variables are searched first: these are whole models, which suffice for nearly all files.
+        The functions of inference are searched first, and of the others those with the most variables: these are whole models, which
+        suffice for nearly all files. Other functions exist for each mode in which a layer may be called; those of training count only
+        if there is nothing else.
         """
         found: dict[int, list[GraphNorm]] = {node: [] for node in variances}
-        for name, variables in sorted(self._bound.items(), key=lambda item: -len(item[1])):
+        left = set(found)
+        for name, variables in sorted(self._bound.items(), key=lambda item: (not is_of_inference(item[0]), -len(item[1]))):
             keys = {variable.key for variable in variables if variable is not None}
-            if any(node in keys and not norms for node, norms in found.items()):
-                for norm in graph_norms(self._graph, {name: variables}, main=False):
-                    node = key_of(norm.moving[1] if norm.moving else norm.variance)
-                    if node in found:
-                        found[node].append(norm)
+            if left.isdisjoint(keys):
+                continue
+            for norm in graph_norms(self._graph, {name: variables}, main=False):
+                node = key_of(norm.moving[1] if norm.moving else norm.variance)
+                if node in found:
+                    found[node].append(norm)
+                    if is_of_inference(name) or not norm.in_training:
+                        left.discard(node)
         return found
 
 
