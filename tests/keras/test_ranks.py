@@ -39,7 +39,8 @@ def test_what_slides_over_space_says_it_itself(name, dimensions, more):
 
 
 @pytest.mark.parametrize("dimensions", [1, 2, 3])
-@pytest.mark.parametrize(("config", "rank"), [({"return_sequences": True}, 3), ({"return_sequences": False}, 2), ({"return_state": True}, None)])
+@pytest.mark.parametrize(("config", "rank"), [({"return_sequences": True}, 3), ({"return_sequences": False}, 2),
+                                              ({"return_state": True}, None)])
 def test_a_convolution_in_a_cell_goes_over_time(dimensions, config, rank):
     assert behind(layer(f"ConvLSTM{dimensions}D", **config)) == (rank and dimensions + rank)
 
