@@ -282,6 +282,39 @@ def test_a_layer_that_quantizes_is_not_exported(tmp_path):
     assert (bundle.paths(), [path for path, _ in bundle.skipped]) == ([], ["bn_1"])
 
 
+def held_by(folder, children, ways, said):
+    """A SavedModel of objects that hold one another: the batch norm is node 1; said: the metadata of each."""
+    keys = [f"variables/{number}/.ATTRIBUTES/VARIABLE_VALUE" for number in range(4)]
+    rest = [(each, None) for each in ways]
+    stored = [(children, None), (CHILDREN, None), *(({}, (role, key)) for role, key in zip(ROLES, keys, strict=True)), *rest]
+    objects = saved_graph_proto([(children, None), (CHILDREN, None), *(({}, role) for role in ROLES), *rest])
+    return read(write(folder, stored=stored, objects=objects, separate={node: json.dumps(one).encode() for node, one in said.items()}))
+
+
+@pytest.mark.parametrize(("fields", "path"), [({"filters": 3, **config("", 2e-3)["config"]}, "conv/batchnorm"),
+                                              ({"filters": 3}, "conv/bn_1")])
+def test_the_batch_norm_of_a_layer_that_is_a_kernel_and_one_has_the_name_of_its_attribute(tmp_path, fields, path):
+    """QKeras; a class that only calls an attribute so is none."""
+    outer = {"class_name": "QConv2DBatchnorm", "name": "conv", "config": {**fields, "name": "conv"}}
+    assert held_by(tmp_path, {"conv": 6}, [{"batchnorm": 1}], {1: metadata(), 6: outer}).paths() == [path]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_layer_is_called_in_training_if_one_of_its_calls_is(tmp_path, training):
+    """The model calls it, and a model in it does so a second time."""
+    def entry(each, *calls):
+        return {**each, "name": each["config"]["name"], "inbound_nodes": list(calls)}
+
+    sub = {"class_name": "Sequential", "name": "sub", "config": {"name": "sub", "layers": [config("bn_1", 2e-3)]}}
+    layers = [entry({"class_name": "InputLayer", "config": {"name": "x"}}), entry(config("bn_1", 2e-3), [["x", 0, 0, {}]]),
+              entry(sub, [["bn_1", 0, 0, {"training": training}]])]
+    net = {"class_name": "Functional", "name": "net", "config": {"name": "net", "layers": layers, "input_layers": [["x", 0, 0]],
+                                                                 "output_layers": [["sub", 1, 0]]}}
+    (layer,) = held_by(tmp_path, {"layer-0": 7, "layer-1": 1, "layer-2": 6}, [{"layer-0": 1}, {}], {0: net, 1: metadata(), 6: sub}).layers
+    assert layer.called_in_training is training
+    assert len(layer.calls) == 2
+
+
 def test_a_way_through_names_with_dots():
     objects = saved_graph_proto([({"a.b": 1}, None), ({"c": 2, "c.d": 3}, None), ({"d": 3}, None), ({}, None)])
     graph = SavedGraph(Message(objects, "objects"))

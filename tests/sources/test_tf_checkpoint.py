@@ -505,6 +505,14 @@ def test_the_epsilon_of_the_kernel_where_the_architecture_says_version_and_rank(
                for each in bundle)
 
 
+def test_a_wrapper_whose_layer_the_checkpoint_does_not_hold(tmp_path):
+    """What it describes inside is then nothing that was saved."""
+    model = Model().norm("layer-1", scope="bn").norm("layer-2", "layer-0", scope="bn").dense("layer-3", "other")
+    model.add("layer-0")
+    bundle = read(model.write(tmp_path), architecture=architecture(tmp_path, TREE))
+    assert {layer.path: layer.epsilon for layer in bundle} == {"bn": 1e-5, "sub/inner": 1e-6}
+
+
 def test_an_architecture_cannot_name_a_subclassed_model(tmp_path):
     with pytest.raises(UsageError, match="is that of a functional or Sequential model"):
         read(Model().norm("bn").write(tmp_path), architecture=architecture(tmp_path, TREE))
