@@ -148,10 +148,10 @@ from tests.mutation.running import run_all
 if __name__ == "__main__":
     root = Path(sys.argv[1])
     text = (root / "exporter" / "x.py").read_text()
-    names = ["seen", "unseen", "waits"]
+    names = sys.argv[3].split(",")
     tests = {f"tests/test_x.py::test_{name}[1]": 0.01 for name in names}
     covering = Covering(tests, {"exporter/x.py": {line: set(tests) for line in range(1, 20)}})
-    wanted = [mutant for mutant in mutants("exporter/x.py", text) if mutant.lines[1] in sys.argv[3:]]
+    wanted = [mutant for mutant in mutants("exporter/x.py", text) if mutant.lines[1] in sys.argv[4:]]
     results = run_all(root, Path(sys.argv[2]), wanted, covering, processes=1, is_deep=True)
     print(json.dumps({result.mutant.lines[1]: [result.how, result.by] for result in results}))
 """
@@ -159,15 +159,21 @@ if __name__ == "__main__":
 
 @pytest.mark.thorough("much time")
 @pytest.mark.skipif(sys.platform == "win32", reason="the tool forks")
-def test_it_tells_what_the_tests_notice(tmp_path):
+@pytest.mark.parametrize("are_there", [True, False])
+def test_it_tells_what_the_tests_notice(tmp_path, are_there):
+    """Tests that cannot be gathered notice nothing."""
     root = tmp_path / "root"
     for name, text in {"exporter/__init__.py": "", "tests/__init__.py": "", "exporter/x.py": PACKAGE, "tests/test_x.py": TESTS}.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
     subprocess.run(["git", "init", "-q", str(root)], check=True)
     lines = ["return ((a) - (1))", "return a * 3", "while a >= 0:", "return 1"]
-    done = subprocess.run([sys.executable, "-c", PROGRAM, str(root), str(tmp_path / "copies"), *lines], cwd=ROOT, capture_output=True,
-                          text=True, check=True)
+    names = "seen,unseen,waits" if are_there else "seen,gone"
+    done = subprocess.run([sys.executable, "-c", PROGRAM, str(root), str(tmp_path / "copies"), names, *lines], cwd=ROOT,
+                          capture_output=True, text=True, check=True)
+    if not are_there:
+        assert {how for how, _ in json.loads(done.stdout).values()} == {"error"}
+        return
     assert json.loads(done.stdout) == {
         "return ((a) - (1))": ["killed", "tests/test_x.py::test_seen[1]"], "return a * 3": ["survived", ""],
         "while a >= 0:": ["survived", ""], "return 1": ["killed", "tests/test_x.py::test_waits[1]"]}

@@ -174,6 +174,8 @@ class _Process:
                 self.result.tests += len(stage)
                 if not failed:
                     break
+                if failed == GATHERING and (yield Run(None, stage)) == GATHERING:
+                    failed = "error: the tests cannot be gathered, whatever is changed"
                 if failed.startswith("error"):
                     self.result.how, self.result.by = "error", failed
                     return
