@@ -10,6 +10,7 @@ import textwrap
 import pytest
 
 from tests.make.layers import ROOT
+from tests.mutation import covering
 from tests.mutation.covering import Covering
 from tests.mutation.equivalents import Equivalents
 from tests.mutation.mutants import mutants, sample
@@ -84,12 +85,40 @@ def test_what_a_few_tests_do_not_notice_is_tried_with_every_row_of_a_table():
     rows = [f"tests/test_x.py::test_x[{number}]" for number in range(20)]
     slow, elsewhere = "tests/test_ways.py::test_slow", "tests/test_ways.py::test_other"
     seconds = {row: 0.01 + number / 1000 for number, row in enumerate(rows)} | {slow: 1000.0, elsewhere: 0.02}
-    covering = Covering(seconds, {"exporter/x.py": {2: set(seconds)}})
+    known = Covering(seconds, {"exporter/x.py": {2: set(seconds)}})
     mutant = mutants("exporter/x.py", "def f(a):\n    return not a\n")[0]
-    first, more = stages(mutant, covering, is_deep=False)
+    first, more = stages(mutant, known, is_deep=False)
     assert first == [*rows[:MAX_OF_ONE], elsewhere]
     assert more == rows[MAX_OF_ONE:]
-    assert stages(mutant, covering, is_deep=True) == [first, more]
+    assert stages(mutant, known, is_deep=True) == [first, more]
+
+
+def test_lines_that_moved_keep_their_tests(tmp_path, monkeypatch):
+    """Only the files of tests that were changed are run again."""
+    texts = {"exporter/x.py": "a\nb\nc\n", "tests/test_x.py": "x", "tests/test_y.py": "y", "tests/helper.py": "h"}
+
+    def put():
+        for name, text in texts.items():
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_text(text)
+
+    def ran(root, processes, tests):
+        asked.append(tests)
+        return [{"test": f"{name}::test", "seconds": 1, "lines": {"exporter/x.py": [3]}} for name in tests or ["tests/test_x.py"]]
+
+    asked = []
+    monkeypatch.setattr(covering, "_run", ran)
+    put()
+    covering.gather(tmp_path, tmp_path / "first", 1)
+    assert covering.load(tmp_path / "first").tests == {"exporter/x.py": {3: {"tests/test_x.py::test"}}}
+    texts |= {"exporter/x.py": "new\na\nb\nother\nc\n", "tests/test_y.py": "z", "tests/helper.py": "i"}
+    put()
+    covering.gather(tmp_path, tmp_path / "second", 1, tmp_path / "first")
+    assert asked == [[], ["tests/test_y.py"]]
+    both = {"tests/test_x.py::test", "tests/test_y.py::test"}
+    assert covering.load(tmp_path / "second").tests == {"exporter/x.py": {
+        3: {"tests/test_y.py::test"}, 4: {"tests/test_x.py::test"}, 5: {"tests/test_x.py::test"}}}
+    assert covering.load(tmp_path / "second").seconds.keys() == both
 
 
 def test_what_is_listed_as_equivalent_has_a_reason_and_counts_as_long_as_the_line_is_there(tmp_path):

@@ -2,8 +2,9 @@
 
     python -m tests.mutation --count 20 --seed "$(git rev-parse HEAD)"
 
-The first run gathers which test executes which line (a run of the suite under coverage.py, kept in a file outside of the tree). What
-survives and makes no difference to anybody stands in equivalent.toml, with the reason.
+The first run gathers which test executes which line (a run of the suite under coverage.py, kept in a file outside of the tree); later
+ones run the files of tests that were changed since. What survives and makes no difference to anybody stands in equivalent.toml, with
+the reason.
 """
 
 from __future__ import annotations
@@ -24,15 +25,16 @@ from tests.mutation.mutants import Mutant, sample
 from tests.mutation.running import Result, run_all
 
 ROOT = Path(__file__).resolve().parents[2]
+LINES = "bn-export-lines-{}.json"  # in the folder of temporary files
 
 
 def main() -> int:
     words = arguments()
     files = {path.relative_to(ROOT).as_posix(): path.read_text("utf-8") for path in sorted((ROOT / "exporter").rglob("*.py"))}
-    lines = words.lines or Path(tempfile.gettempdir()) / f"bn-export-lines-{digest(files)}.json"
+    lines = words.lines or Path(tempfile.gettempdir()) / LINES.format(digest(files))
     if not lines.exists():
         print(f"gathering which test executes which line, into {lines}", flush=True)
-        covering.gather(ROOT, lines, words.processes)
+        covering.gather(ROOT, lines, words.processes, None if words.anew else latest())
     chosen = {name: text for name, text in files.items() if any(fnmatch.fnmatch(name, glob) for glob in words.files)}
     mutants = sample(chosen, words.count, words.seed)
     known = Equivalents.read()
@@ -59,8 +61,15 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--deep", action="store_true", help="try a survivor with all tests that execute the line, for a minute or two")
     parser.add_argument("--lines", type=Path, help="the file of which test executes which line; made where it is not there")
+    parser.add_argument("--anew", action="store_true", help="run all tests to make it, not only those that differ from the last time")
     parser.add_argument("--json", type=Path, help="write the results there, too")
     return parser.parse_args()
+
+
+def latest() -> Path | None:
+    """What was gathered last, of other texts."""
+    found = Path(tempfile.gettempdir()).glob(LINES.format("*"))
+    return max((path for path in found if '"texts": ' in path.read_text()), key=lambda path: path.stat().st_mtime, default=None)
 
 
 def digest(files: dict[str, str]) -> str:

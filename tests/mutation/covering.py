@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import difflib
 import json
 import os
 import resource
@@ -37,18 +38,62 @@ class Covering:
         return set().union(*self.tests.get(file, {}).values())
 
 
-def gather(root: Path, file: Path, processes: int) -> None:
-    """Runs the suite of `root` under coverage and writes what it found to `file`."""
+def gather(root: Path, file: Path, processes: int, older: Path | None = None) -> None:
+    """Runs the suite of `root` under coverage and writes what it found to `file`.
+
+    older: such a file of other texts. Only files of tests that differ are then run, and lines that were moved are looked up; what a change
+    of the package or of helpers does to the other tests is not seen.
+    """
+    texts = {path.relative_to(root).as_posix(): path.read_text("utf-8") for folder in ("exporter", "tests")
+             for path in sorted((root / folder).rglob("*.py"))}
+    known = json.loads(older.read_text()) if older is not None else {"texts": {}}
+    same = {name for name, text in texts.items() if known["texts"].get(name) == text}
+    changed = sorted(name for name in texts.keys() - same if name.rpartition("/")[2].startswith("test_"))
+    notes = _still(known, texts, same) if older is not None else []
+    if changed:
+        notes += _run(root, processes, changed if older is not None else [])
+    file.write_text(json.dumps({**_joined(notes), "texts": texts}))
+
+
+def _run(root: Path, processes: int, tests: list[str]) -> list[dict]:
+    """The notes of these files of tests, of all if there are none."""
     with tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, VARIABLE: folder, "PYTHONPATH": str(root), "COVERAGE_CORE": "ctrace"}
         command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.mutation.covering", "-p", "no:cacheprovider", "-n", str(processes),
-                   "-m", "not live"]  # comparisons with live Keras take half of the time, and notice what others notice, too
+                   "-m", "not live", *tests]  # comparisons with live Keras take half of the time, and notice what others notice, too
         done = subprocess.run(command, cwd=root, env=environment, stdout=subprocess.PIPE, text=True)
         print(done.stdout.strip().splitlines()[-1])
         notes = [json.loads(line) for path in sorted(Path(folder).iterdir()) for line in path.read_text().splitlines()]
     if not notes:
         raise RuntimeError(f"no test was run:\n{done.stdout[-2000:]}")
-    file.write_text(json.dumps(_joined(notes)))
+    return notes
+
+
+def _still(known: dict, texts: dict[str, str], same: set[str]) -> list[dict]:
+    """The notes of the tests in files that are the same, with the lines where they are now."""
+    names = known["names"]
+    notes = {name: {"test": name, "seconds": seconds, "lines": collections.defaultdict(list)}
+             for name, seconds in known["seconds"].items() if name.split("::")[0] in same}
+    for path, lines in known["lines"].items():
+        places = _moved(known["texts"][path], texts.get(path, ""))
+        for line, numbers in lines.items():
+            for name in {names[number] for number in numbers} & notes.keys():
+                notes[name]["lines"][path] += places.get(int(line), [])
+    return list(notes.values())
+
+
+def _moved(old: str, new: str) -> dict[int, list[int]]:
+    """Where each line is now. Lines in place of others are taken for executed by the tests of these and of the lines around them."""
+    found: dict[int, list[int]] = collections.defaultdict(list)
+    matcher = difflib.SequenceMatcher(None, old.splitlines(), new.splitlines(), autojunk=False)
+    for tag, first, last, start, end in matcher.get_opcodes():
+        if tag == "equal":
+            for line in range(first, last):
+                found[line + 1].append(start + line - first + 1)
+        else:
+            for line in range(max(first - 1, 0), last + 1):
+                found[line + 1] += range(start + 1, end + 1)
+    return found
 
 
 def load(file: Path) -> Covering:
