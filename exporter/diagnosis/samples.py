@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exporter.diagnosis.pasted import FILE, check_commas, is_pasted, plain
+from exporter.diagnosis.pasted import FILE, SUFFIX, check_commas, is_pasted, plain
 from exporter.errors import FormatError, UsageError, printable
 from exporter.files.place import Place
 
@@ -111,7 +111,7 @@ def looks_like_numbers(word: str) -> bool:
     """Whether a command-line argument is numbers, not the name of a file or an option."""
     if is_pasted(word):
         return True
-    tokens = _TOKEN.findall(word)
+    tokens = _TOKEN.findall(SUFFIX.sub(r"\1", word))
     return bool(tokens) and all(token in OPENING + CLOSING or _NUMBER.fullmatch(token) for token in tokens)
 
 
@@ -133,6 +133,8 @@ def read(word: str, role: str, standard_input: Place | None = None) -> Numbers:
     """
     if looks_like_numbers(word):
         return from_text(word)
+    if not word.strip():
+        raise UsageError("no numbers are given", where=f"--{role}", hint=WHAT_FITS)
     path, name = word, ""
     if standard_input is not None and is_standard_input(word):
         path, name = STANDARD, word[len(STANDARD) + 1:]

@@ -52,7 +52,7 @@ def diagnose(model: Bundle | BatchNorm | Given, x: Any, theirs: Any, *, layer: s
     with np.errstate(all="ignore"):  # a wrong formula may well divide by 0
         evidence = list(_gathered(wanted, layers, given, output, axis, channel, dtype, halves))
         if not evidence:
-            raise _no_fit(wanted, given)
+            raise _no_fit(wanted, given, channel)
         notes = [*([moved] if moved else []), *(model.notes if isinstance(model, Given) else ())]
         diagnosis = _judged(evidence, _others(averages, channel), notes)
     return diagnosis if channel is None else _of_channel(diagnosis, channel)
@@ -75,7 +75,11 @@ def _gathered(wanted: Sequence[BatchNorm], layers: Sequence[BatchNorm], x: Numbe
             yield found
 
 
-def _no_fit(layers: Sequence[BatchNorm], x: Numbers) -> UsageError:
+def _no_fit(layers: Sequence[BatchNorm], x: Numbers, channel: int | None) -> UsageError:
+    most = max((one.channels for one in layers), default=0)
+    if channel is not None and not 0 <= channel < most:
+        return UsageError(f"there is no channel {channel}", where=layers[0].path if len(layers) == 1 else "",
+                          hint=f"channels are counted from 0: the last one is {most - 1}")
     if len(layers) == 1:
         what = f"the input has shape {list(x.values.shape)}, the layer {layers[0].channels} channels"
         return UsageError(what, where=layers[0].path,

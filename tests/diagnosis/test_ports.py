@@ -200,6 +200,16 @@ def test_headers(two, tmp_path, old, new, message):
             exporter.compare(two, tmp_path / "m.h")
 
 
+def test_a_state_in_json(two, tmp_path):
+    """As of {name: tensor.tolist() for name, tensor in model.state_dict().items()}."""
+    state = {name: values.tolist() for name, values in torch_state(*two).items()}
+    (tmp_path / "n.json").write_text(json.dumps({**state, "fc.weight": [[1, 2], [3, 4]]}))
+    assert exporter.compare(two, tmp_path / "n.json").same
+    (tmp_path / "n.json").write_text(json.dumps({**state, next(iter(state)): "all"}))
+    with pytest.raises(exporter.FormatError, match="expected numbers for"):
+        exporter.compare(two, tmp_path / "n.json")
+
+
 def test_numbers_in_json(two, tmp_path):
     content = {layer.path: {"scale": layer.gamma.tolist(), "offset": layer.beta.tolist(), "mean": layer.moving_mean.tolist(),
                             "var": layer.moving_variance.tolist(), "eps": layer.epsilon} for layer in two}

@@ -25,6 +25,7 @@ WHOLE = np.array([[1, 2], [3, -4]])
     "tf.Tensor(\n[[ 1.  2.]\n [ 3. -4.]], shape=(2, 2), dtype=float32)",
     "<tf.Tensor: shape=(2, 2), dtype=float32, numpy=\narray([[ 1.,  2.],\n       [ 3., -4.]], dtype=float32)>",
     "<tf.Variable 'bn/x:0' shape=(2, 2) dtype=float32, numpy=array([[ 1.,  2.],\n [ 3., -4.]], dtype=float32)>",
+    "<Variable path=net/bn-1/x, shape=(2, 2), dtype=float32, value=[[ 1.  2.]\n [ 3. -4.]]>", "{{1.0f, 2.f}, {3.0F, -4.0f}}",
     "Array([[ 1.,  2.],\n       [ 3., -4.]], dtype=float32, weak_type=True)", "Tensor\n    [[1, 2 ],\n     [3, -4]]",
     "Tensor\n  dtype: float32\n  rank: 2\n  shape: [2,2]\n  values:\n    [[1, 2 ],\n     [3, -4]]",
     "[[np.float32(1.0), np.float32(2.0)], [np.float32(3.0), np.float32(-4.0)]]", "[[1, 2], [3, -4]]", "[[1. 2.]\n [3. -4.]]"])
@@ -51,7 +52,8 @@ def test_a_print_out_with_numbers_left_out_is_refused():
         from_text("tensor([0.1, 0.2, ..., 0.9])")
 
 
-@pytest.mark.parametrize("text", ["3,5; 4,5", "3,5;4,5", "-3,5 4,5", "0,30664611", "-0,077417567", "2,05", "0,25; 0,75", "1,25 2,5 3,75"])
+@pytest.mark.parametrize("text", ["3,5; 4,5", "3,5;4,5", "-3,5 4,5", "0,30664611", "-0,077417567", "2,05", "0,25; 0,75", "1,25 2,5 3,75",
+                                  "3,5; 4", "3; 4,5; 6"])
 def test_decimal_commas_are_refused(text):
     with pytest.raises(exporter.UsageError, match="not a decimal point"):
         from_text(text)
@@ -118,6 +120,9 @@ def test_printed_parameters_are_known_to_their_digits(run):
 @pytest.mark.parametrize(("given", "message"), [
     (["out.json", "--gamma", "1"], "describes a layer without a file, but a file was given"),
     (["--gamma", "1, 2", "--mean", "1, 2, 3"], "expected 3 numbers, one a channel, got 2"),
+    (["--gamma", "", "--mean", "1"], "--gamma: no numbers are given"),
+    (["--mean", "1, 2", "--channel", "2"], "there is no channel 2"), (["--mean", "1", "--channel", "-1"], "there is no channel -1"),
+    (["--mean", "<KerasVariable shape=(2,), dtype=float32, path=bn/mean>"], "no numbers are given"),
     (["--gamma", "x.npy"], "x.npy: no such file"), (["--gamma", "x"], "neither a file nor numbers")])
 def test_what_cannot_be_a_layer(run, given, message):
     code, out, err = run(diagnose, *given, "--input", "1", "--output", "1")

@@ -1,14 +1,16 @@
-"""A user's own JSON object: gamma, beta, mean, variance and epsilon under one of their names, or one such object per layer."""
+"""A user's own JSON object: gamma, beta, mean, variance and epsilon under one of their names, one such object per layer, or a state whose
+names contain the layers: {"bn1.running_mean": [...]}."""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from exporter.batchnorm.layer import PARAMETERS
 from exporter.diagnosis.ports.port import Port, Ported
-from exporter.diagnosis.ports.state import ROLE_OF, STATISTICS
+from exporter.diagnosis.ports.state import ROLE_OF, STATISTICS, parted, port_of
 from exporter.errors import FormatError, UnsupportedError, printable
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ def claims(place: Place) -> bool:
     data = place.read(MAX_BYTES)
     if any(word in data for word in (b'"bn-bundle"', b'"class_name"', b'"weight_map"', b'"modelTopology"', b'"weightsManifest"')):
         return False
-    return any(f'"{name}"'.encode() in data for role in STATISTICS for name, of in ROLE_OF.items() if of == role)
+    return any(f'{before}{name}"'.encode() in data for role in STATISTICS for name, of in ROLE_OF.items() if of == role for before in '"./')
 
 
 def read(place: Place) -> Port:
@@ -35,9 +37,18 @@ def read(place: Place) -> Port:
     content = parse_json(place.read(MAX_BYTES).removeprefix(b"\xef\xbb\xbf"), place.name)
     found = [layer for path, each in _objects(content, "") if (layer := _layer(path, each, place.name)) is not None]
     if not found:
+        named = {name: value for name, value in content.items() if all(parted(name))} if isinstance(content, dict) else {}
+        if any(parted(name)[1] in STATISTICS for name in named):
+            short = {name: value for name, value in named.items() if not isinstance(value, list) or not _is_nested(value)}  # no kernels
+            port = port_of({name: _array(value, name, place.name) for name, value in short.items()}, place.name)
+            return dataclasses.replace(port, layers=tuple(dataclasses.replace(layer, text=True) for layer in port.layers))
         raise UnsupportedError("expected an object with mean and variance, and with gamma, beta and epsilon where there are any",
                                where=place.name)
     return Port(name=place.name, kind="numbers in JSON", layers=tuple(found))
+
+
+def _is_nested(value: list[Any]) -> bool:
+    return bool(value) and isinstance(value[0], list)
 
 
 def _objects(value: Any, path: str) -> list[tuple[str, dict[str, Any]]]:
