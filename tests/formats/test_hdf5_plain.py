@@ -13,7 +13,7 @@ import pytest
 
 from exporter.errors import FormatError
 from exporter.files.input_file import MemoryFile
-from exporter.formats import hdf5
+from exporter.formats import hdf5, hdf5_file, hdf5_groups, hdf5_plain
 
 
 def written(fill, **options):
@@ -188,6 +188,40 @@ def test_other_files_are_left_to_libhdf5(options):
     with h5py.File(memory, "w", **options) as file:
         model(file)
     assert content(memory.getvalue(), by_library=False)[1]
+
+
+@pytest.mark.parametrize(("module", "limit", "value"), [
+    (hdf5_file, "MAX_GROUPS", 1), (hdf5_file, "MAX_KEPT", 1), (hdf5_plain, "MAX_KEPT", 1), (hdf5_plain, "MAX_FORMS", 1),
+    (hdf5_groups, "MAX_MEMBERS", 8)], ids=lambda value: getattr(value, "__name__", value))
+@pytest.mark.parametrize("by_library", [False, True])
+def test_what_is_forgotten_for_lack_of_room_is_read_again(monkeypatch, module, limit, value, by_library):
+    def fill(file):
+        model(file)
+        for number in range(6):
+            file[f"more/{number}/in/x"] = np.ones(number + 1, "f4")
+            file[f"more/{number}"].attrs["long"] = "x" * 3000
+
+    data = written(fill)
+    expected = content(data, by_library=by_library)
+    monkeypatch.setattr(hdf5_plain, "_FORMS", {})
+    monkeypatch.setattr(module, limit, value)
+    assert content(data, by_library=by_library) == expected
+
+
+@pytest.mark.parametrize(("module", "limit", "call", "what"), [
+    (hdf5_file, "MAX_ATTRIBUTE", lambda file: file.strings("", "keras_version"), "the attribute keras_version has"),
+    (hdf5_file, "MAX_MEMBERS", lambda file: list(file.walk()), "expected at most 2 groups, got more"),
+    (hdf5_file, "MAX_MEMBERS", lambda file: file.names("weights/a/x"), "expected a group of at most 2 members, got 5"),
+    (hdf5_groups, "MAX_MEMBERS", lambda file: file.names("weights/a/x"), "expected a group of at most 2 members, got more"),
+    (hdf5_groups, "MAX_DEPTH", lambda file: file.names("weights/a/x/gamma:0"), "weights/a/x/gamma:0: expected a group here")])
+@pytest.mark.parametrize("by_library", [False, True])
+def test_what_is_over_a_limit_or_no_group_is_refused(monkeypatch, module, limit, call, what, by_library):
+    with hdf5.open_hdf5(MemoryFile(written(model))) as file:
+        file._is_plain = file._is_plain and not by_library
+        monkeypatch.setattr(module, limit, 2)
+        with pytest.raises(FormatError) as refused:
+            call(file)
+    assert what in str(refused.value)
 
 
 @pytest.mark.parametrize("seed", range(4))
