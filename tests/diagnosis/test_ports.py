@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import struct
 
@@ -19,6 +20,13 @@ from tests.make.ports import flax_state, msgpack, onnx_model, torch_state
 @pytest.fixture
 def two():
     return make_bundle(make_layer("stem/bn_1", seed=1), make_layer("bn_2", shape=(3,), seed=2, epsilon=1e-5))
+
+
+def npy(array):
+    """The bytes of an .npy file."""
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
 
 
 def nested(arrays):
@@ -138,6 +146,59 @@ def test_onnx_in_training_mode_is_not_compared(two, tmp_path):
     assert [(one.path, one.what) for one in exporter.compare(two, tmp_path / "m.onnx").differences] == [("stem/bn_1", "missing")]
 
 
+def changed_onnx(path, change):
+    """A model of one layer, whose graph `change` changes."""
+    import onnx
+
+    model = onnx.load_from_string(onnx_model(make_layer("bn")))
+    change(model.graph)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+@pytest.mark.parametrize(("change", "what"), [
+    (lambda graph: graph.node[0].input.pop(), "expected 5 inputs of BatchNormalization, got 4"),
+    (lambda graph: graph.initializer[0].dims.__setitem__(0, 3), "expected 3 numbers, got 4"),
+    (lambda graph: setattr(graph.initializer[0], "raw_data", bytes(15)), "expected a multiple of 4 bytes, got 15"),
+    (lambda graph: (graph.initializer[0].dims.__setitem__(0, 3), setattr(graph.initializer[0], "raw_data", bytes(12))),
+     r"expected arrays of one length, got \[3, 4\]")], ids=["inputs", "shape", "bytes", "lengths"])
+def test_nodes_and_tensors_of_onnx_that_are_refused(tmp_path, change, what):
+    with pytest.raises(exporter.FormatError, match=what):
+        ports.read(Place(changed_onnx(tmp_path / "m.onnx", change)))
+
+
+def test_an_onnx_graph_whose_parameters_are_computed_is_refused_with_the_reason(tmp_path):
+    def computed(graph):
+        graph.initializer.pop(0)
+        for _ in range(3):
+            graph.initializer.pop()
+
+    with pytest.raises(exporter.UnsupportedError, match="contains no BatchNormalization node: bn: its bn_gamma is computed in the graph"):
+        ports.read(Place(changed_onnx(tmp_path / "m.onnx", computed)))
+
+
+def test_a_constant_that_an_identity_hands_on(tmp_path):
+    import onnx
+
+    def handed_on(graph):
+        graph.node.insert(0, onnx.helper.make_node("Identity", ["bn_gamma"], ["handed"]))
+        graph.node[1].input[1] = "handed"
+
+    (layer,) = ports.read(Place(changed_onnx(tmp_path / "m.onnx", handed_on))).layers
+    assert layer.arrays["gamma"].tobytes() == make_layer("bn").gamma.tobytes()
+
+
+def test_an_epsilon_in_the_metadata_of_safetensors(two, tmp_path):
+    from safetensors.numpy import save_file
+
+    state = {name: np.ascontiguousarray(values) for name, values in torch_state(*two).items()}
+    save_file({**state, "quantized": np.zeros(3, np.int8)}, str(tmp_path / "s.safetensors"), {"bn_1.eps": "0.001", "bn_2.eps": "1e-05"})
+    assert [layer.epsilon for layer in ports.read(Place(tmp_path / "s.safetensors")).layers] == [0.001, 1e-05]
+    save_file(state, str(tmp_path / "s.safetensors"), {"bn_1.eps": "small"})
+    with pytest.raises(exporter.FormatError, match=r"expected a number for 'bn_1\.eps' of the metadata, got 'small'"):
+        ports.read(Place(tmp_path / "s.safetensors"))
+
+
 def test_external_data_is_named(two, tmp_path):
     import onnx
 
@@ -172,7 +233,8 @@ def test_damaged_files_are_refused(two, tmp_path):
     ("path,channel,epsilon,gamma,beta,moving_mean,moving_variance\nbn,1,0.001,1,0,0,1\n", "channels 0 to 0"),
     ("path,channel,epsilon,moving_mean,moving_variance\nbn,0,0.001,x,1\n", "expected a number for moving_mean, got 'x'"),
     ("path,channel,epsilon,moving_mean,moving_variance\nbn,0,0.001,1,1\nbn,1,0.002,1,1\n", "one epsilon a layer"),
-    ("path,moving_mean,moving_variance\nbn,1,\n", "empty cells")])
+    ("path,moving_mean,moving_variance\nbn,1,\n", "empty cells"),
+    (f"path,moving_mean,moving_variance\n{'x' * 200_000},1,1\n", "expected a table of comma-separated values: field larger than")])
 def test_tables_that_are_refused(two, tmp_path, content, message):
     (tmp_path / "t.csv").write_text(content)
     with pytest.raises(exporter.FormatError, match=message):
@@ -238,7 +300,8 @@ def test_two_arrays_for_one_place_are_refused(two):
 
 
 @pytest.mark.parametrize(("data", "words"), [(b"nothing", r"\.npy array"), (b"\x93NUMPY\x01\x00\x10\x00{'descr': '<f4'}", r"\.npy array"),
-                                             (b"\x93NUMPY\x09\x00", r"\.npy array")])
+                                             (b"\x93NUMPY\x09\x00", r"\.npy array"),
+                                             (npy(np.zeros(4, "f4"))[:-1], r"expected 16 bytes of numbers for shape \[4\], got 15")])
 def test_an_array_that_is_none(two, tmp_path, data, words):
     import zipfile
 
