@@ -79,7 +79,9 @@ def test_options_stand_anywhere_and_may_be_abbreviated(run, tmp_path, monkeypatc
     (["--no-vectors"], "--no-vectors requires OUT"), (["o.json", "--jobs", "2"], "--jobs requires --out-dir DIR"),
     (["--force"], "--force requires --out-dir"), (["--report", "r.json"], "--report requires --out-dir"),
     (["o.json", "--suffix", ".npz"], "--suffix requires --out-dir"), (["--dask", "tcp://a:1"], "--dask requires --out-dir"),
-    (["o.json", "p.json"], "expected MODEL and OUT, got 3 names")])
+    (["o.json", "p.json"], "expected MODEL and OUT, got 3 names"), ([""], "expected a file name, got an empty argument"),
+    (["--out-dir", ""], "expected a file name, got an empty argument"),
+    (["-", "--out-dir", "d"], "expected one model with -: standard input contains only one")])
 def test_what_would_be_ignored_is_refused(words, said, run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, out, err = run(cli.export, KERAS, *words)

@@ -100,6 +100,11 @@ def test_standard_input_holds_one_file(run):
         assert err == "error: expected - at most once: standard input contains only one file\nhint: for a file of this name, give ./-\n"
 
 
+def test_outputs_are_written_to_local_files_alone(run, bundle):
+    code, out, err = run(evaluate, bundle[0], "x.npy", "s3://bucket/y.npy", "--layer", "a")
+    assert (code, out, err) == (2, "", "error: expected a local file as OUT, got a URL\nhint: copy it afterward\n")
+
+
 def test_a_bundle_is_verified_and_compared_from_standard_input(bundle, piped, tmp_path):
     path, _ = bundle
     done = piped(path.read_bytes(), verify, "-")

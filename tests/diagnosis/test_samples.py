@@ -175,6 +175,14 @@ def test_layers_of_a_file_keep_their_names(run, tmp_path):
     assert (code, out.startswith("head.bn: same")) == (0, True), out
 
 
+@pytest.mark.parametrize(("text", "what"), [
+    ("[" * 100 + "1" + "]" * 100, "brackets nested too deeply"), ("[1, 2", "a bracket is not closed"),
+    ("1]", "a bracket is closed that was not opened")])
+def test_brackets_that_give_no_shape(text, what):
+    with pytest.raises(exporter.ExporterError, match=what):
+        from_text(text)
+
+
 @pytest.mark.parametrize(("dtype", "expected"), [("float64", "float64"), ("float32", "float32")])
 def test_exact_arrays_are_taken_in_their_own_precision(dtype, expected):
     given = of_numbers({"gamma": Numbers(np.array([1.5, 2], dtype), None), "mean": Numbers(np.array([0.1, 0.2], dtype), None)}, 1e-3)

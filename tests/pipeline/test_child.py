@@ -90,6 +90,20 @@ def test_an_unexpected_exception_is_a_clear_error(monkeypatch, path):
         in_child(monkeypatch, path, lambda: 1 / 0)
 
 
+def test_a_model_that_is_nested_too_deeply_is_refused(monkeypatch, path):
+    def deeper():
+        return deeper()
+
+    with pytest.raises(FormatError, match="it is nested too deeply"):
+        in_child(monkeypatch, path, deeper)
+
+
+def test_an_answer_over_the_limit_is_not_taken(monkeypatch, path):
+    monkeypatch.setattr(isolation, "MAX_ANSWER", 100)
+    with pytest.raises(FormatError, match="expected at most 100 bytes of batch norms, got more"):
+        exporter.read(path, isolated=True)
+
+
 def spin():
     while True:
         pass

@@ -17,6 +17,7 @@ from exporter.batchnorm.folded import fold_bundle
 from exporter.commands.export import export
 from exporter.keras.names import snake_case
 from exporter.sources.shared import kernels as limits
+from exporter.targets.shared import folded_archive
 from tests.make.configs import layer, norm, sequential
 from tests.make.h5_files import named, parameters, write
 from tests.make.v3_files import entry, functional, norm_arrays, write_archive
@@ -327,6 +328,15 @@ def test_more_numbers_than_any_model_has_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(limits, "MAX_NUMBERS", 40)
     with pytest.raises(exporter.UnsupportedError, match="the kernels before its batch norms have more than 40 numbers"):
         exporter.fold_model(model(tmp_path / "m.h5", conv(), weights()))
+
+
+def test_more_arrays_than_an_archive_may_contain_are_refused(tmp_path, monkeypatch):
+    folded = exporter.fold_model(model(tmp_path / "m.h5", conv(), weights()))
+    monkeypatch.setattr(folded_archive, "MAX_MEMBERS", 3)
+    assert folded_archive.folded_archive(folded)
+    monkeypatch.setattr(folded_archive, "MAX_MEMBERS", 2)
+    with pytest.raises(exporter.OutputError, match=r"2 arrays, an \.npz of up to 2 is read"):
+        folded_archive.folded_archive(folded)
 
 
 def loaded(path):

@@ -151,6 +151,13 @@ def test_what_holds_no_model_says_what_it_holds(tmp_path):
     assert "this is a folder" in refusal(tmp_path / "empty", FormatError)[0]
 
 
+def test_a_file_of_pytorch_is_called_so(tmp_path):
+    path = archive(tmp_path / "state.pt", {"state/data.pkl": b"\x80\x02.", "state/version": b"3\n"})
+    assert refusal(path)[0].endswith("this is a PyTorch file, which is a pickle: it can run code and is not loaded")
+    other = archive(tmp_path / "other.zip", {"state/data.txt": b"", "data.pkl": b""})
+    assert "this zip archive is not a .keras model" in refusal(other)[0]
+
+
 def test_the_error_of_the_model_inside_says_where(tmp_path):
     what, _ = refusal(archive(tmp_path / "m.zip", {"in/cut.h5": H5[:3000]}), FormatError)
     assert what.startswith("m.zip: in/cut.h5: ")
