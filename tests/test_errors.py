@@ -85,7 +85,7 @@ def refused(number):
     raise EACH[number]
 
 
-@pytest.mark.parametrize("start", ["fork", "spawn"])
+@pytest.mark.parametrize("start", ["fork", pytest.param("spawn", marks=pytest.mark.thorough("much time; forks pickle the same"))])
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")  # xdist's threads
 def test_errors_travel_between_processes(start):
     context = multiprocessing.get_context(start)

@@ -69,18 +69,18 @@ def test_the_layer_is_found_and_files_are_read(run, several, tmp_path):
     x = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
     wrong = layer.gamma * (x - layer.moving_mean) / (layer.moving_variance + np.float32(layer.epsilon)) + layer.beta
     np.save(tmp_path / "x.npy", x)
-    np.savez(tmp_path / "z.npz", input=x, output=wrong)
-    np.savetxt(tmp_path / "y.csv", wrong, delimiter=",", fmt="%.9g")
-    (tmp_path / "y.json").write_text(json.dumps(wrong.tolist()))
-    np.save(tmp_path / "right.npy", layer(x))
+    np.savez(tmp_path / "z.npz", input=x, output=layer(x))
+    np.savetxt(tmp_path / "y.csv", layer(x), delimiter=",", fmt="%.9g")
+    (tmp_path / "y.json").write_text(json.dumps(layer(x).tolist()))
+    np.save(tmp_path / "wrong.npy", wrong)
     for output in ("z.npz", "y.csv", "y.json", "z.npz:output"):
         code, out, err = run(diagnose, path, "--input", tmp_path / "x.npy", "--output", tmp_path / output)
-        assert (code, err) == (1, ""), output
-        assert out.startswith("b: differs")
-        assert "BN111" in out
-    code, out, _ = run(diagnose, path, "--input", tmp_path / "z.npz", "--output", tmp_path / "right.npy")
-    assert code == 0
-    assert out.startswith("b: same")
+        assert (code, err) == (0, ""), output
+        assert out.startswith("b: same")
+    code, out, err = run(diagnose, path, "--input", tmp_path / "z.npz", "--output", tmp_path / "wrong.npy")
+    assert (code, err) == (1, "")
+    assert out.startswith("b: differs")
+    assert "BN111" in out
 
 
 def test_json_for_machines(run, questions):
