@@ -7,8 +7,6 @@ import importlib.util
 import io
 import itertools
 import json
-import os
-import subprocess
 import sys
 import threading
 
@@ -22,6 +20,7 @@ from exporter.errors import FormatError, MissingExtra, OutputError, UsageError
 from exporter.files import patience
 from exporter.files.place import Place
 from exporter.files.remote import Ranges, RemotePlace, is_url, place_for
+from tests.make import processes
 from tests.make.layers import ROOT, make_bundle, make_layer, same_layer
 from tests.make.range_server import POLL_SECONDS, serving
 
@@ -54,9 +53,8 @@ def folder(tmp_path):
     return tmp_path
 
 
-def command(*words, **environment):
-    return subprocess.run([sys.executable, "-m", "exporter", *map(str, words)], cwd=ROOT, capture_output=True, text=True,
-                          env={**os.environ, **environment}, check=False)
+def command(*words):
+    return processes.run(processes.MODULE, *words, text=True, stores=True)
 
 
 def test_only_urls_are_remote():
@@ -191,11 +189,12 @@ def test_what_a_server_refuses(folder, status, words):
 
 
 @needs_http
-def test_a_server_that_is_not_there(run):
-    code, out, err = run(export, "http://127.0.0.1:9/model.h5?token=SECRET")
-    assert (code, out) == (1, "")
-    assert "error: model.h5: cannot be read" in err
-    assert "SECRET" not in err
+def test_a_server_that_is_not_there():
+    done = command("http://127.0.0.1:9/model.h5?token=SECRET")
+    assert done.returncode == 1
+    assert "error: model.h5: cannot be read" in done.stderr
+    assert "SECRET" not in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.fixture
@@ -395,13 +394,13 @@ def test_an_output_far_away_does_not_replace_its_input():
     output.check_output("memory://there/other.json", [place_for("memory://there/model.json")])
 
 
-def test_what_cannot_be_written(run):
+def test_what_cannot_be_written():
     for url, words in (("https://host/out.json", "http addresses cannot be written to"), ("s3://bucket/kit.zip/", "folder")):
         with pytest.raises((OutputError, UsageError), match=words):
             exporter.write(make_bundle(), url)
-    code, _, err = run(export, "s3://bucket/a.json", "s3://bucket/a.json")
-    assert code == 1
-    assert "would replace the input" in err
+    done = command("s3://bucket/a.json", "s3://bucket/a.json")
+    assert done.returncode == 1
+    assert "would replace the input" in done.stderr
 
 
 @needs_fsspec
@@ -417,8 +416,17 @@ def test_without_the_extra(monkeypatch):
     assert caught.value.hint == "pip install 'bn-export[remote]'"
 
 
+@pytest.fixture
+def s3(s3_server, monkeypatch):
+    """The server as that of this environment."""
+    for name, value in {"ACCESS_KEY_ID": "test", "SECRET_ACCESS_KEY": "test", "DEFAULT_REGION": "us-east-1",
+                        "ENDPOINT_URL": s3_server[0]}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    return s3_server
+
+
 @pytest.fixture(scope="module")
-def s3():
+def s3_server():
     """An S3 server on this machine: (its address, the length of each answer to a GET)."""
     moto = pytest.importorskip("moto.server", reason="needs moto: pip install 'moto[server]'", exc_type=ImportError)
     pytest.importorskip("s3fs")
@@ -450,17 +458,16 @@ def test_s3(s3, tmp_path, name, run):
     address, sent = s3
     made = models()
     (made.write_keras if name.endswith("keras") else made.write_h5)(tmp_path / name, made.plain(30, 96))
-    keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_ENDPOINT_URL": address, "AWS_DEFAULT_REGION": "us-east-1"}
     store = boto3.client("s3", endpoint_url=address, aws_access_key_id="test", aws_secret_access_key="test", region_name="us-east-1")
     store.create_bucket(Bucket="zoo")
     store.upload_file(str(tmp_path / name), "zoo", name)
     sent.clear()
-    done = command(f"s3://zoo/{name}", "s3://zoo/out.json", **keys)
+    done = command(f"s3://zoo/{name}", "s3://zoo/out.json")
     assert done.returncode == 0, done.stderr
     assert sum(sent) < (tmp_path / name).stat().st_size / 20, f"{sum(sent)} bytes in {len(sent)} requests"
     assert run(export, tmp_path / name, tmp_path / "near.json")[0] == 0
     assert store.get_object(Bucket="zoo", Key="out.json")["Body"].read() == (tmp_path / "near.json").read_bytes()
-    missing = command("s3://zoo/absent.h5", **keys)
+    missing = command("s3://zoo/absent.h5")
     assert missing.returncode == 1
     assert "no such file" in missing.stderr
 
@@ -528,12 +535,10 @@ def test_a_server_that_is_not_there_is_told_as_that(address, words):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")  # of moto and aiobotocore
 @one_worker
-def test_no_such_bucket(s3, run, monkeypatch):
-    for name, value in {"ACCESS_KEY_ID": "test", "SECRET_ACCESS_KEY": "test", "ENDPOINT_URL": s3[0], "DEFAULT_REGION": "us-east-1"}.items():
-        monkeypatch.setenv(f"AWS_{name}", value)
-    code, _, err = run(export, "s3://nowhere/model.h5")
-    assert code == 1
-    assert "error: model.h5: no such bucket" in err
+def test_no_such_bucket(s3):
+    done = command("s3://nowhere/model.h5")
+    assert done.returncode == 1
+    assert "error: model.h5: no such bucket" in done.stderr
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")  # of moto and aiobotocore
@@ -542,13 +547,12 @@ def test_no_such_bucket(s3, run, monkeypatch):
 def test_a_pattern_on_no_such_bucket(s3, tmp_path):
     import boto3
 
-    keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_ENDPOINT_URL": s3[0], "AWS_DEFAULT_REGION": "us-east-1"}
-    done = command("s3://nowhere/zoo/*.h5", "--out-dir", tmp_path, **keys)
+    done = command("s3://nowhere/zoo/*.h5", "--out-dir", tmp_path)
     assert done.returncode == 1
     assert "error: s3://nowhere/zoo/*.h5: there is no bucket 'nowhere'" in done.stderr
     store = boto3.client("s3", endpoint_url=s3[0], aws_access_key_id="test", aws_secret_access_key="test", region_name="us-east-1")
     store.create_bucket(Bucket="empty")
-    done = command("s3://empty/nothing-here-*.h5", "--out-dir", tmp_path, **keys)
+    done = command("s3://empty/nothing-here-*.h5", "--out-dir", tmp_path)
     assert done.returncode == 1
     assert "no file or folder matches this pattern" in done.stderr
 

@@ -23,26 +23,27 @@ from tests.make.layers import ROOT
 
 LIBRARIES = ("argparse", "csv", "ctypes", "google_crc32c", "h5py", "hashlib", "html", "json", "jsonschema", "numpy", "orjson", "subprocess",
              "zipfile")
+STORES = ("aiohttp", "fsspec", "s3fs")
 MODULE = "import runpy; runpy.run_module('exporter', run_name='__main__', alter_sys=True)"  # python -m exporter
 MAX_REQUEST = 1 << 17
 
 
-def run(program, *words, data=b"", text=False, cwd=None, stdout=None, stderr=None, closed=(), timeout=60):
+def run(program, *words, data=b"", text=False, cwd=None, stdout=None, stderr=None, closed=(), stores=False, timeout=60):
     """The finished process of a program, given as its text: like subprocess.run([python, "-c", program, *words], input=data), with the
     output as bytes or as text.
 
-    stdout, stderr: files to write to. closed: the numbers of the standard streams that are closed.
+    stdout, stderr: files to write to. closed: the numbers of the standard streams that are closed. stores: whether it will read from one.
     """
     words = list(map(str, words))
     request = {"program": program, "words": words, "cwd": os.fspath(cwd or os.getcwd()), "env": dict(os.environ), "closed": closed}
-    out, err, code = server().call(json.dumps(request).encode(), data, (stdout, stderr), timeout)
+    out, err, code = server(LIBRARIES + STORES * stores).call(json.dumps(request).encode(), data, (stdout, stderr), timeout)
     return subprocess.CompletedProcess(words, code, out.decode() if text else out, err.decode() if text else err)
 
 
 @functools.cache
-def server():
+def server(libraries):
     """The process that forks, one for each process of tests."""
-    started = Server()
+    started = Server(libraries)
     atexit.register(started.close)
     return started
 
@@ -50,10 +51,10 @@ def server():
 class Server:
     """This end of it."""
 
-    def __init__(self):
+    def __init__(self, libraries):
         self.connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            program = f"from tests.make.processes import serve; exec(serve({theirs.fileno()}))"
+            program = f"from tests.make.processes import serve; exec(serve({theirs.fileno()}, {libraries}))"
             self.process = subprocess.Popen([sys.executable, "-c", program], pass_fds=[theirs.fileno()], cwd=ROOT, stdin=subprocess.DEVNULL,
                                             env={**os.environ, "PYTHONPATH": str(ROOT)})
 
@@ -93,10 +94,11 @@ def fill(descriptor, data):
         file.write(data)
 
 
-def serve(descriptor):
+def serve(descriptor, libraries):
     """In the process that forks: answers requests until there are none. Returns in each fork, with the program that it has to run."""
-    for name in LIBRARIES:
-        importlib.import_module(name)
+    for name in libraries:
+        with contextlib.suppress(ImportError):  # of an extra
+            importlib.import_module(name)
     gc.freeze()
     connection = socket.socket(fileno=descriptor)
     while True:

@@ -68,6 +68,7 @@ def zoo(tmp_path):
     return folder
 
 
+@pytest.mark.thorough("much time: three processes of a cluster are started, and one is killed")
 def test_a_worker_killed_in_the_middle_loses_nothing_and_does_nothing_twice(cluster, zoo, tmp_path):
     import distributed
 
@@ -94,7 +95,7 @@ def test_a_worker_killed_in_the_middle_loses_nothing_and_does_nothing_twice(clus
     assert len(list((tmp_path / "out").glob(".*.tmp"))) <= 2  # of what the killed one was writing
 
 
-@pytest.mark.thorough("much time")
+@pytest.mark.thorough("much time: three processes of a cluster are started")
 def test_the_command(cluster, zoo, tmp_path):
     address, _ = cluster
     words = [sys.executable, "-m", "exporter", f"{zoo}/*", "--out-dir", str(tmp_path / "out"), "--dask", address]

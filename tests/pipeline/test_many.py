@@ -50,8 +50,8 @@ def statuses(summary):
     return {outcome.source: outcome.status for outcome in summary.outcomes}
 
 
-def many_command(*words):
-    return processes.run(processes.MODULE, *words, text=True)
+def many_command(*words, **more):
+    return processes.run(processes.MODULE, *words, text=True, **more)
 
 
 def test_names_mirror_the_tree(tree):
@@ -453,7 +453,7 @@ def test_a_file_url_means_the_path_that_it_writes(tree):
         "hosted://bob:s3cretpw@h/m.h5", "htp://bob:s3cretpw@h/m.h5?sig=TOKEN123", "simplecache::htp://bob:s3cretpw@h/m.h5?sig=TOKEN123"))])
 def test_no_secret_of_an_address_is_shown_or_kept(tree, word):
     pytest.importorskip("fsspec")
-    done = many_command(word, "more.json", "--out-dir", "out", "--jobs", 1, "--report", "r.json")
+    done = many_command(word, "more.json", "--out-dir", "out", "--jobs", 1, "--report", "r.json", stores=True)
     assert done.returncode == 1
     kept = [path.read_text() for path in pathlib.Path("out").rglob(".bn*")] + list(map(str, pathlib.Path("out").rglob("*")))
     for secret in ("bob", "s3cretpw", "TOKEN123"):
