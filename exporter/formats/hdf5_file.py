@@ -19,19 +19,22 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
 import numpy as np
 
 from exporter.errors import FormatError, printable
-from exporter.files.input_file import InputFile
+from exporter.files.input_file import InputFile, MemoryFile, Windows
 from exporter.files.place import MiB
 from exporter.formats.bfloat16 import widen
 from exporter.formats.hdf5_groups import Groups
-from exporter.formats.hdf5_layout import CACHED_LINK
-from exporter.formats.hdf5_names import component, decoded, each_once, reason, split
+from exporter.formats.hdf5_layout import CACHED_LINK, TableEntry
+from exporter.formats.hdf5_names import decoded, each_once, reason, split
 from exporter.formats.hdf5_overlap import LOOK_BACK, Spans, check_structures
-from exporter.formats.hdf5_plain import PlainAttribute, PlainDataset, PlainObject, PlainObjects
+from exporter.formats.hdf5_plain import PlainAttribute, PlainDataset, PlainGroup, PlainObjects
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from exporter.formats.hdf5_library import LibraryAttribute, LibraryObject
+
+    Dataset = LibraryObject | PlainDataset
+    Object = Dataset | PlainGroup
 
 MAX_ELEMENTS = 1 << 20  # of one dataset
 MAX_BYTES = 256 * MiB  # of all datasets and attributes read from one file
@@ -77,12 +80,13 @@ class File:
         can_look_back: whether the sizes of structures are known and reading bytes before the data costs no request."""
         self._by_library, self._id = by_library, None if is_plain else by_library()
         self._label = label
-        self._file, self._is_plain, self._can_look_back = file, is_plain, can_look_back
-        self._symbols = Groups(file, start)
-        self._objects = PlainObjects(self._symbols.read)
+        self._is_plain, self._can_look_back = is_plain, can_look_back
+        self._read_at = file.read_at if file.is_far or isinstance(file, MemoryFile) else Windows(file).read_at
+        self._symbols = Groups(self._read_at, start)
+        self._objects = PlainObjects(self._symbols.read, self._entered_by_library)
         self._checked: set[str] = set()  # groups of another form, whose member names were checked
-        self._groups: dict[str, LibraryObject | PlainObject] = {}
-        self._others: dict[str, LibraryObject | PlainObject] = {}  # recently used datasets
+        self._groups: dict[str, Object] = {}
+        self._others: dict[str, Object] = {}  # recently used datasets
         self._spans = Spans()
         self._stack = contextlib.ExitStack()
         self._spent = 0
@@ -123,17 +127,8 @@ class File:
     @_guarded
     def kind(self, path: str) -> str | None:
         """"group", "dataset", "named type", "soft link", "external link", "user-defined link"; None: nothing there."""
-        if not path or path in self._groups:
-            return "group"
-        if path in self._others:
-            return self._others[path].kind
-        parent, name = split(path)
-        if parent not in self._groups and self.kind(parent) != "group":
-            return None
-        link = self._link(parent, name)
-        if link != HARD_LINK:
-            return None if link is None else LINK_KINDS.get(link, "user-defined link")
-        return self._enter(path).kind
+        found = self._find(path)
+        return found if found is None or isinstance(found, str) else found.kind
 
     def exists(self, path: str) -> bool:
         """Whether anything has this name, including a link of any kind."""
@@ -171,7 +166,7 @@ class File:
     @_guarded
     def text(self, path: str, name: str) -> str | None:
         """A text attribute: one string of fixed or variable length. None: the object has no attribute of this name."""
-        found = self._attribute(path, name)
+        found = self._attribute(self._open(path), name)
         if found is None:
             return None
         if found.shape != ():
@@ -181,7 +176,7 @@ class File:
     @_guarded
     def integer(self, path: str, name: str) -> int | None:
         """An integer attribute. None: the object has no attribute of this name."""
-        found = self._attribute(path, name)
+        found = self._attribute(self._open(path), name)
         if found is None:
             return None
         if found.shape != () or not found.is_integer:
@@ -194,9 +189,10 @@ class File:
 
         Keras 2.1.6 and later split lists of more than 64512 bytes, the limit of one object header message.
         """
-        found = self._attribute(path, name)
+        owner = self._open(path)
+        found = self._attribute(owner, name)
         if found is not None:
-            if self._open(path).has_attribute(f"{name}0".encode()):
+            if owner.has_attribute(f"{name}0".encode()):
                 raise FormatError(f"expected {printable(name)} or {printable(name)}0, got both")
             return self._strings(found, name)
         pieces = self._pieces(path, name)
@@ -205,7 +201,7 @@ class File:
         if pieces != list(range(len(pieces))):
             missing = next(i for i in range(len(pieces) + 1) if i not in pieces)
             raise FormatError(f"the attribute {printable(name)}{missing} is missing: part of the list is lost")
-        return [text for i in pieces if (piece := self._attribute(path, f"{name}{i}")) for text in self._strings(piece, name)]
+        return [text for i in pieces if (piece := self._attribute(owner, f"{name}{i}")) for text in self._strings(piece, name)]
 
     def _pieces(self, path: str, name: str) -> list[int]:
         numbers = [attribute[len(name):] for attribute in self.attributes(path) if attribute.startswith(name)]
@@ -249,77 +245,71 @@ class File:
         if count > most:
             raise FormatError(f"expected at most {most} values, got {count} in shape {list(shape)}")
         self._spend(0 if is_kernel else count * raw.itemsize)
-        values = self._values(path, dataset, shape, raw) if count else np.zeros(shape, raw)
+        values = self._values(path, dataset, shape, raw, count * raw.itemsize) if count else np.zeros(shape, raw)
         if name == "bfloat16":
             return widen(values), name
-        return values.astype(raw.newbyteorder("="), copy=False), name
+        return values if raw.isnative else values.astype(raw.newbyteorder("=")), name
 
     def _where(self, path: str) -> str:
         inside = printable(path) or "root group"
         return f"{self._label}: {inside}" if self._label else inside
 
-    def _values(self, path: str, dataset: LibraryObject | PlainDataset, shape: tuple[int, ...], raw: np.dtype[Any]) -> NDArray[Any]:
+    def _values(self, path: str, dataset: Dataset, shape: tuple[int, ...], raw: np.dtype[Any], size: int) -> NDArray[Any]:
         """The values as the file contains them. Contiguous ones are read from the file itself, together with the bytes before them."""
-        size = math.prod(shape) * raw.itemsize
-        places = dataset.places(size)
-        starts = [max(0, at - LOOK_BACK, min(at, self._spans.add(path, at, at + length))) for at, length, _ in places]
-        if self._can_look_back:
-            around = [self._bytes(start, at + length - start) for (at, length, _), start in zip(places, starts)]
-            for data, (at, _, _), start in zip(around, places, starts):
+        for at, length, is_plain in dataset.places(size):
+            start = max(0, at - LOOK_BACK, min(at, self._spans.add(path, at, at + length)))
+            if self._can_look_back:
+                data = self._read_at(start, at + length - start)
+                if len(data) != at + length - start:
+                    raise FormatError("the file ends inside its data", hint="the file is damaged; copy or download it again")
                 check_structures(data, start, at)
-            if places and places[0][2]:
-                at = places[0][0] - starts[0]
-                return np.frombuffer(around[0][at:], raw).reshape(shape)
+                if is_plain:
+                    return np.frombuffer(data[at - start:], raw).reshape(shape)
         values = np.empty(shape, raw)
         dataset.read_into(values)
         return values
-
-    def _bytes(self, at: int, size: int) -> bytes:
-        data = self._file.read_at(at, size)
-        if len(data) != size:
-            raise FormatError("the file ends inside its data", hint="the file is damaged; copy or download it again")
-        return data
 
     def _spend(self, count: int) -> None:
         self._spent += count
         if self._spent > MAX_BYTES:
             raise FormatError(f"expected at most {MAX_BYTES} bytes of parameters and attributes, got more")
 
-    def _open(self, path: str) -> LibraryObject | PlainObject:
+    def _open(self, path: str) -> Object:
         """The object at `path`; each component must be a hard link in its group."""
-        if path in self._groups:
-            return self._groups[path]
-        if path in self._others:
-            return self._others[path]
-        if not path:
-            return self._enter(path)
-        parent, name = split(path)
-        link = self._link(parent, name)
-        if link is None:
+        found = self._find(path)
+        if found is None:
+            self._group(split(path)[0])  # raises if it is not there, or not a group
             raise FormatError("the file contains no object of this name")
-        if link != HARD_LINK:
-            kind = LINK_KINDS.get(link, "user-defined link")
-            raise FormatError(f"this {kind} points to other data; only data stored in the file itself is read", where=self._where(path))
-        return self._enter(path)
+        if isinstance(found, str):
+            raise FormatError(f"this {found} points to other data; only data stored in the file itself is read", where=self._where(path))
+        return found
 
-    def _link(self, parent: str, name: str) -> int | None:
-        """The type of the link `name` in a group; None: the group has none of this name."""
-        encoded = component(name)
-        self._group(parent)
+    def _find(self, path: str) -> Object | str | None:
+        """The object at `path`, the kind of the link there if it is not a hard one, or None if there is nothing."""
+        found = self._groups.get(path) or self._others.get(path)
+        if found is not None:
+            return found
+        if not path:
+            return self._enter(path, self._symbols.root)
+        parent, name = split(path)
+        if parent not in self._symbols.tables and self.kind(parent) != "group":
+            return None
         members = self._symbols.members(parent)
         if members is None:
-            return self._container(parent).link(encoded)
-        entry = members.get(encoded)
-        return None if entry is None else SOFT_LINK if entry.cache == CACHED_LINK else HARD_LINK
+            link, entry = self._container(parent).link(name), None
+        else:
+            entry = members.get(name)
+            link = None if entry is None else SOFT_LINK if entry.cache == CACHED_LINK else HARD_LINK
+        if link != HARD_LINK:
+            return None if link is None else LINK_KINDS.get(link, "user-defined link")
+        return self._enter(path, entry)
 
-    def _enter(self, path: str) -> LibraryObject | PlainObject:
-        """Opens an object that is known to exist behind a hard link."""
+    def _enter(self, path: str, entry: TableEntry | None) -> Object:
+        """Opens an object that is known to exist behind a hard link. entry: its own in the symbol table of its group."""
         if path.count("/") >= MAX_DEPTH:
             raise FormatError(f"expected groups at most {MAX_DEPTH} levels deep, got more")
-        entry = self._symbols.entry(path)
-        otherwise = functools.partial(self._entered_by_library, path)
-        found = (self._is_plain and entry and self._objects.at(entry.header, otherwise)) or otherwise()
-        self._symbols.check(path, entry, found.kind == "group")
+        found = (self._is_plain and entry and self._objects.at(entry.header, path)) or self._entered_by_library(path)
+        self._symbols.check(path, entry, found)
         if found.kind == "group":
             if len(self._groups) == MAX_GROUPS:
                 self._groups.clear()  # the groups above it are opened again when they are needed
@@ -340,13 +330,13 @@ class File:
         above = self._groups.get(parent)
         return LibraryObject.at(above.id, name) if path and isinstance(above, LibraryObject) else LibraryObject.at(self._id, path)
 
-    def _group(self, path: str) -> LibraryObject | PlainObject:
+    def _group(self, path: str) -> LibraryObject | PlainGroup:
         found = self._open(path)
         if found.kind != "group":
             raise FormatError("expected a group here", where=self._where(path))
-        return found
+        return cast("LibraryObject | PlainGroup", found)
 
-    def _container(self, path: str) -> LibraryObject | PlainObject:
+    def _container(self, path: str) -> LibraryObject | PlainGroup:
         """A group for a lookup, after refusing names that occur twice or that a lookup cannot reach."""
         group = self._group(path)
         if self._symbols.members(path) is None and path not in self._checked:
@@ -354,14 +344,14 @@ class File:
             self._checked.add(path)
         return group
 
-    def _dataset(self, path: str) -> LibraryObject | PlainDataset:
-        found = self._open(path)
+    def _dataset(self, path: str) -> Dataset:
+        found = self._others.get(path) or self._open(path)
         if found.kind != "dataset":
             raise FormatError(f"expected a dataset here, got a {found.kind}")
-        return cast("LibraryObject | PlainDataset", found)
+        return cast("Dataset", found)
 
-    def _attribute(self, path: str, name: str) -> LibraryAttribute | PlainAttribute | None:
-        owner, encoded = self._open(path), name.encode()
+    def _attribute(self, owner: Object, name: str) -> LibraryAttribute | PlainAttribute | None:
+        encoded = name.encode()
         if not owner.has_attribute(encoded):
             return None
         found = owner.attribute(encoded)
@@ -382,11 +372,11 @@ class File:
             self._spend(sum(map(len, texts)))
         return [decoded(text, f"the attribute {printable(name)}") for text in texts]
 
-    def _float_type(self, dataset: LibraryObject | PlainDataset, path: str, is_bfloat16: bool = False) -> tuple[str, np.dtype[Any]] | None:
+    def _float_type(self, dataset: Dataset, path: str, is_bfloat16: bool = False) -> tuple[str, np.dtype[Any]] | None:
         """Name of the dataset's floating point type and the NumPy type of its bytes; None for other types."""
         found = dataset.float_type()
         if found is None and dataset.is_two_opaque_bytes():
             # Keras 3 stores bfloat16, which h5py doesn't support, as two opaque bytes and marks it in an attribute
-            said = is_bfloat16 or (self._attribute(path, "dtype") and self.text(path, "dtype") == "bfloat16")
+            said = is_bfloat16 or self.text(path, "dtype") == "bfloat16"
             return ("bfloat16", np.dtype("<u2")) if said else None
         return found

@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator
-from typing import ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from exporter.errors import FormatError, printable
-from exporter.files.input_file import InputFile, MemoryFile
 from exporter.formats.hdf5_layout import (
     ADDRESSES,
     ADDRESSES_AT,
@@ -35,13 +34,17 @@ from exporter.formats.hdf5_layout import (
     TABLE_ENTRY,
     TABLE_NODE,
     TREE_NODE,
+    Ranks,
     TableEntry,
     TreeNode,
     messages,
 )
 
+if TYPE_CHECKING:
+    from exporter.formats.hdf5_library import LibraryObject
+    from exporter.formats.hdf5_plain import PlainDataset, PlainGroup
+
 SUPERBLOCK_BYTES = 128
-WINDOW, MAX_WINDOWS = 272, 3  # bytes of a local file that are read at once; pieces of it that are cached
 MAX_RANK = 64  # libhdf5's is 4
 MAX_MEMBERS = 200_000  # per group, and of all cached groups
 MAX_HEAP = 64 << 20  # bytes of the names of one group
@@ -52,7 +55,9 @@ AGAIN = "the file is damaged; copy or download it again"
 CACHES = (0, CACHED_GROUP, CACHED_LINK)
 LAST_FREE, UNDEFINED = 1, (1 << 64) - 1
 
+Read = Callable[[int, int], bytes]  # address, size: bytes of the file, fewer at its end
 Members = dict[bytes, TableEntry]
+Table = tuple[int, int]  # addresses of a group's B-tree and of its names
 _Leaf = tuple[Iterator[TableEntry], bytes, bytes]
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -64,35 +69,40 @@ class Groups:
     Raises FormatError if one contradicts itself.
     """
 
-    def __init__(self, file: InputFile, start: int) -> None:
-        """start: offset of the superblock."""
-        self._file, self._base = file, 0
-        self._windows: tuple[tuple[int, bytes], ...] = ()
-        self._whole = file.getvalue() if isinstance(file, MemoryFile) else None
-        self._tables: dict[str, tuple[int, int] | None] = {}
+    def __init__(self, read_at: Read, start: int) -> None:
+        """read_at: reads bytes of the file. start: offset of the superblock."""
+        self.tables: dict[str, Table | None] = {}  # of the groups that were opened; None: it has no symbol table
         self._found: dict[str, Members | None] = {}
         self._kept = 0
-        block = self.read(start, SUPERBLOCK_BYTES)
+        block = read_at(start, SUPERBLOCK_BYTES)
         first = ADDRESSES_AT.get(block[8]) if block[SIZES] == b"\x08\x08" else None  # versions 2 and 3 have no entry for the root
-        self._base = ADDRESSES.at(block, first).base if first else 0
-        self._root = TABLE_ENTRY.at(block, first + ADDRESSES.size) if first else None
-        self._leaf_size = TABLE_NODE.size + 2 * min(RANKS.at(block, RANKS_AT).leaf, MAX_RANK) * TABLE_ENTRY.size if first else 0
+        base = ADDRESSES.at(block, first).base if first else 0
+        self.read: Read = (lambda address, size: read_at(base + address, size)) if base else read_at
+        self.root = TABLE_ENTRY.at(block, first + ADDRESSES.size) if first else None
+        ranks = RANKS.at(block, RANKS_AT) if first else Ranks(0, 0, 0)
+        self._leaf_size = TABLE_NODE.size + 2 * min(ranks.leaf, MAX_RANK) * TABLE_ENTRY.size
+        self._node_size = TREE_NODE.size + 8 * (2 * 2 * ranks.internal + 1)
 
-    def check(self, path: str, entry: TableEntry | None, is_group: bool) -> None:
+    def check(self, path: str, entry: TableEntry | None, found: LibraryObject | PlainGroup | PlainDataset) -> None:
         """Compares the entry of an opened object in the parent group's symbol table with the object's header.
 
         entry: the object's entry in that table.
         """
-        if is_group:
-            self._table(path)
+        if found.kind == "group":
+            if path not in self.tables:
+                self._keep(path, entry, found.table)
         elif entry is not None and entry.cache == CACHED_GROUP:
             raise FormatError("the symbol table describes this as a group, its header as something else", hint=AGAIN)
 
     def members(self, path: str) -> Members | None:
         """The members of a group by name; None: they are not listed in a symbol table."""
-        if path in self._found:
+        try:
             return self._found[path]
-        table = self._table(path)
+        except KeyError:
+            pass
+        if path not in self.tables:
+            self._keep(path, self._entry(path))
+        table = self.tables[path]
         members = None if table is None else _complete(self._listed, *table)
         self._kept += len(members or ())
         if self._kept > MAX_MEMBERS:
@@ -101,10 +111,10 @@ class Groups:
         self._found[path] = members
         return members
 
-    def entry(self, path: str) -> TableEntry | None:
+    def _entry(self, path: str) -> TableEntry | None:
         """The entry of an object in its parent group; None: the group has another form."""
         if not path:
-            return self._root
+            return self.root
         parent, _, name = path.rpartition("/")
         members = self.members(parent)
         if members is None:
@@ -114,19 +124,17 @@ class Groups:
             raise FormatError("HDF5 finds this name, but the symbol table does not list it", hint=AGAIN)
         return found
 
-    def _table(self, path: str) -> tuple[int, int] | None:
-        """Where the B-tree and the names of a group are; None: it has no symbol table."""
-        if path not in self._tables:
-            entry = self.entry(path)
-            table = None if entry is None else _complete(self._symbol_table, entry.header)
-            if entry is not None and table is not None and entry.cache == CACHED_GROUP and table != (entry.tree, entry.heap):
-                raise FormatError("the two records of where this group's members are disagree", hint=AGAIN)
-            if len(self._tables) > MAX_MEMBERS:
-                self._tables.clear()
-            self._tables[path] = table
-        return self._tables[path]
+    def _keep(self, path: str, entry: TableEntry | None, table: Table | None = None) -> None:
+        """Records where the B-tree and the names of a group are, if it has a symbol table. table: what its header says, if it is known."""
+        if entry is not None and table is None:
+            table = _complete(self._symbol_table, entry.header)
+        if entry is not None and table is not None and entry.cache == CACHED_GROUP and table != (entry.tree, entry.heap):
+            raise FormatError("the two records of where this group's members are disagree", hint=AGAIN)
+        if len(self.tables) > MAX_MEMBERS:
+            self.tables.clear()
+        self.tables[path] = table
 
-    def _symbol_table(self, address: int) -> tuple[int, int] | None:
+    def _symbol_table(self, address: int) -> Table | None:
         """The location of the members according to an object header."""
         header = FIRST_OF_HEADER.at(self.read(address, FIRST_OF_HEADER.size))
         if header.version != 1:
@@ -134,7 +142,7 @@ class Groups:
         message = FIRST_OF_BLOCK.at(self.read(header.first, FIRST_OF_BLOCK.size)) if header.kind == CONTINUATION else header
         return (message.first, message.second) if message.kind == SYMBOL_TABLE else self._message(address)
 
-    def _message(self, address: int) -> tuple[int, int] | None:
+    def _message(self, address: int) -> Table | None:
         """The symbol table message of a header, wherever it is."""
         size = FIRST_MESSAGE + OBJECT_HEADER.at(self.read(address, OBJECT_HEADER.size)).size
         first, waiting = FIRST_MESSAGE, [(address, size)]
@@ -164,14 +172,11 @@ class Groups:
         for leaf, low, high in self._leaves(tree, names, {}, MAX_DEPTH):
             for entry in leaf:
                 name = _name(names, entry.name)
-                if not before < name:
-                    what = "occurs more than once in this group" if name == before else "is out of order in this group"
+                if not (before < name and low < name <= high and entry.cache in CACHES):
+                    what = ("occurs more than once in this group" if name == before else "is out of order in this group" if name < before
+                            else "is recorded as something unknown" if low < name <= high
+                            else "is at a place that no lookup in this group reaches")
                     raise FormatError(f"the name {printable(repr(name)[1:])} {what}", hint=AGAIN)
-                if not low < name <= high:
-                    raise FormatError(f"the name {printable(repr(name)[1:])} is at a place that no lookup in this group reaches",
-                                      hint=AGAIN)
-                if entry.cache not in CACHES:
-                    raise FormatError(f"the name {printable(repr(name)[1:])} is recorded as something unknown", hint=AGAIN)
                 members[name], before = entry, name
             if len(members) > MAX_MEMBERS:
                 raise FormatError(f"expected a group of at most {MAX_MEMBERS} members, got more")
@@ -182,7 +187,7 @@ class Groups:
 
         seen: the nodes so far by address, in their order within a level.
         """
-        data = self.read(address, TREE_NODE.size)
+        data = self.read(address, self._node_size)
         node = TREE_NODE.at(data)
         if node.signature != b"TREE" or node.kind != GROUP_NODE or node.level >= above or address in seen:
             raise FormatError("the B-tree of this group is damaged", hint=AGAIN)
@@ -190,7 +195,7 @@ class Groups:
         if node.left != (left[0] if left else UNDEFINED) or (left and left[1].right != address) or (not seen and node.right != UNDEFINED):
             raise FormatError("the B-tree of this group is damaged: its nodes disagree about their neighbors", hint=AGAIN)
         seen[address] = node
-        pairs = struct.unpack(f"<{2 * node.used + 1}Q", self.read(address + TREE_NODE.size, 8 * (2 * node.used + 1)))
+        pairs = struct.unpack_from(f"<{2 * node.used + 1}Q", data, TREE_NODE.size)
         for i in range(0, 2 * node.used, 2):
             low, high = _name(names, pairs[i]), _name(names, pairs[i + 2])
             if node.level == 0:
@@ -205,18 +210,6 @@ class Groups:
         if signature != b"SNOD" or version != 1 or TABLE_NODE.size + used * TABLE_ENTRY.size > len(data):
             raise FormatError("a symbol table node of this group is damaged", hint=AGAIN)
         return TABLE_ENTRY.rows(data, TABLE_NODE.size, used)
-
-    def read(self, address: int, size: int) -> bytes:
-        """Bytes of the file, fewer at its end. For a local file some following bytes are cached, because they are usually read next."""
-        at = self._base + address
-        if self._whole is not None:
-            return self._whole[at: at + size]
-        for start, window in self._windows:
-            if start <= at and at + size <= start + len(window):
-                return window[at - start: at - start + size]
-        data = self._file.read_at(at, size if self._file.is_far else max(size, WINDOW))
-        self._windows = ((at, data), *self._windows[:MAX_WINDOWS - 1])
-        return data[:size]
 
 
 def _complete(read: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:

@@ -23,6 +23,8 @@ FLOATS = {(2, (15, 10, 5, 0, 10), 15, 0): ("float16", "f2"), (4, (31, 23, 8, 0, 
 class LibraryObject:
     """A group, a dataset or a named type."""
 
+    table = None  # where a group's members are, which is not asked of libhdf5
+
     def __init__(self, identifier: Any) -> None:
         self.id = identifier
         self.kind = "group" if isinstance(identifier, h5g.GroupID) else "dataset" if isinstance(identifier, h5d.DatasetID) else "named type"

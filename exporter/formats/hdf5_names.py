@@ -8,22 +8,15 @@ import re
 from exporter.errors import FormatError, printable
 
 
-def split(path: str) -> tuple[str, str]:
-    """The group's path and the member's name; a path never starts at the root, as HDF5's own do."""
+def split(path: str) -> tuple[str, bytes]:
+    """The group's path and the member's name as stored in the file; a path never starts at the root, as HDF5's own do."""
     parent, slash, name = path.rpartition("/")
-    if slash and not parent:
-        raise FormatError(f"{printable(path)!r} is not a valid name in an HDF5 file")
-    return parent, name
-
-
-def component(name: str) -> bytes:
-    """The name of a member as stored in the file."""
-    if name in ("", ".", ".."):
-        raise FormatError(f"{name!r} is not a valid name in an HDF5 file")
     try:
-        return name.encode()
+        if (not slash or parent) and name not in ("", ".", ".."):
+            return parent, name.encode()
     except UnicodeEncodeError:
-        raise FormatError(f"{printable(name)!r} is not a valid name in an HDF5 file") from None
+        pass
+    raise FormatError(f"{printable(name if parent else path)!r} is not a valid name in an HDF5 file")
 
 
 def decoded(raw: bytes, what: str) -> str:

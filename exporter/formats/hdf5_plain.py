@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import numpy as np
@@ -34,6 +34,7 @@ from exporter.formats.hdf5_layout import (
     OBJECT_HEADER,
     PAIR,
     SYMBOL_TABLE,
+    Pair,
 )
 
 if TYPE_CHECKING:
@@ -41,13 +42,16 @@ if TYPE_CHECKING:
 
 Read = Callable[[int, int], bytes]  # address, size: bytes of the file, fewer at its end
 Message = tuple[int, bytes]
+Attributes = Mapping[bytes, bytes]  # messages by name
 
 # The superblock of a file that the library wrote with its default settings: version 0, addresses and sizes of 8 bytes, ranks 4 and 16,
 # base 0, no free space and no driver. The end-of-file address is between the two halves.
 SUPERBLOCK = b"\x89HDF\r\n\x1a\n\0\0\0\0\0\x08\x08\0\x04\0\x10\0\0\0\0\0" + bytes(8) + b"\xff" * 8, b"\xff" * 8
 ROOT_CACHE, IS_GROUP = slice(72, 76), b"\x01\0\0\0"  # in the entry of the root, which follows
+ONLY_A_TABLE = b"\1\0\1\0\1\0\0\0\x18\0\0\0\0\0\0\0\x11\0\x10\0\0\0\0\0"  # the header of a group without attributes, up to the addresses
 HEAD_BYTES, PLACE_AT = 272, 106  # of the header of a vector as the library writes it; the offset of the data's address in it
 MAX_FORMS = 1000
+NO_ATTRIBUTES: Attributes = {}
 MAX_BLOCK, MAX_BLOCKS, MAX_MESSAGES = 1 << 20, 16, 1000
 MAX_HEAP = 64 << 20
 MAX_KEPT = 16  # collections of strings
@@ -78,25 +82,25 @@ def is_plain(superblock: bytes, size: int) -> bool:
 class PlainObjects:
     """The objects of a file that have this form."""
 
-    def __init__(self, read: Read) -> None:
-        self._read, self._heap = read, Heap(read)
+    def __init__(self, read: Read, by_library: Callable[[str], Any]) -> None:
+        """by_library: gives the object at a path by libhdf5."""
+        self._read, self.heap, self.by_library = read, Heap(read), by_library
 
-    def at(self, address: int, otherwise: Callable[[], Any]) -> PlainObject | None:
-        """The object with its header at `address`; None if it has another form.
-
-        otherwise: returns the same object by libhdf5.
-        """
+    def at(self, address: int, path: str) -> PlainGroup | PlainDataset | None:
+        """The object with its header at `address`; None if it has another form. path: the same object's, for libhdf5."""
         block = self._read(address, HEAD_BYTES)
         form = _FORMS.get(block[:PLACE_AT] + block[PLACE_AT + 8:])
         if form is not None:
             place = int.from_bytes(block[PLACE_AT: PLACE_AT + 8], "little")
-            return None if place == UNDEFINED else PlainDataset(address, {}, self._heap, otherwise, form, place)
+            return None if place == UNDEFINED else PlainDataset(address, path, NO_ATTRIBUTES, self, form, place)
         try:
-            return self._parsed(address, block, otherwise)
+            if block.startswith(ONLY_A_TABLE):
+                return PlainGroup(address, path, NO_ATTRIBUTES, self, PAIR.at(block, len(ONLY_A_TABLE)))
+            return self._parsed(address, path, block)
         except (_OtherFormError, struct.error, IndexError):
             return None
 
-    def _parsed(self, address: int, block: bytes, otherwise: Callable[[], Any]) -> PlainObject | None:
+    def _parsed(self, address: int, path: str, block: bytes) -> PlainGroup | PlainDataset | None:
         found = _messages(self._read, address, block)
         kinds = [kind for kind, _ in found]
         attributes = [data for kind, data in found if kind == ATTRIBUTE]
@@ -105,7 +109,7 @@ class PlainObjects:
             _other()
         table, whole = kinds.count(SYMBOL_TABLE), [kinds.count(kind) for kind in (DATASPACE, DATATYPE, DATA_LAYOUT)]
         if (table, whole) == (1, [0, 0, 0]):
-            return PlainObject("group", address, named, self._heap, otherwise)
+            return PlainGroup(address, path, named, self, PAIR.at(dict(found)[SYMBOL_TABLE]))
         if (table, whole) != (0, [1, 1, 1]):
             return None
         form, place = _form(dict(found))
@@ -115,7 +119,7 @@ class PlainObjects:
             if len(_FORMS) >= MAX_FORMS:
                 _FORMS.clear()
             _FORMS[block[:PLACE_AT] + block[PLACE_AT + 8:]] = form
-        return PlainDataset(address, named, self._heap, otherwise, form, place)
+        return PlainDataset(address, path, named, self, form, place)
 
 
 def _messages(read: Read, address: int, block: bytes) -> list[Message]:
@@ -150,12 +154,15 @@ def _messages(read: Read, address: int, block: bytes) -> list[Message]:
 
 
 class PlainObject:
-    """A group, or the part that a dataset has in common with it. Whatever it can't answer is left to `otherwise`."""
+    """What a group and a dataset have in common. Whatever they can't answer is left to libhdf5."""
 
-    def __init__(self, kind: str, address: int, attributes: dict[bytes, bytes], heap: Heap, otherwise: Callable[[], Any]) -> None:
+    __slots__ = ("_attributes", "_owner", "_path", "address")
+
+    kind: str
+
+    def __init__(self, address: int, path: str, attributes: Attributes, owner: PlainObjects) -> None:
         """attributes: their messages by name."""
-        self.kind, self.address = kind, address
-        self._attributes, self._heap, self._otherwise = attributes, heap, otherwise
+        self.address, self._path, self._attributes, self._owner = address, path, attributes, owner
 
     def attribute_names(self) -> list[bytes]:
         return sorted(self._attributes)  # in the order of the names, as in libhdf5
@@ -166,9 +173,24 @@ class PlainObject:
     def attribute(self, name: bytes) -> Any:
         """An attribute that exists."""
         try:
-            return PlainAttribute(self._attributes[name], self._heap)
+            return PlainAttribute(self._attributes[name], self._owner.heap)
         except (_OtherFormError, struct.error, IndexError):
             return self._otherwise().attribute(name)
+
+    def _otherwise(self) -> Any:
+        """The same object by libhdf5."""
+        return self._owner.by_library(self._path)
+
+
+class PlainGroup(PlainObject):
+    """A group. table: where its members are."""
+
+    __slots__ = ("table",)
+
+    kind = "group"
+
+    def __init__(self, address: int, path: str, attributes: Attributes, owner: PlainObjects, table: Pair) -> None:
+        self.address, self._path, self._attributes, self._owner, self.table = address, path, attributes, owner, table
 
     def links(self) -> list[bytes]:
         """As in LibraryObject, like the following; the symbol table of the parent group usually answers this first."""
@@ -212,11 +234,12 @@ def _form(messages: dict[int, bytes]) -> tuple[Form, int]:
 class PlainDataset(PlainObject):
     """A contiguous array of floats."""
 
-    type_name = "floating point numbers"
+    __slots__ = ("_float_type", "_place", "_size", "shape")
 
-    def __init__(self, address: int, attributes: dict[bytes, bytes], heap: Heap, otherwise: Callable[[], Any], form: Form,
-                 place: int) -> None:
-        super().__init__("dataset", address, attributes, heap, otherwise)
+    kind, type_name, table = "dataset", "floating point numbers", None
+
+    def __init__(self, address: int, path: str, attributes: Attributes, owner: PlainObjects, form: Form, place: int) -> None:
+        self.address, self._path, self._attributes, self._owner = address, path, attributes, owner
         self.shape, self._float_type, self._size = form
         self._place = place
 
@@ -313,15 +336,13 @@ def _collection(read: Read, address: int) -> dict[int, bytes]:
     at = HEAP_COLLECTION.size
     while at + HEAP_OBJECT.size <= len(data):
         number, _, size = HEAP_OBJECT.fields(data, at)
-        if not number:  # the rest is free
-            if at + size != len(data):
-                _other()
+        begin = at + HEAP_OBJECT.size
+        if not number and at + size == len(data):  # the rest is free
             break
-        at += HEAP_OBJECT.size
-        if at + size > len(data) or number in found:
+        if not number or number in found or begin + size > len(data):
             _other()
-        found[number] = data[at: at + size]
-        at += _padded(size)
+        found[number] = data[begin: begin + size]
+        at = begin + size + -size % 8
     return found
 
 
