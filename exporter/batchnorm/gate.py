@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exporter.batchnorm.dtypes import HELD_IN, all_finite
-from exporter.errors import FormatError, LayerError, UnsupportedError, located, printable
+from exporter.errors import FormatError, LayerError, UnsupportedError, printable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -44,7 +44,7 @@ def check_numbers(count: int) -> None:
 def check_layer(path: str, *, shape: tuple[int, ...], axis: tuple[int, ...], ndim: int | None, dtype: str, epsilon: float,
                 effective_epsilon: float | None, parameters: Mapping[str, NDArray[Any]]) -> None:
     """Refuses a layer that the formula cannot use. Raises: LayerError."""
-    with located(path):
+    try:
         if dtype not in HELD_IN:
             raise LayerError(f"expected floating point parameters, got type {dtype}")
         _check_geometry(shape, axis, ndim)
@@ -52,6 +52,8 @@ def check_layer(path: str, *, shape: tuple[int, ...], axis: tuple[int, ...], ndi
             _check_values(name, values, shape, dtype)
         _check_variance(parameters["moving_variance"], epsilon)
         _check_raised(effective_epsilon, epsilon)
+    except LayerError as error:
+        raise error.inside(path) from None
 
 
 def remarks_on(path: str, moving_variance: NDArray[Any]) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import numbers
+import operator
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -98,7 +99,7 @@ class BatchNorm(Parameters):
     @classmethod
     def of(cls, stored: Stored, **changes: Any) -> BatchNorm:
         """The complete layer for one that a file contains, with some fields changed."""
-        return cls(**{**{name: getattr(stored, name) for name in _FROM_FILES}, **changes})
+        return cls(**{**dict(zip(_FROM_FILES, _values_of(stored))), **changes})
 
     def prepare(self, *, axis: int | tuple[int, ...] | None = None, fast: Literal[True, "numba"] = True) -> Prepared:
         """Prepares the layer for many float32 inputs: `y = prepared(x)` and `prepared(x, out)` give what `exporter.evaluate` gives with
@@ -143,6 +144,7 @@ def _typed(name: str, values: NDArray[Any], dtype: str, given: Any) -> NDArray[A
 
 
 _FROM_FILES = tuple({field.name for field in dataclasses.fields(Stored)} & {field.name for field in dataclasses.fields(BatchNorm)})
+_values_of = operator.attrgetter(*_FROM_FILES)
 
 
 def evaluate(layer: BatchNorm, x: ArrayLike, *, axis: int | tuple[int, ...] | None = None, fast: bool | str = False,

@@ -264,7 +264,7 @@ class File:
                     raise FormatError("the file ends inside its data", hint="the file is damaged; copy or download it again")
                 check_structures(data, start, at)
                 if is_plain:
-                    return np.frombuffer(data[at - start:], raw).reshape(shape)
+                    return np.ndarray(shape, raw, data[at - start:])
         values = np.empty(shape, raw)
         dataset.read_into(values)
         return values

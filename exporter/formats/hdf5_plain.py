@@ -140,14 +140,13 @@ def _messages(read: Read, address: int, block: bytes) -> list[Message]:
             _other()
         while at < end:
             kind, length, flags = MESSAGE_HEADER.fields(block, at)
-            at += MESSAGE_HEADER.size
-            if kind not in IN_HEADERS or flags > 1 or at + length > end:
+            begin = at + MESSAGE_HEADER.size
+            at = begin + length
+            if kind not in IN_HEADERS or flags > 1 or at > end:
                 _other()
-            data = block[at: at + length]
-            at += length
-            found.append((kind, data))
+            found.append((kind, block[begin:at]))
             if kind == CONTINUATION:
-                waiting.append(PAIR.at(data))
+                waiting.append(PAIR.at(found[-1][1]))
     if len(found) != head.messages:
         _other()
     return found

@@ -60,7 +60,7 @@ NOTHING_AROUND = Surroundings()
 
 def input_tensors(entry: dict[str, Any]) -> list[dict[str, Any]]:
     """The configs of the input tensors of a layer's first call (Keras 3)."""
-    return list(_tensors(call)) if isinstance(call := _first(entry), (dict, list)) else []
+    return list(_tensors(call)) if isinstance(call := _first(entry), dict) else []
 
 
 def input_names(entry: dict[str, Any], tensors: Sequence[dict[str, Any]]) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from exporter.errors import FormatError, located, printable
+from exporter.errors import FormatError, printable
 from exporter.keras.calls import NOTHING_AROUND, Surroundings, input_names, input_tensors
 from exporter.keras.lookalikes import BATCH_NORMS, INNER_NORM, about_wrapper, inner_norm, is_called_batch_norm
 from exporter.keras.node import MODELS as MODELS
@@ -31,6 +31,7 @@ MAX_KEPT = 1 << 20  # characters of a config whose tree is kept for the next fil
 HOW_TO_GIVE_ONE = "an architecture is the JSON of model.to_json() or get_config(), or a whole model of model.save(); YAML is not read"
 
 _WRAPPERS = ("TimeDistributed", "Bidirectional")
+_NESTED = frozenset((dict, list))
 # Keys with objects that are not layers, or with a second description of listed layers.
 _NO_LAYERS = frozenset(("dtype", "input_layers", "output_layers", "inbound_nodes", "build_config", "compile_config", "training_config",
                         "optimizer"))
@@ -179,6 +180,8 @@ def _children(base: str, config: dict[str, Any], counter: _Counter, outer: Surro
     inner = inner_norm(base, config)
     if inner is not None:
         yield INNER_NORM, _layer(inner, counter, outer)
+    if _NESTED.isdisjoint(map(type, config.values())):  # nearly all layers
+        return
     outer = outer.noted(about_wrapper(base, config))
     for key in config if layers is None else ["layers", *(key for key in config if key != "layers")]:
         value = config[key]
@@ -251,8 +254,7 @@ def _input_shape(entry: dict[str, Any], config: dict[str, Any], tensors: Sequenc
     found = build.get("input_shape") if isinstance(build, dict) else None
     incoming = tensors[0].get("shape") if len(tensors) == 1 else None
     for value in (found, config.get("batch_input_shape"), config.get("batch_shape"), incoming):
-        shape = _shape(value)
-        if shape:
+        if value is not None and (shape := _shape(value)):
             return shape
     return None
 
@@ -271,13 +273,15 @@ def norm_fields(node: Node) -> NormFields:
     Raises: FormatError, with `where` "layer NAME".
     """
     config = node.config
-    with located(f"layer {printable(node.name or node.class_name, 80)}"):
+    try:
         return NormFields(
             axis=_axis(config), epsilon=_epsilon(config), momentum=_number(config, "momentum"), center=_flag(config, "center"),
             scale=_flag(config, "scale"), dtype=_dtype(config.get("dtype")), ndim=len(node.input_shape) if node.input_shape else None,
             mode=_integer(config, "mode") or 0, renorm=_flag(config, "renorm") or False,
             virtual_batch_size=_integer(config, "virtual_batch_size"),
             synchronized=_flag(config, "synchronized") or node.base_name == "SyncBatchNormalization")
+    except FormatError as error:
+        raise error.inside(f"layer {printable(node.name or node.class_name, 80)}") from None
 
 
 def _axis(config: Mapping[str, Any]) -> tuple[int, ...] | None:

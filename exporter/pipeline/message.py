@@ -8,6 +8,7 @@ a last one that says their order and all else that was found, or the error that 
 from __future__ import annotations
 
 import dataclasses
+import operator
 import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -32,8 +33,8 @@ LENGTHS = struct.Struct("<QQ")
 FIELDS: dict[str, Any] = {**dict.fromkeys(("path", "name", "class_name"), str), "quantized": str | None,
                           **dict.fromkeys(("epsilon", "momentum", "effective_epsilon"), float | None), "ndim": int | None,
                           "shape": tuple, "called_in_training": bool}
-_HEADERS = {kind: tuple(field.name for field in dataclasses.fields(kind) if field.name not in (*PARAMETERS, "statistic"))
-            for kind in (Stored, BatchNorm)}
+_HEADERS = {kind: (fields, operator.attrgetter(*fields)) for kind in (Stored, BatchNorm) for fields in [
+    [field.name for field in dataclasses.fields(kind) if field.name not in (*PARAMETERS, "statistic")]]}
 _KERNEL: dict[str, Any] = {**dict.fromkeys(("path", "class_name", "kind", "dtype"), str), "compute_dtype": str | None, "channels": tuple}
 
 
@@ -47,7 +48,8 @@ class Writer:
     def layer(self, layer: Stored | BatchNorm) -> None:
         """A layer of the answer to come; one that doesn't come to stand in it is no harm."""
         parameters = layer.parameters()
-        header = {name: getattr(layer, name) for name in _HEADERS[type(layer)]}
+        fields, values = _HEADERS[type(layer)]
+        header = dict(zip(fields, values(layer)))
         header["calls"] = [call.as_dict() for call in layer.calls]
         if isinstance(layer, Stored):
             header["statistic"] = layer.statistic.value
@@ -192,7 +194,7 @@ class _Arrays:
             size *= int(length)
         if not 0 <= size <= len(self.left):
             raise ValueError("fewer data than arrays")
-        array: NDArray[Any] = np.frombuffer(self.left[:size], kind).reshape(shape)
+        array: NDArray[Any] = np.ndarray(shape, kind, self.left[:size])
         self.left = self.left[size:]
         return array
 

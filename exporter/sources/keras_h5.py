@@ -84,9 +84,10 @@ def _read_named(file: File, place: Place, options: ReadOptions) -> Found:
             tree, renamed = named_as(architecture.tree, groups, file)
             if renamed:
                 found.warn(renamed)
-        tree = tree and with_one_each(tree, _placed(groups, tree))
+        placed, before = list(_placed(groups, tree)), tree
+        tree = tree and with_one_each(tree, placed)
         reading = Reading(file, era, tree, found, is_version_unwritten=architecture is not None)
-        for group, path, node in _placed(groups, reading.tree):
+        for group, path, node in placed if tree is before else _placed(groups, tree):
             reading.add(group, path, node)
     except FormatError as error:
         if architecture is None:

@@ -74,7 +74,7 @@ class Reading:
             norms = norms_of(named)
         others = other_weights(group)
         namesakes = {below.name for _, below in walk(node) if not is_batch_norm(below)} if node else set()
-        described, hidden = without_hidden(norms, path, node, found) if node and found else (norms, [])
+        described, hidden = without_hidden(norms, path, node, found) if node and node.children and found else (norms, [])
         pairs = match(group, described, found, in_order=node is None or has_known_order(node))
         if hidden:
             owners = {id(norm): owner for norm, owner in pairs if norm is not None}

@@ -15,7 +15,6 @@ weights, layer by layer, and then all others, layer by layer; a frozen layer's w
 from __future__ import annotations
 
 import dataclasses
-import functools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
@@ -34,6 +33,8 @@ _NAME_OF_KERAS_1 = re.compile(r"(.+)_(gamma|beta|running_mean|running_std)(_\d+)
 _KERAS_1 = re.compile(r"_[^_/]+(:\d+)?$")  # the role at the end of a weight's name, "dense_1_W"
 _ROLES = {"running_mean": "moving_mean", "running_std": "moving_variance"}
 
+Parsed = tuple[str, str, str]  # scope, parameter, number that makes it unique
+
 S = TypeVar("S")
 L = TypeVar("L")
 
@@ -42,13 +43,17 @@ L = TypeVar("L")
 class LayerGroup:
     """A layer group: its name in `layer_names`, its path in the file, the names of its weights in the order in which they are saved.
 
-    stored: the names of their datasets, if these differ.
+    stored: the names of their datasets, if these differ. parsed: what the name of each weight says.
     """
 
     name: str
     path: str
     weights: tuple[str, ...]
     stored: tuple[str, ...] = ()
+    parsed: tuple[Parsed | None, ...] = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "parsed", tuple(map(_parse, self.weights)))
 
     def dataset(self, position: int) -> str:
         """The path in the file of the weight at `position`."""
@@ -90,15 +95,11 @@ def norms_of(group: LayerGroup, *, may_put_beta_first: bool = False) -> list[Nor
     Raises: FormatError if a name occurs twice, or names and order disagree.
     """
     found: dict[tuple[str, str], dict[str, int]] = {}
-    for position, weight in enumerate(group.weights):
-        parsed = _parse(weight)
-        if parsed is None:
-            continue
-        scope, role, number = parsed
-        roles = found.setdefault((scope, number), {})
-        if role in roles:
-            raise FormatError(f"{printable(weight)!r} occurs twice among its weights", where=group.name)
-        roles[role] = position
+    for position, parsed in enumerate(group.parsed):
+        if parsed is not None:
+            scope, role, number = parsed
+            if found.setdefault((scope, number), {}).setdefault(role, position) != position:
+                raise FormatError(f"{printable(group.weights[position])!r} occurs twice among its weights", where=group.name)
     complete = {key: roles for key, roles in found.items() if "moving_mean" in roles and "moving_variance" in roles}
     _check_numbers(group, found)
     for roles in complete.values():
@@ -112,8 +113,7 @@ def norms_of(group: LayerGroup, *, may_put_beta_first: bool = False) -> list[Nor
     return [_norm(group, scope, roles) for (scope, _), roles in sorted(complete.items(), key=lambda item: item[1]["moving_mean"])]
 
 
-@functools.lru_cache(10_000)  # each name is asked for several times
-def _parse(weight: str) -> tuple[str, str, str] | None:
+def _parse(weight: str) -> Parsed | None:
     """(scope, parameter, number that makes it unique) of a weight's name; None: not a parameter of a batch norm."""
     above, _, last = weight.rpartition("/")
     found = _NAME.fullmatch(last)
@@ -140,7 +140,7 @@ def _norm(group: LayerGroup, scope: str, roles: Mapping[str, int]) -> Norm:
 
 def check_stored(file: File, group: LayerGroup) -> None:
     """Whether a group that may contain batch norms has all weights: a damaged name would otherwise look like a layer without gamma."""
-    if any(map(_parse, group.weights)):
+    if any(group.parsed):
         for position, weight in enumerate(group.weights):
             if not file.exists(group.dataset(position)):
                 raise FormatError(f"weight_names lists {printable(weight, 80)!r}, but the file contains no such weight", where=group.name,
@@ -165,8 +165,8 @@ def check_not_exchanged(groups: Sequence[LayerGroup]) -> None:
 
 def _only_scope(group: LayerGroup) -> str:
     """The scope of all weights of a group; "" if there are several, or it is uncertain."""
-    scopes = {scope if parsed is None else parsed[0] for weight in group.weights
-              for parsed, scope in [(_parse(weight), weight.rpartition("/")[0] or _KERAS_1.sub("", weight))]}
+    scopes = {parsed[0] if parsed is not None else weight.rpartition("/")[0] or _KERAS_1.sub("", weight)
+              for weight, parsed in zip(group.weights, group.parsed)}
     return scopes.pop() if len(scopes) == 1 else ""
 
 
@@ -184,7 +184,7 @@ def check_listed(file: File, group: LayerGroup, others: Iterable[str]) -> None:
     """Whether weight_names lists everything in a group that may contain batch norms: a truncated list would otherwise look
     like a layer of another kind. others: what else belongs into this group (`names_below`).
     """
-    if group.weights and not any(map(_parse, group.weights)):
+    if group.weights and not any(group.parsed):
         return
     listed = {group.path: set(others)}
     for weight in group.weights:
@@ -201,9 +201,9 @@ def check_listed(file: File, group: LayerGroup, others: Iterable[str]) -> None:
 def other_weights(group: LayerGroup) -> dict[str, list[str]]:
     """By scope, the names of the weights that a batch norm does not have, without those of renormalization."""
     found: dict[str, list[str]] = {}
-    for weight in group.weights:
+    for weight in (weight for weight, parsed in zip(group.weights, group.parsed) if parsed is None):
         scope, _, role = weight.rpartition("/")
-        if _parse(weight) is None and re.sub(r"(_\d+)?(:\d+)?$", "", role) not in RENORM_EVER:
+        if re.sub(r"(_\d+)?(:\d+)?$", "", role) not in RENORM_EVER:
             found.setdefault(scope, []).append(weight)
     return found
 

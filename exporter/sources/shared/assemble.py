@@ -54,15 +54,14 @@ def assemble(path: str, node: Node | None, fields: NormFields | None, arrays: Ar
             _check_channels(axis, shape, node.input_shape, path)
     elif len(shape) > 1:
         axis, shape = along_by_shape(shape)
-    values = {parameter: arrays[parameter][0].reshape(shape) if parameter in arrays else None for parameter in PARAMETERS}
-    mean, variance = values["moving_mean"], values["moving_variance"]
+    gamma, beta, mean, variance = [arrays[parameter][0].reshape(shape) if parameter in arrays else None for parameter in PARAMETERS]
     if mean is None or variance is None:
         raise FormatError("moving_mean or moving_variance is missing", where=path)
     outer = _seen_from_outside(axis, rank) if node is not None and node.surroundings.added_axes else Outside(axis, rank)
     return Stored(
         path=path, name=node.name if node else name, axis=outer.axis, shape=shape, ndim=outer.ndim, assumed=outer.assumed, dtype=dtype,
-        epsilon=fields.epsilon if fields else None, momentum=fields.momentum if fields else None, gamma=values["gamma"],
-        beta=values["beta"], moving_mean=mean, moving_variance=variance, quantized=quantized,
+        epsilon=fields.epsilon if fields else None, momentum=fields.momentum if fields else None, gamma=gamma,
+        beta=beta, moving_mean=mean, moving_variance=variance, quantized=quantized,
         effective_epsilon=dialects.effective_epsilon(era, fields, dtype=dtype, ndim=rank) if fields else None,
         **_use(node, era, dialects.about_rank(era, fields, dtype=dtype) if fields and rank is None else "") if node else {
             "class_name": "BatchNormalization"})
