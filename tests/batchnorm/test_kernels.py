@@ -8,12 +8,13 @@ import pickle
 import numpy as np
 import pytest
 
-from exporter.batchnorm.folded import reason_to_keep
+from exporter.batchnorm.dtypes import HELD_IN, round_to
+from exporter.batchnorm.folded import fold_bundle, reason_to_keep
 from exporter.batchnorm.kernels import Kernel
 from exporter.batchnorm.places import Call, Neighbor
 from exporter.errors import LayerError
 from exporter.sources.shared.kernels import checked
-from tests.make.layers import make_layer
+from tests.make.layers import make_bundle, make_layer
 
 
 def made(**changes):
@@ -69,3 +70,21 @@ def test_kernels_of_one_path_are_two_layers_and_so_are_none():
     assert found["a"] == found["b"]
     assert "block/conv" in found["a"]
     assert checked({"a": one, "c": other}) == {"a": one, "c": other}
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64"])
+def test_a_folded_kernel_is_rounded_once_to_its_own_type(dtype):
+    """Of exact products of float64; what is folded can be looked up by its path."""
+    call = Call((Neighbor(path="block/conv", class_name="Conv2D"),), ())
+    layer = make_layer("bn", shape=(5,), dtype=dtype, epsilon=0.25, calls=(call,))
+    layer = layer.replace(moving_variance=np.full(5, 2, HELD_IN[dtype]))
+    random = np.random.default_rng(0)
+    values, bias = (round_to(random.normal(size=shape), dtype) for shape in ((3, 2, 4, 5), 5))
+    source = made(dtype=dtype, kernel=values, bias=bias)
+    folded = fold_bundle(make_bundle(layer, kernels={"bn": source}))
+    scale = layer.gamma.astype(np.float64) / 1.5
+    one = folded["block/conv"]
+    assert one.kernel.tobytes() == round_to(values.astype(np.float64) * scale, dtype).tobytes()
+    assert np.allclose(one.bias, scale * (bias.astype(np.float64) - layer.moving_mean) + layer.beta, rtol=2.0**-7, atol=2.0**-7)
+    with pytest.raises(KeyError, match="no layer 'conv' is folded"):
+        folded["conv"]
