@@ -311,7 +311,8 @@ def test_what_is_inside_a_model_of_another_name_has_the_name_in_the_weights(tmp_
     (tmp_path / "a.json").write_text(json.dumps(sequential(sequential(conv(), norm("bn"), name="sequential_4"))))
     held = {"sequential_1": [*weights(), *named("bn", parameters(CHANNELS))]}
     found = only(exporter.fold_model(write(tmp_path / "w.h5", held, **KERAS_2), architecture=tmp_path / "a.json"))
-    assert found.norm.path == "sequential_1/bn"
+    assert (found.norm.path, found.path) == ("sequential_1/bn", "sequential_1/conv")
+    assert found.norm.calls[0].inputs[0].path == found.path
 
 
 def test_in_a_child_and_here_it_is_the_same(tmp_path):

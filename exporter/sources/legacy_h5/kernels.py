@@ -6,6 +6,7 @@ they belong to it. If it is a model, names and order have to agree, as for batch
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 from exporter.errors import printable
 from exporter.keras.kernels import Feeding, feeding_layers, kernel_layers
 from exporter.keras.node import Node
+from exporter.sources.legacy_h5.renamed import renamed_path
 from exporter.sources.shared.kernels import Kernels, Weight, checked
 
 if TYPE_CHECKING:
@@ -34,19 +36,15 @@ def read_kernels(file: File, groups: Sequence[LayerGroup], tree: Node, renamed: 
     """
     by_name, gathered = {group.name: group for group in groups}, Kernels()
     found: dict[str, Kernel | str] = {}
-    for path, feeding in feeding_layers(tree, lambda path: wants(_renamed(path, renamed))).items():
+    for path, feeding in feeding_layers(tree, lambda path: wants(renamed_path(path, renamed))).items():
         kernel = feeding if isinstance(feeding, str) else _kernel(file, by_name, feeding, renamed, gathered)
-        found[_renamed(path, renamed)] = kernel
+        found[renamed_path(path, renamed)] = kernel
     return checked(found)
-
-
-def _renamed(path: str, renamed: Mapping[str, str]) -> str:
-    top, below, inner = path.partition("/")  # a name that Keras made contains no slash
-    return renamed.get(top, top) + below + inner
 
 
 def _kernel(file: File, groups: Mapping[str, LayerGroup], feeding: Feeding, renamed: Mapping[str, str], gathered: Kernels) -> Kernel | str:
     top = (*feeding.above, feeding.node)[0]
+    feeding = dataclasses.replace(feeding, path=renamed_path(feeding.path, renamed))
     group = groups.get(renamed.get(top.name, top.name))
     if group is None:
         return f"the file contains no weights of {printable(feeding.path, 80)}, which feeds it"

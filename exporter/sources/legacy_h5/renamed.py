@@ -8,9 +8,10 @@ first, and the shapes in the config.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from exporter.batchnorm.places import Call, Neighbor
 from exporter.errors import FormatError, names, printable
 from exporter.keras.config import MODELS, Node
 from exporter.keras.names import numbered
@@ -42,13 +43,28 @@ def named_as(tree: Node, groups: Sequence[LayerGroup], file: File) -> tuple[Node
         return tree, ""
     for node, group in zip(layers, groups):
         _check_kernel(node, group, file)
-    children = tuple((role, dataclasses.replace(node, name=changed.get(node.name, node.name),
+    children = tuple((role, dataclasses.replace(_beside(node, changed), name=changed.get(node.name, node.name),
                                                 inputs=tuple(changed.get(name, name) for name in node.inputs)))
                      for role, node in tree.children)
     said = names((f"{printable(old, 60)} for {printable(new, 60)}" for old, new in changed.items()), 3)
     return dataclasses.replace(tree, children=children), (
         f"{len(changed)} layers have other names in the architecture than in the weights, numbered in another session ({said}): "
         "they are paired by their order")
+
+
+def renamed_path(path: str, changed: Mapping[str, str]) -> str:
+    """A path whose first name is changed as that layer's. A name that Keras made contains no slash."""
+    top, below, inner = path.partition("/")
+    return changed.get(top, top) + below + inner
+
+
+def _beside(node: Node, changed: Mapping[str, str]) -> Node:
+    """The layer, with the changed names in what feeds and follows its batch norms."""
+    def side(neighbors: tuple[Neighbor, ...]) -> tuple[Neighbor, ...]:
+        return tuple(dataclasses.replace(each, path=renamed_path(each.path, changed)) for each in neighbors)
+
+    return dataclasses.replace(node, calls=tuple(Call(side(call.inputs), side(call.outputs)) for call in node.calls),
+                               children=tuple((role, _beside(child, changed)) for role, child in node.children))
 
 
 def _is_counted(node: Node, name: str) -> bool:
