@@ -243,21 +243,22 @@ def test_a_group_without_weights_needs_no_config(tmp_path):
     assert exporter.read(path).paths() == ["bn"]
 
 
-@pytest.mark.parametrize(("order", "built"), [(["b"], "b"), (["a"], "a"), (["b_1"], "b"), (["x"], None)])
+@pytest.mark.parametrize(("order", "built"), [(["b"], "b"), (["a", "c"], "ac"), (["b_1", "c"], "bc"), (["x"], None), (["c", "a"], None)])
 def test_a_layer_of_a_nested_model_that_was_never_built(tmp_path, order, built):
-    """The other one has its weights, if their names say which it is."""
+    """The others have their weights, if their names say which they are."""
     weights, values = nested_weights([f"{scope}/{role}" for scope in order for role in ROLES])
-    inner = sequential(norm("a", epsilon=0.1), norm("b", epsilon=0.2), name="inner")
+    epsilons = {"a": 0.1, "b": 0.2, "c": 0.3}
+    inner = sequential(*(norm(name, epsilon=epsilon) for name, epsilon in epsilons.items()), name="inner")
     path = write(tmp_path / "m.h5", {"inner": weights}, sequential(inner))
     if built is None:
-        with pytest.raises(FormatError, match="its weights do not match the config: 1 and 2 batch norms with different names"):
+        with pytest.raises(FormatError, match=f"its weights do not match the config: {len(order)} and 3 batch norms with different names"):
             exporter.read(path)
         return
     bundle = exporter.read(path, skip_unresolved=True)
-    assert [(each.path, each.epsilon) for each in bundle] == [(f"inner/{built}", {"a": 0.1, "b": 0.2}[built])]
-    assert same(bundle.layers[0], values[order[0]])
-    other = {"a": "b", "b": "a"}[built]
-    assert [(path, "never built" in reason) for path, reason in bundle.skipped] == [(f"inner/{other}", True)]
+    assert [(each.path, each.epsilon) for each in bundle] == [(f"inner/{name}", epsilons[name]) for name in built]
+    assert all(same(layer, values[scope]) for layer, scope in zip(bundle, order, strict=True))
+    assert [(path, "never built" in reason) for path, reason in bundle.skipped] == [
+        (f"inner/{name}", True) for name in epsilons if name not in built]
 
 
 def test_user_classes_that_leave_more_than_one_reading(tmp_path):
@@ -474,6 +475,20 @@ def test_what_keras_1_0_saved_under_each_others_names(tmp_path, ordered_values, 
     if ordered_values:
         with pytest.raises(UnresolvedError, match="saved the weights of a nested Sequential under swapped names, and it cannot be"):
             exporter.read(path, epsilon=0.1)
+
+
+@pytest.mark.parametrize(("version", "is_mixed"), [("1.0.2", True), ("1.0.3", False), ("1.2.2", False)])
+def test_the_version_says_whether_the_names_of_a_nested_sequential_are_mixed(tmp_path, version, is_mixed):
+    """Its batch norms alone: their shapes do not."""
+    a, b = parameters(3, 1), parameters(3, 2)
+    stored = {**dict(old("a", a)), **dict(old("b", b))}
+    names = [*(f"{name}_{role}" for name in "ab" for role in RUNNING[:2]), *(f"{name}_{role}" for name in "ab" for role in RUNNING[2:])]
+    weights = [(name, stored[source]) for name, source in zip(names, sorted(names, key=lambda name: name[0]) if is_mixed else names)]
+    inner = sequential(*(layer("BatchNormalization", name, epsilon=0.01, axis=-1, mode=0) for name in "ab"), name="inner")
+    path = write(tmp_path / "m.h5", {"inner": weights}, {"class_name": "Sequential", "config": [inner]}, keras_version=version)
+    bundle = exporter.read(path)
+    assert [(each.path, each.gamma.tobytes(), each.moving_mean.tobytes()) for each in bundle] == [
+        (f"inner/{name}", values["gamma"].tobytes(), values["moving_mean"].tobytes()) for name, values in (("a", a), ("b", b))]
 
 
 @pytest.mark.parametrize(("kernel_after", "is_ambiguous"), [(False, True), (True, False)])
