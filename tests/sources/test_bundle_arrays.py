@@ -10,9 +10,11 @@ import pytest
 
 import exporter
 from exporter.errors import BundleError, ExporterError, FormatError, OutputError
+from exporter.files.place import Place
 from exporter.formats import npy
 from exporter.formats.safetensors import Tensor, dump
 from exporter.formats.zip_writer import stored_zip
+from exporter.sources import bundle_arrays
 from exporter.targets.shared.options import WriteOptions
 from tests.make.layers import make_bundle, make_layer, mixed, same_layer
 
@@ -39,6 +41,17 @@ def test_the_names_of_pytorch_lose_nothing(tmp_path):
     assert len(back) == 4
     for a, b in zip(bundle, back):
         assert same_layer(a, b)
+
+
+def test_what_is_claimed(tmp_path):
+    """Not a zip archive that is cut short: which kind it was is another's to say."""
+    for name in ("b.npz", "b.zip", "b.safetensors"):
+        exporter.write(mixed(), tmp_path / name)
+        assert bundle_arrays.claims(Place(tmp_path / name)), name
+        (tmp_path / "cut").write_bytes((tmp_path / name).read_bytes()[:-20])
+        assert bundle_arrays.claims(Place(tmp_path / "cut")) is (name == "b.safetensors")
+    np.savez(tmp_path / "other.npz", gamma=np.ones(3))
+    assert not bundle_arrays.claims(Place(tmp_path / "other.npz"))
 
 
 @pytest.mark.parametrize("suffix", ["npz", "safetensors", "zip"])

@@ -268,6 +268,19 @@ def test_averages_that_the_graph_reads(tmp_path):
     check(layer, values)
 
 
+def test_statistics_that_an_unresolved_batch_norm_uses_are_not_called_unused(tmp_path):
+    """Its own scope is that of its gamma and beta."""
+    nodes, (mean, variance) = variables("bn", names=ROLES[2:])
+    more, (gamma, beta) = variables("affine", 2)
+    values = parameters()
+    stored = {**tensors("bn", values[2:], ROLES[2:]), **tensors("affine", values[:2]), **tensors("left", values)}
+    norm = node("norm", "FusedBatchNorm", "x", gamma, beta, mean, "e", is_training=False, epsilon=0.001)
+    index = save(tmp_path, stored, *nodes, *more, node("e", "Exp", variance), norm)
+    with pytest.raises(UnresolvedError) as caught:
+        exporter.read(index)
+    assert [(path, "does not use it" in reason) for path, reason in caught.value.layers] == [("affine", False), ("left", True)]
+
+
 def test_names_alone(tmp_path):
     """Without a graph: whole last components in one scope; epsilon and axis are not there. Slots and averages beside are no layers."""
     values = parameters()

@@ -185,7 +185,9 @@ def test_a_checkpoint_without_object_graph_is_read_by_names(tmp_path):
     (lambda m: m.norm("layer_with_weights-0", "layer", scope="td").norm("layer_with_weights-1", scope="bn"), ["td", "bn"]),
 ])
 def test_paths(tmp_path, build, paths):
-    assert read(build(Model()).write(tmp_path)).paths() == paths
+    bundle = read(build(Model()).write(tmp_path))
+    assert bundle.paths() == paths
+    assert [layer.name for layer in bundle] == [path.rpartition("/")[2] for path in paths]
 
 
 @pytest.mark.parametrize("roles", [ROLES, ROLES[1:], ("gamma", *ROLES[2:]), ROLES[2:]], ids=len)
