@@ -10,11 +10,11 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from exporter.commands.shared import warn
 from exporter.commands.streams import ERASE
-from exporter.errors import MissingExtra, UsageError, printable
+from exporter.errors import UsageError, printable
 from exporter.files.remote import is_url
 
 if TYPE_CHECKING:
@@ -65,7 +65,9 @@ def _executor(args: argparse.Namespace) -> Iterator[Executor | None]:
     if args.dask is not None:
         if args.jobs is not None:
             raise UsageError("expected --jobs or --dask, got both: the number of workers is the cluster's")
-        with _dask(args.dask) as executor:
+        from exporter.commands.workers import cluster
+
+        with cluster(args.dask, args.words[0]) as executor:
             yield executor
         return
     jobs = args.jobs or _processors()
@@ -81,20 +83,6 @@ def _executor(args: argparse.Namespace) -> Iterator[Executor | None]:
 
 def _processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@contextlib.contextmanager
-def _dask(address: str) -> Iterator[Executor]:
-    try:
-        import distributed
-    except ImportError:
-        raise MissingExtra("distributed", "dask", "--dask") from None
-    try:
-        client: Any = distributed.Client(address, timeout="15s")  # type: ignore[no-untyped-call]  # distributed has few annotations
-    except (OSError, ValueError) as error:
-        raise UsageError(f"cannot connect to a Dask scheduler at {printable(address)}: {printable(str(error), 150)}") from None
-    with client:
-        yield client.get_executor(pure=False)
 
 
 class Progress:

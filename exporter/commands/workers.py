@@ -1,4 +1,5 @@
-"""The processes of --jobs. Not imported for a single one: `multiprocessing` takes as long as exporting four small models."""
+"""The processes of --jobs, and the workers of a cluster. Not imported for a single process: `multiprocessing` takes as long as
+exporting four small models."""
 
 from __future__ import annotations
 
@@ -9,6 +10,9 @@ import os
 import signal
 from collections.abc import Iterator
 from typing import Any
+
+from exporter.errors import MissingExtra, UsageError, printable
+from exporter.files.remote import place_for
 
 
 @contextlib.contextmanager
@@ -67,4 +71,41 @@ def _import() -> None:
     from exporter.pipeline import readers
 
     readers.prepare()
+    schema.prepare()
+
+
+@contextlib.contextmanager
+def cluster(address: str, first: str) -> Iterator[concurrent.futures.Executor]:
+    """The workers of a Dask cluster. first: one of the words for models.
+
+    Raises: MissingExtra, UsageError if there is none at this address.
+    """
+    try:
+        import distributed
+    except ImportError:
+        raise MissingExtra("distributed", "dask", "--dask") from None
+    try:
+        client: Any = distributed.Client(address, timeout="15s")  # type: ignore[no-untyped-call]  # distributed has few annotations
+        workers = client.nthreads()
+    except (OSError, ValueError) as error:
+        raise UsageError(f"cannot connect to a Dask scheduler at {printable(address)}: {printable(str(error), 150)}") from None
+    with client:
+        # nobody waits for these: what goes wrong in them goes wrong again, and is reported, in an export
+        begun = [client.submit(_begin_on_cluster, first, workers=[worker], pure=False) for worker in workers]
+        yield client.get_executor(pure=False)
+        del begun
+
+
+def _begin_on_cluster(first: str) -> None:
+    """Does what takes time before the first model, while the client lists the models. first: says whether they are local files."""
+    from exporter.pipeline.readers import READERS
+
+    READERS.begin(place_for(first))
+    import exporter.pipeline.many
+    import exporter.pipeline.message
+    import exporter.pipeline.read
+    import exporter.pipeline.write
+    import exporter.targets.bundle_json  # noqa: F401
+    from exporter.batchnorm import schema
+
     schema.prepare()

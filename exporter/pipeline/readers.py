@@ -39,13 +39,15 @@ ABOUT_OPTIONS = (UnresolvedError, UsageError)  # errors that imply nothing about
 
 @dataclasses.dataclass
 class Reader:
-    """A process that waits for the next file. requests: the pipe to it. files: the number it has read. memory: after the first file."""
+    """A process that waits for the next file. requests: the pipe to it. files: the number it has read. memory: after the first file.
+    has_waited: whether it waited for a file, which it does for IDLE_SECONDS."""
 
     requests: int
     running: child.Child
     pid: int
     files: int = 0
     memory: int = 0
+    has_waited: bool = False
 
     def close(self) -> None:
         """Ends it, and waits for its end."""
@@ -96,9 +98,7 @@ class Readers:
         if _can_fork() or not can_serve(place):
             return
         with contextlib.suppress(ExporterError, OSError):  # reported when a file is read
-            reader = self._take()
-            with self._lock:
-                self._idle.append(reader)
+            self._keep(self._take())
 
     def ask(self, place: Place, options: ReadOptions) -> Asked | None:
         """Starts reading a file ahead of time, while the caller still writes another one; None if that is not possible."""
@@ -118,12 +118,12 @@ class Readers:
     def read(self, place: Place, options: ReadOptions, meanwhile: Callable[[], object], each: Callable[[Stored], object],
              asked: Asked | None = None) -> Found | ReadBack:
         """Like `child.start` and `child.finish`, by a waiting process, a new one, or the one that is already reading this file. If
-        a process dies that had read other files, or had to wait with its answer, a new one tries again: the file may not be to blame. Then
+        a process dies that had waited for a file, or had to wait with its answer, a new one tries again: the file may not be to blame. Then
         `each` is called again for every layer.
         """
         while True:
             reader = self._take() if asked is None else asked.reader
-            is_new = reader.files == 0 and asked is None
+            is_new = not reader.has_waited and asked is None
             try:
                 found = _answer(reader, place, options, meanwhile, each, asked)
             except _DiedError as death:
@@ -162,6 +162,10 @@ class Readers:
         if reader.is_worn():
             reader.close()
             return
+        self._keep(reader)
+
+    def _keep(self, reader: Reader) -> None:
+        reader.has_waited = True
         with self._lock:
             self._idle.append(reader)
 

@@ -91,6 +91,17 @@ def test_one_that_was_killed_while_it_waited_is_replaced(zoo, pool, start):
     assert idle(pool) != [pid]
 
 
+def test_one_that_was_started_early_and_ended_before_its_first_file_is_replaced(zoo, pool, monkeypatch):
+    """On a cluster it may wait longer than it is willing to: until the models are listed."""
+    monkeypatch.setattr(readers, "_can_fork", lambda: False)
+    monkeypatch.setattr(readers, "_spawned", readers._forked)
+    monkeypatch.setattr(readers, "IDLE_SECONDS", 0)
+    pool.begin(Place(zoo / "m0.json"))
+    assert pool._idle[0].running.wait() == 0
+    monkeypatch.setattr(readers, "IDLE_SECONDS", 60)
+    assert len(read(pool, zoo / "m0.json").layers) == 1
+
+
 def at_path(monkeypatch, act):
     """Has the processes do `act` with each file, by its name, before they read it."""
     monkeypatch.setattr(readers, "_spawned", readers._forked)
