@@ -370,7 +370,8 @@ class File:
         texts = attribute.texts()
         if attribute.is_of_any_length:
             self._spend(sum(map(len, texts)))
-        return [decoded(text, f"the attribute {printable(name)}") for text in texts]
+        what = f"the attribute {printable(name)}"
+        return [decoded(text, what) for text in texts]
 
     def _float_type(self, dataset: Dataset, path: str, is_bfloat16: bool = False) -> tuple[str, np.dtype[Any]] | None:
         """Name of the dataset's floating point type and the NumPy type of its bytes; None for other types."""

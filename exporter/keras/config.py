@@ -186,8 +186,8 @@ def _children(base: str, config: dict[str, Any], counter: _Counter, outer: Surro
     for key in config if layers is None else ["layers", *(key for key in config if key != "layers")]:
         value = config[key]
         if isinstance(value, (dict, list)) and key not in _NO_LAYERS:
-            for child in _inside(value, counter, outer.inside(base, key)):
-                yield key, child
+            for entry in _inside(value):
+                yield key, _layer(entry, counter, outer.inside(base, key))
 
 
 def _directions(layer: dict[str, Any], config: dict[str, Any], counter: _Counter, outer: Surroundings) -> Iterator[tuple[str, Node]]:
@@ -199,14 +199,19 @@ def _directions(layer: dict[str, Any], config: dict[str, Any], counter: _Counter
         yield f"{direction}_layer", dataclasses.replace(child, name=f"{direction}_{plain}")
 
 
-def _inside(value: dict[str, Any] | list[Any], counter: _Counter, outer: Surroundings) -> Iterator[Node]:
-    """The layers that a value of a config contains, at any depth, except those inside another layer."""
-    if _is_layer(value):
-        yield _layer(value, counter, outer)  # type: ignore[arg-type]
-        return
-    for key, child in value.items() if isinstance(value, dict) else enumerate(value):
-        if isinstance(child, (dict, list)) and key not in _NO_LAYERS:
-            yield from _inside(child, counter, outer)
+def _inside(value: dict[str, Any] | list[Any]) -> list[dict[str, Any]]:
+    """The entries of the layers that a value of a config contains, at any depth, except those inside another layer."""
+    found: list[dict[str, Any]] = []
+    waiting: list[Any] = [value]
+    while waiting:
+        value = waiting.pop()
+        if _is_layer(value):
+            found.append(value)  # type: ignore[arg-type]
+        elif isinstance(value, dict):
+            waiting += [child for key, child in reversed(value.items()) if isinstance(child, (dict, list)) and key not in _NO_LAYERS]
+        else:
+            waiting += [child for child in reversed(value) if isinstance(child, (dict, list))]
+    return found
 
 
 def _is_layer(value: Any) -> bool:
