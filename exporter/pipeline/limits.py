@@ -54,7 +54,7 @@ class Limits:
             resource.setrlimit(resource.RLIMIT_CPU, (int(used + self.cpu_seconds) + 1, resource.getrlimit(resource.RLIMIT_CPU)[1]))
         with contextlib.suppress(OSError, ValueError):
             hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-            wanted = _address_space() + self.memory
+            wanted = memory_of("self", 0) + self.memory
             resource.setrlimit(resource.RLIMIT_AS, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
         for number in (signal.SIGXCPU, signal.SIGALRM):  # which the caller may ignore or block
             signal.signal(number, signal.SIG_DFL)
@@ -93,7 +93,13 @@ def _size_below(folder: str, depth: int) -> int:
     return own + sum(_size_below(path, depth - 1) for path in below[:MAX_FOLDERS])
 
 
-def _address_space() -> int:
-    with contextlib.suppress(OSError, ValueError), open("/proc/self/statm", "rb") as file:
-        return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+def memory_of(process: int | str, field: int) -> int:
+    """Bytes of memory of a process, by its number or "self": its address space (field 0), or what of it is in memory (1). 0 if the system
+    does not report it."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        descriptor = os.open(f"/proc/{process}/statm", os.O_RDONLY)
+        try:
+            return int(os.read(descriptor, 200).split()[field]) * os.sysconf("SC_PAGE_SIZE")
+        finally:
+            os.close(descriptor)
     return 0

@@ -146,7 +146,9 @@ def export_one(task: Task, options: ReadOptions, write_options: WriteOptions, as
         place = place_for(task.source)
         refuse_links(task.out, task.out_dir)
         if not is_url(task.out):
-            os.makedirs(os.path.dirname(task.out), exist_ok=True)
+            folder = os.path.dirname(task.out)
+            if not os.path.isdir(folder):
+                os.makedirs(folder, exist_ok=True)
         output = Output(task.out, write_options, options.inputs(place), in_batch=True)
         bundle = read_in_batch(place, options, output, asked)
         if ahead is not None:

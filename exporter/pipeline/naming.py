@@ -53,10 +53,11 @@ def named_sources(sources: Iterable[str | os.PathLike[str]], out_dir: str, suffi
 
 def _left_out(folder: str, out_dir: str, suffix: str, is_export: Callable[[str], bool]) -> Callable[[str], bool]:
     """What of a pattern's matches is no model: all that lies in the output folder, or, where the models lie there, too, the exports."""
-    models_lie_there = _is_inside(folder, out_dir)
+    there = _parts(out_dir)
+    models_lie_there = _is_inside(folder, there)
 
     def test(path: str) -> bool:
-        if not _is_inside(path, out_dir):
+        if not _is_inside(path, there):
             return False
         if not models_lie_there:
             return True
@@ -65,9 +66,9 @@ def _left_out(folder: str, out_dir: str, suffix: str, is_export: Callable[[str],
     return test
 
 
-def _is_inside(path: str, folder: str) -> bool:
-    parts = _parts(folder)
-    return _parts(path)[: len(parts)] == parts
+def _is_inside(path: str, there: list[str]) -> bool:
+    """Whether `path` is the folder with these `_parts`, or below it."""
+    return _parts(path)[: len(there)] == there
 
 
 def refuse_links(out: str, out_dir: str) -> None:

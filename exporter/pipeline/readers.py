@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 from exporter.errors import ExporterError, FormatError, UnresolvedError, UsageError
 from exporter.files.remote import place_for
 from exporter.pipeline import child
-from exporter.pipeline.limits import Limits
+from exporter.pipeline.limits import Limits, memory_of
 
 if TYPE_CHECKING:
     from exporter.batchnorm.bundle import ReadBack
@@ -63,7 +63,7 @@ class Reader:
 
     def is_worn(self) -> bool:
         """Whether it should be replaced."""
-        size = _memory(self.pid)
+        size = memory_of(self.pid, 1)
         self.memory = self.memory or size
         return self.files >= MAX_FILES or size > self.memory + MAX_GROWTH
 
@@ -322,10 +322,3 @@ def _exactly(file: BinaryIO, size: int) -> bytes | None:
             return None
         data += part
     return data
-
-
-def _memory(pid: int) -> int:
-    """The memory of a process in bytes, 0 if the system does not report it."""
-    with contextlib.suppress(OSError, ValueError, IndexError), open(f"/proc/{pid}/statm", "rb") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    return 0

@@ -51,12 +51,12 @@ class Index:
 
     def owner(self, out: str) -> str | None:
         """The model that `out` was exported from, if that is known and `out` exists."""
-        found = self._entries.get(self._key(out), {}).get("source")
+        found = self._entries.get(self._key(out), {}).get("source") if self._entries else None
         return found if isinstance(found, str) and place_for(out).exists() else None
 
     def has(self, out: str, mark: str) -> bool:
         """Whether `out` exists unchanged, exported from a model in this state with the same options."""
-        entry = self._entries.get(self._key(out), {})
+        entry = self._entries.get(self._key(out), {}) if self._entries else {}
         return (entry.get("mark"), entry.get("how")) == (mark, self._how) and entry.get("written") == written(out)
 
     def note(self, outcome: Outcome) -> None:
@@ -64,8 +64,9 @@ class Index:
         if outcome.status != "exported":
             return
         source = outcome.source if is_url(outcome.source) else os.path.abspath(outcome.source)
-        self._entries[self._key(outcome.out)] = {"source": source, "mark": outcome.mark, "how": self._how, "written": outcome.written}
-        self._new.add(self._key(outcome.out))
+        key = self._key(outcome.out)
+        self._entries[key] = {"source": source, "mark": outcome.mark, "how": self._how, "written": outcome.written}
+        self._new.add(key)
         if time.monotonic() - self._saved > SAVE_EVERY:
             self.save()
 

@@ -64,7 +64,7 @@ def test_a_process_is_bound_to_them():
             signal.signal(signal.SIGALRM, signal.SIG_IGN)
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM, signal.SIGXCPU})
             used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
-            space = limits._address_space()
+            space = limits.memory_of("self", 0)
             Limits(memory=1 << 30, cpu_seconds=40, wall_seconds=70.5).apply()
             cpu, core, memory = (resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_CPU, resource.RLIMIT_CORE, resource.RLIMIT_AS))
             said = (int(used) + 40 <= cpu <= int(used) + 43, core == 0, abs(memory - space - (1 << 30)) < 64 * MiB,
@@ -83,7 +83,7 @@ def test_a_process_is_bound_to_them():
 def test_the_address_space_is_that_of_the_system():
     with open("/proc/self/status", encoding="ascii") as file:
         said = next(int(line.split()[1]) << 10 for line in file if line.startswith("VmSize"))
-    assert abs(limits._address_space() - said) < 64 * MiB
+    assert abs(limits.memory_of("self", 0) - said) < 64 * MiB
 
 
 @pytest.mark.parametrize(("status", "words", "is_late"), [
