@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import os
 import random
 import threading
+import warnings
 
 os.environ.setdefault("HYPOTHESIS_NO_PLUGINS", "1")  # with one, it imports trio
 
@@ -25,6 +27,21 @@ def pytest_configure(config):
     examples = 200 if config.getoption("--thorough") else 25
     hypothesis.settings.register_profile("suite", max_examples=examples, deadline=None)  # on a busy machine an example takes any time
     hypothesis.settings.load_profile("suite")
+
+
+def pytest_sessionstart(session):
+    """In a fresh checkout each worker begins to compile the tests at a place of its own, and finds the rest compiled by the others."""
+    worker = getattr(session.config, "workerinput", None)
+    if worker is None or session.config.args != session.config.getini("testpaths"):
+        return
+    names = [".".join(path.relative_to(session.config.rootpath).with_suffix("").parts)
+             for path in sorted(session.config.rootpath.glob("tests/**/test_*.py"))]
+    first = len(names) * int(worker["workerid"].removeprefix("gw")) // worker["workercount"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # what warns or fails does so again as it is collected
+        for name in names[first:] + names[:first]:
+            with contextlib.suppress(Exception, pytest.skip.Exception):
+                importlib.import_module(name)
 
 
 @pytest.hookimpl(tryfirst=True)  # before that of xdist, which reads the groups

@@ -143,12 +143,12 @@ def test_limits_are_set_for_each_file(zoo, pool, monkeypatch):
 
     from exporter.pipeline import limits
 
-    used, spent = zoo / "limits", itertools.count(100, 100)
+    noted, spent = zoo / "limits", itertools.count(100, 100)
     monkeypatch.setattr(limits, "CPU_SECONDS", 5)
-    monkeypatch.setattr(resource, "getrusage", lambda whose: (next(spent), 0.5))
 
     def act(name):
-        with open(used, "a", encoding="utf-8") as file:
+        resource.getrusage = lambda whose: (next(spent), 0.5)  # in the process that reads: from the next file on
+        with open(noted, "a", encoding="utf-8") as file:
             print(resource.getrlimit(resource.RLIMIT_CPU)[0], file=file)
         if name == "m2.json":
             os.kill(os.getpid(), signal.SIGXCPU)  # as the kernel does
@@ -159,7 +159,7 @@ def test_limits_are_set_for_each_file(zoo, pool, monkeypatch):
     assert len(idle(pool)) == 1
     with pytest.raises(FormatError, match="5 seconds of processor time"):
         read(pool, zoo / "m2.json")
-    assert used.read_text().split() == ["106", "206", "306"]
+    assert noted.read_text().split()[1:] == ["106", "206"]
 
 
 @pytest.mark.thorough("three seconds of computing, in which the kernel ends a process")
