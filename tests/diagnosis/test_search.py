@@ -139,7 +139,7 @@ def _found_on_a_made_layer(mistake):
 
 def test_two_mistakes_together(model):
     layer = model["stem_bn"]
-    x = inputs(layer)
+    x = inputs(layer, rows=12)
     m, v, g = layer.moving_mean, layer.moving_variance, layer.gamma
     pairs = {("BN101", "BN132"): g * (x - m) / (np.sqrt(v) + np.float32(1e-3)),
              ("BN102", "BN131"): (x - m) / np.sqrt(v) + layer.beta,
@@ -373,7 +373,7 @@ def test_a_right_answer_says_what_it_could_not_have_shown():
 
 def test_when_nothing_fits_it_says_how_they_differ(model):
     layer = model["stem_bn"]
-    x = inputs(layer)
+    x = inputs(layer, rows=12)
     right = layer(x)
     wanted = {"the slope is right in every channel and the offset is not": right + np.float32(0.7),
               "1.7 times the right one in every channel": right * np.float32(1.7),
