@@ -10,15 +10,16 @@ import pytest
 from tests.make.layers import ROOT
 from tests.make.ways import SAMPLES, documents
 
-OFTEN = ("bundles_010/encoder.json", "bundles_010/encoder.npz", "bundles_010/encoder.safetensors", "encoder_keras3/model.h5",
+LIKES = ("bundles_010/encoder.json", "bundles_010/encoder.npz", "bundles_010/encoder.safetensors", "encoder_keras3/model.h5",
          "saved_model_tfkeras/model.h5", "hand_made_tf115/model.ckpt.index")
 ROWS = [row for row in json.loads((ROOT / "sample_models" / "manifest.json").read_text()) if "truth" in row]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the ways include forks")
-@pytest.mark.parametrize("row", [pytest.param(row, id=row["model"], marks=[pytest.mark.thorough("much time")] * (row["model"] in OFTEN))
-                                 for row in ROWS])
-def test_every_way_gives_the_same_bundle(row, tmp_path):
+@pytest.mark.parametrize("row", [
+    pytest.param(row, id=row["model"], marks=[pytest.mark.thorough("much time: nine ways of reading, by servers and processes")] * (
+        row["model"] in LIKES)) for row in ROWS])
+def test_every_way_gives_the_same_bundle(row, tmp_path, forks):
     options = dict(row.get("options", {}))
     if "architecture" in options:
         options["architecture"] = str(SAMPLES / options["architecture"])

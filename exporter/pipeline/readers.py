@@ -185,7 +185,8 @@ def can_serve(place: Place) -> bool:
 
 
 def _can_fork() -> bool:
-    return threading.active_count() == 1 and hasattr(os, "fork")
+    """Not beside other threads, and not after tensorstore was imported: Python does not count its threads, without which a fork aborts."""
+    return threading.active_count() == 1 and hasattr(os, "fork") and "tensorstore" not in sys.modules
 
 
 class _DiedError(Exception):
