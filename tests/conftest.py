@@ -119,7 +119,8 @@ def run(capsys, monkeypatch, forks):
     return call
 
 
-@pytest.fixture(scope="module", params=["keras", pytest.param("tf_keras", marks=pytest.mark.thorough("much time"))])
+@pytest.fixture(scope="module", params=[
+    "keras", pytest.param("tf_keras", marks=pytest.mark.thorough("much time: Keras 2 is imported as well"))])
 def keras(request):
     """Keras 3 and Keras 2, as they are today."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

@@ -41,7 +41,7 @@ def h5(tmp_path):
                  sequential("net", norm("a", epsilon=0.25), norm("b")), keras_version="2.4.0", backend="tensorflow")
 
 
-@pytest.mark.thorough("much time")
+@pytest.mark.thorough("much time: the fuzzer reads each changed model by itself")
 def test_the_samples_give_the_same_or_are_refused_or_what_changed_stands_there_alone():
     words = [sys.executable, FUZZ / "changed.py", SAMPLES / "no_beta_keras208" / "model.h5", SAMPLES / "tfjs_layers" / "model.json",
              SAMPLES / "hand_made_tf115" / "model.ckpt.index", SAMPLES / "encoder_keras3" / "model.keras", "--changes", "6", "--seed", "3"]

@@ -114,7 +114,7 @@ def test_a_file_that_may_not_be_read(tmp_path):
     refuse(tmp_path / "model.h5", "Permission denied")
 
 
-@pytest.mark.parametrize("count", [500, pytest.param(5000, marks=pytest.mark.thorough("much time"))])
+@pytest.mark.parametrize("count", [500, pytest.param(5000, marks=pytest.mark.thorough("much time: ten times the files"))])
 def test_a_folder_full_of_files(count, tmp_path):
     """In time that grows with their number: of the processor, since a busy machine takes any time on the wall."""
     (tmp_path / "model").mkdir()
@@ -264,7 +264,7 @@ def test_a_disk_that_fills_up_leaves_the_old_output(tmp_path):
     assert os.listdir(tmp_path) == ["out.json"]
 
 
-@pytest.mark.parametrize("count", [3, pytest.param(8, marks=pytest.mark.thorough("much time"))])
+@pytest.mark.parametrize("count", [3, pytest.param(8, marks=pytest.mark.thorough("much time: eight processes at once"))])
 def test_many_exports_to_one_name(count, tmp_path):
     out = tmp_path / "out.json"
     words = [sys.executable, "-c", PROGRAM, str(MODEL), str(out)]
@@ -437,7 +437,7 @@ def test_a_signaling_nan_is_judged_by_the_gate(tmp_path):
         exporter.load(tmp_path / "b.safetensors")
 
 
-@pytest.mark.parametrize("count", [300, pytest.param(3000, marks=pytest.mark.thorough("much time"))])
+@pytest.mark.parametrize("count", [300, pytest.param(3000, marks=pytest.mark.thorough("much time: ten times the layers"))])
 def test_thousands_of_layers_in_one_group(count, tmp_path):
     """The names of so many grow the group's heap, which then leaves its old place behind; and the time allowed grows with the file."""
     path = tmp_path / "weights.h5"
@@ -502,7 +502,7 @@ def test_a_damaged_object_graph_loses_no_parameter(name, tmp_path):
     assert refused >= 2
 
 
-@pytest.mark.parametrize("step", [37, pytest.param(3, marks=pytest.mark.thorough("much time"))])
+@pytest.mark.parametrize("step", [37, pytest.param(3, marks=pytest.mark.thorough("much time: twelve times the bits"))])
 def test_a_flipped_bit_of_the_object_graph_changes_nothing_in_silence(step, tmp_path):
     """In every `step`-th byte, another bit each time."""
     shutil.copytree(SAVED_MODEL, tmp_path / "model")

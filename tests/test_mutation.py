@@ -186,7 +186,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.thorough("much time")
+@pytest.mark.thorough("much time: mutants in copies of a package, each with its tests")
 @pytest.mark.skipif(sys.platform == "win32", reason="the tool forks")
 @pytest.mark.parametrize("are_there", [True, False])
 def test_it_tells_what_the_tests_notice(tmp_path, are_there):

@@ -162,7 +162,7 @@ COSTLY = {  # small documents, or fast to make, that a careless reader needs gig
     "keys without end": "{" + ", ".join(f'"{i}": 0' for i in range(200_000)) + ', "7": 0}'}
 
 
-@pytest.mark.thorough("much time")
+@pytest.mark.thorough("much time: documents of megabytes, in each language")
 @pytest.mark.parametrize("name", READERS)
 def test_documents_that_could_cost_much_are_refused_at_little_cost(name, tmp_path, built):
     content = document(tmp_path, make_layer("bn"))

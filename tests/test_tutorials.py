@@ -19,7 +19,7 @@ def test_there_is_one_for_each_reader():
     assert len(TUTORIALS) == 3
 
 
-@pytest.mark.thorough("much time")
+@pytest.mark.thorough("much time: each block of a page is a program of its own")
 @pytest.mark.parametrize("page", [*TUTORIALS, ROOT / "docs" / "reading.md"], ids=lambda page: page.stem)
 def test_a_tutorial_runs(page, tmp_path):
     """Each block after the other in one folder; a block of text shows lines of what the block before it printed."""

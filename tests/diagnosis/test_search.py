@@ -95,7 +95,7 @@ def test_of_numbers_of_one_channel_that_channel_is_shown():
 @pytest.mark.parametrize("paths", [
     pytest.param({"stem_bn"}, id="one"),
     pytest.param({"shared", "block_a/bn", "block_b/bn", "no_beta", "frozen", "per_row/inner"}, id="others",
-                 marks=pytest.mark.thorough("much time"))])
+                 marks=pytest.mark.thorough("much time: each mistake on six more layers"))])
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.code)
 def test_each_mistake_is_found_by_name(model, mistake, paths):
     tried = 0
@@ -306,7 +306,7 @@ def five_orders(layer, x):
     yield (scale.astype(np.float64) * x + shift).astype(np.float32)
 
 
-@pytest.mark.parametrize("count", [300, pytest.param(10_000, marks=pytest.mark.thorough("much time"))])
+@pytest.mark.parametrize("count", [300, pytest.param(10_000, marks=pytest.mark.thorough("much time: as many diagnoses"))])
 def test_correct_evaluations_are_none_of_them_mistaken(count):
     random = np.random.default_rng(5)
     evaluations, worst = 0, 0.0

@@ -159,7 +159,8 @@ def test_a_config_that_contradicts_itself_says_nothing(config):
     assert set(map(tuple, places(config).values())) == {()}
 
 
-@pytest.mark.parametrize("most", [2000, pytest.param(MAX_CALLS, marks=pytest.mark.thorough("much time"))])
+@pytest.mark.parametrize("most", [
+    2000, pytest.param(MAX_CALLS, marks=pytest.mark.thorough("much time: as many calls as are followed in a user's model"))])
 def test_models_that_double_at_every_level_come_to_an_end(most, monkeypatch):
     monkeypatch.setattr("exporter.keras.places.MAX_CALLS", most)
     config = model(source(), called(norm(), ["x"]), outputs=["bn"], name="m0")

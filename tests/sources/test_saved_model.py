@@ -478,7 +478,7 @@ def test_live_without_metadata(tmp_path, keras, package, form):
 
 
 @pytest.mark.live
-@pytest.mark.thorough("much time")
+@pytest.mark.thorough("much time: TensorFlow traces and saves a recurrent model")
 @pytest.mark.parametrize("form", ["metadata", "no metadata", "export"])
 def test_live_batch_norm_in_a_cell(tmp_path, keras, form):
     layers = keras.layers
