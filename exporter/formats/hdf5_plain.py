@@ -346,9 +346,9 @@ def _collection(read: Read, address: int) -> dict[int, bytes]:
 
 
 def _attribute_name(data: bytes) -> bytes:
-    head = ATTRIBUTE_HEAD.at(data)
-    name = data[ATTRIBUTE_HEAD.size: ATTRIBUTE_HEAD.size + head.name]
-    if head.version != 1 or head.reserved or not name.endswith(b"\0") or name.index(b"\0") != len(name) - 1 or not name.isascii():
+    version, reserved, length, _, _ = ATTRIBUTE_HEAD.fields(data)
+    name = data[ATTRIBUTE_HEAD.size: ATTRIBUTE_HEAD.size + length]
+    if version != 1 or reserved or not name or name.find(b"\0") != len(name) - 1 or not name.isascii():
         _other()
     return name[:-1]
 

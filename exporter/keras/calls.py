@@ -98,7 +98,7 @@ def references(value: Any) -> list[tuple[str, int, int]]:
         if len(value) > 2 and isinstance(value[0], str) and type(value[1]) is int and type(value[2]) is int:
             found.append((value[0], value[1], value[2]))
             value = value[3:4]
-        waiting += [part for part in reversed(value) if isinstance(part, (dict, list))]
+        waiting += [part for part in reversed(value) if part and isinstance(part, (dict, list))]
     return found
 
 

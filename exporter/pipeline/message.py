@@ -8,6 +8,7 @@ a last one that says their order and all else that was found, or the error that 
 from __future__ import annotations
 
 import dataclasses
+import math
 import operator
 import struct
 from collections.abc import Callable
@@ -189,9 +190,7 @@ class _Arrays:
 
     def take(self, dtype: str, shape: Any) -> NDArray[Any]:
         kind = np.dtype(HELD_IN[dtype])
-        size = kind.itemsize
-        for length in shape:
-            size *= int(length)
+        size = kind.itemsize * math.prod(shape)
         if not 0 <= size <= len(self.left):
             raise ValueError("fewer data than arrays")
         array: NDArray[Any] = np.ndarray(shape, kind, self.left[:size])
@@ -222,7 +221,7 @@ def _layer(fields: dict[str, Any], arrays: _Arrays) -> Stored | BatchNorm:
     fields["calls"] = tuple(map(Call.of, fields["calls"]))
     for name in {"axis", "shape", "assumed", "converted", "notes"} & fields.keys():
         fields[name] = None if fields[name] is None else tuple(fields[name])
-    whole = all(type(number) is int for name in ("axis", "shape") for number in fields[name] or ())
+    whole = {int}.issuperset(map(type, (*fields["shape"], *(fields["axis"] or ()))))
     if not (whole and all(isinstance(fields[name], kind) for name, kind in FIELDS.items())):
         raise TypeError("a field has the wrong type")
     for name in PARAMETERS:

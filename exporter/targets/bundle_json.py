@@ -84,7 +84,7 @@ def _entry_at_once(layer: BatchNorm, options: WriteOptions) -> bytes:
     parts: list[bytes] = []
     for field, held in _content(layer, options).items():
         kept = portable(held) if type(held) in (np.ndarray, dict) else held
-        parts += _before(field), _text(kept)
+        parts += _before(field), orjson.dumps(kept, option=orjson.OPT_SERIALIZE_NUMPY)
     return b"".join(parts)[1:]
 
 

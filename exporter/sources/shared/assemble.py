@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from exporter.batchnorm.stored import PARAMETERS, Stored
+from exporter.batchnorm.stored import Stored
 from exporter.errors import FormatError, names
 from exporter.keras import dialects
 from exporter.keras.lookalikes import about_class, is_users_own
@@ -54,14 +54,15 @@ def assemble(path: str, node: Node | None, fields: NormFields | None, arrays: Ar
             _check_channels(axis, shape, node.input_shape, path)
     elif len(shape) > 1:
         axis, shape = along_by_shape(shape)
-    gamma, beta, mean, variance = [arrays[parameter][0].reshape(shape) if parameter in arrays else None for parameter in PARAMETERS]
+    found = {parameter: values if values.shape == shape else values.reshape(shape) for parameter, (values, _) in arrays.items()}
+    mean, variance = found.get("moving_mean"), found.get("moving_variance")
     if mean is None or variance is None:
         raise FormatError("moving_mean or moving_variance is missing", where=path)
     outer = _seen_from_outside(axis, rank) if node is not None and node.surroundings.added_axes else Outside(axis, rank)
     return Stored(
         path=path, name=node.name if node else name, axis=outer.axis, shape=shape, ndim=outer.ndim, assumed=outer.assumed, dtype=dtype,
-        epsilon=fields.epsilon if fields else None, momentum=fields.momentum if fields else None, gamma=gamma,
-        beta=beta, moving_mean=mean, moving_variance=variance, quantized=quantized,
+        epsilon=fields.epsilon if fields else None, momentum=fields.momentum if fields else None, gamma=found.get("gamma"),
+        beta=found.get("beta"), moving_mean=mean, moving_variance=variance, quantized=quantized,
         effective_epsilon=dialects.effective_epsilon(era, fields, dtype=dtype, ndim=rank) if fields else None,
         **_use(node, era, dialects.about_rank(era, fields, dtype=dtype) if fields and rank is None else "") if node else {
             "class_name": "BatchNormalization"})
