@@ -17,7 +17,7 @@ from tests.make.layers import ROOT
 
 # By suffix, for a model of a convolution and a batch norm, over and over: lines for each pair, and for all else.
 BOUNDS = {".h5": (2700, 3500), ".keras": (2560, 3700)}
-HEAVY = {"h5py", "jsonschema", "asyncio", "ssl", "http", "logging", "multiprocessing", "concurrent", "tempfile", "email"}
+HEAVY = {"h5py", "jsonschema", "asyncio", "ssl", "http", "logging", "multiprocessing", "concurrent", "tempfile", "email", "random"}
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import time
 
 PATIENCE_SECONDS = 30.0  # of waiting for one file in total; stated in docs/many.md
@@ -18,6 +17,8 @@ class Patience:
 
     def delay(self, attempt: int, asked: str | None = None) -> float | None:
         """Seconds to wait before the next attempt (the first failed one is number 0); None: give up. asked: the server's Retry-After."""
+        import random  # takes as long to import as the rest of this folder, and most files are not remote
+
         now = time.monotonic()
         seconds = min(FIRST_SECONDS * 2.0 ** attempt, MAX_SECONDS_LENGTH) * random.uniform(0.75, 1.25)
         seconds = max(seconds, _seconds(asked))

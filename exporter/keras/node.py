@@ -11,6 +11,12 @@ from exporter.keras.calls import NOTHING_AROUND, Surroundings
 from exporter.keras.lookalikes import BATCH_NORMS, SIGNS, WRITTEN
 
 MODELS = ("Sequential", "Model", "Functional", "Network")
+# Built-in layers that contain no other layer: their groups need not be opened.
+LEAVES = frozenset((
+    "InputLayer", "Dense", "Activation", "ReLU", "LeakyReLU", "PReLU", "Softmax", "Dropout", "Flatten", "Reshape", "Add", "Multiply",
+    "Concatenate", "Rescaling", "LayerNormalization", "Embedding", "GlobalAveragePooling2D", "GlobalMaxPooling2D",
+    *(f"{kind}{rank}D" for rank in (1, 2, 3)
+      for kind in ("Conv", "DepthwiseConv", "SeparableConv", "ZeroPadding", "Cropping", "UpSampling", "MaxPooling", "AveragePooling"))))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)

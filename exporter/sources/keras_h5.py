@@ -16,7 +16,7 @@ from exporter.errors import FormatError, UnsupportedError, UsageError, printable
 from exporter.formats.hdf5 import is_hdf5, open_hdf5
 from exporter.keras import dialects
 from exporter.keras.config import Architecture, Node, join, parse_config
-from exporter.sources.keras_v3.replay import LEAVES
+from exporter.keras.node import LEAVES
 from exporter.sources.legacy_h5.norms import Reading
 from exporter.sources.legacy_h5.renamed import named_as
 from exporter.sources.legacy_h5.shared import with_one_each

@@ -16,7 +16,7 @@ def clock(monkeypatch):
     now = [1000.0]
     monkeypatch.setattr(patience.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(patience.time, "time", lambda: 1_700_000_000.0)
-    monkeypatch.setattr(patience.random, "uniform", lambda low, high: (low + high) / 2)
+    monkeypatch.setattr("random.uniform", lambda low, high: (low + high) / 2)
     return now
 
 

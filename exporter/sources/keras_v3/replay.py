@@ -17,15 +17,10 @@ from exporter.keras.config import MODELS, Node, is_batch_norm, join, norm_fields
 from exporter.keras.dialects import Counting
 from exporter.keras.lookalikes import BATCH_NORMS
 from exporter.keras.names import numbered, snake_case
+from exporter.keras.node import LEAVES
 from exporter.keras.places import with_shared
 from exporter.sources.keras_v3.groups import LAYER_LISTS, NOT_LAYERS, Group
 
-# Built-in layers that contain no other layer: their groups need not be opened.
-LEAVES = frozenset((
-    "InputLayer", "Dense", "Activation", "ReLU", "LeakyReLU", "PReLU", "Softmax", "Dropout", "Flatten", "Reshape", "Add", "Multiply",
-    "Concatenate", "Rescaling", "LayerNormalization", "Embedding", "GlobalAveragePooling2D", "GlobalMaxPooling2D",
-    *(f"{kind}{rank}D" for rank in (1, 2, 3)
-      for kind in ("Conv", "DepthwiseConv", "SeparableConv", "ZeroPadding", "Cropping", "UpSampling", "MaxPooling", "AveragePooling"))))
 KNOWN_GROUPS = tuple(snake_case(name) for name in BATCH_NORMS)
 OTHER_NORMS = ("layer_normalization", "group_normalization")  # they contain gamma and beta
 
