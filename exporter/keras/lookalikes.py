@@ -106,7 +106,8 @@ def about_wrapper(base_name: str, config: Mapping[str, Any]) -> str:
     listed = inner.get("weight_attrs")
     parts = [name for name in listed if isinstance(name, str)] if isinstance(listed, list) else []
     parts += ["output"] if inner.get("quantize_output") is True else []
-    known = str(said.get("class_name")).startswith("Default8Bit")  # tfmot's own configs, which list everything that they quantize
+    # tfmot's own configs, which list everything that they quantize
+    known = str(said.get("class_name")).rpartition(">")[2].startswith(("Default8Bit", "NoOpQuantizeConfig"))
     if known and not parts:
         return ""
     what = f"its {names(parts)}" if parts else f"as {printable(str(said.get('class_name')), 60)} says, perhaps gamma,"

@@ -147,6 +147,7 @@ def test_a_kernel_and_a_batch_norm_in_one_layer(tmp_path):
      "quantizes its gamma, output"),
     ({"class_name": "Default8BitOutputQuantizeConfig", "config": {"quantize_output": True}}, "quantizes its output in"),
     ({"class_name": "Own", "config": {}}, "quantizes as Own says, perhaps gamma"), (None, "quantizes as None says"),
+    ({"class_name": "NoOpQuantizeConfig", "config": {}}, None),
     ({"class_name": "Default8BitOutputQuantizeConfig", "config": {"quantize_output": False}}, None)])
 def test_a_wrapper_that_quantizes_is_said(tmp_path, quantize, words):
     """tfmot's: the inner layer, as it is stored, with what the wrapper does to it."""
