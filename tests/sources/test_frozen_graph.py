@@ -366,17 +366,23 @@ def test_a_second_copy_in_training_is_the_same_layer(tmp_path):
     assert bundle.skipped == ()
 
 
-@pytest.mark.parametrize("together", [True, False])
-def test_a_layer_that_one_result_calls_in_both_modes(tmp_path, together):
-    """Unlike a copy of the network for training, which has a result of its own."""
+AGAIN, ONCE = "again/batchnorm/add_1", "bn/batchnorm/add_1"
+
+
+@pytest.mark.parametrize(("ends", "is_refused"), [
+    ([node("sum", "Add", AGAIN, ONCE)], True), ([node("relu", "Relu", AGAIN), node("sum", "Add", "relu", ONCE)], True), ([], False),
+    ([node("loss", "Sum", AGAIN), node("y", "Identity", ONCE)], False),
+    ([node("phase", "Placeholder"), node("a", "Switch", AGAIN, "phase"), node("b", "Switch", ONCE, "phase"),
+      node("c", "Merge", "b", "a:1"), node("y", "Relu", "c")], False)])  # Keras 2.0
+def test_a_layer_that_one_result_calls_in_both_modes(tmp_path, ends, is_refused):
+    """Unlike a copy of the network for training, which has a result of its own, and what the learning phase chooses from."""
     nodes, (g, b, mean, variance) = frozen_variables("bn", parameters())
     nodes += [*reduced("t", [0, 1, 2]), *chain("again", "x", g, b, "t/mean", "t/variance"), *chain("bn", "x", g, b, mean, variance)]
-    ends = [node("sum", "Add", "again/batchnorm/add_1", "bn/batchnorm/add_1")] if together else []
-    if together:
+    if is_refused:
         with pytest.raises(UnresolvedError, match="bn: in one of its calls it uses the statistics of the batch"):
             read(tmp_path, X, *nodes, *ends)
     else:
-        assert read(tmp_path, X, *nodes).paths() == ["bn"]
+        assert read(tmp_path, X, *nodes, *ends).paths() == ["bn"]
 
 
 def test_copies_in_one_graph_have_paths_of_their_own(tmp_path):

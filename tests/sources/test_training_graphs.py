@@ -7,6 +7,8 @@ import pytest
 
 import exporter
 from exporter.errors import UnresolvedError
+from exporter.formats.graph_def import Graph
+from exporter.sources.tf_graph.norms import graph_norms
 from tests.make.graph_files import Function, chain, const, frozen_variables, function, graph, meta_graph, node, parameters, variables
 from tests.make.tensor_files import write_bundle
 
@@ -290,6 +292,20 @@ def test_a_shared_layer_without_parameters_is_told_by_its_conditional(tmp_path, 
     bundle = freeze(tmp_path, *nodes, skip_unresolved=True)
     check(bundle["bn"], [None, None, *values[2:]])
     assert [said for said, _ in bundle.skipped] == ([] if conditional else ["bn/t", "bn_1/t"])
+
+
+def test_a_copy_in_training_of_which_nothing_is_used_is_no_layer(tmp_path):
+    """Keras 2.2 with a learning phase of 0: what the layer gives in training is there for its averages alone."""
+    values = parameters()
+    nodes, reads = variables("bn", 2, ROLES[2:])
+    of_batch, mean, variance = moments("bn", "x")
+    nodes = [X, *nodes, *of_batch, *chain("bn/t", "x", None, None, mean, variance), *chain("bn", "x", None, None, *reads)]
+    (norm,) = graph_norms(Graph(graph(*nodes)))
+    assert (norm.path, norm.reason) == ("bn", "")
+    assert len(graph_norms(Graph(graph(*nodes, node("y", "Relu", "bn/t/batchnorm/add_1"))))) == 2
+    frozen, reads = frozen_variables("bn", values[2:], ROLES[2:])
+    nodes = [X, *frozen, *of_batch, *chain("bn/t", "x", None, None, mean, variance), *chain("bn", "x", None, None, *reads)]
+    assert len(graph_norms(Graph(graph(*nodes)))) == 2  # both are its results
 
 
 def test_a_matrix_that_the_fused_kernel_takes_as_an_image(tmp_path):

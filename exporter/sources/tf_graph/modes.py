@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from exporter.formats.graph_def import Body
+from exporter.sources.tf_graph.chain import users_of
+
+# Both modes are computed before one is chosen: Keras up to 2.1 on a placeholder, the learning phase.
+CHOOSES = frozenset({"Switch", "RefSwitch", "Merge", "RefMerge", "Select", "SelectV2", "If", "StatelessIf"})
 
 Affine = tuple[Hashable, Hashable]
 
@@ -25,30 +29,29 @@ def affine_of_both_modes(norms: Sequence[tuple[str, Called]], body: Body, *, is_
     """What gamma and beta are in the layers that are called in both modes.
 
     norms: each with the node of the body that it is, or that calls its function. is_served: whether all of the body computes the result
-    of inference. Otherwise there may be a copy of the network for training in it, from which a call in the other mode differs in that
-    both have an effect on one result.
+    of inference. Otherwise there may be a copy of the network for training in it, with a result of its own.
     """
     stored = {norm.affine for _, norm in norms if not norm.in_training} - {(None, None)}
     training = [(name, norm.affine) for name, norm in norms if norm.in_training and not norm.conditional and norm.affine in stored]
-    found = {affine for _, affine in training}
-    if found and not is_served:
-        users: dict[str, list[str]] = {}
-        for node in body.nodes.values():
-            for output in node.inputs:
-                users.setdefault(output.node, []).append(node.name)
-        others = (name for name, norm in norms if not norm.in_training and norm.affine in found)
-        if _affected((name for name, _ in training), users).isdisjoint(_affected(others, users)):
-            return set()
-    return found
+    if not training:
+        return set()
+    users = {name: [user.name for user in each] for name, each in users_of(body).items()}
+    ends = {output.node for output in body.results.values()} or {
+        name for name, node in body.nodes.items() if name not in users and "Assign" not in node.op}
+    if not is_served:
+        ends &= _reached((name for name, norm in norms if not norm.in_training), users)
+    inputs = {name: [output.node for output in node.inputs] for name, node in body.nodes.items() if node.op not in CHOOSES}
+    needed = _reached(ends, inputs)
+    return {affine for name, affine in training if name in needed}
 
 
-def _affected(names: Iterable[str], users: dict[str, list[str]]) -> set[str]:
-    """The nodes on which one of these has an effect."""
+def _reached(names: Iterable[str], following: Mapping[str, Iterable[str]]) -> set[str]:
+    """These and all that follow them."""
     found: set[str] = set()
     waiting = list(names)
     while waiting:
         name = waiting.pop()
         if name not in found:
             found.add(name)
-            waiting += users.get(name, ())
+            waiting += following.get(name, ())
     return found

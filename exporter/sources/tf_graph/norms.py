@@ -20,7 +20,7 @@ from exporter.sources.tf_graph.chain import ADDITIONS, ROOTS, Chain, chains, inn
 from exporter.sources.tf_graph.modes import affine_of_both_modes
 from exporter.sources.tf_graph.paths import is_of_inference, op_scope, variable_scope
 from exporter.sources.tf_graph.places import calls_of
-from exporter.sources.tf_graph.trace import CALLS, CHOICES, FUSED, LOOPS, PASSES, Tracer
+from exporter.sources.tf_graph.trace import CALLS, CHOICES, FUSED, LOOPS, PASSES, VARIABLES, Tracer
 from exporter.sources.tf_graph.values import (
     UNNAMED,
     Constant,
@@ -68,7 +68,8 @@ class GraphNorm:
     """One batch norm of a graph.
 
     path:     the scope of its variables, else of its ops; "" until all are known.
-    node:     its last op. x: what it normalizes. conditional: whether it is in a branch of a conditional.
+    node:     its last op. x: what it normalizes. conditional: whether it is in a branch of a conditional, or
+              has no effect in a graph for training but on its averages.
     splits_batch: whether the batch lies along the first two axes of x (virtual_batch_size).
     gamma, beta: None if the graph has none.
     mean, variance: parameters where `reason` is "".
@@ -209,7 +210,13 @@ class _Finder:
         of the ops; those of a function at its call."""
         self._walk()
         for root in self.tracer.roots:
-            yield root.body, list(self._of(root))
+            norms = list(self._of(root))
+            if any(norm.in_training and norm.affine == (None, None) for _, norm in norms) and not root.body.results and any(
+                    node.op in VARIABLES for node in root.body.nodes.values()):  # else an unused output is the graph's
+                users = self._users_of(root.body)
+                norms = [(name, dataclasses.replace(norm, conditional=norm.conditional or (norm.in_training and name not in users)))
+                         for name, norm in norms]
+            yield root.body, norms
 
     def _of(self, frame: Frame, outer: str = "") -> Iterator[tuple[str, GraphNorm]]:
         nodes = frame.body.nodes.values()
