@@ -215,3 +215,10 @@ def test_damage_is_an_error_of_ours(tmp_path):
             with pytest.raises(FormatError):
                 read_all(data)
             data[found.start()] ^= 1
+
+
+@pytest.mark.parametrize("used", [33, 0xFFFF])
+def test_a_node_that_claims_more_entries_than_fit_in_it(tmp_path, used):
+    data = bytearray(made(tmp_path).read_bytes())
+    struct.pack_into("<H", data, entry_of(data, TABLE_ENTRY.at(data, ROOT_ENTRY), b"layers").tree + 6, used)
+    assert "the symbol table of this group cannot be read" in refused(data)
