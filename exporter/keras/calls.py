@@ -60,18 +60,7 @@ NOTHING_AROUND = Surroundings()
 
 def input_tensors(entry: dict[str, Any]) -> list[dict[str, Any]]:
     """The configs of the input tensors of a layer's first call (Keras 3)."""
-    found: list[dict[str, Any]] = []
-    waiting: list[Any] = [call] if isinstance(call := _first(entry), dict) else []
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, dict):
-            if value.get("class_name") == "__keras_tensor__" and isinstance(value.get("config"), dict):
-                found.append(value["config"])
-                continue
-            value = list(value.values())
-        if isinstance(value, list):
-            waiting += [part for part in reversed(value) if isinstance(part, (dict, list))]
-    return found
+    return list(_tensors(call)) if isinstance(call := _first(entry), dict) else []
 
 
 def input_names(entry: dict[str, Any], tensors: Sequence[dict[str, Any]]) -> tuple[str, ...]:
@@ -92,11 +81,15 @@ def references(value: Any) -> list[tuple[str, int, int]]:
         value = waiting.pop()
         if isinstance(value, dict):
             config = value.get("config") if value.get("class_name") == "__keras_tensor__" else None
-            value = [config.get("keras_history")] if isinstance(config, dict) else list(value.values())
+            value = config.get("keras_history") if isinstance(config, dict) else list(value.values())
+            if isinstance(value, dict):
+                value = [value]
         if not isinstance(value, list):
             continue
         if len(value) > 2 and isinstance(value[0], str) and type(value[1]) is int and type(value[2]) is int:
             found.append((value[0], value[1], value[2]))
+            if len(value) == 3:
+                continue
             value = value[3:4]
         waiting += [part for part in reversed(value) if part and isinstance(part, (dict, list))]
     return found
@@ -110,6 +103,15 @@ def calls_of(entry: dict[str, Any]) -> list[Any]:
 
 def _first(entry: dict[str, Any]) -> Any:
     return next(iter(calls_of(entry)), None)
+
+
+def _tensors(call: dict[str, Any] | list[Any]) -> Iterator[dict[str, Any]]:
+    if isinstance(call, dict) and call.get("class_name") == "__keras_tensor__" and isinstance(call.get("config"), dict):
+        yield call["config"]
+        return
+    for value in call.values() if isinstance(call, dict) else call:
+        if isinstance(value, (dict, list)):
+            yield from _tensors(value)
 
 
 def _is_keras_3(call: Any) -> bool:

@@ -186,7 +186,9 @@ def _children(base: str, config: dict[str, Any], counter: _Counter, outer: Surro
     for key in config if layers is None else ["layers", *(key for key in config if key != "layers")]:
         value = config[key]
         if isinstance(value, (dict, list)) and key not in _NO_LAYERS:
-            for entry in _inside(value):
+            entries: list[dict[str, Any]] = []
+            _collect(value, entries)
+            for entry in entries:
                 yield key, _layer(entry, counter, outer.inside(base, key))
 
 
@@ -199,19 +201,18 @@ def _directions(layer: dict[str, Any], config: dict[str, Any], counter: _Counter
         yield f"{direction}_layer", dataclasses.replace(child, name=f"{direction}_{plain}")
 
 
-def _inside(value: dict[str, Any] | list[Any]) -> list[dict[str, Any]]:
-    """The entries of the layers that a value of a config contains, at any depth, except those inside another layer."""
-    found: list[dict[str, Any]] = []
-    waiting: list[Any] = [value]
-    while waiting:
-        value = waiting.pop()
-        if _is_layer(value):
-            found.append(value)  # type: ignore[arg-type]
-        elif isinstance(value, dict):
-            waiting += [child for key, child in reversed(value.items()) if isinstance(child, (dict, list)) and key not in _NO_LAYERS]
-        else:
-            waiting += [child for child in reversed(value) if isinstance(child, (dict, list))]
-    return found
+def _collect(value: Any, found: list[dict[str, Any]]) -> None:
+    """Adds the entries of the layers that a value of a config contains, at any depth, except those inside another layer."""
+    if _is_layer(value):
+        found.append(value)
+    elif isinstance(value, dict):
+        for key, child in value.items():
+            if isinstance(child, (dict, list)) and key not in _NO_LAYERS:
+                _collect(child, found)
+    else:
+        for child in value:
+            if isinstance(child, (dict, list)):
+                _collect(child, found)
 
 
 def _is_layer(value: Any) -> bool:
