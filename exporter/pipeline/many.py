@@ -20,7 +20,7 @@ from exporter.pipeline.outcome import EXPORTED, REFUSED, SKIPPED, Outcome, Summa
 from exporter.pipeline.readers import READERS
 
 if TYPE_CHECKING:
-    from concurrent.futures import Executor, Future
+    import concurrent.futures
 
     from exporter.pipeline.readers import Asked
     from exporter.pipeline.resume import Index
@@ -43,7 +43,7 @@ class Task:
 
 def export_many(sources: Iterable[str | os.PathLike[str]], out_dir: str | os.PathLike[str], *, suffix: str = ".json",
                 options: ReadOptions | None = None, write_options: WriteOptions | None = None,
-                executor: Executor | None = None, force: bool = False, report: str | os.PathLike[str] | None = None,
+                executor: concurrent.futures.Executor | None = None, force: bool = False, report: str | os.PathLike[str] | None = None,
                 progress: Callable[[Outcome, int, int], object] = lambda outcome, done, count: None) -> Summary:
     """Exports many models. A failure doesn't stop the batch.
 
@@ -191,7 +191,7 @@ def _before(source: str, out: str, index: Index, force: bool) -> Task | Outcome:
 
 
 def _run(tasks: Sequence[Task], options: ReadOptions, write_options: WriteOptions,
-         executor: Executor | None) -> Iterator[tuple[str, Outcome]]:
+         executor: concurrent.futures.Executor | None) -> Iterator[tuple[str, Outcome]]:
     """(source, outcome) as they come."""
     if executor is None:
         yield from zip((task.source for task in tasks), export_each(tasks, options, write_options))
@@ -219,7 +219,7 @@ def _export_some(tasks: Sequence[Task], options: ReadOptions, write_options: Wri
     return list(export_each(tasks, options, write_options))
 
 
-def _outcomes(future: Future[list[Outcome]], tasks: Sequence[Task]) -> list[Outcome]:
+def _outcomes(future: concurrent.futures.Future[list[Outcome]], tasks: Sequence[Task]) -> list[Outcome]:
     try:
         return future.result()
     except Exception as error:  # of the executor: a worker process was killed, a result could not be sent
