@@ -82,7 +82,7 @@ def given_configs(graph: CheckpointGraph, tree: Node, where: str) -> Laid:
             misfits.append(error)
     if len(fits) == 1:
         root, entries = fits[0]
-        pairs = [(first[1], other) for first, *others in filter(None, entries.values()) for _, other in others if first[1] is not other]
+        pairs = [(first[1], other) for first, *others in filter(None, entries.values()) for _, other in others]
         if pairs:
             tree = with_shared(tree, pairs)
             entries = _fit(graph, root, tree)
