@@ -160,6 +160,15 @@ def test_shapes_that_a_parameter_is_brought_to(tmp_path, shape, more):
     check(layer, values)
 
 
+def test_a_shape_that_a_function_is_given(tmp_path):
+    values = parameters()
+    body = function("f", ["g", "s"], [node("r", "Reshape", "g", "s")], {"o": "r:output:0"})
+    nodes, reads = frozen_variables("bn", [values[0].reshape(1, 3), *values[1:]])
+    call = node("c", "PartitionedCall", reads[0], "s", f=Function("f"))
+    layer = read(tmp_path, X, *nodes, const("s", np.int32([3])), call, fused("bn", ["c", *reads[1:]]), functions=[body])["bn"]
+    check(layer, values)
+
+
 @pytest.mark.parametrize(("more", "said"), [
     ([const("s", np.int32([4]))], "its gamma of shape [3] does not match the graph's reshape to [4]"),
     ([node("s", "Placeholder")], "its gamma is reshaped to a shape that is known only at run time"),

@@ -654,6 +654,15 @@ def test_damaged_files(tmp_path, change, what):
     assert str(caught.value).startswith(f"model.h5: {what}")
 
 
+def test_more_numbers_than_any_model_has_are_refused(tmp_path, monkeypatch):
+    path = write(tmp_path / "m.h5", groups(), MODEL)
+    monkeypatch.setattr("exporter.batchnorm.gate.MAX_NUMBERS", 24)
+    assert len(exporter.read(path)) == 2
+    monkeypatch.setattr("exporter.batchnorm.gate.MAX_NUMBERS", 23)
+    with pytest.raises(FormatError, match="expected at most 23 numbers in all batch norms of a model, got more"):
+        exporter.read(path)
+
+
 def test_numbers_that_make_names_unique(tmp_path):
     """A scope that two batch norms share: the number at each name is that name's own, so all four have to have the same ones."""
     weights = [(f"cell/{role}{number}:0", FIRST[role]) for number in ("", "_1") for role in ROLES]

@@ -221,7 +221,10 @@ def test_weights_alone_with_an_architecture(alone, tmp_path):
 
 def test_weights_alone_that_say_too_little(alone):
     old = {"bn_gamma": A["gamma"], "bn_beta": A["beta"], "bn_running_mean": A["moving_mean"], "bn_running_std": A["moving_variance"]}
-    assert read(alone(old)).skipped[0][0] == "bn"
+    found = read(alone(old))
+    assert ([path for path, _ in found.skipped], found.paths()) == (["bn"], [])
+    beta_first = {f"bn/{name}": A[name] for name in ("beta", "gamma", "moving_mean", "moving_variance")}
+    assert "names and positions of its weights disagree: bn/beta, bn/gamma" in refused(alone(beta_first))
     assert "no modelTopology" in refused(alone({f"layers/batch_normalization/vars/{i}": array for i, array in enumerate(A.values())}))
 
 
