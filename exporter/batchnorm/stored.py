@@ -87,7 +87,7 @@ class Parameters:
     def __post_init__(self) -> None:
         for name in PARAMETERS:
             values = getattr(self, name)
-            if values is not None:
+            if values is not None and type(values.base) is not bytes:  # as what comes from a file is frozen already
                 object.__setattr__(self, name, frozen(values))
 
     def __repr__(self) -> str:
