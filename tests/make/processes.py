@@ -34,15 +34,30 @@ def run(program, *words, data=b"", text=False, cwd=None, stdout=None, stderr=Non
 
     stdout, stderr: files to write to. closed: the numbers of the standard streams that are closed. stores: whether it will read from one.
     """
-    words = list(map(str, words))
-    request = {"program": program, "words": words, "cwd": os.fspath(cwd or os.getcwd()), "env": dict(os.environ), "closed": closed}
-    out, err, code = server(LIBRARIES + STORES * stores).call(json.dumps(request).encode(), data, (stdout, stderr), timeout)
+    words, files = list(map(str, words)), (stdout, stderr)
+    if sys.platform == "linux":
+        request = {"program": program, "words": words, "cwd": os.fspath(cwd or os.getcwd()), "env": dict(os.environ), "closed": closed}
+        forking = server(LIBRARIES + STORES * stores, os.getpid())
+        out, err, code = forking.call(json.dumps(request).encode(), data, files, timeout)
+    else:  # which lack packets between processes, or forks
+        done = interpreted(program, words, data, cwd, files, closed, timeout)
+        out, err, code = done.stdout or b"", done.stderr or b"", done.returncode
     return subprocess.CompletedProcess(words, code, out.decode() if text else out, err.decode() if text else err)
 
 
+def interpreted(program, words, data, cwd, files, closed, timeout):
+    """The same by a new interpreter."""
+    path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(ROOT)]))
+    with contextlib.ExitStack() as stack:
+        out, err = (subprocess.PIPE if file is None else stack.enter_context(open(file, "wb")) for file in files)
+        return subprocess.run([sys.executable, "-c", program, *words], input=data, stdout=out, stderr=err, cwd=cwd, timeout=timeout,
+                              env={**os.environ, "PYTHONPATH": path},
+                              preexec_fn=(lambda: [os.close(number) for number in closed]) if closed else None)
+
+
 @functools.cache
-def server(libraries):
-    """The process that forks, one for each process of tests."""
+def server(libraries, process):
+    """The process that forks, one for each process of tests (by its id): a fork of that would share the connection."""
     started = Server(libraries)
     atexit.register(started.close)
     return started
@@ -77,6 +92,7 @@ class Server:
             timer.start()
             code = int(self.connection.recv(20))
             timer.cancel()
+            timer.join()
         return *(result.result() for result in results), code
 
     def close(self):
