@@ -282,7 +282,7 @@ def test_several_axes():
 @pytest.mark.parametrize(("x", "theirs", "more", "message"), [
     (np.ones((2, 6)), np.ones((3, 6)), {}, "the input has shape"), (np.ones((2, 5)), np.ones((2, 5)), {}, "fits none|the layer 6 channels"),
     (np.ones((2, 6)), np.ones((2, 6)), {"layer": "nothing"}, "there is no layer 'nothing'"),
-    (np.ones((2, 6)), np.ones((2, 6)), {"axis": 0}, "the input has shape"), (1.0, 2.0, {"channel": 9}, "the input has shape"),
+    (np.ones((2, 6)), np.ones((2, 6)), {"axis": 0}, "the input has shape"), (1.0, 2.0, {"channel": 9}, "there is no channel 9"),
     ("x", "1", {}, "not a number")])
 def test_what_cannot_be_compared(model, x, theirs, more, message):
     with pytest.raises(exporter.UsageError, match=message):

@@ -126,7 +126,7 @@ def test_ctrl_c_while_a_worker_starts(started, tmp_path):
             _, err = process.communicate(timeout=60)
         finally:
             os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode == 130
+    assert process.returncode == 130, err
     assert "Traceback" not in err
     assert "interrupted: no model is done yet" in err
 
