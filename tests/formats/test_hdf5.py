@@ -74,6 +74,18 @@ def test_bfloat16_is_what_keras_marks_as_such(made):
     assert "opaque bytes" in refused(file.array, "other")
 
 
+def test_bfloat16_as_hdf5_2_writes_it(made):
+    def fill(file):
+        kind = h5py.h5t.IEEE_F16LE.copy()
+        kind.set_fields(15, 7, 8, 0, 7)
+        kind.set_ebias(127)
+        dataset = h5py.h5d.create(file.id, b"x", kind, h5py.h5s.create_simple((3,)))
+        dataset.write(h5py.h5s.ALL, h5py.h5s.ALL, np.array([0x3F80, 0xC000, 0x3DCD], "<u2").view("V2"), mtype=kind)
+
+    values, dtype = made(fill).array("x")
+    assert (dtype, values.tolist()) == ("bfloat16", [1.0, -2.0, float(np.float32(0.10009765625))])
+
+
 @pytest.mark.parametrize("shape", [(), (1,), (3,), (1, 4, 1, 2)])
 def test_shapes(made, shape):
     file = made(lambda file: file.create_dataset("x", data=np.ones(shape, np.float32)))

@@ -127,6 +127,13 @@ def compact(file):
     h5py.h5d.create(file.id, b"x", h5py.h5t.IEEE_F32LE, space, properties).write(h5py.h5s.ALL, h5py.h5s.ALL, np.ones(4, "f4"))
 
 
+def growing_attribute(file):
+    kind = h5py.h5t.C_S1.copy()
+    kind.set_size(4)
+    space = h5py.h5s.create_simple((2,), (5,))
+    h5py.h5a.create(file.id, b"text", kind, space).write(np.array([b"ab", b"cde"], "S4"))
+
+
 def filled(file):
     file.create_dataset("x", data=np.ones(4, "f4"), fillvalue=2.0)
 
@@ -171,7 +178,8 @@ def nul_inside(file):
 
 
 @pytest.mark.parametrize(("fill", "plain"), [
-    (of_chunks, False), (packed, False), (growing, False), (compact, False), (filled, False), (big_endian, False), (spaces, False),
+    (of_chunks, False), (packed, False), (growing, False), (growing_attribute, False), (compact, False), (filled, False),
+    (big_endian, False), (spaces, False),
     (non_ascii, False), (many_attributes, True), (strings_of_many_heaps, True), (changed, True), (nul_inside, True)],
     ids=lambda value: getattr(value, "__name__", None))
 def test_other_forms_are_left_to_libhdf5_and_read_alike(fill, plain):

@@ -417,6 +417,14 @@ def test_blocks_that_are_wrong_under_a_right_crc(tmp_path, content, what):
             list(found.items())
 
 
+def test_a_block_outside_of_the_file_means_that_it_is_cut_short(tmp_path):
+    data = of_blocks(sealed(ENTRY + RESTARTS))
+    far = (encode(1 << 20) + encode(10)) * 2
+    (tmp_path / "t").write_bytes(data[:-sstable.FOOTER] + far.ljust(40, b"\0") + data[-8:])
+    with pytest.raises(FormatError, match="a block is outside the file, which may be cut short"), Table(Place(tmp_path / "t")) as found:
+        list(found.items())
+
+
 def test_a_compression_that_is_not_known(tmp_path):
     (tmp_path / "t").write_bytes(of_blocks(sealed(ENTRY + RESTARTS, kind=2)))
     with Table(Place(tmp_path / "t")) as found, pytest.raises(FormatError, match="unknown compression of a block: 2"):

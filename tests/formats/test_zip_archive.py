@@ -16,6 +16,7 @@ from exporter.files.input_file import MemoryFile
 from exporter.files.place import Place
 from exporter.formats import zip_archive
 from exporter.formats.zip_archive import Archive
+from exporter.formats.zip_writer import stored_zip
 
 CONFIG, WEIGHTS = b'{"a": 1}' * 30, bytes(range(256)) * 40
 
@@ -231,6 +232,13 @@ def test_the_head_of_a_member_that_cannot_be_decompressed():
     with pytest.raises(FormatError, match="it cannot be decompressed") as error:
         Archive(MemoryFile(bytes(data))).head("config.json", 4)
     assert error.value.where == "config.json"
+
+
+def test_what_is_written_unpacks_to_regular_files_that_can_be_read():
+    with zipfile.ZipFile(MemoryFile(stored_zip([("a", b"1"), ("b/c", b"2")]))) as archive:
+        for member in archive.infolist():
+            mode = member.external_attr >> 16
+            assert (member.create_system, stat.S_ISREG(mode), mode & 0o444) == (3, True, 0o444)
 
 
 def test_bombs():

@@ -316,3 +316,10 @@ def test_a_document_of_very_many_values_is_refused_before_it_is_parsed(tmp_path,
     monkeypatch.setattr("exporter.sources.bundle.MAX_VALUES", 3000)
     with pytest.raises(FormatError, match=r"b.json: the bundle: expected at most 3000 values in the JSON, got 3002 commas"):
         exporter.load(tmp_path / "b.json")
+
+
+@pytest.mark.parametrize("name", ["x" * length for length in range(1, 9)])
+def test_numbers_in_safetensors_begin_at_a_multiple_of_eight(tmp_path, name):
+    """As the format asks, so that they can be used in place."""
+    exporter.write(make_bundle(make_layer(name)), tmp_path / "b.safetensors")
+    assert int.from_bytes((tmp_path / "b.safetensors").read_bytes()[:8], "little") % 8 == 0
