@@ -146,6 +146,7 @@ def test_a_file_is_mapped_and_an_empty_one_is_empty(tmp_path):
 
 
 def test_a_file_over_the_limit_is_not_mapped(tmp_path, monkeypatch):
+    assert graph_def.MAX_GRAPH == 1 << 31, "protobuf's own"
     (tmp_path / "g").write_bytes(bytes(11))
     monkeypatch.setattr(graph_def, "MAX_GRAPH", 11)
     assert len(open_file(Place(tmp_path / "g"))) == 11
