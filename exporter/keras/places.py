@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from exporter.batchnorm.places import Call, Neighbor
-from exporter.keras.calls import calls_of, references
+from exporter.keras.calls import Surroundings, calls_of, references
 from exporter.keras.lookalikes import WRAPPERS_AS_THEY_ARE
 from exporter.keras.node import MODELS, Node, is_batch_norm, join
 
@@ -46,7 +46,9 @@ def with_places(tree: Node) -> Node:
     """The tree with the calls of its batch norms; several entries of one layer are merged."""
     steps = steps_of(tree)
     if not steps:
-        return tree
+        shared = (node for node in _all(tree) if node.shared_object is not None)
+        called = {node.shared_object: node.surroundings for node in shared if node.surroundings.training}
+        return _called(tree, called) if called else tree
     found = _rebuilt(tree, by_layer(steps))
     for step in steps:
         step.outputs.clear()  # else they hold each other, and with them the whole config, until cycles are searched for
@@ -212,6 +214,14 @@ def _pick(values: dict[tuple[str, int], list[Step]], reference: Reference) -> St
     if not found:
         raise _Unknown
     return found[tensor if 0 <= tensor < len(found) else -1]
+
+
+def _called(node: Node, training: Mapping[int | None, Surroundings]) -> Node:
+    """The node after all entries of a layer that one of them calls in training are said to be called so."""
+    around = node.surroundings
+    if not around.training and node.shared_object in training:
+        around = dataclasses.replace(around, training=True, is_keras_3=training[node.shared_object].is_keras_3)
+    return dataclasses.replace(node, surroundings=around, children=tuple((role, _called(child, training)) for role, child in node.children))
 
 
 def key_of(node: Node) -> object:

@@ -172,6 +172,9 @@ class _Reader:
             layer = layer.replace(called_in_training=True, doubt=layer.doubt or OF_THE_BATCH)
         if layer.epsilon is not None:
             return with_kernel(layer, same, self._era)
+        reasons = [norm.reason for norm in same if not norm.in_training]
+        if all(reasons) and reasons:
+            return Skipped(layer.path, reasons[0])
         epsilon = epsilon_of(same)
         if epsilon is None:
             return layer

@@ -159,6 +159,16 @@ def test_a_config_that_contradicts_itself_says_nothing(config):
     assert set(map(tuple, places(config).values())) == {()}
 
 
+def test_a_call_in_training_counts_for_all_entries_of_a_layer_without_places():
+    """In a config that contradicts itself, as tf.keras writes one for a model that two models hold."""
+    plain, training = ({**called(norm(name), ["nowhere"]), "shared_object_id": 7} for name in ("bn", "again"))
+    training["inbound_nodes"] = [[["nowhere", 0, 0, {"training": True}]]]
+    other = called(norm("other"), ["nowhere"])
+    tree = model_tree(model(source(), plain, other, training, outputs=["bn"]), "m")
+    assert [(node.name, node.surroundings.training) for _, node in walk(tree) if is_batch_norm(node)] == [
+        ("bn", True), ("other", None), ("again", True)]
+
+
 @pytest.mark.parametrize("most", [
     2000, pytest.param(MAX_CALLS, marks=pytest.mark.thorough("much time: as many calls as are followed in a user's model"))])
 def test_models_that_double_at_every_level_come_to_an_end(most, monkeypatch):

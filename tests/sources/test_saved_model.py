@@ -696,6 +696,15 @@ def test_a_model_that_uses_the_statistics_of_the_batch(tmp_path, ops, serve, dou
     assert layer.epsilon == float(np.float32(0.02))
 
 
+def test_objects_whose_function_computes_with_another_mean(tmp_path):
+    """As QKeras's batch norm does, which quantizes it."""
+    gamma, beta, mean, variance = VECTORS
+    ops = [const("two", np.float32(2)), node("m2", "Mul", mean, "two:output:0"),
+           node("call", "FusedBatchNormV3", "x", gamma, beta, "m2:z:0", variance, epsilon=0.02, is_training=False)]
+    found = read(write_exported(tmp_path, children=CHILDREN, ops=ops))
+    assert (found.layers, [each.reason for each in found.skipped]) == ([], ["its mean is what the op Mul computes"])
+
+
 @pytest.mark.parametrize("kernel", [0.02, 0.03])
 def test_two_functions_that_disagree_about_epsilon_say_none(tmp_path, kernel):
     values = [f"read_{name}:value:0" for name in "gbmv"]
