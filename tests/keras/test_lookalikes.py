@@ -28,6 +28,16 @@ def h5(tmp_path, entry, weights=None, **groups):
     return write(tmp_path / "m.h5", held, sequential(entry, norm("plain")), keras_version="2.15.0", backend="tensorflow")
 
 
+def test_a_class_with_other_names_for_its_statistics_is_skipped_alone(tmp_path):
+    """keras-contrib's BatchRenormalization."""
+    weights = [(f"own/{role}:0", np.ones(3, "f4")) for role in ("gamma", "beta", "running_mean", "running_variance", "r_max")]
+    said = reasons(h5(tmp_path, norm("own", class_name="BatchRenormalization"), weights))
+    assert "moving_mean and moving_variance are not among its weights: own/gamma:0" in said["own"]
+    assert said["own"].endswith("its class is BatchRenormalization")
+    with pytest.raises(FormatError, match="not among its weights"):
+        exporter.read(h5(tmp_path, norm("own"), weights))
+
+
 def test_a_class_that_is_only_called_a_batch_norm_is_left_out_and_named(tmp_path):
     """A group normalization under that name, as Keras writes a user's class: its two vectors are gamma and beta."""
     own = {**layer("BatchNormalization", "own", groups=2, trainable=True), "registered_name": "BatchNormalization"}

@@ -6,10 +6,10 @@ from collections.abc import Container, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from exporter.batchnorm.stored import PARAMETERS, Statistic, Stored
-from exporter.errors import FormatError, names
+from exporter.errors import FormatError, names, printable
 from exporter.keras import dialects
 from exporter.keras.config import Node, NormFields, is_batch_norm, norm_fields, walk
-from exporter.keras.lookalikes import KERNELS, about_weights, reason_against
+from exporter.keras.lookalikes import KERNELS, about_weights, is_users_own, reason_against
 from exporter.keras.ranks import input_ranks
 from exporter.sources.legacy_h5.shared import each_once, without_hidden
 from exporter.sources.legacy_h5.weights import (
@@ -58,8 +58,11 @@ class Reading:
         found = list(each_once(candidates(path, node))) if node else []
         if not norms:
             if found and found[0].node is node and group.weights:
-                raise FormatError(f"moving_mean and moving_variance are not among its weights: {names(group.weights)}",
-                                  where=group.name)
+                what = f"moving_mean and moving_variance are not among its weights: {names(group.weights)}"
+                if not is_users_own(found[0].node.base_name):
+                    raise FormatError(what, where=group.name)
+                self.found.skip(path, f"{what}; its class is {printable(found[0].node.class_name, 80)}")
+                return
             for candidate in found:
                 self.found.skip(candidate.path, NEVER_BUILT)
             return
