@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exporter.diagnosis.pasted import FILE, SUFFIX, check_commas, is_pasted, plain
-from exporter.errors import FormatError, UsageError, printable
+from exporter.errors import FormatError, MissingFileError, UsageError, printable
 from exporter.files.place import Place
 
 if TYPE_CHECKING:
@@ -161,6 +161,8 @@ def load_npy(place: Place) -> NDArray[Any]:
     """A .npy file, memory-mapped; never unpickled."""
     try:
         array: NDArray[Any] = np.load(place.local, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise MissingFileError("no such file", where=place.name) from None
     except (ValueError, OSError, EOFError) as error:
         raise FormatError(f"this .npy file cannot be read: {printable(str(error), 120)}", where=place.name) from None
     return array

@@ -201,7 +201,7 @@ def test_eval_takes_little_memory_for_a_large_input(several, tmp_path):
     (["x.npy", "y.npy", "--layer", "c"], 2, "axis"), (["double.npy", "y.npy", "--layer", "a", "--fast"], 2, "float32"),
     (["text.npy", "y.npy", "--layer", "a"], 2, "expected an array of numbers as input"),
     (["b.json", "y.npy", "--layer", "a"], 1, "cannot be read"),
-    (["gone.npy", "y.npy", "--layer", "a"], 1, "cannot be read"),
+    (["gone.npy", "y.npy", "--layer", "a"], 1, "no such file"),
     (["x.npy", "y.npy", "--layer", "a", "--axis", "0"], 2, "channels along axis 0")])
 def test_eval_refuses(run, several, tmp_path, monkeypatch, words, code, message):
     monkeypatch.chdir(tmp_path)

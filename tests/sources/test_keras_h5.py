@@ -99,6 +99,8 @@ def test_an_architecture_beside_a_whole_model_is_not_used(tmp_path):
     (tmp_path / "model.json").write_text(json.dumps(sequential(norm("other"))))
     bundle = exporter.read(path, architecture=tmp_path / "model.json")
     assert bundle.warnings == ("the file contains its own config; the one given with --architecture is not used",)
+    with pytest.raises(exporter.errors.MissingFileError, match=r"nosuch\.json: no such file"):
+        exporter.read(path, architecture=tmp_path / "nosuch.json")
 
 
 def nested_weights(order):

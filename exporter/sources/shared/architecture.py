@@ -20,13 +20,18 @@ def node_tree_from(place: Place) -> Architecture:
 
     Raises: FormatError, UnsupportedError if the file contains no config; `where` starts with the file's name.
     """
+    check_exists(place)
     with located(place.name):
         return _architecture(place)
 
 
-def _architecture(place: Place) -> Architecture:
+def check_exists(place: Place) -> None:
+    """Raises MissingFileError if there is no such architecture."""
     if not place.exists():
-        raise MissingFileError("no such file or folder")
+        raise MissingFileError("no such file or folder", where=place.name)
+
+
+def _architecture(place: Place) -> Architecture:
     from exporter.formats.hdf5 import is_hdf5, open_hdf5
 
     if is_hdf5(place):
