@@ -26,6 +26,11 @@ def test_paths_of_their_own(paths, wanted):
     assert [layer.path for layer in unique_paths(make_layer(path) for path in paths)] == wanted
 
 
+def test_identifiers_of_their_own():
+    """The next number that is free, whatever is taken."""
+    assert identifiers(["bn_2", "bn", "bn", "bn", "b/n", "b-n"]) == ["bn_2", "bn", "bn_3", "bn_4", "b_n", "b_n_2"]
+
+
 FAMILIES = {
     "one name": lambda count: ["bn"] * count,
     "names that are there already": lambda count: [f"bn#{number}" for number in range(2, count // 2 + 2)] + ["bn"] * (count // 2),

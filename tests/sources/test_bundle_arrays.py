@@ -12,7 +12,7 @@ import exporter
 from exporter.errors import BundleError, ExporterError, FormatError, OutputError
 from exporter.files.place import Place
 from exporter.formats import npy
-from exporter.formats.safetensors import Tensor, dump
+from exporter.formats.safetensors import Tensor, dump, parse
 from exporter.formats.zip_writer import stored_zip
 from exporter.sources import bundle_arrays
 from exporter.targets.shared.options import WriteOptions
@@ -323,3 +323,10 @@ def test_numbers_in_safetensors_begin_at_a_multiple_of_eight(tmp_path, name):
     """As the format asks, so that they can be used in place."""
     exporter.write(make_bundle(make_layer(name)), tmp_path / "b.safetensors")
     assert int.from_bytes((tmp_path / "b.safetensors").read_bytes()[:8], "little") % 8 == 0
+
+
+def test_the_momentum_of_pytorch_is_the_part_that_is_new(tmp_path):
+    """Keras's 0.99 is PyTorch's 0.01."""
+    exporter.write(make_bundle(make_layer("bn", momentum=0.99)), tmp_path / "b.safetensors", WriteOptions(names="torch"))
+    metadata, _ = parse((tmp_path / "b.safetensors").read_bytes())
+    assert metadata["bn.momentum"] == "0.01"
