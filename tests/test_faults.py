@@ -423,7 +423,7 @@ def test_a_config_without_an_axis_is_worth_a_warning(tmp_path):
         file.attrs["model_config"] = file.attrs["model_config"].replace('"axis"', '"azis"', 1)
     done = command(tmp_path / "model.h5")
     assert done.returncode == 0
-    assert "warning: stem_bn: the file does not specify its axis; [-1] is assumed" in done.stderr
+    assert "warning: stem_bn: the file does not say for certain which axis it normalizes; [-1] is assumed" in done.stderr
 
 
 def test_a_signaling_nan_is_judged_by_the_gate(tmp_path):
