@@ -17,8 +17,9 @@ from exporter.sources.shared.found import Found
 from exporter.sources.shared.refusals import FOLDED, ORIGINAL
 from exporter.sources.tf_graph.chain import ROOTS
 from exporter.sources.tf_graph.closed import check_is_open
+from exporter.sources.tf_graph.graph_norm import GraphNorm
 from exporter.sources.tf_graph.layers import layers
-from exporter.sources.tf_graph.norms import GraphNorm, graph_norms
+from exporter.sources.tf_graph.norms import graph_norms
 from exporter.sources.tf_graph.paths import op_scope
 from exporter.sources.tf_graph.trace import FUSED, PASSES, VARIABLES
 from exporter.sources.tf_graph.values import Constant

@@ -18,8 +18,9 @@ from exporter.formats.object_graph import OBJECT_GRAPH, SavedGraph
 from exporter.formats.tensor_bundle import Checkpoint, TensorBundle, open_checkpoint
 from exporter.keras.dialects import era_of_tensorflow
 from exporter.sources.shared.found import Found
+from exporter.sources.tf_graph.graph_norm import OF_THE_BATCH
 from exporter.sources.tf_graph.layers import Values, layers
-from exporter.sources.tf_graph.norms import OF_THE_BATCH, graph_norms
+from exporter.sources.tf_graph.norms import graph_norms
 from exporter.sources.tf_graph.saved import SavedFunctions, key_of
 from exporter.sources.tf_graph.trace import VARIABLES as VARIABLE_OPS
 from exporter.sources.tf_graph.values import Variable
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from exporter.batchnorm.kernels import Kernel
     from exporter.batchnorm.stored import Stored
     from exporter.sources.shared.options import ReadOptions
-    from exporter.sources.tf_graph.norms import GraphNorm
+    from exporter.sources.tf_graph.graph_norm import GraphNorm
 
 NAME = "saved-model"
 TEXT_MODEL, VARIABLES = "saved_model.pbtxt", "variables/variables.index"

@@ -14,7 +14,7 @@ from exporter.batchnorm.dtypes import HELD_IN
 from exporter.batchnorm.stored import Skipped, Stored
 from exporter.errors import FormatError, printable
 from exporter.keras.dialects import adds_to_epsilon
-from exporter.sources.tf_graph.norms import OF_THE_BATCH, GraphNorm
+from exporter.sources.tf_graph.graph_norm import OF_THE_BATCH, GraphNorm
 from exporter.sources.tf_graph.values import Constant, Filled, Parameter, Parts, Shaping, Variable
 
 if TYPE_CHECKING:

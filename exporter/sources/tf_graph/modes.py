@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from typing import Protocol
 
 from exporter.formats.graph_def import Body
 from exporter.sources.tf_graph.chain import users_of
+from exporter.sources.tf_graph.graph_norm import GraphNorm
 
 # Both modes are computed before one is chosen: Keras up to 2.1 on a placeholder, the learning phase.
 CHOOSES = frozenset({"Switch", "RefSwitch", "Merge", "RefMerge", "Select", "SelectV2", "If", "StatelessIf"})
@@ -14,18 +14,7 @@ CHOOSES = frozenset({"Switch", "RefSwitch", "Merge", "RefMerge", "Select", "Sele
 Affine = tuple[Hashable, Hashable]
 
 
-class Called(Protocol):
-    """A batch norm of a graph, see GraphNorm."""
-
-    @property
-    def in_training(self) -> bool: ...
-    @property
-    def conditional(self) -> bool: ...
-    @property
-    def affine(self) -> Affine: ...
-
-
-def affine_of_both_modes(norms: Sequence[tuple[str, Called]], body: Body, *, is_served: bool) -> set[Affine]:
+def affine_of_both_modes(norms: Sequence[tuple[str, GraphNorm]], body: Body, *, is_served: bool) -> set[Affine]:
     """What gamma and beta are in the layers that are called in both modes.
 
     norms: each with the node of the body that it is, or that calls its function. is_served: whether all of the body computes the result

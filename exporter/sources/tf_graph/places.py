@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Hashable, Iterable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from exporter.batchnorm.places import Call, Neighbor
 from exporter.sources.tf_graph.chain import ADDITIONS, users_of
@@ -18,7 +18,7 @@ from exporter.sources.tf_graph.values import Constant, Frame, Parts, Variable, o
 
 if TYPE_CHECKING:
     from exporter.formats.graph_def import Body, Node
-    from exporter.sources.tf_graph.values import Value
+    from exporter.sources.tf_graph.graph_norm import GraphNorm
 
 # The axis of the output channels of each op's kernel; a depthwise one has two.
 KERNELS = {"Conv2D": 3, "Conv3D": 4, "MatMul": 1, "DepthwiseConv2dNative": None, "Conv2DBackpropInput": 2}
@@ -27,31 +27,10 @@ SHAPES = frozenset({"Shape", "ShapeN", "Size", "Rank"})  # they don't read the v
 MAX_LENGTH = 100
 
 
-class Norm(Protocol):
-    """The interface of a GraphNorm for this module."""
-
-    @property
-    def node(self) -> Node: ...
-
-    @property
-    def x(self) -> Value: ...
-
-    @property
-    def in_training(self) -> bool: ...
-
-    @property
-    def conditional(self) -> bool: ...
-
-    @property
-    def reason(self) -> str: ...
-
-    def identity(self) -> Hashable: ...
-
-
-def calls_of(kept: Sequence[Norm], found: Iterable[Norm], tracer: Tracer) -> list[tuple[Call, ...]]:
+def calls_of(kept: Sequence[GraphNorm], found: Iterable[GraphNorm], tracer: Tracer) -> list[tuple[Call, ...]]:
     """The call of each batch norm of `kept`, if it is certain. found: all, including the same one in other calls and functions."""
     look = _Look(tracer)
-    same: dict[Hashable, list[Norm]] = {}
+    same: dict[Hashable, list[GraphNorm]] = {}
     for norm in found:
         if not norm.in_training:
             same.setdefault(norm.identity(), []).append(norm)
@@ -64,7 +43,7 @@ class _Look:
         self._users: dict[str, dict[str, list[Node]]] = {}
         self._results: dict[str, set[str]] = {}
 
-    def at_all(self, norms: list[Norm]) -> tuple[Call, ...]:
+    def at_all(self, norms: list[GraphNorm]) -> tuple[Call, ...]:
         """The one call on which all occurrences of a batch norm agree; () if one is uncertain, or if the model calls it twice: a body
         contains it twice, or calls the function that contains it twice."""
         ops: dict[str, str] = {}
@@ -74,7 +53,7 @@ class _Look:
         first = calls[0]
         return (first,) if first is not None and all(call == first for call in calls) else ()
 
-    def _at(self, norm: Norm) -> Call | None:
+    def _at(self, norm: GraphNorm) -> Call | None:
         frame = norm.x.frame
         if norm.conditional or frame.body.nodes.get(norm.node.name) is not norm.node:
             return None
@@ -83,7 +62,7 @@ class _Look:
         feeding = self._feeding(frame, norm)
         return None if feeding is None else Call((feeding,), tuple(map(_neighbor, self._following(frame.body, norm.node))))
 
-    def _feeding(self, frame: Frame, norm: Norm) -> Neighbor | None:
+    def _feeding(self, frame: Frame, norm: GraphNorm) -> Neighbor | None:
         """What computes x: a stored kernel with its bias, or an op that is not part of a layer with a kernel; None if that is not
         certain, x is an argument, or a product of two inputs."""
         body, node, use_bias = frame.body, norm.x.node, False

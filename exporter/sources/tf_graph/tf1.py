@@ -27,8 +27,9 @@ from exporter.errors import names as listed
 from exporter.formats.graph_def import MetaGraph, Node, open_file
 from exporter.sources.shared.assemble import along_by_shape
 from exporter.sources.shared.found import Found
+from exporter.sources.tf_graph.graph_norm import OF_THE_BATCH, GraphNorm
 from exporter.sources.tf_graph.layers import Values, layers
-from exporter.sources.tf_graph.norms import OF_THE_BATCH, GraphNorm, graph_norms
+from exporter.sources.tf_graph.norms import graph_norms
 from exporter.sources.tf_graph.trace import PASSES, VARIABLES
 from exporter.sources.tf_graph.values import Constant, Variable
 

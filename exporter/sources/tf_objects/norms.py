@@ -23,7 +23,7 @@ from exporter.sources.tf_graph.trace import FUSED
 if TYPE_CHECKING:
     from exporter.formats.tensor_bundle import Checkpoint, TensorBundle
     from exporter.keras.config import Node, NormFields
-    from exporter.sources.tf_graph.norms import GraphNorm
+    from exporter.sources.tf_graph.graph_norm import GraphNorm
 
 Names = tuple[str, ...]
 

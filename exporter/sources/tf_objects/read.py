@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from exporter.batchnorm.stored import Stored
     from exporter.formats.object_graph import CheckpointGraph
     from exporter.sources.shared.found import Found
-    from exporter.sources.tf_graph.norms import GraphNorm
+    from exporter.sources.tf_graph.graph_norm import GraphNorm
 
 
 class Said(NamedTuple):

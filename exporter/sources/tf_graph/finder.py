@@ -1,0 +1,304 @@
+"""Finds the batch norms of a graph: fused ops (FusedBatchNorm, V2, V3, and what the graph optimizer makes of them), the op of the first
+TensorFlow, and chains (`chain`). Layer, group and instance normalization are not batch norm and are not reported."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from exporter.formats.graph_def import Body, Graph, Node
+from exporter.sources.tf_graph.averages import Averages, without_correction
+from exporter.sources.tf_graph.chain import ADDITIONS, ROOTS, Chain, chains, inner, splits_batch, users_of
+from exporter.sources.tf_graph.graph_norm import OF_THE_BATCH, GraphNorm
+from exporter.sources.tf_graph.trace import CALLS, CHOICES, FUSED, LOOPS, PASSES, VARIABLES, Tracer
+from exporter.sources.tf_graph.values import (
+    UNNAMED,
+    Constant,
+    Filled,
+    Frame,
+    Moment,
+    Opaque,
+    Parameter,
+    Parts,
+    Roles,
+    Traced,
+    Value,
+    Variable,
+    is_made,
+    operand,
+)
+
+FUSED_EPSILON = float(np.float32(1e-4))  # the op's default, which SavedModels omit (tensorflow/core/ops/nn_ops.cc)
+FUSED_CONVOLUTIONS = frozenset({"_FusedConv2D", "_FusedDepthwiseConv2dNative"})
+GLOBAL = "BatchNormWithGlobalNormalization"
+LAYOUTS = {"NHWC": (-1, 4), "NCHW": (1, 4), "NDHWC": (-1, 5), "NCDHW": (1, 5)}
+RANKS = {"Conv2D": 4, "DepthwiseConv2dNative": 4, "Conv2DBackpropInput": 4, "MaxPool": 4, "AvgPool": 4, "Conv3D": 5, "MatMul": 2}
+KEEPS_RANK = PASSES | ADDITIONS | {"Relu", "Relu6", "Elu", "Selu", "LeakyRelu", "Tanh", "Sigmoid", "Softplus", "Mul", "Sub", "Neg"}
+
+
+class Inputs(NamedTuple):
+    """The meaning of each input of an op."""
+
+    x: int
+    gamma: int
+    beta: int
+    mean: int
+    variance: int
+
+
+# tensorflow/core/ops/nn_ops.cc; a fused convolution has its filter and the number of what is fused with it in front.
+FUSED_INPUTS = Inputs(x=0, gamma=1, beta=2, mean=3, variance=4)
+OTHER_INPUTS = {GLOBAL: Inputs(x=0, mean=1, variance=2, beta=3, gamma=4),
+                **dict.fromkeys(FUSED_CONVOLUTIONS, Inputs(x=0, gamma=2, beta=3, mean=4, variance=5))}
+
+
+class _Op(NamedTuple):
+    """The last op of a batch norm, and what it specifies itself."""
+
+    node: Node
+    class_name: str
+    x: Value
+    epsilon: float | None
+    axis: int | None
+    ndim: int | None
+    reason: str
+
+
+class Finder:
+    """Every batch norm of a graph, see `graph_norms`."""
+
+    def __init__(self, graph: Graph, bound: Mapping[str, Sequence[Variable | None]] | None, main: bool) -> None:
+        self.graph = graph
+        self.tracer = Tracer(graph, bound, main=main)
+        self._users: dict[str, dict[str, list[Node]]] = {}
+        self._interesting: dict[str, bool] = {}
+        self._averages: Averages | None = None
+        self._below: dict[Frame, dict[str, list[Frame]]] = {}
+
+    def run(self) -> Iterator[tuple[Body, list[tuple[str, GraphNorm]]]]:
+        """Every batch norm in every frame, by the outermost body and with its node there, possibly the same one several times, in the order
+        of the ops; those of a function at its call."""
+        self._walk()
+        for root in self.tracer.roots:
+            norms = list(self._of(root))
+            if any(norm.in_training and norm.affine == (None, None) for _, norm in norms) and not root.body.results and any(
+                    node.op in VARIABLES for node in root.body.nodes.values()):  # else an unused output is the graph's
+                users = self._users_of(root.body)
+                norms = [(name, dataclasses.replace(norm, conditional=norm.conditional or (norm.in_training and name not in users)))
+                         for name, norm in norms]
+            yield root.body, norms
+
+    def _of(self, frame: Frame, outer: str = "") -> Iterator[tuple[str, GraphNorm]]:
+        nodes = frame.body.nodes.values()
+        norms = {node.name: norm for node in nodes if (norm := self._single(frame, node)) is not None}
+        if any(node.op in ROOTS for node in nodes):
+            norms |= self._chains(frame)
+        for node in nodes:
+            if node.name in norms:
+                yield outer or node.name, norms[node.name]
+            for below in self._below[frame].get(node.name, ()):
+                yield from self._of(below, outer or node.name)
+
+    def _walk(self) -> None:
+        """Finds the called functions that may contain a batch norm, from the main graph and the bound functions, once for equal
+        arguments."""
+        seen: set[tuple[str, tuple[Hashable, ...]]] = set()
+        queue = list(self.tracer.roots)
+        for frame in queue:
+            below = self._below[frame] = {}
+            for node in frame.body.nodes.values():
+                for name, first in self._calls(frame, node):
+                    sources = [self.tracer.trace(Value(frame, output)) for output in node.inputs[first:]]
+                    key = name, tuple(source.identity for source in sources)
+                    if key not in seen:
+                        seen.add(key)
+                        below.setdefault(node.name, []).append(self.tracer.enter(frame, node, name, first))
+            queue += [one for frames in below.values() for one in frames]
+
+    def _calls(self, frame: Frame, node: Node) -> list[tuple[str, int]]:
+        if node.op not in CALLS and node.op not in CHOICES and node.op not in LOOPS and node.op not in self.graph:
+            return []
+        return [(name, first) for name, first in self.tracer.called(frame, node) if self._holds_norms(name)]
+
+    def _holds_norms(self, function: str) -> bool:
+        """Whether a function, or one that it calls, has an op from which a batch norm can be found."""
+        if function not in self._interesting:
+            self._interesting[function] = False  # a recursive call adds nothing
+            names, reached = [function], {function}
+            for name in names:
+                for node in self.graph.function(name).nodes.values():
+                    if node.op in ROOTS or node.op == GLOBAL or FUSED.fullmatch(node.op) or node.op in FUSED_CONVOLUTIONS:
+                        self._interesting[function] = True
+                        return True
+                    attributes = (CALLS.get(node.op, ""), *CHOICES.get(node.op, ()), *LOOPS.get(node.op, ()))
+                    called = [*node.functions(*filter(None, attributes)), *([node.op] if node.op in self.graph else [])]
+                    new = [name for name in called if name not in reached]
+                    reached.update(new)
+                    names += new
+        return self._interesting[function]
+
+    def _single(self, frame: Frame, node: Node) -> GraphNorm | None:
+        """A batch norm that is one op."""
+        if FUSED.fullmatch(node.op):
+            return self._fused(frame, node, FUSED_INPUTS, node.boolean("is_training", True))
+        if node.op == GLOBAL or (node.op in FUSED_CONVOLUTIONS and _fuses_norm(node)):
+            return self._fused(frame, node, OTHER_INPUTS[node.op], False)
+        return None
+
+    def _fused(self, frame: Frame, node: Node, inputs: Inputs, training: bool) -> GraphNorm | None:
+        x = operand(frame, node, inputs.x)
+        roles = Roles(*(self.tracer.trace(operand(frame, node, number)) for number in inputs[1:]))
+        if node.op == GLOBAL:
+            epsilon = node.single("variance_epsilon", 0.0)
+            roles = roles if node.boolean("scale_after_normalization", False) else roles._replace(gamma=Filled(1.0))
+        else:
+            epsilon = node.single("epsilon", FUSED_EPSILON)
+        fed = roles.mean, roles.variance
+        if training:
+            roles = roles._replace(mean=Moment((frame, node.name, 1), True), variance=Moment((frame, node.name, 2), True))
+            if self._is_layer_norm(x, roles.gamma, roles.beta):
+                return None
+        layout = node.text("data_format", "NHWC")
+        axis, ndim = LAYOUTS.get(layout, (None, None))
+        if axis is not None and ndim is not None:
+            axis, ndim = self._through_transposes(frame, node, x, axis, ndim)
+        reason = "" if axis is not None else f"its data_format is {layout}"
+        return self._norm(_Op(node, node.op, x, epsilon, axis, ndim, reason), roles, fed)
+
+    def _is_layer_norm(self, x: Value, scale: Traced, offset: Traced) -> bool:
+        """tf.keras's LayerNormalization and instance norms use the fused op with reshaped inputs and generated scale and offset."""
+        if isinstance(scale, (Variable, Parts)) or isinstance(offset, (Variable, Parts)):
+            return False
+        node = inner(x).node
+        made = all(isinstance(one, (Filled, Opaque)) or (isinstance(one, Constant) and UNNAMED.fullmatch(one.name.rpartition("/")[2]))
+                   for one in (scale, offset))
+        return made and (isinstance(scale, (Opaque, Filled)) or (node is not None and node.op == "Reshape"))
+
+    def _through_transposes(self, frame: Frame, node: Node, x: Value, axis: int, ndim: int) -> tuple[int, int | None]:
+        """The axis of the layer if its input is transposed or reshaped for the kernel."""
+        x, _ = self._origin(x)
+        before = x.node
+        if before is None or before.op not in ("Transpose", "Reshape"):
+            return axis, ndim
+        if before.op == "Reshape":  # of a matrix: contrib's batch_norm gives it two axes of size 1
+            sizes = self.tracer.integers(operand(x.frame, before, 1))
+            kept = [number for number, size in enumerate(sizes or ()) if size != 1]
+            return (-1, 2) if sizes and len(sizes) == 4 and kept == [0, axis % 4] and self._after(frame, node, "Reshape") else (axis, None)
+        order = self.tracer.integers(operand(x.frame, before, 1))
+        after = self._after(frame, node, "Transpose")
+        back = self.tracer.integers(operand(frame, after[0], 1)) if len(after) == 1 else None
+        if order is None or back is None or len(order) != ndim or [order[n] for n in back if -1 < n < ndim] != list(range(ndim)):
+            return axis, ndim
+        return (order[axis] if order[axis] != ndim - 1 else -1), ndim
+
+    def _after(self, frame: Frame, node: Node, op: str) -> list[Node]:
+        """The ops of this kind that use a node's output, also after a conditional around it."""
+        users = self._users_of(frame.body)
+        queue, seen, found = [node], {node.name}, []
+        for one in queue:
+            for user in users.get(one.name, ()):
+                found += [user] if user.op == op else []
+                if (user.op in PASSES or user.op in ("Merge", "RefMerge")) and user.name not in seen:
+                    seen.add(user.name)
+                    queue.append(user)
+        return found
+
+    def _chains(self, frame: Frame) -> dict[str, GraphNorm]:
+        """Batch norms that consist of several ops, by the name of the last one."""
+        found = {}
+        for root, kind, chain, variance in chains(self.tracer, frame, self._users_of(frame.body)):
+            if chain is not None:
+                norm = self._chained(chain)
+            elif kind == "Rsqrt" and isinstance(variance, (Variable, Constant, Parts)):
+                norm = GraphNorm(root, Value(frame, root.inputs[0]), "", None, None, variance, variance, None, None, None,
+                                 "the graph uses its variance in a way that is not a known form of batch norm", certain=False)
+            else:
+                continue
+            if norm is not None:
+                found[norm.node.name] = norm
+        return found
+
+    def _chained(self, chain: Chain) -> GraphNorm | None:
+        roles = Roles(chain.gamma or Filled(1.0), chain.beta or Filled(0.0), chain.mean, chain.variance)
+        reason = "" if chain.epsilon is not None else "its epsilon is not a constant of the graph, or was folded into the variance"
+        norm = self._norm(_Op(chain.last, "tf.nn.batch_normalization", chain.x, chain.epsilon, None, self._rank(chain.x), reason), roles)
+        return dataclasses.replace(norm, splits_batch=True) if norm is not None and splits_batch(self.tracer, chain) else norm
+
+    def _norm(self, op: _Op, roles: Roles, fed: tuple[Traced, Traced] | None = None) -> GraphNorm | None:
+        """The batch norm, with the reason if a role has no parameter; None if it is another normalization.
+
+        fed: the statistics that are inputs of an op that computes its own.
+        """
+        gamma, beta = (None if is_made(source, neutral) else source for source, neutral in ((roles.gamma, 1.0), (roles.beta, 0.0)))
+        mean, variance = (self.tracer.moment(source) or source for source in (roles.mean, roles.variance))
+        moments = [one for one in (mean, variance) if isinstance(one, Moment)]
+        reason, moving = op.reason, None
+        if moments:
+            named = gamma is not None or beta is not None or "batchnorm" in op.node.name.split("/")[-2:] or FUSED.fullmatch(op.node.op)
+            if not named or not all(moment.of_batch for moment in moments):
+                return None
+            moving = self._moving(roles, moments[0], fed)
+            gamma, beta = without_correction(self.tracer, gamma, frozenset({"Mul"})), without_correction(self.tracer, beta, ADDITIONS)
+            reason = OF_THE_BATCH
+        for role, source in zip(Roles._fields, (gamma, beta, mean, variance), strict=True):
+            if isinstance(source, (Opaque, Filled)) and not reason:
+                reason = f"its {role} is {source.reason if isinstance(source, Opaque) else 'computed by the graph, not stored'}"
+        kept = [one if not isinstance(one, (Opaque, Moment)) else None for one in (gamma, beta)]
+        x, conditional = self._origin(op.x)
+        return GraphNorm(op.node, x, op.class_name, kept[0], kept[1], mean, variance, op.epsilon, op.axis, op.ndim, reason, bool(moments),
+                         moving, conditional=conditional)
+
+    def _moving(self, roles: Roles, moment: Moment, fed: tuple[Traced, Traced] | None) -> tuple[Parameter, Parameter] | None:
+        """The moving averages of a layer in training: fed to the op itself (from TensorFlow 2.3 on), or kept by the graph's updates."""
+        if fed is not None and isinstance(fed[0], Variable) and isinstance(fed[1], Variable):
+            return fed[0], fed[1]
+        if self._averages is None:
+            self._averages = Averages(self.tracer, list(self._below))
+        return self._averages.of(roles, moment)
+
+    def _users_of(self, body: Body) -> dict[str, list[Node]]:
+        if body.name not in self._users:
+            self._users[body.name] = users_of(body)
+        return self._users[body.name]
+
+    def _origin(self, x: Value) -> tuple[Value, bool]:
+        """The normalized tensor, traced through conditionals and calls, and whether there was a conditional."""
+        conditional = False
+        for _ in range(100):
+            node = x.node
+            outside = x.frame.outside(x.output.node) if node is None else None
+            if node is None:
+                conditional |= x.frame.call is not None and x.frame.call.op in CHOICES
+            else:
+                conditional |= node.op in ("Switch", "RefSwitch")
+            if outside is None and (node is None or node.op not in PASSES):
+                break
+            x = outside if outside is not None else operand(x.frame, node, 0) if node is not None else x
+        is_switch = x.node is not None and x.node.op == "Switch"
+        return (Value(x.frame, x.output._replace(slot=0)) if is_switch else x), conditional
+
+    def _rank(self, x: Value) -> int | None:
+        """The rank of an activation, if the preceding ops or the file's annotations show it."""
+        for _ in range(100):
+            node = x.node
+            if node is None:
+                outside = x.frame.outside(x.output.node)
+                if outside is None:
+                    return None
+                x = outside
+                continue
+            shape = node.shape("_output_shapes", x.output.slot) or (node.shape("shape") if node.op == "Placeholder" else None)
+            if shape or node.op in RANKS:
+                return len(shape) if shape else RANKS[node.op]
+            if node.op not in KEEPS_RANK:
+                return None
+            x = operand(x.frame, node, 0)
+        return None
+
+
+def _fuses_norm(node: Node) -> bool:
+    value = node.attribute("fused_ops")
+    return value is not None and b"FusedBatchNorm" in value.message(1).raws(2)

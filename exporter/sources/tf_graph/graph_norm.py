@@ -1,0 +1,67 @@
+"""A batch norm as a graph describes it, before any parameter is read."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Hashable
+
+from exporter.batchnorm.places import Call
+from exporter.formats.graph_def import Node
+from exporter.sources.tf_graph.values import Moment, Opaque, Parameter, Traced, Value
+
+OF_THE_BATCH = "it uses the statistics of the batch (is_training), not stored ones"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class GraphNorm:
+    """One batch norm of a graph.
+
+    path:     the scope of its variables, else of its ops; "" until all are known.
+    node:     its last op. x: what it normalizes. conditional: whether it is in a branch of a conditional, or
+              has no effect in a graph for training but on its averages.
+    splits_batch: whether the batch lies along the first two axes of x (virtual_batch_size).
+    gamma, beta: None if the graph has none.
+    mean, variance: parameters where `reason` is "".
+    epsilon:  a float32 as a double, or None. axis, ndim: if the graph specifies them.
+    in_training: whether it computes with the statistics of the batch.
+    moving:   in training, the moving averages that the graph's update ops keep.
+    also_in_training: whether the layer is also called in training, in the same graph of inference.
+    certain:  whether it is a batch norm; otherwise only the root of a stored variance was found.
+    reason:   why it cannot be resolved, or "".
+    calls:    see Stored; () if the graph does not show it with certainty.
+    """
+
+    node: Node
+    x: Value
+    class_name: str
+    gamma: Parameter | None
+    beta: Parameter | None
+    mean: Traced
+    variance: Traced
+    epsilon: float | None
+    axis: int | None
+    ndim: int | None
+    reason: str
+    in_training: bool = False
+    moving: tuple[Parameter, Parameter] | None = None
+    certain: bool = True
+    conditional: bool = False
+    splits_batch: bool = False
+    also_in_training: bool = False
+    path: str = ""
+    calls: tuple[Call, ...] = ()
+
+    def identity(self) -> tuple[Hashable, ...]:
+        roles = (self.mean, self.variance, self.gamma, self.beta)
+        return (*(role.identity if role is not None else None for role in roles), self.epsilon)
+
+    @property
+    def affine(self) -> tuple[Hashable, Hashable]:
+        """What gamma and beta are."""
+        return self.gamma.identity if self.gamma is not None else None, self.beta.identity if self.beta is not None else None
+
+    @property
+    def stored(self) -> tuple[Hashable, Hashable] | None:
+        """The stored statistics (in training, the moving averages); None if they are unknown."""
+        mean, variance = self.moving or (self.mean, self.variance)
+        return None if isinstance(mean, (Moment, Opaque)) or isinstance(variance, (Moment, Opaque)) else (mean.identity, variance.identity)
