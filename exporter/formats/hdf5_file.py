@@ -81,6 +81,7 @@ class File:
         self._by_library, self._id = by_library, None if is_plain else by_library()
         self._label = label
         self._is_plain, self._can_look_back = is_plain, can_look_back
+        self._file = file
         self._read_at = file.read_at if file.is_far or isinstance(file, MemoryFile) else Windows(file).read_at
         self._symbols = Groups(self._read_at, start)
         self._objects = PlainObjects(self._symbols.read, self._entered_by_library)
@@ -259,7 +260,7 @@ class File:
         for at, length, is_plain in dataset.places(size):
             start = max(0, at - LOOK_BACK, min(at, self._spans.add(path, at, at + length)))
             if self._can_look_back:
-                data = self._read_at(start, at + length - start)
+                data = self._file.read_at(start, at + length - start)
                 if len(data) != at + length - start:
                     raise FormatError("the file ends inside its data", hint="the file is damaged; copy or download it again")
                 check_structures(data, start, at)
