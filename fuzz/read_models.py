@@ -17,7 +17,7 @@ import exporter
 from exporter.pipeline import hints
 from exporter.sources.keras_v3 import replay, weights
 from exporter.sources.shared import assemble
-from exporter.sources.tf_graph import norms
+from exporter.sources.tf_graph import graph_norm
 
 ROLES = ("gamma", "beta", "moving_mean", "moving_variance")
 SENTINEL = 0.0625  # given as epsilon to files that do not say one
@@ -65,7 +65,7 @@ REASONS = (
     ("renorm in a class that no config describes", weights.MORE_VECTORS.partition("}")[2], _says_little),
     ("called in training mode", assemble.CALLED_IN_TRAINING, lambda truth, form: _any("training")(truth, form) or (
         _any("own")(truth, form) and truth["is_any_called"])),  # whether the user's class hands it on is not in the file
-    ("the graph computes with the batch", norms.OF_THE_BATCH, _is_any_called),
+    ("the graph computes with the batch", graph_norm.OF_THE_BATCH, _is_any_called),
     ("shared, in a file that Keras cannot load", replay.LOST_SHARING, _is_shared),
     ("shared, in a file that Keras cannot load", replay.UNCERTAIN, _is_shared),
 )
