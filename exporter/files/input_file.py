@@ -6,7 +6,7 @@ import io
 import os
 from typing import Any, Protocol
 
-WINDOW, MAX_WINDOWS = 1024, 3  # bytes of a local file that are read at once; pieces of it that are kept
+WINDOW, MAX_WINDOWS = 768, 3  # bytes of a local file that are read at once; pieces of it that are kept
 
 
 class InputFile(Protocol):
