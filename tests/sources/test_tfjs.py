@@ -297,8 +297,9 @@ def test_through_the_door(model, tmp_path):
     bundle = exporter.read(path)
     assert (bundle.origin.kind, shown(bundle)) == ("tfjs", {"bn": (0.01, given(A))})
     assert exporter.read(path, isolated=True).digest() == bundle.digest()
-    (tmp_path / "other.json").write_text("[1]")
-    assert not tfjs.claims(Place(tmp_path / "other.json"))
+    for text, is_claimed in (("[1]", False), ('{"layers": []}', False), ('{"modelTopology": {}}', True), ('{"weightsManifest": []}', True)):
+        (tmp_path / "other.json").write_text(text)
+        assert tfjs.claims(Place(tmp_path / "other.json")) is is_claimed
 
 
 def test_a_look_alike_and_weights_of_its_own(model):
