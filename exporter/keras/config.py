@@ -18,7 +18,7 @@ from typing import Any
 
 from exporter.errors import FormatError, printable
 from exporter.keras.calls import NOTHING_AROUND, Surroundings, input_names, input_tensors
-from exporter.keras.lookalikes import BATCH_NORMS, INNER_NORM, about_wrapper, inner_norm, is_called_batch_norm
+from exporter.keras.lookalikes import BATCH_NORMS, INNER_NORM, WRITTEN, about_wrapper, inner_norm, is_called_batch_norm
 from exporter.keras.node import MODELS as MODELS
 from exporter.keras.node import Node as Node
 from exporter.keras.node import is_batch_norm as is_batch_norm
@@ -123,7 +123,7 @@ def _layer(entry: dict[str, Any], counter: _Counter, outer: Surroundings, what: 
     tensors = input_tensors(entry)
     # a user's class may omit its name from its config, or store the None that it was called with
     optional = base not in BATCH_NORMS or ">" in class_name or isinstance(registered, str)
-    counter.has_namesakes |= optional and is_called_batch_norm(base)
+    counter.has_namesakes |= is_called_batch_norm(base) and (optional or WRITTEN.isdisjoint(config))
     return Node(name=_name(entry, config, counter, optional=optional), class_name=class_name,
                 registered_name=registered if isinstance(registered, str) else None, config=config,
                 children=tuple(_children(base, config, counter, own)), input_shape=_input_shape(entry, config, tensors),

@@ -38,9 +38,10 @@ def test_a_class_with_other_names_for_its_statistics_is_skipped_alone(tmp_path):
         exporter.read(h5(tmp_path, norm("own"), weights))
 
 
-def test_a_class_that_is_only_called_a_batch_norm_is_left_out_and_named(tmp_path):
+@pytest.mark.parametrize("registered", [{"registered_name": "BatchNormalization"}, {}], ids=["Keras 2.13", "Keras 2.12"])
+def test_a_class_that_is_only_called_a_batch_norm_is_left_out_and_named(tmp_path, registered):
     """A group normalization under that name, as Keras writes a user's class: its two vectors are gamma and beta."""
-    own = {**layer("BatchNormalization", "own", groups=2, trainable=True), "registered_name": "BatchNormalization"}
+    own = {**layer("BatchNormalization", "own", groups=2, trainable=True), **registered}
     bundle = exporter.read(h5(tmp_path, own, [("own/gamma:0", np.ones(3, "f4")), ("own/beta:0", np.ones(3, "f4"))]))
     assert bundle.paths() == ["plain"]
     assert "own: its class BatchNormalization is not Keras's own and does not have the config of a batch norm" in bundle.warnings[0]
