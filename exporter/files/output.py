@@ -52,15 +52,16 @@ def write(path: str | os.PathLike[str], data: bytes) -> None:
     write_pieces(path, (data,))
 
 
-def write_pieces(path: str | os.PathLike[str], pieces: Iterable[bytes], *, in_batch: bool = False) -> None:
-    """Like `write`, for data that comes in pieces. in_batch: the caller calls `sync_folder`, once for many files."""
+def write_pieces(path: str | os.PathLike[str], pieces: Iterable[bytes], *, sync: bool = True) -> None:
+    """Like `write`, for data that comes in pieces. sync: whether its folder is synced, too; if not, the caller does
+    that, once for many files."""
     path = without_file_scheme(path)
     if is_url(path):
         remote.write_bytes(path, b"".join(pieces))
     elif is_folder_name(path):
         write_folder(Path(path), b"".join(pieces))
     else:
-        with replacing(Path(path), in_batch=in_batch) as file:
+        with replacing(Path(path), sync=sync) as file:
             file.writelines(pieces)
 
 
@@ -71,7 +72,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def replacing(path: Path, *, in_batch: bool = False) -> Iterator[BinaryIO]:
+def replacing(path: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
     """A file to write to that becomes `path` at the end: a temporary file in the same folder, flushed to disk, then renamed.
 
     The temporary file is removed on every error and on the signals that Python turns into exceptions.
@@ -91,7 +92,7 @@ def replacing(path: Path, *, in_batch: bool = False) -> Iterator[BinaryIO]:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
             raise
-        if not in_batch:
+        if sync:
             sync_folder(path.parent)
     except OSError as error:
         raise OutputError(f"cannot be written: {os.strerror(error.errno) if error.errno else error}", where=str(path),

@@ -149,7 +149,7 @@ def export_one(task: Task, options: ReadOptions, write_options: WriteOptions, as
             folder = os.path.dirname(task.out)
             if not os.path.isdir(folder):
                 os.makedirs(folder, exist_ok=True)
-        output = Output(task.out, write_options, options.inputs(place), in_batch=True)
+        output = Output(task.out, write_options, options.inputs(place), sync=False)
         bundle = read_in_batch(place, options, output, asked)
         if ahead is not None:
             ahead.begin()

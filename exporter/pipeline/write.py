@@ -21,14 +21,14 @@ class Output:
     """An output that is being made: options and place are checked first, so that nothing is read for nothing."""
 
     def __init__(self, path: str | os.PathLike[str], options: WriteOptions, inputs: Iterable[Place] = (), *,
-                 stream: BinaryIO | None = None, in_batch: bool = False) -> None:
+                 stream: BinaryIO | None = None, sync: bool = True) -> None:
         """inputs: the files and folders that are read; the output may not replace them or be inside them.
-        stream: is written to instead of the path, which then only specifies the kind. in_batch: see exporter.files.output.write_pieces.
+        stream: is written to instead of the path, which then only specifies the kind. sync: see exporter.files.output.write_pieces.
 
         Raises: UsageError (unknown suffix, options that this kind does not accept), OutputError (cannot be written).
         """
         self.path, self._writer = os.fspath(path), writer_for(os.fspath(path), options)
-        self._stream, self._in_batch = stream, in_batch
+        self._stream, self._sync = stream, sync
         if stream is None:
             output.check_output(self.path, inputs)
 
@@ -51,7 +51,7 @@ class Output:
         if self._stream is not None:
             self._stream.write(b"".join(pieces))  # all or nothing, as for files
         else:
-            output.write_pieces(self.path, pieces, in_batch=self._in_batch)
+            output.write_pieces(self.path, pieces, sync=self._sync)
 
 
 def write(bundle: Bundle, path: str | os.PathLike[str], options: WriteOptions | None = None, *, vectors: bool = True,
