@@ -14,7 +14,7 @@ from exporter.batchnorm.dtypes import UNIT, coarser, round_to
 from exporter.batchnorm.layer import BatchNorm, exact_rows
 from exporter.diagnosis.carried import Carried, carried
 from exporter.diagnosis.origins import Index
-from exporter.diagnosis.pairing import HOWS, Pair, pair
+from exporter.diagnosis.pairing import Pair, pair
 from exporter.diagnosis.port_answer import DIFFERS, EQUAL, ROUNDED, Compared, Comparison, Difference
 from exporter.diagnosis.ports.port import Port, Ported, coarsest, of_bundle, of_layer
 
@@ -117,12 +117,6 @@ def _difference(mine: Ported, theirs: Ported, one: Carried) -> Difference:
     worst = int(np.argmax(np.where(np.isnan(ulps), np.inf, ulps)))
     return Difference(path=mine.path, what=one.name, code=one.code, says=one.words, mine=float(a[worst]), theirs=float(b[worst]),
                       channels=int(differ.sum()), of=a.size, ulp=float(ulps[worst]), channel=worst)
-
-
-def compare_layers(mine: BatchNorm, theirs: BatchNorm) -> list[Difference]:
-    """The differences of two layers."""
-    one, other = of_layer(mine), of_layer(theirs)
-    return list(_compared(one, other, Pair(0, 0, HOWS[0]), {other.dtype: Index([one], other.dtype)}).differences)
 
 
 def _folded_away(layer: Ported, other: Port) -> str:

@@ -375,22 +375,6 @@ def test_two_checkpoints_as_a_page(run, several, tmp_path):
         assert message in err
 
 
-def test_the_sign_of_zero_differs():
-    from exporter.diagnosis.comparison import compare_layers
-
-    layer = make_layer().replace(beta=np.zeros(4, np.float32))
-    found = compare_layers(layer, layer.replace(beta=np.array([0, 0, -0.0, 0], np.float32)))
-    assert [(one.what, one.channels, one.channel) for one in found] == [("beta", 1, 2)]
-
-
-def test_one_axis_under_two_names_is_one():
-    from exporter.diagnosis.comparison import compare_layers
-
-    layer = make_layer().replace(ndim=4)
-    assert compare_layers(layer, layer.replace(axis=(3,))) == []
-    assert [one.what for one in compare_layers(layer, layer.replace(axis=(1,)))] == ["axis"]
-
-
 def test_verify_refuses(run, tmp_path):
     code, _, err = run(verify, KERAS, "--live")
     assert code == 2

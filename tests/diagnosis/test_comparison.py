@@ -308,3 +308,20 @@ def test_globs_take_over_what_the_stars_stand_for():
     found = exporter.compare(make_bundle(*layers), state, map={"enc/*": "encoder.norm_*", "*/bn1": "d.bn1"})
     assert [pair.other for pair in found.pairs] == ["encoder.norm_bn1", "encoder.norm_bn2", "d.bn1"]
     assert {pair.how for pair in found.pairs} == {"by --map"}
+
+
+def differences(mine, theirs):
+    [pair] = exporter.compare(make_bundle(mine), make_bundle(theirs)).pairs
+    return pair.differences
+
+
+def test_the_sign_of_zero_differs():
+    layer = make_layer().replace(beta=np.zeros(4, np.float32))
+    found = differences(layer, layer.replace(beta=np.array([0, 0, -0.0, 0], np.float32)))
+    assert [(one.what, one.channels, one.channel) for one in found] == [("beta", 1, 2)]
+
+
+def test_one_axis_under_two_names_is_one():
+    layer = make_layer().replace(ndim=4)
+    assert differences(layer, layer.replace(axis=(3,))) == ()
+    assert [one.what for one in differences(layer, layer.replace(axis=(1,)))] == ["axis"]
