@@ -19,6 +19,10 @@ LEAVES = frozenset((
       for kind in ("Conv", "DepthwiseConv", "SeparableConv", "ZeroPadding", "Cropping", "UpSampling", "MaxPooling", "AveragePooling"))))
 
 
+# Keys of which tf_keras writes none in the legacy form of an object, and ids, which it writes at only one of two places of a layer.
+_OF_ONE_FORM = frozenset(("module", "registered_name", "build_config", "shared_object_id"))
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Node:
     """One layer of a config, or the model itself.
@@ -57,6 +61,11 @@ class Node:
         object.__setattr__(self, "base_name", self.class_name.rpartition(">")[2])  # asked for many times
 
     @property
+    def kind(self) -> str:
+        """The class with the package that it is registered under, which tf_keras writes in either of two keys, even in one file."""
+        return self.registered_name or self.class_name
+
+    @property
     def is_model(self) -> bool:
         """Whether it contains a list of layers, as a Sequential does."""
         return self.base_name in MODELS or (bool(self.children) and any(role == "layers" for role, _ in self.children))
@@ -65,6 +74,29 @@ class Node:
     def is_order_known(self) -> bool:
         """Whether Keras defines the order of the weights of `children`: in a user's class, only if there is a single child."""
         return self.is_model or self.base_name in ("Bidirectional", "StackedRNNCells") or len(self.children) < 2
+
+
+def are_alike(one: Node, other: Node) -> bool:
+    """Whether two entries agree in name, class and config, so that they may be one layer.
+
+    tf_keras 2.12 and later write the layers of the outermost model in another form than those of a nested one.
+    """
+    return one.name == other.name and one.kind == other.kind and _are_alike(one.config, other.config)
+
+
+def _are_alike(one: Any, other: Any) -> bool:
+    if one == other:
+        return True
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_are_alike, one, other))
+    if not isinstance(one, Mapping) or not isinstance(other, Mapping):
+        return False
+    if "class_name" not in one or "class_name" not in other:
+        return one.keys() == other.keys() and all(_are_alike(value, other[key]) for key, value in one.items())
+    keys = one.keys() - _OF_ONE_FORM
+    kinds = [each.get("registered_name") or each["class_name"] for each in (one, other)]
+    return (keys == other.keys() - _OF_ONE_FORM and kinds[0] == kinds[1]
+            and all(_are_alike(one[key], other[key]) for key in keys if key != "class_name"))
 
 
 def walk(root: Node) -> Iterator[tuple[str, Node]]:

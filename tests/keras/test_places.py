@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -10,6 +11,7 @@ import exporter
 from exporter.batchnorm.places import Call, Neighbor
 from exporter.commands.export import export
 from exporter.keras.config import is_batch_norm, model_tree, walk
+from exporter.keras.node import Node, are_alike
 from exporter.keras.places import MAX_CALLS
 from tests.make.configs import layer, norm, sequential
 from tests.make.h5_files import named, parameters, write
@@ -253,3 +255,24 @@ def test_calls_that_are_counted_on_from_another_model():
     calls = [(["x"], ["inner/bn"]), (["bn"], ["inner/relu"])]
     assert places(config) == {"bn": calls, "inner/bn": calls}
     assert [node.surroundings.training for _, node in walk(model_tree(config, "m")) if is_batch_norm(node)] == [True, True]
+
+
+def test_one_layer_in_two_forms():
+    """tf_keras writes a user's class in one way in the outermost model and in another in a nested one."""
+    ones = {"module": "keras.initializers", "class_name": "Ones", "config": {}, "registered_name": None}
+    policy = {"module": "keras", "class_name": "Policy", "config": {"name": "mixed_float16"}, "registered_name": None}
+    outer = Node(name="a", class_name="Mine", registered_name="own>Mine", config={"gamma_initializer": ones, "dtype": policy, "axis": [1]})
+    same = Node(name="a", class_name="own>Mine", config={
+        "gamma_initializer": {**ones, "shared_object_id": 3}, "dtype": {"class_name": "Policy", "config": {"name": "mixed_float16"}},
+        "axis": [1]})
+    assert are_alike(outer, same)
+    assert outer.kind == same.kind == "own>Mine"
+    different = [
+        {"name": "b"}, {"class_name": "Mine"}, {"class_name": "other>Mine"}, {"config": {**same.config, "axis": [2]}},
+        {"config": {**same.config, "axis": [1, 2]}}, {"config": {**same.config, "axis": 1}}, {"config": {**same.config, "more": 1}},
+        {"config": {**same.config, "gamma_initializer": {**ones, "class_name": "Zeros"}}},
+        {"config": {**same.config, "gamma_initializer": {**ones, "registered_name": "own>Ones"}}},
+        {"config": {**same.config, "gamma_initializer": {**ones, "more": 1}}},
+        {"config": {**same.config, "dtype": {"class_name": "Policy", "config": {"name": "mixed_bfloat16"}}}},
+        {"config": {**same.config, "dtype": "mixed_float16"}}]
+    assert not any(are_alike(outer, dataclasses.replace(same, **fields)) for fields in different)

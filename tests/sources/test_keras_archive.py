@@ -428,6 +428,21 @@ def test_a_call_in_training_of_a_layer_whose_sharing_is_lost_may_be_one_of_its_o
     assert [(layer.path, layer.called_in_training, layer.calls) for layer in bundle] == [("inner/bn", True, ())]
 
 
+def test_a_users_layer_that_a_nested_model_calls_too(tmp_path):
+    """tf_keras: the outer entry has class and package apart, the nested one together, and no id says that they are one layer."""
+    outer = {**norm("bn", epsilon=0.1, class_name="Mine", registered="own>Mine"), "inbound_nodes": [[["x", 0, 0, {}]]]}
+    nested = {"class_name": "own>Mine", "config": outer["config"], "name": "bn", "inbound_nodes": [[["y", 0, 0, {}]]]}
+    inner = {**functional("inner", entry("InputLayer", "y"), nested), "inbound_nodes": [[["bn", 0, 0, {}]]]}
+    config = functional("m", entry("InputLayer", "x"), outer, inner)
+    for each, first, last in ((inner, "y", "bn"), (config, "x", "inner")):
+        each["config"].update(input_layers=[[first, 0, 0]], output_layers=[[last, 0, 0]])
+    groups = {"layers/mine": A, "layers/functional/layers/conv2d": [np.ones(3, "float32")]}
+    archive = write_archive(tmp_path / "m.keras", config, groups, version="2.15.0")
+    for bundle in (exporter.read(archive), exporter.read(write_weights(tmp_path / "m.weights.h5", groups), architecture=archive)):
+        assert shown(bundle) == {"bn": (0.1, given(A))}
+        assert [[each.path for each in call.inputs] for call in bundle["bn"].calls] == [["x"], ["bn"]]
+
+
 def test_what_a_quantizing_wrapper_keeps_for_itself(tmp_path):
     """tfmot's wrapper takes gamma away from its layer where it quantizes that."""
     quantize = {"class_name": "Default8BitQuantizeConfig", "config": {"weight_attrs": ["gamma"], "quantize_output": False}}

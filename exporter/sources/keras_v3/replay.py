@@ -17,7 +17,7 @@ from exporter.keras.config import MODELS, Node, is_batch_norm, join, norm_fields
 from exporter.keras.dialects import Counting
 from exporter.keras.lookalikes import BATCH_NORMS
 from exporter.keras.names import numbered, snake_case
-from exporter.keras.node import LEAVES
+from exporter.keras.node import LEAVES, are_alike
 from exporter.keras.places import with_shared
 from exporter.sources.keras_v3.groups import LAYER_LISTS, NOT_LAYERS, Group
 
@@ -56,7 +56,7 @@ class Match:
 def with_sharing(root: Group, tree: Node, keras_version: str | None, *, own_config: bool) -> Node:
     """The tree, in which entries of one layer are marked as such if the groups show it but the config does not, as with
     to_json()."""
-    names = collections.Counter((node.name, node.class_name) for _, node in walk(tree) if node.shared_object is None)
+    names = collections.Counter((node.name, node.base_name) for _, node in walk(tree) if node.shared_object is None)
     if not names or max(names.values()) == 1:
         return tree
     fitting = _fitting(_ways(root, tree, keras_version, own_config, frozenset()), keras_version)
@@ -132,7 +132,7 @@ def _explained(matches: list[Match]) -> list[Match]:
 
 def _identity(match: Match) -> object:
     node = match.node
-    return None if node is None else (node.name, node.class_name, dataclasses.replace(norm_fields(node), ndim=None))
+    return None if node is None else (node.name, node.kind, dataclasses.replace(norm_fields(node), ndim=None))
 
 
 def _possible(root: Group) -> list[Counting]:
@@ -195,7 +195,7 @@ class _Replay:
             return self._weights_of.get(node.shared_object)
         if node.name and missing:
             for other, weights in self._saved.get(node.name, ()):
-                if other.class_name == node.class_name and other.config == node.config:
+                if are_alike(other, node):
                     self.same.append((other, node))
                     return weights
         return None

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from exporter.keras.config import Node, is_batch_norm
+from exporter.keras.node import are_alike
 from exporter.keras.places import with_shared
 from exporter.sources.legacy_h5.weights import Candidate, LayerGroup, Norm, candidates, norms_of
 
@@ -21,8 +22,8 @@ def with_one_each(tree: Node, placed: Iterable[tuple[LayerGroup, str, Node | Non
         alike = []
         own = list(each_once(candidates(path, node)))
         for candidate in own:
-            other = first.setdefault((candidate.node.name, candidate.node.class_name), candidate.node)
-            if other is not candidate.node and other.config == candidate.node.config:
+            other = first.setdefault((candidate.node.name, candidate.node.kind), candidate.node)
+            if other is not candidate.node and are_alike(other, candidate.node):
                 alike.append((other, candidate.node))
         if alike and len(without_hidden(norms_of(group), path, node, own)[0]) == len(own) - len(alike):
             pairs += alike

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, TypeVar
 from exporter.batchnorm.layer import PARAMETERS
 from exporter.errors import FormatError, names, printable
 from exporter.keras.config import Node, is_batch_norm, join
+from exporter.keras.node import are_alike
 from exporter.sources.shared.assemble import RENORM_EVER
 
 if TYPE_CHECKING:
@@ -258,8 +259,8 @@ def _are_any_alike(found: Sequence[Candidate]) -> bool:
     """Whether two batch norms have the same name, class and config."""
     first: dict[tuple[str, str], Node] = {}
     for node in (candidate.node for candidate in found):
-        other = first.setdefault((node.name, node.class_name), node)
-        if other is not node and other.config == node.config:
+        other = first.setdefault((node.name, node.kind), node)
+        if other is not node and are_alike(other, node):
             return True
     return False
 

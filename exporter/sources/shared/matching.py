@@ -12,6 +12,7 @@ from exporter.errors import FormatError, names
 from exporter.keras import dialects
 from exporter.keras.config import Node, norm_fields
 from exporter.keras.lookalikes import KERNELS, about_weights, reason_against
+from exporter.keras.node import are_alike
 from exporter.keras.places import with_shared
 from exporter.keras.ranks import input_ranks
 from exporter.sources.legacy_h5.shared import each_once
@@ -90,9 +91,9 @@ def _with_one_each(tree: Node, owners: Sequence[str]) -> Node:
     """The tree; batch norms of one name, class and config in several models are one layer where only one owner of weights has that name."""
     alike: dict[tuple[str, str], list[Candidate]] = {}
     for norm in candidates("", tree):
-        alike.setdefault((norm.node.name, norm.node.class_name), []).append(norm)
+        alike.setdefault((norm.node.name, norm.node.kind), []).append(norm)
     pairs = [(same[0].node, other.node) for same in alike.values() for other in same[1:]
-             if same[0].node.config == other.node.config and len(set().union(*(_possible(norm, owners) for norm in same))) == 1]
+             if are_alike(same[0].node, other.node) and len(set().union(*(_possible(norm, owners) for norm in same))) == 1]
     return with_shared(tree, pairs) if pairs else tree
 
 
