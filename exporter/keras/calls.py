@@ -45,8 +45,8 @@ class Surroundings:
         return dataclasses.replace(self, training=True if True in each else None if None in each else False, is_keras_3=is_keras_3)
 
     def noted(self, note: str) -> Surroundings:
-        """The surroundings with one more sentence, "" for none."""
-        return dataclasses.replace(self, notes=(*self.notes, note)) if note else self
+        """The surroundings with one more sentence, unless it is "" or known."""
+        return dataclasses.replace(self, notes=(*self.notes, note)) if note and note not in self.notes else self
 
     def inside(self, class_name: str, role: str) -> Surroundings:
         """The surroundings of the layer that a wrapper of this class has under this key of its config; "" for a model, which adds

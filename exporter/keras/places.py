@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 from exporter.batchnorm.places import Call, Neighbor
@@ -16,6 +17,9 @@ from exporter.keras.lookalikes import WRAPPERS_AS_THEY_ARE
 from exporter.keras.node import MODELS, Node, is_batch_norm, join
 
 MAX_CALLS = 200_000  # nested models that are each called twice double the number at every level
+
+OVERWRITTEN = ("two models call it, one nested in the other, and Keras wrote the calls of the nested model over the others: whether those "
+               "have training=True is not in the file")
 
 # The axis of the output channels of each class's kernel, of Keras 2 and later; of a separable one, its pointwise kernel.
 _KERNEL_AXES = {
@@ -46,6 +50,8 @@ def with_places(tree: Node) -> Node:
     """The tree with the calls of its batch norms; several entries of one layer are merged."""
     steps = steps_of(tree)
     if not steps:
+        lost = _overwritten(tree, {})
+        tree = _noted(tree, lost) if lost else tree
         shared = (node for node in _all(tree) if node.shared_object is not None)
         called = {node.shared_object: node.surroundings for node in shared if node.surroundings.training}
         return _called(tree, called) if called else tree
@@ -57,7 +63,7 @@ def with_places(tree: Node) -> Node:
 
 def steps_of(tree: Node) -> list[Step]:
     """The calls of a model's layers, each after those that it reads; none if the config does not specify them or contradicts itself."""
-    if tree.base_name not in MODELS:
+    if tree.base_name not in MODELS or _overwritten(tree, {}):
         return []
     graph = _Graph()
     try:
@@ -66,6 +72,42 @@ def steps_of(tree: Node) -> list[Step]:
     except _Unknown:
         return []
     return graph.steps
+
+
+def _overwritten(model: Node, above: dict[int, list[Any]]) -> set[int]:
+    """The shared_object of each layer whose entry contains its calls in a nested model instead of those in its own.
+
+    tf.keras 2.5 and later, and tf_keras in .h5, keep one entry for a layer that a model contains and then a model nested in it as well,
+    and write the calls of the nested one over the others. above: the calls of the layers of the models around this one.
+    """
+    if not above and not any(child.children for _, child in model.children):
+        return set()
+    entries = model.config.get("layers") if "input_layers" in model.config else None
+    if not isinstance(entries, list) or len(entries) != len(model.children):
+        entries = [{}] * len(model.children)
+    found, own = set[int](), set[int]()
+    for (_, child), entry in zip(model.children, entries, strict=True):
+        if child.children:
+            found |= _overwritten(child, above)
+        shared, calls = child.shared_object, calls_of(entry)
+        if shared is None or not calls or isinstance(calls[0], dict):  # Keras 3's are right
+            continue
+        if above.get(shared) == calls:
+            found.add(shared)
+        elif shared not in above:
+            above[shared] = calls
+            own.add(shared)
+    for shared in own:
+        del above[shared]
+    return found
+
+
+def _noted(node: Node, overwritten: AbstractSet[int], *, is_inside: bool = False) -> Node:
+    """The node after each batch norm in the entries of these layers is said to have calls that the config lacks."""
+    is_inside |= node.shared_object in overwritten
+    return dataclasses.replace(
+        node, surroundings=node.surroundings.noted(OVERWRITTEN) if is_inside and is_batch_norm(node) else node.surroundings,
+        children=tuple((role, _noted(child, overwritten, is_inside=is_inside)) for role, child in node.children))
 
 
 def by_layer(steps: Iterable[Step]) -> dict[object, list[Step]]:

@@ -12,7 +12,7 @@ from exporter.batchnorm.places import Call, Neighbor
 from exporter.commands.export import export
 from exporter.keras.config import is_batch_norm, model_tree, walk
 from exporter.keras.node import Node, are_alike
-from exporter.keras.places import MAX_CALLS
+from exporter.keras.places import MAX_CALLS, OVERWRITTEN
 from tests.make.configs import layer, norm, sequential
 from tests.make.h5_files import named, parameters, write
 
@@ -255,6 +255,20 @@ def test_calls_that_are_counted_on_from_another_model():
     calls = [(["x"], ["inner/bn"]), (["bn"], ["inner/relu"])]
     assert places(config) == {"bn": calls, "inner/bn": calls}
     assert [node.surroundings.training for _, node in walk(model_tree(config, "m")) if is_batch_norm(node)] == [True, True]
+
+
+@pytest.mark.parametrize("wrap", [lambda entry: entry, lambda entry: layer("TimeDistributed", "over_time", {"layer": entry})])
+def test_calls_that_a_nested_model_wrote_over_those_of_the_outer_one(wrap):
+    """tf.keras 2.5 and later: the outer model calls the layer on relu, its entry has what the nested one says, and both have an x."""
+    shared = {**called(wrap(norm("bn")), ["x"]), "shared_object_id": 5}
+    name = shared["config"]["name"]
+    inner = called(model(source(), shared, outputs=[name], name="inner"), [name])
+    config = model(source(), called(RELU, ["x"]), shared, inner, called(norm("last"), ["inner"]), outputs=["last"])
+    nodes = [node for _, node in walk(model_tree(config, "m")) if is_batch_norm(node)]
+    assert [node.calls for node in nodes] == [(), (), ()]
+    assert [node.surroundings.notes for node in nodes] == [(OVERWRITTEN,), (OVERWRITTEN,), ()]
+    inner["config"]["layers"][1] = {**shared, "inbound_nodes": [[["x", 0, 0, {"training": False}]]]}  # each has its own
+    assert all(places(config).values())
 
 
 def test_one_layer_in_two_forms():
