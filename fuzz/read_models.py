@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 
 import exporter
+from exporter.keras import places
 from exporter.pipeline import hints
 from exporter.sources.keras_v3 import replay, weights
 from exporter.sources.shared import assemble
@@ -113,7 +114,7 @@ class Reading:
                     yield bundle
                 counts["refused"] += len(layers)
                 return
-        seen: set[int] = set()
+        seen: dict[int, list[Any]] = {}
         for found in bundle:
             number = self.by_mean.get(found.moving_mean.tobytes())
             if number is None and form in NO_CONFIG and listed(found.moving_mean) in self.truth["popped"]:
@@ -123,10 +124,12 @@ class Reading:
                 continue
             if number in seen and not (form in UNSHARED and len(layers[number]["paths"]) > 1):
                 yield f"{found.path}: the layer {layers[number]['paths']} a second time"
-            seen.add(number)
+            seen.setdefault(number, []).append(found)
             lines = list(self.layer(form, found, number, bundle.warnings))
             counts["right"] += not lines
             yield from (f"{found.path}: {line}" for line in lines)
+        for number, entries in seen.items():
+            yield from self.calls(form, entries, layers[number])
         for _, reason in bundle.skipped:
             yield from self.refuse(form, reason)
         missing = [layer["paths"][0] for number, layer in enumerate(layers) if number not in seen and self.is_in(file, number)]
@@ -197,10 +200,9 @@ class Reading:
         training = truth["training"]
         if training and is_one_of_several:
             training = any(call["training"] for call in truth["calls"] if call["path"] == found.path)
-        if training is not None and form not in NO_NAMES and found.called_in_training not in (training, truth["training"]):
+        is_lost = any(places.OVERWRITTEN in sentence and found.path in sentence for sentence in warnings)
+        if training is not None and form not in NO_NAMES and not is_lost and found.called_in_training not in (training, truth["training"]):
             yield f"called_in_training {found.called_in_training}, the model's {truth['training']}"
-        if found.calls and form not in FROM_GRAPHS:  # there they are operations
-            yield from self.calls(found, truth, is_one_of_several)
 
     def axis(self, found: Any, truth: dict[str, Any]) -> Iterator[str]:
         got = sorted(axis % truth["ndim"] for axis in found.axis)
@@ -232,8 +234,9 @@ class Reading:
             yield (f"output {got[worst]:.9g}, the layer's {y[worst]:.9g}, bound {np.broadcast_to(bound, y.shape)[worst]:.2g}, epsilon "
                    f"{found.epsilon:g} effective {found.effective_epsilon}")
 
-    def calls(self, found: Any, truth: dict[str, Any], is_one_of_several: bool) -> Iterator[str]:
-        """Whether what feeds and follows each call is right; a Sequential's config may have an input layer or none."""
+    def calls(self, form: str, entries: list[Any], truth: dict[str, Any]) -> Iterator[str]:
+        """Whether what feeds and follows each call is right; a Sequential's config may have an input layer or none. Each entry of a layer
+        that a file holds more than once has the calls under its path, and all of them together have all calls."""
         def said(call: Any) -> Any:
             return tuple(tuple(sorted((each.path, plain(each.class_name)) for each in side if each.class_name != "InputLayer"))
                          for side in (call.inputs, call.outputs))
@@ -244,10 +247,16 @@ class Reading:
         def plain(name: str) -> str:
             return re.sub("V[12]$", "", name.rpartition(">")[2])
 
-        if truth["calls"] is None:
-            yield f"its place is said, in a model of which none is known: {found.calls}"
+        if form in FROM_GRAPHS or not all(each.calls for each in entries):  # in graphs they are operations
             return
-        mine = [call for call in truth["calls"] if call["path"] == found.path or not is_one_of_several]
-        got, want = sorted(map(said, found.calls)), sorted(map(true, mine))
+        if truth["calls"] is None:
+            yield f"{entries[0].path}: its place is said, in a model of which none is known: {entries[0].calls}"
+            return
+        got, want = (collections.Counter(calls) for calls in (
+            [said(call) for each in entries for call in each.calls], map(true, truth["calls"])))
         if got != want:
-            yield f"calls {got}, the model's {want}"
+            yield f"{[each.path for each in entries]}: calls {sorted(got.elements())}, the model's {sorted(want.elements())}"
+        for each in entries if len(entries) > 1 else ():
+            own = collections.Counter(true(call) for call in truth["calls"] if call["path"] == each.path)
+            if own - collections.Counter(map(said, each.calls)):
+                yield f"{each.path}: calls {each.calls}, its own {sorted(own.elements())}"

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 import json
 import pathlib
 
 import pytest
 
+from exporter.batchnorm.places import Call, Neighbor
+
 HERE = pathlib.Path(__file__).resolve().parent.parent / "fuzz"
+Given = collections.namedtuple("Given", "path calls")
 FORMS = ("keras", "h5", "weights.h5 + json", "checkpoint + json", "tf weights + json")
 
 pytestmark = [pytest.mark.live, pytest.mark.filterwarnings("ignore")]
@@ -22,6 +26,20 @@ def fuzz(monkeypatch):
     import write_models
 
     return write_models, read_models
+
+
+def test_calls_of_a_layer_with_two_paths(fuzz):
+    """A file that holds such a layer once says all its calls; one that holds it twice, those of each path where it is that one."""
+    def call(path):
+        return {"path": path, "training": False, "inputs": [[f"{path} feeds", "Dense"]], "outputs": []}
+
+    def entry(path, *paths):
+        return Given(path, tuple(Call((Neighbor(path=f"{each} feeds", class_name="Dense"),), ()) for each in paths))
+
+    check = functools.partial(fuzz[1].Reading.calls, None, "h5", truth={"calls": [call("a/bn"), call("b/bn")]})
+    assert list(check([entry("a/bn", "a/bn", "b/bn")])) == list(check([entry("a/bn", "a/bn"), entry("b/bn", "b/bn")])) == []
+    for wrong in ([entry("a/bn", "a/bn")], [entry("a/bn", "b/bn"), entry("b/bn", "a/bn")], [entry("a/bn", "a/bn", "b/bn", "b/bn")]):
+        assert any("calls" in line for line in check(wrong))
 
 
 @functools.cache
