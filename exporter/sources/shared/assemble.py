@@ -48,7 +48,7 @@ def assemble(path: str, node: Node | None, fields: NormFields | None, arrays: Ar
     dtype = _common({parameter: dtype for parameter, (_, dtype) in arrays.items()}, "type", path)
     axis: tuple[int, ...] | None = None
     if fields is not None:
-        rank = fields.ndim or rank
+        rank = fields.ndim or rank or (len(shape) - (fields.virtual_batch_size is not None) if len(shape) > 1 else None)  # see `_along`
         axis, shape = _along(shape, fields, path)
         if node is not None and axis is not None:
             _check_channels(axis, shape, node.input_shape, path)
@@ -58,19 +58,19 @@ def assemble(path: str, node: Node | None, fields: NormFields | None, arrays: Ar
     mean, variance = found.get("moving_mean"), found.get("moving_variance")
     if mean is None or variance is None:
         raise FormatError("moving_mean or moving_variance is missing", where=path)
-    outer = _seen_from_outside(axis, rank) if node is not None and node.surroundings.added_axes else Outside(axis, rank)
+    outer = _seen_from_outside(axis, rank, node.surroundings.added_axes if node else 0)
     return Stored(
-        path=path, name=node.name if node else name, axis=outer.axis, shape=shape, ndim=outer.ndim, assumed=outer.assumed, dtype=dtype,
+        path=path, name=node.name if node else name, axis=outer.axis, shape=shape, ndim=outer.ndim, dtype=dtype,
         epsilon=fields.epsilon if fields else None, momentum=fields.momentum if fields else None, gamma=found.get("gamma"),
         beta=found.get("beta"), moving_mean=mean, moving_variance=variance, quantized=quantized,
         effective_epsilon=dialects.effective_epsilon(era, fields, dtype=dtype, ndim=rank) if fields else None,
-        **_use(node, era, dialects.about_rank(era, fields, dtype=dtype) if fields and rank is None else "") if node else {
+        **_use(node, era, outer.note, dialects.about_rank(era, fields, dtype=dtype) if fields and rank is None else "") if node else {
             "class_name": "BatchNormalization"})
 
 
-def _use(node: Node, era: dialects.Era, note: str) -> dict[str, Any]:
-    """The fields of a layer for its class and its use by the model; note: one more sentence about it, or ""."""
-    class_name, notes = _class_name(node), (*node.surroundings.notes, *filter(None, [note]))
+def _use(node: Node, era: dialects.Era, *more: str) -> dict[str, Any]:
+    """The fields of a layer for its class and its use by the model; more: other sentences about it, or ""."""
+    class_name, notes = _class_name(node), (*node.surroundings.notes, *filter(None, more))
     is_called = _is_called_in_training(node, era)
     return {"class_name": class_name, "notes": (*notes, about_class(class_name)) if is_users_own(class_name) else notes,
             "called_in_training": is_called, "calls": node.calls,
@@ -84,23 +84,26 @@ def _class_name(node: Node) -> str:
 
 
 class Outside(NamedTuple):
-    """The axis of a layer, the rank of the input to which it applies, and which of these are assumed."""
+    """The axis of a layer, the rank of the input to which it applies, and a sentence about which input that is, or ""."""
 
     axis: tuple[int, ...] | None
     ndim: int | None
-    assumed: tuple[str, ...] = ()
+    note: str = ""
 
 
-def _seen_from_outside(axis: tuple[int, ...] | None, rank: int | None) -> Outside:
-    """The axis of a layer in a wrapper that iterates over axes of the input, as TimeDistributed does over time, from that of its own input
-    of `rank`: counted from the end it is the same on both. Keras 2 writes the last one as rank - 1. Another one that is counted from the
-    front is right for the layer's own input alone.
+def _seen_from_outside(axis: tuple[int, ...] | None, rank: int | None, added: int) -> Outside:
+    """The axis of a layer in wrappers that iterate over `added` axes of the input, as TimeDistributed does over time, from that of its own
+    input of `rank`: counted from the end it is the same on both. Keras 2 writes the last one as rank - 1. Another one that is counted from
+    the front is right for the layer's own input alone; if that has an unknown rank, the axis of the wrapper's input is still certain.
     """
+    if not added:
+        return Outside(axis, rank)
     if axis is None or all(number < 0 for number in axis):
         return Outside(axis, None)
-    if len(axis) > 1 or (rank is not None and axis != (rank - 1,)):
-        return Outside(axis, rank)
-    return Outside((-1,), None, () if rank is not None else ("axis",))
+    if rank is not None:
+        return Outside((-1,), None) if axis == (rank - 1,) else Outside(axis, rank)
+    return Outside(tuple(number + added if number >= 0 else number for number in axis), None,
+                   "the file does not specify the rank of its input; its axis is that of the input of the wrapper around it")
 
 
 def _is_called_in_training(node: Node, era: dialects.Era) -> bool:
