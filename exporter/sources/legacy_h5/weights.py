@@ -316,7 +316,7 @@ def _embedding(short: Sequence[S], long: Sequence[L], fits: Callable[[S, L], boo
 
 def path_of(group: LayerGroup, scope: str) -> str:
     """The path of a batch norm without a config: the group's name, and what its scope adds."""
-    if not scope or re.sub(r"_\d+$", "", scope) == group.name:
+    if re.sub(r"_\d+$", "", scope) == group.name:
         return group.name
     parts, own = scope.split("/"), group.name.split("/")
     for start in range(len(parts) - len(own), -1, -1):  # the last case: Keras 3 puts the outer model's name in front

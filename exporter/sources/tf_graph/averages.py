@@ -42,13 +42,12 @@ def without_correction(tracer: Tracer, source: Traced | None, ops: frozenset[str
 
     ops: that combine the two: gamma is multiplied by its correction, beta is added to one.
     """
-    if not isinstance(source, Opaque) or not _is_correction(tracer, source) or source.value is None:
+    if not isinstance(source, Opaque) or not _is_correction(tracer, source):
         return source
     value = inner(source.value)
-    node = value.node
-    if node is None or node.op not in ops:
+    if value.op not in ops:
         return None
-    sides = [tracer.trace(operand(value.frame, node, number)) for number in (0, 1)]
+    sides = [tracer.trace(value.operand(number)) for number in (0, 1)]
     own = [side for side in sides if isinstance(side, (Variable, Constant, Parts)) and not _is_renorm(side)]
     return own[0] if len(own) == 1 else None
 
@@ -106,13 +105,12 @@ class Averages:
     def _updates(self) -> Iterator[tuple[Hashable, Variable]]:
         """(statistic, average) of each update."""
         for frame, node, target in self._assignments(SUBTRACTIONS):
-            product = self._unless_empty(operand(frame, node, 1)).node
-            for difference in self._inputs(frame, product, "Mul"):
+            for difference in self._sides(self._unless_empty(operand(frame, node, 1)), "Mul"):
                 sides = [self._tracer.trace(side) for side in self._sides(difference, "Sub")]
                 if sides and sides[0].identity == target.identity:
                     yield sides[1].identity, target
         for frame, node, target in self._assignments(ASSIGNMENTS):
-            products = [self._inputs(frame, one.node, "Mul") for one in self._sides(operand(frame, node, 1), *ADDITIONS)]
+            products = [self._sides(one, "Mul") for one in self._sides(operand(frame, node, 1), *ADDITIONS)]
             sources = [[source for side in product if not isinstance(source := self._tracer.trace(side), Constant)] for product in products]
             if len(sources) == 2 and all(len(one) == 1 for one in sources):
                 one, other = sources[0][0], sources[1][0]
@@ -123,11 +121,10 @@ class Averages:
     def _unless_empty(self, value: Value) -> Value:
         """The value that is chosen unless a batch is empty; for an empty one, Keras uses zeros under a distribution strategy."""
         value = inner(value)
-        node = value.node
-        if node is None or node.op not in ("Select", "SelectV2"):
+        if value.op not in ("Select", "SelectV2"):
             return value
-        kept = [side for number in (1, 2) if not is_made(self._tracer.trace(side := operand(value.frame, node, number)), 0.0)]
-        return inner(kept[0]) if len(kept) == 1 else value
+        kept = [side for side in (value.operand(1), value.operand(2)) if not is_made(self._tracer.trace(side), 0.0)]
+        return kept[0] if len(kept) == 1 else value
 
     def _debiased(self) -> Iterator[tuple[Hashable, Variable]]:
         """(biased average, the variable that it is divided into) of each zero-debiased update."""
@@ -145,8 +142,7 @@ class Averages:
     def _written(self, value: Value) -> Traced:
         """The value; if it may be the result of updating a reference variable, that variable."""
         value = inner(value)
-        node = value.node
-        return self._tracer.trace(operand(value.frame, node, 0) if node is not None and node.op in WRITES else value)
+        return self._tracer.trace(value.operand(0) if value.op in WRITES else value)
 
     def _assignments(self, ops: frozenset[str]) -> Iterator[tuple[Frame, Node, Variable]]:
         for frame in self._frames:
@@ -154,14 +150,10 @@ class Averages:
                 if node.op in ops and isinstance(target := self._tracer.trace(operand(frame, node, 0)), Variable):
                     yield frame, node, target
 
-    def _inputs(self, frame: Frame, node: Node | None, op: str) -> list[Value]:
-        return [inner(operand(frame, node, number)) for number in (0, 1)] if node is not None and node.op == op else []
-
     def _sides(self, value: Value, *ops: str) -> list[Value]:
         """The two operands of a value that one of these ops computes; none for other ops."""
         value = inner(value)
-        node = value.node
-        return [operand(value.frame, node, number) for number in (0, 1)] if node is not None and node.op in ops else []
+        return [value.operand(0), value.operand(1)] if value.op in ops else []
 
 
 def _along(average: Variable, moment: Moment) -> Parameter:

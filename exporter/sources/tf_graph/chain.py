@@ -14,7 +14,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from exporter.formats.graph_def import Body, Node
+from exporter.formats.graph_def import Body, Node, Output
 from exporter.sources.tf_graph.paths import op_scope
 from exporter.sources.tf_graph.trace import Tracer
 from exporter.sources.tf_graph.values import Constant, Frame, Moment, Opaque, Parts, Traced, Value, Variable, operand
@@ -87,11 +87,10 @@ def users_of(body: Body) -> dict[str, list[Node]]:
 def _sum_under(tracer: Tracer, frame: Frame, root: Node) -> tuple[Traced | None, float | None]:
     """The variance and epsilon under a root; no variance if it is not a sum of a statistic and a number."""
     value = inner(operand(frame, root, 0))
-    node = value.node
-    if node is None or node.op not in ("Add", "AddV2"):
+    if value.op not in ("Add", "AddV2"):
         source = tracer.trace(value)
         return (source, 0.0) if isinstance(source, (Variable, Parts)) else (source, None) if isinstance(source, Constant) else (None, None)
-    sides = [operand(value.frame, node, n) for n in (0, 1)]
+    sides = [value.operand(0), value.operand(1)]
     numbers = [tracer.scalar(side) for side in sides]
     if None not in numbers:  # one channel: the number is the one without a dimension
         numbers = [number if _rank(tracer.trace(side)) == 0 else None for number, side in zip(numbers, sides)]
@@ -108,9 +107,9 @@ def splits_batch(tracer: Tracer, chain: Chain) -> bool:
     node = x.node
     if node is None or node.op != "Reshape" or _scope(node) != op_scope(chain.last):
         return False
-    sizes = operand(x.frame, node, 1)
-    if sizes.node is not None and sizes.node.op == "ConcatV2":  # the sizes of the batches, and the input's other sizes
-        sizes = operand(sizes.frame, sizes.node, 0)
+    sizes = x.operand(1)
+    if sizes.op == "ConcatV2":  # the sizes of the batches, and the input's other sizes
+        sizes = sizes.operand(0)
     first = (tracer.integers(sizes) or [])[:2]
     return len(first) == 2 and first[first[0] > 0] == -1 and first[first[0] < 0] > 0
 
@@ -120,11 +119,11 @@ def _rank(source: Traced) -> int | None:
 
 
 def inner(value: Value) -> Value:
+    """A value without the ops around it that change no number."""
     for _ in range(MAX_CONE_WIDTH):
-        node = value.node
-        if node is None or node.op not in SAME:
+        if value.op not in SAME:
             break
-        value = operand(value.frame, node, 0)
+        value = value.operand(0)
     return value
 
 
@@ -161,7 +160,8 @@ class _Cone:
             elif (found.x, found.mean.identity, _scope(found.last)) == (best.x, best.mean.identity, _scope(best.last)):
                 best = found if _roles(found) > _roles(best) else best
         if best is not None and best.beta is None and self._is_in_rearranged_sum(best.last):
-            return dataclasses.replace(best, beta=Opaque("in a sum that TensorFlow's graph optimizer rearranged"))
+            reason = "in a sum that TensorFlow's graph optimizer rearranged"
+            return dataclasses.replace(best, beta=Opaque(reason, Value(self.frame, Output(best.last.name, 0))))
         return best
 
     def _is_in_rearranged_sum(self, node: Node) -> bool:
@@ -221,8 +221,8 @@ class _Cone:
         return (Term(sign, False, None, (source,)),)
 
     def _signed(self, value: Value) -> tuple[int, Value]:
-        node = inner(value).node
-        return (-1, operand(value.frame, node, 0)) if node is not None and node.op == "Neg" else (1, value)
+        own = inner(value)
+        return (-1, own.operand(0)) if own.op == "Neg" else (1, value)
 
     def _match(self, node: Node, terms: tuple[Term, ...], variance: Traced, epsilon: float | None) -> Chain | None:
         rooted = [term for term in terms if term.root]
@@ -239,8 +239,7 @@ class _Cone:
         if len(scaled) != 1 or scaled[0].sign < 0 or len(scaled[0].factors) > 1 or len(shift) > 1:
             return None
         x, factors = scaled[0].x, scaled[0].factors
-        if x is None:
-            return None
+        assert x is not None, "all of `scaled` have one"
         gamma = factors[0] if factors else None
         if shift:
             mean = _other_factor(shift[0], factors)
@@ -265,7 +264,8 @@ class _Cone:
 
     def _activation_and_mean(self, scaled: list[Term]) -> tuple[list[Term], list[Term]]:
         plus, minus = ([term for term in scaled if term.sign == sign] for sign in (1, -1))
-        if len(plus) == 1 and len(minus) == 1 and minus[0].x is not None and plus[0].factors == minus[0].factors:
+        if len(minus) == 1 and plus[0].factors == minus[0].factors:
+            assert minus[0].x is not None, "all of `scaled` have one"
             source = self.tracer.trace(minus[0].x)
             if self.tracer.moment(source) is not None or not self.tracer.of_activations(source):
                 return plus, [Term(-1, True, None, (*minus[0].factors, source))]
@@ -275,19 +275,18 @@ class _Cone:
                   epsilon: float | None) -> Chain | None:
         """The form with the difference in place of x, or gamma times it."""
         difference = inner(x)
-        inside = difference.node
-        if inside is not None and inside.op == "Mul" and gamma is None:
-            sides = [operand(difference.frame, inside, n) for n in (0, 1)]
+        if difference.op == "Mul" and gamma is None:
+            sides = [difference.operand(0), difference.operand(1)]
             sources = [self.tracer.trace(side) for side in sides]
             difference = inner(sides[isinstance(sources[1], (Opaque, Moment))])
-            inside, gamma = difference.node, sources[not isinstance(sources[1], (Opaque, Moment))]
-        if inside is None or inside.op not in ("Sub", "AddV2", "Add") or isinstance(gamma, (Opaque, Moment)):
+            gamma = sources[not isinstance(sources[1], (Opaque, Moment))]
+        if difference.op not in ("Sub", "AddV2", "Add") or isinstance(gamma, (Opaque, Moment)):
             return None
-        outer, (sign, value) = operand(difference.frame, inside, 0), self._signed(operand(difference.frame, inside, 1))
+        outer, (sign, value) = difference.operand(0), self._signed(difference.operand(1))
         mean = self.tracer.trace(value)
         if isinstance(mean, Opaque) and self.tracer.moment(mean) is None and self.tracer.of_activations(mean):
             return None
-        if (sign < 0) == (inside.op == "Sub") or not isinstance(self.tracer.trace(outer), (Opaque, Moment)):
+        if (sign < 0) == (difference.op == "Sub") or not isinstance(self.tracer.trace(outer), (Opaque, Moment)):
             return None
         return Chain(node, outer, gamma, beta, mean, variance, epsilon, is_centered=True)
 

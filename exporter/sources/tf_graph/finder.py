@@ -33,6 +33,7 @@ from exporter.sources.tf_graph.values import (
 
 FUSED_EPSILON = float(np.float32(1e-4))  # the op's default, which SavedModels omit (tensorflow/core/ops/nn_ops.cc)
 FUSED_CONVOLUTIONS = frozenset({"_FusedConv2D", "_FusedDepthwiseConv2dNative"})
+MAX_LENGTH = 100  # ops in a row before a batch norm
 GLOBAL = "BatchNormWithGlobalNormalization"
 LAYOUTS = {"NHWC": (-1, 4), "NCHW": (1, 4), "NDHWC": (-1, 5), "NCDHW": (1, 5)}
 RANKS = {"Conv2D": 4, "DepthwiseConv2dNative": 4, "Conv2DBackpropInput": 4, "MaxPool": 4, "AvgPool": 4, "Conv3D": 5, "MatMul": 2}
@@ -172,22 +173,20 @@ class Finder:
         """tf.keras's LayerNormalization and instance norms use the fused op with reshaped inputs and generated scale and offset."""
         if isinstance(scale, (Variable, Parts)) or isinstance(offset, (Variable, Parts)):
             return False
-        node = inner(x).node
         made = all(isinstance(one, (Filled, Opaque)) or (isinstance(one, Constant) and UNNAMED.fullmatch(one.name.rpartition("/")[2]))
                    for one in (scale, offset))
-        return made and (isinstance(scale, (Opaque, Filled)) or (node is not None and node.op == "Reshape"))
+        return made and (isinstance(scale, (Opaque, Filled)) or inner(x).op == "Reshape")
 
     def _through_transposes(self, frame: Frame, node: Node, x: Value, axis: int, ndim: int) -> tuple[int, int | None]:
         """The axis of the layer if its input is transposed or reshaped for the kernel."""
         x, _ = self._origin(x)
-        before = x.node
-        if before is None or before.op not in ("Transpose", "Reshape"):
+        if x.op not in ("Transpose", "Reshape"):
             return axis, ndim
-        if before.op == "Reshape":  # of a matrix: contrib's batch_norm gives it two axes of size 1
-            sizes = self.tracer.integers(operand(x.frame, before, 1))
+        if x.op == "Reshape":  # of a matrix: contrib's batch_norm gives it two axes of size 1
+            sizes = self.tracer.integers(x.operand(1))
             kept = [number for number, size in enumerate(sizes or ()) if size != 1]
             return (-1, 2) if sizes and len(sizes) == 4 and kept == [0, axis % 4] and self._after(frame, node, "Reshape") else (axis, None)
-        order = self.tracer.integers(operand(x.frame, before, 1))
+        order = self.tracer.integers(x.operand(1))
         after = self._after(frame, node, "Transpose")
         back = self.tracer.integers(operand(frame, after[0], 1)) if len(after) == 1 else None
         if order is None or back is None or len(order) != ndim or [order[n] for n in back if -1 < n < ndim] != list(range(ndim)):
@@ -267,22 +266,21 @@ class Finder:
     def _origin(self, x: Value) -> tuple[Value, bool]:
         """The normalized tensor, traced through conditionals and calls, and whether there was a conditional."""
         conditional = False
-        for _ in range(100):
-            node = x.node
-            outside = x.frame.outside(x.output.node) if node is None else None
-            if node is None:
+        for _ in range(MAX_LENGTH):
+            if x.node is None:
                 conditional |= x.frame.call is not None and x.frame.call.op in CHOICES
+                before = x.frame.outside(x.output.node)
             else:
-                conditional |= node.op in ("Switch", "RefSwitch")
-            if outside is None and (node is None or node.op not in PASSES):
+                conditional |= x.op in ("Switch", "RefSwitch")
+                before = x.operand(0) if x.op in PASSES else None
+            if before is None:
                 break
-            x = outside if outside is not None else operand(x.frame, node, 0) if node is not None else x
-        is_switch = x.node is not None and x.node.op == "Switch"
-        return (Value(x.frame, x.output._replace(slot=0)) if is_switch else x), conditional
+            x = before
+        return x, conditional
 
     def _rank(self, x: Value) -> int | None:
         """The rank of an activation, if the preceding ops or the file's annotations show it."""
-        for _ in range(100):
+        for _ in range(MAX_LENGTH):
             node = x.node
             if node is None:
                 outside = x.frame.outside(x.output.node)
@@ -295,7 +293,7 @@ class Finder:
                 return len(shape) if shape else RANKS[node.op]
             if node.op not in KEEPS_RANK:
                 return None
-            x = operand(x.frame, node, 0)
+            x = x.operand(0)
         return None
 
 

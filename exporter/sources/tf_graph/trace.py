@@ -47,6 +47,7 @@ ELEMENTWISE = frozenset({"Add", "AddV2", "AddN", "Sub", "Mul", "Neg", "RealDiv",
                          "Sqrt", "Rsqrt", "Pow", "Maximum", "Minimum", "Relu", "Select", "SelectV2", "Merge", "RefMerge",
                          "CollectiveReduce", "CollectiveReduceV2", "NcclAllReduce"})
 SIZES = frozenset({"Shape", "Size", "Rank"})
+OF_SIZES = frozenset({"Prod", "StridedSlice", "Gather", "GatherV2", "Cast", "Identity", "Pack"})  # compute a size of sizes
 WRITES = frozenset({"Assign", "AssignAdd", "AssignSub"})  # of reference variables: their output is the variable
 FUSED = re.compile(r"_?FusedBatchNorm(V2|V3|Ex)?")
 REPLICA = re.compile(r"(.+)/replica_\d+")  # MirroredStrategy: copies of a variable, which no checkpoint contains
@@ -256,7 +257,7 @@ class Tracer:
 
     def of_activations(self, source: Traced) -> bool:
         """Whether a value depends on the batch that the graph is fed."""
-        if not isinstance(source, Opaque) or source.value is None:
+        if not isinstance(source, Opaque):
             return isinstance(source, Moment)
         return any(node is None or node.op in REDUCTIONS or node.op.startswith("Placeholder") or FUSED.fullmatch(node.op)
                    for node in self._ancestors(source.value))
@@ -267,14 +268,11 @@ class Tracer:
 
     def statistics(self, source: Opaque) -> list[Moment | Variable | Constant | Parts]:
         """The statistics of the batch and the parameters that a value is computed from; none where it is anything else."""
-        if source.value is None:
-            return []
         queue, seen, found = [source.value], {source.value}, []
         for value in queue:
-            node = value.node
             inputs = self._operands(value)
             if not inputs and not self._is_size(value):
-                leaf = self._reduction(value) if node is not None and node.op in REDUCTIONS else self.trace(value)
+                leaf = self._reduction(value) if value.op in REDUCTIONS else self.trace(value)
                 if isinstance(leaf, Opaque) or (isinstance(leaf, Moment) and not leaf.of_batch):
                     return []
                 found += [leaf] if not isinstance(leaf, Filled) else []
@@ -301,21 +299,15 @@ class Tracer:
 
     def _is_size(self, value: Value) -> bool:
         """Whether a value is the size of a tensor, by which a sum is divided."""
-        return any(node is not None and node.op in SIZES for node in self._near(value))
-
-    def _near(self, value: Value) -> Iterator[Node | None]:
-        """A node and its inputs, through the ops that compute sizes."""
         for _ in range(MAX_CALL_DEPTH):
-            node = value.node
-            yield node
-            if node is None or node.op not in ("Prod", "StridedSlice", "Gather", "GatherV2", "Cast", "Identity", "Pack"):
-                return
-            value = operand(value.frame, node, 0)
+            if value.op not in OF_SIZES:
+                break
+            value = value.operand(0)
+        return value.op in SIZES
 
     def _reduction(self, value: Value) -> Moment:
         """The statistic that a Mean or Sum is."""
-        node = value.node
-        axes = self.integers(operand(value.frame, node, 1)) if node is not None and len(node.inputs) > 1 else None
+        axes = self.integers(value.operand(1))
         over_batch = axes is not None and 0 in axes and not any(axis < 0 for axis in axes)
         return Moment((value.frame, value.output.node), over_batch, axes=tuple(axes) if axes is not None else None)
 
@@ -323,9 +315,9 @@ class Tracer:
         """A statistic of activations, also if it is combined from sums (tf.nn.moments before TF 1.0)."""
         if isinstance(source, Moment):
             return source
-        if isinstance(source, Opaque) and source.value is not None:
+        if isinstance(source, Opaque):
             for value in self._search(source.value):
-                if value.node is not None and value.node.op in REDUCTIONS:
+                if value.op in REDUCTIONS:
                     return self._reduction(value)
         return None
 
@@ -358,15 +350,20 @@ class Tracer:
 
     def boolean(self, value: Value) -> bool | None:
         """The truth value of a constant."""
-        number = self.scalar(value) if value.node is not None else None
+        number = self.scalar(value)
         return None if number is None else number != 0
 
     def integers(self, value: Value) -> list[int] | None:
         """The integers of a small constant, or of constants joined by the op Pack."""
         node = value.node
         if node is not None and node.op == "Pack":
-            numbers = [self.scalar(operand(value.frame, node, n)) for n in range(len(node.inputs))]
-            return [int(number) for number in numbers if number is not None] if None not in numbers else None
+            found = []
+            for n in range(len(node.inputs)):
+                number = self.scalar(value.operand(n))
+                if number is None:
+                    return None
+                found.append(int(number))
+            return found
         source = self.trace(value)
         if not isinstance(source, Constant):
             return None

@@ -97,7 +97,7 @@ class Opaque:
     """Anything else. reason: what it is, for a message; value: the first output that could not be traced."""
 
     reason: str
-    value: Value | None = None
+    value: Value
     shaping: Shaping = ()
 
     @property
@@ -156,6 +156,18 @@ class Value(NamedTuple):
             raise FormatError(f"the graph reads {printable(self.output.node)!r}, which it does not contain", where=self.frame.body.name,
                               hint="the file is damaged; copy or download it again")
         return found
+
+    @property
+    def op(self) -> str:
+        """The type of its node; "" for an argument."""
+        node = self.node
+        return node.op if node is not None else ""
+
+    def operand(self, number: int) -> Value:
+        """An input of its node."""
+        node = self.node
+        assert node is not None, "an argument is computed elsewhere"
+        return operand(self.frame, node, number)
 
 
 def operand(frame: Frame, node: Node, number: int) -> Value:
