@@ -42,6 +42,12 @@ def test_what_is_the_same_in_any_order_is_not_swapped():
     assert changes("def f(a, b):\n    return max(a, b)\n") == set()
 
 
+def test_of_a_limit_it_is_tested_that_there_is_one_not_where():
+    assert changes("MAX_DEPTH = 9\n") == set()
+    assert changes("def f(a):\n    return a > MAX_DEPTH\n") == {("comparison", "return a <= MAX_DEPTH")}
+    assert changes("def f(a):\n    return a == MAX_DEPTH\n") == {("comparison", "return a != MAX_DEPTH")}
+
+
 def test_words_and_types_are_left_alone():
     assert not changes('''
         """Words."""

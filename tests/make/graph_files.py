@@ -115,3 +115,39 @@ def chain(scope, x, gamma, beta, mean, variance, epsilon=1e-3, add="AddV2", name
         nodes += [node(f"{s}/Neg", "Neg", mean), node(shifted, "Mul", f"{s}/Neg", inverse)]
         last = shifted
     return [*nodes, node(f"{s}/add_1", add, scaled, last)]
+
+
+class Made:
+    """A tensor in a formula: what Python's operators make of two of them is a node more."""
+
+    def __init__(self, name, nodes):
+        self.name, self.nodes = name, nodes
+
+    def made(self, op, *others):
+        name = f"f{len(self.nodes)}"
+        self.nodes.append(node(name, op, self.name, *(other.name for other in others)))
+        return Made(name, self.nodes)
+
+    def __add__(self, other):
+        return self.made("AddV2", other)
+
+    def __sub__(self, other):
+        return self.made("Sub", other)
+
+    def __mul__(self, other):
+        return self.made("Mul", other)
+
+    def __truediv__(self, other):
+        return self.made("RealDiv", other)
+
+    def __neg__(self):
+        return self.made("Neg")
+
+
+def formula(text, **names):
+    """The nodes of statements such as "r = rsqrt(v + e); y = x * r": names of ops in small letters, names of tensors as given."""
+    nodes = []
+    ops = {op.lower(): lambda *sides, op=op: sides[0].made(op, *sides[1:])
+           for op in ("Rsqrt", "Sqrt", "Pow", "Inv", "Reciprocal", "Exp", "Relu", "BiasAdd", "Mean", "Identity", "Reshape", "Sum")}
+    exec(text, ops | {key: Made(name, nodes) for key, name in names.items()})  # the tests' own text
+    return nodes

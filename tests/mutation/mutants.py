@@ -15,7 +15,7 @@ COMBINED = {ast.Add: "-", ast.Sub: "+", ast.Mult: "+", ast.Div: "*", ast.FloorDi
             ast.BitAnd: "|", ast.BitOr: "&", ast.Pow: "*"}
 
 # Whose first two arguments may be swapped.
-SYMMETRIC = {"max", "min", "maximum", "minimum", "logaddexp", "multiply", "array_equal", "gcd", "suppress", "coarser"}
+SYMMETRIC = {"max", "min", "maximum", "minimum", "logaddexp", "multiply", "array_equal", "gcd", "suppress", "coarser", "_product"}
 
 # kind, node, statement that it is part of, whether that runs at import, new text of node
 Change = tuple[str, ast.expr | ast.stmt, ast.stmt, bool, str]
@@ -123,8 +123,8 @@ class _Finder(ast.NodeVisitor):
         data[0] = data[0][node.col_offset :]
         return b"".join(data).decode()
 
-    # What is not changed: words, types, what only a type checker reads, and by one what is called MAX_…: where exactly a limit against
-    # bombs and circles lies is nobody's contract.
+    # What is not changed: words, types, what only a type checker reads, and by one what is called MAX_… or compared with it: where exactly
+    # a limit against bombs and circles lies is nobody's contract.
 
     def visit_JoinedStr(self, node: ast.JoinedStr) -> None:
         pass
@@ -207,8 +207,10 @@ class _Finder(ast.NodeVisitor):
     def visit_Compare(self, node: ast.Compare) -> None:
         sides = [self._said(side) for side in (node.left, *node.comparators)]
         signs = [self._said_sign(sign) for sign in node.ops]
+        is_limit = any(isinstance(name, ast.Name) and name.id.startswith("MAX_") for name in ast.walk(node))
         for i, sign in enumerate(node.ops):
-            for new in COMPARED[type(sign)]:
+            others = COMPARED[type(sign)]
+            for new in others[1:] if is_limit and len(others) > 1 else others:  # the first differs for the limit itself alone
                 parts = [sides[0]]
                 for j, side in enumerate(sides[1:]):
                     parts += [new if j == i else signs[j], side]

@@ -101,6 +101,12 @@ def test_what_may_be_a_part_of_a_layer_with_a_kernel_is_not_said(tmp_path):
     assert [each.class_name for each in layer.inputs] == ["AddV2"]
 
 
+def test_a_bias_that_the_graph_computes_is_none_of_a_layer_with_a_kernel(tmp_path):
+    layer, _ = read(tmp_path, KERNEL, conv(), node("computed", "Placeholder"), node("c/add", "BiasAdd", "c/Conv2D", "computed"),
+                    norm("c/add"))
+    assert layer.inputs == (Neighbor(path="c/add", class_name="BiasAdd"),)
+
+
 def test_a_dense_kernel_and_one_that_lies_the_other_way(tmp_path):
     kernel = const("d/kernel", np.ones((3, 3), np.float32))
     for transposed, axis in ((False, 1), (True, 0)):

@@ -313,3 +313,42 @@ def test_arguments_of_functions_are_followed_out_of_them(tmp_path, statistics):
             read(tmp_path, X, *used, *made, call, functions=[body])
     else:
         check(read(tmp_path, X, *used, *made, call, functions=[body])["bn"], parameters())
+
+
+@pytest.mark.parametrize("inputs", [
+    ["bn/gamma", "other", "made"], ["made", "other", "axis"], ["shaped", "other", "axis"], ["axis"]], ids=lambda names: " ".join(names))
+def test_what_is_joined_of_something_else_than_parts_is_none(tmp_path, inputs):
+    """Along an axis that is known only at run time, of what the graph computes, of what is reshaped first, or of nothing."""
+    more = [const("axis", np.int32(0)), const("other", ONES[:0]), node("made", "Placeholder"), const("s", np.int32([3])),
+            node("shaped", "Reshape", "bn/gamma", "s"), node("h", "ConcatV2", *inputs)]
+    with pytest.raises(UnresolvedError, match="its gamma is what the op ConcatV2 computes"):
+        with_gamma(tmp_path, "h", *more)
+
+
+def test_another_use_of_a_variance_is_no_second_batch_norm(tmp_path):
+    """Somebody's 1 / sqrt(variance + epsilon) for a summary, beside the batch norm itself."""
+    nodes, reads = frozen_variables("bn", parameters())
+    more = [const("e", np.float32(1)), node("v", "AddV2", reads[3], "e"), node("r", "Rsqrt", "v"), node("s", "Sum", "r", "axes"),
+            const("axes", np.int32([0]))]
+    bundle = read(tmp_path, X, *nodes, *more, *chain("bn", "x", *reads))
+    assert (bundle.paths(), bundle.skipped) == (["bn"], ())
+
+
+def test_a_function_that_is_called_by_its_name(tmp_path):
+    """The op of a call in TensorFlow 1 is the function itself."""
+    values = parameters()
+    nodes, reads = frozen_variables("bn", values)
+    body = function("f", ["h", *ROLES], [node("y", "FusedBatchNormV3", "h", *ROLES, is_training=False, epsilon=0.001)], {"o": "y:y:0"})
+    bundle = read(tmp_path, X, *nodes, node("c", "f", "x", *reads), functions=[body])
+    check(bundle["bn"], values)
+
+
+@pytest.mark.parametrize("op", ["RemoteCall", "PartitionedCall"])
+def test_a_function_that_is_called_elsewhere(tmp_path, op):
+    """The first input of a call on another device is the device."""
+    values = parameters()
+    nodes, reads = frozen_variables("bn", values)
+    body = function("f", ["h", *ROLES], [node("y", "FusedBatchNormV3", "h", *ROLES, is_training=False, epsilon=0.001)], {"o": "y:y:0"})
+    device = ["target"] if op == "RemoteCall" else []
+    call = node("c", op, *device, "x", *reads, f=Function("f"))
+    check(read(tmp_path, X, *nodes, const("target", [b"/cpu:0"]), call, functions=[body])["bn"], values)

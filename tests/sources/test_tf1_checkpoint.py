@@ -32,12 +32,13 @@ def save(folder, stored, *nodes, version="1.15.5", **options):
     return index
 
 
-def save_under_other_names(folder, values, stored=None):
+def save_under_other_names(folder, values, stored=None, op="SaveV2"):
     """As Saver(var_list={"one": gamma, ...}) does: the save op says which variable is stored as what. stored: what is, by another saver."""
     nodes, reads = variables("bn")
     stored_as = [b"one", b"two", b"three", b"four"]
     saver = [node("save/tensor_names", "Const", value=tensor(stored_as)),
-             node("save/SaveV2", "SaveV2", "save/Const", "save/tensor_names", "save/slices", *(f"bn/{role}" for role in ROLES))]
+             node(f"save/{op}", op, "save/Const", "save/tensor_names", *(["save/slices"] if op != "Save" else []),
+                  *(f"bn/{role}" for role in ROLES))]
     stored = stored or dict(zip([name.decode() for name in stored_as], values, strict=True))
     return save(folder, stored, *nodes, *chain("bn", "x", *reads), *saver)
 
@@ -118,9 +119,10 @@ def test_a_checkpoint_of_version_1(tmp_path):
     check(exporter.read(tmp_path / "old.ckpt")["bn"], values)
 
 
-def test_names_that_the_saver_gave(tmp_path):
+@pytest.mark.parametrize("op", ["SaveV2", "SaveSlices", "Save"])
+def test_names_that_the_saver_gave(tmp_path, op):
     values = parameters()
-    index = save_under_other_names(tmp_path, values)
+    index = save_under_other_names(tmp_path, values, op=op)
     check(exporter.read(index)["bn"], values)
 
 
@@ -236,6 +238,13 @@ def test_moving_averages_that_were_never_updated_are_not_what_the_model_uses(tmp
     check(exporter.read(index, ema="yes")["bn"], values)
 
 
+@pytest.mark.parametrize(("mean", "variance"), [(0, 2), (1, 1)])
+def test_moving_averages_of_which_one_was_updated_are_used(tmp_path, mean, variance):
+    values = [*parameters()[:2], np.full(3, mean, "f4"), np.full(3, variance, "f4")]
+    nodes, reads = variables("bn")
+    check(exporter.read(save(tmp_path, tensors("bn", values), *nodes, *in_training("bn", reads)))["bn"], values)
+
+
 def test_statistics_of_the_batch_that_nobody_keeps_are_unresolved(tmp_path):
     nodes, reads = variables("bn")
     index = save(tmp_path, tensors("bn", parameters()), *nodes, *in_training("bn", reads, updates=False))
@@ -294,6 +303,15 @@ def test_names_alone(tmp_path):
     check(bundle["a/bn"].replace(epsilon=0.5), values, epsilon=0.5)
     check(bundle["beta_bn"].replace(epsilon=0.5), [None, *values[1:]], epsilon=0.5)
     assert bundle["a/bn"].assumed == ("epsilon", "axis")
+
+
+@pytest.mark.parametrize(("shape", "axis"), [((3,), (-1,)), ((1, 1, 1, 3), (-1,)), ((1, 3, 1, 1), (-3,))])
+def test_names_alone_and_the_axes_that_shapes_say(tmp_path, shape, axis):
+    values = parameters()
+    index = save(tmp_path, tensors("bn", [one.reshape(shape) for one in values]))
+    (layer,) = exporter.read(index, epsilon=0.5)
+    check(layer, values, epsilon=0.5)
+    assert (layer.axis, layer.shape) == (axis, (3,))
 
 
 def test_names_alone_do_not_tell_statistics_of_other_names(tmp_path):

@@ -336,3 +336,92 @@ def test_batch_renormalization_whose_gamma_lies_elsewhere(tmp_path):
                                                                    ("moving_mean", "moving_variance", "renorm_mean", "renorm_stddev"))}
     (layer,) = exporter.read(save(tmp_path, stored, X, *of_batch, *nodes, *chain("bn", "x", "rg", "db", mean, variance)))
     check(layer, values)
+
+
+def renormalized(scope, own, *, gamma="affine/gamma/read", beta="affine/beta/read"):
+    """The ops of a layer in training whose gamma and beta are corrected by averages in the scope `own`."""
+    of_batch, mean, variance = moments(scope)
+    s, own = f"{scope}/", f"{own}/" if own else ""
+    nodes = [node(f"{s}sd", "Sqrt", variance), node(f"{s}r", "RealDiv", f"{s}sd", f"{own}renorm_stddev/read"),
+             node(f"{s}rg", "Mul", f"{s}r", gamma), node(f"{s}off", "Sub", mean, f"{own}renorm_mean/read"),
+             node(f"{s}d", "RealDiv", f"{s}off", f"{own}renorm_stddev/read"), node(f"{s}dg", "Mul", f"{s}d", gamma),
+             node(f"{s}db", "AddV2", f"{s}dg", beta)]
+    return [*of_batch, *nodes, *chain(scope, "x", f"{s}rg", f"{s}db", mean, variance)]
+
+
+RENORM = ("renorm_mean", "renorm_stddev")
+
+
+@pytest.mark.parametrize(("statistics", "is_found"), [
+    (variables("bn", names=ROLES[2:])[0], True), (variables("bn", 1, names=ROLES[2:])[0], False),
+    (variables("bn", names=ROLES[2:], op="Placeholder")[0], False)], ids=["there", "one is missing", "no variables"])
+def test_statistics_beside_those_of_batch_renormalization(tmp_path, statistics, is_found):
+    values = parameters()
+    nodes = [*variables("bn", names=RENORM)[0], *variables("affine", 2)[0], *statistics, *renormalized("bn", "bn")]
+    stored = {**tensors("affine", values[:2], ROLES[:2]), **tensors("bn", [*values[2:], *values[2:]], (*ROLES[2:], *RENORM))}
+    index = save(tmp_path, stored, X, *nodes)
+    if is_found:
+        check(exporter.read(index).layers[0], values)
+        return
+    with pytest.raises(UnresolvedError, match=r"affine.*statistics of the batch"):
+        exporter.read(index)
+
+
+def test_batch_renormalization_without_a_scope(tmp_path):
+    values = parameters()
+    names = (*ROLES[2:], *RENORM)
+    own = [each for name in names for each in (node(name, "VariableV2"), node(f"{name}/read", "Identity", name))]
+    stored = {**tensors("affine", values[:2], ROLES[:2]), **dict(zip(names, [*values[2:], *values[2:]], strict=True))}
+    index = save(tmp_path, stored, X, *own, *variables("affine", 2)[0], *renormalized("bn", ""))
+    check(exporter.read(index).layers[0], values)
+
+
+def test_an_average_of_a_parameter_is_none_of_a_statistic(tmp_path):
+    """shadow = shadow * 0.9 + gamma * 0.1: the average of a weight, as tf.train.ExponentialMovingAverage keeps it."""
+    nodes, (gamma, beta, _, _) = variables("bn")
+    of_batch, mean, variance = moments("bn")
+    updates = [const("k", np.float32(0.9)), const("j", np.float32(0.1))]
+    for name, variable, source in (("m", "bn/moving_mean", gamma), ("v", "bn/moving_variance", beta)):
+        updates += [node(f"{name}/old", "Mul", f"{variable}/read", "k"), node(f"{name}/new", "Mul", source, "j"),
+                    node(f"{name}/sum", "Add", f"{name}/old", f"{name}/new"), node(name, "Assign", variable, f"{name}/sum")]
+    index = save(tmp_path, tensors("bn", parameters()), X, *nodes, *of_batch, *updates, *chain("bn", "x", gamma, beta, mean, variance))
+    with pytest.raises(UnresolvedError, match="statistics of the batch"):
+        exporter.read(index)
+
+
+@pytest.mark.parametrize("other", ["towers", "elsewhere", "nowhere"])
+def test_of_several_averages_of_one_statistic_that_beside_gamma_is_used(tmp_path, other):
+    """A summary keeps one, too; where none is beside gamma and beta, or two are, nothing says which inference reads."""
+    values, others = parameters(), parameters(seed=1)
+    nodes, (gamma, beta, _, _) = variables("bn")
+    scope = {"towers": "bn", "elsewhere": "summary", "nowhere": "summary"}[other]
+    names = ("mean", "variance")
+    more, _ = variables(scope, 2, names=names)
+    of_batch, mean, variance = moments("bn")
+    updates = [*average("m", "bn/moving_mean", mean), *average("v", "bn/moving_variance", variance),
+               *average("sm", f"{scope}/mean", mean), *average("sv", f"{scope}/variance", variance)]
+    stored = {**tensors("bn", values), **tensors(scope, others[2:], names)}
+    if other == "nowhere":
+        gamma = beta = None
+    index = save(tmp_path, stored, X, *nodes, *more, *of_batch, *updates, *chain("bn", "x", gamma, beta, mean, variance))
+    if other == "elsewhere":
+        check(exporter.read(index)["bn"], values)
+        return
+    with pytest.raises(UnresolvedError, match="statistics of the batch"):
+        exporter.read(index)
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_copy_in_training_that_keeps_the_statistics_of_a_layer_is_that_layer(tmp_path, same):
+    """Whatever it has of gamma and beta; one with averages of its own is another."""
+    values, others = parameters(), parameters(seed=1)
+    nodes, reads = variables("bn")
+    of_batch, mean, variance = moments("t")
+    scope = "bn" if same else "own"
+    more = [] if same else variables(scope, names=ROLES[2:])[0]
+    updates = [*average("m", f"{scope}/moving_mean", mean), *average("v", f"{scope}/moving_variance", variance)]
+    index = save(tmp_path, {**tensors("bn", values), **tensors("own", others[2:], ROLES[2:])}, X, *nodes, *more, *of_batch, *updates,
+                 *chain("t", "x", None, None, mean, variance), *chain("bn", "x", *reads), node("y", "Relu", "t/batchnorm/mul_1"))
+    bundle = exporter.read(index, skip_unresolved=True)
+    assert bundle.paths() == (["bn"] if same else ["own", "bn"])
+    check(bundle["bn"], values)

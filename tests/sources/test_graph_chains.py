@@ -1,0 +1,101 @@
+"""Batch norms spelled out in a graph, as sums and products: which formula is one, with which gamma and beta, and which is none."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from exporter.errors import UnresolvedError, UnsupportedError
+from tests.make.graph_files import const, formula, frozen_variables, node, parameters
+from tests.sources.test_frozen_graph import X, check, read
+
+NUMBERS = [const("epsilon", np.float32(1e-3)), const("other", np.float32([2, 3, 4])), const("axes", np.int32([0, 1, 2])),
+           const("power", np.float32(-0.5)), const("quarter", np.float32(0.25)), node("unknown", "Placeholder")]
+NAMES = {"x": "x", "e": "epsilon", "c": "other", "axes": "axes", "power": "power", "quarter": "quarter", "unknown": "unknown"}
+UNKNOWN_FORM = "the graph uses its variance in a way that is not a known form of batch norm"
+
+
+def written(tmp_path, text, values=None, **options):
+    """A bundle of the formula `text` of x, g, b, m, v, e, and another vector c."""
+    nodes, reads = frozen_variables("bn", values or parameters(), ("scale", "offset", "mu", "sigma2"))
+    return read(tmp_path, X, *NUMBERS, *nodes, *formula(text, **NAMES, **dict(zip("gbmv", reads, strict=True))), **options)
+
+
+@pytest.mark.parametrize(("text", "kept"), [
+    ("r = rsqrt(v + e); y = x * (g * r) + (b - m * (g * r))", "gb"),
+    ("r = rsqrt(e + v); y = (x - m) * r * g + b", "gb"),
+    ("i = inv(sqrt(v + e)); y = (x - m) * i * g + b", "gb"),
+    ("r = rsqrt(v + e); y = x * r + (b - m * r)", "b"),
+    ("r = rsqrt(v + e); y = x * r - m * r", ""),
+    ("r = identity(rsqrt(identity(v + e))); y = identity(x * identity(r * g)) - m * (r * g) + b", "gb"),
+    ("s = sqrt(v + e); y = (x - m) / s / s", ""),
+    ("s = sqrt(v + e); y = (x - m) / s * g - b", "g"),
+    ("r = rsqrt(v + e); y = (x - m) * r * g + b * c", "g"),
+    ("r = rsqrt(v + e); y = (x - m) * r * g + x", "g"),
+    ("r = rsqrt(v + e); y = (x - m) * r * g * c + b", "g"),
+    ("r = rsqrt(v + e); y = x * (r * g) - m * (r * g) - m * (r * g) + b", "g"),
+    ("r = rsqrt(v + e); y = x * (r * g) - m * (r * g) + b + c", "gb"),
+    ("r = pow(v + e, power); y = (x - m) * r * g", "g"),
+    ("r = rsqrt(v + e); y = -(-((x - m) * r * g)) + b", "gb"),
+    ("r = rsqrt(v + e); y = biasadd(x * (r * g) - m * (r * g), b)", "gb")])
+def test_which_parameters_a_formula_has(tmp_path, text, kept):
+    """What is added, subtracted or multiplied afterwards is no part of it."""
+    values = parameters()
+    layer = written(tmp_path, text, values)["bn"]
+    check(layer, [values[0] if "g" in kept else None, values[1] if "b" in kept else None, *values[2:]])
+
+
+@pytest.mark.parametrize("text", [
+    "r = rsqrt(v + e); y = (m - x) * r * g + b",
+    "r = rsqrt(v + e); y = (-m + x) * r * g + b",
+    "r = rsqrt(v + e); y = (x + m) * r * g + b",
+    "r = rsqrt(v + e); y = (x - -m) * r * g + b",
+    "r = rsqrt(v + e); q = r * g * c; y = x * q - m * q + b",
+    "r = rsqrt(v + e); y = x * (r * g) + (b - m * (r * g) - c * (r * g))",
+    "r = rsqrt(v + e); y = x * (r * g) + (m * (r * g) + b)",
+    "r = rsqrt(v + e); y = x * (r * g) + (b - m * r)",
+    "r = rsqrt(v + e); y = (x - m) * (r * r) * g + b",
+    "r = rsqrt(v + e); y = x * (r * g) - relu(x) * (r * g) + b",
+    "r = rsqrt(v + e); y = x * x * r",
+    "r = rsqrt(v + e); y = x * r * (x - m)",
+    "r = rsqrt(v + e); y = r * g + b"])
+def test_formulas_that_are_none(tmp_path, text):
+    with pytest.raises(UnresolvedError, match=UNKNOWN_FORM):
+        written(tmp_path, text)
+
+
+@pytest.mark.parametrize("text", ["s = pow(v + e, quarter); y = (x - m) / s * g + b", "s = pow(v + e, unknown); y = (x - m) / s * g + b",
+                                  "s = sqrt(v + e); y = (x - m) * inv(s + s) * g + b", "s = sqrt(v + e); y = s / (x - m) * g + b",
+                                  "r = rsqrt(x); y = x * r * g + b", "s = sqrt(v + e); y = x + s"])
+def test_other_uses_of_roots_are_not_reported(tmp_path, text):
+    with pytest.raises(UnsupportedError, match="the model contains no BatchNormalization layer"):
+        written(tmp_path, text)
+
+
+@pytest.mark.parametrize(("text", "said"), [
+    ("r = rsqrt(v + unknown); y = x * (r * g) - m * (r * g) + b", "its epsilon is not a constant of the graph"),
+    ("r = rsqrt(v); y = x * (r * g) - m * (r * g) + b", "its epsilon is not a constant of the graph"),
+    ("r = rsqrt(v + e); mm = exp(m); y = x * (r * g) - mm * (r * g) + b", "its mean is what the op Exp computes"),
+    ("r = rsqrt(v + e); mm = exp(m); y = (x - mm) * r * g + b", "its mean is what the op Exp computes"),
+    ("r = rsqrt(v + e); mm = mean(x, axes); y = x * (r * g) - mm * (r * g) + b", "it uses the statistics of the batch"),
+    ("r = rsqrt(v + e); mm = exp(exp(mean(x, axes))); y = (x - mm) * r * g + b", "it uses the statistics of the batch"),
+    ("r = rsqrt(v + e); mm = mean(x, axes); y = (x - mm) * r * g + b", "it uses the statistics of the batch")])
+def test_why_one_is_unresolved(tmp_path, text, said):
+    with pytest.raises(UnresolvedError, match=said):
+        written(tmp_path, text)
+
+
+def test_of_two_numbers_without_a_dimension_none_is_certain_to_be_epsilon(tmp_path):
+    values = [one.reshape(()) for one in parameters(1)]
+    with pytest.raises(UnresolvedError, match="its epsilon is not a constant of the graph"):
+        written(tmp_path, "r = rsqrt(v + e); y = x * (r * g) - m * (r * g) + b", values)
+
+
+def test_a_formula_of_many_terms_is_none(tmp_path):
+    """Sums are followed up to a limit, and end soon."""
+    text = "r = rsqrt(v + e); y = x * (r * g) - m * (r * g) + b"
+    more = "".join("; y = y + y" for _ in range(30))
+    assert written(tmp_path, text + more).paths() == ["bn"]
+    wide = "r = rsqrt(v + e); q = r + r + r + r; y = x * (q + q + q + q)"
+    with pytest.raises(UnresolvedError, match=UNKNOWN_FORM):
+        written(tmp_path, wide)
