@@ -12,8 +12,8 @@ from tests.sources.test_frozen_graph import ROLES, X, check, fused, read
 NONE = "the model contains no BatchNormalization layer"
 INSIDE = {
     "FusedBatchNormV3": [node("y", "FusedBatchNormV3", "h", *ROLES, is_training=False, epsilon=0.001)],
-    "BatchNormWithGlobalNormalization": [node("y", "BatchNormWithGlobalNormalization", "h", "moving_mean", "moving_variance", "beta", "gamma",
-                                              variance_epsilon=0.001, scale_after_normalization=True)],
+    "the op of 2015": [node("y", "BatchNormWithGlobalNormalization", "h", "moving_mean", "moving_variance", "beta", "gamma",
+                            variance_epsilon=0.001, scale_after_normalization=True)],
     "_FusedConv2D": [node("y", "_FusedConv2D", "h", "h", *ROLES, fused_ops=["FusedBatchNorm"], epsilon=0.001)],
     "Rsqrt": [const("e", np.float32(1e-3)), node("a", "AddV2", "moving_variance", "e:output:0"), node("r", "Rsqrt", "a:z:0"),
               node("i", "Mul", "r:y:0", "gamma"), node("xi", "Mul", "h", "i:z:0"), node("mi", "Mul", "moving_mean", "i:z:0"),
@@ -79,16 +79,18 @@ GIVEN = {"made": [const("s", np.int32([3])), const("one", np.float32(1)), const(
     ("stored", True, True), ("stored", False, True), ("made and stored", True, True), ("parts", True, True)])
 def test_what_borrows_the_fused_op_in_training(tmp_path, given, reshaped, is_one):
     """Layer and instance normalization give it a scale and an offset that the graph makes, and reshape their input."""
-    nodes = [X, *GIVEN[given], const("shape", np.int32([1, 16, 3, 1])), node("r", "Reshape", "x", "shape"), const("none", np.zeros(0, "f4")),
+    nodes = [X, *GIVEN[given], const("shape", np.int32([1, 16, 3, 1])), node("r", "Reshape", "x", "shape"),
+             const("none", np.zeros(0, "f4")),
              node("n/FusedBatchNorm", "FusedBatchNorm", "r" if reshaped else "x", "g", "b", "none", "none", epsilon=0.001)]
     with pytest.raises(UnresolvedError if is_one else UnsupportedError, match="it uses the statistics of the batch" if is_one else NONE):
         read(tmp_path, *nodes)
 
 
 @pytest.mark.parametrize(("sizes", "layout", "after", "axis", "ndim"), [
-    ([-1, 1, 1, 3], "NHWC", ["Reshape"], -1, 2), ([-1, 3, 1, 1], "NCHW", ["Reshape"], -1, 2), ([-1, 3, 1, 1], "NHWC", ["Reshape"], -1, None),
-    ([-1, 1, 1, 3], "NCHW", ["Reshape"], 1, None), ([-1, 2, 1, 3], "NHWC", ["Reshape"], -1, None),
-    ([-1, 1, 1, 3], "NHWC", [], -1, None), ([-1, 1, 1, 3], "NHWC", ["Relu"], -1, None), ([-1, 1, 1, 3], "NHWC", ["Identity", "Reshape"], -1, 2),
+    ([-1, 1, 1, 3], "NHWC", ["Reshape"], -1, 2), ([-1, 3, 1, 1], "NCHW", ["Reshape"], -1, 2),
+    ([-1, 3, 1, 1], "NHWC", ["Reshape"], -1, None), ([-1, 1, 1, 3], "NCHW", ["Reshape"], 1, None),
+    ([-1, 2, 1, 3], "NHWC", ["Reshape"], -1, None), ([-1, 1, 1, 3], "NHWC", [], -1, None), ([-1, 1, 1, 3], "NHWC", ["Relu"], -1, None),
+    ([-1, 1, 1, 3], "NHWC", ["Identity", "Reshape"], -1, 2),
     ([-1, 1, 1, 3, 1], "NHWC", ["Reshape"], -1, None), (None, "NHWC", ["Reshape"], -1, None)])
 def test_an_input_that_is_reshaped_for_the_fused_op(tmp_path, sizes, layout, after, axis, ndim):
     """A matrix, if it is reshaped back and has the axis of the channels and that of the batch alone; else its rank is unknown."""

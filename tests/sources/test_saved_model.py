@@ -13,11 +13,12 @@ import pytest
 import exporter
 from exporter.errors import FormatError, UnresolvedError, UnsupportedError
 from exporter.files.place import Place
-from exporter.formats.object_graph import OBJECT_GRAPH, SavedGraph
+from exporter.formats.object_graph import OBJECT_GRAPH, CheckpointGraph, SavedGraph
 from exporter.formats.protobuf import Message
 from exporter.sources import saved_model
 from exporter.sources.shared.architecture import node_tree_from
 from exporter.sources.shared.options import ReadOptions
+from exporter.sources.tf_graph.saved import SavedFunctions
 from exporter.sources.tf_objects.parts import graphs_of, of_inference
 from tests.make.graph_files import Function, const, frozen_variables, function, graph, meta_graph, node, tensor, variables
 from tests.make.live import ROLES, check_live, config, fill
@@ -730,3 +731,39 @@ def test_which_graph_is_that_of_inference(tmp_path, graphs, chosen):
     parts = graphs_of(Place(tmp_path / "saved_model.pb"))
     assert [(each.tags, each.objects is not None) for each in parts] == graphs
     assert of_inference(parts).tensorflow_version == f"1.{chosen}.0"
+
+
+def saved_functions(functions):
+    """Those of a SavedModel with the variables 2 to 6 of a batch norm and something else. functions: {name: (nodes, outputs, variables)}"""
+    bodies, concrete, names = [], b"", (*ROLES, "other")
+    for name, (nodes, results, count) in functions.items():
+        arguments = "gbmvo"[:count]
+        reads = [node(f"read_{one}", "ReadVariableOp", one) for one in arguments]
+        bodies.append(function(name, ["x", *arguments], [*reads, *nodes], results))
+        concrete += field(2, field(1, name) + field(2, field(2, bytes(range(2, 2 + count)))))
+    objects = [({"bn": 1, "o": 6}, None), (CHILDREN, None)]
+    return SavedFunctions(meta_graph(graph(functions=bodies)),
+                          SavedGraph(Message(saved_graph_proto([*objects, *(({}, name) for name in names)]) + concrete, "objects")),
+                          CheckpointGraph(Message(graph_proto([*objects, *(({}, (name, name)) for name in names)]), "stored")))
+
+
+@pytest.mark.parametrize(("functions", "modes"), [
+    ({"train": (True, 1), "call": (False, 0)}, [True, False]),  # that with more variables first: what it computes in training counts less
+    ({"train": (True, 0), "call": (False, 1)}, [False]), ({"call": (False, 0), "again": (False, 0)}, [False]),
+    ({"__inference_signature_wrapper_1": (True, 0), "call": (False, 1)}, [True]),
+    ({"train": (True, 0), "more": (True, 1)}, [True, True]), ({"__inference__wrapped_model_1": (False, 0), "train": (True, 1)}, [False])])
+def test_which_functions_are_asked_what_they_compute(functions, modes):
+    """The first of inference suffices: most files have a function for each mode of each layer and model."""
+    saved = saved_functions({name: (
+        [node("y", "FusedBatchNormV3", "x", *VECTORS, epsilon=0.02, is_training=training, exponential_avg_factor=0.5)], {"y": "y:y:0"},
+        4 + more) for name, (training, more) in functions.items()})
+    assert [norm.in_training for norm in saved.norms_of([5])[5]] == modes
+    assert saved.norms_of([6]) == {6: []}
+
+
+@pytest.mark.parametrize(("result", "is_both"), [("served:y:0", False), ("both:z:0", True)])
+def test_only_what_a_function_of_inference_returns_counts(result, is_both):
+    """Not a loss that it computes as well, and nothing reads."""
+    ops = [INFERENCE, TRAINING, node("loss", "Relu", "call:y:0"), node("both", "AddV2", "served:y:0", "loss:activations:0")]
+    (norm,) = saved_functions({"__inference_signature_wrapper_1": (ops, {"y": result}, 4)}).norms()
+    assert norm.also_in_training is is_both

@@ -268,7 +268,7 @@ class _Cone:
             assert minus[0].x is not None, "all of `scaled` have one"
             source = self.tracer.trace(minus[0].x)
             if self.tracer.moment(source) is not None or not self.tracer.of_activations(source):
-                return plus, [Term(-1, True, None, (*minus[0].factors, source))]
+                return plus, [minus[0]._replace(x=None, factors=(*minus[0].factors, source))]
         return [], []
 
     def _centered(self, node: Node, x: Value, gamma: Traced | None, beta: Traced | None, variance: Traced,
