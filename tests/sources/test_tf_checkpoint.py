@@ -425,7 +425,7 @@ def test_an_architecture_gives_names_and_epsilons(tmp_path, root):
         model.nodes = [({root: 1}, None), *(({name: child + 1 for name, child in node[0].items()}, *node[1:]) for node in model.nodes)]
     bundle = read(model.write(tmp_path), architecture=architecture(tmp_path, TREE))
     assert {layer.path: layer.epsilon for layer in bundle} == {"bn": 1e-5, "sub/inner": 1e-6, "td/norm": 1e-7}
-    assert {layer.path: layer.axis for layer in bundle} == {"bn": (1,), "sub/inner": (1,), "td/norm": (-1,)}  # a wrapper adds an axis
+    assert {layer.path: layer.axis for layer in bundle} == {"bn": (1,), "sub/inner": (1,), "td/norm": (2,)}  # a wrapper adds an axis
 
 
 @pytest.mark.parametrize(("tree", "what"), [
