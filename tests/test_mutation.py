@@ -14,7 +14,7 @@ from tests.mutation import covering
 from tests.mutation.covering import Covering
 from tests.mutation.equivalents import Equivalents
 from tests.mutation.mutants import mutants, sample
-from tests.mutation.running import MAX_OF_ONE, stages
+from tests.mutation.running import MAX_OF_ONE, MORE_TESTS, stages
 
 
 def changes(text):
@@ -97,6 +97,15 @@ def test_what_a_few_tests_do_not_notice_is_tried_with_every_row_of_a_table():
     assert first == [*rows[:MAX_OF_ONE], elsewhere]
     assert more == rows[MAX_OF_ONE:]
     assert stages(mutant, known, is_deep=True) == [first, more]
+
+
+def test_a_row_of_each_table_is_tried_before_all_rows_of_one():
+    """Of what thousands of tests execute, the quickest are the rows of a few tables."""
+    tables = {f"tests/test_{table}.py::test[{row}]": 0.001 * (table + 1) for table in range(20) for row in range(40)}
+    known = Covering(tables, {"exporter/z.py": {2: set(tables)}})
+    first, more = stages(mutants("exporter/z.py", "def f(a):\n    return not a\n")[0], known, is_deep=False)
+    assert {test.split("[")[0] for test in (*first, *more[:20])} == {test.split("[")[0] for test in tables}
+    assert len(more) == MORE_TESTS
 
 
 def test_lines_that_moved_keep_their_tests(tmp_path, monkeypatch):

@@ -25,7 +25,7 @@ from tests.mutation.mutants import Mutant
 IMPORTED = ("pytest", "numpy", "h5py", "hypothesis", "jsonschema", "orjson", "google_crc32c", "fsspec", "onnx", "zipfile",
             "http.server")
 MAX_TESTS, MAX_FILES, MAX_OF_ONE, MAX_SECONDS = 25, 8, 3, 20.0  # that a mutant is first tried with
-MORE_TESTS, MORE_SECONDS = 300, 15.0  # that what is not noticed is tried with: every row of a table, where the first have three each
+MORE_TESTS, MORE_SECONDS = 600, 15.0  # that what is not noticed is tried with: every row of a table, where the first have three each
 DEEP_TESTS, DEEP_SECONDS = 400, 90.0  # and then, if asked for
 OUTPUT = "output.txt"  # of the last tests, in a copy of the tree
 GATHERING = "an error where the tests are gathered"
@@ -125,10 +125,23 @@ def stages(mutant: Mutant, covering: Covering, is_deep: bool) -> list[list[str]]
             seconds += covering.seconds[test]
             first.append(test)
     first = first or order[:1]
-    more = _quick([test for test in order if test not in set(first)], covering, MORE_TESTS, MORE_SECONDS)
+    more = _quick(_one_of_each_first([test for test in order if test not in set(first)], near), covering, MORE_TESTS, MORE_SECONDS)
     left = found - {*first, *more}
     deep = _quick(sorted(left, key=covering.seconds.__getitem__), covering, DEEP_TESTS, DEEP_SECONDS) if is_deep else []
     return [stage for stage in (first, more, deep) if stage]
+
+
+def _one_of_each_first(tests: list[str], near: str) -> list[str]:
+    """The near ones, then one row of each table, then the other rows: of what thousands of tests execute, rows of a few tables notice less."""
+    tables: set[str] = set()
+
+    def place(test: str) -> tuple[bool, bool]:
+        table = test.split("[")[0]
+        is_other_row = table in tables
+        tables.add(table)
+        return not test.startswith(f"{near}::"), is_other_row
+
+    return sorted(tests, key=place)
 
 
 def _quick(tests: list[str], covering: Covering, most: int, limit: float) -> list[str]:
