@@ -105,11 +105,10 @@ def _items(schema: dict[str, Any], root: dict[str, Any]) -> Check:
 
 def rank_of_numbers(schema: dict[str, Any]) -> int:
     """The rank of the array that `schema` describes, if it describes only numbers or arrays of them; otherwise 0."""
-    own = {keyword: content for keyword, content in schema.items() if keyword not in SAYS_NOTHING}
-    if own == {"type": "number"}:
+    if schema == {"type": "number"}:
         return 1
-    if own.get("type") == "array" and own.keys() == {"type", "minItems", "items"} and own["minItems"] < 2:
-        below = rank_of_numbers(own["items"])
+    if schema.get("type") == "array" and schema.keys() == {"type", "minItems", "items"} and schema["minItems"] < 2:
+        below = rank_of_numbers(schema["items"])
         return below and below + 1
     return 0
 

@@ -208,6 +208,15 @@ def test_a_bundle_is_a_collection_of_layers():
         bundle["a"].gamma[0] = 1
 
 
+def test_what_is_remarked_of_a_bundle():
+    raised = [make_layer(path, epsilon=epsilon, effective_epsilon=1.001e-5) for path, epsilon in (("b", 1e-6), ("c", 1e-7))]
+    bundle = make_bundle(make_layer("a"), *raised, warnings=("first",), skipped=(("d", "x"), ("e", "y"), ("f", "x")))
+    assert bundle.remarks() == [
+        "first", "2 of 3 layers ran in a fused kernel that used epsilon 1.001e-05, not the config's 1e-06 (first: b); --effective-epsilon "
+        "writes that value as epsilon", "skipped d, f: x", "skipped e: y"]
+    assert make_bundle().remarks() == []
+
+
 @pytest.mark.parametrize(("edit", "words"), [
     (lambda b: b.update(format="x"), "this is not a bundle"),
     (lambda b: b.update(version=2), "expected a bundle of version 1, got version 2"),
