@@ -132,7 +132,7 @@ def stages(mutant: Mutant, covering: Covering, is_deep: bool) -> list[list[str]]
 
 
 def _one_of_each_first(tests: list[str], near: str) -> list[str]:
-    """The near ones, then one row of each table, then the other rows: of what thousands of tests execute, rows of a few tables notice less."""
+    """The near ones, then one row of each table, then the rest: of what thousands of tests execute, rows of few tables notice less."""
     tables: set[str] = set()
 
     def place(test: str) -> tuple[bool, bool]:
