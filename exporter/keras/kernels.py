@@ -119,7 +119,7 @@ class _Look:
         is_last = _is_channels_last(node, kind)
         if is_last is None:
             return NO_FORMAT
-        rank = self._ranks.get(norm) or (len(norm.input_shape) if norm.input_shape else None)
+        rank = self._ranks.get(norm)
         depths = [each.surroundings.added_axes for each in (norm, node)]
         if kind != "Dense" and depths[0] == depths[1]:
             rank = _spatial(kind) + 2

@@ -67,13 +67,16 @@ def test_what_is_said_of_the_layers_beside_it(form):
 
 
 @pytest.mark.parametrize(("entry", "axis"), [
-    (layer("Dense", "k", use_bias=True), 1), (layer("Conv1D", "k", use_bias=True), 2), (layer("Conv3D", "k", use_bias=True), 4),
-    (layer("Conv2DTranspose", "k", use_bias=True), 2), (layer("Conv1DTranspose", "k", use_bias=True), 1),
-    (layer("SeparableConv2D", "k", use_bias=True), 3), (layer("DepthwiseConv2D", "k", use_bias=True, depth_multiplier=1), 2),
-    (layer("DepthwiseConv2D", "k", use_bias=True, depth_multiplier=2), None),
+    *((layer(name, "k", use_bias=True), axis) for name, axis in {
+        "Dense": 1, "Conv1D": 2, "Conv2D": 3, "Conv3D": 4, "SeparableConv1D": 2, "SeparableConv2D": 3, "Conv1DTranspose": 1,
+        "Conv2DTranspose": 2, "Conv3DTranspose": 3, "LSTM": None}.items()),
+    *((layer(name, "k", bias=True, dim_ordering="tf"), axis) for name, axis in {
+        "Convolution1D": 2, "Convolution2D": 3, "Convolution3D": 4, "SeparableConvolution2D": 3}.items()),
+    *((layer(f"DepthwiseConv{rank}", "k", use_bias=True, depth_multiplier=number), axis) for rank, number, axis in [
+        ("1D", 1, 1), ("2D", 1, 2), ("3D", 1, None), ("2D", 2, None), ("1D", None, None)]),
     (layer("Convolution2D", "k", bias=True, dim_ordering="th"), None),
-    (layer("Convolution2D", "k", bias=True, dim_ordering="tf"), 3), (layer("LSTM", "k", use_bias=True), None),
-])
+    (layer("MaxoutConvolution2D", "k", bias=True, image_dim_ordering="th"), None),
+    (layer("Convolution2D", "k", bias=True, image_dim_ordering="th"), None)])
 def test_the_axis_of_a_kernels_output_channels(entry, axis):
     (feeding,) = neighbors(sequential(entry, norm())).inputs
     assert (feeding.axis, feeding.use_bias) == (axis, True)
@@ -165,10 +168,10 @@ def test_a_call_in_training_counts_for_all_entries_of_a_layer_without_places():
     """In a config that contradicts itself, as tf.keras writes one for a model that two models hold."""
     plain, training = ({**called(norm(name), ["nowhere"]), "shared_object_id": 7} for name in ("bn", "again"))
     training["inbound_nodes"] = [[["nowhere", 0, 0, {"training": True}]]]
-    other = called(norm("other"), ["nowhere"])
-    tree = model_tree(model(source(), plain, other, training, outputs=["bn"]), "m")
+    other, another = called(norm("other"), ["nowhere"]), {**called(norm("another"), ["nowhere"]), "shared_object_id": 8}
+    tree = model_tree(model(source(), plain, other, training, another, outputs=["bn"]), "m")
     assert [(node.name, node.surroundings.training) for _, node in walk(tree) if is_batch_norm(node)] == [
-        ("bn", True), ("other", None), ("again", True)]
+        ("bn", True), ("other", None), ("again", True), ("another", None)]
 
 
 @pytest.mark.parametrize("most", [
