@@ -180,7 +180,7 @@ def unsnappy(data: bytes, limit: int) -> bytes:
             if extra:
                 length = int.from_bytes(data[at : at + extra], "little") + 1
             at += extra
-            if length > len(data) - at or len(out) + length > size:
+            if len(out) + length > size:  # one that the data lacks a part of is too short for the size below
                 raise FormatError("a compressed block cannot be read: a literal is too long")
             out += data[at : at + length]
             at += length

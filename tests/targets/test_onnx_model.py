@@ -118,5 +118,5 @@ def test_another_axis(fields, axis, said):
 @pytest.mark.parametrize("axis", [(1, -1), (1, 3), (-1, -2)])
 def test_axes_apart_need_the_rank(axis):
     pytest.importorskip("onnx")
-    with pytest.raises(OutputError, match="bn: axes .* are not adjacent, and the file does not specify the rank of the input"):
+    with pytest.raises(OutputError, match=r"bn: axes .* are not adjacent, and the file does not specify the rank of the input"):
         onnx_model.write(make_bundle(make_layer("bn", axis=axis, **TWO)), WriteOptions())
