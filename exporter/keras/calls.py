@@ -74,14 +74,17 @@ def input_names(entry: dict[str, Any], tensors: Sequence[dict[str, Any]]) -> tup
 
 
 def references(value: Any) -> list[tuple[str, int, int]]:
-    """(layer, number of its call, number of the tensor) of each tensor that a call reads, or that is an input or output of a model."""
+    """(layer, number of its call, number of the tensor) of each tensor that a call reads, or that is an input or output of a model.
+
+    Those of a dict are in the order of its keys, in which Keras numbers them.
+    """
     found: list[tuple[str, int, int]] = []
     waiting = [value]
     while waiting:
         value = waiting.pop()
         if isinstance(value, dict):
             config = value.get("config") if value.get("class_name") == "__keras_tensor__" else None
-            value = config.get("keras_history") if isinstance(config, dict) else list(value.values())
+            value = config.get("keras_history") if isinstance(config, dict) else [value[key] for key in sorted(value)]
             if isinstance(value, dict):
                 value = [value]
         if not isinstance(value, list):
@@ -93,6 +96,12 @@ def references(value: Any) -> list[tuple[str, int, int]]:
             value = value[3:4]
         waiting += [part for part in reversed(value) if part and isinstance(part, (dict, list))]
     return found
+
+
+def keys_given(call: Any) -> list[str] | None:
+    """The keys of the dict of tensors that a call passes, in the order of `references`; None if it passes something else."""
+    given = next(iter(call["args"]), None) if _is_keras_3(call) and isinstance(call["args"], list) else call
+    return sorted(given) if isinstance(given, dict) and "class_name" not in given else None
 
 
 def calls_of(entry: dict[str, Any]) -> list[Any]:

@@ -12,7 +12,7 @@ from collections.abc import Set as AbstractSet
 from typing import Any
 
 from exporter.batchnorm.places import Call, Neighbor
-from exporter.keras.calls import Surroundings, calls_of, references
+from exporter.keras.calls import Surroundings, calls_of, keys_given, references
 from exporter.keras.lookalikes import WRAPPERS_AS_THEY_ARE
 from exporter.keras.node import MODELS, Node, is_batch_norm, join
 
@@ -28,7 +28,8 @@ _KERNEL_AXES = {
 
 
 Reference = tuple[str, int, int]  # layer, number of its call, number of the tensor
-_Reading = tuple[Node, int, list[Reference]]  # a layer, the number of its call and what the call reads
+_Keys = list[str] | None  # of the dict in which a call passes its tensors, if it does
+_Reading = tuple[Node, int, list[Reference], _Keys]  # a layer, the number of its call and what the call reads
 
 
 class _Unknown(Exception):
@@ -168,37 +169,37 @@ class _Graph:
     def __init__(self) -> None:
         self.steps: list[Step] = []
 
-    def model(self, node: Node, path: str, given: Sequence[Step] | None) -> list[Step]:
+    def model(self, node: Node, path: str, given: Sequence[Step] | None, keys: _Keys = None) -> list[Step]:
         """Traverses a model and returns its outputs. given: its inputs, None for the outermost model."""
         layers = [child for role, child in node.children if role == "layers"]
         if "input_layers" in node.config:
-            return self._functional(node, layers, path, given)
+            return self._functional(node, layers, path, given, keys)
         current = list(given or [])[:1]
         for child in layers:
             if child.class_name != "InputLayer" or given is None:
                 current = self._layer(child, join(path, child.name), current)[:1]
         return current
 
-    def _functional(self, node: Node, layers: list[Node], path: str, given: Sequence[Step] | None) -> list[Step]:
-        inputs = [name for name, _, _ in references(node.config["input_layers"])]
+    def _functional(self, node: Node, layers: list[Node], path: str, given: Sequence[Step] | None, keys: _Keys) -> list[Step]:
         values: dict[tuple[str, int], list[Step]] = {}
         if given is not None:
+            inputs = _inputs(node.config["input_layers"], keys)
             if len(inputs) != len(given):
                 raise _Unknown
             values = {(name, 0): [step] for name, step in zip(inputs, given, strict=True)}
         outputs = references(node.config.get("output_layers"))
-        for child, number, read in _in_order(layers, node.config["layers"], outputs, known=set(values)):
-            values[child.name, number] = self._layer(child, join(path, child.name), [_pick(values, each) for each in read])
+        for child, number, read, keys in _in_order(layers, node.config["layers"], outputs, known=set(values)):
+            values[child.name, number] = self._layer(child, join(path, child.name), [_pick(values, each) for each in read], keys)
         return [_pick(values, each) for each in outputs]
 
-    def _layer(self, node: Node, path: str, inputs: list[Step]) -> list[Step]:
+    def _layer(self, node: Node, path: str, inputs: list[Step], keys: _Keys = None) -> list[Step]:
         while (node.base_name == "TimeDistributed" or node.base_name in WRAPPERS_AS_THEY_ARE) and len(node.children) == 1:
             inner = node.children[0][1]
             if node.base_name != "TimeDistributed" and not is_batch_norm(inner):
                 break  # it changes its layer's kernel
             node, path = inner, join(path, inner.name)
         if node.base_name in MODELS:
-            return self.model(node, path, inputs)
+            return self.model(node, path, inputs, keys)
         step = Step(path, node, inputs)
         for each in inputs:
             each.outputs.append(step)
@@ -208,6 +209,18 @@ class _Graph:
         return [step]
 
 
+def _inputs(said: Any, keys: _Keys) -> list[str]:
+    """The names of a nested model's inputs, in the order in which its call passes them; keys: if in a dict. A dict for a model with a list
+    of inputs has the names of the inputs as its keys.
+    """
+    names = [name for name, _, _ in references(said)]
+    if keys is None or isinstance(said, dict) or len(names) == 1:
+        return names
+    if sorted(names) != keys:
+        raise _Unknown
+    return keys
+
+
 def _in_order(layers: list[Node], entries: Any, outputs: list[Reference], known: set[tuple[str, int]]) -> Iterator[_Reading]:
     """Each call of a functional model after those that it reads."""
     if not isinstance(entries, list) or len(entries) != len(layers):
@@ -215,23 +228,23 @@ def _in_order(layers: list[Node], entries: Any, outputs: list[Reference], known:
     waiting: dict[tuple[str, int], list[_Reading]] = {}
     open_reads: dict[tuple[str, int], int] = {}
     ready: list[_Reading] = []
-    reads = [[references(call) for call in calls_of(entry)] or [[]] for entry in entries]
-    first = _first_numbers([*reads, [outputs]])
+    reads = [[(references(call), keys_given(call)) for call in calls_of(entry)] or [([], None)] for entry in entries]
+    first = _first_numbers([*(read for calls in reads for read, _ in calls), outputs])
     for child, calls in zip(layers, reads, strict=True):
-        for number, read in enumerate(calls, first.get(child.name, 0)):
+        for number, (read, keys) in enumerate(calls, first.get(child.name, 0)):
             if (child.name, number) in known:
                 continue
             lacking = {(name, call) for name, call, _ in read} - known
             open_reads[child.name, number] = len(lacking)
             for each in lacking:
-                waiting.setdefault(each, []).append((child, number, read))
+                waiting.setdefault(each, []).append((child, number, read, keys))
             if not lacking:
-                ready.append((child, number, read))
+                ready.append((child, number, read, keys))
     done = 0
     while done < len(ready):
-        child, number, read = ready[done]
+        child, number, read, keys = ready[done]
         done += 1
-        yield child, number, read
+        yield child, number, read, keys
         for follower in waiting.pop((child.name, number), []):
             key = follower[0].name, follower[1]
             open_reads[key] -= 1
@@ -241,11 +254,11 @@ def _in_order(layers: list[Node], entries: Any, outputs: list[Reference], known:
         raise _Unknown
 
 
-def _first_numbers(reads: list[list[list[Reference]]]) -> dict[str, int]:
+def _first_numbers(reads: list[list[Reference]]) -> dict[str, int]:
     """The lowest number of the calls of each layer that are read: 1 for most nested models, whose call number 0 created them, and
     in Keras 3.0 for a layer that another model called earlier."""
     found: dict[str, int] = {}
-    for name, number, _ in (each for calls in reads for call in calls for each in call):
+    for name, number, _ in (each for read in reads for each in read):
         found[name] = min(number, found.get(name, number))
     return found
 
