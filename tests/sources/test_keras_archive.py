@@ -454,3 +454,22 @@ def test_what_a_quantizing_wrapper_keeps_for_itself(tmp_path):
     ((path, reason),) = bundle.skipped
     assert (bundle.paths(), path) == (["plain"], "quant_bn/bn")
     assert "keeps what it quantizes among its own weights" in reason
+
+
+@pytest.mark.parametrize(("group", "version"), [("private__block", "2.15.0"), ("__block", "3.3.3")])
+def test_a_class_with_an_underscore_in_front(model, group, version):
+    """tf.keras calls its groups private."""
+    block = entry("_Block", "blk", registered="lab>_Block", norm=norm("bn", epsilon=0.1))
+    bundle = model(functional("m", block, entry("_Block", "more", registered="lab>_Block", norm=norm("bn", epsilon=0.2))),
+                   {f"layers/{group}/norm": A, f"layers/{group}_1/norm": B}, version=version)
+    assert shown(bundle) == {"blk/bn": (0.1, given(A)), "more/bn": (0.2, given(B))}
+
+
+def test_what_all_ways_to_count_agree_on_is_read(model):
+    """Without a version, and with a group more than layers of a class, none of which is certain then."""
+    own = [norm(name, class_name="MyBN", registered="lab>MyBN") for name in "bc"]
+    inside = "_layer_checkpoint_dependencies"
+    bundle = model(functional("m", norm("a"), *own), {f"{inside}/batch_normalization": A, f"{inside}/my_bn": B, f"{inside}/my_bn_1": C,
+                                                      f"{inside}/my_bn_2": D}, metadata__json=None)
+    assert shown(bundle)["a"] == (0.001, given(A))
+    assert [path for path, reason in bundle.skipped if "is ambiguous" in reason] == ["b", "c"]

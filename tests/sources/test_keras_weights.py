@@ -311,3 +311,80 @@ def test_a_variable_outside_of_vars(weights):
         group.move("vars", "SNOD")
     with pytest.raises(FormatError, match=r"layers/batch_normalization_1/SNOD/0: a variable is not inside a group called 'vars'"):
         exporter.read(path, epsilon=1e-3)
+
+
+GOOD = {"layers/batch_normalization_9": A}  # what is certain stays so, whatever is beside it
+
+
+def outcome(bundle, path):
+    """What becomes of a group: "layer", "skipped" or "left out" with the reason, or "nothing"."""
+    assert bundle.paths()[-1:] == ["layers/batch_normalization_9"] or path in bundle.paths()
+    found = [f"skipped: {reason}" for other, reason in bundle.skipped if other == path]
+    found += [f"left out: {reason}" for other, reason in bundle.left_out if other == path]
+    found += ["layer" for other in bundle.paths() if other == path]
+    assert len(found) < 2
+    return found[0] if found else "nothing"
+
+
+def vectors(count, *, negative=False, shape=(3,)):
+    values = [np.full(shape, 1.5 + number, np.float32) for number in range(count)]
+    return [*values[:-1], -values[-1]] if negative else values
+
+
+@pytest.mark.parametrize(("count", "expected"), [
+    (1, "skipped: its group is named like a batch norm but"), (2, "layer"), (3, "skipped: one of its parameters is gamma or beta"),
+    (4, "layer"), (5, "layer"), (6, "skipped: one of its parameters is gamma or beta"), (7, "layer"),
+    (8, "skipped: its group is named like a batch norm but")])
+def test_how_many_vectors_a_counted_batch_norm_has(weights, count, expected):
+    """With renormalization three more."""
+    found = read(weights({**GOOD, "layers/batch_normalization": vectors(count)}))
+    assert outcome(found, "layers/batch_normalization").startswith(expected)
+    if expected == "layer":
+        layer = found["layers/batch_normalization"]
+        assert [(layer.gamma is not None), (layer.beta is not None)] == [count in (4, 7)] * 2
+        first = 2 if count in (4, 7) else 0
+        assert [layer.moving_mean[0], layer.moving_variance[0]] == [1.5 + first, 2.5 + first]
+
+
+@pytest.mark.parametrize("arrays", [
+    [np.ones(3, np.int32)] * 4, [np.float32(1)] * 4, [np.ones(3, "f4"), np.ones(3, "f4"), np.ones(3, "f4"), np.ones(2, "f4")],
+    [np.ones(3, "f4"), np.ones(3, "f4"), np.ones(3, "f4"), np.ones(3, np.int64)]], ids=["integers", "numbers", "shapes", "one of integers"])
+def test_what_a_counted_batch_norm_cannot_hold(weights, arrays):
+    said = outcome(read(weights({**GOOD, "layers/batch_normalization": arrays})), "layers/batch_normalization")
+    assert said.startswith("skipped: its group is named like a batch norm but")
+    assert outcome(read(weights({**GOOD, "layers/odd": arrays})), "layers/odd") == "nothing"
+
+
+@pytest.mark.parametrize(("name", "count", "negative", "expected"), [
+    ("odd", 1, False, "nothing"), ("odd", 2, False, "left out: it contains two vectors"), ("odd", 2, True, "nothing"),
+    ("odd", 3, False, "skipped: it contains three vectors"), ("odd", 3, True, "nothing"), ("odd", 4, False, "layer"),
+    ("odd", 4, True, "nothing"), ("odd", 5, False, "skipped: it contains 5 vectors"), ("odd", 5, True, "left out: it contains 5 vectors"),
+    ("odd", 7, False, "skipped: it contains 7 vectors"), ("odd", 8, False, "nothing"),
+    ("layer_normalization", 2, False, "nothing"), ("group_normalization_1", 2, False, "nothing"),
+    ("layer_normalization", 3, False, "skipped: it contains three vectors"),
+    ("batch_normalization", 2, False, "skipped: it contains two vectors"), ("batch_normalization", 2, True, "nothing")])
+def test_how_many_vectors_an_attribute_has(weights, name, count, negative, expected):
+    """Of whatever class it is: the name of an attribute is the user's, and only makes it likely."""
+    found = read(weights({**GOOD, f"block/{name}": vectors(count, negative=negative)}))
+    assert outcome(found, f"block/{name}").startswith(expected)
+
+
+@pytest.mark.parametrize(("name", "count", "shape", "is_mentioned"), [
+    ("blur", 2, (1, 3, 1, 2), True), ("blur", 2, (1, 1, 1, 3), False), ("blur", 3, (1, 1, 1, 3), True), ("blur", 4, (2, 1, 1, 3), False),
+    ("blur", 4, (1, 1, 1), False), ("batch_normalization", 2, (1, 1, 1, 3), True), ("layer_normalization", 2, (1, 1, 1, 3), False)])
+def test_how_many_arrays_in_the_rank_of_the_input_an_attribute_has(weights, name, count, shape, is_mentioned):
+    found = read(weights({**GOOD, f"block/{name}": vectors(count, shape=shape)}))
+    assert outcome(found, f"block/{name}").startswith(f"left out: it contains {count} arrays of shape" if is_mentioned else "nothing")
+
+
+@pytest.mark.parametrize(("version", "more"), [(None, None), ("2.15.0", {"f/three": (0.001, given(C))}), ("3.3.3", {})])
+def test_groups_that_fit_in_two_ways(weights, tmp_path, version, more):
+    """tf.keras counts a layer once however many models have it, Keras 3 in each: the last group is of one entry, or of the other."""
+    layers = [norm("one", shared=7), norm("three"), functional("f", norm("one", shared=7), norm("three"))]
+    (tmp_path / "arch.json").write_text(json.dumps({**functional("m", *layers), "keras_version": version}))
+    path = weights({"layers/batch_normalization": A, "layers/batch_normalization_1": B, "layers/functional/layers/batch_normalization": C})
+    if more is None:
+        with pytest.raises(FormatError, match="the groups match the layers in two ways"):
+            read(path, tmp_path / "arch.json")
+        return
+    assert shown(read(path, tmp_path / "arch.json")) == {"one": (0.001, given(A)), "three": (0.001, given(B)), **more}
