@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from exporter.formats.hdf5_plain import PlainDataset, PlainGroup
 
 SUPERBLOCK_BYTES = 128
-MAX_RANK = 64  # libhdf5's is 4
+MAX_RANK = 64  # of what is read at once; libhdf5's ranks are 4 for leaves and 16 for the nodes above them
 MAX_MEMBERS = 200_000  # per group, and of all cached groups
 MAX_HEAP = 64 << 20  # bytes of the names of one group
 MAX_BLOCKS, MAX_BLOCK = 64, 1 << 20  # of one object header; bytes of each
@@ -81,7 +81,8 @@ class Groups:
         self.root = TABLE_ENTRY.at(block, first + ADDRESSES.size) if first else None
         ranks = RANKS.at(block, RANKS_AT) if first else Ranks(0, 0, 0)
         self._leaf_size = TABLE_NODE.size + 2 * min(ranks.leaf, MAX_RANK) * TABLE_ENTRY.size
-        self._node_size = TREE_NODE.size + 8 * (2 * 2 * ranks.internal + 1)
+        self._node_size = TREE_NODE.size + 8 * (2 * 2 * min(ranks.internal, MAX_RANK) + 1)
+        self._most_used = 2 * ranks.internal
 
     def check(self, path: str, entry: TableEntry | None, found: LibraryObject | PlainGroup | PlainDataset) -> None:
         """Compares the entry of an opened object in the parent group's symbol table with the object's header.
@@ -195,6 +196,9 @@ class Groups:
         if node.left != (left[0] if left else UNDEFINED) or (left and left[1].right != address) or (not seen and node.right != UNDEFINED):
             raise FormatError("the B-tree of this group is damaged: its nodes disagree about their neighbors", hint=AGAIN)
         seen[address] = node
+        size = TREE_NODE.size + 8 * (2 * node.used + 1)
+        if size > len(data) and node.used <= self._most_used:  # a rank above MAX_RANK, of which this node makes use
+            data = self.read(address, size)
         pairs = struct.unpack_from(f"<{2 * node.used + 1}Q", data, TREE_NODE.size)
         for i in range(0, 2 * node.used, 2):
             low, high = _name(names, pairs[i]), _name(names, pairs[i + 2])

@@ -13,7 +13,8 @@ from exporter.errors import FormatError
 from exporter.files.input_file import MemoryFile
 from exporter.files.place import Place
 from exporter.formats.hdf5 import open_hdf5
-from exporter.formats.hdf5_layout import ADDRESSES, ADDRESSES_AT, LOCAL_HEAP, TABLE_ENTRY, TABLE_NODE, TREE_NODE
+from exporter.formats.hdf5_groups import MAX_RANK, UNDEFINED, Groups
+from exporter.formats.hdf5_layout import ADDRESSES, ADDRESSES_AT, LOCAL_HEAP, RANKS_AT, TABLE_ENTRY, TABLE_NODE, TREE_NODE
 
 ROOT_ENTRY = ADDRESSES_AT[0] + ADDRESSES.size
 MANY = [f"layer_{number:03}" for number in range(40)]  # several nodes
@@ -222,3 +223,45 @@ def test_a_node_that_claims_more_entries_than_fit_in_it(tmp_path, used):
     data = bytearray(made(tmp_path).read_bytes())
     struct.pack_into("<H", data, entry_of(data, TABLE_ENTRY.at(data, ROOT_ENTRY), b"layers").tree + 6, used)
     assert "the symbol table of this group cannot be read" in refused(data)
+
+
+@pytest.mark.parametrize("rank", [300, 0xFFFF])
+def test_a_node_is_read_as_far_as_it_is_used_whatever_rank_the_file_claims(tmp_path, rank):
+    names = [f"g{number:04}" for number in range(1500)]
+    with h5py.File(tmp_path / "r.h5", "w") as file:
+        for name in names:
+            file.create_group(name)
+    data = bytearray((tmp_path / "r.h5").read_bytes())
+    root = TABLE_ENTRY.at(data, ROOT_ENTRY)
+    links = links_of(data, root.tree)
+    struct.pack_into("<H", data, RANKS_AT + 2, rank)
+    usual, sizes = members_of(data)
+    assert list(usual) == [name.encode() for name in names]
+    assert max(sizes) < 30_000
+
+    node = struct.pack(f"<4sBBH{3 + 2 * len(links)}Q", b"TREE", 0, 0, len(links), UNDEFINED, UNDEFINED, 0,
+                       *(number for link in links for number in link))
+    wide = data.replace(struct.pack("<QQ", root.tree, root.heap), struct.pack("<QQ", len(data), root.heap)) + node
+    assert len(links) > 2 * MAX_RANK
+    assert members_of(wide)[0] == usual
+    struct.pack_into("<H", wide, RANKS_AT + 2, len(links) // 2 - 1)
+    with pytest.raises(FormatError, match="the symbol table of this group cannot be read"):
+        members_of(wide)
+
+
+def links_of(data, tree):
+    """(leaf, key behind it) for each leaf below a node of a group's B-tree."""
+    node = TREE_NODE.at(data, tree)
+    pairs = [struct.unpack_from("<QQ", data, tree + TREE_NODE.size + 8 + 16 * i) for i in range(node.used)]
+    return [link for child, _ in pairs for link in links_of(data, child)] if node.level else pairs
+
+
+def members_of(data):
+    """The members of the root group, and the sizes of what was read to find them."""
+    sizes = []
+
+    def read_at(address, size):
+        sizes.append(size)
+        return bytes(data[address: address + size])
+
+    return Groups(read_at, 0).members(""), sizes
