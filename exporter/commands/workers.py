@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from exporter.errors import MissingExtra, UsageError, printable
-from exporter.files.remote import place_for
 
 
 @contextlib.contextmanager
@@ -84,6 +83,8 @@ def cluster(address: str, first: str) -> Iterator[concurrent.futures.Executor]:
         import distributed
     except ImportError:
         raise MissingExtra("distributed", "dask", "--dask") from None
+    from exporter.pipeline.pieces import begin
+
     try:
         client: Any = distributed.Client(address, timeout="15s")  # type: ignore[no-untyped-call]  # distributed has few annotations
         workers = client.nthreads()
@@ -91,21 +92,6 @@ def cluster(address: str, first: str) -> Iterator[concurrent.futures.Executor]:
         raise UsageError(f"cannot connect to a Dask scheduler at {printable(address)}: {printable(str(error), 150)}") from None
     with client:
         # nobody waits for these: what goes wrong in them goes wrong again, and is reported, in an export
-        begun = [client.submit(_begin_on_cluster, first, workers=[worker], pure=False) for worker in workers]
+        begun = [client.submit(begin, first, workers=[worker], pure=False) for worker in workers]
         yield client.get_executor(pure=False)
         del begun
-
-
-def _begin_on_cluster(first: str) -> None:
-    """Does what takes time before the first model, while the client lists the models. first: says whether they are local files."""
-    from exporter.pipeline.readers import READERS
-
-    READERS.begin(place_for(first))
-    import exporter.pipeline.many
-    import exporter.pipeline.message
-    import exporter.pipeline.read
-    import exporter.pipeline.write
-    import exporter.targets.bundle_json  # noqa: F401
-    from exporter.batchnorm import schema
-
-    schema.prepare()

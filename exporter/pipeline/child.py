@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from exporter import errors
 from exporter.errors import ExporterError, FormatError, UsageError
@@ -253,8 +253,8 @@ def request(place: Place, options: ReadOptions, limits: Limits) -> bytes:
     """The request to a child that does not share its parent's memory."""
     import json
 
-    fields = {**options.said(), "architecture": None if options.architecture is None else options.architecture.address}
-    return json.dumps({"path": place.address, "options": fields, "limits": dataclasses.asdict(limits), "parent": os.getpid()}).encode()
+    return json.dumps({"path": place.address, "options": fields_of(options), "limits": dataclasses.asdict(limits),
+                       "parent": os.getpid()}).encode()
 
 
 def serve_request() -> None:
@@ -270,14 +270,21 @@ def understood(asked: bytes) -> tuple[Place, ReadOptions, Limits, int]:
     """A request, with the process id of its sender."""
     import json
 
+    said = json.loads(asked)
+    return place_for(said["path"]), options_of(said["options"]), Limits(**said["limits"]), said["parent"]
+
+
+def fields_of(options: ReadOptions) -> dict[str, Any]:
+    """Options for JSON."""
+    return {**options.said(), "architecture": None if options.architecture is None else options.architecture.address}
+
+
+def options_of(fields: dict[str, Any]) -> ReadOptions:
+    """The options that `fields_of` describes."""
     from exporter.sources.shared.options import ReadOptions
 
-    said = json.loads(asked)
-    fields = said["options"]
-    fields["epsilon"] = tuple((glob, value) for glob, value in fields["epsilon"])
-    fields["layers"] = tuple(fields["layers"])
-    fields["architecture"] = None if fields["architecture"] is None else place_for(fields["architecture"])
-    return place_for(said["path"]), ReadOptions(**fields), Limits(**said["limits"]), said["parent"]
+    return ReadOptions(**{**fields, "epsilon": tuple((glob, value) for glob, value in fields["epsilon"]), "layers": tuple(fields["layers"]),
+                          "architecture": None if fields["architecture"] is None else place_for(fields["architecture"])})
 
 
 def asks_for_plugins() -> bool:

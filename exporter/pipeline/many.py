@@ -5,40 +5,25 @@ An index file in the output folder tells the next run which exports exist and ar
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from exporter.errors import ExporterError, OutputError, UsageError, printable, unexpected
-from exporter.files.address import is_url, without_file_scheme
+from exporter.errors import ExporterError, OutputError, UsageError, printable
+from exporter.files.address import without_file_scheme
 from exporter.files.remote import place_for
-from exporter.pipeline.naming import named_sources, place_of, public, refuse_links
-from exporter.pipeline.outcome import EXPORTED, REFUSED, SKIPPED, Outcome, Summary
+from exporter.pipeline.each import Task, export_each, refused
+from exporter.pipeline.naming import named_sources, place_of, public
+from exporter.pipeline.outcome import SKIPPED, Outcome, Summary
 from exporter.pipeline.readers import READERS
 
 if TYPE_CHECKING:
     import concurrent.futures
 
-    from exporter.pipeline.readers import Asked
     from exporter.pipeline.resume import Index
     from exporter.sources.shared.options import ReadOptions
     from exporter.targets.shared.options import WriteOptions
-
-
-PIECES, MAX_PIECE_LENGTH = 32, 16  # the minimum number of pieces of work, so that every worker gets some; models in one piece
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Task:
-    """One export to be done; `mark` identifies the model's current state, `out` is below `out_dir`."""
-
-    source: str
-    out: str
-    mark: str
-    out_dir: str
 
 
 def export_many(sources: Iterable[str | os.PathLike[str]], out_dir: str | os.PathLike[str], *, suffix: str = ".json",
@@ -88,7 +73,7 @@ def export_many(sources: Iterable[str | os.PathLike[str]], out_dir: str | os.Pat
     try:
         tasks = []
         for source, error in plan.problems.items():
-            settle(source, _refused(source, "", error))
+            settle(source, refused(source, "", error))
         for source, out in plan.outputs.items():
             found = _before(source, out, index, force)
             if isinstance(found, Task):
@@ -101,75 +86,6 @@ def export_many(sources: Iterable[str | os.PathLike[str]], out_dir: str | os.Pat
         READERS.close()
         index.save()
     return Summary(tuple(outcomes[source] for source in [*plan.problems, *plan.outputs]), tuple(index.warnings))
-
-
-def export_each(tasks: Sequence[Task], options: ReadOptions, write_options: WriteOptions) -> Iterator[Outcome]:
-    """Exports models, in whatever process an executor runs it. While one is written, the next is being read."""
-    asked: Asked | None = None
-    if tasks:
-        READERS.begin(place_for(tasks[0].source))
-    try:
-        for task, following in itertools.zip_longest(tasks, tasks[1:]):
-            ahead = _Ahead(following, options)
-            outcome = export_one(task, options, write_options, asked, ahead)
-            if asked is not None:
-                asked.close()
-            asked = ahead.asked
-            yield outcome
-    finally:
-        if asked is not None:
-            asked.close()
-
-
-class _Ahead:
-    """The reading of the next model, which begins when this one was read."""
-
-    def __init__(self, task: Task | None, options: ReadOptions) -> None:
-        self._task, self._options = task, options
-        self.asked: Asked | None = None
-
-    def begin(self) -> None:
-        """Asks for it. What goes wrong here goes wrong again, and is reported, when it is read."""
-        if self._task is not None:
-            with contextlib.suppress(ExporterError, OSError):
-                self.asked = READERS.ask(place_for(self._task.source), self._options)
-
-
-def export_one(task: Task, options: ReadOptions, write_options: WriteOptions, asked: Asked | None = None,
-               ahead: _Ahead | None = None) -> Outcome:
-    """Exports one model. asked: the process that was asked for it. ahead: what begins once it is read."""
-    from exporter.pipeline import resume
-    from exporter.pipeline.read import read_in_batch
-    from exporter.pipeline.write import Output
-
-    try:
-        place = place_for(task.source)
-        refuse_links(task.out, task.out_dir)
-        if not is_url(task.out):
-            folder = os.path.dirname(task.out)
-            if not os.path.isdir(folder):
-                os.makedirs(folder, exist_ok=True)
-        output = Output(task.out, write_options, options.inputs(place), sync=False)
-        bundle = read_in_batch(place, options, output, asked)
-        if ahead is not None:
-            ahead.begin()
-        output.end(bundle)
-        return Outcome(source=public(task.source), out=task.out, status=EXPORTED, layers=len(bundle), mark=task.mark,
-                       channels=sum(layer.channels for layer in bundle), warnings=tuple(bundle.remarks()),
-                       written=resume.written(task.out))
-    except ExporterError as error:
-        return _refused(task.source, task.out, error)
-    except OSError as error:
-        return _refused(task.source, task.out, OutputError(f"cannot be written: {error.strerror or error}", where=task.out))
-    except Exception as error:  # a defect here must not cost the other exports
-        return _refused(task.source, task.out, unexpected(error))
-
-
-def _refused(source: str, out: str, error: ExporterError) -> Outcome:
-    name = place_for(source).name
-    if error.where == name or error.where.startswith(f"{name}: "):  # the source is printed beside the reason
-        error = error.replace(where=error.where[len(name) + 2:])
-    return Outcome(source=public(source), out=out, status=REFUSED, reason=str(error), hint=error.hint)
 
 
 def _before(source: str, out: str, index: Index, force: bool) -> Task | Outcome:
@@ -187,7 +103,7 @@ def _before(source: str, out: str, index: Index, force: bool) -> Task | Outcome:
             return Outcome(source=public(source), out=out, status=SKIPPED)
         return Task(source, out, mark, index.out_dir)
     except ExporterError as error:
-        return _refused(source, out, error)
+        return refused(source, out, error)
 
 
 def _run(tasks: Sequence[Task], options: ReadOptions, write_options: WriteOptions,
@@ -198,9 +114,10 @@ def _run(tasks: Sequence[Task], options: ReadOptions, write_options: WriteOption
         return
     import concurrent.futures
 
-    size = max(1, min(MAX_PIECE_LENGTH, len(tasks) // PIECES))
-    waiting = {executor.submit(_export_some, piece, options, write_options): piece
-               for piece in (tasks[i: i + size] for i in range(0, len(tasks), size))}
+    from exporter.pipeline import pieces
+
+    waiting = {executor.submit(pieces.export_piece, pieces.text_of(piece, options, write_options)): piece
+               for piece in pieces.cut(tasks)}
     try:
         while waiting:
             done, _ = concurrent.futures.wait(waiting, return_when=concurrent.futures.FIRST_COMPLETED)
@@ -215,14 +132,12 @@ def _run(tasks: Sequence[Task], options: ReadOptions, write_options: WriteOption
             future.cancel()
 
 
-def _export_some(tasks: Sequence[Task], options: ReadOptions, write_options: WriteOptions) -> list[Outcome]:
-    return list(export_each(tasks, options, write_options))
+def _outcomes(future: concurrent.futures.Future[str], tasks: Sequence[Task]) -> list[Outcome]:
+    from exporter.pipeline import pieces
 
-
-def _outcomes(future: concurrent.futures.Future[list[Outcome]], tasks: Sequence[Task]) -> list[Outcome]:
     try:
-        return future.result()
+        return pieces.outcomes_in(future.result())
     except Exception as error:  # of the executor: a worker process was killed, a result could not be sent
         what = f"the worker that exported it failed ({type(error).__name__}: {printable(str(error), 150)})"
-        return [_refused(task.source, task.out, OutputError(what, hint="run the command again to export the rest"))
+        return [refused(task.source, task.out, OutputError(what, hint="run the command again to export the rest"))
                 for task in tasks]
