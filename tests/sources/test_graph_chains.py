@@ -30,7 +30,6 @@ def written(tmp_path, text, values=None, **options):
     ("r = identity(rsqrt(identity(v + e))); y = identity(x * identity(r * g)) - m * (r * g) + b", "gb"),
     ("s = sqrt(v + e); y = (x - m) / s / s", ""),
     ("s = sqrt(v + e); y = (x - m) / s * g - b", "g"),
-    ("r = rsqrt(v + e); y = (x - m) * r * g + b * c", "g"),
     ("r = rsqrt(v + e); y = (x - m) * r * g + x", "g"),
     ("r = rsqrt(v + e); y = (x - m) * r * g * c + b", "g"),
     ("r = rsqrt(v + e); y = x * (r * g) - m * (r * g) - m * (r * g) + b", "g"),

@@ -196,7 +196,8 @@ class _Cone:
             return _negated(self._operand(first, depth))
         second = operand(self.frame, node, 1)
         if node.op in DIVISIONS:
-            return _product(self._operand(first, depth), (Term(1, True, None, ()),)) if self._divides(second) else None
+            root = (Term(1, True, None, ()),)
+            return None if not self._divides(second) else root if self._is_one(first) else _product(self._operand(first, depth), root)
         one, other = self._operand(first, depth), self._operand(second, depth)
         if node.op == "Mul":
             return _product(one, other)
@@ -209,6 +210,14 @@ class _Cone:
         """Whether a value is the square root itself."""
         return self.kind == "Sqrt" and inner(value).node is self.root
 
+    def _is_one(self, value: Value) -> bool:
+        """Whether a value is the number 1, as in 1 / sqrt(variance + epsilon)."""
+        return self.tracer.scalar(value) == 1 and _rank(self.tracer.trace(value)) == 0
+
+    def _is_activation(self, source: Traced) -> bool:
+        """Whether a value is neither a parameter nor computed from parameters alone, as exp(gamma) is."""
+        return isinstance(source, (Opaque, Moment)) and not self.tracer.of_parameters(source)
+
     def _operand(self, value: Value, depth: int) -> tuple[Term, ...] | None:
         node = value.node
         if node is not None and node.name in self.members:
@@ -216,7 +225,7 @@ class _Cone:
         sign, value = self._signed(value)
         source = self.tracer.trace(value)
         made = isinstance(source, Opaque) and self.tracer.is_statistic(source)  # gamma and beta as batch renormalization corrects them
-        if isinstance(source, (Opaque, Moment)) and not made:  # a Moment may be the mean, or the output of a pooling layer
+        if not made and self._is_activation(source):  # a Moment may be the mean, or the output of a pooling layer
             return (Term(sign, False, value, ()),)
         return (Term(sign, False, None, (source,)),)
 
@@ -278,9 +287,9 @@ class _Cone:
         if difference.op == "Mul" and gamma is None:
             sides = [difference.operand(0), difference.operand(1)]
             sources = [self.tracer.trace(side) for side in sides]
-            difference = inner(sides[isinstance(sources[1], (Opaque, Moment))])
-            gamma = sources[not isinstance(sources[1], (Opaque, Moment))]
-        if difference.op not in ("Sub", "AddV2", "Add") or isinstance(gamma, (Opaque, Moment)):
+            second = self._is_activation(sources[1])
+            difference, gamma = inner(sides[second]), sources[not second]
+        if difference.op not in ("Sub", "AddV2", "Add") or (gamma is not None and self._is_activation(gamma)):
             return None
         outer, (sign, value) = difference.operand(0), self._signed(difference.operand(1))
         mean = self.tracer.trace(value)

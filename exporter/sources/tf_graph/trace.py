@@ -7,6 +7,7 @@ functions.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -32,6 +33,7 @@ MAX_FRAMES = 20_000
 MAX_TRACE_LENGTH = 10_000
 MAX_SEARCH_WIDTH = 2_000
 MAX_STATISTIC_WIDTH = 200
+MAX_PARAMETER_WIDTH = 30
 TOO_LONG = "a chain of ops too long to follow"
 
 PASSES = frozenset({"Identity", "RefIdentity", "ReadVariableOp", "Switch", "RefSwitch", "Enter", "RefEnter", "Exit", "Snapshot",
@@ -261,6 +263,14 @@ class Tracer:
             return isinstance(source, Moment)
         return any(node is None or node.op in REDUCTIONS or node.op.startswith("Placeholder") or FUSED.fullmatch(node.op)
                    for node in self._ancestors(source.value))
+
+    def of_parameters(self, source: Traced) -> bool:
+        """Whether a value is computed in a few ops from parameters and constants alone: exp(gamma), gamma[None, :, None, None]."""
+        if not isinstance(source, Opaque) or source.value is None:
+            return False
+        nodes = list(itertools.islice(self._ancestors(source.value), MAX_PARAMETER_WIDTH))
+        return len(nodes) < MAX_PARAMETER_WIDTH and all(
+            node is not None and (bool(node.inputs) or node.op == "Const" or node.op in VARIABLES) for node in nodes)
 
     def is_statistic(self, source: Traced) -> bool:
         """Whether a value is a statistic of the batch, or computed only from such statistics, parameters and numbers."""
