@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from exporter.errors import UnresolvedError, UnsupportedError
+from exporter.errors import FormatError, UnresolvedError, UnsupportedError
 from tests.make.graph_files import Function, chain, const, frozen_variables, function, node, parameters
 from tests.sources.test_frozen_graph import ROLES, X, check, fused, read
 
@@ -137,3 +137,18 @@ def test_functions_without_one_that_call_one_another_for_ever(tmp_path):
     again = function("f", ["h"], [node("r", "Relu", "h"), node("c", "PartitionedCall", "r:y:0", f=Function("f"))], {"y": "c:output:0"})
     bundle = read(tmp_path, X, *nodes, node("c", "PartitionedCall", "x", f=Function("f")), fused("bn", reads), functions=[again])
     check(bundle["bn"], values)
+
+
+@pytest.mark.parametrize(("depth", "is_read"), [(60, True), (70, False)])
+def test_how_deep_functions_may_call_one_another(tmp_path, depth, is_read):
+    values = parameters()
+    nodes, reads = frozen_variables("bn", values)
+    functions = [function("f0", ["h", *ROLES], INSIDE["FusedBatchNormV3"], {"o": "y:y:0"})]
+    functions += [function(f"f{number}", ["h", *ROLES], [node("c", "PartitionedCall", "h", *ROLES, f=Function(f"f{number - 1}"))],
+                           {"o": "c:output:0"}) for number in range(1, depth)]
+    call = node("c", "PartitionedCall", "x", *reads, f=Function(f"f{depth - 1}"))
+    if is_read:
+        check(read(tmp_path, X, *nodes, call, functions=functions)["bn"], values)
+        return
+    with pytest.raises(FormatError, match="expected function calls at most 64 deep"):
+        read(tmp_path, X, *nodes, call, functions=functions)

@@ -767,3 +767,73 @@ def test_only_what_a_function_of_inference_returns_counts(result, is_both):
     ops = [INFERENCE, TRAINING, node("loss", "Relu", "call:y:0"), node("both", "AddV2", "served:y:0", "loss:activations:0")]
     (norm,) = saved_functions({"__inference_signature_wrapper_1": (ops, {"y": result}, 4)}).norms()
     assert norm.also_in_training is is_both
+
+
+def write_functions(folder, scopes, *, prefix=""):
+    """A SavedModel of batch norms that only functions tell, by the scopes of their variables."""
+    bodies, concrete, said, stored, tensors = [], b"", [({}, None)], [({}, None)], {}
+    for number, scope in enumerate(scopes):
+        first = len(stored)
+        reads = [node(f"read_{one}", "ReadVariableOp", one) for one in "gbmv"]
+        norm = node(f"{prefix}norm_{number}/FusedBatchNormV3", "FusedBatchNormV3", "x", *VECTORS, epsilon=0.02, is_training=False)
+        result = {"y": f"{prefix}norm_{number}/FusedBatchNormV3:y:0"}
+        bodies.append(function(f"call_{number}", ["x", *"gbmv"], [*reads, norm], result))
+        concrete += field(2, field(1, f"call_{number}") + field(2, field(2, bytes(range(first, first + 4)))))
+        for role in ROLES:
+            key = f"{number}/{role}/.ATTRIBUTES/VARIABLE_VALUE"
+            said[0][0][f"{number}_{role}"] = stored[0][0][f"{number}_{role}"] = len(stored)
+            said.append(({}, f"{scope}/{role}"))
+            stored.append(({}, (f"{scope}/{role}", key)))
+            tensors[key] = VALUES[role] + number
+    (folder / "variables").mkdir(parents=True)
+    write_bundle(folder / "variables", "variables", {**tensors, OBJECT_GRAPH: [graph_proto(stored)]})
+    (folder / "saved_model.pb").write_bytes(saved_model_proto(saved_graph_proto(said) + concrete, graph=graph(functions=bodies)))
+    return folder
+
+
+@pytest.mark.parametrize(("scopes", "paths"), [
+    (["net/a", "net/b"], ["a", "b"]), (["net/a"], ["net/a"]), (["net/a", "head/b"], ["net/a", "head/b"]),
+    (["net/a", "net/block/b"], ["a", "block/b"]), (["net/a", "net"], ["net/a", "net"])])
+def test_the_name_of_the_model_is_no_part_of_the_paths(tmp_path, scopes, paths):
+    """What all variables begin with, where that leaves a name to each of several batch norms."""
+    bundle = read(write_functions(tmp_path, scopes))
+    assert bundle.paths() == paths
+    assert [layer.name for layer in bundle] == [path.rpartition("/")[2] for path in paths]
+    for number, layer in enumerate(bundle):
+        assert all(getattr(layer, role).tobytes() == (VALUES[role] + number).tobytes() for role in ROLES)
+
+
+@pytest.mark.parametrize(("said", "ndim"), [
+    ({"build_input_shape": {"class_name": "TensorShape", "items": [None, 4, 3]}}, 3), ({"build_input_shape": [None, 3]}, 2),
+    ({"batch_input_shape": [None, 4, 4, 3]}, 4), ({"build_input_shape": [None, 3], "batch_input_shape": [None, 4, 4, 3]}, 2),
+    ({"build_input_shape": [3]}, None), ({"build_input_shape": [[None, 3], [None, 3]]}, None), ({"build_input_shape": [{"a": 1}, 2]}, None),
+    ({"build_input_shape": "three"}, None), ({"input_spec": {"config": {"ndim": 4}}}, 4),
+    ({"build_input_shape": [3], "input_spec": {"config": {"ndim": 2}}}, 2), ({"input_spec": {"config": {"ndim": True}}}, None),
+    ({"input_spec": {"config": {"ndim": 1}}}, None), ({"input_spec": {"config": {"ndim": "4"}}}, None), ({"input_spec": "four"}, None),
+    ({"input_spec": {"config": 4}}, None)])
+def test_the_rank_that_metadata_records(tmp_path, said, ndim):
+    (layer,) = read(write(tmp_path, metadata={**config("bn_1", 2e-3), "name": "bn_1", **said})).layers
+    assert layer.ndim == ndim
+
+
+def test_a_wrapper_that_quantizes_is_noted(tmp_path):
+    quantize = {"class_name": "Default8BitQuantizeConfig", "config": {"weight_attrs": ["gamma"], "quantize_output": False}}
+    outer = {"class_name": "Custom>QuantizeWrapperV2", "name": "quant", "config": {"name": "quant", "quantize_config": quantize}}
+    (layer,) = held_by(tmp_path, {"quant": 6}, [{"layer": 1}], {1: metadata(), 6: outer}).layers
+    assert (layer.path, layer.notes) == (
+        "quant/bn_1", ("QuantizeWrapperV2 around it quantizes its gamma in inference; the parameters are those before that",))
+
+
+@pytest.mark.parametrize(("listed", "is_known"), [
+    ([config("bn_1", 2e-3)], True), ([config("bn_1", 0.5)], False), ([config("other", 0.5), config("bn_1", 2e-3)], True),
+    ([config("bn_1", 0.5), config("bn_1", 0.5)], True), ([{"class_name": "Dense", "config": {}}, config("bn_1", 0.5)], True),
+    ([7, config("bn_1", 0.5)], True), ("layers", True)])
+def test_what_the_models_config_says_of_a_layer(tmp_path, listed, is_known):
+    """Compared with the layer's own, where it lists one of that name, and is a list of layers at all."""
+    model = {"name": "net", "class_name": "Mine", "config": {"name": "net", "layers": listed}}
+    folder = write(tmp_path, separate={0: json.dumps(model), 1: json.dumps(metadata())})
+    if is_known:
+        assert read(folder)["bn_1"].epsilon == 2e-3
+        return
+    with pytest.raises(FormatError, match=r"its epsilon is 0\.002 in its own metadata and 0\.5 in its model's"):
+        read(folder)

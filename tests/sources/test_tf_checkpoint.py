@@ -183,6 +183,11 @@ def test_a_checkpoint_without_object_graph_is_read_by_names(tmp_path):
     (lambda m: m.norm("p", "0", "norm", scope="net/p0").dense("p", "0", "fc", scope="net/p0").norm("p", "1", scope="net/p1"),
      ["p0/norm", "p1"]),
     (lambda m: m.norm("layer_with_weights-0", "layer", scope="td").norm("layer_with_weights-1", scope="bn"), ["td", "bn"]),
+    (lambda m: m.norm("a", "layer_with_weights-0", scope="net/bn").norm("a", "layer_with_weights-1", scope="net/other")
+     .norm("b", "layer_with_weights-0", scope="bn").norm("b", "layer_with_weights-1", scope="other"),
+     ["net/bn", "net/other", "b/bn", "b/other"]),
+    (lambda m: m.norm("layer_with_weights-0", "layer_with_weights-0", scope="sub/bn")
+     .norm("layer_with_weights-0", "layer_with_weights-1", scope="sub/other"), ["sub/bn", "sub/other"]),
 ])
 def test_paths(tmp_path, build, paths):
     bundle = read(build(Model()).write(tmp_path))
@@ -245,6 +250,20 @@ def test_parameters_of_several_types_are_held_in_the_wider(tmp_path):
     layer = read(model.write(tmp_path)).layers[0]
     assert layer.dtype == "float32"
     assert layer.gamma.tobytes() == model.tensors["bn/gamma/.ATTRIBUTES/VARIABLE_VALUE"].astype("f4").tobytes()
+
+
+@pytest.mark.parametrize(("dtypes", "held"), [
+    (["float16"], "float16"), (["bfloat16"], "bfloat16"), (["float64"], "float64"), (["float16", "float64"], "float64"),
+    (["bfloat16", "float16"], "float32"), (["float32", "float64"], "float64")])
+def test_the_type_that_holds_all_parameters(tmp_path, dtypes, held):
+    model = Model().norm("bn")
+    for number, (key, values) in enumerate(model.tensors.items()):
+        dtype = dtypes[number % len(dtypes)]
+        model.tensors[key] = (np.float32([1, 2, 0.5]), dtype) if dtype == "bfloat16" else values.astype(dtype)
+    layer = read(model.write(tmp_path)).layers[0]
+    assert layer.dtype == held
+    kept = [values[0] if isinstance(values, tuple) else values for values in model.tensors.values()]
+    assert [values.astype("f8").tolist() for values in layer.parameters().values()] == [values.astype("f8").tolist() for values in kept]
 
 
 @pytest.mark.parametrize(("spoil", "what"), [
@@ -482,6 +501,20 @@ def test_what_a_sequential_has_lost_is_left_out(tmp_path):
     assert bundle.warnings == [about_removed(["gone"])]
     with pytest.raises(FormatError, match="the model has 1 layers in it, but 2 in the checkpoint"):
         read(model.write(tmp_path), architecture=architecture(tmp_path, functional(config("other", 1e-5), class_name="Sequential")))
+
+
+@pytest.mark.parametrize(("class_name", "is_read"), [("Sequential", True), ("Functional", False)])
+def test_the_config_of_a_model_alone_says_which_kind_it_is(tmp_path, class_name, is_read):
+    """A dump of get_config() has no class: input_layers are of a functional model, which loses no layers."""
+    model = Model().norm("layer-1", scope="bn").norm("layer-2", "layer", scope="gone")
+    model.add("layer-0")
+    alone = {"name": "net", "layers": [config("bn", 1e-5)], **({"input_layers": []} if class_name == "Functional" else {})}
+    path = model.write(tmp_path)
+    if is_read:
+        assert [layer.path for layer in read(path, architecture=architecture(tmp_path, alone))] == ["bn"]
+        return
+    with pytest.raises(FormatError, match="the model has 1 layers in it, but 3 in the checkpoint"):
+        read(path, architecture=architecture(tmp_path, alone))
 
 
 def test_a_class_of_the_users_says_nothing_of_its_layers(tmp_path):
