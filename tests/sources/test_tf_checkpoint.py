@@ -481,12 +481,14 @@ def test_a_layer_that_two_models_of_an_architecture_hold_is_one(tmp_path):
         ([], ["one/relu"]), (["one/relu"], ["other/relu"])]
 
 
-def test_operations_of_keras_3_have_numbers_and_are_no_objects(tmp_path):
-    """Masking and keras.ops: the config lists them among the layers."""
+@pytest.mark.parametrize("others", [0, 1])
+def test_operations_of_keras_3_have_numbers_and_are_no_objects(tmp_path, others):
+    """Masking and keras.ops: the config lists them among the layers; a single one is not taken for an input that has no object."""
     model = Model().norm("model", "_operations", "2", scope="bn")
     model.add("model", "_operations", "0")
     operation = {"class_name": "NotEqual", "config": {"name": "not_equal"}}
-    tree = functional(TREE["config"]["layers"][0], operation, config("bn", 1e-5, trainable=True), operation | {"config": {"name": "any"}})
+    tree = functional(TREE["config"]["layers"][0], operation, config("bn", 1e-5, trainable=True),
+                      *[operation | {"config": {"name": "any"}}] * others)
     bundle = read(model.write(tmp_path), architecture=architecture(tmp_path, tree))
     assert {layer.path: layer.epsilon for layer in bundle} == {"bn": 1e-5}
 

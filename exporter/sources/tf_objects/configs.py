@@ -107,11 +107,15 @@ def _layers_of(graph: CheckpointGraph, node: int) -> list[int]:
     Sequential keeps in its internal functional model; it numbers operations (keras.ops), too, which are no objects."""
     children = graph.children(node)
     found = [children[key] for number in range(len(children)) if (key := f"layer-{number}") in children]
-    if found or not len(children):
-        return found
-    operations = graph.children(children.get("_functional", node)).get("_operations")
+    return found or list(_operations_of(graph, node).values())
+
+
+def _operations_of(graph: CheckpointGraph, node: int) -> dict[int, int]:
+    """The layers of a model of Keras 3 by their numbers, which operations have, too."""
+    children = graph.children(node)
+    operations = graph.children(children.get("_functional", node)).get("_operations") if len(children) else None
     listed = {} if operations is None else graph.children(operations)
-    return [listed[key] for key in sorted(filter(str.isdecimal, listed), key=int)]
+    return {int(key): listed[key] for key in sorted(filter(str.isdecimal, listed), key=int)}
 
 
 def _fit(graph: CheckpointGraph, root: int, tree: Node) -> dict[int, list[tuple[str, Node]]]:
@@ -138,14 +142,14 @@ def _paired(graph: CheckpointGraph, node: int, path: str, config: Node) -> list[
     """The layers of a model with their configs, by their places."""
     is_sequential = config.base_name == "Sequential"
     inner, held = [child for _, child in config.children], _layers_of(graph, node)
+    if len(inner) > len(held) and (numbered := _operations_of(graph, node)) and not is_sequential:
+        inner = [below for number, below in enumerate(inner) if number in numbered or not _is_operation(below)]
     if len(inner) == len(held) + 1 and inner[0].class_name == "InputLayer":  # a Sequential may or may not count it,
         inner = inner[1:]
     elif len(held) > len(inner) and not graph.children(held[0]) and (is_sequential or len(held) == len(inner) + 1):
         held = held[1:]  # in its config as in its checkpoint
     if is_sequential and len(held) > len(inner) and _are_named(graph, held, inner):
         held = held[:len(inner)]  # TensorFlow 1.15 keeps layers that Sequential.pop() removed
-    if len(inner) > len(held):
-        inner = [below for below in inner if not _is_operation(below)]
     if len(inner) != len(held):
         raise FormatError(f"{path or 'the model'} has {len(inner)} layers in it, but {len(held)} in the checkpoint", hint=OTHER_MODEL)
     return list(zip(held, inner, strict=True))
