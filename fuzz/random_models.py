@@ -15,6 +15,10 @@ EPSILONS = (1e-3, 1e-3, 1e-3, 1e-5, 1.001e-5, 1e-6, 1e-7, 1e-4, 0.25)
 PARTS = ("stem", "arms", "norm", "zone", "_hidden", "bn1", "table", "layer_list", "gamma_block")
 
 
+def twice(x):
+    return x * 2.0
+
+
 class Plan:
     """The calls of one model: steps of (layer, arguments, numbers of the values that it reads), and the numbers of what comes out.
 
@@ -28,8 +32,9 @@ class Plan:
 class Api:
     """One Keras: its name here, the module, its version, and what it can do."""
 
-    def __init__(self, name, keras, version):
+    def __init__(self, name, keras, version, norms=()):
         self.name, self.keras, self.version = name, keras, version
+        self.norms = list(norms)  # more classes of batch norms
         self.is_3 = version >= (3,)
         self.has_axis_lists = not self.is_3 and name != "keras"
         self.has_renorm = self.has_axis_lists
@@ -38,91 +43,6 @@ class Api:
 def version_of(text):
     """(2, 10, 0) of "2.10.0-tf"."""
     return tuple(int(part) for part in text.split("-")[0].split(".") if part.isdigit())
-
-
-def classes(keras):
-    """Users' classes for one keras module: what they hold is in none of their configs, but for Holder's."""
-    layers = keras.layers
-
-    class MyNorm(layers.BatchNormalization):
-        pass
-
-    class Impostor(layers.Layer):
-        """Four vectors, and no batch norm."""
-
-        def build(self, shape):
-            self.parts = [self.add_weight(name=f"w{k}", shape=(int(shape[-1]),), initializer="ones") for k in range(4)]
-            super().build(shape)
-
-        def call(self, x):
-            return x * self.parts[0]
-
-    class Block(layers.Layer):
-        def __init__(self, units=4, epsilon=0.002, **fields):
-            super().__init__(**fields)
-            self.units, self.fc = units, layers.Dense(units)
-            self.norm = layers.BatchNormalization(epsilon=epsilon, name="inner")
-
-        def build(self, shape):
-            self.fc.build(shape)
-            self.norm.build(tuple(shape[:-1]) + (self.units,))
-            super().build(shape)
-
-        def call(self, x, training=None):
-            return self.norm(self.fc(x), training=training)
-
-        def get_config(self):
-            return dict(super().get_config(), units=self.units)
-
-        def compute_output_shape(self, shape):
-            return tuple(shape[:-1]) + (self.units,)
-
-    class NormCell(layers.Layer):
-        def __init__(self, units=3, **fields):
-            super().__init__(**fields)
-            self.units = self.state_size = self.output_size = units
-            self.proj, self.norm = layers.Dense(units), layers.BatchNormalization(name="cell_norm")
-
-        def build(self, shape):
-            self.proj.build(shape)
-            self.norm.build((None, self.units))
-            super().build(shape)
-
-        def call(self, x, states, training=None):
-            out = self.norm(self.proj(x), training=False) + states[0]
-            return out, [out]
-
-        def get_config(self):
-            return dict(super().get_config(), units=self.units)
-
-    class Net(keras.Model):
-        """A subclassed model: its parts are attributes, lists and dicts of layers, called one after the other."""
-
-        def __init__(self, parts=(), **fields):
-            super().__init__(**fields)
-            self.order = [name for name, _ in parts]
-            for name, value in parts:
-                setattr(self, name, value)
-
-        def call(self, x, training=None):
-            for name in self.order:
-                value = getattr(self, name)
-                for layer in value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else [value]:
-                    x = layer(x, training=training) if "BatchNorm" in type(layer).__name__ else layer(x)
-            return x
-
-        def get_config(self):
-            return {"name": self.name}
-
-    found = {each.__name__: each for each in (MyNorm, Impostor, Block, NormCell, Net)}
-    register = getattr(getattr(keras, "saving", None), "register_keras_serializable", None) or getattr(
-        keras.utils, "register_keras_serializable", None)
-    for name, each in found.items():
-        if register is not None and name in ("MyNorm", "Block", "Net"):
-            register("lab")(each)
-        else:
-            keras.utils.get_custom_objects()[name] = each
-    return found
 
 
 class Builder:
@@ -165,12 +85,20 @@ class Builder:
             kind = self.own["MyNorm"]
         elif choice < 0.2 and self.api.has_renorm and not isinstance(axis, list) and self.dtype is None:
             fields.update({"renorm": True} if self.api.version >= (2, 16) or self.chance(0.5) else {"virtual_batch_size": 2})
-        elif choice < 0.25 and not wrapped:
+        elif choice < 0.24 and self.has_plain(axis):
+            kind = self.random.choice(self.api.norms or [kind])
+        elif choice < 0.29 and self.has_plain(axis):
+            fields["fused"] = False
+        elif choice < 0.34 and not wrapped:
             if hasattr(getattr(layers, "experimental", None), "SyncBatchNormalization") and not isinstance(axis, list):
                 kind = layers.experimental.SyncBatchNormalization
             elif self.api.version >= (2, 12):
                 fields["synchronized"] = True
         return kind(**fields)
+
+    def has_plain(self, axis):
+        """Whether a batch norm of these axes takes the arguments of tf.keras alone."""
+        return self.api.has_renorm and not isinstance(axis, list) and self.dtype is None
 
     def plain(self, shape, used):
         """A layer that is no batch norm and fits the shape."""
@@ -183,6 +111,11 @@ class Builder:
             lambda: layers.ReLU(**named), lambda: layers.LeakyReLU(**named)]
         if hasattr(layers, "LayerNormalization"):
             makers.append(lambda: layers.LayerNormalization(**named))
+        if self.dtype is None:
+            makers += [lambda: layers.Lambda(twice, output_shape=shape, name=named["name"])]
+            makers += [lambda: layers.GroupNormalization(1, **named)] * hasattr(layers, "GroupNormalization")
+            makers += [lambda: layers.SpectralNormalization(layers.Dense(width), **named)] * hasattr(layers, "SpectralNormalization")
+            makers += [lambda: layers.Normalization(mean=0.5, variance=2.0, **named)] * hasattr(layers, "Normalization")
         if len(shape) == 1:
             makers += [lambda: layers.RepeatVector(3, **named), lambda: layers.Reshape((1, shape[0]), **named),
                        lambda: self.own["Impostor"](name=named["name"])]
@@ -202,13 +135,22 @@ class Builder:
     def wrapper(self, shape, used, depth):
         """A layer around one or more batch norms."""
         layers, choice = self.keras.layers, self.random.random()
-        if len(shape) >= 2 and choice < 0.45:
+        if len(shape) >= 3 and choice < 0.08:
+            return layers.TimeDistributed(layers.TimeDistributed(self.norm(shape[2:], set(), wrapped=True)), name=self.name(used))
+        if len(shape) >= 2 and choice < 0.4:
             return layers.TimeDistributed(self.norm(shape[1:], set(), wrapped=True), name=self.name(used))
         if len(shape) >= 2 and choice < 0.65 and depth < 2:
             return layers.TimeDistributed(self.model(shape[1:], depth + 1, only_one=True), name=self.name(used))
         if len(shape) == 2 and choice < 0.9:
-            rnn = layers.RNN(self.own["NormCell"](self.random.randint(2, 4)), return_sequences=True)
+            cells = [self.own["NormCell"](self.random.randint(2, 4)) for _ in range(1 + self.chance(0.3))]
+            rnn = layers.RNN(cells if len(cells) > 1 else cells[0], return_sequences=True)
             return layers.Bidirectional(rnn, name=self.name(used)) if self.chance(0.6) else rnn
+        if self.chance(0.3):
+            return self.own["Holder"](self.norm(shape, set(), wrapped=True), name=self.name(used))
+        if self.chance(0.4):
+            names = set()
+            return self.own["Tower"]([self.norm(shape, names, wrapped=True) for _ in range(self.random.randint(1, 4))],
+                                     name=self.name(used))
         return self.own["Block"](self.random.randint(2, 5), epsilon=self.random.choice(EPSILONS), name=self.name(used))
 
     def layer(self, shape, used, depth):
@@ -248,6 +190,8 @@ class Builder:
         for _ in range(self.random.randint(1, 5)):
             layer = self.layer(shape, used, depth)
             model.add(layer)
+            if parts:
+                self.rename(parts[-1], used)
             parts.append(layer)
             shape = self.shape_of(model.outputs[0])
         if self.chance(0.15):
@@ -274,6 +218,11 @@ class Builder:
         for _ in range(self.random.randint(2, 4) if depth else self.random.randint(3, 9)):
             number, value = self.random.choice(values[-3:])
             here = self.shape_of(value)
+            if self.api.version >= (2, 4) and self.chance(0.07):  # no layer of the user's: Keras makes one of the operation
+                values.append((len(plan.steps), value * 2.0))
+                plan.steps.append((values[-1][1]._keras_history[0], {}, [number]))
+                open_ends[:] = [each for each in open_ends if each != number] + [values[-1][0]]
+                continue
             again = [(layer, needs) for layer, needs in self.before if needs == here]
             if again and self.chance(0.12):
                 layer = self.random.choice(again)[0]
@@ -286,6 +235,7 @@ class Builder:
                 self.before.append((layer, here))
             call(layer, [number], **self.arguments(layer))
             used.add(layer.name)
+            self.rename(layer, used)
         while len(open_ends) > 1:
             a, b = open_ends[:2]
             one, other = (self.shape_of(dict(values)[number]) for number in (a, b))
@@ -308,17 +258,29 @@ class Builder:
         self.plans[id(model)] = plan
         return model
 
+    def rename(self, layer, used):
+        """Now and then: a new name, after the weights were made under the old one."""
+        name = f"{self.random.choice(NAMES)}_{self.random.randrange(50, 99)}"
+        if self.chance(0.06) and name not in used:
+            used.add(name)
+            setattr(layer, "name" if self.api.is_3 or self.api.name == "keras" else "_name", name)
+
     def subclassed(self, shape):
         """A model of the user's own class, of layers as attributes."""
         parts, width = [], shape
         for name in self.random.sample(PARTS, self.random.randint(2, 4)):
             made = []
             for _ in range(self.random.randint(1, 3)):
+                if self.chance(0.2):
+                    made.append(self.model(width, 1, only_one=True))
+                    width = self.shape_of(made[-1].outputs[0])
+                    continue
                 layer = self.norm(width, set()) if self.chance(0.6) else self.keras.layers.Dense(self.random.randint(2, 5))
                 if not self.is_batch_norm(layer):
                     width = width[:-1] + (layer.units,)
                 made.append(layer)
-            parts.append((name, made if len(made) > 1 and self.chance(0.6) else dict(zip("zyx", made)) if self.chance(0.4) else made[0]))
+            parts += [(name, made)] if len(made) > 1 and self.chance(0.6) else [(name, dict(zip("zyx", made)))] if self.chance(0.5) else [
+                (f"{name}{number or ''}", layer) for number, layer in enumerate(made)]
         return self.own["Net"](parts, name=self.name(set()) or "net")
 
     def shape_of(self, tensor):

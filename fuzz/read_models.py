@@ -65,7 +65,7 @@ REASONS = (
     ("two vectors, as a LayerNormalization has", weights.TWO_VECTORS, _says_little),
     ("renorm in a class that no config describes", weights.MORE_VECTORS.partition("}")[2], _says_little),
     ("called in training mode", assemble.CALLED_IN_TRAINING, lambda truth, form: _any("training")(truth, form) or (
-        _any("own")(truth, form) and truth["is_any_called"])),  # whether the user's class hands it on is not in the file
+        (_any("own")(truth, form) or truth["is_copy"]) and truth["is_any_called"])),  # whether a class hands it on is not in the file
     ("the graph computes with the batch", graph_norm.OF_THE_BATCH, _is_any_called),
     ("shared, in a file that Keras cannot load", replay.LOST_SHARING, _is_shared),
     ("shared, in a file that Keras cannot load", replay.UNCERTAIN, _is_shared),
@@ -248,6 +248,8 @@ class Reading:
             return re.sub("V[12]$", "", name.rpartition(">")[2])
 
         if form in FROM_GRAPHS or not all(each.calls for each in entries):  # in graphs they are operations
+            return
+        if truth["calls"] is None and self.truth["is_copy"]:
             return
         if truth["calls"] is None:
             yield f"{entries[0].path}: its place is said, in a model of which none is known: {entries[0].calls}"

@@ -20,7 +20,8 @@ import warnings
 import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-from random_models import Api, Builder, classes, version_of
+from random_models import Api, Builder, version_of
+from users_classes import HOLDERS, classes
 
 ROLES = ("gamma", "beta", "moving_mean", "moving_variance")
 KEPT_APART = ("layer", "forward_layer", "backward_layer", "cell", "cells")
@@ -40,6 +41,8 @@ def load(name):
     version = getattr(keras, "__version__", "") or tensorflow.__version__
     if name == "tf.keras":
         version = tensorflow.__version__
+        return Api(name, keras, version_of(version), [tensorflow.compat.v1.keras.layers.BatchNormalization,
+                                                      tensorflow.compat.v2.keras.layers.BatchNormalization]), tensorflow
     return Api(name, keras, version_of(version)), tensorflow
 
 
@@ -83,7 +86,7 @@ def walk(layer, path=(), over_time=False, own=False, seen=()):
             continue
         here = path + (child.name,)
         around = over_time or kind == "TimeDistributed" or (kind == "RNN" and child is layer.cell)
-        users = own or kind in ("Block", "NormCell", "Net")
+        users = own or kind in HOLDERS
         yield here, child, around, users
         yield from walk(child, here, around, users, seen + (layer,))
 
@@ -243,6 +246,27 @@ def first_line(error):
     return f"{type(error).__name__}: {text[0][:200] if text else ''}"
 
 
+def again(api, model, choice, folder):
+    """The model after it was cloned, or saved and loaded; the model itself where Keras cannot do that."""
+    try:
+        if choice < 0.4:
+            return api.keras.models.clone_model(model)
+        path = str(folder / ("before.h5" if choice < 0.7 or api.version < (2, 13) else "before.keras"))
+        model.save(path)
+        return api.keras.models.load_model(path, compile=False, **({"safe_mode": False} if api.version >= (2, 13) else {}))
+    except Exception:
+        return model
+
+
+def compile_with_slots(api, model, optimizer):
+    """Compiles a model; its optimizer gets the variables that training would give it."""
+    model.compile(optimizer, "mse")
+    if api.version >= (2, 11):
+        model.optimizer.build(model.trainable_variables)
+    elif api.version >= (2, 4):
+        model.optimizer._create_all_weights(model.trainable_variables)
+
+
 def make(api, tensorflow, own, seed, folder, only=()):
     """One model of a seed in a folder; returns its truth, or raises what Keras raised while the model was made."""
     from ways_to_save import ways
@@ -251,15 +275,23 @@ def make(api, tensorflow, own, seed, folder, only=()):
     builder = Builder(api, own, seed)
     chance = random.Random(seed * 7 + 1)
     shape = builder.any_shape()
+    folder.mkdir(parents=True, exist_ok=True)
+    if chance.random() < 0.2:  # names and scopes go on from those of another model
+        Builder(api, own, seed + 500_000_000).model(shape)
     model = builder.subclassed(shape) if chance.random() < 0.2 and api.version >= (2, 4) else builder.model(shape)
     if api.version >= (2, 4):
         zeros = [np.zeros((2,) + shape, "float32") for _ in getattr(model, "inputs", None) or "1"]
         model(zeros[0] if len(zeros) == 1 else zeros)
-    if chance.random() < 0.3:
-        model.compile("sgd", "mse")
+    original = model
+    if chance.random() < 0.12 and type(model).__name__ != "Net":
+        model = again(api, model, chance.random(), folder)
+    for each in builder.kept:
+        if chance.random() < 0.1:
+            each.trainable = chance.random() < 0.2
+    if chance.random() < 0.4:
+        compile_with_slots(api, model, chance.choice(["sgd", "adam", "rmsprop"]))
     live = Live(api, builder, model)
     live.fill(seed)
-    folder.mkdir(parents=True, exist_ok=True)
     files, unsaved = [], {}
     for name, way, odds in ways(api, tensorflow):
         if (only and name not in only) or (not only and chance.random() >= odds):
@@ -272,7 +304,7 @@ def make(api, tensorflow, own, seed, folder, only=()):
     truth = {"seed": seed, "api": api.name, "version": list(api.version), "is_keras_3": api.is_3,
              "is_any_called": any(said.get("training") is True for plan in builder.plans.values() for _, said, _ in plan.steps),
              "popped": [values_of(api, layer.moving_mean).astype("float32").ravel().tolist() for layer in builder.popped],
-             "is_subclassed": type(model).__name__ == "Net",
+             "is_subclassed": type(model).__name__ == "Net", "is_copy": model is not original,
              "layers": told, "files": files, "unsaved": unsaved}
     (folder / "truth.json").write_text(json.dumps(truth))
     np.savez(str(folder / "truth.npz"), **arrays)

@@ -44,11 +44,11 @@ def test_calls_of_a_layer_with_two_paths(fuzz):
 
 @functools.cache
 def loaded(name):
-    import random_models
+    import users_classes
     import write_models
 
     api, tensorflow = write_models.load(name)
-    return api, tensorflow, random_models.classes(api.keras)
+    return api, tensorflow, users_classes.classes(api.keras)
 
 
 @pytest.mark.parametrize("seed", [10, pytest.param(117, marks=pytest.mark.thorough("much time"))])
