@@ -25,7 +25,7 @@ from exporter.formats.bfloat16 import widen
 from exporter.formats.hdf5_groups import Groups
 from exporter.formats.hdf5_layout import CACHED_LINK, TableEntry
 from exporter.formats.hdf5_names import decoded, each_once, reason, split
-from exporter.formats.hdf5_overlap import LOOK_BACK, Spans, check_structures
+from exporter.formats.hdf5_overlap import MAX_LOOK_BACK, Spans, check_structures
 from exporter.formats.hdf5_plain import PlainAttribute, PlainDataset, PlainGroup, PlainObjects
 
 if TYPE_CHECKING:
@@ -258,7 +258,7 @@ class File:
     def _values(self, path: str, dataset: Dataset, shape: tuple[int, ...], raw: np.dtype[Any], size: int) -> NDArray[Any]:
         """The values as the file contains them. Contiguous ones are read from the file itself, together with the bytes before them."""
         for at, length, is_plain in dataset.places(size):
-            start = max(0, at - LOOK_BACK, min(at, self._spans.add(path, at, at + length)))
+            start = max(0, at - MAX_LOOK_BACK, min(at, self._spans.add(path, at, at + length)))
             if self._can_look_back:
                 data = self._file.read_at(start, at + length - start)
                 if len(data) != at + length - start:

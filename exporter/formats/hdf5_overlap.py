@@ -7,7 +7,7 @@ import re
 
 from exporter.errors import FormatError, printable
 
-LOOK_BACK = 4096  # bytes before the data that are searched for a structure that extends into it
+MAX_LOOK_BACK = 4096  # bytes before the data that are searched for a structure that extends into it
 
 # How structures begin: a group's B-tree node and leaf, which have these sizes if the superblock has the library's default ranks; a heap,
 # which contains the size and place of its names; an object header of version 1 with one link to it, which contains its size, and its first

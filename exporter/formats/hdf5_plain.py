@@ -355,7 +355,7 @@ def _attribute_name(data: bytes) -> bytes:
 
 def _shape(data: bytes) -> tuple[tuple[int, ...], int]:
     """A dataspace of version 1 that cannot grow, and the bytes that it takes."""
-    version, rank, flags = data[:3]
+    version, rank, flags = data[0], data[1], data[2]
     if version != 1 or rank > 32 or flags > 1 or any(data[3:8]):
         _other()
     sizes = struct.unpack_from(f"<{rank * (1 + flags)}Q", data, 8)

@@ -92,8 +92,6 @@ class _Reader:
             code = self.take(1)[0]
             content = self.take(size)
             return _array(content, self.where) if code == ARRAY else None
-        if size > len(self.data) - self.at:
-            raise FormatError(f"expected {size} values, got {len(self.data) - self.at} bytes", where=self.where)
         if kind == "list":
             return [self.value(depth + 1) for _ in range(size)]
         return self.map(size, depth)

@@ -226,7 +226,7 @@ class TensorBundle(_Open):
         if at + 4 + sum(lengths) != len(data):
             raise self._error(name, "has strings whose lengths do not fit its size")
         sizes = b"".join(struct.pack("<I" if length < 1 << 32 else "<Q", length) for length in lengths)
-        if crc32c.masked(sizes) != struct.unpack_from("<I", data, at)[0]:
+        if crc32c.masked(sizes) != int.from_bytes(data[at: at + 4], "little"):
             raise self._error(name, "is damaged: the CRC of its lengths does not match")
         self._check_crc(name, entry, sizes + data[at:])
         at += 4

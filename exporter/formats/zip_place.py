@@ -41,8 +41,8 @@ class ZipPlace(Place):
 
     def stat(self) -> os.stat_result | None:
         if self._path in self._content.archive and self._path:
-            return os.stat_result((stat.S_IFREG | 0o444, 0, 0, 1, 0, 0, self._content.archive.member(self._path).size, 0, 0, 0))
-        return os.stat_result((stat.S_IFDIR | 0o555, 0, 0, 1, 0, 0, 0, 0, 0, 0)) if self._path in self._content.folders else None
+            return os.stat_result((stat.S_IFREG, *bytes(5), self._content.archive.member(self._path).size, *bytes(3)))
+        return os.stat_result((stat.S_IFDIR, *bytes(9))) if self._path in self._content.folders else None
 
     def open(self) -> InputFile:
         if not self.is_file():

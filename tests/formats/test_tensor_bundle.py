@@ -19,6 +19,7 @@ from exporter.formats.tensor_bundle import TensorBundle, TensorSlices, open_chec
 from exporter.formats.tensorflow_types import TYPES, dtype_of
 from tests.make.tensor_files import DTYPES, encode, field, fixed32, literal, shape_proto, table, write_bundle, write_v1
 
+MAGIC = bytes.fromhex("57fb808b247547db")  # of LevelDB's tables, which end in it
 ANY_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 WEIGHTS = {"a/gamma": np.array([1, -2, 0.5], "f4"), "a/beta": np.array([[1, 2], [3, 4]], "f8"), "graph": [b"one", b"", b"three" * 99]}
 
@@ -449,6 +450,14 @@ def test_compressed_blocks(tmp_path, size):
         assert found.get(b"key00003x") is None
         assert found.get(b"z") is None
     assert is_table(Place(path))
+
+
+@pytest.mark.parametrize(("size", "ending", "is_one"), [(48, MAGIC, True), (47, MAGIC, False), (8, MAGIC, False), (100, MAGIC, True),
+                                                        (100, MAGIC[::-1], False), (0, b"", False)])
+def test_what_ends_as_a_table(tmp_path, size, ending, is_one):
+    (tmp_path / "t").write_bytes(ending.rjust(size, b"\0"))
+    assert is_table(Place(tmp_path / "t")) is is_one
+    assert not is_table(Place(tmp_path))
 
 
 def test_keys_that_share_too_much_are_refused(tmp_path):
