@@ -180,7 +180,8 @@ def test_an_array_whose_header_was_seen_before(monkeypatch):
 
 
 @pytest.mark.parametrize(("packed", "size"), [
-    (b"", 0), (b"\0a", 1), (b"\x1f" + bytes(32), 32), (b"\1a", -1), (b"\1ab\0c", 3), (b"\0a\x20\0", 4), (b"\0a\xc0\0", 9), (b"\0a\xe0\0\0", 10),
+    (b"", 0), (b"\0a", 1), (b"\x1f" + bytes(32), 32), (b"\1a", -1), (b"\1ab\0c", 3), (b"\0a\x20\0", 4), (b"\0a\xc0\0", 9),
+    (b"\0a\xe0\0\0", 10),
     (b"\0a\xe0\5\0", 15), (b"\0a\x20", -1), (b"\0a\xe0\0", -1), (b"\0a\xe0", -1), (b"\0a\xe0\0\0\0b", 11)])
 def test_the_size_of_lzf(packed, size):
     """Runs of bytes as they are, and references to earlier ones; cut off inside, it has none."""

@@ -41,7 +41,8 @@ def test_an_array_of_bfloat16():
 
 @pytest.mark.parametrize(("data", "words"), [
     (b"", "cut short"), (b"\xa2h", "cut short"), (b"\x01\x02", "1 bytes follow"), (b"\xc1", "got the byte 0xc1"), (b"\xa1\xff", "UTF-8"),
-    (b"\x81\xc0\x01", "name or a number as the key"), (b"\x82\xa1a\x01\xa1a\x02", "more than once"), (b"\x9f\x01", "cut short"), (b"\xdd\xff\xff\xff\xff\x01", "cut short"),
+    (b"\x81\xc0\x01", "name or a number as the key"), (b"\x82\xa1a\x01\xa1a\x02", "more than once"), (b"\x9f\x01", "cut short"),
+    (b"\xdd\xff\xff\xff\xff\x01", "cut short"),
     (b"\x91" * 66 + b"\x01", "levels of nested"), (b"\xc7\x01\x01\x01", "shape, dtype and bytes"),
     (b"\xc7\x05\x01\x93\x01\xa1f\xc0", "list of sizes"), (b"\xc7\x06\x01\x93\x91\x01\xa1f\xc0", "an array of one of"),
     (b"\xc7\x0c\x01\x93\x91\x02\xa4int8\xc4\x01x", "cut short"),
