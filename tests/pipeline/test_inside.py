@@ -17,6 +17,7 @@ from exporter.files.place import Place
 from exporter.formats import zip_place
 from exporter.formats.zip_place import Content, ZipPlace
 from exporter.pipeline import inside
+from tests.make.graph_files import const, graph
 from tests.make.layers import ROOT
 from tests.make.v3_files import functional, given, norm, norm_arrays, stored, weights_bytes, write_archive
 
@@ -71,6 +72,14 @@ def test_a_zip_with_one_h5_is_read_in_place(tmp_path, name, method):
     assert sorted(tmp_path.iterdir()) == before
     if method == zipfile.ZIP_DEFLATED and "/" in name:
         assert exporter.read(path, isolated=True).digest() == bundle.digest()
+
+
+@pytest.mark.parametrize("name", ["graph.pb", "a/frozen.PB", "graph.pbtxt", "graph"])
+def test_a_graph_is_looked_for_by_its_suffix(tmp_path, name):
+    """It begins with nothing that tells it from other files."""
+    data = b'node {\n  name: "x"\n  op: "Placeholder"\n}\n' if name.endswith("txt") else graph(const("x", np.ones(3, "f4")))
+    said, _ = refusal(archive(tmp_path / "m.zip", {name: data, "notes.txt": b"none"}), kind=ExporterError)
+    assert ("this zip archive is not a .keras model" in said) is (name == "graph")
 
 
 def test_a_keras_file_beside_notes(tmp_path, run):

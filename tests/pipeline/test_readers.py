@@ -255,6 +255,25 @@ def test_they_end_with_the_process_that_asks(zoo):
     pytest.fail("a reading process outlived the one that asked it")
 
 
+@pytest.mark.parametrize(("change", "forks"), [
+    (lambda patch: None, True), (lambda patch: patch.setattr(threading, "active_count", lambda: 2), False),
+    (lambda patch: patch.delattr(os, "fork"), False), (lambda patch: patch.setitem(sys.modules, "tensorstore", threading), False)])
+def test_where_a_process_may_be_forked(monkeypatch, change, forks):
+    monkeypatch.setattr(threading, "active_count", lambda: 1)
+    monkeypatch.delitem(sys.modules, "tensorstore", raising=False)
+    change(monkeypatch)
+    assert readers._can_fork() is forks
+
+
+def test_a_request_that_nobody_reads():
+    reading, writing = os.pipe()
+    assert readers._ask(writing, b"request")
+    assert os.read(reading, 100) == b"\7\0\0\0\0\0\0\0request"
+    os.close(reading)
+    assert not readers._ask(writing, b"request")
+    os.close(writing)
+
+
 # --- ahead of time ----------------------------------------------------------------------------------------------------------------------
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from exporter.errors import FormatError, LayerError
+from exporter.batchnorm.bundle import ReadBack
+from exporter.batchnorm.stored import Skipped
+from exporter.errors import ExporterError, FormatError, LayerError, UnresolvedError, UnsupportedError, UsageError
 from exporter.pipeline import message
 from exporter.pipeline.resolve import Completion, resolve, unique_paths
+from exporter.sources.shared.found import Remedy
 from exporter.sources.shared.options import ReadOptions
 from exporter.targets import bundle_json
 from exporter.targets.shared.identifiers import identifiers
@@ -83,3 +86,102 @@ def test_a_layer_that_cannot_be_used_is_refused_or_skipped_with_its_reason():
     assert bundle.paths() == ["good"]
     assert [(path, reason.partition(" and")[0]) for path, reason in bundle.skipped] == [
         ("other", "no reason"), ("bad", "moving_variance[1] is -1")]
+
+
+BAD = {"moving_variance": np.float32([1, -1, 1, 1])}
+FIVE = make_stored("five", shape=(2, 3), axis=None)
+
+
+@pytest.mark.parametrize(("layers", "options", "paths", "skipped"), [
+    ([make_stored("a"), make_stored("b")], {}, ["a", "b"], []), ([make_stored("a"), make_stored("b")], {"layers": ("b",)}, ["b"], []),
+    ([make_stored("a"), make_stored("bad", **BAD)], {"skip_unresolved": True}, ["a"], ["bad"]),
+    ([make_stored("a"), make_stored("bad", **BAD)], {"keep_unusable": True}, ["a"], ["bad"]),
+    ([make_stored("bad", **BAD)], {"keep_unusable": True}, [], ["bad"]),
+    ([make_stored("bad", **BAD), make_stored("none", epsilon=None)], {"keep_unusable": True, "skip_unresolved": True}, [], ["none", "bad"]),
+    ([make_stored("a"), make_stored("none", epsilon=None)], {"skip_unresolved": True}, ["a"], ["none"]),
+    ([make_stored("a"), make_stored("none", epsilon=None)], {"epsilon": (("n*", 0.5),)}, ["a", "none"], []),
+    ([make_stored("a"), make_stored("doubt", doubt="why")], {"skip_unresolved": True}, ["a"], ["doubt"]),
+    ([make_stored("a"), make_stored("doubt", doubt="why")], {"stored_statistics": True}, ["a", "doubt"], []),
+    ([make_stored("a"), FIVE], {"skip_unresolved": True}, ["a"], ["five"]), ([make_stored("a", axis=None)], {}, ["a"], [])])
+def test_what_becomes_of_each_layer(layers, options, paths, skipped):
+    keep = options.get("keep_unusable", False)
+    given = ReadOptions(**{name: value for name, value in options.items() if name != "keep_unusable"})
+    bundle = resolve(make_found(*layers), given, keep_unusable=keep)
+    assert (bundle.paths(), [path for path, _ in bundle.skipped]) == (paths, skipped)
+    assert [each.layer.path for each in bundle.unusable] == [path for path in skipped if path == "bad"]
+
+
+@pytest.mark.parametrize(("layers", "options", "said", "hint"), [
+    ([make_stored("bad", **BAD)], {}, "bad: moving_variance[1] is -1", "export an earlier checkpoint"),
+    ([make_stored("bad", **BAD)], {"skip_unresolved": True}, "bad: moving_variance[1] is -1", "export an earlier checkpoint"),
+    ([make_stored("a"), make_stored("bad", **BAD)], {}, "bad: moving_variance[1] is -1", "; --skip-unresolved writes the rest"),
+    ([make_stored("bad", **BAD), make_stored("worse", **BAD)], {}, "2 batch norms cannot be used: bad, worse: moving_variance[1]", ""),
+    ([make_stored("none", epsilon=None), make_stored("bad", **BAD)], {}, "2 batch norms cannot be resolved: none: the file does not "
+     "contain its epsilon; bad: moving_variance[1] is -1", "give it with --epsilon VALUE"),
+    ([make_stored("none", epsilon=None)], {"skip_unresolved": True}, "1 batch norm cannot be resolved: none", "give it with --epsilon"),
+    ([make_stored("none", epsilon=None)], {"keep_unusable": True, "skip_unresolved": True}, "1 batch norm cannot be resolved: none", ""),
+    ([make_stored("a"), make_stored("doubt", doubt="why")], {}, "doubt: why", "--stored-statistics writes their stored statistics anyway"),
+    ([FIVE], {}, "five: its parameters have shape [2, 3], and the file does not specify along which axes", "--architecture FILE, which"),
+    ([make_stored("a", epsilon=None)], {"epsilon": (("b*", 1.0),)}, "--epsilon 'b*' matches none of the batch norms a", ""),
+    ([make_stored("a")], {"layers": ("b*",)}, "--layers b* matches none of the batch norms a", "")])
+def test_what_is_refused(layers, options, said, hint):
+    keep = options.get("keep_unusable", False)
+    given = ReadOptions(**{name: value for name, value in options.items() if name != "keep_unusable"})
+    with pytest.raises(ExporterError) as caught:
+        resolve(make_found(*layers), given, keep_unusable=keep)
+    assert said in str(caught.value)
+    assert hint in caught.value.hint
+    assert ("--skip-unresolved" in caught.value.hint) is (len(layers) > 1 and layers[0].path == "a")
+
+
+def test_what_would_help_other_layers_is_not_said():
+    """Of what --layers leaves out."""
+    found = make_found(make_stored("a"), skipped=[("b", "why"), ("c", "because")])
+    found.remedies.update(b=Remedy.VERSION, c=Remedy.ARCHITECTURE)
+    for layers, hint in ((("b",), "--keras-version"), (("c",), "--architecture")):
+        with pytest.raises(UnresolvedError) as caught:
+            resolve(found, ReadOptions(layers=layers))
+        assert ("--keras-version" in caught.value.hint) is (hint == "--keras-version")
+        assert "--architecture" in caught.value.hint
+    assert resolve(found, ReadOptions(layers=("a",))).skipped == ()
+
+
+def test_what_the_user_gave_is_noted():
+    found = make_found(make_stored("a", epsilon=None, axis=None), make_stored("b", axis=None),
+                       make_stored("c", epsilon=1e-6, effective_epsilon=1.001e-5))
+    bundle = resolve(found, ReadOptions(epsilon=(("*", 0.5), ("a", 0.25)), effective_epsilon=True))
+    assert [(layer.epsilon, layer.effective_epsilon, layer.assumed) for layer in bundle] == [
+        (0.25, None, ("epsilon", "axis")), (1e-3, None, ("axis",)), (1.001e-5, None, ())]
+    assert [warning for warning in bundle.warnings if "which axis" in warning] == [
+        "b: the file does not say for certain which axis it normalizes; [-1] is assumed"]
+
+
+def test_possible_batch_norms_alone_are_an_error():
+    found = make_found()
+    found.left_out.append(Skipped("x", "it may be another layer"))
+    with pytest.raises(UnsupportedError, match="none of the layers is certain to be a BatchNormalization: x: it may be another layer"):
+        resolve(found, ReadOptions())
+    found.add(make_stored("a"))
+    assert resolve(found, ReadOptions()).paths() == ["a"]
+
+
+@pytest.mark.parametrize(("obeyed", "words"), [("why", "the model's own predict() normalizes by the statistics"),
+    ("", "predict() of Keras 3")])
+def test_calls_in_training_are_said_once_for_all_of_a_kind(obeyed, words):
+    called = [make_stored(path, called_in_training=path != "c", doubt=obeyed if path != "c" else "") for path in "abc"]
+    bundle = resolve(make_found(*called), ReadOptions(stored_statistics=True))
+    (said,) = [warning for warning in bundle.warnings if "called with training=True" in warning]
+    assert said.startswith(f"a, b: called with training=True: {words}")
+
+
+def test_options_for_a_bundle_that_is_read_back():
+    bundle = ReadBack(layers=(make_layer("a", epsilon=1e-6, effective_epsilon=1.001e-5), make_layer("b")),
+                      origin=make_found().origin, skipped=(("c", "x"), ("d", "y")), warnings=("first",))
+    read = resolve(bundle, ReadOptions(layers=("a", "d"), effective_epsilon=True))
+    assert (read.paths(), read.skipped, read.warnings) == (["a"], (("d", "y"),), ("first",))
+    assert (read["a"].epsilon, read["a"].effective_epsilon) == (1.001e-5, None)
+    assert resolve(bundle, ReadOptions()) == bundle
+    for options in ({"layers": ("x",)}, {"epsilon": (("x", 1.0),)}):
+        with pytest.raises(UsageError, match="matches none of the batch norms a, b"):
+            resolve(bundle, ReadOptions(**options))
+    assert resolve(bundle, ReadOptions(layers=("c",))).paths() == []
