@@ -152,7 +152,7 @@ def _named(tree: Node, scopes: list[str], architecture: str) -> tuple[Mapping[st
         raise FormatError(f"the architecture's batch norms are {names(path for path, _ in norms)}, the archive's {names(scopes)}: they do "
                           f"not match", hint=f"the architecture is that of {printable(architecture, 80)}: give the one of this model, or "
                                            "its epsilon")
-    return {scope: found[0] for scope, found in owners.items()}, ""
+    return {scope: only for scope, (only,) in owners.items()}, ""
 
 
 def _is_in_order(nodes: Sequence[Node], paired: Sequence[str], scopes: Sequence[str]) -> bool:

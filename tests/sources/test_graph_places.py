@@ -101,6 +101,22 @@ def test_what_may_be_a_part_of_a_layer_with_a_kernel_is_not_said(tmp_path):
     assert [each.class_name for each in layer.inputs] == ["AddV2"]
 
 
+def test_an_op_that_reads_itself(tmp_path):
+    """As only a broken graph has it; here nothing but what follows asks for it."""
+    layer, _ = read(tmp_path, KERNEL, conv(), norm("c/Conv2D"), node("s", "Switch", "bn/FusedBatchNormV3", "s"), node("y", "Relu", "s"))
+    assert [each.path for each in layer.outputs] == ["y"]
+
+
+def test_a_kernel_in_another_body_than_its_bias(tmp_path):
+    roles = ["gamma", "beta", "moving_mean", "moving_variance"]
+    inside = [node("add", "BiasAdd", "h", "bias"), node("bn", "FusedBatchNormV3", "add:output:0", *roles, is_training=False, epsilon=0.001),
+              node("y", "Relu", "bn:y:0")]
+    body = function("f", ["h", "bias", *roles], inside, {"y": "y:activations:0"})
+    call = node("call", "PartitionedCall", "c/Conv2D", "c/bias", *(f"bn/{role}/read" for role in roles), f=Function("f"))
+    layer, _ = read(tmp_path, KERNEL, conv(), BIAS[0], call, functions=[body])
+    assert layer.calls == ()
+
+
 def test_a_bias_that_the_graph_computes_is_none_of_a_layer_with_a_kernel(tmp_path):
     layer, _ = read(tmp_path, KERNEL, conv(), node("computed", "Placeholder"), node("c/add", "BiasAdd", "c/Conv2D", "computed"),
                     norm("c/add"))

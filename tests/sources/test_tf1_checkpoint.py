@@ -303,6 +303,7 @@ def test_names_alone(tmp_path):
     check(bundle["a/bn"].replace(epsilon=0.5), values, epsilon=0.5)
     check(bundle["beta_bn"].replace(epsilon=0.5), [None, *values[1:]], epsilon=0.5)
     assert bundle["a/bn"].assumed == ("epsilon", "axis")
+    assert "exponential moving averages of a/bn/moving_mean, which are not used" in bundle.warnings[0]
 
 
 @pytest.mark.parametrize(("shape", "axis"), [((3,), (-1,)), ((1, 1, 1, 3), (-1,)), ((1, 3, 1, 1), (-3,))])
