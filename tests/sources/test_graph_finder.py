@@ -152,3 +152,14 @@ def test_how_deep_functions_may_call_one_another(tmp_path, depth, is_read):
         return
     with pytest.raises(FormatError, match="expected function calls at most 64 deep"):
         read(tmp_path, X, *nodes, call, functions=functions)
+
+
+def test_functions_that_call_the_next_twice(tmp_path):
+    """With equal arguments each is looked at once."""
+    values = parameters()
+    nodes, reads = frozen_variables("bn", values)
+    functions = [function("f0", ["h", *ROLES], INSIDE["FusedBatchNormV3"], {"o": "y:y:0"})]
+    for number in range(1, 20):
+        calls = [node(name, "PartitionedCall", "h", *ROLES, f=Function(f"f{number - 1}")) for name in "cd"]
+        functions.append(function(f"f{number}", ["h", *ROLES], calls, {"o": "c:output:0"}))
+    check(read(tmp_path, X, *nodes, node("c", "PartitionedCall", "x", *reads, f=Function("f19")), functions=functions)["bn"], values)

@@ -39,6 +39,9 @@ class Term(NamedTuple):
     factors: tuple[Traced, ...]
 
 
+ROOT = Term(sign=1, root=True, x=None, factors=())  # the reciprocal root alone
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Chain:
     """A batch norm that was found. last: its last op; the other fields are its roles.
@@ -186,9 +189,9 @@ class _Cone:
 
     def _compute(self, node: Node, depth: int) -> tuple[Term, ...] | None:
         if node is self.root:
-            return (Term(1, True, None, ()),) if self.kind == "Rsqrt" else None
+            return (ROOT,) if self.kind == "Rsqrt" else None
         if node.op in ("Reciprocal", "Inv"):
-            return (Term(1, True, None, ()),) if self._divides(operand(self.frame, node, 0)) else None
+            return (ROOT,) if self._divides(operand(self.frame, node, 0)) else None
         first = operand(self.frame, node, 0)
         if node.op in SAME:
             return self._operand(first, depth)
@@ -196,8 +199,9 @@ class _Cone:
             return _negated(self._operand(first, depth))
         second = operand(self.frame, node, 1)
         if node.op in DIVISIONS:
-            root = (Term(1, True, None, ()),)
-            return None if not self._divides(second) else root if self._is_one(first) else _product(self._operand(first, depth), root)
+            if not self._divides(second):
+                return None
+            return (ROOT,) if self._is_one(first) else _product(self._operand(first, depth), (ROOT,))
         one, other = self._operand(first, depth), self._operand(second, depth)
         if node.op == "Mul":
             return _product(one, other)
@@ -267,7 +271,7 @@ class _Cone:
             if terms is None or len(terms) > 1 or len(users) < 2 or any(user.op not in ("Mul", "Reshape") for user in users):
                 continue
             gamma, mean = terms[0].factors, _other_factor(shift, terms[0].factors)
-            if terms[0] == Term(1, True, None, gamma[:1]) and mean is not None:
+            if terms[0] == ROOT._replace(factors=gamma[:1]) and mean is not None:
                 found.append(Chain(node, xs[0], gamma[0] if gamma else None, betas[0], mean, variance, epsilon))
         return found[0] if len(found) == 1 else None
 
