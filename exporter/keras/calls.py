@@ -64,13 +64,14 @@ def input_tensors(entry: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def input_names(entry: dict[str, Any], tensors: Sequence[dict[str, Any]]) -> tuple[str, ...]:
-    """The sibling layers that feed a layer's first call; tensors: see input_tensors."""
+    """The sibling layers that feed a layer's calls; tensors: see input_tensors."""
     call = _first(entry)
     if isinstance(call, dict):
         histories = [tensor.get("keras_history") for tensor in tensors]
     else:  # Keras 1 and 2: [[name, node, tensor], ...], or one such triple
         histories = call if isinstance(call, list) and not (call and isinstance(call[0], str)) else [call]
-    return tuple(history[0] for history in histories if isinstance(history, list) and history and isinstance(history[0], str))
+    names = tuple(history[0] for history in histories if isinstance(history, list) and history and isinstance(history[0], str))
+    return (*names, *(name for later in calls_of(entry)[1:] for name, _, _ in references(later)))
 
 
 def references(value: Any) -> list[tuple[str, int, int]]:

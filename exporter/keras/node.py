@@ -37,7 +37,7 @@ class Node:
                      a legacy Merge, "layer" of a wrapper, "forward_layer" and "backward_layer" of Bidirectional, "cell" of RNN,
                      "cells" of StackedRNNCells, any other key of a user's class.
     input_shape:     batch shape it was built on, None for unknown sizes, where the config says it; else None.
-    inputs:          names of the sibling layers that feed its first call; () in a Sequential.
+    inputs:          names of the sibling layers that feed its calls; () in a Sequential.
     shared_object:   shared_object_id of the entry, or None: two entries with one id are one layer.
     surroundings:    the effect of the models and wrappers around it, and how it is called.
     calls:           of a batch norm: what feeds and follows each of its calls; () if the config does not specify it.

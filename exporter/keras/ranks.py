@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from exporter.keras.calls import references
 from exporter.keras.lookalikes import WRAPPERS_AS_THEY_ARE
 from exporter.keras.node import Node, is_batch_norm
 
@@ -28,45 +29,63 @@ _OVER_TIME = {"ConvLSTM1D": 4, "ConvLSTM2D": 5, "ConvLSTM3D": 6}
 _RECURRENT = ("RNN", "LSTM", "GRU", "SimpleRNN", "CuDNNLSTM", "CuDNNGRU")
 
 
+class _Differ(Exception):
+    """Not all calls of a layer have the same rank."""
+
+
 def input_ranks(root: Node) -> Mapping[Node, int]:
     """Rank, with the batch axis, of the input of each layer below `root` for which it is certain."""
+    try:
+        return _ranks(root, are_calls_alike=True)
+    except _Differ:
+        return _ranks(root, are_calls_alike=False)
+
+
+def _ranks(root: Node, *, are_calls_alike: bool) -> dict[Node, int]:
     found: dict[Node, int] = {}
-    _visit(root, None, found)
+    _visit(root, None, found, are_calls_alike)
     return found
 
 
-def _visit(node: Node, rank: int | None, found: dict[Node, int]) -> int | None:
-    """Records the rank of the input of `node` and those below it; returns the rank of the output, None if uncertain."""
+def _visit(node: Node, rank: int | None, found: dict[Node, int], are_calls_alike: bool) -> int | None:
+    """Records the rank of the input of `node` and those below it; returns the rank of the output, None if uncertain.
+
+    are_calls_alike: suppose that all calls of a layer have the rank of its first one. Raises: _Differ if that is wrong.
+    """
     if node.input_shape:
         rank = len(node.input_shape)
-    rank = max(_spatial_rank(node.base_name), rank or 0) or None  # Conv2D of tf.keras also accepts several batch axes
+    rank = max(_spatial_rank(_class_name(node)), rank or 0) or None  # Conv2D of tf.keras also accepts several batch axes
     if rank is not None:
         found[node] = rank
     if node.is_model:
-        return _visit_model(node, rank, found)
-    inner = [_visit(child, _rank_inside(node, rank, role), found) for role, child in node.children]
+        return _visit_model(node, rank, found, are_calls_alike)
+    inner = [_visit(child, _rank_inside(node, rank, role), found, are_calls_alike) for role, child in node.children]
     return _output_rank(node, rank, inner[0] if inner else None)
 
 
-def _visit_model(node: Node, rank: int | None, found: dict[Node, int]) -> int | None:
+def _visit_model(node: Node, rank: int | None, found: dict[Node, int], are_calls_alike: bool) -> int | None:
     if node.base_name == "Merge":
-        ranks = [_visit(child, None, found) for _, child in node.children]
+        ranks = [_visit(child, None, found, are_calls_alike) for _, child in node.children]
         return ranks[0] if ranks and node.config.get("mode") == "concat" and len(set(ranks)) == 1 else None
     outputs: dict[str, int | None] = {}
+    supposed: list[tuple[Node, int]] = []  # layers with calls that come later
     is_graph = any(child.inputs for _, child in node.children)
     for _, child in node.children:
-        if child.inputs:
-            incoming = {outputs.get(name) for name in child.inputs}
+        incoming = {outputs.get(name) for name in child.inputs if name in outputs or not are_calls_alike}
+        if is_graph:
             rank = incoming.pop() if len(incoming) == 1 else None
-        elif is_graph:
-            rank = None
-        rank = outputs[child.name] = _visit(child, rank, found)
+        rank, given = _visit(child, rank, found, are_calls_alike), rank
+        if is_graph and incoming and not child.is_model:  # its calls may have other ranks than the one that it was built on
+            rank = _output_rank(child, _spatial_rank(_class_name(child)) or None, None)
+        if given is not None and any(name not in outputs for name in child.inputs):
+            supposed.append((child, given))
+        outputs[child.name] = rank
     if not is_graph:
         return rank
-    last = node.config.get("output_layers")
-    while isinstance(last, list) and last:
-        last = last[0]
-    return outputs.get(last) if isinstance(last, str) else None
+    if any(outputs.get(name) != given for child, given in supposed for name in child.inputs):
+        raise _Differ
+    last = {outputs.get(name) for name, _, _ in references(node.config.get("output_layers"))}
+    return last.pop() if len(last) == 1 else None
 
 
 def _rank_inside(node: Node, rank: int | None, role: str) -> int | None:
@@ -81,6 +100,11 @@ def _rank_inside(node: Node, rank: int | None, role: str) -> int | None:
     return None
 
 
+def _class_name(node: Node) -> str:
+    """The class of one of Keras's own layers; "" for a user's class, whatever its name."""
+    return "" if ">" in node.class_name or node.registered_name is not None else node.class_name
+
+
 def _spatial_rank(class_name: str) -> int:
     """Rank of the input of Conv2D and its like; 0 for other layers."""
     if class_name in _OVER_TIME:
@@ -90,7 +114,7 @@ def _spatial_rank(class_name: str) -> int:
 
 
 def _output_rank(node: Node, rank: int | None, inner: int | None) -> int | None:
-    name, config = node.base_name, node.config
+    name, config = _class_name(node), node.config
     if name[:-2] in _GLOBAL:
         return rank if config.get("keepdims") else 2
     if name in _OVER_TIME:
