@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 import exporter
-from exporter.errors import FormatError
+from exporter.errors import FormatError, UnsupportedError
+from exporter.files.place import Place
 from exporter.formats.object_graph import OBJECT_GRAPH
+from exporter.sources.shared.architecture import node_tree_from
 from tests.make import v3_files
 from tests.make.h5_files import named, parameters, write
 from tests.make.tensor_files import graph_proto, write_bundle
@@ -53,6 +55,33 @@ def gammas(first, second):
     ids=["to_json", "get_config", "list", "text of get_config", "under model_config"])
 def test_a_dump_of_get_config_is_an_architecture(tmp_path, make, form):
     assert shown(read(tmp_path, form(model("bn_a", "bn_b", make=make)))) == gammas("bn_a", "bn_b")
+
+
+VERSIONS = {"keras_version": "2.9.0", "backend": "tensorflow"}
+
+
+@pytest.mark.parametrize(("form", "said"), [
+    (lambda config: {**config, **VERSIONS}, VERSIONS), (lambda config: config, {"keras_version": None, "backend": None}),
+    (lambda config: json.dumps({**config, **VERSIONS}), VERSIONS), (lambda config: {"modelTopology": {**config, **VERSIONS}}, VERSIONS),
+    (lambda config: {"modelTopology": {"model_config": config, **VERSIONS}}, VERSIONS),
+    (lambda config: {"model_config": config, **VERSIONS}, VERSIONS),
+    (lambda config: {**config, "keras_version": 2, "backend": ["a"]}, {"keras_version": None, "backend": None}),
+    (lambda config: {**config, "model_config": 3, "backend": "theano"}, {"keras_version": None, "backend": "theano"}),
+    (lambda config: {**config, "model_config": sequential("other"), "modelTopology": 3}, {"keras_version": None, "backend": None})])
+def test_the_forms_of_an_architecture_in_json(tmp_path, form, said):
+    (tmp_path / "a.json").write_text("\n " + json.dumps(form(sequential("net", norm("bn")))))
+    found = node_tree_from(Place(tmp_path / "a.json"))
+    assert [node.name for _, node in found.tree.children] == ["bn"]
+    assert {"keras_version": found.keras_version, "backend": found.backend} == said
+
+
+@pytest.mark.parametrize(("content", "said"), [
+    (b"config:\n", "expected JSON or a model file that contains a config"), (b"", "expected JSON or a model file that contains a config"),
+    (b'{"modelTopology": null}', "a.json"), (b'"text"', "a.json")])
+def test_what_is_no_architecture(tmp_path, content, said):
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises((FormatError, UnsupportedError), match=said):
+        node_tree_from(Place(tmp_path / "a.json"))
 
 
 def test_what_is_no_config_stays_none(tmp_path):

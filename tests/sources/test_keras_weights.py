@@ -244,6 +244,27 @@ def test_shards_that_are_damaged(shards, tmp_path):
         read(shards(both, {f"/{FIRST}/vars": names(0, 1)}))
 
 
+@pytest.mark.parametrize("index", [
+    [1], {"weight_map": 3, "metadata": {"total_size": 48}}, {"weight_map": {"/a/vars": names(0)}},
+    {"weight_map": {"/a/vars": names(0)}, "metadata": 4},
+    {"weight_map": {"/a/vars": names(0)}, "metadata": {"total_size": "48"}},
+    {"weight_map": {"/a/vars": names(0)}, "metadata": {"total_size": 48.5}}, {"weight_map": {}, "metadata": {"total_size": 48}}])
+def test_what_is_no_list_of_shards(tmp_path, index):
+    (tmp_path / "w.weights.json").write_text(json.dumps(index))
+    with pytest.raises(FormatError, match=r"this is not a list of shards: weight_map or metadata\.total_size is missing"):
+        keras_weights.read(Place(tmp_path / "w.weights.json"), ReadOptions())
+
+
+def test_the_last_shard_may_be_the_only_one(shards):
+    """Keras 3.10 lists only the first, where a layer begins; what stays over is in the next, if there is one."""
+    parts = [{FIRST: ("one", split(A, 2)[0])}, {FIRST: (None, split(A, 2)[1])}]
+    assert shown(read(shards(parts, {f"/{FIRST}/vars": names(0)[0]}))) == {"layers/one": (None, given(A))}
+    path = shards(parts, {f"/{FIRST}/vars": names(0)[0]})
+    path.with_name(names(1)[0]).unlink()
+    with pytest.raises(FormatError, match="the shards contain 24 bytes of weights, but w.weights.json lists 48"):
+        read(path)
+
+
 def test_shards_with_an_architecture(shards, architecture):
     parts = [{FIRST: ("one", split(A, 2)[0])}, {FIRST: (None, split(A, 2)[1])}]
     beside = architecture(norm("one", epsilon=0.25), entry("Dense", "d"))

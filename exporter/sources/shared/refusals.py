@@ -41,7 +41,7 @@ def _text(head: bytes) -> str:
 
 
 def _is_signature_damaged(head: bytes) -> bool:
-    return head[1:4] == b"HDF" or head[:8].translate(None, b"\r\n\x1a") in (b"\x89HDF", b"\xefHDF") or b"HDF" in head[:8]
+    return b"HDF" in head[:8]
 
 
 def _is_truncated_signature(head: bytes) -> bool:
@@ -87,7 +87,7 @@ _KINDS = (
     (lambda h: h[4:8] == b"TFL3", lambda p: UnsupportedError(f"this is a TFLite model: {FOLDED}", hint=ORIGINAL)),
     (_is_onnx, lambda p: UnsupportedError(f"this is an ONNX model: {FOLDED}", hint=ORIGINAL)),
     (lambda h: h.startswith(b"\x93NUMPY"), lambda p: UnsupportedError("this is a .npy file: one array without names or a config")),
-    (lambda h: len(h) > 8 and h[8:9] == b"{" and int.from_bytes(h[:8], "little") < 1 << 27,
+    (lambda h: h[8:9] == b"{" and int.from_bytes(h[:8], "little") < 1 << 27,
      lambda p: UnsupportedError("this is a safetensors file that does not contain a bundle")),
     (lambda h: _text(h).startswith(("backend:", "class_name:", "config:")),
      lambda p: UnsupportedError("this is a YAML architecture: it contains no weights, and YAML is not supported",

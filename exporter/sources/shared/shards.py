@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 MAX_SHARDS = 500  # all are open at the same time
 
 VARIABLES = "vars"  # the group of a layer's own variables
-_SHARD = re.compile(r"(.*_)([0-9]{5})(\.weights\.h5)", re.DOTALL)
+_SHARD = re.compile(r"(.*_)([0-9]{5})\.weights\.h5", re.DOTALL)
 
 
 @contextlib.contextmanager
@@ -28,13 +28,12 @@ def open_shards(index: Place) -> Iterator[list[File]]:
     Raises: FormatError for a shard that is missing or does not belong to the others.
     """
     weight_map, total = _parsed(index)
-    listed = _listed(weight_map)
+    *listed, following = _listed(weight_map)
     complete = any(isinstance(value, list) for value in weight_map.values())
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(_shard(index, name)) for name in listed]
         sizes = [_stored(file) for file in files]
-        following = _following(listed[-1])
-        if not complete and sum(sizes) != total and following and index.sibling(following).is_file():
+        if not complete and sum(sizes) != total and index.sibling(following).is_file():
             # for each layer, Keras 3.10 lists only the shard in which it begins
             files.append(stack.enter_context(_shard(index, following)))
             sizes.append(_stored(files[-1]))
@@ -56,7 +55,7 @@ def _parsed(index: Place) -> tuple[dict[str, Any], int]:
 
 
 def _listed(weight_map: dict[str, Any]) -> list[str]:
-    """Names of the shards in order, including those in which no layer begins, which Keras 3.10 does not list."""
+    """Names of the shards in order, including those in which no layer begins, which Keras 3.10 does not list, and of the one after."""
     values = [name for value in weight_map.values() for name in (value if isinstance(value, list) else [value])]
     parts = [_SHARD.fullmatch(name) if isinstance(name, str) else None for name in values]
     bases = {part[1] for part in parts if part}
@@ -65,7 +64,7 @@ def _listed(weight_map: dict[str, Any]) -> list[str]:
     last = max(int(part[2]) for part in parts if part)
     if last >= MAX_SHARDS:
         raise UnsupportedError(f"expected at most {MAX_SHARDS} shards, got {last + 1}", hint="save with a larger max_shard_size")
-    return [f"{base}{number:05}.weights.h5" for base in bases for number in range(last + 1)]
+    return [f"{base}{number:05}.weights.h5" for base in bases for number in range(last + 2)]
 
 
 def _check_groups(weight_map: dict[str, Any], files: dict[str, File]) -> None:
@@ -75,11 +74,6 @@ def _check_groups(weight_map: dict[str, Any], files: dict[str, File]) -> None:
             if not files[name].is_group(path.strip("/")):
                 raise FormatError(f"the list of shards puts {printable(path, 80)!r} into this file, which does not contain it", where=name,
                                   hint="the file is damaged; copy or download it again")
-
-
-def _following(name: str) -> str:
-    part = _SHARD.fullmatch(name)
-    return f"{part[1]}{int(part[2]) + 1:05}{part[3]}" if part else ""
 
 
 def _shard(index: Place, name: str) -> File:
