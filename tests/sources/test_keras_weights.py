@@ -261,7 +261,7 @@ def test_the_last_shard_may_be_the_only_one(shards):
     assert shown(read(shards(parts, {f"/{FIRST}/vars": names(0)[0]}))) == {"layers/one": (None, given(A))}
     path = shards(parts, {f"/{FIRST}/vars": names(0)[0]})
     path.with_name(names(1)[0]).unlink()
-    with pytest.raises(FormatError, match="the shards contain 24 bytes of weights, but w.weights.json lists 48"):
+    with pytest.raises(FormatError, match=r"the shards contain 24 bytes of weights, but w\.weights\.json lists 48"):
         read(path)
 
 
