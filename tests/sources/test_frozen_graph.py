@@ -17,6 +17,7 @@ from tests.make.graph_files import (
     Function,
     chain,
     const,
+    formula,
     frozen_variables,
     function,
     graph,
@@ -144,6 +145,29 @@ def test_one_written_by_hand(tmp_path, form):
     values = parameters()
     nodes, reads = frozen_variables("w", values, ("scale", "offset", "mu", "sigma2"))
     check(read(tmp_path, X, *nodes, *by_hand(form, *reads))["w"], values)
+
+
+@pytest.mark.parametrize("text", ["y = g * (x - m) / (sqrt(v) + e) + b", "y = (x - m) / (e + sqrt(v)) * g + b",
+                                  "i = g / (sqrt(v) + e); y = x * i + (b - m * i)"])
+def test_an_epsilon_beside_the_root_is_converted(tmp_path, text):
+    values = parameters()
+    nodes, reads = frozen_variables("w", values, ("scale", "offset", "mu", "sigma2"))
+    ops = [const("e", np.float32(0.05)), *formula(text, x="x", e="e", **dict(zip("gbmv", reads, strict=True)))]
+    (layer,) = read(tmp_path, X, *nodes, *ops)
+    assert layer.converted
+    x = np.linspace(-2, 3, 12, dtype="f4").reshape(4, 3)
+    gamma, beta, mean, variance = (value.astype("f8") for value in values)
+    expected = gamma * (x - mean) / (np.sqrt(variance) + np.float32(0.05)) + beta
+    np.testing.assert_allclose(layer(x), expected, rtol=2e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("text", ["y = g * (x - m) / (sqrt(v) + u) + b", "y = g * (x - m) / (sqrt(v + u) + e) + b"])
+def test_another_sum_beside_the_root_is_none(tmp_path, text):
+    nodes, reads = frozen_variables("w", parameters(), ("scale", "offset", "mu", "sigma2"))
+    more, (u,) = frozen_variables("u", [np.float32([1, 2, 3])], ("u",))
+    ops = [const("e", np.float32(0.05)), *formula(text, x="x", e="e", u=u, **dict(zip("gbmv", reads, strict=True)))]
+    with pytest.raises(UnsupportedError, match="contains no BatchNormalization"):
+        read(tmp_path, X, *nodes, *more, *ops)
 
 
 @pytest.mark.parametrize("form", ["(x - m) / s * g + b", "g * (x - m) / s + b"])

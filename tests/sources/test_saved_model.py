@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import exporter
+from exporter.batchnorm.stored import Statistic
 from exporter.errors import FormatError, UnresolvedError, UnsupportedError
 from exporter.files.place import Place
 from exporter.formats.object_graph import OBJECT_GRAPH, CheckpointGraph, SavedGraph
@@ -338,6 +339,20 @@ def test_config_and_graph_must_agree_about_epsilon(tmp_path):
         bundle = read(with_metadata(tmp_path / name, 0.09, chain=chain))
         assert not bundle.layers
         assert bundle.skipped[0].reason.startswith("its epsilon is 0.09 in its config and 0.02 in the graph")
+
+
+def test_what_the_code_of_a_class_of_its_own_does_with_epsilon(tmp_path, monkeypatch):
+    """A subclass whose call adds epsilon to the root has the same config."""
+    assert read(with_metadata(tmp_path / "standard", 0.02, chain=True))["bn"].statistic is Statistic.VARIANCE
+    monkeypatch.setitem(globals(), "spelled_out", outside)
+    assert read(with_metadata(tmp_path / "outside", 0.02, chain=True))["bn"].statistic is Statistic.EPSILON_OUTSIDE
+
+
+def outside(gamma, beta, mean, variance, epsilon):
+    """gamma * (x - mean) / (sqrt(variance) + epsilon) + beta as a function's body has it."""
+    return [const("eps", np.float32(epsilon)), node("s", "Sqrt", variance), node("add", "AddV2", "s:y:0", "eps:output:0"),
+            node("d", "Sub", "x", mean), node("n", "RealDiv", "d:z:0", "add:z:0"), node("gn", "Mul", gamma, "n:z:0"),
+            node("y", "AddV2", "gn:z:0", beta)]
 
 
 @pytest.mark.parametrize(("version", "chain", "agrees"), [("2.9.1", False, True), ("1.15.0", False, True), ("2.12.0", False, False),

@@ -19,7 +19,8 @@ from exporter.sources.tf_graph.paths import op_scope
 from exporter.sources.tf_graph.trace import Tracer
 from exporter.sources.tf_graph.values import Constant, Frame, Moment, Opaque, Parts, Traced, Value, Variable, operand
 
-ADDITIONS = frozenset({"Add", "AddV2", "BiasAdd"})
+SUMS = frozenset({"Add", "AddV2"})
+ADDITIONS = SUMS | {"BiasAdd"}
 DIVISIONS = frozenset({"RealDiv", "Div"})
 SAME = frozenset({"Identity", "Cast", "StopGradient"})
 ARITHMETIC = ADDITIONS | DIVISIONS | SAME | {"Mul", "Sub", "Neg", "Reciprocal", "Inv"}
@@ -47,6 +48,7 @@ class Chain:
     """A batch norm that was found. last: its last op; the other fields are its roles.
 
     is_centered: whether the mean is subtracted from x before the root comes in: what feeds a batch norm may be a difference, too.
+    is_outside: whether epsilon is added to the root instead of to the variance.
     """
 
     last: Node
@@ -57,6 +59,7 @@ class Chain:
     variance: Traced
     epsilon: float | None
     is_centered: bool = False
+    is_outside: bool = False
 
 
 def chains(tracer: Tracer, frame: Frame, users: dict[str, list[Node]]) -> Iterator[tuple[Node, str, Chain | None, Traced]]:
@@ -67,7 +70,19 @@ def chains(tracer: Tracer, frame: Frame, users: dict[str, list[Node]]) -> Iterat
             variance, epsilon = _sum_under(tracer, frame, node)
             if variance is not None:
                 found = _Cone(tracer, frame, users, node, kind).find(variance, epsilon)
+                if found is None and kind == "Sqrt" and inner(operand(frame, node, 0)).op not in SUMS:
+                    found = _with_epsilon_outside(tracer, frame, users, node, variance)
                 yield node, kind, found, variance
+
+
+def _with_epsilon_outside(tracer: Tracer, frame: Frame, users: dict[str, list[Node]], root: Node, variance: Traced) -> Chain | None:
+    """One that divides by the root plus a number, as people who write it by hand do."""
+    for user in users.get(root.name, ()):
+        numbers = [tracer.scalar(operand(frame, user, n)) for n in (0, 1)] if user.op in SUMS else []
+        epsilon = [number for number in numbers if number is not None]
+        if len(epsilon) == 1 and (found := _Cone(tracer, frame, users, user, "Sqrt").find(variance, epsilon[0])) is not None:
+            return dataclasses.replace(found, is_outside=True)
+    return None
 
 
 def _kind_of_root(tracer: Tracer, frame: Frame, node: Node) -> str | None:
@@ -90,7 +105,7 @@ def users_of(body: Body) -> dict[str, list[Node]]:
 def _sum_under(tracer: Tracer, frame: Frame, root: Node) -> tuple[Traced | None, float | None]:
     """The variance and epsilon under a root; no variance if it is not a sum of a statistic and a number."""
     value = inner(operand(frame, root, 0))
-    if value.op not in ("Add", "AddV2"):
+    if value.op not in SUMS:
         source = tracer.trace(value)
         return (source, 0.0) if isinstance(source, (Variable, Parts)) else (source, None) if isinstance(source, Constant) else (None, None)
     sides = [value.operand(0), value.operand(1)]

@@ -224,7 +224,9 @@ class Finder:
         roles = Roles(chain.gamma or Filled(1.0), chain.beta or Filled(0.0), chain.mean, chain.variance)
         reason = "" if chain.epsilon is not None else "its epsilon is not a constant of the graph, or was folded into the variance"
         norm = self._norm(_Op(chain.last, "tf.nn.batch_normalization", chain.x, chain.epsilon, None, self._rank(chain.x), reason), roles)
-        return dataclasses.replace(norm, splits_batch=True) if norm is not None and splits_batch(self.tracer, chain) else norm
+        if norm is None:
+            return None
+        return dataclasses.replace(norm, splits_batch=splits_batch(self.tracer, chain), is_outside=chain.is_outside)
 
     def _norm(self, op: _Op, roles: Roles, fed: tuple[Traced, Traced] | None = None) -> GraphNorm | None:
         """The batch norm, with the reason if a role has no parameter; None if it is another normalization.

@@ -19,6 +19,7 @@ class GraphNorm:
     path:     the scope of its variables, else of its ops; "" until all are known.
     node:     its last op. x: what it normalizes. conditional: whether it is in a branch of a conditional, or
               has no effect in a graph for training but on its averages.
+    is_outside: whether epsilon is added to the root of the variance.
     splits_batch: whether the batch lies along the first two axes of x (virtual_batch_size).
     gamma, beta: None if the graph has none.
     mean, variance: parameters where `reason` is "".
@@ -46,6 +47,7 @@ class GraphNorm:
     moving: tuple[Parameter, Parameter] | None = None
     certain: bool = True
     conditional: bool = False
+    is_outside: bool = False
     splits_batch: bool = False
     also_in_training: bool = False
     path: str = ""
@@ -53,7 +55,7 @@ class GraphNorm:
 
     def identity(self) -> tuple[Hashable, ...]:
         roles = (self.mean, self.variance, self.gamma, self.beta)
-        return (*(role.identity if role is not None else None for role in roles), self.epsilon)
+        return (*(role.identity if role is not None else None for role in roles), self.epsilon, self.is_outside)
 
     @property
     def affine(self) -> tuple[Hashable, Hashable]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exporter.batchnorm.dtypes import HELD_IN
-from exporter.batchnorm.stored import Skipped, Stored
+from exporter.batchnorm.stored import Skipped, Statistic, Stored
 from exporter.errors import FormatError, printable
 from exporter.keras.dialects import adds_to_epsilon
 from exporter.sources.tf_graph.graph_norm import OF_THE_BATCH, GraphNorm
@@ -81,7 +81,8 @@ def _layer(norm: GraphNorm, read: Read) -> Stored:
         del arrays["beta"]
     return Stored(path=norm.path, name=norm.path, class_name=norm.class_name, axis=axis, shape=shape, ndim=norm.ndim, dtype=dtypes.pop(),
                      epsilon=norm.epsilon, momentum=None, gamma=arrays.get("gamma"), beta=arrays.get("beta"),
-                     moving_mean=arrays["moving_mean"], moving_variance=arrays["moving_variance"], calls=norm.calls)
+                     moving_mean=arrays["moving_mean"], moving_variance=arrays["moving_variance"], calls=norm.calls,
+                     statistic=Statistic.EPSILON_OUTSIDE if norm.is_outside else Statistic.VARIANCE)
 
 
 def _without_addition(layer: Stored) -> Stored:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from exporter.batchnorm.dtypes import HELD_IN, round_to
-from exporter.batchnorm.stored import PARAMETERS, Skipped, Stored
+from exporter.batchnorm.stored import PARAMETERS, Skipped, Statistic, Stored
 from exporter.errors import FormatError
 from exporter.formats.object_graph import ADMINISTRATIVE, OBJECT_GRAPH, CheckpointGraph, ObjectGraph, Way
 from exporter.formats.protobuf import Message
@@ -216,6 +216,8 @@ def with_kernel(layer: Stored, norms: Iterable[GraphNorm], era: Era | None) -> S
     epsilon = epsilon_of(norms)
     if epsilon is None:
         return layer
+    if all(norm.is_outside for norm in norms):  # what the code of a user's class does with it
+        return layer.replace(statistic=Statistic.EPSILON_OUTSIDE)
     return layer.replace(effective_epsilon=None if _is_rounded(said, epsilon) else epsilon)
 
 
