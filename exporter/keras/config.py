@@ -104,16 +104,17 @@ class _Counter:
             raise self.error(f"expected at most {MAX_LAYERS} layers, got more")
 
 
-def _layer(entry: dict[str, Any], counter: _Counter, outer: Surroundings, what: str = "a layer") -> Node:
-    """A layer's entry {"class_name", "config", ...} of Keras 1 and later."""
+def _layer(entry: dict[str, Any], counter: _Counter, outer: Surroundings, what: str = "a layer", *, is_first: bool = False) -> Node:
+    """A layer's entry {"class_name", "config", ...} of Keras 1 and later. is_first: of a Sequential, whose input it specifies."""
     counter.count()
     class_name, config = entry.get("class_name"), entry.get("config")
     if not isinstance(class_name, str):
         raise counter.error(f"the class_name of {what} is not text", entry.get("name", ""))
     listed, own = config if isinstance(config, list) else None, outer.called(entry)
     if listed is not None and class_name.rpartition(">")[2] in MODELS:
+        children = _listed(listed, counter, class_name, own, is_sequential=True)
         return Node(name=_name(entry, {}, counter, optional=True), class_name=class_name, config={},
-                    children=tuple(("layers", child) for child in _listed(listed, counter, class_name, own)), surroundings=own)
+                    children=tuple(("layers", child) for child in children), surroundings=own)
     if not isinstance(config, dict):
         raise counter.error(f"the config of {what} of class {printable(class_name, 80)} is not an object", entry.get("name", ""))
     if _is_wrapper(entry) and "layer" not in config:
@@ -126,7 +127,7 @@ def _layer(entry: dict[str, Any], counter: _Counter, outer: Surroundings, what: 
     counter.has_namesakes |= is_called_batch_norm(base) and (optional or WRITTEN.isdisjoint(config))
     return Node(name=_name(entry, config, counter, optional=optional), class_name=class_name,
                 registered_name=registered if isinstance(registered, str) else None, config=config,
-                children=tuple(_children(base, config, counter, own)), input_shape=_input_shape(entry, config, tensors),
+                children=tuple(_children(base, config, counter, own)), input_shape=_input_shape(entry, config, tensors, is_first),
                 inputs=input_names(entry, tensors), surroundings=own,
                 shared_object=shared if isinstance(shared, int) and not isinstance(shared, bool) else None)
 
@@ -152,11 +153,11 @@ def _name(entry: dict[str, Any], config: dict[str, Any], counter: _Counter, *, o
     return name
 
 
-def _listed(entries: list[Any], counter: _Counter, owner: str, outer: Surroundings) -> Iterator[Node]:
-    for entry in entries:
+def _listed(entries: list[Any], counter: _Counter, owner: str, outer: Surroundings, *, is_sequential: bool) -> Iterator[Node]:
+    for number, entry in enumerate(entries):
         if not isinstance(entry, dict):
             raise counter.error("an entry of its layers is not an object", owner)
-        yield _layer(entry, counter, outer)
+        yield _layer(entry, counter, outer, is_first=is_sequential and number == 0)
 
 
 def _children(base: str, config: dict[str, Any], counter: _Counter, outer: Surroundings) -> Iterator[tuple[str, Node]]:
@@ -166,7 +167,7 @@ def _children(base: str, config: dict[str, Any], counter: _Counter, outer: Surro
             raise counter.error("the config of a model has no list of layers" if layers is None else "the layers of a model are not a list",
                                 config.get("name", ""))
         seen: set[str] = set()
-        for child in _listed(layers, counter, str(config.get("name", base)), outer):
+        for child in _listed(layers, counter, str(config.get("name", base)), outer, is_sequential="input_layers" not in config):
             if child.name in seen:
                 raise counter.error("two layers of one model have this name, which Keras does not allow, so which weights belong to "
                                     "which is ambiguous",
@@ -255,11 +256,16 @@ def _graph_nodes(nodes: Any, order: Any, counter: _Counter) -> list[Any]:
     return [{**nodes[name], "custom_name": name} if isinstance(nodes[name], dict) else None for name in names]
 
 
-def _input_shape(entry: dict[str, Any], config: dict[str, Any], tensors: Sequence[dict[str, Any]]) -> tuple[int | None, ...] | None:
+def _input_shape(entry: dict[str, Any], config: dict[str, Any], tensors: Sequence[dict[str, Any]],
+                 is_first: bool) -> tuple[int | None, ...] | None:
+    """The shape that a layer was built on. Keras 2 stores any input_shape that a layer was given, but uses only those of a model's inputs:
+    the others are often copied from there.
+    """
     build = entry.get("build_config")
     found = build.get("input_shape") if isinstance(build, dict) else None
+    given = (config.get("batch_input_shape"), config.get("batch_shape")) if is_first or entry["class_name"] == "InputLayer" else ()
     incoming = tensors[0].get("shape") if len(tensors) == 1 else None
-    for value in (found, config.get("batch_input_shape"), config.get("batch_shape"), incoming):
+    for value in (found, *given, incoming):
         if value is not None and (shape := _shape(value)):
             return shape
     return None

@@ -13,7 +13,8 @@ LAST, FIRST = {"data_format": "channels_last"}, {"data_format": "channels_first"
 
 def fed(entry, *, axis=-1, shape=None, **outer):
     """What feeds the batch norm behind this layer, or why it cannot go into that."""
-    tree = model_tree({**sequential(entry, norm("bn", axis=axis, **({"batch_input_shape": shape} if shape else {}))), **outer}, "m")
+    after = {**norm("bn", axis=axis), "build_config": {"input_shape": shape}}
+    tree = model_tree({**sequential(entry, after), **outer}, "m")
     return feeding_layers(tree).get("bn")
 
 

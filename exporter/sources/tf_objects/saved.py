@@ -180,15 +180,21 @@ def _entry(model: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _rank(said: dict[str, Any]) -> int | None:
-    """Rank of the input that a layer was built on, from what TensorFlow 1.15 to 2.21 recorded of it."""
-    shape = said.get("build_input_shape", said.get("batch_input_shape"))
-    shape = shape.get("items") if isinstance(shape, dict) else shape
-    if isinstance(shape, list) and len(shape) > 1 and not any(isinstance(size, (list, dict)) for size in shape):
-        return len(shape)
+    """Rank of the input that a layer was built on, from what TensorFlow 1.15 to 2.21 recorded of it: the shape, or what the layer expects
+    since; at last the shape that the user gave, which Keras uses only for inputs of a model."""
     spec = said.get("input_spec")
     config = spec.get("config") if isinstance(spec, dict) else None
     rank = config.get("ndim") if isinstance(config, dict) else None
-    return rank if type(rank) is int and rank > 1 else None
+    if type(rank) is not int or rank < 2:
+        rank = _size_of(said.get("batch_input_shape"))
+    return _size_of(said.get("build_input_shape")) or rank
+
+
+def _size_of(shape: Any) -> int | None:
+    """The rank of a shape with at least two axes."""
+    shape = shape.get("items") if isinstance(shape, dict) else shape
+    is_shape = isinstance(shape, list) and len(shape) > 1 and not any(isinstance(size, (list, dict)) for size in shape)
+    return len(shape) if is_shape else None
 
 
 def same_norms(saved: SavedGraph, stored: CheckpointGraph) -> list[ObjectNorm]:
