@@ -70,7 +70,10 @@ def test_a_message_in_pieces_is_merged():
     (b"\x08", "ends inside a varint"),
     (b"\x08" + b"\xff" * 10, "more than 10 bytes"),
     (b"\x08" + b"\xff" * 9 + b"\x02", "more than 64 bits"),
-    (b"\x0a\x05abc", "claims 5 bytes, but 3 are left"),
+    (b"\x0a\x05abc", "claims 5 bytes, but 3 are left"), (b"\x0a", "ends inside a varint"), (b"\x0a\x80", "ends inside a varint"),
+    (b"\x0a\x80\x80", "ends inside a varint"), (b"\x80", "ends inside a varint"), (b"\x0a\x80\x01", "claims 128 bytes, but 0 are left"),
+    (b"\x0a\x80\x80\x01", "claims 16384 bytes, but 0 are left"), (b"\x09" + bytes(7), "claims 8 bytes, but 7 are left"),
+    (b"\x0d" + bytes(3), "claims 4 bytes, but 3 are left"),
     (b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\x7fabc", "claims"),
     (b"\x0d\x00", "claims 4 bytes, but 1 are left"),
     (b"\x0b\x0c", "unexpected protobuf group"),
@@ -83,6 +86,13 @@ def test_damage(data, what):
     with pytest.raises(FormatError, match=what) as caught:
         Message(data, "here").numbers()
     assert caught.value.where == "here"
+
+
+@pytest.mark.parametrize("size", [0, 1, 127, 128, 129, 16383, 16384, 16385])
+def test_a_size_of_one_two_and_three_bytes(size):
+    assert fields(field(1, b"x" * size) + field(2, 7)) == {1: [b"x" * size], 2: [7]}
+    with pytest.raises(FormatError, match=f"claims {size} bytes, but {size - 1} are left" if size else "inside a varint"):
+        fields(field(1, b"x" * size)[:-1])
 
 
 @pytest.mark.parametrize("ask", [

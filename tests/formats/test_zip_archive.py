@@ -201,6 +201,46 @@ def test_headers_that_disagree():
     assert "two members of the archive overlap" in refused(bytes(data))
 
 
+@pytest.mark.parametrize(("more", "said"), [(0, None), (1, "exceeds the archive")])
+def test_a_member_that_reaches_into_the_next(more, said):
+    """By one byte; the last ends where the directory begins."""
+    for name, data in (("config.json", CONFIG), ("model.weights.h5", WEIGHTS)):
+        changed = bytearray(GOOD)
+        size = len(data) + more
+        struct.pack_into("<II", changed, GOOD.find(name.encode()) - 12, size, size)
+        struct.pack_into("<II", changed, GOOD.rfind(name.encode()) - 26, size, size)
+        if said is None:
+            assert bytes(changed) == GOOD
+        else:
+            assert f"its size of {size} bytes exceeds the archive" in refused(bytes(changed), name)
+
+
+@pytest.mark.parametrize(("disk", "first_disk", "here"), [(1, 0, 2), (0, 1, 2), (0, 0, 1), (0, 0, 3)])
+def test_a_part_of_an_archive_in_several(disk, first_disk, here):
+    data = bytearray(GOOD)
+    struct.pack_into("<HHH", data, data.rfind(b"PK\5\6") + 4, disk, first_disk, here)
+    assert "one part of a multi-part zip archive" in refused(bytes(data), kind=UnsupportedError)
+
+
+ALL = 0xFFFFFFFF
+
+
+@pytest.mark.parametrize(("extra", "given", "found"), [
+    (b"", (1, 2, 3), (1, 2, 3)), (struct.pack("<HHQ", 1, 8, 9), (1, 2, ALL), (1, 2, 9)), (struct.pack("<HHQ", 1, 8, 9), (ALL, 2, 3),
+    (9, 2, 3)),
+    (struct.pack("<HHQQQ", 1, 24, 7, 8, 9), (ALL, ALL, ALL), (7, 8, 9)), (struct.pack("<HHQQ", 1, 16, 7, 8), (1, ALL, ALL), (1, 7, 8)),
+    (struct.pack("<HHQ", 1, 8, 9), (1, 2, 3), (1, 2, 3)), (struct.pack("<HH3sHHQ", 5, 3, b"xyz", 1, 8, 9), (1, 2, ALL), (1, 2, 9)),
+    (struct.pack("<HHQ", 2, 8, 9), (1, 2, ALL), None), (struct.pack("<HHQ", 1, 8, 9), (1, ALL, ALL), None), (b"", (ALL, 2, 3), None),
+    (struct.pack("<HHI", 1, 4, 9), (1, 2, ALL), None), (b"\1\0\x08", (1, 2, ALL), None),
+    (struct.pack("<HHQHHQ", 1, 8, 9, 1, 8, 10), (1, 2, ALL), (1, 2, 9))])
+def test_numbers_of_more_than_32_bits(extra, given, found):
+    if found is None:
+        with pytest.raises(FormatError, match="m: a size or offset above 4 GiB is missing"):
+            zip_archive._wide(extra, *given, "m")
+        return
+    assert zip_archive._wide(extra, *given, "m") == found
+
+
 def test_deflated_size_that_lies():
     data = bytearray(packed(("config.json", CONFIG), compression=zipfile.ZIP_DEFLATED))
     for size in (len(CONFIG) - 1, len(CONFIG) + 1):
