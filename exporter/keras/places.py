@@ -221,10 +221,8 @@ def _inputs(said: Any, keys: _Keys) -> list[str]:
     return keys
 
 
-def _in_order(layers: list[Node], entries: Any, outputs: list[Reference], known: set[tuple[str, int]]) -> Iterator[_Reading]:
-    """Each call of a functional model after those that it reads."""
-    if not isinstance(entries, list) or len(entries) != len(layers):
-        raise _Unknown
+def _in_order(layers: list[Node], entries: list[Any], outputs: list[Reference], known: set[tuple[str, int]]) -> Iterator[_Reading]:
+    """Each call of a functional model after those that it reads. entries: those of the layers."""
     waiting: dict[tuple[str, int], list[_Reading]] = {}
     open_reads: dict[tuple[str, int], int] = {}
     ready: list[_Reading] = []

@@ -12,7 +12,7 @@ from exporter.batchnorm.places import Call, Neighbor
 from exporter.commands.export import export
 from exporter.keras.config import is_batch_norm, model_tree, walk
 from exporter.keras.node import Node, are_alike
-from exporter.keras.places import MAX_CALLS, OVERWRITTEN
+from exporter.keras.places import MAX_CALLS, OVERWRITTEN, with_shared
 from tests.make.configs import layer, norm, sequential
 from tests.make.h5_files import named, parameters, write
 
@@ -122,6 +122,53 @@ def test_each_output_of_a_model_is_a_layer_of_its_own():
         reads = {**RELU, "name": "relu", "inbound_nodes": [[["inner", 0, second, {}]]]}
         found = places(model(source(), called(inner, ["x"]), reads, outputs=["relu"]))
         assert {path: calls[0][1] for path, calls in found.items()} == expected
+
+
+def test_a_number_of_an_output_that_there_is_not():
+    """Of a layer that is no model the config does not say how many outputs it has."""
+    inner = model(source("i"), called(norm("one"), ["i"]), called(norm("two"), ["i"]), called(norm("three"), ["i"]), inputs=["i"],
+                  outputs=["one", "two", "three"], name="inner")
+    for number, name in ((2, "three"), (3, "three"), (-1, "three"), (1, "two"), (0, "one")):
+        reads = {**RELU, "name": "relu", "inbound_nodes": [[["inner", 0, number, {}]]]}
+        found = places(model(source(), called(inner, ["x"]), reads, outputs=["relu"]))
+        assert [path for path, calls in found.items() if calls[0][1] == ["relu"]] == [f"inner/{name}"]
+    state = {**called(norm(), ["lstm"])}
+    state["inbound_nodes"][0][0][2] = 1
+    assert places(model(source(), called(layer("LSTM", "lstm"), ["x"]), state, outputs=["bn"])) == {"bn": [(["lstm"], [])]}
+
+
+def test_a_sequential_model_reads_and_gives_one_tensor():
+    two = model(source("i"), called(CONV, ["i"]), called(RELU, ["conv"]), inputs=["i"], outputs=["conv", "relu"], name="two")
+    start = layer("InputLayer", "x", batch_input_shape=[None, 3])
+    assert places(sequential(start, two, norm())) == {"bn": [(["two/conv"], [])]}
+    own = sequential(layer("InputLayer", "i", batch_input_shape=[None, 3]), norm(), name="own")
+    assert places(sequential(CONV, own, RELU)) == {"own/bn": [(["conv"], ["relu"])]}
+    assert places(own) == {"bn": [(["i"], [])]}
+    joined = model(source("a"), source("b"), called(sequential(norm(), name="s"), ["a", "b"]), inputs=["a", "b"], outputs=["s"])
+    assert places(joined) == {"s/bn": [(["a"], [])]}
+
+
+def test_entries_that_are_put_together_by_others():
+    """As the objects of a SavedModel tell: each pair is one layer with all that is in it, and so is what has one of a pair in common."""
+    config = sequential(*(sequential(norm("bn"), name=name) for name in "abcdef"), {**norm("own"), "shared_object_id": 4}, norm("same"),
+                        norm("other"))
+    tree = model_tree(config, "m")
+    nodes = dict(walk(tree))
+    pairs = [("a", "b"), ("c", "d"), ("e", "f"), ("b", "e"), ("own", "same")]
+    found = dict(walk(with_shared(tree, [(nodes[one], nodes[other]) for one, other in pairs])))
+    numbers = {path: node.shared_object for path, node in found.items()}
+    assert numbers["own"] == numbers["same"] == 4
+    assert numbers["other"] is None
+    assert len({numbers[f"{name}/bn"] for name in "abef"}) == len({numbers[f"{name}/bn"] for name in "cd"}) == 1
+    assert len({*numbers.values()}) == 6
+    assert len(found["a/bn"].calls) == 4
+    assert len(found["c/bn"].calls) == 2
+    assert len(found["other"].calls) == 1
+    assert with_shared(tree, []) is tree
+    shorter = model_tree(sequential(sequential(norm("x"), norm("y"), name="a"), sequential(norm("x"), name="b")), "m")
+    (_, one), (_, other) = shorter.children
+    merged = dict(walk(with_shared(shorter, [(one, other)])))
+    assert merged["a/x"].shared_object == merged["b/x"].shared_object != merged["a/y"].shared_object
 
 
 def test_each_call_of_a_shared_layer_and_of_a_shared_model():
