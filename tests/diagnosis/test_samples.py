@@ -115,6 +115,16 @@ def test_printed_parameters_are_known_to_their_digits(run):
     wrong = str(layer.replace(gamma=layer.beta, beta=layer.gamma)(x).tolist())
     code, out, _ = run(diagnose, *shown, "--epsilon", "0.001", "--input", str(x.tolist()), "--output", wrong)
     assert (code, "BN133" in out) == (1, True)
+    assert "note: these explanations are right if the parameters and the input are also rounded to the typed digits" in out
+
+
+def test_an_input_that_was_typed_with_few_digits():
+    """1/3 as 0.3333, multiplied by a scale of 100."""
+    numbers = {"gamma": 200, "beta": 0, "moving_mean": 0, "moving_variance": 4}
+    layer = make_layer("bn", shape=(1,), epsilon=0.0).replace(**{name: np.float32([value]) for name, value in numbers.items()})
+    found = exporter.diagnose(layer, "0.3333", [[100 / 3]])
+    assert found.verdict == "same"
+    assert "right if the input is also rounded to the typed digits" in found.notes
 
 
 @pytest.mark.parametrize(("given", "message"), [
