@@ -176,14 +176,12 @@ def _walk(model: Any) -> Iterator[tuple[str, Any]]:
     stack: list[tuple[str, Any]] = [("", model)]
     while stack:
         prefix, holder = stack.pop()
-        for layer in reversed(_inside(holder)):
-            if id(layer) in seen:
-                continue
-            path = f"{prefix}{layer.name}"
-            stack.append((f"{path}/", layer))
-        if type(holder).__name__ in ("BatchNormalization", "SyncBatchNormalization") and id(holder) not in seen:
-            yield prefix[:-1], holder
+        if id(holder) in seen:
+            continue
         seen.add(id(holder))
+        stack += [(f"{prefix}{layer.name}/", layer) for layer in reversed(_inside(holder))]
+        if type(holder).__name__ in ("BatchNormalization", "SyncBatchNormalization"):
+            yield prefix[:-1], holder
 
 
 def _inside(holder: Any) -> list[Any]:

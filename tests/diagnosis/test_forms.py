@@ -283,6 +283,23 @@ class Tensor:
         return self.values
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="what the system tells of a process")
+def test_the_child_has_limits(monkeypatch, tmp_path):
+    """Of memory, as in any reading process: what it has, 4 GiB, and four times the file."""
+    import resource
+
+    noted = {}
+    monkeypatch.setattr(resource, "setrlimit", lambda kind, pair: noted.update({kind: pair}))
+    (tmp_path / "s.pt").write_bytes(bytes(1 << 20))
+    torch_child._limit(str(tmp_path / "s.pt"))
+    memory, hard = noted.pop(resource.RLIMIT_AS)
+    assert noted == {resource.RLIMIT_CORE: (0, 0), resource.RLIMIT_CPU: (100, 101)}
+    with open("/proc/self/statm", "rb") as file:
+        taken = int(file.read().split()[0]) * resource.getpagesize()
+    assert abs(memory - taken - (4 << 30) - (4 << 20)) < 1 << 20
+    assert hard == resource.getrlimit(resource.RLIMIT_AS)[1]
+
+
 def child(monkeypatch, tmp_path, content):
     """(exit status, what it sends) of the child for a file that torch.load gives this for."""
     def load(path, map_location, weights_only):
