@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from exporter.batchnorm.bundle import Origin
 from exporter.errors import FormatError, UnsupportedError, names
 from exporter.formats.graph_def import Graph, MetaGraph, open_file
-from exporter.formats.protobuf import fields, varint
+from exporter.formats.protobuf import varint
 from exporter.sources.shared.found import Found
 from exporter.sources.shared.refusals import FOLDED, ORIGINAL
 from exporter.sources.tf_graph.chain import ROOTS
@@ -23,6 +23,7 @@ from exporter.sources.tf_graph.norms import graph_norms
 from exporter.sources.tf_graph.paths import op_scope
 from exporter.sources.tf_graph.trace import FUSED, PASSES, VARIABLES
 from exporter.sources.tf_graph.values import Constant
+from exporter.sources.tf_objects.parts import graphs_of, of_inference
 
 if TYPE_CHECKING:
     from exporter.files.place import Place
@@ -30,8 +31,7 @@ if TYPE_CHECKING:
 
 NAME = "frozen-graph"
 
-# Field numbers of saved_model.proto: a SavedModel begins with its schema version, 1, and the first of its graphs.
-SAVED_MODEL, SAVED_MODEL_GRAPHS = b"\x08\x01\x12", 2
+SAVED_MODEL = b"\x08\x01\x12"  # saved_model.proto: the schema version, 1, and the first of the graphs
 FOLDABLE = frozenset({"Conv2D", "DepthwiseConv2dNative", "Conv3D", "Conv2DBackpropInput", "MatMul"})
 STATISTICS = frozenset({"moving_mean", "moving_variance"})  # names that nothing else has
 AFFINE = frozenset({"gamma", "beta"})
@@ -53,15 +53,11 @@ def read(place: Place, options: ReadOptions) -> Found:
     kind = _kind(place.head(4096))
     if kind == "text":
         raise UnsupportedError("this is a graph in text format, which is not supported", hint="write it with as_text=False")
-    data = open_file(place)
-    if kind == "saved model":
-        graphs = [MetaGraph(one, place.name) for one in _graphs(data, place.name)]
-        graph, version = graphs[0].graph, graphs[0].tensorflow_version
-    elif kind == "meta graph":
-        meta = MetaGraph(data, place.name)
-        graph, version = meta.graph, meta.tensorflow_version
+    if kind == "graph":
+        graph, version = Graph(open_file(place), place.name), ""
     else:
-        graph, version = Graph(data, place.name), ""
+        meta = MetaGraph(of_inference(graphs_of(place)).data if kind == "saved model" else open_file(place), place.name)
+        graph, version = meta.graph, meta.tensorflow_version
     norms = graph_norms(graph)
     found = Found(Origin(file=place.name, kind=NAME, tensorflow_version=version or None), options)
     for outcome in layers(norms, lambda variable: None, version, is_served=True):
@@ -143,13 +139,6 @@ def _left_over(graph: Graph, norms: list[GraphNorm]) -> dict[str, list[str]]:
         scope, _, last = node.name.rpartition("/")
         if node.op == "Const" and node.name not in played and (last in STATISTICS or (last in AFFINE and node.name not in used)):
             found.setdefault(scope, []).append(last)
-    return found
-
-
-def _graphs(data: bytes, where: str) -> list[bytes]:
-    found = [one for one in fields(data).get(SAVED_MODEL_GRAPHS, []) if not isinstance(one, int)]
-    if not found:
-        raise FormatError("the SavedModel contains no graph", where=where)
     return found
 
 

@@ -179,9 +179,6 @@ class Paths:
     def kind(self, path: str) -> str | None:
         return "dataset" if path in self._weights.by_name else "group" if path in self._members else None
 
-    def is_group(self, path: str) -> bool:
-        return path in self._members
-
     def names(self, path: str) -> list[str]:
         return list(self._members[path])
 

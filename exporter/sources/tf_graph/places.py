@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 KERNELS = {"Conv2D": 3, "Conv3D": 4, "MatMul": 1, "DepthwiseConv2dNative": None, "Conv2DBackpropInput": 2}
 PARTS_OF_LAYERS = frozenset({"Squeeze", "Reshape", "Transpose", "BatchToSpaceND", "BatchToSpace"})  # of a Conv1D, a dilated one, ...
 SHAPES = frozenset({"Shape", "ShapeN", "Size", "Rank"})  # they don't read the values
-MAX_LENGTH = 100
 
 
 def calls_of(kept: Sequence[GraphNorm], found: Iterable[GraphNorm], tracer: Tracer) -> list[tuple[Call, ...]]:
@@ -85,14 +84,13 @@ class _Look:
 
     def _source(self, body: Body, node: Node) -> Node | None:
         """The op that computes the first input of an op, traced through ops that change no value; None if another body computes it."""
-        for _ in range(MAX_LENGTH):
+        while True:  # what leads in a circle is read by an op outside of it, too
             found = body.nodes.get(node.inputs[0].node) if node.inputs else None
             if found is None or found.op not in PASSES:
                 return found
             if self._is_shared(body, found):
                 return None
             node = found
-        return None
 
     def _is_shared(self, body: Body, node: Node) -> bool:
         """Whether something else reads a node's output, or it is a result of the function."""

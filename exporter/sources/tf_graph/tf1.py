@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from exporter.sources.shared.options import ReadOptions
 
 NAME = "tf-checkpoint"
+MAX_READS = 10  # ops that read one another, between a variable and the op that saves it
 AVERAGE = "/ExponentialMovingAverage"
 # Save ops (tensorflow/core/ops/io_ops.cc) with the number of their first tensor; input 1 contains the names.
 SAVE_OPS = {"Save": 2, "SaveSlices": 3, "SaveV2": 3}
@@ -78,10 +79,9 @@ def _fits(graph: MetaGraph, checkpoint: Checkpoint) -> bool:
 def read_graph(checkpoint: Checkpoint, graph: MetaGraph, found: Found, options: ReadOptions) -> None:
     """Reads the batch norms of a graph whose saver wrote this checkpoint into `found`."""
     norms = graph_norms(graph.graph)
-    averaged = {norm.path for norm in norms if norm.in_training and norm.moving}
+    averaged = {norm.path for norm in norms if norm.moving}
     names = _Names(checkpoint, saved_names(graph), options.ema)
-    in_use = [_of_inference(norm) if norm.path in averaged else norm for norm in norms]
-    for outcome in layers(in_use, names.read, graph.tensorflow_version):
+    for outcome in layers(list(map(_of_inference, norms)), names.read, graph.tensorflow_version):
         if isinstance(outcome, Stored) and outcome.path in averaged and options.ema != "yes" and _is_untouched(outcome):
             found.skip(outcome.path, f"{OF_THE_BATCH}, and its moving averages were never updated")
         else:
@@ -119,21 +119,17 @@ def _stored_name(variable: str, stored_as: Mapping[str, str], checkpoint: Checkp
 
 def _variable_of(nodes: Mapping[str, Node], name: str) -> str | None:
     """The variable that a save op gets, directly or through a read."""
-    for _ in range(10):
+    for _ in range(MAX_READS):
         node = nodes.get(name)
-        if node is None or node.op in VARIABLES:
-            return node.name if node is not None else None
-        if node.op not in PASSES or not node.inputs:
-            return None
+        if node is None or node.op not in PASSES or not node.inputs:
+            break
         name = node.inputs[0].node
-    return None
+    return name if name in nodes and nodes[name].op in VARIABLES else None
 
 
 def _of_inference(norm: GraphNorm) -> GraphNorm:
-    """A layer in training with the moving averages that its update ops keep."""
-    if not norm.in_training or norm.moving is None:
-        return norm
-    return dataclasses.replace(norm, mean=norm.moving[0], variance=norm.moving[1], reason="")
+    """A layer, if it is in training with the moving averages that its update ops keep."""
+    return dataclasses.replace(norm, mean=norm.moving[0], variance=norm.moving[1], reason="") if norm.moving else norm
 
 
 def _is_untouched(layer: Stored) -> bool:

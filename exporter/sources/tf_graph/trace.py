@@ -259,14 +259,13 @@ class Tracer:
 
     def of_activations(self, source: Traced) -> bool:
         """Whether a value depends on the batch that the graph is fed."""
-        if not isinstance(source, Opaque):
-            return isinstance(source, Moment)
-        return any(node is None or node.op in REDUCTIONS or node.op.startswith("Placeholder") or FUSED.fullmatch(node.op)
-                   for node in self._ancestors(source.value))
+        return isinstance(source, Opaque) and any(
+            node is None or node.op in REDUCTIONS or node.op.startswith("Placeholder") or FUSED.fullmatch(node.op)
+            for node in self._ancestors(source.value))
 
     def of_parameters(self, source: Traced) -> bool:
         """Whether a value is computed in a few ops from parameters and constants alone: exp(gamma), gamma[None, :, None, None]."""
-        if not isinstance(source, Opaque) or source.value is None:
+        if not isinstance(source, Opaque):
             return False
         nodes = list(itertools.islice(self._ancestors(source.value), MAX_PARAMETER_WIDTH))
         return len(nodes) < MAX_PARAMETER_WIDTH and all(

@@ -41,9 +41,7 @@ class StoredConfigs:
 
     def _in_model(self, way: Sequence[int]) -> dict[str, Node]:
         """The batch norms in the config of the outermost model, by path: it also contains their calls."""
-        root = next((number for number in way if self._config(number)), None)
-        if root is None:
-            return {}
+        root = next(number for number in way if self._config(number))  # its own, if no other
         if root not in self._listed:
             tree = self._config(root)
             self._listed[root] = {path: node for path, node in walk(tree) if is_batch_norm(node)} if tree else {}
