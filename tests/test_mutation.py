@@ -59,6 +59,9 @@ def test_words_and_types_are_left_alone():
         x: int | None
         Either = First | Second | Third
 
+        class Named(Protocol):
+            def name(self, short: bool = False) -> str: ...
+
         def f(a: list[int] | None, b: tuple[int, 1]) -> int | str:
             """Words: 1 + 1."""
             assert a is not None

@@ -144,6 +144,8 @@ class _Finder(ast.NodeVisitor):
         self._is_limit = before
 
     def visit_ClassDef(self, node: ast.ClassDef) -> None:
+        if any(ast.unparse(base) == "Protocol" for base in node.bases):  # only a type checker reads it
+            return
         for child in node.body:
             self.visit(child)
 

@@ -213,6 +213,26 @@ def test_in_a_model_in_the_model_names_and_order_have_to_agree(tmp_path):
             exporter.fold_model(nested(tmp_path, inner, names))
 
 
+def test_weights_that_are_not_there_or_too_few(tmp_path):
+    alone = write(tmp_path / "m.h5", {"bn": named("bn", parameters(CHANNELS))}, sequential(conv(), norm()), **KERAS_2)
+    assert reason(alone) == "the file contains no weights of conv, which feeds it"
+    config = sequential_3("m", entry("Dense", "d", units=CHANNELS, activation="linear"), norm_3("bn"))
+    few = archive(tmp_path, config, {"dense": [kernel(4, CHANNELS)], "batch_normalization": norm_arrays(1)})
+    assert reason(few) == "its config gives d, which feeds it, kernel, bias, and the file 1 arrays"
+
+
+def test_a_model_in_the_model_of_keras_1_is_not_folded(tmp_path):
+    """1.0.0 to 1.0.2 saved its weights under each other's names."""
+    inner = layer("Sequential", "inner", layers=[layer("Dense", "d", output_dim=CHANNELS, activation="linear", bias=True), layer(
+        "BatchNormalization", "bn", axis=-1, epsilon=1e-3, mode=0, momentum=0.9, gamma_regularizer=None)])
+    roles = ("gamma", "beta", "running_mean", "running_std")
+    held = [("d_W", kernel(4, CHANNELS)), ("d_b", kernel(CHANNELS)),
+            *named("bn", parameters(CHANNELS), separator="_", names=roles, ending="")]
+    path = write(tmp_path / "m.h5", {"inner": held}, {"class_name": "Sequential", "config": [inner]}, keras_version=b"1.2.2")
+    with pytest.raises(exporter.UnsupportedError, match="names and order do not agree"):
+        exporter.fold_model(path)
+
+
 def test_a_frozen_layer_comes_behind_the_others(tmp_path):
     inner = [conv("c", trainable=False), norm("n1"), conv("d"), norm("n2")]
     found = exporter.fold_model(nested(tmp_path, inner, ["d", "c"]))

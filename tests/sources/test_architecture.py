@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import exporter
-from exporter.errors import FormatError, UnsupportedError
+from exporter.errors import FormatError, UnresolvedError, UnsupportedError
 from exporter.files.place import Place
 from exporter.formats.object_graph import OBJECT_GRAPH
 from exporter.sources.shared.architecture import node_tree_from
@@ -55,6 +55,14 @@ def gammas(first, second):
     ids=["to_json", "get_config", "list", "text of get_config", "under model_config"])
 def test_a_dump_of_get_config_is_an_architecture(tmp_path, make, form):
     assert shown(read(tmp_path, form(model("bn_a", "bn_b", make=make)))) == gammas("bn_a", "bn_b")
+
+
+def test_names_of_a_users_model_are_its_own(tmp_path):
+    """Its config lists some of its layers, in no order."""
+    tree = entry("Net", "net", registered="lab>Net", norm=norm("batch_normalization_3", epsilon=0.1))
+    file = write(tmp_path / "w.h5", {"batch_normalization": named("batch_normalization", A)})
+    with pytest.raises(UnresolvedError, match="batch_normalization: the file does not contain its epsilon"):
+        read(tmp_path, tree, file)
 
 
 VERSIONS = {"keras_version": "2.9.0", "backend": "tensorflow"}

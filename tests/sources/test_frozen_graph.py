@@ -735,3 +735,25 @@ def test_a_graph_whose_variables_are_elsewhere(tmp_path):
     nodes, reads = variables("bn")
     with pytest.raises(UnsupportedError, match="this graph is not frozen: its variables are in a checkpoint"):
         read(tmp_path, X, *nodes, *chain("bn", "x", *reads))
+
+
+def test_the_graph_of_inference_of_a_renamed_saved_model(tmp_path):
+    """Estimators write one to train, too."""
+    values, others = parameters(), parameters(seed=1)
+    parts = b""
+    for tag, held in (("train", others), ("serve", values)):
+        nodes, reads = frozen_variables("bn", held)
+        info = field(4, tag) + field(5, "1.15.0")
+        parts += field(2, field(1, info) + field(2, graph(X, *nodes, fused("bn", reads))))
+    (tmp_path / "model.pb").write_bytes(field(1, 1) + parts)
+    check(exporter.read(tmp_path / "model.pb")["bn"], values)
+
+
+def test_the_scope_of_an_op_is_without_what_calls_add(tmp_path):
+    """Where the variables have no scope of their own, as those of resources in TensorFlow 2."""
+    names = [f"{role}/ReadVariableOp/resource" for role in ROLES]
+    nodes = [const(name, array) for name, array in zip(names, parameters(), strict=True)]
+    for prefix, path in (("StatefulPartitionedCall/", "net/bn"), ("PartitionedCall_1/StatefulPartitionedCall/", "net/bn"), ("", "net/bn"),
+                         ("Call/", "Call/net/bn")):
+        bundle = read(tmp_path, X, *nodes, node(f"{prefix}net/bn/FusedBatchNormV3", "FusedBatchNormV3", "x", *names, is_training=False))
+        assert bundle.paths() == [path]

@@ -9,9 +9,11 @@ from exporter.errors import UnresolvedError, UnsupportedError
 from tests.make.graph_files import const, formula, frozen_variables, node, parameters
 from tests.sources.test_frozen_graph import X, check, read
 
-NUMBERS = [const("epsilon", np.float32(1e-3)), const("other", np.float32([2, 3, 4])), const("axes", np.int32([0, 1, 2])),
+NUMBERS = [const("none", np.zeros(0, np.int32)), node("filled", "Fill", "none", "epsilon"),
+           const("epsilon", np.float32(1e-3)), const("other", np.float32([2, 3, 4])), const("axes", np.int32([0, 1, 2])),
            const("power", np.float32(-0.5)), const("quarter", np.float32(0.25)), node("unknown", "Placeholder")]
-NAMES = {"x": "x", "e": "epsilon", "c": "other", "axes": "axes", "power": "power", "quarter": "quarter", "unknown": "unknown"}
+NAMES = {"x": "x", "e": "epsilon", "c": "other", "axes": "axes", "power": "power", "quarter": "quarter",
+         "unknown": "unknown", "filled": "filled"}
 UNKNOWN_FORM = "the graph uses its variance in a way that is not a known form of batch norm"
 
 
@@ -23,7 +25,7 @@ def written(tmp_path, text, values=None, **options):
 
 @pytest.mark.parametrize(("text", "kept"), [
     ("r = rsqrt(v + e); y = x * (g * r) + (b - m * (g * r))", "gb"),
-    ("r = rsqrt(e + v); y = (x - m) * r * g + b", "gb"),
+    ("r = rsqrt(e + v); y = (x - m) * r * g + b", "gb"), ("r = rsqrt(v + filled); y = (x - m) * r * g + b", "gb"),
     ("i = inv(sqrt(v + e)); y = (x - m) * i * g + b", "gb"),
     ("r = rsqrt(v + e); y = x * r + (b - m * r)", "b"),
     ("r = rsqrt(v + e); y = x * r - m * r", ""),

@@ -156,3 +156,15 @@ def test_what_another_body_computes_or_reads_is_not_said(tmp_path):
         "gamma", "beta", "moving_mean", "moving_variance")), f=Function("f"))
     layer, _ = read(tmp_path, KERNEL, conv(), call, functions=[body])
     assert layer.calls == ()
+
+
+@pytest.mark.parametrize("result", ["bn:y:0", "y:activations:0"])
+def test_what_follows_a_result_of_a_function_is_not_said(tmp_path, result):
+    roles = ["gamma", "beta", "moving_mean", "moving_variance"]
+    inside = [node("conv", "Conv2D", "h", "k", padding="SAME"), node("bn", "FusedBatchNormV3", "conv:output:0", *roles, is_training=False,
+                                                                    epsilon=0.001), node("y", "Relu", "bn:y:0")]
+    body = function("f", ["h", "k", *roles], inside, {"y": result})
+    call = node("call", "PartitionedCall", "x", "c/kernel", *(f"bn/{role}/read" for role in roles), f=Function("f"))
+    layer, _ = read(tmp_path, KERNEL, call, functions=[body])
+    assert [each.path for call in layer.calls for each in call.outputs] == ([] if result == "bn:y:0" else ["y"])
+    assert len(layer.calls) == (result != "bn:y:0")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import exporter
-from exporter.errors import UnresolvedError
+from exporter.errors import FormatError, UnresolvedError
 from tests.make.graph_files import Function, chain, const, frozen_variables, function, meta_graph, node, parameters
 from tests.sources.test_frozen_graph import ROLES, X, check, fused, graph, read
 
@@ -352,3 +352,16 @@ def test_a_function_that_is_called_elsewhere(tmp_path, op):
     device = ["target"] if op == "RemoteCall" else []
     call = node("c", op, *device, "x", *reads, f=Function("f"))
     check(read(tmp_path, X, *nodes, const("target", [b"/cpu:0"]), call, functions=[body])["bn"], values)
+
+
+def test_what_is_joined_of_nothing_at_all_is_damaged(tmp_path):
+    with pytest.raises(FormatError, match="ConcatV2 has 0 inputs"):
+        with_gamma(tmp_path, "h", node("h", "ConcatV2"))
+
+
+@pytest.mark.parametrize(("count", "rank"), [(90, 4), (110, None)])
+def test_a_rank_that_many_ops_keep(tmp_path, count, rank):
+    """They are followed up to a limit, and end in circles, too."""
+    nodes, reads = frozen_variables("bn", parameters())
+    relus = [node(f"h{number}", "Relu", f"h{number - 1}" if number else "x") for number in range(count)]
+    assert read(tmp_path, X, *relus, *nodes, *chain("bn", f"h{count - 1}", *reads))["bn"].ndim == rank

@@ -473,3 +473,8 @@ def test_what_all_ways_to_count_agree_on_is_read(model):
                                                       f"{inside}/my_bn_2": D}, metadata__json=None)
     assert shown(bundle)["a"] == (0.001, given(A))
     assert [path for path, reason in bundle.skipped if "is ambiguous" in reason] == ["b", "c"]
+
+
+def test_a_group_that_the_config_does_not_list_is_read_once(model):
+    bundle = model(functional("m", norm("bn")), {"layers/batch_normalization": A, "layers/mystery": B})
+    assert bundle.paths() == ["bn", "mystery"]

@@ -437,13 +437,13 @@ def test_defaults_of_an_old_config(tmp_path):
 
 def test_merge_and_nameless_sequentials_of_keras_1(tmp_path):
     nameless = [{"class_name": "Sequential", "config": inside} for inside in ([norm("left")], [layer("Dense", "d"), norm("deep")])]
-    merge = layer("Merge", "merge_1", layers=[nameless[0], sequential(norm("right"), name="branch")])
+    merge = layer("Merge", "merge_1", layers=[nameless[0], sequential(norm("right"), name="branch"), norm("alone")])
     model = {"class_name": "Sequential", "config": [merge, nameless[1], norm("top")]}
-    held = {name: old(name, parameters(3, seed)) for seed, name in enumerate(("left", "right"))}
+    held = {name: old(name, parameters(3, seed)) for seed, name in enumerate(("left", "right", "alone"))}
     held["sequential_7"] = [("d_W", np.zeros((3, 3), np.float32)), *old("deep", FIRST)]
     held["top"] = old("top", SECOND)
     bundle = exporter.read(write(tmp_path / "m.h5", held, model, keras_version="1.2.2"))
-    assert bundle.paths() == ["merge_1/left", "merge_1/branch/right", "sequential_7/deep", "top"]
+    assert bundle.paths() == ["merge_1/left", "merge_1/branch/right", "merge_1/alone", "sequential_7/deep", "top"]
     assert same(bundle["sequential_7/deep"], FIRST)
 
 
@@ -768,3 +768,16 @@ def test_a_shared_layer_in_two_groups(tmp_path):
 def test_the_group_of_a_layer_holds_those_of_layers_named_below_it():
     groups = [LayerGroup(name=name, path=name, weights=()) for name in ("a", "ab", "a/b", "a/b/c", "a/d/e", "lone/x", "ab/b")]
     assert names_below(groups) == {"a": {"b", "d"}, "a/b": {"c"}, "ab": {"b"}}
+
+
+@pytest.mark.parametrize("inner", [
+    [layer("Dense", "d"), sequential(norm("a"), name="deep"), norm("b")], [layer("Dense", "other"), norm("a"), norm("b")]],
+    ids=["a model in it", "another name"])
+def test_names_of_keras_1_0_that_belong_to_no_layer(tmp_path, inner):
+    """Nothing says then in which order the layers have them."""
+    weights, *_ = nested_in_keras_1(True)
+    weights = [weight for weight in weights if not weight[0].startswith("e_")]
+    path = write(tmp_path / "w.h5", {"inner": weights})
+    (tmp_path / "model.json").write_text(json.dumps({"class_name": "Sequential", "config": [sequential(*inner, name="inner")]}))
+    with pytest.raises(UnresolvedError, match="saved the weights of a nested Sequential under swapped names"):
+        exporter.read(path, architecture=tmp_path / "model.json")

@@ -409,3 +409,10 @@ def test_groups_that_fit_in_two_ways(weights, tmp_path, version, more):
             read(path, tmp_path / "arch.json")
         return
     assert shown(read(path, tmp_path / "arch.json")) == {"one": (0.001, given(A)), "three": (0.001, given(B)), **more}
+
+
+def test_what_is_no_group_where_one_is_expected(tmp_path):
+    with h5py.File(tmp_path / "m.weights.h5", "w") as file:
+        file["layers"] = np.ones(3)
+    with pytest.raises(FormatError, match="layers: "):
+        keras_weights.read(Place(tmp_path / "m.weights.h5"), ReadOptions())

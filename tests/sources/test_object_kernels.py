@@ -100,6 +100,21 @@ def test_variables_that_do_not_fit(tmp_path, make, held, said):
     assert "k" in str(caught.value)
 
 
+@pytest.mark.parametrize("make", [checkpoint, saved_model])
+def test_a_batch_norm_that_is_fed_by_something_else(tmp_path, make):
+    with pytest.raises(UnsupportedError, match="it is fed by relu of class ReLU, which has no kernel of a known kind"):
+        folded(tmp_path, make, sequential(layer("ReLU", "relu"), norm("bn")), {}, NORM)
+
+
+def test_a_saved_model_that_lists_no_layers(tmp_path):
+    config = sequential(layer("Dense", "k", units=4), norm("bn"))
+    path = saved_model(tmp_path, {**config, "config": {**config["config"], "layers": config["config"]["layers"]}}, KINDS["Dense"][1], NORM)
+    data = (path / "saved_model.pb").read_bytes()
+    (path / "saved_model.pb").write_bytes(data.replace(b'"layers":', b'"lAyers":'))
+    with pytest.raises(UnsupportedError, match="the file does not specify what feeds it"):
+        exporter.fold_model(path)
+
+
 def test_a_layer_whose_object_is_not_certain(tmp_path):
     """Two objects of one name, of which one alone is the layer that the model calls."""
     config = sequential(layer("Dense", "k", units=4), norm("bn"))

@@ -852,3 +852,25 @@ def test_what_the_models_config_says_of_a_layer(tmp_path, listed, is_known):
         return
     with pytest.raises(FormatError, match=r"its epsilon is 0\.002 in its own metadata and 0\.5 in its model's"):
         read(folder)
+
+
+def test_a_variable_that_the_checkpoint_does_not_hold(tmp_path):
+    folder = write_functions(tmp_path, ["net/a"])
+    keys = {role: f"0/{role}/.ATTRIBUTES/VARIABLE_VALUE" for role in ROLES}
+    stored = [({f"0_{role}": number + 1 for number, role in enumerate(ROLES)}, None), ({}, None),
+              *(({}, (f"net/a/{role}", keys[role])) for role in ROLES[1:])]
+    write_bundle(folder / "variables", "variables", {**{keys[role]: VALUES[role] for role in ROLES}, OBJECT_GRAPH: [graph_proto(stored)]})
+    found = read(folder)
+    assert (found.paths(), [reason for _, reason in found.skipped]) == (
+        [], ["the file contains no value of its gamma, the variable net/a/gamma"])
+
+
+def test_a_model_of_tensorflow_1_whose_config_says_nothing_of_its_layers(tmp_path):
+    keys = {role: f"bn/{role}/.ATTRIBUTES/VARIABLE_VALUE" for role in ROLES}
+    objects = [({"bn": 1}, None), (CHILDREN, None), *(({}, (f"bn/{role}", keys[role])) for role in ROLES)]
+    stored = {**{keys[role]: VALUES[role] for role in ROLES}, OBJECT_GRAPH: [graph_proto(objects)]}
+    write_tensorflow_1(tmp_path, names=tuple(keys.values()), stored=stored)
+    (tmp_path / "assets").mkdir()
+    (tmp_path / "assets" / "saved_model.json").write_text(json.dumps({"class_name": "lab>Net", "config": {"name": "net"}}))
+    (layer,) = read(tmp_path).layers
+    assert (layer.path, layer.epsilon) == ("bn", None)

@@ -10,7 +10,8 @@ import pytest
 
 import exporter
 from exporter.batchnorm import vectors
-from exporter.errors import FormatError, UnresolvedError, UnsupportedError, UsageError
+from exporter.errors import FormatError, MissingFileError, UnresolvedError, UnsupportedError, UsageError
+from exporter.files.place import Place
 from tests.make.graph_files import chain, const, graph, meta_graph, node, parameters, tensor, variables
 from tests.make.layers import ROOT
 from tests.make.tensor_files import write_bundle, write_v1
@@ -552,3 +553,28 @@ def test_the_samples_truth_is_the_bundle():
     bundle = exporter.read(SAMPLE / "frozen.pb")
     for path, want in truth.items():
         check(bundle[path], [np.float32(want["parameters"][role]) for role in ROLES], epsilon=want["epsilon"])
+
+
+def test_a_folder_that_cannot_be_listed(tmp_path, monkeypatch):
+    """As on some servers: whether a graph of another name is in it cannot be told."""
+    values = parameters()
+    index = save(tmp_path, tensors("bn", values))
+
+    def refuse(place):
+        raise MissingFileError("no listing")
+
+    monkeypatch.setattr(Place, "children", refuse)
+    assert exporter.read(index, epsilon=0.5).paths() == ["bn"]
+
+
+@pytest.mark.parametrize("count", [1, 3, 30])
+def test_a_saver_that_is_given_a_variable_through_many_ops(tmp_path, count):
+    """A limit ends circles: what it does not reach is read under its own name."""
+    values = parameters()
+    nodes, reads = variables("bn")
+    steps = [node(f"s{number}", "Identity", f"s{number - 1}" if number else "bn/gamma") for number in range(count)]
+    saver = [*steps, node("save/tensor_names", "Const", value=tensor([b"one"])),
+             node("save/SaveV2", "SaveV2", "save/Const", "save/tensor_names", "save/slices", f"s{count - 1}")]
+    stored = {**tensors("bn", values[1:], ROLES[1:]), "one": values[0], "bn/gamma": values[0] + 1}
+    check(exporter.read(save(tmp_path, stored, *nodes, *chain("bn", "x", *reads), *saver))["bn"],
+          [values[0] + (count == 30), *values[1:]])

@@ -356,3 +356,31 @@ def test_a_call_in_training(model, version):
     bundle = exporter.read(path, stored_statistics=True)
     assert [layer.called_in_training for layer in bundle] == [True, False]
     assert [[each.path for each in layer.inputs] for layer in bundle] == [["x"], ["x"]]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int32"])
+def test_converted_from_keras_3_with_a_class_of_the_users(model, dtype):
+    """What its layers are is told by what they hold."""
+    config = functional("m", norm("b", epsilon=0.1), entry("Block", "blk", registered="lab>Block"))
+    weights = {**{f"layers/batch_normalization/vars/{i}": array for i, array in enumerate(A.values())},
+               **{f"layers/block/norm/vars/{i}": (np.abs(array) * 100).astype(dtype) for i, array in enumerate(B.values())}}
+    bundle = read(model(config, weights, topology={"keras_version": "3.4.1", "model_config": config}))
+    assert bundle.paths() == (["b", "blk/norm"] if dtype == "float32" else ["b"])
+
+
+def test_a_weight_of_more_channels_than_any_model_has(model):
+    weights = {**named("bn", A), "bn/gamma": np.ones((1 << 21), "f4")}
+    with pytest.raises(FormatError, match="expected at most 1048576 values, got shape"):
+        read(model(functional("m", norm("bn")), weights, cut=1 << 24))
+
+
+def test_shards_that_became_shorter(model, monkeypatch):
+    """Between the look at their sizes and the reading."""
+    path = model(functional("m", norm("bn")), named("bn", A))
+    size = Place.size
+    monkeypatch.setattr(Place, "size", lambda place: size(place) + (4 if place.name.endswith(".bin") else 0))
+    manifest = json.loads(path.read_text())
+    manifest["weightsManifest"][0]["weights"].insert(0, {"name": "more/bias", "shape": [1], "dtype": "float32"})
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(FormatError, match="moving_variance: the shards end inside this weight"):
+        read(path)

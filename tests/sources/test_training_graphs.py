@@ -425,3 +425,17 @@ def test_a_copy_in_training_that_keeps_the_statistics_of_a_layer_is_that_layer(t
     bundle = exporter.read(index, skip_unresolved=True)
     assert bundle.paths() == (["bn"] if same else ["own", "bn"])
     check(bundle["bn"], values)
+
+
+def test_batch_renormalization_of_two_scopes_says_no_statistics(tmp_path):
+    nodes = [*variables("bn", names=(*ROLES[2:], *RENORM))[0], *variables("other", names=(*ROLES[2:], *RENORM))[0],
+             *variables("affine", 2)[0]]
+    ops = [one.replace(b"bn/renorm_mean/read", b"other/renorm_mean/rd") for one in renormalized("bn", "bn")]
+    ops.append(node("other/renorm_mean/rd", "Identity", "other/renorm_mean"))
+    ops = [one if b"other/renorm_mean/rd" not in one or b"Identity" in one else
+           node("bn/off", "Sub", "bn/moments/mean", "other/renorm_mean/rd") for one in ops]
+    values = parameters()
+    stored = {**tensors("affine", values[:2], ROLES[:2]),
+              **{f"{scope}/{name}": values[2] + 1 for scope in ("bn", "other") for name in (*ROLES[2:], *RENORM)}}
+    with pytest.raises(UnresolvedError, match="statistics of the batch"):
+        exporter.read(save(tmp_path, stored, X, *nodes, *ops))
