@@ -6,7 +6,7 @@ configs from Keras's metadata. Without metadata, the graph itself shows which va
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
 from exporter.batchnorm.bundle import Origin
@@ -17,8 +17,9 @@ from exporter.formats.graph_def import MetaGraph
 from exporter.formats.object_graph import OBJECT_GRAPH, SavedGraph
 from exporter.formats.tensor_bundle import Checkpoint, TensorBundle, open_checkpoint
 from exporter.keras.dialects import era_of_tensorflow
+from exporter.keras.lookalikes import is_users_own
 from exporter.sources.shared.found import Found
-from exporter.sources.tf_graph.graph_norm import OF_THE_BATCH
+from exporter.sources.tf_graph.graph_norm import OF_THE_BATCH, UNKNOWN_FORM
 from exporter.sources.tf_graph.layers import Values, layers
 from exporter.sources.tf_graph.norms import graph_norms
 from exporter.sources.tf_graph.saved import SavedFunctions, key_of
@@ -141,7 +142,7 @@ class _Reader:
         if removed:
             found.warn(about_removed(removed.values()))
         if norms:
-            self._by_objects([norm for norm in norms if norm.node not in removed], found)
+            self._by_objects(norms, removed.keys(), found)
         else:
             self._by_graph(found)
 
@@ -151,12 +152,15 @@ class _Reader:
 
         return saved_kernels(self._checkpoint, self._stored, self._keras, wants)
 
-    def _by_objects(self, norms: list[ObjectNorm], found: Found) -> None:
-        read = list(read_norms(self._checkpoint, self._stored, norms, self._said, self._era, found))
-        graph = SavedFunctions(self._part.data, self._saved, self._stored)
-        by_variance = graph.norms_of(one.norm.variables["moving_variance"] for one in read)
+    def _by_objects(self, norms: list[ObjectNorm], removed: Collection[int], found: Found) -> None:
+        left = [norm for norm in norms if norm.node not in removed]
+        read = list(read_norms(self._checkpoint, self._stored, left, self._said, self._era, found))
+        functions = SavedFunctions(self._part.data, self._saved, self._stored)
+        by_variance = functions.norms_of(one.norm.variables["moving_variance"] for one in read)
         for one in read:
-            found.take(self._completed(one.layer, one.norm, by_variance[one.norm.variables["moving_variance"]]))
+            found.take(self._completed(one.layer, one.norm, by_variance[one.norm.variables["moving_variance"]], functions))
+        known = {node for norm in norms for node in self._stored.children(norm.node).values()}
+        self._add(functions.others(known), found)  # whose variables have other names
 
     def _said(self, norm: ObjectNorm) -> Said:
         path = self._keras.path(norm)
@@ -165,10 +169,12 @@ class _Reader:
             path = self._by_name.path(norm.node)
         return Said(path, *self._keras.config(norm) or (None, None))
 
-    def _completed(self, layer: Stored, found: ObjectNorm, norms: list[GraphNorm]) -> Stored | Skipped:
+    def _completed(self, layer: Stored, found: ObjectNorm, norms: list[GraphNorm], functions: SavedFunctions) -> Stored | Skipped:
         """The layer, completed from the graph: everything if it has no config, the epsilon of fused kernels, and whether the model uses
         the statistics of the batch, which the code of a user's class may ask for."""
         same = [norm for norm in norms if _plays(norm, found)]
+        if not same and (layer.epsilon is None or is_users_own(layer.class_name)) and functions.serve(found.variables["moving_variance"]):
+            return Skipped(layer.path, UNKNOWN_FORM)
         if same and (any(norm.also_in_training for norm in same) or all(norm.in_training for norm in same)):
             layer = layer.replace(called_in_training=True, doubt=layer.doubt or OF_THE_BATCH)
         if layer.epsilon is not None:
@@ -180,6 +186,9 @@ class _Reader:
         if epsilon is None:
             return layer
         in_use = [norm for norm in same if not norm.reason][:1]
+        for role in ("gamma", "beta"):
+            if role in found.variables and functions.serve(found.variables[role]) and any(getattr(norm, role) is None for norm in in_use):
+                return Skipped(layer.path, f"the graph does not use its {role} as the {role} of a batch norm")
         for outcome in layers(in_use, self._values):
             if not isinstance(outcome, Skipped):
                 return outcome.replace(path=layer.path, name=layer.name, class_name=layer.class_name, doubt=layer.doubt,
@@ -190,6 +199,11 @@ class _Reader:
         """The batch norms of objects that are not Keras layers, as model.export writes them: from the functions alone."""
         functions = SavedFunctions(self._part.data, self._saved, self._stored)
         norms = functions.norms()
+        self._add(norms, found)
+        if not norms:
+            functions.check_is_open()
+
+    def _add(self, norms: list[GraphNorm], found: Found) -> None:
         prefix = model_prefix(self._stored.variable_name(node) for node in range(len(self._stored)))
         if prefix is not None and (len(norms) < 2 or not all(prefix.match(norm.path) for norm in norms)):
             prefix = None
@@ -202,8 +216,6 @@ class _Reader:
                 found.skip(path(outcome.path), outcome.reason)
             else:
                 found.add(outcome.replace(path=path(outcome.path), name=path(outcome.path).rpartition("/")[2]))
-        if not norms:
-            functions.check_is_open()
 
     def _values(self, variable: Variable) -> Values | None:
         node = key_of(variable)

@@ -12,7 +12,7 @@ import numpy as np
 from exporter.formats.graph_def import Body, Graph, Node
 from exporter.sources.tf_graph.averages import Averages, without_correction
 from exporter.sources.tf_graph.chain import ADDITIONS, ROOTS, Chain, chains, inner, splits_batch, users_of
-from exporter.sources.tf_graph.graph_norm import OF_THE_BATCH, GraphNorm
+from exporter.sources.tf_graph.graph_norm import OF_THE_BATCH, UNKNOWN_FORM, GraphNorm
 from exporter.sources.tf_graph.trace import CALLS, CHOICES, FUSED, LOOPS, PASSES, VARIABLES, Tracer
 from exporter.sources.tf_graph.values import (
     UNNAMED,
@@ -213,7 +213,7 @@ class Finder:
                 norm = self._chained(chain)
             elif kind == "Rsqrt" and isinstance(variance, (Variable, Constant, Parts)):
                 norm = GraphNorm(root, Value(frame, root.inputs[0]), "", None, None, variance, variance, None, None, None,
-                                 "the graph uses its variance in a way that is not a known form of batch norm", certain=False)
+                                 UNKNOWN_FORM, certain=False)
             else:
                 continue
             if norm is not None:

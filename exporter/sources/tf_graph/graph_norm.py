@@ -9,6 +9,7 @@ from exporter.batchnorm.places import Call
 from exporter.formats.graph_def import Node
 from exporter.sources.tf_graph.values import Moment, Opaque, Parameter, Traced, Value
 
+UNKNOWN_FORM = "the graph uses its variance in a way that is not a known form of batch norm"
 OF_THE_BATCH = "it uses the statistics of the batch (is_training), not stored ones"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 
 from exporter.errors import FormatError, UnsupportedError, printable
 from exporter.formats.graph_def import MetaGraph
@@ -28,6 +29,8 @@ class SavedFunctions:
 
         self._nodes = saved.bound_inputs()
         self._bound = {name: [variable(node) for node in nodes] for name, nodes in self._nodes.items()}
+        self._serving = [name for name in self._bound if is_of_inference(name)]
+        self._found: dict[str, list[GraphNorm]] = {}
 
     def norms(self) -> list[GraphNorm]:
         """Every batch norm of every function, once. Raises FormatError if a function is bound to other objects than its caller."""
@@ -63,17 +66,47 @@ class SavedFunctions:
         """
         found: dict[int, list[GraphNorm]] = {node: [] for node in variances}
         left = set(found)
-        for name, variables in sorted(self._bound.items(), key=lambda item: (not is_of_inference(item[0]), -len(item[1]))):
-            keys = {variable.key for variable in variables if variable is not None}
-            if left.isdisjoint(keys):
-                continue
-            for norm in graph_norms(self._graph, {name: variables}, main=False):
-                node = key_of(norm.moving[1] if norm.moving else norm.variance)
-                if node in found:
-                    found[node].append(norm)
-                    if is_of_inference(name) or not norm.in_training:
-                        left.discard(node)
+        for names in (self._serving, [name for name in self._bound if not is_of_inference(name)]):
+            for name in sorted(names, key=lambda name: -len(self._bound[name])):
+                if left.isdisjoint(self._variables(name)):
+                    continue
+                for norm in self._search(name):
+                    node = key_of(norm.moving[1] if norm.moving else norm.variance)
+                    if node in found:
+                        found[node].append(norm)
+                        if not norm.in_training:
+                            left.discard(node)
+            left = {node for node in left if not found[node]}  # a function to train may be served, too, beside that of inference
         return found
+
+    def serve(self, node: int) -> bool:
+        """Whether a function of inference uses a variable."""
+        return any(node in self._variables(name) for name in self._serving)
+
+    def others(self, known: AbstractSet[int]) -> list[GraphNorm]:
+        """The batch norms in functions of inference that compute with none of these variables; in all functions if none serves."""
+        names, covered = self._serving or list(self._bound), set[int]()
+        for name in sorted(names, key=lambda name: (name not in self._found, -len(self._bound[name]))):
+            unknown = self._variables(name) - known
+            if unknown - covered and any(_uses_other(norm, known) for norm in self._search(name)):
+                bound = {name: self._bound[name] for name in names}
+                return [norm for norm in graph_norms(self._graph, bound, main=False) if _uses_other(norm, known)]
+            covered |= unknown
+        return []
+
+    def _variables(self, name: str) -> set[int]:
+        return {node for variable in self._bound[name] if (node := key_of(variable)) is not None}
+
+    def _search(self, name: str) -> list[GraphNorm]:
+        if name not in self._found:
+            self._found[name] = graph_norms(self._graph, {name: self._bound[name]}, main=False)
+        return self._found[name]
+
+
+def _uses_other(norm: GraphNorm, known: AbstractSet[int]) -> bool:
+    roles = (norm.gamma, norm.beta, *(norm.moving or (norm.mean, norm.variance)))
+    nodes = {node for role in roles if (node := key_of(role)) is not None}
+    return nodes.isdisjoint(known) if nodes else bool(norm.reason) and not norm.in_training
 
 
 def key_of(source: Traced | None) -> int | None:

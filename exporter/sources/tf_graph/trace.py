@@ -39,7 +39,7 @@ TOO_LONG = "a chain of ops too long to follow"
 PASSES = frozenset({"Identity", "RefIdentity", "ReadVariableOp", "Switch", "RefSwitch", "Enter", "RefEnter", "Exit", "Snapshot",
                     "StopGradient", "PreventGradient", "CheckNumerics", "Cast", "EnsureShape"})
 VARIABLES = frozenset({"VariableV2", "Variable", "VarHandleOp", "AutoReloadVariable"})
-CALLS = {"PartitionedCall": "f", "StatefulPartitionedCall": "f", "RemoteCall": "f"}
+CALLS = {"PartitionedCall": "f", "StatefulPartitionedCall": "f", "RemoteCall": "f", "BatchFunction": "f"}
 CHOICES = {"If": ("then_branch", "else_branch"), "StatelessIf": ("then_branch", "else_branch"), "Case": ("branches",),
            "StatelessCase": ("branches",)}
 LOOPS = {"While": ("body", "cond"), "StatelessWhile": ("body", "cond")}
