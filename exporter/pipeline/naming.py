@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from exporter.errors import ExporterError, FormatError, OutputError
 from exporter.files import address
 from exporter.files.remote import is_url
-from exporter.pipeline.matches import expand, fixed_folder
+from exporter.pipeline.matches import expand, fixed_folder, is_folder_of_models
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -31,13 +31,14 @@ def named_sources(sources: Iterable[str | os.PathLike[str]], out_dir: str, suffi
                   is_export: Callable[[str], bool] = lambda path: False) -> Plan:
     """The models that paths, patterns and folders name. is_export: whether a path in `out_dir` is known to be an earlier run's export."""
     words = [address.without_file_scheme(word) for word in sources]
-    folders = {word: fixed_folder(word) for word in words}
+    of_models = {word: is_folder_of_models(word) for word in words}  # each source is asked, and may list the folder
+    folders = {word: fixed_folder(word, of_models[word]) for word in words}
     common = _common([_parts(folder) for folder in folders.values()])
     plan = Plan({}, {})
     sources_of: dict[str, str] = {}
     for word in words:
         problems: dict[str, ExporterError] = {}
-        paths = list(expand(word, _left_out(folders[word], out_dir, suffix, is_export), problems))
+        paths = list(expand(word, _left_out(folders[word], out_dir, suffix, is_export), problems, of_models[word]))
         if not paths and not problems:
             problems[word] = FormatError("no file or folder matches this pattern")
         plan.problems.update(problems)

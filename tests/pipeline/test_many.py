@@ -478,3 +478,14 @@ def test_no_hdf5_file_is_opened_by_the_process_that_lists_a_folder(tmp_path, mon
     found = list(expand(str(tmp_path), lambda path: False, unreadable))
     assert [os.path.basename(path) for path in found] == ["a.h5", "b.weights.h5", "c.h5"]
     assert unreadable == {}
+
+
+def test_the_sources_are_asked_once_about_a_folder_of_models(tree, monkeypatch):
+    """Each may list it, however many models lie there."""
+    from exporter import sources
+
+    asked, source_for = [], sources.source_for
+    monkeypatch.setattr(sources, "source_for", lambda place: asked.append(os.path.normpath(place.local)) or source_for(place))
+    plan = named_sources(["zoo/"], "out", ".json")
+    assert asked.count("zoo") == 1
+    assert list(plan.outputs) == [os.path.join("zoo", *name.split("/")) for name in ("a.json", "deep/a.json", "deep/b.json")]
