@@ -213,6 +213,17 @@ def test_in_a_model_in_the_model_names_and_order_have_to_agree(tmp_path):
             exporter.fold_model(nested(tmp_path, inner, names))
 
 
+def test_a_class_whose_groups_are_not_certain_says_nothing_of_another(tmp_path):
+    conv_3 = entry("Conv1D", "q", filters=CHANNELS, kernel_size=[2], use_bias=False)
+    config = sequential_3("m", dense("p"), norm_3("a"), conv_3, norm_3("b"))
+    groups = {"dense": [kernel(4, CHANNELS)], "dense_1": [kernel(4, CHANNELS)], "conv1d": [kernel(2, 3, CHANNELS)],
+              "batch_normalization": norm_arrays(1), "batch_normalization_1": norm_arrays(2)}
+    found = exporter.fold_model(archive(tmp_path, config, groups))
+    assert [each.path for each in found.folded] == ["q"]
+    assert [(each.path, said) for each, said in found.kept] == [
+        ("a", "which group of the weights is that of p, which feeds it, is not certain")]
+
+
 def test_weights_that_are_not_there_or_too_few(tmp_path):
     alone = write(tmp_path / "m.h5", {"bn": named("bn", parameters(CHANNELS))}, sequential(conv(), norm()), **KERAS_2)
     assert reason(alone) == "the file contains no weights of conv, which feeds it"

@@ -38,6 +38,9 @@ def written(tmp_path, text, values=None, **options):
     ("r = rsqrt(v + e); y = x * (r * g) - m * (r * g) + b + c", "gb"),
     ("r = pow(v + e, power); y = (x - m) * r * g", "g"),
     ("r = rsqrt(v + e); y = -(-((x - m) * r * g)) + b", "gb"),
+    ("r = rsqrt(v + e); s = r * g; w = c * s; h = relu(x); y = h + (b - m * s)", "gb"),
+    ("r = rsqrt(v + e); w = c * r; h = relu(x); y = h + (b - m * r)", "b"),
+    ("r = rsqrt(v + e); s = r * g; w = reshape(s, axes); h = relu(x); y = (b - m * s) + h", "gb"),
     ("r = rsqrt(v + e); y = biasadd(x * (r * g) - m * (r * g), b)", "gb")])
 def test_which_parameters_a_formula_has(tmp_path, text, kept):
     """What is added, subtracted or multiplied afterwards is no part of it."""
@@ -58,6 +61,14 @@ def test_which_parameters_a_formula_has(tmp_path, text, kept):
     "r = rsqrt(v + e); y = (x - m) * (r * r) * g + b",
     "r = rsqrt(v + e); y = x * (r * g) - relu(x) * (r * g) + b",
     "r = rsqrt(v + e); y = x * x * r",
+    "r = rsqrt(v + e); s = r * g; h = relu(x); y = h + (b - m * s)",
+    "r = rsqrt(v + e); s = r * g; w = exp(s); h = relu(x); y = h + (b - m * s)",
+    "r = rsqrt(v + e); s = r * g; w = c * s; h = relu(x); y = h - (b - m * s)",
+    "r = rsqrt(v + e); s = r * g; w = c * s; h = relu(x); y = -h + (b - m * s)",
+    "r = rsqrt(v + e); s = r * g; w = c * s; h = relu(x); y = h + (b + m * s)",
+    "r = rsqrt(v + e); s = r * g; w = c * s; h = relu(x); y = h + (-b - m * s)",
+    "r = rsqrt(v + e); s = r * g; w = c * s; h = relu(x); y = h + (h - m * s)",
+    "r = rsqrt(v + e); s = r * g; w = c * s; h = relu(x); y = b + (b - m * s)",
     "r = rsqrt(v + e); y = x * r * (x - m)",
     "r = rsqrt(v + e); y = r * g + b"])
 def test_formulas_that_are_none(tmp_path, text):

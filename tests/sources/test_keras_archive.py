@@ -363,6 +363,26 @@ def test_folder(tmp_path):
     assert shown(exporter.read(tmp_path / "model")) == {"bn": (0.001, given(A))}
 
 
+def test_a_folder_with_shards_and_whole_weights(tmp_path):
+    """What is left of another save beside it is not read."""
+    write_archive(tmp_path / "m.keras", functional("m", norm("bn")), {"layers/batch_normalization": A})
+    with zipfile.ZipFile(tmp_path / "m.keras") as archive:
+        archive.extractall(tmp_path / "model")
+    (tmp_path / "model" / "model.weights.json").write_text("{}")
+    assert shown(exporter.read(tmp_path / "model")) == {"bn": (0.001, given(A))}
+
+
+@pytest.mark.parametrize(("children", "groups", "known"), [
+    ({"one": norm("b", epsilon=0.2)}, {"_h1": (A, "b"), "_h2": (B, "other")}, {"blk/b": 0.2, "blk/other": None}),
+    ({"one": norm("b", epsilon=0.2)}, {"_h1": (A, "b"), "_h2": (B, "b")}, {"blk/b": None}),
+    ({"one": norm("b", epsilon=0.2), "two": norm("b", epsilon=0.3)}, {"_h1": (A, "b")}, {"blk/b": None}),
+    ({"one": norm("b", epsilon=0.2)}, {"metrics": ([], "metrics"), "metrics/b": (A, "b")}, {})], ids=["one", "groups", "layers", "metrics"])
+def test_layers_of_a_users_class_are_found_by_names_that_are_there_once(model, children, groups, known):
+    block = entry("Block", "blk", registered="lab>Block", **children)
+    held = {"": ([], "m"), "layers/block": ([], "blk"), **{f"layers/block/{path}": each for path, each in groups.items()}}
+    assert {path: epsilon for path, (epsilon, _) in shown(model(functional("m", block), held)).items()} == known
+
+
 def test_what_is_claimed(tmp_path):
     with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
         archive.writestr("document.xml", "<x/>")

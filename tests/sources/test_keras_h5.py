@@ -164,6 +164,18 @@ def test_weights_alone_that_are_there_and_not_listed(tmp_path, change, what):
     assert str(refused.value) == f"w.h5: {what}"
 
 
+@pytest.mark.parametrize("name", ["notes", "top_level_model_weights", "optimizer_weights"])
+def test_other_groups_beside_those_of_layers(tmp_path, name):
+    path = write(tmp_path / "w.h5", {"a": named("a", parameters())})
+    with h5py.File(path, "r+") as file:
+        file.create_dataset("data", data=np.ones(3))
+        if name == "notes":
+            file.create_group(name).attrs["author"] = "somebody"
+        else:
+            file.create_group(name).attrs["weight_names"] = [b"m"]
+    assert exporter.read(path, epsilon=1e-3).paths() == ["a"]
+
+
 @pytest.mark.parametrize(("name", "value", "is_refused"), [
     ("keras_version", "2.3.1", True), ("keras_version", "2.2.5", False), ("keras_version", "1.0.5", True),
     ("keras_version", "2.2.4-tf", True), ("keras_version", "two", False), ("backend", "tensorflow", False), ("backend", "theano", True)])
@@ -565,6 +577,16 @@ def test_the_weights_of_each_class_of_keras_0_3(tmp_path, name, count):
     path = write_unnamed(tmp_path / "w.h5", [[np.zeros(3, np.float32)] * count, flat(FIRST)])
     (tmp_path / "model.json").write_text(json.dumps({"name": "Sequential", "layers": [{"name": name}, norm_of_keras_0(axis=-1)]}))
     assert exporter.read(path, architecture=tmp_path / "model.json")["layer_1"].gamma.tobytes() == FIRST["gamma"].tobytes()
+
+
+def test_models_in_a_model_of_keras_0_3(tmp_path):
+    """Their weights are numbered on through them."""
+    path = write_unnamed(tmp_path / "w.h5", [[*KERNEL, *flat(FIRST), *flat(SECOND)], flat(FIRST)])
+    inner = {"name": "Sequential", "layers": [{"name": "Dense"}, norm_of_keras_0(axis=-1), {
+        "name": "Sequential", "layers": [{"name": "Activation"}, norm_of_keras_0(axis=-1)]}]}
+    (tmp_path / "model.json").write_text(json.dumps({"name": "Sequential", "layers": [inner, norm_of_keras_0(axis=-1)]}))
+    bundle = exporter.read(path, architecture=tmp_path / "model.json")
+    assert [layer.gamma.tobytes() for layer in bundle] == [values["gamma"].tobytes() for values in (FIRST, SECOND, FIRST)]
 
 
 def test_keras_0_3_0_has_a_parameter_for_each_element(tmp_path):

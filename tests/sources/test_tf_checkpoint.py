@@ -186,6 +186,8 @@ def test_a_checkpoint_without_object_graph_is_read_by_names(tmp_path):
     (lambda m: m.norm("a", "layer_with_weights-0", scope="net/bn").norm("a", "layer_with_weights-1", scope="net/other")
      .norm("b", "layer_with_weights-0", scope="bn").norm("b", "layer_with_weights-1", scope="other"),
      ["net/bn", "net/other", "b/bn", "b/other"]),
+    (lambda m: m.norm("a", "n", scope="net"), ["net"]),
+    (lambda m: m.norm("layer_with_weights-0", scope="bn").norm("layer_with_weights-1", scope="bn"), ["bn", "bn"]),
     (lambda m: m.norm("layer_with_weights-0", "layer_with_weights-0", scope="sub/bn")
      .norm("layer_with_weights-0", "layer_with_weights-1", scope="sub/other"), ["sub/bn", "sub/other"]),
 ])
@@ -456,6 +458,41 @@ def test_an_architecture_gives_names_and_epsilons(tmp_path, root):
 def test_an_architecture_of_another_model_is_refused(tmp_path, tree, what):
     with pytest.raises(FormatError, match=what):
         read(nested().write(tmp_path), architecture=architecture(tmp_path, tree))
+
+
+@pytest.mark.parametrize(("before", "class_name", "is_read"), [
+    (["layer-0"], "Functional", True), ([], "Functional", True), (["layer-0", "layer-1"], "Functional", False),
+    (["layer-0", "layer-1"], "Sequential", False), (["layer-0"], "Sequential", True)])
+def test_an_input_that_the_config_or_the_checkpoint_does_not_count(tmp_path, before, class_name, is_read):
+    """One at most, which has no variables."""
+    model = Model()
+    for name in before:
+        model.add(name)
+    model.norm(f"layer-{len(before)}", scope="bn")
+    bare = functional(config("bn", 1e-5), class_name=class_name)
+    path = model.write(tmp_path)
+    if is_read:
+        assert [(layer.path, layer.epsilon) for layer in read(path, architecture=architecture(tmp_path, bare))] == [("bn", 1e-5)]
+        whole = functional(layer("InputLayer", "in"), config("bn", 1e-5), class_name=class_name)
+        assert [layer.path for layer in read(path, architecture=architecture(tmp_path, whole))] == ["bn"]
+        return
+    with pytest.raises(FormatError, match=r"the model has 1 layers in it, but 3 in the checkpoint|bn is a batch norm in it, but not in"):
+        read(path, architecture=architecture(tmp_path, bare))
+
+
+@pytest.mark.parametrize(("scopes", "is_read"), [
+    (("first", "second"), True), (("first_1", "second_2"), True), (("net/first", "second"), True), (("second", "first"), False),
+    (("first", "other"), False)])
+def test_layers_behind_those_of_a_sequential_are_what_it_has_lost_if_the_names_agree(tmp_path, scopes, is_read):
+    model = Model().norm("layer-0", scope=scopes[0]).norm("layer-1", scope=scopes[1]).norm("layer-2", scope="gone")
+    tree = functional(config("first", 1e-5), config("second", 1e-6), class_name="Sequential")
+    path = model.write(tmp_path)
+    if is_read:
+        bundle = read(path, architecture=architecture(tmp_path, tree))
+        assert [(layer.path, layer.epsilon) for layer in bundle] == [("first", 1e-5), ("second", 1e-6)]
+        return
+    with pytest.raises(FormatError, match="the model has 2 layers in it, but 3 in the checkpoint"):
+        read(path, architecture=architecture(tmp_path, tree))
 
 
 def test_the_layers_of_keras_3_stand_in_a_list_of_operations(tmp_path):
