@@ -12,13 +12,14 @@ import pytest
 
 import exporter
 from exporter.batchnorm import vectors
-from exporter.commands.diagnose import diagnose
+from exporter.commands.diagnose import diagnose, gathered
 from exporter.commands.evaluate import evaluate
 from exporter.commands.verify import verify
 from exporter.pipeline import streaming
 from tests.make.layers import ROOT, make_bundle, make_layer
 from tests.make.ports import torch_state
 from tests.make.questions import BATCH_QUESTION, EPSILON_QUESTION
+from tests.make.tensor_files import write_bundle
 
 KERAS = ROOT / "sample_models" / "encoder_keras3" / "model.keras"
 CONFORMANCE = ROOT / "vectors" / "batchnorm-1.json"
@@ -96,6 +97,25 @@ def test_a_model_may_stand_for_a_bundle(run):
     right = layer(np.array([x], np.float32))[0].tolist()
     code, out, err = run(diagnose, KERAS, "--layer", "head_bn", "--input", x, "--output", right)
     assert code == 0, (out, err)
+
+
+def test_the_other_set_of_variables_of_a_checkpoint(run, tmp_path):
+    """The moving averages explain numbers that the variables do not."""
+    variables, averages = (make_layer("bn", seed=seed) for seed in (1, 2))
+    tensors = {f"bn/{name}{ending}": values for layer, ending in ((variables, ""), (averages, "/ExponentialMovingAverage"))
+               for name, values in layer.parameters().items()}
+    x = np.float32([[1, 2, -3, 0.5], [2, 0, 1, 1]])
+    code, out, _ = run(diagnose, write_bundle(tmp_path, "m.ckpt", tensors), "--epsilon", "0.001", "--input", str(x.tolist()), "--output",
+                       str(averages(x).tolist()))
+    assert (code, "BN147" in out) == (1, True)
+
+
+@pytest.mark.parametrize(("words", "joined"), [
+    (["m", "--input", "-1", "2", "--output", "-:y", "--json"], ["m", "--input=-1 2", "--output=-:y", "--json"]),
+    (["--output", "-1,1", "--input", "x.npy"], ["--output=-1,1", "--input", "x.npy"]), (["--input"], ["--input"]),
+    (["--input", "--output", "1"], ["--input", "--output=1"]), (["--layer", "-1"], ["--layer", "-1"]), ([], [])])
+def test_words_that_begin_with_a_dash(words, joined):
+    assert gathered(words) == joined
 
 
 def test_explain_and_list(run):

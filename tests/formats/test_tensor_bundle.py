@@ -328,6 +328,35 @@ def test_a_tensor_over_the_limit_is_not_read(tmp_path, monkeypatch):
     monkeypatch.setattr(tensor_bundle, "MAX_TENSOR", 8)
     with opened(damaged(tmp_path)) as checkpoint, pytest.raises(FormatError, match="expected at most 8"):
         checkpoint.read("a/gamma")
+    slices = {"v": [[(0, 2)], [(2, 1)]]}
+    with opened(write_v1(tmp_path / "v1", {"v": np.ones(3, "f4")}, slices)) as checkpoint:
+        with pytest.raises(FormatError, match=r"tensor v of shape \[3\] has more than the limit of 8 bytes"):
+            checkpoint.read("v")
+        monkeypatch.setattr(tensor_bundle, "MAX_TENSOR", 12)
+        assert checkpoint.read("v").tolist() == [1, 1, 1]
+
+
+def test_an_index_without_its_suffix_and_a_name_that_is_no_text(tmp_path):
+    """Of what lies at such a place the data files are not known; a name is compared as bytes."""
+    index = write_bundle(tmp_path, "m", {"v": np.ones(3, "f4")})
+    index.rename(tmp_path / "m.table")
+    with opened(tmp_path / "m.table") as checkpoint:
+        assert checkpoint.names() == ["v"]
+        with pytest.raises(FormatError, match="give the path of the file on disk: the names of the data files are derived from its own"):
+            checkpoint.read("v")
+    (tmp_path / "n.index").write_bytes(table([(b"", field(1, 1)), (b"\xff", b"")]))
+    with opened(tmp_path / "n.index") as checkpoint, pytest.raises(FormatError, match="a tensor's name is not UTF-8"):
+        checkpoint.names()
+
+
+def test_more_blocks_than_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(sstable, "BLOCKS_KEPT", 2)
+    entries = [(b"key%d" % number, b"%d" % number) for number in range(9)]
+    (tmp_path / "t").write_bytes(table(entries, per_block=1))
+    with Table(Place(tmp_path / "t")) as found:
+        for key, value in entries + entries[::-1]:
+            assert found.get(key) == value
+            assert len(found._kept) <= 2
 
 
 def test_every_flipped_bit_of_an_index_is_noticed(tmp_path):
