@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
 import types
 
@@ -21,6 +22,19 @@ def raising(error):
         raise error
 
     return command
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a process of Windows is ended without a word")
+def test_a_command_that_is_asked_to_end_does(run):
+    def command(words):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return 0
+
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert run(command) == (143, "", "")
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.parametrize(("error", "code", "said"), [

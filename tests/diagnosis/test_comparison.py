@@ -54,6 +54,7 @@ def codes(found):
     ({name: values[::-1] for name, values in MINE.parameters().items()}, "BN143", "reversed"),
     ({name: values[[2, 0, 5, 1, 4, 3]] for name, values in MINE.parameters().items()}, "BN143", "0 as 2, 1 as 0, 2 as 5"),
     ({"gamma": G[::-1]}, "BN143", "reversed"),
+    ({"gamma": G[::-1], "beta": B + 3.1}, "BN143", "the layer's in another order of channels (rev"),
     ({"gamma": B, "beta": M, "moving_mean": V, "moving_variance": np.ones(6)}, "BN137", "shifted"),
     ({"gamma": M, "beta": V, "moving_mean": G, "moving_variance": B}, "BN138", "another order"),
     ({name: round_to(values, "float16") for name, values in MINE.parameters().items()}, "BN161", "rounded to float16"),

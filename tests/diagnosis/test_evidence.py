@@ -253,3 +253,18 @@ def test_the_numbers_of_a_replaced_output_are_checked_against_all_rows():
         theirs = LAYER(X).astype(np.float64)
         theirs[row, 1] += 1
         assert not dataclasses.replace(one, theirs=theirs).right()
+
+
+def test_one_sample_of_the_layers_own_shape():
+    layer = make_layer("bn", shape=(2, 3), axis=(1, 2))
+    x = np.float32([[0.5, -1, 2], [3, 0.25, -2]])
+    assert exporter.diagnose(layer, x, layer(x[None])[0]).verdict == "same"
+    assert exporter.diagnose(layer, x, layer(x[None])[0] + 1).verdict == "differs"
+
+
+def test_what_is_right_and_no_number():
+    layer = make_layer("bn", seed=1)
+    found = exporter.diagnose(layer, [[np.nan] * 4], [[np.nan] * 4])
+    assert found.verdict == "same"
+    assert "none of the numbers is finite, as it should be for this input; nothing else was compared" in found.notes
+    assert not [note for note in exporter.diagnose(layer, [[1, 2, 3, np.nan]], layer([[1, 2, 3, np.nan]])).notes if "finite" in note]
