@@ -90,6 +90,13 @@ def test_what_would_be_ignored_is_refused(words, said, run, tmp_path, monkeypatc
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize("jobs", ["0", "-1"])
+def test_a_number_of_processes_that_is_none(run, tmp_path, jobs):
+    code, _, err = run(cli.export, tmp_path / "m.json", "--out-dir", tmp_path / "d", "--jobs", jobs)
+    assert (code, err) == (2, f"error: expected --jobs of at least 1, got {jobs}\n")
+    assert not (tmp_path / "d").exists()
+
+
 def test_exports_and_lists(run, tmp_path):
     code, out, err = run(cli.export, KERAS, tmp_path / "out.json")
     assert (code, out, err) == (0, "", "")

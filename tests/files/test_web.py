@@ -300,7 +300,8 @@ def test_an_answer_that_ends_early_is_a_lost_connection(headers, body, whole, is
 
 
 @pytest.mark.parametrize(("headers", "length", "fits"), [({}, 8, True), ({}, 9, False), ({"Content-Length": "8"}, 8, True),
-                                                        ({"Content-Length": "9"}, 9, False), ({"Content-Length": "x"}, 8, True)])
+                                                        ({"Content-Length": "9"}, 9, False), ({"Content-Length": "9"}, 8, False),
+                                                        ({"Content-Length": "x"}, 8, True)])
 def test_no_answer_may_be_longer_than_what_is_kept(monkeypatch, headers, length, fits):
     monkeypatch.setattr(web, "MAX_KEPT", 8)
     session = Session(Response(200, headers, b"x" * length))
