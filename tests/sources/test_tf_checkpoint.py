@@ -121,6 +121,13 @@ def test_state_files(tmp_path, simple, said, warns):
     assert [("outside this folder; model.index in this folder is read" in warning) for warning in bundle.warnings] == [True] * warns
 
 
+@pytest.mark.parametrize(("prefix", "text"), [("a\tb", "a\\tb"), ("a\nb", "a\\nb"), ("a\rb", "a\\rb"), ('a"b', 'a\\"b'), ("ab", "a\\b")])
+def test_escapes_in_state_files(tmp_path, simple, prefix, text):
+    simple.write(tmp_path, prefix)
+    (tmp_path / "checkpoint").write_text(f'model_checkpoint_path: "{text}"\n')
+    assert len(read(tmp_path)) == 1
+
+
 @pytest.mark.parametrize(("state", "what"), [
     (b'model_checkpoint_path: "/etc/passwd"', "names /etc/passwd, which is not in this folder"),
     (b'model_checkpoint_path: "../../x"', "which is not in this folder"),
