@@ -62,6 +62,18 @@ def _described(key: str) -> str:
     return found[1] if found else ""
 
 
+def is_described(key: str) -> bool:
+    """Whether a key of a config holds an initializer, a regularizer or a constraint, which may have a name like a layer."""
+    return bool(_described(key))
+
+
+def about_layers(inside: Sequence[str], class_name: str) -> str | None:
+    """Why layers in a batch norm's config show that it does more than that; None if there are none."""
+    if not inside:
+        return None
+    return f"its class {printable(class_name, 80)} is not a plain batch norm: it contains other layers ({names(inside)})"
+
+
 def about_weights(more: Sequence[str], class_name: str | None) -> str | None:
     """Why additional weights show that it is not a batch norm; None if there are none. class_name: None if the file has none."""
     if not more:

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from exporter.batchnorm.places import Call
+from exporter.keras import lookalikes
 from exporter.keras.calls import NOTHING_AROUND, Surroundings
-from exporter.keras.lookalikes import BATCH_NORMS, SIGNS, WRITTEN
+from exporter.keras.lookalikes import BATCH_NORMS, INNER_NORM, SIGNS, WRITTEN
 
 MODELS = ("Sequential", "Model", "Functional", "Network")
 # Built-in layers that contain no other layer: their groups need not be opened.
@@ -123,8 +124,20 @@ def is_batch_norm(node: Node) -> bool:
     A user's class of the same name that is not a batch norm (registered as "fake>BatchNormalization", which only Keras 2.13 and later
     write for every class) lacks the config. Keras 0.3 has no names in a config.
     """
-    signed = node.config.keys() >= SIGNS
+    signed = has_signs(node)
     if node.base_name in BATCH_NORMS:
         own = ">" in node.class_name or node.registered_name is not None
         return signed or not (own or ("name" in node.config and node.config.keys().isdisjoint(WRITTEN)))
-    return signed and not node.children
+    return signed and not any(is_batch_norm(below) for _, below in walk(node))
+
+
+def has_signs(node: Node) -> bool:
+    """Whether a layer has the config of a batch norm, even if it contains one as well, so that it is not read as one itself."""
+    return node.config.keys() >= SIGNS and all(role != INNER_NORM for role, _ in node.children)
+
+
+def reason_against(node: Node) -> str | None:
+    """Why a layer with the config of a batch norm is not one; None: nothing in the config shows that."""
+    reason = lookalikes.reason_against(node.class_name, node.config)
+    inside = [child.name for role, child in node.children if not lookalikes.is_described(role)]
+    return reason or lookalikes.about_layers(inside, node.class_name)

@@ -21,7 +21,7 @@ from exporter.formats import npy
 from exporter.formats.zip_archive import MAGIC, Archive
 from exporter.keras import dialects
 from exporter.keras.config import Node, is_batch_norm, norm_fields, walk
-from exporter.keras.lookalikes import reason_against
+from exporter.keras.node import reason_against
 from exporter.keras.ranks import input_ranks
 from exporter.sources.shared.assemble import assemble
 from exporter.sources.shared.found import Found
@@ -127,7 +127,7 @@ def _add(arrays: _Arrays, whole: Scopes, found: Found, options: ReadOptions) -> 
             found.skip(scope, f"it also contains {names(beside[scope])}, which a batch norm does not have")
             continue
         path, node = nodes.get(scope, (scope, None))
-        look = reason_against(node.class_name, node.config) if node else None
+        look = reason_against(node) if node else None
         if look is not None:
             found.skip(path, look)
             continue

@@ -17,7 +17,7 @@ from exporter.keras.config import MODELS, Node, is_batch_norm, join, norm_fields
 from exporter.keras.dialects import Counting
 from exporter.keras.lookalikes import BATCH_NORMS
 from exporter.keras.names import numbered, snake_case
-from exporter.keras.node import LEAVES, are_alike
+from exporter.keras.node import LEAVES, are_alike, has_signs
 from exporter.keras.places import with_shared
 from exporter.sources.keras_v3.groups import LAYER_LISTS, NOT_LAYERS, Group
 
@@ -182,9 +182,10 @@ class _Replay:
             self._saved.setdefault(node.name, []).append((node, weights))
             if node in self.wanted:
                 self.kernels[node] = group
-        if is_batch_norm(node):
+        is_norm = is_batch_norm(node)
+        if is_norm or (has_signs(node) and group is not None and group.variable_names()):
             self.matches.append(Match(path, node, group))
-        else:
+        if not is_norm:
             self._inside(node, group, path)
 
     def _saved_before(self, node: Node, *, missing: bool = False) -> bool | None:

@@ -15,8 +15,9 @@ from exporter.errors import FormatError, printable
 from exporter.errors import names as several
 from exporter.keras import dialects
 from exporter.keras.config import Node, norm_fields
-from exporter.keras.lookalikes import BATCH_NORMS, reason_against
+from exporter.keras.lookalikes import BATCH_NORMS
 from exporter.keras.names import numbered, snake_case
+from exporter.keras.node import reason_against
 from exporter.sources.keras_v3.groups import File, Group
 from exporter.sources.keras_v3.replay import KNOWN_GROUPS, LOST_SHARING, Match, groups_below, holds_equals, is_called, matched, with_sharing
 from exporter.sources.shared.architecture import note_own_classes
@@ -77,7 +78,7 @@ def read_weights(root: Group, tree: Node | None, keras_version: str | None, foun
         elif match.node is None:
             _recognize(match.path, match.group, found, match.told, quantized(match.group))
         elif not match.group.variable_names():
-            found.skip(match.path, match.why)
+            found.skip(match.path, reason_against(match.node) or match.why)
         else:
             node = _without_sharing(match.node, match.may_be_called) if is_sharing_lost else match.node
             _read(match.path, node, match.group, era, ranks.get(match.node), found, quantized(match.group))
@@ -96,7 +97,7 @@ def _read(path: str, node: Node, group: Group, era: dialects.Era, rank: int | No
     """A layer with a config: gamma and beta as it specifies, then the statistics; renorm adds three that inference does not use."""
     fields = norm_fields(node)
     count = len(group.variables())
-    look = reason_against(node.class_name, node.config)
+    look = reason_against(node)
     if look is not None:
         found.skip(path, look)
         return

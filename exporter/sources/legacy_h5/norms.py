@@ -9,7 +9,8 @@ from exporter.batchnorm.stored import PARAMETERS, Statistic, Stored
 from exporter.errors import FormatError, names, printable
 from exporter.keras import dialects
 from exporter.keras.config import Node, NormFields, is_batch_norm, norm_fields, walk
-from exporter.keras.lookalikes import KERNELS, about_weights, is_users_own, reason_against
+from exporter.keras.lookalikes import KERNELS, about_weights, is_users_own
+from exporter.keras.node import has_signs, reason_against
 from exporter.keras.ranks import input_ranks
 from exporter.sources.legacy_h5.shared import each_once, without_hidden
 from exporter.sources.legacy_h5.weights import (
@@ -75,6 +76,11 @@ class Reading:
                     self.found.skip(below, MIXED_UP, Remedy.VERSION)
                 return
             norms = norms_of(named)
+        if node is not None and len(norms) > len(found) > 0 and found[0].node is not node and has_signs(node):  # it contains others
+            rest = [norm for norm in norms if path_of(group, norm.scope) != group.name]
+            if len(rest) < len(norms):
+                self.found.skip(path, reason_against(node) or "")
+                norms = rest
         others = other_weights(group)
         namesakes = {below.name for _, below in walk(node) if not is_batch_norm(below)} if node else set()
         described, hidden = without_hidden(norms, path, node, found) if node and node.children and found else (norms, [])
@@ -181,7 +187,7 @@ def _reason_against(norm: Norm, owner: Candidate | None, others: Mapping[str, li
                     is_alone: bool) -> str | None:
     """Why these weights are not those of a plain batch norm; others: of its group, by scope; namesakes: names of the other layers in the
     group; is_alone: the group is one layer's."""
-    look = reason_against(owner.node.class_name, owner.node.config) if owner else None
+    look = reason_against(owner.node) if owner else None
     if is_alone:
         more = [weight for scope in others.values() for weight in scope]
     elif not norm.scope or (owner is not None and (norm.scope.rpartition("/")[2] in owner.around or owner.node.name in namesakes)):

@@ -3,6 +3,7 @@ or a SavedModel."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from exporter.errors import MissingFileError, UnsupportedError, located, printable
@@ -79,13 +80,21 @@ def note_own_classes(tree: Node | None, found: Found) -> None:
     """Records the classes whose layers a config does not describe, if information is missing because of that, and layers whose class is
     called a batch norm without having the config of one: nothing in the file shows what they compute."""
     called = [(path, node.base_name) for path, node in walk(tree) if is_called_batch_norm(node.base_name) and not is_batch_norm(node)
-              and not node.children] if tree is not None and tree.has_namesakes else []
-    known = {layer.path for layer in found.layers} | {path for path, _ in found.skipped}
+              ] if tree is not None and tree.has_namesakes else []
+    said = [*found.paths(), *(path for path, _ in found.skipped)] if called else []
+    known = {above for path in said for above in _at_and_above(path)}
     for path, class_name in called:
         if path not in known:
             found.leave_out(path, f"its class {printable(class_name, 80)} is not Keras's own and does not have the config of a batch norm")
     if tree is not None and (found.skipped or any(layer.epsilon is None for layer in found)):
         found.own_classes += _own_classes(tree)
+
+
+def _at_and_above(path: str) -> Iterator[str]:
+    yield path
+    while path:
+        path = path.rpartition("/")[0]
+        yield path
 
 
 def _own_classes(tree: Node) -> list[OwnClass]:

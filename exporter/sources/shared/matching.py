@@ -11,8 +11,8 @@ from exporter.batchnorm.layer import PARAMETERS
 from exporter.errors import FormatError, names
 from exporter.keras import dialects
 from exporter.keras.config import Node, norm_fields
-from exporter.keras.lookalikes import KERNELS, about_weights, reason_against
-from exporter.keras.node import are_alike
+from exporter.keras.lookalikes import KERNELS, about_weights
+from exporter.keras.node import are_alike, reason_against
 from exporter.keras.places import with_shared
 from exporter.keras.ranks import input_ranks
 from exporter.sources.legacy_h5.shared import each_once
@@ -66,7 +66,7 @@ def by_name(tree: Node, weights: Named, era: dialects.Era, found: Found, *, own_
             found.skip(path, "none or several of the weights match its name, so it is ambiguous which belong to it")
             continue
         more = [] if own.rpartition("/")[2] in norm.around else others.get(own, [])  # a wrapper and a cell have weights of their own
-        look = reason_against(node.class_name, node.config) or about_weights(more, node.class_name)
+        look = reason_against(node) or about_weights(more, node.class_name)
         if look is not None:
             found.skip(path, look)
             continue

@@ -10,7 +10,7 @@ from exporter.files.place import Place
 from exporter.formats.tensor_bundle import TensorBundle
 from exporter.keras.config import Node, NormFields, norm_fields
 from exporter.keras.dialects import Era, era_of
-from exporter.keras.lookalikes import reason_against
+from exporter.keras.node import reason_against
 from exporter.keras.ranks import input_ranks
 from exporter.sources.shared.architecture import node_tree_from, note_own_classes
 from exporter.sources.tf_objects.configs import StoredConfigs, about_removed, given_configs
@@ -55,7 +55,7 @@ def read_norms(checkpoint: TensorBundle, graph: CheckpointGraph, norms: Iterable
     """The layers of these nodes as the checkpoint stores them; `found` takes those that hold more than a batch norm does."""
     for norm in norms:
         path, node, fields, rank = said_of(norm)
-        look = reason_against(node.class_name, node.config) if node else None
+        look = reason_against(node) if node else None
         if look is not None:
             found.skip(path, look)
             continue
