@@ -823,7 +823,8 @@ def test_the_name_of_the_model_is_no_part_of_the_paths(tmp_path, scopes, paths):
     ({"batch_input_shape": [None, 4, 4, 3]}, 4), ({"build_input_shape": [None, 3], "batch_input_shape": [None, 4, 4, 3]}, 2),
     ({"build_input_shape": [[None, 3], [None, 3]]}, None), ({"build_input_shape": [{"a": 1}, 2], "input_spec": "four"}, None),
     ({"build_input_shape": "three", "input_spec": {"config": {"ndim": True}}}, None), ({"input_spec": {"config": {"ndim": 1}}}, None),
-    ({"build_input_shape": [3], "input_spec": {"config": {"ndim": 2}}}, 2), ({"input_spec": {"config": 4}}, None)])
+    ({"build_input_shape": [3], "input_spec": {"config": {"ndim": 2}}}, 2), ({"input_spec": {"config": 4}}, None),
+    ({"batch_input_shape": [None, 4, 4, 3], "input_spec": {"config": {"ndim": 2}}}, 2)])
 def test_the_rank_that_metadata_records(tmp_path, said, ndim):
     (layer,) = read(write(tmp_path, metadata={**config("bn_1", 2e-3), "name": "bn_1", **said})).layers
     assert layer.ndim == ndim
