@@ -66,9 +66,10 @@ def read(place: Place, options: ReadOptions) -> Found:
     for scope in folded:
         found.skip(scope, f"it was folded: {FOLDED}")
     known = {path for path, _ in found.skipped}
-    for scope, roles in _left_over(graph, norms).items():
+    for scope, (roles, is_used) in _left_over(graph, norms).items():
         if scope not in known:
-            found.skip(scope, f"no op of the graph uses its {names(roles)}: the graph seems to be truncated")
+            found.skip(scope, f"the graph uses its {names(roles)} in a way that is not a known form of batch norm" if is_used else
+                       f"no op of the graph uses its {names(roles)}: the graph seems to be truncated")
     for scope in _averages_left_over(graph, norms):
         if scope not in known:
             found.skip(scope, "the graph contains averages of its batch statistics that no batch norm uses: one of its ops is damaged, or "
@@ -124,8 +125,8 @@ def _averages_left_over(graph: Graph, norms: list[GraphNorm]) -> list[str]:
     return list(dict.fromkeys(scope for _, scope in found if scope not in taken))
 
 
-def _left_over(graph: Graph, norms: list[GraphNorm]) -> dict[str, list[str]]:
-    """Constants with the names of a batch norm's parameters, by scope, if the ops that compute with them are missing.
+def _left_over(graph: Graph, norms: list[GraphNorm]) -> dict[str, tuple[list[str], bool]]:
+    """Constants with the names of a batch norm's parameters that none computes with, by scope, and whether other ops use the statistics.
 
     A GraphDef does not contain its own length: a file that is cut after any node is still valid.
     """
@@ -134,11 +135,12 @@ def _left_over(graph: Graph, norms: list[GraphNorm]) -> dict[str, list[str]]:
     for node in reversed(list(graph.main.nodes.values())):  # users follow what they use; a value that is only passed on is not used
         if node.op not in PASSES or node.name in used:
             used.update(output.node for output in node.inputs)
-    found: dict[str, list[str]] = {}
+    found: dict[str, tuple[list[str], bool]] = {}
     for node in graph.main.nodes.values():
         scope, _, last = node.name.rpartition("/")
         if node.op == "Const" and node.name not in played and (last in STATISTICS or (last in AFFINE and node.name not in used)):
-            found.setdefault(scope, []).append(last)
+            roles, is_used = found.get(scope, ([], False))
+            found[scope] = [*roles, last], is_used or node.name in used
     return found
 
 
