@@ -217,6 +217,8 @@ class _Cone:
             if not self._divides(second):
                 return None
             return (ROOT,) if self._is_one(first) else _product(self._operand(first, depth), (ROOT,))
+        if node.op == "BiasAdd" and node.text("data_format").startswith("NC"):
+            return None  # along axis 1, where all else is along the last one
         one, other = self._operand(first, depth), self._operand(second, depth)
         if node.op == "Mul":
             return _product(one, other)
