@@ -15,11 +15,11 @@ from tests.sources.test_saved_model import CHILDREN, VECTORS, saved_functions, w
 from tests.sources.test_saved_model import read as read_saved_model
 
 
-def written(tmp_path, text, values=None, x=X, more=()):
+def written(tmp_path, text, values=None, x=X, more=(), **more_names):
     """A bundle of the formula `text` of x, g, b, m, v, e, a vector c and the number one."""
     nodes, reads = frozen_variables("bn", values or parameters(), ("scale", "offset", "mu", "sigma2"))
-    named = NAMES | dict(zip("gbmv", reads, strict=True)) | {"one": "one"}
-    return read(tmp_path, x, const("one", np.float32(1)), *NUMBERS, *nodes, *more, *formula(text, **named))
+    named = NAMES | dict(zip("gbmv", reads, strict=True)) | {"one": "one"} | more_names
+    return read(tmp_path, *([x] if isinstance(x, bytes) else x), const("one", np.float32(1)), *NUMBERS, *nodes, *more, *formula(text, **named))
 
 
 @pytest.mark.parametrize("text", [
@@ -42,17 +42,72 @@ def test_parameters_that_the_graph_changes_first(tmp_path, text, said):
         written(tmp_path, text)
 
 
+NORM = "r = rsqrt(v + e); y = {x} * (r * g) + (b - m * (r * g))"
+
+
+@pytest.mark.parametrize("scale", ["rsqrt(depth)", "pow(depth, power)"])
+def test_a_number_is_no_variance(tmp_path, scale):
+    """Attention divides by the root of a number of channels."""
+    values = parameters()
+    bundle = written(tmp_path, f"{NORM.format(x='x')}; z = y * {scale}", values, more=[const("depth", np.float32(64))], depth="depth")
+    check(bundle["bn"], values)
+    assert bundle.paths() == ["bn"]
+
+
+def test_the_statistics_of_parameters_without_the_axis_of_the_batch(tmp_path):
+    """(channels, 1, 1) is broadcast over (batch, channels, height, width): its first axis is not the batch."""
+    pad = [const("p", np.int32([[0, 0], [0, 0], [1, 1], [1, 1]])), node("padded", "Pad", "x", "p")]
+    values = parameters()
+    layer = written(tmp_path, NORM.format(x="w"), [one.reshape(3, 1, 1) for one in values], more=pad, w="padded")["bn"]
+    check(layer, values)
+    assert (layer.axis, layer.ndim) == ((-3,), None)
+
+
+@pytest.mark.parametrize(("first", "second", "ndim"), [
+    ("d2", "x3", 3), ("d2", "d2", 2), ("x3", "d2", 3), ("d2", "unknown", None), ("d2", "c", 2), ("x4", "unknown", 4)])
+def test_the_rank_of_a_sum(tmp_path, first, second, ndim):
+    """A matrix may be added to each of several, as positions are."""
+    more = [const("w", np.eye(3, dtype="f4")), node("d2", "MatMul", "unknown", "w"), node("x3", "Placeholder", shape=(-1, 5, 3)),
+            node("x4", "Placeholder", shape=(-1, 5, 5, 3))]
+    layer = written(tmp_path, f"w = {first} + {second}; {NORM.format(x='w')}", more=more, d2="d2", x3="x3", x4="x4")["bn"]
+    assert (layer.axis, layer.ndim) == ((-1,), ndim)
+
+
+@pytest.mark.parametrize(("sizes", "axis"), [((1, 1, 1, -1), (-1,)), ((1, -1, 1, 1), (1,))])
+def test_one_channel_along_the_axis_that_a_reshape_leaves_open(tmp_path, sizes, axis):
+    x = node("x", "Placeholder", shape=(-1, *[1 if size == -1 else 4 for size in sizes[1:]]))
+    reshaped = "g, b, m, v = (reshape(one, s) for one in (g, b, m, v)); "
+    layer = written(tmp_path, reshaped + NORM.format(x="x"), parameters(1), x=x, more=[const("s", np.int32(sizes))], s="s")["bn"]
+    assert (layer.axis, layer.shape) == (axis, (1,))
+
+
+def test_a_bias_along_another_axis_is_no_beta(tmp_path):
+    values = parameters()
+    nodes, reads = frozen_variables("bn", values, ("scale", "offset", "mu", "sigma2"))
+    ops = formula("r = rsqrt(v + e); y = (x - m) * r * g", **NAMES, **dict(zip("gbmv", reads, strict=True)))
+    bias = node("biased", "BiasAdd", f"f{len(ops) - 1}", reads[1], data_format="NCHW")
+    layer = read(tmp_path, X, *NUMBERS, *nodes, *ops, bias)["bn"]
+    check(layer, [values[0], None, *values[2:]])
+
+
+def test_statistics_that_are_used_are_not_said_to_be_unused(tmp_path):
+    nodes, reads = frozen_variables("bn", parameters())
+    ops = formula("s = sqrt(relu(v)); y = (x - m) / s * g + b", **NAMES, **dict(zip("gbmv", reads, strict=True)))
+    with pytest.raises(UnresolvedError, match="bn: the graph uses its moving_mean, moving_variance in a way"):
+        read(tmp_path, X, *NUMBERS, *nodes, *ops)
+
+
 def exported(tmp_path, ops, serve="__inference_signature_wrapper_7"):
     return read_saved_model(write_exported(tmp_path, children=CHILDREN, ops=ops, serve=serve))
 
 
 @pytest.mark.parametrize(("serve", "said"), [("__inference_signature_wrapper_7", True), ("other", False)])
 def test_an_object_whose_variables_are_called_like_a_batch_norms(tmp_path, serve, said):
-    """(x - mean) / (sqrt(variance) + epsilon): with --epsilon it would have been another number."""
+    """(x - mean) / sqrt(exp(variance) + epsilon): with --epsilon it would have been another number."""
     gamma, beta, mean, variance = VECTORS
-    ops = [const("eps", np.float32(0.02)), node("s", "Sqrt", variance), node("d", "AddV2", "s:y:0", "eps:output:0"),
-           node("c", "Sub", "x", mean), node("q", "RealDiv", "c:z:0", "d:z:0"), node("qg", "Mul", "q:z:0", gamma),
-           node("call", "AddV2", "qg:z:0", beta)]
+    ops = [const("eps", np.float32(0.02)), node("v", "Exp", variance), node("d", "AddV2", "v:y:0", "eps:output:0"),
+           node("s", "Sqrt", "d:z:0"), node("c", "Sub", "x", mean), node("q", "RealDiv", "c:z:0", "s:y:0"),
+           node("qg", "Mul", "q:z:0", gamma), node("call", "AddV2", "qg:z:0", beta)]
     found = exported(tmp_path, ops, serve)
     assert [each.reason for each in found.skipped] == [UNKNOWN_FORM] * said
     assert [layer.epsilon for layer in found.layers] == [None] * (not said)

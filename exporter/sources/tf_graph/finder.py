@@ -37,7 +37,8 @@ MAX_LENGTH = 100  # ops in a row before a batch norm
 GLOBAL = "BatchNormWithGlobalNormalization"
 LAYOUTS = {"NHWC": (-1, 4), "NCHW": (1, 4), "NDHWC": (-1, 5), "NCDHW": (1, 5)}
 RANKS = {"Conv2D": 4, "DepthwiseConv2dNative": 4, "Conv2DBackpropInput": 4, "MaxPool": 4, "AvgPool": 4, "Conv3D": 5, "MatMul": 2}
-KEEPS_RANK = PASSES | ADDITIONS | {"Relu", "Relu6", "Elu", "Selu", "LeakyRelu", "Tanh", "Sigmoid", "Softplus", "Mul", "Sub", "Neg"}
+BROADCASTS = frozenset({"Add", "AddV2", "Mul", "Sub"})
+KEEPS_RANK = PASSES | ADDITIONS | BROADCASTS | {"Relu", "Relu6", "Elu", "Selu", "LeakyRelu", "Tanh", "Sigmoid", "Softplus", "Neg"}
 
 
 class Inputs(NamedTuple):
@@ -78,6 +79,7 @@ class Finder:
         self._interesting: dict[str, bool] = {}
         self._averages: Averages | None = None
         self._below: dict[Frame, dict[str, list[Frame]]] = {}
+        self._ranks: dict[Value, int | None] = {}
 
     def run(self) -> Iterator[tuple[Body, list[tuple[str, GraphNorm]]]]:
         """Every batch norm in every frame, by the outermost body and with its node there, possibly the same one several times, in the order
@@ -211,7 +213,7 @@ class Finder:
         for root, kind, chain, variance in chains(self.tracer, frame, self._users_of(frame.body)):
             if chain is not None:
                 norm = self._chained(chain)
-            elif kind == "Rsqrt" and isinstance(variance, (Variable, Constant, Parts)):
+            elif kind == "Rsqrt" and isinstance(variance, (Variable, Constant, Parts)) and not _is_number(frame, variance):
                 norm = GraphNorm(root, Value(frame, root.inputs[0]), "", None, None, variance, variance, None, None, None,
                                  UNKNOWN_FORM, certain=False)
             else:
@@ -295,8 +297,31 @@ class Finder:
                 return len(shape) if shape else RANKS[node.op]
             if node.op not in KEEPS_RANK:
                 return None
+            if node.op in BROADCASTS:
+                return self._rank_of_both(x.operand(0), x.operand(1))
             x = x.operand(0)
         return None
+
+    def _rank_of_both(self, one: Value, other: Value) -> int | None:
+        """The rank of a sum or product. Its second operand may have more axes; what it is does not matter where the first is an image."""
+        rank = self._known_rank(one)
+        if rank is None or rank > 3 or isinstance(self.tracer.trace(other), (Variable, Constant, Parts)):
+            return rank
+        second = self._known_rank(other)
+        return None if second is None else max(rank, second)
+
+    def _known_rank(self, x: Value) -> int | None:
+        if x not in self._ranks:
+            self._ranks[x] = self._rank(x)
+        return self._ranks[x]
+
+
+def _is_number(frame: Frame, source: Variable | Constant | Parts) -> bool:
+    """Whether a value is no vector: x / sqrt(64), or a learning rate of 1 / sqrt(step)."""
+    if isinstance(source, Constant):
+        return not source.node.tensor().shape
+    node = frame.body.nodes.get(source.name)
+    return node is not None and node.op in VARIABLES and node.shape("shape") == ()
 
 
 def _fuses_norm(node: Node) -> bool:

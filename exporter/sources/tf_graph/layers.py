@@ -163,7 +163,8 @@ def _aligned(norm: GraphNorm, arrays: dict[str, NDArray[Any]]) -> tuple[tuple[in
     elif not wide:
         axis = [_axis_of_one(norm, len(whole))]
     else:
-        rank = norm.ndim if norm.ndim is not None and norm.ndim >= len(whole) else len(whole) if len(whole) > 2 else None
+        is_whole = len(whole) > 2 and whole[0] == 1  # (channels, 1, 1) is broadcast, and lacks the batch
+        rank = norm.ndim if norm.ndim is not None and norm.ndim >= len(whole) else len(whole) if is_whole else None
         axis = [_axis(number - len(whole), rank) for number in wide]
     shape = tuple(whole[number] for number in wide) or (1,)
     spread = ((name, values if values.shape == whole else np.broadcast_to(values, whole)) for name, values in arrays.items())
@@ -178,5 +179,5 @@ def _axis(from_the_end: int, rank: int | None) -> int:
 def _axis_of_one(norm: GraphNorm, rank: int) -> int:
     """The axis of a single channel. tf.layers, contrib and tf.keras reshape parameters, here to ones only, where it is not the last."""
     variance = norm.variance
-    reshaped = isinstance(variance, (Variable, Constant, Parts)) and any(kind == "reshape" for kind, _ in variance.shaping)
-    return 1 if reshaped and rank > 2 else -1
+    shapes = [sizes for kind, sizes in variance.shaping if kind == "reshape"] if isinstance(variance, (Variable, Constant, Parts)) else []
+    return 1 if shapes and shapes[-1][-1:] != (-1,) and rank > 2 else -1
