@@ -19,7 +19,7 @@ def written(tmp_path, text, values=None, x=X, more=(), **more_names):
     """A bundle of the formula `text` of x, g, b, m, v, e, a vector c and the number one."""
     nodes, reads = frozen_variables("bn", values or parameters(), ("scale", "offset", "mu", "sigma2"))
     named = NAMES | dict(zip("gbmv", reads, strict=True)) | {"one": "one"} | more_names
-    return read(tmp_path, *([x] if isinstance(x, bytes) else x), const("one", np.float32(1)), *NUMBERS, *nodes, *more, *formula(text, **named))
+    return read(tmp_path, x, const("one", np.float32(1)), *NUMBERS, *nodes, *more, *formula(text, **named))
 
 
 @pytest.mark.parametrize("text", [
