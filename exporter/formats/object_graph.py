@@ -20,6 +20,7 @@ GRAPH_NODES, NODE_CHILDREN, CHILD_NODE, CHILD_NAME = 1, 1, 1, 2
 NODE_ATTRIBUTES, ATTRIBUTE_NAME, ATTRIBUTE_FULL_NAME, ATTRIBUTE_KEY = 2, 1, 2, 3
 OBJECT_USER, USER_IDENTIFIER, USER_METADATA = 4, 1, 3
 OBJECT_VARIABLE, VARIABLE_NAME = 7, 6
+OBJECT_CONSTANT, CONSTANT_OPERATION = 9, 1
 SAVED_FUNCTIONS, FUNCTION_BOUND_INPUTS = 2, 2
 METADATA_NODES, METADATA_ID, METADATA_PATH, METADATA_KIND, METADATA_TEXT = 1, 2, 3, 4, 5
 
@@ -175,6 +176,10 @@ class SavedGraph(ObjectGraph):
     def variable_name(self, node: int) -> str:
         """The variable's own name, e.g. "bn/gamma"; "" if there is none."""
         return self._nodes[node].message(OBJECT_VARIABLE).text(VARIABLE_NAME)
+
+    def constant(self, node: int) -> str:
+        """The name of the op in the main graph that a captured tensor is; "" for other objects."""
+        return self._nodes[node].message(OBJECT_CONSTANT).text(CONSTANT_OPERATION)
 
 
 def read_metadata(data: bytes, where: str, saved: SavedGraph) -> dict[int, bytes]:

@@ -166,12 +166,14 @@ def graph_proto(nodes):
 
 
 def saved_graph_proto(nodes):
-    """A SavedObjectGraph of (children {name: node}, metadata dict, or a variable's name, or None)."""
+    """A SavedObjectGraph of (children {name: node}, metadata dict, or a variable's name, or the bytes of another object, or None)."""
     out = b""
     for children, said in nodes:
         node = b"".join(field(1, field(1, child) + field(2, name)) for name, child in children.items())
         if isinstance(said, str):
             node += field(7, field(1, 1) + field(6, said))
+        elif isinstance(said, bytes):
+            node += said
         else:
             node += field(4, (field(1, "_tf_keras_layer") + field(3, json.dumps(said))) if said else field(1, "_generic_user_object"))
         out += field(1, node)

@@ -189,10 +189,11 @@ def test_a_batch_norm_that_is_the_root_itself(tmp_path):
 
 
 def write_exported(folder, *, bound=(2, 3, 4, 5), names=ROLES, version="2.4.0", children=None, kernel=0.02, fused=True, ops=None,
-                   serve="serve"):
+                   serve="serve", gamma=None):
     """A SavedModel of one batch norm that only its functions tell: `call`, and `serve`, bound to the nodes `bound`, which calls it.
 
     children: what the object that holds the variables calls them; else numbers. kernel: the graph's epsilon. ops: in place of the norm.
+    gamma: values of a constant of the main graph that the functions capture in place of the variable.
     """
     arguments = ["x", *"gbmv"]
     reads = [node(f"read_{name}", "ReadVariableOp", name) for name in "gbmv"]
@@ -210,9 +211,13 @@ def write_exported(folder, *, bound=(2, 3, 4, 5), names=ROLES, version="2.4.0", 
     keys = [f"variables/{number}/.ATTRIBUTES/VARIABLE_VALUE" for number in range(4)]
     stored = [({"net": 1}, None), (places, None), *(({}, (f"net/bn/{role}", key)) for role, key in zip(ROLES, keys, strict=True))]
     objects = [({"net": 1}, None), (places, None), *(({}, f"net/bn/{name}") for name in names)]
+    captured = []
+    if gamma is not None:
+        captured, places["0"] = [const("Const_1", np.array(gamma, "f4"))], 1
+        stored[2], objects[2] = ({}, None), ({}, field(9, field(1, "Const_1")))
     (folder / "variables").mkdir(parents=True)
     write_bundle(folder / "variables", "variables", {**dict(zip(keys, VALUES.values(), strict=True)), OBJECT_GRAPH: [graph_proto(stored)]})
-    said = saved_model_proto(saved_graph_proto(objects) + concrete, version, graph=graph(functions=functions))
+    said = saved_model_proto(saved_graph_proto(objects) + concrete, version, graph=graph(*captured, functions=functions))
     (folder / "saved_model.pb").write_bytes(said)
     return folder
 
@@ -230,6 +235,15 @@ def test_names_come_from_the_graph_that_has_a_checksum(names, tmp_path):
     assert np.float32(layer.epsilon) == np.float32(0.02)
     for role in ROLES:
         assert getattr(layer, role).tobytes() == VALUES[role].tobytes()
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("gamma", [[1, 1, 1], [1, 2, 3]])
+def test_a_constant_that_functions_capture(tmp_path, fused, gamma):
+    """tf.keras 2.6 to 2.8 makes the ones of a layer without gamma when it builds the layer, outside of all functions."""
+    (layer,) = read(write_exported(tmp_path, gamma=gamma, fused=fused)).layers
+    assert (layer.gamma if layer.gamma is None else layer.gamma.tolist()) == (None if gamma == [1, 1, 1] else gamma)
+    assert layer.beta.tolist() == VALUES["beta"].tolist()
 
 
 def keras_objects(*said):

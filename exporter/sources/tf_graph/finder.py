@@ -72,7 +72,7 @@ class _Op(NamedTuple):
 class Finder:
     """Every batch norm of a graph, see `graph_norms`."""
 
-    def __init__(self, graph: Graph, bound: Mapping[str, Sequence[Variable | None]] | None, main: bool) -> None:
+    def __init__(self, graph: Graph, bound: Mapping[str, Sequence[Variable | Constant | None]] | None, main: bool) -> None:
         self.graph = graph
         self.tracer = Tracer(graph, bound, main=main)
         self._users: dict[str, dict[str, list[Node]]] = {}

@@ -15,14 +15,15 @@ from exporter.sources.tf_graph.graph_norm import GraphNorm
 from exporter.sources.tf_graph.modes import affine_of_both_modes
 from exporter.sources.tf_graph.paths import is_of_inference, op_scope, variable_scope
 from exporter.sources.tf_graph.places import calls_of
-from exporter.sources.tf_graph.values import Value, Variable
+from exporter.sources.tf_graph.values import Constant, Value, Variable
 
 
-def graph_norms(graph: Graph, bound: Mapping[str, Sequence[Variable | None]] | None = None, *, main: bool = True) -> list[GraphNorm]:
+def graph_norms(graph: Graph, bound: Mapping[str, Sequence[Variable | Constant | None]] | None = None, *,
+                main: bool = True) -> list[GraphNorm]:
     """The batch norms of a graph in the order of its ops, each once, with a path.
 
-    bound: functions to search, with the variables that their last arguments refer to (for TensorFlow 2's SavedModels, where the
-    object graph and not the main graph shows what a function's captured inputs are). main: whether to search the main graph, too.
+    bound: functions to search, with the variables and constants that their last arguments refer to (for TensorFlow 2's SavedModels,
+    where the object graph and not the main graph shows what a function's captured inputs are). main: whether to search the main graph, too.
 
     Raises FormatError for a broken graph.
     """

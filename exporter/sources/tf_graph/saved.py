@@ -13,7 +13,7 @@ from exporter.sources.tf_graph.graph_norm import GraphNorm
 from exporter.sources.tf_graph.norms import graph_norms
 from exporter.sources.tf_graph.paths import is_of_inference
 from exporter.sources.tf_graph.trace import CALLS
-from exporter.sources.tf_graph.values import Traced, Variable
+from exporter.sources.tf_graph.values import Constant, Traced, Variable
 
 
 class SavedFunctions:
@@ -22,13 +22,16 @@ class SavedFunctions:
     def __init__(self, data: bytes, saved: SavedGraph, stored: CheckpointGraph) -> None:
         self._graph = MetaGraph(data, saved.where).graph
 
-        def variable(node: int) -> Variable | None:
+        def captured(node: int) -> Variable | Constant | None:
             if node < len(stored) and stored.is_variable(node):
                 return Variable(node, stored.variable_name(node))
-            return Variable(node, saved.variable_name(node)) if saved.is_variable(node) else None
+            if saved.is_variable(node):
+                return Variable(node, saved.variable_name(node))
+            constant = self._graph.main.nodes.get(saved.constant(node))  # the ones that a layer without gamma multiplies by
+            return Constant(constant, "") if constant is not None and constant.op == "Const" else None
 
         self._nodes = saved.bound_inputs()
-        self._bound = {name: [variable(node) for node in nodes] for name, nodes in self._nodes.items()}
+        self._bound = {name: [captured(node) for node in nodes] for name, nodes in self._nodes.items()}
         self._serving = [name for name in self._bound if is_of_inference(name)]
         self._found: dict[str, list[GraphNorm]] = {}
 
@@ -53,7 +56,7 @@ class SavedFunctions:
     def check_is_open(self) -> None:
         """Raises UnsupportedError if batch norms would be invisible: in compiled code, or if there are no functions."""
         check_is_open(self._graph)
-        if not any(key is not None for keys in self._bound.values() for key in keys):
+        if not any(isinstance(source, Variable) for sources in self._bound.values() for source in sources):
             raise UnsupportedError("the SavedModel contains no function that uses a variable and no Keras metadata, so the role of its "
                                    "variables is unknown", hint="save the Keras model itself, or use model.export()")
 

@@ -58,11 +58,11 @@ REPLICA = re.compile(r"(.+)/replica_\d+")  # MirroredStrategy: copies of a varia
 class Tracer:
     """Follows values of one graph.
 
-    bound: for functions to start from, the variables that their last arguments refer to (None: no variable). main: whether to start from
-    the main graph, too.
+    bound: for functions to start from, the variables and constants that their last arguments refer to (None: neither). main: whether to
+    start from the main graph, too.
     """
 
-    def __init__(self, graph: Graph, bound: Mapping[str, Sequence[Variable | None]] | None = None, *, main: bool = True) -> None:
+    def __init__(self, graph: Graph, bound: Mapping[str, Sequence[Variable | Constant | None]] | None = None, *, main: bool = True) -> None:
         self.graph = graph
         self.roots = [Frame(graph.main)] if main else []
         for name, variables in (bound or {}).items():

@@ -124,7 +124,7 @@ class Frame:
     __slots__ = ("_arguments", "body", "bound", "call", "caller", "depth", "first")
 
     def __init__(self, body: Body, caller: Frame | None = None, call: Node | None = None, first: int = 0,
-                 bound: Mapping[str, Variable] | None = None) -> None:
+                 bound: Mapping[str, Variable | Constant] | None = None) -> None:
         self.body, self.caller, self.call, self.first = body, caller, call, first
         self.bound = bound or {}
         self.depth: int = caller.depth + 1 if caller is not None else 0
