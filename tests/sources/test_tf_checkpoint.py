@@ -549,6 +549,20 @@ def test_what_a_sequential_has_lost_is_left_out(tmp_path):
         read(model.write(tmp_path), architecture=architecture(tmp_path, functional(config("other", 1e-5), class_name="Sequential")))
 
 
+@pytest.mark.parametrize(("name", "scope", "is_it"), [
+    ("a/bn", "a/bn", True), ("a/bn", "outer/a_1/bn_2", True), ("a_1/bn", "a_1/bn", True), ("a/bn", "a/x/bn", False),
+    ("a/bn", "bn/a", False), ("a/bn", "bn", False)])
+def test_the_name_of_a_layer_that_stays_may_have_slashes(tmp_path, name, scope, is_it):
+    model = Model().norm("layer-1", scope=scope).norm("layer-2", scope="gone")
+    model.add("layer-0")
+    tree = architecture(tmp_path, functional(config(name, 1e-5), class_name="Sequential"))
+    if is_it:
+        assert read(model.write(tmp_path), architecture=tree).paths() == [name]
+    else:
+        with pytest.raises(FormatError, match="the model has 1 layers in it, but 2 in the checkpoint"):
+            read(model.write(tmp_path), architecture=tree)
+
+
 @pytest.mark.parametrize(("class_name", "is_read"), [("Sequential", True), ("Functional", False)])
 def test_the_config_of_a_model_alone_says_which_kind_it_is(tmp_path, class_name, is_read):
     """A dump of get_config() has no class: input_layers are of a functional model, which loses no layers."""

@@ -163,10 +163,15 @@ def _are_named(graph: CheckpointGraph, held: Sequence[int], inner: Sequence[Node
     for node, config in zip(held, inner, strict=False):
         for child in graph.children(node).values():
             stored = graph.stored(child)
-            scope = stored.full_name.split("/")[:-1] if stored else []
-            if stored and config.name not in (*scope, *(re.sub(r"_\d+$", "", part) for part in scope)):
+            if stored and not _is_in(config.name.split("/"), stored.full_name.split("/")[:-1]):
                 return False
     return True
+
+
+def _is_in(name: Sequence[str], scope: Sequence[str]) -> bool:
+    """Whether the parts of a layer's name stand one after the other in a scope, each exactly or with TensorFlow's number."""
+    return any(all(part in (own, re.sub(r"_\d+$", "", own)) for part, own in zip(name, scope[start:], strict=False))
+               for start in range(len(scope) - len(name) + 1))
 
 
 def _held(graph: CheckpointGraph, node: int, config: Node) -> list[tuple[int, Node]]:
