@@ -94,6 +94,18 @@ def test_weights_of_more_than_a_batch_norm_are_not_taken_for_one(tmp_path):
     assert [(path, "mean_weight" in reason) for path, reason in bundle.skipped] == [("switch", True)]
 
 
+def test_weights_of_a_renamed_layer_beside_those_of_a_batch_norm(tmp_path):
+    """A Dense that was called dense when it was built; only a user's class can have weights of its own beside a batch norm's."""
+    arrays = {**variables("dense", A), ("trainable_variables", "dense", "kernel"): np.ones((3, 3), "f4")}
+    for registered in (None, "own>BatchNormalization"):
+        config = functional("m", norm("dense", registered=registered), entry("Dense", "new"))
+        step = write_step(tmp_path / str(bool(registered)), arrays, config)
+        if registered:
+            assert "it has weights that a batch norm does not have" in refusal(step)
+        else:
+            assert stored(exporter.read(step)["dense"]) == given(A)
+
+
 def test_of_several_steps_the_latest_is_read_by_number(tmp_path):
     for number, arrays in ((9, A), (10, norm_arrays(5))):
         write_step(tmp_path / "run" / str(number), variables("bn", arrays), functional("m", norm("bn")))

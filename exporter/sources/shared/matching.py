@@ -11,7 +11,7 @@ from exporter.batchnorm.layer import PARAMETERS
 from exporter.errors import FormatError, names
 from exporter.keras import dialects
 from exporter.keras.config import Node, norm_fields
-from exporter.keras.lookalikes import KERNELS, about_weights
+from exporter.keras.lookalikes import BATCH_NORMS, KERNELS, about_weights
 from exporter.keras.node import are_alike, reason_against
 from exporter.keras.places import with_shared
 from exporter.keras.ranks import input_ranks
@@ -65,7 +65,9 @@ def by_name(tree: Node, weights: Named, era: dialects.Era, found: Found, *, own_
         if own is None:
             found.skip(path, "none or several of the weights match its name, so it is ambiguous which belong to it")
             continue
-        more = [] if own.rpartition("/")[2] in norm.around else others.get(own, [])  # a wrapper and a cell have weights of their own
+        is_keras = era.registers_classes and node.class_name in BATCH_NORMS and node.registered_name is None
+        # a wrapper and a cell have weights of their own; beside those of Keras's own class, they are a renamed layer's
+        more = [] if is_keras or own.rpartition("/")[2] in norm.around else others.get(own, [])
         look = reason_against(node) or about_weights(more, node.class_name)
         if look is not None:
             found.skip(path, look)
