@@ -78,8 +78,9 @@ def _without_config(weights: Weights, place: Place, options: ReadOptions) -> Fou
         return found
     found = Found(Origin(file=place.name, kind=NAME), options)
     for norm in norms_of(LayerGroup(name="weightsManifest", path="", weights=tuple(weights.by_name))):
-        if norm.old_name:
-            found.skip(norm.scope, "its running_std of Keras 1 can be a standard deviation or a variance; export the HDF5 file itself")
+        if norm.old_name or norm.doubt:
+            found.skip(norm.scope, norm.doubt or (
+                "its running_std of Keras 1 can be a standard deviation or a variance; export the HDF5 file itself"))
             continue
         arrays = {role: weights.read(name) for role, name in norm.datasets.items()}
         found.add(assemble(norm.scope, None, None, arrays, dialects.Era(), None, name=norm.scope.rpartition("/")[2],

@@ -692,8 +692,13 @@ def test_numbers_that_make_names_unique(tmp_path):
     weights = [(f"cell/{role}{number}:0", FIRST[role]) for number in ("", "_1") for role in ROLES]
     bundle = exporter.read(write(tmp_path / "w.h5", {"rnn": weights}), epsilon=0.1)
     assert bundle.paths() == ["rnn/cell", "rnn/cell#2"]
+    mixed = [pair for pair in weights if pair[0] != "cell/gamma_1:0"]
     with pytest.raises(ExporterError, match="several batch norms have the scope 'cell', and not all have the same parameters"):
-        exporter.read(write(tmp_path / "x.h5", {"rnn": [pair for pair in weights if pair[0] != "cell/gamma_1:0"]}), epsilon=0.1)
+        exporter.read(write(tmp_path / "x.h5", {"rnn": mixed}), epsilon=0.1)
+    others = exporter.read(write(tmp_path / "x.h5", {"rnn": mixed, "bn": named("bn", FIRST)}), epsilon=0.1, skip_unresolved=True)
+    assert (others.paths(), [path for path, _ in others.skipped]) == (["bn"], ["rnn/cell"] * 2)
+    others = exporter.read(write(tmp_path / "x.h5", {"rnn": [*mixed[::-1], *named("own", FIRST)]}), epsilon=0.1, skip_unresolved=True)
+    assert (others.paths(), [path for path, _ in others.skipped]) == (["rnn/own"], ["rnn/cell"] * 2)
 
 
 def test_channels_that_the_config_contradicts(tmp_path):

@@ -203,7 +203,9 @@ def test_weights_alone_of_one_scope(alone):
     second = {f"b/{name}_1": values for name, values in B.items()}
     bundle = exporter.read(alone({**named("b", A), **second}), epsilon=0.01)
     assert shown(bundle) == {"b": (0.01, given(A)), "b#2": (0.01, given(B))}
-    assert "which belong together is ambiguous" in refused(alone({**named("b", A), **{name: second[name] for name in list(second)[1:]}}))
+    mixed = read(alone({**named("b", A), **{name: second[name] for name in list(second)[1:]}, **named("own", A)}))
+    assert ([path for path, _ in mixed.skipped], mixed.paths()) == (["b", "b"], ["own"])
+    assert "which belong together is ambiguous" in mixed.skipped[0].reason
 
 
 def test_weights_alone_with_an_architecture(alone, tmp_path):

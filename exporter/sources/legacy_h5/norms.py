@@ -187,7 +187,7 @@ def _reason_against(norm: Norm, owner: Candidate | None, others: Mapping[str, li
                     is_alone: bool) -> str | None:
     """Why these weights are not those of a plain batch norm; others: of its group, by scope; namesakes: names of the other layers in the
     group; is_alone: the group is one layer's."""
-    look = reason_against(owner.node) if owner else None
+    look = norm.doubt or (reason_against(owner.node) if owner else None)
     if is_alone:
         more = [weight for scope in others.values() for weight in scope]
     elif not norm.scope or (owner is not None and (norm.scope.rpartition("/")[2] in owner.around or owner.node.name in namesakes)):

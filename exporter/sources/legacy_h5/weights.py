@@ -34,6 +34,8 @@ _NAME_OF_KERAS_1 = re.compile(r"(.+)_(gamma|beta|running_mean|running_std)(_\d+)
 _KERAS_1 = re.compile(r"_[^_/]+(:\d+)?$")  # the role at the end of a weight's name, "dense_1_W"
 _ROLES = {"running_mean": "moving_mean", "running_std": "moving_variance"}
 
+MIXED = "several batch norms have the scope {}, and not all have the same parameters: which belong together is ambiguous"
+
 Parsed = tuple[str, str, str]  # scope, parameter, number that makes it unique
 
 S = TypeVar("S")
@@ -68,12 +70,14 @@ class Norm:
     scope:         the part before the parameters' names; may be "".
     datasets:      path in the file by parameter.
     old_name:      whether the fourth is called running_std. on_tensorflow: whether the names end in ":0".
+    doubt:         why it is uncertain that these weights belong together, "" if it is not.
     """
 
     scope: str
     datasets: Mapping[str, str]
     old_name: bool
     on_tensorflow: bool
+    doubt: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -102,8 +106,10 @@ def norms_of(group: LayerGroup, *, may_put_beta_first: bool = False) -> list[Nor
             if found.setdefault((scope, number), {}).setdefault(role, position) != position:
                 raise FormatError(f"{printable(group.weights[position])!r} occurs twice among its weights", where=group.name)
     complete = {key: roles for key, roles in found.items() if "moving_mean" in roles and "moving_variance" in roles}
-    _check_numbers(group, found)
-    for roles in complete.values():
+    mixed = _mixed(found)
+    for (scope, _), roles in complete.items():
+        if scope in mixed:
+            continue
         order = sorted(roles, key=roles.__getitem__)
         if may_put_beta_first and order[:2] == ["beta", "gamma"]:
             order[:2] = "gamma", "beta"
@@ -111,7 +117,8 @@ def norms_of(group: LayerGroup, *, may_put_beta_first: bool = False) -> list[Nor
             listed = ", ".join(group.weights[position] for position in sorted(roles.values()))
             raise FormatError(f"names and positions of its weights disagree: {printable(listed)}", where=group.name,
                               hint="Keras saves gamma, beta, mean and variance in this order")
-    return [_norm(group, scope, roles) for (scope, _), roles in sorted(complete.items(), key=lambda item: item[1]["moving_mean"])]
+    return [_norm(group, scope, roles, MIXED.format(repr(printable(scope))) if scope in mixed else "")
+            for (scope, _), roles in sorted(complete.items(), key=lambda item: item[1]["moving_mean"])]
 
 
 def _parse(weight: str) -> Parsed | None:
@@ -124,19 +131,16 @@ def _parse(weight: str) -> Parsed | None:
     return (join(above, found[1]), _ROLES.get(found[2], found[2]), found[3] or "") if found else None
 
 
-def _check_numbers(group: LayerGroup, found: Mapping[tuple[str, str], Mapping[str, int]]) -> None:
-    """Refuses gamma, gamma_1, moving_mean, moving_mean_1, ... of one scope unless every number has the same parameters:
-    each name is numbered separately, so that gamma_1 may belong to moving_mean_2."""
-    for (scope, number), roles in found.items():
-        if number and set(found.get((scope, ""), roles)) != set(roles):
-            raise FormatError(f"several batch norms have the scope {printable(scope)!r}, and not all have the same parameters: "
-                              "which belong together is ambiguous", where=group.name)
+def _mixed(found: Mapping[tuple[str, str], Mapping[str, int]]) -> set[str]:
+    """The scopes with gamma, gamma_1, moving_mean, moving_mean_1, ... where not every number has the same parameters: each name is
+    numbered separately, so that gamma_1 may belong to moving_mean_2."""
+    return {scope for (scope, number), roles in found.items() if number and set(found.get((scope, ""), roles)) != set(roles)}
 
 
-def _norm(group: LayerGroup, scope: str, roles: Mapping[str, int]) -> Norm:
+def _norm(group: LayerGroup, scope: str, roles: Mapping[str, int], doubt: str) -> Norm:
     variance = group.weights[roles["moving_variance"]]
     return Norm(scope=scope, datasets={role: group.dataset(position) for role, position in roles.items()},
-                old_name=_NAME.fullmatch(variance.rpartition("/")[2]) is None, on_tensorflow=variance.endswith(":0"))
+                old_name=_NAME.fullmatch(variance.rpartition("/")[2]) is None, on_tensorflow=variance.endswith(":0"), doubt=doubt)
 
 
 def check_stored(file: File, group: LayerGroup) -> None:
