@@ -216,7 +216,8 @@ def truth_of(live, seed):
             "epsilon": float(layer.epsilon), "momentum": float(layer.momentum), "over_time": over_time, "own": own,
             "trainable": bool(layer.trainable),
             "virtual_batch_size": getattr(layer, "virtual_batch_size", None), "renorm": bool(getattr(layer, "renorm", False)),
-            "compute_dtype": str(getattr(layer, "compute_dtype", None) or getattr(layer, "_compute_dtype", None) or layer.dtype),
+            "compute_dtype": str(getattr(layer, "compute_dtype", None) or getattr(layer, "_compute_dtype", None)
+                                 or getattr(layer, "dtype", "float32")),
             "training": None if mine is None or own else any(step.training is True for step in mine),
             "calls": None if not mine else [{"path": step.path, "training": step.training is True, "inputs": neighbors(step.inputs),
                                              "outputs": neighbors(step.outputs)} for step in mine]}
