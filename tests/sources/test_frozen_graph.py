@@ -352,7 +352,7 @@ def reduced(name, axes):
             node(f"{name}/variance", "Mean", f"{name}/square", f"{name}/axes")]
 
 
-@pytest.mark.parametrize("axes", [[1, 2, 3], [3], [-1], [1, 2]])
+@pytest.mark.parametrize("axes", [[1, 2, 3], [3], [-1], [1, 2], [0, -1]])
 def test_other_normalizations_are_not_reported(tmp_path, axes):
     values = parameters()
     nodes, reads = frozen_variables("bn", values)

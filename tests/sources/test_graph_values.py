@@ -233,6 +233,16 @@ def test_parameters_that_broadcast(tmp_path, shapes, axis, shape):
         assert (getattr(layer, role).ravel() == np.broadcast_to(given, whole).ravel()).all(), role
 
 
+@pytest.mark.parametrize(("shape", "axis"), [((3, 1, 1), (-3,)), ((3, 1), (-2,)), ((1, 3, 1, 1), (1,)), ((1, 3, 1), (1,)),
+                                             ((2, 1, 3), (-3, -1)), ((1, 1, 3), (-1,)), ((1, 3), (-1,))])
+def test_parameters_and_an_input_of_unknown_rank(tmp_path, shape, axis):
+    """Those with an axis of size 1 in front have all axes of the input; of others, axes can be counted from the end alone."""
+    values = [np.arange(1, 1 + np.prod(shape), dtype=np.float32).reshape(shape)] * 4
+    nodes, reads = frozen_variables("bn", values)
+    layer = read(tmp_path, node("x", "Placeholder"), *nodes, *chain("bn", "x", *reads))["bn"]
+    assert (layer.axis, layer.ndim) == (axis, None)
+
+
 def test_parameters_that_do_not_broadcast(tmp_path):
     nodes, reads = frozen_variables("bn", [*parameters()[:3], np.ones(2, np.float32)])
     with pytest.raises(UnresolvedError, match=r"different shapes: gamma \[3\], beta \[3\], moving_mean \[3\], moving_variance \[2\]"):

@@ -187,6 +187,14 @@ def test_gamma_of_ones_in_the_graph_is_none(tmp_path):
     check(exporter.read(index)["bn"], [None, *values[1:]])
 
 
+def test_variables_that_hold_ones_and_zeros_stay(tmp_path):
+    """They are the layer's, as it was before it was trained."""
+    values = [np.ones(3, "f4"), np.zeros(3, "f4"), *parameters()[2:]]
+    nodes, reads = variables("bn")
+    fused = node("bn/FusedBatchNorm", "FusedBatchNorm", "x", *reads, is_training=False, epsilon=0.001)
+    check(exporter.read(save(tmp_path, tensors("bn", values), *nodes, fused))["bn"], values)
+
+
 @pytest.mark.parametrize(("offset", "kept"), [(np.zeros(3, "f4"), None), (np.float32([0, 1, 2]), np.float32([0, 1, 2]))])
 def test_beta_of_zeros_in_the_graph_is_none(tmp_path, offset, kept):
     """A number in the graph beside variables in the checkpoint; one that adds something is kept."""

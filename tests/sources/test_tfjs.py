@@ -386,3 +386,9 @@ def test_shards_that_became_shorter(model, monkeypatch):
     path.write_text(json.dumps(manifest))
     with pytest.raises(FormatError, match="moving_variance: the shards end inside this weight"):
         read(path)
+
+
+def test_a_batch_norm_of_a_class_that_is_called_like_another_with_a_number(model):
+    """The scope bn_1 could be that of bn, which has another."""
+    bundle = read(model(functional("m", entry("Block", "b"), norm("bn", epsilon=0.1)), {**named("bn", A), **named("bn_1", B)}))
+    assert shown(bundle) == {"bn": (0.1, given(A)), "bn_1": (None, given(B))}
