@@ -120,13 +120,13 @@ def chain(scope, x, gamma, beta, mean, variance, epsilon=1e-3, add="AddV2", name
 class Made:
     """A tensor in a formula: what Python's operators make of two of them is a node more."""
 
-    def __init__(self, name, nodes):
-        self.name, self.nodes = name, nodes
+    def __init__(self, name, nodes, prefix):
+        self.name, self.nodes, self.prefix = name, nodes, prefix
 
     def made(self, op, *others):
-        name = f"f{len(self.nodes)}"
+        name = f"{self.prefix}{len(self.nodes)}"
         self.nodes.append(node(name, op, self.name, *(other.name for other in others)))
-        return Made(name, self.nodes)
+        return Made(name, self.nodes, self.prefix)
 
     def __add__(self, other):
         return self.made("AddV2", other)
@@ -144,10 +144,11 @@ class Made:
         return self.made("Neg")
 
 
-def formula(text, **names):
-    """The nodes of statements such as "r = rsqrt(v + e); y = x * r": names of ops in small letters, names of tensors as given."""
+def formula(text, prefix="f", **names):
+    """The nodes of statements such as "r = rsqrt(v + e); y = x * r": names of ops in small letters, names of tensors as given. The nodes
+    are called by the prefix and a number."""
     nodes = []
     ops = {op.lower(): lambda *sides, op=op: sides[0].made(op, *sides[1:])
            for op in ("Rsqrt", "Sqrt", "Pow", "Inv", "Reciprocal", "Exp", "Relu", "BiasAdd", "Mean", "Identity", "Reshape", "Sum")}
-    exec(text, ops | {key: Made(name, nodes) for key, name in names.items()})  # the tests' own text
+    exec(text, ops | {key: Made(name, nodes, prefix) for key, name in names.items()})  # the tests' own text
     return nodes

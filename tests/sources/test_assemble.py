@@ -123,6 +123,15 @@ def test_parameters_that_do_not_belong_together(change, said):
         assemble("bn", None, None, {name: value for name, value in values.items() if value}, era_of(None, None), None)
 
 
+@pytest.mark.parametrize(("class_name", "registered", "expected"), [
+    ("BatchNormalization", None, "BatchNormalization"), ("Ghost", "lab>Ghost", "lab>Ghost"), ("lab>Ghost", None, "lab>Ghost"),
+    ("Ghost", "Ghost", "Ghost"), ("lab>Ghost", "other>Ghost", "lab>Ghost")])
+def test_the_class_with_the_package_that_it_is_registered_under(class_name, registered, expected):
+    node = model_tree(sequential({**norm("bn", class_name=class_name), "registered_name": registered}), "m").children[0][1]
+    values = {name: (np.ones(3, np.float32), "float32") for name in PARAMETERS}
+    assert assemble("bn", node, norm_fields(node), values, era_of("3.0.0", None), None).class_name == expected
+
+
 @pytest.mark.parametrize(("training", "trainable", "version", "is_called", "has_doubt"), [
     (True, True, "2.2.4-tf", True, True), (False, True, "2.2.4-tf", False, False), (True, False, "2.2.4-tf", True, True),
     (True, False, "2.3.0-tf", False, False), (True, True, "2.3.0-tf", True, True), (True, None, "2.3.0-tf", True, True)])

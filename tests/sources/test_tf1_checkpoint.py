@@ -401,6 +401,38 @@ def test_the_only_graph_of_the_folder_is_of_another_model(tmp_path):
     assert exporter.read(index, epsilon=1e-3).paths() == ["bn"]
 
 
+def test_the_only_graph_of_the_folder_has_no_batch_norm(tmp_path):
+    """Then it is another one's, or says nothing of these variables."""
+    index = save(tmp_path, tensors("bn", parameters()), node("y", "Relu", "x"))
+    (tmp_path / "model.ckpt.meta").rename(tmp_path / "graph.meta")
+    bundle = exporter.read(index, epsilon=0.5)
+    assert (bundle.paths(), bundle.warnings) == (["bn"], ())
+
+
+@pytest.mark.parametrize(("saver", "is_used"), [
+    ([node("save/tensor_names", "Const", value=tensor([b"one"])), node("save/SaveV2", "SaveV2", "save/Const", "save/tensor_names", "s",
+                                                                       "bn/gamma")], True),
+    ([node("save/tensor_names", "Placeholder"), node("save/SaveV2", "SaveV2", "save/Const", "save/tensor_names", "s", "bn/gamma")], False),
+    ([node("save/tensor_names", "Const", value=tensor([b"one"])), node("other/SaveV2", "SaveV2", "save/Const", "save/tensor_names", "s",
+                                                                       "bn/gamma")], False),
+    ([node("save/tensor_names", "Const", value=tensor([b"one"])), node("save/SaveV2", "SaveV2", "save/Const", "save/tensor_names")], False),
+    ([node("save/tensor_names", "Const", value=tensor([b"one"])), node("save/Pack", "Pack", "save/Const", "save/tensor_names", "s",
+                                                                       "bn/gamma")], False)],
+    ids=["as it says", "unknown names", "another saver", "nothing saved", "no saver"])
+def test_what_says_under_which_name_a_variable_is_stored(tmp_path, saver, is_used):
+    values = parameters()
+    nodes, reads = variables("bn")
+    stored = {**tensors("bn", values), "one": values[0] + 1}
+    check(exporter.read(save(tmp_path, stored, *nodes, *chain("bn", "x", *reads), *saver))["bn"], [values[0] + is_used, *values[1:]])
+
+
+def test_names_alone_and_variables_of_two_types(tmp_path):
+    values = parameters()
+    index = save(tmp_path, {**tensors("bn", [values[0].astype("f8"), *values[1:]]), **tensors("sure", values)})
+    bundle = exporter.read(index, epsilon=0.5, skip_unresolved=True)
+    assert (bundle.paths(), [(path, "differ in shape or type" in reason) for path, reason in bundle.skipped]) == (["sure"], [("bn", True)])
+
+
 def test_a_graph_from_elsewhere(tmp_path):
     values = parameters()
     nodes, reads = variables("bn")

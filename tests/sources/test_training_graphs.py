@@ -9,7 +9,19 @@ import exporter
 from exporter.errors import UnresolvedError
 from exporter.formats.graph_def import Graph
 from exporter.sources.tf_graph.norms import graph_norms
-from tests.make.graph_files import Function, chain, const, frozen_variables, function, graph, meta_graph, node, parameters, variables
+from tests.make.graph_files import (
+    Function,
+    chain,
+    const,
+    formula,
+    frozen_variables,
+    function,
+    graph,
+    meta_graph,
+    node,
+    parameters,
+    variables,
+)
 from tests.make.tensor_files import write_bundle
 
 ROLES = ("gamma", "beta", "moving_mean", "moving_variance")
@@ -439,3 +451,42 @@ def test_batch_renormalization_of_two_scopes_says_no_statistics(tmp_path):
               **{f"{scope}/{name}": values[2] + 1 for scope in ("bn", "other") for name in (*ROLES[2:], *RENORM)}}
     with pytest.raises(UnresolvedError, match="statistics of the batch"):
         exporter.read(save(tmp_path, stored, X, *nodes, *ops))
+
+
+@pytest.mark.parametrize(("op", "text", "is_one"), [
+    ("Assign", "u = a * k + s * j", True), ("Assign", "u = s * j + a * k", True), ("AssignVariableOp", "u = k * a + j * s", True),
+    ("Assign", "u = a * k - s * j", False), ("Assign", "u = a * k + g * j", False), ("Assign", "u = a * k + s * a", False),
+    ("Assign", "u = s * k + s * j", False), ("Assign", "u = a * k + s", False), ("Assign", "u = (a - s) * k", False),
+    ("AssignSub", "u = (a - s) * k", True), ("AssignSubVariableOp", "u = k * (a - s)", True), ("AssignSub", "u = (s - a) * k", False),
+    ("AssignSub", "u = (g - s) * k", False), ("AssignSub", "u = a - s", False), ("AssignSub", "u = identity((a - s) * k)", True),
+    ("Assign", "u = identity(a * k) + identity(s * j)", True), ("AssignAdd", "u = (a - s) * k", False)])
+def test_how_an_average_is_kept(tmp_path, op, text, is_one):
+    values = parameters()
+    nodes, (gamma, beta, _, _) = variables("bn")
+    of_batch, mean, variance = moments("bn")
+    updates = [const("k", np.float32(0.9)), const("j", np.float32(0.1))]
+    for name, variable, statistic in (("m", "bn/moving_mean", mean), ("v", "bn/moving_variance", variance)):
+        made = formula(text, name, a=f"{variable}/read", s=statistic, k="k", j="j", g=gamma)
+        updates += [*made, node(name, op, variable, f"{name}{len(made) - 1}")]
+    index = save(tmp_path, tensors("bn", values), X, *nodes, *of_batch, *updates, *chain("bn", "x", gamma, beta, mean, variance))
+    if is_one:
+        check(exporter.read(index)["bn"], values)
+        return
+    with pytest.raises(UnresolvedError, match="statistics of the batch"):
+        exporter.read(index)
+
+
+@pytest.mark.parametrize(("text", "is_one"), [
+    ("u = a - b / c", True), ("u = a - b", False), ("u = b - a / c", False), ("u = a - a / c", False), ("u = a + b / c", False)])
+def test_how_a_zero_debiased_average_is_kept(tmp_path, text, is_one):
+    """average -= average - biased / (1 - decay ** n); else what is averaged is what the update itself keeps."""
+    values, biased = parameters(), parameters(seed=1)
+    nodes, (gamma, beta, _, _) = variables("bn")
+    of_batch, mean, variance = moments("bn")
+    own = [node("biased", "VariableV2"), node("biased/read", "Identity", "biased"), const("c", np.float32(0.5))]
+    made = formula(text, "z", a="bn/moving_mean/read", b="biased/read", c="c")
+    updates = [*average("m", "biased", mean), *made, node("z", "AssignSub", "bn/moving_mean", f"z{len(made) - 1}"),
+               *average("v", "bn/moving_variance", variance)]
+    stored = {**tensors("bn", values), "biased": biased[2]}
+    (layer,) = exporter.read(save(tmp_path, stored, X, *nodes, *own, *of_batch, *updates, *chain("bn", "x", gamma, beta, mean, variance)))
+    check(layer, values if is_one else [*values[:2], biased[2], values[3]])
