@@ -500,7 +500,8 @@ CHOICE = "; y = selectv2(train, t, m)"
     ("t = sum(x, axes) / cast(size(x))", True), ("t = sum(x, axes) / cast(prod(gather(shape(x), axes), axes))", True),
     ("t = mean(square(x), axes) - square(mean(x, axes))", True), ("t = maximum(mean(x, axes), zeroslike(m))", True),
     ("t = identity(reshape(mean(x, axes), three))", True), ("t = mean(x, axes) * m", True),
-    ("t = relu(x)", False), ("t = mean(x, axes) + x", False), ("t = exp(mean(x, axes))", False), ("t = c", False), ("t = zeroslike(m)", False), ("t = exp(m)", False), ("t = cast(size(x))", False),
+    ("t = relu(x)", False), ("t = mean(x, axes) + x", False), ("t = exp(mean(x, axes))", False), ("t = c", False),
+    ("t = zeroslike(m)", False), ("t = exp(m)", False), ("t = cast(size(x))", False),
     ("t = c * c", False)])
 def test_what_a_conditional_may_choose_beside_the_stored_mean(tmp_path, text, is_stored):
     """A statistic of the batch, or what is computed from such, parameters and numbers, element by element."""
