@@ -16,6 +16,8 @@ ReadOptions.ema, averages of variables (their name and "/ExponentialMovingAverag
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 NAME = "tf-checkpoint"
 MAX_READS = 10  # ops that read one another, between a variable and the op that saves it
 AVERAGE = "/ExponentialMovingAverage"
+_PART = re.compile(r"/part_\d+$")
 # Save ops (tensorflow/core/ops/io_ops.cc) with the number of their first tensor; input 1 contains the names.
 SAVE_OPS = {"Save": 2, "SaveSlices": 3, "SaveV2": 3}
 # tf.nn.moments's names of the two tensors after which the averages of a handwritten batch norm are named: TensorFlow 1.x, 0.12.
@@ -95,20 +98,34 @@ def read_graph(checkpoint: Checkpoint, graph: MetaGraph, found: Found, options: 
 
 
 def saved_names(meta: MetaGraph) -> dict[str, str]:
-    """The name under which a graph's saver stores each variable, if it is not the variable's own name (Saver(var_list={...}))."""
+    """The name under which a graph's saver stores each variable, if it is not the variable's own name (Saver(var_list={...})).
+
+    The slices of a partitioned variable, bn/gamma/part_0 and part_1, are stored as one, whose name is that of bn/gamma.
+    """
     scope = meta.save_node.rpartition("/")[0]
     nodes = meta.graph.main.nodes
     found: dict[str, str] = {}
     for node in nodes.values():
         if node.op in SAVE_OPS and node.name.rpartition("/")[0] == scope and len(node.inputs) > 2:
-            names = nodes.get(node.inputs[1].node)
-            if names is not None and names.op == "Const":
-                stored = [name.decode("utf-8", "replace") for name in names.tensor().strings()]
-                for output, name in zip(node.inputs[SAVE_OPS[node.op] :], stored):
-                    variable = _variable_of(nodes, output.node)
-                    if variable is not None:
-                        found[variable] = name
+            stored, first = _strings(nodes, node.inputs[1].node), SAVE_OPS[node.op]
+            slices = [*(_strings(nodes, node.inputs[2].node) if first > 2 else []), *[""] * len(stored)]
+            for output, name, part in zip(node.inputs[first:], stored, slices):
+                variable = _variable_of(nodes, output.node)
+                if variable is not None:
+                    found[_PART.sub("", variable) if part and not _is_whole(part) else variable] = name
     return found
+
+
+def _strings(nodes: Mapping[str, Node], name: str) -> list[str]:
+    """The elements of a constant; none of another node."""
+    node = nodes.get(name)
+    return [text.decode("utf-8", "replace") for text in node.tensor().strings()] if node is not None and node.op == "Const" else []
+
+
+def _is_whole(part: str) -> bool:
+    """Whether a slice is all of its tensor, "4 3 0,4:-": its sizes, then start and length of each (tensor_slice.cc)."""
+    *sizes, extents = part.split(" ")
+    return all(extent in ("-", f"0,{size}") for size, extent in itertools.zip_longest(sizes, extents.split(":")))
 
 
 def _stored_name(variable: str, stored_as: Mapping[str, str], checkpoint: Checkpoint) -> str:
