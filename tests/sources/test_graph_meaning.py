@@ -8,8 +8,10 @@ import pytest
 import exporter
 from exporter.errors import UnresolvedError
 from exporter.sources.tf_graph.graph_norm import UNKNOWN_FORM
-from tests.make.graph_files import const, formula, frozen_variables, node, parameters
-from tests.sources.test_frozen_graph import X, check, read
+from exporter.sources.tf_graph.tf1 import _is_whole
+from tests.make.graph_files import chain, const, formula, frozen_variables, graph, meta_graph, node, parameters, tensor, variables
+from tests.make.tensor_files import write_bundle
+from tests.sources.test_frozen_graph import ROLES, X, check, read
 from tests.sources.test_graph_chains import NAMES, NUMBERS
 from tests.sources.test_saved_model import CHILDREN, VECTORS, saved_functions, write_exported
 from tests.sources.test_saved_model import read as read_saved_model
@@ -174,3 +176,60 @@ def test_live_objects_with_variables_of_other_names(tmp_path):
         y = layer(y)
     assert len(bundle) == 3
     assert np.allclose(y, net(x), rtol=1e-4, atol=1e-5)
+
+
+def save_in_slices(folder, values, names, slices=(b"5 0,3", b"5 3,2"), joined=True):
+    """Variables in two parts, each stored as a slice of a tensor of these names. joined: whether one batch norm uses both parts."""
+    nodes, parts = [const("axis", np.int32(0))], [f"bn/{role}/part_{number}" for role in ROLES for number in (0, 1)]
+    for part in parts:
+        nodes += [node(part, "VariableV2"), node(f"{part}/read", "Identity", part)]
+    if joined:
+        nodes += [node(f"bn/{role}/concat", "ConcatV2", *(f"bn/{role}/part_{n}/read" for n in (0, 1)), "axis") for role in ROLES]
+        nodes += chain("bn", "x", *(f"bn/{role}/concat" for role in ROLES))
+    else:
+        nodes += [op for n in (0, 1) for op in chain(f"one_{n}", "x", *(f"bn/{role}/part_{n}/read" for role in ROLES))]
+    saver = [node("save/names", "Const", value=tensor([name.encode() for name in names for _ in (0, 1)])),
+             node("save/slices", "Const", value=tensor([*slices] * 4)),
+             node("save/SaveV2", "SaveV2", "save/Const", "save/names", "save/slices", *parts)]
+    (folder / "model.ckpt.meta").write_bytes(meta_graph(graph(X, *nodes, *saver)))
+    return exporter.read(write_bundle(folder, "model.ckpt", dict(zip(names, values, strict=True)),
+                                      slices={name: [[(0, 3)], [(3, 2)]] for name in names}))
+
+
+@pytest.mark.parametrize("names", [[f"bn/{role}" for role in ROLES], ["one", "two", "three", "four"]])
+def test_slices_under_a_name_that_the_saver_gave(tmp_path, names):
+    """Each part was read as the whole tensor: twice the channels."""
+    values = parameters(5)
+    check(save_in_slices(tmp_path, values, names)["bn"], values)
+
+
+def test_a_batch_norm_of_one_slice(tmp_path):
+    with pytest.raises(UnresolvedError, match="no value of its gamma, the variable bn/gamma/part_1"):
+        save_in_slices(tmp_path, parameters(5), ["one", "two", "three", "four"], joined=False)
+
+
+@pytest.mark.parametrize(("part", "whole"), [
+    ("5 0,5", True), ("5 -", True), ("5 0,3", False), ("5 3,2", False), ("4 5 -:0,5", True), ("4 5 0,4:0,4", False), ("5 ", False)])
+def test_slices_that_are_whole_tensors(part, whole):
+    assert _is_whole(part) is whole
+
+
+@pytest.mark.parametrize("op", ["FusedBatchNormV3", "chain"])
+def test_a_gamma_that_a_graph_of_training_computes(tmp_path, op):
+    """With its moving averages it was exported without gamma."""
+    values = parameters()
+    nodes, (gamma, beta, mean, variance) = variables("bn")
+    ops = [*nodes, node("h", "Exp", gamma), const("axes", np.int32([0])), const("decay", np.float32(0.01))]
+    if op == "chain":
+        moments = ["mean", "variance"]
+        ops += [node("mean", "Mean", "x", "axes"), node("d", "SquaredDifference", "x", "mean"), node("variance", "Mean", "d", "axes"),
+                *chain("bn", "x", "h", beta, *moments)]
+    else:
+        moments = ["y:1", "y:2"]
+        ops.append(node("y", op, "x", "h", beta, mean, variance, epsilon=1e-3))
+    for name, moment in zip(("moving_mean", "moving_variance"), moments):
+        ops += [node(f"{name}_d", "Sub", f"bn/{name}/read", moment), node(f"{name}_p", "Mul", f"{name}_d", "decay"),
+                node(f"{name}_u", "AssignSub", f"bn/{name}", f"{name}_p")]
+    (tmp_path / "model.ckpt.meta").write_bytes(meta_graph(graph(X, *ops)))
+    with pytest.raises(UnresolvedError, match="its gamma is what the op Exp computes"):
+        exporter.read(write_bundle(tmp_path, "model.ckpt", {f"bn/{role}": value for role, value in zip(ROLES, values, strict=True)}))

@@ -245,7 +245,10 @@ class Finder:
                 return None
             moving = self._moving(roles, moments[0], fed)
             gamma, beta = without_correction(self.tracer, gamma, frozenset({"Mul"})), without_correction(self.tracer, beta, ADDITIONS)
-            reason = OF_THE_BATCH
+            if isinstance(gamma, Opaque) or isinstance(beta, Opaque):
+                moving = None  # with the averages, a layer that lacks what the graph computes
+            else:
+                reason = OF_THE_BATCH
         for role, source in zip(Roles._fields, (gamma, beta, mean, variance), strict=True):
             if isinstance(source, (Opaque, Filled)) and not reason:
                 reason = f"its {role} is {source.reason if isinstance(source, Opaque) else 'computed by the graph, not stored'}"
