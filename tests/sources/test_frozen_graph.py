@@ -409,6 +409,22 @@ def test_a_layer_that_one_result_calls_in_both_modes(tmp_path, ends, is_refused)
         assert read(tmp_path, X, *nodes, *ends).paths() == ["bn"]
 
 
+@pytest.mark.parametrize(("end", "is_refused"), [(node("sum", "AddV2", "c", ONCE), True), (node("loss", "Sum", "c"), False)])
+def test_a_layer_that_functions_call_in_both_modes(tmp_path, end, is_refused):
+    """It stands where the outermost of them is called."""
+    nodes, (g, b, mean, variance) = frozen_variables("bn", parameters())
+    fused_in_training = node("y", "FusedBatchNormV3", "h", "g", "b", "none:output:0", "none:output:0", epsilon=0.001)
+    copy = function("copy", ["h", "g", "b"], [const("none", np.zeros(0, "f4")), fused_in_training], {"o": "y:y:0"})
+    outer = function("outer", ["h", "g", "b"], [node("inner", "PartitionedCall", "h", "g", "b", f=Function("copy"))],
+                     {"o": "inner:output:0"})
+    ops = [X, *nodes, node("c", "PartitionedCall", "x", g, b, f=Function("outer")), *chain("bn", "x", g, b, mean, variance), end]
+    if is_refused:
+        with pytest.raises(UnresolvedError, match="bn: in one of its calls it uses the statistics of the batch"):
+            read(tmp_path, *ops, functions=[copy, outer])
+    else:
+        assert read(tmp_path, *ops, functions=[copy, outer]).paths() == ["bn"]
+
+
 def test_copies_in_one_graph_have_paths_of_their_own(tmp_path):
     """160 networks in one graph, none of whose variables has a scope: the ops' scopes tell them apart, or a number does."""
     nodes, expected = [], {}
