@@ -93,11 +93,20 @@ def outcome(status="exported", source="m.h5", **fields):
     return Outcome(source=source, out="o", status=status, **fields)
 
 
+class Stream(io.StringIO):
+    """seen: what was flushed, and so can be seen where no line ended."""
+
+    seen = ""
+
+    def flush(self):
+        self.seen = self.getvalue()
+
+
 @pytest.fixture
 def shown(monkeypatch):
     """(what is written to a terminal of 80 columns, or with tty=False to a file; a Progress)"""
     def make(verbose=False, tty=True, columns=80):
-        stream = io.StringIO()
+        stream = Stream()
         stream.isatty = lambda: tty
         now = [100.0]
         monkeypatch.setattr(sys, "stderr", stream)
@@ -112,12 +121,14 @@ def test_a_bar_on_a_terminal(shown):
     stream, progress, now = shown()
     now[0] = 104.0
     progress(outcome(), 1, 4)
-    assert stream.getvalue() == f"{ERASE}[{'#' * 6}{'.' * 18}] 1 of 4, 12 s left"
+    assert stream.seen == f"{ERASE}[{'#' * 6}{'.' * 18}] 1 of 4, 12 s left"
     progress(outcome("refused", reason="odd", hint="h"), 2, 4)
     progress(outcome("refused", "n.h5", reason="odd", hint="h"), 4, 4)
     lines = stream.getvalue().split(ERASE)
     assert lines[2] == f"error: m.h5: odd\nhint: h\n[{'#' * 12}{'.' * 12}] 2 of 4, 1 refused, 4 s left"
     assert lines[3] == f"error: n.h5: odd\n[{'#' * 24}] 4 of 4, 2 refused, 0 s left", "a hint once"
+    progress.end()
+    assert stream.seen.endswith(f"0 s left{ERASE}")
     assert progress.interrupted() == ("interrupted: 4 of 4 models are done, 2 of them refused\n"
                                       "hint: run the same command again to export the rest")
 
