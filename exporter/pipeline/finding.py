@@ -22,7 +22,7 @@ def read_unresolved(place: Place, options: ReadOptions) -> Found | ReadBack:
     return _read_as(source, place, options)
 
 
-def _read_inside(place: Place, options: ReadOptions) -> Found | ReadBack:
+def _read_inside(place: Place, options: ReadOptions) -> Found:
     """The contents of the only model in a folder or archive."""
     from exporter.pipeline.inside import one_model
     from exporter.sources.shared.refusals import refuse
@@ -33,10 +33,8 @@ def _read_inside(place: Place, options: ReadOptions) -> Found | ReadBack:
         path, inner, source = found
         with located(path):
             answer = _read_as(source, inner, options)
-    warning = f"{path} is the model in {place.name} and is read"
-    if isinstance(answer, ReadBack):
-        return answer.replace(warnings=(warning, *answer.warnings))
-    answer.warnings.insert(0, warning)
+    assert isinstance(answer, Found)  # bundles are not searched for
+    answer.warnings.insert(0, f"{path} is the model in {place.name} and is read")
     return answer
 
 
