@@ -1,0 +1,87 @@
+"""What of a remote HDF5 file is fetched ahead of time: in few rounds, what will be read, and little else."""
+
+from __future__ import annotations
+
+import io
+
+import h5py
+import numpy as np
+import pytest
+
+from exporter.files.input_file import MemoryFile
+from exporter.formats import hdf5_ahead
+from exporter.formats.hdf5_ahead import GAP_BYTES, HEADER_BYTES, NEAR_BYTES, walk
+
+
+class Fetching(MemoryFile):
+    """Notes what it is made to fetch, round by round."""
+
+    def __init__(self, data):
+        super().__init__(data)
+        self.rounds = []
+
+    def fetch_ahead(self, ranges):
+        self.rounds.append(list(ranges))
+
+    def has(self, text):
+        at = self.getvalue().index(text)
+        return any(start <= at and at + len(text) <= end for each in self.rounds for start, end in each)
+
+    def count(self):
+        return sum(end - start for each in self.rounds for start, end in each)
+
+
+@pytest.mark.parametrize(("steps", "sizes"), [
+    ([(0, NEAR_BYTES), (1000, HEADER_BYTES)], [1000, HEADER_BYTES]), ([(0, HEADER_BYTES), (1000, HEADER_BYTES)], [HEADER_BYTES] * 2),
+    ([(0, NEAR_BYTES)], [NEAR_BYTES]), ([(5000, NEAR_BYTES), (0, NEAR_BYTES)], [NEAR_BYTES, 5000]),
+    ([(0, NEAR_BYTES), (GAP_BYTES, 8)], [GAP_BYTES, 8]), ([(0, NEAR_BYTES), (GAP_BYTES + 1, 8)], [NEAR_BYTES, 8])])
+def test_a_batch_norm_is_fetched_up_to_the_next_header(steps, sizes):
+    whole = hdf5_ahead._whole([(at, size, hdf5_ahead._nothing) for at, size in steps])
+    assert [(at, size) for at, size, _ in whole] == [(at, size) for (at, _), size in zip(steps, sizes, strict=True)]
+
+
+def written(names, **options):
+    memory = io.BytesIO()
+    with h5py.File(memory, "w", **options) as file:
+        for name in names:
+            group = file.create_group(f"model_weights/{name}")
+            group.attrs["weight_names"] = [b"gamma:0"]
+            group.create_dataset(f"{name}/gamma:0", data=np.frombuffer(f"vector of {name}.".encode().ljust(32), "f4"))
+            group.create_dataset(f"{name}/kernel:0", data=np.zeros((100, 100), "f4"))
+    return Fetching(memory.getvalue())
+
+
+def test_the_vectors_of_batch_norms_and_no_kernels_are_fetched():
+    file = written([f"{kind}_{number}" for number in range(12) for kind in ("bn", "conv", "optimizer")])
+    walk(file, 0)
+    assert all(file.has(f"vector of bn_{number}.".encode()) for number in range(12))
+    assert not file.has(b"vector of conv_0.")
+    assert not file.has(b"vector of optimizer_0.")
+    assert len(file.rounds) <= 14
+    assert file.count() < len(file.getvalue()) / 10
+    places = [span for each in file.rounds for span in each]
+    assert all(start < end for start, end in places)
+    assert all(start < len(file.getvalue()) for start, _ in places)
+
+
+@pytest.mark.parametrize(("limit", "value", "rounds"), [("MAX_ROUNDS", 3, 3), ("MAX_BYTES", 2000, 2), ("MAX_DEPTH", 0, 4)])
+def test_there_is_an_end(monkeypatch, limit, value, rounds):
+    monkeypatch.setattr(hdf5_ahead, limit, value)
+    file = written(["bn"])
+    walk(file, 0)
+    assert len(file.rounds) <= rounds
+    assert not file.has(b"vector of bn.")
+
+
+def test_other_forms_and_damage_end_early():
+    file = written(["bn"], libver="latest")
+    walk(file, 0)
+    assert len(file.rounds) == 1
+    data = written(["bn"]).getvalue()
+    for signature in (b"TREE", b"SNOD", b"HEAP"):
+        damaged = Fetching(data.replace(signature, b"XXXX"))
+        walk(damaged, 0)
+        assert not damaged.has(b"vector of bn.")
+    cut = Fetching(data[:1000])
+    walk(cut, 0)
+    assert len(cut.rounds) < 6
