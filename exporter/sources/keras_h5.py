@@ -106,8 +106,9 @@ def _kernels(file: File, groups: list[LayerGroup], said: Node | None, named: Nod
     """The kernels before the batch norms. said: the config as given; named: the config with the names of the file."""
     from exporter.sources.legacy_h5.kernels import read_kernels
 
-    if said is None or named is None:
+    if said is None:
         return {}
+    assert named is not None, "it is `said`, with other names"
     pairs = zip(said.children, named.children, strict=True)
     return read_kernels(file, groups, said, {old.name: new.name for (_, old), (_, new) in pairs if old.name != new.name}, options.wants)
 

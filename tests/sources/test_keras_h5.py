@@ -808,3 +808,12 @@ def test_names_of_keras_1_0_that_belong_to_no_layer(tmp_path, inner):
     (tmp_path / "model.json").write_text(json.dumps({"class_name": "Sequential", "config": [sequential(*inner, name="inner")]}))
     with pytest.raises(UnresolvedError, match="saved the weights of a nested Sequential under swapped names"):
         exporter.read(path, architecture=tmp_path / "model.json")
+
+
+def test_batch_norms_of_two_sizes_show_that_names_of_keras_1_0_are_right(tmp_path):
+    """Each has one shape, and the kernel between them two axes."""
+    first, second = old("a", parameters(3, 1)), old("b", parameters(4, 2))
+    between = [("e_W", np.zeros((3, 4), np.float32)), ("e_b", np.zeros(4, np.float32))]
+    path = write(tmp_path / "w.h5", {"inner": [*first[:2], *between, *second[:2], *first[2:], *second[2:]]})
+    with pytest.raises(UnresolvedError, match="inner/a, inner/b: the file contains neither its epsilon nor the version of Keras"):
+        exporter.read(path, epsilon=0.1)

@@ -790,12 +790,15 @@ def test_which_functions_are_asked_what_they_compute(functions, modes):
     assert saved.norms_of([6]) == {6: []}
 
 
-@pytest.mark.parametrize(("result", "is_both"), [("served:y:0", False), ("both:z:0", True)])
-def test_only_what_a_function_of_inference_returns_counts(result, is_both):
-    """Not a loss that it computes as well, and nothing reads."""
+@pytest.mark.parametrize(("name", "result", "is_both"), [
+    ("__inference_signature_wrapper_1", "served:y:0", False), ("__inference_signature_wrapper_1", "both:z:0", True),
+    ("call", "both:z:0", False)])
+def test_only_what_a_function_of_inference_returns_counts(name, result, is_both):
+    """Not a loss that it computes as well, and nothing reads; nor what another function returns, which may be one to train."""
     ops = [INFERENCE, TRAINING, node("loss", "Relu", "call:y:0"), node("both", "AddV2", "served:y:0", "loss:activations:0")]
-    (norm,) = saved_functions({"__inference_signature_wrapper_1": (ops, {"y": result}, 4)}).norms()
-    assert norm.also_in_training is is_both
+    functions = saved_functions({name: (ops, {"y": result}, 4)})
+    for (norm,) in (functions.norms(), functions.norms_of([5])[5]):
+        assert norm.also_in_training is is_both
 
 
 def write_functions(folder, scopes, *, prefix=""):

@@ -169,7 +169,7 @@ class _Cone:
         which the root multiplies a mean, so that the difference before it was none of batch norm's."""
         best: Chain | None = None
         for node in self.members.values():
-            terms = self._sum(node, 0) if node is not self.root else None
+            terms = self._sum(node) if node is not self.root else None
             found = self._match(node, terms, variance, epsilon) if terms else None
             if found is None:
                 continue
@@ -195,31 +195,31 @@ class _Cone:
                 queue.append(user)
         return False
 
-    def _sum(self, node: Node, depth: int) -> tuple[Term, ...] | None:
+    def _sum(self, node: Node) -> tuple[Term, ...] | None:
         """The sum that a member of the cone computes, None if it is something else."""
         if node.name not in self._terms:
             self._terms[node.name] = None  # an op that uses its own output, which only a broken graph contains, is ignored
-            self._terms[node.name] = self._compute(node, depth) if depth < MAX_CONE_WIDTH else None
+            self._terms[node.name] = self._compute(node)
         return self._terms[node.name]
 
-    def _compute(self, node: Node, depth: int) -> tuple[Term, ...] | None:
+    def _compute(self, node: Node) -> tuple[Term, ...] | None:
         if node is self.root:
             return (ROOT,) if self.kind == "Rsqrt" else None
         if node.op in ("Reciprocal", "Inv"):
             return (ROOT,) if self._divides(operand(self.frame, node, 0)) else None
         first = operand(self.frame, node, 0)
         if node.op in SAME:
-            return self._operand(first, depth)
+            return self._operand(first)
         if node.op == "Neg":
-            return _negated(self._operand(first, depth))
+            return _negated(self._operand(first))
         second = operand(self.frame, node, 1)
         if node.op in DIVISIONS:
             if not self._divides(second):
                 return None
-            return (ROOT,) if self._is_one(first) else _product(self._operand(first, depth), (ROOT,))
+            return (ROOT,) if self._is_one(first) else _product(self._operand(first), (ROOT,))
         if node.op == "BiasAdd" and node.text("data_format").startswith("NC"):
             return None  # along axis 1, where all else is along the last one
-        one, other = self._operand(first, depth), self._operand(second, depth)
+        one, other = self._operand(first), self._operand(second)
         if node.op == "Mul":
             return _product(one, other)
         if one is None or other is None:
@@ -239,10 +239,10 @@ class _Cone:
         """Whether a value is neither a parameter nor computed from parameters alone, as exp(gamma) is."""
         return isinstance(source, (Opaque, Moment)) and not self.tracer.of_parameters(source)
 
-    def _operand(self, value: Value, depth: int) -> tuple[Term, ...] | None:
+    def _operand(self, value: Value) -> tuple[Term, ...] | None:
         node = value.node
         if node is not None and node.name in self.members:
-            return self._sum(node, depth + 1)
+            return self._sum(node)
         sign, value = self._signed(value)
         source = self.tracer.trace(value)
         made = isinstance(source, Opaque) and self.tracer.is_statistic(source)  # gamma and beta as batch renormalization corrects them
@@ -284,7 +284,7 @@ class _Cone:
             return None
         found = []
         for scale in self.members.values():
-            terms, users = self._sum(scale, 0), self.users.get(scale.name, ())
+            terms, users = self._sum(scale), self.users.get(scale.name, ())
             if terms is None or len(terms) > 1 or len(users) < 2 or any(user.op not in ("Mul", "Reshape") for user in users):
                 continue
             gamma, mean = terms[0].factors, _other_factor(shift, terms[0].factors)
