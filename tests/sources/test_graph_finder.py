@@ -87,12 +87,13 @@ def test_what_borrows_the_fused_op_in_training(tmp_path, given, reshaped, is_one
 
 @pytest.mark.parametrize(("sizes", "layout", "after", "axis", "ndim"), [
     ([-1, 1, 1, 3], "NHWC", ["Reshape"], -1, 2), ([-1, 3, 1, 1], "NCHW", ["Reshape"], -1, 2),
-    ([-1, 3, 1, 1], "NHWC", ["Reshape"], -1, None), ([-1, 1, 1, 3], "NCHW", ["Reshape"], 1, None),
+    ([-1, 3, 1, 1], "NHWC", ["Reshape"], -1, None), ([-1, 1, 1, 3], "NCHW", ["Reshape"], 1, 4),
     ([-1, 2, 1, 3], "NHWC", ["Reshape"], -1, None), ([-1, 1, 1, 3], "NHWC", [], -1, None), ([-1, 1, 1, 3], "NHWC", ["Relu"], -1, None),
     ([-1, 1, 1, 3], "NHWC", ["Identity", "Reshape"], -1, 2),
     ([-1, 1, 1, 3, 1], "NHWC", ["Reshape"], -1, None), (None, "NHWC", ["Reshape"], -1, None)])
 def test_an_input_that_is_reshaped_for_the_fused_op(tmp_path, sizes, layout, after, axis, ndim):
-    """A matrix, if it is reshaped back and has the axis of the channels and that of the batch alone; else its rank is unknown."""
+    """A matrix, if it is reshaped back and has the axis of the channels and that of the batch alone; else its
+    rank is unknown, but for that of the kernel where an axis counts from the front."""
     nodes, reads = frozen_variables("bn", parameters())
     shape = node("shape", "Placeholder") if sizes is None else const("shape", np.int32(sizes))
     ops, last = [], "bn/FusedBatchNormV3"

@@ -58,7 +58,8 @@ def assemble(path: str, node: Node | None, fields: NormFields | None, arrays: Ar
     mean, variance = found.get("moving_mean"), found.get("moving_variance")
     if mean is None or variance is None:
         raise FormatError("moving_mean or moving_variance is missing", where=path)
-    outer = _seen_from_outside(axis, rank, node.surroundings.added_axes if node else 0)
+    added = node.surroundings.added_axes if node is not None else 0
+    outer = _seen_from_outside(axis, rank, added) if added else Outside(axis, rank)
     return Stored(
         path=path, name=node.name if node else name, axis=outer.axis, shape=shape, ndim=outer.ndim, dtype=dtype,
         epsilon=fields.epsilon if fields else None, momentum=fields.momentum if fields else None, gamma=found.get("gamma"),
@@ -96,8 +97,6 @@ def _seen_from_outside(axis: tuple[int, ...] | None, rank: int | None, added: in
     input of `rank`: counted from the end it is the same on both. Keras 2 writes the last one as rank - 1. Another one that is counted from
     the front is right for the layer's own input alone; if that has an unknown rank, the axis of the wrapper's input is still certain.
     """
-    if not added:
-        return Outside(axis, rank)
     if axis is None or all(number < 0 for number in axis):
         return Outside(axis, None)
     if rank is not None:

@@ -187,7 +187,8 @@ class Finder:
         if x.op == "Reshape":  # of a matrix: contrib's batch_norm gives it two axes of size 1
             sizes = self.tracer.integers(x.operand(1))
             kept = [number for number, size in enumerate(sizes or ()) if size != 1]
-            return (-1, 2) if sizes and len(sizes) == 4 and kept == [0, axis % 4] and self._after(frame, node, "Reshape") else (axis, None)
+            return (-1, 2) if sizes and len(sizes) == 4 and kept == [0, axis % 4] and self._after(frame, node, "Reshape") else (
+                axis, ndim if axis > 0 else None)  # TimeDistributed's reshape is outside of the layer
         order = self.tracer.integers(x.operand(1))
         after = self._after(frame, node, "Transpose")
         back = self.tracer.integers(operand(frame, after[0], 1)) if len(after) == 1 else None
