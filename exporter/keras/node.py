@@ -15,9 +15,10 @@ MODELS = ("Sequential", "Model", "Functional", "Network")
 # Built-in layers that contain no other layer: their groups need not be opened.
 LEAVES = frozenset((
     "InputLayer", "Dense", "Activation", "ReLU", "LeakyReLU", "PReLU", "Softmax", "Dropout", "Flatten", "Reshape", "Add", "Multiply",
-    "Concatenate", "Rescaling", "LayerNormalization", "Embedding", "GlobalAveragePooling2D", "GlobalMaxPooling2D",
+    "Concatenate", "Rescaling", "LayerNormalization", "Embedding",
     *(f"{kind}{rank}D" for rank in (1, 2, 3)
-      for kind in ("Conv", "DepthwiseConv", "SeparableConv", "ZeroPadding", "Cropping", "UpSampling", "MaxPooling", "AveragePooling"))))
+      for kind in ("Conv", "DepthwiseConv", "SeparableConv", "ZeroPadding", "Cropping", "UpSampling", "MaxPooling", "AveragePooling",
+                   "GlobalMaxPooling", "GlobalAveragePooling"))))
 
 
 # Keys of which tf_keras writes none in the legacy form of an object, and ids, which it writes at only one of two places of a layer.

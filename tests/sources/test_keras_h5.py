@@ -773,6 +773,15 @@ def test_a_layer_that_two_models_hold_beside_a_users_class(tmp_path, scope, firs
     assert ["mine" in each for each, _ in bundle.skipped] == [True]
 
 
+def test_a_renamed_layer_whose_old_name_another_layer_has(tmp_path):
+    """That one is of a class of Keras's own that contains no batch norm."""
+    net = sequential(norm("bn"), norm("new"), layer("GlobalAveragePooling1D", "old"), name="net")
+    held = {"net": [*named("bn", parameters()), *named("old", parameters(seed=1))]}
+    bundle = exporter.read(write(tmp_path / "m.h5", held, sequential(net), keras_version="2.9.0"))
+    assert bundle.paths() == ["net/bn", "net/new"]
+    assert same(bundle["net/new"], parameters(seed=1))
+
+
 def test_a_layer_that_two_models_hold_beside_weights_whose_name_says_nothing(tmp_path):
     one, other = (sequential(norm("bn"), name=name) for name in ("one", "other"))
     net = sequential(one, other, layer("own>Block", "mine"), name="net")

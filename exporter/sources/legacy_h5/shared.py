@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from exporter.keras.config import Node, is_batch_norm
-from exporter.keras.node import are_alike
+from exporter.keras.node import LEAVES, are_alike
 from exporter.keras.places import with_shared
 from exporter.sources.legacy_h5.weights import Candidate, LayerGroup, Norm, candidates, norms_of
 
@@ -32,7 +32,7 @@ def with_one_each(tree: Node, placed: Iterable[tuple[LayerGroup, str, Node | Non
 
 def without_hidden(norms: Sequence[Norm], path: str, node: Node, found: Sequence[Candidate]) -> tuple[list[Norm], list[Norm]]:
     """The batch norms that `found` describes, and those inside a user's class that does not say what it contains: in the scope of these
-    stands the name of a layer of `node` that is no batch norm and contains none.
+    stands the name of a layer of `node` that may be of such a class.
 
     Without this, a hidden one takes the place of a layer that the config lists twice.
     """
@@ -48,8 +48,9 @@ def without_hidden(norms: Sequence[Norm], path: str, node: Node, found: Sequence
 
 
 def _without_norms(path: str, node: Node) -> Iterator[str]:
-    """The names of the layers at and below `node`, models left out, that are no batch norm and contain none."""
-    if not node.is_model and not is_batch_norm(node) and not any(True for _ in candidates(path, node)):
+    """The names of the layers at and below `node` that may contain a batch norm without saying so: no models, batch norms, layers around
+    these, and layers of Keras's own that contain none. A renamed batch norm has the scope of its old name, which may be another's."""
+    if not node.is_model and node.class_name not in LEAVES and not is_batch_norm(node) and not any(True for _ in candidates(path, node)):
         yield node.name
     for _, child in node.children:
         yield from _without_norms(path, child)
