@@ -582,6 +582,11 @@ def test_a_class_of_the_users_says_nothing_of_its_layers(tmp_path):
     architecture(tmp_path, tree)
     with pytest.raises(UnresolvedError, match="the config does not describe the layers inside the class Net"):
         exporter.read(Model().norm("bn").write(tmp_path), architecture=tmp_path / "architecture.json")
+    model = Model().norm("one", "layer-1", scope="a").norm("two", "layer-1", scope="b")  # functional models among its attributes
+    for name in ("one", "two"):
+        model.add(name, "layer-0")
+    assert exporter.read(model.write(tmp_path), architecture=tmp_path / "architecture.json", epsilon=0.1).paths() == [
+        "one/a", "two/b"]
 
 
 def test_the_epsilon_of_the_kernel_where_the_architecture_says_version_and_rank(tmp_path):

@@ -70,6 +70,8 @@ class Laid(NamedTuple):
 
 def given_configs(graph: CheckpointGraph, tree: Node, where: str) -> Laid:
     """Lays an architecture over the model in a checkpoint. Raises: FormatError, UsageError if it does not fit."""
+    if not tree.is_model:  # a user's class: its config does not describe its layers
+        return Laid({}, tree, {})
     roots = [node for node in (0, *dict.fromkeys(graph.children(0).values())) if _layers_of(graph, node)] if len(graph) else []
     roots = roots[:1] if roots[:1] == [0] else roots  # the models of a tf.train.Checkpoint, which is not itself a model
     misfits, fits = [], []
@@ -89,8 +91,6 @@ def given_configs(graph: CheckpointGraph, tree: Node, where: str) -> Laid:
                     {config: node for node, said in entries.items() for _, config in said}, removed)
     if misfits and not fits:
         raise misfits[0].inside(where)
-    if not fits and not tree.is_model:  # a user's class: its config does not describe its layers
-        return Laid({}, tree, {})
     what = "fits several models of the checkpoint" if fits else "is that of a functional or Sequential model, but the checkpoint is not"
     raise UsageError(f"the architecture {what}", where=where, hint="give --epsilon instead")
 
