@@ -51,6 +51,7 @@ class Builder:
     def __init__(self, api, own, seed):
         self.api, self.keras, self.own, self.random = api, api.keras, own, random.Random(seed)
         self.plans, self.before, self.kept, self.popped = {}, [], [], []
+        self.is_any_unfused = False  # by its argument, which no config contains
         self.dtype = self.random.choice([None] * 6 + ["mixed_float16", "mixed_bfloat16", "float64", "float16"])
 
     def chance(self, odds):
@@ -89,6 +90,7 @@ class Builder:
             kind = self.random.choice(self.api.norms or [kind])
         elif choice < 0.29 and self.has_plain(axis):
             fields["fused"] = False
+            self.is_any_unfused = True
         elif choice < 0.34 and not wrapped:
             if hasattr(getattr(layers, "experimental", None), "SyncBatchNormalization") and not isinstance(axis, list):
                 kind = layers.experimental.SyncBatchNormalization

@@ -25,6 +25,7 @@ ROLES = ("gamma", "beta", "moving_mean", "moving_variance")
 SENTINEL = 0.0625  # given as epsilon to files that do not say one
 UNITS = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float32": 2.0**-24, "float64": 2.0**-24}  # some kernels keep epsilon in float32
 ABOUT_RANK = "the rank of its input"
+ABOUT_WRAPPER = "its axis is that of the input of the wrapper around it"
 NO_CONFIG = ("weights.h5 alone", "h5 weights alone", "tf weights", "checkpoint")
 NO_NAMES = ("weights.h5 alone", "h5 weights alone", "tf weights", "checkpoint", "export", "saved_model.save", "frozen")
 
@@ -66,7 +67,8 @@ REASONS = (
     ("two vectors, as a LayerNormalization has", weights.TWO_VECTORS, _says_little),
     ("renorm in a class that no config describes", weights.MORE_VECTORS.partition("}")[2], _says_little),
     ("several in one scope", legacy_weights.MIXED.partition("{")[0], _any("own")),
-    ("called in training mode", assemble.CALLED_IN_TRAINING, lambda truth, form: _any("training")(truth, form) or (
+    ("called in training mode", assemble.CALLED_IN_TRAINING, lambda truth, form: _any("training")(truth, form) or any(
+        layer.get("may_obey") for layer in truth["layers"]) or (
         (_any("own")(truth, form) or truth["is_copy"]) and truth["is_any_called"])),  # whether a class hands it on is not in the file
     ("the graph computes with the batch", graph_norm.OF_THE_BATCH, _is_any_called),
     ("shared, in a file that Keras cannot load", replay.LOST_SHARING, _is_shared),
@@ -196,7 +198,7 @@ class Reading:
         if "epsilon" not in found.assumed and np.float32(found.epsilon) not in known:
             yield f"epsilon {found.epsilon}, the layer's {truth['epsilon']}"
         if "axis" not in found.assumed:
-            yield from self.axis(found, truth)
+            yield from self.axis(found, truth, any(ABOUT_WRAPPER in sentence and found.path in sentence for sentence in warnings))
         is_rank_said = not any(ABOUT_RANK in sentence for sentence in warnings)
         if "axis" not in found.assumed and "epsilon" not in found.assumed and is_rank_said:
             yield from self.output(found, number)
@@ -204,11 +206,16 @@ class Reading:
         training = truth["training"]
         if training and is_one_of_several:
             training = any(call["training"] for call in truth["calls"] if call["path"] == found.path)
-        is_lost = any(places.OVERWRITTEN in sentence and found.path in sentence for sentence in warnings)
+        is_lost = truth.get("may_obey", False) or any(places.OVERWRITTEN in sentence and found.path in sentence for sentence in warnings)
         if training is not None and form not in NO_NAMES and not is_lost and found.called_in_training not in (training, truth["training"]):
             yield f"called_in_training {found.called_in_training}, the model's {truth['training']}"
 
-    def axis(self, found: Any, truth: dict[str, Any]) -> Iterator[str]:
+    def axis(self, found: Any, truth: dict[str, Any], is_outer: bool) -> Iterator[str]:
+        """is_outer: said to be the axis of the input of a wrapper, which has more axes."""
+        if is_outer and truth["over_time"]:
+            if min(found.axis) <= truth["axis"][0] or found.ndim is not None:
+                yield f"axis {found.axis} of a wrapper's input, the layer's {truth['axis']}"
+            return
         got = sorted(axis % truth["ndim"] for axis in found.axis)
         if got != sorted(truth["axis"]):
             yield f"axis {found.axis}, the layer's {truth['axis']} of rank {truth['ndim']}"
@@ -221,7 +228,8 @@ class Reading:
         x, y = self.arrays.get(f"{number}/x"), self.arrays.get(f"{number}/y")
         kind = self.truth["layers"][number]["compute_dtype"]
         unit = UNITS.get(kind.split(":")[-1].strip("'<> "), 2.0**-8 if "bfloat16" in kind else 2.0**-11 if "16" in kind else 2.0**-24)
-        if x is None or found.dtype in ("float16", "bfloat16") or x.ndim != (found.ndim or x.ndim):
+        is_uncertain = found.effective_epsilon is not None and self.truth.get("is_any_unfused")
+        if x is None or is_uncertain or found.dtype in ("float16", "bfloat16") or x.ndim != (found.ndim or x.ndim):
             return
         layer = found if found.effective_epsilon is None else found.replace(epsilon=found.effective_epsilon)
         got = exporter.evaluate(layer, x.astype(np.float64))

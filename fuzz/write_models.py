@@ -232,6 +232,8 @@ def truth_of(live, seed):
             if fields["training"] and not layer.trainable:  # most Kerases ignore it then
                 fields["training"] = not np.allclose(arrays[f"{number}/y"], live.output(layer, seed, training=True)[1],
                                                      equal_nan=True)
+                # no config says of which of the two classes of tf.keras it is, and none of whether TensorFlow is 1.15 or 2.0
+                fields["may_obey"] = live.api.has_renorm and (live.api.version < (2, 2) or not getattr(layer, "_USE_V2_BEHAVIOR", True))
         except Exception as error:
             fields["no_output"] = first_line(error)
         told.append(fields)
@@ -305,7 +307,7 @@ def make(api, tensorflow, own, seed, folder, only=()):
     truth = {"seed": seed, "api": api.name, "version": list(api.version), "is_keras_3": api.is_3,
              "is_any_called": any(said.get("training") is True for plan in builder.plans.values() for _, said, _ in plan.steps),
              "popped": [values_of(api, layer.moving_mean).astype("float32").ravel().tolist() for layer in builder.popped],
-             "is_subclassed": type(model).__name__ == "Net", "is_copy": model is not original,
+             "is_subclassed": type(model).__name__ == "Net", "is_copy": model is not original, "is_any_unfused": builder.is_any_unfused,
              "layers": told, "files": files, "unsaved": unsaved}
     (folder / "truth.json").write_text(json.dumps(truth))
     np.savez(str(folder / "truth.npz"), **arrays)
