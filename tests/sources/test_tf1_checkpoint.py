@@ -254,6 +254,17 @@ def test_moving_averages_of_which_one_was_updated_are_used(tmp_path, mean, varia
     check(exporter.read(save(tmp_path, tensors("bn", values), *nodes, *in_training("bn", reads)))["bn"], values)
 
 
+def test_a_graph_of_training_may_hold_both_modes(tmp_path):
+    """Unlike one that serves the model, it is no file of inference alone: a loss may compare the two."""
+    values = parameters()
+    nodes, reads = variables("bn")
+    ops = [*in_training("copy", reads, updates=False), *chain("bn", "x", *reads), node("sum", "Add", "copy/batchnorm/add_1",
+                                                                                     "bn/batchnorm/add_1")]
+    bundle = exporter.read(save(tmp_path, tensors("bn", values), *nodes, *ops))
+    check(bundle["bn"], values)
+    assert (bundle.skipped, bundle.warnings) == ((), ())
+
+
 def test_statistics_of_the_batch_that_nobody_keeps_are_unresolved(tmp_path):
     nodes, reads = variables("bn")
     index = save(tmp_path, tensors("bn", parameters()), *nodes, *in_training("bn", reads, updates=False))
