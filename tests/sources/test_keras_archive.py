@@ -394,6 +394,21 @@ def test_what_is_claimed(tmp_path):
     assert "cut short" in error(exporter.read, tmp_path / "cut.keras")
 
 
+def test_which_parts_make_a_model(tmp_path):
+    """Two of them in an archive, of which other programs may have one by accident; the config and another in a folder."""
+    for number, (names, in_zip, in_folder) in enumerate((
+            (["config.json"], False, False), (["config.json", "metadata.json"], True, True), (["config.json", "variables.h5"], True, True),
+            (["config.json", "model.weights.json"], True, True), (["config.json", "model.weights.npz"], True, True),
+            (["metadata.json", "model.weights.h5"], True, False), (["config.json", "notes.txt"], False, False), ([], False, False))):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        with zipfile.ZipFile(tmp_path / "m.zip", "w") as archive:
+            for name in [*names, "more.txt"]:
+                archive.writestr(name, b"{}")
+                (folder / name).write_bytes(b"{}")
+        assert (keras_archive.claims(Place(tmp_path / "m.zip")), keras_archive.claims(Place(folder))) == (in_zip, in_folder), names
+
+
 def test_a_large_model_is_not_read(tmp_path, monkeypatch):
     """Of a stored archive the batch norm's bytes are read and the directory, not the kernel beside it."""
     groups = {"layers/batch_normalization": A, "layers/dense": [np.zeros((3000, 2000), "f4"), np.zeros(2000, "f4")]}

@@ -10,6 +10,8 @@ import pytest
 
 import exporter
 from exporter.errors import ExporterError, FormatError, UnresolvedError, UnsupportedError, UsageError
+from exporter.files.place import Place
+from exporter.sources.keras_h5 import claims
 from exporter.sources.legacy_h5.weights import LayerGroup, names_below
 from tests.make.configs import functional, layer, norm, sequential
 from tests.make.h5_files import ROLES, named, parameters, write
@@ -826,3 +828,21 @@ def test_batch_norms_of_two_sizes_show_that_names_of_keras_1_0_are_right(tmp_pat
     path = write(tmp_path / "w.h5", {"inner": [*first[:2], *between, *second[:2], *first[2:], *second[2:]]})
     with pytest.raises(UnresolvedError, match="inner/a, inner/b: the file contains neither its epsilon nor the version of Keras"):
         exporter.read(path, epsilon=0.1)
+
+
+def test_which_hdf5_files_are_of_this_layout(tmp_path):
+    """By the marks of it, or where those of the next are not there."""
+    for attributes, groups, expected in (
+            ("layer_names", "", True), ("layer_names0", "", True), ("model_config", "", True), ("nb_layers", "", True),
+            ("", "model_weights", True),
+            ("", "layers", False), ("", "_layer_checkpoint_dependencies", False), ("", "vars", False), ("", "", True), ("other", "data", True),
+            ("layer_names", "layers", True), ("layer_names1", "layers", False)):
+        with h5py.File(tmp_path / "f.h5", "w") as file:
+            file.attrs.update(dict.fromkeys(attributes.split(), 1))
+            for name in groups.split():
+                file.create_group(name)
+        assert claims(Place(tmp_path / "f.h5")) is expected, (attributes, groups)
+    (tmp_path / "f.h5").write_bytes((tmp_path / "f.h5").read_bytes()[:100])
+    assert claims(Place(tmp_path / "f.h5")), "reading it says what is wrong with it"
+    (tmp_path / "f.h5").write_bytes(b"no HDF5")
+    assert not claims(Place(tmp_path / "f.h5"))
