@@ -44,7 +44,7 @@ def claims(place: Place) -> bool:
 def read(place: Place, options: ReadOptions) -> Found:
     """The batch norms of the model; quantized parameters as TensorFlow.js itself dequantizes them."""
     value = parse_json(place.read(MAX_MODEL_JSON), "")
-    topology = value.get("modelTopology") if isinstance(value, dict) else None
+    topology = value.get("modelTopology")
     if not isinstance(topology, dict) and topology is not None:
         raise FormatError("modelTopology contains no config: it is not a JSON object")
     if value.get("format") == "graph-model" or (topology and "node" in topology):

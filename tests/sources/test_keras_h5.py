@@ -835,7 +835,8 @@ def test_which_hdf5_files_are_of_this_layout(tmp_path):
     for attributes, groups, expected in (
             ("layer_names", "", True), ("layer_names0", "", True), ("model_config", "", True), ("nb_layers", "", True),
             ("", "model_weights", True),
-            ("", "layers", False), ("", "_layer_checkpoint_dependencies", False), ("", "vars", False), ("", "", True), ("other", "data", True),
+            ("", "layers", False), ("", "_layer_checkpoint_dependencies", False), ("", "vars", False), ("", "", True),
+            ("other", "data", True),
             ("layer_names", "layers", True), ("layer_names1", "layers", False)):
         with h5py.File(tmp_path / "f.h5", "w") as file:
             file.attrs.update(dict.fromkeys(attributes.split(), 1))
