@@ -6,6 +6,7 @@ a function for each mode).
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 from collections.abc import Hashable, Mapping, Sequence
 
@@ -28,9 +29,9 @@ def graph_norms(graph: Graph, bound: Mapping[str, Sequence[Variable | Constant |
     Raises FormatError for a broken graph.
     """
     finder = Finder(graph, bound, main)
-    found, both = [], set[tuple[Hashable, Hashable]]()
+    found, both, copies = [], set[tuple[Hashable, Hashable]](), collections.Counter[Hashable]()
     for root, norms in finder.run():
-        found += [norm for _, norm in norms]
+        found += _without_copies([norm for _, norm in norms], copies)
         is_served = is_of_inference(root.name)
         if is_served or main:
             both |= affine_of_both_modes(norms, root, is_served=is_served)
@@ -53,6 +54,28 @@ def graph_norms(graph: Graph, bound: Mapping[str, Sequence[Variable | Constant |
     described = zip(kept, _paths(kept), calls_of(kept, found, finder.tracer), strict=True)
     return [dataclasses.replace(norm, path=path, calls=calls, also_in_training=not norm.in_training and norm.affine in both)
             for norm, path, calls in described]
+
+
+def _without_copies(norms: list[GraphNorm], known: collections.Counter[Hashable]) -> list[GraphNorm]:
+    """Those of a function that none before it has: functions that contain a layer's constants are copies of one another, made for each way
+    in which a model may be called. known: how often one function contains each; this one is added."""
+    counted, kept = collections.Counter[Hashable](), []
+    for norm in norms:
+        content = _content(norm)
+        counted[content] += content is not None
+        if content is None or counted[content] > known[content]:
+            kept.append(norm)
+    known |= counted
+    return kept
+
+
+def _content(norm: GraphNorm) -> Hashable:
+    """The values of a batch norm whose parameters are all constants of a function; None of another one."""
+    roles = [role for role in (norm.gamma, norm.beta, norm.mean, norm.variance) if role is not None]
+    if norm.in_training or not norm.certain or not all(isinstance(role, Constant) and role.where for role in roles):
+        return None
+    return norm.epsilon, norm.axis, *(role.node.tensor().array().tobytes() if isinstance(role, Constant) else None
+                                      for role in (norm.gamma, norm.beta, norm.mean, norm.variance))
 
 
 class _Layers:
