@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from exporter.errors import FormatError, printable
 from exporter.formats.graph_def import Graph, Node, Output
+from exporter.formats.tensorflow_types import dtype_of
 from exporter.sources.tf_graph.values import (
     Constant,
     Filled,
@@ -27,6 +28,7 @@ from exporter.sources.tf_graph.values import (
     operand,
 )
 
+ATTRIBUTE_TYPE = 6  # the field of an AttrValue that is a type
 MAX_CALL_DEPTH = 64
 MAX_TRACE_DEPTH = 40
 MAX_FRAMES = 20_000
@@ -116,6 +118,8 @@ class Tracer:
                     value = found
                     continue
                 return _shaped(found, shaping)
+            if node.op == "Cast" and _truncates(node):
+                return Opaque("a number without its fraction", value)
             if node.op in PASSES:
                 value = operand(value.frame, node, 0)
             elif node.op == "IdentityN":
@@ -380,6 +384,12 @@ class Tracer:
         if tensor.size > 64 or tensor.dtype.kind != "integer":
             return None
         return [int(number) for number in tensor.array().reshape(-1)]
+
+
+def _truncates(node: Node) -> bool:
+    """Whether a Cast makes integers of floating point numbers."""
+    kinds = [dtype_of(said.unsigned(ATTRIBUTE_TYPE)).kind if (said := node.attribute(name)) else "" for name in ("SrcT", "DstT")]
+    return kinds[0] == "float" and kinds[1] not in ("float", "")
 
 
 def _data(node: Node) -> list[Output]:
