@@ -9,8 +9,8 @@ import exporter
 from exporter.errors import UnresolvedError
 from exporter.sources.tf_graph.graph_norm import UNKNOWN_FORM
 from exporter.sources.tf_graph.tf1 import _is_whole
-from tests.make.graph_files import chain, const, formula, frozen_variables, graph, meta_graph, node, parameters, tensor, variables
-from tests.make.tensor_files import write_bundle
+from tests.make.graph_files import TYPES, chain, const, formula, frozen_variables, graph, meta_graph, node, parameters, tensor, variables
+from tests.make.tensor_files import field, write_bundle
 from tests.sources.test_frozen_graph import ROLES, X, check, read
 from tests.sources.test_graph_chains import NAMES, NUMBERS
 from tests.sources.test_saved_model import CHILDREN, VECTORS, saved_functions, write_exported
@@ -233,3 +233,39 @@ def test_a_gamma_that_a_graph_of_training_computes(tmp_path, op):
     (tmp_path / "model.ckpt.meta").write_bytes(meta_graph(graph(X, *ops)))
     with pytest.raises(UnresolvedError, match="its gamma is what the op Exp computes"):
         exporter.read(write_bundle(tmp_path, "model.ckpt", {f"bn/{role}": value for role, value in zip(ROLES, values, strict=True)}))
+
+
+@pytest.mark.parametrize(("source", "target", "is_kept"), [
+    ("float32", "int32", False), ("float32", "bool", False), ("float64", "float32", True), ("float32", "bfloat16", True)])
+def test_a_parameter_without_its_fraction(tmp_path, source, target, is_kept):
+    values = parameters()
+    nodes, reads = frozen_variables("bn", values)
+    kinds = [field(5, field(1, key) + field(2, field(6, TYPES[kind]))) for key, kind in (("SrcT", source), ("DstT", target))]
+    cast = node("h", "Cast", reads[0]) + b"".join(kinds)
+    graph_of_it = [X, *nodes, cast, node("back", "Cast", "h"), *chain("bn", "x", "back", *reads[1:])]
+    if is_kept:
+        check(read(tmp_path, *graph_of_it)["bn"], values)
+    else:
+        with pytest.raises(UnresolvedError, match="its gamma is a number without its fraction"):
+            read(tmp_path, *graph_of_it)
+
+
+def test_a_loop_over_the_batch_leaves_one_axis(tmp_path):
+    x = node("x", "Placeholder", shape=(3,))
+    layer = written(tmp_path, NORM.format(x="x"), x=x)["bn"]
+    assert (layer.axis, layer.ndim) == ((-1,), None)
+
+
+@pytest.mark.parametrize(("other", "count"), [("same", 2), ("changed", 3), ("fewer", 2)])
+def test_functions_that_contain_the_same_constants(other, count):
+    """Each way to call a model is a function with all of its constants: two equal layers are still two."""
+    def body(*numbers):
+        nodes = []
+        for n, number in enumerate(numbers):
+            held = [const(f"{role}{n}", value) for role, value in zip(ROLES, parameters(seed=number), strict=True)]
+            nodes += [*held, node(f"y{n}", "FusedBatchNormV3", "x", *[f"{role}{n}:output:0" for role in ROLES], is_training=False)]
+        return nodes
+
+    numbers = {"same": (0, 0), "changed": (0, 1), "fewer": (0,)}[other]
+    functions = {"__inference_signature_wrapper_1": (body(0, 0), {"y": "y0:y:0"}, 0), "call": (body(*numbers), {"y": "y0:y:0"}, 0)}
+    assert len(saved_functions(functions).norms()) == count

@@ -226,7 +226,9 @@ class Finder:
     def _chained(self, chain: Chain) -> GraphNorm | None:
         roles = Roles(chain.gamma or Filled(1.0), chain.beta or Filled(0.0), chain.mean, chain.variance)
         reason = "" if chain.epsilon is not None else "its epsilon is not a constant of the graph, or was folded into the variance"
-        norm = self._norm(_Op(chain.last, "tf.nn.batch_normalization", chain.x, chain.epsilon, None, self._rank(chain.x), reason), roles)
+        rank = self._rank(chain.x)
+        ndim = rank if rank is not None and rank > 1 else None  # a loop over the batch leaves one axis
+        norm = self._norm(_Op(chain.last, "tf.nn.batch_normalization", chain.x, chain.epsilon, None, ndim, reason), roles)
         if norm is None:
             return None
         return dataclasses.replace(norm, splits_batch=splits_batch(self.tracer, chain), is_outside=chain.is_outside)
