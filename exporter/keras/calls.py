@@ -71,7 +71,8 @@ def input_names(entry: dict[str, Any], tensors: Sequence[dict[str, Any]]) -> tup
     else:  # Keras 1 and 2: [[name, node, tensor], ...], or one such triple
         histories = call if isinstance(call, list) and not (call and isinstance(call[0], str)) else [call]
     names = tuple(history[0] for history in histories if isinstance(history, list) and history and isinstance(history[0], str))
-    return (*names, *(name for later in calls_of(entry)[1:] for name, _, _ in references(later)))
+    more = calls_of(entry)[1:]
+    return (*names, *(name for later in more for name, _, _ in references(later))) if more else names
 
 
 def references(value: Any) -> list[tuple[str, int, int]]:

@@ -127,6 +127,7 @@ def _layer(entry: dict[str, Any], counter: _Counter, outer: Surroundings, what: 
     counter.has_namesakes |= is_called_batch_norm(base) and (optional or WRITTEN.isdisjoint(config))
     return Node(name=_name(entry, config, counter, optional=optional), class_name=class_name,
                 registered_name=registered if isinstance(registered, str) else None, config=config,
+                is_builtin=registered is None and "registered_name" in entry,
                 children=tuple(_children(base, config, counter, own)), input_shape=_input_shape(entry, config, tensors, is_first),
                 inputs=input_names(entry, tensors), surroundings=own,
                 shared_object=shared if isinstance(shared, int) and not isinstance(shared, bool) else None)

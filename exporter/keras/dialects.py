@@ -62,7 +62,6 @@ class Facts:
     is_per_element:      a layer has parameters for each element of its input.
     mixes_nested_names:  weights of a Sequential inside another model are saved under each other's names.
     counting:            see Counting.
-    registers_classes:   a user's class has a registered_name in its config.
     fused, tf_fused:     (rank, axis) of the inputs for which TensorFlow's fused kernel runs, which raises small epsilons.
     tf_puts_beta_first:  tf.contrib.keras is tf.layers' BatchNormalization, which created beta before gamma until TensorFlow 1.4.
     tf_ignores_training: a frozen layer uses its stored statistics however it is called.
@@ -74,7 +73,6 @@ class Facts:
     is_per_element: bool = True
     mixes_nested_names: bool = True
     counting: Counting = Counting.EACH
-    registers_classes: bool = False
     fused: frozenset[tuple[int, int]] = frozenset()
     tf_fused: frozenset[tuple[int, int]] = frozenset()
     tf_puts_beta_first: bool = False
@@ -101,7 +99,7 @@ HISTORY: tuple[tuple[Version, dict[str, Any]], ...] = (
     ((2, 6, 0), {"tf_fused": CHANNELS_LAST | {(4, 1), (4, -3), (5, 4), (5, -1), (5, 1), (5, -4)}}),
     ((2, 12, 0), {"tf_fused": frozenset(), "counting": Counting.WEIGHTS_TWICE}),
     ((2, 14, 0), {"counting": Counting.UNSAVED}),
-    ((3, 0, 0), {"counting": Counting.EACH, "registers_classes": True, "fused": frozenset()}),  # from 2.4 on Keras is tf.keras
+    ((3, 0, 0), {"counting": Counting.EACH, "fused": frozenset()}),  # from 2.4 on Keras is tf.keras
 )
 # The version of tf.keras in a TensorFlow before this one; since the last row it is that of TensorFlow.
 KERAS_OF_TENSORFLOW: tuple[tuple[Version, Version], ...] = (((1, 13, 0), (2, 1, 6)), ((2, 4, 0), (2, 2, 4)))
@@ -134,11 +132,6 @@ class Era:
     def is_per_element(self) -> bool:
         """Whether layers are known to have parameters for each element of their input."""
         return self.facts is not None and self.facts.is_per_element
-
-    @property
-    def registers_classes(self) -> bool:
-        """Whether a user's class is known to have a registered_name in its config."""
-        return self.facts is not None and self.facts.registers_classes
 
     @property
     def default_epsilon(self) -> float | None:

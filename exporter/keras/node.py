@@ -33,7 +33,8 @@ class Node:
                      its group in HDF5, "layer_0".
     class_name:      as written, e.g. "BatchNormalization", "Custom>MyBN".
     base_name:       the class name without the package that it is registered under.
-    registered_name: in Keras 3 and .keras files, e.g. "Custom>MyBN"; otherwise None.
+    registered_name: of a user's class in the configs that Keras 2.13 and later write, but in .h5, e.g. "Custom>MyBN"; otherwise None.
+    is_builtin:      whether such a config says that the class is Keras's own.
     config:          the layer's config; {} for a Sequential whose config is a list.
     children:        (role, Node) in the order in which the layer contains them. A role is the config's key: "layers" of a model or
                      a legacy Merge, "layer" of a wrapper, "forward_layer" and "backward_layer" of Bidirectional, "cell" of RNN,
@@ -49,6 +50,7 @@ class Node:
     name: str
     class_name: str
     registered_name: str | None = None
+    is_builtin: bool = False
     config: Mapping[str, Any]
     children: tuple[tuple[str, Node], ...] = ()
     input_shape: tuple[int | None, ...] | None = None
@@ -111,7 +113,8 @@ def walk(root: Node) -> Iterator[tuple[str, Node]]:
             continue
         path = join(above, node.name)
         yield path, node
-        stack.append(iter([(path, child) for _, child in node.children]))
+        if node.children:
+            stack.append(iter([(path, child) for _, child in node.children]))
 
 
 def join(above: str, name: str) -> str:
@@ -125,7 +128,7 @@ def is_batch_norm(node: Node) -> bool:
     A user's class of the same name that is not a batch norm (registered as "fake>BatchNormalization", which only Keras 2.13 and later
     write for every class) lacks the config. Keras 0.3 has no names in a config.
     """
-    signed = has_signs(node)
+    signed = node.config.keys() >= SIGNS
     if node.base_name in BATCH_NORMS:
         own = ">" in node.class_name or node.registered_name is not None
         return signed or not (own or ("name" in node.config and node.config.keys().isdisjoint(WRITTEN)))
@@ -140,5 +143,6 @@ def has_signs(node: Node) -> bool:
 def reason_against(node: Node) -> str | None:
     """Why a layer with the config of a batch norm is not one; None: nothing in the config shows that."""
     reason = lookalikes.reason_against(node.class_name, node.config)
-    inside = [child.name for role, child in node.children if not lookalikes.is_described(role)]
-    return reason or lookalikes.about_layers(inside, node.class_name)
+    if reason or not node.children:
+        return reason
+    return lookalikes.about_layers([child.name for role, child in node.children if not lookalikes.is_described(role)], node.class_name)

@@ -5,6 +5,7 @@ Most configs contain only the shapes of the model's inputs; a fused kernel's eps
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 
 from exporter.keras.calls import references
@@ -52,37 +53,40 @@ def _visit(node: Node, rank: int | None, found: dict[Node, int], are_calls_alike
 
     are_calls_alike: suppose that all calls of a layer have the rank of its first one. Raises: _Differ if that is wrong.
     """
+    class_name = _class_name(node)
     if node.input_shape:
         rank = len(node.input_shape)
-    rank = max(_spatial_rank(_class_name(node)), rank or 0) or None  # Conv2D of tf.keras also accepts several batch axes
+    rank = max(_spatial_rank(class_name), rank or 0) or None  # Conv2D of tf.keras also accepts several batch axes
     if rank is not None:
         found[node] = rank
     if node.is_model:
         return _visit_model(node, rank, found, are_calls_alike)
     inner = [_visit(child, _rank_inside(node, rank, role), found, are_calls_alike) for role, child in node.children]
-    return _output_rank(node, rank, inner[0] if inner else None)
+    return _output_rank(node, class_name, rank, inner[0] if inner else None)
 
 
 def _visit_model(node: Node, rank: int | None, found: dict[Node, int], are_calls_alike: bool) -> int | None:
     if node.base_name == "Merge":
         ranks = [_visit(child, None, found, are_calls_alike) for _, child in node.children]
         return ranks[0] if ranks and node.config.get("mode") == "concat" and len(set(ranks)) == 1 else None
-    outputs: dict[str, int | None] = {}
-    supposed: list[tuple[Node, int]] = []  # layers with calls that come later
-    is_graph = any(child.inputs for _, child in node.children)
-    for _, child in node.children:
-        incoming = {outputs.get(name) for name in child.inputs if name in outputs or not are_calls_alike}
-        if is_graph:
-            rank = incoming.pop() if len(incoming) == 1 else None
-        rank, given = _visit(child, rank, found, are_calls_alike), rank
-        if is_graph and incoming and not child.is_model:  # its calls may have other ranks than the one that it was built on
-            rank = _output_rank(child, _spatial_rank(_class_name(child)) or None, None)
-        if given is not None and any(name not in outputs for name in child.inputs):
-            supposed.append((child, given))
-        outputs[child.name] = rank
-    if not is_graph:
+    if not any(child.inputs for _, child in node.children):
+        for _, child in node.children:
+            rank = _visit(child, rank, found, are_calls_alike)
         return rank
-    if any(outputs.get(name) != given for child, given in supposed for name in child.inputs):
+    outputs: dict[str, int | None] = {}
+    supposed: list[tuple[Node, int | None]] = []  # layers with calls that come later
+    for _, child in node.children:
+        incoming = set(map(outputs.get, child.inputs))  # of all calls
+        if are_calls_alike and None in incoming and not outputs.keys() >= set(child.inputs):
+            incoming = {outputs[name] for name in child.inputs if name in outputs}
+            supposed.append((child, next(iter(incoming)) if len(incoming) == 1 else None))
+        given = incoming.pop() if len(incoming) == 1 else None
+        rank = _visit(child, given, found, are_calls_alike)
+        if incoming and not child.is_model:  # its calls may have other ranks than the one that it was built on
+            class_name = _class_name(child)
+            rank = _output_rank(child, class_name, _spatial_rank(class_name) or None, None)
+        outputs[child.name] = rank
+    if any(given is not None and outputs.get(name) != given for child, given in supposed for name in child.inputs):
         raise _Differ
     last = {outputs.get(name) for name, _, _ in references(node.config.get("output_layers"))}
     return last.pop() if len(last) == 1 else None
@@ -101,10 +105,11 @@ def _rank_inside(node: Node, rank: int | None, role: str) -> int | None:
 
 
 def _class_name(node: Node) -> str:
-    """The class of one of Keras's own layers; "" for a user's class, whatever its name."""
-    return "" if ">" in node.class_name or node.registered_name is not None else node.class_name
+    """The class of one of Keras's own layers; another text for a user's class, which may do anything, whatever its name."""
+    return "" if node.registered_name is not None else node.class_name
 
 
+@functools.lru_cache(1000)  # a few classes, over and over
 def _spatial_rank(class_name: str) -> int:
     """Rank of the input of Conv2D and its like; 0 for other layers."""
     if class_name in _OVER_TIME:
@@ -113,8 +118,9 @@ def _spatial_rank(class_name: str) -> int:
     return _SPATIAL_RANKS.get(kind[-2:], 0) if kind[:-2] in _SPATIAL or kind[:-2] in _GLOBAL else 0
 
 
-def _output_rank(node: Node, rank: int | None, inner: int | None) -> int | None:
-    name, config = _class_name(node), node.config
+def _output_rank(node: Node, name: str, rank: int | None, inner: int | None) -> int | None:
+    """name: of its class, "" for a user's. inner: the rank of what the layer in it gives."""
+    config = node.config
     if name[:-2] in _GLOBAL:
         return rank if config.get("keepdims") else 2
     if name in _OVER_TIME:

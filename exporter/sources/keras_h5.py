@@ -16,7 +16,6 @@ from exporter.errors import FormatError, UnsupportedError, UsageError, printable
 from exporter.formats.hdf5 import is_hdf5, open_hdf5
 from exporter.keras import dialects
 from exporter.keras.config import Architecture, Node, join, parse_config
-from exporter.keras.node import LEAVES
 from exporter.sources.legacy_h5.norms import Reading
 from exporter.sources.legacy_h5.renamed import named_as
 from exporter.sources.legacy_h5.shared import with_one_each
@@ -76,7 +75,7 @@ def _read_named(file: File, place: Place, options: ReadOptions) -> Found:
         tree = architecture.tree
     found = Found(Origin(file=place.name, kind=NAME, **_origin(said, architecture)), options)
     era = _era(said, architecture, options)
-    groups = _groups(file, base, _without_norms(tree, era) if architecture is None else frozenset())
+    groups = _groups(file, base)
     if text is None:
         _check_lists(file, base, groups)
     try:
@@ -153,18 +152,7 @@ def _era(said: dict[str, str | None], architecture: Architecture | None, options
     return dialects.era_of(said["keras_version"] or (architecture.keras_version if architecture else None), backend)
 
 
-def _without_norms(tree: Node | None, era: dialects.Era) -> frozenset[str]:
-    """Names of the layers of common built-in classes, which contain no batch norm. Keras 3 makes this certain: it gives a user's
-    class of such a name a registered_name. Most layers have these classes, and listing the weights of each would double the time.
-    """
-    if tree is None or not era.registers_classes:
-        return frozenset()
-    layers = [node for _, node in _saved_layers(tree)]
-    others = {node.name for node in layers if node.class_name not in LEAVES or node.registered_name is not None}
-    return frozenset(node.name for node in layers if node.name not in others)
-
-
-def _groups(file: File, base: str, without_norms: frozenset[str]) -> list[LayerGroup]:
+def _groups(file: File, base: str) -> list[LayerGroup]:
     names = file.strings(base, "layer_names") or []
     seen: set[str] = set()
     groups = []
@@ -173,9 +161,6 @@ def _groups(file: File, base: str, without_norms: frozenset[str]) -> list[LayerG
             raise FormatError(f"layer_names lists {printable(name)!r} twice", where=base)
         seen.add(name)
         path = join(base, name)
-        if name in without_norms:
-            groups.append(LayerGroup(name=name, path=path, weights=()))
-            continue
         weights = file.strings(path, "weight_names")
         if weights is None:
             raise FormatError("the attribute weight_names is missing", where=name)

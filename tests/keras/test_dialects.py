@@ -166,7 +166,6 @@ def test_no_fused_kernel_for_double_precision_or_on_theano():
     (lambda era: era.facts and era.facts.counting, {
         "2.4.0": Counting.EACH, "2.11.9": Counting.EACH, "2.12.0": Counting.WEIGHTS_TWICE, "2.13.9": Counting.WEIGHTS_TWICE,
         "2.14.0": Counting.UNSAVED, "2.16.0": Counting.UNSAVED, "3.0.0": Counting.EACH, "3.15.1": Counting.EACH, "x": None}),
-    (lambda era: era.registers_classes, {"1.0.8": False, "2.15.0": False, "3.0.0": True, "3.15.1": True, "x": False}),
     (lambda era: era.may_put_beta_first, {
         "2.0.1-tf": False, "2.0.2-tf": True, "2.0.6-tf": True, "2.0.7-tf": False, "2.0.4": False, "2.4.0": False, "x": False}),
     (lambda era: era.raises_epsilon, {"2.1.5-tf": False, "2.1.6-tf": True, "2.4.0": True, "2.11.9": True, "2.12.0": False, "3.3.3": False,

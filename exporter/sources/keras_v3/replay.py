@@ -182,10 +182,9 @@ class _Replay:
             self._saved.setdefault(node.name, []).append((node, weights))
             if node in self.wanted:
                 self.kernels[node] = group
-        is_norm = is_batch_norm(node)
-        if is_norm or (has_signs(node) and group is not None and group.variable_names()):
+        if is_batch_norm(node):
             self.matches.append(Match(path, node, group))
-        if not is_norm:
+        else:
             self._inside(node, group, path)
 
     def _saved_before(self, node: Node, *, missing: bool = False) -> bool | None:
@@ -202,6 +201,8 @@ class _Replay:
         return None
 
     def _inside(self, node: Node, group: Group | None, path: str) -> None:
+        if has_signs(node) and group is not None and group.variable_names():  # one of a user's class that contains others
+            self.matches.append(Match(path, node, group))
         unplaced = self._children(node, group, path)
         if group is not None:
             unplaced = self._by_name(unplaced, group, path)
@@ -225,7 +226,8 @@ class _Replay:
             inner = None
             if group is not None:
                 inner = group.layer_list() if role == "layers" else group.child(role)
-            is_list = role == "layers" or isinstance(node.config.get(role), list)
+            said = node.config.get(role)
+            is_list = role == "layers" or isinstance(said, list)
             if inner is not None and not is_list:
                 self.taken.add(inner.path)
                 self._node(nodes[0], inner, join(path, _name_of(nodes[0], inner)))
@@ -265,7 +267,7 @@ class _Replay:
             name = f"{base}_{number}" if number else base
             self.taken.add(join(container.path, name))
             used[base] = number + 1
-            if node.class_name in LEAVES and node.registered_name is None and node.class_name not in self.classes:
+            if node.is_builtin and node.class_name in LEAVES and node.class_name not in self.classes:
                 reached.pop(base)
                 continue
             group = None if before is not None and self.counting is not Counting.EACH else container.child(name)

@@ -48,7 +48,7 @@ def _kernel(file: File, groups: Mapping[str, LayerGroup], feeding: Feeding, rena
     group = groups.get(renamed.get(top.name, top.name))
     if group is None:
         return f"the file contains no weights of {printable(feeding.path, 80)}, which feeds it"
-    weights = list(group.weights) or file.strings(group.path, "weight_names") or []
+    weights = group.weights
     places = _places(weights, feeding, top)
     if isinstance(places, str):
         return places

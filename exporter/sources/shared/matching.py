@@ -65,7 +65,7 @@ def by_name(tree: Node, weights: Named, era: dialects.Era, found: Found, *, own_
         if own is None:
             found.skip(path, "none or several of the weights match its name, so it is ambiguous which belong to it")
             continue
-        is_keras = era.registers_classes and node.class_name in BATCH_NORMS and node.registered_name is None
+        is_keras = node.is_builtin and node.class_name in BATCH_NORMS
         # a wrapper and a cell have weights of their own; beside those of Keras's own class, they are a renamed layer's
         more = [] if is_keras or own.rpartition("/")[2] in norm.around else others.get(own, [])
         look = reason_against(node) or about_weights(more, node.class_name)
