@@ -73,7 +73,9 @@ def _use(node: Node, era: dialects.Era, *more: str) -> dict[str, Any]:
     """The fields of a layer for its class and its use by the model; more: other sentences about it, or ""."""
     class_name, notes = _class_name(node), (*node.surroundings.notes, *filter(None, more))
     is_called = _is_called_in_training(node, era)
-    return {"class_name": class_name, "notes": (*notes, about_class(class_name)) if is_users_own(class_name) else notes,
+    if is_users_own(class_name) or node.registered_name is not None:  # none of Keras's own has one
+        notes = (*notes, about_class(class_name))
+    return {"class_name": class_name, "notes": notes,
             "called_in_training": is_called, "calls": node.calls,
             "doubt": CALLED_IN_TRAINING if is_called and not node.surroundings.is_keras_3 else ""}
 
