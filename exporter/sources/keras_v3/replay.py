@@ -227,7 +227,7 @@ class _Replay:
             if group is not None:
                 inner = group.layer_list() if role == "layers" else group.child(role)
             said = node.config.get(role)
-            is_list = role == "layers" or isinstance(said, list)
+            is_list = role == "layers" or isinstance(said, list) or (isinstance(said, dict) and "class_name" not in said)
             if inner is not None and not is_list:
                 self.taken.add(inner.path)
                 self._node(nodes[0], inner, join(path, _name_of(nodes[0], inner)))
