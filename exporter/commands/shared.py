@@ -119,8 +119,9 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--stored-statistics", action="store_true",
                        help="also write layers that the model calls with training=True, which normalize by the batch")
     group.add_argument("--ema", choices=["yes", "no"],
-                       help="TF1 checkpoints: use the moving averages of the variables (X/ExponentialMovingAverage) where they exist, "
-                            "or never; default: as the graph beside the checkpoint uses them")
+                       help="TF1 checkpoints and their arrays in .npz: use the moving averages of the variables "
+                            "(X/ExponentialMovingAverage) where they exist, or never; "
+                            "default: as the graph beside the checkpoint uses them")
     group.add_argument("--keras-version", metavar="V", help="the version of Keras that wrote a weights file, if the file does not "
                                                             "contain it, e.g. 1.0.5")
     group.add_argument("--backend", choices=["tensorflow", "theano", "cntk"], help="the backend of that Keras")

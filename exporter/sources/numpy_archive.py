@@ -42,6 +42,7 @@ ROLES = {"gamma": "gamma", "beta": "beta", "moving_mean": "moving_mean", "moving
 _NAME = re.compile(rf"(?:(.*)/)?({'|'.join(ROLES)})(?::0)?", re.DOTALL)
 _RENORM = re.compile(r"(moving_stddev|renorm_(mean|stddev)(_weight)?)(:0)?")
 _OLD = re.compile(r".*_running_(mean|std)(:0)?", re.DOTALL)
+_AVERAGE = re.compile(rf"((?:.*/)?(?:{'|'.join(ROLES)}))/ExponentialMovingAverage(?::0)?", re.DOTALL)
 _UNNAMED = re.compile(r"arr_\d+")
 
 Scopes = dict[str, dict[str, str]]
@@ -82,6 +83,11 @@ class _Arrays:
     def __init__(self, file: InputFile) -> None:
         self._archive = Archive(file)
         self.names = [member.name.removesuffix(".npy") for member in self._archive.members]
+        self._averages = {match[1]: name for name in self.names if (match := _AVERAGE.fullmatch(name))}
+
+    def average_of(self, name: str) -> str | None:
+        """The name of a variable's moving average over the steps of training; None if there is none."""
+        return self._averages.get(name.removesuffix(":0"))
 
     def read(self, name: str) -> tuple[NDArray[Any], str]:
         """Values and the name of their type."""
@@ -121,7 +127,7 @@ def _add(arrays: _Arrays, whole: Scopes, found: Found, options: ReadOptions) -> 
             found.warn(said)
         ranks = dict(input_ranks(architecture.tree))
         era = dialects.era_of(architecture.keras_version, architecture.backend)
-    beside = _beside(arrays.names, whole)
+    beside, averaged = _beside(arrays.names, whole), list[str]()
     for scope, roles in whole.items():
         if beside[scope]:
             found.skip(scope, f"it also contains {names(beside[scope])}, which a batch norm does not have")
@@ -132,12 +138,17 @@ def _add(arrays: _Arrays, whole: Scopes, found: Found, options: ReadOptions) -> 
             found.skip(path, look)
             continue
         fields = norm_fields(node) if node else None
-        values = {role: arrays.read(name) for role, name in roles.items()}
+        averages = {role: average for role, name in roles.items() if (average := arrays.average_of(name))}
+        averaged += [] if options.ema else [roles[role] for role in averages]
+        values = {role: arrays.read(averages.get(role, name) if options.ema == "yes" else name) for role, name in roles.items()}
         if fields is not None and ((fields.scale is False) == ("gamma" in roles) or (fields.center is False) == ("beta" in roles)):
             raise FormatError(f"the archive contains {names(roles)} for it, which does not match center and scale of its config",
                               where=path)
         found.add(assemble(path or "batch_norm", node, fields, values, era, ranks.get(node) if node else None,
                            name=scope.rpartition("/")[2] or "batch_norm"))
+    if averaged:
+        found.warn(f"the archive also contains exponential moving averages of {names(averaged)}, which are not used; "
+                   "--ema yes uses them, --ema no silences this")
 
 
 def _named(tree: Node, scopes: list[str], architecture: str) -> tuple[Mapping[str, tuple[str, Node]], str]:

@@ -177,3 +177,12 @@ def test_training_data_beside_a_model_is_no_second_model(tmp_path):
     with open("sample_models/no_beta_keras208/model.h5", "rb") as file:
         (tmp_path / "model.h5").write_bytes(file.read())
     assert exporter.read(tmp_path).digest() == sample.digest()
+
+
+@pytest.mark.parametrize(("ema", "seed", "said"), [(None, 0, True), ("no", 0, False), ("yes", 1, False)])
+def test_averages_over_the_steps_beside_the_variables(tmp_path, ema, seed, said):
+    arrays, averages = values(), values(seed=1)
+    shadows = {f"{name.removesuffix(':0')}/ExponentialMovingAverage:0": array for name, array in named("bn", averages).items()}
+    bundle = exporter.read(archive(tmp_path / "w.npz", **named("bn", arrays), **shadows), epsilon=0.1, ema=ema)
+    assert all(getattr(bundle["bn"], role).tobytes() == array.tobytes() for role, array in values(seed=seed).items())
+    assert any("exponential moving averages of bn/gamma:0" in warning for warning in bundle.warnings) == said
