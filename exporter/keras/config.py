@@ -125,9 +125,8 @@ def _layer(entry: dict[str, Any], counter: _Counter, outer: Surroundings, what: 
     # a user's class may omit its name from its config, or store the None that it was called with
     optional = base not in BATCH_NORMS or ">" in class_name or isinstance(registered, str)
     counter.has_namesakes |= is_called_batch_norm(base) and (optional or WRITTEN.isdisjoint(config))
-    return Node(name=_name(entry, config, counter, optional=optional), class_name=class_name,
-                registered_name=registered if isinstance(registered, str) else None, config=config,
-                is_builtin=registered is None and "registered_name" in entry,
+    return Node(name=_name(entry, config, counter, optional=optional), class_name=class_name, config=config,
+                registered_name=registered if isinstance(registered, str) else None, is_builtin=entry.get("registered_name", "") is None,
                 children=tuple(_children(base, config, counter, own)), input_shape=_input_shape(entry, config, tensors, is_first),
                 inputs=input_names(entry, tensors), surroundings=own,
                 shared_object=shared if isinstance(shared, int) and not isinstance(shared, bool) else None)
@@ -356,8 +355,12 @@ def _shown(value: Any) -> str:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Architecture:
-    """A config that is stored separately from the weights: the tree, and the version and backend if its file contains them."""
+    """A config that is stored separately from the weights: the tree, and the version and backend if its file contains them.
+
+    has_version: whether such a file contains the version since Keras 1.0.4, as to_json() does and get_config() does not.
+    """
 
     tree: Node
     keras_version: str | None
     backend: str | None
+    has_version: bool = True

@@ -85,7 +85,7 @@ def _read_named(file: File, place: Place, options: ReadOptions) -> Found:
                 found.warn(renamed)
         placed, before = list(_placed(groups, tree)), tree
         tree = tree and with_one_each(tree, placed)
-        reading = Reading(file, era, tree, found, is_version_unwritten=architecture is not None)
+        reading = Reading(file, era, tree, found, is_version_unwritten=architecture is not None and architecture.has_version)
         for group, path, node in placed if tree is before else _placed(groups, tree):
             reading.add(group, path, node)
     except FormatError as error:

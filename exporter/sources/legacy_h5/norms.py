@@ -36,6 +36,8 @@ NEVER_BUILT = "the file contains no parameters of it: it was never built"
 UNKNOWN_ERA = ("the file contains neither its epsilon nor the version of Keras, which decides whether running_std is a standard "
                "deviation or a "
                "variance")
+UNKNOWN_VERSION = ("its config does not specify the version of Keras, which decides whether running_std is a standard deviation or a "
+                   "variance")
 MIXED_UP = ("Keras 1.0.0 to 1.0.2 saved the weights of a nested Sequential under swapped names, and it cannot be detected "
             "whether this file is affected")
 
@@ -123,7 +125,7 @@ class Reading:
         statistic, assumed = self._statistic(norm, candidate, path, arrays)
         reason = dialects.reason_against(fields.mode) if fields else None
         if reason or statistic is None:
-            self.found.skip(path, reason or UNKNOWN_ERA, None if reason else Remedy.VERSION)
+            self.found.skip(path, reason or (UNKNOWN_ERA if fields is None else UNKNOWN_VERSION), None if reason else Remedy.VERSION)
             return
         self._add_layer(path, candidate, fields, arrays, name=group if path == group else path.rpartition("/")[2],
                         statistic=statistic, assumed=assumed)
@@ -143,9 +145,9 @@ class Reading:
         found = dialects.statistic(self.era, old_name=norm.old_name, on_tensorflow=norm.on_tensorflow)
         if found is not None:
             return found, ()
+        if candidate and "gamma_regularizer" in candidate.node.config:  # a key since Keras 1.1.0
+            return Statistic.VARIANCE, ()
         if candidate and self.is_version_unwritten:
-            if "gamma_regularizer" in candidate.node.config:  # a key since Keras 1.1.0
-                return Statistic.VARIANCE, ()
             self.found.warn("the architecture does not specify a version of Keras, like to_json() of 1.0.3 and earlier: running_std "
                             "is read "
                             "as a standard deviation; override it with --keras-version")

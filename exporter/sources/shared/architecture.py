@@ -64,7 +64,8 @@ def _architecture(place: Place) -> Architecture:
             for key in ("keras_version", "backend")}
     if isinstance(value, dict) and "class_name" not in value and isinstance(value.get("model_config"), dict):
         value = value["model_config"]
-    return Architecture(tree=model_tree(_with_class(value), ""), **said)
+    whole = _with_class(value)
+    return Architecture(tree=model_tree(whole, ""), **said, has_version=whole is value)
 
 
 def _saved_model(folder: Place) -> Architecture:
