@@ -9,7 +9,21 @@ import exporter
 from exporter.errors import UnresolvedError
 from exporter.sources.tf_graph.graph_norm import UNKNOWN_FORM
 from exporter.sources.tf_graph.tf1 import _is_whole
-from tests.make.graph_files import TYPES, chain, const, formula, frozen_variables, graph, meta_graph, node, parameters, tensor, variables
+from tests.make.graph_files import (
+    TYPES,
+    Function,
+    chain,
+    const,
+    formula,
+    frozen_variables,
+    function,
+    graph,
+    meta_graph,
+    node,
+    parameters,
+    tensor,
+    variables,
+)
 from tests.make.tensor_files import field, write_bundle
 from tests.sources.test_frozen_graph import ROLES, X, check, read
 from tests.sources.test_graph_chains import NAMES, NUMBERS
@@ -269,3 +283,19 @@ def test_functions_that_contain_the_same_constants(other, count):
     numbers = {"same": (0, 0), "changed": (0, 1), "fewer": (0,)}[other]
     functions = {"__inference_signature_wrapper_1": (body(0, 0), {"y": "y0:y:0"}, 0), "call": (body(*numbers), {"y": "y0:y:0"}, 0)}
     assert len(saved_functions(functions).norms()) == count
+
+
+@pytest.mark.parametrize("op", ["PartitionedCall", "roles"])
+def test_a_function_one_of_whose_outputs_is_called_output(tmp_path, op):
+    """As an op of its own it has its outputs' names; the ops that call functions call all of theirs "output", and number them."""
+    values = parameters()
+    nodes, reads = frozen_variables("bn", values)
+    results = ("output", "b", "m", "v")
+    roles = function("roles", results, [node(f"own_{name}", "Identity", name) for name in results],
+                     {name: f"own_{name}:output:0" for name in results})
+    given = [f"p:{name}:0" if op == "roles" else f"p:output:{number}" for number, name in enumerate(results)]
+    body = [node("p", op, *"gbmv", **({} if op == "roles" else {"f": Function("roles")})),
+            node("y", "FusedBatchNormV3", "x", *given, is_training=False, epsilon=1e-3)]
+    call = node("net", "PartitionedCall", "x", *reads, f=Function("net"))
+    layer = read(tmp_path, X, *nodes, call, functions=[roles, function("net", ["x", *"gbmv"], body, {"y": "y:y:0"})])["bn"]
+    check(layer, values)

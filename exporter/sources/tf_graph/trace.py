@@ -249,7 +249,7 @@ class Tracer:
         for function, first in called:
             frame = self.enter(value.frame, node, function, first)
             results = frame.body.results
-            output = results.get(value.output.name) if value.output.name in results else None
+            output = results.get(value.output.name) if node.op == function else None  # other ops call all of their outputs "output"
             output = output or (list(results.values())[value.output.slot] if value.output.slot < len(results) else None)
             if output is None:
                 return Opaque(f"an output that the function {printable(function)} does not have", value)
