@@ -239,6 +239,18 @@ def test_a_beta_that_grappler_added_to_something_else(tmp_path, grappler):
     assert layer.beta is None
 
 
+def test_sums_that_grappler_arranged_again_and_again(tmp_path):
+    """Each is looked at once, not once for each way to it."""
+    values = parameters()
+    nodes, (g, _, mean, variance) = frozen_variables("bn", [values[0], None, *values[2:]])
+    scope, last = "ArithmeticOptimizer/AddOpsRewrite_", "bn/batchnorm/add_1"
+    ops = []
+    for number in range(40):
+        ops += [node(f"{scope}Leaf_{number}", "Identity", last), node(f"{scope}{number}", "AddN", last, f"{scope}Leaf_{number}")]
+        last = f"{scope}{number}"
+    check(read(tmp_path, X, *nodes, *chain("bn", "x", g, None, mean, variance), *ops)["bn"], [values[0], None, *values[2:]])
+
+
 @pytest.mark.parametrize(("name", "shape", "reason"), [
     ("bn/batchnorm/sub", (3,), "its beta was computed by a graph optimizer, from more than one parameter"),
     ("bn/batchnorm_1/mul_2", (3,), "its beta was computed by a graph optimizer"),

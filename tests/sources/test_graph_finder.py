@@ -121,7 +121,7 @@ def test_an_input_that_is_transposed_for_the_fused_op(tmp_path, order, back, lay
     assert (layer.axis, layer.ndim) == ((axis,), 4)
 
 
-@pytest.mark.parametrize("sizes", [[2, 3], [-1, -1], [0, -1], [3], [-1]])
+@pytest.mark.parametrize("sizes", [[2, 3], [-1, -1], [0, -1], [-1, 0], [3], [-1]])
 def test_other_reshapes_than_those_of_a_virtual_batch_size(tmp_path, sizes):
     wide = [one.reshape(1, 1, 3, 1, 1) for one in parameters()]
     nodes, reads = frozen_variables("bn", wide)

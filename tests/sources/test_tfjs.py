@@ -126,6 +126,8 @@ def test_a_batch_norm_that_is_called_like_another_layers_weights(model):
     assert shown(read(model(sequential("s", norm("renamed")), {**kernel, **named("bn", A)}))) == {"renamed": (0.001, given(A))}
     bundle = read(model(sequential("s", dense, norm("fc")), {**kernel, **named("bn", A)}))
     assert [path for path, _ in bundle.skipped] == ["fc"]
+    bundle = read(model(functional("m", sequential("s", dense, norm("fc"))), {**kernel, **named("bn", A)}))
+    assert [path for path, _ in bundle.skipped] == ["s/fc"]
 
 
 def test_names_that_could_be_anybodys(model):

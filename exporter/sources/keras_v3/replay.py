@@ -241,7 +241,7 @@ class _Replay:
 
     def _by_name(self, unplaced: list[Node], group: Group, path: str) -> list[Node]:
         """Layers inside a user's class that have a unique group of their name; returns the rest."""
-        groups = list(_layers_below(group, self.taken)) if unplaced and self.named else []
+        groups = list(_layers_below(group, self.taken)) if unplaced else []
         names = [inner.name for inner in groups]
         rest = []
         for node in unplaced:

@@ -165,8 +165,7 @@ def _with_rest(chosen: Mapping[Candidate, str], norms: Sequence[Candidate], owne
         return kept
     if len(left) != 1:
         return kept | _by_number(ownerless, left)
-    is_anothers = ownerless[0].path in kernels or ownerless[0].node.name in kernels
-    return kept if is_anothers else kept | {ownerless[0]: left[0]}
+    return kept if ownerless[0].node.name in kernels else kept | {ownerless[0]: left[0]}
 
 
 def _without_doubtful(chosen: Mapping[Candidate, str], norms: Sequence[Candidate]) -> dict[Candidate, str]:
