@@ -10,7 +10,7 @@ import pytest
 from exporter.errors import ExporterError, FormatError
 from exporter.files.place import Place
 from exporter.formats import graph_def
-from exporter.formats.graph_def import Graph, MetaGraph, Output, TensorProto, open_file
+from exporter.formats.graph_def import Graph, MetaGraph, Node, Output, TensorProto, open_file
 from exporter.sources.tf_graph.norms import graph_norms
 from tests.make.graph_files import Function, chain, const, frozen_variables, function, graph, meta_graph, node, parameters, tensor
 from tests.make.tensor_files import encode, field, shape_proto
@@ -127,6 +127,14 @@ def test_a_name_of_any_length_is_read(size):
     found = Graph(graph(node("n" * size, "NoOp", "i" * size), node("i" * size, "Const")))
     assert [each.name for each in found.main.nodes.values()] == ["n" * size, "i" * size]
     assert found.main.nodes["n" * size].inputs == [Output("i" * size, 0)]
+
+
+def test_each_tensor_of_a_node_is_its_own():
+    """The value of a constant is remembered, whatever was asked for before."""
+    made = Node(node("x", "Op", value=tensor(np.float32([1, 2])), other=tensor(np.float32([3]))), "", False)
+    for _ in range(2):
+        assert made.tensor("other").array().tolist() == [3]
+        assert made.tensor().array().tolist() == [1, 2]
 
 
 def test_what_is_not_there_is_an_error():

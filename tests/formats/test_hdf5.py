@@ -342,6 +342,13 @@ def test_what_is_not_hdf5(tmp_path):
     assert "zip archive at once" in refused(open_hdf5, MemoryFile(data + b"PK\5\6" + bytes(18)))
 
 
+def test_numbers_may_look_like_the_end_of_an_archive(made):
+    """What an HDF5 file ends with is its own, as far as its superblock says."""
+    numbers = np.frombuffer(b"PK\5\6" * 100, "<f4")
+    file = made(lambda file: file.create_dataset("x", data=numbers))
+    assert file.array("x")[0].tobytes() == numbers.tobytes()
+
+
 def test_messages_name_the_member(tmp_path):
     with h5py.File(tmp_path / "h", "w") as file:
         file["g/x"] = 1

@@ -199,8 +199,9 @@ def test_a_place_in_an_archive():
     assert file.sibling("c.txt").exists()
     assert not file.sibling("none").exists()
     assert root.child("a", "d").children() == []
-    for bad in (lambda: root.child("..", "out"), lambda: inner.open(), lambda: root.child("none").open()):
-        with pytest.raises(FormatError):
+    for bad, said in ((lambda: root.child("..", "out"), "expected a name inside the model's folder"),
+                      (lambda: root.child("none").open(), "none: "), (lambda: inner.open(), "b: expected a file, got a folder")):
+        with pytest.raises(FormatError, match=said):
             bad()
 
 
