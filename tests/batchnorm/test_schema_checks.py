@@ -147,3 +147,12 @@ def test_an_export_and_its_reading_import_no_jsonschema(tmp_path):
                f"exporter.write(make_bundle(), {path!r}); exporter.load({path!r}); print(*sys.modules)")
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert "jsonschema" not in done.stdout.split()
+
+
+@pytest.mark.parametrize("folder", ["exporter/schemas", "schemas"])
+def test_the_schema_lies_in_the_package_or_beside_it(tmp_path, monkeypatch, folder):
+    (tmp_path / "exporter" / "batchnorm").mkdir(parents=True)
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / "bundle-1.schema.json").touch()
+    monkeypatch.setattr(schema, "__file__", str(tmp_path / "exporter" / "batchnorm" / "schema.py"))
+    assert schema.path() == tmp_path / folder / "bundle-1.schema.json"

@@ -154,3 +154,11 @@ def test_a_kit_of_nothing_is_refused(tmp_path):
     nothing = make_bundle(*LAYERS).replace(layers=(), skipped=(("a", "no reason"),))
     with pytest.raises(OutputError, match="no layer"):
         kit.write(nothing, WriteOptions())
+
+
+@pytest.mark.parametrize("folder", ["exporter/conformance", "vectors"])
+def test_what_it_holds_lies_in_the_package_or_beside_it(tmp_path, monkeypatch, folder):
+    (tmp_path / "exporter" / "targets").mkdir(parents=True)
+    (tmp_path / folder).mkdir()
+    monkeypatch.setattr(kit, "__file__", str(tmp_path / "exporter" / "targets" / "kit.py"))
+    assert kit._shipped("conformance", "vectors") == tmp_path / folder
