@@ -25,7 +25,7 @@ from tests.mutation.mutants import Mutant
 IMPORTED = ("pytest", "numpy", "h5py", "hypothesis", "jsonschema", "orjson", "google_crc32c", "fsspec", "onnx", "zipfile",
             "http.server")
 MAX_TESTS, MAX_FILES, MAX_OF_ONE, MAX_SECONDS = 25, 8, 3, 20.0  # that a mutant is first tried with
-MORE_TESTS, MORE_SECONDS = 600, 15.0  # that what is not noticed is tried with: every row of a table, where the first have three each
+MORE_TESTS, MORE_SECONDS = 600, 8.0  # that what is not noticed is tried with: every row of a table, where the first have three each
 DEEP_TESTS, DEEP_SECONDS = 400, 90.0  # and then, if asked for
 OUTPUT = "output.txt"  # of the last tests, in a copy of the tree
 GATHERING = "an error where the tests are gathered"
