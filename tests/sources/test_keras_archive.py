@@ -513,3 +513,11 @@ def test_what_all_ways_to_count_agree_on_is_read(model):
 def test_a_group_that_the_config_does_not_list_is_read_once(model):
     bundle = model(functional("m", norm("bn")), {"layers/batch_normalization": A, "layers/mystery": B})
     assert bundle.paths() == ["bn", "mystery"]
+
+
+def test_a_class_that_computes_something_else_and_has_no_weights(model):
+    """What it computes is the better reason."""
+    quantizer = {"class_name": "quantized_bits", "config": {"bits": 6}}
+    quantized = norm("q", class_name="QBatchNormalization", registered="qkeras>QBatchNormalization", gamma_quantizer=quantizer)
+    bundle = model(functional("m", quantized, norm("bn")), {"layers/q_batch_normalization": [], "layers/batch_normalization": []})
+    assert [(path, "gamma_quantizer" in reason) for path, reason in bundle.skipped] == [("q", True), ("bn", False)]
