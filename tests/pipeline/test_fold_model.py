@@ -224,6 +224,15 @@ def test_a_class_whose_groups_are_not_certain_says_nothing_of_another(tmp_path):
         ("a", "which group of the weights is that of p, which feeds it, is not certain")]
 
 
+def test_where_the_config_lost_which_layers_are_one_nothing_is_folded(tmp_path):
+    """Then it does not show how each is called either."""
+    shared = sequential_3("inner", dense("d"), norm_3("bn"))
+    config = functional("m", shared, norm_3("bn", shared=7), dense("e"), norm_3("last"))
+    groups = {"sequential/layers/dense": [kernel(4, CHANNELS)], "sequential/layers/batch_normalization": norm_arrays(1),
+              "dense": [kernel(4, CHANNELS)], "batch_normalization_1": norm_arrays(2)}
+    assert exporter.read(archive(tmp_path, config, groups), kernels=True, skip_unresolved=True).kernels == {}
+
+
 def test_weights_that_are_not_there_or_too_few(tmp_path):
     alone = write(tmp_path / "m.h5", {"bn": named("bn", parameters(CHANNELS))}, sequential(conv(), norm()), **KERAS_2)
     assert reason(alone) == "the file contains no weights of conv, which feeds it"
