@@ -299,3 +299,19 @@ def test_a_function_one_of_whose_outputs_is_called_output(tmp_path, op):
     call = node("net", "PartitionedCall", "x", *reads, f=Function("net"))
     layer = read(tmp_path, X, *nodes, call, functions=[roles, function("net", ["x", *"gbmv"], body, {"y": "y:y:0"})])["bn"]
     check(layer, values)
+
+
+@pytest.mark.parametrize("text", [
+    "y = x * (g / sqrt(v + e)) + (b - m * g / sqrt(v + e))",
+    "y = x * (g / sqrt(v + e)) - (m * (g / sqrt(v + e)) - b)",
+    "y = x * (g * rsqrt(v + e)) + (b - m * (g * rsqrt(v + e)))"])
+def test_a_root_that_is_written_twice(tmp_path, text):
+    values = parameters()
+    bundle = written(tmp_path, text, values)
+    assert bundle.paths() == ["bn"]
+    check(bundle["bn"], values)
+
+
+def test_roots_of_different_sums_are_not_one(tmp_path):
+    with pytest.raises(UnresolvedError, match=UNKNOWN_FORM):
+        written(tmp_path, "y = x * (g * rsqrt(v + e)) + (b - m * (g * rsqrt(v + quarter)))")

@@ -11,7 +11,7 @@ that in the graph for inference (tf.contrib.quantize, fold_batch_norms.py, "_Fol
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from typing import NamedTuple
 
 from exporter.formats.graph_def import Body, Node, Output
@@ -64,12 +64,17 @@ class Chain:
 
 def chains(tracer: Tracer, frame: Frame, users: dict[str, list[Node]]) -> Iterator[tuple[Node, str, Chain | None, Traced]]:
     """(root, "Sqrt" or "Rsqrt", what was found or None, variance) for each root of a sum in the frame. users: `users_of` the body."""
+    alone: dict[Hashable, list[Node]] = {}
     for node in frame.body.nodes.values():
         kind = _kind_of_root(tracer, frame, node) if node.op in ROOTS else None
         if kind is not None:
             variance, epsilon = _sum_under(tracer, frame, node)
             if variance is not None:
-                found = _Cone(tracer, frame, users, node, kind).find(variance, epsilon)
+                found = _Cone(tracer, frame, users, [node], kind).find(variance, epsilon)
+                if found is None:  # people who write it by hand also write its root twice: for x and for the mean
+                    pair = alone.setdefault((kind, variance.identity, epsilon), [])
+                    pair.append(node)
+                    found = _Cone(tracer, frame, users, pair, kind).find(variance, epsilon) if len(pair) == 2 else None
                 if found is None and kind == "Sqrt" and inner(operand(frame, node, 0)).op not in SUMS:
                     found = _with_epsilon_outside(tracer, frame, users, node, variance)
                 yield node, kind, found, variance
@@ -80,7 +85,7 @@ def _with_epsilon_outside(tracer: Tracer, frame: Frame, users: dict[str, list[No
     for user in users.get(root.name, ()):
         numbers = [tracer.scalar(operand(frame, user, n)) for n in (0, 1)] if user.op in SUMS else []
         epsilon = [number for number in numbers if number is not None]
-        if len(epsilon) == 1 and (found := _Cone(tracer, frame, users, user, "Sqrt").find(variance, epsilon[0])) is not None:
+        if len(epsilon) == 1 and (found := _Cone(tracer, frame, users, [user], "Sqrt").find(variance, epsilon[0])) is not None:
             return dataclasses.replace(found, is_outside=True)
     return None
 
@@ -146,17 +151,18 @@ def inner(value: Value) -> Value:
 
 
 class _Cone:
-    """The few ops after one root, as sums of products."""
+    """The few ops after a root, or after several of one sum, as sums of products."""
 
-    def __init__(self, tracer: Tracer, frame: Frame, users: dict[str, list[Node]], root: Node, kind: str) -> None:
-        self.tracer, self.frame, self.users, self.root, self.kind = tracer, frame, users, root, kind
-        self.members: dict[str, Node] = {root.name: root}
+    def __init__(self, tracer: Tracer, frame: Frame, users: dict[str, list[Node]], roots: Sequence[Node], kind: str) -> None:
+        self.tracer, self.frame, self.users, self.kind = tracer, frame, users, kind
+        self.roots = {root.name: root for root in roots}
+        self.members = dict(self.roots)
         for node in list(self._reachable()):
             self.members[node.name] = node
         self._terms: dict[str, tuple[Term, ...] | None] = {}
 
     def _reachable(self) -> Iterator[Node]:
-        queue, seen = [self.root], {self.root.name}
+        queue, seen = [*self.roots.values()], set(self.roots)
         for node in queue:
             for user in self.users.get(node.name, ()):
                 if user.op in ARITHMETIC and user.name not in seen and len(seen) < MAX_CONE_WIDTH:
@@ -169,7 +175,7 @@ class _Cone:
         which the root multiplies a mean, so that the difference before it was none of batch norm's."""
         best: Chain | None = None
         for node in self.members.values():
-            terms = self._sum(node) if node is not self.root else None
+            terms = self._sum(node) if node.name not in self.roots else None
             found = self._match(node, terms, variance, epsilon) if terms else None
             if found is None:
                 continue
@@ -203,7 +209,7 @@ class _Cone:
         return self._terms[node.name]
 
     def _compute(self, node: Node) -> tuple[Term, ...] | None:
-        if node is self.root:
+        if node.name in self.roots:
             return (ROOT,) if self.kind == "Rsqrt" else None
         if node.op in ("Reciprocal", "Inv"):
             return (ROOT,) if self._divides(operand(self.frame, node, 0)) else None
@@ -229,7 +235,8 @@ class _Cone:
 
     def _divides(self, value: Value) -> bool:
         """Whether a value is the square root itself."""
-        return self.kind == "Sqrt" and inner(value).node is self.root
+        node = inner(value).node
+        return self.kind == "Sqrt" and node is not None and node.name in self.roots
 
     def _is_one(self, value: Value) -> bool:
         """Whether a value is the number 1, as in 1 / sqrt(variance + epsilon)."""
@@ -272,9 +279,17 @@ class _Cone:
         assert x is not None, "all of `scaled` have one"
         gamma = factors[0] if factors else None
         if shift:
-            mean = _other_factor(shift[0], factors)
+            mean = _other_factor(shift[0], factors) or _other_factor(self._expanded(shift[0]), factors)
             return None if mean is None else Chain(node, x, gamma, beta, mean, variance, epsilon)
         return self._centered(node, x, gamma, beta, variance, epsilon)
+
+    def _expanded(self, term: Term) -> Term:
+        """A product with the factors of those of its factors that are products themselves: mean * gamma, before the root comes in."""
+        found: list[Traced] = []
+        for factor in term.factors:
+            value = inner(factor.value) if isinstance(factor, Opaque) and factor.value is not None and not factor.shaping else None
+            found += [self.tracer.trace(value.operand(n)) for n in (0, 1)] if value is not None and value.op == "Mul" else [factor]
+        return term._replace(factors=tuple(found))
 
     def _scaling_weights(self, node: Node, rest: list[Term], shift: Term, variance: Traced, epsilon: float | None) -> Chain | None:
         """x + beta - r*mean*gamma, where r*gamma is used once more: by the weights that x is computed with."""
