@@ -21,10 +21,11 @@ MAX_CALLS = 200_000  # nested models that are each called twice double the numbe
 OVERWRITTEN = ("two models call it, one nested in the other, and Keras wrote the calls of the nested model over the others: whether those "
                "have training=True is not in the file")
 
-# The axis of the output channels of each class's kernel, of Keras 2 and later; of a separable one, its pointwise kernel.
+# The axis of the output channels of each class's kernel; of a separable one, its pointwise kernel. Convolution1D, of Keras 1, has one of
+# two layouts, which its config does not specify.
 _KERNEL_AXES = {
-    "Dense": 1, "Conv1D": 2, "Conv2D": 3, "Conv3D": 4, "Convolution1D": 2, "Convolution2D": 3, "Convolution3D": 4, "SeparableConv1D": 2,
-    "SeparableConv2D": 3, "SeparableConvolution2D": 3, "Conv1DTranspose": 1, "Conv2DTranspose": 2, "Conv3DTranspose": 3}
+    "Dense": 1, "Conv1D": 2, "Conv2D": 3, "Conv3D": 4, "Convolution2D": 3, "Convolution3D": 4, "SeparableConv1D": 2, "SeparableConv2D": 3,
+    "SeparableConvolution2D": 3, "Conv1DTranspose": 1, "Conv2DTranspose": 2, "Conv3DTranspose": 3}
 
 
 Reference = tuple[str, int, int]  # layer, number of its call, number of the tensor

@@ -71,7 +71,7 @@ def test_what_is_said_of_the_layers_beside_it(form):
         "Dense": 1, "Conv1D": 2, "Conv2D": 3, "Conv3D": 4, "SeparableConv1D": 2, "SeparableConv2D": 3, "Conv1DTranspose": 1,
         "Conv2DTranspose": 2, "Conv3DTranspose": 3, "LSTM": None}.items()),
     *((layer(name, "k", bias=True, dim_ordering="tf"), axis) for name, axis in {
-        "Convolution1D": 2, "Convolution2D": 3, "Convolution3D": 4, "SeparableConvolution2D": 3}.items()),
+        "Convolution1D": None, "Convolution2D": 3, "Convolution3D": 4, "SeparableConvolution2D": 3}.items()),
     *((layer(f"DepthwiseConv{rank}", "k", use_bias=True, depth_multiplier=number), axis) for rank, number, axis in [
         ("1D", 1, 1), ("2D", 1, 2), ("3D", 1, None), ("2D", 2, None), ("1D", None, None)]),
     (layer("Convolution2D", "k", bias=True, dim_ordering="th"), None),
