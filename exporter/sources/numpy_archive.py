@@ -159,7 +159,8 @@ def _named(tree: Node, scopes: list[str], architecture: str) -> tuple[Mapping[st
     if paired is not None and _is_in_order(nodes, paired, scopes):
         return dict(zip(paired, norms)), about_session(nodes, paired)
     owners = {scope: [(path, node) for path, node in norms if scope in (path, node.name)] for scope in scopes}
-    if len(norms) != len(scopes) or any(len(found) != 1 for found in owners.values()):
+    named = {found[0][1] for found in owners.values() if len(found) == 1}
+    if not len(norms) == len(scopes) == len(named):  # each scope names one layer, and no two the same
         raise FormatError(f"the architecture's batch norms are {names(path for path, _ in norms)}, the archive's {names(scopes)}: they do "
                           f"not match", hint=f"the architecture is that of {printable(architecture, 80)}: give the one of this model, or "
                                            "its epsilon")

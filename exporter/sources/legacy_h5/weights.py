@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, TypeVar
 from exporter.batchnorm.layer import PARAMETERS
 from exporter.errors import FormatError, names, printable
 from exporter.keras.config import Node, is_batch_norm, join
+from exporter.keras.lookalikes import INNER_NORM, WRAPPERS_AS_THEY_ARE
 from exporter.keras.node import are_alike
 from exporter.sources.shared.assemble import RENORM_EVER
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 _NAME = re.compile(r"(gamma|beta|moving_mean|moving_variance)(_\d+)?(:\d+)?")
 _NAME_OF_KERAS_1 = re.compile(r"(.+)_(gamma|beta|running_mean|running_std)(_\d+)?(:\d+)?", re.DOTALL)
 _KERAS_1 = re.compile(r"_[^_/]+(:\d+)?$")  # the role at the end of a weight's name, "dense_1_W"
+_HOLDERS = frozenset(("TimeDistributed", "Bidirectional", "RNN", "StackedRNNCells", *WRAPPERS_AS_THEY_ARE))  # Keras's own, of one layer
 _ROLES = {"running_mean": "moving_mean", "running_std": "moving_variance"}
 
 MIXED = "several batch norms have the scope {}, and not all have the same parameters: which belong together is ambiguous"
@@ -84,12 +86,14 @@ class Norm:
 class Candidate:
     """A batch norm of the config inside a group.
 
-    around: names of the wrappers, cells and user's layers around it, whose scope it may have.
+    around: names of the wrappers, cells and user's layers around it, whose scope it may have. may_have_others: whether one of these is a
+    user's, which may hold batch norms that its config does not describe, and not use those that it does.
     """
 
     path: str
     node: Node
     around: tuple[str, ...]
+    may_have_others: bool
 
 
 def norms_of(group: LayerGroup, *, may_put_beta_first: bool = False) -> list[Norm]:
@@ -213,14 +217,15 @@ def other_weights(group: LayerGroup) -> dict[str, list[str]]:
     return found
 
 
-def candidates(path: str, node: Node, around: tuple[str, ...] = ()) -> Iterator[Candidate]:
+def candidates(path: str, node: Node, around: tuple[str, ...] = (), may_have_others: bool = False) -> Iterator[Candidate]:
     """The batch norms at and below `node`, in the order of its layers."""
     if is_batch_norm(node):
-        yield Candidate(path=path, node=node, around=around)
+        yield Candidate(path=path, node=node, around=around, may_have_others=may_have_others)
         return
     inside = () if node.is_model else (*around, node.name)
-    for _, child in node.children:
-        yield from candidates(join(path, child.name), child, inside)
+    for role, child in node.children:
+        is_users = not node.is_model and node.base_name not in _HOLDERS and role != INNER_NORM
+        yield from candidates(join(path, child.name), child, inside, may_have_others or is_users)
 
 
 def has_known_order(node: Node) -> bool:
@@ -243,8 +248,11 @@ def match(group: LayerGroup, norms: Sequence[Norm], found: Sequence[Candidate], 
             raise FormatError("the config lists a batch norm twice, which may be one layer, and the weights named "
                               f"{printable(norms[fitting.index(False)].scope)!r} are of a layer that it does not name: which weights "
                               "belong to which layer is ambiguous", where=group.name)
-        for norm, candidate in zip(norms, found):
-            if not _fits(norm, candidate) and any(_is_named(norm.scope, other.node.name) for other in found):
+        for norm, candidate, is_fitting in zip(norms, found, fitting):
+            if not is_fitting and candidate.may_have_others:
+                raise FormatError(f"the config has {printable(candidate.path)!r} at the position of the weights named "
+                                  f"{printable(norm.scope)!r}, in a custom class: it is ambiguous whose they are", where=group.name)
+            if not is_fitting and any(_is_named(norm.scope, other.node.name) for other in found):
                 raise FormatError(f"names and order disagree: the weights named {printable(norm.scope)!r} are at the position "
                                   f"of {printable(candidate.path)!r}", where=group.name)
         return list(zip(norms, found))
