@@ -52,6 +52,7 @@ class Builder:
         self.api, self.keras, self.own, self.random = api, api.keras, own, random.Random(seed)
         self.plans, self.before, self.kept, self.popped = {}, [], [], []
         self.is_any_unfused = False  # by its argument, which no config contains
+        self.is_any_renamed = False
         self.dtype = self.random.choice([None] * 6 + ["mixed_float16", "mixed_bfloat16", "float64", "float16"])
 
     def chance(self, odds):
@@ -265,6 +266,7 @@ class Builder:
         name = f"{self.random.choice(NAMES)}_{self.random.randrange(50, 99)}"
         if self.chance(0.06) and name not in used:
             used.add(name)
+            self.is_any_renamed = True
             setattr(layer, "name" if self.api.is_3 or self.api.name == "keras" else "_name", name)
 
     def subclassed(self, shape):

@@ -18,7 +18,7 @@ from exporter.keras import places
 from exporter.pipeline import hints
 from exporter.sources.keras_v3 import replay, weights
 from exporter.sources.legacy_h5 import weights as legacy_weights
-from exporter.sources.shared import assemble
+from exporter.sources.shared import assemble, matching
 from exporter.sources.tf_graph import graph_norm
 
 ROLES = ("gamma", "beta", "moving_mean", "moving_variance")
@@ -66,6 +66,8 @@ REASONS = (
     ("three vectors", weights.THREE_VECTORS, _says_little),
     ("two vectors, as a LayerNormalization has", weights.TWO_VECTORS, _says_little),
     ("renorm in a class that no config describes", weights.MORE_VECTORS.partition("}")[2], _says_little),
+    ("renamed beside a user's class", matching.NAMELESS, lambda truth, form: form == "orbax" and truth["is_any_renamed"] and _any("own")(
+        truth, form)),
     ("several in one scope", legacy_weights.MIXED.partition("{")[0], _any("own")),
     ("called in training mode", assemble.CALLED_IN_TRAINING, lambda truth, form: _any("training")(truth, form) or any(
         layer.get("may_obey") for layer in truth["layers"]) or (
@@ -109,6 +111,8 @@ class Reading:
         options: dict[str, Any] = {"architecture": self.folder / file["architecture"]} if file.get("architecture") else {}
         bundle = self.read(file, options, form)
         if isinstance(bundle, str):
+            if not layers and "Traceback" not in bundle:
+                return
             if not any(self.is_in(file, number) for number in range(len(layers))) and any(words in bundle for words in NO_NORMS):
                 return
             yield from self.refuse(form, bundle)
@@ -189,7 +193,8 @@ class Reading:
                 yield f"{role} is {got}, the layer's {want}"
         if found.dtype != truth["dtype"]:
             yield f"dtype {found.dtype}, the layer's {truth['dtype']}"
-        if form not in NO_NAMES:
+        is_old_name = form == "orbax" and self.truth["is_any_renamed"] and "epsilon" in found.assumed  # taken for one of a user's class
+        if form not in NO_NAMES and not is_old_name:
             if not truth["own"] and (form not in UNSHARED or len(truth["paths"]) == 1):
                 self.paths[number][form] = found.path
             if not truth["own"] and found.path.split("#")[0] not in truth["paths"] and found.path not in truth["paths"]:

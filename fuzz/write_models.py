@@ -249,12 +249,20 @@ def first_line(error):
     return f"{type(error).__name__}: {text[0][:200] if text else ''}"
 
 
-def again(api, model, choice, folder):
-    """The model after it was cloned, or saved and loaded; the model itself where Keras cannot do that."""
+def again(api, model, choice, folder, zeros):
+    """The model after it was cloned, built by its first call, or saved and loaded; the model itself where Keras cannot do that."""
     try:
-        if choice < 0.4:
+        if choice < 0.5 and type(model).__name__ == "Sequential" and api.version >= (2, 4):
+            config = model.get_config()
+            layers = [entry for entry in config["layers"] if entry["class_name"] != "InputLayer"]
+            for entry in layers:
+                entry["config"].pop("batch_input_shape", None)
+            found = type(model).from_config({"name": config["name"], "layers": layers})
+            found(zeros)
+            return found
+        if choice < 0.5:
             return api.keras.models.clone_model(model)
-        path = str(folder / ("before.h5" if choice < 0.7 or api.version < (2, 13) else "before.keras"))
+        path = str(folder / ("before.h5" if choice < 0.8 or api.version < (2, 13) else "before.keras"))
         model.save(path)
         return api.keras.models.load_model(path, compile=False, **({"safe_mode": False} if api.version >= (2, 13) else {}))
     except Exception:
@@ -286,8 +294,8 @@ def make(api, tensorflow, own, seed, folder, only=()):
         zeros = [np.zeros((2,) + shape, "float32") for _ in getattr(model, "inputs", None) or "1"]
         model(zeros[0] if len(zeros) == 1 else zeros)
     original = model
-    if chance.random() < 0.12 and type(model).__name__ != "Net":
-        model = again(api, model, chance.random(), folder)
+    if chance.random() < 0.15 and type(model).__name__ != "Net":
+        model = again(api, model, chance.random(), folder, np.zeros((2,) + shape, "float32"))
     for each in builder.kept:
         if chance.random() < 0.1:
             each.trainable = chance.random() < 0.2
@@ -307,7 +315,8 @@ def make(api, tensorflow, own, seed, folder, only=()):
     truth = {"seed": seed, "api": api.name, "version": list(api.version), "is_keras_3": api.is_3,
              "is_any_called": any(said.get("training") is True for plan in builder.plans.values() for _, said, _ in plan.steps),
              "popped": [values_of(api, layer.moving_mean).astype("float32").ravel().tolist() for layer in builder.popped],
-             "is_subclassed": type(model).__name__ == "Net", "is_copy": model is not original, "is_any_unfused": builder.is_any_unfused,
+             "is_subclassed": type(model).__name__ == "Net", "is_copy": model is not original,
+             "is_any_unfused": builder.is_any_unfused, "is_any_renamed": builder.is_any_renamed,
              "layers": told, "files": files, "unsaved": unsaved}
     (folder / "truth.json").write_text(json.dumps(truth))
     np.savez(str(folder / "truth.npz"), **arrays)

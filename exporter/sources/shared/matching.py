@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from exporter.sources.shared.found import Found
 
 
+NAMELESS = "none or several of the weights match its name, so it is ambiguous which belong to it"
+
+
 class Named(Protocol):
     """Weights that a file stores by name."""
 
@@ -63,7 +66,7 @@ def by_name(tree: Node, weights: Named, era: dialects.Era, found: Found, *, own_
     for norm in norms:
         path, node, own = norm.path, norm.node, chosen.get(norm)
         if own is None:
-            found.skip(path, "none or several of the weights match its name, so it is ambiguous which belong to it")
+            found.skip(path, NAMELESS)
             continue
         is_keras = node.is_builtin and node.class_name in BATCH_NORMS
         # a wrapper and a cell have weights of their own; beside those of Keras's own class, they are a renamed layer's
