@@ -88,6 +88,16 @@ def test_each_part_in_turn_is_judged_as_jsonschema_judges_it():
     assert min(counted.values()) > 200
 
 
+@pytest.mark.parametrize("keyword", [
+    {"type": "string"}, {"type": ["integer", "null"]}, {"const": 1}, {"enum": ["a", 1]}, {"pattern": "^a"}, {"minimum": 1}, {"minItems": 1},
+    {"maxItems": 1}, {"items": {"type": "number"}}, {"properties": {"a": {"type": "number"}}}, {"required": ["a"]}], ids=str)
+def test_a_keyword_says_nothing_of_other_types(keyword):
+    """Each by itself, as jsonschema takes it."""
+    check, authority = schema_checks.compiled(keyword, SCHEMA), jsonschema.Draft202012Validator(keyword)
+    for value in (None, True, 0, 1, 2, -1, 0.5, 1.5, "", "a", "b", [], [1], [1, 2], ["a"], {}, {"a": 1}, {"a": "x"}, {"b": 1}):
+        assert check(value) == authority.is_valid(value), value
+
+
 WORDS = st.sampled_from(["", "float16", "x", "bn-bundle"])
 KEYS = st.sampled_from(["path", "class_name", "axis", "y"])
 VALUES = st.recursive(st.none() | st.booleans() | st.integers(-3, 3) | st.floats(allow_nan=False) | WORDS,
