@@ -173,22 +173,18 @@ class _Reader:
         """The layer, completed from the graph: everything if it has no config, the epsilon of fused kernels, and whether the model uses
         the statistics of the batch, which the code of a user's class may ask for."""
         same = [norm for norm in norms if _plays(norm, found)]
-        if not same and (layer.epsilon is None or is_users_own(layer.class_name)) and functions.serve(found.variables["moving_variance"]):
-            return Skipped(layer.path, UNKNOWN_FORM)
+        if layer.epsilon is None or is_users_own(layer.class_name):
+            reason = _other_formula(same, found, functions)
+            if reason:
+                return Skipped(layer.path, reason)
         if same and (any(norm.also_in_training for norm in same) or all(norm.in_training for norm in same)):
             layer = layer.replace(called_in_training=True, doubt=layer.doubt or OF_THE_BATCH)
         if layer.epsilon is not None:
             return with_kernel(layer, same, self._era)
-        reasons = [norm.reason for norm in same if not norm.in_training]
-        if all(reasons) and reasons:
-            return Skipped(layer.path, reasons[0])
         epsilon = epsilon_of(same)
         if epsilon is None:
             return layer
         in_use = [norm for norm in same if not norm.reason][:1]
-        for role in ("gamma", "beta"):
-            if role in found.variables and functions.serve(found.variables[role]) and any(getattr(norm, role) is None for norm in in_use):
-                return Skipped(layer.path, f"the graph does not use its {role} as the {role} of a batch norm")
         for outcome in layers(in_use, self._values):
             if not isinstance(outcome, Skipped):
                 return outcome.replace(path=layer.path, name=layer.name, class_name=layer.class_name, doubt=layer.doubt,
@@ -223,6 +219,21 @@ class _Reader:
         if stored is None:
             return None
         return Values(self._checkpoint.read(stored.key), self._checkpoint.info(stored.key).dtype)
+
+
+def _other_formula(norms: list[GraphNorm], found: ObjectNorm, functions: SavedFunctions) -> str:
+    """Why the functions do not compute the batch norm that the names of an object's variables indicate; "" if they may. Keras's own classes
+    always do. norms: those of these variables."""
+    if not norms:
+        return UNKNOWN_FORM if functions.serve(found.variables["moving_variance"]) else ""
+    reasons = [norm.reason for norm in norms if not norm.in_training]
+    if reasons and all(reasons):
+        return reasons[0]
+    for role in ("gamma", "beta"):
+        if role in found.variables and functions.serve(found.variables[role]) and any(
+                getattr(norm, role) is None for norm in norms if not norm.reason):
+            return f"the graph does not use its {role} as the {role} of a batch norm"
+    return ""
 
 
 def _plays(norm: GraphNorm, found: ObjectNorm) -> bool:

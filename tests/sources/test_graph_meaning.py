@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -24,6 +26,7 @@ from tests.make.graph_files import (
     tensor,
     variables,
 )
+from tests.make.live import config
 from tests.make.tensor_files import field, write_bundle
 from tests.sources.test_frozen_graph import ROLES, X, check, read
 from tests.sources.test_graph_chains import NAMES, NUMBERS
@@ -315,3 +318,16 @@ def test_a_root_that_is_written_twice(tmp_path, text):
 def test_roots_of_different_sums_are_not_one(tmp_path):
     with pytest.raises(UnresolvedError, match=UNKNOWN_FORM):
         written(tmp_path, "y = x * (g * rsqrt(v + e)) + (b - m * (g * rsqrt(v + quarter)))")
+
+
+@pytest.mark.parametrize(("class_name", "is_kept"), [("lab>Norm", False), ("BatchNormalization", True)])
+def test_a_users_class_whose_function_shows_another_formula(tmp_path, class_name, is_kept):
+    """(x - mean) / sqrt(variance + epsilon) * (1 + gamma) + beta, in a class with the config of BatchNormalization."""
+    gamma, beta, mean, variance = VECTORS
+    ops = [const("one", np.float32(1)), node("g1", "AddV2", gamma, "one:output:0"),
+           node("call", "FusedBatchNormV3", "x", "g1:z:0", beta, mean, variance, epsilon=2e-3, is_training=False)]
+    folder = write_exported(tmp_path, children=CHILDREN, ops=ops, serve="__inference_signature_wrapper_7")
+    said = config("bn", 2e-3) | {"name": "bn", "class_name": class_name, "build_input_shape": [None, 4, 4, 3]}
+    (folder / "keras_metadata.pb").write_bytes(field(1, field(2, 1) + field(5, json.dumps(said))))
+    found = read_saved_model(folder)
+    assert [each.reason for each in found.skipped] == ([] if is_kept else ["its gamma is what the op AddV2 computes"])
