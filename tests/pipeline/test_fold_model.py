@@ -233,6 +233,18 @@ def test_where_the_config_lost_which_layers_are_one_nothing_is_folded(tmp_path):
     assert exporter.read(archive(tmp_path, config, groups), kernels=True, skip_unresolved=True).kernels == {}
 
 
+def test_a_kernel_may_have_more_numbers_than_a_batch_norm(tmp_path):
+    """As those of embeddings and the first dense layers behind images have."""
+    large = np.ones((1 << 19, CHANNELS), "f2")
+    feeding = layer("Dense", "d", units=CHANNELS, use_bias=False, activation="linear", dtype="float16", batch_input_shape=[None, 4])
+    statistics = {name: values.astype("f2") for name, values in parameters(CHANNELS).items()}
+    old = model(tmp_path / "m.h5", feeding, [("d/kernel:0", large)], statistics=statistics, batch_norm=norm(axis=[1]))
+    config = sequential_3("m", dense("d", dtype="float16"), norm_3("bn", dtype="float16"))
+    new = archive(tmp_path, config, {"dense": [large], "batch_normalization": statistics})
+    for path in (old, new):
+        assert only(exporter.fold_model(path)).source.kernel.size == large.size
+
+
 def test_weights_that_are_not_there_or_too_few(tmp_path):
     alone = write(tmp_path / "m.h5", {"bn": named("bn", parameters(CHANNELS))}, sequential(conv(), norm()), **KERAS_2)
     assert reason(alone) == "the file contains no weights of conv, which feeds it"

@@ -375,3 +375,15 @@ def test_a_rank_that_many_ops_keep(tmp_path, count, rank):
     nodes, reads = frozen_variables("bn", parameters())
     relus = [node(f"h{number}", "Relu", f"h{number - 1}" if number else "x") for number in range(count)]
     assert read(tmp_path, X, *relus, *nodes, *chain("bn", f"h{count - 1}", *reads))["bn"].ndim == rank
+
+
+@pytest.mark.parametrize("op", ["If", "PartitionedCall"])
+def test_a_call_that_passes_too_few_arguments(tmp_path, op):
+    values = parameters()
+    nodes, reads = frozen_variables("bn", values)
+    body = function("f", ["h", *ROLES], [node("y", "FusedBatchNormV3", "h", *ROLES, is_training=False, epsilon=0.001)], {"o": "y:y:0"})
+    given = ["x", *reads[:3]]
+    call = node("c", "If", "p", *given, then_branch=Function("f"), else_branch=Function("f")) if op == "If" else node(
+        "c", op, *given, f=Function("f"))
+    with pytest.raises(UnresolvedError, match="its variance is an input of the graph, moving_variance"):
+        read(tmp_path, X, node("p", "Placeholder"), *nodes, call, functions=[body])

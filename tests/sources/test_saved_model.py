@@ -890,3 +890,30 @@ def test_a_model_of_tensorflow_1_whose_config_says_nothing_of_its_layers(tmp_pat
     (tmp_path / "assets" / "saved_model.json").write_text(json.dumps({"class_name": "lab>Net", "config": {"name": "net"}}))
     (layer,) = read(tmp_path).layers
     assert (layer.path, layer.epsilon) == ("bn", None)
+
+
+@pytest.mark.parametrize("result", ["served:y:0", "both:z:0"])
+def test_functions_of_inference_that_call_a_layer_in_both_modes(tmp_path, result):
+    ops = [INFERENCE, TRAINING, node("both", "AddV2", "served:y:0", "call:y:0")]
+    folder = write_functions(tmp_path, ["net/a"])
+    reads = [node(f"read_{one}", "ReadVariableOp", one) for one in "gbmv"]
+    body = function("__inference_signature_wrapper_1", ["x", *"gbmv"], [*reads, *ops], {"y": result})
+    said = saved_graph_proto([({f"0_{role}": number + 1 for number, role in enumerate(ROLES)}, None),
+                              *(({}, f"net/a/{role}") for role in ROLES)])
+    concrete = field(2, field(1, "__inference_signature_wrapper_1") + field(2, field(2, bytes(range(1, 5)))))
+    (folder / "saved_model.pb").write_bytes(saved_model_proto(said + concrete, graph=graph(functions=[body])))
+    found = read(folder)
+    assert (found.paths(), ["in one of its calls" in reason for _, reason in found.skipped]) == (
+        ([], [True]) if result == "both:z:0" else (["net/a"], []))
+
+
+@pytest.mark.parametrize("is_both", [True, False])
+def test_a_frozen_model_that_calls_a_layer_in_both_modes(tmp_path, is_both):
+    nodes, reads = frozen_variables("bn", list(VALUES.values()))
+    ops = [node("a", "FusedBatchNormV3", "x", *reads, is_training=False), node("b", "FusedBatchNormV3", "x", *reads, is_training=True),
+           node("y", "AddV2" if is_both else "Relu", "a", *(["b"] if is_both else [])), node("loss", "Sum", "b", "axes"),
+           const("axes", np.int32([0]))]
+    data = saved_model_proto(b"", "1.15.0", graph=graph(node("x", "Placeholder"), *nodes, *ops))
+    (tmp_path / "saved_model.pb").write_bytes(data)
+    found = read(tmp_path)
+    assert (len(found.layers), ["in one of its calls" in reason for _, reason in found.skipped]) == ((0, [True]) if is_both else (1, []))

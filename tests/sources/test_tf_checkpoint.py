@@ -712,3 +712,9 @@ def test_errors_are_ours(tmp_path):
         index.write_bytes(sound[:number] + bytes([sound[number] ^ 0x55]) + sound[number + 1 :])
         with pytest.raises(ExporterError):
             exporter.read(index, epsilon=1e-3)
+
+
+def test_a_state_file_that_names_shards_of_version_1(tmp_path):
+    write_v1(tmp_path / "old.ckpt-00000-of-00001", {f"bn/{role}": np.ones(3, "f4") for role in ROLES})
+    (tmp_path / "checkpoint").write_text('model_checkpoint_path: "old.ckpt-?????-of-00001"')
+    assert read(tmp_path).paths() == ["bn"]

@@ -142,11 +142,4 @@ class Group:
         return self._holders
 
     def _with_group(self, path: str) -> list[File]:
-        found = []
-        for file in self._files:
-            kind = file.kind(path)
-            if kind is not None:
-                found.append(file)
-            if kind not in ("group", None):
-                file.names(path)  # reports what is wrong with it
-        return found
+        return [file for file in self._files if file.kind(path) is not None]  # who lists what is no group is told what it is

@@ -312,9 +312,13 @@ class _Cone:
         if len(minus) == 1 and plus[0].factors == minus[0].factors:
             assert minus[0].x is not None, "all of `scaled` have one"
             source = self.tracer.trace(minus[0].x)
-            if self.tracer.moment(source) is not None or not self.tracer.of_activations(source):
+            if not self._is_input(source):
                 return plus, [minus[0]._replace(x=None, factors=(*minus[0].factors, source))]
         return [], []
+
+    def _is_input(self, source: Traced) -> bool:
+        """Whether a value is computed from activations and is no statistic of them."""
+        return isinstance(source, Opaque) and self.tracer.moment(source) is None and self.tracer.of_activations(source)
 
     def _centered(self, node: Node, x: Value, gamma: Traced | None, beta: Traced | None, variance: Traced,
                   epsilon: float | None) -> Chain | None:
@@ -329,7 +333,7 @@ class _Cone:
             return None
         outer, (sign, value) = difference.operand(0), self._signed(difference.operand(1))
         mean = self.tracer.trace(value)
-        if isinstance(mean, Opaque) and self.tracer.moment(mean) is None and self.tracer.of_activations(mean):
+        if self._is_input(mean):
             return None
         if (sign < 0) == (difference.op == "Sub") or not isinstance(self.tracer.trace(outer), (Opaque, Moment)):
             return None

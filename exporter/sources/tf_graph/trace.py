@@ -261,11 +261,10 @@ class Tracer:
             inner.append(Value(frame, output))
         return self.trace(inner[0]) if len(inner) == 1 else self._choose(value, inner)
 
-    def of_activations(self, source: Traced) -> bool:
+    def of_activations(self, source: Opaque) -> bool:
         """Whether a value depends on the batch that the graph is fed."""
-        return isinstance(source, Opaque) and any(
-            node is None or node.op in REDUCTIONS or node.op.startswith("Placeholder") or FUSED.fullmatch(node.op)
-            for node in self._ancestors(source.value))
+        return any(node is None or node.op in REDUCTIONS or node.op.startswith("Placeholder") or FUSED.fullmatch(node.op)
+                   for node in self._ancestors(source.value))
 
     def of_parameters(self, source: Traced) -> bool:
         """Whether a value is computed in a few ops from parameters and constants alone: exp(gamma), gamma[None, :, None, None]."""
