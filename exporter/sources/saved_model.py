@@ -84,16 +84,16 @@ def _folder(place: Place) -> Place | None:
 
 
 def _read(part: Part, checkpoint: Checkpoint, folder: Place, found: Found, options: ReadOptions) -> None:
-    has_objects = isinstance(checkpoint, TensorBundle) and OBJECT_GRAPH in checkpoint
-    if has_objects and part.objects is not None and isinstance(checkpoint, TensorBundle):
-        reader = _Reader(part, part.objects, checkpoint, folder)
+    bundle = checkpoint if isinstance(checkpoint, TensorBundle) and OBJECT_GRAPH in checkpoint else None
+    if bundle is not None and part.objects is not None:
+        reader = _Reader(part, part.objects, bundle, folder)
         reader.read(found)
         if options.kernels:
             found.kernels = reader.kernels(options.wants)
         return
     graph = MetaGraph(part.data, MODEL)
-    if has_objects and isinstance(checkpoint, TensorBundle) and folder.child(ARCHITECTURE).is_file():
-        read_objects(checkpoint, folder.child(ARCHITECTURE), found, _norms_by_key(graph),
+    if bundle is not None and folder.child(ARCHITECTURE).is_file():
+        read_objects(bundle, folder.child(ARCHITECTURE), found, _norms_by_key(graph),
                      kernels=options.wants if options.kernels else None)
     else:
         from exporter.sources.tf_graph.tf1 import read_graph

@@ -58,14 +58,15 @@ def _architecture(place: Place) -> Architecture:
     value = parse_json(place.read(), "")
     if isinstance(value, str):  # json.dump(model.to_json(), file): to_json() already returns text
         value = parse_json(value, "")
-    if isinstance(value, dict) and isinstance(value.get("modelTopology"), dict):  # model.json of TensorFlow.js
-        value = value["modelTopology"]
-    said = {key: value[key] if isinstance(value, dict) and isinstance(value.get(key), str) else None
-            for key in ("keras_version", "backend")}
-    if isinstance(value, dict) and "class_name" not in value and isinstance(value.get("model_config"), dict):
-        value = value["model_config"]
+    said: dict[str, Any] = {}
+    if isinstance(value, dict):
+        topology = value.get("modelTopology")  # in the model.json of TensorFlow.js
+        said = value = topology if isinstance(topology, dict) else value
+        if "class_name" not in value and isinstance(value.get("model_config"), dict):
+            value = value["model_config"]
+    version, backend = (text if isinstance(text := said.get(key), str) else None for key in ("keras_version", "backend"))
     whole = _with_class(value)
-    return Architecture(tree=model_tree(whole, ""), **said, has_version=whole is value)
+    return Architecture(tree=model_tree(whole, ""), keras_version=version, backend=backend, has_version=whole is value)
 
 
 def _saved_model(folder: Place) -> Architecture:

@@ -210,7 +210,7 @@ def with_kernel(layer: Stored, norms: Iterable[GraphNorm], era: Era | None) -> S
     if said is None:
         return layer
     for norm in norms:
-        if norm.epsilon is not None and not _agrees(said, norm, era):
+        if norm.epsilon is not None and not _agrees(said, norm.epsilon, norm.node.op, era):
             return Skipped(layer.path, f"its epsilon is {said:g} in its config and {norm.epsilon:.7g} in the graph; the file is damaged or "
                                        "was changed after it was saved")
     epsilon = epsilon_of(norms)
@@ -221,12 +221,12 @@ def with_kernel(layer: Stored, norms: Iterable[GraphNorm], era: Era | None) -> S
     return layer.replace(effective_epsilon=None if _is_rounded(said, epsilon) else epsilon)
 
 
-def _agrees(said: float, norm: GraphNorm, era: Era | None) -> bool:
-    """Whether the graph's epsilon is the config's, in whatever type the graph has it, or what a fused kernel raised that to."""
-    if norm.epsilon is None or _is_rounded(said, norm.epsilon):
+def _agrees(said: float, epsilon: float, op: str, era: Era | None) -> bool:
+    """Whether the epsilon of an op is the config's, in whatever type the graph has it, or what a fused kernel raised that to."""
+    if _is_rounded(said, epsilon):
         return True
-    raised = said < FUSED_MINIMUM and np.float32(norm.epsilon) == np.float32(FUSED_MINIMUM)
-    return raised and FUSED.fullmatch(norm.node.op) is not None and (era is None or era.version is None or era.raises_epsilon)
+    raised = said < FUSED_MINIMUM and np.float32(epsilon) == np.float32(FUSED_MINIMUM)
+    return raised and FUSED.fullmatch(op) is not None and (era is None or era.version is None or era.raises_epsilon)
 
 
 def _is_rounded(value: float, rounded: float) -> bool:
