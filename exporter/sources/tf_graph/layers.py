@@ -82,6 +82,7 @@ def _layer(norm: GraphNorm, read: Read) -> Stored:
     return Stored(path=norm.path, name=norm.path, class_name=norm.class_name, axis=axis, shape=shape, ndim=norm.ndim, dtype=dtypes.pop(),
                      epsilon=norm.epsilon, momentum=None, gamma=arrays.get("gamma"), beta=arrays.get("beta"),
                      moving_mean=arrays["moving_mean"], moving_variance=arrays["moving_variance"], calls=norm.calls,
+                     assumed=("axis",) if norm.axis is None and shape == (1,) and axis == (1,) else (),
                      statistic=Statistic.EPSILON_OUTSIDE if norm.is_outside else Statistic.VARIANCE)
 
 
@@ -177,7 +178,8 @@ def _axis(from_the_end: int, rank: int | None) -> int:
 
 
 def _axis_of_one(norm: GraphNorm, rank: int) -> int:
-    """The axis of a single channel. tf.layers, contrib and tf.keras reshape parameters, here to ones only, where it is not the last."""
+    """The axis of a single channel. tf.layers, contrib and tf.keras reshape parameters, here to ones, where it is not the last; Keras 3
+    also where it is, but not given as -1."""
     variance = norm.variance
     shapes = [sizes for kind, sizes in variance.shaping if kind == "reshape"] if isinstance(variance, (Variable, Constant, Parts)) else []
     return 1 if shapes and shapes[-1][-1:] != (-1,) and rank > 2 else -1
