@@ -43,12 +43,14 @@ def read(place: Place, options: ReadOptions) -> Found:
     found = Found(Origin(file=place.name, kind=NAME), options)
     table = _table(place, found)
     with open_checkpoint(table) as checkpoint:
-        if isinstance(checkpoint, TensorBundle) and OBJECT_GRAPH in checkpoint:
-            read_objects(checkpoint, options.architecture, found, kernels=options.wants if options.kernels else None)
+        meta, given = _meta(table), options.architecture
+        is_meta = meta is not None if given is None else given.suffix == ".meta"  # Keras's estimators of TensorFlow 2 write one, too
+        if isinstance(checkpoint, TensorBundle) and OBJECT_GRAPH in checkpoint and not is_meta:
+            read_objects(checkpoint, given, found, kernels=options.wants if options.kernels else None)
         else:
             from exporter.sources.tf_graph.tf1 import read_tf1
 
-            read_tf1(checkpoint, _meta(table), _other_metas(table), found, options)
+            read_tf1(checkpoint, meta, _other_metas(table), found, options)
     return found
 
 

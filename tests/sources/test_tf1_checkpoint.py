@@ -12,9 +12,10 @@ import exporter
 from exporter.batchnorm import vectors
 from exporter.errors import FormatError, MissingFileError, UnresolvedError, UnsupportedError, UsageError
 from exporter.files.place import Place
+from exporter.formats.object_graph import OBJECT_GRAPH
 from tests.make.graph_files import chain, const, graph, meta_graph, node, parameters, tensor, variables
 from tests.make.layers import ROOT
-from tests.make.tensor_files import write_bundle, write_v1
+from tests.make.tensor_files import graph_proto, write_bundle, write_v1
 
 ROLES = ("gamma", "beta", "moving_mean", "moving_variance")
 X = node("x", "Placeholder", shape=(-1, 3))
@@ -125,6 +126,21 @@ def test_names_that_the_saver_gave(tmp_path, op):
     values = parameters()
     index = save_under_other_names(tmp_path, values, op=op)
     check(exporter.read(index)["bn"], values)
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_an_object_based_checkpoint_with_its_graph(tmp_path, given):
+    """Keras's estimators of TensorFlow 2 write both: the epsilon is in the graph alone."""
+    values = parameters()
+    objects = graph_proto([({"bn": 1}, None), (dict(zip(ROLES, range(2, 6), strict=True)), None),
+                           *(({}, (f"bn/{role}", key)) for role, key in zip(ROLES, ("one", "two", "three", "four"), strict=True))])
+    stored = dict(zip(("one", "two", "three", "four"), values, strict=True))
+    index = save_under_other_names(tmp_path, values, {**stored, OBJECT_GRAPH: [objects]})
+    options = {}
+    if given:
+        options = {"architecture": (tmp_path / "model.ckpt.meta").rename(tmp_path / "other.meta")}
+    check(exporter.read(index, **options)["bn"], values)
+    check(exporter.read(index, epsilon=0.25, architecture=options.get("architecture"))["bn"], values)  # the graph's own goes first
 
 
 def test_partitioned_variables(tmp_path):
