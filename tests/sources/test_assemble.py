@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from exporter.batchnorm.stored import PARAMETERS
-from exporter.errors import FormatError
+from exporter.errors import FormatError, UsageError
 from exporter.keras.config import is_batch_norm, model_tree, norm_fields
 from exporter.keras.dialects import era_of
 from exporter.sources.shared.assemble import assemble, roles_of
-from exporter.sources.shared.options import ReadOptions
+from exporter.sources.shared.options import ReadOptions, epsilon_by_glob
 from tests.make.configs import layer, norm, sequential
 
 STATISTICS = ("moving_mean", "moving_variance")
@@ -61,7 +61,7 @@ def of(shape, *, axis=None, virtual=None, input_shape=None, rank=None, ndim=None
     ((3,), {"axis": (4,), "virtual": 2}, ((3,), (3,))), ((1, 1, 1, 1, 3), {"axis": (4,), "virtual": 2}, ((3,), (3,))),
     ((1, 1, 5, 1, 3), {"axis": (2, 4), "virtual": 2}, ((1, 3), (5, 3))),
     ((1, 1, 1, 3), {}, ((-1,), (3,))), ((1, 5, 1, 3), {}, ((-3, -1), (5, 3))), ((1, 3, 1, 1), {}, ((-3,), (3,))),
-    ((1, 1, 1, 1), {}, ((-1,), (1,))), ((2, 3), {}, (None, (2, 3)))])
+    ((1, 1, 1, 1), {}, ((-1,), (1,))), ((1,), {}, (None, (1,))), ((2, 3), {}, (None, (2, 3)))])
 def test_the_axes_that_parameters_run_along(shape, fields, expected):
     """Keras keeps them in the input's rank, with 1 elsewhere, where there are several axes or a virtual batch."""
     assert of(shape, **fields)[:2] == expected
@@ -143,3 +143,12 @@ def test_who_is_called_in_training(training, trainable, version, is_called, has_
     values = {name: (np.ones(3, np.float32), "float32") for name in PARAMETERS}
     made = assemble("bn", node, norm_fields(node), values, era_of(version, "tensorflow"), None)
     assert (made.called_in_training, bool(made.doubt)) == (is_called, has_doubt)
+
+
+@pytest.mark.parametrize("epsilon", [-1e-9, 3.5e38, float("inf"), float("nan"), "0.001"])
+def test_an_epsilon_that_no_layer_can_have(epsilon):
+    with pytest.raises(UsageError, match="expected a finite epsilon of 0 or more, got"):
+        epsilon_by_glob({"a*": epsilon})
+    assert epsilon_by_glob({"a*": 0, "b": 3.3e38}) == (("a*", 0.0), ("b", 3.3e38))
+    assert epsilon_by_glob(0.5) == (("*", 0.5),)
+    assert epsilon_by_glob(None) == ()

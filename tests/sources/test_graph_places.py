@@ -125,9 +125,9 @@ def test_a_bias_that_the_graph_computes_is_none_of_a_layer_with_a_kernel(tmp_pat
 
 def test_a_dense_kernel_and_one_that_lies_the_other_way(tmp_path):
     kernel = const("d/kernel", np.ones((3, 3), np.float32))
-    for transposed, axis in ((False, 1), (True, 0)):
+    for said, axis in (({"transpose_b": False}, 1), ({"transpose_b": True}, 0), ({}, 1)):
         _, names = frozen_variables("bn", parameters())
-        product = node("d/MatMul", "MatMul", "x", "d/kernel", transpose_b=transposed)
+        product = node("d/MatMul", "MatMul", "x", "d/kernel", **said)
         layer, _ = read(tmp_path, kernel, product, *chain("bn", "d/MatMul", *names))
         assert layer.inputs == (Neighbor(path="d", class_name="MatMul", axis=axis, use_bias=False),)
 

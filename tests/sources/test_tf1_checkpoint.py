@@ -342,13 +342,23 @@ def test_names_alone(tmp_path):
     assert "exponential moving averages of a/bn/moving_mean, which are not used" in bundle.warnings[0]
 
 
-@pytest.mark.parametrize(("shape", "axis"), [((3,), (-1,)), ((1, 1, 1, 3), (-1,)), ((1, 3, 1, 1), (-3,))])
+@pytest.mark.parametrize(("shape", "axis"), [((3,), (-1,)), ((1, 1, 1, 3), (-1,)), ((1, 3, 1, 1), (-3,)), ((1,), (-1,))])
 def test_names_alone_and_the_axes_that_shapes_say(tmp_path, shape, axis):
-    values = parameters()
+    values = parameters(max(shape))
     index = save(tmp_path, tensors("bn", [one.reshape(shape) for one in values]))
     (layer,) = exporter.read(index, epsilon=0.5)
     check(layer, values, epsilon=0.5)
-    assert (layer.axis, layer.shape) == (axis, (3,))
+    assert (layer.axis, layer.shape, "axis" in layer.assumed) == (axis, (max(shape),), len(shape) == 1)
+
+
+def test_a_root_of_a_number_is_none_of_a_variance(tmp_path):
+    """A learning rate of 1 / sqrt(step) in a graph of training."""
+    values = parameters()
+    nodes, reads = variables("bn")
+    more = [node("step", "VariableV2", shape=()), node("step/read", "Identity", "step"), node("rate", "Rsqrt", "step/read"),
+            node("y", "Mul", "rate", "x")]
+    bundle = exporter.read(save(tmp_path, {**tensors("bn", values), "step": np.float32(9)}, *nodes, *more, *chain("bn", "x", *reads)))
+    assert (bundle.paths(), bundle.skipped) == (["bn"], ())
 
 
 def test_names_alone_do_not_tell_statistics_of_other_names(tmp_path):
