@@ -10,6 +10,7 @@ from exporter.files.place import Place
 from exporter.formats.zip_archive import MAGIC, Archive
 from exporter.sources.keras_v3.groups import Group
 from exporter.sources.keras_v3.weights import read_weights
+from exporter.sources.shared.architecture import note_unused
 from exporter.sources.shared.archive import CONFIG, METADATA, PICKLED, SHARDED, WEIGHTS, Folder, Zip, config_of
 from exporter.sources.shared.found import Found
 
@@ -50,4 +51,5 @@ def _read(parts: Zip | Folder, place: Place, options: ReadOptions) -> Found:
     with parts.weights() as files:
         read_weights(Group(files), architecture.tree, architecture.keras_version, found, own_config=True,
                      kernels=options.wants if options.kernels else None)
+    note_unused(options.architecture, found)
     return found

@@ -15,6 +15,7 @@ from exporter.formats.ocdbt import MANIFEST, METADATA, Arrays
 from exporter.formats.strict_json import parse_json
 from exporter.keras import dialects
 from exporter.keras.config import parse_config
+from exporter.sources.shared.architecture import node_tree_from, note_unused
 from exporter.sources.shared.found import Found
 from exporter.sources.shared.matching import by_name, unmatched
 
@@ -67,11 +68,8 @@ def _read(step: Place, options: ReadOptions, found: Found) -> None:
     if config.is_file():
         tree = parse_config(_text(config), f"{CONFIG}/{STRINGS}")
         by_name(tree, weights.below(tree.name), dialects.era_of(WRITER, None), found, own_config=True)
-        if options.architecture is not None:
-            found.warn("the checkpoint contains its own config; the one given with --architecture is not used")
+        note_unused(options.architecture, found, "the checkpoint")
     elif options.architecture is not None:
-        from exporter.sources.shared.architecture import node_tree_from
-
         tree = node_tree_from(options.architecture).tree
         by_name(tree, weights.below(tree.name), dialects.era_of(WRITER, None), found, own_config=False)
     else:

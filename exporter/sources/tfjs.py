@@ -20,7 +20,7 @@ from exporter.sources.keras_v3.groups import VARIABLES, Group
 from exporter.sources.keras_v3.weights import read_weights
 from exporter.sources.layers_model.manifest import Paths, Weights
 from exporter.sources.legacy_h5.weights import LayerGroup, norms_of
-from exporter.sources.shared.architecture import node_tree_from
+from exporter.sources.shared.architecture import node_tree_from, note_unused
 from exporter.sources.shared.assemble import assemble
 from exporter.sources.shared.found import Found
 from exporter.sources.shared.matching import by_name
@@ -64,6 +64,7 @@ def read(place: Place, options: ReadOptions) -> Found:
         for group in weights.by_group():
             check_order(group, is_any_frozen=is_any_frozen)
         by_name(tree, weights, dialects.era_of(version, backend), found, own_config=True)
+    note_unused(options.architecture, found)
     return found
 
 

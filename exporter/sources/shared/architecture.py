@@ -32,6 +32,13 @@ def check_exists(place: Place) -> None:
         raise MissingFileError("no such file or folder", where=place.name)
 
 
+def note_unused(given: Place | None, found: Found, what: str = "the file") -> None:
+    """Warns that a model's own config is read and the one given is not. Raises: MissingFileError if there is none given."""
+    if given is not None:
+        check_exists(given)
+        found.warn(f"{what} contains its own config; the one given with --architecture is not used")
+
+
 def _architecture(place: Place) -> Architecture:
     from exporter.formats.hdf5 import is_hdf5, open_hdf5
 

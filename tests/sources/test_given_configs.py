@@ -1,0 +1,42 @@
+"""A config that is given beside a file that contains its own: the file's is read, and the user told so, whatever the format."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import exporter
+from tests.make import v3_files
+from tests.make.configs import norm, sequential
+from tests.make.h5_files import named, parameters, write
+
+
+def h5(path):
+    return write(path / "m.h5", {"bn": named("bn", parameters())}, sequential(norm()), keras_version="2.4.0")
+
+
+def archive(path):
+    return v3_files.write_archive(path / "m.keras", sequential(norm()), {"layers/batch_normalization": parameters()})
+
+
+def tfjs(path):
+    values = parameters()
+    listed = [{"name": f"bn/{role}", "shape": [3], "dtype": "float32"} for role in values]
+    (path / "w.bin").write_bytes(b"".join(value.tobytes() for value in values.values()))
+    said = {"modelTopology": sequential(norm()), "weightsManifest": [{"paths": ["w.bin"], "weights": listed}]}
+    (path / "model.json").write_text(json.dumps(said))
+    return path / "model.json"
+
+
+@pytest.mark.parametrize("form", [h5, archive, tfjs])
+def test_it_is_not_used(form, tmp_path):
+    given = tmp_path / "other.json"
+    given.write_text(json.dumps(sequential(norm(epsilon=0.5))))
+    model = form(tmp_path)
+    bundle = exporter.read(model, architecture=given)
+    assert bundle["bn"].epsilon == 0.01
+    assert bundle.warnings == ("the file contains its own config; the one given with --architecture is not used",)
+    given.unlink()
+    with pytest.raises(exporter.FormatError, match="other.json"):
+        exporter.read(model, architecture=given)
