@@ -27,18 +27,19 @@ def no_epsilon(classes: Collection[OwnClass]) -> str:
 
 
 def hint(options: ReadOptions, *, epsilon: bool, classes: Collection[OwnClass], remedies: Collection[Remedy], doubtful: bool,
-         rest: bool) -> str:
+         rest: bool, has_config: bool = False) -> str:
     """The hint of a refusal.
 
     epsilon: whether an epsilon is missing. classes: custom classes in the config. remedies: for the skipped layers.
+    has_config: whether the model's config was read.
     doubtful: whether a layer's own model does not use the stored statistics. rest: whether other layers would remain.
     """
-    return "; ".join(_hints(options, epsilon, classes, set(remedies), doubtful, rest))
+    return "; ".join(_hints(options, epsilon, classes, set(remedies), doubtful, rest, has_config))
 
 
 def _hints(options: ReadOptions, epsilon: bool, classes: Collection[OwnClass], remedies: set[Remedy], doubtful: bool,
-           rest: bool) -> Iterator[str]:
-    helps = options.architecture is None and not classes  # a config
+           rest: bool, has_config: bool) -> Iterator[str]:
+    helps = options.architecture is None and not classes and not has_config  # a config
     if epsilon:
         yield GIVE_EPSILON + (f", or {GIVE_CONFIG}" if helps else "")
         yield from (f"{each.name} of KerasHub builds its batch norms with epsilon {each.epsilon:g}" for each in classes

@@ -71,7 +71,7 @@ class Writer:
         if isinstance(answer, Found):
             remedies = {path: remedy.value for path, remedy in answer.remedies.items()}
             said = {path: kernel for path, kernel in kernels.items() if isinstance(kernel, str)}
-            self._frame({**header, "left_out": list(map(list, answer.left_out)), "remedies": remedies,
+            self._frame({**header, "left_out": list(map(list, answer.left_out)), "remedies": remedies, "has_config": answer.has_config,
                          "own_classes": list(map(list, answer.own_classes)), "no_kernels": None if answer.kernels is None else said}, [])
         else:
             self._frame({**header, "vectors": {path: list(x.shape) for path, (x, _) in answer.vectors.items()}},
@@ -170,6 +170,7 @@ class Reader:
             found.skipped += skipped
             found.warnings += warnings
             found.left_out += [Skipped(str(path), str(reason)) for path, reason in header["left_out"]]
+            found.has_config = bool(header["has_config"])
             found.remedies |= {path: Remedy(value) for path, value in header["remedies"].items()}
             found.own_classes += [OwnClass(str(name), None if epsilon is None else float(epsilon))
                                   for name, epsilon in header["own_classes"]]

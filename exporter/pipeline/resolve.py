@@ -92,7 +92,8 @@ def resolve(found: Found | ReadBack, options: ReadOptions, completion: Completio
     if unresolved and not (options.skip_unresolved and (layers or (keep_unusable and what.unusable))):
         remedies = [remedy for path, remedy in found.remedies.items() if options.wants(path)]
         raise UnresolvedError([*unresolved, *_pairs(refused)], hint=hint(
-            options, epsilon=bool(what.unknown), classes=found.own_classes, remedies=remedies, doubtful=what.doubtful, rest=bool(layers)))
+            options, epsilon=bool(what.unknown), classes=found.own_classes, remedies=remedies, doubtful=what.doubtful, rest=bool(layers),
+            has_config=found.has_config))
     if refused:
         raise _cannot_be_used(refused, rest=bool(layers))
     if not (layers or unresolved or what.unusable) and found.left_out:

@@ -48,6 +48,7 @@ def everything():
     found.leave_out("z", "may be one")
     found.warn("careful")
     found.own_classes += [OwnClass("Block", None), OwnClass("Net", 0.5)]
+    found.has_config = True
     kernel = Kernel(path="conv", class_name="Conv2D", kind="Conv2D", channels=(3,), dtype="float32", compute_dtype="float16",
                     kernel=np.arange(24, dtype=np.float32).reshape(1, 2, 3, 4), bias=np.arange(4, dtype=np.float32))
     plain = Kernel(path="dense", class_name="Dense", kind="Dense", channels=(1,), dtype="float16", kernel=np.ones((2, 4), np.float16))
@@ -62,7 +63,7 @@ def test_all_that_was_found_arrives():
     for one, other in zip(found.layers, got.layers, strict=True):
         assert type(other) is Stored
         assert same_layer(one, other)
-    for name in ("origin", "skipped", "warnings", "left_out", "remedies", "own_classes"):
+    for name in ("origin", "skipped", "warnings", "left_out", "remedies", "own_classes", "has_config"):
         assert getattr(got, name) == getattr(found, name), name
     assert list(map(type, got.skipped)) == list(map(type, found.skipped))
     assert got.kernels.keys() == found.kernels.keys()

@@ -8,7 +8,7 @@ import pytest
 
 import exporter
 from tests.make import v3_files
-from tests.make.configs import norm, sequential
+from tests.make.configs import layer, norm, sequential
 from tests.make.h5_files import named, parameters, write
 
 
@@ -38,5 +38,16 @@ def test_it_is_not_used(form, tmp_path):
     assert bundle["bn"].epsilon == 0.01
     assert bundle.warnings == ("the file contains its own config; the one given with --architecture is not used",)
     given.unlink()
-    with pytest.raises(exporter.FormatError, match="other.json"):
+    with pytest.raises(exporter.FormatError, match=r"other\.json"):
         exporter.read(model, architecture=given)
+
+
+@pytest.mark.parametrize("isolated", [True, False])
+def test_nothing_asks_for_one_that_would_not_be_used(isolated, tmp_path):
+    """The batch norm in a class that no config describes."""
+    path = write(tmp_path / "m.h5", {"block": named("block/bn", parameters())}, sequential(layer("Block", "block")), keras_version="2.4.0")
+    weights = write(tmp_path / "w.h5", {"block": named("block/bn", parameters())})
+    for file, is_asked in ((path, False), (weights, True)):
+        with pytest.raises(exporter.UnresolvedError) as refused:
+            exporter.read(file, isolated=isolated)
+        assert ("--architecture" in refused.value.hint, "--epsilon" in refused.value.hint) == (is_asked, True)

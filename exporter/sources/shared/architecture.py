@@ -95,6 +95,7 @@ def note_own_classes(tree: Node | None, found: Found) -> None:
     for path, class_name in called:
         if path not in known:
             found.leave_out(path, f"its class {printable(class_name, 80)} is not Keras's own and does not have the config of a batch norm")
+    found.has_config = tree is not None
     if tree is not None and (found.skipped or any(layer.epsilon is None for layer in found)):
         found.own_classes += _own_classes(tree)
 

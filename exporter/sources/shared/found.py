@@ -44,6 +44,7 @@ class Found:
         self.left_out: list[Skipped] = []  # possible batch norms, which may be other layers with similar weights
         self.remedies: dict[str, Remedy] = {}  # of skipped layers, by path
         self.own_classes: list[OwnClass] = []
+        self.has_config = False  # whether the model's config was read, so that to give it cannot help
         self.kernels: dict[str, Kernel | str] | None = None  # of the feeding layers, by batch norm, or why there is none
         self._numbers = 0
         self._said: set[str] = set()
