@@ -17,6 +17,7 @@ import exporter
 from exporter.keras import places
 from exporter.pipeline import hints
 from exporter.sources.keras_v3 import replay, weights
+from exporter.sources.legacy_h5 import norms
 from exporter.sources.legacy_h5 import weights as legacy_weights
 from exporter.sources.shared import assemble, matching
 from exporter.sources.tf_graph import graph_norm
@@ -68,6 +69,7 @@ REASONS = (
     ("renorm in a class that no config describes", weights.MORE_VECTORS.partition("}")[2], _says_little),
     ("renamed beside a user's class", matching.NAMELESS, lambda truth, form: form == "orbax" and truth["is_any_renamed"] and _any("own")(
         truth, form)),
+    ("in a user's layer, of which Keras before 2.3 saves nothing", norms.NEVER_BUILT, lambda truth, form: truth["version"] < [2, 3]),
     ("several in one scope", legacy_weights.MIXED.partition("{")[0], _any("own")),
     ("called in training mode", assemble.CALLED_IN_TRAINING, lambda truth, form: _any("training")(truth, form) or any(
         layer.get("may_obey") for layer in truth["layers"]) or (
