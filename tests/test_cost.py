@@ -55,3 +55,15 @@ def test_an_export_imports_only_what_it_needs(tmp_path, make, suffix):
     modules = set(done.stdout.split())
     assert not HEAVY & modules
     assert len([name for name in modules if name.startswith("exporter.")]) < 85
+
+
+def test_a_source_that_is_only_asked_imports_little(tmp_path, make):
+    """A bundle is the last that is tried; of a folder of models, every source is asked whether it is a model itself."""
+    make(tmp_path / "m.h5", 1)
+    exporter.write(exporter.read(tmp_path / "m.h5"), tmp_path / "b.json")
+    program = ("import sys, exporter; from exporter.pipeline.matches import is_folder_of_models; "
+               f"exporter.read({str(tmp_path / 'b.json')!r}); assert is_folder_of_models({str(tmp_path)!r}); print(*sys.modules)")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    modules = done.stdout.split()
+    assert not [name for name in modules if name.startswith(("exporter.sources.tf_graph", "exporter.formats.graph_def"))]
+    assert len([name for name in modules if name.startswith("exporter.sources.")]) < 35

@@ -6,40 +6,19 @@ configs from Keras's metadata. Without metadata, the graph itself shows which va
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
 from exporter.batchnorm.bundle import Origin
-from exporter.batchnorm.stored import Skipped
 from exporter.errors import FormatError, UnsupportedError
 from exporter.files.place import Place
-from exporter.formats.graph_def import MetaGraph
-from exporter.formats.object_graph import OBJECT_GRAPH, SavedGraph
-from exporter.formats.tensor_bundle import Checkpoint, TensorBundle, open_checkpoint
-from exporter.keras.dialects import era_of_tensorflow
-from exporter.keras.lookalikes import is_users_own
 from exporter.sources.shared.found import Found
-from exporter.sources.tf_graph.graph_norm import OF_THE_BATCH, UNKNOWN_FORM
-from exporter.sources.tf_graph.layers import Values, layers
-from exporter.sources.tf_graph.norms import graph_norms
-from exporter.sources.tf_graph.saved import SavedFunctions, key_of
-from exporter.sources.tf_graph.trace import VARIABLES as VARIABLE_OPS
-from exporter.sources.tf_graph.values import Variable
-from exporter.sources.tf_objects.configs import about_removed
-from exporter.sources.tf_objects.norms import ObjectNames, ObjectNorm, epsilon_of, open_graph, with_kernel
-from exporter.sources.tf_objects.parts import METADATA, MODEL, Part, graphs_of, of_inference
-from exporter.sources.tf_objects.read import Said, read_norms, read_objects
-from exporter.sources.tf_objects.saved import KerasMetadata, model_prefix, same_norms
+from exporter.sources.tf_objects import MODEL, VARIABLES
 
 if TYPE_CHECKING:
-    from exporter.batchnorm.kernels import Kernel
-    from exporter.batchnorm.stored import Stored
     from exporter.sources.shared.options import ReadOptions
-    from exporter.sources.tf_graph.graph_norm import GraphNorm
 
 NAME = "saved-model"
-TEXT_MODEL, VARIABLES = "saved_model.pbtxt", "variables/variables.index"
-ARCHITECTURE = "assets/saved_model.json"  # written by tf.keras's export_saved_model in TensorFlow 1.12 to 2.0
+TEXT_MODEL = "saved_model.pbtxt"
 
 
 def claims(place: Place) -> bool:
@@ -60,14 +39,12 @@ def read(place: Place, options: ReadOptions) -> Found:
     if not folder.child(MODEL).is_file():
         raise UnsupportedError("SavedModels in text format are not supported", where=TEXT_MODEL,
                                hint="load it with TensorFlow and save it again")
+    from exporter.sources.tf_objects.model import read_model  # this source is asked about many files that are none of its own
+    from exporter.sources.tf_objects.parts import graphs_of, of_inference
+
     part = of_inference(graphs_of(folder.child(MODEL)))
     found = Found(Origin(file=place.name, kind=NAME, tensorflow_version=part.tensorflow_version), options)
-    index = folder.child(VARIABLES)
-    if not index.is_file():
-        _read_frozen(part, found)
-    else:
-        with open_checkpoint(index) as checkpoint:
-            _read(part, checkpoint, folder, found, options)
+    read_model(part, folder, found, options)
     return found
 
 
@@ -81,163 +58,3 @@ def _folder(place: Place) -> Place | None:
         if variables.name == name and variables.is_folder() and folder.child(MODEL).is_file() and not variables.child(MODEL).is_file():
             return folder if variables is place or place.name.partition(".")[0] == name else None
     return place if place.is_folder() else None
-
-
-def _read(part: Part, checkpoint: Checkpoint, folder: Place, found: Found, options: ReadOptions) -> None:
-    bundle = checkpoint if isinstance(checkpoint, TensorBundle) and OBJECT_GRAPH in checkpoint else None
-    if bundle is not None and part.objects is not None:
-        reader = _Reader(part, part.objects, bundle, folder)
-        reader.read(found)
-        if options.kernels:
-            found.kernels = reader.kernels(options.wants)
-        return
-    graph = MetaGraph(part.data, MODEL)
-    if bundle is not None and folder.child(ARCHITECTURE).is_file():
-        read_objects(bundle, folder.child(ARCHITECTURE), found, _norms_by_key(graph),
-                     kernels=options.wants if options.kernels else None)
-    else:
-        from exporter.sources.tf_graph.tf1 import read_graph
-
-        read_graph(checkpoint, graph, found, options)
-
-
-def _read_frozen(part: Part, found: Found) -> None:
-    """Reads a model whose variables were turned into constants before it was saved."""
-    graph = MetaGraph(part.data, MODEL).graph
-    objects = part.objects
-    if any(node.op in VARIABLE_OPS for node in graph.main.nodes.values()) or (
-            objects is not None and any(map(objects.is_variable, range(len(objects))))):
-        raise FormatError("the SavedModel has no variables: their index is missing", where=VARIABLES)
-    for outcome in layers(graph_norms(graph), lambda variable: None, part.tensorflow_version, is_served=True):
-        found.take(outcome)
-
-
-def _norms_by_key(graph: MetaGraph) -> dict[str, list[GraphNorm]]:
-    """The batch norms of a TensorFlow 1 graph, by the key under which its saver stores their variance."""
-    from exporter.sources.tf_graph.tf1 import saved_names
-
-    keys = saved_names(graph)
-    found: dict[str, list[GraphNorm]] = {}
-    for norm in graph_norms(graph.graph):
-        variance = norm.moving[1] if norm.moving else norm.variance
-        if isinstance(variance, Variable):
-            found.setdefault(keys.get(variance.name, variance.name), []).append(norm)
-    return found
-
-
-class _Reader:
-    """Reads a SavedModel that has an object graph."""
-
-    def __init__(self, part: Part, objects: SavedGraph, checkpoint: TensorBundle, folder: Place) -> None:
-        self._part, self._saved, self._checkpoint = part, objects, checkpoint
-        self._stored = open_graph(checkpoint)
-        self._keras = KerasMetadata(folder.child(METADATA), objects, self._stored)
-        self._era = era_of_tensorflow(part.tensorflow_version)
-        self._by_name: ObjectNames | None = None
-
-    def read(self, found: Found) -> None:
-        """Reads its batch norms into `found`."""
-        norms = same_norms(self._saved, self._stored)
-        removed = {norm.node: self._keras.path(norm) for norm in norms if self._keras.is_removed(norm)}
-        if removed:
-            found.warn(about_removed(removed.values()))
-        if norms:
-            self._by_objects(norms, removed.keys(), found)
-        else:
-            self._by_graph(found)
-
-    def kernels(self, wants: Callable[[str], bool]) -> dict[str, Kernel | str]:
-        """The kernels of the layers that feed its wanted batch norms."""
-        from exporter.sources.tf_objects.kernels import saved_kernels
-
-        return saved_kernels(self._checkpoint, self._stored, self._keras, wants)
-
-    def _by_objects(self, norms: list[ObjectNorm], removed: Collection[int], found: Found) -> None:
-        left = [norm for norm in norms if norm.node not in removed]
-        read = list(read_norms(self._checkpoint, self._stored, left, self._said, self._era, found))
-        functions = SavedFunctions(self._part.data, self._saved, self._stored)
-        by_variance = functions.norms_of(one.norm.variables["moving_variance"] for one in read)
-        for one in read:
-            found.take(self._completed(one.layer, one.norm, by_variance[one.norm.variables["moving_variance"]], functions))
-        known = {node for norm in norms for node in self._stored.children(norm.node).values()}
-        self._add(functions.others(known), found)  # whose variables have other names
-
-    def _said(self, norm: ObjectNorm) -> Said:
-        path = self._keras.path(norm)
-        if not path:
-            self._by_name = self._by_name or ObjectNames(self._stored)
-            path = self._by_name.path(norm.node)
-        return Said(path, *self._keras.config(norm) or (None, None))
-
-    def _completed(self, layer: Stored, found: ObjectNorm, norms: list[GraphNorm], functions: SavedFunctions) -> Stored | Skipped:
-        """The layer, completed from the graph: everything if it has no config, the epsilon of fused kernels, and whether the model uses
-        the statistics of the batch, which the code of a user's class may ask for."""
-        same = [norm for norm in norms if _plays(norm, found)]
-        if layer.epsilon is None or is_users_own(layer.class_name):
-            reason = _other_formula(same, found, functions)
-            if reason:
-                return Skipped(layer.path, reason)
-        if same and (any(norm.also_in_training for norm in same) or all(norm.in_training for norm in same)):
-            layer = layer.replace(called_in_training=True, doubt=layer.doubt or OF_THE_BATCH)
-        if layer.epsilon is not None:
-            return with_kernel(layer, same, self._era)
-        epsilon = epsilon_of(same)
-        if epsilon is None:
-            return layer
-        in_use = [norm for norm in same if not norm.reason][:1]
-        for outcome in layers(in_use, self._values):
-            if not isinstance(outcome, Skipped):
-                return outcome.replace(path=layer.path, name=layer.name, class_name=layer.class_name, doubt=layer.doubt,
-                                       called_in_training=layer.called_in_training)
-        return layer.replace(epsilon=epsilon)
-
-    def _by_graph(self, found: Found) -> None:
-        """The batch norms of objects that are not Keras layers, as model.export writes them: from the functions alone."""
-        functions = SavedFunctions(self._part.data, self._saved, self._stored)
-        norms = functions.norms()
-        self._add(norms, found)
-        if not norms:
-            functions.check_is_open()
-
-    def _add(self, norms: list[GraphNorm], found: Found) -> None:
-        prefix = model_prefix(self._stored.variable_name(node) for node in range(len(self._stored)))
-        if prefix is not None and (len(norms) < 2 or not all(prefix.match(norm.path) for norm in norms)):
-            prefix = None
-
-        def path(said: str) -> str:
-            return prefix.sub("", said) if prefix is not None else said
-
-        for outcome in layers(norms, self._values, is_served=True):
-            if isinstance(outcome, Skipped):
-                found.skip(path(outcome.path), outcome.reason)
-            else:
-                found.add(outcome.replace(path=path(outcome.path), name=path(outcome.path).rpartition("/")[2]))
-
-    def _values(self, variable: Variable) -> Values | None:
-        node = key_of(variable)
-        stored = self._stored.stored(node) if node is not None and node < len(self._stored) else None
-        if stored is None:
-            return None
-        return Values(self._checkpoint.read(stored.key), self._checkpoint.info(stored.key).dtype)
-
-
-def _other_formula(norms: list[GraphNorm], found: ObjectNorm, functions: SavedFunctions) -> str:
-    """Why the functions do not compute the batch norm that the names of an object's variables indicate; "" if they may. Keras's own classes
-    always do. norms: those of these variables."""
-    if not norms:
-        return UNKNOWN_FORM if functions.serve(found.variables["moving_variance"]) else ""
-    reasons = [norm.reason for norm in norms if not norm.in_training]
-    if reasons and all(reasons):
-        return reasons[0]
-    for role in ("gamma", "beta"):
-        if role in found.variables and functions.serve(found.variables[role]) and any(
-                getattr(norm, role) is None for norm in norms if not norm.reason):
-            return f"the graph does not use its {role} as the {role} of a batch norm"
-    return ""
-
-
-def _plays(norm: GraphNorm, found: ObjectNorm) -> bool:
-    """Whether the graph uses the variables in the roles that their names indicate."""
-    mean = norm.moving[0] if norm.moving else norm.mean
-    roles = {"moving_mean": key_of(mean), "gamma": key_of(norm.gamma), "beta": key_of(norm.beta)}
-    return all(key is None or found.variables.get(role) == key for role, key in roles.items())

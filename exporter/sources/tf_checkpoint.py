@@ -8,11 +8,8 @@ from typing import TYPE_CHECKING
 from exporter.batchnorm.bundle import Origin
 from exporter.errors import FormatError, MissingFileError, names
 from exporter.files.place import MiB, Place
-from exporter.formats.object_graph import OBJECT_GRAPH
 from exporter.formats.sstable import is_table
-from exporter.formats.tensor_bundle import TensorBundle, open_checkpoint
 from exporter.sources.shared.found import Found
-from exporter.sources.tf_objects.read import read_objects
 
 if TYPE_CHECKING:
     from exporter.sources.shared.options import ReadOptions
@@ -40,12 +37,17 @@ def claims(place: Place) -> bool:
 
 def read(place: Place, options: ReadOptions) -> Found:
     """The batch norms of a checkpoint; epsilon and axis are None if neither a graph beside it nor an architecture says them."""
+    from exporter.formats.object_graph import OBJECT_GRAPH  # this source is asked about many files that are none of its own
+    from exporter.formats.tensor_bundle import TensorBundle, open_checkpoint
+
     found = Found(Origin(file=place.name, kind=NAME), options)
     table = _table(place, found)
     with open_checkpoint(table) as checkpoint:
         meta, given = _meta(table), options.architecture
         is_meta = meta is not None if given is None else given.suffix == ".meta"  # Keras's estimators of TensorFlow 2 write one, too
         if isinstance(checkpoint, TensorBundle) and OBJECT_GRAPH in checkpoint and not is_meta:
+            from exporter.sources.tf_objects.read import read_objects
+
             read_objects(checkpoint, given, found, kernels=options.wants if options.kernels else None)
         else:
             from exporter.sources.tf_graph.tf1 import read_tf1

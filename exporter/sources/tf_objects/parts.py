@@ -10,8 +10,6 @@ from exporter.formats.graph_def import open_file
 from exporter.formats.object_graph import SavedGraph
 from exporter.formats.protobuf import Message, fields
 
-MODEL, METADATA = "saved_model.pb", "keras_metadata.pb"
-
 # Field numbers of saved_model.proto and meta_graph.proto.
 MODEL_META_GRAPHS = 2
 META_INFO, META_OBJECTS = 1, 7

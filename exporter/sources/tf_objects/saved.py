@@ -14,9 +14,10 @@ from exporter.formats.strict_json import parse_json
 from exporter.keras.calls import NOTHING_AROUND, Surroundings
 from exporter.keras.config import Node, NormFields, is_batch_norm, join, model_tree, norm_fields
 from exporter.keras.lookalikes import INNER_NORM, about_wrapper, inner_norm
+from exporter.sources.tf_objects import METADATA, MODEL
 from exporter.sources.tf_objects.configs import Laid, given_configs
 from exporter.sources.tf_objects.norms import STATISTICS, ObjectNorm, object_norms, parameters
-from exporter.sources.tf_objects.parts import METADATA, MODEL, graphs_of, of_inference
+from exporter.sources.tf_objects.parts import graphs_of, of_inference
 
 if TYPE_CHECKING:
     from exporter.files.place import Place
