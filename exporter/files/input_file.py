@@ -6,7 +6,7 @@ import io
 import os
 from typing import Any, Protocol
 
-WINDOW, MAX_WINDOWS = 768, 3  # bytes of a local file that are read at once; pieces of it that are kept
+AHEAD, MAX_WINDOWS = 608, 2  # bytes of a local file that are read with a piece, from behind it; pieces that are kept with them
 
 
 class InputFile(Protocol):
@@ -89,6 +89,6 @@ class Windows:
         for start, end, window in self._windows:
             if start <= at and at + size <= end:
                 return window[at - start: at - start + size]
-        data = self._file.read_at(at, max(size, WINDOW))
+        data = self._file.read_at(at, size + AHEAD)
         self._windows = ((at, at + len(data), data), *self._windows[:MAX_WINDOWS - 1])
         return data[:size]

@@ -82,7 +82,7 @@ class Groups:
         ranks = RANKS.at(block, RANKS_AT) if first else Ranks(0, 0, 0)
         self._leaf_size = TABLE_NODE.size + 2 * min(ranks.leaf, MAX_RANK) * TABLE_ENTRY.size
         self._node_size = TREE_NODE.size + 8 * (2 * 2 * min(ranks.internal, MAX_RANK) + 1)
-        self._most_used = 2 * ranks.internal
+        self._most_read, self._most_used = 2 * min(ranks.internal, MAX_RANK), 2 * ranks.internal
 
     def check(self, path: str, entry: TableEntry | None, found: LibraryObject | PlainGroup | PlainDataset) -> None:
         """Compares the entry of an opened object in the parent group's symbol table with the object's header.
@@ -162,6 +162,7 @@ class Groups:
         return None
 
     def _listed(self, tree: int, heap_address: int) -> Members:
+        root = self.read(tree, self._node_size)  # first: the library writes the names behind it, so that they are read with it
         signature, version, size, free, place = LOCAL_HEAP.fields(self.read(heap_address, LOCAL_HEAP.size))
         if signature != b"HEAP" or version or size > MAX_HEAP:
             raise FormatError("the names of this group's members are not at the recorded address", hint=AGAIN)
@@ -170,7 +171,7 @@ class Groups:
             raise FormatError("the free list among the names of this group's members is damaged", hint=AGAIN)
         members: Members = {}
         before = b""
-        for leaf, low, high in self._leaves(tree, names, {}, MAX_DEPTH):
+        for leaf, low, high in self._leaves(tree, root, names, {}, MAX_DEPTH):
             for entry in leaf:
                 name = _name(names, entry.name)
                 if not (before < name and low < name <= high and entry.cache in CACHES):
@@ -183,12 +184,11 @@ class Groups:
                 raise FormatError(f"expected a group of at most {MAX_MEMBERS} members, got more")
         return members
 
-    def _leaves(self, address: int, names: bytes, seen: dict[int, TreeNode], above: int) -> Iterator[_Leaf]:
+    def _leaves(self, address: int, data: bytes, names: bytes, seen: dict[int, TreeNode], above: int) -> Iterator[_Leaf]:
         """The entries of each leaf below a node of the B-tree, with the keys on both sides: names are above the first, up to the second.
 
-        seen: the nodes so far by address, in their order within a level.
+        data: of the node. seen: the nodes so far by address, in their order within a level.
         """
-        data = self.read(address, self._node_size)
         node = TREE_NODE.at(data)
         if node.signature != b"TREE" or node.kind != GROUP_NODE or node.level >= above or address in seen:
             raise FormatError("the B-tree of this group is damaged", hint=AGAIN)
@@ -196,16 +196,16 @@ class Groups:
         if node.left != (left[0] if left else UNDEFINED) or (left and left[1].right != address) or (not seen and node.right != UNDEFINED):
             raise FormatError("the B-tree of this group is damaged: its nodes disagree about their neighbors", hint=AGAIN)
         seen[address] = node
-        size = TREE_NODE.size + 8 * (2 * node.used + 1)
-        if size > len(data) and node.used <= self._most_used:  # a rank above MAX_RANK, of which this node makes use
-            data = self.read(address, size)
+        if self._most_read < node.used <= self._most_used:  # a rank above MAX_RANK, of which this node makes use
+            data = self.read(address, TREE_NODE.size + 8 * (2 * node.used + 1))
         pairs = struct.unpack_from(f"<{2 * node.used + 1}Q", data, TREE_NODE.size)
         for i in range(0, 2 * node.used, 2):
             low, high = _name(names, pairs[i]), _name(names, pairs[i + 2])
             if node.level == 0:
                 yield self._leaf(pairs[i + 1]), low, high
                 continue
-            for leaf, inner_low, inner_high in self._leaves(pairs[i + 1], names, seen, node.level):
+            inner = self.read(pairs[i + 1], self._node_size)
+            for leaf, inner_low, inner_high in self._leaves(pairs[i + 1], inner, names, seen, node.level):
                 yield leaf, max(low, inner_low), min(high, inner_high)
 
     def _leaf(self, address: int) -> Iterator[TableEntry]:

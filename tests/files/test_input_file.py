@@ -7,8 +7,10 @@ import os
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from exporter.files.input_file import MAX_WINDOWS, WINDOW, LocalFile, Windows
+from exporter.files.input_file import AHEAD, MAX_WINDOWS, LocalFile, Windows
 
+FIRST = 64  # bytes of a piece
+WINDOW = FIRST + AHEAD  # bytes that are read with it
 SIZE = 5 * WINDOW + 100
 DATA = bytes(range(251)) * (SIZE // 251 + 1)
 PIECES = st.lists(st.tuples(st.integers(0, SIZE + 10), st.sampled_from((0, 1, 24, 272, WINDOW - 1, WINDOW, WINDOW + 1, 2 * WINDOW))))
@@ -39,11 +41,12 @@ def test_every_piece_is_what_the_file_contains_there(tmp_path, pieces):
 
 
 def test_what_follows_a_piece_is_not_read_again(tmp_path):
+    assert WINDOW % FIRST == FIRST // 2
     with opened(tmp_path) as file:
         windows = Windows(file)
-        for start in range(MAX_WINDOWS):
-            for at in range(start * WINDOW, (start + 1) * WINDOW, 64):
-                windows.read_at(at, 64)
+        for start in range(0, MAX_WINDOWS * WINDOW, WINDOW):
+            for at in range(start, start + WINDOW, FIRST // 2):
+                windows.read_at(at, FIRST if at == start else FIRST // 2)
         assert file.asked == MAX_WINDOWS
         windows.read_at(0, WINDOW)
         assert file.asked == MAX_WINDOWS  # the latest ones are kept
