@@ -95,8 +95,8 @@ class _Counter:
         self.where, self.left, self.has_namesakes = where, MAX_LAYERS, False
 
     def error(self, what: str, name: object = "") -> FormatError:
-        place = f"{self.where}: layer {printable(str(name), 80)}" if name else self.where
-        return FormatError(what, where=place)
+        layer = f"layer {printable(str(name), 80)}" if name else ""
+        return FormatError(what, where=": ".join(filter(None, (self.where, layer))))
 
     def count(self) -> None:
         self.left -= 1

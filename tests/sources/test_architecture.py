@@ -57,6 +57,21 @@ def test_a_dump_of_get_config_is_an_architecture(tmp_path, make, form):
     assert shown(read(tmp_path, form(model("bn_a", "bn_b", make=make)))) == gammas("bn_a", "bn_b")
 
 
+def test_json_that_an_editor_on_windows_saved(tmp_path):
+    path, file = tmp_path / "architecture.json", weights(tmp_path / "w.h5", "bn_a", "bn_b")
+    path.write_text(json.dumps(model("bn_a", "bn_b")), encoding="utf-8-sig")
+    assert shown(exporter.read(file, architecture=path)) == gammas("bn_a", "bn_b")
+    path.write_text(json.dumps(model("bn_a", "bn_b")), encoding="utf-16")
+    with pytest.raises(UnsupportedError, match=r"architecture\.json: this text is encoded in UTF-16"):
+        exporter.read(file, architecture=path)
+
+
+def test_an_error_in_a_config_names_its_layer(tmp_path):
+    """A config that is the whole file has no name of its own in front of that."""
+    with pytest.raises(FormatError, match=r"architecture\.json: layer model: the config of"):
+        read(tmp_path, {"class_name": "Functional", **model("bn_a", "bn_b")["config"]})
+
+
 def test_names_of_a_users_model_are_its_own(tmp_path):
     """Its config lists some of its layers, in no order."""
     tree = entry("Net", "net", registered="lab>Net", norm=norm("batch_normalization_3", epsilon=0.1))

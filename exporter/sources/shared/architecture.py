@@ -3,6 +3,7 @@ or a SavedModel."""
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterator
 from typing import Any
 
@@ -57,12 +58,14 @@ def _architecture(place: Place) -> Architecture:
         from exporter.sources.shared.archive import read_architecture
 
         return read_architecture(place)
-    head = place.head(512).lstrip()
+    head = place.head(512).removeprefix(codecs.BOM_UTF8).lstrip()
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # as PowerShell redirects output
+        raise UnsupportedError("this text is encoded in UTF-16", hint="save it as UTF-8")
     if not head.startswith((b"{", b"[", b'"')):
         raise UnsupportedError("expected JSON or a model file that contains a config", hint=HOW_TO_GIVE_ONE)
     from exporter.formats.strict_json import parse_json
 
-    value = parse_json(place.read(), "")
+    value = parse_json(place.read().removeprefix(codecs.BOM_UTF8), "")  # editors on Windows put the mark there
     if isinstance(value, str):  # json.dump(model.to_json(), file): to_json() already returns text
         value = parse_json(value, "")
     said: dict[str, Any] = {}
