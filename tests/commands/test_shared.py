@@ -68,6 +68,17 @@ def test_a_folder_that_is_gone_is_named(run, tmp_path, monkeypatch):
     assert (code, err) == (1, "error: the current folder no longer exists\nhint: change to one that exists\n")
 
 
+def test_output_that_is_lost_at_the_end_is_an_error(run, monkeypatch):
+    """It waits in a buffer until then."""
+    class Full(io.StringIO):
+        def flush(self):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(shared.streams, "discard_output", lambda: None)
+    monkeypatch.setattr(sys, "stdout", Full())
+    assert run(lambda words: 0) == (1, "", "error: standard output: cannot be written: No space left on device\n")
+
+
 def test_twenty_warnings_are_printed(capsys):
     for count, more in ((20, None), (21, 1), (25, 5)):
         shared.warn([f"w{number}" for number in range(count)])
