@@ -13,6 +13,7 @@ from exporter.files import address
 from exporter.files.input_file import InputFile, LocalFile
 
 MiB = 1 << 20
+MAX_HEAD = 1 << 12  # bytes that are read to tell what kind a file is of
 
 Stamp = tuple[int, int, int, int]  # what changes when a file is replaced or written to
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from exporter.batchnorm.bundle import ReadBack
 from exporter.batchnorm.document import MAX_BYTES, MAX_VALUES, from_document
+from exporter.files.place import MAX_HEAD
 
 if TYPE_CHECKING:
     from exporter.files.place import Place
@@ -16,7 +17,7 @@ NAME = "bundle"
 
 def claims(place: Place) -> bool:
     """A JSON object whose first kilobytes name the format: other producers may order keys differently."""
-    head = place.head(4096).lstrip(b"\xef\xbb\xbf \t\r\n")
+    head = place.head(MAX_HEAD).lstrip(b"\xef\xbb\xbf \t\r\n")
     return head.startswith(b"{") and b'"bn-bundle"' in head
 
 

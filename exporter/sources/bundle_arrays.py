@@ -16,6 +16,7 @@ from exporter.batchnorm.dtypes import HELD_IN
 from exporter.batchnorm.gate import MAX_NUMBERS, check_numbers
 from exporter.batchnorm.layer import PARAMETERS
 from exporter.errors import BundleError, FormatError, printable
+from exporter.files.place import MAX_HEAD
 from exporter.formats.bfloat16 import widen
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ TENSORS = {"F16": ("float16", "<f2"), "BF16": ("bfloat16", "<u2"), "F32": ("floa
 def claims(place: Place) -> bool:
     """A folder or zip archive with bundle.json, an .npz or a safetensors file with the array or the metadata "bn-bundle"."""
     if place.is_folder():
-        return b'"bn-bundle"' in place.child(KIT).head(4096)
+        return b'"bn-bundle"' in place.child(KIT).head(MAX_HEAD)
     head = place.head(9)
     if head.startswith(b"PK"):
         return _has_member(place)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from exporter.batchnorm.bundle import Origin
 from exporter.errors import FormatError, UnsupportedError
+from exporter.files.place import MAX_HEAD
 from exporter.formats.protobuf import varint
 from exporter.sources.shared.found import Found
 
@@ -27,12 +28,12 @@ _TEXT = re.compile(rb"\s*(#[^\n]*\n\s*)*(node|versions|library|meta_info_def|gra
 
 def claims(place: Place) -> bool:
     """A GraphDef, or a file that contains one: a MetaGraphDef, or a renamed SavedModel file; in binary or text form."""
-    return _kind(place.head(4096)) is not None
+    return _kind(place.head(MAX_HEAD)) is not None
 
 
 def read(place: Place, options: ReadOptions) -> Found:
     """The batch norms whose parameters are constants of the graph. Raises: FormatError, UnsupportedError (not frozen, folded, text)."""
-    kind = _kind(place.head(4096))
+    kind = _kind(place.head(MAX_HEAD))
     if kind == "text":
         raise UnsupportedError("this is a graph in text format, which is not supported", hint="write it with as_text=False")
     from exporter.formats.graph_def import Graph, MetaGraph, open_file  # this source is asked about many files that are none of its own

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from exporter.batchnorm.bundle import Origin
 from exporter.errors import located
-from exporter.files.place import Place
+from exporter.files.place import MAX_HEAD, Place
 from exporter.formats.hdf5 import is_hdf5, open_hdf5
 from exporter.sources.keras_v3.groups import LAYER_LISTS, VARIABLES, Group
 from exporter.sources.keras_v3.weights import read_weights
@@ -33,7 +33,7 @@ def claims(place: Place) -> bool:
             if any(re.fullmatch(r"layer_names[0-9]*|nb_layers|model_config", name) for name in file.attributes("")):
                 return False  # the older layout, whatever the names of its layers
             return any(map(file.is_group, (*LAYER_LISTS, VARIABLES))) or any(path.endswith(f"/{VARIABLES}") for path in file.walk())
-    return place.is_file() and place.head(1) == b"{" and b'"weight_map"' in place.head(4096)
+    return place.is_file() and place.head(1) == b"{" and b'"weight_map"' in place.head(MAX_HEAD)
 
 
 def read(place: Place, options: ReadOptions) -> Found:

@@ -186,7 +186,7 @@ def _beside(found: Iterable[str], whole: Scopes) -> Mapping[str, list[str]]:
 def _no_norms(found: list[str]) -> UnsupportedError:
     what = f"this is a NumPy archive (.npz), and the names of its arrays ({names(found)}) are not those of a batch norm's parameters"
     if all(map(_UNNAMED.fullmatch, found)):
-        return UnsupportedError(f"this is a NumPy archive (.npz) of arrays without names ({names(found, 3)}), which cannot be told apart",
+        return UnsupportedError(f"this is a NumPy archive (.npz) of arrays without names ({names(found)}), which cannot be told apart",
                                 hint="give the model itself, or save the arrays under their weights' names")
     if any(map(_OLD.fullmatch, found)):
         return UnsupportedError(f"{what}: running_std of Keras 1 can be a standard deviation or a variance",

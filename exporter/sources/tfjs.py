@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from exporter.batchnorm.bundle import Origin
 from exporter.errors import FormatError, UnsupportedError
-from exporter.files.place import MiB, Place
+from exporter.files.place import MAX_HEAD, MiB, Place
 from exporter.formats.strict_json import parse_json
 from exporter.keras import dialects
 from exporter.keras.config import model_tree, walk
@@ -37,7 +37,7 @@ GRAPH_MODEL = "this is a TensorFlow.js graph model: its converter folds batch no
 
 def claims(place: Place) -> bool:
     """A JSON file with the keys of a model.json."""
-    head = place.head(4096)
+    head = place.head(MAX_HEAD)
     return head.lstrip()[:1] == b"{" and (b'"modelTopology"' in head or b'"weightsManifest"' in head)
 
 

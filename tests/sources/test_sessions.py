@@ -36,3 +36,6 @@ def test_what_is_said_of_it():
     assert about_session(found, [f"{BN}_5", "net/stem", f"net/{BN}_6"]) == (
         "2 batch norms have other names in the architecture than in the weights, numbered in another session "
         f"({BN} for {BN}_5, {BN}_1 for {BN}_6): they are paired by their numbers")
+    many = nodes(*(f"{BN}_{number}" for number in range(5)))
+    assert about_session(many, [f"{BN}_{number}" for number in range(5, 10)]).endswith(
+        f"({BN}_0 for {BN}_5, {BN}_1 for {BN}_6, {BN}_2 for {BN}_7 and 2 more): they are paired by their numbers")

@@ -136,10 +136,10 @@ class Weights:
 
     def _raise_wrong_size(self, group: int, places: list[Place], size: int) -> None:
         for place in places:
-            if place.head(64).lstrip()[:1] == b"<":
+            if place.head().lstrip()[:1] == b"<":
                 raise FormatError("the shard is an HTML page: the download went wrong", where=place.name, hint=AGAIN)
         what = "cut short or one is missing" if size < self._sizes[group] else "longer than that"
-        raise FormatError(f"model.json lists {self._sizes[group]} bytes of weights, the shards {names(self._paths[group], 3)} have {size}: "
+        raise FormatError(f"model.json lists {self._sizes[group]} bytes of weights, the shards {names(self._paths[group])} have {size}: "
                           f"they are {what}", hint=AGAIN)
 
 

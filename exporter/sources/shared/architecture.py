@@ -58,7 +58,7 @@ def _architecture(place: Place) -> Architecture:
         from exporter.sources.shared.archive import read_architecture
 
         return read_architecture(place)
-    head = place.head(512).removeprefix(codecs.BOM_UTF8).lstrip()
+    head = place.head().removeprefix(codecs.BOM_UTF8).lstrip()
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # as PowerShell redirects output
         raise UnsupportedError("this text is encoded in UTF-16", hint="save it as UTF-8")
     if not head.startswith((b"{", b"[", b'"')):

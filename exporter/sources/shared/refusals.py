@@ -6,7 +6,7 @@ import codecs
 import unicodedata
 
 from exporter.errors import ExporterError, FormatError, UnsupportedError, names
-from exporter.files.place import Place
+from exporter.files.place import MAX_HEAD, Place
 
 FOLDED = "converters fold batch norm into the layers around it, so gamma, beta and the statistics are no longer in the file"
 ORIGINAL = "export the model it was made from"
@@ -21,7 +21,7 @@ def refuse(place: Place) -> ExporterError:
     size = place.size()
     if size == 0:
         return FormatError("the file is empty (0 bytes)", hint="copy or download it again")
-    head = place.head(4096)
+    head = place.head(MAX_HEAD)
     for test, error in _KINDS:
         if test(head):
             return error(place)
@@ -37,7 +37,7 @@ def check_fetched(place: Place) -> None:
 
 
 def _text(head: bytes) -> str:
-    return head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1024].decode("latin-1").lower()
+    return head.lstrip(b"\xef\xbb\xbf \t\r\n").decode("latin-1").lower()
 
 
 def _is_signature_damaged(head: bytes) -> bool:
