@@ -121,6 +121,8 @@ def test_what_becomes_of_each_layer(layers, options, paths, skipped):
     ([make_stored("none", epsilon=None)], {"skip_unresolved": True}, "1 batch norm cannot be resolved: none", "give it with --epsilon"),
     ([make_stored("none", epsilon=None)], {"keep_unusable": True, "skip_unresolved": True}, "1 batch norm cannot be resolved: none", ""),
     ([make_stored("a"), make_stored("doubt", doubt="why")], {}, "doubt: why", "--stored-statistics writes their stored statistics anyway"),
+    ([make_stored("a"), make_stored("doubt", doubt="why", axis=None)], {}, "doubt: why", "--stored-statistics writes"),
+    ([FIVE.replace(doubt="why")], {}, "five: its parameters have shape [2, 3]", "--architecture FILE"),
     ([FIVE], {}, "five: its parameters have shape [2, 3], and the file does not specify along which axes", "--architecture FILE, which"),
     ([make_stored("a", epsilon=None)], {"epsilon": (("b*", 1.0),)}, "--epsilon 'b*' matches none of the batch norms a", ""),
     ([make_stored("a")], {"layers": ("b*",)}, "--layers b* matches none of the batch norms a", "")])
