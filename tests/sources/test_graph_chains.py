@@ -54,7 +54,7 @@ def all_of(tmp_path, texts, **options):
 
 
 def test_which_parameters_a_formula_has(tmp_path):
-    """What is added, subtracted or multiplied afterwards is no part of it."""
+    """What is added, subtracted or multiplied afterward is no part of it."""
     bundle = all_of(tmp_path, [text for text, _ in FORMULAS])
     for number, (text, kept) in enumerate(FORMULAS):
         values, layer = parameters(seed=number), bundle[f"n{number}"]
