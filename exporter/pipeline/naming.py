@@ -15,8 +15,11 @@ from collections.abc import Callable, Iterable, Sequence
 
 from exporter.errors import ExporterError, FormatError, OutputError
 from exporter.files import address
-from exporter.files.remote import is_url
+from exporter.files.remote import is_url, place_for
 from exporter.pipeline.matches import expand, fixed_folder, is_folder_of_models
+from exporter.sources import source_for
+
+EXPORTS = ("bundle", "bundle-arrays")  # the sources that read what was exported
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -36,18 +39,24 @@ def named_sources(sources: Iterable[str | os.PathLike[str]], out_dir: str, suffi
     common = _common([_parts(folder) for folder in folders.values()])
     plan = Plan({}, {})
     sources_of: dict[str, str] = {}
+    found: dict[str, list[str]] = {}
     for word in words:
         problems: dict[str, ExporterError] = {}
         paths = list(expand(word, _left_out(folders[word], out_dir, suffix, is_export), problems, of_models[word]))
         if not paths and not problems:
             problems[word] = FormatError("no file or folder matches this pattern")
         plan.problems.update(problems)
+        found[word] = paths
+    models = {place_of(path) for paths in found.values() for path in paths}
+    for paths in found.values():
         for path in paths:
             *below, name = _parts(path)[len(common):]
             out, number = join(out_dir, [*below, name + suffix]), 2
             while sources_of.get(out, place_of(path)) != place_of(path):  # two URLs of which one has characters that no file name has
                 out, number = join(out_dir, [*below, f"{name}~{number}{suffix}"]), number + 1
-            if out not in sources_of:
+            if place_of(out) in models:
+                plan.problems[path] = OutputError("its export would replace this model", where=out, hint="choose another --out-dir")
+            elif out not in sources_of:
                 plan.outputs[path], sources_of[out] = out, place_of(path)
     return plan
 
@@ -62,9 +71,20 @@ def _left_out(folder: str, out_dir: str, suffix: str, is_export: Callable[[str],
             return False
         if not models_lie_there:
             return True
-        return is_export(path) or (path.endswith(suffix) and not is_url(path) and os.path.lexists(path[: -len(suffix)]))
+        if is_export(path):
+            return True
+        return path.endswith(suffix) and not is_url(path) and os.path.lexists(path[: -len(suffix)]) and not _is_model(path)
 
     return test
+
+
+def _is_model(path: str) -> bool:
+    """Whether a file that has the name of an export is a model: "model.json" of TensorFlow.js beside a SavedModel "model"."""
+    try:
+        source = source_for(place_for(path))
+    except ExporterError:
+        return False
+    return source is not None and source.NAME not in EXPORTS
 
 
 def _is_inside(path: str, there: list[str]) -> bool:

@@ -115,3 +115,25 @@ def test_exports_that_lie_among_the_models_are_no_models(tmp_path):
     assert found(tmp_path) == ["a.h5", "b.json", "sub/c.h5", "sub/d.json"], "a.h5.json stands beside a.h5"
     assert found(tmp_path, lambda path: path.endswith("b.json")) == ["a.h5", "sub/c.h5", "sub/d.json"]
     assert found(tmp_path / "sub") == ["a.h5", "a.h5.json", "b.json"], "all that lies in the output folder"
+
+
+def tfjs_beside_a_folder(tmp_path):
+    """A model called "model", and one of TensorFlow.js, which has the name of its export."""
+    (tmp_path / "model").write_bytes(b"\x89HDF\r\n\x1a\n")
+    (tmp_path / "model.json").write_text('{"modelTopology": {}, "weightsManifest": []}')
+    return str(tmp_path)
+
+
+def test_a_model_with_the_name_of_an_export_is_one(tmp_path):
+    folder = tfjs_beside_a_folder(tmp_path)
+    assert set(named_sources([f"{folder}/*"], folder, ".npz").outputs) == {f"{folder}/model", f"{folder}/model.json"}
+    (tmp_path / "model.json").write_text('{"format": "bn-bundle"}')
+    assert set(named_sources([f"{folder}/*"], folder, ".json").outputs) == {f"{folder}/model"}
+
+
+@pytest.mark.parametrize("words", [["*"], ["model", "model.json"], ["model.json", "model"]])
+def test_no_export_replaces_a_model(words, tmp_path):
+    folder = tfjs_beside_a_folder(tmp_path)
+    plan = named_sources([f"{folder}/{word}" for word in words], folder, ".json")
+    assert plan.outputs == {f"{folder}/model.json": f"{folder}/model.json.json"}
+    assert [(path, error.where) for path, error in plan.problems.items()] == [(f"{folder}/model", f"{folder}/model.json")]
