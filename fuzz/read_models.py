@@ -69,6 +69,7 @@ REASONS = (
     ("renorm in a class that no config describes", weights.MORE_VECTORS.partition("}")[2], _says_little),
     ("renamed beside a user's class", matching.NAMELESS, lambda truth, form: form == "orbax" and truth["is_any_renamed"] and _any("own")(
         truth, form)),
+    ("renamed, in a user's class", "in a custom class: it is ambiguous whose they are", lambda truth, form: truth["is_any_renamed"]),
     ("in a user's layer, of which Keras before 2.3 saves nothing", norms.NEVER_BUILT, lambda truth, form: truth["version"] < [2, 3]),
     ("several in one scope", legacy_weights.MIXED.partition("{")[0], _any("own")),
     ("called in training mode", assemble.CALLED_IN_TRAINING, lambda truth, form: _any("training")(truth, form) or any(
