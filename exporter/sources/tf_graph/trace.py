@@ -64,7 +64,7 @@ class Tracer:
     start from the main graph, too.
     """
 
-    def __init__(self, graph: Graph, bound: Mapping[str, Sequence[Variable | Constant | None]] | None = None, *, main: bool = True) -> None:
+    def __init__(self, graph: Graph, bound: Mapping[str, Sequence[Variable | Constant | None]] | None = None, *, main: bool) -> None:
         self.graph = graph
         self.roots = [Frame(graph.main)] if main else []
         for name, variables in (bound or {}).items():
