@@ -7,6 +7,7 @@ import gc
 import importlib
 import os
 import random
+import signal
 import threading
 import warnings
 
@@ -27,6 +28,8 @@ def pytest_configure(config):
     examples = 200 if config.getoption("--thorough") else 25
     hypothesis.settings.register_profile("suite", max_examples=examples, deadline=None)  # on a busy machine an example takes any time
     hypothesis.settings.load_profile("suite")
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts commands in the background; what the tests start inherits it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_sessionstart(session):
