@@ -139,9 +139,9 @@ def test_announced_ranges_are_widened_and_merged(packs):
 
 
 @needs_http
+@pytest.mark.thorough("much time: a DenseNet by hundreds of requests")
 @pytest.mark.parametrize(("name", "several", "requests", "part"), [
-    ("model.h5", False, 255, 0.11), *(pytest.param(*values, marks=pytest.mark.thorough("much time")) for values in (
-        ("model.keras", True, 30, 0.055), ("model.keras", False, 255, 0.11), ("model.h5", True, 30, 0.055)))])
+    ("model.h5", False, 255, 0.11), ("model.keras", True, 30, 0.055), ("model.keras", False, 255, 0.11), ("model.h5", True, 30, 0.055)])
 def test_few_requests_and_few_bytes(densenet, name, several, requests, part, tmp_path, run):
     """Its 201 batch norms lie in 200 places, each of them far from the next: a server that sends one range in an answer needs 200 answers,
     or 120 with a sixth of the file."""

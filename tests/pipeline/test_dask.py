@@ -112,6 +112,6 @@ def test_no_scheduler(zoo, tmp_path, monkeypatch):
     from exporter.commands.export import export
 
     client = distributed.Client
-    monkeypatch.setattr(distributed, "Client", lambda address, timeout: client(address, timeout="1s"))
+    monkeypatch.setattr(distributed, "Client", lambda address, timeout: client(address, timeout="0.3s"))
     with pytest.raises(exporter.UsageError, match="cannot connect to a Dask scheduler"):
         export([str(zoo), "--out-dir", str(tmp_path / "out"), "--dask", "tcp://127.0.0.1:9"])

@@ -142,7 +142,8 @@ def test_what_is_there_and_unchanged_is_skipped(tree):
     assert set(statuses(export_many(["zoo/**/*.json"], "out", force=True)).values()) == {"exported"}
 
 
-@pytest.mark.parametrize("how", ["model", "model, same size and time", "export", "export gone", "options", "index"])
+@pytest.mark.parametrize("how", ["model, same size and time", "export", "options", *(
+    pytest.param(how, marks=pytest.mark.thorough("much time; the like runs always")) for how in ("model", "export gone", "index"))])
 def test_what_has_changed_is_exported_again(tree, how):
     export_many(["zoo/**/*.json"], "out")
     options = exporter.ReadOptions()

@@ -181,7 +181,7 @@ def test_limits_hold_for_each_file(zoo, pool, monkeypatch):
         read(pool, zoo / "m3.json")
 
 
-@pytest.mark.parametrize("name", ["MAX_FILES", "MAX_GROWTH"])
+@pytest.mark.parametrize("name", ["MAX_FILES", pytest.param("MAX_GROWTH", marks=pytest.mark.thorough("much time: four interpreters"))])
 def test_one_that_has_read_enough_or_has_grown_is_replaced(zoo, pool, forks, monkeypatch, name):
     monkeypatch.setattr(readers, name, 2 if name == "MAX_FILES" else -(1 << 40))
     seen = set()

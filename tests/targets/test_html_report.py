@@ -85,6 +85,7 @@ def test_the_same_bundle_gives_the_same_bytes():
     assert b"$" not in write(model(2))
 
 
+@pytest.mark.thorough("much time: five hundred layers")
 def test_five_hundred_layers_stay_below_three_megabytes_and_say_what_is_left_out():
     page = write(model(500))
     assert len(page) < 3_000_000
