@@ -11,16 +11,18 @@ from tests.sources.test_frozen_graph import X, check, read
 
 NUMBERS = [const("none", np.zeros(0, np.int32)), node("filled", "Fill", "none", "epsilon"),
            const("epsilon", np.float32(1e-3)), const("other", np.float32([2, 3, 4])), const("axes", np.int32([0, 1, 2])),
-           const("power", np.float32(-0.5)), const("quarter", np.float32(0.25)), node("unknown", "Placeholder")]
-NAMES = {"x": "x", "e": "epsilon", "c": "other", "axes": "axes", "power": "power", "quarter": "quarter",
+           const("power", np.float32(-0.5)), const("quarter", np.float32(0.25)), const("one", np.float32(1)),
+           node("unknown", "Placeholder")]
+NAMES = {"x": "x", "e": "epsilon", "c": "other", "axes": "axes", "power": "power", "quarter": "quarter", "one": "one",
          "unknown": "unknown", "filled": "filled"}
 UNKNOWN_FORM = "the graph uses its variance in a way that is not a known form of batch norm"
 
 
-def written(tmp_path, text, values=None, **options):
-    """A bundle of the formula `text` of x, g, b, m, v, e, and another vector c."""
+def written(tmp_path, text, values=None, x=X, more=(), **more_names):
+    """A bundle of the formula `text` of x, g, b, m, v, e, another vector c, and other NAMES. more: nodes, which more_names may refer to."""
     nodes, reads = frozen_variables("bn", values or parameters(), ("scale", "offset", "mu", "sigma2"))
-    return read(tmp_path, X, *NUMBERS, *nodes, *formula(text, **NAMES, **dict(zip("gbmv", reads, strict=True))), **options)
+    named = NAMES | dict(zip("gbmv", reads, strict=True)) | more_names
+    return read(tmp_path, x, *NUMBERS, *nodes, *more, *formula(text, **named))
 
 
 FORMULAS = [

@@ -29,16 +29,9 @@ from tests.make.graph_files import (
 from tests.make.live import config
 from tests.make.tensor_files import field, write_bundle
 from tests.sources.test_frozen_graph import ROLES, X, check, read
-from tests.sources.test_graph_chains import NAMES, NUMBERS
+from tests.sources.test_graph_chains import NAMES, NUMBERS, written
 from tests.sources.test_saved_model import CHILDREN, VECTORS, saved_functions, write_exported
 from tests.sources.test_saved_model import read as read_saved_model
-
-
-def written(tmp_path, text, values=None, x=X, more=(), **more_names):
-    """A bundle of the formula `text` of x, g, b, m, v, e, a vector c and the number one."""
-    nodes, reads = frozen_variables("bn", values or parameters(), ("scale", "offset", "mu", "sigma2"))
-    named = NAMES | dict(zip("gbmv", reads, strict=True)) | {"one": "one"} | more_names
-    return read(tmp_path, x, const("one", np.float32(1)), *NUMBERS, *nodes, *more, *formula(text, **named))
 
 
 @pytest.mark.parametrize("text", [

@@ -17,8 +17,7 @@ from exporter.sources.legacy_h5.weights import (
     path_of,
 )
 from tests.make.configs import layer, norm, sequential
-
-ROLES = ("gamma", "beta", "moving_mean", "moving_variance")
+from tests.make.h5_files import ROLES
 
 
 def group(*weights, name="g"):
