@@ -17,6 +17,7 @@ import numpy as np
 from exporter.errors import FormatError, printable
 from exporter.files.place import MiB, Place
 from exporter.formats.protobuf import BYTES, Message, fields_at, varint
+from exporter.formats.shapes import shaped
 from exporter.formats.tensorflow_types import DOUBLE_VAL, FLOAT_VAL, HALF_VAL, STRING_VAL, dtype_of
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class TensorProto:
         else:
             values = self._repeated(self.dtype.numpy, self.dtype.field)
         values = self.dtype.widened(values)
-        return values.astype(values.dtype.newbyteorder("=")).reshape(self.shape)
+        return shaped(values.astype(values.dtype.newbyteorder("=")), self.shape, self.where)
 
     def strings(self) -> list[bytes]:
         """The values of a constant of strings."""

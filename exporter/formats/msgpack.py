@@ -14,6 +14,7 @@ import numpy as np
 
 from exporter.errors import FormatError, printable
 from exporter.formats.bfloat16 import widen
+from exporter.formats.shapes import shaped
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,10 +41,13 @@ def is_map(head: bytes) -> bool:
     return size > 0 and all(31 < byte < 127 for byte in head[start:start + size])
 
 
-def parse(data: bytes, where: str) -> Any:
-    """The value of one document: dict, list, str, bytes, int, float, bool, None or an array. Raises: FormatError."""
+def parse(data: bytes, where: str, depth: int = 0) -> Any:
+    """The value of one document, `depth` levels inside another: dict, list, str, bytes, int, float, bool, None or an array.
+
+    Raises: FormatError.
+    """
     reader = _Reader(data, where)
-    value = reader.value(0)
+    value = reader.value(depth)
     if reader.at != len(data):
         raise FormatError(f"{len(data) - reader.at} bytes follow the msgpack document", where=where)
     return value
@@ -91,7 +95,7 @@ class _Reader:
         if kind == "extension":
             code = self.take(1)[0]
             content = self.take(size)
-            return _array(content, self.where) if code == ARRAY else None
+            return _array(content, self.where, depth + 1) if code == ARRAY else None
         if kind == "list":
             return [self.value(depth + 1) for _ in range(size)]
         return self.map(size, depth)
@@ -108,8 +112,8 @@ class _Reader:
         return found
 
 
-def _array(content: bytes, where: str) -> NDArray[Any]:
-    parts = parse(content, where)
+def _array(content: bytes, where: str, depth: int) -> NDArray[Any]:
+    parts = parse(content, where, depth)
     if not isinstance(parts, list) or len(parts) != 3:
         raise FormatError("expected shape, dtype and bytes of an array", where=where)
     shape, dtype, raw = parts
@@ -121,5 +125,5 @@ def _array(content: bytes, where: str) -> NDArray[Any]:
     if len(raw) != math.prod(shape) * itemsize:
         raise FormatError(f"expected {math.prod(shape) * itemsize} bytes for shape {shape}, got {len(raw)}", where=where)
     if dtype == "bfloat16":
-        return widen(np.frombuffer(raw, "<u2")).reshape(shape)
-    return np.frombuffer(raw, np.dtype(dtype).newbyteorder("<")).reshape(shape)
+        return shaped(widen(np.frombuffer(raw, "<u2")), shape, where)
+    return shaped(np.frombuffer(raw, np.dtype(dtype).newbyteorder("<")), shape, where)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exporter.errors import FormatError
+from exporter.formats.shapes import shaped
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -45,4 +46,4 @@ def parse(data: bytes, where: str) -> NDArray[Any]:
     size = math.prod(shape) * np.dtype(kind).itemsize
     if len(data) - 10 - length != size:
         raise FormatError(f"expected {size} bytes for shape {list(shape)}, got {len(data) - 10 - length}", where=where)
-    return np.frombuffer(data, kind, offset=10 + length).reshape(shape)
+    return shaped(np.frombuffer(data, kind, offset=10 + length), shape, where)

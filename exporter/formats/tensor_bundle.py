@@ -25,6 +25,7 @@ from exporter.files.input_file import InputFile
 from exporter.files.place import MiB, Place
 from exporter.formats import crc32c
 from exporter.formats.protobuf import Message, fields, varint
+from exporter.formats.shapes import shaped
 from exporter.formats.sstable import Table
 from exporter.formats.tensorflow_types import HALF_VAL, DType, dtype_of
 
@@ -249,7 +250,7 @@ class TensorBundle(_Open):
             raise self._error(name, f"has {size} bytes, which does not match its shape {list(shape)}")
         data = self._bytes(name, entry)
         self._check_crc(name, entry, data)
-        return np.frombuffer(data, dtype.numpy).reshape(shape)
+        return shaped(np.frombuffer(data, dtype.numpy), shape, f"{self.where}: {name}")
 
     def _check_crc(self, name: str, entry: Message, data: bytes) -> None:
         if crc32c.masked(data) != entry.fixed32(ENTRY_CRC):
@@ -332,7 +333,7 @@ class TensorSlices(_Open):
         size = [length for _, length in self._checked(name, extents, shape)]
         if len(values) != math.prod(size):
             raise self._error(name, f"has {len(values)} numbers, expected {math.prod(size)} for its shape")
-        return extents, values.reshape(size)
+        return extents, shaped(values, size, f"{table.where}: {name}")
 
     def _tensor(self, name: str) -> tuple[int, tuple[int, ...], list[tuple[Extents, Table]]]:
         if name not in self._tensors:

@@ -18,6 +18,7 @@ from exporter.batchnorm.layer import PARAMETERS
 from exporter.errors import BundleError, FormatError, printable
 from exporter.files.place import MAX_HEAD
 from exporter.formats.bfloat16 import widen
+from exporter.formats.shapes import shaped
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -126,7 +127,7 @@ def _values(tensor: Tensor, name: str, dtype: str) -> NDArray[Any]:
     found, kind = TENSORS.get(tensor.dtype, (None, ""))
     if found != dtype:
         raise BundleError(f"expected a tensor of {dtype} values, got type {tensor.dtype}", where=f"tensor {printable(name, 80)!r}")
-    values: NDArray[Any] = np.frombuffer(tensor.data, kind).reshape(tensor.shape)
+    values = shaped(np.frombuffer(tensor.data, kind), tensor.shape, f"tensor {printable(name, 80)!r}")
     return widen(values) if dtype == "bfloat16" else values
 
 

@@ -297,6 +297,22 @@ def test_two_arrays_for_one_place_are_refused(two):
         exporter.compare(two, {**torch_state(two["bn_2"]), "bn_2.bias": np.ones(4)})
     with pytest.raises(exporter.UnsupportedError, match="expected arrays of batch norms"):
         exporter.compare(two, {"kernel": np.ones(3)})
+    with pytest.raises(exporter.FormatError, match=r"two values of epsilon, 0\.001 and 0\.01"):
+        exporter.compare(two, {**torch_state(two["bn_2"]), "bn_2.eps": np.array(1e-3), "bn_2.epsilon": np.array([1e-2])})
+
+
+def test_two_arrays_of_one_path_are_refused(two, tmp_path):
+    """A key of flax's tree can contain the "/" that joins keys."""
+    tree = nested(flax_state(two["bn_2"]))
+    (tmp_path / "f.msgpack").write_bytes(msgpack({**tree, "params/BatchNorm_0/scale": np.ones(3, np.float32)}))
+    with pytest.raises(exporter.FormatError, match="two arrays are named 'params/BatchNorm_0/scale'"):
+        exporter.compare(two, tmp_path / "f.msgpack")
+
+
+def test_a_state_without_channels(two, tmp_path):
+    np.savez(tmp_path / "s.npz", **{name: values[:0] for name, values in torch_state(two["bn_2"]).items() if values.ndim})
+    with pytest.raises(exporter.FormatError, match="at least one channel, got 0"):
+        exporter.compare(two, tmp_path / "s.npz")
 
 
 @pytest.mark.parametrize(("data", "words"), [(b"nothing", r"\.npy array"), (b"\x93NUMPY\x01\x00\x10\x00{'descr': '<f4'}", r"\.npy array"),

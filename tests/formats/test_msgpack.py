@@ -13,6 +13,19 @@ from exporter.formats.msgpack import is_map, parse
 NDARRAY = b"\x93" + b"\x91\x02" + b"\xa7float32" + b"\xc4\x08" + struct.pack("<2f", 1.5, -2)
 
 
+def array(shape, content=b"x"):
+    """An array of int8 with the bytes of a shape."""
+    data = b"\x93" + shape + b"\xa4int8" + b"\xc4" + bytes([len(content)]) + content
+    return b"\xc7" + bytes([len(data)]) + b"\x01" + data
+
+
+def nested_arrays(count):
+    data = b"\x01"
+    for _ in range(count):
+        data = b"\xc9" + struct.pack(">I", len(data)) + b"\x01" + data
+    return data
+
+
 @pytest.mark.parametrize(("data", "value"), [
     (b"\x00", 0), (b"\x7f", 127), (b"\xff", -1), (b"\xe0", -32), (b"\xc0", None), (b"\xc2", False), (b"\xc3", True),
     (b"\xcc\xff", 255), (b"\xcd\x01\x00", 256), (b"\xce\x00\x01\x00\x00", 65536), (b"\xcf" + (1 << 40).to_bytes(8, "big"), 1 << 40),
@@ -45,6 +58,9 @@ def test_an_array_of_bfloat16():
     (b"\xdd\xff\xff\xff\xff\x01", "cut short"),
     (b"\x91" * 66 + b"\x01", "levels of nested"), (b"\xc7\x01\x01\x01", "shape, dtype and bytes"),
     (b"\xc7\x05\x01\x93\x01\xa1f\xc0", "list of sizes"), (b"\xc7\x06\x01\x93\x91\x01\xa1f\xc0", "an array of one of"),
+    (array(b"\xdc\x00\x41" + b"\x01" * 65), "a shape that an array can have"),
+    (array(b"\x93\x00" + (b"\xcf\x40" + bytes(7)) * 2, b""), "a shape that an array can have"),
+    (nested_arrays(66), "levels of nested"), (nested_arrays(2000), "levels of nested"),
     (b"\xc7\x0c\x01\x93\x91\x02\xa4int8\xc4\x01x", "cut short"),
     (b"\xc7\x0b\x01\x93\x91\x02\xa4int8\xc4\x01x", "expected 2 bytes for shape")])
 def test_damage(data, words):

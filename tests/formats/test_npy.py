@@ -35,6 +35,8 @@ def made(header="{'descr': '<f4', 'fortran_order': False, 'shape': (2,), }    \n
     (made("{'descr': '>f4', 'fortran_order': False, 'shape': (2,), }\n"), "version 1.0"),
     (made("{'descr': '<i4', 'fortran_order': False, 'shape': (2,), }\n"), "expected an array of one of <f2, <f4, <f8, |u1, got <i4"),
     (made("{'descr': '|O8', 'fortran_order': False, 'shape': (1,), }\n"), "got |O8"),
+    (made(f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({'1, ' * 65}), }}\n", bytes(4)), "shape that an array can have, got [1,"),
+    (made("{'descr': '<f4', 'fortran_order': False, 'shape': (0, 9999999999, 9999999999), }\n", b""), "got [0, 9999999999, 9999999999]"),
     (made(data=bytes(7)), "expected 8 bytes for shape [2], got 7"),
     (made(data=bytes(9)), "expected 8 bytes for shape [2], got 9"), (made(data=b""), "expected 8 bytes for shape [2], got 0")])
 def test_what_is_read_and_what_is_refused(data, said):

@@ -293,6 +293,8 @@ def test_manifests_that_make_no_sense(model):
     assert "quantization" in said(lambda value: entries(value)[1].update(quantization={"dtype": "uint8", "min": "0"}))
     assert "quantization" in said(lambda value: entries(value)[1].update(quantization=7))
     assert "a name inside the model's folder" in said(lambda value: value["weightsManifest"][0].update(paths=["../../etc/passwd"]))
+    assert "bn/gamma: expected a shape that an array can have" in said(
+        lambda value: entries(value)[0].update(shape=[1] * 65 + entries(value)[0]["shape"]))
     assert "lists 4398046511140 bytes" in said(lambda value: entries(value)[1].update(shape=[1 << 40]))
 
 

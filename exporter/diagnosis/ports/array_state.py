@@ -12,6 +12,7 @@ from exporter.diagnosis.ports.port import Port
 from exporter.diagnosis.ports.state import STATISTICS, gather, parted, port_of
 from exporter.errors import FormatError, UnsupportedError, printable
 from exporter.formats.bfloat16 import widen
+from exporter.formats.shapes import shaped
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -95,7 +96,7 @@ def _npy(data: bytes, where: str) -> NDArray[Any]:
     left, wanted = len(data) - file.tell(), math.prod(shape) * dtype.itemsize
     if left != wanted:
         raise FormatError(f"expected {wanted} bytes of numbers for shape {list(shape)}, got {left}", where=where)
-    values = np.frombuffer(data, dtype, offset=file.tell()).reshape(shape, order="F" if fortran else "C")
+    values = shaped(np.frombuffer(data, dtype, offset=file.tell()), shape, where, "F" if fortran else "C")
     return values.astype(dtype.newbyteorder("=")) if dtype.kind in "fiu" else values
 
 
@@ -107,7 +108,7 @@ def _safetensors(place: Place) -> Port:
     for name, tensor in tensors.items():
         if tensor.dtype not in TENSORS:
             continue  # of a type that no batch norm has, e.g. a quantized kernel
-        values: NDArray[Any] = np.frombuffer(tensor.data, TENSORS[tensor.dtype]).reshape(tensor.shape)
+        values: NDArray[Any] = shaped(np.frombuffer(tensor.data, TENSORS[tensor.dtype]), tensor.shape, f"tensor {printable(name, 80)!r}")
         arrays[name] = widen(values) if tensor.dtype == "BF16" else values
     port = port_of(arrays, place.name, _epsilons(metadata))
     return _with_bfloat16(port, {name for name, tensor in tensors.items() if tensor.dtype == "BF16"})

@@ -44,7 +44,8 @@ def port_of(arrays: Mapping[str, NDArray[Any]], name: str, epsilons: Mapping[str
     for whole, values in arrays.items():
         path, role = parted(whole)
         if role == EPSILON and values.size == 1:
-            said[path] = float(values.reshape(-1)[0])
+            if said.setdefault(path, number := float(values.reshape(-1)[0])) != number:
+                raise FormatError(f"two values of epsilon, {said[path]} and {number}", where=f"{name}: {printable(path, 80)}")
             continue
         if role is None or role == EPSILON:
             continue
@@ -82,10 +83,15 @@ def parted(name: str) -> tuple[str, str | None]:
 
 
 def gather(tree: Any, path: str, arrays: dict[str, NDArray[Any]], array: Callable[[Any], NDArray[Any] | None]) -> None:
-    """The arrays of nested mappings, by their paths; flax nests them, and names are joined with "/" there. array: of a leaf, or None."""
+    """The arrays of nested mappings, by their paths; flax nests them, and names are joined with "/" there. array: of a leaf, or None.
+
+    Raises: FormatError for two of one path, where a key contains "/".
+    """
     if not isinstance(tree, Mapping):
         values = array(tree)
         if values is not None:
+            if path in arrays:
+                raise FormatError(f"two arrays are named {printable(path, 80)!r}")
             arrays[path] = values
         return
     for key, value in tree.items():
@@ -98,6 +104,8 @@ def _layer(path: str, called: dict[str, str], arrays: Mapping[str, NDArray[Any]]
     if len(set(sizes.values())) > 1:
         raise FormatError(f"expected arrays of one length, got {', '.join(f'{called[role]}: {size}' for role, size in sizes.items())}",
                           where=f"{where}: {printable(path, 80)}")
+    if not sizes["moving_mean"]:
+        raise FormatError("expected at least one channel, got 0", where=f"{where}: {printable(path, 80)}")
     return Ported(path=path, arrays=found, called=called, dtype=coarsest(found.values()), epsilon=epsilon)
 
 

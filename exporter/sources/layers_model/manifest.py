@@ -11,6 +11,7 @@ import numpy as np
 
 from exporter.batchnorm.gate import MAX_CHANNELS
 from exporter.errors import FormatError, UnsupportedError, names, printable
+from exporter.formats.shapes import shaped
 from exporter.sources.keras_v3.groups import VARIABLES
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class Weights:
         if math.prod(weight.shape) > MAX_CHANNELS:
             raise FormatError(f"expected at most {MAX_CHANNELS} values, got shape {list(weight.shape)}", where=name)
         stored = {None: "<f4", "float16": "<f2", "uint8": "u1", "uint16": "<u2"}[weight.quantized]
-        values = np.frombuffer(self._bytes(weight), stored).reshape(weight.shape)
+        values = shaped(np.frombuffer(self._bytes(weight), stored), weight.shape, name)
         if weight.quantization and weight.quantized != "float16":
             values = values * np.float64(weight.quantization["scale"]) + np.float64(weight.quantization["min"])
         with np.errstate(over="ignore"):  # the gate reports infinite values
