@@ -9,7 +9,7 @@ from exporter.errors import FormatError, MissingFileError, located
 from exporter.files.place import Place
 from exporter.sources import Source, source_for
 from exporter.sources.shared.found import Found
-from exporter.sources.shared.options import ReadOptions
+from exporter.sources.shared.options import CONDITIONAL, ReadOptions
 
 
 def read_unresolved(place: Place, options: ReadOptions) -> Found | ReadBack:
@@ -52,7 +52,18 @@ def _read_as(source: Source, place: Place, options: ReadOptions) -> Found | Read
         raise
     for each in inputs:
         each.check_unchanged()
+    if isinstance(found, Found):
+        _note_unused(source, options, found)
     return found
+
+
+def _note_unused(source: Source, options: ReadOptions, found: Found) -> None:
+    """Warns of options that this kind of file has no use for. Raises: MissingFileError if there is no such architecture."""
+    if options.architecture is not None and not options.architecture.exists():
+        raise MissingFileError("no such file or folder", where=options.architecture.name)
+    for field, flag in CONDITIONAL.items():
+        if getattr(options, field) is not None and field not in source.OPTIONS:
+            found.warn(f"{flag} has no effect: it does not apply to this kind of file ({source.NAME})")
 
 
 def quiet() -> contextlib.AbstractContextManager[object]:

@@ -1,6 +1,6 @@
 """The supported kinds of files, one module each.
 
-A source is a module with NAME, claims(place) and read(place, options); SOURCES lists them in order. To add one, write a file
+A source is a module with NAME, OPTIONS, claims(place) and read(place, options); SOURCES lists them in order. To add one, write a file
 and add its name to SOURCES (docs/architecture.md has the complete list).
 """
 
@@ -23,6 +23,8 @@ class Source(Protocol):
     """The interface of a source module."""
 
     NAME: str
+    OPTIONS: tuple[str, ...]
+    """Of what the user may say about a file's writer and config, the fields of ReadOptions that it uses: see CONDITIONAL."""
 
     def claims(self, place: Place) -> bool:
         """Whether this source is the one for `place`, by its first bytes (a folder: by what it contains), never by its suffix."""

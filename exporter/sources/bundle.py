@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from exporter.sources.shared.options import ReadOptions
 
 NAME = "bundle"
+OPTIONS: tuple[str, ...] = ()
 
 
 def claims(place: Place) -> bool:

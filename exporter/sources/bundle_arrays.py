@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from exporter.sources.shared.options import ReadOptions
 
 NAME = "bundle-arrays"
+OPTIONS: tuple[str, ...] = ()
 DOCUMENT = "bn-bundle"
 KIT = "bundle.json"
 NPZ = f"{DOCUMENT}.npy"

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from exporter.sources.shared.options import ReadOptions
 
 NAME = "frozen-graph"
+OPTIONS: tuple[str, ...] = ()
 
 SAVED_MODEL = b"\x08\x01\x12"  # saved_model.proto: the schema version, 1, and the first of the graphs
 

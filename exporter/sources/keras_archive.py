@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from exporter.sources.shared.options import ReadOptions
 
 NAME = "keras-archive"
+OPTIONS = ("architecture",)
 
 
 def claims(place: Place) -> bool:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from exporter.sources.shared.options import ReadOptions
 
 NAME = "keras-h5"
+OPTIONS = ("architecture", "keras_version", "backend")
 OTHER_GROUPS = ("top_level_model_weights", "optimizer_weights")  # in addition to those of the layers
 
 # Number of weights of each class of Keras 0.3 (from its source): a file of that time numbers them without names.

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from exporter.sources.shared.options import ReadOptions
 
 NAME = "keras-weights"
+OPTIONS = ("architecture",)
 
 
 def claims(place: Place) -> bool:

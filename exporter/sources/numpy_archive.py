@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from exporter.sources.shared.options import ReadOptions
 
 NAME = "numpy-archive"
+OPTIONS = ("architecture", "ema")
 MAX_ARRAY = 9 * (1 << 20)  # bytes: 2**20 float64, and a header
 
 # The roles by the end of a name; whole components only.

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from exporter.sources.shared.options import ReadOptions
 
 NAME = "orbax"
+OPTIONS = ("architecture",)
 CHECKPOINT, PYTREE, CONFIG, STRINGS = "_CHECKPOINT_METADATA", "pytree", "model_config", "_strings.json"
 MODEL = ("trainable_variables", "non_trainable_variables")
 WRITER = "3.0.0"  # the callback belongs to Keras 3, and the checkpoint contains no more about it

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from exporter.sources.shared.options import ReadOptions
 
 NAME = "saved-model"
+OPTIONS = ("ema",)
 TEXT_MODEL = "saved_model.pbtxt"
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from exporter.sources.shared.options import ReadOptions
 
 NAME = "tf-checkpoint"
+OPTIONS = ("architecture", "ema")
 STATE = "checkpoint"  # the file that names the latest checkpoint of a folder (checkpoint_state.proto, as text)
 
 _DATA = re.compile(r"(.*)\.data-\d{5}-of-\d{5}", re.DOTALL)

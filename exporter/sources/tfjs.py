@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from exporter.sources.shared.options import ReadOptions
 
 NAME = "tfjs"
+OPTIONS = ("architecture",)
 MAX_MODEL_JSON = 64 * MiB
 GRAPH_MODEL = "this is a TensorFlow.js graph model: its converter folds batch norm into the layers before it, so its parameters are gone"
 

@@ -8,6 +8,8 @@ import inspect
 import pytest
 
 import exporter
+from exporter.errors import MissingFileError
+from tests.make.graph_files import frozen_variables, graph, node, parameters
 from tests.make.layers import ROOT, make_bundle
 
 KERAS = ROOT / "sample_models" / "encoder_keras3" / "model.keras"
@@ -62,3 +64,24 @@ def test_the_options_of_an_output_are_given_once(tmp_path):
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
     with pytest.raises(exporter.UsageError, match="expected the output options as WriteOptions or by name, got both"):
         exporter.write(make_bundle(), tmp_path / "c.safetensors", exporter.WriteOptions(names="torch"), vectors=False)
+
+
+@pytest.mark.parametrize(("kind", "unused"), [
+    ("encoder_keras3/model.keras", ["--keras-version", "--backend", "--ema"]), ("saved_model_tfkeras/saved_model", ["--architecture"]),
+    ("frozen", ["--architecture", "--keras-version", "--backend", "--ema"])])
+def test_options_that_a_kind_of_file_has_no_use_for(tmp_path, kind, unused):
+    """They were ignored in silence."""
+    model = ROOT / "sample_models" / kind
+    if kind == "frozen":
+        nodes, reads = frozen_variables("bn", parameters())
+        model = tmp_path / "frozen.pb"
+        model.write_bytes(graph(node("x", "Placeholder"), *nodes, node("y", "FusedBatchNormV3", "x", *reads, is_training=False)))
+    bundle = exporter.read(model, architecture=KERAS, keras_version="3.0.0", backend="jax", ema="yes")
+    named = [warning.partition(" ")[0] for warning in bundle.warnings if "it does not apply to this kind of file" in warning]
+    assert [flag for flag in named if flag in unused] == unused
+    assert len(exporter.read(model)) == len(bundle)
+
+
+def test_an_architecture_without_effect_that_does_not_exist(tmp_path):
+    with pytest.raises(MissingFileError, match="no such file or folder"):
+        exporter.read(ROOT / "sample_models" / "saved_model_tfkeras" / "saved_model", architecture=tmp_path / "none.json")

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from exporter.files.place import Place
 
 MAX_EPSILON = 3.4e38  # what fits float32
+# The fields that only some kinds of files have a use for, with their flags; a source lists its own in OPTIONS.
+CONDITIONAL = {"architecture": "--architecture", "keras_version": "--keras-version", "backend": "--backend", "ema": "--ema"}
 
 
 def to_nobody(layer: Stored) -> None:
