@@ -15,7 +15,8 @@ from collections.abc import Hashable, Iterator, Sequence
 
 from exporter.formats.graph_def import Node
 from exporter.sources.tf_graph.chain import ADDITIONS, DIVISIONS, inner
-from exporter.sources.tf_graph.trace import VARIABLES, WRITES, Tracer
+from exporter.sources.tf_graph.ops import VARIABLES, WRITES
+from exporter.sources.tf_graph.trace import Tracer
 from exporter.sources.tf_graph.values import (
     Constant,
     Frame,

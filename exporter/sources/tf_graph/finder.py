@@ -13,7 +13,8 @@ from exporter.formats.graph_def import Body, Graph, Node
 from exporter.sources.tf_graph.averages import Averages, without_correction
 from exporter.sources.tf_graph.chain import ADDITIONS, ROOTS, Chain, chains, inner, splits_batch, users_of
 from exporter.sources.tf_graph.graph_norm import OF_THE_BATCH, UNKNOWN_FORM, GraphNorm
-from exporter.sources.tf_graph.trace import CALLS, CHOICES, FUSED, LOOPS, PASSES, VARIABLES, Tracer
+from exporter.sources.tf_graph.ops import CALLS, CHOICES, FUSED, LOOPS, PASSES, VARIABLES
+from exporter.sources.tf_graph.trace import Tracer
 from exporter.sources.tf_graph.values import (
     UNNAMED,
     Constant,

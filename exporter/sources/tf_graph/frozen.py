@@ -14,8 +14,8 @@ from exporter.sources.tf_graph.closed import check_is_open
 from exporter.sources.tf_graph.graph_norm import GraphNorm
 from exporter.sources.tf_graph.layers import layers
 from exporter.sources.tf_graph.norms import graph_norms
+from exporter.sources.tf_graph.ops import FUSED, PASSES, VARIABLES
 from exporter.sources.tf_graph.paths import op_scope
-from exporter.sources.tf_graph.trace import FUSED, PASSES, VARIABLES
 from exporter.sources.tf_graph.values import Constant
 
 if TYPE_CHECKING:

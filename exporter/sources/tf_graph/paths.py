@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from exporter.formats.graph_def import Node
-from exporter.sources.tf_graph.trace import FUSED
+from exporter.sources.tf_graph.ops import FUSED
 from exporter.sources.tf_graph.values import Constant, Parts, Traced, Variable
 
 # TensorFlow's and Keras's names for the scopes and ops of a batch norm below the layer's own scope.

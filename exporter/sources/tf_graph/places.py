@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from exporter.batchnorm.places import Call, Neighbor
 from exporter.sources.tf_graph.chain import ADDITIONS, users_of
-from exporter.sources.tf_graph.trace import PASSES, Tracer
+from exporter.sources.tf_graph.ops import PASSES
+from exporter.sources.tf_graph.trace import Tracer
 from exporter.sources.tf_graph.values import Constant, Frame, Parts, Variable, operand
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from exporter.formats.object_graph import CheckpointGraph, SavedGraph
 from exporter.sources.tf_graph.closed import check_is_open
 from exporter.sources.tf_graph.graph_norm import GraphNorm
 from exporter.sources.tf_graph.norms import graph_norms
+from exporter.sources.tf_graph.ops import CALLS
 from exporter.sources.tf_graph.paths import is_of_inference
-from exporter.sources.tf_graph.trace import CALLS
 from exporter.sources.tf_graph.values import Constant, Traced, Variable
 
 

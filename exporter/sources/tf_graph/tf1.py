@@ -32,7 +32,7 @@ from exporter.sources.shared.found import Found
 from exporter.sources.tf_graph.graph_norm import OF_THE_BATCH, GraphNorm
 from exporter.sources.tf_graph.layers import Values, layers
 from exporter.sources.tf_graph.norms import graph_norms
-from exporter.sources.tf_graph.trace import PASSES, VARIABLES
+from exporter.sources.tf_graph.ops import PASSES, VARIABLES
 from exporter.sources.tf_graph.values import Constant, Variable
 
 if TYPE_CHECKING:

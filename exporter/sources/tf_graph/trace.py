@@ -6,14 +6,26 @@ functions.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from exporter.errors import FormatError, printable
-from exporter.formats.graph_def import Graph, Node, Output
-from exporter.formats.tensorflow_types import dtype_of
+from exporter.formats.graph_def import Graph, Node
+from exporter.sources.tf_graph.ops import (
+    CALLS,
+    CHOICES,
+    ELEMENTWISE,
+    FUSED,
+    LOOPS,
+    OF_SIZES,
+    PASSES,
+    REDUCTIONS,
+    SIZES,
+    VARIABLES,
+    data_inputs,
+    truncates,
+)
 from exporter.sources.tf_graph.values import (
     Constant,
     Filled,
@@ -25,10 +37,11 @@ from exporter.sources.tf_graph.values import (
     Value,
     Variable,
     is_made,
+    number_of,
     operand,
+    shaped,
 )
 
-ATTRIBUTE_TYPE = 6  # the field of an AttrValue that is a type
 MAX_CALL_DEPTH = 64
 MAX_TRACE_DEPTH = 40
 MAX_FRAMES = 20_000
@@ -38,22 +51,6 @@ MAX_STATISTIC_WIDTH = 200
 MAX_PARAMETER_WIDTH = 30
 TOO_LONG = "a chain of ops too long to follow"
 
-PASSES = frozenset({"Identity", "RefIdentity", "ReadVariableOp", "Switch", "RefSwitch", "Enter", "RefEnter", "Exit", "Snapshot",
-                    "StopGradient", "PreventGradient", "CheckNumerics", "Cast", "EnsureShape"})
-VARIABLES = frozenset({"VariableV2", "Variable", "VarHandleOp", "AutoReloadVariable"})
-CALLS = {"PartitionedCall": "f", "StatefulPartitionedCall": "f", "RemoteCall": "f", "BatchFunction": "f"}
-CHOICES = {"If": ("then_branch", "else_branch"), "StatelessIf": ("then_branch", "else_branch"), "Case": ("branches",),
-           "StatelessCase": ("branches",)}
-LOOPS = {"While": ("body", "cond"), "StatelessWhile": ("body", "cond")}
-REDUCTIONS = frozenset({"Mean", "Sum"})
-# What makes a statistic of other statistics: arithmetic on each element, and sums over replicas. Sizes of tensors are numbers among these.
-ELEMENTWISE = frozenset({"Add", "AddV2", "AddN", "Sub", "Mul", "Neg", "RealDiv", "Div", "Reciprocal", "Inv", "Square", "SquaredDifference",
-                         "Sqrt", "Rsqrt", "Pow", "Maximum", "Minimum", "Relu", "Select", "SelectV2", "Merge", "RefMerge",
-                         "CollectiveReduce", "CollectiveReduceV2", "NcclAllReduce"})
-SIZES = frozenset({"Shape", "Size", "Rank"})
-OF_SIZES = frozenset({"Prod", "StridedSlice", "Gather", "GatherV2", "Cast", "Identity", "Pack"})  # compute a size of sizes
-WRITES = frozenset({"Assign", "AssignAdd", "AssignSub"})  # of reference variables: their output is the variable
-FUSED = re.compile(r"_?FusedBatchNorm(V2|V3|Ex)?")
 REPLICA = re.compile(r"(.+)/replica_\d+")  # MirroredStrategy: copies of a variable, which no checkpoint contains
 
 
@@ -117,8 +114,8 @@ class Tracer:
                 if isinstance(found, Value):
                     value = found
                     continue
-                return _shaped(found, shaping)
-            if node.op == "Cast" and _truncates(node):
+                return shaped(found, shaping)
+            if node.op == "Cast" and truncates(node):
                 return Opaque("a number without its fraction", value)
             if node.op in PASSES:
                 value = operand(value.frame, node, 0)
@@ -128,7 +125,7 @@ class Tracer:
                 shaping.append(self._shaping(value.frame, node))
                 value = operand(value.frame, node, 0)
             else:
-                return _shaped(self._source(value, node), shaping)
+                return shaped(self._source(value, node), shaping)
         return Opaque(TOO_LONG, value)
 
     def _argument(self, value: Value) -> Traced | Value:
@@ -229,7 +226,7 @@ class Tracer:
     def _simplified(self, value: Value, node: Node) -> Traced:
         """1 * v, 0 + v, 0 * v: the remains of batch renormalization's corrections in inference."""
         sources = [self.trace(operand(value.frame, node, n)) for n in (0, 1)]
-        numbers = [_number(source) for source in sources]
+        numbers = [number_of(source) for source in sources]
         for number, other in zip(numbers, sources[::-1]):
             if number == (1 if node.op == "Mul" else 0) and not isinstance(other, Opaque):
                 return other
@@ -306,7 +303,7 @@ class Tracer:
             results = [list(frame.body.results.values())[value.output.slot : value.output.slot + 1] for frame in frames]
             return [Value(frame, output) for frame, outputs in zip(frames, results, strict=True) for output in outputs]
         if node.op in ELEMENTWISE:
-            return [Value(value.frame, output) for output in _data(node)]
+            return [Value(value.frame, output) for output in data_inputs(node)]
         return [operand(value.frame, node, 0)] if node.op in PASSES or node.op in ("Reshape", "Squeeze", "ExpandDims") else []
 
     def _is_size(self, value: Value) -> bool:
@@ -344,7 +341,7 @@ class Tracer:
             outside = one.frame.outside(one.output.node) if node is None else None
             if node is not None or (outside is None and one.output.node not in one.frame.bound):
                 yield one
-            inputs = [Value(one.frame, output) for output in _data(node)] if node is not None else [outside] if outside else []
+            inputs = [Value(one.frame, output) for output in data_inputs(node)] if node is not None else [outside] if outside else []
             for next_one in inputs:
                 if next_one not in seen and len(seen) < MAX_SEARCH_WIDTH:
                     seen.add(next_one)
@@ -383,31 +380,3 @@ class Tracer:
         if tensor.size > 64 or tensor.dtype.kind != "integer":
             return None
         return [int(number) for number in tensor.array().reshape(-1)]
-
-
-def _truncates(node: Node) -> bool:
-    """Whether a Cast makes integers of floating point numbers."""
-    kinds = [dtype_of(said.unsigned(ATTRIBUTE_TYPE)).kind if (said := node.attribute(name)) else "" for name in ("SrcT", "DstT")]
-    return kinds[0] == "float" and kinds[1] not in ("float", "")
-
-
-def _data(node: Node) -> list[Output]:
-    """The inputs of a node without those that only select among others."""
-    if node.op in ("Switch", "RefSwitch"):
-        return node.inputs[:1]
-    return node.inputs[1:] if node.op in CHOICES or node.op in ("Select", "SelectV2") else node.inputs
-
-
-def _number(source: Traced) -> float | None:
-    """The value of all elements of a tensor of 0s or 1s."""
-    if isinstance(source, Filled):
-        return source.value
-    if not isinstance(source, Constant) or source.node.tensor().dtype.kind != "float":
-        return None
-    values = source.node.tensor().array().reshape(-1)
-    return float(values[0]) if values.size and values[0] in (0, 1) and bool((values == values[0]).all()) else None
-
-
-def _shaped(source: Traced, shaping: list[tuple[str, tuple[int, ...]]]) -> Traced:
-    """The value with the reshapes between the source and its use, which were found in reverse order."""
-    return dataclasses.replace(source, shaping=(*source.shaping, *reversed(shaping))) if shaping else source

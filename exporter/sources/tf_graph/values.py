@@ -185,3 +185,18 @@ def is_made(source: Traced, neutral: float) -> bool:
         return False
     tensor = source.node.tensor()
     return tensor.dtype.kind != "other" and bool((tensor.array() == neutral).all())
+
+
+def number_of(source: Traced) -> float | None:
+    """The value of all elements of a tensor of 0s or 1s."""
+    if isinstance(source, Filled):
+        return source.value
+    if not isinstance(source, Constant) or source.node.tensor().dtype.kind != "float":
+        return None
+    values = source.node.tensor().array().reshape(-1)
+    return float(values[0]) if values.size and values[0] in (0, 1) and bool((values == values[0]).all()) else None
+
+
+def shaped(source: Traced, shaping: list[tuple[str, tuple[int, ...]]]) -> Traced:
+    """The value with the reshapes between the source and its use, which were found in reverse order."""
+    return dataclasses.replace(source, shaping=(*source.shaping, *reversed(shaping))) if shaping else source

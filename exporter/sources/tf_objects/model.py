@@ -16,8 +16,8 @@ from exporter.keras.lookalikes import is_users_own
 from exporter.sources.tf_graph.graph_norm import OF_THE_BATCH, UNKNOWN_FORM
 from exporter.sources.tf_graph.layers import Values, layers
 from exporter.sources.tf_graph.norms import graph_norms
+from exporter.sources.tf_graph.ops import VARIABLES as VARIABLE_OPS
 from exporter.sources.tf_graph.saved import SavedFunctions, key_of
-from exporter.sources.tf_graph.trace import VARIABLES as VARIABLE_OPS
 from exporter.sources.tf_graph.values import Variable
 from exporter.sources.tf_objects import METADATA, MODEL, VARIABLES
 from exporter.sources.tf_objects.configs import about_removed

@@ -18,7 +18,7 @@ from exporter.formats.object_graph import ADMINISTRATIVE, OBJECT_GRAPH, Checkpoi
 from exporter.formats.protobuf import Message
 from exporter.keras.dialects import FUSED_MINIMUM, Era
 from exporter.sources.shared.assemble import RENORM_EVER, assemble
-from exporter.sources.tf_graph.trace import FUSED
+from exporter.sources.tf_graph.ops import FUSED
 
 if TYPE_CHECKING:
     from exporter.formats.tensor_bundle import Checkpoint, TensorBundle

@@ -1,0 +1,40 @@
+"""What TensorFlow's ops do, as far as batch norms are found by it."""
+
+from __future__ import annotations
+
+import re
+
+from exporter.formats.graph_def import Node, Output
+from exporter.formats.tensorflow_types import dtype_of
+
+ATTRIBUTE_TYPE = 6  # the field of an AttrValue that is a type
+
+PASSES = frozenset({"Identity", "RefIdentity", "ReadVariableOp", "Switch", "RefSwitch", "Enter", "RefEnter", "Exit", "Snapshot",
+                    "StopGradient", "PreventGradient", "CheckNumerics", "Cast", "EnsureShape"})
+VARIABLES = frozenset({"VariableV2", "Variable", "VarHandleOp", "AutoReloadVariable"})
+CALLS = {"PartitionedCall": "f", "StatefulPartitionedCall": "f", "RemoteCall": "f", "BatchFunction": "f"}
+CHOICES = {"If": ("then_branch", "else_branch"), "StatelessIf": ("then_branch", "else_branch"), "Case": ("branches",),
+           "StatelessCase": ("branches",)}
+LOOPS = {"While": ("body", "cond"), "StatelessWhile": ("body", "cond")}
+REDUCTIONS = frozenset({"Mean", "Sum"})
+# What makes a statistic of other statistics: arithmetic on each element, and sums over replicas. Sizes of tensors are numbers among these.
+ELEMENTWISE = frozenset({"Add", "AddV2", "AddN", "Sub", "Mul", "Neg", "RealDiv", "Div", "Reciprocal", "Inv", "Square", "SquaredDifference",
+                         "Sqrt", "Rsqrt", "Pow", "Maximum", "Minimum", "Relu", "Select", "SelectV2", "Merge", "RefMerge",
+                         "CollectiveReduce", "CollectiveReduceV2", "NcclAllReduce"})
+SIZES = frozenset({"Shape", "Size", "Rank"})
+OF_SIZES = frozenset({"Prod", "StridedSlice", "Gather", "GatherV2", "Cast", "Identity", "Pack"})  # compute a size of sizes
+WRITES = frozenset({"Assign", "AssignAdd", "AssignSub"})  # of reference variables: their output is the variable
+FUSED = re.compile(r"_?FusedBatchNorm(V2|V3|Ex)?")
+
+
+def truncates(node: Node) -> bool:
+    """Whether a Cast makes integers of floating point numbers."""
+    kinds = [dtype_of(said.unsigned(ATTRIBUTE_TYPE)).kind if (said := node.attribute(name)) else "" for name in ("SrcT", "DstT")]
+    return kinds[0] == "float" and kinds[1] not in ("float", "")
+
+
+def data_inputs(node: Node) -> list[Output]:
+    """The inputs of a node without those that only select among others."""
+    if node.op in ("Switch", "RefSwitch"):
+        return node.inputs[:1]
+    return node.inputs[1:] if node.op in CHOICES or node.op in ("Select", "SelectV2") else node.inputs
