@@ -104,15 +104,18 @@ class TensorProto:
 
 
 class Node:
-    """A NodeDef. inputs: data inputs only, without the control edges."""
+    """A NodeDef. inputs: the data inputs; controls: the nodes that have to run before it."""
 
-    __slots__ = ("_attributes", "_tensor", "_where", "inputs", "name", "op")
+    __slots__ = ("_attributes", "_tensor", "_where", "controls", "inputs", "name", "op")
 
     def __init__(self, data: bytes | int, where: str, in_function: bool) -> None:
         found = _fields(data, where)
         self.name, self.op, self._where = _text(found, 1, where), _text(found, 2, where), where
-        self.inputs = [_output(str(value, "utf-8", "replace"), in_function) for value in found.get(3, ())
+        given = found.get(3, ())
+        self.inputs = [_output(str(value, "utf-8", "replace"), in_function) for value in given
                        if not isinstance(value, int) and value[:1] != b"^"]
+        self.controls = () if len(self.inputs) == len(given) else tuple(
+            str(value[1:], "utf-8", "replace") for value in given if not isinstance(value, int) and value[:1] == b"^")
         self._attributes: list[int | bytes] | dict[str, int | bytes] = found.get(5, [])
         self._tensor: TensorProto | None = None
 

@@ -762,9 +762,12 @@ def test_which_graph_is_that_of_inference(tmp_path, graphs, chosen):
     assert of_inference(parts).tensorflow_version == f"1.{chosen}.0"
 
 
-def saved_functions(functions):
-    """Those of a SavedModel with the variables 2 to 6 of a batch norm and something else. functions: {name: (nodes, outputs, variables)}"""
-    bodies, concrete, names = [], b"", (*ROLES, "other")
+def saved_functions(functions, more=()):
+    """Those of a SavedModel with the variables 2 to 6 of a batch norm and something else.
+
+    functions: {name: (nodes, outputs, variables)}. more: functions that these call.
+    """
+    bodies, concrete, names = [*more], b"", (*ROLES, "other")
     for name, (nodes, results, count) in functions.items():
         arguments = "gbmvo"[:count]
         reads = [node(f"read_{one}", "ReadVariableOp", one) for one in arguments]

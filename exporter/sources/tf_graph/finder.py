@@ -9,10 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from exporter.errors import names
 from exporter.formats.graph_def import Body, Graph, Node
 from exporter.sources.tf_graph.averages import Averages, without_correction
 from exporter.sources.tf_graph.chain import ADDITIONS, ROOTS, Chain, chains, inner, splits_batch, users_of
-from exporter.sources.tf_graph.graph_norm import OF_THE_BATCH, UNKNOWN_FORM, GraphNorm
+from exporter.sources.tf_graph.graph_norm import ASSIGNED, OF_THE_BATCH, UNKNOWN_FORM, GraphNorm
 from exporter.sources.tf_graph.ops import CALLS, CHOICES, FUSED, LOOPS, PASSES, VARIABLES
 from exporter.sources.tf_graph.trace import Tracer
 from exporter.sources.tf_graph.values import (
@@ -31,6 +32,7 @@ from exporter.sources.tf_graph.values import (
     is_made,
     operand,
 )
+from exporter.sources.tf_graph.writes import Writes
 
 FUSED_EPSILON = float(np.float32(1e-4))  # the op's default, which SavedModels omit (tensorflow/core/ops/nn_ops.cc)
 FUSED_CONVOLUTIONS = frozenset({"_FusedConv2D", "_FusedDepthwiseConv2dNative"})
@@ -76,6 +78,7 @@ class Finder:
     def __init__(self, graph: Graph, bound: Mapping[str, Sequence[Variable | Constant | None]] | None, main: bool) -> None:
         self.graph = graph
         self.tracer = Tracer(graph, bound, main=main)
+        self._writes = Writes(self.tracer)
         self._users: dict[str, dict[str, list[Node]]] = {}
         self._interesting: dict[str, bool] = {}
         self._averages: Averages | None = None
@@ -256,10 +259,13 @@ class Finder:
         for role, source in zip(Roles._fields, (gamma, beta, mean, variance), strict=True):
             if isinstance(source, (Opaque, Filled)) and not reason:
                 reason = f"its {role} is {source.reason if isinstance(source, Opaque) else 'computed by the graph, not stored'}"
+        assigned = [role for role, source in zip(Roles._fields, roles, strict=True) if not moments and self._writes.precede(source)]
+        if assigned and not reason:
+            reason = ASSIGNED.format(role=names(assigned))
         kept = [one if not isinstance(one, (Opaque, Moment)) else None for one in (gamma, beta)]
         x, conditional = self._origin(op.x)
         return GraphNorm(op.node, x, op.class_name, kept[0], kept[1], mean, variance, op.epsilon, op.axis, op.ndim, reason, bool(moments),
-                         moving, conditional=conditional)
+                         moving, conditional=conditional, is_assigned=bool(assigned))
 
     def _moving(self, roles: Roles, moment: Moment, fed: tuple[Traced, Traced] | None) -> tuple[Parameter, Parameter] | None:
         """The moving averages of a layer in training: fed to the op itself (from TensorFlow 2.3 on), or kept by the graph's updates."""

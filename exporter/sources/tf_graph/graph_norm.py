@@ -10,6 +10,7 @@ from exporter.formats.graph_def import Node
 from exporter.sources.tf_graph.values import Moment, Opaque, Parameter, Traced, Value
 
 UNKNOWN_FORM = "the graph uses its variance in a way that is not a known form of batch norm"
+ASSIGNED = "the graph assigns its {role} before it reads it: the stored one is not what it computes with"
 OF_THE_BATCH = "it uses the statistics of the batch (is_training), not stored ones"
 
 
@@ -29,6 +30,7 @@ class GraphNorm:
     moving:   in training, the moving averages that the graph's update ops keep.
     also_in_training: whether the layer is also called in training, in the same graph of inference.
     certain:  whether it is a batch norm; otherwise only the root of a stored variance was found.
+    is_assigned: whether the graph assigns a parameter before it reads it.
     reason:   why it cannot be resolved, or "".
     calls:    see Stored; () if the graph does not show it with certainty.
     """
@@ -51,6 +53,7 @@ class GraphNorm:
     is_outside: bool = False
     splits_batch: bool = False
     also_in_training: bool = False
+    is_assigned: bool = False
     path: str = ""
     calls: tuple[Call, ...] = ()
 

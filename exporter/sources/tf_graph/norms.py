@@ -41,7 +41,8 @@ def graph_norms(graph: Graph, bound: Mapping[str, Sequence[Variable | Constant |
     layers = _Layers()
     for norm in found:
         if not norm.in_training:
-            resolved.setdefault(norm.identity(), norm)
+            if resolved.setdefault(norm.identity(), norm).is_assigned and not norm.is_assigned:
+                resolved[norm.identity()] = norm  # another function reads what is stored
             layers.add(norm)
     kept: list[GraphNorm] = []
     for norm in found:

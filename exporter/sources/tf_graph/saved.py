@@ -77,7 +77,7 @@ class SavedFunctions:
                     node = key_of(norm.moving[1] if norm.moving else norm.variance)
                     if node in found:
                         found[node].append(norm)
-                        if not norm.in_training:
+                        if not norm.in_training and not norm.is_assigned:
                             left.discard(node)
             left = {node for node in left if not found[node]}  # a function to train may be served, too, beside that of inference
         return found

@@ -39,6 +39,7 @@ from exporter.sources.tf_graph.values import (
     is_made,
     number_of,
     operand,
+    read_by,
     shaped,
 )
 
@@ -107,6 +108,7 @@ class Tracer:
 
     def _trace(self, value: Value) -> Traced:
         shaping: list[tuple[str, tuple[int, ...]]] = []
+        read: Value | None = None
         for _ in range(MAX_TRACE_LENGTH):
             node = value.node
             if node is None:
@@ -114,10 +116,11 @@ class Tracer:
                 if isinstance(found, Value):
                     value = found
                     continue
-                return shaped(found, shaping)
+                return shaped(read_by(found, read), shaping)
             if node.op == "Cast" and truncates(node):
                 return Opaque("a number without its fraction", value)
             if node.op in PASSES:
+                read = value if read is None or read.op != "ReadVariableOp" else read
                 value = operand(value.frame, node, 0)
             elif node.op == "IdentityN":
                 value = operand(value.frame, node, value.output.slot)
@@ -125,7 +128,7 @@ class Tracer:
                 shaping.append(self._shaping(value.frame, node))
                 value = operand(value.frame, node, 0)
             else:
-                return shaped(self._source(value, node), shaping)
+                return shaped(read_by(self._source(value, node), read), shaping)
         return Opaque(TOO_LONG, value)
 
     def _argument(self, value: Value) -> Traced | Value:

@@ -21,11 +21,12 @@ Shaping = tuple[tuple[str, tuple[int, ...]], ...]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Variable:
-    """A variable. key: in the checkpoint; name: in the graph; shaping: reshapes on the way to its use."""
+    """A variable. key: in the checkpoint; name: in the graph; shaping: reshapes on the way to its use; read: the op that reads it."""
 
     key: Hashable
     name: str
     shaping: Shaping = ()
+    read: Value | None = dataclasses.field(default=None, compare=False, repr=False)
 
     @property
     def identity(self) -> Hashable:
@@ -195,6 +196,13 @@ def number_of(source: Traced) -> float | None:
         return None
     values = source.node.tensor().array().reshape(-1)
     return float(values[0]) if values.size and values[0] in (0, 1) and bool((values == values[0]).all()) else None
+
+
+def read_by(source: Traced, read: Value | None) -> Traced:
+    """A variable with the op that reads it, unless one between it and that op does; anything else as it is."""
+    if read is None or not isinstance(source, Variable) or source.read is not None:
+        return source
+    return Variable(source.key, source.name, source.shaping, read)
 
 
 def shaped(source: Traced, shaping: list[tuple[str, tuple[int, ...]]]) -> Traced:

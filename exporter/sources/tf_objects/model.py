@@ -136,6 +136,9 @@ class _Reader:
         """The layer, completed from the graph: everything if it has no config, the epsilon of fused kernels, and whether the model uses
         the statistics of the batch, which the code of a user's class may ask for."""
         same = [norm for norm in norms if _plays(norm, found)]
+        stored = [norm for norm in same if not norm.in_training]
+        if stored and all(norm.is_assigned for norm in stored):
+            return Skipped(layer.path, stored[0].reason)
         if layer.epsilon is None or is_users_own(layer.class_name):
             reason = _other_formula(same, found, functions)
             if reason:
