@@ -142,9 +142,21 @@ def _has_own_ranks(superblock: bytes) -> bool:
 
 
 def _opened_by_library(file: InputFile, path: str | None) -> Any:
-    from h5py import h5f, h5fd, h5p
-
     from exporter.formats.hdf5_names import reason
+
+    try:
+        return _opened_as(file, path)
+    except BlockingIOError:
+        raise FormatError("the file is locked: another program is writing it", hint="wait until it is written") from None
+    except (OSError, OverflowError, RuntimeError, ValueError) as error:
+        if path is not None:  # a program that has the file open, too, has said there how libhdf5 opens it
+            with contextlib.suppress(OSError, OverflowError, RuntimeError, ValueError):
+                return _opened_as(file, None)
+        raise FormatError(f"HDF5 cannot open this file: {reason(error)}", hint="the file is damaged; copy or download it again") from None
+
+
+def _opened_as(file: InputFile, path: str | None) -> Any:
+    from h5py import h5f, h5fd, h5p
 
     access = h5p.create(h5p.FILE_ACCESS)
     access.set_fclose_degree(h5f.CLOSE_STRONG)
@@ -154,7 +166,5 @@ def _opened_by_library(file: InputFile, path: str | None) -> Any:
         access.set_fapl_sec2()  # instead of the driver in HDF5_DRIVER
     try:
         return h5f.open(os.fsencode(path or "file object"), h5f.ACC_RDONLY, fapl=access)
-    except (OSError, OverflowError, RuntimeError, ValueError) as error:
-        raise FormatError(f"HDF5 cannot open this file: {reason(error)}", hint="the file is damaged; copy or download it again") from None
     finally:
         access.close()  # a file kept alive by a traceback crashes the interpreter at exit

@@ -394,6 +394,32 @@ def test_an_address_above_16_mib_is_not_taken_for_a_structure():
     assert not any(pattern.search(layout + bytes(64)) for pattern, _ in hdf5_overlap.STRUCTURES)
 
 
+@pytest.mark.parametrize("mode", ["r", "r+"])
+def test_a_file_that_the_program_has_open_with_h5py(tmp_path, mode):
+    """Within a process, libhdf5 opens a file a second time only with the same properties; what is read is what the disk has."""
+    with h5py.File(tmp_path / "m.h5", "w", libver="latest") as file:
+        file["x"] = np.float32([1, 2])
+    with h5py.File(tmp_path / "m.h5", mode) as file:
+        with open_hdf5(Place(tmp_path / "m.h5")) as again:
+            assert again.array("x")[0].tolist() == [1, 2]
+        assert file["x"][()].tolist() == [1, 2]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="locks of Linux")
+def test_a_file_that_another_program_writes(tmp_path):
+    with h5py.File(tmp_path / "m.h5", "w", libver="latest") as file:
+        file["x"] = np.float32([1, 2])
+    program = "import h5py, sys; file = h5py.File(sys.argv[1], 'r+', locking=True); print(flush=True); sys.stdin.read()"
+    writer = subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "m.h5")], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert writer.stdout.readline()
+        with pytest.raises(FormatError, match="the file is locked") as caught, open_hdf5(Place(tmp_path / "m.h5")) as file:
+            file.array("x")
+        assert caught.value.hint == "wait until it is written"
+    finally:
+        writer.communicate()
+
+
 def test_a_variable_does_not_change_how_a_file_is_opened(tmp_path):
     """HDF5_DRIVER would have libhdf5 look for the parts of a split file."""
     with h5py.File(tmp_path / "m.h5", "w", libver="latest") as file:
