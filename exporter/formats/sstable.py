@@ -180,9 +180,7 @@ def unsnappy(data: bytes, limit: int) -> bytes:
             if extra:
                 length = int.from_bytes(data[at : at + extra], "little") + 1
             at += extra
-            if len(out) + length > size:  # one that the data lacks a part of is too short for the size below
-                raise FormatError("a compressed block cannot be read: a literal is too long")
-            out += data[at : at + length]
+            out += data[at : at + length]  # one that is too long, or that the data lacks a part of, gives another size than it should
             at += length
             continue
         extra = (1, 2, 4)[(tag & 3) - 1]

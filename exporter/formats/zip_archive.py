@@ -29,6 +29,7 @@ MAX_DIRECTORY = 4 * MiB
 MAX_TEXT = 64 * MiB
 MAX_INFLATED = 256 * MiB  # of a deflated member, which is kept in memory; above 64 MiB, at most 100 times its packed size
 MAX_RATIO = 100
+MAX_OVERHEAD = 4096  # bytes that the packed form of a few may take beside them
 # A stored member up to this size is read once to check its CRC-32 (3 ms). Of a larger one, only the parts that are used are
 # read, so that the cost depends on the batch norms and not on the model. An .h5 file has no checksum at all.
 MAX_CHECKED = 16 * MiB
@@ -179,7 +180,7 @@ class Archive:
             raise FormatError(f"expected at most {limit} bytes in this member, got {member.size}", where=name)
         with self.open(name) as file:
             data = file.read()
-        if member.method == STORED and member.size > self._largest_checked:
+        if member.size > self._largest_checked:
             _check_crc(member, zlib.crc32(data))
         return data
 
@@ -201,7 +202,7 @@ class Archive:
         if member.method == STORED:
             return self._file.read(min(count, member.size))
         try:
-            return zlib.decompressobj(-zlib.MAX_WBITS).decompress(self._file.read(min(count + 4096, member.packed_size)), count)
+            return zlib.decompressobj(-zlib.MAX_WBITS).decompress(self._file.read(min(count + MAX_OVERHEAD, member.packed_size)), count)
         except zlib.error as error:
             raise FormatError(f"it cannot be decompressed: {error}", where=member.name, hint=AGAIN) from None
 

@@ -11,6 +11,7 @@ import pytest
 from exporter.files.input_file import MemoryFile
 from exporter.formats import hdf5_ahead
 from exporter.formats.hdf5_ahead import GAP_BYTES, HEADER_BYTES, NEAR_BYTES, walk
+from tests.make.layers import ROOT
 
 
 class Fetching(MemoryFile):
@@ -63,6 +64,17 @@ def test_the_vectors_of_batch_norms_and_no_kernels_are_fetched():
     places = [span for each in file.rounds for span in each]
     assert all(start < end for start, end in places)
     assert all(start < len(file.getvalue()) for start, _ in places)
+
+
+@pytest.mark.parametrize(("sample", "pieces", "count"), [
+    ("encoder_keras3/model.h5", [1, 3, 2, 1, 3, 5, 17, 25, 7, 3, 6, 6, 10, 10], 38864),
+    ("encoder_keras3/model.weights.h5", [1, 3, 2, 1, 2, 4, 16, 18, 18, 8, 21, 16, 26, 24, 8, 2, 6, 4, 8, 8], 95056),
+    ("no_beta_keras208/model.h5", [1, 3, 2, 1, 3, 2, 2, 4, 2, 1, 2, 2, 3, 3], 16308)])
+def test_what_is_fetched_of_a_sample(sample, pieces, count):
+    """In each round, and of all bytes: more of either costs time, and fewer cost a request later."""
+    file = Fetching((ROOT / "sample_models" / sample).read_bytes())
+    walk(file, 0)
+    assert ([len(each) for each in file.rounds], file.count()) == (pieces, count)
 
 
 @pytest.mark.parametrize(("limit", "value", "rounds"), [("MAX_ROUNDS", 3, 3), ("MAX_BYTES", 2000, 2), ("MAX_DEPTH", 0, 4)])

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from exporter.errors import FormatError
+from exporter.files.input_file import MemoryFile
 from exporter.files.place import Place
 from exporter.formats.hdf5 import open_hdf5
 from exporter.formats.hdf5_overlap import Spans
@@ -44,3 +45,17 @@ def test_a_dataset_without_a_number_lies_nowhere(tmp_path, shape, dtype):
     with open_hdf5(Place(tmp_path / "m.h5")) as file:
         values, name = file.array("x")
     assert (values.shape, values.dtype, name) == (shape, np.dtype(dtype), np.dtype(dtype).name)
+
+
+@pytest.mark.parametrize(("ranks", "is_far", "can"), [
+    (b"\4\0\x10\0", False, True), (b"\4\0\x10\0", True, False), (b"\4\0\x20\0", False, False), (b"\5\0\x10\0", False, False)])
+def test_structures_are_looked_for_where_their_size_is_known_and_reading_them_costs_no_request(ranks, is_far, can):
+    memory = MemoryFile()
+    with h5py.File(memory, "w") as file:
+        file["x"] = np.zeros(3, "f4")
+    data = memory.getvalue()
+    assert data[16:20] == b"\4\0\x10\0"
+    source = MemoryFile(data[:16] + ranks + data[20:])
+    source.is_far = is_far
+    with open_hdf5(source) as file:
+        assert file._can_look_back is can

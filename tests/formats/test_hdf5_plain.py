@@ -218,6 +218,7 @@ def test_what_is_forgotten_for_lack_of_room_is_read_again(monkeypatch, module, l
 
 @pytest.mark.parametrize(("module", "limit", "call", "what"), [
     (hdf5_file, "MAX_ATTRIBUTE", lambda file: file.strings("", "keras_version"), "the attribute keras_version has"),
+    (hdf5_file, "MAX_BYTES", lambda file: file.strings("", "fixed"), "expected at most 2 bytes of parameters and attributes, got more"),
     (hdf5_file, "MAX_MEMBERS", lambda file: list(file.walk()), "expected at most 2 groups, got more"),
     (hdf5_file, "MAX_MEMBERS", lambda file: file.names("weights/a/x"), "expected a group of at most 2 members, got 5"),
     (hdf5_groups, "MAX_MEMBERS", lambda file: file.names("weights/a/x"), "expected a group of at most 2 members, got more"),

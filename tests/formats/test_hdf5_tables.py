@@ -138,5 +138,7 @@ def test_what_lies_below_is_found_by_its_path():
         groups.members("a")  # which is said to be at the end of the file
     own = image(**edited("FIRST", "<Q", 16, HEADER))
     groups = Groups(lambda at, size: own[at: at + size], 0)
+    top = groups.members("")
     assert list(groups.members("a")) == list(MEMBERS)
+    assert groups.members("") is top
     assert groups.tables == {"": (TOP, HEAP), "a": (TOP, HEAP)}

@@ -22,6 +22,7 @@ def test_what_is_written_is_read():
     assert {name: (each.dtype, each.shape, bytes(each.data)) for name, each in tensors.items()} == {
         name: (each.dtype, each.shape, each.data) for name, each in TWO.items()}
     assert parse(dump({}, {})) == ({}, {})
+    assert b'{"__metadata__":{"\xc3\xa9":"\xc3\xbc"}}' in dump({}, {"é": "ü"}), "as the reference writer does"
 
 
 def made(header=None, data=bytes(8), size=None, **changes):

@@ -159,7 +159,7 @@ KEY, HALF = slice_key("w", ((0, -1),)), slice_key("h", ((0, -1),))
     ("w", lambda entries: {key: value for key, value in entries.items() if key != KEY}, "lacks a slice that the checkpoint lists"),
     ("w", lambda entries: {**entries, KEY: entries[HALF]}, "is stored under the key of another tensor"),
     ("w", lambda entries: {**entries, KEY: entries[KEY].replace(b"\x0a\x01w", b"\x0a\x01v")}, "is stored under the key of another tensor"),
-    ("h", lambda entries: {**entries, HALF: entries[HALF].replace(encode(int(np.float16(3).view("u2"))), b"\xff\xff\x7f")},
+    ("h", lambda entries: {**entries, HALF: entries[HALF].replace(encode(int(np.float16(3).view("u2"))), encode(1 << 16))},
      "has 16-bit numbers that do not fit 16 bits"),
     ("w", lambda entries: {**entries, b"": entries[b""].replace(shape_proto((4,)), shape_proto((5,)))}, "has 4 numbers, expected 5"),
 ], ids=["missing", "another tensor", "another name", "large", "few"])

@@ -108,7 +108,8 @@ def as_zip64(data):
 def test_zip64():
     data = as_zip64(GOOD)
     assert Archive(MemoryFile(data)).read("config.json") == CONFIG
-    assert "zip64 record" in refused(data.replace(b"PK\6\6", b"PK\7\7"))
+    for damaged in (data.replace(b"PK\6\6", b"PK\7\7"), data.replace(b"PK\6\7", b"PK\7\7"), data[data.rfind(b"PK\5\6"):]):
+        assert "zip64 record" in refused(damaged)
 
 
 @pytest.mark.parametrize(("at", "form", "value"), [(8, "<HH", (0xFFFF, 0xFFFF)), (12, "<I", (0xFFFFFFFF,)), (16, "<I", (0xFFFFFFFF,))],
@@ -148,10 +149,57 @@ def test_other_damage():
 
 def test_a_directory_of_more_or_fewer_members_than_the_archive_says():
     at = GOOD.rfind(b"PK\5\6")
-    for count in (1, 3):
+    for form, place, values in (("<HH", at + 8, (1, 1)), ("<HH", at + 8, (3, 3)), ("<H", GOOD.rfind(b"PK\1\2") + 32, (1,))):
         data = bytearray(GOOD)
-        struct.pack_into("<HH", data, at + 8, count, count)
+        struct.pack_into(form, data, place, *values)
         assert "directory is damaged" in refused(bytes(data))
+    whole = packed(("config.json", CONFIG))
+    end = whole.rfind(b"PK\5\6")
+    cut = bytearray(whole[:end - 20] + whole[end:])
+    struct.pack_into("<I", cut, end - 20 + 12, end - 20 - whole.rfind(b"PK\1\2"))
+    assert "directory is damaged" in refused(bytes(cut))
+
+
+def test_a_comment_of_any_length_is_no_part_of_the_archive():
+    for length in (1, 0xFFFF):
+        data = bytearray(GOOD)
+        struct.pack_into("<H", data, len(data) - 2, length)
+        assert Archive(MemoryFile(bytes(data) + b"c" * length)).read("config.json") == CONFIG
+
+
+def test_a_name_in_the_code_page_of_dos():
+    """Without the flag for UTF-8."""
+    archive = Archive(MemoryFile(packed(("cafX.json", CONFIG)).replace(b"cafX", b"caf\x82")))
+    assert archive.read("café.json") == CONFIG
+
+
+@pytest.mark.parametrize(("flush", "behind"), [(zlib.Z_SYNC_FLUSH, b""), (zlib.Z_FINISH, b"more")])
+def test_a_deflated_stream_that_does_not_end_where_its_member_does(flush, behind):
+    """Its numbers and its CRC-32 are right."""
+    packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    stream = packer.compress(CONFIG) + packer.flush(flush) + behind
+    data = bytearray(packed(("config.json", stream)))
+    for start, offset in ((0, 8), (data.find(b"PK\1\2"), 10)):
+        struct.pack_into("<H", data, start + offset, zipfile.ZIP_DEFLATED)
+        struct.pack_into("<III", data, start + offset + 6, zlib.crc32(CONFIG), len(stream), len(CONFIG))
+    assert f"does not decompress to the declared {len(CONFIG)} bytes" in refused(bytes(data))
+
+
+def test_a_part_of_a_file_has_its_own_places():
+    asked = []
+
+    class Far(MemoryFile):
+        is_far = True
+
+        def fetch_ahead(self, ranges):
+            asked.extend(ranges)
+
+    part = zip_archive.Window(Far(bytes(range(100))), 10, 20)
+    assert part.is_far
+    part.fetch_ahead([(0, 3), (5, 20)])
+    assert asked == [(10, 13), (15, 30)]
+    assert [part.read_at(*where) for where in ((0, 2), (18, 5), (20, 5), (25, 5))] == [b"\x0a\x0b", b"\x1c\x1d", b"", b""]
+    assert (part.seek(-5), part.read(1), part.seek(25), part.read(1)) == (0, b"\x0a", 25, b"")
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.weights.h5"])
@@ -163,7 +211,7 @@ def test_two_mebibytes_of_little_text_are_no_bomb(name):
 
 def test_what_is_missing_or_ambiguous():
     assert "config.json is missing" in refused(packed(("other", b"")))
-    assert "at 'model/config.json'" in refused(packed(("model/config.json", CONFIG)))
+    assert "at 'model/config.json'" in refused(packed(("model/config.json", CONFIG), ("other/config.json", CONFIG)))
     with pytest.warns(UserWarning, match="Duplicate"):
         twice = packed(("config.json", CONFIG), ("config.json", b"{}"))
     assert "occurs 2 times" in refused(twice)
@@ -267,6 +315,8 @@ def test_the_head_of_a_member_that_cannot_be_decompressed():
     data = bytearray(packed(("config.json", CONFIG), compression=zipfile.ZIP_DEFLATED))
     archive = Archive(MemoryFile(bytes(data)))
     assert archive.head("config.json", 4) == CONFIG[:4]
+    noise = random.Random(1).randbytes(9000)
+    assert Archive(MemoryFile(packed(("x", noise), compression=zipfile.ZIP_DEFLATED))).head("x", 300) == noise[:300]
     start = 30 + len("config.json")
     data[start] = 0xFF  # a block of no kind
     with pytest.raises(FormatError, match="it cannot be decompressed") as error:
@@ -284,8 +334,10 @@ def test_what_is_written_unpacks_to_regular_files_that_can_be_read():
 def test_bombs():
     zeros = packed(("config.json", bytes(70 << 20)), compression=zipfile.ZIP_DEFLATED)
     assert "a higher ratio than is allowed" in refused(zeros)
+    largest = Archive(MemoryFile(packed(("config.json", bytes(1001)))))
+    assert len(largest.read("config.json", 1001)) == 1001
     with pytest.raises(FormatError, match="expected at most 1000 bytes"):
-        Archive(MemoryFile(packed(("config.json", bytes(1001))))).read("config.json", 1000)
+        largest.read("config.json", 1000)
 
 
 def test_unsafe_names_are_ignored_and_said():
@@ -299,7 +351,11 @@ def test_unsafe_names_are_ignored_and_said():
 
 def test_too_many_members(monkeypatch):
     monkeypatch.setattr(zip_archive, "MAX_MEMBERS", 20)
-    assert "expected at most 20 members in 4194304 bytes of directory, got 21" in refused(packed(*((f"{i}", b"") for i in range(21))))
+    many = packed(*((f"{i}", b"") for i in range(21)))
+    assert "expected at most 20 members in 4194304 bytes of directory, got 21" in refused(many)
+    monkeypatch.setattr(zip_archive, "MAX_MEMBERS", 21)
+    monkeypatch.setattr(zip_archive, "MAX_DIRECTORY", 900)
+    assert "expected at most 21 members in 900 bytes of directory, got 21 in 998" in refused(many)
 
 
 def test_a_large_stored_member_is_not_read_through(monkeypatch):
