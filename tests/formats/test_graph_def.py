@@ -62,8 +62,9 @@ def test_a_constant_is_decoded(data, expected):
     (field(1, 1) + field(2, shape_proto((2,))) + field(4, 8), "expected bytes as tensor_content"),
 ])
 def test_a_broken_constant_is_refused(data, message):
-    with pytest.raises(FormatError, match=message):
-        TensorProto(data, "").array()
+    with pytest.raises(FormatError, match=message) as caught:
+        TensorProto(data, "here").array()
+    assert caught.value.where == "here"
 
 
 def test_attributes_are_given_by_type():

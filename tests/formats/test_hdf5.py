@@ -429,3 +429,27 @@ def test_a_variable_does_not_change_how_a_file_is_opened(tmp_path):
     done = subprocess.run([sys.executable, "-c", program], env={**os.environ, "HDF5_DRIVER": "split"},
                           capture_output=True, text=True, check=False)
     assert (done.stdout, done.returncode) == ("['a']\n", 0), done.stderr
+
+
+def test_what_somebody_still_holds_of_a_closed_file_does_not_keep_it_open(made):
+    file = made(lambda file: file.create_group("a"), libver="latest")
+    held = file._open("a")
+    assert held.id.valid
+    file.close()
+    assert not held.id.valid
+
+
+def test_what_libhdf5_wants_is_read_whole_or_not_at_all():
+    file = hdf5._Exact(MemoryFile(b"abc"))
+    buffer = bytearray(2)
+    assert (file.readinto(buffer), file.tell(), bytes(buffer)) == (2, 2, b"ab")
+    with pytest.raises(OSError, match="the file ends inside its data"):
+        file.readinto(buffer)
+
+
+@pytest.mark.parametrize("by_library", [False, True])
+def test_texts_of_any_length_count_with_their_letters(made, monkeypatch, by_library):
+    file = made(lambda file: file.attrs.update(text="x" * 100))
+    file._is_plain = not by_library
+    monkeypatch.setattr(hdf5_file, "MAX_BYTES", 100)  # the reference alone takes 8 or 16
+    assert "expected at most 100 bytes of parameters and attributes, got more" in refused(file.text, "", "text")

@@ -22,9 +22,9 @@ def graph(*nodes, kind=ObjectGraph, more=b""):
 
 
 def test_children_and_who_holds_them():
-    found = graph({"a": 1, "b": 2}, {"b": 2, "x": 0}, {}, child("b", 1) * 2)
+    found = graph({"a": 1, "b": 2}, {"b": 2, "x": 0}, {"ab": 0}, child("b", 1) * 2)
     assert len(found) == 4
-    assert [found.children(number) for number in range(4)] == [{"a": 1, "b": 2}, {"b": 2, "x": 0}, {}, {"b": 1}]
+    assert [found.children(number) for number in range(4)] == [{"a": 1, "b": 2}, {"b": 2, "x": 0}, {"ab": 0}, {"b": 1}]
     assert [found.holders(name) for name in ("b", "x", "a", "c")] == [[0, 1, 3], [1], [0], []]
 
 

@@ -425,3 +425,15 @@ def test_a_frozen_program_is_started_once(tmp_path):
                           timeout=120, check=False)
     assert done.stdout.startswith("8\nmodel.h5: isolated=True starts a Python interpreter"), done.stderr
     assert (tmp_path / "started.txt").read_text() == "started\n"
+
+
+def test_a_child_is_ended_where_nobody_wants_its_answer():
+    done = []
+    receiving, sending = os.pipe()
+    running = isolation.Child(receiving, lambda: done.append("waited for"), lambda: done.append("ended"), limits.Limits(0, 1, 1))
+    with pytest.raises(ZeroDivisionError):
+        isolation.finish(running, lambda: 1 / 0, lambda layer: None)
+    os.close(sending)
+    assert done == ["ended", "waited for"]
+    with pytest.raises(OSError):
+        os.close(receiving)

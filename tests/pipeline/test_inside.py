@@ -155,7 +155,8 @@ def test_a_bundle_beside_its_model_is_none(tmp_path):
 
 def test_what_holds_no_model_says_what_it_holds(tmp_path):
     what, _ = refusal(archive(tmp_path / "photos.zip", {"cat.jpg": b"\xff\xd8\xff\xe0", "labels.txt": b"cat"}))
-    assert "this zip archive is not a .keras model and contains no supported model" in what
+    assert what.endswith("this zip archive is not a .keras model and contains no supported model; it contains cat.jpg, labels.txt")
+    assert refusal(archive(tmp_path / "none.zip", {}))[0].endswith("it contains no file")
     (tmp_path / "empty").mkdir()
     assert "this is a folder" in refusal(tmp_path / "empty", FormatError)[0]
 
