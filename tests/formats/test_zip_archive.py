@@ -374,6 +374,16 @@ def test_a_large_stored_member_is_not_read_through(monkeypatch):
     member.seek(1000)
     assert member.read(10) == bytes(10)
     assert file.read_bytes < 100_000
+    damaged, far = (MemoryFile(GOOD.replace(WEIGHTS, WEIGHTS[:-1] + b"?")) for _ in range(2))
+    far.is_far = True
+    for limit, near_limit, file in ((100, 1 << 20, far), (1 << 20, 100, damaged)):  # a small one of either is read through
+        monkeypatch.setattr(zip_archive, "MAX_CHECKED_FAR_AWAY", limit)
+        monkeypatch.setattr(zip_archive, "MAX_CHECKED", near_limit)
+        Archive(file).open("model.weights.h5")
+        monkeypatch.setattr(zip_archive, "MAX_CHECKED_FAR_AWAY", 1 << 20)
+        monkeypatch.setattr(zip_archive, "MAX_CHECKED", 1 << 20)
+        with pytest.raises(FormatError, match="CRC"):
+            Archive(file).open("model.weights.h5")
     with pytest.raises(FormatError, match="CRC"):  # what is read whole is checked whatever its size
         Archive(MemoryFile(GOOD.replace(CONFIG, CONFIG[:-1] + b"?"))).read("config.json")
 

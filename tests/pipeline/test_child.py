@@ -435,5 +435,5 @@ def test_a_child_is_ended_where_nobody_wants_its_answer():
         isolation.finish(running, lambda: 1 / 0, lambda layer: None)
     os.close(sending)
     assert done == ["ended", "waited for"]
-    with pytest.raises(OSError):
+    with pytest.raises(OSError, match="Bad file descriptor"):
         os.close(receiving)
