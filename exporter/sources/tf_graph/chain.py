@@ -21,9 +21,10 @@ from exporter.sources.tf_graph.values import Constant, Frame, Moment, Opaque, Pa
 
 SUMS = frozenset({"Add", "AddV2"})
 ADDITIONS = SUMS | {"BiasAdd"}
-DIVISIONS = frozenset({"RealDiv", "Div"})
+DIVISIONS = frozenset({"RealDiv", "Div", "DivNoNan", "Xdivy"})  # alike unless they divide by 0, or 0 by what is no number
+RECIPROCALS = frozenset({"Reciprocal", "Inv"})
 SAME = frozenset({"Identity", "Cast", "StopGradient"})
-ARITHMETIC = ADDITIONS | DIVISIONS | SAME | {"Mul", "Sub", "Neg", "Reciprocal", "Inv"}
+ARITHMETIC = ADDITIONS | DIVISIONS | RECIPROCALS | SAME | {"Mul", "Sub", "Neg"}
 ROOTS = frozenset({"Rsqrt", "Sqrt", "Pow"})
 POWERS = {0.5: "Sqrt", -0.5: "Rsqrt"}
 MAX_CONE_WIDTH = 64
@@ -70,11 +71,11 @@ def chains(tracer: Tracer, frame: Frame, users: dict[str, list[Node]]) -> Iterat
         if kind is not None:
             variance, epsilon = _sum_under(tracer, frame, node)
             if variance is not None:
-                found = _Cone(tracer, frame, users, [node], kind).find(variance, epsilon)
+                found = Cone(tracer, frame, users, [node], kind).find(variance, epsilon)
                 if found is None:  # people who write it by hand also write its root twice: for x and for the mean
                     pair = alone.setdefault((kind, variance.identity, epsilon), [])
                     pair.append(node)
-                    found = _Cone(tracer, frame, users, pair, kind).find(variance, epsilon) if len(pair) == 2 else None
+                    found = Cone(tracer, frame, users, pair, kind).find(variance, epsilon) if len(pair) == 2 else None
                 if found is None and kind == "Sqrt" and inner(operand(frame, node, 0)).op not in SUMS:
                     found = _with_epsilon_outside(tracer, frame, users, node, variance)
                 yield node, kind, found, variance
@@ -85,7 +86,7 @@ def _with_epsilon_outside(tracer: Tracer, frame: Frame, users: dict[str, list[No
     for user in users.get(root.name, ()):
         numbers = [tracer.scalar(operand(frame, user, n)) for n in (0, 1)] if user.op in SUMS else []
         epsilon = [number for number in numbers if number is not None]
-        if len(epsilon) == 1 and (found := _Cone(tracer, frame, users, [user], "Sqrt").find(variance, epsilon[0])) is not None:
+        if len(epsilon) == 1 and (found := Cone(tracer, frame, users, [user], "Sqrt").find(variance, epsilon[0])) is not None:
             return dataclasses.replace(found, is_outside=True)
     return None
 
@@ -116,7 +117,7 @@ def _sum_under(tracer: Tracer, frame: Frame, root: Node) -> tuple[Traced | None,
     sides = [value.operand(0), value.operand(1)]
     numbers = [tracer.scalar(side) for side in sides]
     if None not in numbers:  # one channel: the number is the one without a dimension
-        numbers = [number if _rank(tracer.trace(side)) == 0 else None for number, side in zip(numbers, sides)]
+        numbers = [number if rank_of(tracer.trace(side)) == 0 else None for number, side in zip(numbers, sides)]
     if (numbers[0] is None) == (numbers[1] is None):
         sources = [source for side in sides if isinstance(source := tracer.trace(side), (Variable, Parts, Constant))]
         return (sources[0], None) if sources else (None, None)
@@ -137,7 +138,8 @@ def splits_batch(tracer: Tracer, chain: Chain) -> bool:
     return len(first) == 2 and first[first[0] > 0] == -1 and first[first[0] < 0] > 0
 
 
-def _rank(source: Traced) -> int | None:
+def rank_of(source: Traced) -> int | None:
+    """The number of dimensions of a constant, None for anything else."""
     return len(source.node.tensor().shape) if isinstance(source, Constant) else None
 
 
@@ -150,7 +152,7 @@ def inner(value: Value) -> Value:
     return value
 
 
-class _Cone:
+class Cone:
     """The few ops after a root, or after several of one sum, as sums of products."""
 
     def __init__(self, tracer: Tracer, frame: Frame, users: dict[str, list[Node]], roots: Sequence[Node], kind: str) -> None:
@@ -211,7 +213,7 @@ class _Cone:
     def _compute(self, node: Node) -> tuple[Term, ...] | None:
         if node.name in self.roots:
             return (ROOT,) if self.kind == "Rsqrt" else None
-        if node.op in ("Reciprocal", "Inv"):
+        if node.op in RECIPROCALS:
             return (ROOT,) if self._divides(operand(self.frame, node, 0)) else None
         first = operand(self.frame, node, 0)
         if node.op in SAME:
@@ -240,7 +242,7 @@ class _Cone:
 
     def _is_one(self, value: Value) -> bool:
         """Whether a value is the number 1, as in 1 / sqrt(variance + epsilon)."""
-        return self.tracer.scalar(value) == 1 and _rank(self.tracer.trace(value)) == 0
+        return self.tracer.scalar(value) == 1 and rank_of(self.tracer.trace(value)) == 0
 
     def _is_activation(self, source: Traced) -> bool:
         """Whether a value is neither a parameter nor computed from parameters alone, as exp(gamma) is."""
@@ -364,8 +366,11 @@ def _other_factor(shift: Term, factors: tuple[Traced, ...]) -> Traced | None:
 
 
 def _scope(node: Node) -> str:
-    return node.name.rpartition("/")[0]
+    """The scope of an op, without the one that a function of TensorFlow opens for it alone: xdivy/Xdivy."""
+    scope = node.name.rpartition("/")[0]
+    above, _, last = scope.rpartition("/")
+    return above if last.rstrip("_0123456789") == node.op.lower() else scope
 
 
 def _roles(chain: Chain) -> int:
-    return sum(role is not None and _rank(role) != 0 for role in (chain.gamma, chain.beta))
+    return sum(role is not None and rank_of(role) != 0 for role in (chain.gamma, chain.beta))

@@ -13,7 +13,8 @@ from exporter.errors import names
 from exporter.formats.graph_def import Body, Graph, Node
 from exporter.sources.tf_graph.averages import Averages, without_correction
 from exporter.sources.tf_graph.chain import ADDITIONS, ROOTS, Chain, chains, inner, splits_batch, users_of
-from exporter.sources.tf_graph.graph_norm import ASSIGNED, OF_THE_BATCH, UNKNOWN_FORM, GraphNorm
+from exporter.sources.tf_graph.graph_norm import ASSIGNED, OF_THE_BATCH, OTHER_DIVISOR, UNKNOWN_FORM, GraphNorm
+from exporter.sources.tf_graph.lookalikes import DIVIDES, lookalikes
 from exporter.sources.tf_graph.ops import CALLS, CHOICES, FUSED, LOOPS, PASSES, VARIABLES
 from exporter.sources.tf_graph.trace import Tracer
 from exporter.sources.tf_graph.values import (
@@ -40,6 +41,8 @@ MAX_LENGTH = 100  # ops in a row before a batch norm
 GLOBAL = "BatchNormWithGlobalNormalization"
 LAYOUTS = {"NHWC": (-1, 4), "NCHW": (1, 4), "NDHWC": (-1, 5), "NCDHW": (1, 5)}
 RANKS = {"Conv2D": 4, "DepthwiseConv2dNative": 4, "Conv2DBackpropInput": 4, "MaxPool": 4, "AvgPool": 4, "Conv3D": 5, "MatMul": 2}
+OPS_OF_CHAINS = ROOTS | DIVIDES
+OPS_OF_NORMS = OPS_OF_CHAINS | FUSED_CONVOLUTIONS | {GLOBAL}
 BROADCASTS = frozenset({"Add", "AddV2", "Mul", "Sub"})
 KEEPS_RANK = PASSES | ADDITIONS | BROADCASTS | {"Relu", "Relu6", "Elu", "Selu", "LeakyRelu", "Tanh", "Sigmoid", "Softplus", "Neg"}
 
@@ -101,7 +104,7 @@ class Finder:
     def _of(self, frame: Frame, outer: str = "") -> Iterator[tuple[str, GraphNorm]]:
         nodes = frame.body.nodes.values()
         norms = {node.name: norm for node in nodes if (norm := self._single(frame, node)) is not None}
-        if any(node.op in ROOTS for node in nodes):
+        if any(node.op in OPS_OF_CHAINS for node in nodes):
             norms |= self._chains(frame)
         for node in nodes:
             if node.name in norms:
@@ -137,7 +140,7 @@ class Finder:
             names, reached = [function], {function}
             for name in names:
                 for node in self.graph.function(name).nodes.values():
-                    if node.op in ROOTS or node.op == GLOBAL or FUSED.fullmatch(node.op) or node.op in FUSED_CONVOLUTIONS:
+                    if node.op in OPS_OF_NORMS or FUSED.fullmatch(node.op):
                         self._interesting[function] = True
                         return True
                     attributes = (CALLS.get(node.op, ""), *CHOICES.get(node.op, ()), *LOOPS.get(node.op, ()))
@@ -225,6 +228,10 @@ class Finder:
                 continue
             if norm is not None:
                 found[norm.node.name] = norm
+        for chain in lookalikes(self.tracer, frame, self._users_of(frame.body), found):
+            norm = self._chained(chain)
+            if norm is not None:
+                found[norm.node.name] = dataclasses.replace(norm, reason=OTHER_DIVISOR)
         return found
 
     def _chained(self, chain: Chain) -> GraphNorm | None:

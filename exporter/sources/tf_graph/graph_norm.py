@@ -7,10 +7,12 @@ from collections.abc import Hashable
 
 from exporter.batchnorm.places import Call
 from exporter.formats.graph_def import Node
-from exporter.sources.tf_graph.values import Moment, Opaque, Parameter, Traced, Value
+from exporter.sources.tf_graph.values import Constant, Moment, Opaque, Parameter, Parts, Traced, Value, Variable
 
 UNKNOWN_FORM = "the graph uses its variance in a way that is not a known form of batch norm"
 ASSIGNED = "the graph assigns its {role} before it reads it: the stored one is not what it computes with"
+OTHER_DIVISOR = ("it is not exactly a batch norm: it divides by its stored deviation or by something else, where batch norm divides by "
+                 "sqrt(variance + epsilon)")
 OF_THE_BATCH = "it uses the statistics of the batch (is_training), not stored ones"
 
 
@@ -58,8 +60,11 @@ class GraphNorm:
     calls: tuple[Call, ...] = ()
 
     def identity(self) -> tuple[Hashable, ...]:
+        """Of what it computes with; of what is not known only what kind it is, if one of the statistics identifies the layer."""
         roles = (self.mean, self.variance, self.gamma, self.beta)
-        return (*(role.identity if role is not None else None for role in roles), self.epsilon, self.is_outside)
+        is_known = any(isinstance(role, (Variable, Constant, Parts)) for role in roles[:2])
+        identities = (role.reason if is_known and isinstance(role, Opaque) else role and role.identity for role in roles)
+        return (*identities, self.epsilon, self.is_outside)
 
     @property
     def affine(self) -> tuple[Hashable, Hashable]:
