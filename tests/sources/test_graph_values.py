@@ -49,6 +49,17 @@ def test_products_with_one_and_sums_with_zero(tmp_path, op, first, second):
     check(with_gamma(tmp_path, "h", number, node("h", op, *sides), values=values), values)
 
 
+def test_products_in_products(tmp_path):
+    """They are followed up to a limit."""
+    def ones(count):
+        return [*(const(f"one{number}", ONES) for number in range(count)), node("h0", "Mul", "bn/gamma", "one0"),
+                *(node(f"h{number}", "Mul", f"one{number}", f"h{number - 1}") for number in range(1, count))]
+
+    assert with_gamma(tmp_path, "h29", *ones(30)).gamma is not None
+    with pytest.raises(UnresolvedError, match="its gamma is what the op Mul computes"):
+        with_gamma(tmp_path, "h49", *ones(50))
+
+
 @pytest.mark.parametrize(("op", "number"), [("Mul", ONES * 2), ("Add", ONES), ("AddV2", np.float32([0, 0, 1])), ("Sub", ZEROS),
                                             ("Mul", -ONES), ("Mul", np.float32([1, 1, 0]))])
 def test_products_and_sums_that_change_a_parameter(tmp_path, op, number):
@@ -114,6 +125,9 @@ def test_statistics_that_a_fused_op_in_inference_hands_on(tmp_path):
                   *chain("b", "a/FusedBatchNormV3", gamma, beta, "a/FusedBatchNormV3:1", "a/FusedBatchNormV3:2"))
     check(bundle["a"], first)
     check(bundle["b"], [*second[:2], *first[2:]])
+    with pytest.raises(UnresolvedError, match="b: it uses the statistics of the batch"):  # it is in training where it says nothing
+        read(tmp_path, X, *nodes, *more, node("a/FusedBatchNormV3", "FusedBatchNormV3", "x", *reads),
+             *chain("b", "a/FusedBatchNormV3", gamma, beta, "a/FusedBatchNormV3:1", "a/FusedBatchNormV3:2"))
 
 
 @pytest.mark.parametrize("output", ["c:1", "c:2"])

@@ -570,15 +570,21 @@ def test_keras_0_3(tmp_path, graph):
         np.testing.assert_allclose(root, values["moving_variance"].astype(np.float64) + 0.01, rtol=2.0**-23)
 
 
-@pytest.mark.parametrize(("name", "count"), [
-    ("Dense", 2), ("TimeDistributedDense", 2), ("MaxoutDense", 2), ("Highway", 4), ("Embedding", 1), ("Convolution1D", 2),
-    ("Convolution2D", 2), ("Convolution3D", 2), ("SimpleRNN", 3), ("GRU", 9), ("LSTM", 12), ("PReLU", 1), ("ParametricSoftplus", 2),
-    ("SReLU", 4), ("Dropout", 0), ("Activation", 0), ("Flatten", 0), ("MaxPooling2D", 0), ("ZeroPadding1D", 0), ("UpSampling3D", 0)])
-def test_the_weights_of_each_class_of_keras_0_3(tmp_path, name, count):
-    """A file of that time holds them in one row, without names: those before a batch norm have to be counted."""
-    path = write_unnamed(tmp_path / "w.h5", [[np.zeros(3, np.float32)] * count, flat(FIRST)])
-    (tmp_path / "model.json").write_text(json.dumps({"name": "Sequential", "layers": [{"name": name}, norm_of_keras_0(axis=-1)]}))
-    assert exporter.read(path, architecture=tmp_path / "model.json")["layer_1"].gamma.tobytes() == FIRST["gamma"].tobytes()
+@pytest.mark.parametrize(("count", "names"), [
+    (0, "LeakyReLU ELU ThresholdedLinear ThresholdedReLU Masking TimeDistributedMerge Dropout Activation Reshape Permute Flatten "
+        "RepeatVector ActivityRegularization Lambda MaskedLambda GaussianNoise GaussianDropout MaxPooling1D MaxPooling2D MaxPooling3D "
+        "AveragePooling1D AveragePooling2D AveragePooling3D UpSampling1D UpSampling2D UpSampling3D ZeroPadding1D ZeroPadding2D "
+        "ZeroPadding3D"),
+    (1, "Embedding PReLU"), (3, "SimpleRNN"), (4, "Highway SReLU"), (9, "GRU"), (12, "LSTM"),
+    (2, "Dense TimeDistributedDense MaxoutDense Convolution1D Convolution2D Convolution3D ParametricSoftplus")])
+def test_the_weights_of_each_class_of_keras_0_3(tmp_path, count, names):
+    """A file of that time holds those of a model in a model in one row, without names: those before a batch norm have to be counted."""
+    named = names.split()
+    path = write_unnamed(tmp_path / "w.h5", [[*[np.zeros(3, np.float32)] * count * len(named), *flat(FIRST)]])
+    inner = {"name": "Sequential", "layers": [*({"name": name} for name in named), norm_of_keras_0(axis=-1)]}
+    (tmp_path / "model.json").write_text(json.dumps({"name": "Sequential", "layers": [inner]}))
+    (layer,) = exporter.read(path, architecture=tmp_path / "model.json")
+    assert layer.gamma.tobytes() == FIRST["gamma"].tobytes()
 
 
 def test_models_in_a_model_of_keras_0_3(tmp_path):

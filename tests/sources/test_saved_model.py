@@ -205,7 +205,7 @@ def write_exported(folder, *, bound=(2, 3, 4, 5), names=ROLES, version="2.4.0", 
     result = "call:y:0" if ops else "bn/FusedBatchNormV3:y:0" if fused else "y:z:0"
     functions = [function("call", arguments, [*reads, *(ops or norm)], {"y": result}),
                  function(serve, arguments, [call], {"y": "call:output:0"})]
-    said = {"call": (2, 3, 4, 5), serve: bound}
+    said = {"call": (2, 3, 4, 5), serve: bound} if gamma is None else dict.fromkeys(("call", serve), (6, 3, 4, 5))
     concrete = b"".join(field(2, field(1, name) + field(2, field(2, bytes(nodes)))) for name, nodes in said.items())
     places = children or {str(number): number + 2 for number in range(4)}
     keys = [f"variables/{number}/.ATTRIBUTES/VARIABLE_VALUE" for number in range(4)]
@@ -214,7 +214,7 @@ def write_exported(folder, *, bound=(2, 3, 4, 5), names=ROLES, version="2.4.0", 
     captured = []
     if gamma is not None:
         captured, places["0"] = [const("Const_1", np.array(gamma, "f4"))], 1
-        stored[2], objects[2] = ({}, None), ({}, field(9, field(1, "Const_1")))
+        objects.append(({}, field(9, field(1, "Const_1"))))  # behind all that the checkpoint has
     (folder / "variables").mkdir(parents=True)
     write_bundle(folder / "variables", "variables", {**dict(zip(keys, VALUES.values(), strict=True)), OBJECT_GRAPH: [graph_proto(stored)]})
     said = saved_model_proto(saved_graph_proto(objects) + concrete, version, graph=graph(*captured, functions=functions))

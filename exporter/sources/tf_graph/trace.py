@@ -224,7 +224,7 @@ class Tracer:
         kept = tuple(part for part in parts if isinstance(part, (Variable, Constant)) and not part.shaping)
         if axis is None or not kept or len(kept) != len(parts):
             return Opaque("what the op ConcatV2 computes", value)
-        return Parts(kept, int(axis)) if len(kept) > 1 else kept[0]
+        return Parts(kept, int(axis))
 
     def _simplified(self, value: Value, node: Node) -> Traced:
         """1 * v, 0 + v, 0 * v: the remains of batch renormalization's corrections in inference."""
