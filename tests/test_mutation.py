@@ -112,7 +112,7 @@ def test_a_row_of_each_table_is_tried_before_all_rows_of_one():
 
 
 def test_lines_that_moved_keep_their_tests(tmp_path, monkeypatch):
-    """Only the files of tests that were changed are run again."""
+    """Also those that are in another file now. Only the files of tests that were changed are run again."""
     texts = {"exporter/x.py": "a\nb\nc\n", "tests/test_x.py": "x", "tests/test_y.py": "y", "tests/helper.py": "h"}
 
     def put():
@@ -129,13 +129,14 @@ def test_lines_that_moved_keep_their_tests(tmp_path, monkeypatch):
     put()
     covering.gather(tmp_path, tmp_path / "first", 1)
     assert covering.load(tmp_path / "first").tests == {"exporter/x.py": {3: {"tests/test_x.py::test"}}}
-    texts |= {"exporter/x.py": "new\na\nb\nother\nc\n", "tests/test_y.py": "z", "tests/helper.py": "i"}
+    texts |= {"exporter/x.py": "new\na\nb\nother\nc\n", "exporter/part.py": "c\n", "tests/test_y.py": "z", "tests/helper.py": "i"}
     put()
     covering.gather(tmp_path, tmp_path / "second", 1, tmp_path / "first")
     assert asked == [[], ["tests/test_y.py"]]
     both = {"tests/test_x.py::test", "tests/test_y.py::test"}
     assert covering.load(tmp_path / "second").tests == {"exporter/x.py": {
-        3: {"tests/test_y.py::test"}, 4: {"tests/test_x.py::test"}, 5: {"tests/test_x.py::test"}}}
+        3: {"tests/test_y.py::test"}, 4: {"tests/test_x.py::test"}, 5: {"tests/test_x.py::test"}},
+        "exporter/part.py": {1: {"tests/test_x.py::test"}}}
     assert covering.load(tmp_path / "second").seconds.keys() == both
 
 

@@ -74,12 +74,25 @@ def _still(known: dict, texts: dict[str, str], same: set[str]) -> list[dict]:
     names = known["names"]
     notes = {name: {"test": name, "seconds": seconds, "lines": collections.defaultdict(list)}
              for name, seconds in known["seconds"].items() if name.split("::")[0] in same}
+    heirs = _heirs(known["texts"], texts)
     for path, lines in known["lines"].items():
-        places = _moved(known["texts"][path], texts.get(path, ""))
-        for line, numbers in lines.items():
-            for name in {names[number] for number in numbers} & notes.keys():
-                notes[name]["lines"][path] += places.get(int(line), [])
+        for heir in heirs.get(path, ()):
+            places = _moved(known["texts"][path], texts[heir])
+            for line, numbers in lines.items():
+                for name in {names[number] for number in numbers} & notes.keys():
+                    notes[name]["lines"][heir] += places.get(int(line), [])
     return list(notes.values())
+
+
+def _heirs(old: dict[str, str], new: dict[str, str]) -> dict[str, list[str]]:
+    """By file, the files with its lines: itself, and new ones that have more lines of it than of others, as a part that moved has."""
+    found = collections.defaultdict(list, {path: [path] for path in old.keys() & new.keys()})
+    before = {path: set(text.splitlines()) for path, text in old.items() if path.startswith("exporter/")}
+    for path in sorted(new.keys() - old.keys()):
+        if before and path.startswith("exporter/"):
+            lines = set(new[path].splitlines())
+            found[max(before, key=lambda other: len(lines & before[other]))].append(path)
+    return found
 
 
 def _moved(old: str, new: str) -> dict[int, list[int]]:

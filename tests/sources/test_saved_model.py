@@ -860,6 +860,7 @@ def test_a_wrapper_that_quantizes_is_noted(tmp_path):
 
 @pytest.mark.parametrize(("listed", "is_known"), [
     ([config("bn_1", 2e-3)], True), ([config("bn_1", 0.5)], False), ([config("other", 0.5), config("bn_1", 2e-3)], True),
+    ([config("other", 2e-3), config("bn_1", 0.5)], False),
     ([config("bn_1", 0.5), config("bn_1", 0.5)], True), ([{"class_name": "Dense", "config": {}}, config("bn_1", 0.5)], True),
     ([7, config("bn_1", 0.5)], True), ("layers", True)])
 def test_what_the_models_config_says_of_a_layer(tmp_path, listed, is_known):

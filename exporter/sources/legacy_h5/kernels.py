@@ -103,7 +103,7 @@ def _scope_of(feeding: Feeding, top: Node, scopes: list[str]) -> str | None:
 def _is_named(scope: str, name: str) -> bool:
     """Whether a scope belongs to a layer of this name, either exactly or with a number added by TensorFlow."""
     last = scope.rpartition("/")[2] if "/" not in name else scope
-    return bool(name) and any(each == name or each.endswith(f"/{name}") for each in (last, re.sub(r"_\d+$", "", last)))
+    return any(each == name or each.endswith(f"/{name}") for each in (last, re.sub(r"_\d+$", "", last)))
 
 
 def _parsed(weight: str) -> tuple[str, str] | None:
