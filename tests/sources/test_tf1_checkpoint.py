@@ -128,6 +128,16 @@ def test_names_that_the_saver_gave(tmp_path, op):
     check(exporter.read(index)["bn"], values)
 
 
+def test_names_that_the_saver_gave_are_not_those_of_an_unused_layer(tmp_path):
+    values, names = parameters(), ("scale", "offset", "mu", "sigma2")
+    nodes, reads = variables("net/q", names=names)
+    stored = tensors("bn", values)
+    saver = [node("save/tensor_names", "Const", value=tensor([name.encode() for name in stored])),
+             node("save/SaveV2", "SaveV2", "save/Const", "save/tensor_names", "save/slices", *(f"net/q/{name}" for name in names))]
+    bundle = exporter.read(save(tmp_path, stored, *nodes, *chain("q", "x", *reads), *saver))
+    assert (bundle.paths(), bundle.skipped) == (["net/q"], ())
+
+
 @pytest.mark.parametrize("given", [False, True])
 def test_an_object_based_checkpoint_with_its_graph(tmp_path, given):
     """Keras's estimators of TensorFlow 2 write both: the epsilon is in the graph alone."""

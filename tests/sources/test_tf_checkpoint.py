@@ -549,6 +549,14 @@ def test_what_a_sequential_has_lost_is_left_out(tmp_path):
         read(model.write(tmp_path), architecture=architecture(tmp_path, functional(config("other", 1e-5), class_name="Sequential")))
 
 
+def test_what_a_sequential_has_lost_may_be_a_layer_of_another_model(tmp_path):
+    model = Model().norm("layer-0", scope="bn").norm("layer-1", "layer-0", scope="other")
+    model.nodes[model.add("layer-1")][0]["layer-1"] = model.add("layer-0")
+    tree = functional(config("bn", 1e-5), functional(config("other", 1e-6), name="sub", class_name="Sequential"))
+    bundle = read(model.write(tmp_path), architecture=architecture(tmp_path, tree))
+    assert ({layer.path: layer.epsilon for layer in bundle}, bundle.warnings) == ({"bn": 1e-5, "sub/other": 1e-6}, [])
+
+
 @pytest.mark.parametrize(("name", "scope", "is_it"), [
     ("a/bn", "a/bn", True), ("a/bn", "outer/a_1/bn_2", True), ("a_1/bn", "a_1/bn", True), ("a/bn", "a/x/bn", False),
     ("a/bn", "bn/a", False), ("a/bn", "bn", False)])

@@ -171,7 +171,7 @@ class _Names:
             name = name.removesuffix(AVERAGE)
         if name not in self._checkpoint:
             return None
-        self.used.update((name, variable.name))
+        self.used.add(name)
         if self._ema is None and name + AVERAGE in self._checkpoint:
             self._left.append(name)
         return Values(self._checkpoint.read(name), self._checkpoint.info(name).dtype)

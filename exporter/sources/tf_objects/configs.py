@@ -131,7 +131,7 @@ def _fit(graph: CheckpointGraph, root: int, tree: Node) -> dict[int, list[tuple[
         held = _paired(graph, node, path, config) if config.is_model else _held(graph, node, config)
         if config.is_model:
             kept = {child for child, _ in held}
-            found.update({child: [] for child in _layers_of(graph, node)[1:] if child not in kept and child not in found})
+            found.update({child: [] for child in _layers_of(graph, node) if child not in kept and child not in found})
         stack += [(child, join(path, below.name), below) for child, below in reversed(held)]
     return found
 
