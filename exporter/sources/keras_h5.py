@@ -250,7 +250,7 @@ def _read_unnamed(file: File, place: Place, options: ReadOptions) -> Found:
     architecture = node_tree_from(options.architecture)
     found = Found(Origin(file=place.name, kind=NAME), options)
     found.kernels = {} if options.kernels else None  # the config of a Graph describes connections in another way
-    reading = Reading(file, dialects.Era(version=(0, 3, 0)), architecture.tree, found)
+    reading = Reading(file, dialects.era_of("0.3.0", None), architecture.tree, found)
     try:
         if file.is_group("graph"):
             _add_unnamed(reading, "graph", "", architecture.tree)
