@@ -10,6 +10,7 @@ import os
 import random
 import re
 import signal
+import sys
 import threading
 import warnings
 
@@ -112,8 +113,11 @@ def tmp_path(tmp_path_factory, request):
 
 @pytest.fixture
 def forks(request, monkeypatch):
-    """Models are read by forks, as in a program of one thread; beside that of pytest-xdist each would be read by a new interpreter."""
+    """Models are read by forks, as in a program of one thread that has not read an Orbax checkpoint; beside the thread of pytest-xdist, and
+    after the tests of Orbax were imported, each would be read by a new interpreter.
+    """
     monkeypatch.setattr(threading, "active_count", lambda: 1)
+    monkeypatch.delitem(sys.modules, "tensorstore", raising=False)
     request.applymarker(pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning"))
 
 
