@@ -45,7 +45,6 @@ NEAR_BYTES = 6144  # the bytes fetched from the header of a batch norm: its subg
 GAP_BYTES = 64 << 10  # up to this many, everything before the header of the next layer: Keras writes the layers one after the other
 MAX_ROUNDS = 40
 MAX_BYTES = 64 << 20
-MAX_DEPTH = 30
 MAX_CONTINUATION = 1 << 16
 MAX_VECTOR = 1 << 24  # bytes of an array, and of the names of a group
 LAYOUT_VERSION = 3
@@ -97,41 +96,41 @@ class _Walk:
         root = TABLE_ENTRY.at(data, ADDRESSES_AT[0] + ADDRESSES.size)
         yield self._at(root.header, HEADER_BYTES, _nothing)
         if root.cache == CACHED_GROUP:
-            yield from self._group(root.tree, root.heap, 0, False)
+            yield from self._group(root.tree, root.heap, True, False)
 
     def _at(self, address: int, size: int, go_on: Callable[[bytes], Iterator[Step]]) -> Step:
         return self._base + address, size, go_on
 
-    def _group(self, tree: int, heap: int, depth: int, is_norm: bool) -> Iterator[Step]:
-        if tree not in self._seen and depth <= MAX_DEPTH:
+    def _group(self, tree: int, heap: int, is_root: bool, is_norm: bool) -> Iterator[Step]:
+        if tree not in self._seen:
             self._seen.add(tree)
-            yield from _Group(self, depth, is_norm).steps(tree, heap)
+            yield from _Group(self, is_root, is_norm).steps(tree, heap)
 
-    def _member(self, entry: TableEntry, name: bytes, depth: int, is_norm: bool) -> Iterator[Step]:
+    def _member(self, entry: TableEntry, name: bytes, is_in_root: bool, is_norm: bool) -> Iterator[Step]:
         """The parts of one member of a group that are needed."""
         if name.startswith((b"optimizer", b"_optimizer")) or (name == b"vars" and not is_norm):
             return
         if entry.cache == CACHED_GROUP:
             expected = is_norm or NORM.search(name) is not None
             yield self._at(entry.header, NEAR_BYTES if expected and not is_norm else HEADER_BYTES,
-                           functools.partial(self._inner, entry, name, depth, expected))
+                           functools.partial(self._inner, entry, name, is_in_root, expected))
         elif is_norm:
             yield self._at(entry.header, HEADER_BYTES, self._dataset)
 
-    def _inner(self, entry: TableEntry, name: bytes, depth: int, expected: bool, header: bytes) -> Iterator[Step]:
+    def _inner(self, entry: TableEntry, name: bytes, is_in_root: bool, expected: bool, header: bytes) -> Iterator[Step]:
         """The parts needed after the header of a group, which contains its attributes: there a layer lists the names of its weights."""
         end = FIRST_MESSAGE + OBJECT_HEADER.at(header).size
         is_norm = expected or NORM.search(header, 0, end) is not None
         for kind, message in _messages(header):
             if kind == CONTINUATION:
                 address, size = PAIR.at(message)
-                go_on = _nothing if is_norm else functools.partial(self._continued, entry, depth)
+                go_on = _nothing if is_norm else functools.partial(self._continued, entry)
                 yield self._at(address, min(size, MAX_CONTINUATION), go_on)
-        if is_norm or depth == 0 or CONTAINER.match(name):
-            yield from self._group(entry.tree, entry.heap, depth + 1, is_norm)
+        if is_norm or is_in_root or CONTAINER.match(name):
+            yield from self._group(entry.tree, entry.heap, False, is_norm)
 
-    def _continued(self, entry: TableEntry, depth: int, data: bytes) -> Iterator[Step]:
-        return self._group(entry.tree, entry.heap, depth + 1, True) if NORM.search(data) else iter(())
+    def _continued(self, entry: TableEntry, data: bytes) -> Iterator[Step]:
+        return self._group(entry.tree, entry.heap, False, True) if NORM.search(data) else iter(())
 
     def _dataset(self, header: bytes) -> Iterator[Step]:
         rank, place = 0, None
@@ -147,8 +146,8 @@ class _Walk:
 class _Group:
     """One group: its names may arrive later than its members, whose parts wait for them."""
 
-    def __init__(self, walk: _Walk, depth: int, is_norm: bool) -> None:
-        self._walk, self._depth, self._is_norm = walk, depth, is_norm
+    def __init__(self, walk: _Walk, is_root: bool, is_norm: bool) -> None:
+        self._walk, self._is_root, self._is_norm = walk, is_root, is_norm
         self._names: bytes | None = None
         self._leaves: list[bytes] = []
 
@@ -181,7 +180,7 @@ class _Group:
         for i in range(TABLE_NODE.at(data).used if data[:4] == b"SNOD" else 0):
             entry = TABLE_ENTRY.at(data, TABLE_NODE.size + i * TABLE_ENTRY.size)
             name = self._names[entry.name: self._names.index(b"\0", entry.name)]
-            yield from self._walk._member(entry, name, self._depth, self._is_norm)
+            yield from self._walk._member(entry, name, self._is_root, self._is_norm)
 
 
 def _nothing(data: bytes) -> Iterator[Step]:

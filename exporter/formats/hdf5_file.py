@@ -180,7 +180,7 @@ class File:
         found = self._attribute(self._open(path), name)
         if found is None:
             return None
-        if found.shape != () or not found.is_integer:
+        if isinstance(found, PlainAttribute) or found.shape != () or not found.is_integer:
             raise FormatError(f"the attribute {printable(name)} is not an integer")
         return found.integer()
 

@@ -125,7 +125,7 @@ class PlainObjects:
 def _messages(read: Read, address: int, block: bytes) -> list[Message]:
     """All messages of a header, which contains their number and begins with `block`."""
     head = OBJECT_HEADER.at(block)
-    if head.version != 1 or head.reserved or head.messages > MAX_MESSAGES or not head.links:
+    if head.version != 1 or head.reserved or not head.links:
         _other()
     waiting, at = [(address + FIRST_MESSAGE, head.size)], FIRST_MESSAGE
     found: list[Message] = []
@@ -265,7 +265,7 @@ class PlainDataset(PlainObject):
 class PlainAttribute:
     """A text attribute of fixed or variable length (in a global heap), or an empty one, in which form Keras writes an empty list."""
 
-    is_integer = is_null = False
+    is_null = False
 
     def __init__(self, data: bytes, heap: Heap) -> None:
         head = ATTRIBUTE_HEAD.at(data)
@@ -296,9 +296,6 @@ class PlainAttribute:
             return self._texts
         found = [self._data[at: at + self._item] for at in range(0, self.size, self._item)]
         return [(text.partition(b"\0")[0] if self._ends_in_nul else text).rstrip(b"\0") for text in found]
-
-    def integer(self) -> NoReturn:
-        raise TypeError("no integer")
 
 
 class Heap:

@@ -32,7 +32,7 @@ def parse_json(text: str | bytes, where: str, limit: int = MAX_BYTES, most: int 
         raise FormatError("the JSON is not UTF-8", where=where) from None
     if len(data) > limit:
         raise FormatError(f"expected at most {limit} bytes of JSON, got {len(data)}", where=where)
-    if len(data) > 2 * most and data.count(b",") > most:  # a value takes many times the memory of its two characters
+    if len(data) > most and data.count(b",") > most:  # a value takes many times the memory of its two characters
         raise FormatError(f"expected at most {most} values in the JSON, got {data.count(b',')} commas", where=where)
     if _holds_long_number(data):
         raise FormatError(f"expected numbers of at most {MAX_NUMBER_LENGTH} characters in the JSON, got a longer one", where=where)

@@ -16,10 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.errors import FormatError
-from exporter.files.input_file import MemoryFile
+from exporter.files.input_file import MemoryFile, Windows
 from exporter.files.place import Place
 from exporter.formats import hdf5, hdf5_file, hdf5_overlap, hdf5_storage
 from exporter.formats.hdf5 import is_hdf5, open_hdf5, superblock_at
+from exporter.formats.zip_archive import Window
 
 
 @pytest.fixture
@@ -329,6 +330,31 @@ def test_superblocks_and_truncation(tmp_path, libver, block):
         assert "cut short" in refused(open_hdf5, MemoryFile(data[:size]))
 
 
+@pytest.mark.parametrize(("version", "width_at", "first"), [(0, 13, 24), (1, 13, 28), (2, 9, 12), (3, 9, 12), (4, 9, 12)])
+def test_where_each_version_of_the_superblock_says_how_long_the_file_is(version, width_at, first):
+    block = bytearray(b"\x89HDF\r\n\x1a\n" + b"\7" * 88)
+    block[8], block[width_at] = version, 4
+    struct.pack_into("<I", block, first + 8, 96)
+    if version == 4:
+        assert "expected an HDF5 superblock of version 0 to 3, got version 4" in refused(hdf5._check_extent, MemoryFile(block), 0)
+        return
+    hdf5._check_extent(MemoryFile(block), 0)
+    hdf5._check_extent(MemoryFile(block + b"PK\5\5"), 0)
+    assert "an HDF5 file and a zip archive at once" in refused(hdf5._check_extent, MemoryFile(block + b"PK\5\6" + bytes(65553)), 0)
+    assert "expected 96 bytes, got 95 (1 are missing)" in refused(hdf5._check_extent, MemoryFile(block[:95]), 0)
+
+
+def test_only_pieces_of_a_near_file_on_disk_are_read_with_what_follows(tmp_path):
+    with h5py.File(tmp_path / "m.h5", "w") as file:
+        file["x"] = np.ones(1 << 16, "f4")
+    far = MemoryFile((tmp_path / "m.h5").read_bytes())
+    far.is_far = True
+    with Place(tmp_path / "m.h5").open() as near:
+        for source, kind in ((near, Windows), (Window(near, 0, 1 << 20), Windows), (Window(far, 0, 1 << 20), Window), (far, MemoryFile)):
+            with open_hdf5(source) as file:
+                assert type(file._read_at.__self__) is kind
+
+
 def test_what_is_not_hdf5(tmp_path):
     (tmp_path / "a").write_bytes(b"no such thing" * 100)
     assert not is_hdf5(Place(tmp_path / "a"))
@@ -453,3 +479,23 @@ def test_texts_of_any_length_count_with_their_letters(made, monkeypatch, by_libr
     file._is_plain = not by_library
     monkeypatch.setattr(hdf5_file, "MAX_BYTES", 100)  # the reference alone takes 8 or 16
     assert "expected at most 100 bytes of parameters and attributes, got more" in refused(file.text, "", "text")
+
+
+def test_a_kernel_may_be_larger(made, monkeypatch):
+    monkeypatch.setattr(hdf5_file, "MAX_ELEMENTS", 3)
+    monkeypatch.setattr(hdf5_file, "MAX_KERNEL_ELEMENTS", 4)
+    file = made(lambda file: file.update({}) or [file.create_dataset(f"x{size}", data=np.ones(size, "f4")) for size in (3, 4, 5)])
+    assert (file.array("x3")[0].size, file.array("x4", is_kernel=True)[0].size) == (3, 4)
+    assert "expected at most 3 values, got 4" in refused(file.array, "x4")
+    with pytest.raises(FormatError, match="expected at most 4 values, got 5"):
+        file.array("x5", is_kernel=True)
+
+
+def test_an_array_of_more_bytes_than_its_shape_has(tmp_path):
+    with h5py.File(tmp_path / "m.h5", "w") as file:
+        file["x"] = np.ones(5, "f4")
+        place = struct.pack("<QQ", file["x"].id.get_offset(), 20)
+    data = (tmp_path / "m.h5").read_bytes()
+    assert data.count(place) == 1
+    with open_hdf5(MemoryFile(data.replace(place, place[:8] + struct.pack("<Q", 24)))) as file:
+        assert "expected 20 stored bytes, got 24" in refused(file.array, "x")

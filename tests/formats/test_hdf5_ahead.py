@@ -77,7 +77,7 @@ def test_what_is_fetched_of_a_sample(sample, pieces, count):
     assert ([len(each) for each in file.rounds], file.count()) == (pieces, count)
 
 
-@pytest.mark.parametrize(("limit", "value", "rounds"), [("MAX_ROUNDS", 3, 3), ("MAX_BYTES", 2000, 2), ("MAX_DEPTH", 0, 4)])
+@pytest.mark.parametrize(("limit", "value", "rounds"), [("MAX_ROUNDS", 3, 3), ("MAX_BYTES", 2000, 2)])
 def test_there_is_an_end(monkeypatch, limit, value, rounds):
     monkeypatch.setattr(hdf5_ahead, limit, value)
     file = written(["bn"])

@@ -168,18 +168,41 @@ def test_an_object(data, kind):
         assert found.has_attribute(b"a") is (NAMED in data)
 
 
+def test_a_header_in_which_the_file_ends_is_left():
+    whole = header(SPACE, KIND, layout(), message(0, bytes(8)))
+    found = [PlainObjects(lambda at, size, size_of_all=size: whole[:size_of_all][at: at + size], None).at(0, "x")
+             for size in (len(whole), len(whole) - 1)]
+    assert [type(one) for one in found] == [PlainDataset, type(None)]
+
+
 def test_an_array_whose_header_was_seen_before(monkeypatch):
     """Of the same bytes, but for the address of its data."""
     monkeypatch.setattr(hdf5_plain, "_FORMS", {})
     grown = message(DATASPACE, space(5, flags=1, most=(5,)))
     whole = [header(grown, KIND, FILL, layout(at), message(0, bytes(136))) for at in (2048, 4096, UNDEFINED)]
+    longer = message(DATASPACE, space(6, flags=1, most=(6,)))
+    PlainObjects(lambda at, size: header(longer, KIND, FILL, layout(size=24), message(0, bytes(136)))[at: at + size], None).at(0, "y")
     assert {len(block) for block in whole} == {hdf5_plain.HEAD_BYTES}
     found = []
     for block in whole:
         found.append(PlainObjects(lambda at, size, block=block: block[at: at + size], lambda path: None).at(0, "x"))
         monkeypatch.setattr(hdf5_plain, "_messages", None)  # the others are not parsed
     assert [one and one.places(20)[0][0] for one in found] == [2048, 4096, None]
-    assert len(hdf5_plain._FORMS) == 1
+    assert [form.shape for form in hdf5_plain._FORMS.values()] == [(6,), (5,)]
+
+
+@pytest.mark.parametrize(("limit", "value", "header"), [
+    ("MAX_BLOCK", 23, header(MOVED, count=2)), ("MAX_BLOCKS", 0, header(MOVED, message(CONTINUATION, struct.pack("<QQ", 600, 0)), count=3)),
+    ("MAX_MESSAGES", 5, header(message(CONTINUATION, struct.pack("<QQ", 16, 24)), count=6))], ids=["large", "many", "in a circle"])
+def test_a_header_over_a_limit_is_left(monkeypatch, limit, value, header):
+    block = header.ljust(512, b"\0") + TABLE
+
+    def found():
+        return PlainObjects(lambda at, size: block[at: at + size], lambda path: None).at(0, "x")
+
+    assert (found() is None) is (limit == "MAX_MESSAGES")
+    monkeypatch.setattr(hdf5_plain, limit, value)
+    assert found() is None
 
 
 @pytest.mark.parametrize(("packed", "size"), [

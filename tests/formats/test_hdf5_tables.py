@@ -129,7 +129,7 @@ def test_limits(monkeypatch, limit, value):
         members(image())
 
 
-def test_what_lies_below_is_found_by_its_path():
+def test_what_lies_below_is_found_by_its_path(monkeypatch):
     data = image()
     groups = Groups(lambda at, size: data[at: at + size], 0)
     with pytest.raises(FormatError, match="HDF5 finds this name, but the symbol table does not list it"):
@@ -142,3 +142,6 @@ def test_what_lies_below_is_found_by_its_path():
     assert list(groups.members("a")) == list(MEMBERS)
     assert groups.members("") is top
     assert groups.tables == {"": (TOP, HEAP), "a": (TOP, HEAP)}
+    monkeypatch.setattr(hdf5_groups, "MAX_MEMBERS", 4)
+    assert list(groups.members("a/a/a/a/a/a/a/a")) == list(MEMBERS)
+    assert (len(groups.tables) <= 5, len(groups._found)) == (True, 1), "no more is kept"

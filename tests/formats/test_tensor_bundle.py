@@ -431,7 +431,7 @@ def of_blocks(first):
 
 @pytest.mark.parametrize(("content", "what"), [
     (ENTRY + RESTARTS, None),
-    (b"\0\0", "bad block: no terminator"), (ENTRY + struct.pack("<II", 0, 3), "bad block: more restart points than bytes"),
+    (b"\0\0\0", "bad block: no terminator"), (ENTRY + struct.pack("<II", 0, 3), "bad block: more restart points than bytes"),
     (ENTRY + struct.pack("<II", 0, 1 << 31), "bad block: more restart points than bytes"),
     (b"\1\1\1bv" + RESTARTS, "bad entry: it is longer than its block, or shares more"),
     (b"\0\1\2bv" + RESTARTS, "bad entry: it is longer than its block"), (b"\0\3\0bv" + RESTARTS, "bad entry: it is longer than its block"),
@@ -502,9 +502,12 @@ def test_keys_that_share_too_much_are_refused(tmp_path):
     (bytes([11, 0 << 2]) + b"a" + bytes([(6 << 2 | 1), 1]), b"a" * 11),          # a copy that overlaps what it writes
     (bytes([9, 2 << 2]) + b"abc" + bytes([5 << 2 | 2, 3, 0]), b"abc" * 3),       # two-byte offset
     (bytes([6, 2 << 2]) + b"abc" + bytes([2 << 2 | 3, 3, 0, 0, 0]), b"abcabc"),  # four-byte offset
+    (encode(1281) + b"\0a" + bytes([63 << 2 | 2, 1, 0]) * 20, b"a" * 1281),      # twenty times as much as it takes
 ])
 def test_snappy(data, expected):
-    assert unsnappy(data, 100) == expected
+    assert unsnappy(data, len(expected)) == expected
+    with pytest.raises(FormatError, match=f"it declares {len(expected)} bytes"):
+        unsnappy(data, len(expected) - 1)
 
 
 @pytest.mark.parametrize("data", [

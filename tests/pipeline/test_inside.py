@@ -206,6 +206,17 @@ def test_a_place_in_an_archive():
             bad()
 
 
+def test_an_archive_that_changes_while_it_is_read(tmp_path):
+    path = archive(tmp_path / "a.zip", {"m": b"1"})
+    outer = Place(path)
+    with outer.open() as file:
+        inner = ZipPlace(Content(outer, file)).child("m")
+        inner.check_unchanged()
+        path.write_bytes(b"another")
+        with pytest.raises(ExporterError, match="changed while"):
+            inner.check_unchanged()
+
+
 def test_what_is_inflated_is_limited_in_all(monkeypatch):
     root = place({name: bytes(1000) for name in "abc"}, zipfile.ZIP_DEFLATED)
     monkeypatch.setattr(zip_place, "MAX_INFLATED", 2500)

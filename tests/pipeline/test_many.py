@@ -230,6 +230,25 @@ def test_results_are_let_go_as_they_come(tree):
     assert alive == [2, 1, 0], "of what was reported nothing is held"
 
 
+def test_what_no_worker_has_begun_is_called_off_with_the_rest(tree):
+    futures = []
+
+    class Slow(concurrent.futures.Executor):
+        def submit(self, work, text):
+            futures.append(concurrent.futures.Future())
+            if len(futures) == 1:
+                futures[0].set_result(work(text))
+            return futures[-1]
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        export_many(["zoo/**/*.json"], "out", executor=Slow(), progress=stop)
+    assert [future.cancelled() for future in futures] == [False] + [True] * (len(futures) - 1)
+    assert len(futures) > 1
+
+
 def test_an_interrupted_call_is_gone_on_with(tree):
     def interrupt(outcome, done, count):
         if done == 2:
