@@ -172,6 +172,9 @@ def test_converted_from_keras_3(model):
     assert bundle.paths() == ["b", "s/a"]
     assert shown(bundle)["b"] == (0.1, given(A))
     assert [layer.quantized for layer in bundle] == [None, "uint16"]
+    config["config"]["layers"].append(norm("never built"))
+    bundle = read(model(config, weights, topology={"keras_version": "3.4.1", "model_config": config}))
+    assert (bundle.paths(), [path for path, _ in bundle.skipped]) == (["b", "s/a"], ["never built"])
 
 
 @pytest.fixture
