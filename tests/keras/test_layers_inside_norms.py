@@ -65,3 +65,11 @@ def test_one_that_holds_a_batch_norm_and_is_one_itself_is_refused(tmp_path):
             exporter.read(path)
         (layer,) = exporter.read(path, skip_unresolved=True)
         assert (layer.path, layer.epsilon, layer.gamma.tobytes()) == ("own/bn", 0.25, second["gamma"].tobytes())
+
+
+def test_one_that_holds_two_batch_norms_and_describes_one_of_them(tmp_path):
+    entry = norm("own", class_name="acme>TwoNorms", other=norm("bn"))
+    groups = {"own": [*named("own/bn", parameters()), *named("own/more", parameters())]}
+    with pytest.raises(exporter.UnresolvedError) as refused:
+        exporter.read(write(tmp_path / "m.h5", groups, sequential(entry), keras_version="2.4.0"))
+    assert [path for path, _ in refused.value.layers] == ["own/more"]

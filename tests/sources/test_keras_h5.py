@@ -158,12 +158,16 @@ def test_names_and_order_have_to_agree(tmp_path, scopes, refused):
 def test_weights_alone_that_are_there_and_not_listed(tmp_path, change, what):
     groups = {name: named(name, parameters(seed=seed)) for seed, name in enumerate(("a", "a/b", "b"))}
     path = write(tmp_path / "w.h5", groups)
-    assert exporter.read(path, epsilon=1e-3).paths() == ["a", "a/b", "b"]
-    with h5py.File(path, "r+") as file:
-        change(file)
-    with pytest.raises(FormatError) as refused:
-        exporter.read(path, epsilon=1e-3)
-    assert str(refused.value) == f"w.h5: {what}"
+    whole = write(tmp_path / "m.h5", groups, sequential())  # and a whole model that has lost its config
+    with h5py.File(whole, "r+") as file:
+        del file.attrs["model_config"]
+    for each, base in ((path, "/"), (whole, "model_weights")):
+        assert exporter.read(each, epsilon=1e-3).paths() == ["a", "a/b", "b"]
+        with h5py.File(each, "r+") as file:
+            change(file[base])
+        with pytest.raises(FormatError) as refused:
+            exporter.read(each, epsilon=1e-3)
+        assert str(refused.value).endswith(what)
 
 
 @pytest.mark.parametrize("name", ["notes", "top_level_model_weights", "optimizer_weights"])
