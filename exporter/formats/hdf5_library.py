@@ -146,8 +146,8 @@ class LibraryAttribute:
         if kind.is_variable_str():
             values = np.empty(self.shape, kind.dtype)
             self._id.read(values)
-            found: list[Any] = values.ravel().tolist()
-            return [b"" if value is None or value == 0 else bytes(value) for value in found]
+            found: list[bytes] = values.ravel().tolist()
+            return found
         raw = np.zeros(self.shape, f"V{kind.get_size()}")
         self._id.read(raw, kind)
         pad = b" " if kind.get_strpad() == h5t.STR_SPACEPAD else b"\0"

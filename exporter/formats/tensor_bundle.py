@@ -10,6 +10,7 @@ before anything is read, and CRCs are verified if the format has them.
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import dataclasses
 import math
@@ -98,7 +99,7 @@ def open_checkpoint(place: Place) -> TensorBundle | TensorSlices:
         return kind(place, table, stack.pop_all())
 
 
-class _Open:
+class _Open(abc.ABC):
     """The common part of both forms: closing files, and joining slices."""
 
     def __init__(self, place: Place, table: Table, stack: contextlib.ExitStack) -> None:
@@ -115,8 +116,9 @@ class _Open:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
+    @abc.abstractmethod
     def _check_header(self, header: Message) -> None:
-        raise NotImplementedError
+        """Of the form; reads what comes with it."""
 
     def _error(self, name: str, what: str) -> FormatError:
         return FormatError(f"tensor {name} {what}", where=self.where)

@@ -67,6 +67,13 @@ def test_a_broken_constant_is_refused(data, message):
     assert caught.value.where == "here"
 
 
+def test_a_constant_over_the_limit_is_refused(monkeypatch):
+    for limit in (12, 11):
+        monkeypatch.setattr(graph_def, "MAX_CONSTANT", limit)
+        with contextlib.nullcontext() if limit == 12 else pytest.raises(FormatError, match=f"constants of at most {limit} bytes"):
+            assert TensorProto(tensor(np.float32([1, 2, 3])), "").array().size == 3
+
+
 def test_attributes_are_given_by_type():
     data = node("n", "Op", "a", "b:2", "^control", yes=True, number=0.5, text="NCHW", axes=[0, -1], shape=(2, 3), call=Function("f"))
     found = Graph(graph(data)).main.nodes["n"]
@@ -99,10 +106,13 @@ def test_functions_name_outputs_of_nodes():
     (graph(node("c", "Const"))[:5], "field 1 claims 10 bytes, but 3 are left"),
     (graph(*[node(f"n{number}", "NoOp") for number in range(6)]), "expected at most 5 nodes, got more"),
     (graph(functions=[function(f"f{number}", [], [], {}) for number in range(4)]), "expected at most 3 functions, got more"),
+    (b"".join(graph(functions=[function(f"{name}{number}", [], [], {}) for number in range(2)]) for name in "fg"),
+     "expected at most 3 functions, got more"),
 ])
 def test_a_broken_graph_is_refused(data, message, monkeypatch):
     monkeypatch.setattr(graph_def, "MAX_NODES", 5)
     monkeypatch.setattr(graph_def, "MAX_FUNCTIONS", 3)
+    assert len(Graph(graph(*[node(f"n{number}", "NoOp") for number in range(5)])).main.nodes) == 5
     with pytest.raises(FormatError, match=message):
         assert Graph(data).main
 

@@ -65,12 +65,14 @@ def test_bfloat16_is_what_keras_marks_as_such(made):
         file.create_dataset("b", data=bits.view("V2")).attrs["dtype"] = "bfloat16"
         file.create_dataset("opaque", data=bits[:4].view("V2"))
         file.create_dataset("other", data=bits[:4].view("V2")).attrs["dtype"] = "float8"
+        file.create_dataset("whole", data=bits[:4]).attrs["dtype"] = "bfloat16"
 
     file = made(fill)
     values, kind = file.array("b")
     assert (kind, values.dtype) == ("bfloat16", np.float32)
     assert (values.view(np.uint32) >> 16).astype("<u2").tobytes() == bits.tobytes()
-    assert file.dtype("opaque") is None
+    assert [file.dtype(name) for name in ("b", "opaque", "whole")] == ["bfloat16", None, None]
+    assert "integers" in refused(file.array, "whole")
     assert "opaque bytes" in refused(file.array, "opaque")
     assert "opaque bytes" in refused(file.array, "other")
 
@@ -499,3 +501,29 @@ def test_an_array_of_more_bytes_than_its_shape_has(tmp_path):
     assert data.count(place) == 1
     with open_hdf5(MemoryFile(data.replace(place, place[:8] + struct.pack("<Q", 24)))) as file:
         assert "expected 20 stored bytes, got 24" in refused(file.array, "x")
+
+
+@pytest.mark.parametrize("by_library", [False, True])
+def test_how_many_objects_are_kept(made, monkeypatch, by_library):
+    monkeypatch.setattr(hdf5_file, "MAX_KEPT", 3)
+    monkeypatch.setattr(hdf5_file, "MAX_GROUPS", 3)
+
+    def fill(file):
+        for number in range(5):
+            file[f"x{number}"] = np.ones(1, "f4")
+            file.create_group(f"g{number}")
+
+    file = made(fill)
+    file._is_plain = not by_library
+    assert file._open("x0") is file._open("x0")
+    assert file._open("") is file._open("")
+    sizes = [(len(file._others), len(file._groups)) for number in range(1, 5) if file.array(f"x{number}") and file.is_group(f"g{number}")]
+    assert sizes == [(2, 2), (3, 3), (1, 1), (2, 2)]
+
+
+@pytest.mark.parametrize("by_library", [False, True])
+def test_texts_of_fixed_length_count_with_their_padding(made, by_library):
+    file = made(lambda file: file.attrs.update(names=np.array([b"ab", b"c", b"de"])))
+    file._is_plain = not by_library
+    assert file.strings("", "names") == ["ab", "c", "de"]
+    assert file._spent == 6

@@ -11,6 +11,8 @@ import pytest
 from exporter.files.input_file import MemoryFile
 from exporter.formats import hdf5_ahead
 from exporter.formats.hdf5_ahead import GAP_BYTES, HEADER_BYTES, NEAR_BYTES, walk
+from exporter.formats.hdf5_layout import DATASPACE
+from tests.formats.test_hdf5_messages import KIND, SPACE, header, layout, message, space
 from tests.make.layers import ROOT
 
 
@@ -84,6 +86,17 @@ def test_there_is_an_end(monkeypatch, limit, value, rounds):
     walk(file, 0)
     assert len(file.rounds) <= rounds
     assert not file.has(b"vector of bn.")
+
+
+@pytest.mark.parametrize(("messages", "steps"), [
+    ((SPACE, KIND, layout()), [(2148, 20)]), ((layout(), SPACE), [(2148, 20)]), ((SPACE, layout(kind=2)), []),
+    ((SPACE, layout(version=4)), []),
+    ((message(DATASPACE, space(2, 3)), layout()), []), ((message(DATASPACE, space()), layout()), []), ((SPACE,), []),
+    ((SPACE, layout(size=(1 << 24) - 1)), [(2148, (1 << 24) - 1)]), ((SPACE, layout(size=1 << 24)), [])])
+def test_vectors_are_fetched_where_they_lie_in_one_piece(messages, steps):
+    walk = hdf5_ahead._Walk()
+    walk._base = 100
+    assert [(at, size) for at, size, _ in walk._dataset(header(*messages))] == steps
 
 
 def test_other_forms_and_damage_end_early():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 import h5py
 import numpy as np
 import pytest
@@ -59,3 +61,16 @@ def test_structures_are_looked_for_where_their_size_is_known_and_reading_them_co
     source.is_far = is_far
     with open_hdf5(source) as file:
         assert file._can_look_back is can
+
+
+def test_numbers_that_lie_in_a_structure_are_refused():
+    memory = MemoryFile()
+    with h5py.File(memory, "w") as file:
+        file["g/x"] = np.ones(20, "f4")
+        layout = struct.pack("<QQ", file["g/x"].id.get_offset(), 80)
+    data = memory.getvalue()
+    assert data.count(layout) == 1
+    for structure in (b"TREE", b"SNOD", b"HEAP"):
+        inside = struct.pack("<QQ", data.rindex(structure) + 8, 80)
+        with open_hdf5(MemoryFile(data.replace(layout, inside))) as file, pytest.raises(FormatError, match="overlaps the metadata"):
+            file.array("g/x")

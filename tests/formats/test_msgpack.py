@@ -58,6 +58,8 @@ def test_an_array_of_bfloat16():
     (b"\xdd\xff\xff\xff\xff\x01", "cut short"),
     (b"\x91" * 66 + b"\x01", "levels of nested"), (b"\xc7\x01\x01\x01", "shape, dtype and bytes"),
     (b"\xc7\x05\x01\x93\x01\xa1f\xc0", "list of sizes"), (b"\xc7\x06\x01\x93\x91\x01\xa1f\xc0", "an array of one of"),
+    (b"\xc7\x09\x01\x93\x91\x01\xa4int8\xc0", "an array of one of"), (b"\xc7\x08\x01\x93\x91\x01\xa1i\xc4\x01x", "an array of one of"),
+    (b"\x81\x01" * 66 + b"\x01", "levels of nested"), (b"\x81" * 66, "levels of nested"),
     (array(b"\xdc\x00\x41" + b"\x01" * 65), "a shape that an array can have"),
     (array(b"\x93\x00" + (b"\xcf\x40" + bytes(7)) * 2, b""), "a shape that an array can have"),
     (nested_arrays(66), "levels of nested"), (nested_arrays(2000), "levels of nested"),

@@ -49,6 +49,7 @@ def test_a_child_without_a_number_is_the_root():
     ([{"b": 1, "a": 2}, {"c": 3}, {}, {}], [((0,), ()), ((0, 1), ("b",)), ((0, 1, 3), ("b", "c")), ((0, 2), ("a",))]),
     ([{"variables": 1, "own": 2}, {"0": 3}, {"gamma": 3}, {}],
      [((0,), ()), ((0, 2), ("own",)), ((0, 2, 3), ("own", "gamma")), ((0, 1), ("variables",))]),
+    ([{"variables": 1, "optimizer": 2}, {}, {}], [((0,), ()), ((0, 1), ("variables",)), ((0, 2), ("optimizer",))]),
     ([{"a": 1}, {"back": 0, "again": 1, "optimizer": 2}, {"keras_api": 3}, {}],
      [((0,), ()), ((0, 1), ("a",)), ((0, 1, 2), ("a", "optimizer")), ((0, 1, 2, 3), ("a", "optimizer", "keras_api"))])])
 def test_the_walk_prefers_an_objects_own_attributes(nodes, ways):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import struct
 
 import numpy as np
@@ -453,6 +454,14 @@ def test_a_block_outside_of_the_file_means_that_it_is_cut_short(tmp_path):
     (tmp_path / "t").write_bytes(data[:-sstable.FOOTER] + far.ljust(40, b"\0") + data[-8:])
     with pytest.raises(FormatError, match="a block is outside the file, which may be cut short"), Table(Place(tmp_path / "t")) as found:
         list(found.items())
+
+
+def test_a_file_that_is_cut_while_it_is_read(tmp_path):
+    (tmp_path / "t").write_bytes(of_blocks(sealed(ENTRY + RESTARTS)))
+    with Table(Place(tmp_path / "t")) as found:
+        os.truncate(tmp_path / "t", 10)
+        with pytest.raises(FormatError, match="t: the file was truncated while it was being read"):
+            found.get(b"b")
 
 
 def test_a_compression_that_is_not_known(tmp_path):

@@ -289,6 +289,16 @@ def test_numbers_of_more_than_32_bits(extra, given, found):
     assert zip_archive._wide(extra, *given, "m") == found
 
 
+def test_a_directory_with_a_number_of_more_than_32_bits():
+    whole = packed(("config.json", CONFIG))
+    start, end = whole.find(b"PK\1\2"), whole.rfind(b"PK\5\6")
+    entry, record = bytearray(whole[start:end]), bytearray(whole[end:])
+    struct.pack_into("<I", entry, 24, ALL)
+    struct.pack_into("<H", entry, 30, 12)
+    struct.pack_into("<I", record, 12, len(entry) + 12)
+    assert Archive(MemoryFile(whole[:start] + entry + struct.pack("<HHQ", 1, 8, len(CONFIG)) + record)).read("config.json") == CONFIG
+
+
 def test_deflated_size_that_lies():
     data = bytearray(packed(("config.json", CONFIG), compression=zipfile.ZIP_DEFLATED))
     for size in (len(CONFIG) - 1, len(CONFIG) + 1):

@@ -201,7 +201,8 @@ def test_a_place_in_an_archive():
     assert not file.sibling("none").exists()
     assert root.child("a", "d").children() == []
     for bad, said in ((lambda: root.child("..", "out"), "expected a name inside the model's folder"),
-                      (lambda: root.child("none").open(), "none: "), (lambda: inner.open(), "b: expected a file, got a folder")):
+                      (lambda: root.child("none").open(), "none: no such file"),
+                      (lambda: inner.open(), "b: expected a file, got a folder")):
         with pytest.raises(FormatError, match=said):
             bad()
 

@@ -97,3 +97,10 @@ def test_what_an_exit_status_says(status, words, is_late):
     assert str(error).startswith(words)
     assert ("damaged or forged" in error.hint) == ("timed out" not in words)
     assert is_out_of_time(status) == is_late
+
+
+def test_a_look_at_a_process_leaves_nothing_open():
+    before = os.listdir("/proc/self/fd")
+    assert limits.memory_of("self", 0) >= limits.memory_of("self", 1) > 0
+    assert limits.memory_of("none", 0) == limits.memory_of("self", 99) == 0
+    assert os.listdir("/proc/self/fd") == before

@@ -330,3 +330,26 @@ def test_while_one_is_written_the_next_is_being_read(zoo, forks, monkeypatch):
     summary = export_many([zoo / "m0.json", zoo / "m1.json", zoo / "m2.json", zoo / "damaged.h5", zoo / "m3.json"], zoo / "out")
     assert [outcome.status for outcome in summary.outcomes] == ["exported", "exported", "refused", "refused", "exported"]
     assert done == ["ask m1.json", "write m0.json.json", "ask m2.json", "write m1.json.json", "write m3.json.json"]
+
+
+def test_a_process_whose_requests_nobody_can_send_ends():
+    """And leaves no open pipe here."""
+    before = os.listdir("/proc/self/fd")
+    reader = readers._forked()
+    reader.forget()
+    for _ in range(200):
+        if os.waitpid(reader.pid, os.WNOHANG)[0]:
+            break
+        time.sleep(0.05)
+    else:
+        reader.running.kill()
+        pytest.fail("it still waits")
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_one_that_is_closed_is_ended_before_it_is_waited_for():
+    done = []
+    pipes = os.pipe()
+    running = readers.child.Child(pipes[0], lambda: done.append("waited for"), lambda: done.append("ended"), readers.NO_LIMITS)
+    readers.Reader(pipes[1], running, 0).close()
+    assert done == ["ended", "waited for"]

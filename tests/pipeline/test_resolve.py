@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from exporter.batchnorm.bundle import ReadBack
-from exporter.batchnorm.stored import Skipped
+from exporter.batchnorm.stored import Skipped, Statistic
 from exporter.errors import ExporterError, FormatError, LayerError, UnresolvedError, UnsupportedError, UsageError
 from exporter.pipeline import message
 from exporter.pipeline.resolve import Completion, resolve, unique_paths
@@ -101,6 +101,7 @@ FIVE = make_stored("five", shape=(2, 3), axis=None)
     ([make_stored("a"), make_stored("none", epsilon=None)], {"skip_unresolved": True}, ["a"], ["none"]),
     ([make_stored("a"), make_stored("none", epsilon=None)], {"epsilon": (("n*", 0.5),)}, ["a", "none"], []),
     ([make_stored("a"), make_stored("doubt", doubt="why")], {"skip_unresolved": True}, ["a"], ["doubt"]),
+    ([make_stored("a"), make_stored("doubt", doubt="why", shape=(2, 3), axis=(1, 2))], {"skip_unresolved": True}, ["a"], ["doubt"]),
     ([make_stored("a"), make_stored("doubt", doubt="why")], {"stored_statistics": True}, ["a", "doubt"], []),
     ([make_stored("a"), FIVE], {"skip_unresolved": True}, ["a"], ["five"]), ([make_stored("a", axis=None)], {}, ["a"], [])])
 def test_what_becomes_of_each_layer(layers, options, paths, skipped):
@@ -187,3 +188,11 @@ def test_options_for_a_bundle_that_is_read_back():
         with pytest.raises(UsageError, match="matches none of the batch norms a, b"):
             resolve(bundle, ReadOptions(**options))
     assert resolve(bundle, ReadOptions(layers=("c",))).paths() == []
+
+
+def test_an_old_statistic_is_converted():
+    """Keras 0.2 kept the deviation, in which there is no epsilon to be added."""
+    given = make_stored("a", statistic=Statistic.DEVIATION, epsilon=1e-6)
+    (layer,) = resolve(make_found(given), ReadOptions())
+    assert layer.moving_variance.tolist() != given.moving_variance.tolist()
+    assert "moving_variance" in layer.converted
