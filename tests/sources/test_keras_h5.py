@@ -785,6 +785,22 @@ def test_a_layer_that_two_models_hold_beside_a_users_class(tmp_path, scope, firs
     assert ["mine" in each for each, _ in bundle.skipped] == [True]
 
 
+@pytest.mark.parametrize("scope", ["mine/bn", "mine/bn_1"])
+def test_a_layer_called_like_one_inside_a_users_class(tmp_path, scope):
+    """TensorFlow makes its scope unique where the class has taken it; its path is the one of the config, as in a checkpoint."""
+    values, hidden = parameters(), parameters(seed=1)
+    net = sequential(layer("own>Block", "mine"), norm("mine/bn", epsilon=0.01), name="net")
+    held = {"net": [*named("mine_1", hidden), *named(scope, values)]}
+    bundle = exporter.read(write(tmp_path / "m.h5", held, sequential(net), keras_version="2.9.0"), skip_unresolved=True)
+    assert bundle.paths() == ["net/mine/bn"]
+    assert same(bundle["net/mine/bn"], values)
+    assert bundle["net/mine/bn"].epsilon == 0.01
+    assert [path for path, _ in bundle.skipped] == ["net/mine_1"]
+    held["net"] = [*named("mine/bn", hidden), *named("mine/bn_1", values)]  # which of them is the layer's, nothing says
+    with pytest.raises(FormatError, match="in more than one way"):
+        exporter.read(write(tmp_path / "m.h5", held, sequential(net), keras_version="2.9.0"), skip_unresolved=True)
+
+
 def test_a_renamed_layer_whose_old_name_another_layer_has(tmp_path):
     """That one is of a class of Keras's own that contains no batch norm."""
     net = sequential(norm("bn"), norm("new"), layer("GlobalAveragePooling1D", "old"), name="net")

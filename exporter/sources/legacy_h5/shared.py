@@ -34,13 +34,18 @@ def without_hidden(norms: Sequence[Norm], path: str, node: Node, found: Sequence
     """The batch norms that `found` describes, and those inside a user's class that does not say what it contains: in the scope of these
     stands the name of a layer of `node` that may be of such a class.
 
-    Without this, a hidden one takes the place of a layer that the config lists twice.
+    Without this, a hidden one takes the place of a layer that the config lists twice. A layer may itself be called "mine/bn" beside one
+    called "mine": it was built like every layer, so the scope is its own, or two have it and `match` finds that ambiguous.
     """
     known = {name for candidate in found for name in (candidate.node.name, *candidate.around)}
     holders = set(_without_norms(path, node)) - known
     described: list[Norm] = []
     hidden: list[Norm] = []
+    own = {candidate.node.name for candidate in found if "/" in candidate.node.name and not candidate.may_have_others}
     for norm in norms:
+        if own & {norm.scope, re.sub(r"_\d+$", "", norm.scope)}:
+            described.append(norm)
+            continue
         parts = [part for part in norm.scope.split("/") if part not in known]
         is_hidden = any(holders & {part, re.sub(r"_\d+$", "", part)} for part in parts)
         (hidden if is_hidden else described).append(norm)
