@@ -163,19 +163,19 @@ def test_batch_renormalization_is_read_as_inference_will(tmp_path, kept):
 
 
 def test_batch_renormalization_that_functions_choose(tmp_path):
-    """r, x = cond(training, (r, x), (1, x)) as a functional conditional: in inference gamma alone is left."""
+    """r = cond(training, r, 1) as a functional conditional, and another that also returns x: in inference gamma alone is left."""
     values = parameters()
     nodes, (gamma, beta, *stored) = frozen_variables("bn", values)
     of_batch, *batch = moments("bn")
-    first, second = (function(name, ["one", "other"], [node("y", "Identity", kept)], {"y": "y:output:0"})
-                     for name, kept in (("batch", "one"), ("stored", "other")))
     passed, results = node("z", "Identity", "x"), {"y": "y:output:0", "z": "z:output:0"}
-    neutral = function("neutral", ["one", "x"], [node("y", "OnesLike", "one"), passed], {**results, "y": "y:y:0"})
-    corrected = function("corrected", ["one", "x"], [node("y", "Identity", "one"), passed], results)
-    chosen = [node(f"s{n}", "If", "train", *pair, then_branch=Function("batch"), else_branch=Function("stored"))
+    first, second = (function(name, ["one", "other", "x"], [node("y", "Identity", kept), passed], results)
+                     for name, kept in (("batch", "one"), ("stored", "other")))
+    neutral = function("neutral", ["one"], [node("y", "OnesLike", "one")], {"y": "y:y:0"})
+    corrected = function("corrected", ["one"], [node("y", "Identity", "one")], {"y": "y:output:0"})
+    chosen = [node(f"s{n}", "If", "train", *pair, "x", then_branch=Function("batch"), else_branch=Function("stored"))
               for n, pair in enumerate(zip(batch, stored, strict=True))]
     chosen += [node("sd", "Sqrt", "s1"), node("r", "RealDiv", "sd", stored[1]),
-               node("rc", "If", "train", "r", "x", then_branch=Function("corrected"), else_branch=Function("neutral")),
+               node("rc", "If", "train", "r", then_branch=Function("corrected"), else_branch=Function("neutral")),
                node("rs", "StopGradient", "rc"), node("rg", "Mul", "rs", gamma)]
     whole = [X, node("train", "Placeholder"), *nodes, *of_batch, *chosen, *chain("bn", "x", "rg", beta, "s0", "s1")]
     (tmp_path / "g.pb").write_bytes(graph(*whole, functions=[first, second, neutral, corrected]))
