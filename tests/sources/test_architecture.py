@@ -155,6 +155,8 @@ def test_a_kernel_of_a_convolution_of_another_shape(tmp_path, rank):
     layers[1]["config"]["filters"] = 5
     with pytest.raises(FormatError, match=r"kernel has shape .*filters=5"):
         read(tmp_path, functional("model", *layers), file)
+    unbuilt = write(tmp_path / "u.h5", {"input_1": [], "conv": [], names[0]: first, "activation": [], names[1]: second})
+    assert len(read(tmp_path, functional("model", *layers), unbuilt)) == 2
 
 
 def test_a_kernel_of_another_shape(tmp_path):
