@@ -93,6 +93,12 @@ def test_one_channel_along_the_axis_that_a_reshape_leaves_open(tmp_path, sizes, 
     assert (layer.axis, layer.shape, layer.assumed) == (axis, (1,), ("axis",) if axis == (1,) else ())
 
 
+def test_one_channel_with_axes_in_front_of_it(tmp_path):
+    widened = "g, b, m, v = (expanddims(expanddims(one, n), n) for one in (g, b, m, v)); "
+    layer = written(tmp_path, widened + NORM.format(x="x"), parameters(1), more=[const("n", np.int32(0))], n="n")["bn"]
+    assert (layer.axis, layer.shape) == ((-1,), (1,))
+
+
 def test_a_bias_along_another_axis_is_no_beta(tmp_path):
     values = parameters()
     nodes, reads = frozen_variables("bn", values, ("scale", "offset", "mu", "sigma2"))

@@ -92,6 +92,7 @@ def test_what_it_does_not_claim(tmp_path, simple):
     simple.write(tmp_path)
     (tmp_path / "saved_model.pb").write_bytes(b"")
     (tmp_path / "notes.index").write_text("a book")
+    (tmp_path / "notes.data-sheets").write_text("what it is about")
     (tmp_path / "empty").mkdir()
     for name in (".", "notes.index", "empty", "other", "saved_model.pb"):
         assert not claims(Place(tmp_path / name)), name

@@ -22,21 +22,15 @@ def node_tree_from(place: Place) -> Architecture:
 
     Raises: FormatError, UnsupportedError if the file contains no config; `where` starts with the file's name.
     """
-    check_exists(place)
+    if not place.exists():
+        raise MissingFileError("no such file or folder", where=place.name)
     with located(place.name):
         return _architecture(place)
 
 
-def check_exists(place: Place) -> None:
-    """Raises MissingFileError if there is no such architecture."""
-    if not place.exists():
-        raise MissingFileError("no such file or folder", where=place.name)
-
-
 def note_unused(given: Place | None, found: Found, what: str = "the file") -> None:
-    """Warns that a model's own config is read and the one given is not. Raises: MissingFileError if there is none given."""
+    """Warns that a model's own config is read and the one given is not."""
     if given is not None:
-        check_exists(given)
         found.warn(f"{what} contains its own config; the one given with --architecture is not used")
 
 
