@@ -149,7 +149,7 @@ def formula(text, prefix="f", **names):
     are called by the prefix and a number."""
     nodes = []
     ops = {op.lower(): lambda *sides, op=op: sides[0].made(op, *sides[1:])
-           for op in ("Rsqrt", "Sqrt", "Pow", "Inv", "Reciprocal", "Exp", "Relu", "BiasAdd", "Mean", "Identity", "Reshape", "ExpandDims", "Sum",
-                      "SelectV2", "Size", "Shape", "Prod", "Cast", "Gather", "Square", "Maximum", "ZerosLike", "DivNoNan", "Xdivy")}
+           for op in ("Rsqrt", "Sqrt", "Pow", "Inv", "Reciprocal", "Exp", "Relu", "BiasAdd", "Mean", "Identity", "Reshape", "ExpandDims",
+                      "Sum", "SelectV2", "Size", "Shape", "Prod", "Cast", "Gather", "Square", "Maximum", "ZerosLike", "DivNoNan", "Xdivy")}
     exec(text, ops | {key: Made(name, nodes, prefix) for key, name in names.items()})  # the tests' own text
     return nodes
