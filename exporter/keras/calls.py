@@ -56,11 +56,15 @@ class Surroundings:
 
 
 NOTHING_AROUND = Surroundings()
+_NESTED = frozenset((dict, list))
 
 
 def input_tensors(entry: dict[str, Any]) -> list[dict[str, Any]]:
     """The configs of the input tensors of a layer's first call (Keras 3)."""
-    return list(_tensors(call)) if isinstance(call := _first(entry), dict) else []
+    found: list[dict[str, Any]] = []
+    if isinstance(call := _first(entry), dict):
+        _add_tensors(call, found)
+    return found
 
 
 def input_names(entry: dict[str, Any], tensors: Sequence[dict[str, Any]]) -> tuple[str, ...]:
@@ -96,7 +100,9 @@ def references(value: Any) -> list[tuple[str, int, int]]:
             if len(value) == 3:
                 continue
             value = value[3:4]
-        waiting += [part for part in reversed(value) if part and isinstance(part, (dict, list))]
+        for part in reversed(value):
+            if type(part) in _NESTED and part:
+                waiting.append(part)  # a list of the few that there are takes longer
     return found
 
 
@@ -113,16 +119,17 @@ def calls_of(entry: dict[str, Any]) -> list[Any]:
 
 
 def _first(entry: dict[str, Any]) -> Any:
-    return next(iter(calls_of(entry)), None)
+    calls = calls_of(entry)
+    return calls[0] if calls else None
 
 
-def _tensors(call: dict[str, Any] | list[Any]) -> Iterator[dict[str, Any]]:
+def _add_tensors(call: dict[str, Any] | list[Any], found: list[dict[str, Any]]) -> None:
     if isinstance(call, dict) and call.get("class_name") == "__keras_tensor__" and isinstance(call.get("config"), dict):
-        yield call["config"]
+        found.append(call["config"])
         return
     for value in call.values() if isinstance(call, dict) else call:
-        if isinstance(value, (dict, list)):
-            yield from _tensors(value)
+        if type(value) in _NESTED and value:
+            _add_tensors(value, found)
 
 
 def _is_keras_3(call: Any) -> bool:

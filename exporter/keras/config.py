@@ -81,7 +81,7 @@ def model_tree(value: Any, where: str) -> Node:
     counter = _Counter(where)
     if isinstance(value, dict) and isinstance(value.get("class_name"), str):
         tree = with_places(with_ids_inside(_layer(value, counter, NOTHING_AROUND, "the model")))
-        return dataclasses.replace(tree, has_namesakes=True) if counter.has_namesakes else tree
+        return tree.replace(has_namesakes=True) if counter.has_namesakes else tree
     if isinstance(value, dict) and isinstance(value.get("name"), str) and ("layers" in value or "nodes" in value):
         return _old_layer(value, counter, "")
     raise FormatError("this JSON is not the config of a Keras model", where=where,
@@ -181,16 +181,12 @@ def _children(base: str, config: dict[str, Any], counter: _Counter, outer: Surro
     inner = inner_norm(base, config)
     if inner is not None:
         yield INNER_NORM, _layer(inner, counter, outer)
-    if _NESTED.isdisjoint(map(type, config.values())):  # nearly all layers
-        return
-    outer = outer.noted(about_wrapper(base, config))
-    for key in config if layers is None else ["layers", *(key for key in config if key != "layers")]:
-        value = config[key]
-        if isinstance(value, (dict, list)) and key not in _NO_LAYERS:
-            entries: list[dict[str, Any]] = []
-            _collect(value, entries)
-            for entry in entries:
-                yield key, _layer(entry, counter, outer.inside(base, key))
+    for key in sorted(_holders(config), key="layers".__ne__):  # these first
+        entries: list[dict[str, Any]] = []
+        _collect(config[key], entries)
+        if entries:
+            inside = outer.noted(about_wrapper(base, config)).inside(base, key)
+            yield from ((key, _layer(entry, counter, inside)) for entry in entries)
 
 
 def _directions(layer: dict[str, Any], config: dict[str, Any], counter: _Counter, outer: Surroundings) -> Iterator[tuple[str, Node]]:
@@ -199,30 +195,36 @@ def _directions(layer: dict[str, Any], config: dict[str, Any], counter: _Counter
         own = config.get(f"{direction}_layer")
         child = _layer(own if isinstance(own, dict) and _is_layer(own) else layer, counter, outer)
         plain = child.name.removeprefix("forward_").removeprefix("backward_")
-        yield f"{direction}_layer", dataclasses.replace(child, name=f"{direction}_{plain}")
+        yield f"{direction}_layer", child.replace(name=f"{direction}_{plain}")
 
 
 def _collect(value: Any, found: list[dict[str, Any]]) -> None:
     """Adds the entries of the layers that a value of a config contains, at any depth, except those inside another layer."""
-    if _is_layer(value):
-        found.append(value)
-    elif isinstance(value, dict):
-        for key, child in value.items():
-            if isinstance(child, (dict, list)) and key not in _NO_LAYERS:
-                _collect(child, found)
-    else:
+    if type(value) is list:
         for child in value:
-            if isinstance(child, (dict, list)):
+            if type(child) in _NESTED:
                 _collect(child, found)
+    elif _is_layer(value):
+        found.append(value)
+    else:
+        for key in _holders(value):
+            _collect(value[key], found)
+
+
+def _holders(config: dict[str, Any]) -> list[str]:
+    """The keys of values that may contain layers."""
+    return [key for key, value in config.items() if type(value) in _NESTED and value and key not in _NO_LAYERS]
 
 
 def _is_layer(value: Any) -> bool:
     """Whether a value is a serialized layer: initializers, regularizers and the like have a class_name but no name."""
-    if not isinstance(value, dict) or not isinstance(value.get("class_name"), str):
+    if not isinstance(value, dict):
         return False
-    config = value.get("config")
+    class_name, config = value.get("class_name"), value.get("config")
+    if not isinstance(class_name, str):
+        return False
     if isinstance(config, list):
-        return value["class_name"].rpartition(">")[2] in MODELS
+        return class_name.rpartition(">")[2] in MODELS
     return isinstance(config, dict) and isinstance(config.get("name"), str)
 
 

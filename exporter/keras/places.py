@@ -107,8 +107,7 @@ def _overwritten(model: Node, above: dict[int, list[Any]]) -> set[int]:
 def _noted(node: Node, overwritten: AbstractSet[int], *, is_inside: bool = False) -> Node:
     """The node after each batch norm in the entries of these layers is said to have calls that the config lacks."""
     is_inside |= node.shared_object in overwritten
-    return dataclasses.replace(
-        node, surroundings=node.surroundings.noted(OVERWRITTEN) if is_inside and is_batch_norm(node) else node.surroundings,
+    return node.replace(surroundings=node.surroundings.noted(OVERWRITTEN) if is_inside and is_batch_norm(node) else node.surroundings,
         children=tuple((role, _noted(child, overwritten, is_inside=is_inside)) for role, child in node.children))
 
 
@@ -161,7 +160,7 @@ def _identified(node: Node, numbers: Mapping[Node, int]) -> Node:
     children = tuple((role, _identified(child, numbers)) for role, child in node.children)
     if node not in numbers and all(new is old for (_, new), (_, old) in zip(children, node.children, strict=True)):
         return node
-    return dataclasses.replace(node, children=children, shared_object=numbers.get(node, node.shared_object))
+    return node.replace(children=children, shared_object=numbers.get(node, node.shared_object))
 
 
 class _Graph:
@@ -275,7 +274,7 @@ def _called(node: Node, training: Mapping[int | None, Surroundings]) -> Node:
     around = node.surroundings
     if not around.training and node.shared_object in training:
         around = dataclasses.replace(around, training=True, is_keras_3=training[node.shared_object].is_keras_3)
-    return dataclasses.replace(node, surroundings=around, children=tuple((role, _called(child, training)) for role, child in node.children))
+    return node.replace(surroundings=around, children=tuple((role, _called(child, training)) for role, child in node.children))
 
 
 def key_of(node: Node) -> object:
@@ -290,11 +289,11 @@ def _rebuilt(node: Node, steps: dict[object, list[Step]]) -> Node:
         around = dataclasses.replace(node.surroundings, training=True, is_keras_3=called[0].is_keras_3) if called else node.surroundings
         named = all(each.node.name for step in own for each in (*step.inputs, *step.outputs))  # a user's class may omit its name
         calls = tuple(_call(step, steps) for step in own) if named else ()
-        return dataclasses.replace(node, calls=calls, surroundings=around) if own else node
+        return node.replace(calls=calls, surroundings=around) if own else node
     children = [(role, _rebuilt(child, steps)) for role, child in node.children]
     if all(new is old for (_, new), (_, old) in zip(children, node.children, strict=True)):
         return node
-    return dataclasses.replace(node, children=tuple(children))
+    return node.replace(children=tuple(children))
 
 
 def _call(step: Step, steps: dict[object, list[Step]]) -> Call:

@@ -31,9 +31,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LENGTHS = struct.Struct("<QQ")
-FIELDS: dict[str, Any] = {**dict.fromkeys(("path", "name", "class_name"), str), "quantized": str | None,
-                          **dict.fromkeys(("epsilon", "momentum", "effective_epsilon"), float | None), "ndim": int | None,
-                          "shape": tuple, "called_in_training": bool}
+NOTHING = type(None)
+FIELDS: dict[str, frozenset[type]] = {
+    **dict.fromkeys(("path", "name", "class_name"), frozenset((str,))), "quantized": frozenset((str, NOTHING)),
+    **dict.fromkeys(("epsilon", "momentum", "effective_epsilon"), frozenset((float, NOTHING))), "ndim": frozenset((int, NOTHING)),
+    "shape": frozenset((tuple,)), "called_in_training": frozenset((bool,))}
+_values_of = operator.itemgetter(*FIELDS)
+_ARRAYS = {name: np.dtype(kind) for name, kind in HELD_IN.items()}
 _HEADERS = {kind: (fields, operator.attrgetter(*fields)) for kind in (Stored, BatchNorm) for fields in [
     [field.name for field in dataclasses.fields(kind) if field.name not in (*PARAMETERS, "statistic")]]}
 _KERNEL: dict[str, Any] = {**dict.fromkeys(("path", "class_name", "kind", "dtype"), str), "compute_dtype": str | None, "channels": tuple}
@@ -190,7 +194,7 @@ class _Arrays:
         self.left = data
 
     def take(self, dtype: str, shape: Any) -> NDArray[Any]:
-        kind = np.dtype(HELD_IN[dtype])
+        kind = _ARRAYS[dtype]
         size = kind.itemsize * math.prod(shape)
         if not 0 <= size <= len(self.left):
             raise ValueError("fewer data than arrays")
@@ -223,7 +227,7 @@ def _layer(fields: dict[str, Any], arrays: _Arrays) -> Stored | BatchNorm:
     for name in {"axis", "shape", "assumed", "converted", "notes"} & fields.keys():
         fields[name] = None if fields[name] is None else tuple(fields[name])
     whole = {int}.issuperset(map(type, (*fields["shape"], *(fields["axis"] or ()))))
-    if not (whole and all(isinstance(fields[name], kind) for name, kind in FIELDS.items())):
+    if not (whole and all(map(operator.contains, FIELDS.values(), map(type, _values_of(fields))))):
         raise TypeError("a field has the wrong type")
     for name in PARAMETERS:
         fields[name] = arrays.take(fields["dtype"], fields["shape"]) if name in present else None

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -202,7 +201,7 @@ def _placed(groups: list[LayerGroup], tree: Node | None) -> Iterator[tuple[Layer
     if len(unnamed) == len(nameless):  # a Sequential inside a Sequential of Keras 1 has its name only in layer_names
         for number, group in zip(unnamed, nameless):
             above, node = layers[number]
-            layers[number] = above, dataclasses.replace(node, name=group.name)
+            layers[number] = above, node.replace(name=group.name)
     absent = next((node for _, node in layers if node.name not in named and any(candidates(node.name, node))), None)
     if absent is not None:
         raise FormatError("the config has this layer, but the file contains no weights for it", where=absent.name)

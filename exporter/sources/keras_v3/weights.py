@@ -90,7 +90,7 @@ def read_weights(root: Group, tree: Node | None, keras_version: str | None, foun
 def _without_sharing(node: Node, may_be_called: bool) -> Node:
     """A layer of a model whose config no longer shows which layers are one, and so not how each is called."""
     around = dataclasses.replace(node.surroundings, training=True) if may_be_called else node.surroundings
-    return dataclasses.replace(node, calls=(), surroundings=around)
+    return node.replace(calls=(), surroundings=around)
 
 
 def _read(path: str, node: Node, group: Group, era: dialects.Era, rank: int | None, found: Found, quantized: str | None) -> None:

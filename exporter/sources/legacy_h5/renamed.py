@@ -47,7 +47,7 @@ def named_as(tree: Node, groups: Sequence[LayerGroup], file: File) -> tuple[Node
                                                 inputs=tuple(changed.get(name, name) for name in node.inputs)))
                      for role, node in tree.children)
     said = names((f"{printable(old, 60)} for {printable(new, 60)}" for old, new in changed.items()), 3)
-    return dataclasses.replace(tree, children=children), (
+    return tree.replace(children=children), (
         f"{len(changed)} layers have other names in the architecture than in the weights, numbered in another session ({said}): "
         "they are paired by their order")
 
@@ -63,7 +63,7 @@ def _beside(node: Node, changed: Mapping[str, str]) -> Node:
     def side(neighbors: tuple[Neighbor, ...]) -> tuple[Neighbor, ...]:
         return tuple(dataclasses.replace(each, path=renamed_path(each.path, changed)) for each in neighbors)
 
-    return dataclasses.replace(node, calls=tuple(Call(side(call.inputs), side(call.outputs)) for call in node.calls),
+    return node.replace(calls=tuple(Call(side(call.inputs), side(call.outputs)) for call in node.calls),
                                children=tuple((role, _beside(child, changed)) for role, child in node.children))
 
 

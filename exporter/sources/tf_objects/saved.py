@@ -95,7 +95,7 @@ class KerasMetadata:
         around = self._surroundings(found)
         if listed is not None and listed.surroundings.training:
             around = dataclasses.replace(around, training=True)
-        return dataclasses.replace(tree, surroundings=around, calls=listed.calls if listed is not None else ())
+        return tree.replace(surroundings=around, calls=listed.calls if listed is not None else ())
 
     def _laid(self) -> Laid | None:
         """The config of the outermost model, laid over the objects; of no layer where it does not fit them, None if it lists none."""
