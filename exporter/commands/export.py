@@ -176,7 +176,8 @@ def add_many_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--jobs", type=int, metavar="N", help="the number of processes (default: one per processor)")
     group.add_argument("--dask", metavar="ADDRESS", help="run on the workers of a Dask cluster, e.g. tcp://host:8786; "
                                                          "they must see the models and DIR under the same paths")
-    group.add_argument("--force", action="store_true", help="also export models whose export is up to date")
+    group.add_argument("--force", action="store_true", help="also export models whose export is up to date, and replace "
+                                                                  "files that are no exports")
     group.add_argument("--report", metavar="FILE", help="write a report on every model to a .json or .html file")
 
 

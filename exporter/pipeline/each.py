@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from exporter.errors import ExporterError, OutputError, unexpected
 from exporter.files.address import is_url
+from exporter.files.place import MAX_HEAD
 from exporter.files.remote import place_for
 from exporter.pipeline.naming import public, refuse_links
 from exporter.pipeline.outcome import EXPORTED, REFUSED, Outcome
@@ -24,12 +25,14 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Task:
-    """One export to be done; `mark` identifies the model's current state, `out` is below `out_dir`."""
+    """One export to be done; `mark` identifies the model's current state, `out` is below `out_dir`. may_replace: whether a file named `out`
+    may be replaced whatever it contains."""
 
     source: str
     out: str
     mark: str
     out_dir: str
+    may_replace: bool = False
 
 
 def export_each(tasks: Sequence[Task], options: ReadOptions, write_options: WriteOptions) -> Iterator[Outcome]:
@@ -79,6 +82,8 @@ def export_one(task: Task, options: ReadOptions, write_options: WriteOptions, as
             if not os.path.isdir(folder):
                 os.makedirs(folder, exist_ok=True)
         output = Output(task.out, write_options, options.inputs(place), sync=False)
+        if not task.may_replace:
+            _keep_foreign(task.out)
         bundle = read_in_batch(place, options, output, asked)
         if ahead is not None:
             ahead.begin()
@@ -92,6 +97,16 @@ def export_one(task: Task, options: ReadOptions, write_options: WriteOptions, as
         return refused(task.source, task.out, OutputError(f"cannot be written: {error.strerror or error}", where=task.out))
     except Exception as error:  # a defect here must not cost the other exports
         return refused(task.source, task.out, unexpected(error))
+
+
+def _keep_foreign(out: str) -> None:
+    """Refuses to replace a file that is no export: nobody gave its name, and what it contains may exist nowhere else."""
+    from exporter import targets
+
+    place = place_for(out)
+    if place.is_file() and not targets.is_export(out, place.head(MAX_HEAD)):
+        raise OutputError("a file of this name exists that is no export", where=out,
+                          hint="choose another --out-dir, or replace it with --force")
 
 
 def refused(source: str, out: str, error: ExporterError) -> Outcome:

@@ -37,7 +37,7 @@ def export_many(sources: Iterable[str | os.PathLike[str]], out_dir: str | os.Pat
     suffix:   of the outputs; it chooses the format.
     options, write_options: exporter.ReadOptions and exporter.WriteOptions, for all of them.
     executor: any concurrent.futures.Executor; its workers need this package and access to the sources and out_dir. None: this thread works.
-    force:    also export models whose export is up to date.
+    force:    also export models whose export is up to date, and replace files that are no exports.
     report:   a file that the caller will write; refused at the start if it cannot be written or would replace a model.
     progress: called in this thread with each outcome, the number done, and the total.
 
@@ -101,7 +101,7 @@ def _before(source: str, out: str, index: Index, force: bool) -> Task | Outcome:
         mark = resume.mark_of(place, index.wrote)
         if not force and mark and index.has(out, mark):
             return Outcome(source=public(source), out=out, status=SKIPPED)
-        return Task(source, out, mark, index.out_dir)
+        return Task(source, out, mark, index.out_dir, may_replace=force or index.wrote(out))
     except ExporterError as error:
         return refused(source, out, error)
 

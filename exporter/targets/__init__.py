@@ -1,13 +1,15 @@
 """The kinds of file that are written, one module each. The suffix of the output's name chooses the target.
 
-A target is a module with NAME, OPTIONS (the fields of WriteOptions that it accepts) and write(bundle, options). To add one, write a file
-and add a line to SUFFIXES for each of its suffixes. A target that can work while the model is still being read also has writer(options).
+A target is a module with NAME, MARK (a regular expression for how its files begin), OPTIONS (the fields of WriteOptions that it accepts)
+and write(bundle, options). To add one, write a file and add a line to SUFFIXES for each of its suffixes. A target that can work while the
+model is still being read also has writer(options).
 """
 
 from __future__ import annotations
 
 import importlib
 import os
+import re
 from collections.abc import Iterable
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Protocol
@@ -39,6 +41,7 @@ class Target(Protocol):
     """The interface of a target module."""
 
     NAME: str
+    MARK: bytes
     OPTIONS: frozenset[str]
 
     def write(self, bundle: Bundle, options: WriteOptions) -> bytes:
@@ -77,6 +80,11 @@ def target_for(name: str) -> Target:
         raise UsageError(f"unknown suffix {suffix!r} of the output's name" if suffix else "the output's name has no suffix",
                          hint=f"the suffix chooses the format: {' '.join(SUFFIXES)}")
     return _module(SUFFIXES[suffix])
+
+
+def is_export(name: str, head: bytes) -> bool:
+    """Whether a file with this name that begins with `head` was written by the target that its suffix chooses."""
+    return re.match(target_for(name).MARK, head, re.DOTALL) is not None
 
 
 def suffix_of(name: str) -> str:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from exporter.targets.shared.options import WriteOptions
 
 NAME = "bundle"
+MARK = rb'\{\s*"format": "bn-bundle"'
 OPTIONS = frozenset({"vectors"})
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 NAME = "c-header"
+MARK = rb"/\* [^\n]*, written by bn-export "
 OPTIONS = frozenset({"vectors", "folded"})
 NUMBERS_A_LINE = 6
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from exporter.targets.shared.options import WriteOptions
 
 NAME = "html"
+MARK = rb".{,2000}batch normalization</title>"
 OPTIONS = frozenset({"vectors"})  # holds none
 
 MAX_NAME_LENGTH = 400  # characters of a name or sentence that are shown

@@ -22,6 +22,7 @@ from exporter.targets.shared.identifiers import identifiers
 from exporter.targets.shared.options import WriteOptions
 
 NAME = "kit"
+MARK = rb"PK\x03\x04.{26}README\.md# Batch normalization of "
 OPTIONS = frozenset({"folded"})  # never without vectors, which its programs check
 
 # The files of runtimes/ that are part of the kit.

@@ -21,6 +21,7 @@ from exporter.targets.shared.options import WriteOptions
 from exporter.targets.shared.stems import stems_of
 
 NAME = "npz"
+MARK = rb"PK\x03\x04.{26}(bn-bundle\.npy|folding\.json)"
 OPTIONS = frozenset({"vectors", "fold"})
 
 

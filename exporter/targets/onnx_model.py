@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 NAME = "onnx"
+MARK = rb".{,8}bn-export"
 OPTIONS = frozenset({"vectors", "axis", "plain"})  # holds none
 OPSET, IR_VERSION = 15, 8  # the first opset whose Shape can return part of the shape; IR 8 is the first with functions
 DOMAIN = "bn-bundle"

@@ -19,6 +19,7 @@ from exporter.targets.shared.arrays import DOCUMENT, split
 from exporter.targets.shared.options import WriteOptions
 
 NAME = "safetensors"
+MARK = rb'.{8}\{"__metadata__":\{"bn-bundle":'
 OPTIONS = frozenset({"vectors", "names"})
 TYPES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32", "float64": "F64"}
 TORCH = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 NAME = "csv"
+MARK = rb"path,channel,epsilon,gamma,beta,moving_mean,moving_variance,scale,offset\r?\n"
 OPTIONS = frozenset({"vectors"})  # holds none
 COLUMNS = ("path", "channel", "epsilon", *PARAMETERS, "scale", "offset")
 FORMULA = re.compile(r"\s*[=+\-@＝＋－＠]|[\t\r\n]")  # spreadsheets run a cell that starts like this, even if it is quoted

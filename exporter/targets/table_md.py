@@ -14,6 +14,7 @@ from exporter.errors import printable
 from exporter.targets.shared.options import WriteOptions
 
 NAME = "markdown"
+MARK = rb"[^\n]* batch norms?, \d+ channels?\n\n\| layer \| channels \| "
 OPTIONS = frozenset({"vectors"})  # holds none
 COLUMNS = ("layer", "channels", "axis", "dtype", "epsilon", "smallest variance", "largest scale", "notes")
 

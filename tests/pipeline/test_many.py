@@ -177,6 +177,30 @@ def test_an_export_of_another_model_is_not_replaced(tree):
     assert statuses(export_many(["zoo/a.json"], "out")) == {"zoo/a.json": "exported"}
 
 
+@pytest.mark.parametrize("suffix", [".json", ".csv"])
+def test_a_file_that_is_no_export_is_not_replaced(tree, suffix):
+    """Nobody gave its name: "a.json.csv" may be a user's own table of "a.json"."""
+    pathlib.Path("out").mkdir()
+    name = f"out/a.json{suffix}"
+    pathlib.Path(name).write_text('{"mine": 1}')
+    summary = export_many(["zoo/**/*.json"], "out", suffix=suffix)
+    assert statuses(summary) == {"zoo/a.json": "refused", "zoo/deep/a.json": "exported", "zoo/deep/b.json": "exported"}
+    assert "a file of this name exists that is no export" in summary.of("refused")[0].reason
+    assert summary.of("refused")[0].hint.endswith("replace it with --force")
+    assert pathlib.Path(name).read_text() == '{"mine": 1}'
+    assert statuses(export_many(["zoo/a.json"], "out", suffix=suffix, force=True)) == {"zoo/a.json": "exported"}
+    pathlib.Path(name).write_text("changed")
+    assert statuses(export_many(["zoo/a.json"], "out", suffix=suffix)) == {"zoo/a.json": "exported"}, "the index knows it"
+
+
+def test_an_architecture_beside_its_weights_is_not_replaced(tree):
+    """A pattern takes it for an export, because its name is that of one."""
+    pathlib.Path("zoo/a.json.json").write_text('{"class_name": "Sequential", "config": {"name": "s", "layers": []}}')
+    os.chdir("zoo")
+    assert statuses(export_many(["a.*"], ".")) == {"a.json": "refused"}
+    assert "Sequential" in pathlib.Path("a.json.json").read_text()
+
+
 @pytest.mark.parametrize("make", [lambda: concurrent.futures.ThreadPoolExecutor(3), lambda: concurrent.futures.ProcessPoolExecutor(2)])
 def test_any_executor(tree, make):
     pathlib.Path("zoo/bad.h5").write_text("junk")

@@ -14,8 +14,10 @@ import pytest
 
 import exporter
 from exporter.batchnorm import vectors
+from exporter.batchnorm.origin import Origin
 from exporter.errors import MissingExtra, OutputError
-from exporter.targets import SUFFIXES, c_header, numpy_npz, onnx_model, target_for
+from exporter.files.place import MAX_HEAD
+from exporter.targets import SUFFIXES, c_header, is_export, numpy_npz, onnx_model, target_for
 from exporter.targets.shared.identifiers import MAX_STEM_LENGTH, identifiers
 from exporter.targets.shared.options import WriteOptions
 from tests.make.layers import ROOT, make_bundle, make_layer, mixed
@@ -37,6 +39,18 @@ def test_equal_bundles_give_equal_bytes(suffix):
         pytest.importorskip("onnx")
     target = target_for(f"x{suffix}")
     assert target.write(mixed(), WriteOptions()) == target.write(mixed(), WriteOptions())
+
+
+@pytest.mark.parametrize("suffix", [suffix for suffix in SUFFIXES if suffix != "/"])
+def test_what_a_target_writes_begins_with_its_mark(suffix):
+    """By which `--out-dir` knows what it may replace."""
+    if suffix == ".onnx":
+        pytest.importorskip("onnx")
+    name = f"x{suffix}"
+    for bundle in (mixed(), make_bundle(make_layer(shape=(1,))).replace(origin=Origin(file="ü" * 400, kind="k"))):
+        assert is_export(name, target_for(name).write(bundle, WriteOptions())[:MAX_HEAD])
+    for other in (b"", b"{}", b"PK\3\4", b"a,b\n1,2\n", b"<!DOCTYPE html>\n<title>mine</title>", b"# notes on bn-export\n", b"\x08\x08"):
+        assert not is_export(name, other)
 
 
 @pytest.mark.parametrize(("suffix", "words", "message"), [
