@@ -248,8 +248,6 @@ def _exact(layer: BatchNorm, x: NDArray[Any], axes: tuple[int, ...]) -> NDArray[
         y: NDArray[np.float64] = gamma * (x.astype(np.float64) - mean) / root + beta
     if x.dtype.name == "bfloat16":  # ml_dtypes: the conversion through float32 is exact, because the value is already a bfloat16
         return round_to(y, "bfloat16").astype(x.dtype)
-    if layer.dtype == "bfloat16" and x.dtype == np.float32:
-        return y.astype(np.float32)
     return round_to(y, x.dtype.name)
 
 

@@ -252,7 +252,7 @@ def _old_layer(entry: dict[str, Any], counter: _Counter, group: str) -> Node:
 
 def _graph_nodes(nodes: Any, order: Any, counter: _Counter) -> list[Any]:
     """The nodes of a Graph in the order of node_config, in which it saves them (the keys of `nodes` are unordered)."""
-    names = [item.get("name") for item in order if isinstance(item, dict)] if isinstance(order, list) else []
+    names = [item.get("name") if isinstance(item, dict) else None for item in order] if isinstance(order, list) else []
     if not isinstance(nodes, dict) or len(set(map(str, names))) != len(names) or set(names) != set(nodes):
         raise counter.error("nodes and node_config of a Graph list different layers")
     return [{**nodes[name], "custom_name": name} if isinstance(nodes[name], dict) else None for name in names]

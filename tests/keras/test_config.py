@@ -362,6 +362,7 @@ def test_layers_of_keras_0_3():
     ({"a": {"name": "Dense"}}, [{"name": "a"}, {"name": "a"}], "list different layers"), ({"a": {"name": "Dense"}}, None, "list different"),
     ({"a": {"name": "Dense"}}, [], "list different"), ([], [], "list different"), ({"a": 3}, [{"name": "a"}], "not a list of objects"),
     ({"a": {"name": "Dense"}}, [{"name": "a"}, {"name": "b"}], "list different"),
+    ({"a": {"name": "Dense"}}, [{"name": "a"}, 7], "list different"),
     ({"a": {"name": "Dense"}, "b": {"name": "Dense"}}, [{"name": "a"}], "list different")])
 def test_graphs_of_keras_0_3_that_contradict_themselves(nodes, order, said):
     with pytest.raises(FormatError, match=said):
