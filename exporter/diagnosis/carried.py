@@ -130,8 +130,7 @@ def _shifted(wrong: list[str], options: dict[str, list[Origin]]) -> list[Carried
         return []
     place = PARAMETERS.index
     later = all(place(moved[name][0].source) > place(name) for name in inside)
-    rest = [name for name in wrong if name not in inside]
-    if any(not moved[name] and not any(one.kind == "initial" for one in options[name]) for name in rest):
+    if any(not moved[name] and not any(one.kind == "initial" for one in options[name]) for name in wrong):
         return []
     code = "BN137" if later else "BN138"
     return [Carried(name=name, code=code, words=(moved[name] or options[name])[0].words) for name in wrong]

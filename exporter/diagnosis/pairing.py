@@ -104,7 +104,7 @@ def _counted(layers: Any) -> set[tuple[str, ...]]:
 
 def _by_path(found: Pairing, may: Callable[[Ported], bool]) -> None:
     """Equal paths; then paths of which one is the end of the other, where that is so for no second one."""
-    exact = {layer.path: at for at, layer in found.right.items() if may(layer)}
+    exact = {layer.path: at for at, layer in found.right.items()}
     for at, layer in list(found.left.items()):
         if layer.path in exact and may(layer):
             found.add(at, exact[layer.path], PATH)

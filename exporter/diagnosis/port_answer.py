@@ -148,7 +148,7 @@ def _label(what: str, called: dict[str, str]) -> str:
 def _plain(value: Any) -> str:
     """A number as short as its float32 allows, where it is one."""
     if isinstance(value, float) and float(np.float32(value)) == value:
-        return f"{float(str(np.float32(value))):g}" if abs(value) < 1 else f"{value:g}"
+        return f"{value:g}"
     return printable(str(value), 80)
 
 

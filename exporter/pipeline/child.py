@@ -145,7 +145,6 @@ def forked(serve: Callable[[int], object], *not_its: int) -> tuple[int, Forked]:
     """
     receiving, sending = os.pipe()
     widen(sending)
-    flush()
     parent = os.getpid()
     pid = os.fork()
     if pid == 0:  # never returns into the caller's program
@@ -194,13 +193,6 @@ def silenced(sending: int) -> int:
     for stream in (0, 1, 2):
         os.dup2(silent, stream)
     return sending
-
-
-def flush() -> None:
-    """Flushes the standard streams, so that a fork does not inherit buffered output."""
-    for stream in (sys.stdout, sys.stderr):
-        if stream is not None:
-            stream.flush()
 
 
 def widen(pipe: int) -> None:

@@ -284,11 +284,13 @@ def test_what_is_only_on_one_side():
 
 
 def test_a_layer_that_was_folded_away_is_found_in_a_bias():
-    offset = (B - G * M / ROOT).astype(np.float32)
-    state = {**torch_state(OTHER), "conv.bias": offset, "conv.weight": np.ones((6, 3), np.float32)}
-    found = exporter.compare(make_bundle(MINE, OTHER), state)
-    assert [(one.path, one.what, one.code) for one in found.differences] == [("bn", "missing", "BN154")]
-    assert "folded already: conv.bias is the offset" in found.text()
+    for factor in (1, 1 / 64):
+        offset = ((B - G * M / ROOT) * factor).astype(np.float32)
+        state = {**torch_state(OTHER), "conv.bias": offset, "conv.weight": np.ones((6, 3), np.float32)}
+        mine = MINE.replace(beta=(B * factor).astype("f4"), moving_mean=(M * factor).astype("f4"))
+        found = exporter.compare(make_bundle(mine, OTHER), state)
+        assert [(one.path, one.what, one.code) for one in found.differences] == [("bn", "missing", "BN154")]
+        assert "folded already: conv.bias is the offset" in found.text()
 
 
 @pytest.mark.parametrize(("told", "pairs"), [

@@ -187,7 +187,7 @@ def test_what_belongs_to_no_batch_norm():
     arrays = {"bn.mean": ONES, "bn.var": ONES, "fc.weight": np.ones((3, 2)), "fc.bias": np.ones((1, 4)), "x.scale": np.float32(2),
               "odd": ONES,
               "bn.epsilon": np.array([0.25]), "q.eps": ONES}
-    port = port_of(arrays, "s", {"bn": 0.5, "other": 1.0})
+    port = port_of(arrays, "s", {"bn": 0.25, "other": 1.0})
     assert [(layer.path, layer.epsilon, list(layer.arrays)) for layer in port.layers] == [("bn", 0.25, ["moving_mean", "moving_variance"])]
     assert {name: values.shape for name, values in port.others.items()} == {"fc.bias": (4,)}
     assert port_of({"bn.mean": ONES, "bn.var": ONES}, "s", {"bn": 0.5}).layers[0].epsilon == 0.5

@@ -14,7 +14,7 @@ import exporter
 from exporter.commands.verify import verify
 from exporter.diagnosis import live
 from exporter.files.place import Place
-from tests.make.layers import ROOT, make_layer
+from tests.make.layers import ROOT, make_bundle, make_layer
 
 SAMPLES = ROOT / "sample_models"
 needs_keras = pytest.mark.skipif(importlib.util.find_spec("tensorflow") is None, reason="TensorFlow is not installed")
@@ -157,3 +157,11 @@ def test_layers_inside_of_layers_have_paths():
     found = list(live._walk(model))
     assert [(path, layer.name) for path, layer in found] == [("a", "a"), ("inner/b", "b"), ("inner/wrap/c", "c"), ("rnn/cell/d", "d"),
                                                              ("both/f/e", "e")]
+
+
+def test_what_a_model_does_not_contain_is_absent(monkeypatch):
+    layers = [make_layer("a"), make_layer("b", seed=1)]
+    monkeypatch.setattr(live, "live_layers", lambda place: {"b": lambda x, training: layers[1](x)})
+    checks, absent = live.check_live(make_bundle(*layers), Place("m"))
+    assert ([check.path for check in checks], absent) == (["b"], ["a"])
+    assert checks[0].passed

@@ -151,3 +151,16 @@ def test_outputs_against_the_formula(dtype):
 
 def test_vectors_that_a_bundle_does_not_have_are_not_checked():
     assert check_vectors(make_bundle(A)) == []
+
+
+def test_arrays_of_which_nothing_is_known_have_a_line_each():
+    other = A.replace(gamma=A.gamma * np.float32([1, 1, 1.7, 1]), beta=A.beta + np.float32([0, 0.3, 0, 0]))
+    (line,) = [line for line in exporter.compare(make_bundle(A), make_bundle(other)).text().splitlines() if line.startswith("  enc/a: ")]
+    assert "gamma: 1 of 4 channels differ" in line
+    assert "; beta: 1 of 4 channels differ" in line
+
+
+def test_the_type_in_which_layers_are_equal_is_part_of_the_answer():
+    half = A.replace(**{name: round_to(values, "float16") for name, values in A.parameters().items()}, dtype="float16")
+    pairs = exporter.compare(make_bundle(A, B), make_bundle(half, B)).to_dict()["pairs"]
+    assert [pair["rounding"] for pair in pairs] == ["float16", None]

@@ -11,6 +11,7 @@ import pytest
 
 import exporter
 from exporter.diagnosis import ports
+from exporter.diagnosis.ports import onnx_graph
 from exporter.diagnosis.ports.state import parted
 from exporter.files.place import Place
 from tests.make.layers import make_bundle, make_layer
@@ -128,6 +129,30 @@ def test_onnx_forms(two, tmp_path):
     found = exporter.compare(two, tmp_path / "ours.onnx")
     assert found.same, found.text()
     assert [pair.how for pair in found.pairs] == ["by path", "by path"]
+
+
+@pytest.mark.parametrize(("name", "scale", "path"), [
+    ("/enc/bn/BatchNormalization", "x", "enc/bn"), ("/bn/batchnorm/add_1", "x", "bn/batchnorm/add_1"), ("enc/bn", "x", "enc/bn"),
+    ("BatchNormalization_3", "enc.bn.weight", "enc.bn"), ("BatchNormalization_3", "enc/bn/gamma", "enc.bn"),
+    ("BatchNormalization_3", "bn.scale", "bn"), ("BatchNormalization_3", "const.5", "BatchNormalization_3"),
+    ("BatchNormalization_3", "weight", "BatchNormalization_3"), ("", "weight", "")])
+def test_the_path_of_an_onnx_node(name, scale, path):
+    assert onnx_graph._path(name, scale) == path
+
+
+def test_what_else_an_onnx_graph_contains(two, tmp_path):
+    """An attribute of older operators is no training mode; only floats may be the offset of a folded layer."""
+    import onnx
+
+    model = onnx.load_from_string(onnx_model(*two))
+    model.graph.node[0].attribute.append(onnx.helper.make_attribute("spatial", 1))
+    for other, values in (("fc.bias", np.ones(3, "f4")), ("one", np.float32(2)), ("shape", np.array([2, 3])),
+                          ("row", np.ones((1, 3), "f4"))):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(values), other))
+    onnx.save(model, tmp_path / "m.onnx")
+    port = onnx_graph.read(Place(tmp_path / "m.onnx"))
+    assert [layer.path for layer in port.layers] == [layer.name for layer in two]
+    assert port.others.keys() - {name for layer in port.layers for name in layer.called.values()} == {"fc.bias", "one", "row"}
 
 
 def test_onnx_in_training_mode_is_not_compared(two, tmp_path):

@@ -10,7 +10,8 @@ import pytest
 import exporter
 from exporter.commands.diagnose import diagnose
 from exporter.diagnosis.alone import of_numbers
-from exporter.diagnosis.samples import Numbers, from_text, looks_like_numbers
+from exporter.diagnosis.samples import Numbers, from_text, looks_like_numbers, read
+from exporter.files.place import Place
 from tests.make.layers import make_layer
 from tests.make.ports import torch_state
 
@@ -218,3 +219,12 @@ def test_a_state_without_epsilon_takes_its_frameworks_default(run, tmp_path):
     code, out, _ = run(diagnose, tmp_path / "s.npz", "--input", tmp_path / "x.npy", "--output", tmp_path / "y.npy")
     assert code == 0
     assert "PyTorch's default, 1e-05, is assumed" in out
+
+
+def test_arrays_in_standard_input(tmp_path):
+    np.savez(tmp_path / "x.npz", a=np.ones(2), b=np.zeros(3))
+    np.save(tmp_path / "x.npy", np.ones(4))
+    for word, file, size in (("-:a", "x.npz", 2), ("-:b", "x.npz", 3), ("-", "x.npy", 4)):
+        assert read(word, "input", Place(tmp_path / file)).values.size == size
+    with pytest.raises(exporter.UsageError, match="neither a file nor numbers"):
+        read("-:a", "input")

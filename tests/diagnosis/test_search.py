@@ -285,8 +285,9 @@ def test_several_axes():
     (np.ones((2, 6)), np.ones((2, 6)), {"axis": 0}, "the input has shape"), (1.0, 2.0, {"channel": 9}, "there is no channel 9"),
     ("x", "1", {}, "not a number")])
 def test_what_cannot_be_compared(model, x, theirs, more, message):
-    with pytest.raises(exporter.UsageError, match=message):
+    with pytest.raises(exporter.UsageError, match=message) as caught:
         diagnose(model["stem_bn"], x, theirs, **more)
+    assert caught.value.where == ("stem_bn" if more.keys() & {"axis", "channel"} or "fits" in message else "")
 
 
 # no false alarm
@@ -514,3 +515,23 @@ def test_one_number_that_is_right_in_some_of_many_channels():
     assert "of 2048 channels that were tried, about" in found.text()
     x = np.array([0.5, 0.25, 1.0], np.float32)
     assert "by chance" not in diagnose(layer, x, layer(np.repeat(x[:, None], 2048, 1))[:, 7]).text()
+
+
+def test_what_numbers_of_few_digits_may_also_be_is_looked_for_in_the_layer_that_was_found(monkeypatch):
+    from exporter.diagnosis import search
+
+    asked = []
+    monkeypatch.setattr(search, "explain_closer", lambda sample, whole, found: asked.append(whole.layer.path) or [])
+    layers = [make_layer(path, seed=number, shape=(6,)) for number, path in enumerate("abc")]
+    x = np.random.default_rng(0).normal(size=(9, 6)).astype("f4")
+    found = diagnose(make_bundle(*layers), x, layers[1](x) - layers[1].beta)
+    assert (found.explanations[0].codes, found.explanations[0].layer, asked) == (("BN132",), "b", ["b"])
+
+
+def test_numbers_that_a_mistake_explains_as_they_are_typed_are_taken_so():
+    layer = make_layer(shape=(2,), dtype="float64", seed=5)
+    x = [[0.5, -1.25], [3.5, 0.75]]
+    wrong = (layer(np.array(x)) - layer.beta).tolist()
+    found = diagnose(layer, str(x), str(wrong))
+    assert found.explanations[0].codes == ("BN132",)
+    assert not any("rounded to the typed digits" in note for note in found.notes)

@@ -212,3 +212,12 @@ def test_a_header_over_a_limit_is_left(monkeypatch, limit, value, header):
 def test_the_size_of_lzf(packed, size):
     """Runs of bytes as they are, and references to earlier ones; cut off inside, it has none."""
     assert hdf5_storage._lzf_size(packed) == size
+
+
+def test_how_many_heaps_are_kept(monkeypatch):
+    monkeypatch.setattr(hdf5_plain, "MAX_KEPT", 2)
+    one = collection((1, b"one"))
+    found = Heap(lambda at, size: (one * 5)[at: at + size])
+    assert found.text((3, 0, 1)) == b"one"
+    kept = [found.text((3, number * len(one), 1)) and len(found._collections) for number in (1, 2, 3, 4)]
+    assert kept == [2, 1, 2, 1]

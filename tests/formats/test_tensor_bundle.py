@@ -433,11 +433,12 @@ def of_blocks(first):
 @pytest.mark.parametrize(("content", "what"), [
     (ENTRY + RESTARTS, None),
     (b"\0\0\0", "bad block: no terminator"), (ENTRY + struct.pack("<II", 0, 3), "bad block: more restart points than bytes"),
+    (b"\0\0\0" + struct.pack("<I", 1), "bad block: more restart points than bytes"),
     (ENTRY + struct.pack("<II", 0, 1 << 31), "bad block: more restart points than bytes"),
     (b"\1\1\1bv" + RESTARTS, "bad entry: it is longer than its block, or shares more"),
     (b"\0\1\2bv" + RESTARTS, "bad entry: it is longer than its block"), (b"\0\3\0bv" + RESTARTS, "bad entry: it is longer than its block"),
     (b"\0\1\1cv" + RESTARTS, "do not match the index"), (RESTARTS, "do not match the index"),
-], ids=["sound", "short", "restarts", "many restarts", "shared", "value", "key", "another key", "empty"])
+], ids=["sound", "short", "restarts", "odd restarts", "many restarts", "shared", "value", "key", "another key", "empty"])
 def test_blocks_that_are_wrong_under_a_right_crc(tmp_path, content, what):
     (tmp_path / "t").write_bytes(of_blocks(sealed(content)))
     with Table(Place(tmp_path / "t")) as found:

@@ -437,3 +437,28 @@ def test_a_child_is_ended_where_nobody_wants_its_answer():
     assert done == ["ended", "waited for"]
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.close(receiving)
+
+
+def test_what_a_child_prints_is_not_for_the_user(monkeypatch, path, capfd):
+    def act():
+        for stream in (1, 2):
+            os.write(stream, b"noise of a library")
+        raise FormatError("after that")
+
+    with pytest.raises(FormatError, match="after that"):
+        in_child(monkeypatch, path, act)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_child_that_says_nothing_is_waited_for_no_longer_than_its_time():
+    receiving, sending = os.pipe()
+    running = isolation.Child(receiving, lambda: None, lambda: None, limits.Limits(0, 1, 0.05))
+    with pytest.raises(ExporterError, match=r"timed out: reading it took more than 0\.05 seconds"):
+        isolation.receive(running, lambda part: None)
+    os.write(sending, b"12")
+    parts = []
+    isolation.receive(running, parts.append, lambda: bool(parts))
+    os.close(sending)
+    isolation.receive(running, parts.append)
+    os.close(receiving)
+    assert parts == [b"12"]

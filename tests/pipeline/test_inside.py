@@ -98,9 +98,14 @@ def test_a_keras_file_beside_notes(tmp_path, run):
 
 def test_a_tfjs_folder(tmp_path):
     folder = tfjs(tmp_path / "web")
-    for path in (folder, packed(tmp_path / "web.zip", folder, zipfile.ZIP_DEFLATED), archive(
-            tmp_path / "flat.zip", {file.name: file.read_bytes() for file in folder.iterdir()})):
-        assert stored(exporter.read(path)["bn"]) == given(A)
+    flat = archive(tmp_path / "flat.zip", {file.name: file.read_bytes() for file in folder.iterdir()})
+    for path, name in ((folder, "model.json"), (packed(tmp_path / "web.zip", folder, zipfile.ZIP_DEFLATED), "web/model.json"),
+                       (flat, "model.json")):
+        bundle = exporter.read(path)
+        assert stored(bundle["bn"]) == given(A)
+        assert bundle.warnings == (f"{name} is the model in {path.name} and is read",)
+    outer = archive(tmp_path / "outer.zip", {"web.zip": (tmp_path / "web.zip").read_bytes()})
+    assert "contains no supported model" in refusal(outer)[0], "an archive in an archive is not looked into"
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
@@ -112,7 +117,9 @@ def test_a_saved_model_below_its_time(tmp_path, method):
     assert exporter.read(tmp_path / "exp").digest() == want
     assert exporter.read(packed(tmp_path / "exp.zip", tmp_path / "exp", method)).digest() == want
     members = {str(file.relative_to(source)): file.read_bytes() for file in source.rglob("*") if file.is_file()}
-    assert exporter.read(archive(tmp_path / "flat.zip", members, method)).digest() == want
+    flat = exporter.read(archive(tmp_path / "flat.zip", members, method))
+    assert flat.digest() == want
+    assert flat.warnings[0] == "flat.zip is the model in flat.zip and is read"
     shutil.copytree(source, tmp_path / "exp" / "1795642999")
     what, hint = refusal(tmp_path / "exp")
     assert "this folder contains 2 models" in what

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 
 import pytest
 
@@ -104,3 +105,23 @@ def test_a_look_at_a_process_leaves_nothing_open():
     assert limits.memory_of("self", 0) >= limits.memory_of("self", 1) > 0
     assert limits.memory_of("none", 0) == limits.memory_of("self", 99) == 0
     assert os.listdir("/proc/self/fd") == before
+
+
+def test_where_the_system_knows_no_limits_a_timer_ends_the_process(monkeypatch):
+    timers = []
+
+    class Timer:
+        daemon = False
+
+        def __init__(self, seconds, act, given):
+            timers.append((self, seconds, act, given))
+
+        def start(self):
+            assert self.daemon, "else the process waits for it at its end"
+            timers.append("started")
+
+    monkeypatch.setitem(sys.modules, "resource", None)
+    monkeypatch.setattr(threading, "Timer", Timer)
+    Limits(memory=1, cpu_seconds=2, wall_seconds=3).apply()
+    assert timers[0][1:] == (3, os._exit, (OUT_OF_TIME,))
+    assert timers[1:] == ["started"]

@@ -19,8 +19,8 @@ import pytest
 
 import exporter
 from exporter.commands.export_many import Progress
-from exporter.errors import UsageError
-from exporter.pipeline import many
+from exporter.errors import FormatError, UsageError
+from exporter.pipeline import each, many
 from exporter.pipeline.each import Task, export_one
 from exporter.pipeline.many import export_many
 from exporter.pipeline.matches import expand
@@ -533,3 +533,8 @@ def test_the_sources_are_asked_once_about_a_folder_of_models(tree, monkeypatch):
     plan = named_sources(["zoo/"], "out", ".json")
     assert asked.count("zoo") == 1
     assert list(plan.outputs) == [os.path.join("zoo", *name.split("/")) for name in ("a.json", "deep/a.json", "deep/b.json")]
+
+
+@pytest.mark.parametrize(("where", "reason"), [("m.h5", "what"), ("m.h5: bn", "bn: what"), ("m.h5x: bn", "m.h5x: bn: what"), ("", "what")])
+def test_a_refusal_does_not_repeat_the_name_of_its_model(where, reason):
+    assert each.refused("folder/m.h5", "out", FormatError("what", where=where)).reason == reason

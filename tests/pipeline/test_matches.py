@@ -168,3 +168,11 @@ def test_folders_and_archives_stand_in_names(tmp_path, stores):
     assert _parts("zip://a/b.h5::https://u:p@h/z.zip?sig=SECRET")[:3] == ["https", "h", _parts("https://h/z.zip?sig=SECRET")[-1]]
     assert "SECRET" not in "".join(_parts("zip://a/b.h5::https://h/z.zip?sig=SECRET"))
     assert _parts("zip://a/b.h5::memory://z.zip") == ["memory", "z.zip", "zip", "a", "b.h5"]
+
+
+def test_what_cannot_be_looked_at_is_no_folder():
+    class Damaged:
+        def is_folder(self):
+            raise FormatError("damaged")
+
+    assert not matches._is_folder(Damaged())

@@ -168,6 +168,7 @@ def test_the_message_put_together_again_is_one():
     changed(0, drop=["path"]), changed(0, path=3), changed(0, path=None), changed(0, epsilon="0.1"), changed(0, shape=[2.0]),
     changed(0, shape=["4"]), changed(0, shape=[True]), changed(0, axis=[None]), changed(0, ndim="4"), changed(0, dtype="int8"),
     changed(0, present=["gamma"]), changed(0, present=["gamma", "beta", "moving_mean"]), changed(0, present=3), changed(0, data=b""),
+    *(changed(0, present=["gamma", "beta", name], data=bytes(48)) for name in ("moving_mean", "moving_variance")),
     changed(0, data=b"x" * 63), changed(0, data=b"x" * 65), changed(0, shape=[1 << 62, 1 << 62]), changed(0, shape=[-4]),
     changed(0, shape=[-1]),
     changed(0, statistic="odd"), changed(0, called_in_training="no"), changed(0, calls=[{}]), changed(0, new_field=1),

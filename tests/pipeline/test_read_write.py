@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import io
 
 import pytest
 
 import exporter
 from exporter.errors import MissingFileError
+from exporter.pipeline.write import Output
 from tests.make.graph_files import frozen_variables, graph, node, parameters
 from tests.make.layers import ROOT, make_bundle
 
@@ -85,3 +87,10 @@ def test_options_that_a_kind_of_file_has_no_use_for(tmp_path, kind, unused):
 def test_an_architecture_without_effect_that_does_not_exist(tmp_path):
     with pytest.raises(MissingFileError, match="no such file or folder"):
         exporter.read(ROOT / "sample_models" / "saved_model_tfkeras" / "saved_model", architecture=tmp_path / "none.json")
+
+
+def test_an_output_into_a_stream_has_the_same_bytes(tmp_path):
+    target = io.BytesIO()
+    Output("b.json", exporter.WriteOptions(), stream=target).end(make_bundle())
+    exporter.write(make_bundle(), tmp_path / "b.json")
+    assert target.getvalue() == (tmp_path / "b.json").read_bytes()

@@ -265,6 +265,54 @@ def test_where_a_process_may_be_forked(monkeypatch, change, forks):
     assert readers._can_fork() is forks
 
 
+@pytest.mark.parametrize(("serves", "threads", "expected"), [
+    (True, 1, "a waiting process"), (False, 1, "its own, forked"), (False, 2, "its own, started")])
+def test_which_process_reads_a_file_of_a_batch(zoo, monkeypatch, serves, threads, expected):
+    from exporter.pipeline import read as reading
+
+    def own(place, options, *, fork, output):
+        return "its own, forked" if fork else "its own, started"
+
+    monkeypatch.setattr(readers, "can_serve", lambda place: serves)
+    monkeypatch.setattr(readers.READERS, "read", lambda *_: "a waiting process", raising=False)
+    monkeypatch.setattr(reading, "read_in_child", own)
+    monkeypatch.setattr(reading, "resolve", lambda found, *_: found)
+    monkeypatch.setattr(threading, "active_count", lambda: threads)
+    assert reading.read_in_batch(Place(zoo / "m0.json"), OPTIONS, reading.NOBODY) == expected
+
+
+def test_a_fork_closes_its_end_of_the_pipes(pool):
+    pipes = os.pipe()
+    pool._idle.append(readers.Reader(pipes[1], readers.child.Child(pipes[0], lambda: 0, lambda: None, readers.NO_LIMITS), 0))
+    pool._forget()
+    for descriptor in pipes:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(descriptor)
+    assert pool._idle == []
+
+
+def test_where_a_variable_asks_for_plugins_no_process_but_the_reading_ones_loads_them(monkeypatch):
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(ImportError):
+        readers.prepare(library=True)
+    readers.prepare()
+    monkeypatch.setenv("HDF5_PLUGIN_PATH", "/plugins")
+    readers.prepare(library=True)
+
+
+def test_a_process_that_cannot_be_asked_is_ended(zoo, pool, forks, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(readers, "_ask", stop)
+    taken, take = [], pool._take
+    monkeypatch.setattr(pool, "_take", lambda: taken.append(take()) or taken[0])
+    with pytest.raises(KeyboardInterrupt):
+        pool.ask(Place(zoo / "m0.json"), OPTIONS)
+    with pytest.raises(ProcessLookupError):
+        os.kill(taken[0].pid, 0)
+
+
 def test_a_request_that_nobody_reads():
     reading, writing = os.pipe()
     assert readers._ask(writing, b"request")
@@ -353,3 +401,6 @@ def test_one_that_is_closed_is_ended_before_it_is_waited_for():
     running = readers.child.Child(pipes[0], lambda: done.append("waited for"), lambda: done.append("ended"), readers.NO_LIMITS)
     readers.Reader(pipes[1], running, 0).close()
     assert done == ["ended", "waited for"]
+    for descriptor in pipes:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(descriptor)

@@ -238,3 +238,12 @@ def test_keys_are_paths_below_the_output_folder(tmp_path):
     pytest.importorskip("fsspec")
     for folder in ("memory://bucket/out", "memory://bucket/out/"):
         assert index(folder)._key("memory://bucket/out/a/b.json") == "a/b.json"
+
+
+def test_an_index_without_news_is_not_written_again(noted, monkeypatch):
+    one = index(noted)
+    one.note(exported(noted, "b.json"))
+    one.save()
+    before = os.stat(noted / NAME)
+    one.save()
+    assert os.stat(noted / NAME).st_ino == before.st_ino

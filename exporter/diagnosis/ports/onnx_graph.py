@@ -81,7 +81,7 @@ def read(place: Place) -> Port:
                     notes.append(found)
                 else:
                     layers.append(found)
-    others = {name: values.reshape(-1) for name, values in constants.items() if values.ndim == 1 and values.dtype.kind == "f"}
+    others = {name: values for name, values in constants.items() if values.dtype.kind == "f"}
     if not layers and not others:
         raise UnsupportedError("the ONNX graph contains no BatchNormalization node" + (f": {notes[0]}" if notes else ""), where=place.name)
     return Port(name=place.name, kind="an ONNX model", layers=tuple(_named_apart(layers)), others=others, notes=tuple(notes))
