@@ -187,6 +187,8 @@ def explanation(before: bytes, after: bytes, files: Files, one: Bundle, two: Bun
         return "why a layer cannot be read, which is refused in any case"
     if _is_nameless(before, after, one, two):
         return "a layer's name is not said any more"
+    if _is_renamed(before, after, files, one, two):
+        return "the only place of the name of a layer or nested model in a config"
     if before[:4] == changes.ZIP and after[:4] == changes.ZIP:
         old, new = changes.read_zip(before), changes.read_zip(after)
         changed = [name for name in old if old[name] != new.get(name)]
@@ -260,6 +262,19 @@ def _is_nameless(before: bytes, after: bytes, one: Bundle, two: Bundle) -> bool:
                                                 for begin in range(max(0, at - 3), at + 1))
     contents = [[layer.replace(path="", name="") for layer in bundle] for bundle in (one, two)]
     return is_name and contents[0] == contents[1] and one.origin == two.origin
+
+
+def _is_renamed(before: bytes, after: bytes, files: Files, one: Bundle, two: Bundle) -> bool:
+    """Whether a name in a config was changed that stands there once, and nothing but paths differs."""
+    if len(before) != len(after):
+        return False
+    at = next((at for at, (a, b) in enumerate(zip(before, after)) if a != b), 0)
+    begin = before.rfind(b'"', 0, at) + 1
+    end = before.find(b'"', at)
+    if before[end:] != after[end:] or not before[:begin].endswith(b'"name": "'):
+        return False
+    contents = [[layer.replace(path="", name="", calls=()) for layer in bundle] for bundle in (one, two)]
+    return sum(data.count(before[begin - 1:end + 1]) for data in files.values()) == 1 and contents[0] == contents[1]
 
 
 def _is_converted(name: str, bundle: Bundle) -> bool:

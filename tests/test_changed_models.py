@@ -90,6 +90,19 @@ def test_a_value_that_stands_once_in_a_config(fuzz, h5):
         {"a: epsilon"}, "the only place of a value in a config")
 
 
+def test_a_name_that_stands_once_in_a_config(fuzz, tmp_path):
+    """Of a nested model in a Sequential, whose weights are called after its layers; another layer's numbers are not explained by it."""
+    changed, _ = fuzz
+    net = sequential("net", sequential("outer", sequential("deep", norm("bn"))))
+    path = write(tmp_path / "m.h5", {"outer": named("bn", parameters())}, net, keras_version="2.4.0", backend="tensorflow")
+    data, original = path.read_bytes(), exporter.read(path)
+    renamed = data.replace(b'"deep"', b'"dorp"')
+    assert judged(changed, path, renamed) == (
+        {"outer/deep/bn: layer", "outer/dorp/bn: layer"}, "the only place of the name of a layer or nested model in a config")
+    other = original.replace(layers=(original["outer/deep/bn"].replace(path="outer/dorp/bn", epsilon=0.5),))
+    assert changed.explanation(data, renamed, {"m.h5": data}, original, other, changed.differences(original, other)) == ""
+
+
 def test_a_name_that_leads_to_another_array(fuzz, h5, tmp_path):
     _, changes = fuzz
     data = h5.read_bytes()
