@@ -7,6 +7,7 @@ import os
 from typing import Any, Protocol
 
 AHEAD, MAX_WINDOWS = 608, 2  # bytes of a local file that are read with a piece, from behind it; pieces that are kept with them
+MORE_AHEAD, MAX_AHEAD, LONG_RUN = 512, 16384, 4  # bytes more with each piece after so many in a row, each close behind another
 
 
 class InputFile(Protocol):
@@ -80,8 +81,10 @@ class MemoryFile(io.BytesIO):
 class Windows:
     """Reads pieces of a local file with fewer system calls: what follows a piece is usually read next."""
 
-    def __init__(self, file: InputFile) -> None:
-        self._file = file
+    def __init__(self, file: InputFile, ahead: int = AHEAD) -> None:
+        """ahead: bytes that are read with a piece; in a long run of pieces without gaps, these become more."""
+        self._file, self._ahead = file, ahead
+        self._run = 0
         self._windows: tuple[tuple[int, int, bytes], ...] = ()
 
     def read_at(self, at: int, size: int) -> bytes:
@@ -89,6 +92,8 @@ class Windows:
         for start, end, window in self._windows:
             if start <= at and at + size <= end:
                 return window[at - start: at - start + size]
-        data = self._file.read_at(at, size + AHEAD)
+        self._run = self._run + 1 if any(start <= at <= end + AHEAD for start, end, _ in self._windows) else 0
+        more = min(MORE_AHEAD * max(0, self._run - LONG_RUN), MAX_AHEAD)
+        data = self._file.read_at(at, size + self._ahead + more)
         self._windows = ((at, at + len(data), data), *self._windows[:MAX_WINDOWS - 1])
         return data[:size]

@@ -13,7 +13,7 @@ import contextlib
 import functools
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
 
 import numpy as np
@@ -22,7 +22,7 @@ from exporter.errors import FormatError, printable
 from exporter.files.input_file import InputFile, MemoryFile, Windows
 from exporter.files.place import MiB
 from exporter.formats.bfloat16 import widen
-from exporter.formats.hdf5_groups import Groups
+from exporter.formats.hdf5_groups import Groups, Members
 from exporter.formats.hdf5_layout import CACHED_LINK, TableEntry
 from exporter.formats.hdf5_names import decoded, each_once, reason, split
 from exporter.formats.hdf5_overlap import MAX_LOOK_BACK, Spans, check_structures
@@ -38,10 +38,12 @@ if TYPE_CHECKING:
 
 MAX_ELEMENTS = 1 << 20  # of one dataset
 MAX_BYTES = 256 * MiB  # of all datasets and attributes read from one file
+MAX_PLAIN = 1 << 20  # bytes of a dataset that is read without looking at its elements' size
 MAX_KERNEL_ELEMENTS = 1 << 26  # of one that is read as a kernel; the reader of kernels limits their sum
 MAX_ATTRIBUTE = 64 * MiB
 MAX_MEMBERS = 200_000  # per group, and groups per traversal
 MAX_KEPT, MAX_GROUPS = 64, 1024  # datasets and groups held open: 10 KiB each
+MAX_BESIDE = 8  # members of a group whose datasets are opened together
 MAX_DEPTH = 64  # groups inside each other
 
 HARD_LINK, SOFT_LINK = 0, 1
@@ -81,8 +83,9 @@ class File:
         self._by_library, self._id = by_library, None if is_plain else by_library()
         self._label = label
         self._is_plain, self._can_look_back = is_plain, can_look_back
-        self._file = file
-        self._read_at = file.read_at if file.is_far or isinstance(file, MemoryFile) else Windows(file).read_at
+        is_local = not (file.is_far or isinstance(file, MemoryFile))
+        self._read_at = Windows(file).read_at if is_local else file.read_at
+        self._data_at = Windows(file, 0).read_at if is_local else file.read_at
         self._symbols = Groups(self._read_at, start)
         self._objects = PlainObjects(self._symbols.read, self._entered_by_library)
         self._checked: set[str] = set()  # groups of another form, whose member names were checked
@@ -134,6 +137,10 @@ class File:
     def exists(self, path: str) -> bool:
         """Whether anything has this name, including a link of any kind."""
         return self.kind(path) is not None
+
+    def first_missing(self, paths: Iterable[str]) -> str | None:
+        """The first path where there is nothing."""
+        return next((path for path in paths if path not in self._others and not self.exists(path)), None)
 
     def is_group(self, path: str) -> bool:
         return self.kind(path) == "group"
@@ -236,6 +243,10 @@ class File:
         is_kernel: it may be larger than a batch norm's parameters are.
         """
         dataset = self._dataset(path)
+        if type(dataset) is PlainDataset and self._can_look_back and dataset.size <= MAX_PLAIN and not is_kernel:  # nearly always
+            shape, (name, raw), size = dataset.form
+            self._spend(size)
+            return np.ndarray(shape, raw, self._data(path, dataset.place, size)), name
         found = self._float_type(dataset, path, is_bfloat16)
         if found is None:
             raise FormatError(f"expected a dataset of floating point numbers, got {dataset.type_name}")
@@ -258,17 +269,23 @@ class File:
     def _values(self, path: str, dataset: Dataset, shape: tuple[int, ...], raw: np.dtype[Any], size: int) -> NDArray[Any]:
         """The values as the file contains them. Contiguous ones are read from the file itself, together with the bytes before them."""
         for at, length, is_plain in dataset.places(size):
-            start = max(0, at - MAX_LOOK_BACK, min(at, self._spans.add(path, at, at + length)))
-            if self._can_look_back:
-                data = self._file.read_at(start, at + length - start)
-                if len(data) != at + length - start:
-                    raise FormatError("the file ends inside its data", hint="the file is damaged; copy or download it again")
-                check_structures(data, start, at)
-                if is_plain:
-                    return np.ndarray(shape, raw, data[at - start:])
+            data = self._data(path, at, length)
+            if is_plain and data:
+                return np.ndarray(shape, raw, data)
         values = np.empty(shape, raw)
         dataset.read_into(values)
         return values
+
+    def _data(self, path: str, at: int, size: int) -> bytes:
+        """Data of a dataset, which must not overlap anything else; b"" if reading the bytes before it costs a request."""
+        start = max(0, at - MAX_LOOK_BACK, min(at, self._spans.add(path, at, at + size)))
+        if not self._can_look_back:
+            return b""
+        data = self._data_at(start, at + size - start)
+        if len(data) != at + size - start:
+            raise FormatError("the file ends inside its data", hint="the file is damaged; copy or download it again")
+        check_structures(data, start, at)
+        return data[at - start:]
 
     def _spend(self, count: int) -> None:
         self._spent += count
@@ -303,7 +320,20 @@ class File:
             link = None if entry is None else SOFT_LINK if entry.cache == CACHED_LINK else HARD_LINK
         if link != HARD_LINK:
             return None if link is None else LINK_KINDS.get(link, "user-defined link")
-        return self._enter(path, entry)
+        found = self._enter(path, entry)
+        if parent and members is not None and type(found) is PlainDataset and self._can_look_back and len(members) <= MAX_BESIDE:
+            self._enter_beside(f"{parent}/", members)
+        return found
+
+    def _enter_beside(self, above: str, members: Members) -> None:
+        """Opens the datasets of a group in which one was opened, if they are like others before: usually they are needed next."""
+        if len(self._others) > MAX_KEPT - MAX_BESIDE:
+            self._others.clear()
+        for name, entry in members.items():
+            if not entry.cache and b"/" not in name and name.strip(b"."):  # else no lookup finds it here
+                path = above + name.decode(errors="surrogateescape")
+                if found := self._objects.known(entry.header, path):
+                    self._others[path] = found
 
     def _enter(self, path: str, entry: TableEntry | None) -> Object:
         """Opens an object that is known to exist behind a hard link. entry: its own in the symbol table of its group."""

@@ -86,13 +86,23 @@ class PlainObjects:
         """by_library: gives the object at a path by libhdf5."""
         self._read, self.heap, self.by_library = read, Heap(read), by_library
 
+    def known(self, address: int, path: str) -> PlainDataset | None:
+        """The dataset with its header at `address`, if that is like one that was parsed before."""
+        return self._known(address, path, self._read(address, HEAD_BYTES))
+
+    def _known(self, address: int, path: str, block: bytes) -> PlainDataset | None:
+        form = _FORMS.get(block[:PLACE_AT] + block[PLACE_AT + 8:])
+        if form is None:
+            return None
+        place = int.from_bytes(block[PLACE_AT: PLACE_AT + 8], "little")
+        return None if place == UNDEFINED else PlainDataset(address, path, NO_ATTRIBUTES, self, form, place)
+
     def at(self, address: int, path: str) -> PlainGroup | PlainDataset | None:
         """The object with its header at `address`; None if it has another form. path: the same object's, for libhdf5."""
         block = self._read(address, HEAD_BYTES)
-        form = _FORMS.get(block[:PLACE_AT] + block[PLACE_AT + 8:])
-        if form is not None:
-            place = int.from_bytes(block[PLACE_AT: PLACE_AT + 8], "little")
-            return None if place == UNDEFINED else PlainDataset(address, path, NO_ATTRIBUTES, self, form, place)
+        known = self._known(address, path, block)
+        if known is not None:
+            return known
         try:
             if block.startswith(ONLY_A_TABLE):
                 return PlainGroup(address, path, NO_ATTRIBUTES, self, PAIR.at(block, len(ONLY_A_TABLE)))
@@ -233,29 +243,29 @@ def _form(messages: dict[int, bytes]) -> tuple[Form, int]:
 class PlainDataset(PlainObject):
     """A contiguous array of floats."""
 
-    __slots__ = ("_float_type", "_place", "_size", "shape")
+    __slots__ = ("form", "place", "shape", "size")
 
     kind, type_name, table = "dataset", "floating point numbers", None
 
     def __init__(self, address: int, path: str, attributes: Attributes, owner: PlainObjects, form: Form, place: int) -> None:
         self.address, self._path, self._attributes, self._owner = address, path, attributes, owner
-        self.shape, self._float_type, self._size = form
-        self._place = place
+        self.form, self.place = form, place
+        self.shape, _, self.size = form
 
     @property
     def item_size(self) -> int:
-        return self._float_type[1].itemsize
+        return self.form.float_type[1].itemsize
 
     def float_type(self) -> tuple[str, np.dtype[Any]]:
         """As in LibraryObject."""
-        return self._float_type
+        return self.form.float_type
 
     def is_two_opaque_bytes(self) -> bool:
         return False
 
     def places(self, size: int) -> list[tuple[int, int, bool]]:
         """As in LibraryObject."""
-        return [(self._place, self._size, True)]
+        return [(self.place, self.size, True)]
 
     def read_into(self, values: NDArray[Any]) -> None:
         """As in LibraryObject."""

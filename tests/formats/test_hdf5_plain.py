@@ -249,3 +249,27 @@ def test_of_damaged_files_nothing_is_read_that_libhdf5_reads_otherwise_or_refuse
             assert content(bytes(damaged), by_library=True)[0] == ours
             alike += 1
     assert alike > 10
+
+
+@pytest.mark.parametrize(("old", "new", "asked"), [
+    (b"aXc\0", b"a/c\0", "g/a/c"), (b"b\0\0\0\0\0\0\0c\0", b"b\0\0\0\0\0\0\0\xff\0", "g/\ufffd")])
+def test_datasets_opened_with_another_of_their_group_are_found_only_under_their_names(old, new, asked):
+    def fill(file):
+        for name in ("aXc", "b", "c"):
+            file[f"g/{name}"] = np.arange(3, dtype="f4")
+
+    data = written(fill)
+    assert data.count(old) == 1
+    with hdf5.open_hdf5(MemoryFile(data.replace(old, new))) as file:
+        assert file.array("g/b")[0].tolist() == [0, 1, 2]
+        assert file.first_missing(["g/b", asked]) == asked
+
+
+def test_datasets_opened_with_another_of_their_group_are_those_of_their_names():
+    def fill(file):
+        for name in "abcdef":
+            file[f"g/{name}"] = np.full(3, ord(name), "f4" if name < "e" else "f8")
+
+    with hdf5.open_hdf5(MemoryFile(written(fill))) as file:
+        assert file.first_missing(f"g/{name}" for name in "afbz") == "g/z"
+        assert {name: int(file.array(f"g/{name}")[0][2]) for name in "fedcba"} == {name: ord(name) for name in "abcdef"}

@@ -91,7 +91,7 @@ def _check_kernel(node: Node, group: LayerGroup, file: File) -> None:
     wanted = node.config.get(_OUTPUTS.get(node.class_name, ""))
     if not isinstance(wanted, int) or not group.weights:
         return
-    shape = file.shape(group.dataset(0))
+    shape = file.shape(group.datasets[0])
     if shape and shape[-1] != wanted:
         raise FormatError(f"its kernel has shape {list(shape)}, but the config of {printable(node.name, 80)} has "
                           f"{_OUTPUTS[node.class_name]}={wanted}", where=group.name)

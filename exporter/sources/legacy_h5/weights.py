@@ -48,7 +48,7 @@ L = TypeVar("L")
 class LayerGroup:
     """A layer group: its name in `layer_names`, its path in the file, the names of its weights in the order in which they are saved.
 
-    stored: the names of their datasets, if these differ. parsed: what the name of each weight says.
+    stored: the names of their datasets, if these differ. parsed: what the name of each weight says. datasets: their paths in the file.
     """
 
     name: str
@@ -56,13 +56,11 @@ class LayerGroup:
     weights: tuple[str, ...]
     stored: tuple[str, ...] = ()
     parsed: tuple[Parsed | None, ...] = dataclasses.field(init=False)
+    datasets: tuple[str, ...] = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parsed", tuple(map(_parse, self.weights)))
-
-    def dataset(self, position: int) -> str:
-        """The path in the file of the weight at `position`."""
-        return join(self.path, (self.stored or self.weights)[position])
+        object.__setattr__(self, "datasets", tuple([join(self.path, name) for name in self.stored or self.weights]))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -143,17 +141,18 @@ def _mixed(found: Mapping[tuple[str, str], Mapping[str, int]]) -> set[str]:
 
 def _norm(group: LayerGroup, scope: str, roles: Mapping[str, int], doubt: str) -> Norm:
     variance = group.weights[roles["moving_variance"]]
-    return Norm(scope=scope, datasets={role: group.dataset(position) for role, position in roles.items()},
+    return Norm(scope=scope, datasets={role: group.datasets[position] for role, position in roles.items()},
                 old_name=_NAME.fullmatch(variance.rpartition("/")[2]) is None, on_tensorflow=variance.endswith(":0"), doubt=doubt)
 
 
 def check_stored(file: File, group: LayerGroup) -> None:
     """Whether a group that may contain batch norms has all weights: a damaged name would otherwise look like a layer without gamma."""
     if any(group.parsed):
-        for position, weight in enumerate(group.weights):
-            if not file.exists(group.dataset(position)):
-                raise FormatError(f"weight_names lists {printable(weight, 80)!r}, but the file contains no such weight", where=group.name,
-                                  hint="the file is damaged; copy or download it again")
+        missing = file.first_missing(group.datasets)
+        if missing is not None:
+            weight = group.weights[group.datasets.index(missing)]
+            raise FormatError(f"weight_names lists {printable(weight, 80)!r}, but the file contains no such weight", where=group.name,
+                              hint="the file is damaged; copy or download it again")
 
 
 def check_not_exchanged(groups: Sequence[LayerGroup]) -> None:
@@ -350,7 +349,7 @@ def as_named(file: File, group: LayerGroup, node: Node | None, era: Era) -> Laye
     by_layer = _layer_by_layer(group, sequential) if sequential else None
     if by_layer == group.weights or (by_layer is None and _is_contiguous(group)):
         return group
-    shapes = [file.shape(group.dataset(position)) for position in range(len(group.weights))]
+    shapes = [file.shape(path) for path in group.datasets]
     fits = era.facts is None and _fits_names(group.weights, shapes)
     if by_layer is None:  # the first kernel after a batch norm would have the shape of a mean
         return group if fits and _has_kernel_after_norm(group.weights) else None
