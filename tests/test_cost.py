@@ -16,7 +16,7 @@ from tests.make.counting import lines_run
 from tests.make.layers import ROOT
 
 # By suffix, for a model of a convolution and a batch norm, over and over: lines for each pair, and for all else.
-BOUNDS = {".h5": (2660, 3500), ".keras": (2500, 3700)}
+BOUNDS = {".h5": (2340, 3500), ".keras": (2185, 3700)}
 HEAVY = {"h5py", "jsonschema", "asyncio", "ssl", "http", "logging", "multiprocessing", "concurrent", "tempfile", "email", "random"}
 
 

@@ -68,14 +68,18 @@ def layer_entry(layer: BatchNorm, with_vectors: bool) -> dict[str, Any]:
         content["quantized"] = layer.quantized
     if layer.called_in_training:
         content["called_in_training"] = True
-    if len(layer.calls) == 1:
-        content |= layer.calls[0].as_dict()
-    elif layer.calls:
-        content["calls"] = [call.as_dict() for call in layer.calls]
+    content |= calls_entry(layer)
     if with_vectors:
         x, y = vectors.make(layer)
         content["vectors"] = {"input": x, "output": y}
     return content
+
+
+def calls_entry(layer: BatchNorm) -> dict[str, Any]:
+    """The fields for where a layer stands in its model."""
+    if len(layer.calls) == 1:
+        return layer.calls[0].as_dict()
+    return {"calls": [call.as_dict() for call in layer.calls]} if layer.calls else {}
 
 
 def portable(value: Any) -> Any:

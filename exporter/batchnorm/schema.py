@@ -32,6 +32,11 @@ def validate_layer(layer: dict[str, Any]) -> None:
         _refuse(_validator().descend(layer, {"$ref": "#/$defs/layer"}))
 
 
+def accepts(fields: dict[str, Any]) -> bool:
+    """Whether each of these fields of an entry of "layers" is valid."""
+    return _checks()[2](fields)
+
+
 def _refuse(errors: Iterator[Any]) -> None:
     error = next(errors, None)
     if error is not None:
@@ -53,10 +58,12 @@ def _schema() -> dict[str, Any]:
 
 
 @functools.cache
-def _checks() -> tuple[schema_checks.Check, schema_checks.Check]:
-    """Functions that return True only for a valid document, or a valid entry of its layers."""
+def _checks() -> tuple[schema_checks.Check, schema_checks.Check, schema_checks.Check]:
+    """Functions that return True only for a valid document, a valid entry of its layers, or valid fields of one."""
     schema = _schema()
-    return schema_checks.compiled(schema, schema), schema_checks.compiled(schema["$defs"]["layer"], schema)
+    layer = schema["$defs"]["layer"]
+    whole, entry, fields = (schema_checks.compiled(part, schema) for part in (schema, layer, {"properties": layer["properties"]}))
+    return whole, entry, fields
 
 
 @functools.cache

@@ -58,7 +58,12 @@ def _numbers(rank: int, otherwise: Check) -> Check:
 
 
 def _is_of_numbers(value: Any, rank: int) -> bool:
-    return value.ndim == rank and value.size > 0 and value.dtype.kind == "f" and all_finite(value)
+    return value.ndim == rank and are_numbers(value)
+
+
+def are_numbers(value: Any) -> bool:
+    """Whether an array has nothing but finite floating point numbers, and at least one."""
+    return value.size > 0 and value.dtype.kind == "f" and all_finite(value)
 
 
 def _types(names: str | Collection[str]) -> Collection[str]:

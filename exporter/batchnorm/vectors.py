@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from exporter.batchnorm.alike import stacked
 from exporter.batchnorm.dtypes import HELD_IN, TINY, UNIT, all_finite, rounded
 from exporter.batchnorm.layer import BatchNorm, formula, scale_and_offset, wide
 
@@ -26,11 +28,12 @@ def make(layer: BatchNorm) -> tuple[NDArray[Any], NDArray[Any]]:
     """
     size = layer.channels
     if size <= AT_ONCE:
-        return _rows(layer, 0)
+        x, y = of_run([layer])
+        return x[0], y[0]
     x, y = (np.empty((2, size), HELD_IN[layer.dtype]) for _ in range(2))
     for start in range(0, size, AT_ONCE):
         part = slice(start, min(start + AT_ONCE, size))
-        x[:, part], y[:, part] = _rows(_part(layer, part), start)
+        x[:, part], y[:, part] = (rows[0] for rows in of_run([_part(layer, part)], start))
     return x, y
 
 
@@ -40,17 +43,19 @@ def _part(layer: BatchNorm, part: slice) -> BatchNorm:
     return layer.replace(shape=(part.stop - part.start,), axis=(-1,), ndim=None, **arrays)
 
 
-def _rows(layer: BatchNorm, before: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """`make` for channels that come after `before` others."""
-    gamma, beta, mean, root = (values.ravel() for values in wide(layer))
-    parts = gamma, beta, mean, root
-    size = mean.size
+def of_run(run: Sequence[BatchNorm], before: int = 0) -> tuple[NDArray[Any], NDArray[Any]]:
+    """`make` of layers that are alike, for channels that come after `before` others: arrays of shape (layers, 2, channels)."""
+    dtype, numbers = run[0].dtype, stacked(run).astype(np.float64)[:, :, None]
+    present = dict(zip(run[0].parameters(), numbers.swapaxes(0, 1)))
+    mean, root = present["moving_mean"], np.sqrt(present["moving_variance"] + run[0].epsilon)
+    parts = present.get("gamma", np.ones_like(mean)), present.get("beta", np.zeros_like(mean)), mean, root
+    size = mean.shape[-1]
     with np.errstate(over="ignore", invalid="ignore"):
-        x = rounded(mean + (_kept_steps(size) if size <= MAX_KEPT and not before else _steps(before, size)) * root, layer.dtype)
-        y = rounded(formula(parts, x), layer.dtype)
+        x = rounded(mean + (_kept_steps(size) if size <= MAX_KEPT and not before else _steps(before, size)) * root, dtype)
+        y = rounded(formula(parts, x), dtype)
         if not (all_finite(x) and all_finite(y)):  # near the largest number of the dtype; at the mean itself the output is beta
-            x = np.where(np.isfinite(x) & np.isfinite(y), x, rounded(mean, layer.dtype))
-            y = rounded(formula(parts, x), layer.dtype)
+            x = np.where(np.isfinite(x) & np.isfinite(y), x, rounded(mean, dtype))
+            y = rounded(formula(parts, x), dtype)
     return x, y
 
 

@@ -62,8 +62,9 @@ def start(place: Place, options: ReadOptions, *, fork: bool) -> Child:
     return _fork(place, options, limits) if fork and hasattr(os, "fork") else _spawn(place, options, limits)
 
 
-def finish(child: Child, meanwhile: Callable[[], object], each: Callable[[Stored], object]) -> Found | ReadBack:
-    """Calls `meanwhile`, then receives what the child sends, and calls `each` with every layer as it arrives, before it is checked.
+def finish(child: Child, meanwhile: Callable[[], object], each: Callable[[list[Stored]], object]) -> Found | ReadBack:
+    """Calls `meanwhile`, then receives what the child sends, and calls `each` with the layers as they arrive, before they are
+    checked.
 
     If this ends early, it also ends the child.
     """

@@ -101,9 +101,10 @@ class Writer:
 
 
 class Reader:
-    """Takes in a message as it comes, every length checked; `each` is called with each stored layer, long before the answer is there."""
+    """Takes in a message as it comes, every length checked; `each` is called with the stored layers of each part, long before the answer
+    is there."""
 
-    def __init__(self, broken: FormatError, each: Callable[[Stored], object] = lambda layer: None) -> None:
+    def __init__(self, broken: FormatError, each: Callable[[list[Stored]], object] = lambda layers: None) -> None:
         """broken: raised for what is no message."""
         self._broken, self._each = broken, each
         self._rest = bytearray()
@@ -115,7 +116,7 @@ class Reader:
     def feed(self, part: bytes) -> None:
         """More bytes. Raises what `broken` says."""
         self._rest += part
-        at = 0
+        at, known = 0, len(self._layers)
         while len(self._rest) - at >= LENGTHS.size:
             header, size = LENGTHS.unpack_from(self._rest, at)
             begin, at_end = at + LENGTHS.size, at + LENGTHS.size + header + size
@@ -129,6 +130,8 @@ class Reader:
                 raise self._broken from None
             at = at_end
         del self._rest[:at]
+        if stored := [layer for layer in self._layers[known:] if isinstance(layer, Stored)]:
+            self._each(stored)
 
     @property
     def is_complete(self) -> bool:
@@ -154,10 +157,7 @@ class Reader:
         elif "order" in header:
             self._answer = self._whole(header, arrays)
         else:
-            layer = _layer(header, arrays)
-            self._layers.append(layer)
-            if isinstance(layer, Stored):
-                self._each(layer)
+            self._layers.append(_layer(header, arrays))
         if arrays.left:
             raise ValueError("more data than arrays")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from exporter.batchnorm.bundle import Bundle, ReadBack
@@ -27,14 +27,14 @@ class Ahead(Protocol):
 
     def prepare(self) -> None: ...
 
-    def layer(self, layer: BatchNorm) -> None: ...
+    def layers(self, layers: Sequence[BatchNorm]) -> None: ...
 
 
 class _Nobody:
     def prepare(self) -> None:
         pass
 
-    def layer(self, layer: BatchNorm) -> None:
+    def layers(self, layers: Sequence[BatchNorm]) -> None:
         pass
 
 
@@ -105,7 +105,7 @@ def read_in_child(place: Place, options: ReadOptions, *, fork: bool = False, out
     """`read` in a child process with limits, for a Place and ReadOptions.
 
     fork:   start the child by fork, which only a single-threaded program may do; it takes a millisecond.
-    output: prepares itself while the child reads, and works ahead on each wanted layer; if the layer stays unchanged,
+    output: prepares itself while the child reads, and works ahead on each wanted layer; if that stays unchanged,
             the bundle contains the same object.
     keep_unusable: see `resolve`.
     """
@@ -114,7 +114,7 @@ def read_in_child(place: Place, options: ReadOptions, *, fork: bool = False, out
     completion = Completion(options)
     with located(place.name), quiet():
         started = child.start(place, options, fork=fork)
-        found = child.finish(started, output.prepare, lambda stored: completion.begin(stored, output.layer))
+        found = child.finish(started, output.prepare, lambda stored: completion.begin(stored, output.layers))
         return resolve(found, options, completion, keep_unusable=keep_unusable)
 
 
@@ -126,5 +126,5 @@ def read_in_batch(place: Place, options: ReadOptions, output: Ahead, asked: Aske
         return read_in_child(place, options, fork=threading.active_count() == 1, output=output)
     completion = Completion(options)
     with located(place.name), quiet():
-        found = READERS.read(place, options, output.prepare, lambda stored: completion.begin(stored, output.layer), asked)
+        found = READERS.read(place, options, output.prepare, lambda stored: completion.begin(stored, output.layers), asked)
         return resolve(found, options, completion)

@@ -115,7 +115,7 @@ class Readers:
         reader.close()
         return None
 
-    def read(self, place: Place, options: ReadOptions, meanwhile: Callable[[], object], each: Callable[[Stored], object],
+    def read(self, place: Place, options: ReadOptions, meanwhile: Callable[[], object], each: Callable[[list[Stored]], object],
              asked: Asked | None = None) -> Found | ReadBack:
         """Like `child.start` and `child.finish`, by a waiting process, a new one, or the one that is already reading this file. If
         a process dies that had waited for a file, or had to wait with its answer, a new one tries again: the file may not be to blame. Then
@@ -197,7 +197,7 @@ class _DiedError(Exception):
         self.reason = reason
 
 
-def _answer(reader: Reader, place: Place, options: ReadOptions, meanwhile: Callable[[], object], each: Callable[[Stored], object],
+def _answer(reader: Reader, place: Place, options: ReadOptions, meanwhile: Callable[[], object], each: Callable[[list[Stored]], object],
             asked: Asked | None) -> Found | ReadBack:
     from exporter.pipeline.message import Reader as Message
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
+from exporter.batchnorm.alike import of_run, runs
 from exporter.batchnorm.bundle import Bundle, ReadBack
 from exporter.batchnorm.gate import remarks_on
 from exporter.batchnorm.layer import BatchNorm
@@ -32,19 +35,27 @@ class Completion:
         """
         if id(stored) not in self._made:
             known = self._with_options(stored)
-            if known.epsilon is None or known.axis is None or self.is_refused(known):
+            if not self._is_complete(known):
                 return None
             self._made[id(stored)] = stored, _converted(known)
         return self._made[id(stored)][1]
 
-    def begin(self, stored: Stored, each: Callable[[BatchNorm], object]) -> None:
-        """Calls `each` with the layer, long before all layers are known, if no problem is known so far."""
-        try:
-            layer = self.layer(stored) if self._options.wants(stored.path) else None
-        except ExporterError:  # `resolve` handles it again later, when a better error may be known
-            return
-        if layer is not None:
-            each(layer)
+    def begin(self, layers: Sequence[Stored], each: Callable[[list[BatchNorm]], object]) -> None:
+        """Calls `each` with these layers, long before all are known, but without those with a known problem."""
+        pairs = [(stored, self._with_options(stored)) for stored in layers if self._options.wants(stored.path)]
+        pairs = [pair for pair in pairs if self._is_complete(pair[1])]
+        left = iter([stored for stored, _ in pairs])
+        for run in runs(known for _, known in pairs):
+            same = list(itertools.islice(left, len(run)))
+            try:
+                made = of_run(run) if run[0].statistic is Statistic.VARIANCE else [_converted(known) for known in run]
+                self._made |= {id(stored): (stored, layer) for stored, layer in zip(same, made)}
+            except ExporterError:  # of one of them; `resolve` handles it again later, when a better error may be known
+                for stored in same:
+                    with contextlib.suppress(ExporterError):
+                        self.layer(stored)
+        if begun := [self._made[id(stored)][1] for stored, _ in pairs if id(stored) in self._made]:
+            each(begun)
 
     def unusable(self, stored: Stored, error: LayerError) -> Unusable:
         """A layer that `layer` refused, with what the user gave."""
@@ -57,6 +68,9 @@ class Completion:
     def is_refused(self, stored: Stored) -> bool:
         """Whether its axis is known, but there is a doubt that the user did not override."""
         return bool(stored.doubt) and not self._options.stored_statistics and (stored.axis is not None or len(stored.shape) == 1)
+
+    def _is_complete(self, stored: Stored) -> bool:
+        return stored.epsilon is not None and stored.axis is not None and not self.is_refused(stored)
 
     def _with_options(self, stored: Stored) -> Stored:
         options = self._options
@@ -81,7 +95,9 @@ def resolve(found: Found | ReadBack, options: ReadOptions, completion: Completio
         return read_back(found, options)
     everything = unique_paths(found.layers)
     _check_layers_option(everything, found.skipped, options)
-    completion = completion or Completion(options)
+    if completion is None:
+        completion = Completion(options)
+        completion.begin(everything, lambda layers: None)
     what = _Sorted(found, [each for each in found.skipped if options.wants(each.path)])
     for stored in everything:
         if options.wants(stored.path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
 from exporter.errors import UsageError
@@ -41,9 +41,9 @@ class Output:
 
         exporter.batchnorm.schema.prepare()
 
-    def layer(self, layer: BatchNorm) -> None:
-        """Works ahead on a layer that the bundle will probably contain."""
-        self._writer.layer(layer)
+    def layers(self, layers: Sequence[BatchNorm]) -> None:
+        """Works ahead on layers that the bundle will probably contain."""
+        self._writer.layers(layers)
 
     def end(self, bundle: Bundle) -> None:
         """Writes `bundle`. Raises OutputError (an existing file is unchanged), MissingExtra."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Protocol
 
@@ -30,8 +30,8 @@ TARGETS = tuple(dict.fromkeys(SUFFIXES.values()))
 class Writer(Protocol):
     """An output that is being made."""
 
-    def layer(self, layer: BatchNorm) -> None:
-        """Works ahead on a layer that the bundle will probably contain; `end` uses the results only for exactly the layers that it gets."""
+    def layers(self, layers: Sequence[BatchNorm]) -> None:
+        """Works ahead on layers that the bundle will probably contain; `end` uses the results only for exactly the layers that it gets."""
 
     def end(self, bundle: Bundle) -> Iterable[bytes]:
         """The contents of the output file, in pieces: they may be many times as large as the bundle."""
@@ -54,7 +54,7 @@ class _Whole:
     def __init__(self, target: Target, options: WriteOptions) -> None:
         self._target, self._options = target, options
 
-    def layer(self, layer: BatchNorm) -> None:
+    def layers(self, layers: Sequence[BatchNorm]) -> None:
         pass
 
     def end(self, bundle: Bundle) -> Iterable[bytes]:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import orjson
 
-from exporter.batchnorm import schema
+from exporter.batchnorm import alike, schema, schema_checks, vectors
 from exporter.batchnorm.bundle import Bundle
-from exporter.batchnorm.document import frame, layer_entry, portable
+from exporter.batchnorm.document import calls_entry, frame, layer_entry, portable
 from exporter.batchnorm.layer import BatchNorm
 from exporter.errors import ExporterError
 
@@ -24,6 +24,8 @@ MARK = rb'\{\s*"format": "bn-bundle"'
 OPTIONS = frozenset({"vectors"})
 
 
+OWN = frozenset({"name", "path", "inputs", "outputs", "calls"})  # fields in which layers that are alike differ, beside their numbers
+AT_ONCE = 256  # layers
 LARGE = 1 << 16  # channels of a layer whose text is not made in advance, because it is many times as large as the parameters
 
 
@@ -34,11 +36,12 @@ class JsonWriter:
         self._options = options
         self._made: dict[int, tuple[BatchNorm, bytes]] = {}  # by id: thousands may have the same path, and so the same hash
 
-    def layer(self, layer: BatchNorm) -> None:
-        """Makes the text of a layer."""
-        if layer.channels <= LARGE:
-            with contextlib.suppress(ExporterError):
-                self._made[id(layer)] = layer, _entry_at_once(layer, self._options)
+    def layers(self, layers: Sequence[BatchNorm]) -> None:
+        """Makes the text of layers."""
+        for run in alike.runs(layers):
+            if run[0].channels <= LARGE:
+                with contextlib.suppress(ExporterError):
+                    self._made |= {id(layer): (layer, text) for layer, text in zip(run, _entries_of_run(run, self._options))}
 
     def end(self, bundle: Bundle) -> Iterator[bytes]:
         """The document in pieces, validated against the schema, one key per line."""
@@ -55,8 +58,10 @@ class JsonWriter:
     def _layers(self, bundle: Bundle) -> Iterator[bytes]:
         for place, layer in enumerate(bundle.layers):
             yield b",\n    {" if place else b"[\n    {"
+            if id(layer) not in self._made and layer.channels <= LARGE:
+                self.layers([other for other in bundle.layers[place: place + AT_ONCE] if id(other) not in self._made])
             if id(layer) in self._made:
-                yield self._made[id(layer)][1]
+                yield self._made.pop(id(layer))[1]
             else:
                 yield from _entry(layer, self._options)
             yield b"\n    }"
@@ -86,6 +91,42 @@ def _entry_at_once(layer: BatchNorm, options: WriteOptions) -> bytes:
     for field, held in _content(layer, options).items():
         kept = portable(held) if type(held) in (np.ndarray, dict) else held
         parts += _before(field), orjson.dumps(kept, option=orjson.OPT_SERIALIZE_NUMPY)
+    return b"".join(parts)[1:]
+
+
+def _entries_of_run(run: Sequence[BatchNorm], options: WriteOptions) -> Iterator[bytes]:
+    """`_entry_at_once` of each of the layers, which are alike: the texts of the others are made like that of the first."""
+    if len(run) == 1:
+        yield _entry_at_once(run[0], options)
+        return
+    rows = np.concatenate([alike.stacked(run), *(vectors.of_run(run) if options.vectors else ())], axis=1)
+    each, count = rows.shape[1], len(run[0].parameters())
+    held = portable(rows)
+    texts = _text(held.reshape(len(run) * each, -1))[2:-2].split(b"],[")
+    template = _template(_content(run[0], options), each - count)
+    are_fine = schema_checks.are_numbers(rows) and held.dtype == np.result_type(rows, np.float32)  # else some need more digits
+    for start, layer in zip(range(0, len(texts), each), run):
+        own = {"name": layer.name, "path": layer.path, **calls_entry(layer)}
+        if not (are_fine and schema.accepts(own)):
+            yield _entry_at_once(layer, options)
+            continue
+        name, path, *calls = map(orjson.dumps, own.values())
+        numbers = texts[start: start + each]
+        yield template % (name, path, *numbers[:count], *calls, *numbers[count:])
+
+
+def _template(content: dict[str, Any], rows: int) -> bytes:
+    """The text of a layer, with %b for its name, its numbers and its calls. rows: of its vectors, half of them inputs."""
+    half = b",".join([b"[%b]"] * (rows // 2))
+    parts: list[bytes] = []
+    for field, held in content.items():
+        if field == "vectors":
+            text = b'{"input":[' + half + b'],"output":[' + half + b"]}"
+        elif type(held) is np.ndarray:
+            text = b"[%b]"
+        else:
+            text = b"%b" if field in OWN else orjson.dumps(held).replace(b"%", b"%%")
+        parts += _before(field), text
     return b"".join(parts)[1:]
 
 

@@ -165,7 +165,7 @@ def sent(found, announced=()):
     return b"".join(parts)
 
 
-def received(data, step=1 << 20, each=lambda layer: None):
+def received(data, step=1 << 20, each=lambda layers: None):
     reader = message.Reader(FormatError("was damaged by it"), each)
     for at in range(0, len(data), step):
         reader.feed(data[at:at + step])
@@ -178,7 +178,7 @@ def test_a_message_may_come_in_pieces(step):
                        make_stored("c", gamma=False, shape=(2, 3), axis=(1, 3)), skipped=[("d", "why")])
     found.warn("mind this")
     seen = []
-    got = received(sent(found), step, seen.append)
+    got = received(sent(found), step, seen.extend)
     assert all(map(same_layer, got.layers, found.layers))
     assert (got.origin, got.skipped, got.warnings) == (found.origin, found.skipped, found.warnings)
     assert seen == got.layers  # the very same, so that what was made of them in the meantime holds
@@ -210,21 +210,21 @@ class Watched:
     """An output that notes what happens to it."""
 
     def __init__(self):
-        self.writer, self.layers, self.prepared = bundle_json.writer(WriteOptions()), [], 0
+        self.writer, self.came, self.prepared = bundle_json.writer(WriteOptions()), [], 0
 
     def prepare(self):
         self.prepared += 1
 
-    def layer(self, layer):
-        self.layers.append(layer)
-        self.writer.layer(layer)
+    def layers(self, layers):
+        self.came += layers
+        self.writer.layers(layers)
 
 
 def test_a_text_that_was_made_early_is_the_one_that_is_written(monkeypatch):
     output = Watched()
     bundle = read.read_in_child(Place(MODEL), ReadOptions(), fork=True, output=output)
     assert output.prepared == 1
-    assert set(output.layers) == set(bundle.layers)
+    assert set(output.came) == set(bundle.layers)
     want = bundle_json.write(bundle, WriteOptions())
     monkeypatch.setattr(bundle_json, "layer_entry", None)  # nothing is made a second time
     assert b"".join(output.writer.end(bundle)) == want
@@ -233,7 +233,7 @@ def test_a_text_that_was_made_early_is_the_one_that_is_written(monkeypatch):
 def test_only_layers_that_are_wanted_are_worked_on_early():
     output = Watched()
     bundle = read.read_in_child(Place(SEVERAL), ReadOptions(layers=("block_a/*",)), fork=True, output=output)
-    assert [layer.path for layer in output.layers] == bundle.paths() == ["block_a/bn"]
+    assert [layer.path for layer in output.came] == bundle.paths() == ["block_a/bn"]
 
 
 def test_a_layer_that_cannot_be_written_is_not_made_early(monkeypatch):
@@ -243,7 +243,7 @@ def test_a_layer_that_cannot_be_written_is_not_made_early(monkeypatch):
     output = Watched()
     with pytest.raises(ExporterError):
         read.read_in_child(Place(MODEL), ReadOptions(), fork=True, output=output)
-    assert [layer.path for layer in output.layers] == ["d"]
+    assert [layer.path for layer in output.came] == ["d"]
 
 
 PROGRAM = """

@@ -28,7 +28,7 @@ def sent(answer):
     return bytes(data)
 
 
-def received(data, each=lambda layer: None):
+def received(data, each=lambda layers: None):
     reader = Reader(BROKEN, each)
     reader.feed(data)
     return reader.answer()
@@ -58,7 +58,7 @@ def everything():
 
 def test_all_that_was_found_arrives():
     found, came = everything(), []
-    got = received(sent(found), came.append)
+    got = received(sent(found), came.extend)
     assert [layer.path for layer in came] == ["a", "b", "c", "d"]
     for one, other in zip(found.layers, got.layers, strict=True):
         assert type(other) is Stored

@@ -66,7 +66,7 @@ def test_layers_of_one_path_take_linear_work():
             sender.layer(stored)
         sender.answer(found)
         completion, output = Completion(options), bundle_json.writer(WriteOptions(vectors=False))
-        reader = message.Reader(FormatError("damaged"), lambda stored: completion.begin(stored, output.layer))
+        reader = message.Reader(FormatError("damaged"), lambda stored: completion.begin(stored, output.layers))
         reader.feed(b"".join(data))
         b"".join(output.end(resolve(reader.answer(), options, completion)))
 
