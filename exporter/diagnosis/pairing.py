@@ -108,7 +108,7 @@ def _by_path(found: Pairing, may: Callable[[Ported], bool]) -> None:
     for at, layer in list(found.left.items()):
         if layer.path in exact and may(layer):
             found.add(at, exact[layer.path], PATH)
-    mine = {at: _parts(layer.path) for at, layer in found.left.items() if may(layer)}
+    mine = {at: _parts(layer.path) for at, layer in found.left.items()}
     theirs = {at: _parts(layer.path) for at, layer in found.right.items() if may(layer)}
     ends: dict[tuple[str, ...], list[int]] = {}
     for at, parts in theirs.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import numpy as np
+import pytest
 
 from exporter.batchnorm.places import Call, Neighbor
 from exporter.diagnosis import comparison_page
@@ -95,3 +96,11 @@ def test_of_very_many_channels_some_are_drawn(monkeypatch):
     places = [round(value * 120 / 99) for value in (0, 7, 33, 50, 66, 99)]
     found = {int(x) for x in re.findall(r'cx="(\d+)"', text)}
     assert {places[0], places[1], places[3], places[5]} <= found
+
+
+@pytest.mark.parametrize(("mine", "theirs", "dots"), [
+    ([1, 2], [1, 2], 2), ([np.nan, 2], [1, 2], 1), ([1, 2], [1, np.inf], 1), ([np.nan], [1], 0), ([5], [5], 1)])
+def test_only_finite_numbers_are_drawn(mine, theirs, dots):
+    drawing = comparison_page._scatter(np.array(mine, float), np.array(theirs, float))
+    assert drawing.count("<circle") == dots
+    assert "nan" not in drawing

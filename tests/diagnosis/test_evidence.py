@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import types
 
 import numpy as np
 import pytest
@@ -292,3 +293,16 @@ def test_what_half_a_unit_of_a_parameter_may_change(name):
     found = gather(layer, numbers(x), numbers(x), slack={name: np.full(4, half)})
     moved = layer.replace(**{name: layer.parameters()[name] + half})
     assert found.slack == pytest.approx(np.abs(moved(x) - layer(x)), rel=2e-3, abs=1e-13)
+
+
+def test_how_many_results_are_tried(monkeypatch):
+    """Of the right formula, of each mistake, and of two in the order of the table, where neither stands alone."""
+    def mistake(code, alone, variants):
+        wrong = None if variants is None else lambda case: ((str(number), case) for number in range(variants))
+        return types.SimpleNamespace(code=code, alone=alone, wrong=wrong)
+
+    known = [mistake("A", False, 1), mistake("B", False, 2), mistake("C", True, 1), mistake("D", False, None)]
+    monkeypatch.setattr(chance, "MISTAKES", known)
+    found = gather(make_layer(shape=(3,)), numbers("1"), numbers("0.5"))
+    assert [chance.expected([found], mistakes=mistakes, pairs=pairs)[1] for mistakes, pairs in (
+        (False, False), (True, False), (True, True))] == [3, 3 * (1 + 4), 3 * (1 + 4 + 2)]

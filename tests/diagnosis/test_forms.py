@@ -7,20 +7,22 @@ import json
 import subprocess
 import sys
 import types
+import zipfile
 
 import numpy as np
 import pytest
 
 import exporter
 from exporter.diagnosis import ports
-from exporter.diagnosis.alone import of_port
-from exporter.diagnosis.ports import c_header, csv_table, flat_json, torch_child
+from exporter.diagnosis.alone import of_numbers, of_port
+from exporter.diagnosis.ports import c_header, csv_table, flat_json, torch_child, torch_state
 from exporter.diagnosis.ports.port import FLAX, PLAIN, TORCH, Port, Ported, coarsest, flat
 from exporter.diagnosis.ports.state import gather, parted, port_of
+from exporter.diagnosis.samples import numbers
 from exporter.files.place import Place
 from exporter.formats.safetensors import parse
+from tests.make import ports as making
 from tests.make.layers import make_bundle, make_layer, mixed
-from tests.make.ports import torch_state
 
 
 def at(tmp_path, content, name="f"):
@@ -318,7 +320,7 @@ def child(monkeypatch, tmp_path, content):
 
 def test_the_tensors_that_a_batch_norm_may_have_are_sent(monkeypatch, tmp_path):
     layer = make_layer("bn", seed=3)
-    state = {name: Tensor(values) for name, values in torch_state(layer).items()}
+    state = {name: Tensor(values) for name, values in making.torch_state(layer).items()}
     half = Tensor(np.array([0x3F80, 0xC000], np.uint16), "bfloat16")
     monkeypatch.setattr(torch_child, "MAX_CHANNELS", 8)
     status, data = child(monkeypatch, tmp_path, {"state_dict": {**state, "half": half, "one": Tensor(np.ones((1, 3, 1), np.float32))},
@@ -328,7 +330,7 @@ def test_the_tensors_that_a_batch_norm_may_have_are_sent(monkeypatch, tmp_path):
     metadata, tensors = parse(data)
     assert metadata == {}
     assert set(tensors) == {*(f"state_dict.{name}" for name in (*state, "half", "one")), "5.x"}
-    for name, values in torch_state(layer).items():
+    for name, values in making.torch_state(layer).items():
         found = tensors[f"state_dict.{name}"]
         assert (found.shape, found.data) == (values.shape, values.tobytes())
         assert found.dtype == ("I64" if name.endswith("tracked") else "F32")
@@ -380,7 +382,7 @@ def test_what_the_child_sends_is_a_port(monkeypatch, tmp_path):
     from exporter.diagnosis.ports import torch_state as form
 
     layer = make_layer("bn", seed=3)
-    state = {name: Tensor(values) for name, values in torch_state(layer).items()}
+    state = {name: Tensor(values) for name, values in making.torch_state(layer).items()}
     state["bn.bias"] = Tensor((layer.beta.view(np.uint32) >> 16).astype(np.uint16), "bfloat16")
     data = child(monkeypatch, tmp_path, state)[1]
     monkeypatch.setattr(form.importlib.util, "find_spec", lambda name: object())
@@ -417,3 +419,25 @@ def test_bundles_are_no_foreign_forms(tmp_path):
         assert ports.form_of(Place(tmp_path / f"b{suffix}")) is None
     assert ports.form_of(Place(tmp_path)) is None
     assert ports.read(Place(tmp_path / "absent")) is None
+
+
+def test_numbers_of_a_json_object_are_text(tmp_path, monkeypatch):
+    (tmp_path / "a.json").write_text('{"mean": [1, 2], "variance": [1, 2]}')
+    assert flat_json.claims(Place(tmp_path / "a.json"))
+    assert all(layer.text for layer in flat_json.read(Place(tmp_path / "a.json")).layers)
+    monkeypatch.setattr(flat_json, "MAX_BYTES", 10)
+    assert not flat_json.claims(Place(tmp_path / "a.json"))
+
+
+@pytest.mark.parametrize(("name", "is_one"), [("archive/data.pkl", True), ("data.pkl", False), ("archive/data.txt", False)])
+def test_a_state_of_torch_by_its_first_member(tmp_path, name, is_one):
+    with zipfile.ZipFile(tmp_path / "s", "w") as file:
+        file.writestr(name, b"")
+        file.writestr("archive/data.pkl" if not is_one else "other", b"")
+    assert torch_state.claims(Place(tmp_path / "s")) is is_one
+
+
+def test_one_number_stands_for_all_channels():
+    given = of_numbers({"gamma": numbers("[1.5, 2]"), "mean": numbers("0.5")}, 1e-3)
+    (layer,) = given.bundle
+    assert (layer.gamma.tolist(), layer.moving_mean.tolist()) == ([1.5, 2], [0.5, 0.5])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import types
 import zipfile
 
 import h5py
@@ -165,3 +166,13 @@ def test_what_a_model_does_not_contain_is_absent(monkeypatch):
     checks, absent = live.check_live(make_bundle(*layers), Place("m"))
     assert ([check.path for check in checks], absent) == (["b"], ["a"])
     assert checks[0].passed
+
+
+def test_without_keras_nothing_is_run(tmp_path, monkeypatch):
+    def absent(name):
+        raise ImportError(name)
+
+    monkeypatch.setattr(live, "importlib", types.SimpleNamespace(import_module=absent))
+    (tmp_path / "m.keras").write_bytes(b"")
+    with pytest.raises(exporter.MissingExtra, match="running the real layers"):
+        live._load(Place(tmp_path / "m.keras"), ".keras")

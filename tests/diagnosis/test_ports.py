@@ -397,3 +397,14 @@ def test_each_type_of_numbers_in_onnx(tmp_path, dtype, raw):
     (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
     found = exporter.compare(make_bundle(layer), tmp_path / "m.onnx")
     assert found.same, found.text()
+
+
+def test_a_function_without_a_description_is_called_by_its_name(two, tmp_path):
+    import onnx
+
+    exporter.write(two, tmp_path / "ours.onnx")
+    model = onnx.load(tmp_path / "ours.onnx")
+    for function in model.functions:
+        function.ClearField("doc_string")
+    onnx.save(model, tmp_path / "m.onnx")
+    assert [layer.path for layer in onnx_graph.read(Place(tmp_path / "m.onnx")).layers] == [function.name for function in model.functions]

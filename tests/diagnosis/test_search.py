@@ -535,3 +535,12 @@ def test_numbers_that_a_mistake_explains_as_they_are_typed_are_taken_so():
     found = diagnose(layer, str(x), str(wrong))
     assert found.explanations[0].codes == ("BN132",)
     assert not any("rounded to the typed digits" in note for note in found.notes)
+
+
+def test_of_several_layers_that_do_not_fit_the_nearest_is_shown():
+    layers = [make_layer(path, seed=number, shape=(6,)) for number, path in enumerate("abc")]
+    x = np.random.default_rng(0).normal(size=(9, 6)).astype("f4")
+    noise = np.random.default_rng(1).uniform(0.01, 0.02, x.shape).astype("f4")
+    found = diagnose(make_bundle(*layers), x, layers[1](x) + noise)
+    assert (found.verdict, found.layer, found.explanations) == ("differs", "b", ())
+    assert any("no layer was given and none of 3 fits; the comparison is with the one that comes nearest" in note for note in found.notes)
