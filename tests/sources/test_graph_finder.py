@@ -20,6 +20,8 @@ INSIDE = {
               node("s", "Sub", "beta", "mi:z:0"), node("y", "AddV2", "xi:z:0", "s:z:0")]}
 CALLS = {
     "PartitionedCall": lambda given: node("c", "PartitionedCall", *given, f=Function("inner")),
+    "TPUPartitionedCall": lambda given: node("c", "TPUPartitionedCall", *given, "device", f=Function("inner")),
+    "XlaLaunch": lambda given: node("c", "XlaLaunch", *given, function=Function("inner")),
     "by name": lambda given: node("c", "inner", *given),
     "If": lambda given: node("c", "If", "p", *given, then_branch=Function("inner"), else_branch=Function("inner")),
     "StatelessCase": lambda given: node("c", "StatelessCase", "p", *given, branches=Function("inner")),
@@ -34,7 +36,7 @@ def test_functions_that_functions_call(tmp_path, inside, call):
     result = {"Rsqrt": "y:z:0"}.get(inside, "y:y:0")
     passed = {name: name for name in ROLES} if call == "While" else {}
     inner = function("inner", ["h", *ROLES], INSIDE[inside], {"h": result, **passed})
-    outer = function("outer", ["p", "h", *ROLES], [CALLS[call](["h", *ROLES])], {"o": "c:output:0"})
+    outer = function("outer", ["p", "h", *ROLES], [const("device", np.int32(0)), CALLS[call](["h", *ROLES])], {"o": "c:output:0"})
     never = function("never", ["h", *ROLES], [], {"c": "h"})
     bundle = read(tmp_path, X, node("p", "Placeholder"), *nodes, node("o", "PartitionedCall", "p", "x", *reads, f=Function("outer")),
                   functions=[inner, outer, never])

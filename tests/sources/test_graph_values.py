@@ -23,7 +23,7 @@ def with_gamma(tmp_path, gamma, *more, values=None):
 
 
 @pytest.mark.parametrize("op", ["Identity", "RefIdentity", "ReadVariableOp", "Enter", "RefEnter", "Exit", "Snapshot", "StopGradient",
-                                "PreventGradient", "CheckNumerics", "Cast", "EnsureShape", "Switch", "RefSwitch", "IdentityN"])
+                                "PreventGradient", "CheckNumerics", "Cast", "EnsureShape", "Switch", "RefSwitch", "_SwitchN", "IdentityN"])
 def test_ops_that_hand_a_value_on(tmp_path, op):
     """As they come between a variable and what computes with it, in one version or another."""
     values = parameters()

@@ -37,8 +37,8 @@ def tensors(scope, values, names=ROLES):
     return {f"{scope}/{name}": value for name, value in zip(names, values, strict=True)}
 
 
-def freeze(folder, *nodes, **options):
-    (folder / "g.pb").write_bytes(graph(*nodes))
+def freeze(folder, *nodes, functions=(), **options):
+    (folder / "g.pb").write_bytes(graph(*nodes, functions=functions))
     return exporter.read(folder / "g.pb", **options)
 
 
@@ -246,6 +246,40 @@ def test_a_choice_between_the_statistics_of_the_batch_and_stored_ones_is_the_sto
     chosen = [node(f"s{n}", "SelectV2", "train", one, other) for n, (one, other) in enumerate(zip(batch, stored, strict=True))]
     bundle = freeze(tmp_path, X, node("train", "Placeholder"), *nodes, *of_batch, *chosen, *chain("bn", "x", gamma, beta, "s0", "s1"))
     check(bundle["bn"], values)
+
+
+AXES = {"negative": [const("axes", np.int32([-4, -3, -2]))], "one by one": [const("axes", np.int32([0, 1, 2]))],
+        "of the input": [node("rank", "Rank", "x"), const("n1", np.int32(1)), node("last", "Sub", "rank", "n1"), const("n0", np.int32(0)),
+                         node("axes", "Range", "n0", "last", "n1")]}
+
+
+@pytest.mark.parametrize("axes", sorted(AXES))
+@pytest.mark.parametrize("op", ["SelectV2", "If"])
+@pytest.mark.parametrize("form", ["chain", "centered"])
+def test_a_choice_of_statistics_over_axes_that_the_graph_counts_from_the_last_or_computes(tmp_path, axes, op, form):
+    """It was no batch norm, and missing in silence."""
+    values = parameters()
+    nodes, (gamma, beta, *stored) = frozen_variables("bn", values)
+    of_batch = [*AXES[axes], node("m", "Mean", "x", "axes"), node("d", "SquaredDifference", "x", "m"), node("v", "Mean", "d", "axes")]
+    ends = [function(name, ["a", "b"], [], {"o": name}) for name in "ab"]
+    chosen = [node(f"s{name}", "SelectV2", "train", name, one) if op == "SelectV2" else
+              node(f"s{name}", "If", "train", name, one, then_branch=Function("a"), else_branch=Function("b"))
+              for name, one in zip("mv", stored, strict=True)]
+    norm = chain("bn", "x", gamma, beta, "sm", "sv") if form == "chain" else [const("e", np.float32(1e-3)), *formula(
+        "y = (x - m) / sqrt(v + e) * g + b", "bn/", x="x", e="e", m="sm", v="sv", g=gamma, b=beta)]
+    bundle = freeze(tmp_path, X, node("train", "Placeholder"), *nodes, *of_batch, *chosen, *norm, functions=ends)
+    check(bundle["bn"], values)
+
+
+def test_a_choice_of_a_pooled_activation_and_a_vector_is_none_of_statistics(tmp_path):
+    """A learned token in place of what is masked: the input of a batch norm."""
+    values = parameters()
+    nodes, reads = frozen_variables("bn", values)
+    token, (token_read,) = frozen_variables("token", [np.float32([1, 2, 3])], ("token",))
+    for axes in ([1, 2], [-3, -2]):
+        chosen = [const("axes", np.int32(axes)), node("pooled", "Mean", "x", "axes"), node("c", "SelectV2", "mask", "pooled", token_read)]
+        bundle = freeze(tmp_path, X, node("mask", "Placeholder"), *token, *nodes, *chosen, *chain("bn", "c", *reads))
+        check(bundle["bn"], values)
 
 
 def test_a_statistic_is_one_however_often_it_is_added_to_itself(tmp_path):

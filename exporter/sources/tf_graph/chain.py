@@ -320,7 +320,8 @@ class Cone:
 
     def _is_input(self, source: Traced) -> bool:
         """Whether a value is computed from activations and is no statistic of them."""
-        return isinstance(source, Opaque) and self.tracer.moment(source) is None and self.tracer.of_activations(source)
+        return (isinstance(source, Opaque) and source.beside is None and self.tracer.moment(source) is None
+                and self.tracer.of_activations(source))
 
     def _centered(self, node: Node, x: Value, gamma: Traced | None, beta: Traced | None, variance: Traced,
                   epsilon: float | None) -> Chain | None:

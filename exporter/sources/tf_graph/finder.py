@@ -32,6 +32,7 @@ from exporter.sources.tf_graph.values import (
     Variable,
     is_made,
     operand,
+    shaped,
 )
 from exporter.sources.tf_graph.writes import Writes
 
@@ -250,7 +251,7 @@ class Finder:
         fed: the statistics that are inputs of an op that computes its own.
         """
         gamma, beta = (None if is_made(source, neutral) else source for source, neutral in ((roles.gamma, 1.0), (roles.beta, 0.0)))
-        mean, variance = (self.tracer.moment(source) or source for source in (roles.mean, roles.variance))
+        mean, variance = (_beside(source) or self.tracer.moment(source) or source for source in (roles.mean, roles.variance))
         moments = [one for one in (mean, variance) if isinstance(one, Moment)]
         reason, moving = op.reason, None
         if moments:
@@ -334,6 +335,13 @@ class Finder:
         if x not in self._ranks:
             self._ranks[x] = self._rank(x)
         return self._ranks[x]
+
+
+def _beside(statistic: Traced) -> Traced | None:
+    """The parameter that a graph may choose in place of a statistic of the batch."""
+    if not isinstance(statistic, Opaque) or statistic.beside is None:
+        return None
+    return shaped(statistic.beside, list(reversed(statistic.shaping)))
 
 
 def _is_number(frame: Frame, source: Variable | Constant | Parts) -> bool:

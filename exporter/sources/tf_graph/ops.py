@@ -9,12 +9,13 @@ from exporter.formats.tensorflow_types import dtype_of
 
 ATTRIBUTE_TYPE = 6  # the field of an AttrValue that is a type
 
-PASSES = frozenset({"Identity", "RefIdentity", "ReadVariableOp", "Switch", "RefSwitch", "Enter", "RefEnter", "Exit", "Snapshot",
+PASSES = frozenset({"Identity", "RefIdentity", "ReadVariableOp", "Switch", "RefSwitch", "_SwitchN", "Enter", "RefEnter", "Exit", "Snapshot",
                     "StopGradient", "PreventGradient", "CheckNumerics", "Cast", "EnsureShape"})
 VARIABLES = frozenset({"VariableV2", "Variable", "VarHandleOp", "AutoReloadVariable"})
-CALLS = {"PartitionedCall": "f", "StatefulPartitionedCall": "f", "RemoteCall": "f", "BatchFunction": "f"}
+CALLS = {"PartitionedCall": "f", "StatefulPartitionedCall": "f", "RemoteCall": "f", "BatchFunction": "f", "TPUPartitionedCall": "f",
+         "TPUPartitionedCallV2": "f", "MapDefun": "f", "XlaLaunch": "function", "XlaLaunchV2": "function"}
 CHOICES = {"If": ("then_branch", "else_branch"), "StatelessIf": ("then_branch", "else_branch"), "Case": ("branches",),
-           "StatelessCase": ("branches",)}
+           "StatelessCase": ("branches",), "XlaIf": ("then_branch", "else_branch")}
 LOOPS = {"While": ("body", "cond"), "StatelessWhile": ("body", "cond")}
 REDUCTIONS = frozenset({"Mean", "Sum"})
 # What makes a statistic of other statistics: arithmetic on each element, and sums over replicas. Sizes of tensors are numbers among these.
@@ -35,6 +36,6 @@ def truncates(node: Node) -> bool:
 
 def data_inputs(node: Node) -> list[Output]:
     """The inputs of a node without those that only select among others."""
-    if node.op in ("Switch", "RefSwitch"):
+    if node.op in ("Switch", "RefSwitch", "_SwitchN"):
         return node.inputs[:1]
     return node.inputs[1:] if node.op in CHOICES or node.op in ("Select", "SelectV2") else node.inputs

@@ -214,7 +214,11 @@ class Tracer:
             return moments[0]
         if len(by_identity) == 1 and all(self.is_statistic(source) for source in others):
             return next(iter(by_identity.values()))
-        return Opaque("a branch that is chosen only at run time", value) if by_identity or not others else others[0]
+        if not by_identity and others:
+            return others[0]
+        stored = [source for source in by_identity.values() if isinstance(source, (Variable, Constant, Parts))]
+        is_one = len(stored) == len(by_identity) == 1 and all(self.is_statistic(source, over_any=True) for source in others)
+        return Opaque("a branch that is chosen only at run time", value, beside=stored[0] if is_one else None)
 
     def _joined(self, value: Value, node: Node) -> Traced:
         last = len(node.inputs) - 1
@@ -274,18 +278,23 @@ class Tracer:
         return len(nodes) < MAX_PARAMETER_WIDTH and all(
             node is not None and (bool(node.inputs) or node.op == "Const" or node.op in VARIABLES) for node in nodes)
 
-    def is_statistic(self, source: Traced) -> bool:
-        """Whether a value is a statistic of the batch, or computed only from such statistics, parameters and numbers."""
-        return isinstance(source, Moment) and source.of_batch if not isinstance(source, Opaque) else bool(self.statistics(source))
+    def is_statistic(self, source: Traced, *, over_any: bool = False) -> bool:
+        """Whether a value is a statistic of the batch, or computed only from such statistics, parameters and numbers.
 
-    def statistics(self, source: Opaque) -> list[Moment | Variable | Constant | Parts]:
+        over_any: also one over axes that the graph counts from the last, or that are known only at run time: it may be of the batch.
+        """
+        if isinstance(source, Opaque):
+            return bool(self.statistics(source, over_any=over_any))
+        return isinstance(source, Moment) and (source.of_batch or (over_any and source.may_be_of_batch))
+
+    def statistics(self, source: Opaque, *, over_any: bool = False) -> list[Moment | Variable | Constant | Parts]:
         """The statistics of the batch and the parameters that a value is computed from; none where it is anything else."""
         queue, seen, found = [source.value], {source.value}, []
         for value in queue:
             inputs = self._operands(value)
             if not inputs and not self._is_size(value):
                 leaf = self._reduction(value) if value.op in REDUCTIONS else self.trace(value)
-                if isinstance(leaf, Opaque) or (isinstance(leaf, Moment) and not leaf.of_batch):
+                if isinstance(leaf, Opaque) or (isinstance(leaf, Moment) and not self.is_statistic(leaf, over_any=over_any)):
                     return []
                 found += [leaf] if not isinstance(leaf, Filled) else []
             new = [one for one in inputs if one not in seen]

@@ -92,14 +92,24 @@ class Moment:
     shaping: Shaping = ()
     axes: tuple[int, ...] | None = None
 
+    @property
+    def may_be_of_batch(self) -> bool:
+        """Whether it is, or is over axes that are known only at run time or with the rank."""
+        return self.of_batch or self.axes is None or any(axis < 0 for axis in self.axes)
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Opaque:
-    """Anything else. reason: what it is, for a message; value: the first output that could not be traced."""
+    """Anything else. reason: what it is, for a message; value: the first output that could not be traced.
+
+    beside: of a choice between a parameter and what may be a statistic of the batch, over axes known only at run time, the parameter: what
+    is read in inference if the value is a statistic of a batch norm. It may also be an activation, of which nothing is stored.
+    """
 
     reason: str
     value: Value
     shaping: Shaping = ()
+    beside: Variable | Constant | Parts | None = None
 
     @property
     def identity(self) -> Hashable:
