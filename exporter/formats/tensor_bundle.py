@@ -173,6 +173,7 @@ class TensorBundle(_Open):
             raise FormatError("the index requires a version of TensorFlow that does not exist yet", where=self.where)
         self._shards = shards
         self._files: dict[int, tuple[InputFile, int, str]] = {}
+        self._last: tuple[bytes | None, Message] = None, Message(b"")  # the last entry: asked for its type, then for its values
         self._stack.callback(self._close_shards)
 
     def _close_shards(self) -> None:
@@ -240,11 +241,14 @@ class TensorBundle(_Open):
         return out
 
     def _entry(self, name: str, key: bytes) -> Message:
+        if key == self._last[0]:
+            return self._last[1]
         value = self._table.get(key) if key else None
         if value is None:
             what = "is missing from the checkpoint" if key[:1] != b"\0" else "lacks a slice that the index lists"
             raise self._error(name, what)
-        return Message(value, f"{self.where}: entry of {name}")
+        self._last = key, Message(value, f"{self.where}: entry of {name}")
+        return self._last[1]
 
     def _array(self, name: str, entry: Message, dtype: DType, shape: tuple[int, ...]) -> NDArray[Any]:
         size, wanted = entry.integer(ENTRY_SIZE), math.prod(shape) * dtype.item_size

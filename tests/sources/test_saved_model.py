@@ -764,15 +764,15 @@ def test_which_graph_is_that_of_inference(tmp_path, graphs, chosen):
     assert of_inference(parts).tensorflow_version == f"1.{chosen}.0"
 
 
-def saved_functions(functions, more=()):
+def saved_functions(functions, more=(), bare=()):
     """Those of a SavedModel with the variables 2 to 6 of a batch norm and something else.
 
-    functions: {name: (nodes, outputs, variables)}. more: functions that these call.
+    functions: {name: (nodes, outputs, variables)}. more: functions that these call. bare: those that read nothing themselves.
     """
     bodies, concrete, names = [*more], b"", (*ROLES, "other")
     for name, (nodes, results, count) in functions.items():
         arguments = "gbmvo"[:count]
-        reads = [node(f"read_{one}", "ReadVariableOp", one) for one in arguments]
+        reads = [node(f"read_{one}", "ReadVariableOp", one) for one in arguments if name not in bare]
         bodies.append(function(name, ["x", *arguments], [*reads, *nodes], results))
         concrete += field(2, field(1, name) + field(2, field(2, bytes(range(2, 2 + count)))))
     objects = [({"bn": 1, "o": 6}, None), (CHILDREN, None)]

@@ -15,7 +15,7 @@ from exporter.sources.tf_graph.averages import Averages, without_correction
 from exporter.sources.tf_graph.chain import ADDITIONS, ROOTS, Chain, chains, inner, splits_batch, users_of
 from exporter.sources.tf_graph.graph_norm import ASSIGNED, OF_THE_BATCH, OTHER_DIVISOR, UNKNOWN_FORM, GraphNorm
 from exporter.sources.tf_graph.lookalikes import DIVIDES, lookalikes
-from exporter.sources.tf_graph.ops import CALLS, CHOICES, FUSED, LOOPS, PASSES, VARIABLES
+from exporter.sources.tf_graph.ops import CHOICES, FUSED, PASSES, VARIABLES, called_by, functions_called
 from exporter.sources.tf_graph.trace import Tracer
 from exporter.sources.tf_graph.values import (
     UNNAMED,
@@ -34,6 +34,7 @@ from exporter.sources.tf_graph.values import (
     operand,
     shaped,
 )
+from exporter.sources.tf_graph.wrappers import is_wrapper
 from exporter.sources.tf_graph.writes import Writes
 
 FUSED_EPSILON = float(np.float32(1e-4))  # the op's default, which SavedModels omit (tensorflow/core/ops/nn_ops.cc)
@@ -87,6 +88,7 @@ class Finder:
         self._interesting: dict[str, bool] = {}
         self._averages: Averages | None = None
         self._below: dict[Frame, dict[str, list[Frame]]] = {}
+        self._norms: dict[Frame, dict[str, GraphNorm]] = {}
         self._ranks: dict[Value, int | None] = {}
 
     def run(self) -> Iterator[tuple[Body, list[tuple[str, GraphNorm]]]]:
@@ -103,36 +105,51 @@ class Finder:
             yield root.body, norms
 
     def _of(self, frame: Frame, outer: str = "") -> Iterator[tuple[str, GraphNorm]]:
+        if frame not in self._norms:
+            self._norms[frame] = self._within(frame)
+        norms, below = self._norms[frame], self._below[frame]
+        for name in frame.body.nodes if norms or below else ():
+            if name in norms:
+                yield outer or name, norms[name]
+            for called in below.get(name, ()):
+                yield from self._of(called, outer or name)
+
+    def _within(self, frame: Frame) -> dict[str, GraphNorm]:
+        """The batch norms of a frame alone, by the name of their last op."""
         nodes = frame.body.nodes.values()
         norms = {node.name: norm for node in nodes if (norm := self._single(frame, node)) is not None}
-        if any(node.op in OPS_OF_CHAINS for node in nodes):
-            norms |= self._chains(frame)
-        for node in nodes:
-            if node.name in norms:
-                yield outer or node.name, norms[node.name]
-            for below in self._below[frame].get(node.name, ()):
-                yield from self._of(below, outer or node.name)
+        return norms | self._chains(frame) if any(node.op in OPS_OF_CHAINS for node in nodes) else norms
 
     def _walk(self) -> None:
         """Finds the called functions that may contain a batch norm, from the main graph and the bound functions, once for equal
         arguments."""
         seen: set[tuple[str, tuple[Hashable, ...]]] = set()
+        known = {(frame.body.name, tuple(map(frame.bound.get, frame.body.arguments))): frame for frame in self.tracer.roots}
         queue = list(self.tracer.roots)
         for frame in queue:
             below = self._below[frame] = {}
-            for node in frame.body.nodes.values():
-                for name, first in self._calls(frame, node):
-                    sources = [self.tracer.trace(Value(frame, output)) for output in node.inputs[first:]]
-                    key = name, tuple(source.identity for source in sources)
-                    if key not in seen:
-                        seen.add(key)
-                        below.setdefault(node.name, []).append(self.tracer.enter(frame, node, name, first))
-            queue += [one for frames in below.values() for one in frames]
+            for node, name, first in self._calls(frame):
+                if is_wrapper(frame, node):
+                    given = name, tuple(frame.bound.get(output.node) for output in node.inputs)
+                    if given not in known:
+                        known[given] = self.tracer.enter(frame, node, name, first)
+                    known[given].is_called = True
+                    below[node.name] = [known[given]]
+                    continue
+                sources = [self.tracer.trace(Value(frame, output)) for output in node.inputs[first:]]
+                key = name, tuple(source.identity for source in sources)
+                if key not in seen:
+                    seen.add(key)
+                    below.setdefault(node.name, []).append(self.tracer.enter(frame, node, name, first))
+            queue += [one for frames in below.values() for one in frames if one not in self._below]
 
-    def _calls(self, frame: Frame, node: Node) -> list[tuple[str, int]]:
-        if node.op not in CALLS and node.op not in CHOICES and node.op not in LOOPS and node.op not in self.graph:
-            return []
-        return [(name, first) for name, first in self.tracer.called(frame, node) if self._holds_norms(name)]
+    def _calls(self, frame: Frame) -> Iterator[tuple[Node, str, int]]:
+        """The calls of functions with batch norms: node, function, and the number of the input that is its first argument."""
+        nodes = frame.body.nodes.values()
+        calling = {op for op in {node.op for node in nodes} if functions_called(op) or op in self.graph}
+        for node in nodes if calling else ():
+            if node.op in calling:
+                yield from ((node, name, first) for name, first in self.tracer.called(frame, node) if self._holds_norms(name))
 
     def _holds_norms(self, function: str) -> bool:
         """Whether a function, or one that it calls, has an op from which a batch norm can be found."""
@@ -144,9 +161,7 @@ class Finder:
                     if node.op in OPS_OF_NORMS or FUSED.fullmatch(node.op):
                         self._interesting[function] = True
                         return True
-                    attributes = (CALLS.get(node.op, ""), *CHOICES.get(node.op, ()), *LOOPS.get(node.op, ()))
-                    called = [*node.functions(*filter(None, attributes)), *([node.op] if node.op in self.graph else [])]
-                    new = [name for name in called if name not in reached]
+                    new = [name for name in called_by(node, self.graph) if name not in reached]
                     reached.update(new)
                     names += new
         return self._interesting[function]
@@ -218,7 +233,7 @@ class Finder:
 
     def _chains(self, frame: Frame) -> dict[str, GraphNorm]:
         """Batch norms that consist of several ops, by the name of the last one."""
-        found = {}
+        found, roots = dict[str, GraphNorm](), set[str]()
         for root, kind, chain, variance in chains(self.tracer, frame, self._users_of(frame.body)):
             if chain is not None:
                 norm = self._chained(chain)
@@ -229,7 +244,8 @@ class Finder:
                 continue
             if norm is not None:
                 found[norm.node.name] = norm
-        for chain in lookalikes(self.tracer, frame, self._users_of(frame.body), found):
+                roots.add(root.name)
+        for chain in lookalikes(self.tracer, frame, self._users_of(frame.body), roots.union(found)):
             norm = self._chained(chain)
             if norm is not None:
                 found[norm.node.name] = dataclasses.replace(norm, reason=OTHER_DIVISOR)

@@ -22,10 +22,10 @@ MAX_LENGTH = 100  # ops in a row before a graph's input
 
 
 def lookalikes(tracer: Tracer, frame: Frame, users: dict[str, list[Node]], known: Collection[str]) -> Iterator[Chain]:
-    """Those of a frame. known: the last ops of its batch norms."""
-    seen: set[str] = set()
+    """Those of a frame. known: the roots and the last ops of its batch norms."""
+    seen = set(known)
     for node in frame.body.nodes.values():
-        if node.op not in DIVIDES:
+        if node.op not in DIVIDES or node.name in seen:
             continue
         divisor = inner(operand(frame, node, 1 if node.op in DIVISIONS else 0))
         root, kind = (node, "Rsqrt") if node.op == "Rsqrt" else (divisor.node, "Sqrt")
@@ -34,7 +34,7 @@ def lookalikes(tracer: Tracer, frame: Frame, users: dict[str, list[Node]], known
             continue
         seen.add(root.name)
         found = Cone(tracer, frame, users, [root], kind).find(source, None)
-        if found is not None and found.last.name not in known and _is_stored(found.mean) and _is_layer(tracer, found, divisor):
+        if found is not None and found.last.name not in seen and _is_stored(found.mean) and _is_layer(tracer, found, divisor):
             yield found
 
 

@@ -29,9 +29,11 @@ def graph_norms(graph: Graph, bound: Mapping[str, Sequence[Variable | Constant |
     Raises FormatError for a broken graph.
     """
     finder = Finder(graph, bound, main)
-    found, both, copies = [], set[tuple[Hashable, Hashable]](), collections.Counter[Hashable]()
+    found, unique, both = list[GraphNorm](), set[GraphNorm](), set[tuple[Hashable, Hashable]]()
+    copies = collections.Counter[Hashable]()
     for root, norms in finder.run():
-        found += _without_copies([norm for _, norm in norms], copies)
+        found += [norm for norm in dict.fromkeys(_without_copies([norm for _, norm in norms], copies)) if norm not in unique]
+        unique.update(found)
         is_served = is_of_inference(root.name)
         if is_served or main:
             both |= affine_of_both_modes(norms, root, is_served=is_served)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from exporter.formats.graph_def import Node, Output
+from exporter.formats.graph_def import Graph, Node, Output
 from exporter.formats.tensorflow_types import dtype_of
 
 ATTRIBUTE_TYPE = 6  # the field of an AttrValue that is a type
@@ -26,6 +26,16 @@ SIZES = frozenset({"Shape", "Size", "Rank"})
 OF_SIZES = frozenset({"Prod", "StridedSlice", "Gather", "GatherV2", "Cast", "Identity", "Pack"})  # compute a size of sizes
 WRITES = frozenset({"Assign", "AssignAdd", "AssignSub"})  # of reference variables: their output is the variable
 FUSED = re.compile(r"_?FusedBatchNorm(V2|V3|Ex)?")
+
+
+def functions_called(op: str) -> tuple[str, ...]:
+    """The attributes of an op that name the functions that it runs."""
+    return (CALLS[op],) if op in CALLS else (*CHOICES.get(op, ()), *LOOPS.get(op, ()))
+
+
+def called_by(node: Node, graph: Graph) -> list[str]:
+    """The functions that a node may run."""
+    return [*node.functions(*functions_called(node.op)), *([node.op] if node.op in graph else [])]
 
 
 def truncates(node: Node) -> bool:

@@ -57,7 +57,7 @@ class _Look:
         frame = norm.x.frame
         if norm.conditional or frame.body.nodes.get(norm.node.name) is not norm.node:
             return None
-        if frame.caller is not None and norm.node.name in self._results_of(frame.body):
+        if frame.is_called and norm.node.name in self._results_of(frame.body):
             return None  # what follows belongs to another body
         feeding = self._feeding(frame, norm)
         return None if feeding is None else Call((feeding,), tuple(map(_neighbor, self._following(frame.body, norm.node))))

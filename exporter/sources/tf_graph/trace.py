@@ -70,6 +70,7 @@ class Tracer:
             last = body.arguments[len(body.arguments) - len(variables) :] if variables else ()
             self.roots.append(Frame(body, bound={a: v for a, v in zip(last, variables) if v is not None}))
         self._memo: dict[Value, Traced] = {}
+        self._made: dict[Value, bool] = {}
         self._frames: dict[tuple[Frame, str, str], Frame] = {}
         self._depth = 0
 
@@ -274,9 +275,11 @@ class Tracer:
         """Whether a value is computed in a few ops from parameters and constants alone: exp(gamma), gamma[None, :, None, None]."""
         if not isinstance(source, Opaque):
             return False
-        nodes = list(itertools.islice(self._ancestors(source.value), MAX_PARAMETER_WIDTH))
-        return len(nodes) < MAX_PARAMETER_WIDTH and all(
-            node is not None and (bool(node.inputs) or node.op == "Const" or node.op in VARIABLES) for node in nodes)
+        if source.value not in self._made:
+            nodes = list(itertools.islice(self._ancestors(source.value), MAX_PARAMETER_WIDTH))
+            self._made[source.value] = len(nodes) < MAX_PARAMETER_WIDTH and all(
+                node is not None and (bool(node.inputs) or node.op == "Const" or node.op in VARIABLES) for node in nodes)
+        return self._made[source.value]
 
     def is_statistic(self, source: Traced, *, over_any: bool = False) -> bool:
         """Whether a value is a statistic of the batch, or computed only from such statistics, parameters and numbers.

@@ -130,15 +130,19 @@ class Roles(NamedTuple):
 
 
 class Frame:
-    """A function body in one call. caller, call, first: the calling frame and node, and the index of the first argument's input."""
+    """A function body in one call. caller, call, first: the calling frame and node, and the index of the first argument's input.
 
-    __slots__ = ("_arguments", "body", "bound", "call", "caller", "depth", "first")
+    is_called: whether a function calls it; also a frame without a caller, for that of another call in which all of it means the same.
+    """
+
+    __slots__ = ("_arguments", "body", "bound", "call", "caller", "depth", "first", "is_called")
 
     def __init__(self, body: Body, caller: Frame | None = None, call: Node | None = None, first: int = 0,
                  bound: Mapping[str, Variable | Constant] | None = None) -> None:
         self.body, self.caller, self.call, self.first = body, caller, call, first
         self.bound = bound or {}
         self.depth: int = caller.depth + 1 if caller is not None else 0
+        self.is_called = caller is not None
         self._arguments = {name: number for number, name in enumerate(body.arguments)}
 
     def argument(self, name: str) -> int | None:

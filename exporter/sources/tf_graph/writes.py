@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 
 from exporter.formats.graph_def import Body, Node
-from exporter.sources.tf_graph.ops import CALLS, CHOICES, LOOPS
+from exporter.sources.tf_graph.ops import called_by, functions_called
 from exporter.sources.tf_graph.trace import Tracer
 from exporter.sources.tf_graph.values import Frame, Parts, Traced, Variable, operand
 
@@ -65,14 +65,12 @@ class Writes:
         """Whether a body, or one that it calls, assigns a variable."""
         if body.name not in self._changes:
             self._changes[body.name] = False  # a recursive call adds nothing
-            ops = {node.op for node in body.nodes.values()}
-            self._changes[body.name] = any(op.startswith(WRITERS) for op in ops) or any(
-                self._may_change(self._tracer.graph.function(name)) for node in body.nodes.values() for name in self._called(node))
+            graph, ops = self._tracer.graph, {node.op for node in body.nodes.values()}
+            calling = {op for op in ops if functions_called(op) or op in graph}
+            self._changes[body.name] = any(op.startswith(WRITERS) for op in ops) or (bool(calling) and any(
+                self._may_change(graph.function(name)) for node in body.nodes.values() if node.op in calling
+                for name in called_by(node, graph)))
         return self._changes[body.name]
-
-    def _called(self, node: Node) -> list[str]:
-        attributes = (CALLS.get(node.op), *CHOICES.get(node.op, ()), *LOOPS.get(node.op, ()))
-        return [*node.functions(*filter(None, attributes)), *([node.op] if node.op in self._tracer.graph else [])]
 
     def _before(self, body: Body, node: Node) -> set[str]:
         """The nodes that have run when a node runs; all of them where that takes too long to find out."""
