@@ -3,7 +3,8 @@
     tensorpack    bn0/gamma:0, bn0/beta:0, bn0/mean/EMA:0, bn0/variance/EMA:0
     Keras 2 on    bn/gamma:0, bn/beta:0, bn/moving_mean:0, bn/moving_variance:0; TensorFlow's layers alike, with or without ":0"
 
-They contain no epsilon: the user gives it, or an architecture with the same names. Arrays of objects are pickles and never read.
+Epsilon is no weight: it is in an array bn/epsilon that somebody added, in an architecture with the same names, or the user gives it.
+Arrays of objects are pickles and never read.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ _NAME = re.compile(rf"(?:(.*)/)?({'|'.join(ROLES)})(?::0)?", re.DOTALL)
 _RENORM = re.compile(r"(moving_stddev|renorm_(mean|stddev)(_weight)?)(:0)?")
 _OLD = re.compile(r".*_running_(mean|std)(:0)?", re.DOTALL)
 _AVERAGE = re.compile(rf"((?:.*/)?(?:{'|'.join(ROLES)}))/ExponentialMovingAverage(?::0)?", re.DOTALL)
+_EPSILON = re.compile(r"(.*)/(?:epsilon|eps)(?::0)?", re.DOTALL)
 _UNNAMED = re.compile(r"arr_\d+")
 
 Scopes = dict[str, dict[str, str]]
@@ -84,11 +86,27 @@ class _Arrays:
     def __init__(self, file: InputFile) -> None:
         self._archive = Archive(file)
         self.names = [member.name.removesuffix(".npy") for member in self._archive.members]
+        self.epsilons: dict[str, list[str]] = {}  # by the scope
+        for name in self.names:
+            if match := _EPSILON.fullmatch(name):
+                self.epsilons.setdefault(match[1], []).append(name)
         self._averages = {match[1]: name for name in self.names if (match := _AVERAGE.fullmatch(name))}
 
     def average_of(self, name: str) -> str | None:
         """The name of a variable's moving average over the steps of training; None if there is none."""
         return self._averages.get(name.removesuffix(":0"))
+
+    def epsilon_of(self, scope: str, said: float | None) -> float | None:
+        """The epsilon of a scope; said: that of its config. Raises: FormatError if there are two, or it is no number."""
+        found = said
+        for name in self.epsilons.get(scope, ()):
+            values, _ = self.read(name)
+            if values.size != 1 or not 0 <= (own := float(values.reshape(-1)[0])) <= np.finfo(np.float32).max:
+                raise FormatError("expected one number that is not negative as epsilon", where=name)
+            if found is not None and values.dtype.type(found) != values.reshape(-1)[0]:
+                raise FormatError(f"its epsilon is {own}, according to another array or its config {found}", where=name)
+            found = own if found is None else found
+        return found
 
     def read(self, name: str) -> tuple[NDArray[Any], str]:
         """Values and the name of their type."""
@@ -145,8 +163,9 @@ def _add(arrays: _Arrays, whole: Scopes, found: Found, options: ReadOptions) -> 
         if fields is not None and ((fields.scale is False) == ("gamma" in roles) or (fields.center is False) == ("beta" in roles)):
             raise FormatError(f"the archive contains {names(roles)} for it, which does not match center and scale of its config",
                               where=path)
-        found.add(assemble(path or "batch_norm", node, fields, values, era, ranks.get(node) if node else None,
-                           name=scope.rpartition("/")[2] or "batch_norm"))
+        layer = assemble(path or "batch_norm", node, fields, values, era, ranks.get(node) if node else None,
+                         name=scope.rpartition("/")[2] or "batch_norm")
+        found.add(layer.replace(epsilon=arrays.epsilon_of(scope, layer.epsilon)))
     if averaged:
         found.warn(f"the archive also contains exponential moving averages of {names(averaged)}, which are not used; "
                    "--ema yes uses them, --ema no silences this")
@@ -179,7 +198,7 @@ def _beside(found: Iterable[str], whole: Scopes) -> Mapping[str, list[str]]:
     beside: dict[str, list[str]] = {scope: [] for scope in whole}
     for name in found:
         scope, _, last = name.rpartition("/")
-        if scope in beside and not _NAME.fullmatch(name) and not _RENORM.fullmatch(last):
+        if scope in beside and not any(form.fullmatch(name) for form in (_NAME, _EPSILON)) and not _RENORM.fullmatch(last):
             beside[scope].append(last)
     return beside
 

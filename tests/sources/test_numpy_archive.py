@@ -124,6 +124,26 @@ def test_what_is_no_plain_batch_norm_is_named(tmp_path):
                                     "sn": "it also contains mean_weights:0, variance_weights:0, which a batch norm does not have"}
 
 
+@pytest.mark.parametrize("said", [np.float64(1e-5), np.float32([1e-5])])
+def test_an_epsilon_beside_the_weights(tmp_path, said):
+    path = archive(tmp_path / "m.npz", **named("bn", values()), **named("bn/deep", values(1)), **{"bn/epsilon": said})
+    bundle = exporter.read(path, epsilon={"bn/deep": 0.25})
+    assert {layer.path: (layer.epsilon, layer.assumed) for layer in bundle} == {
+        "bn": (float(said.item()), ("axis",)), "bn/deep": (0.25, ("epsilon", "axis"))}
+    (tmp_path / "a.json").write_text(json.dumps(functional("m", norm("bn", epsilon=1e-5), norm("bn/deep"))))
+    assert exporter.read(path, architecture=tmp_path / "a.json")["bn"].epsilon == 1e-5
+    (tmp_path / "a.json").write_text(json.dumps(functional("m", norm("bn", epsilon=1e-3), norm("bn/deep"))))
+    assert "according to another array or its config 0.001" in refusal(path, FormatError, epsilon=None, architecture=tmp_path / "a.json")
+    both = archive(tmp_path / "m.npz", **named("bn", values()), **{"bn/epsilon": said, "bn/eps": np.float64(1e-3)})
+    assert "according to another array or its config" in refusal(both, FormatError)
+
+
+@pytest.mark.parametrize("said", [np.ones(2), np.float64(-1), np.float64("nan"), np.float64("inf"), np.float64(1e39), np.zeros(0)])
+def test_an_epsilon_that_is_none(tmp_path, said):
+    path = archive(tmp_path / "m.npz", **named("bn", values()), **{"bn/epsilon": said})
+    assert "bn/epsilon: expected one number that is not negative as epsilon" in refusal(path, FormatError)
+
+
 def test_a_class_that_computes_something_else_is_left_out(tmp_path):
     """The architecture says that its parameters are quantized: what stands in the archive is not what it computes with."""
     quantizer = {"class_name": "quantized_bits", "config": {"bits": 6}}
