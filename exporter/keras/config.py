@@ -53,10 +53,10 @@ class NormFields:
     scale: bool | None
     dtype: str | None
     ndim: int | None
-    mode: int = 0
-    renorm: bool = False
-    virtual_batch_size: int | None = None
-    synchronized: bool = False
+    mode: int
+    renorm: bool
+    virtual_batch_size: int | None
+    synchronized: bool
 
 
 def parse_config(text: str | bytes, where: str) -> Node:

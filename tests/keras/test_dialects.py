@@ -21,7 +21,7 @@ VARIANCE, DEVIATION, EPSILON_OUTSIDE = Statistic
 
 def fields(**changes):
     return NormFields(**{"axis": (3,), "epsilon": 1e-7, "momentum": 0.99, "center": True, "scale": True, "dtype": "float32", "ndim": None,
-                         **changes})
+                         "mode": 0, "renorm": False, "virtual_batch_size": None, "synchronized": False, **changes})
 
 
 @pytest.mark.parametrize(("text", "version", "is_tf_keras"), [

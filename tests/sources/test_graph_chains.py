@@ -84,6 +84,7 @@ NO_FORMULAS = [
     "r = rsqrt(v + e); s = r * g; w = c * s; h = relu(x); y = h + (-b - m * s)",
     "r = rsqrt(v + e); s = r * g; w = c * s; h = relu(x); y = h + (h - m * s)",
     "r = rsqrt(v + e); s = r * g; w = c * s; h = relu(x); y = b + (b - m * s)",
+    "r = rsqrt(v + e); w = r * c; k = c * w; l = g * w; h = relu(x); y = (h - m * r) * c + b",
     "r = rsqrt(v + e); y = x * r * (x - m)",
     "r = rsqrt(v + e); y = r * g + b"]
 

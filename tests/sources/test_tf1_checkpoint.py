@@ -424,6 +424,7 @@ def test_the_only_graph_of_the_folder_under_another_name(tmp_path):
     nodes, reads = variables("bn", names=names)
     index = save(tmp_path, tensors("bn", values, names), *nodes, *chain("bn", "x", *reads))
     (tmp_path / "model.ckpt.meta").rename(tmp_path / "graph-1203-084736.meta")
+    (tmp_path / "older.meta").mkdir()
     bundle = exporter.read(index)
     check(bundle["bn"], values)
     assert "graph-1203-084736.meta, the only graph beside the checkpoint" in bundle.warnings[0]

@@ -622,6 +622,16 @@ def test_a_wrapper_whose_layer_the_checkpoint_does_not_hold(tmp_path):
     assert {layer.path: layer.epsilon for layer in bundle} == {"bn": 1e-5, "sub/inner": 1e-6}
 
 
+def test_an_architecture_that_fits_two_of_three_models(tmp_path):
+    model = Model().norm("c", "layer-2", scope="more")
+    for name in "abc":
+        model.add(name, "layer-0")
+        model.norm(name, "layer-1", scope="bn")
+    tree = functional(layer("InputLayer", "in"), config("bn", 1e-5))
+    with pytest.raises(UsageError, match="the architecture fits several models of the checkpoint"):
+        read(model.write(tmp_path), architecture=architecture(tmp_path, tree))
+
+
 def test_an_architecture_cannot_name_a_subclassed_model(tmp_path):
     with pytest.raises(UsageError, match="is that of a functional or Sequential model"):
         read(Model().norm("bn").write(tmp_path), architecture=architecture(tmp_path, TREE))

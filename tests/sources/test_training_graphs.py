@@ -140,13 +140,14 @@ def test_averages_that_somebody_wrote_by_hand(tmp_path):
                              *chain("bn", "x", gamma, beta, mean, variance)))["bn"], values)
 
 
-@pytest.mark.parametrize("kept", [ROLES[:2], ROLES[:1], ROLES[1:2], ()], ids=len)
-def test_batch_renormalization_is_read_as_inference_will(tmp_path, kept):
-    """gamma * r and gamma * d + beta, r and d from the batch and renorm_mean, renorm_stddev."""
+@pytest.mark.parametrize(("kept", "op"), [(ROLES[:2], "RealDiv"), (ROLES[:1], "RealDiv"), (ROLES[1:2], "RealDiv"), ((), "RealDiv"),
+                                          ((), "Mul")])
+def test_batch_renormalization_is_read_as_inference_will(tmp_path, kept, op):
+    """gamma * r and gamma * d + beta, r and d from the batch and renorm_mean, renorm_stddev, which are neither gamma nor beta."""
     values = parameters()
     nodes, _ = variables("bn", 6, names=(*ROLES, "renorm_mean", "renorm_stddev")[:6])
     of_batch, mean, variance = moments("bn")
-    nodes += [node("sd", "Sqrt", variance), node("r", "RealDiv", "sd", "bn/renorm_stddev/read"), node("rs", "StopGradient", "r"),
+    nodes += [node("sd", "Sqrt", variance), node("r", op, "sd", "bn/renorm_stddev/read"), node("rs", "StopGradient", "r"),
               node("off", "Sub", mean, "bn/renorm_mean/read"), node("d", "RealDiv", "off", "bn/renorm_stddev/read"),
               *average("rm", "bn/renorm_mean", mean), *average("m", "bn/moving_mean", mean)]
     scale, offset = "rs", "d"
