@@ -488,6 +488,13 @@ def test_an_input_that_the_config_or_the_checkpoint_does_not_count(tmp_path, bef
         read(path, architecture=architecture(tmp_path, bare))
 
 
+@pytest.mark.parametrize("layers", [[], [layer("ReLU", "relu"), config("bn", 1e-5)]])
+def test_an_architecture_of_fewer_or_more_layers(tmp_path, layers):
+    path = Model().norm("layer-0", scope="bn").write(tmp_path)
+    with pytest.raises(FormatError, match=f"the model has {len(layers)} layers in it, but 1 in the checkpoint"):
+        read(path, architecture=architecture(tmp_path, functional(*layers)))
+
+
 @pytest.mark.parametrize(("scopes", "is_read"), [
     (("first", "second"), True), (("first_1", "second_2"), True), (("net/first", "second"), True), (("second", "first"), False),
     (("first", "other"), False)])
@@ -548,6 +555,11 @@ def test_what_a_sequential_has_lost_is_left_out(tmp_path):
     assert bundle.warnings == [about_removed(["gone"])]
     with pytest.raises(FormatError, match="the model has 1 layers in it, but 2 in the checkpoint"):
         read(model.write(tmp_path), architecture=architecture(tmp_path, functional(config("other", 1e-5), class_name="Sequential")))
+    whole = functional(layer("InputLayer", "in"), config("bn", 1e-5), class_name="Sequential")  # which has all others in their places
+    (bn,) = read(model.write(tmp_path), architecture=architecture(tmp_path, whole))
+    assert bn.gamma.tobytes() == model.tensors["layer-1/gamma/.ATTRIBUTES/VARIABLE_VALUE"].tobytes()
+    with pytest.raises(FormatError, match="the model has 2 layers in it, but 3 in the checkpoint"):
+        read(model.write(tmp_path), architecture=architecture(tmp_path, {**whole, "class_name": "Functional"}))
 
 
 def test_what_a_sequential_has_lost_may_be_a_layer_of_another_model(tmp_path):

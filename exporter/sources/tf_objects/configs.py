@@ -142,9 +142,10 @@ def _paired(graph: CheckpointGraph, node: int, path: str, config: Node) -> list[
     inner, held = [child for _, child in config.children], _layers_of(graph, node)
     if len(inner) > len(held) and (numbered := _operations_of(graph, node)) and not is_sequential:
         inner = [below for number, below in enumerate(inner) if number in numbered or not _is_operation(below)]
-    if len(inner) == len(held) + 1 and inner[0].class_name == "InputLayer":  # a Sequential may or may not count it,
+    counts_input = bool(inner) and inner[0].class_name == "InputLayer"  # a Sequential may or may not do it,
+    if counts_input and len(inner) == len(held) + 1:
         inner = inner[1:]
-    elif len(held) > len(inner) and not graph.children(held[0]) and (is_sequential or len(held) == len(inner) + 1):
+    elif not counts_input and len(held) > len(inner) and not graph.children(held[0]) and (is_sequential or len(held) == len(inner) + 1):
         held = held[1:]  # in its config as in its checkpoint
     if is_sequential and len(held) > len(inner) and _are_named(graph, held, inner):
         held = held[:len(inner)]  # TensorFlow 1.15 keeps layers that Sequential.pop() removed
