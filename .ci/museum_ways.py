@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Reads each file of a museum in every way there is, and asks for one bundle, byte for byte.
+"""Reads each file of a museum in every way there is, and expects the same bundle from all of them, byte for byte.
 
 usage: museum_ways.py MUSEUM [--only TEXT]
 
-The ways are those of tests/make/ways.py: in this process, in a fresh child, by the command, from a pipe, from a server, as bytes, in a
-batch, and written in each form and read back. What a file does not say is given as its truth.json says it; what is refused is left out
-here, and refused alike in every way. Prints a line for each file that differs and ends with `N alike, M not, K refused`.
+The ways are those of tests/make/ways.py: in this process, in a fresh child, with the command, from a pipe, from a server, from a store, as
+bytes, in a batch, and written in each format and read back. What a file does not contain is given as its truth.json specifies it; files
+that are refused are only counted. Prints a line for each file that differs and ends with `N alike, M not, K refused`.
 """
 import argparse
 import concurrent.futures

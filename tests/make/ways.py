@@ -1,5 +1,5 @@
-"""The ways by which one file becomes one bundle: here, in children of each kind, from a server, from a pipe, in a batch, and written and
-read back.
+"""The ways by which one model becomes one bundle: in this process, in a child of each kind, in a batch, from a web server, from a store,
+from a pipe, and by writing the bundle and reading it back.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def document(bundle):
 
 
 def documents(path, scratch, options):
-    """(way, document) of each way that `path` can be read by; the first is the plain one. options: of exporter.read."""
+    """(way, document) for each way to read `path`, the plain one first. options: of exporter.read."""
     bundle = exporter.read(path, **options)
     yield "here", document(bundle)
     yield "a fresh child", document(exporter.read(path, isolated=True, **options))
@@ -37,6 +37,7 @@ def documents(path, scratch, options):
     if path.is_file():
         with serving(path.parent) as server:
             yield "a server", document(exporter.read(server.url(path.name), **options))
+    yield "a store", document(exporter.read(stored(path), **options))
     alone = without_neighbors(path, scratch, options)
     if alone is not None:
         yield "bytes", document(exporter.read(alone.read_bytes(), **options))
@@ -44,6 +45,17 @@ def documents(path, scratch, options):
     for name in WRITTEN:
         exporter.write(bundle, f"{scratch}/{name}")
         yield name, document(exporter.load(scratch / name))
+
+
+def stored(path):
+    """The URL of a copy of the model, and of all that lies beside it, in a store in this process's memory."""
+    import fsspec
+
+    store = fsspec.filesystem("memory")
+    if store.exists("/ways"):
+        store.rm("/ways", recursive=True)
+    store.put(str(path.parent), "/ways", recursive=True)
+    return f"memory://ways/{path.name}"
 
 
 def without_neighbors(path, scratch, options):
