@@ -158,6 +158,23 @@ def test_batch_norms_of_other_variables_than_the_known_ones(known, count):
     assert (functions.serve(5), functions.serve(7)) == (True, False)
 
 
+CONSTANTS = [const(f"c/{role}", value) for role, value in zip(ROLES, parameters(seed=7), strict=True)]
+
+
+@pytest.mark.parametrize("serve", ["__inference_signature_wrapper_7", "other"])
+@pytest.mark.parametrize(("used", "count"), [(ROLES, 1), (ROLES[:2], 0)])
+def test_a_batch_norm_of_constants_beside_one_of_variables(tmp_path, serve, used, count):
+    """A function with constants of the user's own, in a model with Keras's layers: it was left out in silence."""
+    gamma, beta, mean, variance = VECTORS
+    given = [f"c/{role}:output:0" if role in used else read for role, read in zip(ROLES, VECTORS, strict=True)]
+    ops = [*CONSTANTS, node("one", "FusedBatchNormV3", "x", gamma, beta, mean, variance, epsilon=2e-3, is_training=False),
+           node("call", "FusedBatchNormV3", "one:y:0", *given, epsilon=2e-3, is_training=False)]
+    folder = write_exported(tmp_path, children=CHILDREN, ops=ops, serve=serve)
+    found = read_saved_model(folder)
+    assert [layer.path for layer in found.layers] == ["bn", *["c"] * count]
+    assert not count or found.layers[1].gamma.tobytes() == parameters(seed=7)[0].tobytes()
+
+
 @pytest.mark.live
 def test_live_objects_with_variables_of_other_names(tmp_path):
     """Beside one with the names of a batch norm's variables they were left out in silence."""

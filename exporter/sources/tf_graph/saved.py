@@ -91,7 +91,8 @@ class SavedFunctions:
         names, covered = self._serving or list(self._bound), set[int]()
         for name in sorted(names, key=lambda name: (name not in self._found, -len(self._bound[name]))):
             unknown = self._variables(name) - known
-            if unknown - covered and any(_uses_other(norm, known) for norm in self._search(name)):
+            is_searched = bool(unknown - covered) or name in self._serving or name in self._found  # constants are no variables
+            if is_searched and any(_uses_other(norm, known) for norm in self._search(name)):
                 bound = {name: self._bound[name] for name in names}
                 return [norm for norm in graph_norms(self._graph, bound, main=False) if _uses_other(norm, known)]
             covered |= unknown
@@ -109,7 +110,9 @@ class SavedFunctions:
 def _uses_other(norm: GraphNorm, known: AbstractSet[int]) -> bool:
     roles = (norm.gamma, norm.beta, *(norm.moving or (norm.mean, norm.variance)))
     nodes = {node for role in roles if (node := key_of(role)) is not None}
-    return nodes.isdisjoint(known) if nodes else bool(norm.reason) and not norm.in_training
+    if nodes:
+        return nodes.isdisjoint(known)
+    return not norm.in_training and (bool(norm.reason) or (isinstance(norm.mean, Constant) and isinstance(norm.variance, Constant)))
 
 
 def key_of(source: Traced | None) -> int | None:
