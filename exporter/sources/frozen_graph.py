@@ -75,7 +75,7 @@ def _kind_of_first(inside: bytes) -> str | None:
         at += size
     if inside[at : at + 1] == b"\x12":
         size, start = varint(inside, at + 1, len(inside))
-        if _OP.fullmatch(inside[start : start + size]) and start > 2:
+        if at and _OP.fullmatch(inside[start : start + size]):
             return "graph"
         return "meta graph" if inside[start : start + 1] == b"\x0a" else None
     return "meta graph" if inside[at : at + 1] in (b"\x22", b"\x2a") else None

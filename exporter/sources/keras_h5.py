@@ -108,7 +108,7 @@ def _kernels(file: File, groups: list[LayerGroup], said: Node | None, named: Nod
         return {}
     assert named is not None, "it is `said`, with other names"
     pairs = zip(said.children, named.children, strict=True)
-    return read_kernels(file, groups, said, {old.name: new.name for (_, old), (_, new) in pairs if old.name != new.name}, options.wants)
+    return read_kernels(file, groups, said, {old.name: new.name for (_, old), (_, new) in pairs}, options.wants)
 
 
 def _said(file: File, base: str, name: str) -> str | None:

@@ -39,3 +39,11 @@ def test_two_arrays_of_an_archive_are_not_one_layer(tmp_path):
     (tmp_path / "m.json").write_text(json.dumps(sequential(sequential(norm("bn"), name="a"), sequential(norm("c"), name="x"))))
     with pytest.raises(exporter.FormatError, match="they do not match"):
         exporter.read(tmp_path / "w.npz", architecture=tmp_path / "m.json")
+
+
+def test_one_that_was_never_built_beside_a_hidden_one(tmp_path):
+    inner = sequential(norm("a"), norm("unbuilt"), layer("acme>Block", "block"), name="inner")
+    weights = [*named("a", parameters()), *named("block/hidden", parameters())]
+    with pytest.raises(exporter.UnresolvedError) as refused:
+        exporter.read(write(tmp_path / "m.h5", {"inner": weights}, sequential(inner), keras_version="2.4.0"))
+    assert {path for path, _ in refused.value.layers} == {"inner/unbuilt", "inner/block/hidden"}

@@ -196,7 +196,7 @@ def test_weights_alone(alone):
     bundle = read(path)
     half = {**given(B), "beta": given({"beta": B["beta"].astype("f2").astype("f4")})["beta"]}
     assert shown(bundle) == {"bn": (None, given(A)), "block/bn_1": (None, half), "free": (None, given(center))}
-    assert [layer.quantized for layer in bundle] == [None, "float16", None]
+    assert [(layer.name, layer.quantized) for layer in bundle] == [("bn", None), ("bn_1", "float16"), ("free", None)]
     with pytest.raises(UnresolvedError, match="bn, block/bn_1, free: the file does not contain its epsilon"):
         exporter.read(path)
     resolved = exporter.read(path, epsilon=0.01)

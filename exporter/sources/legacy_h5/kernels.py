@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from exporter.sources.legacy_h5.weights import LayerGroup
 
 _NAME = re.compile(r"(?:(.*)/)?(depthwise_kernel|pointwise_kernel|kernel|bias)(?:_\d+)?(?::\d+)?", re.DOTALL)
-_NAME_OF_KERAS_1 = re.compile(r"(.*)_(W|b)(?:_\d+)?(?::\d+)?", re.DOTALL)
+_NAME_OF_KERAS_1 = re.compile(r".*_(W|b)(?:_\d+)?(?::\d+)?", re.DOTALL)
 _ROLES_OF_KERAS_1 = {"W": "kernel", "b": "bias"}
 
 
@@ -107,9 +107,9 @@ def _is_named(scope: str, name: str) -> bool:
 
 
 def _parsed(weight: str) -> tuple[str, str] | None:
-    """(scope, role) of a weight's name; None if it is not a kernel or bias."""
+    """(scope, role) of a weight's name, without a scope where Keras 1 gave it; None if it is not a kernel or bias."""
     found = _NAME.fullmatch(weight)
     if found:
         return found[1] or "", found[2]
     found = _NAME_OF_KERAS_1.fullmatch(weight)
-    return (found[1], _ROLES_OF_KERAS_1[found[2]]) if found else None
+    return ("", _ROLES_OF_KERAS_1[found[1]]) if found else None
