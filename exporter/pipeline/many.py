@@ -5,22 +5,24 @@ An index file in the output folder tells the next run which exports exist and ar
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from exporter.errors import ExporterError, OutputError, UsageError, printable
-from exporter.files.address import without_file_scheme
+from exporter.files.address import is_url, without_file_scheme
 from exporter.files.remote import place_for
 from exporter.pipeline.each import Task, export_each, refused
-from exporter.pipeline.naming import named_sources, place_of, public
+from exporter.pipeline.naming import join, named_sources, place_of, public
 from exporter.pipeline.outcome import SKIPPED, Outcome, Summary
 from exporter.pipeline.readers import READERS
 
 if TYPE_CHECKING:
     import concurrent.futures
 
+    from exporter.pipeline.naming import Plan
     from exporter.pipeline.resume import Index
     from exporter.sources.shared.options import ReadOptions
     from exporter.targets.shared.options import WriteOptions
@@ -38,7 +40,7 @@ def export_many(sources: Iterable[str | os.PathLike[str]], out_dir: str | os.Pat
     options, write_options: exporter.ReadOptions and exporter.WriteOptions, for all of them.
     executor: any concurrent.futures.Executor; its workers need this package and access to the sources and out_dir. None: this thread works.
     force:    also export models whose export is up to date, and replace files that are no exports.
-    report:   a file that the caller will write; refused at the start if it cannot be written or would replace a model.
+    report:   a file that the caller will write; refused at the start if it cannot be written or would replace a model or an export.
     progress: called in this thread with each outcome, the number done, and the total.
 
     Every model is read in a child process with limits on time and memory. Calling it again resumes an interrupted call.
@@ -46,7 +48,6 @@ def export_many(sources: Iterable[str | os.PathLike[str]], out_dir: str | os.Pat
     created or written).
     """
     from exporter import targets
-    from exporter.files import output
     from exporter.pipeline import resume
     from exporter.sources.shared.options import ReadOptions
     from exporter.targets.shared.options import WriteOptions
@@ -56,13 +57,15 @@ def export_many(sources: Iterable[str | os.PathLike[str]], out_dir: str | os.Pat
         options = dataclasses.replace(options, kernels=True)
     targets.writer_for(f"name{suffix}", write_options)  # the one check of them that comes before any work
     out_dir = without_file_scheme(out_dir)
+    if not is_url(out_dir) and os.path.exists(out_dir) and not os.path.isdir(out_dir):
+        raise OutputError("expected a folder as --out-dir, got a file", where=out_dir, hint="choose another --out-dir")
     index = resume.Index.of(out_dir, options, write_options)
     plan = named_sources(sources, out_dir, suffix, index.wrote)
     count = len(plan.outputs) + len(plan.problems)
     if not count:
         raise UsageError("expected at least one model, got none")
     if report is not None:
-        output.check_output(report, [place_for(source) for source in plan.outputs])
+        _check_report(without_file_scheme(report), out_dir, plan)
     outcomes: dict[str, Outcome] = {}
 
     def settle(source: str, outcome: Outcome) -> None:
@@ -86,6 +89,20 @@ def export_many(sources: Iterable[str | os.PathLike[str]], out_dir: str | os.Pat
         READERS.close()
         index.save()
     return Summary(tuple(outcomes[source] for source in [*plan.problems, *plan.outputs]), tuple(index.warnings))
+
+
+def _check_report(report: str, out_dir: str, plan: Plan) -> None:
+    """Refuses a report that cannot be written, or would replace a model or an export. It may lie in the output folder, which is then
+    created."""
+    from exporter.files import output
+    from exporter.pipeline import resume
+
+    if not is_url(report) and os.path.dirname(os.path.abspath(report)) == place_of(out_dir):
+        with contextlib.suppress(OSError):
+            os.makedirs(out_dir, exist_ok=True)
+    output.check_output(report, [place_for(source) for source in plan.outputs])
+    if place_of(report) in {*map(place_of, plan.outputs.values()), place_of(join(out_dir, [resume.NAME]))}:
+        raise OutputError("the report would replace an export or their index", where=report, hint="choose another name")
 
 
 def _before(source: str, out: str, index: Index, force: bool) -> Task | Outcome:

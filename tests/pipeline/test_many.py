@@ -19,7 +19,7 @@ import pytest
 
 import exporter
 from exporter.commands.export_many import Progress
-from exporter.errors import FormatError, UsageError
+from exporter.errors import FormatError, OutputError, UsageError
 from exporter.pipeline import each, many
 from exporter.pipeline.each import Task, export_one
 from exporter.pipeline.many import export_many
@@ -424,6 +424,16 @@ def test_the_output_folder_itself_may_be_a_link(tree):
     assert found("real") == ["a.json.json"]
 
 
+def test_a_report_may_lie_in_the_output_folder(tree):
+    assert many_command("zoo", "--out-dir", "new/out", "--report", "new/out/r.json").returncode == 0
+    assert json.loads(pathlib.Path("new/out/r.json").read_text())["exported"] == 3
+
+
+def test_an_output_folder_that_is_a_file_is_refused(tree):
+    with pytest.raises(OutputError, match=r"more\.json: expected a folder as --out-dir, got a file"):
+        export_many(["zoo/a.json"], "more.json")
+
+
 @pytest.mark.parametrize("make", [os.mkfifo, lambda path: os.symlink(os.path.basename(path), path), os.mkdir],
                          ids=["fifo", "loop", "folder"])
 def test_an_odd_path_is_one_refusal(tree, make):
@@ -461,7 +471,7 @@ def test_runs_side_by_side_merge_their_index(tree):
     assert statuses(export_many(["zoo/deep/b.json"], "out")) == {"zoo/deep/b.json": "skipped"}
 
 
-@pytest.mark.parametrize("report", ["nowhere/r.json", "zoo/a.json"])
+@pytest.mark.parametrize("report", ["nowhere/r.json", "zoo/a.json", "out/a.json.json", "zoo/../out/.bn-export-index.json"])
 def test_a_report_that_cannot_be_is_refused_before_any_work(tree, report):
     before = pathlib.Path("zoo/a.json").read_bytes()
     done = many_command("zoo/*.json", "--out-dir", "out", "--report", report)
