@@ -126,7 +126,7 @@ def _explained(matches: list[Match]) -> list[Match]:
         same = alike[_identity(match)] if match.node is not None else []
         lost = len({each.path for each in same}) > 1 and any(each.group is None for each in same)
         called = lost and any(each.node is not None and each.node.surroundings.training is True for each in same)
-        found.append(dataclasses.replace(match, why=LOST_SHARING if lost and match.group is None else match.why, may_be_called=called))
+        found.append(dataclasses.replace(match, why=LOST_SHARING if lost else match.why, may_be_called=called))
     return found
 
 
