@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 import exporter
 from exporter.batchnorm.dtypes import round_to
+from exporter.diagnosis.comparison import Check
 from exporter.diagnosis.wrong import affine_uint8
 from tests.make.layers import as_stored, make_bundle, make_layer
 from tests.make.ports import flax_state, torch_state
@@ -328,3 +330,17 @@ def test_one_axis_under_two_names_is_one():
     layer = make_layer().replace(ndim=4)
     assert differences(layer, layer.replace(axis=(3,))) == ()
     assert [one.what for one in differences(layer, layer.replace(axis=(1,)))] == ["axis"]
+
+
+def test_an_error_at_the_bound_has_passed():
+    check = Check(path="a", numbers=1, dtype="float32", ulp=1, error=1e-7, times_the_bound=1.0)
+    assert check.passed
+    assert not dataclasses.replace(check, times_the_bound=np.nextafter(1, 2)).passed
+
+
+def test_a_folded_offset_in_which_beta_is_nearly_all():
+    """Then its own rounding is that of beta."""
+    mine = MINE.replace(beta=(B * 1000).astype("f4"), moving_mean=(M / 100).astype("f4"))
+    offset = (mine.beta.astype(float) - G * mine.moving_mean.astype(float) / ROOT).astype(np.float32)
+    found = exporter.compare(make_bundle(mine, OTHER), {**torch_state(OTHER), "conv.bias": offset})
+    assert [(one.path, one.code) for one in found.differences] == [("bn", "BN154")]

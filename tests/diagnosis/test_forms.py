@@ -15,11 +15,12 @@ import pytest
 import exporter
 from exporter.diagnosis import ports
 from exporter.diagnosis.alone import of_numbers, of_port
-from exporter.diagnosis.ports import c_header, csv_table, flat_json, torch_child, torch_state
+from exporter.diagnosis.ports import array_state, c_header, csv_table, flat_json, torch_child, torch_state
 from exporter.diagnosis.ports.port import FLAX, PLAIN, TORCH, Port, Ported, coarsest, flat
 from exporter.diagnosis.ports.state import gather, parted, port_of
 from exporter.diagnosis.samples import numbers
 from exporter.files.place import Place
+from exporter.formats import safetensors
 from exporter.formats.safetensors import parse
 from tests.make import ports as making
 from tests.make.layers import make_bundle, make_layer, mixed
@@ -441,3 +442,18 @@ def test_one_number_stands_for_all_channels():
     given = of_numbers({"gamma": numbers("[1.5, 2]"), "mean": numbers("0.5")}, 1e-3)
     (layer,) = given.bundle
     assert (layer.gamma.tolist(), layer.moving_mean.tolist()) == ([1.5, 2], [0.5, 0.5])
+
+
+@pytest.mark.parametrize("kind", [">f4", "<f8", ">i2", "|u1"])
+def test_numbers_of_any_byte_order(kind):
+    file = io.BytesIO()
+    np.save(file, np.array([[1, 2, 3]], kind))
+    found = array_state._npy(file.getvalue(), "w")
+    assert (found.tolist(), found.dtype.isnative) == ([[1, 2, 3]], True)
+
+
+def test_tensors_of_types_that_no_batch_norm_has_are_left_out(tmp_path):
+    ones, bits = (safetensors.Tensor(kind, (2,), data) for kind, data in (("F32", np.ones(2, "<f4").tobytes()), ("BOOL", b"\1\1")))
+    (tmp_path / "s").write_bytes(safetensors.dump({"bn.running_mean": ones, "bn.running_var": ones, "bn.weight": bits}, {}))
+    (layer,) = array_state.read(Place(tmp_path / "s")).layers
+    assert list(layer.arrays) == ["moving_mean", "moving_variance"]

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import exporter
+from exporter.batchnorm.bundle import ReadBack
 from exporter.commands.verify import verify
 from exporter.diagnosis import live
 from exporter.files.place import Place
@@ -176,3 +177,23 @@ def test_without_keras_nothing_is_run(tmp_path, monkeypatch):
     (tmp_path / "m.keras").write_bytes(b"")
     with pytest.raises(exporter.MissingExtra, match="running the real layers"):
         live._load(Place(tmp_path / "m.keras"), ".keras")
+
+
+def test_what_each_keras_says_of_a_model_that_it_cannot_load(tmp_path, monkeypatch):
+    def load_model(path, **_):
+        raise ValueError("unknown layer\nand more")
+
+    monkeypatch.setattr(live, "importlib", types.SimpleNamespace(import_module=lambda name: types.SimpleNamespace(load_model=load_model)))
+    (tmp_path / "m.keras").write_bytes(b"")
+    with pytest.raises(exporter.UnsupportedError, match=r"cannot load the model \(keras: unknown layer; tf_keras: unknown layer\)"):
+        live._load(Place(tmp_path / "m.keras"), ".keras")
+
+
+def test_the_real_layers_are_run_on_the_vectors_of_the_bundle(monkeypatch):
+    layer, seen = make_layer("a"), []
+    rows = np.ones((3, 4), "f4")
+    monkeypatch.setattr(live, "live_layers", lambda place: {"a": lambda x, training: seen.append(x) or layer(x)})
+    bundle = ReadBack(layers=(layer,), origin=make_bundle(layer).origin, vectors={"a": (rows, layer(rows))})
+    live.check_live(bundle, Place("m"))
+    live.check_live(make_bundle(layer), Place("m"))
+    assert [x.shape for x in seen] == [(3, 4), (2, 4)], "else vectors are made"

@@ -408,3 +408,13 @@ def test_a_function_without_a_description_is_called_by_its_name(two, tmp_path):
         function.ClearField("doc_string")
     onnx.save(model, tmp_path / "m.onnx")
     assert [layer.path for layer in onnx_graph.read(Place(tmp_path / "m.onnx")).layers] == [function.name for function in model.functions]
+
+
+def test_batch_norms_of_a_branch(two, tmp_path):
+    import onnx
+    from onnx import helper
+
+    inner = onnx.load_from_string(onnx_model(*two)).graph
+    choice = helper.make_node("If", ["c"], ["y"], then_branch=inner, else_branch=helper.make_graph([], "e", [], []))
+    onnx.save(helper.make_model(helper.make_graph([choice], "g", [], [])), tmp_path / "m.onnx")
+    assert [layer.path for layer in onnx_graph.read(Place(tmp_path / "m.onnx")).layers] == [layer.name for layer in two]
