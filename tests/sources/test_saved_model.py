@@ -705,6 +705,13 @@ def test_a_mean_that_a_function_computes_from_its_variable_is_no_activation(tmp_
     assert {each.reason for each in bundle.skipped} == {"its mean is what the op Mul computes"}
 
 
+def test_a_variance_that_a_function_uses_in_another_way(tmp_path):
+    ops = [const("eps", np.float32(0.02)), node("add", "AddV2", "read_v:value:0", "eps:output:0"), node("r", "Rsqrt", "add:z:0"),
+           node("call", "Mul", "x", "r:y:0")]
+    (skipped,) = read(write_exported(tmp_path, ops=ops)).skipped
+    assert skipped == ("net/bn", "the graph uses its variance in a way that is not a known form of batch norm")
+
+
 VECTORS = [f"read_{name}:value:0" for name in "gbmv"]
 INFERENCE = node("served", "FusedBatchNormV3", "x", *VECTORS, epsilon=0.02, is_training=False)
 TRAINING = node("call", "FusedBatchNormV3", "x", *VECTORS, epsilon=0.02)
