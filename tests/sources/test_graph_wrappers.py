@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from exporter.sources.tf_graph.finder import Finder
@@ -29,7 +30,7 @@ WHOLE = bare(call("x", *"gbmv"), node("i", "Identity", "c:output:0"), node("n", 
 TWICE = bare(call("x", *"gbmv"), call("x", *"gbmv", name="d"), node("i", "Identity", "d:output:0"))
 CHAINED = bare(call("x", *"gbmv"), call("c:output:0", *"gbmv", name="d"), result="d:output:0")
 CHANGED = bare(node("r", "Relu", "x"), call("r:activations:0", *"gbmv"))
-FIXED = bare(const("k", [1.0, 2.0, 3.0], "float32"), call("x", "k:output:0", *"bmv"))
+FIXED = bare(const("k", np.float32([1, 2, 3])), call("x", "k:output:0", *"bmv"))
 TABLES = {
     "two signatures": ({"net": NORM, INFERENCE.format(1): WHOLE, INFERENCE.format(2): WHOLE}, 1),
     "signatures first": ({INFERENCE.format(1): WHOLE, INFERENCE.format(2): WHOLE, "net": NORM}, 1),
@@ -67,3 +68,15 @@ def test_of_two_signatures_that_call_what_no_object_holds_one_is_searched(monkey
     (norm,) = saved_functions(dict.fromkeys(names, WHOLE), more=[inner], bare=names).norms()
     assert searched.count("net") == 1
     assert norm.calls
+
+
+@pytest.mark.parametrize("result", ["served:y:0", "both:z:0"])
+def test_a_layer_without_gamma_and_beta_that_is_called_in_both_modes(result):
+    """Its statistics are all that shows that it is one."""
+    made = [const("ones", np.ones(3, "f4")), const("zeros", np.zeros(3, "f4"))]
+    calls = [node(name, "FusedBatchNormV3", "x", "ones:output:0", "zeros:output:0", *VECTORS[2:], is_training=training)
+             for name, training in (("served", False), ("trained", True))]
+    ops = [*made, *calls, node("both", "AddV2", "served:y:0", "trained:y:0")]
+    (norm,) = saved_functions({INFERENCE.format(1): (ops, {"y": result}, 4)}).norms()
+    assert norm.also_in_training is (result == "both:z:0")
+    assert (norm.gamma, norm.beta) == (None, None)

@@ -72,6 +72,11 @@ class GraphNorm:
         return self.gamma.identity if self.gamma is not None else None, self.beta.identity if self.beta is not None else None
 
     @property
+    def of_layer(self) -> Hashable:
+        """What a layer has in both modes: gamma and beta, its statistics if it has neither; None if these are unknown."""
+        return self.affine if self.affine != (None, None) else self.stored
+
+    @property
     def stored(self) -> tuple[Hashable, Hashable] | None:
         """The stored statistics (in training, the moving averages); None if they are unknown."""
         mean, variance = self.moving or (self.mean, self.variance)

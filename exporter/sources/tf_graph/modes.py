@@ -11,17 +11,15 @@ from exporter.sources.tf_graph.graph_norm import GraphNorm
 # Both modes are computed before one is chosen: Keras up to 2.1 on a placeholder, the learning phase.
 CHOOSES = frozenset({"Switch", "RefSwitch", "Merge", "RefMerge", "Select", "SelectV2", "If", "StatelessIf"})
 
-Affine = tuple[Hashable, Hashable]
 
-
-def affine_of_both_modes(norms: Sequence[tuple[str, GraphNorm]], body: Body, *, is_served: bool) -> set[Affine]:
-    """What gamma and beta are in the layers that are called in both modes.
+def layers_in_both_modes(norms: Sequence[tuple[str, GraphNorm]], body: Body, *, is_served: bool) -> set[Hashable]:
+    """`of_layer` of the layers that are called in both modes.
 
     norms: each with the node of the body that it is, or that calls its function. is_served: whether all of the body computes the result
     of inference. Otherwise there may be a copy of the network for training in it, with a result of its own.
     """
-    stored = {norm.affine for _, norm in norms if not norm.in_training} - {(None, None)}
-    training = [(name, norm.affine) for name, norm in norms if norm.in_training and not norm.conditional and norm.affine in stored]
+    stored = {norm.of_layer for _, norm in norms if not norm.in_training} - {None}
+    training = [(name, norm.of_layer) for name, norm in norms if norm.in_training and not norm.conditional and norm.of_layer in stored]
     if not training:
         return set()
     users = {name: [user.name for user in each] for name, each in users_of(body).items()}
@@ -31,7 +29,7 @@ def affine_of_both_modes(norms: Sequence[tuple[str, GraphNorm]], body: Body, *, 
         ends &= _reached((name for name, norm in norms if not norm.in_training), users)
     inputs = {name: [output.node for output in node.inputs] for name, node in body.nodes.items() if node.op not in CHOOSES}
     needed = _reached(ends, inputs)
-    return {affine for name, affine in training if name in needed}
+    return {layer for name, layer in training if name in needed}
 
 
 def _reached(names: Iterable[str], following: Mapping[str, Iterable[str]]) -> set[str]:

@@ -13,7 +13,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from exporter.formats.graph_def import Graph
 from exporter.sources.tf_graph.finder import Finder
 from exporter.sources.tf_graph.graph_norm import GraphNorm
-from exporter.sources.tf_graph.modes import affine_of_both_modes
+from exporter.sources.tf_graph.modes import layers_in_both_modes
 from exporter.sources.tf_graph.paths import is_of_inference, op_scope, variable_scope
 from exporter.sources.tf_graph.places import calls_of
 from exporter.sources.tf_graph.values import Constant, Value, Variable
@@ -29,14 +29,14 @@ def graph_norms(graph: Graph, bound: Mapping[str, Sequence[Variable | Constant |
     Raises FormatError for a broken graph.
     """
     finder = Finder(graph, bound, main)
-    found, unique, both = list[GraphNorm](), set[GraphNorm](), set[tuple[Hashable, Hashable]]()
+    found, unique, both = list[GraphNorm](), set[GraphNorm](), set[Hashable]()
     copies = collections.Counter[Hashable]()
     for root, norms in finder.run():
         found += [norm for norm in dict.fromkeys(_without_copies([norm for _, norm in norms], copies)) if norm not in unique]
         unique.update(found)
         is_served = is_of_inference(root.name)
         if is_served or main:
-            both |= affine_of_both_modes(norms, root, is_served=is_served)
+            both |= layers_in_both_modes(norms, root, is_served=is_served)
     known = {norm.variance.identity for norm in found if norm.certain}
     found = [norm for norm in found if norm.certain or norm.variance.identity not in known]
     resolved: dict[Hashable, GraphNorm] = {}
@@ -55,7 +55,7 @@ def graph_norms(graph: Graph, bound: Mapping[str, Sequence[Variable | Constant |
         elif resolved[norm.identity()] is norm:
             kept.append(norm)
     described = zip(kept, _paths(kept), calls_of(kept, found, finder.tracer), strict=True)
-    return [dataclasses.replace(norm, path=path, calls=calls, also_in_training=not norm.in_training and norm.affine in both)
+    return [dataclasses.replace(norm, path=path, calls=calls, also_in_training=not norm.in_training and norm.of_layer in both)
             for norm, path, calls in described]
 
 
