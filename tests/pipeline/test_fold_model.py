@@ -208,6 +208,8 @@ def test_in_a_model_in_the_model_names_and_order_have_to_agree(tmp_path):
     found = exporter.fold_model(nested(tmp_path, inner, ["c_1", "c_1_1"]))
     assert found["inner/c"].source.kernel.tobytes() == kernel(2, 2, 4, 3, seed=0).tobytes()
     assert found["inner/c_1"].source.kernel.tobytes() == kernel(2, 2, 4, 3, seed=10).tobytes()
+    with_slashes = [conv("b/c"), norm("n1"), conv("b/d"), norm("n2")]  # below the scope of what is around them
+    assert len(exporter.fold_model(nested(tmp_path, with_slashes, ["outer/b/c", "b/d"])).folded) == 2
     for names in (["c_1", "c"], ["c", "d"], ["c"], ["c", "c_1", "x"]):
         with pytest.raises(exporter.UnsupportedError, match="names and order do not agree"):
             exporter.fold_model(nested(tmp_path, inner, names))
