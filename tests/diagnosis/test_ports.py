@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import struct
+import time
 
 import numpy as np
 import pytest
@@ -285,6 +287,24 @@ def test_headers(two, tmp_path, old, new, message):
     else:
         with pytest.raises(exporter.FormatError, match=message):
             exporter.compare(two, tmp_path / "m.h")
+
+
+def test_paths_in_a_header_with_spaces_and_the_words_around_them(tmp_path):
+    names = ["bn", "bn ", " bn", "bn: shape 3", "*/ enum { x_channels", "\u00e9"]
+    bundle = make_bundle(*[make_layer(name, seed=seed, epsilon=0.1 + seed) for seed, name in enumerate(names)])
+    exporter.write(bundle, tmp_path / "m.h")
+    assert [layer.path for layer in ports.read(Place(tmp_path / "m.h")).layers] == names
+    assert exporter.compare(bundle, tmp_path / "m.h").same
+
+
+@pytest.mark.parametrize("text", [
+    "/* ", "/**/", "const ", "[  ", "const float a_gamma[1] ", "const float a_gamma[1]={ ", "const float a_gamma[1]= x "])
+def test_a_header_takes_time_in_proportion_to_its_length(tmp_path, text):
+    (tmp_path / "m.h").write_text("const float a_moving_mean[1] = {1.0f};\nconst float a_moving_variance[1] = {1.0f};\n" + text * 200_000)
+    began = time.process_time()
+    with contextlib.suppress(exporter.FormatError):
+        assert len(ports.read(Place(tmp_path / "m.h")).layers) == 1
+    assert time.process_time() - began < 5
 
 
 def test_a_state_in_json(two, tmp_path):

@@ -15,10 +15,11 @@ if TYPE_CHECKING:
     from exporter.files.place import Place
 
 MAX_BYTES = 256 << 20  # bytes
-_ARRAY = re.compile(r"\bconst\s+(float|double)\s+(\w+)_(" + "|".join(PARAMETERS) + r")\s*\[\s*\d*\s*\][^={;]*=\s*\{([^}]*)\}")
-_EPSILON = re.compile(r"\bconst\s+(?:float|double)\s+(\w+)_epsilon\s*=\s*([^;]+);")
-_COMMENT = re.compile(r"/\*([^*]*(?:\*(?!/)[^*]*)*?): shape [^*]*\*/\s*enum \{ (\w+)_channels")
-_COMMENTS = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
+_CONSTANT = re.compile(r"\bconst\s+(?:float|double)\s")
+_ARRAY = re.compile(r"const\s+(float|double)\s+(\w+)_(" + "|".join(PARAMETERS) + r")\s*\[[\s\d]*\][^={]*=\s*")
+_EPSILON = re.compile(r"const\s+(?:float|double)\s+(\w+)_epsilon\s*=(.*)", re.DOTALL)
+_COMMENT = re.compile(r"/\*|//")
+_STEM = re.compile(r"\s*enum \{ (\w+)_channels")
 
 
 def claims(place: Place) -> bool:
@@ -30,17 +31,39 @@ def claims(place: Place) -> bool:
 def read(place: Place) -> Port:
     """The layers of a header, in its order. Raises: FormatError."""
     text = place.read(MAX_BYTES).decode("utf-8", "replace")
-    paths = {stem: _unescaped(path.strip()) for path, stem in _COMMENT.findall(text)}
-    code = _COMMENTS.sub(" ", text)
-    epsilons = {stem: _number(word, f"{place.name}: {stem}_epsilon") for stem, word in _EPSILON.findall(code)}
+    code, paths = _without_comments(text)
+    epsilons: dict[str, float] = {}
     groups: dict[str, dict[str, tuple[str, list[float]]]] = {}
-    for kind, stem, name, body in _ARRAY.findall(code):
-        where = f"{place.name}: {stem}_{name}"
-        if name in groups.setdefault(stem, {}):
-            raise FormatError("the array occurs twice", where=where)
-        groups[stem][name] = (kind, [_number(word, where) for word in body.split(",") if word.strip()])
+    for statement in code.split(";"):
+        head, brace, body = statement.rpartition("{")
+        starts = [found.start() for found in _CONSTANT.finditer(head if brace else statement)]
+        if brace and starts and (found := _ARRAY.fullmatch(head, starts[-1])):
+            kind, stem, name = found.groups()
+            where = f"{place.name}: {stem}_{name}"
+            if name in groups.setdefault(stem, {}):
+                raise FormatError("the array occurs twice", where=where)
+            groups[stem][name] = (kind, [_number(word, where) for word in body.partition("}")[0].split(",") if word.strip()])
+        elif not brace and starts and (found := _EPSILON.fullmatch(statement, starts[-1])):
+            epsilons[found[1]] = _number(found[2], f"{place.name}: {found[1]}_epsilon")
     layers = [_layer(stem, paths.get(stem, stem), arrays, epsilons.get(stem), place.name) for stem, arrays in groups.items()]
     return Port(name=place.name, kind="a C header", layers=tuple(layers))
+
+
+def _without_comments(text: str) -> tuple[str, dict[str, str]]:
+    """The code, and the path of each layer by its stem, from the comment in front of the enum with its number of channels."""
+    code: list[str] = []
+    paths: dict[str, str] = {}
+    at = 0
+    while found := _COMMENT.search(text, at):
+        code += text[at:found.start()], " "
+        end = text.find("*/" if found[0] == "/*" else "\n", found.end())
+        if end < 0:
+            return "".join(code), paths
+        at = end + 2 if found[0] == "/*" else end
+        path, shape, _ = text[found.end():end].rpartition(": shape ")
+        if shape and (stem := _STEM.match(text, at)):
+            paths[stem[1]] = _unescaped(path.removeprefix(" "))
+    return "".join([*code, text[at:]]), paths
 
 
 def _layer(stem: str, path: str, arrays: dict[str, tuple[str, list[float]]], epsilon: float | None, where: str) -> Ported:
@@ -58,7 +81,7 @@ def _number(word: str, where: str) -> float:
     plain = word.strip().rstrip("fFlL")  # a hexadecimal one always has an exponent, so that the suffix is not taken for a digit
     try:
         return float.fromhex(plain) if "0x" in plain.lower() else float(plain)
-    except ValueError:
+    except (ValueError, OverflowError):  # a hexadecimal one over the largest number
         raise FormatError(f"expected a floating constant, got {printable(word.strip(), 40)!r}", where=where) from None
 
 
