@@ -228,6 +228,10 @@ class Graph:
         for name in self._functions:
             yield from self.function(name).nodes.values()
 
+    def parsed(self) -> Iterator[Body]:
+        """The bodies that were used so far."""
+        yield from (body for body in (self._main, *self._functions.values()) if isinstance(body, Body))
+
     def function(self, name: str) -> Body:
         """The function of this name; FormatError if the library has none."""
         found = self._functions.get(name)

@@ -760,6 +760,12 @@ def test_graphs_without_one(tmp_path, nodes, said):
         read(tmp_path, *nodes)
 
 
+def test_a_graph_a_part_of_which_is_compiled(tmp_path):
+    nodes, reads = frozen_variables("bn", parameters())
+    bundle = read(tmp_path, X, node("a", "TRTEngineOp", "x"), *nodes, *chain("bn", "a", *reads))
+    assert bundle.warnings == ("a part of the model is compiled (the op TRTEngineOp); batch norms in it are not visible",)
+
+
 def test_a_graph_whose_variables_are_elsewhere(tmp_path):
     nodes, reads = variables("bn")
     with pytest.raises(UnsupportedError, match="this graph is not frozen: its variables are in a checkpoint"):

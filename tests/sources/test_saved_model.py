@@ -116,6 +116,17 @@ def test_a_layer_that_is_listed_and_also_held_by_an_attribute_stays(tmp_path):
     assert bundle.paths() == ["base/bn_1"]
 
 
+@pytest.mark.parametrize("op", ["XlaCallModule", "Relu"])
+@pytest.mark.parametrize("children", [None, CHILDREN])
+def test_a_part_that_is_compiled(tmp_path, op, children):
+    gamma, beta, mean, variance = VECTORS
+    ops = [node("a", op, "x"), node("call", "FusedBatchNormV3", "a:activations:0", gamma, beta, mean, variance, is_training=False)]
+    found = read(write_exported(tmp_path, ops=ops, children=children, serve="__inference_signature_wrapper_7"))
+    assert len(found.layers) == 1
+    assert [warning for warning in found.warnings if "is compiled" in warning] == [
+        "a part of the model is compiled (the op XlaCallModule); batch norms in it are not visible"] * (op != "Relu")
+
+
 def test_compiled_code_is_refused_as_that(tmp_path):
     write_exported(tmp_path, ops=[node("call", "XlaCallModule", "x")])
     with pytest.raises(UnsupportedError, match=r"compiled StableHLO \(the op XlaCallModule"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from exporter.errors import UnsupportedError
+from exporter.errors import UnsupportedError, names
 from exporter.formats.graph_def import Graph
 from exporter.sources.shared.refusals import FOLDED, ORIGINAL
 
@@ -27,3 +27,9 @@ def check_is_open(graph: Graph) -> None:
             raise UnsupportedError(COMPILED[node.op], hint="export the Keras model that it was made from (.keras, .h5 or its weights)")
         if node.op in FOREIGN:
             raise UnsupportedError(FOREIGN[node.op], hint=ORIGINAL)
+
+
+def about_compiled(graph: Graph) -> list[str]:
+    """A warning about parts of a graph in which further batch norms would be invisible, as far as it was searched; none without any."""
+    compiled = sorted(COMPILED.keys() & {node.op for body in graph.parsed() for node in body.nodes.values()})
+    return [f"a part of the model is compiled (the op {names(compiled)}); batch norms in it are not visible"] if compiled else []

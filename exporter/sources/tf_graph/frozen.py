@@ -10,7 +10,7 @@ from exporter.errors import UnsupportedError, names
 from exporter.formats.graph_def import Graph
 from exporter.sources.shared.refusals import FOLDED, ORIGINAL
 from exporter.sources.tf_graph.chain import ROOTS
-from exporter.sources.tf_graph.closed import check_is_open
+from exporter.sources.tf_graph.closed import about_compiled, check_is_open
 from exporter.sources.tf_graph.graph_norm import GraphNorm
 from exporter.sources.tf_graph.layers import layers
 from exporter.sources.tf_graph.norms import graph_norms
@@ -49,6 +49,8 @@ def read_constants(graph: Graph, version: str, found: Found) -> None:
                               "it is another kind of normalization")
     if not found.layers:
         _refuse(graph, norms, found, folded)
+    for sentence in about_compiled(graph):
+        found.warn(sentence)
 
 
 def _refuse(graph: Graph, norms: list[GraphNorm], found: Found, folded: list[str]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Set as AbstractSet
 from exporter.errors import FormatError, UnsupportedError, printable
 from exporter.formats.graph_def import MetaGraph
 from exporter.formats.object_graph import CheckpointGraph, SavedGraph
-from exporter.sources.tf_graph.closed import check_is_open
+from exporter.sources.tf_graph.closed import about_compiled, check_is_open
 from exporter.sources.tf_graph.graph_norm import GraphNorm
 from exporter.sources.tf_graph.norms import graph_norms
 from exporter.sources.tf_graph.ops import CALLS
@@ -59,6 +59,10 @@ class SavedFunctions:
         if not any(isinstance(source, Variable) for sources in self._bound.values() for source in sources):
             raise UnsupportedError("the SavedModel contains no function that uses a variable and no Keras metadata, so the role of its "
                                    "variables is unknown", hint="save the Keras model itself, or use model.export()")
+
+    def about_compiled(self) -> list[str]:
+        """A warning about parts that are compiled, if there are any."""
+        return about_compiled(self._graph)
 
     def norms_of(self, variances: Iterable[int]) -> dict[int, list[GraphNorm]]:
         """The batch norms that compute with these variables as their variance, by variable; in training they keep it as their average.

@@ -124,6 +124,8 @@ class _Reader:
             found.take(self._completed(one.layer, one.norm, by_variance[one.norm.variables["moving_variance"]], functions))
         known = {node for norm in norms for node in self._stored.children(norm.node).values()}
         self._add(functions.others(known), found)  # whose variables have other names
+        for sentence in functions.about_compiled():
+            found.warn(sentence)
 
     def _said(self, norm: ObjectNorm) -> Said:
         path = self._keras.path(norm)
@@ -164,6 +166,8 @@ class _Reader:
         self._add(norms, found)
         if not norms:
             functions.check_is_open()
+        for sentence in functions.about_compiled():
+            found.warn(sentence)
 
     def _add(self, norms: list[GraphNorm], found: Found) -> None:
         prefix = model_prefix(self._stored.variable_name(node) for node in range(len(self._stored)))
