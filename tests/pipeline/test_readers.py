@@ -404,3 +404,28 @@ def test_one_that_is_closed_is_ended_before_it_is_waited_for():
     for descriptor in pipes:
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(descriptor)
+
+
+@pytest.mark.parametrize(("files", "memory", "size", "is_worn", "remembered"), [
+    (1, 0, 100, False, 100), (2, 100, 150, False, 100), (2, 100, 151, True, 100), (3, 100, 100, True, 100), (4, 100, 0, True, 100)])
+def test_when_a_process_is_replaced(monkeypatch, files, memory, size, is_worn, remembered):
+    """After so many files, or when it has grown so much beyond what it took after its first."""
+    monkeypatch.setattr(readers, "MAX_FILES", 3)
+    monkeypatch.setattr(readers, "MAX_GROWTH", 50)
+    monkeypatch.setattr(readers, "memory_of", lambda process, field: {(7, 1): size}[process, field])
+    reader = readers.Reader(0, None, 7, files=files, memory=memory)
+    assert (reader.is_worn(), reader.memory) == (is_worn, remembered)
+
+
+@pytest.mark.parametrize(("forks", "serves", "begun"), [(False, True, 1), (True, True, 0), (False, False, 0), (True, False, 0)])
+def test_only_a_process_that_takes_long_to_start_is_started_early(pool, monkeypatch, forks, serves, begun):
+    monkeypatch.setattr(readers, "_can_fork", lambda: forks)
+    monkeypatch.setattr(readers, "can_serve", lambda place: serves)
+    pipes = os.pipe()
+    made = readers.Reader(pipes[1], readers.child.Child(pipes[0], lambda: 0, lambda: None, readers.NO_LIMITS), 0)
+    monkeypatch.setattr(readers, "_spawned", lambda: made)
+    pool.begin(Place("m.h5"))
+    assert pool._idle == [made] * begun
+    assert made.has_waited is bool(begun)
+    made.forget()
+    pool._idle.clear()
