@@ -171,8 +171,6 @@ def gather(layer: BatchNorm, x: Numbers, theirs: Numbers, *, axis: int | None = 
         layer, others = channels_of(layer, np.array([channel])), ()
     shape = given = x.values.shape
     axes = axes_for(layer, shape, axis)
-    if axes is None and axis is None and shape == layer.shape:
-        shape, axes = (1, *shape), tuple(range(1, 1 + len(shape)))
     any_channel = False
     if axes is None and axis is None and (len(shape) <= 1 or layer.channels == 1):
         any_channel = layer.channels > 1

@@ -104,6 +104,7 @@ def test_a_folded_layer_is_one_mistake():
     assert "is the 1 that goes with it, where epsilon has to be 0" in found.text()
     assert codes(judged(**{**folded, "gamma": G})) == {"beta": "BN154", "moving_mean": "BN154", "moving_variance": "BN154"}
     assert codes(judged(gamma=G / ROOT)) == {"gamma": "BN154"}
+    assert codes(judged(**{**folded, "moving_mean": M * 3 + 1}))["moving_mean"] == "", "the form has no statistics of its own"
 
 
 def test_a_number_that_is_none_has_no_distance():

@@ -457,3 +457,11 @@ def test_tensors_of_types_that_no_batch_norm_has_are_left_out(tmp_path):
     (tmp_path / "s").write_bytes(safetensors.dump({"bn.running_mean": ones, "bn.running_var": ones, "bn.weight": bits}, {}))
     (layer,) = array_state.read(Place(tmp_path / "s")).layers
     assert list(layer.arrays) == ["moving_mean", "moving_variance"]
+
+
+def test_names_with_paths_in_a_json_object(tmp_path):
+    (tmp_path / "a.json").write_text('{"bn.running_mean": [1, 2], "bn.running_var": [3, 4]}')
+    assert [layer.path for layer in flat_json.read(Place(tmp_path / "a.json")).layers] == ["bn"]
+    (tmp_path / "b.json").write_text('{"bn.gamma": [1, 2]}')
+    with pytest.raises(exporter.UnsupportedError, match="expected an object with mean and variance"):
+        flat_json.read(Place(tmp_path / "b.json"))

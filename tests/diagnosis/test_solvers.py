@@ -204,3 +204,9 @@ def test_fewer_positions_than_channels():
     x = np.random.default_rng(3).normal(0, 2, (6, 2)).astype(np.float32)
     found = exporter.diagnose(layer, x, layer(x, axis=0)[::-1], axis=0)
     assert found.verdict == "differs"
+
+
+def test_a_channel_that_gives_way_to_another_takes_its_second():
+    """Whatever its number is."""
+    assert _assign([np.array([1, 2]), np.array([1]), np.array([0, 2])]).tolist() == [2, 1, 0]
+    assert _assign([np.array([1]), np.array([1]), np.array([0, 2])]) is None

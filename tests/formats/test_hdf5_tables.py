@@ -9,7 +9,8 @@ import pytest
 from exporter.errors import FormatError
 from exporter.formats import hdf5_groups
 from exporter.formats.hdf5_groups import Groups
-from exporter.formats.hdf5_layout import TABLE_ENTRY
+from exporter.formats.hdf5_layout import TABLE_ENTRY, TableEntry
+from exporter.formats.layout import Layout
 
 HEADER, HEAP, NAMES, TOP, LOW, HIGH, FIRST, SECOND, MOVED = 200, 300, 400, 600, 1200, 1800, 2400, 2800, 3200
 UNDEFINED = (1 << 64) - 1
@@ -145,3 +146,10 @@ def test_what_lies_below_is_found_by_its_path(monkeypatch):
     monkeypatch.setattr(hdf5_groups, "MAX_MEMBERS", 4)
     assert list(groups.members("a/a/a/a/a/a/a/a")) == list(MEMBERS)
     assert (len(groups.tables) <= 5, len(groups._found)) == (True, 1), "no more is kept"
+
+
+def test_a_structure_has_as_many_names_as_fields():
+    with pytest.raises(TypeError):
+        Layout(TableEntry, "<QQIIQ")
+    with pytest.raises(TypeError):
+        Layout(TableEntry, "<QQIIQQQ")
