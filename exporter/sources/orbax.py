@@ -105,7 +105,7 @@ class _Variables:
 
     def below(self, model: str) -> _Variables:
         """Without the model's own name, which precedes all paths in a Sequential that was built by its first call."""
-        if model and all(name.startswith(f"{model}/") for name in self._by_name):
+        if all(name.startswith(f"{model}/") for name in self._by_name):
             self._by_name = {name.removeprefix(f"{model}/"): keys for name, keys in self._by_name.items()}
         return self
 
