@@ -273,7 +273,7 @@ class File:
             if is_plain and data:
                 return np.ndarray(shape, raw, data)
         values = np.empty(shape, raw)
-        dataset.read_into(values)
+        cast("LibraryObject", dataset).read_into(values)  # in a file in which libhdf5 is not needed, each was read above
         return values
 
     def _data(self, path: str, at: int, size: int) -> bytes:

@@ -38,7 +38,7 @@ from exporter.formats.hdf5_layout import (
 )
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    pass
 
 Read = Callable[[int, int], bytes]  # address, size: bytes of the file, fewer at its end
 Message = tuple[int, bytes]
@@ -266,10 +266,6 @@ class PlainDataset(PlainObject):
     def places(self, size: int) -> list[tuple[int, int, bool]]:
         """As in LibraryObject."""
         return [(self.place, self.size, True)]
-
-    def read_into(self, values: NDArray[Any]) -> None:
-        """As in LibraryObject."""
-        self._otherwise().read_into(values)
 
 
 class PlainAttribute:

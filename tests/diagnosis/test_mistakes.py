@@ -174,3 +174,10 @@ def test_explain_says_all_of_a_row():
         assert part in text
     with pytest.raises(exporter.UsageError, match="no mistake 'BN000'"):
         mistakes.find("BN000")
+
+
+def test_which_mistakes_are_tried_in_pairs():
+    """Those that people combine: of formulas and of parameters. Two of the others would fit many numbers by chance."""
+    assert " ".join(mistake.code for mistake in MISTAKES if not mistake.alone) == (
+        "BN101 BN102 BN103 BN104 BN111 BN112 BN113 BN114 BN121 BN122 BN123 BN124 BN125 BN126 BN131 BN132 BN133 BN134 BN140 BN141 BN142 "
+        "BN143 BN151 BN152")

@@ -12,6 +12,7 @@ import pytest
 from exporter.errors import FormatError
 from exporter.files.input_file import MemoryFile
 from exporter.files.place import Place
+from exporter.formats import hdf5_names
 from exporter.formats.hdf5 import open_hdf5
 from exporter.formats.hdf5_groups import MAX_RANK, UNDEFINED, Groups
 from exporter.formats.hdf5_layout import ADDRESSES, ADDRESSES_AT, LOCAL_HEAP, RANKS_AT, TABLE_ENTRY, TABLE_NODE, TREE_NODE
@@ -265,3 +266,10 @@ def members_of(data):
         return bytes(data[address: address + size])
 
     return Groups(read_at, 0).members(""), sizes
+
+
+@pytest.mark.parametrize(("error", "said"), [
+    (KeyError("no such name"), "no such name"), (ValueError(), "ValueError"), (OSError("Unable to open (truncated file: eof = 3)"),
+    "truncated file: eof = 3"), (RuntimeError("in ()"), "in ()"), (OSError("(a) b"), "(a) b")])
+def test_what_libhdf5_says(error, said):
+    assert hdf5_names.reason(error) == said

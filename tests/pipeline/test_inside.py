@@ -243,3 +243,14 @@ def test_two_readers_of_one_member_do_not_disturb_each_other():
         assert first.read(3) == bytes([0, 1, 2])
         assert second.read(2) == bytes([0, 1])
         assert first.read(2) == bytes([3, 4])
+
+
+def test_how_deep_a_model_may_lie(tmp_path):
+    for depth, is_found in ((3, True), (4, False)):
+        folder = tmp_path / str(depth) / "/".join("abcd"[:depth])
+        folder.mkdir(parents=True)
+        (folder / "m.h5").write_bytes(H5)
+        if is_found:
+            assert exporter.read(tmp_path / str(depth)).warnings == ("a/b/c/m.h5 is the model in 3 and is read",)
+        else:
+            assert "this is a folder" in refusal(tmp_path / str(depth), FormatError)[0]

@@ -429,3 +429,14 @@ def test_only_a_process_that_takes_long_to_start_is_started_early(pool, monkeypa
     assert made.has_waited is bool(begun)
     made.forget()
     pool._idle.clear()
+
+
+def test_what_was_asked_for_ahead_is_ended_once_unless_it_was_taken():
+    closed = []
+    reader = readers.Reader(0, readers.child.Child(0, lambda: 0, lambda: None, readers.NO_LIMITS), 0)
+    reader.close = lambda: closed.append("closed")
+    asked, taken = readers.Asked(reader), readers.Asked(reader)
+    taken.taken = True
+    for one in (asked, asked, taken):
+        one.close()
+    assert closed == ["closed"]

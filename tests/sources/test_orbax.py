@@ -12,6 +12,7 @@ import pytest
 
 import exporter
 from exporter.errors import ExporterError, FormatError, MissingExtra, UnresolvedError, UnsupportedError
+from exporter.files.place import Place
 from exporter.formats import ocdbt
 from tests.make.layers import ROOT
 from tests.make.v3_files import entry, functional, given, norm, norm_arrays, sequential, stored
@@ -213,3 +214,12 @@ def test_a_step_in_a_zip_archive(tmp_path, monkeypatch):
     assert exporter.read(tmp_path / "run.zip").digest() == exporter.read(run).digest()
     monkeypatch.setattr(ocdbt, "MAX_FAR_AWAY", 500)
     assert "expected a remote checkpoint of at most 500 bytes, got more" in refusal(tmp_path / "run.zip", FormatError)
+
+
+def test_no_link_leads_out_of_the_folder(tmp_path):
+    (tmp_path / "outside").write_bytes(b"x")
+    (tmp_path / "step" / "d").mkdir(parents=True)
+    assert ocdbt._on_this_machine(Place(tmp_path / "step")) == {"driver": "file", "path": f"{tmp_path}/step/"}
+    (tmp_path / "step" / "d" / "x").symlink_to(tmp_path / "outside")
+    with pytest.raises(FormatError, match="a symbolic link that points outside the model's folder is not followed"):
+        ocdbt._on_this_machine(Place(tmp_path / "step"))
