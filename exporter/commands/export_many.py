@@ -39,7 +39,7 @@ def export_models(args: argparse.Namespace, options: ReadOptions, write_options:
     progress = Progress(args.verbose)
     with _executor(args) as executor:
         gc.freeze()  # what was imported stays
-        gc.set_threshold(10_000)  # there are few reference cycles
+        gc.set_threshold(100_000)  # there are few reference cycles
         gc.enable()  # a long-running process
         try:
             summary = export_many(args.words, args.out_dir, suffix=".json" if args.suffix is None else args.suffix, options=options,

@@ -14,7 +14,7 @@ import functools
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Concatenate, NoReturn, ParamSpec, TypeVar, cast
 
 import numpy as np
 
@@ -69,6 +69,10 @@ def _guarded(method: Callable[Concatenate[File, str, P], R]) -> Callable[Concate
     return guarded
 
 
+def _closed(path: str) -> NoReturn:
+    raise FormatError("the file was closed", where=printable(path))
+
+
 class File:
     """An open HDF5 file. Objects are named by their path, "" for the root; each component must be a hard link.
 
@@ -104,6 +108,7 @@ class File:
     def close(self) -> None:
         self._groups.clear()
         self._others.clear()
+        self._objects.by_library = _closed  # no longer a method of this file: without a cycle, its bytes are freed at once
         if self._id is not None:
             self._id.close()
         self._stack.close()

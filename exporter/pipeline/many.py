@@ -118,7 +118,7 @@ def _before(source: str, out: str, index: Index, force: bool) -> Task | Outcome:
         mark = resume.mark_of(place, index.wrote)
         if not force and mark and index.has(out, mark):
             return Outcome(source=public(source), out=out, status=SKIPPED)
-        return Task(source, out, mark, index.out_dir, may_replace=force or index.wrote(out))
+        return Task(source, out, mark, index.out_dir, may_replace=force or other is not None)
     except ExporterError as error:
         return refused(source, out, error)
 

@@ -297,7 +297,7 @@ def _serve(asked: int, sending: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller decides
     child.prepare()
     gc.freeze()
-    gc.set_threshold(10_000)
+    gc.set_threshold(100_000)
     gc.enable()
     with cast(BinaryIO, os.fdopen(asked, "rb", buffering=0)) as requests, os.fdopen(sending, "wb", buffering=child.BUFFER) as answers:
         waiting = select.poll()  # select.select refuses descriptors above 1023

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import struct
 import subprocess
 import sys
+import weakref
 import zlib
 
 import h5py
@@ -38,6 +40,21 @@ def made(tmp_path):
     yield make
     for file in files:
         file.close()
+
+
+def test_a_closed_file_is_freed_at_once(tmp_path):
+    """Its bytes, too: a batch would otherwise hold those of dozens of files until cycles are searched for."""
+    with h5py.File(tmp_path / "m.h5", "w") as file:
+        file["v"] = np.zeros(3, np.float32)
+    gc.disable()
+    try:
+        with open_hdf5(Place(tmp_path / "m.h5")) as file:
+            assert file.array("v")[0].size == 3
+        is_there = weakref.ref(file)
+        del file
+        assert is_there() is None
+    finally:
+        gc.enable()
 
 
 def refused(call, *words):
