@@ -43,7 +43,8 @@ def test_what_the_name_of_a_weight_says():
 PATHS = [
     ("bn", "bn", "bn"), ("bn", "bn_1", "bn"), ("bn", "", "bn"), ("bn", "other", "bn/other"), ("bn", "bn_1/inner", "bn/bn_1/inner"),
     ("sub", "sub/bn", "sub/bn"), ("sub", "net/sub/bn", "sub/bn"), ("sub", "sub/sub/bn", "sub/bn"), ("sub", "bn_sub", "sub/bn_sub"),
-    ("a/b", "a/b", "a/b"), ("a/b", "x/a/b/bn", "a/b/bn"), ("a/b", "b/bn", "a/b/b/bn"), ("sub", "net/sub", "sub")]
+    ("a/b", "a/b", "a/b"), ("a/b", "x/a/b/bn", "a/b/bn"), ("a/b", "b/bn", "a/b/b/bn"), ("sub", "net/sub", "sub"),
+    ("sub", "net/x/sub/bn", "sub/bn")]
 
 
 def test_the_path_of_a_batch_norm_without_a_config():

@@ -106,6 +106,23 @@ def test_a_batch_norm_that_is_fed_by_something_else(tmp_path, make):
         folded(tmp_path, make, sequential(layer("ReLU", "relu"), norm("bn")), {}, NORM)
 
 
+def test_a_kernel_in_a_model_in_a_saved_model(tmp_path):
+    entry, held = KINDS["Dense"]
+    inner = sequential(entry, norm("bn"), name="sub")
+    arrays = [*held.items(), *NORM.items()]
+    places = [{role: 4 + number for number, (role, _) in enumerate(arrays) if (role in held) is is_kernel} for is_kernel in (True, False)]
+    nodes = [({"layer-0": 1}, sequential(inner)), ({"layer-0": 2, "layer-1": 3}, inner), (places[0], entry), (places[1], norm("bn"))]
+    keys = [f"{number}/.ATTRIBUTES/VARIABLE_VALUE" for number in range(len(arrays))]
+    stored = [*((children, None) for children, _ in nodes), *(({}, (role, key)) for (role, _), key in zip(arrays, keys, strict=True))]
+    said = [*((children, {**one, "name": one["config"]["name"]}) for children, one in nodes), *(({}, role) for role, _ in arrays)]
+    (tmp_path / "variables").mkdir()
+    tensors = {key: values for key, (_, values) in zip(keys, arrays, strict=True)}
+    write_bundle(tmp_path / "variables", "variables", {**tensors, OBJECT_GRAPH: [graph_proto(stored)]})
+    (tmp_path / "saved_model.pb").write_bytes(saved_model_proto(saved_graph_proto(said), "2.9.0"))
+    (found,) = exporter.fold_model(tmp_path).folded
+    assert (found.path, found.source.kernel.tobytes()) == ("sub/k", held["kernel"].tobytes())
+
+
 def test_a_saved_model_that_lists_no_layers(tmp_path):
     config = sequential(layer("Dense", "k", units=4), norm("bn"))
     path = saved_model(tmp_path, {**config, "config": {**config["config"], "layers": config["config"]["layers"]}}, KINDS["Dense"][1], NORM)
