@@ -298,7 +298,7 @@ def test_kill_minus_nine(tmp_path):
 TRAP = "open('PWNED', 'w').close()\n"
 
 
-@pytest.mark.parametrize("isolated", [True, False])
+@pytest.mark.parametrize("isolated", [True, pytest.param(False, marks=pytest.mark.thorough("much time; with a child it runs always"))])
 def test_modules_beside_the_model_are_not_imported(isolated, tmp_path):
     """The current folder may be that of a model from a stranger."""
     for name in ("h5py", "numpy", "json", "orjson", "exporter", "sitecustomize"):
@@ -311,21 +311,39 @@ def test_modules_beside_the_model_are_not_imported(isolated, tmp_path):
     assert not (tmp_path / "PWNED").exists()
 
 
-@pytest.mark.parametrize("variable", ["HDF5_PLUGIN_PATH", "HDF5_PLUGIN_PRELOAD", "HDF5_VOL_CONNECTOR", "HDF5_DRIVER"])
-def test_variables_of_hdf5_load_nothing(variable, tmp_path):
-    (tmp_path / "libtrap.so").write_bytes(b"\x7fELF")
-    value = {"HDF5_VOL_CONNECTOR": "trap", "HDF5_DRIVER": "split"}.get(variable, str(tmp_path))
-    done = command(MODEL, tmp_path / "out.json", env={**os.environ, variable: value})
+HDF5_VARIABLES = ("HDF5_PLUGIN_PATH", "HDF5_PLUGIN_PRELOAD", "HDF5_VOL_CONNECTOR", "HDF5_DRIVER")
+EACH = [pytest.param((name,), id=name, marks=pytest.mark.thorough("much time: an interpreter for each; all together run always"))
+        for name in HDF5_VARIABLES]
+
+
+def for_the_library(folder):
+    """A model that libhdf5 has to read: one of its arrays is compressed."""
+    path, name = folder / "compressed.h5", "model_weights/head_bn/head_bn/gamma"
+    shutil.copy(MODEL, path)
+    with h5py.File(path, "r+") as file:
+        values = file[name][()]
+        del file[name]
+        file.create_dataset(name, data=values, compression="gzip")
+    return path
+
+
+def with_traps(names, folder):
+    """An environment in which these variables tell HDF5 to load code, or to open files in another way."""
+    (folder / "libtrap.so").write_bytes(b"\x7fELF")
+    return {**os.environ, **{name: {"HDF5_VOL_CONNECTOR": "trap", "HDF5_DRIVER": "split"}.get(name, str(folder)) for name in names}}
+
+
+@pytest.mark.parametrize("names", [pytest.param(HDF5_VARIABLES, id="all"), *EACH])
+def test_variables_of_hdf5_load_nothing(names, tmp_path):
+    done = command(for_the_library(tmp_path), tmp_path / "out.json", env=with_traps(names, tmp_path))
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize(("variable", "jobs"), [
-    ("HDF5_PLUGIN_PRELOAD", 2), ("HDF5_VOL_CONNECTOR", 1), *(pytest.param(*both, marks=pytest.mark.thorough("much time")) for both in (
-        ("HDF5_DRIVER", 2), ("HDF5_DRIVER", 1), ("HDF5_PLUGIN_PRELOAD", 1), ("HDF5_VOL_CONNECTOR", 2)))])
-def test_variables_of_hdf5_load_nothing_in_a_batch(variable, jobs, tmp_path):
-    value = {"HDF5_VOL_CONNECTOR": "trap", "HDF5_DRIVER": "split"}.get(variable, str(tmp_path))
-    models = [MODEL, ROOT / "sample_models" / "no_beta_keras208" / "model.h5"]
-    done = command(*models, "--jobs", jobs, "--out-dir", tmp_path / "out", env={**os.environ, variable: value})
+@pytest.mark.parametrize("names", [pytest.param(HDF5_VARIABLES, id="all"), *EACH[1:]])
+@pytest.mark.parametrize("jobs", [pytest.param(1, marks=pytest.mark.thorough("much time; by two processes it runs always")), 2])
+def test_variables_of_hdf5_load_nothing_in_a_batch(names, jobs, tmp_path):
+    models = [for_the_library(tmp_path), ROOT / "sample_models" / "no_beta_keras208" / "model.h5"]
+    done = command(*models, "--jobs", jobs, "--out-dir", tmp_path / "out", env=with_traps(names, tmp_path))
     assert (done.returncode, done.stderr) == (0, "exported 2, skipped 0, refused 0\n")
 
 

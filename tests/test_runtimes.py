@@ -220,6 +220,7 @@ def test_the_module_tests_of_javascript():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.thorough("compilers")
 def test_the_declared_types_of_javascript(tmp_path):
     if shutil.which("tsc") is None:
         pytest.skip("tsc (npm install -g typescript) is not installed")

@@ -59,6 +59,7 @@ def test_what_is_written_is_accepted_with_arrays_and_as_json():
 
 
 def test_each_part_in_turn_is_judged_as_jsonschema_judges_it():
+    """By the compiled checks, and by the validator that also accepts arrays and writes the error messages."""
     good = as_json(document.document(rich_bundle()))
     good["layers"] = good["layers"][2:3]
     others = [None, True, 0, 1, -1, 1.5, 1.0, "", "x", "float32", [], [1], [1.5, 2], ["a"], [[1.5]], [[]], [None], {}, {"a": 1}]
@@ -66,6 +67,7 @@ def test_each_part_in_turn_is_judged_as_jsonschema_judges_it():
 
     def check(what):
         theirs = next(AUTHORITY.iter_errors(good), None) is None
+        assert (next(schema._validator().iter_errors(good), None) is None) == theirs, what
         ours = ACCEPTS(good)
         assert ours == theirs or (theirs and what[-1] == 1.0), what
         counted[ours] += 1

@@ -233,7 +233,7 @@ def test_what_is_over_a_limit_or_no_group_is_refused(monkeypatch, module, limit,
     assert what in str(refused.value)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.thorough("much time")) for seed in (1, 2, 3))])
 def test_of_damaged_files_nothing_is_read_that_libhdf5_reads_otherwise_or_refuses(seed):
     """A byte or two changed, where something stands: what is read without libhdf5 is read alike with it."""
     data, chance = written(model), random.Random(seed)

@@ -64,6 +64,7 @@ def test_the_lines_that_check_an_evaluator(language, tool, folder):
     assert re.search(r"4 layers, 4 tests.*, 30 numbers, 0 wrong, worst \d\.\d\d ulp", out)
 
 
+@pytest.mark.thorough("much time: npm; the same tests run always in runtimes/javascript")
 def test_the_tests_of_the_javascript_module(folder):
     call(["npm", "test"], folder / "javascript")
 
