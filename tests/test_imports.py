@@ -11,9 +11,9 @@ import pytest
 
 import exporter
 from tests.make.layers import ROOT
+from tests.make.package import PACKAGE, one_worker, tree_of
 
-pytestmark = pytest.mark.xdist_group("imports")  # they share the parsed files
-PACKAGE = sorted((ROOT / "exporter").rglob("*.py"))
+pytestmark = one_worker
 OPTIONAL = {"tensorflow", "keras", "tf_keras", "torch", "pickle", "marshal", "yaml", "dill", "cloudpickle"}
 
 
@@ -31,11 +31,6 @@ MAY_IMPORT = {
     "commands": {"errors", "batchnorm", "formats", "files", "keras", "targets", "sources", "pipeline", "diagnosis"},
 }
 FACE = {"__init__.py", "__main__.py", "__about__.py"}
-
-
-@functools.cache
-def tree_of(path):
-    return ast.parse(path.read_text("utf-8"))
 
 
 @functools.cache

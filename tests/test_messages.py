@@ -12,9 +12,10 @@ import ast
 import difflib
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.make.layers import ROOT
+from tests.make.package import PACKAGE, one_worker, tree_of
+
 GOLDEN = ROOT / "tests" / "golden" / "messages.txt"
 SPEAKING = re.compile(r"(Error|Extra)$")       # classes whose first argument is a message
 SPEAKING_KEYWORDS = {"hint", "help", "what", "reason", "description", "epilog"}
@@ -54,8 +55,8 @@ def is_sentence(text: str) -> bool:
     return len(re.findall(r"(?<![\w{<])[A-Za-z][a-z']*(?=[\s,.:;]|$)", text)) >= WORDS_OF_A_SENTENCE and " " in text.strip()
 
 
-def messages_of(source: str) -> Iterator[str]:
-    nodes = list(ast.walk(ast.parse(source)))
+def messages_of(tree: ast.AST) -> Iterator[str]:
+    nodes = list(ast.walk(tree))
     skipped = docstrings(nodes)
     direct: set[ast.AST] = set()
     for node in nodes:
@@ -71,14 +72,15 @@ def messages_of(source: str) -> Iterator[str]:
 
 def collected() -> str:
     lines: list[str] = []
-    for path in sorted((ROOT / "exporter").rglob("*.py")):
+    for path in PACKAGE:
         name = path.relative_to(ROOT).as_posix()
-        said = sorted(set(messages_of(path.read_text(encoding="utf-8")))) if name not in NOT_MESSAGES else []
+        said = sorted(set(messages_of(tree_of(path)))) if name not in NOT_MESSAGES else []
         if said:
             lines += [f"# {name}", *said, ""]
     return "\n".join(lines)
 
 
+@one_worker
 def test_a_change_of_words_is_seen():
     known, now = GOLDEN.read_text(encoding="utf-8"), collected()
     changed = "\n".join(difflib.unified_diff(known.splitlines(), now.splitlines(), "the list", "the source", n=0, lineterm=""))
@@ -92,7 +94,7 @@ def f(path, n):
     raise FormatError(f"expected {n} bytes, got {len(path)}", hint="copy it again" if n else OTHER)
 TABLE = {"key": "a reason in a table", "short key": 1}
 '''
-    assert sorted(messages_of(source)) == ["a reason in a table", "copy it again", "expected {} bytes, got {}"]
+    assert sorted(messages_of(ast.parse(source))) == ["a reason in a table", "copy it again", "expected {} bytes, got {}"]
 
 
 if __name__ == "__main__":

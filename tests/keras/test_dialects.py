@@ -15,6 +15,7 @@ from exporter.keras import dialects
 from exporter.keras.config import NormFields
 from exporter.keras.dialects import Counting, Era, era_of
 from tests.make.layers import ROOT, make_stored
+from tests.make.package import PACKAGE, one_worker, tree_of
 
 VARIANCE, DEVIATION, EPSILON_OUTSIDE = Statistic
 
@@ -219,10 +220,12 @@ def test_history_is_in_order_and_every_row_of_it_says_something_new():
         before = facts
 
 
+@one_worker
 def test_versions_are_compared_in_one_file():
     """No other file of Keras's meaning or of the sources compares a version with a tuple of numbers."""
-    for path in [*sorted((ROOT / "exporter" / "keras").glob("*.py")), *sorted((ROOT / "exporter" / "sources").rglob("*.py"))]:
-        for node in ast.walk(ast.parse(path.read_text())) if path.name != "dialects.py" else ():
+    for path in PACKAGE:
+        is_meant = path.relative_to(ROOT / "exporter").parts[0] in ("keras", "sources") and path.name != "dialects.py"
+        for node in ast.walk(tree_of(path)) if is_meant else ():
             if isinstance(node, ast.Compare) and "version" in ast.unparse(node):
                 numbers = [part.value for side in (node.left, *node.comparators) if isinstance(side, ast.Tuple)
                            for part in side.elts if isinstance(part, ast.Constant) and type(part.value) is int]
