@@ -111,12 +111,9 @@ def from_document(document: Any) -> ReadBack:
         document["layers"] = [_with_arrays(layer) for layer in layers]
     schema.validate(document)
     check_numbers(sum(len(layer[name]) for layer in document["layers"] for name in PARAMETERS if layer[name] is not None))
-    found, vectors, paths = [], {}, set()
+    found, vectors = [], {}
     for entry in document["layers"]:
         layer = _layer(entry)
-        if layer.path in paths:
-            raise BundleError(f"the path {printable(layer.path)!r} occurs twice")
-        paths.add(layer.path)
         found.append(layer)
         if "vectors" in entry:
             vectors[layer.path] = _vectors(layer, entry["vectors"])
