@@ -1,17 +1,17 @@
-"""Goes over all 2**32 float32 bit patterns: does the decimal that a bundle holds give the bits back?
+"""Checks for all 2**32 float32 bit patterns that the decimal number in a bundle restores the same bits.
 
     python benchmarks/all_float32.py                        all of them
     python benchmarks/all_float32.py --from 0x15000000 --count 0x1000000 --jobs 4
 
-For each finite value, orjson's shortest decimal is read in both ways that docs/format.md allows:
+For each finite value, the shortest decimal (by orjson) is read in both ways that docs/format.md allows:
 
-* parsed as a double, then rounded to float32: done as it stands, with orjson's parser and NumPy's conversion;
-* parsed directly as float32: no second parser is needed to know what a correct one gives. Let d be the double nearest to the
-  decimal s. Every midpoint between two float32 is a double, so s and d lie on the same side of it unless d *is* a midpoint. Where d is
-  none, rounding s and rounding d give the same; where it is one, s is rounded in exact rational arithmetic.
+* parsed as a double, then rounded to float32, with orjson's parser and NumPy's conversion;
+* parsed directly as float32: the result of a correct parser can be derived without having one. Let d be the double nearest to the
+  decimal s. Every midpoint between two float32 is a double, so s and d lie on the same side of it unless d *is* a midpoint. If d is
+  no midpoint, rounding s and rounding d give the same; otherwise s is rounded in exact rational arithmetic.
 
-Exit status 0 if the values that fail the first way are exactly 0x15ae43fd and 0x95ae43fd (those that lie in the range asked for) and
-none fails the second; exporter/targets/bundle_json.py writes these two with 17 digits.
+Exit status 0 if exactly 0x15ae43fd and 0x95ae43fd (if they are in the given range) fail the first way and none fails the second;
+exporter/targets/bundle_json.py writes these two with 17 digits.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""What many small models cost: python benchmarks/batch.py [--models 300] [--runs 3] [--dask]
+"""Measures the cost of many small models: python benchmarks/batch.py [--models 300] [--runs 3] [--dask]
 
-Prints the processor time of a model, user and system of all processes that take part, with --jobs 1 and --jobs 2, of models that all have
-other configs, and with --jobs 1 of one architecture, as the checkpoints of a training are; and how long a Dask cluster of two workers on
-this machine takes beside --jobs 2, also if one of the two is killed when a third is done: then the other has to do the rest alone, and
-two workers that cost nothing would need 1.67 times as long. Medians of the runs, which alternate. For a quiet machine.
+Prints the processor time per model (user and system, of all processes involved): with --jobs 1 and --jobs 2 for models with different
+configs, and with --jobs 1 for models of one architecture, such as the checkpoints of a training run. With --dask, it also compares a local
+Dask cluster of two workers with --jobs 2, including a run in which one of the workers is killed after a third of the models. The other
+one then does the rest alone; without any overhead, this would take 1.67 times as long. All results are medians of alternating runs.
+Needs a quiet machine.
 """
 
 from __future__ import annotations

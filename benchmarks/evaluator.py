@@ -1,4 +1,4 @@
-"""The fast evaluator against memcpy, ONNX Runtime, PyTorch and TensorFlow, one thread each, in milliseconds.
+"""Compares the fast evaluator with memcpy, ONNX Runtime, PyTorch and TensorFlow, with one thread each, in milliseconds.
 
     OMP_NUM_THREADS=1 python benchmarks/evaluator.py [RUNS]      tab-separated
 """

@@ -1,4 +1,4 @@
-"""Models of any size in the layouts that Keras writes, made with h5py alone; random parameters, kernels of zeros. Keras loads them.
+"""Models of any size in Keras's file formats, written with h5py alone: random parameters, kernels of zeros. Keras can load them.
 
     python benchmarks/models.py densenet201.h5 densenet201.keras
     python benchmarks/models.py row.h5 --row 1000 16

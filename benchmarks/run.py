@@ -1,12 +1,12 @@
-"""Measures everything that docs/performance.md says, and writes it there.
+"""Measures all numbers in docs/performance.md, and updates them there.
 
-    python benchmarks/run.py                                    all of it, with the peers that are installed
+    python benchmarks/run.py                                    everything, with the installed peers
     python benchmarks/run.py --only one-file --runs 11
-    python benchmarks/run.py --python tf2onnx=/path/to/python   a peer that is installed elsewhere
+    python benchmarks/run.py --python tf2onnx=/path/to/python   a peer installed elsewhere
 
-Inputs are made in --folder, if they are not there. Programs run as whole processes, in pairs: each run of another one stands beside one of
-bn-export, before it and after it by turns. A ratio is the median over the pairs, so that a machine that slows down slows both. All of it
-takes about eight minutes on two quiet processors, and two more to make the inputs.
+Inputs are created in --folder unless they exist. Programs run as whole processes, in pairs: each run of a peer is paired with a run of
+bn-export, alternately before and after it. Ratios are medians over the pairs, so that a machine that slows down affects both programs.
+Everything takes about eight minutes on two quiet processors, and two more to create the inputs.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Changes models in one place and reads them: python fuzz/changed.py [MODEL ...] [--changes N] [--seed S] [--keep DIR]
+"""Changes a model in one place and reads it: python fuzz/changed.py [MODEL ...] [--changes N] [--seed S] [--keep DIR]
 
-A changed model may be refused or give the same as before. Where it gives something else, what was changed has to be the only copy in the
-file of what it says: a number in the array of a parameter, an epsilon that stands nowhere else. What that can be shown of is counted as
-explained; the rest is printed, kept in DIR, and makes the exit status 1. Without MODEL: the samples of this project.
+The reader may refuse a changed model or return the same result as before. If the result differs, the changed bytes must be the only
+copy of that information in the file: a number in a parameter's array, or an epsilon that is stored nowhere else. Results for which this
+can be verified are counted as explained. All others are printed and kept in DIR, and the exit status is 1. Without MODEL, the sample
+models of this project are used.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Single changes to the files of a model that keep it a file of its kind: what a disk, a careless script or somebody with an editor does.
+"""Single changes to the files of a model that keep it a valid file of its kind: what a failing disk, a careless script or an editor does.
 
-`flip` changes one bit or byte. `change` knows the containers: it exchanges names, addresses, entries, values and zip members, and makes
-lengths and checksums right again where the container has them, so that nothing but what the file says twice can tell.
+`flip` changes one bit or byte. `change` knows the file formats: it exchanges names, addresses, entries, values and zip members, and updates
+lengths and checksums accordingly, so that only information that the file contains twice can reveal the change.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Faults that take their time: python fuzz/faults.py [--seconds N]
+"""Faults that take longer to test: python fuzz/faults.py [--seconds N]
 
-`bn-export` is killed 200 times at random moments, writes to a disk that is full (a small tmpfs; root only), and exports eight times to one
-name at once. What stands under the output's name is whole at every moment: what stood there before, or the new one. The quick ones are in
-tests/test_faults.py. Exit status 1 if a promise is broken.
+Kills `bn-export` 200 times at random moments, lets it write to a full disk (a small tmpfs; root only), and starts eight exports to the same
+file at once. The output file must be complete at every moment: either the previous version or the new one. Tests for faults that
+need less time are in tests/test_faults.py. Exit status 1 if a check fails.
 """
 
 from __future__ import annotations

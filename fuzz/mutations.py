@@ -1,4 +1,4 @@
-"""One step away from an input: of bytes, and of JSON with its structure kept."""
+"""Random small changes of an input: of bytes, and of JSON with its structure preserved."""
 
 from __future__ import annotations
 

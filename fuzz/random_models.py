@@ -1,8 +1,8 @@
-"""Random models of any Keras from 2.3 on, with batch norms in every place and shape in which people put them.
+"""Random models for any Keras from 2.3 on, with batch norms in all the positions and shapes that occur in practice.
 
-Runs under the Python of the Keras that writes (3.7 and later); fuzz/write_models.py saves what this makes. Beside a model stands a plan of
-it: which layer is called with the outputs of which, so that what a file says of a layer's place can be held against something else than
-the config in that file.
+Runs with the Python of the Keras that writes the models (3.7 and later); fuzz/write_models.py saves them. Each model comes with a plan that
+records which layer is called with which outputs, so that a layer's position can be checked against something other than the config in
+the file.
 """
 
 import random

@@ -1,4 +1,4 @@
-"""Reads the files of one model that fuzz/write_models.py wrote, and holds each batch norm against the live layer of the same numbers."""
+"""Reads a model written by fuzz/write_models.py, and compares each batch norm with the live layer that has the same parameters."""
 
 from __future__ import annotations
 

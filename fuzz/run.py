@@ -1,8 +1,8 @@
 """Fuzzes the readers: python fuzz/run.py --seconds N [--target NAME] [--seed S] [--engine atheris]
 
-Without a target all of them share the time. The seed is printed; the same seed and target give the same inputs (of this file's own engine;
-atheris, where it is installed and asked for, is guided by coverage). An input that fails is saved under fuzz/failures and printed with its
-traceback; `python fuzz/run.py --target NAME --input FILE` runs it again. Exit status 1 if one failed.
+Without --target, all targets share the time. The seed is printed; the same seed and target produce the same inputs (with the built-in
+engine; atheris, if installed and selected, is guided by coverage). An input that fails is saved in fuzz/failures and printed with its
+traceback; `python fuzz/run.py --target NAME --input FILE` runs it again. Exit status 1 if an input failed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What is fuzzed: for each kind of bytes that a stranger can hand over, seeds and a check.
+"""The fuzz targets: seeds and a check for each kind of untrusted input.
 
-A check gets bytes and returns, or raises AssertionError or anything else that is a bug. A refusal (ExporterError) is an answer, and so is
-a result; what is promised beyond that stands in each check.
+A check takes bytes. It returns if all is well; any exception that it raises is a bug. Both a result and a refusal (ExporterError) are valid
+answers; each check verifies what is guaranteed beyond that.
 """
 
 from __future__ import annotations

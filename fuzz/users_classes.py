@@ -1,6 +1,6 @@
-"""Users' classes for the random models of fuzz/random_models.py, around batch norms and beside them.
+"""User-defined classes for the random models of fuzz/random_models.py, with and without batch norms in them.
 
-Runs under the Python of the Keras that writes (3.7 and later).
+Runs with the Python of the Keras that writes the models (3.7 and later).
 """
 
 HOLDERS = ("Block", "NormCell", "Net", "Tower", "Holder")  # layers of the user's that contain others

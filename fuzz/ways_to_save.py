@@ -1,7 +1,7 @@
-"""Every way in which a Keras saves a model: (name, function, how often it is taken).
+"""All the ways in which a Keras version can save a model: (name, function, relative frequency).
 
-A function gets the model, a path without suffix to save under, and the shape of an input; it returns what it wrote:
-[{"file": ..., "architecture": ... or None}], as names below the model's folder.
+The function takes the model, a path without suffix to save to, and the shape of an input. It returns what it wrote,
+[{"file": ..., "architecture": ... or None}], with paths relative to the model's folder.
 """
 
 import json

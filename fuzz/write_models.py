@@ -1,9 +1,9 @@
-"""Writes random models with the Keras that is installed, in every form it can save, and beside them what the live layers hold and give.
+"""Writes random models with the installed Keras in every format it supports, together with the parameters and outputs of the live layers.
 
     python fuzz/write_models.py FOLDER --api keras|tf_keras|tf.keras --seed N [--count N]
 
-Runs under the Python of that Keras (3.7 and later). Each model gets a folder of its own with the files, `truth.json` and `truth.npz`;
-fuzz/writers.py reads them.
+Runs with the Python of that Keras (3.7 and later). Each model gets its own folder with its files, `truth.json` and `truth.npz`, which
+fuzz/writers.py reads.
 """
 
 import argparse

@@ -1,10 +1,10 @@
-"""A random search over what writes models: python fuzz/writers.py --seconds N [--seed S] [--api NAME] [--python PATH] [--keep FOLDER]
+"""Random models in all formats of Keras: python fuzz/writers.py --seconds N [--seed S] [--api NAME] [--python PATH] [--keep FOLDER]
 
-Random models of a Keras (fuzz/random_models.py) are saved in every form that it has (fuzz/write_models.py, which runs under --python, the
-interpreter of an older Keras too), and what `exporter.read` says of each file is held against the live layers: numbers bit for bit,
-epsilon, axis and output, path, whether it is called in training mode, what feeds and follows it; and all files of one model against each
-other. A refusal is counted by its reason. The seed is printed; the same seed gives the same models. Exit status 1 if anything is wrong; the
-files of a model that is read wrongly are kept under fuzz/failures.
+fuzz/write_models.py saves random models (fuzz/random_models.py) in every format of a Keras version; --python selects the interpreter of an
+older Keras. What `exporter.read` returns for each file is compared with the live layers: numbers bit for bit, epsilon, axis, output,
+path, training mode of the call, and the neighboring layers. All files of one model are also compared with each other. Refusals are
+counted by reason. The seed is printed; the same seed produces the same models. Exit status 1 if anything is wrong; the files of a
+model that is read incorrectly are kept in fuzz/failures.
 """
 
 from __future__ import annotations

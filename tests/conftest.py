@@ -1,4 +1,4 @@
-"""Fixtures that several test modules share: the commands run in this process, and the installed Keras."""
+"""Fixtures shared by the test modules, and how the suite is divided among workers."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def pytest_configure(config):
 
 
 def pytest_sessionstart(session):
-    """In a fresh checkout each worker begins to compile the tests at a place of its own, and finds the rest compiled by the others."""
+    """In a fresh checkout, each worker starts compiling the tests at a different one, so that the others are already compiled by then."""
     worker = getattr(session.config, "workerinput", None)
     if worker is None or session.config.args != session.config.getini("testpaths"):
         return
@@ -65,8 +65,8 @@ def pytest_collection_modifyitems(config, items):
 
 
 class ByFunction(LoadGroupScheduling):
-    """A worker is given a test function with all its parameters, or a group, in the order of the files. Each test by itself would cost a
-    message, and a walk over all that the worker was given before.
+    """Assigns a test function with all its parameters, or a group, to one worker at a time, in the order of the files. Assigning single
+    tests would cost a message for each, and a search through all tests that the worker was assigned before.
     """
 
     def _split_scope(self, nodeid):
@@ -93,18 +93,18 @@ def pytest_xdist_make_scheduler(config, log):
 @hypothesis.settings(max_examples=1, database=None)
 @hypothesis.given(hypothesis.strategies.none())
 def first_example(nothing):
-    """Hypothesis makes its source of random numbers, and looks who refers to it: in what is frozen it would find nobody, and warn."""
+    """Makes Hypothesis create its random number generator before gc.freeze: it looks for references to it, and warns if it finds none."""
 
 
 def pytest_collection_finish():
     first_example()
-    gc.freeze()  # what the tests import: each search for reference cycles would walk all of it
+    gc.freeze()  # otherwise, each garbage collection would traverse all that the tests have imported
 
 
 @pytest.fixture
 def tmp_path(tmp_path_factory, request):
-    """An empty folder for one test. pytest's own lists the folders of all tests before it to number its own: with thousands of tests, that
-    took a tenth of their time.
+    """An empty folder for one test. pytest's own fixture lists the folders of all previous tests to find the next number, which took a
+    tenth of the time with thousands of tests.
     """
     path = tmp_path_factory.getbasetemp() / f"{next(FOLDERS)}-{re.sub('[^A-Za-z0-9_]', '_', request.node.name)[:30]}"
     path.mkdir(mode=0o700)
@@ -113,8 +113,8 @@ def tmp_path(tmp_path_factory, request):
 
 @pytest.fixture
 def forks(request, monkeypatch):
-    """Models are read by forks, as in a program of one thread that has not read an Orbax checkpoint; beside the thread of pytest-xdist, and
-    after the tests of Orbax were imported, each would be read by a new interpreter.
+    """Models are read by forks, as in a single-threaded program that has not imported tensorstore. In a worker, which has pytest-xdist's
+    thread and has imported the tests of Orbax, each reading process would be a new interpreter.
     """
     monkeypatch.setattr(threading, "active_count", lambda: 1)
     monkeypatch.delitem(sys.modules, "tensorstore", raising=False)

@@ -1,4 +1,4 @@
-"""The bar: h5py and orjson, no check of anything. Reads legacy HDF5 alone."""
+"""The baseline: h5py and orjson, without any checks. Reads only legacy HDF5."""
 import sys
 
 import h5py

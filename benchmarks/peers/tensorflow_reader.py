@@ -1,4 +1,4 @@
-"""TensorFlow: the variables of a loaded SavedModel, or of a checkpoint by name. Epsilon is in neither."""
+"""TensorFlow: the variables of a loaded SavedModel, or of a checkpoint by name. Neither contains epsilon."""
 import pathlib
 import sys
 

@@ -1,4 +1,4 @@
-"""tf2onnx: the model to ONNX, then its BatchNormalization nodes (those that were not folded away)."""
+"""tf2onnx: converts the model to ONNX and reads its BatchNormalization nodes (those that were not folded)."""
 import sys
 
 import orjson

@@ -1,1 +1,1 @@
-"""What makes the inputs of the tests: layers, files of every format, a server of ranges."""
+"""Generators of test inputs: layers, files of every format, a web server that supports range requests."""

@@ -1,4 +1,4 @@
-"""How much work a function does, in lines of the package that run: the same on every machine, however busy it is."""
+"""Measures how much work a function does by counting the lines of the package that it executes: the same on every machine, busy or not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models of a live Keras whose batch norms can be folded, and the network that remains of one when they are."""
+"""Keras models whose batch norms can be folded, and the same models without the folded batch norms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A writer of GraphDefs, as small as it can be: what the graph readers are tested with where no TensorFlow is installed."""
+"""A minimal writer of GraphDef files, to test the graph readers without TensorFlow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Legacy HDF5 files, written as the Keras of each era wrote them."""
+"""Writes legacy HDF5 files with the layouts of the different Keras versions."""
 
 from __future__ import annotations
 

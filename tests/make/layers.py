@@ -1,4 +1,4 @@
-"""Layers and bundles made from a seed, and how to compare them."""
+"""Creates layers and bundles from a seed, and compares them."""
 
 from __future__ import annotations
 

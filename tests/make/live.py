@@ -1,4 +1,4 @@
-"""Batch norms of a live Keras: filled with numbers, and compared with what was exported."""
+"""Batch norms of the installed Keras: sets their parameters, and compares them with what was exported."""
 
 from __future__ import annotations
 

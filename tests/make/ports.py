@@ -1,4 +1,4 @@
-"""Layers of a bundle in the forms of other frameworks."""
+"""Layers of a bundle in the formats of other frameworks."""
 
 from __future__ import annotations
 

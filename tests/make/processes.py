@@ -1,5 +1,7 @@
-"""Programs in processes of their own, started as forks of one that has imported the libraries (not `exporter`): a new interpreter imports
-them for longer than most commands run. Tests of what an interpreter does as it starts (variables, closed streams) start one.
+"""Runs programs in separate processes, started as forks of a process that has already imported the libraries (but not `exporter`).
+
+A new interpreter spends more time on these imports than most commands take. Tests of how an interpreter starts (environment variables,
+closed streams) start a new one instead.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The two layers of the public questions that the project answers (README.md)."""
+"""The layers of the two public questions that the README answers."""
 
 from __future__ import annotations
 

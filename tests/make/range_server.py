@@ -1,4 +1,4 @@
-"""A web server of one folder that counts what is asked of it, with and without support for ranges, and in all kinds of trouble."""
+"""A web server for one folder that records its requests. It can support range requests or not, and fail in various ways."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writers of TensorFlow's file formats, as small as they can be: what the readers are tested with where no TensorFlow is installed."""
+"""Minimal writers of TensorFlow's file formats, to test the readers without TensorFlow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Model files in Keras's own format, written without Keras: configs and weights as the versions named in the tests write them."""
+"""Writes model files in Keras's own format without Keras: configs and weights as written by the versions that the tests name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random models of the installed Keras: nests, wrappers, cells, shared layers, users' classes with and without their layers' configs."""
+"""Random models of the installed Keras: nested, wrappers, cells, shared layers, user classes with and without configs of their layers."""
 
 from __future__ import annotations
 

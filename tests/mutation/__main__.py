@@ -1,10 +1,10 @@
-"""Changes lines of exporter/ and says which changes no test noticed.
+"""Changes lines of exporter/ one at a time and reports the changes that no test detects.
 
     python -m tests.mutation --count 20 --seed "$(git rev-parse HEAD)"
 
-The first run gathers which test executes which line (a run of the suite under coverage.py, kept in a file outside of the tree); later
-ones run the files of tests that were changed since. What survives and makes no difference to anybody stands in equivalent.toml, with
-the reason.
+The first run records which test executes which line (a run of the suite with coverage.py; the result is kept in a file outside of the
+tree). Later runs only execute the test files that have changed since. Changes that survive but make no observable difference are
+listed in equivalent.toml, each with the reason.
 """
 
 from __future__ import annotations
