@@ -21,7 +21,7 @@ NAMES = re.compile(r"<?\b(?:Parameter containing:\s*|tf\.Tensor:?|tf\.Variable(?
                    r"(?:np|numpy|jnp|torch|tf)\.(?:array|tensor|asarray|constant)|Array|DeviceArray|Tensor|Float(?:32|64)Array(?:\(\d+\))?|"
                    r"values:|(?:numpy|value)=)")
 SUFFIX = re.compile(r"(?<![\w.])([+-]?(?:\d+\.\d*|\.\d+)(?:[eE][+-]?\d+)?)[fF](?![\w.])")  # of a float in C
-FRAMES = re.compile(r"(?m)^\s*\[\d+\]\s+(?=[-+\d.])|\[torch\.\w+ of size [\dx]+\]")  # what R counts, and PyTorch before 0.4 said
+FRAMES = re.compile(r"(?m)^[^\S\n]*\[\d+\]\s+(?=[-+\d.])|\[torch\.\w+ of size [\dx]+\]")  # what R counts, and PyTorch before 0.4 said
 LEFT_OUT = re.compile(r"\.\.\.|…")
 DECIMAL = r"[+-]?\d+,\d+"
 BETWEEN = r"(?:[^\S\n]*;\s*|[^\S\n]+)"
@@ -32,6 +32,7 @@ FILE = re.compile(r"\.(?:npy|npz|csv|json|txt)(?::\w+)?$")
 
 def plain(text: str) -> str:
     """The numbers of a print-out, with their brackets. Raises: UsageError if it leaves some out, or has commas for decimal points."""
+    text = re.sub(r" ?\n\s*", "\n", re.sub(r"[^\S\n]+", " ", text))  # the patterns would look at a long run from each of its places
     text = SUFFIX.sub(r"\1", FRAMES.sub(" ", text))
     if not re.search(r"[A-DF-Za-df-z<]|\.\.\.|…", text.replace("inf", "").replace("nan", "")):
         check_commas(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -42,6 +43,19 @@ def test_print_outs(text):
     ("tensor([1.0000e-03, nan, inf])", [0.001, np.nan, np.inf]), ("Tensor [1, 2]", [1, 2]), ("1e-3, -inf", [0.001, -np.inf])])
 def test_small_print_outs(text, values):
     assert np.array_equal(from_text(text).values, values, equal_nan=True)
+
+
+@pytest.mark.parametrize("space", [" ", "\n", "\t\n "])
+def test_long_runs_of_spaces_take_no_longer_than_other_text(space):
+    began = time.process_time()
+    for words in ("tensor([1.5,{}2.5])", "[1] 1.5{}2.5", "[1.5{}2.5{}]"):
+        assert from_text(words.replace("{}", space * 100_000)).values.tolist() == [1.5, 2.5]
+    if "\n" in space:
+        assert from_text(f"1,5{space * 100_000}2,5").values.tolist() == [1, 5, 2, 5]
+    else:
+        with pytest.raises(exporter.UsageError, match="a comma separates numbers"):
+            from_text(f"1,5{space * 100_000}2,5")
+    assert time.process_time() - began < 5
 
 
 def test_the_digits_of_a_print_out_count():
