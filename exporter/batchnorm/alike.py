@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import operator
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -56,7 +56,8 @@ def of_run(run: Sequence[Stored]) -> list[BatchNorm]:
     first = BatchNorm.of(run[0])
     if len(run) == 1:
         return [first]
-    forms = {(values.shape, values.dtype) for layer in run for values in arrays_of(layer)}
+    arrays = _arrays_of(run[0])
+    forms = {(values.shape, values.dtype) for layer in run for values in arrays(layer)}
     if forms != {(first.shape, first.moving_mean.dtype)} or not _are_usable(stacked(run), first.epsilon):
         return [first, *map(BatchNorm.of, run[1:])]
     shared = dict(zip(_KEPT, _kept(first)))
@@ -70,11 +71,12 @@ def _are_usable(numbers: NDArray[Any], epsilon: float) -> bool:
     return all_finite(numbers) and float(numbers[:, -1].min()) + epsilon > 0
 
 
-def arrays_of(layer: Parameters) -> list[NDArray[Any]]:
-    """The parameters that a layer has, in the usual order."""
-    return [values for values in (layer.gamma, layer.beta, layer.moving_mean, layer.moving_variance) if values is not None]
+def _arrays_of(first: Parameters) -> Callable[[Parameters], tuple[NDArray[Any], ...]]:
+    """A function that returns the parameters of a layer like `first`."""
+    return operator.attrgetter(*first.parameters())
 
 
 def stacked(run: Sequence[Parameters]) -> NDArray[Any]:
     """The parameters of a run as one array of shape (layers, parameters of each, channels); the last two are mean and variance."""
-    return np.concatenate([values for layer in run for values in arrays_of(layer)]).reshape(len(run), -1, run[0].moving_mean.size)
+    arrays = _arrays_of(run[0])
+    return np.concatenate([values for layer in run for values in arrays(layer)]).reshape(len(run), -1, run[0].moving_mean.size)

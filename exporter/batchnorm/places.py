@@ -6,6 +6,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+MORE = ("axis", "use_bias", "activation", "padding", "shared")  # what a document may say of a neighbor, beside its path and class
+NO_MORE = (None,) * len(MORE)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Neighbor:
@@ -29,9 +32,11 @@ class Neighbor:
 
     def as_dict(self) -> dict[str, Any]:
         """For a document; unknown and inapplicable fields are omitted."""
-        said = {"path": self.path, "class_name": self.class_name, "axis": self.axis, "use_bias": self.use_bias,
-                "activation": self.activation, "padding": self.padding, "shared": self.is_shared or None}
-        return {key: value for key, value in said.items() if value is not None}
+        said: dict[str, Any] = {"path": self.path, "class_name": self.class_name}
+        more = self.axis, self.use_bias, self.activation, self.padding, self.is_shared or None
+        if more != NO_MORE:
+            said |= {key: value for key, value in zip(MORE, more) if value is not None}
+        return said
 
     @classmethod
     def of(cls, said: Mapping[str, Any]) -> Neighbor:

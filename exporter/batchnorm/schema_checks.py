@@ -20,6 +20,7 @@ SAYS_NOTHING = frozenset(("title", "description", "$schema", "$id", "$defs"))
 TYPES: dict[str, tuple[type, ...]] = {"string": (str,), "boolean": (bool,), "integer": (int,), "number": (int, float),
                                       "null": (type(None),), "array": (list, np.ndarray), "object": (dict,)}
 NUMBERS = (int, float)
+MAX_FORMS = 1000  # of objects, of which it is remembered that they are valid
 
 
 def compiled(schema: dict[str, Any], root: dict[str, Any]) -> Check:
@@ -30,7 +31,7 @@ def compiled(schema: dict[str, Any], root: dict[str, Any]) -> Check:
     if not own.keys() <= KEYWORDS.keys():
         return lambda value: False
     checks = [KEYWORDS[keyword](content, root) for keyword, content in own.items()]
-    together = _all(checks)
+    together = _by_types(_all(checks)) if _has_only_types(own) else _all(checks)
     rank = rank_of_numbers({**own, "type": "array"}) - 1 if "array" in _types(own.get("type", ())) else 0
     return _numbers(rank, together) if rank > 0 else together
 
@@ -50,6 +51,30 @@ def _all(checks: list[Check]) -> Check:
         return True
 
     return each
+
+
+def _has_only_types(own: dict[str, Any]) -> bool:
+    """Whether a schema is of an object of which it says nothing but which keys it has and of which type their values are."""
+    is_object = own.keys() == {"type", "required", "properties"}
+    return is_object and all(held.keys() <= {"type", *SAYS_NOTHING} for held in own["properties"].values())
+
+
+def _by_types(otherwise: Check) -> Check:
+    """A check that looks once at objects of the same keys and types of values."""
+    accepted: set[tuple[object, ...]] = set()
+
+    def check(value: Any) -> bool:
+        if type(value) is not dict:
+            return otherwise(value)
+        form = (*value, *map(type, value.values()))
+        if form not in accepted:
+            if not otherwise(value):
+                return False
+            if len(accepted) < MAX_FORMS:
+                accepted.add(form)
+        return True
+
+    return check
 
 
 def _numbers(rank: int, otherwise: Check) -> Check:

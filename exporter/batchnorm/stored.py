@@ -85,9 +85,10 @@ class Parameters:
     calls: tuple[Call, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in PARAMETERS:
-            values = getattr(self, name)
-            if values is not None and type(values.base) is not bytes:  # as what comes from a file is frozen already
+        held = self.gamma, self.beta, self.moving_mean, self.moving_variance
+        bases: set[type] = {type(values.base) for values in held if values is not None}
+        for name in PARAMETERS if bases != {bytes} else ():  # as what comes from a file is frozen already
+            if (values := getattr(self, name)) is not None:
                 object.__setattr__(self, name, frozen(values))
 
     def __repr__(self) -> str:

@@ -28,12 +28,11 @@ def make(layer: BatchNorm) -> tuple[NDArray[Any], NDArray[Any]]:
     """
     size = layer.channels
     if size <= AT_ONCE:
-        x, y = of_run([layer])
-        return x[0], y[0]
+        return _of_one(layer)
     x, y = (np.empty((2, size), HELD_IN[layer.dtype]) for _ in range(2))
     for start in range(0, size, AT_ONCE):
         part = slice(start, min(start + AT_ONCE, size))
-        x[:, part], y[:, part] = (rows[0] for rows in of_run([_part(layer, part)], start))
+        x[:, part], y[:, part] = _of_one(_part(layer, part), start)
     return x, y
 
 
@@ -43,10 +42,18 @@ def _part(layer: BatchNorm, part: slice) -> BatchNorm:
     return layer.replace(shape=(part.stop - part.start,), axis=(-1,), ndim=None, **arrays)
 
 
-def of_run(run: Sequence[BatchNorm], before: int = 0) -> tuple[NDArray[Any], NDArray[Any]]:
-    """`make` of layers that are alike, for channels that come after `before` others: arrays of shape (layers, 2, channels)."""
-    dtype, numbers = run[0].dtype, stacked(run).astype(np.float64)[:, :, None]
-    present = dict(zip(run[0].parameters(), numbers.swapaxes(0, 1)))
+def _of_one(layer: BatchNorm, before: int = 0) -> tuple[NDArray[Any], NDArray[Any]]:
+    x, y = of_run([layer], stacked([layer]), before)
+    return x[0], y[0]
+
+
+def of_run(run: Sequence[BatchNorm], numbers: NDArray[Any], before: int = 0) -> tuple[NDArray[Any], NDArray[Any]]:
+    """`make` of layers that are alike, for channels that come after `before` others: arrays of shape (layers, 2, channels).
+
+    numbers: see `stacked`.
+    """
+    dtype = run[0].dtype
+    present = dict(zip(run[0].parameters(), numbers.astype(np.float64)[:, :, None].swapaxes(0, 1)))
     mean, root = present["moving_mean"], np.sqrt(present["moving_variance"] + run[0].epsilon)
     parts = present.get("gamma", np.ones_like(mean)), present.get("beta", np.zeros_like(mean)), mean, root
     size = mean.shape[-1]

@@ -59,6 +59,13 @@ class NormFields:
     synchronized: bool
 
 
+# The keys that `norm_fields` reads, and what it found for each text of their values: most batch norms of a model have the same.
+_NORM_KEYS = ("axis", "epsilon", "momentum", "center", "scale", "dtype", "mode", "renorm", "virtual_batch_size", "synchronized")
+_MISSING = (...,) * len(_NORM_KEYS)
+_KNOWN_FIELDS: dict[str, NormFields] = {}
+MAX_KNOWN = 1000
+
+
 def parse_config(text: str | bytes, where: str) -> Node:
     """The tree of a model's JSON, e.g. of the attribute model_config, of to_json() or of config.json.
 
@@ -286,6 +293,15 @@ def norm_fields(node: Node) -> NormFields:
 
     Raises: FormatError, with `where` "layer NAME".
     """
+    said = repr((node.base_name, len(node.input_shape or ()), *map(node.config.get, _NORM_KEYS, _MISSING)))
+    if said not in _KNOWN_FIELDS:
+        if len(_KNOWN_FIELDS) >= MAX_KNOWN:
+            _KNOWN_FIELDS.clear()
+        _KNOWN_FIELDS[said] = _norm_fields(node)
+    return _KNOWN_FIELDS[said]
+
+
+def _norm_fields(node: Node) -> NormFields:
     config = node.config
     try:
         return NormFields(

@@ -40,7 +40,8 @@ _QUANTIZING_WRAPPERS = ("QuantizeWrapper", "QuantizeWrapperV2")
 
 def reason_against(class_name: str, config: Mapping[str, Any]) -> str | None:
     """Why a layer with the config of a batch norm is not one; None: nothing in the config shows that."""
-    quantizers = [key for key, value in config.items() if "quant" in key and value not in _UNSET]
+    quantizing, others = _telling(tuple(config))
+    quantizers = [key for key in quantizing if config[key] not in _UNSET]
     if quantizers:
         return (f"its class {printable(class_name, 80)} quantizes the parameters that it computes with ({names(quantizers)}): its "
                 "outputs are not "
@@ -49,13 +50,18 @@ def reason_against(class_name: str, config: Mapping[str, Any]) -> str | None:
     if activation not in (*_UNSET, "linear"):
         shown = activation if isinstance(activation, str) else "activation"
         return f"its class {printable(class_name, 80)} applies an activation ({printable(shown, 40)}), which a batch norm does not"
-    others = dict.fromkeys(described for key in config if (described := _described(key)) and described not in _VARIABLES)
     if others:
         return f"its class {printable(class_name, 80)} is not a plain batch norm: it also has {names(others)}"
     return None
 
 
-@functools.lru_cache(1000)  # configs have the same keys over and over
+@functools.lru_cache(100)  # configs have the same keys over and over
+def _telling(keys: tuple[str, ...]) -> tuple[list[str], list[str]]:
+    """Of the keys of a config: those of quantizers, and the variables that a batch norm does not have."""
+    described = dict.fromkeys(_described(key) for key in keys)
+    return [key for key in keys if "quant" in key], [variable for variable in described if variable and variable not in _VARIABLES]
+
+
 def _described(key: str) -> str:
     """The variable that a key of a config says something about, "" for any other key."""
     found = _DESCRIBED.fullmatch(key)

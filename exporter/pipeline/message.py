@@ -40,6 +40,7 @@ _values_of = operator.itemgetter(*FIELDS)
 _ARRAYS = {name: np.dtype(kind) for name, kind in HELD_IN.items()}
 _HEADERS = {kind: (fields, operator.attrgetter(*fields)) for kind in (Stored, BatchNorm) for fields in [
     [field.name for field in dataclasses.fields(kind) if field.name not in (*PARAMETERS, "statistic")]]}
+NO_PARAMETERS = dict.fromkeys(PARAMETERS)
 _KERNEL: dict[str, Any] = {**dict.fromkeys(("path", "class_name", "kind", "dtype"), str), "compute_dtype": str | None, "channels": tuple}
 
 
@@ -182,7 +183,7 @@ class Reader:
                 found.kernels = self._kernels | {str(path): str(reason) for path, reason in header["no_kernels"].items()}
             return found
         dtypes = {layer.path: layer.dtype for layer in layers}
-        vectors = {path: (arrays.take(dtypes[path], shape), arrays.take(dtypes[path], shape)) for path, shape in header["vectors"].items()}
+        vectors = {path: (x, y) for path, shape in header["vectors"].items() for x, y in [arrays.take(dtypes[path], shape, 2)]}
         return ReadBack(layers=tuple(layer for layer in layers if isinstance(layer, BatchNorm)), origin=origin, skipped=tuple(skipped),
                         warnings=tuple(warnings), vectors=vectors)
 
@@ -193,14 +194,15 @@ class _Arrays:
     def __init__(self, data: memoryview) -> None:
         self.left = data
 
-    def take(self, dtype: str, shape: Any) -> NDArray[Any]:
+    def take(self, dtype: str, shape: Any, count: int) -> list[NDArray[Any]]:
+        """`count` arrays of one type and shape."""
         kind = _ARRAYS[dtype]
         size = kind.itemsize * math.prod(shape)
-        if not 0 <= size <= len(self.left):
+        if not 0 <= count * size <= len(self.left):
             raise ValueError("fewer data than arrays")
-        array: NDArray[Any] = np.ndarray(shape, kind, self.left[:size])
-        self.left = self.left[size:]
-        return array
+        found = [np.ndarray(shape, kind, self.left, place * size) for place in range(count)]
+        self.left = self.left[count * size:]
+        return found
 
 
 def _error(header: dict[str, Any]) -> ExporterError:
@@ -217,7 +219,7 @@ def _kernel(header: dict[str, Any], arrays: _Arrays) -> Kernel:
     whole = all(type(axis) is int for axis in fields["channels"])
     if not (whole and all(isinstance(fields[name], kind) for name, kind in _KERNEL.items())):
         raise TypeError("a field has the wrong type")
-    values = [arrays.take(fields["dtype"], shape) for shape in header["shapes"]]
+    values = [values for shape in header["shapes"] for values in arrays.take(fields["dtype"], shape, 1)]
     return Kernel(**fields, kernel=values[0], bias=values[1] if len(values) > 1 else None)
 
 
@@ -229,8 +231,9 @@ def _layer(fields: dict[str, Any], arrays: _Arrays) -> Stored | BatchNorm:
     whole = {int}.issuperset(map(type, (*fields["shape"], *(fields["axis"] or ()))))
     if not (whole and all(map(operator.contains, FIELDS.values(), map(type, _values_of(fields))))):
         raise TypeError("a field has the wrong type")
-    for name in PARAMETERS:
-        fields[name] = arrays.take(fields["dtype"], fields["shape"]) if name in present else None
+    names = [name for name in PARAMETERS if name in present]
+    fields |= NO_PARAMETERS
+    fields |= zip(names, arrays.take(fields["dtype"], fields["shape"], len(names)))
     if fields["moving_mean"] is None or fields["moving_variance"] is None:
         raise TypeError("a parameter is missing")
     if "statistic" not in fields:

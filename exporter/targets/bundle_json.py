@@ -99,8 +99,9 @@ def _entries_of_run(run: Sequence[BatchNorm], options: WriteOptions) -> Iterator
     if len(run) == 1:
         yield _entry_at_once(run[0], options)
         return
-    rows = np.concatenate([alike.stacked(run), *(vectors.of_run(run) if options.vectors else ())], axis=1)
-    each, count = rows.shape[1], len(run[0].parameters())
+    parameters = alike.stacked(run)
+    rows = np.concatenate([parameters, *(vectors.of_run(run, parameters) if options.vectors else ())], axis=1)
+    each, count = rows.shape[1], parameters.shape[1]
     held = portable(rows)
     texts = _text(held.reshape(len(run) * each, -1))[2:-2].split(b"],[")
     template = _template(_content(run[0], options), each - count)

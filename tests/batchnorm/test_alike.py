@@ -37,8 +37,9 @@ def test_the_text_of_each_layer_is_that_of_it_alone(form, with_vectors):
     run = [layer.replace(path=f"{place}/{layer.path}") for place, kind in enumerate(KINDS) for layer in layers(kind, form)]
     alone = b",\n    ".join(b"{" + bundle_json._entry_at_once(layer, options) + b"\n    }" for layer in run)
     assert alone in bundle_json.write(make_bundle(*run), options)
-    for layer, x, y in ((layer, x, y) for some in alike.runs(run) for layer, x, y in zip(some, *vectors.of_run(some), strict=True)):
-        assert [rows.tobytes() for rows in vectors.make(layer)] == [x.tobytes(), y.tobytes()]
+    for some in alike.runs(run):
+        for layer, x, y in zip(some, *vectors.of_run(some, alike.stacked(some)), strict=True):
+            assert [rows.tobytes() for rows in vectors.make(layer)] == [x.tobytes(), y.tobytes()]
 
 
 def test_runs_are_of_layers_that_have_all_else_in_common():
@@ -106,3 +107,12 @@ def test_each_layer_is_validated(wrong, place):
         list(bundle_json._entries_of_run(run, WriteOptions()))
     assert str(together.value) == str(alone.value)
     assert schema.accepts({"path": "a", "name": "b"})
+
+
+def test_an_object_of_known_keys_and_types_is_valid_and_no_other():
+    near = {"path": "a", "class_name": "Conv2D", "axis": 3, "shared": True}
+    for _ in range(2):  # the second time it is known
+        assert schema.accepts({"inputs": [near, {**near, "path": "b", "axis": 5}], "outputs": [{**near, "new": None}]})
+        for wrong in ({"axis": True}, {"axis": 3.5}, {"axis": None}, {"shared": 1}, {"path": 1}, {"padding": 0}):
+            assert not schema.accepts({"inputs": [near | wrong]}), wrong
+        assert not any(schema.accepts({"outputs": [wrong]}) for wrong in ({}, {"path": "a"}, {"class_name": "a"}, [], None, "", ()))

@@ -15,6 +15,7 @@ weights, layer by layer, and then all others, layer by layer; a frozen layer's w
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
@@ -126,11 +127,18 @@ def norms_of(group: LayerGroup, *, may_put_beta_first: bool = False) -> list[Nor
 def _parse(weight: str) -> Parsed | None:
     """(scope, parameter, number that makes it unique) of a weight's name; None: not a parameter of a batch norm."""
     above, _, last = weight.rpartition("/")
-    found = _NAME.fullmatch(last)
+    found = _parse_last(last)
+    return found and (join(above, found[0]) if found[0] else above, found[1], found[2])
+
+
+@functools.lru_cache(1000)  # a few names, over and over
+def _parse_last(name: str) -> Parsed | None:
+    """`_parse` for a name without a slash."""
+    found = _NAME.fullmatch(name)
     if found:
-        return above, found[1], found[2] or ""
-    found = _NAME_OF_KERAS_1.fullmatch(last)
-    return (join(above, found[1]), _ROLES.get(found[2], found[2]), found[3] or "") if found else None
+        return "", found[1], found[2] or ""
+    found = _NAME_OF_KERAS_1.fullmatch(name)
+    return (found[1], _ROLES.get(found[2], found[2]), found[3] or "") if found else None
 
 
 def _mixed(found: Mapping[tuple[str, str], Mapping[str, int]]) -> set[str]:
