@@ -435,8 +435,8 @@ def test_what_else_is_to_be_done_at_exit_is_done(words, code):
 
 
 def test_a_thread_is_waited_for():
-    program = ("import sys, threading, time; sys.argv = ['bn-export', '--version']; "
-               "threading.Thread(target=lambda: (time.sleep(0.5), print('done'))).start(); "
+    program = ("import sys, threading; sys.argv = ['bn-export', '--version']; "
+               "threading.Thread(target=lambda: (threading.main_thread().join(), print('done'))).start(); "
                "from exporter.commands.export import export_command; export_command()")
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "done")

@@ -292,6 +292,8 @@ def test_a_fork_closes_its_end_of_the_pipes(pool):
 
 
 def test_where_a_variable_asks_for_plugins_no_process_but_the_reading_ones_loads_them(monkeypatch):
+    for name in (*readers.child.HDF5_VARIABLES, "HDF5_PLUGIN_PRELOAD"):  # TensorFlow sets one as it is imported
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(ImportError):
         readers.prepare(library=True)
