@@ -26,6 +26,7 @@ from exporter.diagnosis.explanations import (
 )
 from exporter.diagnosis.mistakes import BY_CODE, MISTAKES
 from exporter.diagnosis.samples import numbers
+from exporter.diagnosis.solvers import describe_order
 from tests.make.layers import make_layer
 from tests.make.questions import layer_of
 
@@ -245,6 +246,7 @@ def test_an_order_of_the_parameters_and_one_of_the_result():
     one = wide(reordered())
     (found,) = explain_further(one, one)
     assert (found.codes, found.order, found.weak) == (("BN143",), tuple(ORDER.tolist()), False)
+    assert found.details == (describe_order(ORDER),)
     assert "12 channels are elsewhere" in found.details[0]
     assert again(one, found) is None
     one = wide(WIDE(WIDE_X)[:, ORDER])

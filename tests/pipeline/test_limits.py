@@ -125,3 +125,7 @@ def test_where_the_system_knows_no_limits_a_timer_ends_the_process(monkeypatch):
     Limits(memory=1, cpu_seconds=2, wall_seconds=3).apply()
     assert timers[0][1:] == (3, os._exit, (OUT_OF_TIME,))
     assert timers[1:] == ["started"]
+
+
+def test_a_child_that_ended_without_an_answer_or_a_reason():
+    assert "ended the process (exit status 0)" in str(ending(0, Limits(1, 4, 70)))

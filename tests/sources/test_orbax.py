@@ -223,3 +223,19 @@ def test_no_link_leads_out_of_the_folder(tmp_path):
     (tmp_path / "step" / "d" / "x").symlink_to(tmp_path / "outside")
     with pytest.raises(FormatError, match="a symbolic link that points outside the model's folder is not followed"):
         ocdbt._on_this_machine(Place(tmp_path / "step"))
+
+
+@pytest.mark.parametrize(("names", "is_read"), [
+    (["a", "b"], True), (["a", "b", "c"], False), (["a", "d/b"], True), (["d/", "e/", "a"], False)])
+def test_how_many_files_a_checkpoint_may_have(tmp_path, monkeypatch, names, is_read):
+    """Folders that wait to be looked into are counted, too."""
+    monkeypatch.setattr(ocdbt, "MAX_FILES", 2)
+    for name in names:
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.mkdir() if name.endswith("/") else path.write_bytes(b"")
+    if is_read:
+        assert sorted(name for name, _ in ocdbt._files(Place(tmp_path))) == names
+        return
+    with pytest.raises(FormatError, match="expected a checkpoint of at most 2 files, got more"):
+        ocdbt._files(Place(tmp_path))
