@@ -681,7 +681,8 @@ def test_a_frozen_model_of_a_tensorflow_that_added_to_epsilon(tmp_path, version,
 
 
 @pytest.mark.parametrize(("class_name", "role", "axis", "ndim"), [
-    ("TimeDistributed", "layer", (-1,), None), ("lab>Wrapper", "layer", (2,), 3), ("RNN", "cell", (-1,), None)])
+    ("TimeDistributed", "layer", (-1,), None), ("lab>Wrapper", "layer", (2,), 3), ("RNN", "cell", (-1,), None),
+    ("lab>Holder", "cells", (2,), 3)])
 def test_a_wrapper_on_the_way_to_a_layer(tmp_path, class_name, role, axis, ndim):
     """What goes over time sees one axis less than the model: the last one is counted from the end."""
     inner = metadata()
@@ -689,8 +690,10 @@ def test_a_wrapper_on_the_way_to_a_layer(tmp_path, class_name, role, axis, ndim)
     outer = {"class_name": class_name, "name": "td", "config": {"name": "td", role: {"class_name": "BatchNormalization", "config": {}}}}
     held = {name: number + 3 for number, name in enumerate(ROLES)}
     keys = [f"variables/{number}/.ATTRIBUTES/VARIABLE_VALUE" for number in range(4)]
-    stored = [({"td": 1}, None), ({role: 2}, None), (held, None), *(({}, (name, key)) for name, key in zip(ROLES, keys, strict=True))]
-    said = saved_graph_proto([({"td": 1}, None), ({role: 2}, outer), (held, inner), *(({}, name) for name in ROLES)])
+    place, listed = (7, [({"0": 2}, None)]) if role == "cells" else (2, [])  # in a list, which is an object without a name
+    stored = [({"td": 1}, None), ({role: place}, None), (held, None),
+              *(({}, (name, key)) for name, key in zip(ROLES, keys, strict=True)), *listed]
+    said = saved_graph_proto([({"td": 1}, None), ({role: place}, outer), (held, inner), *(({}, name) for name in ROLES), *listed])
     layer = read(write(tmp_path, stored=stored, objects=said))["td/bn_1"]
     assert (layer.axis, layer.ndim, layer.epsilon) == (axis, ndim, 2e-3)
 
