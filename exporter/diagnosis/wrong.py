@@ -205,7 +205,7 @@ def orders(channels: int, shape: tuple[int, ...]) -> Iterator[tuple[str, NDArray
              ("off by one: each channel with the parameters of the one before", np.roll(straight, 1)),
              ("the parameters read in column-major order", straight.reshape(shape, order="F").ravel())]
     for groups in (2, 3, 4, 8, 16, 32):
-        if channels % groups == 0 and channels // groups > 1:
+        if channels % groups == 0:
             named.append((f"interleaved in {groups} groups", straight.reshape(groups, -1).T.ravel()))
     if channels % 2 == 0:
         named.append(("halves swapped", np.roll(straight, channels // 2)))

@@ -8,7 +8,7 @@ import pytest
 import exporter
 from exporter.diagnosis.pairing import CONTENT, ORDER, PATH, TOLD, natural, pair
 from exporter.diagnosis.ports.port import Port, of_layer
-from tests.make.layers import as_stored, make_layer
+from tests.make.layers import as_stored, make_bundle, make_layer
 
 
 def port(*layers):
@@ -152,3 +152,8 @@ def test_arrays_without_a_place_of_their_own_are_not_confused(recwarn):
     less = as_stored(a, path="q", gamma=None, beta=None)
     assert paired([a, b], [less, *trained([b], "r")])["a"] == ("q", CONTENT)
     assert not recwarn
+
+
+def test_an_equal_path_is_found_beside_one_of_the_same_parts():
+    other = exporter.compare(make_bundle(make_layer("a/b")), make_bundle(make_layer("a.b", seed=1), make_layer("a/b", seed=2)))
+    assert [(pair.other, pair.how) for pair in other.pairs] == [("a/b", "by path")]

@@ -242,3 +242,8 @@ def test_arrays_in_standard_input(tmp_path):
         assert read(word, "input", Place(tmp_path / file)).values.size == size
     with pytest.raises(exporter.UsageError, match="neither a file nor numbers"):
         read("-:a", "input")
+
+
+def test_empty_lines_of_a_table_are_no_rows(tmp_path):
+    (tmp_path / "x.csv").write_text("1,2\n\n3,4\n")
+    assert read(str(tmp_path / "x.csv"), "input").values.tolist() == [[1, 2], [3, 4]]

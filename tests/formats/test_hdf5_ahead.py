@@ -43,16 +43,22 @@ def test_a_batch_norm_is_fetched_up_to_the_next_header(steps, sizes):
     assert [(at, size) for at, size, _ in whole] == [(at, size) for (at, _), size in zip(steps, sizes, strict=True)]
 
 
-def written(names, **options):
+def written(names, root="model_weights", **options):
     memory = io.BytesIO()
     with h5py.File(memory, "w", **options) as file:
         for name in names:
-            group = file.create_group(f"model_weights/{name}")
+            group = file.create_group(f"{root}/{name}")
             group.attrs["weight_names"] = [b"gamma:0"]
             group.create_dataset(f"{name}/gamma:0", data=np.frombuffer(f"vector of {name}.".encode().ljust(32), "f4"))
             if not name.startswith("bn"):
                 group.create_dataset(f"{name}/kernel:0", data=np.zeros((100, 100), "f4"))
     return Fetching(memory.getvalue())
+
+
+def test_a_group_at_the_top_is_looked_into_whatever_its_name_is():
+    file = written(["bn"], root="mine")
+    walk(file, 0)
+    assert file.has(b"vector of bn.")
 
 
 def test_the_vectors_of_batch_norms_and_no_kernels_are_fetched():
