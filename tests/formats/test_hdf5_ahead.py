@@ -11,7 +11,7 @@ import pytest
 from exporter.files.input_file import MemoryFile
 from exporter.formats import hdf5_ahead
 from exporter.formats.hdf5_ahead import GAP_BYTES, HEADER_BYTES, NEAR_BYTES, walk
-from exporter.formats.hdf5_layout import DATASPACE
+from exporter.formats.hdf5_layout import DATASPACE, FILL_VALUE
 from tests.formats.test_hdf5_messages import KIND, SPACE, header, layout, message, space
 from tests.make.layers import ROOT
 
@@ -98,6 +98,7 @@ def test_there_is_an_end(monkeypatch, limit, value, rounds):
     ((SPACE, KIND, layout()), [(2148, 20)]), ((layout(), SPACE), [(2148, 20)]), ((SPACE, layout(kind=2)), []),
     ((SPACE, layout(version=4)), []),
     ((message(DATASPACE, space(2, 3)), layout()), []), ((message(DATASPACE, space()), layout()), []), ((SPACE,), []),
+    ((SPACE, message(FILL_VALUE, bytes([3, 1]) + bytes(16))), []),
     ((SPACE, layout(size=(1 << 24) - 1)), [(2148, (1 << 24) - 1)]), ((SPACE, layout(size=1 << 24)), [])])
 def test_vectors_are_fetched_where_they_lie_in_one_piece(messages, steps):
     walk = hdf5_ahead._Walk()

@@ -462,3 +462,11 @@ def test_a_child_that_says_nothing_is_waited_for_no_longer_than_its_time():
     isolation.receive(running, parts.append)
     os.close(receiving)
     assert parts == [b"12"]
+
+
+def test_a_fork_that_does_not_end_by_itself_is_ended():
+    receiving, process = isolation.forked(lambda sending: time.sleep(60))
+    process.kill()
+    assert process.wait() == process.wait() == -signal.SIGKILL
+    process.kill()  # nothing is there
+    os.close(receiving)
