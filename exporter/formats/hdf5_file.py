@@ -10,11 +10,10 @@ Specification: HDF5 File Format 3.0, https://support.hdfgroup.org/documentation/
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Concatenate, NoReturn, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import numpy as np
 
@@ -24,7 +23,7 @@ from exporter.files.place import MiB
 from exporter.formats.bfloat16 import widen
 from exporter.formats.hdf5_groups import Groups, Members
 from exporter.formats.hdf5_layout import CACHED_LINK, TableEntry
-from exporter.formats.hdf5_names import decoded, each_once, reason, split
+from exporter.formats.hdf5_names import decoded, each_once, located_errors, split
 from exporter.formats.hdf5_overlap import MAX_LOOK_BACK, Spans, check_structures
 from exporter.formats.hdf5_plain import PlainAttribute, PlainDataset, PlainGroup, PlainObjects
 
@@ -48,25 +47,6 @@ MAX_DEPTH = 64  # groups inside each other
 
 HARD_LINK, SOFT_LINK = 0, 1
 LINK_KINDS = {HARD_LINK: "hard link", SOFT_LINK: "soft link", 64: "external link"}
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-def _guarded(method: Callable[Concatenate[File, str, P], R]) -> Callable[Concatenate[File, str, P], R]:
-    """Adds the place in the file to errors of libhdf5 and of this module; h5py raises nearly any built-in exception."""
-
-    def guarded(self: File, path: str, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return method(self, path, *args, **kwargs)
-        except FormatError as error:
-            raise error if error.where else error.inside(self._where(path)) from None
-        except (OSError, RuntimeError, ValueError, KeyError, TypeError, OverflowError, MemoryError) as error:
-            raise FormatError(f"HDF5 cannot read this: {reason(error)}", where=self._where(path),
-                              hint="the file is damaged; copy or download it again") from None
-
-    functools.update_wrapper(guarded, method)
-    return guarded
 
 
 def _closed(path: str) -> NoReturn:
@@ -117,7 +97,7 @@ class File:
         """Closes `stack` together with this file."""
         self._stack = stack
 
-    @_guarded
+    @located_errors
     def names(self, path: str) -> list[str]:
         """Names of the members of a group, links of every kind among them, in the order of the group's index."""
         group = self._container(path)
@@ -127,13 +107,13 @@ class File:
             raise FormatError(f"expected a group of at most {MAX_MEMBERS} members, got {count}")
         return [decoded(name, "the name of a member") for name in (each_once(group.links()) if members is None else members)]
 
-    @_guarded
+    @located_errors
     def count(self, path: str) -> int:
         """The number of members of a group; this reads much less than their names."""
         group, members = self._container(path), self._symbols.members(path)
         return group.count() if members is None else len(members)
 
-    @_guarded
+    @located_errors
     def kind(self, path: str) -> str | None:
         """"group", "dataset", "named type", "soft link", "external link", "user-defined link"; None: nothing there."""
         found = self._find(path)
@@ -150,7 +130,7 @@ class File:
     def is_group(self, path: str) -> bool:
         return self.kind(path) == "group"
 
-    @_guarded
+    @located_errors
     def identity(self, path: str) -> int:
         """A number that is the same for all paths to one object."""
         return self._open(path).address
@@ -166,17 +146,17 @@ class File:
                 continue
             seen.add(identity)
             if len(seen) > MAX_MEMBERS:
-                raise FormatError(f"expected at most {MAX_MEMBERS} groups, got more", where=self._where(path))
+                raise FormatError(f"expected at most {MAX_MEMBERS} groups, got more", where=self.where(path))
             yield here
             below = [f"{here}/{name}" if here else name for name in self.names(here)]
             stack += [child for child in reversed(below) if self.kind(child) == "group"]
 
-    @_guarded
+    @located_errors
     def attributes(self, path: str) -> list[str]:
         """Names of the attributes of an object."""
         return [decoded(name, "the name of an attribute") for name in self._open(path).attribute_names()]
 
-    @_guarded
+    @located_errors
     def text(self, path: str, name: str) -> str | None:
         """A text attribute: one string of fixed or variable length. None: the object has no attribute of this name."""
         found = self._attribute(self._open(path), name)
@@ -186,7 +166,7 @@ class File:
             raise FormatError(f"the attribute {printable(name)} is an array of shape {list(found.shape)}, expected one string")
         return self._strings(found, name)[0]
 
-    @_guarded
+    @located_errors
     def integer(self, path: str, name: str) -> int | None:
         """An integer attribute. None: the object has no attribute of this name."""
         found = self._attribute(self._open(path), name)
@@ -196,7 +176,7 @@ class File:
             raise FormatError(f"the attribute {printable(name)} is not an integer")
         return found.integer()
 
-    @_guarded
+    @located_errors
     def strings(self, path: str, name: str) -> list[str] | None:
         """A list of strings, also if it is split into the attributes `name`0, `name`1 … None: there is neither.
 
@@ -220,24 +200,24 @@ class File:
         numbers = [attribute[len(name):] for attribute in self.attributes(path) if attribute.startswith(name)]
         return sorted(int(number) for number in numbers if re.fullmatch(r"0|[1-9][0-9]{0,8}", number))
 
-    @_guarded
+    @located_errors
     def shape(self, path: str) -> tuple[int, ...]:
         """Shape of a dataset; () for a scalar. Its data is not read."""
         return self._dataset(path).shape
 
-    @_guarded
+    @located_errors
     def size(self, path: str) -> int:
         """The size in bytes of a dataset's values according to its shape and type, whatever the type."""
         dataset = self._dataset(path)
         return math.prod(dataset.shape) * dataset.item_size
 
-    @_guarded
+    @located_errors
     def dtype(self, path: str) -> str | None:
         """"float16", "bfloat16", "float32" or "float64" as in `array`; None for any other element type."""
         found = self._float_type(self._dataset(path), path)
         return found[0] if found else None
 
-    @_guarded
+    @located_errors
     def array(self, path: str, *, is_bfloat16: bool = False, is_kernel: bool = False) -> tuple[NDArray[Any], str]:
         """The values of a floating point dataset, in its shape, and the name of its type.
 
@@ -267,7 +247,8 @@ class File:
             return widen(values), name
         return values if raw.isnative else values.astype(raw.newbyteorder("=")), name
 
-    def _where(self, path: str) -> str:
+    def where(self, path: str) -> str:
+        """The place of an object, for error messages."""
         inside = printable(path) or "root group"
         return f"{self._label}: {inside}" if self._label else inside
 
@@ -304,7 +285,7 @@ class File:
             self._group(split(path)[0])  # raises if it is not there, or not a group
             raise FormatError("the file contains no object of this name")
         if isinstance(found, str):
-            raise FormatError(f"this {found} points to other data; only data stored in the file itself is read", where=self._where(path))
+            raise FormatError(f"this {found} points to other data; only data stored in the file itself is read", where=self.where(path))
         return found
 
     def _find(self, path: str) -> Object | str | None:
@@ -369,7 +350,7 @@ class File:
     def _group(self, path: str) -> LibraryObject | PlainGroup:
         found = self._open(path)
         if found.kind != "group":
-            raise FormatError("expected a group here", where=self._where(path))
+            raise FormatError("expected a group here", where=self.where(path))
         return cast("LibraryObject | PlainGroup", found)
 
     def _container(self, path: str) -> LibraryObject | PlainGroup:

@@ -1,11 +1,24 @@
-"""Paths, names and text of an HDF5 file, and libhdf5's error messages."""
+"""Paths, names and text of an HDF5 file, and the messages of errors."""
 
 from __future__ import annotations
 
 import collections
+import functools
 import re
+from collections.abc import Callable
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 from exporter.errors import FormatError, printable
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class _File(Protocol):
+    def where(self, path: str) -> str: ...
+
+
+F = TypeVar("F", bound=_File)
 
 
 def split(path: str) -> tuple[str, bytes]:
@@ -41,3 +54,19 @@ def each_once(found: list[bytes]) -> list[bytes]:
         raise FormatError(f"the name {printable(repr(twice)[1:])} occurs more than once in this group",
                           hint="the file is damaged; copy or download it again")
     return found
+
+
+def located_errors(method: Callable[Concatenate[F, str, P], R]) -> Callable[Concatenate[F, str, P], R]:
+    """Adds the place in the file to errors of a method, its own and libhdf5's; h5py raises nearly any built-in exception."""
+
+    def guarded(self: F, path: str, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return method(self, path, *args, **kwargs)
+        except FormatError as error:
+            raise error if error.where else error.inside(self.where(path)) from None
+        except (OSError, RuntimeError, ValueError, KeyError, TypeError, OverflowError, MemoryError) as error:
+            raise FormatError(f"HDF5 cannot read this: {reason(error)}", where=self.where(path),
+                              hint="the file is damaged; copy or download it again") from None
+
+    functools.update_wrapper(guarded, method)
+    return guarded
