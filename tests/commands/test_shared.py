@@ -122,7 +122,7 @@ def shown(monkeypatch):
         now = [100.0]
         monkeypatch.setattr(sys, "stderr", stream)
         monkeypatch.setattr(export_many, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
-        monkeypatch.setattr(export_many.shutil, "get_terminal_size", lambda: os.terminal_size((columns, 24)))
+        monkeypatch.setenv("COLUMNS", str(columns))
         return stream, Progress(verbose), now
 
     return make
