@@ -212,6 +212,7 @@ def test_the_header_alone_and_with_the_runtime(compiler, tmp_path):
         subprocess.run([compiler, *flags, "main.c"], cwd=tmp_path, check=True)
 
 
+@pytest.mark.thorough("much time: node and npm")
 def test_the_module_tests_of_javascript():
     for program in ("node", "npm"):
         if shutil.which(program) is None:

@@ -51,7 +51,8 @@ def loaded(name):
     return api, tensorflow, users_classes.classes(api.keras)
 
 
-@pytest.mark.parametrize("seed", [10, pytest.param(117, marks=pytest.mark.thorough("much time"))])
+@pytest.mark.thorough("much time; sources/test_keras_v3_live.py has random models always")
+@pytest.mark.parametrize("seed", [10, 117])
 def test_random_models(keras, fuzz, seed, tmp_path):
     write, read = fuzz
     api, tensorflow, own = loaded(keras.__name__)

@@ -58,6 +58,7 @@ def test_what_is_written_is_accepted_with_arrays_and_as_json():
     assert ACCEPTS(document.document(make_bundle(), with_vectors=False))
 
 
+@pytest.mark.thorough("much time: every part of the schema; any of them, drawn by chance, is judged always")
 def test_each_part_in_turn_is_judged_as_jsonschema_judges_it():
     """By the compiled checks, and by the validator that also accepts arrays and writes the error messages."""
     good = as_json(document.document(rich_bundle()))

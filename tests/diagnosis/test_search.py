@@ -137,6 +137,7 @@ def _found_on_a_made_layer(mistake):
     return variants and all((mistake.code,) in [e.codes for e in diagnose(layer, x, y).explanations] for y in theirs)
 
 
+@pytest.mark.thorough("much time: test_explanations.py has others always")
 def test_two_mistakes_together(model):
     layer = model["stem_bn"]
     x = inputs(layer, rows=12)
@@ -252,7 +253,9 @@ def test_the_channel_is_found(model):
         assert ("BN111",) in [explanation.codes for explanation in found.explanations]
 
 
-@pytest.mark.parametrize("shape", [(6,), (1, 6), (5, 6), (2, 3, 6), (2, 6, 3), (2, 6, 3, 4), (6, 1), (3, 2, 2, 2, 6)])
+@pytest.mark.parametrize("shape", [
+    (6,), (5, 6), (2, 6, 3), *(pytest.param(shape, marks=pytest.mark.thorough("much time")) for shape in [
+        (1, 6), (2, 3, 6), (2, 6, 3, 4), (6, 1), (3, 2, 2, 2, 6)])])
 def test_the_channel_axis_may_be_anywhere(model, shape):
     layer = model["stem_bn"]
     axis = len(shape) - 1 - shape[::-1].index(6)

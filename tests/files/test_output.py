@@ -144,6 +144,7 @@ def test_a_polite_kill_removes_the_temporary_file(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.thorough("much time: a command is killed always")
 def test_kill_minus_nine_leaves_the_old_output_or_the_new_one(tmp_path):
     """Killed at many moments of writing: what stands under the name is whole. (The last moments are after the rename.)"""
     path = tmp_path / "out.json"

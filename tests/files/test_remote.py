@@ -451,6 +451,7 @@ def s3_server():
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")  # of moto and aiobotocore
 @one_worker
+@pytest.mark.thorough("much time: a server of S3 is imported")
 @pytest.mark.parametrize("name", ["model.h5", pytest.param("model.keras", marks=pytest.mark.thorough("much time"))])
 def test_s3(s3, tmp_path, name, run):
     import boto3
@@ -535,6 +536,7 @@ def test_a_server_that_is_not_there_is_told_as_that(address, words):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")  # of moto and aiobotocore
 @one_worker
+@pytest.mark.thorough("much time: a server of S3 is imported")
 def test_no_such_bucket(s3):
     done = command("s3://nowhere/model.h5")
     assert done.returncode == 1
@@ -543,6 +545,7 @@ def test_no_such_bucket(s3):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")  # of moto and aiobotocore
 @one_worker
+@pytest.mark.thorough("much time: a server of S3 is imported")
 @pytest.mark.thorough("much time")
 def test_a_pattern_on_no_such_bucket(s3, tmp_path):
     import boto3

@@ -89,6 +89,7 @@ def test_many_models_with_a_damaged_one_among_them(done, tmp_path, jobs):
         assert exporter.load(tmp_path / "out" / f"m{number}.h5.json").layers == exporter.read(tmp_path / "zoo" / f"m{number}.h5").layers
 
 
+@pytest.mark.thorough("much time: a damaged one among others is refused always")
 def test_a_hostile_file_is_refused(done, tmp_path):
     """Nothing that it asks for is done, and what reads it ends within its limits."""
     (tmp_path / "deep.json").write_text('{"format": "bn-bundle", "layers": ' + "[" * 100_000)
