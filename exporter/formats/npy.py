@@ -23,7 +23,7 @@ MAGIC = b"\x93NUMPY\1\0"
 ALIGNMENT = 64
 TYPES = ("<f2", "<f4", "<f8", "|u1")
 
-_HEADER = re.compile(rb"\{'descr': '([<|]\w\d)', 'fortran_order': False, 'shape': \(((?:\d{1,10}, ?)*(?:\d{1,10})?)\), \} *\n")
+_HEADER = re.compile(rb"\{'descr': '([<>|]\w\d)', 'fortran_order': False, 'shape': \(((?:\d{1,10}, ?)*(?:\d{1,10})?)\), \} *\n")
 
 
 def dump(array: NDArray[Any]) -> bytes:

@@ -32,7 +32,7 @@ def made(header="{'descr': '<f4', 'fortran_order': False, 'shape': (2,), }    \n
     (made(magic=b"\x93NUMPZ\1\0"), "version 1.0"), (made(length=10), "version 1.0"), (made(length=9999), "version 1.0"),
     (b"", "version 1.0"),
     (made("{'descr': '<f4', 'fortran_order': True, 'shape': (2,), }\n"), "row-major"),
-    (made("{'descr': '>f4', 'fortran_order': False, 'shape': (2,), }\n"), "version 1.0"),
+    (made("{'descr': '>f4', 'fortran_order': False, 'shape': (2,), }\n"), "expected an array of one of <f2, <f4, <f8, |u1, got >f4"),
     (made("{'descr': '<i4', 'fortran_order': False, 'shape': (2,), }\n"), "expected an array of one of <f2, <f4, <f8, |u1, got <i4"),
     (made("{'descr': '|O8', 'fortran_order': False, 'shape': (1,), }\n"), "got |O8"),
     (made(f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({'1, ' * 65}), }}\n", bytes(4)), "shape that an array can have, got [1,"),
