@@ -242,6 +242,11 @@ def test_arrays_in_standard_input(tmp_path):
         assert read(word, "input", Place(tmp_path / file)).values.size == size
     with pytest.raises(exporter.UsageError, match="neither a file nor numbers"):
         read("-:a", "input")
+    assert read(str(tmp_path / "x.npy"), "input", Place(tmp_path / "x.npz")).values.size == 4
+    for word, said in (("-", "it contains the arrays a, b"), ("-:c", "it contains the arrays a, b, not 'c'")):
+        with pytest.raises(exporter.UsageError) as error:
+            read(word, "input", Place(tmp_path / "x.npz"))
+        assert error.value.what == said
 
 
 def test_empty_lines_of_a_table_are_no_rows(tmp_path):

@@ -167,6 +167,14 @@ def test_a_comment_of_any_length_is_no_part_of_the_archive():
         assert Archive(MemoryFile(bytes(data) + b"c" * length)).read("config.json") == CONFIG
 
 
+def test_comments_and_extra_fields_of_members_are_passed_over():
+    infos = [zipfile.ZipInfo(name) for name in ("a", "b", "c")]
+    for info in infos:
+        info.comment, info.extra = b"said of " + info.filename.encode(), b"\x99\x99\3\0" + b"own"
+    archive = Archive(MemoryFile(packed(*[(info, info.filename.encode() * 9) for info in infos])))
+    assert [archive.read(name) for name in ("c", "a", "b")] == [b"c" * 9, b"a" * 9, b"b" * 9]
+
+
 def test_a_name_in_the_code_page_of_dos():
     """Without the flag for UTF-8."""
     archive = Archive(MemoryFile(packed(("cafX.json", CONFIG)).replace(b"cafX", b"caf\x82")))
