@@ -90,6 +90,7 @@ def test_what_did_not_come_from_the_file_as_it_is_used():
                        converted=("moving_variance",), quantized="uint8"))
     factor = np.sqrt((1e-6 + 1.001e-5) / (1e-6 + 1e-6))
     assert f"up to {factor:.4g} times as large" in found["effective-epsilon"].sentence
+    assert [found[code].channels for code in ("effective-epsilon", "assumed", "converted", "quantized")] == [0] * 4, "it is of the layer"
     assert found["assumed"].sentence == "epsilon (1e-06) and axis (-1)"
     assert found["converted"].sentence == "moving_variance"
     assert found["quantized"].sentence == "stored as uint8"

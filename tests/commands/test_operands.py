@@ -171,3 +171,9 @@ def test_a_sound_layer_beside_an_unusable_one_is_evaluated(half_bad, run, tmp_pa
     assert code == 2
     assert "the bundle has 2 layers" in err
     assert not (tmp_path / "z.npy").exists()
+
+
+def test_an_unusable_layer_of_a_model_is_not_compared(half_bad, run, tmp_path):
+    exporter.write(exporter.read(half_bad, skip_unresolved=True), tmp_path / "good.json")
+    code, out, err = run(verify, half_bad, tmp_path / "good.json")
+    assert "warning: bad is not compared: moving_variance[0] is -1" in err, (code, out)

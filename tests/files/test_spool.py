@@ -15,9 +15,11 @@ from tests.make.layers import ROOT, same_layer
 
 KERAS = ROOT / "sample_models" / "encoder_keras3" / "model.keras"
 DATA = KERAS.read_bytes()
+IN_STEPS = memoryview(bytes(each for each in DATA for _ in range(2)))[::2]
 
 
-@pytest.mark.parametrize("content", [DATA, bytearray(DATA), memoryview(DATA), io.BytesIO(DATA), io.BufferedReader(io.BytesIO(DATA))],
+@pytest.mark.parametrize("content", [DATA, bytearray(DATA), memoryview(DATA), IN_STEPS, io.BytesIO(DATA),
+                                     io.BufferedReader(io.BytesIO(DATA))],
                          ids=lambda content: type(content).__name__)
 def test_content_is_read_as_the_file_is(content):
     want = exporter.read(KERAS)
