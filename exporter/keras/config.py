@@ -275,7 +275,7 @@ def _input_shape(entry: dict[str, Any], config: dict[str, Any], tensors: Sequenc
     given = (config.get("batch_input_shape"), config.get("batch_shape")) if is_first or entry["class_name"] == "InputLayer" else ()
     incoming = tensors[0].get("shape") if len(tensors) == 1 else None
     for value in (found, *given, incoming):
-        if shape := _shape(value):
+        if value is not None and (shape := _shape(value)):
             return shape
     return None
 
