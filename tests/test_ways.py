@@ -12,7 +12,8 @@ from tests.make.ways import SAMPLES, documents
 
 LIKES = ("bundles_010/encoder.json", "bundles_010/encoder.npz", "bundles_010/encoder.safetensors", "encoder_keras3/model.h5",
          "encoder_keras3/model.weights.h5", "saved_model_tfkeras/model.h5", "saved_model_tfkeras/checkpoint", "no_beta_keras208/model.h5",
-         "named_arrays_tfkeras/weights.npz", "hand_made_tf115/model.ckpt.index")
+         "named_arrays_tfkeras/weights.npz", "hand_made_tf115/model.ckpt.index",
+         "hand_made_tf115/frozen.pb")
 ROWS = [row for row in json.loads((ROOT / "sample_models" / "manifest.json").read_text()) if "truth" in row]
 
 

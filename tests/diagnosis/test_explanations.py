@@ -192,6 +192,7 @@ def test_two_mistakes_together_are_found_with_their_details(first, second):
     assert all(np.allclose(again(theirs, pair).value(), theirs.theirs, rtol=1e-4, atol=1e-4, equal_nan=True) for pair in pairs)
 
 
+@pytest.mark.thorough("much time: pairs of mistakes; others run always")
 def test_pairs_are_looked_for_in_a_few_rows_and_hold_for_all():
     x = np.random.default_rng(2).normal(0, 2, (1500, 3)).astype(np.float32)
     theirs = (G * (x - M) / (np.sqrt(V) + 1e-3)).astype(np.float32)
@@ -202,6 +203,7 @@ def test_pairs_are_looked_for_in_a_few_rows_and_hold_for_all():
     assert codes(_pairs(one, one)) == []
 
 
+@pytest.mark.thorough("much time: pairs of mistakes; others run always")
 def test_pairs_are_mentioned_where_they_fit_printed_numbers_much_better():
     theirs = norm(b=0, e=0).astype(np.float64)
     printed = seen("[" + ",".join("[" + ",".join(f"{value:.6f}" for value in row) + "]" for row in theirs.tolist()) + "]")

@@ -211,7 +211,7 @@ def some(*troubles):
 @needs_http
 @pytest.mark.parametrize("troubles", [["drop"], ["cut"], [(429, {"Retry-After": "0"})], [503, "drop", "cut"], [None, "cut", "cut"],
                                       pytest.param([(503, {"Retry-After": "1"})], marks=pytest.mark.thorough("much time"))], ids=str)
-@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("several", [pytest.param(False, marks=pytest.mark.thorough("much time: with several ranges always")), True])
 def test_what_goes_wrong_on_the_way_is_asked_for_again(large, troubles, several, soon):
     with serving(large, trouble=some(*troubles), several=several) as server:
         far = exporter.read(server.url("large.h5"))
