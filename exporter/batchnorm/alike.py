@@ -19,10 +19,8 @@ if TYPE_CHECKING:
 MAX_LAYERS, MAX_NUMBERS = 256, 1 << 14  # of a run
 
 _OWN = ("path", "name", "calls", *PARAMETERS)  # the fields in which layers of a run differ
-_SHARED = {kind: operator.attrgetter(*names) for kind in (Stored, BatchNorm) for names in [
-    [field.name for field in dataclasses.fields(kind) if field.name not in _OWN]]}
-_KEPT = [field.name for field in dataclasses.fields(BatchNorm) if field.name not in _OWN]
-_kept = operator.attrgetter(*_KEPT)
+_SHARED = {kind: [field.name for field in dataclasses.fields(kind) if field.name not in _OWN] for kind in (Stored, BatchNorm)}
+_shared_of = {kind: operator.attrgetter(*fields) for kind, fields in _SHARED.items()}
 _Layer = TypeVar("_Layer", Stored, BatchNorm)
 
 
@@ -41,7 +39,7 @@ def runs(layers: Iterable[_Layer]) -> Iterator[list[_Layer]]:
     likeness, most = "", 0
     for layer in layers:
         # as text, which tells 1 from 1.0 and 0.0 from -0.0
-        own = repr((_SHARED[type(layer)](layer), layer.gamma is None, layer.beta is None, min(len(layer.calls), 2)))
+        own = repr((_shared_of[type(layer)](layer), layer.gamma is None, layer.beta is None, min(len(layer.calls), 2)))
         if own != likeness or len(run) >= most:
             if run:
                 yield run
@@ -60,7 +58,7 @@ def of_run(run: Sequence[Stored]) -> list[BatchNorm]:
     forms = {(values.shape, values.dtype) for layer in run for values in arrays(layer)}
     if forms != {(first.shape, first.moving_mean.dtype)} or not _are_usable(stacked(run), first.epsilon):
         return [first, *map(BatchNorm.of, run[1:])]
-    shared = dict(zip(_KEPT, _kept(first)))
+    shared = dict(zip(_SHARED[BatchNorm], _shared_of[BatchNorm](first)))
     return [first, *(_Checked(**shared, path=layer.path, name=layer.name or layer.path.rpartition("/")[2], calls=layer.calls,
                               gamma=layer.gamma, beta=layer.beta, moving_mean=layer.moving_mean, moving_variance=layer.moving_variance)
                      for layer in run[1:])]

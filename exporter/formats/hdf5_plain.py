@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -36,9 +36,6 @@ from exporter.formats.hdf5_layout import (
     SYMBOL_TABLE,
     Pair,
 )
-
-if TYPE_CHECKING:
-    pass
 
 Read = Callable[[int, int], bytes]  # address, size: bytes of the file, fewer at its end
 Message = tuple[int, bytes]

@@ -56,7 +56,7 @@ class Surroundings:
 
 
 NOTHING_AROUND = Surroundings()
-_NESTED = frozenset((dict, list))
+NESTED = frozenset((dict, list))
 
 
 def input_tensors(entry: dict[str, Any]) -> list[dict[str, Any]]:
@@ -101,7 +101,7 @@ def references(value: Any) -> list[tuple[str, int, int]]:
                 continue
             value = value[3:4]
         for part in reversed(value):
-            if type(part) in _NESTED and part:
+            if type(part) in NESTED and part:
                 waiting.append(part)  # a list of the few that there are takes longer
     return found
 
@@ -128,7 +128,7 @@ def _add_tensors(call: dict[str, Any] | list[Any], found: list[dict[str, Any]]) 
         found.append(call["config"])
         return
     for value in call.values() if isinstance(call, dict) else call:
-        if type(value) in _NESTED and value:
+        if type(value) in NESTED and value:
             _add_tensors(value, found)
 
 

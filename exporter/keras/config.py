@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from exporter.errors import FormatError, printable
-from exporter.keras.calls import NOTHING_AROUND, Surroundings, input_names, input_tensors
+from exporter.keras.calls import NESTED, NOTHING_AROUND, Surroundings, input_names, input_tensors
 from exporter.keras.lookalikes import BATCH_NORMS, INNER_NORM, WRITTEN, about_wrapper, inner_norm, is_called_batch_norm
 from exporter.keras.node import MODELS as MODELS
 from exporter.keras.node import Node as Node
@@ -31,7 +31,6 @@ MAX_KEPT = 1 << 20  # characters of a config whose tree is kept for the next fil
 HOW_TO_GIVE_ONE = "an architecture is the JSON of model.to_json() or get_config(), or a whole model of model.save(); YAML is not read"
 
 _WRAPPERS = ("TimeDistributed", "Bidirectional")
-_NESTED = frozenset((dict, list))
 # Keys with objects that are not layers, or with a second description of listed layers.
 _NO_LAYERS = frozenset(("dtype", "input_layers", "output_layers", "inbound_nodes", "build_config", "compile_config", "training_config",
                         "optimizer"))
@@ -209,7 +208,7 @@ def _collect(value: Any, found: list[dict[str, Any]]) -> None:
     """Adds the entries of the layers that a value of a config contains, at any depth, except those inside another layer."""
     if type(value) is list:
         for child in value:
-            if type(child) in _NESTED:
+            if type(child) in NESTED:
                 _collect(child, found)
     elif _is_layer(value):
         found.append(value)
@@ -220,7 +219,7 @@ def _collect(value: Any, found: list[dict[str, Any]]) -> None:
 
 def _holders(config: dict[str, Any]) -> list[str]:
     """The keys of values that may contain layers."""
-    return [key for key, value in config.items() if type(value) in _NESTED and value and key not in _NO_LAYERS]
+    return [key for key, value in config.items() if type(value) in NESTED and value and key not in _NO_LAYERS]
 
 
 def _is_layer(value: Any) -> bool:

@@ -107,7 +107,8 @@ def _overwritten(model: Node, above: dict[int, list[Any]]) -> set[int]:
 def _noted(node: Node, overwritten: AbstractSet[int], *, is_inside: bool = False) -> Node:
     """The node after each batch norm in the entries of these layers is said to have calls that the config lacks."""
     is_inside |= node.shared_object in overwritten
-    return node.replace(surroundings=node.surroundings.noted(OVERWRITTEN) if is_inside and is_batch_norm(node) else node.surroundings,
+    return node.replace(
+        surroundings=node.surroundings.noted(OVERWRITTEN) if is_inside and is_batch_norm(node) else node.surroundings,
         children=tuple((role, _noted(child, overwritten, is_inside=is_inside)) for role, child in node.children))
 
 

@@ -25,7 +25,6 @@ OPTIONS = frozenset({"vectors"})
 
 
 OWN = frozenset({"name", "path", "inputs", "outputs", "calls"})  # fields in which layers that are alike differ, beside their numbers
-AT_ONCE = 256  # layers
 LARGE = 1 << 16  # channels of a layer whose text is not made in advance, because it is many times as large as the parameters
 
 
@@ -59,7 +58,7 @@ class JsonWriter:
         for place, layer in enumerate(bundle.layers):
             yield b",\n    {" if place else b"[\n    {"
             if id(layer) not in self._made and layer.channels <= LARGE:
-                self.layers([other for other in bundle.layers[place: place + AT_ONCE] if id(other) not in self._made])
+                self.layers([other for other in bundle.layers[place: place + alike.MAX_LAYERS] if id(other) not in self._made])
             if id(layer) in self._made:
                 yield self._made.pop(id(layer))[1]
             else:

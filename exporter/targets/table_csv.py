@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 NAME = "csv"
-MARK = rb"path,channel,epsilon,gamma,beta,moving_mean,moving_variance,scale,offset\r?\n"
 OPTIONS = frozenset({"vectors"})  # holds none
 COLUMNS = ("path", "channel", "epsilon", *PARAMETERS, "scale", "offset")
+MARK = ",".join(COLUMNS).encode() + rb"\r?\n"
 FORMULA = re.compile(r"\s*[=+\-@＝＋－＠]|[\t\r\n]")  # spreadsheets run a cell that starts like this, even if it is quoted
 PLAIN = re.compile(r"[^\s,;\"|]+")  # not a separator in any locale
 

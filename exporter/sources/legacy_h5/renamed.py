@@ -64,7 +64,7 @@ def _beside(node: Node, changed: Mapping[str, str]) -> Node:
         return tuple(dataclasses.replace(each, path=renamed_path(each.path, changed)) for each in neighbors)
 
     return node.replace(calls=tuple(Call(side(call.inputs), side(call.outputs)) for call in node.calls),
-                               children=tuple((role, _beside(child, changed)) for role, child in node.children))
+                        children=tuple((role, _beside(child, changed)) for role, child in node.children))
 
 
 def _is_counted(node: Node, name: str) -> bool:
