@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import gc
 import os
 import shutil
 import sys
@@ -31,6 +30,7 @@ def export_models(args: argparse.Namespace, options: ReadOptions, write_options:
     """bn-export MODEL... --out-dir DIR"""
     from exporter.pipeline import report
     from exporter.pipeline.many import export_many
+    from exporter.pipeline.readers import collect_rarely
 
     if args.report is not None:
         report.check_name(args.report)
@@ -38,9 +38,7 @@ def export_models(args: argparse.Namespace, options: ReadOptions, write_options:
         raise UsageError(f"expected --jobs of at least 1, got {args.jobs}")
     progress = Progress(args.verbose)
     with _executor(args) as executor:
-        gc.freeze()  # what was imported stays
-        gc.set_threshold(100_000)  # there are few reference cycles
-        gc.enable()  # a long-running process
+        collect_rarely()
         try:
             summary = export_many(args.words, args.out_dir, suffix=".json" if args.suffix is None else args.suffix, options=options,
                                   executor=executor, force=args.force, report=args.report, write_options=write_options, progress=progress)

@@ -290,15 +290,20 @@ def prepare(*, library: bool = False) -> None:
         import h5py  # noqa: F401
 
 
-def _serve(asked: int, sending: int) -> None:
-    """In a process that reads many files: answers requests until there are none. A file that it could not read is its last."""
+def collect_rarely() -> None:
+    """Lets a process that goes on for long search for reference cycles, of which there are few, among what it did not import."""
     import gc
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller decides
-    child.prepare()
     gc.freeze()
     gc.set_threshold(100_000)
     gc.enable()
+
+
+def _serve(asked: int, sending: int) -> None:
+    """In a process that reads many files: answers requests until there are none. A file that it could not read is its last."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller decides
+    child.prepare()
+    collect_rarely()
     with cast(BinaryIO, os.fdopen(asked, "rb", buffering=0)) as requests, os.fdopen(sending, "wb", buffering=child.BUFFER) as answers:
         waiting = select.poll()  # select.select refuses descriptors above 1023
         waiting.register(requests, select.POLLIN)
