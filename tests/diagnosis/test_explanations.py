@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import random
 
 import numpy as np
 import pytest
 
+from exporter.diagnosis import explanations
 from exporter.diagnosis.case import make_case
 from exporter.diagnosis.evidence import gather
 from exporter.diagnosis.explanations import (
@@ -26,7 +28,7 @@ from exporter.diagnosis.explanations import (
 )
 from exporter.diagnosis.mistakes import BY_CODE, MISTAKES
 from exporter.diagnosis.samples import numbers
-from exporter.diagnosis.solvers import describe_order
+from exporter.diagnosis.solvers import describe_order, solve_epsilon
 from tests.make.layers import make_layer
 from tests.make.questions import layer_of
 
@@ -90,6 +92,47 @@ def test_what_explains_the_sample_only_is_no_explanation():
     assert ("BN132",) in codes(explain(whole.take(np.arange(5)), whole.take(np.arange(5))))
     assert explain(whole.take(np.arange(5)), whole) == []
     assert explain(whole.take(np.arange(4, 9)), whole) == [], "and what does not explain the sample is not looked at again"
+
+
+SAMPLE = np.arange(4)
+
+
+def closer(sample, whole):
+    printed = np.full_like(whole.printed, 1e-7)
+    return explain_closer(dataclasses.replace(sample, printed=printed[SAMPLE]), dataclasses.replace(whole, printed=printed), [])
+
+
+def test_a_sample_finds_a_mistake_and_all_numbers_say_how_far_off_it_is(monkeypatch):
+    """A number outside the sample is off by more than those in it, and still within the bound."""
+    monkeypatch.setattr(explanations, "MISTAKES", [BY_CODE["BN101"], BY_CODE["BN132"]])  # all pairs take long
+    outside = {"b": 0, "v": (np.sqrt(V) + 1e-3)**2 - 1e-3}
+    for search, mistakes, wrong in ((explain, ("BN132",), {"b": 0}), (explain, ("BN105",), {"e": 0.07}),
+                                    (explain_further, ("BN101", "BN132"), outside), (closer, ("BN101", "BN132"), outside)):
+        theirs = norm(**wrong).astype(np.float64)
+        theirs[8, 1] += 2e-6
+        whole = seen(theirs)
+        found = next(one for one in search(whole.take(SAMPLE), whole) if one.codes == mistakes)
+        distance = np.abs(theirs - again(whole, found).value())
+        assert found.error == distance.max() == distance[8, 1], mistakes
+
+
+def test_an_epsilon_is_that_of_the_sample():
+    theirs = norm(e=0.07)
+    whole = seen(theirs)
+    few = whole.take(SAMPLE)
+    (found,) = explain(few, whole)
+    value, low, high, _ = solve_epsilon(few.case, few.theirs, few.tolerance, outside=False)
+    assert found.epsilon == (value, low, high)
+    assert (low, high) != solve_epsilon(whole.case, whole.theirs, whole.tolerance, outside=False)[1:3]
+
+
+def test_an_order_that_the_sample_has_holds_for_all_numbers():
+    theirs = wide(reordered())
+    (found,) = explain_further(theirs.take(SAMPLE), theirs)
+    assert found.worst == theirs.worst(theirs.case.at(ORDER)) > theirs.take(SAMPLE).worst(theirs.take(SAMPLE).case.at(ORDER))
+    off = reordered()
+    off[4, 3] += 1
+    assert list(_orders(wide(off).take(SAMPLE), wide(off))) == []
 
 
 def test_only_the_variant_that_fits_is_said():

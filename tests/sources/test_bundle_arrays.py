@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import exporter
+from exporter.batchnorm.gate import MAX_NUMBERS
 from exporter.errors import BundleError, ExporterError, FormatError, OutputError
 from exporter.files.place import Place
 from exporter.formats import npy
@@ -309,6 +310,11 @@ def test_the_limit_holds_of_documents(tmp_path, monkeypatch):
     monkeypatch.setattr("exporter.batchnorm.gate.MAX_NUMBERS", count - 1)
     with pytest.raises(FormatError, match=f"expected at most {count - 1} numbers in all batch norms"):
         exporter.load(tmp_path / "b.json")
+
+
+def test_an_array_may_have_all_the_numbers_that_a_bundle_may_have():
+    header = 256  # bytes, of an .npy file
+    assert 8 * MAX_NUMBERS + header <= bundle_arrays.MAX_ARRAY < 16 * MAX_NUMBERS
 
 
 def test_a_document_of_very_many_values_is_refused_before_it_is_parsed(tmp_path, monkeypatch):
