@@ -96,8 +96,7 @@ class UnresolvedError(ExporterError):
     layers: tuple[tuple[str, str], ...]
 
     def __init__(self, layers: Sequence[tuple[str, str]], *, where: str = "", hint: str = "") -> None:
-        count = "1 batch norm" if len(layers) == 1 else f"{len(layers)} batch norms"
-        super().__init__(f"{count} cannot be resolved: {by_reason(layers)}", where=where, hint=hint)
+        super().__init__(f"{counted(len(layers), 'batch norm')} cannot be resolved: {by_reason(layers)}", where=where, hint=hint)
         vars(self).update(layers=tuple(layers))
 
 
@@ -163,6 +162,11 @@ def printable(text: str, longest: int = 200) -> str:
         out.append(character if character.isprintable() else character.encode("unicode_escape").decode())
     shown = "".join(out)
     return shown if len(shown) <= longest else shown[: longest - 1] + "…"
+
+
+def counted(number: int, word: str) -> str:
+    """A number with its word: "1 layer", "2 layers"."""
+    return f"{number} {word}{'' if number == 1 else 's'}"
 
 
 def by_reason(layers: Iterable[tuple[str, str]]) -> str:

@@ -12,7 +12,7 @@ from exporter.batchnorm.gate import check_bundle
 from exporter.batchnorm.layer import PARAMETERS, BatchNorm
 from exporter.batchnorm.origin import Origin as Origin
 from exporter.batchnorm.stored import Skipped, Unusable, frozen, rebuilt
-from exporter.errors import names, printable
+from exporter.errors import counted, names, printable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -58,7 +58,7 @@ class Bundle:
     def __repr__(self) -> str:
         channels = sum(layer.channels for layer in self.layers)
         skipped = f", {len(self.skipped)} skipped" if self.skipped else ""
-        return f"<Bundle {printable(self.origin.file, 80)}: {_count(len(self), 'layer')}, {_count(channels, 'channel')}{skipped}>"
+        return f"<Bundle {printable(self.origin.file, 80)}: {counted(len(self), 'layer')}, {counted(channels, 'channel')}{skipped}>"
 
     def _repr_html_(self) -> str:
         """The display in a notebook."""
@@ -154,10 +154,6 @@ class ReadBack(Bundle):
     def __post_init__(self) -> None:
         Bundle.__post_init__(self)
         object.__setattr__(self, "vectors", {path: (frozen(x), frozen(y)) for path, (x, y) in self.vectors.items()})
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}{'' if number == 1 else 's'}"
 
 
 def _identity(layer: BatchNorm) -> bytes:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from exporter.batchnorm.layer import BatchNorm
 from exporter.batchnorm.stored import BATCH_NORMS
-from exporter.errors import printable
+from exporter.errors import counted, printable
 
 if TYPE_CHECKING:
     from exporter.batchnorm.origin import Origin
@@ -39,8 +39,12 @@ def html_table(origin: Origin, layers: Sequence[BatchNorm]) -> str:
 def summary(origin: Origin, layers: Sequence[BatchNorm]) -> str:
     """One line about the whole bundle."""
     kind = ", ".join([printable(origin.kind), *map(printable, origin.writers())])
-    channels = sum(layer.channels for layer in layers)
-    return f"{printable(origin.file)} ({kind}): {len(layers)} batch norms, {channels} channels"
+    return f"{printable(origin.file)} ({kind}): {size(len(layers), sum(layer.channels for layer in layers))}"
+
+
+def size(layers: int, channels: int) -> str:
+    """The numbers of batch norms and channels."""
+    return f"{counted(layers, 'batch norm')}, {counted(channels, 'channel')}"
 
 
 def cells(layer: BatchNorm | Stored, unusable: str = "") -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from exporter.errors import printable
+from exporter.errors import counted, printable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -94,8 +94,7 @@ class Parameters:
     def __repr__(self) -> str:
         said = {"axis": ",".join(map(str, getattr(self, "axis", None) or ())), "epsilon": getattr(self, "epsilon", None)}
         facts = ", ".join(f"{field} {value}" for field, value in said.items())
-        count = self.moving_mean.size
-        return f"<{type(self).__name__} {printable(self.path, 80)}: {count} channel{'' if count == 1 else 's'}, {facts}, {self.dtype}>"
+        return f"<{type(self).__name__} {printable(self.path, 80)}: {counted(self.moving_mean.size, 'channel')}, {facts}, {self.dtype}>"
 
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):

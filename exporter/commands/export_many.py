@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from exporter.batchnorm.listing import size
 from exporter.commands.shared import warn
 from exporter.commands.streams import ERASE
 from exporter.errors import UsageError, printable
@@ -101,7 +102,7 @@ class Progress:
                 self._hints.add(outcome.hint)
                 print(f"hint: {printable(outcome.hint, 500)}", file=sys.stderr)
         elif self._verbose:
-            held = f": {outcome.layers} batch norms, {outcome.channels} channels" if outcome.status == "exported" else ""
+            held = f": {size(outcome.layers, outcome.channels)}" if outcome.status == "exported" else ""
             print(f"{outcome.status} {printable(outcome.source)}{held}", file=sys.stderr)
         warn([f"{outcome.source}: {warning}" for warning in outcome.warnings])
         if self._bar:

@@ -13,7 +13,7 @@ from exporter.diagnosis.case import Case
 from exporter.diagnosis.evidence import Evidence
 from exporter.diagnosis.explanations import Explanation
 from exporter.diagnosis.mistakes import BY_CODE, MISTAKES, RIGHT
-from exporter.errors import printable
+from exporter.errors import counted, printable
 
 MAX_SHOWN = 5
 MAX_HIDDEN = 8
@@ -66,7 +66,7 @@ def render(found: Diagnosis) -> str:
     place = printable(found.layer, 120) + ("" if found.channel is None else f", channel {found.channel}")
     lines = []
     if found.verdict == "same":
-        lines.append(f"{place}: same. {_count(found.compared)} within the error bound, "
+        lines.append(f"{place}: same. {counted(found.compared, 'number')} within the error bound, "
                      f"the worst at {found.worst['times_the_bound']:.2g} of it.")
         hidden = [f"{code} {BY_CODE[code].name}" for code in found.could_not_show()]
         if len(hidden) > MAX_HIDDEN or _never_moved(found.evidence.case):
@@ -75,7 +75,7 @@ def render(found: Diagnosis) -> str:
             lines.append(f"These inputs could not have shown: {'; '.join(hidden)}.")
     else:
         worst = found.worst
-        lines.append(f"{place}: differs. {found.differing} of {_count(found.compared)} beyond the error bound, the worst by "
+        lines.append(f"{place}: differs. {found.differing} of {counted(found.compared, 'number')} beyond the error bound, the worst by "
                      f"{_times(worst['times_the_bound'])}:")
         lines.append(f"  at {worst['index'] or 'it'} (channel {worst['channel']}): input {worst['input']:.9g}, "
                      f"yours {worst['yours']:.9g}, right {worst['right']:.9g}")
@@ -109,10 +109,6 @@ def _why_hidden(found: Diagnosis, hidden: str) -> str:
     if not np.ptp(case.x, axis=0).any():
         return f"Each channel of the input has only one value, which hides {hidden}; give other inputs."
     return f"In this layer, or with these inputs, {hidden} change next to nothing: the bundle's own vectors of the layer show more."
-
-
-def _count(numbers: int) -> str:
-    return "1 number" if numbers == 1 else f"{numbers} numbers"
 
 
 def _times(ratio: float) -> str:

@@ -15,7 +15,7 @@ from exporter.__about__ import __version__
 from exporter.batchnorm import schema
 from exporter.batchnorm.bundle import Bundle
 from exporter.batchnorm.document import FORMULA
-from exporter.errors import OutputError, printable
+from exporter.errors import OutputError, counted, printable
 from exporter.formats.zip_writer import stored_zip
 from exporter.targets import bundle_json, c_header
 from exporter.targets.shared.identifiers import identifiers
@@ -61,7 +61,7 @@ def _shipped(inside: str, beside: str) -> Path:
 def _page(bundle: Bundle) -> str:
     layer = bundle.layers[0]
     rows = [f"| `{_code(each.path)}` | {'x'.join(map(str, each.shape))} | {', '.join(map(str, each.axis))} |" for each in bundle]
-    return PAGE.format(name=_code(bundle.origin.file), count="1 layer" if len(bundle) == 1 else f"{len(bundle)} layers", formula=FORMULA,
+    return PAGE.format(name=_code(bundle.origin.file), count=counted(len(bundle), "layer"), formula=FORMULA,
                        python=_literal(ascii(layer.path)), javascript=_literal(json.dumps(layer.path)), stem=identifiers(bundle.paths())[0],
                        channels=layer.channels, rows="\n".join(rows), version=__version__)
 

@@ -9,7 +9,7 @@ import numpy as np
 from exporter.batchnorm.bundle import Bundle
 from exporter.batchnorm.document import FORMULA
 from exporter.batchnorm.layer import BatchNorm, scale_and_offset
-from exporter.batchnorm.listing import notes
+from exporter.batchnorm.listing import notes, size
 from exporter.errors import printable
 from exporter.targets.shared.options import WriteOptions
 
@@ -22,7 +22,7 @@ COLUMNS = ("layer", "channels", "axis", "dtype", "epsilon", "smallest variance",
 def write(bundle: Bundle, options: WriteOptions) -> bytes:
     """The table, with a line about the model above and the formula below. Scale is |gamma| / sqrt(moving_variance + epsilon)."""
     channels = sum(layer.channels for layer in bundle)
-    lines = [f"{_text(bundle.origin.file)} ({_text(bundle.origin.kind)}): {len(bundle)} batch norms, {channels} channels", "",
+    lines = [f"{_text(bundle.origin.file)} ({_text(bundle.origin.kind)}): {size(len(bundle), channels)}", "",
              _line(COLUMNS), _line(["---"] * len(COLUMNS)), *(_line(_cells(layer)) for layer in bundle), "", f"    {FORMULA}", "",
              *(f"Skipped: {_text(path)}: {_text(reason)}\n" for path, reason in bundle.skipped), bundle.digest(), ""]
     return "\n".join(lines).encode()

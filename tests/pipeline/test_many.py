@@ -299,7 +299,7 @@ def test_the_command(tree):
     lines = done.stderr.splitlines()
     assert lines[-1] == "exported 4, skipped 0, refused 1"
     assert sum(line.startswith("exported zoo/") for line in lines) == 3
-    assert "exported zoo/a.json: 1 batch norms, 4 channels" in lines
+    assert "exported zoo/a.json: 1 batch norm, 4 channels" in lines
     assert any(line.startswith("error: zoo/bad.h5: this is a text file, not a model") for line in lines)
     report = json.loads(pathlib.Path("r.json").read_text())
     assert (report["exported"], report["skipped"], report["refused"]) == (4, 0, 1)
