@@ -24,6 +24,7 @@ from short_lines import short  # noqa: E402
 
 MADE = "<!-- Made by docs/make_reference.py. -->\n"
 PARSERS: tuple[Callable[[], argparse.ArgumentParser], ...] = (export_parser, diagnose_parser, verify_parser, eval_parser)
+READING = "reading"  # the title of the options that all commands have
 CLI_HEAD = """# The commands
 
 Results go to stdout, messages to stderr. Exit status: 0 fine, 1 refused or found something (the reason is on stderr), 2 usage. Options may
@@ -73,9 +74,10 @@ def commands() -> str:
         parts.append(f"\n## {parser.prog}\n\n{_prose(parser.description or '')}\n")
         for group in parser._action_groups:
             rows = [_row(action) for action in group._group_actions if action.help is not argparse.SUPPRESS]
-            if rows:
-                title = (group.title or "").capitalize()
-                parts.append(f"\n### {parser.prog}: {title.lower()}\n\n| argument | meaning |\n|---|---|\n" + "\n".join(rows) + "\n")
+            if rows and (group.title != READING or make is PARSERS[0]):
+                parts.append(f"\n### {parser.prog}: {group.title}\n\n| argument | meaning |\n|---|---|\n" + "\n".join(rows) + "\n")
+            elif rows:
+                parts.append(f"\n### {parser.prog}: {READING}\n\nAs for [{PARSERS[0]().prog}](#bn-export-reading).\n")
         if parser.epilog:
             parts.append(f"\n```text\n{parser.epilog.strip()}\n```\n")
     parts += [FLAGS_HEAD, *(f"| `{flag}` | {', '.join(names)} | {_page(flag)} |\n" for flag, names in sorted(flags().items()))]

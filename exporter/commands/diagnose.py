@@ -9,10 +9,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from exporter.__about__ import __version__
-from exporter.commands.completion import add_completion
 from exporter.commands.operands import STANDARD, check_one_standard_input, operand
-from exporter.commands.shared import add_reading_options, main, read_options, warn
+from exporter.commands.shared import add_common_options, main, make_parser, read_options, warn
 from exporter.errors import LayerError, UsageError
 
 if TYPE_CHECKING:
@@ -150,24 +148,24 @@ def gathered(words: Sequence[str]) -> list[str]:
 
 def diagnose_parser() -> argparse.ArgumentParser:
     """The arguments of bn-diagnose."""
-    parser = argparse.ArgumentParser(
-        prog="bn-diagnose", formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = make_parser(
+        "bn-diagnose",
         description="Find the known mistakes that explain why your own batch norm gives different numbers than the layer.",
-        epilog="examples:\n  bn-diagnose out.json --layer bn_1 --input '1, 5' --output '-1, 1'\n"
-               "  bn-diagnose out.json --input x.npy --output mine.npy\n"
-               "  ./mine < x.npy | bn-diagnose out.json --input x.npy --output -\n"
-               "  bn-diagnose --gamma 1.5 --beta 0.25 --mean 0.5 --variance 4 --epsilon 0.001 --input 1 --output 0.624953\n"
-               "  bn-diagnose --explain BN101\n\n"
-               "numbers on the command line are assumed to be accurate to half a unit of their last digit\n"
-               "exit status: 0 the same within the error bound, 1 different (or refused), 2 usage")
+        examples="examples:\n  bn-diagnose out.json --layer bn_1 --input '1, 5' --output '-1, 1'\n"
+                 "  bn-diagnose out.json --input x.npy --output mine.npy\n"
+                 "  ./mine < x.npy | bn-diagnose out.json --input x.npy --output -\n"
+                 "  bn-diagnose --gamma 1.5 --beta 0.25 --mean 0.5 --variance 4 \\\n"
+                 "      --epsilon 0.001 --input 1 --output 0.624953\n"
+                 "  bn-diagnose --explain BN101\n\n"
+                 "numbers on the command line are assumed to be accurate to half a unit of their last digit\n"
+                 "exit status: 0 the same within the error bound, 1 different (or refused), 2 usage")
     parser.add_argument("bundle", metavar="BUNDLE", nargs="?",
                         help="a bundle, a model as bn-export takes it, or a .json, .npz or .csv file of gamma, beta, mean, variance and "
                              "epsilon; - is standard input")
     parser.add_argument("--layer", metavar="PATH", help="the layer; without this option all layers are tried")
     parser.add_argument("--input", metavar="X",
                         help="the input of the batch norm: numbers, or a .npy, .npz, .csv or .json file; FILE:NAME selects one of its "
-                             "arrays; "
-                             "- is standard input")
+                             "arrays; - is standard input")
     parser.add_argument("--output", metavar="THEIRS", help="the output of your code for it, in the same forms")
     for name in ALONE:
         parser.add_argument(f"--{name}", metavar="X", help=f"without a file: the layer's {name}, one number for each channel")
@@ -178,7 +176,5 @@ def diagnose_parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="print the diagnosis as JSON")
     parser.add_argument("--explain", metavar="CODE", help="explain a known mistake, e.g. BN101")
     parser.add_argument("--list", action="store_true", help="list the known mistakes")
-    parser.add_argument("--version", action="version", version=f"bn-diagnose {__version__}")
-    add_completion(parser)
-    add_reading_options(parser)
+    add_common_options(parser)
     return parser

@@ -8,10 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from exporter.__about__ import __version__
-from exporter.commands.completion import add_completion
 from exporter.commands.operands import STANDARD, binary_output, check_one_standard_input, operand
-from exporter.commands.shared import add_reading_options, main, read_options, warn
+from exporter.commands.shared import add_common_options, main, make_parser, read_options, warn
 from exporter.errors import LayerError, UsageError, names, printable
 
 if TYPE_CHECKING:
@@ -66,20 +64,18 @@ def _layer(bundle: Bundle, wanted: str | None) -> BatchNorm:
 
 def eval_parser() -> argparse.ArgumentParser:
     """The arguments of bn-eval."""
-    parser = argparse.ArgumentParser(
-        prog="bn-eval", formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Compute the output of a batch norm for an array in a .npy file. The file is processed in chunks and may be larger\n"
+    parser = make_parser(
+        "bn-eval",
+        description="Compute the output of a batch norm for an array in a .npy file. The file is processed in chunks and may be larger "
                     "than the memory. The result is computed in float64 and rounded once to the type of the input.",
-        epilog="examples:\n  bn-eval out.json x.npy y.npy --layer encoder/bn_1\n"
-               "  ./features | bn-eval out.json - - --layer encoder/bn_1 | ./rest\n\n"
-               "exit status: 0 fine, 1 refused (the reason is on stderr), 2 usage")
+        examples="examples:\n  bn-eval out.json x.npy y.npy --layer encoder/bn_1\n"
+                 "  ./features | bn-eval out.json - - --layer encoder/bn_1 | ./rest\n\n"
+                 "exit status: 0 fine, 1 refused (the reason is on stderr), 2 usage")
     parser.add_argument("bundle", metavar="BUNDLE", help="a bundle, or a model as bn-export takes it; - is standard input")
     parser.add_argument("input", metavar="IN.npy", help="the input, with its channels along the layer's axis; - is standard input")
     parser.add_argument("out", metavar="OUT.npy", help="the output, of the shape and type of the input; - is standard output")
     parser.add_argument("--layer", metavar="PATH", help="the layer; required if the bundle has more than one")
     parser.add_argument("--axis", type=int, metavar="N", help="the channel axis of the input, if it differs from the layer's")
     parser.add_argument("--fast", action="store_true", help="compute in float32: one multiplication and one addition per number")
-    parser.add_argument("--version", action="version", version=f"bn-eval {__version__}")
-    add_completion(parser)
-    add_reading_options(parser)
+    add_common_options(parser)
     return parser

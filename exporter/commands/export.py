@@ -8,20 +8,18 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
-from exporter.__about__ import __version__
-from exporter.commands.completion import add_completion
 from exporter.commands.operands import STANDARD, binary_output, operand
-from exporter.commands.shared import add_reading_options, main, read_options, warn
+from exporter.commands.shared import add_common_options, main, make_parser, read_options, warn
 from exporter.errors import UsageError, printable
-from exporter.targets import SUFFIXES, TEXT, suffix_of
+from exporter.targets import FORMATS, TEXT, suffix_of
 
 if TYPE_CHECKING:
     from exporter.batchnorm.bundle import Bundle
     from exporter.targets.shared.options import WriteOptions
 
 DESCRIPTION = """\
-Export gamma, beta, moving_mean, moving_variance and epsilon of every BatchNormalization layer of a Keras or
-TensorFlow model, bit for bit. Without OUT, list the layers. With --out-dir, export many models: names in DIR mirror
+Export gamma, beta, moving_mean, moving_variance and epsilon of every BatchNormalization layer of a Keras or \
+TensorFlow model, bit for bit. Without OUT, list the layers. With --out-dir, export many models: names in DIR mirror \
 the paths of the models, and exports that are up to date are skipped."""
 EXAMPLES = """\
 examples:
@@ -32,7 +30,7 @@ examples:
   cat model.h5 | bn-export - - --suffix .npz > weights.npz
   bn-export model.keras folded.npz --fold
   bn-export 'models/**/*.h5' more.keras --out-dir bundles
-  bn-export 's3://bucket/zoo/*.keras' --out-dir bundles --jobs 8 --report summary.html
+  bn-export 's3://bucket/zoo/*.keras' --out-dir bundles --report summary.html
 
 exit status: 0 fine, 1 refused (the reasons are on stderr), 2 usage"""
 
@@ -136,20 +134,18 @@ def _is_given(args: argparse.Namespace, option: str) -> bool:
 
 def export_parser() -> argparse.ArgumentParser:
     """The arguments of bn-export."""
-    parser = argparse.ArgumentParser(
-        prog="bn-export", usage="%(prog)s MODEL [OUT] [options]\n       %(prog)s MODEL... --out-dir DIR [options]",
-        formatter_class=argparse.RawDescriptionHelpFormatter, description=DESCRIPTION, epilog=EXAMPLES)
+    parser = make_parser("bn-export", DESCRIPTION, EXAMPLES,
+                         usage="%(prog)s MODEL [OUT] [options]\n       %(prog)s MODEL... --out-dir DIR [options]")
     parser.add_argument("words", metavar="MODEL", nargs="+",
                         help="a file or folder written by Keras or TensorFlow, or a bundle; with --out-dir also a quoted pattern: "
                              "* ? [], and ** over folders. Without --out-dir the last name is OUT, the output; its suffix "
-                             f"chooses the format: {' '.join(suffix for suffix in SUFFIXES if suffix != '/')}, or a folder/. "
+                             f"chooses the format: {FORMATS}. "
                              "- is standard input, and as OUT standard output: the bundle, or with --suffix another kind")
     parser.add_argument("--json", action="store_true", help="without OUT: print the list as JSON")
     parser.add_argument("--places", action="store_true", help="without OUT: also list the layers that feed and follow each")
     parser.add_argument("-v", "--verbose", action="store_true", help="print a line for each layer on stderr; with --out-dir a line "
                                                                      "for each model")
-    parser.add_argument("--version", action="version", version=f"bn-export {__version__}")
-    add_completion(parser)
+    add_common_options(parser)
     writing = parser.add_argument_group("writing")
     writing.add_argument("--no-vectors", action="store_true", help="omit the test vectors from the bundle")
     writing.add_argument("--names", choices=["keras", "torch"],
@@ -163,12 +159,11 @@ def export_parser() -> argparse.ArgumentParser:
                          help="in an .onnx file: write layers with their channels along axis N of the input; 1 is NCHW, as usual in ONNX")
     writing.add_argument("--plain", action="store_true", help="write an .onnx file without local functions, for programs that do not "
                                                               "support them")
-    add_reading_options(parser)
-    add_many_options(parser)
+    _add_many_options(parser)
     return parser
 
 
-def add_many_options(parser: argparse.ArgumentParser) -> None:
+def _add_many_options(parser: argparse.ArgumentParser) -> None:
     """The options for many models."""
     group = parser.add_argument_group("many models")
     group.add_argument("--out-dir", metavar="DIR", help="the folder or URL to write the exports to")

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from exporter.commands import streams
-from exporter.errors import ExporterError, UsageError, printable, unexpected
+from exporter.errors import MAX_MESSAGE_LENGTH, ExporterError, UsageError, printable, unexpected
 
 if TYPE_CHECKING:
     from exporter.sources.shared.options import ReadOptions
@@ -93,20 +93,39 @@ def fail(error: ExporterError) -> int:
     """Prints an error and its hint; returns the exit code."""
     print(f"error: {error}", file=sys.stderr)
     if error.hint:
-        print(f"hint: {printable(error.hint, 500)}", file=sys.stderr)
+        print(f"hint: {printable(error.hint, MAX_MESSAGE_LENGTH)}", file=sys.stderr)
     return 2 if isinstance(error, UsageError) else 1
 
 
 def warn(sentences: Sequence[str]) -> None:
     """Prints the first twenty warnings, and the number of further ones."""
     for sentence in sentences[:MAX_WARNINGS]:
-        print(f"warning: {printable(sentence, 300)}", file=sys.stderr)
+        print(f"warning: {printable(sentence, MAX_MESSAGE_LENGTH)}", file=sys.stderr)
     if len(sentences) > MAX_WARNINGS:
         print(f"warning: and {len(sentences) - MAX_WARNINGS} more like these", file=sys.stderr)
 
 
-def add_reading_options(parser: argparse.ArgumentParser) -> None:
-    """The options for what the file does not contain."""
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Wraps each line of the description and of the examples to the width of the terminal."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        import textwrap
+
+        return "\n".join(textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False) for line in text.splitlines())
+
+
+def make_parser(name: str, description: str, examples: str, usage: str | None = None) -> argparse.ArgumentParser:
+    """The parser of a command, without its arguments."""
+    return argparse.ArgumentParser(prog=name, usage=usage, description=description, epilog=examples, formatter_class=_Help)
+
+
+def add_common_options(parser: argparse.ArgumentParser) -> None:
+    """The options of every command: its version, completion, and what the file does not contain."""
+    from exporter.__about__ import __version__
+    from exporter.commands.completion import add_completion
+
+    parser.add_argument("--version", action="version", version=f"{parser.prog} {__version__}")
+    add_completion(parser)
     group = parser.add_argument_group("reading")
     group.add_argument("--epsilon", action="append", default=[], metavar="V|GLOB=V",
                        help="epsilon of layers whose file does not contain it; GLOB matches paths; repeatable")

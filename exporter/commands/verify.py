@@ -11,10 +11,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from exporter.__about__ import __version__
-from exporter.commands.completion import add_completion
 from exporter.commands.operands import STANDARD, check_one_standard_input, operand
-from exporter.commands.shared import add_reading_options, main, read_options, warn
+from exporter.commands.shared import add_common_options, main, make_parser, read_options, warn
 from exporter.errors import UsageError, printable
 
 if TYPE_CHECKING:
@@ -166,18 +164,18 @@ def _table(what: str, checks: list[Check], good: int, of: int, others: int, why:
 
 def verify_parser() -> argparse.ArgumentParser:
     """The arguments of bn-verify."""
-    parser = argparse.ArgumentParser(
-        prog="bn-verify", formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Check a bundle against its own vectors; with OTHER, against another form of the model, parameter by parameter: a\n"
-                    "checkpoint, a bundle, a PyTorch or flax state (.pt, .safetensors, .npz, .msgpack), an .onnx, .csv or .h file.\n"
-                    "A difference that is a known mistake is named by its code (bn-diagnose --explain). With --live, against the\n"
-                    "real layers of a model, run on the vectors by the installed Keras or tf_keras; a model with a Lambda\n"
+    parser = make_parser(
+        "bn-verify",
+        description="Check a bundle against its own vectors; with OTHER, against another form of the model, parameter by parameter: a "
+                    "checkpoint, a bundle, a PyTorch or flax state (.pt, .safetensors, .npz, .msgpack), an .onnx, .csv or .h file. "
+                    "A difference that is a known mistake is named by its code (bn-diagnose --explain). With --live, against the "
+                    "real layers of a model, run on the vectors by the installed Keras or tf_keras; a model with a Lambda "
                     "or a custom object is not run.",
-        epilog="examples:\n  bn-verify out.json\n  bn-verify out.json newer.h5\n"
-               "  bn-verify out.json state.safetensors --map 'encoder/*=enc.*'\n  bn-verify before.h5 after.h5 report.html\n"
-               "  bn-verify out.json model.keras --live\n\n"
-               "layers are paired by --map, by path, by content, or by order and shape; the report says how\n"
-               "exit status: 0 nothing differs, 1 something does (or is refused), 2 usage")
+        examples="examples:\n  bn-verify out.json\n  bn-verify out.json newer.h5\n"
+                 "  bn-verify out.json state.safetensors --map 'encoder/*=enc.*'\n  bn-verify before.h5 after.h5 report.html\n"
+                 "  bn-verify out.json model.keras --live\n\n"
+                 "layers are paired by --map, by path, by content, or by order and shape; the report says how\n"
+                 "exit status: 0 nothing differs, 1 something does (or is refused), 2 usage")
     parser.add_argument("bundle", metavar="BUNDLE", help="a bundle in any form that bn-export reads back; with OTHER, also a model")
     parser.add_argument("other", metavar="OTHER", nargs="?", help="the file to compare with; - is standard input, here or as BUNDLE")
     parser.add_argument("report", metavar="REPORT.html", nargs="?", help="also write the comparison as an HTML page")
@@ -185,7 +183,5 @@ def verify_parser() -> argparse.ArgumentParser:
                         help="layer OLD of the bundle is NEW in OTHER; globs with the same number of * on both sides; repeatable")
     parser.add_argument("--live", action="store_true", help="run the layers of OTHER, a model, with the installed Keras")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
-    parser.add_argument("--version", action="version", version=f"bn-verify {__version__}")
-    add_completion(parser)
-    add_reading_options(parser)
+    add_common_options(parser)
     return parser

@@ -12,7 +12,7 @@ from exporter.batchnorm.listing import columns
 from exporter.diagnosis.case import Case
 from exporter.diagnosis.evidence import Evidence
 from exporter.diagnosis.explanations import Explanation
-from exporter.diagnosis.mistakes import BY_CODE, MISTAKES, RIGHT
+from exporter.diagnosis.mistakes import BY_CODE, MISTAKES, RIGHT, advice
 from exporter.errors import counted, printable
 
 MAX_SHOWN = 5
@@ -77,7 +77,8 @@ def render(found: Diagnosis) -> str:
         worst = found.worst
         lines.append(f"{place}: differs. {found.differing} of {counted(found.compared, 'number')} beyond the error bound, the worst by "
                      f"{_times(worst['times_the_bound'])}:")
-        lines.append(f"  at {worst['index'] or 'it'} (channel {worst['channel']}): input {worst['input']:.9g}, "
+        where = f"at {worst['index']} (channel {worst['channel']})" if worst["index"] else f"channel {worst['channel']}"
+        lines.append(f"  {where}: input {worst['input']:.9g}, "
                      f"yours {worst['yours']:.9g}, right {worst['right']:.9g}")
     for number, explanation in enumerate(found.explanations[:MAX_SHOWN]):
         lines += ["", *_explanation(explanation, full=number == 0)]
@@ -116,7 +117,6 @@ def _times(ratio: float) -> str:
 
 
 def _explanation(explanation: Explanation, *, full: bool) -> list[str]:
-    rows = [BY_CODE[code] for code in explanation.codes]
     lines = [f"{' + '.join(explanation.codes)}  {printable(explanation.names(), 300)}"]
     if explanation.weak and explanation.epsilon is None:
         lines.append("  fits the pattern; nothing was predicted number by number")
@@ -129,8 +129,7 @@ def _explanation(explanation: Explanation, *, full: bool) -> list[str]:
         channels = ", ".join(map(str, explanation.channels[:10])) + (", …" if len(explanation.channels) > 10 else "")
         lines.append(f"  in channel{'' if len(explanation.channels) == 1 else 's'} {channels} of {printable(explanation.layer, 80)}")
     if full:
-        for row in rows:
-            lines += [f"  written  {row.line}", f"  why      {row.why}", f"  instead  {row.instead}"]
+        lines += [f"  {line}" for code in explanation.codes for line in advice(BY_CODE[code])]
         lines.append(f"  right    {RIGHT}")
     return lines
 

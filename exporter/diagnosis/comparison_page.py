@@ -18,7 +18,7 @@ from exporter.__about__ import __version__
 from exporter.batchnorm.listing import places
 from exporter.diagnosis.mistakes import BY_CODE
 from exporter.diagnosis.port_answer import Compared, Comparison, Difference
-from exporter.errors import printable
+from exporter.errors import counted, printable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,11 +32,13 @@ SIDE = 120  # units of a drawing
 MAX_DOTS = 512  # channels drawn, evenly spread; those that differ most are among them
 MAX_DRAWN = 150  # arrays with a drawing, so that the page of two completely different models can still be opened
 MAX_LISTED = 8  # channels of an array whose numbers are listed below the drawing
+AXES = "a channel: its number in the first file to the right, in the second upward; equal ones are on the diagonal"
 STYLE = """
 :root { color-scheme: light dark; --line: #8886; --bad: #c2410c; --good: #15803d; }
 body { font: 15px/1.45 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; }
 table { border-collapse: collapse; width: 100%; } th, td { text-align: left; vertical-align: top; padding: .35rem .6rem; }
 tr { border-bottom: 1px solid var(--line); } bdi { font-family: ui-monospace, monospace; overflow-wrap: anywhere; }
+body > table > thead > tr > th:not(:last-child) { width: 22%; }
 td span { display: block; }
 .differs { color: var(--bad); } .equal { color: var(--good); } figure { display: inline-block; margin: .4rem 1rem .4rem 0; }
 svg { width: 150px; height: 150px; border: 1px solid var(--line); } circle { fill: currentColor; fill-opacity: .6; }
@@ -63,17 +65,18 @@ def page(found: Comparison, mine: Bundle, mine_name: str, theirs: Port) -> bytes
     rows += "".join(f'<tr><td>…</td><td>{_path(one.path)}</td><td class="differs">not in {_text(mine_name)}</td></tr>'
                     for one in found.added)
     verdict = found.text().splitlines()[-1]
+    held = f"{counted(len(mine), 'layer')}, {mine.digest()[7:15]}"
     title = f"{_text(mine_name)} and {_text(found.name)}"
-    told_apart = (f"{_text(mine_name)}: {len(mine)} layers, {mine.digest()[7:15]}; {_text(found.name)}: {len(theirs.layers)} layers"
+    told_apart = (f"{_text(mine_name)}: {held}; {_text(found.name)}: {counted(len(theirs.layers), 'layer')}"
                   + (f". Drawn are the first {MAX_DRAWN} of {differing} arrays that differ" if differing > MAX_DRAWN else ""))
     policy = f"default-src 'none'; base-uri 'none'; form-action 'none'; style-src 'sha256-{digest}'"
     body = (f'<h1>{title}</h1><p class="{"equal" if found.same else "differs"}"><strong>{_text(verdict)}</strong></p>'
-            f'<p class="soft">{told_apart}.</p>'
+            f'<p class="soft">{told_apart}.{f" A dot is {AXES}." if differing else ""}</p>'
             f"<ul>{''.join(f'<li>{_text(note)}</li>' for note in (*found.notes, *found.to_set))}</ul>{_mistakes(found)}"
             f"<table><thead><tr><th>{_text(mine_name)}</th><th>{_text(found.name)}</th><th>what differs</th></tr></thead>"
             f"<tbody>{rows}</tbody></table><p>bn-export {__version__}</p>")
     return (f'<!doctype html><html lang="en"><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{policy}">'
-            f'<meta name="viewport" content="width=device-width"><title>{title} · {len(mine)} layers · {mine.digest()[7:15]}</title>'
+            f'<meta name="viewport" content="width=device-width"><title>{title} · {held}</title>'
             f"<style>{STYLE}</style>{body}</html>\n").encode()
 
 
@@ -156,4 +159,5 @@ def _scatter(mine: NDArray[np.float64], theirs: NDArray[np.float64]) -> str:
     with np.errstate(all="ignore"):
         x, y = (np.nan_to_num((values / 2 - low / 2) / (high / 2 - low / 2 or 1.0)) * SIDE for values in (mine, theirs))
     dots = "".join(f'<circle cx="{a:.0f}" cy="{SIDE - b:.0f}" r="2"/>' for a, b in zip(x.tolist(), y.tolist()))
-    return f'<svg viewBox="-4 -4 {SIDE + 8} {SIDE + 8}" role="img" aria-label="each channel"><path d="M0 {SIDE}L{SIDE} 0"/>{dots}</svg>'
+    return (f'<svg viewBox="-4 -4 {SIDE + 8} {SIDE + 8}" role="img" aria-label="each channel"><title>{AXES}</title>'
+            f'<path d="M0 {SIDE}L{SIDE} 0"/>{dots}</svg>')

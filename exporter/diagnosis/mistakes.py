@@ -6,6 +6,7 @@ docs/make_batchnorm.py generates docs/batchnorm.md from it; `bn-diagnose --expla
 from __future__ import annotations
 
 import dataclasses
+import textwrap
 from collections.abc import Callable
 
 from exporter.diagnosis import wrong, wrong_statistics
@@ -48,6 +49,7 @@ def _issues(*threads: str) -> tuple[str, ...]:
     return tuple(GITHUB + thread.replace("#", "/issues/").replace("!", "/pull/") for thread in threads)
 
 
+WIDTH = 77  # of lines for people, which the diagnosis indents by 2: a terminal has 80
 RIGHT = "gamma * (x - mean) / np.sqrt(variance + epsilon) + beta"
 
 MISTAKES: tuple[Mistake, ...] = (
@@ -370,14 +372,20 @@ BY_CODE = {mistake.code: mistake for mistake in MISTAKES}
 
 
 def find(code: str) -> Mistake:
-    """The row of a code. Raises: UsageError that lists the codes."""
+    """The row of a code. Raises: UsageError."""
     if code.upper() not in BY_CODE:
-        raise UsageError(f"there is no mistake {code!r}", hint=f"the codes are {', '.join(BY_CODE)}")
+        raise UsageError(f"there is no mistake {code!r}", hint="bn-diagnose --list shows the codes")
     return BY_CODE[code.upper()]
 
 
 def explain(mistake: Mistake) -> str:
     """A row as text."""
-    seen = "\n".join(f"           {address}" for address in mistake.seen)
-    return (f"{mistake.code}  {mistake.name}\n\nwritten    {mistake.line}\nright      {RIGHT}\nwhy        {mistake.why}\n"
-            f"instead    {mistake.instead}\nseen\n{seen}\n")
+    seen = "\n         ".join(mistake.seen)
+    return "\n".join([f"{mistake.code}  {mistake.name}", "", *advice(mistake), f"right    {RIGHT}", f"seen     {seen}", ""])
+
+
+def advice(mistake: Mistake) -> list[str]:
+    """What to know about a mistake, in lines that fit a terminal; code is not wrapped."""
+    why, instead = (textwrap.fill(text, WIDTH, initial_indent=f"{label:9}", subsequent_indent=" " * 9, break_long_words=False,
+                                  break_on_hyphens=False) for label, text in (("why", mistake.why), ("instead", mistake.instead)))
+    return [f"written  {mistake.line}", *why.splitlines(), *instead.splitlines()]

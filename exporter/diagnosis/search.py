@@ -175,12 +175,12 @@ def _advice(one: Evidence, found: list[Explanation]) -> str:
     case = make_case(layer, rows, (1,), others=one.case.setting.others)
     first, second = (variant(case, explanation) if explanation.epsilon is None else None for explanation in found[:2])
     if first is None or second is None:
-        return "the data cannot tell these apart; more rows of input would"
+        return "several explanations fit; more rows of input would tell them apart"
     with np.errstate(all="ignore"):
         apart = np.abs(first.value() - second.value()) > first.bound(one.dtype) + second.bound(one.dtype)
     if apart.any():
-        return "the data cannot tell these apart; the output of your code for the bundle's own vectors of this layer would"
-    return "the data cannot tell these apart, and the bundle's vectors of this layer cannot either"
+        return "several explanations fit; the output of your code for the bundle's own vectors of this layer would tell them apart"
+    return "several explanations fit, and the bundle's own vectors of this layer cannot tell them apart either"
 
 
 def _worst(one: Evidence, columns: list[int]) -> dict[str, Any]:

@@ -224,12 +224,12 @@ class Archive:
 
     def _not_one(self, name: str, count: int) -> FormatError:
         if count:
-            return FormatError(f"{name} occurs {count} times in the archive, so which one is meant is ambiguous", where=name)
+            return FormatError(f"{name} occurs {count} times in the archive, so which one is meant is ambiguous")
         inner = [member.name for member in self.members if member.name.endswith(f"/{name}")]
         if inner:
-            return FormatError(f"{name} is not at the top of the archive but at {printable(inner[0], 120)!r}", where=name,
+            return FormatError(f"{name} is not at the top of the archive but at {printable(inner[0], 120)!r}",
                                hint="the archive was repacked by hand: unpack it and pass the folder of the model")
-        return FormatError(f"{name} is missing from the archive", where=name)
+        return FormatError(f"{name} is missing from the archive")
 
     def _data_of(self, member: Member) -> int:
         """Where a member's data starts, after comparing its local header (4.3.7) with the directory."""

@@ -48,10 +48,11 @@ def as_html(summary: Summary) -> str:
 
 
 def _row(one: Outcome) -> str:
-    told = " ".join(filter(None, [one.reason or one.out, one.hint, *one.warnings]))
+    told = [one.reason or one.out, one.hint, *one.warnings]
     layers, channels = (str(one.layers), str(one.channels)) if one.status == EXPORTED else ("", "")
-    cells = (("", one.source), (one.status, one.status), ("number", layers), ("number", channels), ("", told))
-    return f"<tr>{''.join(f'<td class={chr(34)}{kind}{chr(34)}>{_text(text)}</td>' for kind, text in cells)}</tr>"
+    cells = (("", one.source), (one.status, one.status), ("number", layers), ("number", channels))
+    row = "".join(f'<td class="{kind}">{_text(text)}</td>' for kind, text in cells)
+    return f"<tr>{row}<td>{'<br>'.join(map(_text, filter(None, told)))}</td></tr>"
 
 
 def _text(text: str) -> str:

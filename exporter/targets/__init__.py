@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 SUFFIXES = {".json": "bundle_json", ".npz": "numpy_npz", ".safetensors": "safetensors_file", ".onnx": "onnx_model", ".h": "c_header",
             ".csv": "table_csv", ".md": "table_md", ".html": "html_report", ".htm": "html_report", ".zip": "kit", "/": "kit"}
 TEXT = frozenset({".json", ".h", ".csv", ".md", ".html", ".htm"})  # suffixes of formats that a terminal can show
+FORMATS = " ".join(SUFFIXES).replace(" /", ", or a folder/")
+HINTS = dict.fromkeys((".pt", ".pth"), ".safetensors with --names torch is for PyTorch; ") | dict.fromkeys(
+    (".h5", ".hdf5", ".keras", ".pb"), "for many models give --out-dir DIR; ")  # of suffixes that people expect
 TARGETS = tuple(dict.fromkeys(SUFFIXES.values()))
 
 
@@ -78,7 +81,7 @@ def target_for(name: str) -> Target:
     suffix = suffix_of(name)
     if suffix not in SUFFIXES:
         raise UsageError(f"unknown suffix {suffix!r} of the output's name" if suffix else "the output's name has no suffix",
-                         hint=f"the suffix chooses the format: {' '.join(SUFFIXES)}")
+                         hint=f"{HINTS.get(suffix, '')}the suffix chooses the format: {FORMATS}")
     return _module(SUFFIXES[suffix])
 
 

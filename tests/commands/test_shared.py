@@ -11,8 +11,12 @@ import types
 import pytest
 
 from exporter.commands import export_many, shared
+from exporter.commands.diagnose import diagnose_parser
+from exporter.commands.evaluate import eval_parser
+from exporter.commands.export import export_parser
 from exporter.commands.export_many import Progress
 from exporter.commands.streams import ERASE
+from exporter.commands.verify import verify_parser
 from exporter.errors import ExporterError, FormatError, UsageError
 from exporter.pipeline.outcome import Outcome
 
@@ -46,6 +50,12 @@ def test_a_command_that_is_asked_to_end_does(run):
 def test_each_outcome_has_a_code(run, monkeypatch, error, code, said):
     monkeypatch.setattr(shared.streams, "discard_output", lambda: None)
     assert run(raising(error)) == (code, "", said)
+
+
+@pytest.mark.parametrize("make", [export_parser, diagnose_parser, verify_parser, eval_parser])
+def test_help_fits_a_terminal_of_80_columns(monkeypatch, make):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert max(map(len, make().format_help().splitlines())) < 80
 
 
 @pytest.mark.parametrize("error", [ValueError("odd"), FileNotFoundError("odd")])

@@ -54,8 +54,8 @@ def test_where_a_layer_stands_and_what_tells_the_page_apart():
     mine = make_bundle(layer)
     text = written(mine, make_bundle(layer.replace(beta=layer.beta + 1)))
     assert "after &lt;b&gt;conv (Conv2D), before relu (ReLU)" in text
-    assert f"<title>first.json and second.json · 1 layers · {mine.digest()[7:15]}</title>" in text
-    assert f"first.json: 1 layers, {mine.digest()[7:15]}; second.json: 1 layers." in text
+    assert f"<title>first.json and second.json · 1 layer, {mine.digest()[7:15]}</title>" in text
+    assert f"first.json: 1 layer, {mine.digest()[7:15]}; second.json: 1 layer." in text
 
 
 def test_the_mistakes_are_explained_on_the_page():

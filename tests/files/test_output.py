@@ -63,7 +63,10 @@ def test_inputs_far_away_are_nowhere_near_the_output(tmp_path):
 def test_unknown_suffixes_are_refused_with_the_known_ones(tmp_path):
     with pytest.raises(UsageError, match=r"unknown suffix '\.xyz'") as error:
         exporter.write(make_bundle(), tmp_path / "out.xyz")
-    assert ".json" in error.value.hint
+    assert error.value.hint.startswith("the suffix chooses the format: .json")
+    with pytest.raises(UsageError) as error:
+        exporter.write(make_bundle(), tmp_path / "out.pt")
+    assert error.value.hint.startswith(".safetensors with --names torch is for PyTorch; the suffix chooses")
     with pytest.raises(UsageError, match="has no suffix"):
         exporter.write(make_bundle(), tmp_path / "out")
 

@@ -43,10 +43,10 @@ def test_as_a_page(tmp_path):
     report.write(SUMMARY, str(tmp_path / "r.HTML"))
     page = (tmp_path / "r.HTML").read_text()
     assert "exported 1, skipped 1, refused 6" in page
-    assert '<td class="number">3</td><td class="number">40</td><td class="">out/a.h5.json w1 w2</td>' in page
-    assert '<td class="skipped">skipped</td><td class="number"></td><td class="number"></td><td class="">out/b.h5.json</td>' in page
+    assert '<td class="number">3</td><td class="number">40</td><td>out/a.h5.json<br>w1<br>w2</td>' in page
+    assert '<td class="skipped">skipped</td><td class="number"></td><td class="number"></td><td>out/b.h5.json</td>' in page
     assert '<td class="">c.h5</td><td class="refused">refused</td>' in page
-    assert '<td class="">r1 h1</td>' in page
+    assert '<td>r1<br>h1</td>' in page
     assert "d&lt;.h5" in page
     assert "d<.h5" not in page
     assert page.count("<tr><td") == len(SUMMARY.outcomes)

@@ -107,6 +107,14 @@ def test_what_is_no_architecture(tmp_path, content, said):
         node_tree_from(Place(tmp_path / "a.json"))
 
 
+def test_an_archive_without_a_config_is_no_architecture(tmp_path):
+    np.savez(tmp_path / "w.npz", A["gamma"])
+    with pytest.raises(FormatError) as raised:
+        node_tree_from(Place(tmp_path / "w.npz"))
+    assert str(raised.value) == "w.npz: config.json is missing from the archive"
+    assert raised.value.hint.startswith("an architecture is the JSON of model.to_json()")
+
+
 def test_what_is_no_config_stays_none(tmp_path):
     for content in ([], {"layers": []}, [1, 2], {"name": "m", "layers": [{"class_name": 3, "config": {}}]}, [["class_name"]]):
         with pytest.raises(FormatError):

@@ -6,13 +6,13 @@ import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from exporter.errors import FormatError, UnsupportedError
+from exporter.errors import FormatError, UnsupportedError, located
 from exporter.files.input_file import InputFile
 from exporter.files.place import Place
 from exporter.formats.hdf5 import open_hdf5
 from exporter.formats.strict_json import parse_json
 from exporter.formats.zip_archive import Archive
-from exporter.keras.config import Architecture, parse_config
+from exporter.keras.config import HOW_TO_GIVE_ONE, Architecture, parse_config
 from exporter.sources.shared.shards import open_shards
 
 if TYPE_CHECKING:
@@ -97,5 +97,5 @@ def read_architecture(place: Place) -> Architecture:
     """The config alone."""
     if place.is_folder():
         return config_of(Folder(place))
-    with place.open() as file:
+    with place.open() as file, located("", HOW_TO_GIVE_ONE):  # any zip archive may be given, as an .npz of weights
         return config_of(Zip(file))

@@ -73,7 +73,7 @@ _KINDS = (
     (lambda h: h.startswith(POINTER),
      lambda p: FormatError("this is a Git LFS pointer, not the model itself", hint="fetch it with: git lfs pull")),
     (lambda h: _text(h).startswith(("<!doctype", "<html", "<head", "<?xml")),
-     lambda p: FormatError("this is an HTML or XML page, not a model: the download went wrong", hint="download the file itself")),
+     lambda p: FormatError("this is an HTML or XML page, not a model", hint="after a download: download the file itself")),
     (_is_truncated_signature,
      lambda p: FormatError(f"the HDF5 file is cut short after {p.size()} bytes", hint="copy or download it again")),
     (_is_signature_damaged,
