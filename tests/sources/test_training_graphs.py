@@ -201,6 +201,21 @@ def test_channels_first_in_training_has_as_many_channels_as_its_averages(tmp_pat
     assert (layer.axis, layer.shape, layer.ndim) == ((1,), (3,), 3)
 
 
+@pytest.mark.parametrize("affine", [True, False])
+def test_several_axes_in_training_are_those_of_their_averages(tmp_path, affine):
+    """axis=[1, 3]: statistics of the batch and moving averages, gamma and beta have one shape, [1, 2, 1, 3]."""
+    values = [value.reshape(1, 2, 1, 3) for value in parameters(6)]
+    nodes, (gamma, beta, _, _) = variables("bn")
+    of_batch, mean, variance = moments("bn", axes=(0, 2))
+    updates = [*average("m", "bn/moving_mean", mean), *average("v", "bn/moving_variance", variance)]
+    roles = (gamma, beta) if affine else (None, None)
+    x = node("x", "Placeholder", shape=(-1, 2, 4, 3))
+    layer = exporter.read(save(tmp_path, tensors("bn", values), x, *nodes, *of_batch, *updates,
+                               *chain("bn", "x", *roles, mean, variance)))["bn"]
+    check(layer, values if affine else [None, None, *values[2:]])
+    assert (layer.axis, layer.shape, layer.ndim) == ((1, -1), (2, 3), 4)
+
+
 def test_copies_for_other_devices_are_the_variable_that_is_stored(tmp_path):
     """MirroredStrategy: bn/gamma/replica_1 is in the graph and in no checkpoint; zeros stand in for the statistics of an empty batch."""
     values = parameters()

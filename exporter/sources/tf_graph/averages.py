@@ -158,10 +158,11 @@ class Averages:
 
 
 def _along(average: Variable, moment: Moment) -> Parameter:
-    """A moving average in the shape of the batch's statistics in the graph: along the only axis that they keep."""
+    """A moving average in the shape of the batch's statistics in the graph: along the only axis before their last that they keep, unless it
+    is stored in that shape, as one of several axes is."""
     axes = moment.axes or ()
     kept = [number for number in range(max(axes, default=0)) if number not in axes]
     if len(kept) != 1 or average.shaping:
         return average
     sizes = tuple(-1 if number == kept[0] else 1 for number in range(max(axes) + 1))
-    return dataclasses.replace(average, shaping=(("reshape", sizes),))
+    return dataclasses.replace(average, shaping=(("along", sizes),))

@@ -135,6 +135,8 @@ def _reshaped(role: str, values: NDArray[Any], shaping: Shaping) -> NDArray[Any]
                 raise Unresolved(f"its {role} is reshaped to a shape that is known only at run time")
             if kind == "reshape":
                 values = values.reshape(sizes)
+            elif kind == "along":  # the axis of a vector
+                values = values.reshape(sizes) if values.ndim == 1 else values
             elif kind == "expand":
                 values = np.expand_dims(values, sizes)
             else:
@@ -181,5 +183,5 @@ def _axis_of_one(norm: GraphNorm, rank: int) -> int:
     """The axis of a single channel. tf.layers, contrib and tf.keras reshape parameters, here to ones, where it is not the last; Keras 3
     also where it is, but not given as -1."""
     variance = norm.variance
-    shapes = [sizes for kind, sizes in variance.shaping if kind == "reshape"] if isinstance(variance, (Variable, Constant, Parts)) else []
+    shapes = [sizes for kind, sizes in variance.shaping if kind in ("reshape", "along")] if isinstance(variance, (Variable, Constant, Parts)) else []
     return 1 if shapes and shapes[-1][-1:] != (-1,) and rank > 2 else -1
