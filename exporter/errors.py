@@ -51,6 +51,11 @@ class ExporterError(Exception):
             raise AttributeError(f"{name} of an error cannot be changed; `replace` makes another error")
         super().__setattr__(name, value)
 
+    @property
+    def __notes__(self) -> list[str]:
+        """What a traceback of Python 3.11 and later shows below the message."""
+        return [f"hint: {self.hint}"] if self.hint else []
+
     def __reduce__(self) -> tuple[Any, ...]:
         return rebuilt, (type(self), vars(self))
 

@@ -6,12 +6,13 @@ import concurrent.futures
 import copy
 import multiprocessing
 import pickle
+import sys
 import traceback
 
 import pytest
 
 import exporter
-from exporter.errors import KINDS, ExporterError, FormatError, MissingExtra, MissingFileError, UnresolvedError, located, rebuilt
+from exporter.errors import KINDS, ExporterError, FormatError, MissingExtra, MissingFileError, UnresolvedError, UsageError, located, rebuilt
 
 EACH = [*(kind("odd numbers", where="m.h5: bn", hint="try again") for name, kind in KINDS.items()
           if name not in ("UnresolvedError", "MissingExtra")),
@@ -60,6 +61,13 @@ def test_a_place_is_said_once():
 
 def raise_odd():
     raise FormatError("odd", where="bn")
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="earlier tracebacks show no notes")
+def test_a_traceback_shows_the_hint():
+    shown = traceback.format_exception(UsageError("no such", hint="do this"))
+    assert shown[-2:] == ["exporter.errors.UsageError: no such\n", "hint: do this\n"]
+    assert traceback.format_exception(UsageError("no such"))[-1] == "exporter.errors.UsageError: no such\n"
 
 
 def test_located_adds_what_is_missing_and_keeps_the_line():
