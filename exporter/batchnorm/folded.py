@@ -26,7 +26,7 @@ GIVE_CONFIG = ("only the config of a functional or Sequential model specifies wh
                "--architecture; exporter.fold takes any layer and kernel")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False, repr=False)
 class FoldedLayer:
     """A layer with the following batch norm folded into its kernel and bias.
 
@@ -41,6 +41,9 @@ class FoldedLayer:
     bias: NDArray[Any]
     kernel_error: float
     bias_error: float
+
+    def __repr__(self) -> str:
+        return f"<FoldedLayer {printable(self.path, 80)}: {self.source.kind} and {printable(self.norm.path, 80)}>"
 
     @property
     def path(self) -> str:

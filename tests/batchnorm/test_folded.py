@@ -71,6 +71,7 @@ def test_what_is_said_of_those_that_are_kept(reasons, said):
         assert caught.value.hint == ""
         return
     found = fold_bundle(bundle)
+    assert all(repr(layer) == f"<FoldedLayer {layer.path}: {layer.source.kind} and {layer.norm.path}>" for layer in found.folded)
     assert repr(found) == f"<FoldedModel model.h5: {3 - len(reasons)} folded, {len(reasons)} kept>"
     assert [(layer.path, reason) for layer, reason in found.kept] == list(reasons.items())
     assert (found.origin, found.skipped) == (bundle.origin, bundle.skipped)
