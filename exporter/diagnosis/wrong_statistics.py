@@ -87,7 +87,7 @@ def _own_statistics(case: Case) -> Iterator[tuple[str, Array, Array, int]]:
         yield ("each row of channels by itself", np.broadcast_to(x.mean(axis=1, keepdims=True), shape),
                np.broadcast_to(x.var(axis=1, keepdims=True), shape), shape[1])
     sheet = case.setting.sheet
-    samples = sheet.shape[0] if sheet.shape else 1
+    samples = sheet.shape[0]
     if 0 in sheet.axes or samples < SMALL_BATCH or len(sheet.x) <= samples:
         return
     which = rows_of(np.broadcast_to(np.arange(samples).reshape(-1, *[1] * (len(sheet.shape) - 1)), sheet.shape), sheet.axes)[:, 0]

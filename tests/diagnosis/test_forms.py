@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import runpy
 import subprocess
 import sys
 import types
@@ -358,6 +359,23 @@ def test_the_child_as_a_program(tmp_path):
     assert done.stderr == f"RuntimeError: cannot read {tmp_path / 's.pt'}\n"
 
 
+def test_what_is_run_as_a_program(monkeypatch, tmp_path, capsys):
+    resource = pytest.importorskip("resource", reason="limits of the system")
+    (tmp_path / "torch.py").write_text("def load(path, **_):\n    raise RuntimeError(path)\n")
+    (tmp_path / "s.pt").write_bytes(b"x")
+    monkeypatch.setattr(resource, "setrlimit", lambda *_: None)
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    monkeypatch.setattr(sys, "argv", [torch_child.__file__, str(tmp_path / "s.pt"), str(tmp_path), "relative", *sys.path])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(torch_child.__file__, run_name="__main__")
+    assert ended.value.code == 4
+    assert capsys.readouterr().err == f"RuntimeError: {tmp_path / 's.pt'}\n"
+    assert sys.path[0] == str(tmp_path)
+    assert "relative" not in sys.path
+    monkeypatch.delitem(sys.modules, "torch")
+
+
 @pytest.mark.parametrize(("status", "out", "kind", "words"), [
     (3, b"", exporter.UnsupportedError, "refuses it: it contains more than tensors"),
     (4, b"", exporter.FormatError, "torch.load cannot read it: RuntimeError: last"), (-9, b"", exporter.FormatError, "cannot read it"),
@@ -377,6 +395,19 @@ def test_how_the_child_may_end(monkeypatch, tmp_path, status, out, kind, words):
         form.read(at(tmp_path, b"x", "s.pt"))
     assert asked[0][:2] == [sys.executable, "-I"]
     assert asked[0][3] == str(tmp_path / "s.pt")
+
+
+def test_a_child_that_takes_too_long(monkeypatch, tmp_path):
+    from exporter.diagnosis.ports import torch_state as form
+
+    def run(command, *, timeout, **options):
+        assert timeout == 120
+        raise subprocess.TimeoutExpired(command, timeout)
+
+    monkeypatch.setattr(form.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(form.subprocess, "run", run)
+    with pytest.raises(exporter.FormatError, match=r"^s.pt: reading it did not end within 120 seconds$"):
+        form.read(at(tmp_path, b"x", "s.pt"))
 
 
 def test_what_the_child_sends_is_a_port(monkeypatch, tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from exporter.batchnorm.dtypes import UNIT, round_to
-from exporter.diagnosis.origins import Index, order_of, origins, sight, steady
+from exporter.diagnosis.origins import Index, Sight, order_of, origins, sight, steady
 from exporter.diagnosis.ports.port import of_layer
 from exporter.diagnosis.wrong import affine_uint8, symmetric_int8
 from tests.make.layers import as_stored, make_layer
@@ -118,6 +118,17 @@ def test_a_constant_factor_or_distance(factor, step, name, said):
     layer = MINE.replace(gamma=np.float32([1, 2, 3, -1, 0.5, 4]))
     own = layer.parameters()[name].astype(float)
     assert steady(sight(of_layer(layer), of_layer(as_stored(layer, **{name: (own * factor + step).astype(np.float32)}))), name) == said
+
+
+@pytest.mark.parametrize(("spread", "is_steady"), [(0.9e-6, True), (1.1e-6, False)])
+def test_how_much_a_constant_factor_or_distance_may_vary(spread, is_steady):
+    """A millionth of the factor, or of the layer's largest number."""
+    own = np.array([1.0, -2.0, 4.0])
+    factor = 3 * np.array([1, 1 - spread / 2, 1 + spread / 2])
+    distance = 0.5 + 4 * np.array([0, spread / 2, -spread / 2])
+    for got, said in ((own * factor, "3 times the layer's in every channel"), (own + distance, "the layer's and 0.5 in every channel")):
+        seen = Sight(mine={"gamma": own}, theirs={"gamma": got}, dtype="float32", epsilon=None)
+        assert steady(seen, "gamma") == (said if is_steady else "")
 
 
 def test_of_one_channel_no_factor_is_said():
