@@ -301,8 +301,8 @@ def _serve(place: Place, options: ReadOptions, limits: Limits, descriptor: int) 
         serve(place, options, limits, file.write)
 
 
-def serve(place: Place, options: ReadOptions, limits: Limits, write: Callable[[bytes], object]) -> bool:
-    """In a child: reads with limits and writes the answer. Returns whether it succeeded."""
+def serve(place: Place, options: ReadOptions, limits: Limits, write: Callable[[bytes], object]) -> None:
+    """In a child: reads with limits and writes the answer."""
     from exporter.pipeline.finding import read_unresolved
     from exporter.pipeline.message import Writer
 
@@ -310,7 +310,6 @@ def serve(place: Place, options: ReadOptions, limits: Limits, write: Callable[[b
     writer = Writer(write)
     try:
         writer.answer(read_unresolved(place, dataclasses.replace(options, announce=writer.layer)))
-        return True
     except ExporterError as error:
         writer.error(error)
     except MemoryError:
@@ -319,4 +318,3 @@ def serve(place: Place, options: ReadOptions, limits: Limits, write: Callable[[b
         writer.error(FormatError("it is nested too deeply", hint=HARMLESS))
     except Exception as error:  # a bug of this package, reported as such; `exporter.read` without isolation shows where
         writer.error(errors.unexpected(error))
-    return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pathlib
+import select
 import signal
 import subprocess
 import sys
@@ -329,29 +330,35 @@ def test_the_program_itself_is_never_started_again(monkeypatch, executable):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the limit of time ends it")
-def test_a_child_ends_with_its_parent(tmp_path):
-    """The parent is killed while the child hangs."""
-    waits = tmp_path / "waits.py"
-    waits.write_text(f"""
-import os, sys, time
-from exporter.files.place import Place
-from exporter.pipeline import child, finding
-from exporter.sources.shared.options import ReadOptions
-def wait(place, options):
-    open({str(tmp_path / "pid")!r}, "w").write(f"{{os.getpid()}}\\n")
-    time.sleep(600)
-finding.read_unresolved = wait
-started = child.start(Place({str(MODEL)!r}), ReadOptions(), fork=True)
-time.sleep(600)
-""")
-    process = subprocess.Popen([sys.executable, str(waits)], env={**os.environ, "PYTHONPATH": str(ROOT)})
-    try:
-        assert until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().endswith("\n"))
-        child = int((tmp_path / "pid").read_text().split()[0])
-    finally:
-        process.kill()
-        process.wait()
-    assert until(lambda: not (stat := pathlib.Path(f"/proc/{child}/stat")).exists() or stat.read_text().split()[2] == "Z")
+def test_a_process_ends_with_its_parent():
+    receiving, sending = os.pipe()
+    parent = os.fork()
+    if parent == 0:
+        try:
+            isolation.forked(lambda _: os.write(sending, b"there") and time.sleep(20))
+            time.sleep(20)
+        finally:
+            os._exit(0)
+    os.close(sending)
+    assert os.read(receiving, 9) == b"there"
+    os.kill(parent, signal.SIGKILL)
+    os.waitpid(parent, 0)
+    assert select.select([receiving], [], [], 10)[0], "the pipe ends with the last process that may write to it"
+    assert os.read(receiving, 9) == b""
+    os.close(receiving)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the limit of time ends it")
+@pytest.mark.parametrize(("is_there", "status"), [(True, 7), (False, 0)])
+def test_a_process_whose_parent_is_gone_already_ends_at_once(is_there, status):
+    parent = os.getpid() if is_there else -1
+    pid = os.fork()
+    if pid == 0:
+        try:
+            limits.die_with_parent(parent)
+        finally:
+            os._exit(7)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == status
 
 
 def test_a_spawned_child_does_what_it_is_asked_and_ends_with_who_asked(monkeypatch):

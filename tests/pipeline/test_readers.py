@@ -291,14 +291,19 @@ def test_a_fork_closes_its_end_of_the_pipes(pool):
     assert pool._idle == []
 
 
-def test_where_a_variable_asks_for_plugins_no_process_but_the_reading_ones_loads_them(monkeypatch):
-    for name in (*readers.child.HDF5_VARIABLES, "HDF5_PLUGIN_PRELOAD"):  # TensorFlow sets one as it is imported
-        monkeypatch.delenv(name, raising=False)
+@pytest.mark.parametrize(("name", "value"), [
+    ("HDF5_PLUGIN_PATH", "/plugins"), ("HDF5_DRIVER", "core"), ("HDF5_PLUGIN_PRELOAD", "/plugins"), ("HDF5_PLUGIN_PRELOAD", "")])
+def test_where_a_variable_asks_for_plugins_no_process_but_the_reading_ones_loads_them(monkeypatch, name, value):
+    for other in (*readers.child.HDF5_VARIABLES, "HDF5_PLUGIN_PRELOAD"):  # TensorFlow sets one as it is imported
+        monkeypatch.delenv(other, raising=False)
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(ImportError):
         readers.prepare(library=True)
     readers.prepare()
-    monkeypatch.setenv("HDF5_PLUGIN_PATH", "/plugins")
+    monkeypatch.setenv("HDF5_PLUGIN_PRELOAD", "::")
+    with pytest.raises(ImportError):
+        readers.prepare(library=True)
+    monkeypatch.setenv(name, value)
     readers.prepare(library=True)
 
 
