@@ -27,13 +27,13 @@ def expected(evidence: Sequence[Evidence], *, mistakes: bool, pairs: bool = Fals
         if count > MAX_NUMBERS:
             return 0.0, 0
         numbers = max(numbers, count)
-        seen: set[float] = set()
+        seen: set[tuple[float, ...]] = set()
         for case in _cases(one, mistakes=mistakes, pairs=pairs):
-            misfit = one.misfit(case).max(axis=0) if one.any_channel else one.misfit(case).max(keepdims=True).ravel()
+            misfit = one.misfit(case).max(axis=0) if one.any_channel else one.misfit(case).max().ravel()
             tried += misfit.size
-            values = np.broadcast_to(case.value(), one.theirs.shape)[0]
+            results = np.broadcast_to(case.value(), one.theirs.shape).T.reshape(misfit.size, count)
             close = (misfit > 1) & (misfit <= NEAR_MISS)
-            seen.update(np.round(values[: misfit.size][close], 12).tolist())
+            seen.update(map(tuple, np.round(results[close], 12).tolist()))
         near += len(seen)
     return near / NEAR_MISS**numbers if numbers else 0.0, tried
 
@@ -41,13 +41,12 @@ def expected(evidence: Sequence[Evidence], *, mistakes: bool, pairs: bool = Fals
 def _cases(one: Evidence, *, mistakes: bool, pairs: bool) -> Iterator[Case]:
     yield one.case
     for mistake in MISTAKES if mistakes else ():
-        if mistake.wrong is not None:
-            for _, case in mistake.wrong(one.case):
-                yield case
-                if pairs and not mistake.alone:
-                    for other in MISTAKES:
-                        if other.wrong is not None and not other.alone and other.code > mistake.code:
-                            yield from (twice for _, twice in other.wrong(case))
+        for _, case in mistake.tried(one.case):
+            yield case
+            if pairs and not mistake.alone:
+                for other in MISTAKES:
+                    if not other.alone and other.code > mistake.code:
+                        yield from (twice for _, twice in other.tried(case))
 
 
 def said(evidence: Sequence[Evidence], *, mistakes: bool, pairs: bool = False) -> str:

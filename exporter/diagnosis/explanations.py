@@ -107,12 +107,8 @@ def _explanation(whole: Evidence, case: Case, codes: tuple[str, ...], details: t
 
 def _singles(sample: Evidence, whole: Evidence) -> Iterator[Explanation]:
     for mistake in MISTAKES:
-        if mistake.wrong is None:
-            continue
-        fitting = [number for number, (_, case) in enumerate(mistake.wrong(sample.case)) if sample.fits(case)]
-        if not fitting:
-            continue
-        for number, (detail, case) in enumerate(mistake.wrong(whole.case)):
+        fitting = [number for number, (_, case) in enumerate(mistake.tried(sample.case)) if sample.fits(case)]
+        for number, (detail, case) in enumerate(mistake.tried(whole.case)) if fitting else ():
             if number in fitting:
                 explanation = _explanation(whole, case, (mistake.code,), (detail,))
                 if explanation is not None:
@@ -174,7 +170,7 @@ def _orders(sample: Evidence, whole: Evidence) -> Iterator[Explanation]:
 def _pairs(sample: Evidence, whole: Evidence) -> Iterator[Explanation]:
     rows = max(2, MAX_PAIRED // sample.theirs.shape[1])
     few = sample.take(np.linspace(0, len(sample.theirs) - 1, min(rows, len(sample.theirs))).astype(np.intp))
-    paired = [mistake for mistake in MISTAKES if not mistake.alone and mistake.wrong is not None]
+    paired = [mistake for mistake in MISTAKES if not mistake.alone]
     for first, second, detail, case in _both(few.case, paired):
         if few.fits(case):
             again = next(changed for one, two, words, changed in _both(whole.case, [BY_CODE[first], BY_CODE[second]]) if words == detail)
@@ -186,9 +182,9 @@ def _pairs(sample: Evidence, whole: Evidence) -> Iterator[Explanation]:
 def _both(case: Case, mistakes: Sequence[Any]) -> Iterator[tuple[str, str, tuple[str, str], Case]]:
     """Every pair of mistakes, in each of their variants."""
     for number, first in enumerate(mistakes):
-        for detail, changed in first.wrong(case):
+        for detail, changed in first.tried(case):
             for second in mistakes[number + 1:]:
-                for more, twice in second.wrong(changed):
+                for more, twice in second.tried(changed):
                     yield first.code, second.code, (detail, more), twice
 
 
@@ -239,6 +235,5 @@ def variant(case: Case, explanation: Explanation) -> Case | None:
     """Another case with the mistakes of an explanation, if that is possible."""
     cases = [case]
     for code, detail in zip(explanation.codes, explanation.details):
-        make = BY_CODE[code].wrong
-        cases = [changed for one in cases for words, changed in (make(one) if make is not None else ()) if words == detail]
+        cases = [changed for one in cases for words, changed in BY_CODE[code].tried(one) if words == detail]
     return cases[0] if cases else None

@@ -38,6 +38,10 @@ class Mistake:
     example: Callable[[Case], Variants] | None = None
     alone: bool = True
 
+    def tried(self, case: Case) -> Variants:
+        """The variants that numbers are compared with: none if only the data can tell."""
+        return iter(()) if self.wrong is None else self.wrong(case)
+
     def variants(self, case: Case) -> list[tuple[str, Case]]:
         """(which variant, changed case) of each variant that is possible for the case's layer."""
         make = self.wrong or self.example

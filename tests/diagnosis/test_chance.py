@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import types
+
 import numpy as np
 import pytest
 
 from exporter.diagnosis import chance
 from exporter.diagnosis.chance import expected, said
 from exporter.diagnosis.evidence import gather
-from exporter.diagnosis.mistakes import BY_CODE
 from exporter.diagnosis.samples import numbers
 from tests.make.questions import layer_of
 
@@ -34,6 +36,10 @@ def test_a_near_miss_is_beyond_the_tolerance_and_within_64_of_it(units, is_near)
 def test_equal_results_are_one_near_miss_and_each_layer_adds_its_own():
     near = 1 + 5 * UNITS
     assert expected([seen(constant(1, 1, 1 + UNITS), near)], mistakes=False) == (2 / 64, 3)
+    x, layer = [0.0, 1.0], layer_of(gamma=[0, UNITS, 0], beta=[1, 1, 500], mean=[0] * 3, variance=[1] * 3, epsilon=0.0)
+    theirs = seen(layer, near, near)
+    assert expected([dataclasses.replace(theirs, case=gather(layer, numbers(np.array(x)), numbers(np.array([near] * 2))).case)],
+                    mistakes=False) == (2 / 64**2, 3), "of two results that are equal in the first number"
     assert expected([seen(constant(1, 500), near), seen(constant(1, 1, 500), near)], mistakes=False) == (2 / 64, 5)
 
 
@@ -46,16 +52,16 @@ def test_two_numbers_fit_less_often_and_three_never():
     assert expected([], mistakes=False) == (0, 0)
 
 
-def test_mistakes_and_pairs_of_them_are_counted_in_each_channel(monkeypatch):
-    few = [BY_CODE[code] for code in ("BN101", "BN103", "BN106", "BN132", "BN146")]
-    assert [mistake.alone for mistake in few if mistake.wrong is not None] == [False, False, True, False]
-    monkeypatch.setattr(chance, "MISTAKES", few)
-    one = seen(constant(1, 500), 0.25)
-    variants = [(mistake, case) for mistake in few if mistake.wrong is not None for _, case in mistake.wrong(one.case)]
-    assert expected([one], mistakes=True)[1] == 2 * (1 + len(variants))
-    pairs = [twice for first, case in variants if not first.alone for second in few if second.wrong is not None
-             and not second.alone and second.code > first.code for twice in second.wrong(case)]
-    assert expected([one], mistakes=True, pairs=True)[1] == 2 * (1 + len(variants) + len(pairs))
+def test_how_many_results_are_tried(monkeypatch):
+    """Of the right formula, of each mistake, and of two in the order of the table, where neither stands alone."""
+    def mistake(code, alone, variants):
+        return types.SimpleNamespace(code=code, alone=alone, tried=lambda case: ((str(number), case) for number in range(variants)))
+
+    known = [mistake("A", False, 1), mistake("B", False, 2), mistake("C", True, 1), mistake("D", False, 0)]
+    monkeypatch.setattr(chance, "MISTAKES", known)
+    found = seen(constant(1, 2, 3), 0.5)
+    assert [expected([found], mistakes=mistakes, pairs=pairs)[1] for mistakes, pairs in (
+        (False, False), (True, False), (True, True))] == [3, 3 * (1 + 4), 3 * (1 + 4 + 2)]
 
 
 def test_what_is_said():

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import types
 
 import numpy as np
 import pytest
 
 import exporter
 from exporter.batchnorm.dtypes import TINY, UNIT
-from exporter.diagnosis import chance, evidence
+from exporter.diagnosis import evidence
 from exporter.diagnosis.evidence import aligned, axes_for, channels_of, gather
 from exporter.diagnosis.mistakes import MISTAKES
 from exporter.diagnosis.samples import Numbers, numbers
@@ -271,21 +270,6 @@ def test_what_is_right_and_no_number():
     assert not [note for note in exporter.diagnose(layer, [[1, 2, 3, np.nan]], layer([[1, 2, 3, np.nan]])).notes if "finite" in note]
 
 
-@pytest.mark.parametrize(("x", "theirs", "near", "tried"), [
-    ("1", "0.5", 2 / 64, 5), ("[1, 1]", "[0.5, 0.5]", 2 / 64**2, 5), ("[1, 1, 1]", "[0.5, 0.5, 0.5]", 0, 0)])
-def test_how_many_channels_would_fit_by_chance(x, theirs, near, tried):
-    """Of near misses at 2 and 20 tolerances, the former twice; a fit and what is far away tell nothing."""
-    ones, zeros = np.ones(5, "f4"), np.zeros(5, "f4")
-    layer = make_layer(shape=(5,), epsilon=0.0).replace(gamma=ones, beta=np.float32([-0.4, -0.4, 0.5, 9.5, -0.5]), moving_mean=zeros,
-                                                        moving_variance=ones)
-    found = gather(layer, numbers(x), numbers(theirs))
-    assert chance.expected([found], mistakes=False) == (near, tried)
-    assert chance.expected([found, found], mistakes=False) == (2 * near, 2 * tried)
-    assert chance.expected([], mistakes=False) == (0, 0)
-    assert chance.said([found], mistakes=False) == ("of 5 channels that were tried, about 0.031 would fit these numbers by chance"
-                                                    if near == 2 / 64 else "")
-
-
 @pytest.mark.parametrize("name", ["gamma", "beta", "moving_mean", "moving_variance"])
 def test_what_half_a_unit_of_a_parameter_may_change(name):
     """Nearly as much as the change itself does."""
@@ -293,16 +277,3 @@ def test_what_half_a_unit_of_a_parameter_may_change(name):
     found = gather(layer, numbers(x), numbers(x), slack={name: np.full(4, half)})
     moved = layer.replace(**{name: layer.parameters()[name] + half})
     assert found.slack == pytest.approx(np.abs(moved(x) - layer(x)), rel=2e-3, abs=1e-13)
-
-
-def test_how_many_results_are_tried(monkeypatch):
-    """Of the right formula, of each mistake, and of two in the order of the table, where neither stands alone."""
-    def mistake(code, alone, variants):
-        wrong = None if variants is None else lambda case: ((str(number), case) for number in range(variants))
-        return types.SimpleNamespace(code=code, alone=alone, wrong=wrong)
-
-    known = [mistake("A", False, 1), mistake("B", False, 2), mistake("C", True, 1), mistake("D", False, None)]
-    monkeypatch.setattr(chance, "MISTAKES", known)
-    found = gather(make_layer(shape=(3,)), numbers("1"), numbers("0.5"))
-    assert [chance.expected([found], mistakes=mistakes, pairs=pairs)[1] for mistakes, pairs in (
-        (False, False), (True, False), (True, True))] == [3, 3 * (1 + 4), 3 * (1 + 4 + 2)]
