@@ -166,12 +166,14 @@ class Reader:
         numbers = header["order"]
         if not all(type(number) is int and number >= 0 for number in numbers):
             raise TypeError("expected a number in a layer")
-        layers = [self._layers[number] for number in numbers]
+        layers: list[Any] = [self._layers[number] for number in numbers]
+        if any(isinstance(layer, Stored) == ("vectors" in header) for layer in layers):
+            raise TypeError("expected the layers of a model, or of a bundle")
         origin, warnings = Origin(**header["origin"]), list(map(str, header["warnings"]))
         skipped = [Skipped(str(path), str(reason)) for path, reason in header["skipped"]]
         if "vectors" not in header:
             found = Found(origin, ReadOptions())
-            found.layers += [layer for layer in layers if isinstance(layer, Stored)]
+            found.layers += layers
             found.skipped += skipped
             found.warnings += warnings
             found.left_out += [Skipped(str(path), str(reason)) for path, reason in header["left_out"]]
@@ -184,7 +186,7 @@ class Reader:
             return found
         dtypes = {layer.path: layer.dtype for layer in layers}
         vectors = {path: (x, y) for path, shape in header["vectors"].items() for x, y in [arrays.take(dtypes[path], shape, 2)]}
-        return ReadBack(layers=tuple(layer for layer in layers if isinstance(layer, BatchNorm)), origin=origin, skipped=tuple(skipped),
+        return ReadBack(layers=tuple(layers), origin=origin, skipped=tuple(skipped),
                         warnings=tuple(warnings), vectors=vectors)
 
 
