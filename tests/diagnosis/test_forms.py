@@ -352,7 +352,8 @@ def test_what_torch_refuses(monkeypatch, tmp_path, capsys):
 def test_the_child_as_a_program(tmp_path):
     """In a process of its own, with the entries of sys.path that it is given."""
     (tmp_path / "torch.py").write_text("def load(path, **_):\n    raise RuntimeError(f'cannot read {path}')\n")
-    (tmp_path / "s.pt").write_bytes(b"x")
+    with zipfile.ZipFile(tmp_path / "s.pt", "w") as archive:  # as torch writes it, and Python could import from it
+        archive.writestr("torch.py", "raise SystemExit('executed')")
     done = subprocess.run([sys.executable, "-I", torch_child.__file__, str(tmp_path / "s.pt"), str(tmp_path), "relative", *sys.path],
                           capture_output=True, text=True, check=False, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (4, "")
