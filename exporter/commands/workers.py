@@ -20,8 +20,7 @@ def pool(jobs: int, *, may_fork: bool) -> Iterator[concurrent.futures.Executor]:
     context = multiprocessing.get_context(None if may_fork else "spawn")
     if context.get_start_method() == "fork":
         _import()  # once for all workers
-    with _without_interrupts():
-        executor = _Workers(jobs, mp_context=context, initializer=_begin_worker)
+    executor = _Workers(jobs, mp_context=context, initializer=_begin_worker)
     try:
         yield executor
     finally:

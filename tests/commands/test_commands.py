@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import importlib
 import json
 import re
 import subprocess
@@ -12,6 +14,7 @@ import pytest
 
 import exporter
 from exporter.batchnorm import vectors
+from exporter.commands import shared
 from exporter.commands.diagnose import diagnose, gathered
 from exporter.commands.evaluate import evaluate
 from exporter.commands.verify import verify
@@ -352,6 +355,8 @@ def test_a_model_that_does_not_say_epsilon(run, tmp_path):
     code, out, _ = run(verify, tmp_path / "b.json", weights, *only, "--epsilon", "0.5")
     assert code == 1
     assert "epsilon: 0.001 in the bundle, 0.5 in model.weights.h5" in out
+    code, out, _ = run(verify, tmp_path / "b.json", weights, *only, "--epsilon", "1")
+    assert (code, "epsilon: 0.001 in the bundle, 1 in model.weights.h5" in out) == (1, True), "which stands for an unknown one elsewhere"
 
 
 def test_a_page_of_numbers_that_are_none(run, tmp_path):
@@ -423,6 +428,19 @@ def test_help_and_version_need_nothing_but_python(name):
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert done.stdout.startswith(said)
+
+
+def test_the_commands_that_are_installed(monkeypatch, capsys):
+    monkeypatch.setattr(shared, "_end", lambda code: None)
+    monkeypatch.setattr(gc, "freeze", lambda: None)
+    scripts = re.findall(r'^(bn-\w+) = "([\w.]+):(\w+)"$', (ROOT / "pyproject.toml").read_text("utf-8"), re.MULTILINE)
+    assert len(scripts) == 4
+    for name, module, function in scripts:
+        monkeypatch.setattr(sys, "argv", [name, "--version"])
+        with pytest.raises(SystemExit) as done:
+            getattr(importlib.import_module(module), function)()
+        gc.enable()
+        assert (done.value.code, capsys.readouterr().out) == (0, f"{name} {exporter.__version__}\n")
 
 
 @pytest.mark.parametrize(("words", "code"), [([], 2), (["absent.h5"], 1), (["--version"], 0)])

@@ -64,6 +64,13 @@ def test_help_on_a_full_disk_and_messages_that_nobody_gets(shell, tmp_path):
     assert command("--nothing", stderr="/dev/full").returncode == 2
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+def test_a_line_that_did_not_end_on_a_full_disk_changes_no_exit_code():
+    """The interpreter would fail to write it at exit, and say so by its own code."""
+    program = "import sys\nfrom exporter.commands import streams\nwith streams.guarded():\n    sys.stderr.write('[###')"
+    assert processes.run(program, stderr="/dev/full").returncode == 0
+
+
 ODD = "\x1b[2J\x1b]0;x\x07\u202e\x9b\u2066"
 
 

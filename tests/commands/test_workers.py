@@ -1,16 +1,24 @@
-"""The processes of --jobs: what they leave to the process that started them."""
+"""The processes of --jobs: what they leave to the process that started them, and what Ctrl-C must not interrupt."""
 
 from __future__ import annotations
 
+import concurrent.futures
 import os
 import select
 import signal
 import sys
+import threading
 import time
 
 import pytest
 
 from exporter.commands import workers
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="a process of Windows is ended without a word")
+
+
+def is_blocked():
+    return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the limit of time ends it")
@@ -19,24 +27,37 @@ def test_a_worker_ends_with_its_parent_and_leaves_ctrl_c_to_it(monkeypatch):
     """It would wait for work forever: the pipe that work comes from is open in the other workers."""
     monkeypatch.setattr(workers, "_import", lambda: None)
     receiving, sending = os.pipe()
+    ready, begun = os.pipe()
     parent = os.fork()
-    if parent == 0:
+    if parent == 0:  # a worker, too, which ends as usual
         try:
             signal.signal(signal.SIGTERM, lambda *_: None)  # as in a command
             with workers._without_interrupts():
-                if os.fork() == 0:
-                    workers._begin_worker()
-                    os.kill(os.getpid(), signal.SIGINT)
-                    is_blocked = signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())
-                    os.write(sending, f"{is_blocked} {signal.getsignal(signal.SIGTERM) is signal.SIG_DFL}".encode())
-            os.close(sending)
-            time.sleep(20)
+                workers._begin_worker()
+                os.kill(os.getpid(), signal.SIGINT)
+                os.write(sending, f"{is_blocked()} {signal.getsignal(signal.SIGTERM) is signal.SIG_DFL}".encode())
+            if os.fork() == 0:
+                workers._begin_worker()
+                os.write(begun, b".")
+                time.sleep(20)
+            else:
+                os.read(ready, 1)
         finally:
             os._exit(0)
-    os.close(sending)
+    for descriptor in (sending, ready, begun):
+        os.close(descriptor)
     with open(receiving, "rb", buffering=0) as worker:
         assert worker.read(20) == b"False True"
-        os.kill(parent, signal.SIGKILL)
         os.waitpid(parent, 0)
         assert select.select([worker], [], [], 10)[0], "it goes on alone"
         assert worker.read() == b""
+
+
+def test_ctrl_c_while_a_worker_starts_comes_afterward(monkeypatch):
+    done = []
+    monkeypatch.setattr(concurrent.futures.ProcessPoolExecutor, "submit",
+                        lambda self, word: (signal.pthread_kill(threading.get_ident(), signal.SIGINT), done.append(word)))
+    with pytest.raises(KeyboardInterrupt):
+        object.__new__(workers._Workers).submit("started")
+    assert done == ["started"]
+    assert not is_blocked()
