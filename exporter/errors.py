@@ -52,7 +52,7 @@ class ExporterError(Exception):
         super().__setattr__(name, value)
 
     @property
-    def __notes__(self) -> list[str]:
+    def __notes__(self) -> list[str]:  # type: ignore[override]  # of an exception that can be changed it is an attribute
         """What a traceback of Python 3.11 and later shows below the message."""
         return [f"hint: {self.hint}"] if self.hint else []
 
