@@ -7,6 +7,7 @@ graph needs little more memory than its names. Fields are given by number, with 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import mmap
 from collections.abc import Iterator, Mapping
@@ -187,7 +188,7 @@ class Node:
         return self._attributes
 
 
-@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Body:
     """The nodes of a graph or a function by name, in the order of the file.
 
@@ -198,6 +199,20 @@ class Body:
     nodes: Mapping[str, Node]
     arguments: tuple[str, ...] = ()
     results: Mapping[str, Output] = dataclasses.field(default_factory=dict)
+
+    @functools.cached_property
+    def users(self) -> Mapping[str, list[Node]]:
+        """The nodes that use each node or argument."""
+        users: dict[str, list[Node]] = {}
+        for node in self.nodes.values():
+            for output in dict.fromkeys(one.node for one in node.inputs):
+                users.setdefault(output, []).append(node)
+        return users
+
+    @functools.cached_property
+    def ends(self) -> frozenset[str]:
+        """The nodes whose outputs are results."""
+        return frozenset(output.node for output in self.results.values())
 
 
 class Graph:

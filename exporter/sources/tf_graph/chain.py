@@ -14,7 +14,7 @@ import dataclasses
 from collections.abc import Hashable, Iterator, Sequence
 from typing import NamedTuple
 
-from exporter.formats.graph_def import Body, Node, Output
+from exporter.formats.graph_def import Node, Output
 from exporter.sources.tf_graph.paths import op_scope
 from exporter.sources.tf_graph.trace import Tracer
 from exporter.sources.tf_graph.values import Constant, Frame, Moment, Opaque, Parts, Traced, Value, Variable, operand
@@ -63,30 +63,30 @@ class Chain:
     is_outside: bool = False
 
 
-def chains(tracer: Tracer, frame: Frame, users: dict[str, list[Node]]) -> Iterator[tuple[Node, str, Chain | None, Traced]]:
-    """(root, "Sqrt" or "Rsqrt", what was found or None, variance) for each root of a sum in the frame. users: `users_of` the body."""
+def chains(tracer: Tracer, frame: Frame) -> Iterator[tuple[Node, str, Chain | None, Traced]]:
+    """(root, "Sqrt" or "Rsqrt", what was found or None, variance) for each root of a sum in the frame."""
     alone: dict[Hashable, list[Node]] = {}
     for node in frame.body.nodes.values():
         kind = _kind_of_root(tracer, frame, node) if node.op in ROOTS else None
         if kind is not None:
             variance, epsilon = _sum_under(tracer, frame, node)
             if variance is not None:
-                found = Cone(tracer, frame, users, [node], kind).find(variance, epsilon)
+                found = Cone(tracer, frame, [node], kind).find(variance, epsilon)
                 if found is None:  # people who write it by hand also write its root twice: for x and for the mean
                     pair = alone.setdefault((kind, variance.identity, epsilon), [])
                     pair.append(node)
-                    found = Cone(tracer, frame, users, pair, kind).find(variance, epsilon) if len(pair) == 2 else None
+                    found = Cone(tracer, frame, pair, kind).find(variance, epsilon) if len(pair) == 2 else None
                 if found is None and kind == "Sqrt" and inner(operand(frame, node, 0)).op not in SUMS:
-                    found = _with_epsilon_outside(tracer, frame, users, node, variance)
+                    found = _with_epsilon_outside(tracer, frame, node, variance)
                 yield node, kind, found, variance
 
 
-def _with_epsilon_outside(tracer: Tracer, frame: Frame, users: dict[str, list[Node]], root: Node, variance: Traced) -> Chain | None:
+def _with_epsilon_outside(tracer: Tracer, frame: Frame, root: Node, variance: Traced) -> Chain | None:
     """One that divides by the root plus a number, as people who write it by hand do."""
-    for user in users.get(root.name, ()):
+    for user in frame.body.users.get(root.name, ()):
         numbers = [tracer.scalar(operand(frame, user, n)) for n in (0, 1)] if user.op in SUMS else []
         epsilon = [number for number in numbers if number is not None]
-        if len(epsilon) == 1 and (found := Cone(tracer, frame, users, [user], "Sqrt").find(variance, epsilon[0])) is not None:
+        if len(epsilon) == 1 and (found := Cone(tracer, frame, [user], "Sqrt").find(variance, epsilon[0])) is not None:
             return dataclasses.replace(found, is_outside=True)
     return None
 
@@ -97,15 +97,6 @@ def _kind_of_root(tracer: Tracer, frame: Frame, node: Node) -> str | None:
         return node.op
     power = tracer.scalar(operand(frame, node, 1))
     return POWERS.get(power) if power is not None else None
-
-
-def users_of(body: Body) -> dict[str, list[Node]]:
-    """The nodes that use each node of a body."""
-    users: dict[str, list[Node]] = {}
-    for node in body.nodes.values():
-        for output in dict.fromkeys(one.node for one in node.inputs):
-            users.setdefault(output, []).append(node)
-    return users
 
 
 def _sum_under(tracer: Tracer, frame: Frame, root: Node) -> tuple[Traced | None, float | None]:
@@ -155,8 +146,8 @@ def inner(value: Value) -> Value:
 class Cone:
     """The few ops after a root, or after several of one sum, as sums of products."""
 
-    def __init__(self, tracer: Tracer, frame: Frame, users: dict[str, list[Node]], roots: Sequence[Node], kind: str) -> None:
-        self.tracer, self.frame, self.users, self.kind = tracer, frame, users, kind
+    def __init__(self, tracer: Tracer, frame: Frame, roots: Sequence[Node], kind: str) -> None:
+        self.tracer, self.frame, self.users, self.kind = tracer, frame, frame.body.users, kind
         self.roots = {root.name: root for root in roots}
         self.members = dict(self.roots)
         for node in list(self._reachable()):

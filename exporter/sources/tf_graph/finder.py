@@ -12,7 +12,7 @@ import numpy as np
 from exporter.errors import names
 from exporter.formats.graph_def import Body, Graph, Node
 from exporter.sources.tf_graph.averages import Averages, without_correction
-from exporter.sources.tf_graph.chain import ADDITIONS, ROOTS, Chain, chains, inner, splits_batch, users_of
+from exporter.sources.tf_graph.chain import ADDITIONS, ROOTS, Chain, chains, inner, splits_batch
 from exporter.sources.tf_graph.graph_norm import ASSIGNED, OF_THE_BATCH, OTHER_DIVISOR, UNKNOWN_FORM, GraphNorm
 from exporter.sources.tf_graph.lookalikes import DIVIDES, lookalikes
 from exporter.sources.tf_graph.ops import CHOICES, FUSED, PASSES, VARIABLES, called_by, functions_called
@@ -84,7 +84,6 @@ class Finder:
         self.graph = graph
         self.tracer = Tracer(graph, bound, main=main)
         self._writes = Writes(self.tracer)
-        self._users: dict[str, dict[str, list[Node]]] = {}
         self._interesting: dict[str, bool] = {}
         self._averages: Averages | None = None
         self._below: dict[Frame, dict[str, list[Frame]]] = {}
@@ -99,7 +98,7 @@ class Finder:
             norms = list(self._of(root))
             if any(norm.in_training and norm.affine == (None, None) for _, norm in norms) and not root.body.results and any(
                     node.op in VARIABLES for node in root.body.nodes.values()):  # else an unused output is the graph's
-                users = self._users_of(root.body)
+                users = root.body.users
                 norms = [(name, dataclasses.replace(norm, conditional=norm.conditional or (norm.in_training and name not in users)))
                          for name, norm in norms]
             yield root.body, norms
@@ -221,10 +220,9 @@ class Finder:
 
     def _after(self, frame: Frame, node: Node, op: str) -> list[Node]:
         """The ops of this kind that use a node's output, also after a conditional around it."""
-        users = self._users_of(frame.body)
         queue, seen, found = [node], {node.name}, []
         for one in queue:
-            for user in users.get(one.name, ()):
+            for user in frame.body.users.get(one.name, ()):
                 found += [user] if user.op == op else []
                 if (user.op in PASSES or user.op in ("Merge", "RefMerge")) and user.name not in seen:
                     seen.add(user.name)
@@ -234,7 +232,7 @@ class Finder:
     def _chains(self, frame: Frame) -> dict[str, GraphNorm]:
         """Batch norms that consist of several ops, by the name of the last one."""
         found, roots = dict[str, GraphNorm](), set[str]()
-        for root, kind, chain, variance in chains(self.tracer, frame, self._users_of(frame.body)):
+        for root, kind, chain, variance in chains(self.tracer, frame):
             if chain is not None:
                 norm = self._chained(chain)
             elif kind == "Rsqrt" and isinstance(variance, (Variable, Constant, Parts)) and not _is_number(frame, variance):
@@ -245,7 +243,7 @@ class Finder:
             if norm is not None:
                 found[norm.node.name] = norm
                 roots.add(root.name)
-        for chain in lookalikes(self.tracer, frame, self._users_of(frame.body), roots.union(found)):
+        for chain in lookalikes(self.tracer, frame, roots.union(found)):
             norm = self._chained(chain)
             if norm is not None:
                 found[norm.node.name] = dataclasses.replace(norm, reason=OTHER_DIVISOR)
@@ -298,11 +296,6 @@ class Finder:
         if self._averages is None:
             self._averages = Averages(self.tracer, list(self._below))
         return self._averages.of(roles, moment)
-
-    def _users_of(self, body: Body) -> dict[str, list[Node]]:
-        if body.name not in self._users:
-            self._users[body.name] = users_of(body)
-        return self._users[body.name]
 
     def _origin(self, x: Value) -> tuple[Value, bool]:
         """The normalized tensor, traced through conditionals and calls, and whether there was a conditional."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
-from exporter.formats.graph_def import Node
 from exporter.sources.tf_graph.chain import DIVISIONS, RECIPROCALS, SUMS, Chain, Cone, inner, rank_of
 from exporter.sources.tf_graph.ops import PASSES
 from exporter.sources.tf_graph.trace import Tracer
@@ -21,7 +20,7 @@ DIVIDES = frozenset({*DIVISIONS, *RECIPROCALS, "Rsqrt"})
 MAX_LENGTH = 100  # ops in a row before a graph's input
 
 
-def lookalikes(tracer: Tracer, frame: Frame, users: dict[str, list[Node]], known: Collection[str]) -> Iterator[Chain]:
+def lookalikes(tracer: Tracer, frame: Frame, known: Collection[str]) -> Iterator[Chain]:
     """Those of a frame. known: the roots and the last ops of its batch norms."""
     seen = set(known)
     for node in frame.body.nodes.values():
@@ -33,7 +32,7 @@ def lookalikes(tracer: Tracer, frame: Frame, users: dict[str, list[Node]], known
         if root is None or root.name in seen or rank_of(source) == 0 or not (_is_stored(source) or tracer.of_parameters(source)):
             continue
         seen.add(root.name)
-        found = Cone(tracer, frame, users, [root], kind).find(source, None)
+        found = Cone(tracer, frame, [root], kind).find(source, None)
         if found is not None and found.last.name not in seen and _is_stored(found.mean) and _is_layer(tracer, found, divisor):
             yield found
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 
 from exporter.formats.graph_def import Body
-from exporter.sources.tf_graph.chain import users_of
 from exporter.sources.tf_graph.graph_norm import GraphNorm
 
 # Both modes are computed before one is chosen: Keras up to 2.1 on a placeholder, the learning phase.
@@ -22,8 +21,8 @@ def layers_in_both_modes(norms: Sequence[tuple[str, GraphNorm]], body: Body, *, 
     training = [(name, norm.of_layer) for name, norm in norms if norm.in_training and not norm.conditional and norm.of_layer in stored]
     if not training:
         return set()
-    users = {name: [user.name for user in each] for name, each in users_of(body).items()}
-    ends = {output.node for output in body.results.values()} or {
+    users = {name: [user.name for user in each] for name, each in body.users.items()}
+    ends = body.ends or {
         name for name, node in body.nodes.items() if name not in users and "Assign" not in node.op}
     if not is_served:
         ends &= _reached((name for name, norm in norms if not norm.in_training), users)

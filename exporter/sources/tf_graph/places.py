@@ -12,7 +12,7 @@ from collections.abc import Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from exporter.batchnorm.places import Call, Neighbor
-from exporter.sources.tf_graph.chain import ADDITIONS, users_of
+from exporter.sources.tf_graph.chain import ADDITIONS
 from exporter.sources.tf_graph.ops import PASSES
 from exporter.sources.tf_graph.trace import Tracer
 from exporter.sources.tf_graph.values import Constant, Frame, Parts, Variable, operand
@@ -40,8 +40,6 @@ def calls_of(kept: Sequence[GraphNorm], found: Iterable[GraphNorm], tracer: Trac
 class _Look:
     def __init__(self, tracer: Tracer) -> None:
         self._tracer = tracer
-        self._users: dict[str, dict[str, list[Node]]] = {}
-        self._results: dict[str, set[str]] = {}
 
     def at_all(self, norms: list[GraphNorm]) -> tuple[Call, ...]:
         """The one call on which all occurrences of a batch norm agree; () if one is uncertain, or if the model calls it twice: a body
@@ -57,7 +55,7 @@ class _Look:
         frame = norm.x.frame
         if norm.conditional or frame.body.nodes.get(norm.node.name) is not norm.node:
             return None
-        if frame.is_called and norm.node.name in self._results_of(frame.body):
+        if frame.is_called and norm.node.name in frame.body.ends:
             return None  # what follows belongs to another body
         feeding = self._feeding(frame, norm)
         return None if feeding is None else Call((feeding,), tuple(map(_neighbor, self._following(frame.body, norm.node))))
@@ -95,15 +93,15 @@ class _Look:
 
     def _is_shared(self, body: Body, node: Node) -> bool:
         """Whether something else reads a node's output, or it is a result of the function."""
-        users = (user for user in self._users_of(body).get(node.name, ()) if user.op not in SHAPES)
-        return len(list(itertools.islice(users, 2))) > 1 or node.name in self._results_of(body)  # one node may have thousands of readers
+        users = (user for user in body.users.get(node.name, ()) if user.op not in SHAPES)
+        return len(list(itertools.islice(users, 2))) > 1 or node.name in body.ends  # one node may have thousands of readers
 
     def _following(self, body: Body, node: Node) -> list[Node]:
         """The ops that read a batch norm, traced through ops that change no value."""
         found: dict[str, Node] = {}
         queue, seen = [node], {node.name}
         for one in queue:
-            for user in self._users_of(body).get(one.name, ()):
+            for user in body.users.get(one.name, ()):
                 if not any(each.node == one.name and each.slot == 0 for each in user.inputs):
                     continue  # the statistics of a fused op
                 if user.op in PASSES and user.name not in seen:
@@ -112,16 +110,6 @@ class _Look:
                 elif user.op not in SHAPES and user.op not in PASSES:
                     found[user.name] = user
         return list(found.values())
-
-    def _results_of(self, body: Body) -> set[str]:
-        if body.name not in self._results:
-            self._results[body.name] = {output.node for output in body.results.values()}
-        return self._results[body.name]
-
-    def _users_of(self, body: Body) -> dict[str, list[Node]]:
-        if body.name not in self._users:
-            self._users[body.name] = users_of(body)
-        return self._users[body.name]
 
 
 def _neighbor(node: Node) -> Neighbor:
