@@ -52,9 +52,13 @@ class ExporterError(Exception):
         super().__setattr__(name, value)
 
     @property
-    def __notes__(self) -> list[str]:  # type: ignore[override]  # of an exception that can be changed it is an attribute
+    def __notes__(self) -> list[str]:
         """What a traceback of Python 3.11 and later shows below the message."""
         return [f"hint: {self.hint}"] if self.hint else []
+
+    @__notes__.setter
+    def __notes__(self, notes: list[str]) -> None:
+        """Dask's unpickling sets those that it found: the same."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return rebuilt, (type(self), vars(self))

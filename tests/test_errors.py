@@ -67,6 +67,9 @@ def raise_odd():
 def test_a_traceback_shows_the_hint():
     shown = traceback.format_exception(UsageError("no such", hint="do this"))
     assert shown[-2:] == ["exporter.errors.UsageError: no such\n", "hint: do this\n"]
+    pickling_support = pytest.importorskip("tblib.pickling_support")  # as Dask uses it
+    other = pickling_support.unpickle_exception(*pickling_support.pickle_exception(UsageError("no such", hint="do this"))[1])
+    assert traceback.format_exception(other)[-2:] == shown[-2:]
     assert traceback.format_exception(UsageError("no such"))[-1] == "exporter.errors.UsageError: no such\n"
 
 
