@@ -55,12 +55,11 @@ def verify(words: Sequence[str] | None = None) -> int:
 
 def _bundle(place: Place, args: argparse.Namespace) -> Bundle:
     """The first operand: a bundle, or also a model if there is a second operand."""
-    from exporter.errors import FormatError, MissingFileError
+    from exporter.errors import FormatError
     from exporter.pipeline.read import load, read_in_child
     from exporter.sources import bundle, bundle_arrays
 
-    if not place.exists():
-        raise MissingFileError("no such file or folder", where=place.name)
+    place.check_exists()
     if any(source.claims(place) for source in (bundle, bundle_arrays)):
         return load(place.address)
     if args.other is None or args.live:

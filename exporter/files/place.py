@@ -89,6 +89,11 @@ class Place:
     def exists(self) -> bool:
         return self.stat() is not None
 
+    def check_exists(self) -> None:
+        """Raises MissingFileError if there is nothing."""
+        if not self.exists():
+            raise MissingFileError("no such file or folder", where=self.name)
+
     def size(self) -> int:
         """Bytes of the file."""
         found = self.stat()

@@ -126,6 +126,13 @@ def walk(root: Node) -> Iterator[tuple[str, Node]]:
             stack.append(iter([(path, child) for _, child in node.children]))
 
 
+def at_and_below(node: Node) -> Iterator[Node]:
+    """The layer, then every layer below it in the model's order."""
+    yield node
+    for _, child in node.children:
+        yield from at_and_below(child)
+
+
 def join(above: str, name: str) -> str:
     """An outer path and a name, joined; either may be ""."""
     return f"{above}/{name}" if above and name else above or name

@@ -14,7 +14,7 @@ from typing import Any
 from exporter.batchnorm.places import Call, Neighbor
 from exporter.keras.calls import Surroundings, calls_of, keys_given, references
 from exporter.keras.lookalikes import WRAPPERS_AS_THEY_ARE
-from exporter.keras.node import MODELS, Node, is_batch_norm, join
+from exporter.keras.node import MODELS, Node, at_and_below, is_batch_norm, join
 
 MAX_CALLS = 200_000  # nested models that are each called twice double the number at every level
 
@@ -54,7 +54,7 @@ def with_places(tree: Node) -> Node:
     if not steps:
         lost = _overwritten(tree, {})
         tree = _noted(tree, lost) if lost else tree
-        shared = (node for node in _all(tree) if node.shared_object is not None)
+        shared = (node for node in at_and_below(tree) if node.shared_object is not None)
         called = {node.shared_object: node.surroundings for node in shared if node.surroundings.training}
         return _called(tree, called) if called else tree
     found = _rebuilt(tree, by_layer(steps))
@@ -123,15 +123,9 @@ def by_layer(steps: Iterable[Step]) -> dict[object, list[Step]]:
 def with_ids_inside(tree: Node) -> Node:
     """The tree; layers at the same place inside entries of one id are also one layer: tf_keras writes no ids inside the first entry."""
     first: dict[int, Node] = {}
-    pairs = [(other, node) for node in _all(tree) if node.shared_object is not None and node.children
+    pairs = [(other, node) for node in at_and_below(tree) if node.shared_object is not None and node.children
              and (other := first.setdefault(node.shared_object, node)) is not node]
     return _identified(tree, _owners(pairs)) if pairs else tree
-
-
-def _all(node: Node) -> Iterator[Node]:
-    yield node
-    for _, child in node.children:
-        yield from _all(child)
 
 
 def with_shared(tree: Node, pairs: Iterable[tuple[Node, Node]]) -> Node:

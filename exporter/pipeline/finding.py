@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 
 from exporter.batchnorm.bundle import ReadBack
-from exporter.errors import FormatError, MissingFileError, located
+from exporter.errors import FormatError, located
 from exporter.files.place import Place
 from exporter.sources import Source, source_for
 from exporter.sources.shared.found import Found
@@ -16,8 +16,7 @@ def read_unresolved(place: Place, options: ReadOptions) -> Found | ReadBack:
     """The result of the source that claims `place`, before anything is added."""
     source = source_for(place)  # also if it does not exist: a checkpoint is given by the prefix of its files' names
     if source is None:
-        if not place.exists():
-            raise MissingFileError("no such file or folder")
+        place.check_exists()
         return _read_inside(place, options)
     return _read_as(source, place, options)
 
@@ -40,6 +39,8 @@ def _read_inside(place: Place, options: ReadOptions) -> Found:
 
 def _read_as(source: Source, place: Place, options: ReadOptions) -> Found | ReadBack:
     inputs = options.inputs(place)
+    if options.architecture is not None:
+        options.architecture.check_exists()  # whether or not this source uses it
     try:
         with quiet():
             found = source.read(place, options)
@@ -58,9 +59,7 @@ def _read_as(source: Source, place: Place, options: ReadOptions) -> Found | Read
 
 
 def _note_unused(source: Source, options: ReadOptions, found: Found) -> None:
-    """Warns of options that this kind of file has no use for. Raises: MissingFileError if there is no such architecture."""
-    if options.architecture is not None and not options.architecture.exists():
-        raise MissingFileError("no such file or folder", where=options.architecture.name)
+    """Warns of options that this kind of file has no use for."""
     for field, flag in CONDITIONAL.items():
         if getattr(options, field) is not None and field not in source.OPTIONS:
             found.warn(f"{flag} has no effect: it does not apply to this kind of file ({source.NAME})")

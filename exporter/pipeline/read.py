@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from exporter.batchnorm.bundle import Bundle, ReadBack
 from exporter.batchnorm.layer import BatchNorm
-from exporter.errors import FormatError, MissingFileError, located
+from exporter.errors import FormatError, located
 from exporter.files.place import Place
 from exporter.files.remote import place_for
 from exporter.files.spool import Content, spooled
@@ -84,9 +84,8 @@ def load(path: str | os.PathLike[str] | Content) -> ReadBack:
 
     with _placed(path) as place, located(place.name), quiet():
         source = next((source for source in (bundle, bundle_arrays) if source.claims(place)), None)
-        if source is None and not place.exists():
-            raise MissingFileError("no such file or folder")
         if source is None:
+            place.check_exists()
             raise FormatError("this is not a bundle", hint="create a bundle from a model: bn-export MODEL out.json")
         return read_back(source.read(place, ReadOptions()), ReadOptions())
 

@@ -56,7 +56,8 @@ def port_of(arrays: Mapping[str, NDArray[Any]], name: str, epsilons: Mapping[str
         if all(role in called for role in STATISTICS):
             layers.append(_layer(path, called, arrays, name, said.get(path)))
         else:
-            lonely |= {whole: flat(arrays[whole], whole, name) for whole in called.values() if len(_long(arrays[whole].shape)) == 1}
+            lonely |= {whole: flat(arrays[whole], whole, name) for whole in called.values()
+                       if sum(size != 1 for size in arrays[whole].shape) == 1}
     if not layers and not lonely:
         raise UnsupportedError("expected arrays of batch norms such as bn.running_mean and bn.running_var, got "
                                f"{names(arrays) or 'none'}", where=name)
@@ -112,7 +113,3 @@ def _framework(arrays: Mapping[str, Any]) -> Framework:
     if ({"running_mean", "running_var"} <= last and "weight" in last) or "num_batches_tracked" in last:
         return TORCH
     return FLAX if {"mean", "var"} <= last else PLAIN
-
-
-def _long(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(size for size in shape if size != 1)

@@ -17,7 +17,7 @@ from exporter.keras.config import MODELS, Node, is_batch_norm, join, norm_fields
 from exporter.keras.dialects import Counting
 from exporter.keras.lookalikes import BATCH_NORMS
 from exporter.keras.names import numbered, snake_case
-from exporter.keras.node import LEAVES, are_alike, has_signs
+from exporter.keras.node import LEAVES, are_alike, at_and_below, has_signs
 from exporter.keras.places import with_shared
 from exporter.sources.keras_v3.groups import LAYER_LISTS, NOT_LAYERS, Group
 
@@ -208,7 +208,7 @@ class _Replay:
             unplaced = self._by_name(unplaced, group, path)
         norms = [found for child in unplaced for found in _norms(child, path)]
         left = [] if group is None else list(groups_below(group, self.taken, path, self.named))
-        classes = {snake_case(other.base_name) for child in unplaced for other in _all(child) if not is_batch_norm(other)}
+        classes = {snake_case(other.base_name) for child in unplaced for other in at_and_below(child) if not is_batch_norm(other)}
         namesakes = tuple(classes.intersection(KNOWN_GROUPS))
         for below, inner in left:
             if is_called(namesakes, inner.path.rpartition("/")[2], inner):
@@ -318,12 +318,6 @@ def _is_complete(node: Node, role: str, inner: Group, nodes: list[Node]) -> bool
 def _name_of(node: Node, group: Group | None) -> str:
     """The layer's name; if its config omits it, that in the weights or else that of its group."""
     return node.name or (group and (group.name or group.path.rpartition("/")[2])) or ""
-
-
-def _all(node: Node) -> Iterator[Node]:
-    yield node
-    for _, child in node.children:
-        yield from _all(child)
 
 
 def _norms(node: Node, path: str) -> Iterator[tuple[str, Node]]:

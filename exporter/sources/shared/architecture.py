@@ -7,11 +7,12 @@ import codecs
 from collections.abc import Iterator
 from typing import Any
 
-from exporter.errors import MissingFileError, UnsupportedError, located, printable
+from exporter.errors import UnsupportedError, located, printable
 from exporter.files.place import Place
 from exporter.keras.config import HOW_TO_GIVE_ONE, Architecture, Node, is_batch_norm, model_tree, parse_config, walk
 from exporter.keras.dialects import KERAS_HUB, KERAS_HUB_EPSILON
 from exporter.keras.lookalikes import is_called_batch_norm
+from exporter.keras.node import at_and_below
 from exporter.sources.shared.found import Found, OwnClass
 
 SAVED_MODEL = "saved_model.pb"
@@ -22,8 +23,6 @@ def node_tree_from(place: Place) -> Architecture:
 
     Raises: FormatError, UnsupportedError if the file contains no config; `where` starts with the file's name.
     """
-    if not place.exists():
-        raise MissingFileError("no such file or folder", where=place.name)
     with located(place.name):
         return _architecture(place)
 
@@ -107,7 +106,7 @@ def _at_and_above(path: str) -> Iterator[str]:
 def _own_classes(tree: Node) -> list[OwnClass]:
     """The custom classes in a config, including those of packages such as KerasHub."""
     found: dict[str, OwnClass] = {}
-    for node in (tree, *(node for _, node in walk(tree))):
+    for node in at_and_below(tree):
         registered = node.registered_name or node.class_name
         if not is_batch_norm(node) and not node.children and (">" in registered if node is not tree else not node.is_model):
             name = registered.rpartition(">")[2]
