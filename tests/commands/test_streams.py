@@ -65,10 +65,15 @@ def test_help_on_a_full_disk_and_messages_that_nobody_gets(shell, tmp_path):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
-def test_a_line_that_did_not_end_on_a_full_disk_changes_no_exit_code():
-    """The interpreter would fail to write it at exit, and say so by its own code."""
-    program = "import sys\nfrom exporter.commands import streams\nwith streams.guarded():\n    sys.stderr.write('[###')"
-    assert processes.run(program, stderr="/dev/full").returncode == 0
+@pytest.mark.parametrize(("stream", "before", "code", "said"), [
+    ("stdout", "", 1, b"error: standard output: cannot be written: No space left on device\n"), ("stderr", "", 0, b""),
+    ("stdout", "import os; nobody, sending = os.pipe(); os.close(nobody); os.dup2(sending, 1)", 1, b"")])
+def test_what_cannot_be_written_is_not_tried_again_at_exit(stream, before, code, said):
+    """The interpreter would fail to write it, and say so in its own words and by its own exit code."""
+    program = f"{before}\nimport sys; from exporter.commands.shared import main; main(lambda words: sys.{stream}.write('[###') or 0, [])"
+    full = {} if before else {stream: "/dev/full"}
+    done = processes.run(program, **full)
+    assert (done.returncode, done.stderr) == (code, said)
 
 
 ODD = "\x1b[2J\x1b]0;x\x07\u202e\x9b\u2066"
