@@ -441,20 +441,3 @@ def test_the_commands_that_are_installed(monkeypatch, capsys):
             getattr(importlib.import_module(module), function)()
         gc.enable()
         assert (done.value.code, capsys.readouterr().out) == (0, f"{name} {exporter.__version__}\n")
-
-
-@pytest.mark.parametrize(("words", "code"), [([], 2), (["absent.h5"], 1), (["--version"], 0)])
-def test_what_else_is_to_be_done_at_exit_is_done(words, code):
-    """A command ends its process itself; coverage and other tools write what they know when a process ends."""
-    program = (f"import atexit, sys; sys.argv = ['bn-export', *{words!r}]; atexit.register(print, 'at exit'); "
-               "from exporter.commands.export import export_command; export_command()")
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert (done.returncode, done.stdout.splitlines()[-1]) == (code, "at exit")
-
-
-def test_a_thread_is_waited_for():
-    program = ("import sys, threading; sys.argv = ['bn-export', '--version']; "
-               "threading.Thread(target=lambda: (threading.main_thread().join(), print('done'))).start(); "
-               "from exporter.commands.export import export_command; export_command()")
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "done")

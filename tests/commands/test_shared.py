@@ -1,24 +1,21 @@
-"""Every outcome of a command as an exit code and a message; and what a batch says while it runs."""
+"""Every outcome of a command as an exit code and a message, and how its process ends."""
 
 from __future__ import annotations
 
 import io
 import os
 import signal
+import subprocess
 import sys
-import types
 
 import pytest
 
-from exporter.commands import export_many, shared
+from exporter.commands import shared
 from exporter.commands.diagnose import diagnose_parser
 from exporter.commands.evaluate import eval_parser
 from exporter.commands.export import export_parser
-from exporter.commands.export_many import Progress
-from exporter.commands.streams import ERASE
 from exporter.commands.verify import verify_parser
 from exporter.errors import ExporterError, FormatError, UsageError
-from exporter.pipeline.outcome import Outcome
 
 
 def raising(error):
@@ -108,77 +105,27 @@ def test_an_epsilon_as_a_word(word, wanted):
         assert shared._epsilon(word) == wanted
 
 
-# a batch
-
-def outcome(status="exported", source="m.h5", **fields):
-    return Outcome(source=source, out="o", status=status, **fields)
-
-
-class Stream(io.StringIO):
-    """seen: what was flushed, and so can be seen where no line ended."""
-
-    seen = ""
-
-    def flush(self):
-        self.seen = self.getvalue()
-
-
-@pytest.fixture
-def shown(monkeypatch):
-    """(what is written to a terminal of 80 columns, or with tty=False to a file; a Progress)"""
-    def make(verbose=False, tty=True, columns=80):
-        stream = Stream()
-        stream.isatty = lambda: tty
-        now = [100.0]
-        monkeypatch.setattr(sys, "stderr", stream)
-        monkeypatch.setattr(export_many, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
-        monkeypatch.setenv("COLUMNS", str(columns))
-        return stream, Progress(verbose), now
-
-    return make
-
-
-def test_a_bar_on_a_terminal(shown):
-    stream, progress, now = shown()
-    now[0] = 104.0
-    progress(outcome(), 1, 4)
-    assert stream.seen == f"{ERASE}[{'#' * 6}{'.' * 18}] 1 of 4, 12 s left"
-    progress(outcome("refused", reason="odd", hint="h"), 2, 4)
-    progress(outcome("refused", "n.h5", reason="odd", hint="h"), 4, 4)
-    lines = stream.getvalue().split(ERASE)
-    assert lines[2] == f"error: m.h5: odd\nhint: h\n[{'#' * 12}{'.' * 12}] 2 of 4, 1 refused, 4 s left"
-    assert lines[3] == f"error: n.h5: odd\n[{'#' * 24}] 4 of 4, 2 refused, 0 s left", "a hint once"
-    progress.end()
-    assert stream.seen.endswith(f"0 s left{ERASE}")
-    assert progress.interrupted() == ("interrupted: 4 of 4 models are done, 2 of them refused\n"
-                                      "hint: run the same command again to export the rest")
-
-
-@pytest.mark.parametrize(("columns", "bar"), [(45, f"[{'#' * 12}{'.' * 12}] 1 of 2, 4 s left"),
-                                              (44, f"[{'#' * 12}{'.' * 12}] 1 of 2, 4 s left"),
-                                              (43, "1 of 2, 4 s left"), (17, "1 of 2, 4 s left"), (16, "1 of 2, 4 s lef")])
-def test_a_bar_that_would_wrap_is_left_out(shown, columns, bar):
-    stream, progress, now = shown(columns=columns)
-    now[0] = 104.0
-    progress(outcome(), 1, 2)
-    assert stream.getvalue() == ERASE + bar
-
-
-def test_elsewhere_only_what_is_worth_a_line(shown):
-    stream, progress, _ = shown(tty=False)
-    progress(outcome(layers=2, channels=7, warnings=("w",)), 1, 3)
-    progress(outcome("skipped"), 2, 3)
-    assert stream.getvalue() == "warning: m.h5: w\n"
-    assert progress.interrupted().startswith("interrupted: 2 of 3 models are done, 0 of them refused\n")
-    stream, progress, _ = shown(verbose=True, tty=False)
-    assert progress.interrupted().startswith("interrupted: no model is done yet\n")
-    progress(outcome(layers=2, channels=7), 1, 3)
-    progress(outcome("skipped", layers=2, channels=7), 2, 3)
-    assert stream.getvalue() == "exported m.h5: 2 batch norms, 7 channels\nskipped m.h5\n"
-
-
 def test_errors_without_a_hint(capsys):
     assert shared.fail(ExporterError("odd\x1b")) == 1
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert err.startswith("error: odd")
+
+
+# the end
+
+@pytest.mark.parametrize(("words", "code"), [([], 2), (["absent.h5"], 1), (["--version"], 0)])
+def test_what_else_is_to_be_done_at_exit_is_done(words, code):
+    """A command ends its process itself; coverage and other tools write what they know when a process ends."""
+    program = (f"import atexit, sys; sys.argv = ['bn-export', *{words!r}]; atexit.register(print, 'at exit'); "
+               "from exporter.commands.export import export_command; export_command()")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (code, "at exit")
+
+
+def test_a_thread_is_waited_for():
+    program = ("import sys, threading; sys.argv = ['bn-export', '--version']; "
+               "threading.Thread(target=lambda: (threading.main_thread().join(), print('done'))).start(); "
+               "from exporter.commands.export import export_command; export_command()")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "done")

@@ -9,12 +9,15 @@ import signal
 import sys
 import threading
 import time
+import types
 
 import pytest
 
 from exporter.commands import workers
+from exporter.errors import MissingExtra, UsageError
+from exporter.pipeline import pieces
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="a process of Windows is ended without a word")
+without_signals = pytest.mark.skipif(sys.platform == "win32", reason="a process of Windows is ended without a word")
 
 
 def is_blocked():
@@ -53,6 +56,7 @@ def test_a_worker_ends_with_its_parent_and_leaves_ctrl_c_to_it(monkeypatch):
         assert worker.read() == b""
 
 
+@without_signals
 def test_ctrl_c_while_a_worker_starts_comes_afterward(monkeypatch):
     done = []
     monkeypatch.setattr(concurrent.futures.ProcessPoolExecutor, "submit",
@@ -61,3 +65,46 @@ def test_ctrl_c_while_a_worker_starts_comes_afterward(monkeypatch):
         object.__new__(workers._Workers).submit("started")
     assert done == ["started"]
     assert not is_blocked()
+
+
+class Client:
+    """Of a cluster with two workers."""
+
+    def __init__(self, address, timeout):
+        if address != "tcp://x:1":
+            raise OSError("nobody is there")
+        self.asked, self.is_open = [], False
+
+    def nthreads(self):
+        return {"first": 1, "second": 8}
+
+    def __enter__(self):
+        self.is_open = True
+
+    def __exit__(self, *_):
+        self.is_open = False
+
+    def submit(self, function, *args, **options):
+        self.asked.append((function, args, options))
+
+    def get_executor(self, **options):
+        return self, options
+
+
+def test_each_worker_of_a_cluster_begins_at_once(monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", types.SimpleNamespace(Client=Client))
+    with workers.cluster("tcp://x:1", "a.h5") as (client, options):
+        assert client.is_open
+        assert options == {"pure": False}, "the same model may be exported again"
+        assert client.asked == [(pieces.begin, ("a.h5",), {"workers": [name], "pure": False}) for name in ("first", "second")]
+    assert not client.is_open
+
+
+def test_a_cluster_that_is_not_there(monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", types.SimpleNamespace(Client=Client))
+    words = "cannot connect to a Dask scheduler at tcp://y:1: nobody is there"
+    with pytest.raises(UsageError, match=words), workers.cluster("tcp://y:1", "a"):
+        pass
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(MissingExtra, match="--dask"), workers.cluster("tcp://x:1", "a"):
+        pass
