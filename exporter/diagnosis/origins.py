@@ -54,7 +54,7 @@ class Sight:
 
     def same(self, a: Array, b: Array) -> bool:
         """Equal once both are rounded to the coarser type."""
-        return bool(np.array_equal(round_to(a, self.dtype), round_to(b, self.dtype), equal_nan=True))
+        return bool(np.array_equal(round_to(a, self.dtype), round_to(b, self.dtype)))
 
     def close(self, got: Array, want: Array, magnitude: Array | None = None) -> bool:
         """Equal but for the rounding errors of a short computation."""
@@ -221,12 +221,14 @@ def steady(seen: Sight, name: str) -> str:
     got, own = seen.theirs[name], seen.mine[name]
     with np.errstate(all="ignore"):
         factor, distance = got / own, got - own
-    if len(own) > 1 and np.isfinite(factor).all() and np.ptp(factor) <= STEADY * np.abs(factor).max():
-        ratio = float(np.median(factor))
+    if len(own) < 2:
+        return ""
+    ratio, step, most = float(np.median(factor)), float(np.median(distance)), STEADY * np.abs(own).max()
+    if np.isfinite(factor).all() and np.ptp(factor) <= STEADY * np.abs(factor).max() and abs(ratio - 1) > STEADY:
         count = ratio / (ratio - 1) if name == "moving_variance" and 1 < ratio < 1.5 else 0.0
         unbiased = f", as of an unbiased variance of {round(count)} numbers" if count and abs(count - round(count)) < 0.01 * count else ""
         return f"{ratio:.7g} times the layer's in every channel{unbiased}"
-    if len(own) > 1 and np.isfinite(distance).all() and np.ptp(distance) <= STEADY * np.abs(own).max() and abs(np.median(distance)) > 0:
-        return f"the layer's and {float(np.median(distance)):.7g} in every channel"
+    if np.isfinite(distance).all() and np.ptp(distance) <= most and abs(step) > most:
+        return f"the layer's and {step:.7g} in every channel"
     return ""
 

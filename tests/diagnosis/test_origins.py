@@ -66,6 +66,64 @@ def test_what_is_computed_from_the_layers_arrays(name, said):
     assert said not in words(name, off), "but for rounding"
 
 
+def test_a_computed_array_may_be_off_by_eight_units_of_roundoff():
+    seen = Sight(mine={}, theirs={}, dtype="float32", epsilon=None)
+    want, unit = np.array([1.0, -4.0]), UNIT["float32"] * np.array([1, 4])
+    assert seen.close(want + 8 * unit, want)
+    assert seen.close(want - 8 * unit, want)
+    assert not seen.close(want + [0, 8.1] * unit, want)
+    assert not seen.close(want - [0, 8.1] * unit, want)
+    assert seen.close(want + [0, 8.1] * unit, want, np.array([1.0, 5.0])), "of a magnitude that is given"
+    assert not seen.close(np.array([np.inf]), np.array([np.inf])), "what is infinite says nothing"
+
+
+def test_a_layer_without_gamma_and_beta_has_a_folded_form_too():
+    bare = MINE.replace(gamma=None, beta=None)
+    seen = sight(of_layer(bare), of_layer(MINE.replace(gamma=(1 / ROOT).astype(np.float32), beta=(-M / ROOT).astype(np.float32))))
+    for name in ("gamma", "beta"):
+        assert "BN154" in {one.code for one in origins(seen, name, "bn", Index([of_layer(bare)], "float32"))}
+
+
+def test_of_two_epsilons_that_fit_the_layers_own_is_said_first():
+    layer = MINE.replace(epsilon=1e-7, moving_variance=np.float32([0.5, 0.51, 0.52, 0.53, 0.54, 0.55]))
+    added = [one.words for one in origins_of("moving_variance", layer.moving_variance + np.float32(1e-7), layer) if one.code == "BN106"]
+    assert added[0] == "moving_variance with epsilon added already"
+    assert "moving_variance with 1e-08 added already" in added
+
+
+def test_a_constant_is_no_array_of_another_layer():
+    other = OTHER.replace(beta=np.full(6, 0.25, np.float32))
+    for values, count in ((other.beta, 0), (other.gamma, 1)):
+        seen = sight(of_layer(MINE), of_layer(as_stored(MINE, beta=values)))
+        found = origins(seen, "beta", "bn", Index([of_layer(MINE), of_layer(other)], "float32"))
+        assert [one.kind for one in found].count("layer") == count
+
+
+def test_one_digit_is_no_print_out():
+    """Zeros and ones would fit by chance."""
+    assert not [one for one in origins_of("moving_mean", np.round(M)) if one.source == "print"]
+    assert not [one for one in origins_of("moving_mean", [float(f"{value:.0e}") for value in M]) if one.source == "print"]
+
+
+def test_a_channel_that_stands_in_two_places():
+    twice = MINE.replace(**{name: values[[0, 0, 2, 3, 5, 4]] for name, values in MINE.parameters().items()})
+    seen = sight(of_layer(MINE), of_layer(twice))
+    assert order_of(seen, ["gamma", "beta", "moving_mean"], (6,)) == (
+        "3 of 6 channels are elsewhere: 1 as 0, 4 as 5, 5 as 4; some channels are used twice")
+
+
+@pytest.mark.parametrize(("mean", "gamma", "off", "is_found"), [
+    (100, 0.1, 7 * 100 / 0.01, True), (100, 0.1, 9 * 100 / 0.01, False), (100, 3, 7 * 100 * 3 / 0.01, True), (0.01, 1, 9, False)])
+def test_the_error_of_an_offset_grows_with_what_is_subtracted(mean, gamma, off, is_found):
+    """off: units of roundoff. Here sqrt(moving_variance + epsilon) is 0.01."""
+    layer = make_layer(shape=(2,), dtype="float64", epsilon=5e-5).replace(
+        gamma=np.full(2, gamma), beta=np.array([0.0, 1e-6]), moving_mean=np.full(2, mean), moving_variance=np.full(2, 5e-5))
+    got = layer.beta - layer.moving_mean / 0.01 + UNIT["float64"] * off
+    seen = sight(of_layer(layer), of_layer(layer.replace(beta=got)))
+    found = origins(seen, "beta", "bn", Index([of_layer(layer)], "float64"))
+    assert any("beta - moving_mean / sqrt" in one.words for one in found) == is_found
+
+
 def test_quotients_by_gamma():
     layer = MINE.replace(gamma=np.abs(MINE.gamma) + np.float32(0.25))
     g = layer.gamma.astype(float)
@@ -113,7 +171,7 @@ def test_without_an_epsilon_nothing_is_computed_with_it():
     (1.6, 0, "moving_variance", "1.6 times the layer's in every channel"),
     (1.45, 0, "moving_variance", "1.45 times the layer's in every channel"),
     (1, 0.25, "gamma", "the layer's and 0.25 in every channel"), (1, -2, "moving_mean", "the layer's and -2 in every channel"),
-    (1.5, 0.25, "gamma", ""), (0.97, 0, "moving_variance", "0.97 times the layer's in every channel")])
+    (1.5, 0.25, "gamma", ""), (0, 0, "gamma", "0 times the layer's in every channel"), (1 + 2**-23, 0, "gamma", ""), (0.97, 0, "moving_variance", "0.97 times the layer's in every channel")])
 def test_a_constant_factor_or_distance(factor, step, name, said):
     layer = MINE.replace(gamma=np.float32([1, 2, 3, -1, 0.5, 4]))
     own = layer.parameters()[name].astype(float)
