@@ -77,6 +77,20 @@ def test_layers_of_one_path_take_linear_work():
     assert cost(200) < 2.2 * cost(100)
 
 
+@pytest.mark.parametrize(("options", "paths"), [
+    ({}, ["a", "b", "old"]), ({"epsilon": (("given", 0.5),)}, ["a", "given", "b", "old"]), ({"layers": ("b", "x")}, ["b"]),
+    ({"layers": ("none",)}, []), ({"stored_statistics": True}, ["a", "b", "doubt", "old"])])
+def test_layers_that_are_wanted_and_complete_are_worked_on_ahead(options, paths):
+    """One that cannot be used does not keep those from it that are like it."""
+    found = [make_stored("a"), make_stored("none", epsilon=None), make_stored("given", epsilon=None), make_stored("bad", **BAD),
+             make_stored("b"), make_stored("doubt", doubt="why"), make_stored("old", statistic=Statistic.DEVIATION)]
+    completion, came = Completion(ReadOptions(**options)), []
+    completion.begin(found, came.append)
+    assert [[layer.path for layer in layers] for layers in came] == ([paths] if paths else [])
+    by_path = {layer.path: layer for layer in found}
+    assert all(completion.layer(by_path[layer.path]) is layer for layers in came for layer in layers)
+
+
 def test_a_layer_that_cannot_be_used_is_refused_or_skipped_with_its_reason():
     bad = make_stored("bad", moving_variance=np.float32([1, -1, 1, 1]))
     found = make_found(make_stored("good"), bad, skipped=[("other", "no reason")])
@@ -125,6 +139,7 @@ def test_what_becomes_of_each_layer(layers, options, paths, skipped):
     ([make_stored("a"), make_stored("doubt", doubt="why", axis=None)], {}, "doubt: why", "--stored-statistics writes"),
     ([FIVE.replace(doubt="why")], {}, "five: its parameters have shape [2, 3]", "--architecture FILE"),
     ([FIVE], {}, "five: its parameters have shape [2, 3], and the file does not specify along which axes", "--architecture FILE, which"),
+    ([FIVE.replace(epsilon=None)], {"epsilon": (("*", 0.5),)}, "five: its parameters have shape [2, 3]", "--architecture FILE, which"),
     ([make_stored("a", epsilon=None)], {"epsilon": (("b*", 1.0),)}, "--epsilon 'b*' matches none of the batch norms a", ""),
     ([make_stored("a")], {"layers": ("b*",)}, "--layers b* matches none of the batch norms a", "")])
 def test_what_is_refused(layers, options, said, hint):
