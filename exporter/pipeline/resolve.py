@@ -168,10 +168,10 @@ def _pairs(unusable: Sequence[tuple[Unusable, LayerError]]) -> list[Skipped]:
 
 def _cannot_be_used(unusable: Sequence[tuple[Unusable, LayerError]], *, rest: bool) -> LayerError:
     """The error for known layers from which inference cannot be computed."""
-    first = unusable[0][1]
     hints = [*dict.fromkeys(error.hint for _, error in unusable if error.hint), *(["--skip-unresolved writes the rest"] if rest else [])]
     if len(unusable) == 1:
-        return first.replace(hint="; ".join(hints))
+        ((_, only),) = unusable
+        return only.replace(hint="; ".join(hints))
     return LayerError(f"{len(unusable)} batch norms cannot be used: {by_reason(_pairs(unusable))}", hint="; ".join(hints))
 
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from exporter.batchnorm.bundle import ReadBack
-from exporter.batchnorm.stored import Skipped, Statistic
+from exporter.batchnorm.stored import Skipped, Statistic, Unusable
 from exporter.errors import ExporterError, FormatError, LayerError, UnresolvedError, UnsupportedError, UsageError
 from exporter.pipeline import message
-from exporter.pipeline.resolve import Completion, resolve, unique_paths
+from exporter.pipeline.resolve import Completion, _cannot_be_used, resolve, unique_paths
 from exporter.sources.shared.found import Remedy
 from exporter.sources.shared.options import ReadOptions
 from exporter.targets import bundle_json
@@ -203,6 +203,38 @@ def test_options_for_a_bundle_that_is_read_back():
         with pytest.raises(UsageError, match="matches none of the batch norms a, b"):
             resolve(bundle, ReadOptions(**options))
     assert resolve(bundle, ReadOptions(layers=("c",))).paths() == []
+
+
+def test_a_note_is_said_once_with_its_layers():
+    found = make_found(make_stored("a", notes=("first", "second")), make_stored("b"), make_stored("c", notes=("second",)))
+    assert resolve(found, ReadOptions()).warnings == ("a: first", "a, c: second")
+
+
+def test_a_model_without_batch_norms():
+    with pytest.raises(UnsupportedError, match="the model contains no BatchNormalization layer"):
+        resolve(make_found(), ReadOptions())
+
+
+def test_layers_that_were_never_updated_are_named():
+    new = {"moving_mean": np.zeros(4, np.float32), "moving_variance": np.ones(4, np.float32)}
+    (said,) = resolve(make_found(make_stored("a", **new), make_stored("b"), make_stored("c", **new)), ReadOptions()).warnings
+    assert said.startswith("a, c: the moving statistics are still 0 and 1, as in a new layer, although gamma or beta were trained: ")
+
+
+def test_what_cannot_be_folded_is_said_where_kernels_were_read(monkeypatch):
+    found = make_found(make_stored("a"), make_stored("b"))
+    monkeypatch.setattr("exporter.batchnorm.folded.remark_on", lambda layers, kernels: [f"{layers[1].path}: {kernels['b']}"])
+    assert resolve(found, ReadOptions()).warnings == ()
+    found.kernels = {"b": "it is shared"}
+    assert resolve(found, ReadOptions()).warnings == ("b: it is shared",)
+
+
+@pytest.mark.parametrize(("hint", "rest", "wanted"), [
+    ("do this", True, "do this; --skip-unresolved writes the rest"), ("", True, "--skip-unresolved writes the rest"), ("", False, "")])
+def test_the_hint_of_a_layer_that_cannot_be_used(hint, rest, wanted):
+    unusable = Unusable(make_stored("a"), "why"), LayerError("why", where="a", hint=hint)
+    for count in (1, 2):
+        assert _cannot_be_used([unusable] * count, rest=rest).hint == wanted
 
 
 def test_an_old_statistic_is_converted():
