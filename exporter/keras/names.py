@@ -11,6 +11,16 @@ def numbered(name: str) -> tuple[str, int]:
     return (found[1], int(found[2])) if found else (name, 0)
 
 
+def unnumbered(scope: str) -> str:
+    """A scope without the number by which TensorFlow makes it unique: "bn" for "bn_1"."""
+    return re.sub(r"_\d+$", "", scope)
+
+
+def spellings(scope: str) -> tuple[str, str]:
+    """The names that a layer with this scope may have."""
+    return scope, unnumbered(scope)
+
+
 def snake_case(class_name: str) -> str:
     """The name that Keras gives the group of a class in a container: "my_bn" for MyBN, "conv2d_transpose" for Conv2DTranspose."""
     return re.sub(r"(?<=.)(?=[A-Z][a-z])|(?<=[a-z])(?=[A-Z])", "_", re.sub(r"\W+", "", class_name)).lower()

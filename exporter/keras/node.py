@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import operator
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from exporter.batchnorm.places import Call
@@ -95,6 +95,13 @@ def are_alike(one: Node, other: Node) -> bool:
     tf_keras 2.12 and later write the layers of the outermost model in another form than those of a nested one.
     """
     return one.name == other.name and one.kind == other.kind and _are_alike(one.config, other.config)
+
+
+def repetitions(nodes: Iterable[Node]) -> list[tuple[Node, Node]]:
+    """(earlier entry, later entry) of those that are alike."""
+    first: dict[tuple[str, str], Node] = {}
+    pairs = [(first.setdefault((node.name, node.kind), node), node) for node in nodes]
+    return [(other, node) for other, node in pairs if other is not node and are_alike(other, node)]
 
 
 def _are_alike(one: Any, other: Any) -> bool:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from exporter.errors import printable
 from exporter.keras.kernels import Feeding, feeding_layers, kernel_layers
+from exporter.keras.names import spellings
 from exporter.keras.node import Node
 from exporter.sources.legacy_h5.renamed import renamed_path
 from exporter.sources.shared.kernels import Kernels, Weight, checked
@@ -103,7 +104,7 @@ def _scope_of(feeding: Feeding, top: Node, scopes: list[str]) -> str | None:
 def _is_named(scope: str, name: str) -> bool:
     """Whether a scope belongs to a layer of this name, either exactly or with a number added by TensorFlow."""
     last = scope.rpartition("/")[2] if "/" not in name else scope
-    return any(each == name or each.endswith(f"/{name}") for each in (last, re.sub(r"_\d+$", "", last)))
+    return any(each == name or each.endswith(f"/{name}") for each in spellings(last))
 
 
 def _parsed(weight: str) -> tuple[str, str] | None:

@@ -12,12 +12,12 @@ from exporter.keras.config import Node, NormFields, is_batch_norm, norm_fields, 
 from exporter.keras.lookalikes import KERNELS, about_weights, is_users_own
 from exporter.keras.node import has_signs, reason_against
 from exporter.keras.ranks import input_ranks
+from exporter.sources.legacy_h5.mixed_names import as_named
 from exporter.sources.legacy_h5.shared import each_once, without_hidden
 from exporter.sources.legacy_h5.weights import (
     Candidate,
     LayerGroup,
     Norm,
-    as_named,
     candidates,
     check_stored,
     has_known_order,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from exporter.keras.config import Node, is_batch_norm
-from exporter.keras.node import LEAVES, are_alike
+from exporter.keras.names import spellings
+from exporter.keras.node import LEAVES, repetitions
 from exporter.keras.places import with_shared
 from exporter.sources.legacy_h5.weights import Candidate, LayerGroup, Norm, candidates, norms_of
 
@@ -18,13 +18,8 @@ def with_one_each(tree: Node, placed: Iterable[tuple[LayerGroup, str, Node | Non
     for group, path, node in placed:
         if node is None or not node.children:
             continue
-        first: dict[tuple[str, str], Node] = {}
-        alike = []
         own = list(each_once(candidates(path, node)))
-        for candidate in own:
-            other = first.setdefault((candidate.node.name, candidate.node.kind), candidate.node)
-            if other is not candidate.node and are_alike(other, candidate.node):
-                alike.append((other, candidate.node))
+        alike = repetitions(candidate.node for candidate in own)
         if alike and len(without_hidden(norms_of(group), path, node, own)[0]) == len(own) - len(alike):
             pairs += alike
     return with_shared(tree, pairs) if pairs else tree
@@ -43,11 +38,11 @@ def without_hidden(norms: Sequence[Norm], path: str, node: Node, found: Sequence
     hidden: list[Norm] = []
     own = {candidate.node.name for candidate in found if "/" in candidate.node.name and not candidate.may_have_others}
     for norm in norms:
-        if own & {norm.scope, re.sub(r"_\d+$", "", norm.scope)}:
+        if own.intersection(spellings(norm.scope)):
             described.append(norm)
             continue
         parts = [part for part in norm.scope.split("/") if part not in known]
-        is_hidden = any(holders & {part, re.sub(r"_\d+$", "", part)} for part in parts)
+        is_hidden = any(holders.intersection(spellings(part)) for part in parts)
         (hidden if is_hidden else described).append(norm)
     return described, hidden
 

@@ -24,12 +24,12 @@ from exporter.batchnorm.layer import PARAMETERS
 from exporter.errors import FormatError, names, printable
 from exporter.keras.config import Node, is_batch_norm, join
 from exporter.keras.lookalikes import INNER_NORM, WRAPPERS_AS_THEY_ARE
-from exporter.keras.node import are_alike
+from exporter.keras.names import spellings, unnumbered
+from exporter.keras.node import repetitions
 from exporter.sources.shared.assemble import RENORM_EVER
 
 if TYPE_CHECKING:
     from exporter.formats.hdf5_file import File
-    from exporter.keras.dialects import Era
 
 _NAME = re.compile(r"(gamma|beta|moving_mean|moving_variance)(_\d+)?(:\d+)?")
 _NAME_OF_KERAS_1 = re.compile(r"(.+)_(gamma|beta|running_mean|running_std)(_\d+)?(:\d+)?", re.DOTALL)
@@ -60,7 +60,7 @@ class LayerGroup:
     datasets: tuple[str, ...] = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "parsed", tuple(map(_parse, self.weights)))
+        object.__setattr__(self, "parsed", tuple(map(parse, self.weights)))
         object.__setattr__(self, "datasets", tuple([join(self.path, name) for name in self.stored or self.weights]))
 
 
@@ -124,7 +124,7 @@ def norms_of(group: LayerGroup, *, may_put_beta_first: bool = False) -> list[Nor
             for (scope, _), roles in sorted(complete.items(), key=lambda item: item[1]["moving_mean"])]
 
 
-def _parse(weight: str) -> Parsed | None:
+def parse(weight: str) -> Parsed | None:
     """(scope, parameter, number that makes it unique) of a weight's name; None: not a parameter of a batch norm."""
     above, _, last = weight.rpartition("/")
     found = _parse_last(last)
@@ -133,7 +133,7 @@ def _parse(weight: str) -> Parsed | None:
 
 @functools.lru_cache(1000)  # a few names, over and over
 def _parse_last(name: str) -> Parsed | None:
-    """`_parse` for a name without a slash."""
+    """`parse` for a name without a slash."""
     found = _NAME.fullmatch(name)
     if found:
         return "", found[1], found[2] or ""
@@ -251,7 +251,7 @@ def match(group: LayerGroup, norms: Sequence[Norm], found: Sequence[Candidate], 
     """
     if in_order and len(norms) == len(found):
         fitting = [_fits(norm, candidate) for norm, candidate in zip(norms, found)]
-        if any(fitting) and not all(fitting) and _are_any_alike(found):
+        if any(fitting) and not all(fitting) and repetitions(candidate.node for candidate in found):
             raise FormatError("the config lists a batch norm twice, which may be one layer, and the weights named "
                               f"{printable(norms[fitting.index(False)].scope)!r} are of a layer that it does not name: which weights "
                               "belong to which layer is ambiguous", where=group.name)
@@ -272,16 +272,6 @@ def match(group: LayerGroup, norms: Sequence[Norm], found: Sequence[Candidate], 
     places = _only_embedding(group, norms, found, _fits)
     built = dict(zip(places, norms))
     return [(built.get(place), candidate) for place, candidate in enumerate(found)]
-
-
-def _are_any_alike(found: Sequence[Candidate]) -> bool:
-    """Whether two batch norms have the same name, class and config."""
-    first: dict[tuple[str, str], Node] = {}
-    for node in (candidate.node for candidate in found):
-        other = first.setdefault((node.name, node.kind), node)
-        if other is not node and are_alike(other, node):
-            return True
-    return False
 
 
 def _match_by_name(group: LayerGroup, norms: Sequence[Norm], found: Sequence[Candidate]) -> list[tuple[Norm | None, Candidate | None]]:
@@ -305,8 +295,7 @@ def _fits(norm: Norm, candidate: Candidate) -> bool:
     """Whether a scope can belong to this layer: its name or that of a wrapper, either exactly or with TensorFlow's number; or no scope."""
     if not norm.scope or _is_named(norm.scope, candidate.node.name):  # nearly always
         return True
-    scopes = (norm.scope, re.sub(r"_\d+$", "", norm.scope))
-    return any(_is_named(scope, name) for scope in scopes for name in (candidate.node.name, *candidate.around))
+    return any(_is_named(scope, name) for scope in spellings(norm.scope) for name in (candidate.node.name, *candidate.around))
 
 
 def _only_embedding(group: LayerGroup, short: Sequence[S], long: Sequence[L], fits: Callable[[S, L], bool]) -> list[int]:
@@ -335,73 +324,10 @@ def _embedding(short: Sequence[S], long: Sequence[L], fits: Callable[[S, L], boo
 
 def path_of(group: LayerGroup, scope: str) -> str:
     """The path of a batch norm without a config: the group's name, and what its scope adds."""
-    if re.sub(r"_\d+$", "", scope) == group.name:
+    if unnumbered(scope) == group.name:
         return group.name
     parts, own = scope.split("/"), group.name.split("/")
     for start in range(len(parts) - len(own), -1, -1):  # the last case: Keras 3 puts the outer model's name in front
         if parts[start:start + len(own)] == own:
             return "/".join(parts[start:])
     return join(group.name, scope)
-
-
-def as_named(file: File, group: LayerGroup, node: Node | None, era: Era) -> LayerGroup | None:
-    """The group with its datasets under the right names; None if two readings are possible.
-
-    Keras 1.0.0 to 1.0.2 saved a Sequential inside another model layer by layer, but under names in which those of all trainable weights
-    come first (save_weights: the names of trainable_weights + non_trainable_weights, the values of get_weights()). A version that is
-    unknown is visible in the shapes.
-    """
-    sequential = node.children[0][1] if node and node.base_name == "TimeDistributed" and node.children else node
-    if (era.facts and not era.facts.mixes_nested_names) or (sequential is not None and sequential.base_name != "Sequential"):
-        return group
-    by_layer = _layer_by_layer(group, sequential) if sequential else None
-    if by_layer == group.weights or (by_layer is None and _is_contiguous(group)):
-        return group
-    shapes = [file.shape(path) for path in group.datasets]
-    fits = era.facts is None and _fits_names(group.weights, shapes)
-    if by_layer is None:  # the first kernel after a batch norm would have the shape of a mean
-        return group if fits and _has_kernel_after_norm(group.weights) else None
-    renamed = dataclasses.replace(group, weights=by_layer, stored=group.weights)
-    if fits == _fits_names(by_layer, shapes):
-        return None
-    return group if fits else renamed
-
-
-def _layer_by_layer(group: LayerGroup, node: Node) -> tuple[str, ...] | None:
-    """The names of the weights in the order of the layers; None if a name belongs to no layer, or a layer contains others."""
-    layers = [child.name for _, child in node.children]
-    owners = [[name for name in layers if weight.startswith(f"{name}_")] for weight in group.weights]
-    if not all(owners) or any(child.children for _, child in node.children):
-        return None
-    order = [layers.index(max(names, key=len)) for names in owners]
-    return tuple(weight for _, weight in sorted(zip(order, group.weights), key=lambda pair: pair[0]))
-
-
-def _is_contiguous(group: LayerGroup) -> bool:
-    positions: dict[str, list[int]] = {}
-    for position, weight in enumerate(group.weights):
-        parsed = _parse(weight)
-        if parsed:
-            positions.setdefault(parsed[0], []).append(position)
-    return all(places[-1] - places[0] == len(places) - 1 for places in positions.values())
-
-
-def _fits_names(weights: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> bool:
-    """Whether each batch norm has one shape and each kernel at least two axes."""
-    found: dict[str, set[tuple[int, ...]]] = {}
-    for weight, shape in zip(weights, shapes):
-        parsed = _parse(weight)
-        if parsed:
-            found.setdefault(parsed[0], set()).add(shape)
-        elif _is_kernel(weight) and len(shape) < 2:
-            return False
-    return all(len(each) == 1 for each in found.values())
-
-
-def _is_kernel(weight: str) -> bool:
-    return weight.removesuffix(":0").endswith("_W")
-
-
-def _has_kernel_after_norm(weights: Sequence[str]) -> bool:
-    first = next((position for position, weight in enumerate(weights) if _parse(weight)), len(weights))
-    return any(map(_is_kernel, weights[first:]))

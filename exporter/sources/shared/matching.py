@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import re
 from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -12,6 +11,7 @@ from exporter.errors import FormatError, names
 from exporter.keras import dialects
 from exporter.keras.config import Node, norm_fields
 from exporter.keras.lookalikes import BATCH_NORMS, KERNELS, about_weights
+from exporter.keras.names import unnumbered
 from exporter.keras.node import are_alike, reason_against
 from exporter.keras.places import with_shared
 from exporter.keras.ranks import input_ranks
@@ -200,4 +200,4 @@ def _by_number(norms: Sequence[Candidate], left: Sequence[str]) -> dict[Candidat
 
 
 def _unnumbered(owner: str) -> str:
-    return re.sub(r"_\d+$", "", owner.rpartition("/")[2])
+    return unnumbered(owner.rpartition("/")[2])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from exporter.errors import UnsupportedError, names
 from exporter.formats.graph_def import Graph
+from exporter.keras.names import unnumbered
 from exporter.sources.shared.refusals import FOLDED, ORIGINAL
 from exporter.sources.tf_graph.chain import ROOTS
 from exporter.sources.tf_graph.closed import about_compiled, check_is_open
@@ -79,7 +80,7 @@ def _folded(graph: Graph, norms: list[GraphNorm]) -> Iterator[str]:
     for node in graph.main.nodes.values():
         scope, _, last = node.name.rpartition("/")
         in_chain = _CHAIN_SCOPE.fullmatch(scope.rpartition("/")[2]) and last != "add" and scope not in roots and scope not in above
-        named = in_chain or FUSED.fullmatch(re.sub(r"_\d+$", "", last))
+        named = in_chain or FUSED.fullmatch(unnumbered(last))
         if node.op in SCALES and named and op_scope(node) not in whole:
             whole.add(op_scope(node))
             yield op_scope(node)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from exporter.errors import FormatError, UsageError, names
 from exporter.formats.object_graph import CONFIG, CheckpointGraph
 from exporter.keras.config import Node, is_batch_norm, join, parse_config, walk
+from exporter.keras.names import spellings
 from exporter.keras.places import with_shared
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ def _are_named(graph: CheckpointGraph, held: Sequence[int], inner: Sequence[Node
 
 def _is_in(name: Sequence[str], scope: Sequence[str]) -> bool:
     """Whether the parts of a layer's name stand one after the other in a scope, each exactly or with TensorFlow's number."""
-    return any(all(part in (own, re.sub(r"_\d+$", "", own)) for part, own in zip(name, scope[start:], strict=False))
+    return any(all(part in spellings(own) for part, own in zip(name, scope[start:], strict=False))
                for start in range(len(scope) - len(name) + 1))
 
 
