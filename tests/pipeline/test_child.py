@@ -477,3 +477,20 @@ def test_a_fork_that_does_not_end_by_itself_is_ended():
     assert process.wait() == process.wait() == -signal.SIGKILL
     process.kill()  # nothing is there
     os.close(receiving)
+
+
+def test_how_long_an_answer_is_waited_for(monkeypatch):
+    waits = []
+
+    class Poll:
+        def register(self, descriptor, events):
+            assert (descriptor, events) == (5, select.POLLIN)
+
+        def poll(self, milliseconds):
+            waits.append(milliseconds)
+
+    monkeypatch.setattr(isolation.select, "poll", Poll)
+    with pytest.raises(ExporterError, match="timed out: reading it took more than 7 seconds"):
+        isolation.receive(isolation.Child(5, lambda: None, lambda: None, limits.Limits(0, 1, 7)), lambda part: None)
+    assert len(waits) == 1
+    assert 6000 < waits[0] <= 7000

@@ -53,34 +53,59 @@ def test_a_folder_counts_with_what_lies_below(tmp_path):
     assert _size(Place(tmp_path / "many")) == 20
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="what the system tells of a process")
-def test_a_process_is_bound_to_them():
-    import resource
-
+def in_fork(act):
+    """What `act` gives in a fork of this process, as text."""
     receiving, sending = os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
-            signal.signal(signal.SIGXCPU, signal.SIG_IGN)
-            signal.signal(signal.SIGALRM, signal.SIG_IGN)
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM, signal.SIGXCPU})
-            resource.getrusage = lambda _: (5.5, 20.25, 1 << 20, 0)  # seconds of its own, seconds of the system for it, memory
-            space = limits.memory_of("self", 0)
-            resource.setrlimit(resource.RLIMIT_AS, (space + (1 << 29), resource.getrlimit(resource.RLIMIT_AS)[1]))
-            noted, limit = {}, resource.setrlimit
-            resource.setrlimit = lambda kind, pair: noted.update({kind: pair}) or limit(kind, pair)
-            Limits(memory=1 << 30, cpu_seconds=40, wall_seconds=70.5).apply()
-            cpu, memory = (resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_CPU, resource.RLIMIT_AS))
-            said = (cpu == 66, noted[resource.RLIMIT_CORE] == (0, 0), abs(memory - space - (1 << 30)) < 64 * MiB,
-                    signal.getsignal(signal.SIGXCPU) == signal.SIG_DFL, signal.getsignal(signal.SIGALRM) == signal.SIG_DFL,
-                    not signal.pthread_sigmask(signal.SIG_BLOCK, []) & {signal.SIGALRM, signal.SIGXCPU}, signal.alarm(0) in (74, 75))
-            os.write(sending, repr(said).encode())
+            os.write(sending, repr(act()).encode())
         finally:
             os._exit(0)
     os.waitpid(pid, 0)
     os.close(sending)
-    assert os.read(receiving, 1000).decode() == repr((True,) * 7)
+    said = os.read(receiving, 1000).decode()
     os.close(receiving)
+    return said
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what the system tells of a process")
+def test_a_process_is_bound_to_them():
+    import resource
+
+    def bound():
+        signal.signal(signal.SIGXCPU, signal.SIG_IGN)
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM, signal.SIGXCPU})
+        resource.getrusage = lambda _: (5.5, 20.25, 1 << 20, 0)  # seconds of its own, seconds of the system for it, memory
+        space, hard = limits.memory_of("self", 0), {kind: resource.getrlimit(kind)[1] for kind in (resource.RLIMIT_CPU, resource.RLIMIT_AS)}
+        resource.setrlimit(resource.RLIMIT_AS, (space + (1 << 29), hard[resource.RLIMIT_AS]))
+        resource.setrlimit(resource.RLIMIT_CPU, (500, hard[resource.RLIMIT_CPU]))
+        noted, alarms, limit = {}, [], resource.setrlimit
+        resource.setrlimit = lambda kind, pair: noted.update({kind: pair}) or limit(kind, pair)
+        signal.alarm = alarms.append
+        Limits(memory=1 << 30, cpu_seconds=40, wall_seconds=70.5).apply()
+        memory = resource.getrlimit(resource.RLIMIT_AS)
+        return (resource.getrlimit(resource.RLIMIT_CPU) == (66, hard[resource.RLIMIT_CPU]), noted[resource.RLIMIT_CORE] == (0, 0),
+                abs(memory[0] - space - (1 << 30)) < 64 * MiB, memory[1] == hard[resource.RLIMIT_AS],
+                signal.getsignal(signal.SIGXCPU) == signal.SIG_DFL, signal.getsignal(signal.SIGALRM) == signal.SIG_DFL,
+                not signal.pthread_sigmask(signal.SIG_BLOCK, []) & {signal.SIGALRM, signal.SIGXCPU}, alarms == [75])
+
+    assert in_fork(bound) == repr((True,) * 8)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what the system tells of a process")
+def test_a_process_that_may_have_less_memory_is_bound_to_that():
+    import resource
+
+    def bound():
+        less = limits.memory_of("self", 0) + (1 << 29)
+        resource.setrlimit(resource.RLIMIT_AS, (less - 4096, less))
+        signal.alarm = lambda seconds: None
+        Limits(memory=1 << 30, cpu_seconds=40, wall_seconds=70).apply()
+        return resource.getrlimit(resource.RLIMIT_AS) == (less, less)
+
+    assert in_fork(bound) == "True"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux tells it")
