@@ -171,7 +171,8 @@ def test_without_an_epsilon_nothing_is_computed_with_it():
     (1.6, 0, "moving_variance", "1.6 times the layer's in every channel"),
     (1.45, 0, "moving_variance", "1.45 times the layer's in every channel"),
     (1, 0.25, "gamma", "the layer's and 0.25 in every channel"), (1, -2, "moving_mean", "the layer's and -2 in every channel"),
-    (1.5, 0.25, "gamma", ""), (0, 0, "gamma", "0 times the layer's in every channel"), (1 + 2**-23, 0, "gamma", ""), (0.97, 0, "moving_variance", "0.97 times the layer's in every channel")])
+    (1.5, 0.25, "gamma", ""), (0, 0, "gamma", "0 times the layer's in every channel"), (1 + 2**-23, 0, "gamma", ""),
+    (0.97, 0, "moving_variance", "0.97 times the layer's in every channel")])
 def test_a_constant_factor_or_distance(factor, step, name, said):
     layer = MINE.replace(gamma=np.float32([1, 2, 3, -1, 0.5, 4]))
     own = layer.parameters()[name].astype(float)

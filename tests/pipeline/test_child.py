@@ -372,6 +372,14 @@ def test_a_spawned_child_does_what_it_is_asked_and_ends_with_who_asked(monkeypat
     assert done == [os.getpid(), "prepared", (str(MODEL), ("a",), limits.Limits(1, 2.0, 3.0), 1)]
 
 
+def test_no_variable_reaches_the_library_of_a_child(monkeypatch):
+    for name in (*isolation.HDF5_VARIABLES, "HDF5_PLUGIN_PRELOAD"):
+        monkeypatch.setenv(name, "/plugins")
+    monkeypatch.setattr("gc.disable", lambda: None)
+    isolation.prepare()
+    assert {name: value for name, value in os.environ.items() if name.startswith("HDF5_")} == {"HDF5_PLUGIN_PRELOAD": "::"}
+
+
 @pytest.mark.parametrize("option", ["", "architecture"])
 def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch, option):
     from exporter.sources import source_for

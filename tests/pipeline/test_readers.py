@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+import types
 
 import pytest
 
@@ -320,6 +321,19 @@ def test_a_process_that_cannot_be_asked_is_ended(zoo, pool, forks, monkeypatch):
         os.kill(taken[0].pid, 0)
 
 
+def test_of_a_pipe_no_more_is_read_than_the_request():
+    """Which may come in pieces, the next one behind it."""
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb", buffering=0) as requests, os.fdopen(writing, "wb", buffering=0) as asked:
+        first = types.SimpleNamespace(read=lambda size: requests.read(min(size, 3)))
+        asked.write(b"requestnext")
+        assert readers._exactly(first, 7) == b"request"
+        assert requests.read(9) == b"next"
+        asked.write(b"req")
+        asked.close()
+        assert readers._exactly(requests, 7) is None
+
+
 def test_a_request_that_nobody_reads():
     reading, writing = os.pipe()
     assert readers._ask(writing, b"request")
@@ -343,11 +357,14 @@ def test_a_file_that_was_asked_for_ahead_is_read_once(zoo, pool, start):
 
 
 def test_one_that_dies_meanwhile_is_replaced(zoo, pool, start):
+    before = os.listdir("/dev/fd")
     asked = pool.ask(Place(zoo / "m1.json"), OPTIONS)
     os.kill(asked.reader.pid, signal.SIGKILL)
     found = pool.read(Place(zoo / "m1.json"), OPTIONS, lambda: None, lambda stored: None, asked)
     assert len(found.layers) == 1
     assert idle(pool) != [asked.reader.pid]
+    pool.close()
+    assert os.listdir("/dev/fd") == before, "nothing is left open"
 
 
 def test_one_that_nobody_listens_to_is_ended(zoo, pool, start):
