@@ -17,7 +17,7 @@ import math
 import re
 import struct
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -60,28 +60,7 @@ class TensorInfo:
     shape: tuple[int, ...]
 
 
-class Checkpoint(Protocol):
-    """An open checkpoint, for a `with` statement. Every method raises FormatError on damage."""
-
-    where: str
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(self, *_: object) -> None: ...
-
-    def __contains__(self, name: str) -> bool: ...
-
-    def names(self) -> list[str]:
-        """The names of all tensors, sorted. For a V2 checkpoint this reads the whole index."""
-
-    def info(self, name: str) -> TensorInfo:
-        """Type and shape; FormatError if there is no such tensor."""
-
-    def read(self, name: str) -> NDArray[Any]:
-        """A floating tensor: float16, float32 or float64; bfloat16 as float32 (exact)."""
-
-
-def open_checkpoint(place: Place) -> TensorBundle | TensorSlices:
+def open_checkpoint(place: Place) -> Checkpoint:
     """The checkpoint whose table is `place`: a .index file, a V1 file, or one shard of a V1 checkpoint (its others are found).
 
     Raises FormatError if it is neither, is damaged, or a shard is missing.
@@ -99,8 +78,8 @@ def open_checkpoint(place: Place) -> TensorBundle | TensorSlices:
         return kind(place, table, stack.pop_all())
 
 
-class _Open(abc.ABC):
-    """The common part of both forms: closing files, and joining slices."""
+class Checkpoint(abc.ABC):
+    """An open checkpoint of either form, for a `with` statement. Every method raises FormatError on damage."""
 
     def __init__(self, place: Place, table: Table, stack: contextlib.ExitStack) -> None:
         self.where, self._place, self._table, self._stack = place.name, place, table, stack
@@ -115,6 +94,21 @@ class _Open(abc.ABC):
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+
+    @abc.abstractmethod
+    def __contains__(self, name: str) -> bool: ...
+
+    @abc.abstractmethod
+    def names(self) -> list[str]:
+        """The names of all tensors, sorted. For a V2 checkpoint this reads the whole index."""
+
+    @abc.abstractmethod
+    def info(self, name: str) -> TensorInfo:
+        """Type and shape; FormatError if there is no such tensor."""
+
+    @abc.abstractmethod
+    def read(self, name: str) -> NDArray[Any]:
+        """A floating tensor: float16, float32 or float64; bfloat16 as float32 (exact)."""
 
     @abc.abstractmethod
     def _check_header(self, header: Message) -> None:
@@ -160,7 +154,7 @@ class _Open(abc.ABC):
         return whole
 
 
-class TensorBundle(_Open):
+class TensorBundle(Checkpoint):
     """An open V2 checkpoint."""
 
     def _check_header(self, header: Message) -> None:
@@ -184,7 +178,6 @@ class TensorBundle(_Open):
         return bool(name) and self._table.get(name.encode()) is not None
 
     def names(self) -> list[str]:
-        """Names of all tensors, sorted; reads the whole index."""
         keys = [key for key, _ in self._table.items() if key and key[0]]  # keys of slices begin with a zero
         try:
             return [key.decode() for key in keys]
@@ -192,12 +185,10 @@ class TensorBundle(_Open):
             raise FormatError("a tensor's name is not UTF-8", where=self.where) from None
 
     def info(self, name: str) -> TensorInfo:
-        """Type and shape."""
         entry = self._entry(name, name.encode())
         return TensorInfo(dtype_of(entry.integer(ENTRY_DTYPE)).name, self._shape(name, entry.message(ENTRY_SHAPE)))
 
     def read(self, name: str) -> NDArray[Any]:
-        """A floating tensor; bfloat16 as float32."""
         entry = self._entry(name, name.encode())
         dtype = self._float_type(name, entry.integer(ENTRY_DTYPE))
         shape = self._shape(name, entry.message(ENTRY_SHAPE))
@@ -293,7 +284,7 @@ class TensorBundle(_Open):
         return found
 
 
-class TensorSlices(_Open):
+class TensorSlices(Checkpoint):
     """An open V1 checkpoint: tables that hold SavedTensorSlices, the first of each the list of its tensors."""
 
     def _check_header(self, header: Message) -> None:
@@ -307,16 +298,13 @@ class TensorSlices(_Open):
         return name in self._tensors
 
     def names(self) -> list[str]:
-        """Names of all tensors, sorted."""
         return sorted(self._tensors)
 
     def info(self, name: str) -> TensorInfo:
-        """Type and shape."""
         number, shape, _ = self._tensor(name)
         return TensorInfo(dtype_of(number).name, shape)
 
     def read(self, name: str) -> NDArray[Any]:
-        """A floating tensor; bfloat16 as float32."""
         number, shape, slices = self._tensor(name)
         dtype = self._float_type(name, number)
         return dtype.widened(self._join(name, shape, dtype, (self._piece(name, dtype, shape, *stored) for stored in slices)))

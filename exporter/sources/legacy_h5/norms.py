@@ -12,7 +12,6 @@ from exporter.keras.config import Node, NormFields, is_batch_norm, norm_fields, 
 from exporter.keras.lookalikes import KERNELS, about_weights, is_users_own
 from exporter.keras.node import has_signs, reason_against
 from exporter.keras.ranks import input_ranks
-from exporter.sources.legacy_h5.mixed_names import as_named
 from exporter.sources.legacy_h5.shared import each_once, without_hidden
 from exporter.sources.legacy_h5.weights import (
     Candidate,
@@ -71,6 +70,8 @@ class Reading:
             return
         norms = self._without_second_set(group, norms, path)
         if norms[0].old_name:
+            from exporter.sources.legacy_h5.mixed_names import as_named
+
             named = as_named(self.file, group, node, self.era)
             if named is None:
                 paths = [candidate.path for candidate in found] or [path_of(group, norm.scope) for norm in norms]
