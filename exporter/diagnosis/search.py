@@ -19,6 +19,7 @@ from exporter.diagnosis.explanations import Explanation, again, explain, explain
 from exporter.diagnosis.samples import Numbers, numbers
 from exporter.errors import UsageError, names, printable
 
+MAX_BESIDE = 6  # numbers that are shown side by side
 MAX_LAYERS = 20  # in which pairs of mistakes are tried, at most a second each
 
 
@@ -193,12 +194,12 @@ def _worst(one: Evidence, columns: list[int]) -> dict[str, Any]:
             "right": float(one.case.value()[row, channel]), "times_the_bound": float(misfit[row, channel])}
 
 
-def _side_by_side(one: Evidence, explained: Case | None, columns: list[int], most: int = 6) -> tuple[tuple[Any, ...], ...]:
+def _side_by_side(one: Evidence, explained: Case | None, columns: list[int]) -> tuple[tuple[Any, ...], ...]:
     """The numbers with the largest errors, one per channel if there are several channels."""
     right, misfit = one.case.value(), one.misfit(one.case)
     gives = None if explained is None else explained.value()
-    channels = columns or np.argsort(-misfit.max(axis=0), kind="stable")[:most].tolist()
-    each = max(1, most // len(channels))
+    channels = columns or np.argsort(-misfit.max(axis=0), kind="stable")[:MAX_BESIDE].tolist()
+    each = max(1, MAX_BESIDE // len(channels))
     places = [(int(row), channel) for channel in channels for row in np.argsort(-misfit[:, channel], kind="stable")[:each]]
     return tuple((list(one.position(*at)), at[1], float(one.case.x[at]), float(one.theirs[at]), float(right[at]),
                   None if gives is None else float(gives[at])) for at in places)

@@ -152,11 +152,11 @@ class Message:
 
     def fixed32(self, number: int) -> int:
         """fixed32."""
-        return int(self._fixed(number, "<I", 4))
+        return int(self._fixed(number, "<I"))
 
     def single(self, number: int) -> float:
         """float."""
-        return float(self._fixed(number, "<f", 4))
+        return float(self._fixed(number, "<f"))
 
     def message(self, number: int) -> Message:
         """The sub-message, empty if there is none. Several occurrences are merged, as protobuf requires, by joining their bytes."""
@@ -216,12 +216,12 @@ class Message:
     def _mistyped(self, number: int) -> FormatError:
         return FormatError(f"field {number} has the wrong wire type", where=self.where)
 
-    def _fixed(self, number: int, form: str, size: int) -> int | float:
+    def _fixed(self, number: int, form: str) -> int | float:
         if number not in self:
             return 0
         value = self.raw(number)
-        if len(value) != size:
-            raise FormatError(f"field {number} has {len(value)} bytes, expected {size}", where=self.where)
+        if len(value) != struct.calcsize(form):
+            raise FormatError(f"field {number} has {len(value)} bytes, expected {struct.calcsize(form)}", where=self.where)
         unpacked: int | float = struct.unpack(form, value)[0]
         return unpacked
 

@@ -43,7 +43,7 @@ def export_each(tasks: Sequence[Task], options: ReadOptions, write_options: Writ
     try:
         for task, following in itertools.zip_longest(tasks, tasks[1:]):
             ahead = _Ahead(following, options)
-            outcome = export_one(task, options, write_options, asked, ahead)
+            outcome = _export_one(task, options, write_options, asked, ahead)
             if asked is not None:
                 asked.close()
             asked = ahead.asked
@@ -67,9 +67,8 @@ class _Ahead:
                 self.asked = READERS.ask(place_for(self._task.source), self._options)
 
 
-def export_one(task: Task, options: ReadOptions, write_options: WriteOptions, asked: Asked | None = None,
-               ahead: _Ahead | None = None) -> Outcome:
-    """Exports one model. asked: the process that was asked for it. ahead: what begins once it is read."""
+def _export_one(task: Task, options: ReadOptions, write_options: WriteOptions, asked: Asked | None, ahead: _Ahead) -> Outcome:
+    """Exports one model. asked: the process that was asked for it. ahead: begins once it is read."""
     from exporter.pipeline import resume
     from exporter.pipeline.read import read_in_batch
     from exporter.pipeline.write import Output
@@ -85,8 +84,7 @@ def export_one(task: Task, options: ReadOptions, write_options: WriteOptions, as
         if not task.may_replace:
             _keep_foreign(task.out)
         bundle = read_in_batch(place, options, output, asked)
-        if ahead is not None:
-            ahead.begin()
+        ahead.begin()
         output.end(bundle)
         return Outcome(source=public(task.source), out=task.out, status=EXPORTED, layers=len(bundle), mark=task.mark,
                        channels=sum(layer.channels for layer in bundle), warnings=tuple(bundle.remarks()),

@@ -59,7 +59,7 @@ def export_many(sources: Iterable[str | os.PathLike[str]], out_dir: str | os.Pat
     out_dir = without_file_scheme(out_dir)
     if not is_url(out_dir) and os.path.exists(out_dir) and not os.path.isdir(out_dir):
         raise OutputError("expected a folder as --out-dir, got a file", where=out_dir, hint="choose another --out-dir")
-    index = resume.Index.of(out_dir, options, write_options)
+    index = resume.Index(out_dir, options, write_options)
     plan = named_sources(sources, out_dir, suffix, index.wrote)
     count = len(plan.outputs) + len(plan.problems)
     if not count:

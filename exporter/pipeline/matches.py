@@ -28,10 +28,10 @@ def is_folder_of_models(word: str) -> bool:
     return not is_url(word) and os.path.isdir(word) and not _kind(place_for(word))
 
 
-def fixed_folder(word: str, is_folder: bool | None = None) -> str:
+def fixed_folder(word: str, is_folder: bool) -> str:
     """The folder that a path lies in, or in which the matches of a pattern and the models of a folder lie. is_folder: what
-    `is_folder_of_models` says of it, if that is known."""
-    if is_folder_of_models(word) if is_folder is None else is_folder:
+    `is_folder_of_models` says of it."""
+    if is_folder:
         return os.path.abspath(word)
     path, rest = address.split(word) if is_url(word) else (word, "")
     found = WILDCARD.search(path) if is_pattern(word) else None
@@ -41,8 +41,7 @@ def fixed_folder(word: str, is_folder: bool | None = None) -> str:
     return address.parent_of(path + rest) if is_url(word) else os.path.dirname(os.path.abspath(path))
 
 
-def expand(word: str, is_left_out: Callable[[str], bool], unreadable: dict[str, ExporterError],
-           is_folder: bool | None = None) -> Iterator[str]:
+def expand(word: str, is_left_out: Callable[[str], bool], unreadable: dict[str, ExporterError], is_folder: bool) -> Iterator[str]:
     """The models that `word` names. A path without wildcards, or that exists as it stands, names itself; a folder that is no model
     names the models below it.
 
@@ -50,7 +49,7 @@ def expand(word: str, is_left_out: Callable[[str], bool], unreadable: dict[str, 
     and the data and graph files beside a checkpoint's index. A link to a folder is not followed by ** (nor is it by find or git).
     unreadable: gets the folders that could not be listed. is_folder: as in `fixed_folder`.
     """
-    if is_folder_of_models(word) if is_folder is None else is_folder:
+    if is_folder:
         here = os.path.normpath(word)
         found = [path for path in _matches(os.path.join(word, EVERYTHING_BELOW), unreadable) if path != here]
         yield from (path for path in _models(found, is_left_out) if _kind(place_for(path)))

@@ -94,7 +94,7 @@ def resolve(found: Found | ReadBack, options: ReadOptions, completion: Completio
     if isinstance(found, ReadBack):
         return read_back(found, options)
     everything = unique_paths(found.layers)
-    _check_layers_option(everything, found.skipped, options)
+    _check_globs(options, everything, found.skipped)
     if completion is None:
         completion = Completion(options)
         completion.begin(everything, lambda layers: None)
@@ -102,7 +102,6 @@ def resolve(found: Found | ReadBack, options: ReadOptions, completion: Completio
     for stored in everything:
         if options.wants(stored.path):
             what.take(stored, completion)
-    _check_globs(options, everything)
     layers, unresolved = what.layers, [*what.skipped, *what.unknown]
     refused = [] if keep_unusable or (options.skip_unresolved and layers) else what.unusable
     if unresolved and not (options.skip_unresolved and (layers or (keep_unusable and what.unusable))):
@@ -205,8 +204,7 @@ def _about_updates(layers: Iterable[BatchNorm]) -> Iterator[str]:
 
 def read_back(bundle: ReadBack, options: ReadOptions) -> ReadBack:
     """A bundle that was read back, with the user's options applied. What it skips was accepted when it was made."""
-    _check_layers_option(bundle.layers, bundle.skipped, options)
-    _check_globs(options, bundle.layers)
+    _check_globs(options, bundle.layers, bundle.skipped)
     layers = [layer for layer in bundle.layers if options.wants(layer.path)]
     if options.effective_epsilon:
         layers = [layer if layer.effective_epsilon is None else layer.replace(epsilon=layer.effective_epsilon, effective_epsilon=None)
@@ -217,11 +215,6 @@ def read_back(bundle: ReadBack, options: ReadOptions) -> ReadBack:
 
 def _remarks(layers: Iterable[BatchNorm]) -> list[str]:
     return [remark for layer in layers for remark in remarks_on(layer.path, layer.moving_variance)]
-
-
-def _check_layers_option(layers: Sequence[Parameters], skipped: Sequence[tuple[str, str]], options: ReadOptions) -> None:
-    if options.layers and not any(map(options.wants, [*(layer.path for layer in layers), *(path for path, _ in skipped)])):
-        raise UsageError(f"--layers {names(options.layers)} matches none of the batch norms {names(layer.path for layer in layers)}")
 
 
 def unique_paths(layers: Iterable[_Layer]) -> list[_Layer]:
@@ -254,9 +247,12 @@ def _converted(stored: Stored) -> BatchNorm:
     return converted
 
 
-def _check_globs(options: ReadOptions, layers: Sequence[Parameters]) -> None:
+def _check_globs(options: ReadOptions, layers: Sequence[Parameters], skipped: Sequence[tuple[str, str]]) -> None:
+    """Refuses globs that match nothing: they are mistyped."""
     import fnmatch
 
+    if options.layers and not any(map(options.wants, [*(layer.path for layer in layers), *(path for path, _ in skipped)])):
+        raise UsageError(f"--layers {names(options.layers)} matches none of the batch norms {names(layer.path for layer in layers)}")
     for glob, _ in options.epsilon:
         if glob != "*" and not any(fnmatch.fnmatchcase(layer.path, glob) for layer in layers):
             raise UsageError(f"--epsilon {glob!r} matches none of the batch norms {names(layer.path for layer in layers)}")

@@ -18,7 +18,7 @@ from exporter.__about__ import __version__
 from exporter.errors import ExporterError
 from exporter.files import output
 from exporter.files.remote import MARKS, RemotePlace, is_url, place_for
-from exporter.pipeline.naming import join, refuse_links
+from exporter.pipeline.naming import join, place_of, refuse_links
 
 if TYPE_CHECKING:
     from exporter.files.place import Place
@@ -34,15 +34,11 @@ SINGLE_FILE_MAGICS = (b"\x89HDF", b"PK\3\4")  # a file that begins like this is 
 class Index:
     """The index of one output folder, and what this run adds to it."""
 
-    def __init__(self, out_dir: str, how: str, entries: dict[str, dict[str, str]]) -> None:
-        self.out_dir, self._how, self._entries = out_dir, how, entries
+    def __init__(self, out_dir: str, options: ReadOptions, write_options: WriteOptions) -> None:
+        """The index in `out_dir`, empty if it is missing or damaged."""
+        self.out_dir, self._how, self._entries = out_dir, _how(options, write_options), _entries_in(out_dir)
         self._saved, self._new = time.monotonic(), set[str]()  # keys of the entries that are not yet in the file
         self.warnings: list[str] = []
-
-    @classmethod
-    def of(cls, out_dir: str, options: ReadOptions, write_options: WriteOptions) -> Index:
-        """The index in `out_dir`, empty if it is missing or damaged."""
-        return cls(out_dir, _how(options, write_options), _entries_in(out_dir))
 
     def wrote(self, path: str) -> bool:
         """Whether `path`, below the output folder, is an export of an earlier run, or the index itself."""
@@ -63,9 +59,8 @@ class Index:
         """Records an export; the file is written every few seconds."""
         if outcome.status != "exported":
             return
-        source = outcome.source if is_url(outcome.source) else os.path.abspath(outcome.source)
         key = self._key(outcome.out)
-        self._entries[key] = {"source": source, "mark": outcome.mark, "how": self._how, "written": outcome.written}
+        self._entries[key] = {"source": place_of(outcome.source), "mark": outcome.mark, "how": self._how, "written": outcome.written}
         self._new.add(key)
         if time.monotonic() - self._saved > SAVE_EVERY:
             self.save()

@@ -21,7 +21,7 @@ import exporter
 from exporter.commands.export_many import Progress
 from exporter.errors import FormatError, OutputError, UsageError
 from exporter.pipeline import each, many
-from exporter.pipeline.each import Task, export_one
+from exporter.pipeline.each import Task, export_each
 from exporter.pipeline.many import export_many
 from exporter.pipeline.matches import expand
 from exporter.pipeline.naming import named_sources, public
@@ -94,7 +94,7 @@ def test_names_of_urls():
 
 def test_a_path_with_wildcards_in_its_name_is_itself(tree):
     os.rename("zoo/a.json", "zoo/[a].json")
-    assert list(expand("zoo/[a].json", lambda path: False, {})) == ["zoo/[a].json"]
+    assert list(expand("zoo/[a].json", lambda path: False, {}, is_folder=False)) == ["zoo/[a].json"]
 
 
 def test_patterns_leave_out_what_is_no_model_of_its_own(tree):
@@ -128,7 +128,7 @@ def test_a_defect_in_one_export_does_not_stop_the_rest(tree, monkeypatch):
         raise ZeroDivisionError("oops")
 
     monkeypatch.setattr("exporter.pipeline.read.read_in_batch", broken)
-    outcome = export_one(Task("zoo/a.json", "out/a.json", "m", "out"), exporter.ReadOptions(), exporter.WriteOptions())
+    outcome = next(export_each([Task("zoo/a.json", "out/a.json", "m", "out")], exporter.ReadOptions(), exporter.WriteOptions()))
     assert outcome.status == "refused"
     assert "ZeroDivisionError" in outcome.reason
 
@@ -529,7 +529,7 @@ def test_no_hdf5_file_is_opened_by_the_process_that_lists_a_folder(tmp_path, mon
 
     monkeypatch.setattr(hdf5, "_opened", opened)
     unreadable = {}
-    found = list(expand(str(tmp_path), lambda path: False, unreadable))
+    found = list(expand(str(tmp_path), lambda path: False, unreadable, is_folder=True))
     assert [os.path.basename(path) for path in found] == ["a.h5", "b.weights.h5", "c.h5"]
     assert unreadable == {}
 

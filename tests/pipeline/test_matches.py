@@ -81,7 +81,7 @@ def stores(monkeypatch):
 
 def expanded(word):
     unreadable: dict[str, ExporterError] = {}
-    found = list(matches.expand(word, lambda path: False, unreadable))
+    found = list(matches.expand(word, lambda path: False, unreadable, matches.is_folder_of_models(word)))
     assert not unreadable
     return found
 
@@ -156,7 +156,7 @@ def test_a_store_that_cannot_be_listed(stores, monkeypatch, error, words):
 
     monkeypatch.setattr(Hub, "glob", fail)
     unreadable: dict[str, ExporterError] = {}
-    assert list(matches.expand("hf://user/repo/*.json", lambda path: False, unreadable)) == []
+    assert list(matches.expand("hf://user/repo/*.json", lambda path: False, unreadable, is_folder=False)) == []
     assert isinstance(unreadable["hf://user/repo/*.json"], FormatError)
     assert words in str(unreadable["hf://user/repo/*.json"])
 

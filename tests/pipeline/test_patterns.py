@@ -74,9 +74,9 @@ def test_what_is_a_pattern(tree, word, yes):
 def test_what_exists_as_it_stands_is_none(tree):
     (tree / "a[1].h5").touch()
     assert not is_pattern("a[1].h5")
-    assert list(expand("a[1].h5", lambda path: False, {})) == ["a[1].h5"]
-    assert list(expand("./sub/../a.h5", lambda path: False, {})) == ["a.h5"]
-    assert list(expand("s3://b/../a.h5", lambda path: False, {})) == ["s3://b/../a.h5"]
+    assert list(expand("a[1].h5", lambda path: False, {}, is_folder=False)) == ["a[1].h5"]
+    assert list(expand("./sub/../a.h5", lambda path: False, {}, is_folder=False)) == ["a.h5"]
+    assert list(expand("s3://b/../a.h5", lambda path: False, {}, is_folder=False)) == ["s3://b/../a.h5"]
 
 
 @pytest.mark.parametrize(("word", "folder"), [
@@ -84,7 +84,7 @@ def test_what_exists_as_it_stands_is_none(tree):
     ("s3://b/x/*.h5", "s3://b/x"), ("s3://b/x/a.h5", "s3://b/x"), ("https://h/x/*.h5?q=1", "https://h/x"),
     ("zip://x/*.h5::s3://b/z.zip", "zip://x::s3://b/z.zip")])
 def test_the_folder_in_which_matches_lie(tree, word, folder):
-    assert fixed_folder(word) == (folder if "://" in folder else os.path.normpath(tree / folder))
+    assert fixed_folder(word, is_folder_of_models(word)) == (folder if "://" in folder else os.path.normpath(tree / folder))
 
 
 def test_a_folder_of_models_is_no_model(tree):

@@ -20,7 +20,7 @@ READ, WRITE = ReadOptions(), WriteOptions()
 
 
 def index(folder, read=READ, write=WRITE):
-    return Index.of(str(folder), read, write)
+    return Index(str(folder), read, write)
 
 
 def exported(folder, name="a.json", data=b"content", **fields):
