@@ -65,12 +65,6 @@ def write_pieces(path: str | os.PathLike[str], pieces: Iterable[bytes], *, sync:
             file.writelines(pieces)
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Replaces `path` by `data`, as `replacing` does."""
-    with replacing(path) as file:
-        file.write(data)
-
-
 @contextlib.contextmanager
 def replacing(path: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
     """A file to write to that becomes `path` at the end: a temporary file in the same folder, flushed to disk, then renamed.

@@ -133,7 +133,7 @@ class _Walk:
         return self._group(entry.tree, entry.heap, False, True) if NORM.search(data) else iter(())
 
     def _dataset(self, header: bytes) -> Iterator[Step]:
-        rank, place = 0, None
+        rank = place = None
         for kind, message in _messages(header):
             if kind == DATASPACE:
                 rank = message[1]

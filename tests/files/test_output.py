@@ -102,7 +102,7 @@ def test_a_failing_disk_leaves_the_old_output(step, tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, step, fail)
     with pytest.raises(OutputError, match="No space left on device") as error:
-        output.write_bytes(path, b"new")
+        output.write(path, b"new")
     assert "unchanged" in error.value.hint
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["out.json"]
@@ -116,11 +116,10 @@ def test_a_file_size_limit_leaves_the_old_output(tmp_path):
         import resource, signal
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-        from pathlib import Path
         from exporter import errors
         from exporter.files import output
         try:
-            output.write_bytes(Path({str(path)!r}), b"x" * 5000)
+            output.write({str(path)!r}, b"x" * 5000)
         except errors.OutputError as error:
             print(error)
     """)
@@ -138,7 +137,7 @@ def test_a_polite_kill_removes_the_temporary_file(tmp_path):
         from pathlib import Path
         def command(words):
             os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGTERM)
-            output.write_bytes(Path({str(tmp_path / "out.json")!r}), b"x")
+            output.write({str(tmp_path / "out.json")!r}, b"x")
         cli.main(command)
     """)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
@@ -160,7 +159,7 @@ def test_kill_minus_nine_leaves_the_old_output_or_the_new_one(tmp_path):
         data = Path({str(tmp_path / "new.json")!r}).read_bytes()
         print("ready", flush=True)
         while True:
-            output.write_bytes(Path({str(path)!r}), data)
+            output.write({str(path)!r}, data)
     """)
     for moment in range(12):
         path.write_bytes(b"old")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+import struct
 import subprocess
 import sys
 
@@ -249,6 +250,33 @@ def test_of_damaged_files_nothing_is_read_that_libhdf5_reads_otherwise_or_refuse
             assert content(bytes(damaged), by_library=True)[0] == ours
             alike += 1
     assert alike > 10
+
+
+def heap(*objects, mark=b"GCOL", version=1, more=0, free=0):
+    """The strings of a collection at address 8, of objects (number, data, bytes more than its size says) and 32 unused bytes."""
+    parts = [struct.pack("<HH4xQ", number, 1, len(data) + extra) + data + bytes(-len(data) % 8) for number, data, extra in objects]
+    body = b"".join(parts) + struct.pack("<HH4xQ", free, 0, 32 if not free else 16) + bytes(16)
+    data = bytes(8) + struct.pack("<4sB3xQ", mark, version, 16 + len(body) + more) + body
+    return hdf5_plain.Heap(lambda at, size: data[at: at + size])
+
+
+STRINGS = (1, b"ab", 0), (3, b"cd\0e", 0), (2, b"12345678", 0)
+
+
+def test_the_strings_of_a_global_heap():
+    for free in (0, 4):
+        found = heap(*STRINGS, free=free)
+        assert [found.text(each) for each in ((2, 8, 1), (8, 8, 2), (4, 8, 3), (0, 0, 0))] == [b"ab", b"12345678", b"cd", b""]
+
+
+@pytest.mark.parametrize(("found", "reference"), [
+    (heap(*STRINGS, mark=b"GCOM"), (2, 8, 1)), (heap(*STRINGS, version=2), (2, 8, 1)), (heap(*STRINGS, more=8), (2, 8, 1)),
+    (heap(*STRINGS, STRINGS[0]), (8, 8, 2)), (heap(*STRINGS, (0, b"x", 0)), (2, 8, 1)),
+    (heap(*STRINGS, (4, b"x", 100)), (2, 8, 1)), (heap(*STRINGS), (3, 8, 1)), (heap(*STRINGS), (2, 8, 4))],
+    ids=["its mark", "its version", "cut off", "a number twice", "no number", "an object too long", "another size", "not there"])
+def test_a_damaged_heap_is_left_to_libhdf5(found, reference):
+    with pytest.raises(hdf5_plain._OtherFormError):
+        found.text(reference)
 
 
 @pytest.mark.parametrize(("old", "new", "asked"), [
