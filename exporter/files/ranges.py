@@ -52,8 +52,6 @@ class Ranges:
     def read(self, start: int, end: int) -> bytes:
         """The bytes from start to end, or to the end of the file."""
         end = min(end, self.size)
-        if start >= end:
-            return b""
         missing = list(self._missing(start, end))
         if missing:
             enough = min(self.size, max(end, missing[0][0] + self._ahead))
@@ -121,7 +119,7 @@ class Ranges:
     def _missing(self, start: int, end: int) -> Iterator[Range]:
         for i in range(self._at(start), len(self._parts)):
             base = self._starts[i]
-            if base >= end or start >= end:
+            if base >= end:
                 break
             if base > start:
                 yield start, base
