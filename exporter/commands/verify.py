@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import functools
 import json
 import math
 import sys
@@ -114,11 +115,11 @@ def _model(place: Place, args: argparse.Namespace) -> Port:
     from exporter.pipeline.read import read_in_child
 
     options = _reading(args)
-    found = read_in_child(place, options if options.epsilon else dataclasses.replace(options, epsilon=(("*", UNSAID),)), fork=True,
-                          keep_unusable=True)
+    read = functools.partial(read_in_child, place, fork=True, keep_unusable=True)
+    found = read(options if options.epsilon else dataclasses.replace(options, epsilon=(("*", UNSAID),)))
     unsaid = {layer.path for layer in found if "epsilon" in layer.assumed and layer.epsilon == UNSAID and not options.epsilon}
     if any(found[path].converted for path in unsaid):  # an era that stored a standard deviation: its variance depends on epsilon
-        found = read_in_child(place, options, fork=True, keep_unusable=True)
+        found = read(options)
     return of_bundle(found, place.name, unsaid)
 
 

@@ -15,6 +15,7 @@ from exporter.commands import export_many, workers
 from exporter.commands.export import export
 from exporter.commands.export_many import Progress
 from exporter.commands.streams import ERASE
+from exporter.errors import UsageError
 from exporter.pipeline import many
 from exporter.pipeline.outcome import Outcome, Summary
 
@@ -89,11 +90,12 @@ def test_elsewhere_only_what_is_worth_a_line(shown):
 @pytest.fixture
 def batch(monkeypatch, run, tmp_path):
     """batch(summary, *words) -> what a batch prints that ends with this Summary, or error, and (globs, folder, options) of the call."""
-    def call(summary, *words):
+    def call(summary, *words, on_terminal=False):
         calls = []
 
         def instead(*args, progress, **options):
             calls.append((*args, options))
+            progress._bar = on_terminal
             if isinstance(summary, BaseException):
                 raise summary
             return summary
@@ -118,8 +120,17 @@ def test_the_end_of_a_batch(batch, tmp_path):
 
 
 def test_a_batch_that_is_interrupted_says_how_to_go_on(batch):
-    (code, _, err), _ = batch(KeyboardInterrupt(), "*.h5", "--out-dir", "d", "--jobs", "1")
-    assert (code, err) == (130, "interrupted: no model is done yet\nhint: run the same command again to export the rest\n")
+    said = "interrupted: no model is done yet\nhint: run the same command again to export the rest\n"
+    assert batch(KeyboardInterrupt(), "*.h5", "--out-dir", "d", "--jobs", "1")[0] == (130, "", said)
+    (_, _, err), _ = batch(KeyboardInterrupt(), "*.h5", "--out-dir", "d", "--jobs", "1", on_terminal=True)
+    assert err.startswith(f"{ERASE}{said}")
+
+
+def test_no_bar_is_left_behind(batch):
+    (_, _, err), _ = batch(Summary(()), "*.h5", "--out-dir", "d", "--jobs", "1", on_terminal=True)
+    assert err == f"{ERASE}exported 0, skipped 0, refused 0\n"
+    (_, _, err), _ = batch(UsageError("odd"), "*.h5", "--out-dir", "d", "--jobs", "1", on_terminal=True)
+    assert err == f"{ERASE}error: odd\n"
 
 
 @pytest.mark.parametrize(("words", "told"), [

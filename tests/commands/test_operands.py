@@ -167,6 +167,9 @@ def test_a_sound_layer_beside_an_unusable_one_is_evaluated(half_bad, run, tmp_pa
     code, _, err = run(evaluate, half_bad, tmp_path / "x.npy", tmp_path / "z.npy", "--layer", "bad")
     assert code == 1
     assert err.startswith("error: bad: moving_variance[0] is -1")
+    assert err.endswith("hint: there is no inference to compute; others are good\n")
+    code, _, err = run(evaluate, half_bad, tmp_path / "x.npy", tmp_path / "z.npy", "--layers", "bad")
+    assert (code, err.endswith("hint: there is no inference to compute\n")) == (1, True)
     code, _, err = run(evaluate, half_bad, tmp_path / "x.npy", tmp_path / "z.npy")
     assert code == 2
     assert "the bundle has 2 layers" in err
