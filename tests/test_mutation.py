@@ -100,6 +100,8 @@ def test_what_a_few_tests_do_not_notice_is_tried_with_every_row_of_a_table():
     assert first == [*rows[:MAX_OF_ONE], elsewhere]
     assert more == rows[MAX_OF_ONE:]
     assert stages(mutant, known, is_deep=True) == [first, more]
+    apart = "tests/test_x.py::test_in_a_process_of_its_own"
+    assert stages(mutant, Covering({**seconds, apart: 0.5}, known.tests), is_deep=False) == [first, [*more, apart]]
 
 
 def test_a_row_of_each_table_is_tried_before_all_rows_of_one():

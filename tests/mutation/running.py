@@ -107,11 +107,13 @@ def copied(root: Path, tree: Path) -> Path:
 
 
 def stages(mutant: Mutant, covering: Covering, is_deep: bool) -> list[list[str]]:
-    """The tests to try, in order: a few that are quick and near; then more, the nearest first; if asked for, all that execute the line."""
+    """The tests to try, in order: a few that are quick and near; then more, the nearest first, and those near that are not known to execute
+    the line, as they may in processes that start afresh; if asked for, all that execute it."""
     found = set() if mutant.at_import else covering.of(mutant.file, mutant.first, mutant.last)
     near = _mirror(mutant.file)
+    others = {test for test in covering.seconds if test.startswith(f"{near}::")} - found
     if not found:
-        found = covering.of_file(mutant.file) | {test for test in covering.seconds if test.startswith(f"{near}::")}
+        found, others = covering.of_file(mutant.file) | others, set()
     order = sorted(found, key=lambda test: (not test.startswith(f"{near}::"), covering.seconds[test]))
     first, files, functions, seconds = [], set(), {}, 0.0
     for test in order:
@@ -126,6 +128,7 @@ def stages(mutant: Mutant, covering: Covering, is_deep: bool) -> list[list[str]]
             first.append(test)
     first = first or order[:1]
     more = _quick(_one_of_each_first([test for test in order if test not in set(first)], near), covering, MORE_TESTS, MORE_SECONDS)
+    more += _quick(sorted(others, key=covering.seconds.__getitem__), covering, MORE_TESTS, MORE_SECONDS)
     left = found - {*first, *more}
     deep = _quick(sorted(left, key=covering.seconds.__getitem__), covering, DEEP_TESTS, DEEP_SECONDS) if is_deep else []
     return [stage for stage in (first, more, deep) if stage]
