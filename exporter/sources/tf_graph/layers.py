@@ -183,5 +183,6 @@ def _axis_of_one(norm: GraphNorm, rank: int) -> int:
     """The axis of a single channel. tf.layers, contrib and tf.keras reshape parameters, here to ones, where it is not the last; Keras 3
     also where it is, but not given as -1."""
     variance = norm.variance
-    shapes = [sizes for kind, sizes in variance.shaping if kind in ("reshape", "along")] if isinstance(variance, (Variable, Constant, Parts)) else []
+    shaping = variance.shaping if isinstance(variance, (Variable, Constant, Parts)) else ()
+    shapes = [sizes for kind, sizes in shaping if kind in ("reshape", "along")]
     return 1 if shapes and shapes[-1][-1:] != (-1,) and rank > 2 else -1
