@@ -8,6 +8,7 @@ a last one that says their order and all else that was found, or the error that 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import operator
 import struct
@@ -21,7 +22,7 @@ from exporter.batchnorm.bundle import Origin, ReadBack
 from exporter.batchnorm.dtypes import HELD_IN
 from exporter.batchnorm.kernels import Kernel
 from exporter.batchnorm.layer import BatchNorm
-from exporter.batchnorm.places import Call
+from exporter.batchnorm.places import Call, Neighbor
 from exporter.batchnorm.stored import PARAMETERS, Skipped, Statistic, Stored
 from exporter.errors import KINDS, ExporterError, FormatError, UnresolvedError, printable, rebuilt
 from exporter.sources.shared.found import Found, OwnClass, Remedy
@@ -36,11 +37,15 @@ FIELDS: dict[str, frozenset[type]] = {
     **dict.fromkeys(("path", "name", "class_name"), frozenset((str,))), "quantized": frozenset((str, NOTHING)),
     **dict.fromkeys(("epsilon", "momentum", "effective_epsilon"), frozenset((float, NOTHING))), "ndim": frozenset((int, NOTHING)),
     "shape": frozenset((tuple,)), "called_in_training": frozenset((bool,))}
+NEIGHBORS = frozenset(itertools.product((str,), (str,), (int, NOTHING), (bool, NOTHING), (str, NOTHING), (str, NOTHING), (bool,)))
 _values_of = operator.itemgetter(*FIELDS)
+_of_neighbor = operator.attrgetter(*(field.name for field in dataclasses.fields(Neighbor)))
+_sides = operator.attrgetter("inputs", "outputs")
 _ARRAYS = {name: np.dtype(kind) for name, kind in HELD_IN.items()}
 _HEADERS = {kind: (fields, operator.attrgetter(*fields)) for kind in (Stored, BatchNorm) for fields in [
     [field.name for field in dataclasses.fields(kind) if field.name not in (*PARAMETERS, "statistic")]]}
 NO_PARAMETERS = dict.fromkeys(PARAMETERS)
+TEXTS = frozenset(("assumed", "converted", "notes"))
 _KERNEL: dict[str, Any] = {**dict.fromkeys(("path", "class_name", "kind", "dtype"), str), "compute_dtype": str | None, "channels": tuple}
 
 
@@ -169,7 +174,8 @@ class Reader:
         layers: list[Any] = [self._layers[number] for number in numbers]
         if any(isinstance(layer, Stored) == ("vectors" in header) for layer in layers):
             raise TypeError("expected the layers of a model, or of a bundle")
-        origin, warnings = Origin(**header["origin"]), list(map(str, header["warnings"]))
+        origin = Origin(**{name: text and str(text) for name, text in header["origin"].items()})
+        warnings = list(map(str, header["warnings"]))
         skipped = [Skipped(str(path), str(reason)) for path, reason in header["skipped"]]
         if "vectors" not in header:
             found = Found(origin, ReadOptions())
@@ -228,10 +234,13 @@ def _kernel(header: dict[str, Any], arrays: _Arrays) -> Kernel:
 def _layer(fields: dict[str, Any], arrays: _Arrays) -> Stored | BatchNorm:
     present = fields.pop("present")
     fields["calls"] = tuple(map(Call.of, fields["calls"]))
-    for name in {"axis", "shape", "assumed", "converted", "notes"} & fields.keys():
+    for name in {"axis", "shape", *TEXTS} & fields.keys():
         fields[name] = None if fields[name] is None else tuple(fields[name])
     whole = {int}.issuperset(map(type, (*fields["shape"], *(fields["axis"] or ()))))
-    if not (whole and all(map(operator.contains, FIELDS.values(), map(type, _values_of(fields))))):
+    said = {str}.issuperset(map(type, (fields.get("doubt", ""), *(text for name in TEXTS & fields.keys() for text in fields[name]))))
+    near = itertools.chain.from_iterable(itertools.chain.from_iterable(map(_sides, fields["calls"])))
+    known = NEIGHBORS.issuperset(tuple(map(type, _of_neighbor(each))) for each in near)
+    if not (whole and said and known and all(map(operator.contains, FIELDS.values(), map(type, _values_of(fields))))):
         raise TypeError("a field has the wrong type")
     names = [name for name in PARAMETERS if name in present]
     fields |= NO_PARAMETERS

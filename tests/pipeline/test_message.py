@@ -179,7 +179,10 @@ def layer_of_a_bundle():
     changed(0, shape=[1 << 63]), changed(0, shape=[0, 1 << 63]), changed(0, shape=[-4]),
     changed(0, shape=[-1]),
     changed(0, statistic="odd"), changed(0, called_in_training="no"), changed(0, calls=[{}]), changed(0, new_field=1),
-    changed(0, quantized=3),
+    changed(0, quantized=3), changed(0, doubt=3), changed(0, notes=[3]), changed(0, assumed=[None]), changed(0, notes=None),
+    *(changed(0, calls=[{"inputs": [{"path": "a", "class_name": "Conv2D"} | wrong], "outputs": []}])
+      for wrong in ({"path": 3}, {"class_name": None}, {"axis": True}, {"use_bias": 1}, {"activation": 3}, {"padding": 3},
+                    {"shared": None})),
     changed(-1, order=[-1]), changed(-1, order=[True]), changed(-1, order=[4]), changed(-1, order="0"), changed(-1, origin={"file": "x"}),
     changed(-1, skipped=[["a"]]), changed(-1, remedies={"x": "odd"}), changed(-1, own_classes=[["a", "b"]]), changed(-1, drop=["warnings"]),
     changed(-1, data=b"more"), changed(4, kind=3), changed(4, channels=["3"]), changed(4, compute_dtype=3),
