@@ -216,6 +216,33 @@ def test_several_axes_in_training_are_those_of_their_averages(tmp_path, affine):
     assert (layer.axis, layer.shape, layer.ndim) == ((1, -1), (2, 3), 4)
 
 
+def quantized(divisor):
+    """A batch norm in training whose weights quantization-aware training scales by the root of the stored variance over another root."""
+    values = parameters()
+    nodes, (gamma, beta, _, stored_variance) = variables("bn")
+    of_batch, mean, variance = moments("bn")
+    updates = [*average("m", "bn/moving_mean", mean), *average("v", "bn/moving_variance", variance)]
+    scaled = formula(f"stored = rsqrt(v + e); scale = stored / rsqrt({divisor} + e); w * scale", "correction", v=stored_variance,
+                     of_batch=variance, bessel="bessel", e="bn/batchnorm/add/y", w="w")
+    more = [const("n", np.float32(0.9)), node("bessel", "Mul", variance, "n"), node("w", "VariableV2")]
+    return values, [X, *nodes, *of_batch, *updates, *more, *chain("bn", "x", gamma, beta, mean, variance), *scaled]
+
+
+@pytest.mark.parametrize("divisor", ["of_batch", "bessel"])
+def test_the_correction_of_quantization_aware_training_is_no_layer(tmp_path, divisor):
+    """contrib.quantize of TensorFlow 1 folds the statistics of the batch into the weights, and scales these back to the stored ones."""
+    values, nodes = quantized(divisor)
+    bundle = exporter.read(save(tmp_path, {**tensors("bn", values), "w": np.ones(3, "f4")}, *nodes))
+    assert bundle.paths() == ["bn"]
+    check(bundle["bn"], values)
+
+
+def test_a_stored_root_over_another_than_that_of_the_batch_may_be_a_layer(tmp_path):
+    values, nodes = quantized("w")
+    with pytest.raises(UnresolvedError, match="not a known form of batch norm"):
+        exporter.read(save(tmp_path, {**tensors("bn", values), "w": np.ones(3, "f4")}, *nodes))
+
+
 def test_copies_for_other_devices_are_the_variable_that_is_stored(tmp_path):
     """MirroredStrategy: bn/gamma/replica_1 is in the graph and in no checkpoint; zeros stand in for the statistics of an empty batch."""
     values = parameters()

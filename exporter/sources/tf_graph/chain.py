@@ -116,6 +116,17 @@ def _sum_under(tracer: Tracer, frame: Frame, root: Node) -> tuple[Traced | None,
     return tracer.trace(statistic), numbers[1] if numbers[0] is None else numbers[0]
 
 
+def corrects_batch(tracer: Tracer, frame: Frame, root: Node) -> bool:
+    """Whether the root of a stored variance is divided by that of a batch: quantization-aware training of TensorFlow 1 folds the statistics
+    of the batch into the weights, and scales these by that quotient (contrib/quantize/python/fold_batch_norms.py)."""
+    for user in frame.body.users.get(root.name, ()):
+        other = inner(operand(frame, user, 1)).node if user.op in DIVISIONS and user.inputs[0].node == root.name else None
+        if other is not None and other.op == root.op:
+            variance, _ = _sum_under(tracer, frame, other)
+            return variance is not None and tracer.is_statistic(variance)
+    return False
+
+
 def splits_batch(tracer: Tracer, chain: Chain) -> bool:
     """Whether the layer itself reshapes its input to smaller batches, (size, -1, ...) or in inference (-1, 1, ...): virtual_batch_size."""
     x = inner(chain.x)

@@ -12,7 +12,7 @@ import numpy as np
 from exporter.errors import names
 from exporter.formats.graph_def import Body, Graph, Node
 from exporter.sources.tf_graph.averages import Averages, without_correction
-from exporter.sources.tf_graph.chain import ADDITIONS, ROOTS, Chain, chains, inner, splits_batch
+from exporter.sources.tf_graph.chain import ADDITIONS, ROOTS, Chain, chains, corrects_batch, inner, splits_batch
 from exporter.sources.tf_graph.graph_norm import ASSIGNED, OF_THE_BATCH, OTHER_DIVISOR, UNKNOWN_FORM, GraphNorm
 from exporter.sources.tf_graph.lookalikes import DIVIDES, lookalikes
 from exporter.sources.tf_graph.ops import CHOICES, FUSED, PASSES, VARIABLES, called_by, functions_called
@@ -235,7 +235,8 @@ class Finder:
         for root, kind, chain, variance in chains(self.tracer, frame):
             if chain is not None:
                 norm = self._chained(chain)
-            elif kind == "Rsqrt" and isinstance(variance, (Variable, Constant, Parts)) and not _is_number(frame, variance):
+            elif kind == "Rsqrt" and isinstance(variance, (Variable, Constant, Parts)) and not (
+                    _is_number(frame, variance) or corrects_batch(self.tracer, frame, root)):
                 norm = GraphNorm(root, Value(frame, root.inputs[0]), "", None, None, variance, variance, None, None, None,
                                  UNKNOWN_FORM, certain=False)
             else:
