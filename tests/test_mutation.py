@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import textwrap
+import types
 
 import pytest
 
@@ -111,6 +112,12 @@ def test_a_row_of_each_table_is_tried_before_all_rows_of_one():
     first, more = stages(mutants("exporter/z.py", "def f(a):\n    return not a\n")[0], known, is_deep=False)
     assert {test.split("[")[0] for test in (*first, *more[:20])} == {test.split("[")[0] for test in tables}
     assert len(more) == MORE_TESTS
+
+
+def test_a_test_is_known_by_its_name_in_whatever_group_it_is():
+    for group, nodeid, name in (("package", "a::b@package", "a::b"), ("package", "a::b", "a::b"), (None, "a::b[@c]", "a::b[@c]")):
+        mark = types.SimpleNamespace(args=(group,)) if group else None
+        assert covering.name_of(types.SimpleNamespace(nodeid=nodeid, get_closest_marker=lambda kind, mark=mark: mark)) == name
 
 
 def test_lines_that_moved_keep_their_tests(tmp_path, monkeypatch):

@@ -131,6 +131,12 @@ def _joined(notes: list[dict]) -> dict:
                                                           for path, lines in found.items()}}
 
 
+def name_of(item: pytest.Item) -> str:
+    """The name of a test, without the group that xdist adds to it in its workers."""
+    group = item.get_closest_marker("xdist_group")
+    return item.nodeid.removesuffix(f"@{group.args[0]}") if group else item.nodeid
+
+
 class Noting:
     """Notes the lines of each test of this process, and of its forks when they end. A test that failed is not noted."""
 
@@ -173,7 +179,7 @@ class Noting:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item, nextitem):
         self._lines()
-        self._test, self._is_good = item.nodeid.removesuffix("@live"), True
+        self._test, self._is_good = name_of(item), True
         began = _processor_seconds()
         result = yield
         if self._is_good:
