@@ -11,7 +11,8 @@ import pytest
 import exporter
 from exporter.commands.export import export
 from exporter.errors import FormatError, UnresolvedError
-from exporter.keras.lookalikes import reason_against
+from exporter.keras.lookalikes import SIGNS, reason_against
+from exporter.keras.node import Node, has_signs, is_batch_norm
 from tests.make import v3_files
 from tests.make.configs import layer, norm, sequential
 from tests.make.h5_files import named, parameters, write
@@ -36,6 +37,12 @@ def test_a_class_with_other_names_for_its_statistics_is_skipped_alone(tmp_path):
     assert said["own"].endswith("its class is BatchRenormalization")
     with pytest.raises(FormatError, match="not among its weights"):
         exporter.read(h5(tmp_path, norm("own"), weights))
+
+
+def test_a_class_of_any_name_has_the_config_of_a_batch_norm_if_it_has_its_signs():
+    for config, expected in ((SIGNS, True), ({*SIGNS, "name"}, True), *((SIGNS - {sign}, False) for sign in SIGNS)):
+        node = Node(name="own", class_name="Own", config=dict.fromkeys(config))
+        assert is_batch_norm(node) == has_signs(node) == expected
 
 
 @pytest.mark.parametrize("registered", [{"registered_name": "BatchNormalization"}, {}], ids=["Keras 2.13", "Keras 2.12"])
