@@ -20,7 +20,8 @@ _Layer = TypeVar("_Layer", bound="Parameters")
 _Any = TypeVar("_Any")
 
 BATCH_NORMS = ("BatchNormalization", "BatchNormalizationV1", "BatchNormalizationV2", "SyncBatchNormalization")  # Keras's own classes
-PARAMETERS = ("gamma", "beta", "moving_mean", "moving_variance")
+AFFINE, STATISTICS = ("gamma", "beta"), ("moving_mean", "moving_variance")
+PARAMETERS = AFFINE + STATISTICS
 
 
 class Statistic(enum.Enum):

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from exporter.batchnorm.layer import PARAMETERS
+from exporter.batchnorm.stored import AFFINE, PARAMETERS, STATISTICS
 from exporter.diagnosis.origins import INITIAL, Index, Origin, Sight, order_of, origins, sight, steady
 from exporter.diagnosis.ports.port import Ported
 
-SWAPS = {("gamma", "beta"): "BN133", ("moving_mean", "moving_variance"): "BN124"}
-STATISTICS = ("moving_mean", "moving_variance")
+SWAPS = {AFFINE: "BN133", STATISTICS: "BN124"}
 FOLDED = "BN154"
 
 

@@ -370,6 +370,12 @@ def _shown(value: Any) -> str:
     return printable(json.dumps(value), 60)
 
 
+def writer_in(said: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """The version of Keras and the backend that a JSON object contains beside a config."""
+    version, backend = (text if isinstance(text := said.get(key), str) else None for key in ("keras_version", "backend"))
+    return version, backend
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Architecture:
     """A config that is stored separately from the weights: the tree, and the version and backend if its file contains them.

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exporter.batchnorm.bundle import Origin
+from exporter.batchnorm.stored import STATISTICS
 from exporter.errors import FormatError, UnsupportedError, names, printable
 from exporter.files.input_file import InputFile
 from exporter.formats import npy
@@ -68,10 +69,10 @@ def read(place: Place, options: ReadOptions) -> Found:
     with place.open() as file:
         arrays = _Arrays(file)
         scopes = _scopes(arrays.names)
-        whole = {scope: roles for scope, roles in scopes.items() if {"moving_mean", "moving_variance"} <= roles.keys()}
+        whole = {scope: roles for scope, roles in scopes.items() if roles.keys() >= set(STATISTICS)}
         found = Found(Origin(file=place.name, kind=NAME), options)
         for scope, roles in scopes.items():
-            lacking = {"moving_mean", "moving_variance"} - roles.keys()
+            lacking = set(STATISTICS) - roles.keys()
             if len(lacking) == 1:
                 found.skip(scope, f"the archive contains no {lacking.pop()} of it")
         if not scopes or not (whole or found.skipped):

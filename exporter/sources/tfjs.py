@@ -15,7 +15,7 @@ from exporter.errors import FormatError, UnsupportedError
 from exporter.files.place import MAX_HEAD, MiB, Place
 from exporter.formats.strict_json import parse_json
 from exporter.keras import dialects
-from exporter.keras.config import model_tree, walk
+from exporter.keras.config import model_tree, walk, writer_in
 from exporter.sources.keras_v3.groups import VARIABLES, Group
 from exporter.sources.keras_v3.weights import read_weights
 from exporter.sources.layers_model.manifest import Paths, Weights
@@ -54,7 +54,7 @@ def read(place: Place, options: ReadOptions) -> Found:
         return _without_config(Weights(value.get("weightsManifest"), place), place, options)
     config = topology.get("model_config", topology)
     tree = model_tree(parse_json(config, "modelTopology") if isinstance(config, str) else config, "modelTopology")
-    version, backend = (text if isinstance(text := topology.get(key), str) else None for key in ("keras_version", "backend"))
+    version, backend = writer_in(topology)
     weights = Weights(value.get("weightsManifest"), place)
     found = Found(Origin(file=place.name, kind=NAME, keras_version=version, backend=backend), options)
     if weights.are_by_path():

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from exporter.batchnorm.stored import STATISTICS
 from exporter.diagnosis.ports.port import Port
-from exporter.diagnosis.ports.state import STATISTICS, gather, parted, port_of
+from exporter.diagnosis.ports.state import gather, parted, port_of
 from exporter.errors import FormatError, UnsupportedError, printable
 from exporter.formats.bfloat16 import widen
 from exporter.formats.shapes import shaped

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from exporter.batchnorm.layer import PARAMETERS
+from exporter.batchnorm.stored import PARAMETERS, STATISTICS
 from exporter.diagnosis.ports.port import Port, Ported, coarsest
 from exporter.errors import FormatError, printable
 
@@ -69,7 +69,7 @@ def _without_comments(text: str) -> tuple[str, dict[str, str]]:
 def _layer(stem: str, path: str, arrays: dict[str, tuple[str, list[float]]], epsilon: float | None, where: str) -> Ported:
     at = f"{where}: {printable(path, 80)}"
     sizes = {len(values) for _, values in arrays.values()}
-    if len(sizes) != 1 or not {"moving_mean", "moving_variance"} <= set(arrays):
+    if len(sizes) != 1 or not arrays.keys() >= set(STATISTICS):
         raise FormatError(f"expected moving_mean and moving_variance and arrays of one length, got {', '.join(sorted(arrays))}", where=at)
     held = {name: np.array(values, np.float32 if kind == "float" else np.float64) for name, (kind, values) in arrays.items()}
     return Ported(path=path, arrays={name: held[name] for name in PARAMETERS if name in held}, epsilon=epsilon,

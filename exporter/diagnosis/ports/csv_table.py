@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from exporter.batchnorm.layer import PARAMETERS
+from exporter.batchnorm.stored import PARAMETERS, STATISTICS
 from exporter.diagnosis.ports.port import Port, Ported
 from exporter.diagnosis.ports.state import ROLE_OF
 from exporter.errors import FormatError, printable
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from exporter.files.place import Place
 
 MAX_BYTES = 256 << 20  # bytes
-NEEDED = ("moving_mean", "moving_variance")
 FORMULA = re.compile(r"\s*[=+\-@＝＋－＠]|[\t\r\n]")  # a path that begins like this has an apostrophe in front, for spreadsheets
 
 
@@ -28,7 +27,7 @@ def claims(place: Place) -> bool:
     if not line.isprintable() and "\t" not in line:
         return False
     columns = _columns([name.strip('"') for name in line.split(_delimiter(line))])
-    return all(name in columns for name in NEEDED)
+    return all(name in columns for name in STATISTICS)
 
 
 def read(place: Place) -> Port:
@@ -78,7 +77,7 @@ def _layer(path: str, rows: list[list[str]], columns: dict[str, int], where: str
         cells = [row[columns[name]].strip() for row in rows] if name in columns else []
         if any(cells):
             arrays[name] = np.array([_number(cell, name, at) for cell in cells])
-    if not all(name in arrays for name in NEEDED):
+    if not all(name in arrays for name in STATISTICS):
         raise FormatError("expected numbers for moving_mean and moving_variance, got empty cells", where=at)
     epsilons = {_number(row[columns["epsilon"]], "epsilon", at) for row in rows} if "epsilon" in columns else set()
     if len(epsilons) > 1:

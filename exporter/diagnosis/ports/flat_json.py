@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exporter.batchnorm.layer import PARAMETERS
+from exporter.batchnorm.stored import PARAMETERS, STATISTICS
 from exporter.diagnosis.ports.port import Port, Ported
-from exporter.diagnosis.ports.state import ROLE_OF, STATISTICS, parted, port_of
+from exporter.diagnosis.ports.state import ROLE_OF, parted, port_of
 from exporter.errors import FormatError, UnsupportedError, printable
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from exporter.batchnorm.stored import STATISTICS
 from exporter.diagnosis.ports.port import FLAX, PLAIN, TORCH, Framework, Port, Ported, coarsest, flat
 from exporter.errors import FormatError, UnsupportedError, names, printable
 
@@ -27,7 +28,6 @@ ROLES = {
 }
 ROLE_OF = {name: role for role, spellings in ROLES.items() for name in spellings}
 EPSILON = "epsilon"
-STATISTICS = ("moving_mean", "moving_variance")
 COLLECTIONS = ("params", "batch_stats", "param", "batchstat")  # flax stores parameters and statistics in two trees of the same shape
 INNER = ("value", "raw_value")  # nnx stores an array inside a variable
 _UNDERSCORED = re.compile(r"^(.+)_(gamma|beta|moving_mean|moving_var|running_mean|running_var)$")

@@ -9,7 +9,7 @@ from typing import Any
 
 from exporter.errors import UnsupportedError, located, printable
 from exporter.files.place import Place
-from exporter.keras.config import HOW_TO_GIVE_ONE, Architecture, Node, is_batch_norm, model_tree, parse_config, walk
+from exporter.keras.config import HOW_TO_GIVE_ONE, Architecture, Node, is_batch_norm, model_tree, parse_config, walk, writer_in
 from exporter.keras.dialects import KERAS_HUB, KERAS_HUB_EPSILON
 from exporter.keras.lookalikes import is_called_batch_norm
 from exporter.keras.node import at_and_below
@@ -67,7 +67,7 @@ def _architecture(place: Place) -> Architecture:
         said = value = topology if isinstance(topology, dict) else value
         if "class_name" not in value and isinstance(value.get("model_config"), dict):
             value = value["model_config"]
-    version, backend = (text if isinstance(text := said.get(key), str) else None for key in ("keras_version", "backend"))
+    version, backend = writer_in(said)
     whole = _with_class(value)
     return Architecture(tree=model_tree(whole, ""), keras_version=version, backend=backend, has_version=whole is value)
 
@@ -76,7 +76,7 @@ def _saved_model(folder: Place) -> Architecture:
     from exporter.sources.tf_objects.saved import read_model_config
 
     said = read_model_config(folder)
-    version, backend = (value if isinstance(value := said.get(key), str) else None for key in ("keras_version", "backend"))
+    version, backend = writer_in(said)
     return Architecture(tree=model_tree({key: said[key] for key in ("class_name", "config")}, SAVED_MODEL), keras_version=version,
                         backend=backend)
 

@@ -53,7 +53,7 @@ def assemble(path: str, node: Node | None, fields: NormFields | None, arrays: Ar
         if node is not None and axis is not None:
             _check_channels(axis, shape, node.input_shape, path)
     elif len(shape) > 1:
-        axis, shape = along_by_shape(shape)
+        axis, shape = _along_by_shape(shape)
     found = {parameter: values if values.shape == shape else values.reshape(shape) for parameter, (values, _) in arrays.items()}
     mean, variance = found.get("moving_mean"), found.get("moving_variance")
     if mean is None or variance is None:
@@ -141,7 +141,7 @@ def _along(shape: tuple[int, ...], fields: NormFields, path: str) -> tuple[tuple
     return dialects.real_axis(tuple(along), fields.virtual_batch_size), tuple(shape[number] for number in along)
 
 
-def along_by_shape(shape: tuple[int, ...]) -> tuple[tuple[int, ...] | None, tuple[int, ...]]:
+def _along_by_shape(shape: tuple[int, ...]) -> tuple[tuple[int, ...] | None, tuple[int, ...]]:
     """(axis, shape) without a config: parameters with the input's rank run along the axes where their size is not 1.
 
     Counted from the end, because a virtual batch size adds an axis in front. An axis of size 1 is omitted: nothing runs along it.

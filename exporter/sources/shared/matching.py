@@ -6,7 +6,7 @@ import collections
 from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from exporter.batchnorm.layer import PARAMETERS
+from exporter.batchnorm.stored import PARAMETERS, STATISTICS
 from exporter.errors import FormatError, names
 from exporter.keras import dialects
 from exporter.keras.config import Node, norm_fields
@@ -114,7 +114,7 @@ def _owners(weights: Named) -> dict[str, list[str]]:
         owner, _, role = name.rpartition("/")
         if role in PARAMETERS:
             owners.setdefault(owner, []).append(role)
-    return {owner: roles for owner, roles in owners.items() if {"moving_mean", "moving_variance"} <= set(roles)}
+    return {owner: roles for owner, roles in owners.items() if set(roles) >= set(STATISTICS)}
 
 
 def _others(weights: Named) -> dict[str, list[str]]:

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from exporter.batchnorm.stored import PARAMETERS
+from exporter.batchnorm.stored import AFFINE, PARAMETERS, STATISTICS
 from exporter.errors import FormatError, names
-
-PAIRS = (("gamma", "beta"), ("moving_mean", "moving_variance"))
 
 
 def check_order(weights: Sequence[str], *, is_any_frozen: bool) -> None:
@@ -22,7 +20,7 @@ def check_order(weights: Sequence[str], *, is_any_frozen: bool) -> None:
         owner, _, role = name.rpartition("/")
         if role in PARAMETERS:
             places.setdefault(owner, {})[role] = place
-    norms = {owner: roles for owner, roles in places.items() if {"moving_mean", "moving_variance"} <= set(roles)}
+    norms = {owner: roles for owner, roles in places.items() if roles.keys() >= set(STATISTICS)}
     odd = [owner for owner, roles in norms.items() if not _is_regular(roles)]
     if not odd and not is_any_frozen:
         odd = _out_of_order(norms)
@@ -35,7 +33,7 @@ def check_order(weights: Sequence[str], *, is_any_frozen: bool) -> None:
 def _is_regular(roles: Mapping[str, int]) -> bool:
     """Whether the parameters of a layer are in Keras's order, each pair side by side."""
     order = [roles[role] for role in PARAMETERS if role in roles]
-    pairs = [(roles[first], roles[second]) for first, second in PAIRS if first in roles and second in roles]
+    pairs = [(roles[first], roles[second]) for first, second in (AFFINE, STATISTICS) if first in roles and second in roles]
     return order == sorted(order) and all(second == first + 1 for first, second in pairs)
 
 
@@ -48,4 +46,4 @@ def _out_of_order(norms: Mapping[str, Mapping[str, int]]) -> list[str]:
 
 
 def _trainable(roles: Mapping[str, int]) -> Iterable[int]:
-    return (roles[role] for role in PAIRS[0] if role in roles)
+    return (roles[role] for role in AFFINE if role in roles)

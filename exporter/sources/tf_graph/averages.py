@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Hashable, Iterator, Sequence
 
+from exporter.batchnorm.stored import STATISTICS
 from exporter.formats.graph_def import Node
 from exporter.sources.tf_graph.chain import ADDITIONS, DIVISIONS, inner
 from exporter.sources.tf_graph.ops import VARIABLES, WRITES
@@ -34,7 +35,6 @@ from exporter.sources.tf_graph.values import (
 
 SUBTRACTIONS = frozenset({"AssignSub", "AssignSubVariableOp"})
 ASSIGNMENTS = frozenset({"Assign", "AssignVariableOp"})
-STATISTICS = ("moving_mean", "moving_variance")
 RENORM = "renorm_"  # prefix of the names of renormalization's own averages
 
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from exporter.batchnorm.stored import AFFINE, STATISTICS
 from exporter.errors import UnsupportedError, names
 from exporter.formats.graph_def import Graph
 from exporter.keras.names import unnumbered
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from exporter.sources.shared.found import Found
 
 FOLDABLE = frozenset({"Conv2D", "DepthwiseConv2dNative", "Conv3D", "Conv2DBackpropInput", "MatMul"})
-STATISTICS = frozenset({"moving_mean", "moving_variance"})  # names that nothing else has
-AFFINE = frozenset({"gamma", "beta"})
 SCALES = frozenset({"Mul", "Add", "AddV2", "Sub", "BiasAdd"})
 
 _AVERAGE = re.compile(r"(.+)/moments/[^/]+/ExponentialMovingAverage")

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -25,8 +25,7 @@ MAX_VALUES = 1 << 20
 FOLDED_OP = re.compile(r"(.*/)?batchnorm(_\d+)?/(add|sub|mul|Neg|Rsqrt)(_\d+)?")
 
 
-@dataclasses.dataclass(frozen=True, slots=True, eq=False)
-class Values:
+class Values(NamedTuple):
     """A parameter's values (bfloat16: in float32) and the type that they are stored in."""
 
     values: NDArray[Any]

@@ -21,13 +21,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-
-from exporter.batchnorm.stored import PARAMETERS, Skipped, Stored
+from exporter.batchnorm.stored import AFFINE, PARAMETERS, STATISTICS, Skipped, Stored
 from exporter.errors import UnsupportedError, UsageError
 from exporter.errors import names as listed
 from exporter.formats.graph_def import MetaGraph, Node, open_file
-from exporter.sources.shared.assemble import along_by_shape
+from exporter.keras.dialects import Era
+from exporter.sources.shared.assemble import assemble
 from exporter.sources.shared.found import Found
 from exporter.sources.tf_graph.graph_norm import OF_THE_BATCH, GraphNorm
 from exporter.sources.tf_graph.layers import Values, layers
@@ -85,7 +84,7 @@ def read_graph(checkpoint: Checkpoint, graph: MetaGraph, found: Found, options: 
     averaged = {norm.path for norm in norms if norm.moving}
     names = _Names(checkpoint, saved_names(graph), options.ema)
     for outcome in layers(list(map(_of_inference, norms)), names.read, graph.tensorflow_version):
-        if isinstance(outcome, Stored) and outcome.path in averaged and options.ema != "yes" and _is_untouched(outcome):
+        if isinstance(outcome, Stored) and outcome.path in averaged and options.ema != "yes" and outcome.is_untouched:
             found.skip(outcome.path, f"{OF_THE_BATCH}, and its moving averages were never updated")
         else:
             found.take(outcome)
@@ -149,11 +148,6 @@ def _of_inference(norm: GraphNorm) -> GraphNorm:
     return dataclasses.replace(norm, mean=norm.moving[0], variance=norm.moving[1], reason="") if norm.moving else norm
 
 
-def _is_untouched(layer: Stored) -> bool:
-    """Whether the statistics have their initial values."""
-    return not layer.moving_mean.any() and bool((layer.moving_variance == 1).all())
-
-
 class _Names:
     """Values of variables by name, with averages in place of variables or the other way round."""
 
@@ -190,7 +184,7 @@ def _unused(checkpoint: Checkpoint, names: _Names, norms: list[GraphNorm]) -> li
         known.update(role.name.rpartition("/")[0] for role in (norm.mean, norm.variance, *(norm.moving or ()))
                      if isinstance(role, (Variable, Constant)))
     return [scope for scope, last in _scopes(checkpoint).items()
-            if {"moving_mean", "moving_variance"} <= last and scope not in known and f"{scope}/moving_mean" not in names.used]
+            if last >= set(STATISTICS) and scope not in known and f"{scope}/moving_mean" not in names.used]
 
 
 def _scopes(checkpoint: Checkpoint) -> dict[str, set[str]]:
@@ -215,7 +209,7 @@ def _by_name(checkpoint: Checkpoint, found: Found, options: ReadOptions, graphs:
     scopes = _scopes(checkpoint)
     named: list[_Named] = []
     for scope, last in scopes.items():
-        statistics = last & {"moving_mean", "moving_variance"}
+        statistics = last.intersection(STATISTICS)
         if len(statistics) == 1:
             found.skip(scope, f"it has only a {statistics.pop()}")
         elif statistics:
@@ -231,7 +225,7 @@ def _by_name(checkpoint: Checkpoint, found: Found, options: ReadOptions, graphs:
                                hint=f"give this checkpoint's graph with --architecture; the folder contains {beside}" if graphs else
                                "put the .meta file that tf.train.Saver wrote with this checkpoint into the same folder")
     known = {norm.path for norm in named} | {path for path, _ in found.skipped}
-    alone = [scope for scope, last in scopes.items() if last & {"gamma", "beta"} and scope not in known]
+    alone = [scope for scope, last in scopes.items() if last.intersection(AFFINE) and scope not in known]
     if alone:
         found.warn(f"{listed(alone)}: expected moving_mean and moving_variance beside gamma or beta, got neither: a layer normalization, "
                    "or a batch norm whose statistics have other names, which the .meta file would tell")
@@ -242,12 +236,7 @@ def _by_name(checkpoint: Checkpoint, found: Found, options: ReadOptions, graphs:
         if len(shapes) > 1 or len(dtypes) > 1:
             found.skip(norm.path, f"its variables differ in shape or type: {', '.join(map(str, sorted(shapes)))}")
             continue
-        shape = shapes.pop()
-        axis, shape = along_by_shape(shape) if len(shape) > 1 else (None, shape)
-        arrays = {role: np.ascontiguousarray(one.values).reshape(shape) for role, one in values.items()}
-        found.add(Stored(path=norm.path, name=norm.path, class_name="BatchNormalization", axis=axis, shape=shape, ndim=None,
-                            dtype=dtypes.pop(), epsilon=None, momentum=None, gamma=arrays.get("gamma"), beta=arrays.get("beta"),
-                            moving_mean=arrays["moving_mean"], moving_variance=arrays["moving_variance"]))
+        found.add(assemble(norm.path, None, None, values, Era(), None, name=norm.path))
     names.warn_of_averages(found)
 
 
@@ -260,12 +249,12 @@ def _hand_made(scopes: Mapping[str, set[str]]) -> Iterator[_Named | Skipped]:
                 continue
             parts = inner.split("/")
             owners = ["/".join(parts[first:]) for first in range(len(parts))]
-            owners = [owner for owner in owners if scopes.get(owner, set()) & {"gamma", "beta"}]
+            owners = [owner for owner in owners if scopes.get(owner, set()).intersection(AFFINE)]
             if len(owners) != 1:
                 whose = f"could belong to any of {len(owners)} scopes" if owners else "are in none of the scopes of its name"
                 yield Skipped(inner, f"its gamma and beta {whose}; the .meta file would decide it")
                 continue
-            variables = {role: _join(owners[0], role) for role in PARAMETERS[:2] if role in scopes[owners[0]]}
+            variables = {role: _join(owners[0], role) for role in AFFINE if role in scopes[owners[0]]}
             statistics = {"moving_mean": inner + mean + AVERAGE, "moving_variance": inner + variance + AVERAGE}
             yield _Named(owners[0], variables | statistics)
 

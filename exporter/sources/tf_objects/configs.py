@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from exporter.batchnorm.stored import STATISTICS
 from exporter.errors import FormatError, UsageError, names
 from exporter.formats.object_graph import CONFIG, CheckpointGraph
 from exporter.keras.config import Node, is_batch_norm, join, parse_config, walk
@@ -125,7 +126,7 @@ def _fit(graph: CheckpointGraph, root: int, tree: Node) -> dict[int, list[tuple[
         node, path, config = stack.pop()
         found.setdefault(node, []).append((path, config))
         if is_batch_norm(config):
-            if not {"moving_mean", "moving_variance"} <= graph.children(node).keys():
+            if not graph.children(node).keys() >= set(STATISTICS):
                 raise FormatError(f"{path} is a batch norm in it, but not in the checkpoint", hint=OTHER_MODEL)
             continue
         held = _paired(graph, node, path, config) if config.is_model else _held(graph, node, config)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from exporter.batchnorm.dtypes import HELD_IN, round_to
-from exporter.batchnorm.stored import PARAMETERS, Skipped, Statistic, Stored
+from exporter.batchnorm.stored import PARAMETERS, STATISTICS, Skipped, Statistic, Stored
 from exporter.errors import FormatError
 from exporter.formats.object_graph import ADMINISTRATIVE, OBJECT_GRAPH, CheckpointGraph, ObjectGraph, Way
 from exporter.formats.protobuf import Message
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 Names = tuple[str, ...]
 
-STATISTICS = ("moving_mean", "moving_variance")
 SONNET = {"gamma": "scale", "beta": "offset"}
 UNNAMED = "batch_normalization"  # Keras's default name of a layer
 

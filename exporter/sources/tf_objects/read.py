@@ -96,10 +96,7 @@ def read_objects(checkpoint: TensorBundle, architecture: Place | None, found: Fo
         path, node = configs.get(norm.node) or stored_configs.of(norm) or (paths.path(norm.node), None)
         return Said(path, node, norm_fields(node) if node else None, ranks.get(node) if node else None)
 
-    def is_stored(node: int) -> bool:
-        return graph.stored(node) is not None
-
-    there = object_norms(graph, is_stored)
+    there = object_norms(graph, graph.is_variable)
     left_out = [norm for norm in there if not removed.isdisjoint(norm.way[0])]
     if left_out:
         found.warn(about_removed(paths.path(norm.node) for norm in left_out))

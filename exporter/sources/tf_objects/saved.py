@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from exporter.batchnorm.stored import STATISTICS
 from exporter.errors import FormatError, UnsupportedError, UsageError, names, printable
 from exporter.formats.object_graph import CheckpointGraph, SavedGraph, Way, read_metadata
 from exporter.formats.strict_json import parse_json
@@ -16,7 +17,7 @@ from exporter.keras.config import Node, NormFields, is_batch_norm, join, model_t
 from exporter.keras.lookalikes import INNER_NORM, about_wrapper, inner_norm
 from exporter.sources.tf_objects import METADATA, MODEL
 from exporter.sources.tf_objects.configs import Laid, given_configs
-from exporter.sources.tf_objects.norms import STATISTICS, ObjectNorm, object_norms, parameters
+from exporter.sources.tf_objects.norms import ObjectNorm, object_norms, parameters
 from exporter.sources.tf_objects.parts import graphs_of, of_inference
 
 if TYPE_CHECKING:
