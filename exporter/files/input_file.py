@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 AHEAD, MAX_WINDOWS = 608, 2  # bytes of a local file that are read with a piece, from behind it; pieces that are kept with them
 MORE_AHEAD, MAX_AHEAD, LONG_RUN = 512, 16384, 4  # bytes more with each piece after so many in a row, each close behind another
+NEAR = 4096  # bytes from one piece to the next that is close behind it
 
 
 class InputFile(Protocol):
@@ -85,15 +86,23 @@ class Windows:
         """ahead: bytes that are read with a piece; in a long run of pieces without gaps, these become more."""
         self._file, self._ahead = file, ahead
         self._run = 0
-        self._windows: tuple[tuple[int, int, bytes], ...] = ()
+        self._start, self._window = 0, b""  # the piece of the latest reading, with what follows it
+        self._others: tuple[tuple[int, bytes], ...] = ()
 
     def read_at(self, at: int, size: int) -> bytes:
         """As in InputFile."""
-        for start, end, window in self._windows:
-            if start <= at and at + size <= end:
+        begin = at - self._start
+        if 0 <= begin <= len(self._window) - size:
+            return self._window[begin: begin + size]
+        for start, window in self._others:
+            if start <= at and at + size <= start + len(window):
                 return window[at - start: at - start + size]
-        self._run = self._run + 1 if any(start <= at <= end + AHEAD for start, end, _ in self._windows) else 0
+        return self._read(at, size)
+
+    def _read(self, at: int, size: int) -> bytes:
+        windows = ((self._start, self._window), *self._others)
+        self._run = self._run + 1 if any(start <= at <= start + len(window) + NEAR for start, window in windows) else 0
         more = min(MORE_AHEAD * max(0, self._run - LONG_RUN), MAX_AHEAD)
-        data = self._file.read_at(at, size + self._ahead + more)
-        self._windows = ((at, at + len(data), data), *self._windows[:MAX_WINDOWS - 1])
-        return data[:size]
+        self._start, self._window = at, self._file.read_at(at, size + self._ahead + more)
+        self._others = windows[:MAX_WINDOWS - 1]
+        return self._window[:size]
