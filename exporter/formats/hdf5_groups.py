@@ -9,14 +9,17 @@ Specification: HDF5 File Format 3.0, sections III.A.1 (B-trees), III.B and III.C
 
 from __future__ import annotations
 
+import functools
+import itertools
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from exporter.errors import FormatError, printable
 from exporter.formats.hdf5_layout import (
     ADDRESSES,
     ADDRESSES_AT,
+    BRANCH,
     CACHED_GROUP,
     CACHED_LINK,
     CONTINUATION,
@@ -52,7 +55,9 @@ MAX_BLOCKS, MAX_BLOCK = 64, 1 << 20  # of one object header; bytes of each
 MAX_DEPTH = 255  # levels of a B-tree
 AGAIN = "the file is damaged; copy or download it again"
 
-CACHES = (0, CACHED_GROUP, CACHED_LINK)
+CACHES = {0, CACHED_GROUP, CACHED_LINK}
+ONLY_LEAF = b"TREE\0\0\1\0" + b"\xff" * 16  # the only node of a B-tree, up to its branch to the only leaf
+FEW_NAMES = 256  # bytes: groups of alike layers have the same names
 LAST_FREE, UNDEFINED = 1, (1 << 64) - 1
 
 Read = Callable[[int, int], bytes]  # address, size: bytes of the file, fewer at its end
@@ -167,6 +172,14 @@ class Groups:
         if signature != b"HEAP" or version or size > MAX_HEAP:
             raise FormatError("the names of this group's members are not at the recorded address", hint=AGAIN)
         names = self.read(place, size)
+        if root.startswith(ONLY_LEAF) and size <= FEW_NAMES:  # nearly always
+            low, leaf, high = BRANCH.fields(root, len(ONLY_LEAF))
+            entries = [*self._leaf(leaf)]
+            if entries:
+                offsets, _, caches, *_ = zip(*entries)
+                found = _few_names(names, free, (low, *offsets, high))
+                if found and CACHES.issuperset(caches):
+                    return dict(zip(found, entries))
         if not _has_free_list(names, free):
             raise FormatError("the free list among the names of this group's members is damaged", hint=AGAIN)
         members: Members = {}
@@ -221,6 +234,14 @@ def _complete(read: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         return read(*args, **kwargs)
     except (struct.error, IndexError, ValueError):
         raise FormatError("the symbol table of this group cannot be read", hint=AGAIN) from None
+
+
+@functools.lru_cache(64)
+def _few_names(names: bytes, free: int, offsets: tuple[int, ...]) -> Sequence[bytes]:
+    """The names in a leaf, given the offsets of its lower key, its entries and its upper key; () if they are not as they should be."""
+    first, *found, last = (_name(names, offset) for offset in offsets)
+    is_ordered = all(before < name for before, name in itertools.pairwise([first, *found])) and found[-1] <= last
+    return found if is_ordered and _has_free_list(names, free) else ()
 
 
 def _has_free_list(names: bytes, place: int) -> bool:

@@ -46,6 +46,14 @@ class TreeNode(NamedTuple):
     right: int
 
 
+class Branch(NamedTuple):
+    """A child of a B-tree's node between the keys on both sides (III.A.1)."""
+
+    low: int
+    child: int
+    high: int
+
+
 class TableNode(NamedTuple):
     """A symbol table node (III.B); its entries follow."""
 
@@ -158,6 +166,7 @@ class HeapReference(NamedTuple):
 RANKS = Layout(Ranks, "<HHI")
 ADDRESSES = Layout(Addresses, "<QQQQ")
 TREE_NODE = Layout(TreeNode, "<4sBBHQQ")
+BRANCH = Layout(Branch, "<QQQ")
 TABLE_NODE = Layout(TableNode, "<4sBBH")
 TABLE_ENTRY = Layout(TableEntry, "<QQIIQQ")
 LOCAL_HEAP = Layout(LocalHeap, "<4sB3xQQQ")
