@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import numpy as np
@@ -24,7 +24,7 @@ from exporter.formats.bfloat16 import widen
 from exporter.formats.hdf5_groups import Groups, Members
 from exporter.formats.hdf5_layout import CACHED_LINK, TableEntry
 from exporter.formats.hdf5_names import decoded, each_once, located_errors, split
-from exporter.formats.hdf5_overlap import MAX_LOOK_BACK, Spans, check_structures
+from exporter.formats.hdf5_overlap import Data
 from exporter.formats.hdf5_plain import PlainAttribute, PlainDataset, PlainGroup, PlainObjects
 
 if TYPE_CHECKING:
@@ -66,16 +66,15 @@ class File:
         can_look_back: whether the sizes of structures are known and reading bytes before the data costs no request."""
         self._by_library, self._id = by_library, None if is_plain else by_library()
         self._label = label
-        self._is_plain, self._can_look_back = is_plain, can_look_back
+        self._is_plain = is_plain
         is_local = not (file.is_far or isinstance(file, MemoryFile))
         self._read_at = Windows(file).read_at if is_local else file.read_at
-        self._data_at = Windows(file, 0).read_at if is_local else file.read_at
+        self._data = Data(Windows(file, 0).read_at if is_local else file.read_at, can_look_back)
         self._symbols = Groups(self._read_at, start)
         self._objects = PlainObjects(self._symbols.read, self._entered_by_library)
         self._checked: set[str] = set()  # groups of another form, whose member names were checked
         self._groups: dict[str, Object] = {}
         self._others: dict[str, Object] = {}  # recently used datasets
-        self._spans = Spans()
         self._stack = contextlib.ExitStack()
         self._spent = 0
 
@@ -228,10 +227,10 @@ class File:
         is_kernel: it may be larger than a batch norm's parameters are.
         """
         dataset = self._dataset(path)
-        if type(dataset) is PlainDataset and self._can_look_back and dataset.size <= MAX_PLAIN and not is_kernel:  # nearly always
-            shape, (name, raw), size = dataset.form
+        if type(dataset) is PlainDataset and self._data.can_look_back and dataset.size <= MAX_PLAIN and not is_kernel:  # nearly always
+            shape, (name, raw), size, _ = dataset.form
             self._spend(size)
-            return np.ndarray(shape, raw, self._data(path, dataset.place, size)), name
+            return np.ndarray(shape, raw, self._data.read(path, dataset.place, size)), name
         found = self._float_type(dataset, path, is_bfloat16)
         if found is None:
             raise FormatError(f"expected a dataset of floating point numbers, got {dataset.type_name}")
@@ -247,6 +246,19 @@ class File:
             return widen(values), name
         return values if raw.isnative else values.astype(raw.newbyteorder("=")), name
 
+    def arrays(self, paths: Sequence[str], *, is_bfloat16: bool = False) -> list[tuple[NDArray[Any], str]]:
+        """`array` of each path, with less work for vectors in one group."""
+        self.kind(paths[0])  # opens those beside it, too
+        found = [dataset for path in paths if type(dataset := self._others.get(path)) is PlainDataset]
+        size = sum([dataset.size for dataset in found])
+        if self._data.can_look_back and len(found) == len(paths) and size <= MAX_PLAIN:
+            with contextlib.suppress(FormatError):  # of which one? each alone says it
+                self._spend(size)
+                data = self._data.read_all(paths, found)
+                return [(np.ndarray(dataset.shape, dataset.form.float_type[1], own), dataset.form.float_type[0])
+                        for dataset, own in zip(found, data)]
+        return [self.array(path, is_bfloat16=is_bfloat16) for path in paths]
+
     def where(self, path: str) -> str:
         """The place of an object, for error messages."""
         inside = printable(path) or "root group"
@@ -255,23 +267,12 @@ class File:
     def _values(self, path: str, dataset: Dataset, shape: tuple[int, ...], raw: np.dtype[Any], size: int) -> NDArray[Any]:
         """The values as the file contains them. Contiguous ones are read from the file itself, together with the bytes before them."""
         for at, length, is_plain in dataset.places(size):
-            data = self._data(path, at, length)
+            data = self._data.read(path, at, length)
             if is_plain and data:
                 return np.ndarray(shape, raw, data)
         values = np.empty(shape, raw)
         cast("LibraryObject", dataset).read_into(values)  # in a file in which libhdf5 is not needed, each was read above
         return values
-
-    def _data(self, path: str, at: int, size: int) -> bytes:
-        """Data of a dataset, which must not overlap anything else; b"" if reading the bytes before it costs a request."""
-        start = max(0, at - MAX_LOOK_BACK, min(at, self._spans.add(path, at, at + size)))
-        if not self._can_look_back:
-            return b""
-        data = self._data_at(start, at + size - start)
-        if len(data) != at + size - start:
-            raise FormatError("the file ends inside its data", hint="the file is damaged; copy or download it again")
-        check_structures(data, start, at)
-        return data[at - start:]
 
     def _spend(self, count: int) -> None:
         self._spent += count
@@ -307,7 +308,7 @@ class File:
         if link != HARD_LINK:
             return None if link is None else LINK_KINDS.get(link, "user-defined link")
         found = self._enter(path, entry)
-        if parent and members is not None and type(found) is PlainDataset and self._can_look_back and len(members) <= MAX_BESIDE:
+        if parent and members is not None and type(found) is PlainDataset and self._data.can_look_back and len(members) <= MAX_BESIDE:
             self._enter_beside(f"{parent}/", members)
         return found
 

@@ -36,6 +36,7 @@ from exporter.formats.hdf5_layout import (
     SYMBOL_TABLE,
     Pair,
 )
+from exporter.formats.hdf5_overlap import holds_structure
 
 Read = Callable[[int, int], bytes]  # address, size: bytes of the file, fewer at its end
 Message = tuple[int, bytes]
@@ -125,6 +126,7 @@ class PlainObjects:
         if is_alone and FIRST_MESSAGE + before_layout + MESSAGE_HEADER.size + len(CONTIGUOUS_3) == PLACE_AT:
             if len(_FORMS) >= MAX_FORMS:
                 _FORMS.clear()
+            form = form._replace(head=0 if holds_structure(block) else HEAD_BYTES)
             _FORMS[block[:PLACE_AT] + block[PLACE_AT + 8:]] = form
         return PlainDataset(address, path, named, self, form, place)
 
@@ -213,11 +215,15 @@ class PlainGroup(PlainObject):
 
 
 class Form(NamedTuple):
-    """The contents of a dataset's header except the address of its data. size: of the data in bytes."""
+    """The contents of a dataset's header except the address of its data.
+
+    size: of the data in bytes. head: of the header, if no other structure may begin in it; 0: one may.
+    """
 
     shape: tuple[int, ...]
     float_type: tuple[str, np.dtype[Any]]
     size: int
+    head: int
 
 
 # Parsed headers of datasets of any file, keyed by all their bytes except the data's address: those of one shape are identical.
@@ -234,7 +240,7 @@ def _form(messages: dict[int, bytes]) -> tuple[Form, int]:
         _other()
     if FILL_VALUE in messages and not _is_no_value(messages[FILL_VALUE]):
         _other()
-    return Form(shape, float_type, size), place
+    return Form(shape, float_type, size, 0), place
 
 
 class PlainDataset(PlainObject):
@@ -247,7 +253,7 @@ class PlainDataset(PlainObject):
     def __init__(self, address: int, path: str, attributes: Attributes, owner: PlainObjects, form: Form, place: int) -> None:
         self.address, self._path, self._attributes, self._owner = address, path, attributes, owner
         self.form, self.place = form, place
-        self.shape, _, self.size = form
+        self.shape, _, self.size, _ = form
 
     @property
     def item_size(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 
@@ -21,6 +22,7 @@ def spellings(scope: str) -> tuple[str, str]:
     return scope, unnumbered(scope)
 
 
+@functools.lru_cache(1000)  # a few classes, over and over
 def snake_case(class_name: str) -> str:
     """The name that Keras gives the group of a class in a container: "my_bn" for MyBN, "conv2d_transpose" for Conv2DTranspose."""
     return re.sub(r"(?<=.)(?=[A-Z][a-z])|(?<=[a-z])(?=[A-Z])", "_", re.sub(r"\W+", "", class_name)).lower()

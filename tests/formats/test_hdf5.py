@@ -436,7 +436,7 @@ def test_sizes_of_lzf(raw, repeat):
 def test_an_address_above_16_mib_is_not_taken_for_a_structure():
     """The layout of a contiguous dataset of 64 bytes at 0x1007a00 begins as an object header does."""
     layout = bytes((3, 1)) + struct.pack("<QQ", 0x1007A00, 64)
-    assert not any(pattern.search(layout + bytes(64)) for pattern, _ in hdf5_overlap.STRUCTURES)
+    assert not any(pattern.search(layout + bytes(64)) for pattern in hdf5_overlap.PATTERNS)
 
 
 @pytest.mark.parametrize("mode", ["r", "r+"])

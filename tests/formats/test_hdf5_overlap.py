@@ -60,7 +60,7 @@ def test_structures_are_looked_for_where_their_size_is_known_and_reading_them_co
     source = MemoryFile(data[:16] + ranks + data[20:])
     source.is_far = is_far
     with open_hdf5(source) as file:
-        assert file._can_look_back is can
+        assert file._data.can_look_back is can
 
 
 def test_numbers_that_lie_in_a_structure_are_refused():
@@ -74,3 +74,42 @@ def test_numbers_that_lie_in_a_structure_are_refused():
         inside = struct.pack("<QQ", data.rindex(structure) + 8, 80)
         with open_hdf5(MemoryFile(data.replace(layout, inside))) as file, pytest.raises(FormatError, match="overlaps the metadata"):
             file.array("g/x")
+
+
+def two_vectors():
+    memory = MemoryFile()
+    with h5py.File(memory, "w") as file:
+        for name in ("x", "y"):
+            file.create_dataset(f"g/{name}", data=np.arange(8, dtype="f4"))
+        places = [file[f"g/{name}"].id.get_offset() for name in ("x", "y")]
+        header = h5py.h5o.get_info(file["g/y"].id).addr
+    assert (header, places[1]) == (places[0] + 32, header + 272)
+    return memory.getvalue(), header
+
+
+def test_vectors_with_their_headers_between_them_are_read_together():
+    data, _ = two_vectors()
+    for _ in range(2):
+        with open_hdf5(MemoryFile(data)) as file:
+            assert [(values.tolist(), name) for values, name in file.arrays(["g/x", "g/y"])] == [(list(range(8)), "float32")] * 2
+
+
+@pytest.mark.parametrize("at", [200, 267, 269])
+def test_a_structure_that_begins_in_the_header_before_the_data_is_refused(at):
+    """In bytes of the header that mean nothing; or at its end, where it goes on in the data."""
+    data, header = two_vectors()
+    assert not any(data[header + 200: header + 272])
+    forged = bytearray(data)
+    forged[header + at: header + at + 5] = b"TREE\0"
+    for order in ("x", "y"), ("y", "x"):
+        with open_hdf5(MemoryFile(bytes(forged))) as file, pytest.raises(FormatError, match=r"g/y: its data overlaps the metadata"):
+            file.arrays([f"g/{name}" for name in order])
+
+
+def test_vectors_that_overlap_are_refused_where_they_are_read_together():
+    data, header = two_vectors()
+    place = (header + 272).to_bytes(8, "little")
+    assert data.count(place) == 1
+    with open_hdf5(MemoryFile(data.replace(place, (header - 8).to_bytes(8, "little")))) as file, \
+            pytest.raises(FormatError, match="g/y: its data overlaps that of g/x"):
+        file.arrays(["g/x", "g/y"])

@@ -40,6 +40,8 @@ class File(Protocol):
 
     def array(self, path: str, /, *, is_kernel: bool = False) -> tuple[NDArray[Any], str]: ...
 
+    def arrays(self, paths: Sequence[str], /) -> list[tuple[NDArray[Any], str]]: ...
+
 
 class Group:
     """One group, in every file that contains it. `path` is its path in them, "" for the root."""
@@ -130,7 +132,10 @@ class Group:
 
     def arrays(self) -> list[tuple[NDArray[Any], str]]:
         """The variables and the names of their types."""
-        return [file.array(path) for file, path in self.variables()]
+        variables = self.variables()
+        if len({id(file) for file, _ in variables}) == 1:
+            return variables[0][0].arrays([path for _, path in variables])
+        return [file.array(path) for file, path in variables]
 
     @property
     def _own(self) -> str:

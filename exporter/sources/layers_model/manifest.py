@@ -194,3 +194,6 @@ class Paths:
 
     def array(self, path: str, *, is_kernel: bool = False) -> tuple[NDArray[Any], str]:
         return self._weights.read(path)
+
+    def arrays(self, paths: Iterable[str]) -> list[tuple[NDArray[Any], str]]:
+        return [self.array(path) for path in paths]

@@ -121,7 +121,7 @@ class Reading:
         fields = norm_fields(candidate.node) if candidate else None
         # the policy that keeps parameters in this type, too ("mixed_bfloat16" keeps them in float32)
         is_bfloat16 = fields is not None and fields.dtype == "bfloat16"
-        arrays = {parameter: self.file.array(dataset, is_bfloat16=is_bfloat16) for parameter, dataset in norm.datasets.items()}
+        arrays = dict(zip(norm.datasets, self.file.arrays([*norm.datasets.values()], is_bfloat16=is_bfloat16)))
         _check_presence(path, fields, arrays, always=norm.old_name)
         statistic, assumed = self._statistic(norm, candidate, path, arrays)
         reason = dialects.reason_against(fields.mode) if fields else None
