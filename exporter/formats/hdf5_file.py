@@ -23,7 +23,7 @@ from exporter.files.place import MiB
 from exporter.formats.bfloat16 import widen
 from exporter.formats.hdf5_groups import Groups, Members
 from exporter.formats.hdf5_layout import CACHED_LINK, TableEntry
-from exporter.formats.hdf5_names import decoded, each_once, located_errors, split
+from exporter.formats.hdf5_names import all_decoded, each_once, located_errors, split
 from exporter.formats.hdf5_overlap import Data
 from exporter.formats.hdf5_plain import PlainAttribute, PlainDataset, PlainGroup, PlainObjects
 
@@ -104,7 +104,7 @@ class File:
         count = group.count() if members is None else len(members)
         if count > MAX_MEMBERS:
             raise FormatError(f"expected a group of at most {MAX_MEMBERS} members, got {count}")
-        return [decoded(name, "the name of a member") for name in (each_once(group.links()) if members is None else members)]
+        return all_decoded(each_once(group.links()) if members is None else [*members], "the name of a member")
 
     @located_errors
     def count(self, path: str) -> int:
@@ -153,7 +153,7 @@ class File:
     @located_errors
     def attributes(self, path: str) -> list[str]:
         """Names of the attributes of an object."""
-        return [decoded(name, "the name of an attribute") for name in self._open(path).attribute_names()]
+        return all_decoded(self._open(path).attribute_names(), "the name of an attribute")
 
     @located_errors
     def text(self, path: str, name: str) -> str | None:
@@ -248,7 +248,8 @@ class File:
 
     def arrays(self, paths: Sequence[str], *, is_bfloat16: bool = False) -> list[tuple[NDArray[Any], str]]:
         """`array` of each path, with less work for vectors in one group."""
-        self.kind(paths[0])  # opens those beside it, too
+        if paths[0] not in self._others:
+            self.kind(paths[0])  # opens those beside it, too
         found = [dataset for path in paths if type(dataset := self._others.get(path)) is PlainDataset]
         size = sum([dataset.size for dataset in found])
         if self._data.can_look_back and len(found) == len(paths) and size <= MAX_PLAIN:
@@ -388,8 +389,7 @@ class File:
         texts = attribute.texts()
         if attribute.is_of_any_length:
             self._spend(sum(map(len, texts)))
-        what = f"the attribute {printable(name)}"
-        return [decoded(text, what) for text in texts]
+        return all_decoded(texts, f"the attribute {printable(name)}")
 
     def _float_type(self, dataset: Dataset, path: str, is_bfloat16: bool = False) -> tuple[str, np.dtype[Any]] | None:
         """Name of the dataset's floating point type and the NumPy type of its bytes; None for other types."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 from exporter.errors import FormatError, printable
@@ -38,6 +38,15 @@ def decoded(raw: bytes, what: str) -> str:
         return raw.decode("utf-8")
     except UnicodeDecodeError:
         raise FormatError(f"{what} is not UTF-8 text: {printable(repr(raw), 60)}") from None
+
+
+def all_decoded(raws: Sequence[bytes], what: str) -> list[str]:
+    """`decoded` for each of these."""
+    try:
+        found = b"\0".join(raws).decode().split("\0")
+    except UnicodeDecodeError:
+        found = []
+    return found if len(found) == len(raws) else [decoded(raw, what) for raw in raws]
 
 
 def reason(error: BaseException) -> str:

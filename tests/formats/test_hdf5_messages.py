@@ -6,8 +6,10 @@ import struct
 
 import pytest
 
+from exporter.errors import FormatError
 from exporter.formats import hdf5_plain, hdf5_storage
 from exporter.formats.hdf5_layout import ATTRIBUTE, CONTINUATION, DATA_LAYOUT, DATASPACE, DATATYPE, FILL_VALUE, SYMBOL_TABLE
+from exporter.formats.hdf5_names import all_decoded
 from exporter.formats.hdf5_plain import Heap, PlainAttribute, PlainDataset, PlainGroup, PlainObjects, _attribute_name, _is_no_value, _shape
 
 FLOAT32 = bytes.fromhex("11201f000400000000002000170800177f000000")
@@ -222,3 +224,20 @@ def test_how_many_heaps_are_kept(monkeypatch):
     assert found.text((3, 0, 1)) == b"one"
     kept = [found.text((3, number * len(one), 1)) and len(found._collections) for number in (1, 2, 3, 4)]
     assert kept == [2, 1, 2, 1]
+
+
+@pytest.mark.parametrize(("raws", "texts"), [
+    ([], []), ([b""], [""]), ([b"a", "\u00e9".encode(), b""], ["a", "\u00e9", ""]), ([b"a\0b", b"c"], ["a\0b", "c"]), ([b"\0"], ["\0"])])
+def test_texts_are_decoded_together(raws, texts):
+    assert all_decoded(raws, "a name") == texts
+
+
+def test_a_text_that_is_not_utf_8_is_shown():
+    with pytest.raises(FormatError, match=r"a name is not UTF-8 text: b'\\xa9'"):
+        all_decoded([b"a", b"\xa9"], "a name")
+
+
+def test_two_halves_of_a_character_are_no_text():
+    """Nothing is decoded across the end of a text."""
+    with pytest.raises(FormatError, match="not UTF-8"):
+        all_decoded([b"\xc3", b"\xa9"], "a name")

@@ -50,6 +50,7 @@ class Group:
         self._files = files
         self.path = path
         self._holders: list[File] | None = None
+        self._names: list[tuple[File, str]] | None = None  # of the variables
         self._variables: list[tuple[File, str]] | None = None
 
     def child(self, name: str) -> Group | None:
@@ -108,18 +109,24 @@ class Group:
 
     def variable_names(self) -> list[str]:
         """Names of the variables: "0", "1" … in a layer of Keras's own, anything where a user's class saves itself."""
-        return [name for file in self._with_variables() for name in file.names(self._own)]
+        return [name for _, name in self._listed()]
+
+    def _listed(self) -> list[tuple[File, str]]:
+        if self._names is None:
+            own = self._own
+            self._names = [(file, name) for file in self._with_variables() for name in file.names(own)]
+        return self._names
 
     def variables(self) -> list[tuple[File, str]]:
         """File and path of the variables 0, 1, 2 …; [] if it has none or names them differently."""
         if self._variables is None:
-            listed = [(name, file) for file in self._with_variables() for name in file.names(self._own)]
-            found = {name: (file, f"{self._own}/{name}") for name, file in listed}
-            count = len(listed)
+            own = self._own
+            found = {name: (file, f"{own}/{name}") for file, name in self._listed()}
+            count = len(self._listed())
             if count != len(found):
-                raise FormatError("two shards contain the same variable of one layer", where=self._own)
-            regular = set(found) == {str(i) for i in range(count)}
-            self._variables = [found[str(i)] for i in range(count)] if regular else []
+                raise FormatError("two shards contain the same variable of one layer", where=own)
+            regular = [found[name] for number in range(count) if (name := str(number)) in found]
+            self._variables = regular if len(regular) == count else []
         return self._variables
 
     def holds_variables(self) -> bool:

@@ -145,10 +145,9 @@ def _renamed(path: str, node: Node, group: Group, own_config: bool) -> str:
     Raises: FormatError if another difference shows that they do not fit.
     """
     name = group.name
-    made_up = any(numbered(text)[0] == snake_case(node.base_name) for text in (name or "", node.name))
     if name is None or name == node.name:
         return ""
-    if made_up and not own_config:
+    if not own_config and snake_case(node.base_name) in (numbered(name)[0], numbered(node.name)[0]):
         return f"{printable(node.name, 60)} for {printable(name, 60)}"
     what = "the config" if own_config else "the architecture"
     raise FormatError(f"{what} calls this layer {printable(node.name, 80)!r}, the weights {printable(name, 80)!r}: they do not match",
