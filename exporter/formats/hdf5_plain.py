@@ -9,6 +9,7 @@ Specification: HDF5 File Format 3.0, sections II.A (superblock), III.E (global h
 
 from __future__ import annotations
 
+import functools
 import math
 import struct
 from collections.abc import Callable, Mapping
@@ -84,11 +85,9 @@ class PlainObjects:
         """by_library: gives the object at a path by libhdf5."""
         self._read, self.heap, self.by_library = read, Heap(read), by_library
 
-    def known(self, address: int, path: str) -> PlainDataset | None:
-        """The dataset with its header at `address`, if that is like one that was parsed before."""
-        return self._known(address, path, self._read(address, HEAD_BYTES))
-
-    def _known(self, address: int, path: str, block: bytes) -> PlainDataset | None:
+    def known(self, address: int, path: str, block: bytes = b"") -> PlainDataset | None:
+        """The dataset with its header at `address`, if that is like one that was parsed before. block: the beginning of its header."""
+        block = block or self._read(address, HEAD_BYTES)
         form = _FORMS.get(block[:PLACE_AT] + block[PLACE_AT + 8:])
         if form is None:
             return None
@@ -98,13 +97,10 @@ class PlainObjects:
     def at(self, address: int, path: str) -> PlainGroup | PlainDataset | None:
         """The object with its header at `address`; None if it has another form. path: the same object's, for libhdf5."""
         block = self._read(address, HEAD_BYTES)
-        known = self._known(address, path, block)
-        if known is not None:
-            return known
         try:
             if block.startswith(ONLY_A_TABLE):
                 return PlainGroup(address, path, NO_ATTRIBUTES, self, PAIR.at(block, len(ONLY_A_TABLE)))
-            return self._parsed(address, path, block)
+            return self.known(address, path, block) or self._parsed(address, path, block)
         except (_OtherFormError, struct.error, IndexError):
             return None
 
@@ -271,29 +267,48 @@ class PlainDataset(PlainObject):
         return [(self.place, self.size, True)]
 
 
+class _TextForm(NamedTuple):
+    """What an attribute's message says before its data. item: bytes of each text; size: of them all."""
+
+    shape: tuple[int, ...]
+    item: int
+    size: int
+    is_of_any_length: bool
+    is_text: bool
+    ends_in_nul: bool
+
+
+@functools.lru_cache(64)  # attributes of alike layers are alike
+def _text_form(data: bytes) -> _TextForm:
+    """data: of the message, up to its data."""
+    head = ATTRIBUTE_HEAD.at(data)
+    kind_at = ATTRIBUTE_HEAD.size + _padded(head.name)
+    space_at = kind_at + _padded(head.datatype)
+    kind = data[kind_at: kind_at + head.datatype]
+    shape, taken = _shape(data[space_at: space_at + head.dataspace])
+    item = int.from_bytes(kind[4:8], "little")
+    size = math.prod(shape) * item
+    is_of_any_length = kind in ANY_LENGTH
+    is_text = is_of_any_length or (kind[:4] in FIXED and len(kind) == FIXED_BYTES)
+    is_empty = not size and kind in FLOATS
+    if not (is_empty or (is_text and size)) or taken != head.dataspace:
+        _other()
+    return _TextForm(shape, item, size, is_of_any_length, is_text, FIXED.get(kind[:4]) == 0)
+
+
 class PlainAttribute:
     """A text attribute of fixed or variable length (in a global heap), or an empty one, in which form Keras writes an empty list."""
 
     is_null = False
 
     def __init__(self, data: bytes, heap: Heap) -> None:
-        head = ATTRIBUTE_HEAD.at(data)
-        kind_at = ATTRIBUTE_HEAD.size + _padded(head.name)
-        space_at = kind_at + _padded(head.datatype)
-        kind = data[kind_at: kind_at + head.datatype]
-        self.shape, taken = _shape(data[space_at: space_at + head.dataspace])
-        self._item: int = int.from_bytes(kind[4:8], "little")
-        self.size = math.prod(self.shape) * self._item
-        at = space_at + _padded(head.dataspace)
+        _, _, name, datatype, dataspace = ATTRIBUTE_HEAD.fields(data)
+        at = ATTRIBUTE_HEAD.size + _padded(name) + _padded(datatype) + _padded(dataspace)
+        self.shape, self._item, self.size, self.is_of_any_length, self.is_text, self._ends_in_nul = _text_form(data[:at])
         self._data = data[at: at + self.size]
-        self.is_of_any_length = kind in ANY_LENGTH
-        self.is_text = self.is_of_any_length or (kind[:4] in FIXED and len(kind) == FIXED_BYTES)
-        self._ends_in_nul = FIXED.get(kind[:4]) == 0
-        is_empty = not self.size and kind in FLOATS
-        if not (is_empty or (self.is_text and self.size)) or taken != head.dataspace or len(self._data) != self.size:
+        if len(self._data) != self.size:
             _other()
-        references = HEAP_REFERENCE.rows(self._data, 0, self.size // self._item) if self.is_of_any_length else ()
-        self._texts = [heap.text(reference) for reference in references]
+        self._texts = list(map(heap.text, HEAP_REFERENCE.rows(self._data, 0, self.size // self._item))) if self.is_of_any_length else []
 
     @property
     def type_name(self) -> str:
