@@ -84,6 +84,9 @@ def references(value: Any) -> list[tuple[str, int, int]]:
 
     Those of a dict are in the order of its keys, in which Keras numbers them.
     """
+    if _is_plain(value):
+        name, call, tensor, _ = value[0]
+        return [(name, call, tensor)]
     found: list[tuple[str, int, int]] = []
     waiting = [value]
     while waiting:
@@ -136,9 +139,17 @@ def _is_keras_3(call: Any) -> bool:
     return isinstance(call, dict) and "args" in call and isinstance(call.get("kwargs"), dict)  # a dict of tensors has other keys
 
 
+def _is_plain(call: Any) -> bool:
+    """Whether a call reads one tensor and has no arguments, in the form of Keras 2, as most calls do."""
+    return (type(call) is list and len(call) == 1 and type(read := call[0]) is list and len(read) == 4
+            and type(read[0]) is str and type(read[1]) is int and type(read[2]) is int and not read[3])
+
+
 def _training(call: Any) -> bool | None:
     """The `training` argument of a call. Everything except false, 0 and null counts as true, including a tensor, which may be true at run
     time."""
+    if _is_plain(call):
+        return None
     said = [value for value in _arguments(call, "training") if value is not None]
     return any(value is not False and value not in (0, "False") for value in said) if said else None
 
