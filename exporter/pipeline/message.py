@@ -102,8 +102,8 @@ class Writer:
     def _frame(self, header: dict[str, Any], arrays: list[NDArray[Any]]) -> None:
         text = orjson.dumps(header)
         text += b" " * (-len(text) % 16)
-        data = [np.ascontiguousarray(values).data.cast("B") if values.size else b"" for values in arrays]
-        self._write(b"".join([LENGTHS.pack(len(text), sum(map(len, data))), text, *data]))
+        data = [np.ascontiguousarray(values).data for values in arrays]
+        self._write(b"".join([LENGTHS.pack(len(text), sum([part.nbytes for part in data])), text, *data]))
 
 
 class Reader:

@@ -85,7 +85,7 @@ class Reading:
                 self.found.skip(path, reason_against(node) or "")
                 norms = rest
         others = other_weights(group)
-        namesakes = {below.name for _, below in walk(node) if not is_batch_norm(below)} if node else set()
+        namesakes = {below.name for _, below in walk(node) if not is_batch_norm(below)} if node and node.children else set()
         described, hidden = without_hidden(norms, path, node, found) if node and node.children and found else (norms, [])
         pairs = match(group, described, found, in_order=node is None or has_known_order(node))
         if hidden:

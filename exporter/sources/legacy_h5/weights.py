@@ -35,6 +35,7 @@ _NAME = re.compile(r"(gamma|beta|moving_mean|moving_variance)(_\d+)?(:\d+)?")
 _NAME_OF_KERAS_1 = re.compile(r"(.+)_(gamma|beta|running_mean|running_std)(_\d+)?(:\d+)?", re.DOTALL)
 _KERAS_1 = re.compile(r"_[^_/]+(:\d+)?$")  # the role at the end of a weight's name, "dense_1_W"
 _HOLDERS = frozenset(("TimeDistributed", "Bidirectional", "RNN", "StackedRNNCells", *WRAPPERS_AS_THEY_ARE))  # Keras's own, of one layer
+_IN_ORDER = {(*trained, "moving_mean", "moving_variance") for trained in ((), ("gamma",), ("beta",), ("gamma", "beta"))}
 _ROLES = {"running_mean": "moving_mean", "running_std": "moving_variance"}
 
 MIXED = "several batch norms have the scope {}, and not all have the same parameters: which belong together is ambiguous"
@@ -102,6 +103,10 @@ def norms_of(group: LayerGroup, *, may_put_beta_first: bool = False) -> list[Nor
 
     Raises: FormatError if a name occurs twice, or names and order disagree.
     """
+    if group.parsed and None not in group.parsed:
+        scopes, roles, numbers = zip(*group.parsed)
+        if roles in _IN_ORDER and len({*scopes}) == 1 and not any(numbers):  # nearly always
+            return [_norm(group, scopes[0], dict(zip(roles, range(len(roles)))), "")]
     found: dict[tuple[str, str], dict[str, int]] = {}
     for position, parsed in enumerate(group.parsed):
         if parsed is not None:
@@ -181,8 +186,10 @@ def check_not_exchanged(groups: Sequence[LayerGroup]) -> None:
 
 def _only_scope(group: LayerGroup) -> str:
     """The scope of all weights of a group; "" if there are several, or it is uncertain."""
-    scopes = {parsed[0] if parsed is not None else weight.rpartition("/")[0] or _KERAS_1.sub("", weight)
-              for weight, parsed in zip(group.weights, group.parsed)}
+    scopes = {parsed[0] for parsed in group.parsed if parsed is not None}
+    if None in group.parsed:
+        scopes |= {weight.rpartition("/")[0] or _KERAS_1.sub("", weight)
+                   for weight, parsed in zip(group.weights, group.parsed) if parsed is None}
     return scopes.pop() if len(scopes) == 1 else ""
 
 

@@ -44,8 +44,11 @@ def assemble(path: str, node: Node | None, fields: NormFields | None, arrays: Ar
 
     rank: of the input, if the config does not contain it. Raises: FormatError if shapes, types or config disagree.
     """
-    shape = _common({parameter: values.shape for parameter, (values, _) in arrays.items()}, "shape", path)
-    dtype = _common({parameter: dtype for parameter, (_, dtype) in arrays.items()}, "type", path)
+    forms = {(values.shape, dtype) for values, dtype in arrays.values()}
+    if len(forms) != 1:
+        _check_common({parameter: values.shape for parameter, (values, _) in arrays.items()}, "shape", path)
+        _check_common({parameter: dtype for parameter, (_, dtype) in arrays.items()}, "type", path)
+    shape, dtype = forms.pop()
     axis: tuple[int, ...] | None = None
     if fields is not None:
         rank = fields.ndim or rank or (len(shape) - (fields.virtual_batch_size is not None) if len(shape) > 1 else None)  # see `_along`
@@ -113,11 +116,10 @@ def _is_called_in_training(node: Node, era: dialects.Era) -> bool:
     return call.training is True and not (is_frozen and dialects.ignores_training(era, is_keras_3=call.is_keras_3))
 
 
-def _common(found: Mapping[str, Any], what: str, path: str) -> Any:
+def _check_common(found: Mapping[str, Any], what: str, path: str) -> None:
     if len(set(found.values())) != 1:
         said = names(f"{parameter} {list(value) if isinstance(value, tuple) else value}" for parameter, value in found.items())
         raise FormatError(f"its parameters have different {what}s: {said}", where=path)
-    return next(iter(found.values()))
 
 
 def _along(shape: tuple[int, ...], fields: NormFields, path: str) -> tuple[tuple[int, ...] | None, tuple[int, ...]]:

@@ -66,7 +66,7 @@ class Found:
     def add(self, layer: Stored) -> None:
         """Adds a layer, on which listeners may start to work. FormatError if there are more numbers than any model has: a few bytes
         of a file can stand for very many."""
-        self._numbers += sum(values.size for values in layer.parameters().values())
+        self._numbers += layer.moving_mean.size * len(layer.parameters())
         check_numbers(self._numbers)
         self.layers.append(layer)
         self._announce(layer)
