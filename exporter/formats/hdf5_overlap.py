@@ -5,12 +5,9 @@ from __future__ import annotations
 import bisect
 import re
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from exporter.errors import FormatError, printable
-
-if TYPE_CHECKING:
-    from exporter.formats.hdf5_plain import PlainDataset
 
 TOGETHER = 16 << 10  # bytes that are read at once with the data of several datasets in them
 MAX_LOOK_BACK = 4096  # bytes before the data that are searched for a structure that extends into it
@@ -27,6 +24,15 @@ PATTERNS = [*(pattern for pattern, _ in FIXED), HEAP, HEADER]
 ANY, SHORT = re.compile(b"|".join(pattern.pattern for pattern in PATTERNS), re.DOTALL), 256  # in so few bytes, one search is faster
 
 
+class _Dataset(Protocol):
+    """Where the header of a contiguous dataset is and how many bytes of it hold no other structure, and where its data."""
+
+    address: int
+    head: int
+    place: int
+    size: int
+
+
 class Data:
     """The data of a file's datasets, none of which overlaps anything else."""
 
@@ -41,7 +47,7 @@ class Data:
         start = max(0, at - MAX_LOOK_BACK, min(at, self._spans.add(path, at, at + size)))
         return self._checked(start, at, size) if self.can_look_back else b""
 
-    def read_all(self, paths: Sequence[str], datasets: Sequence[PlainDataset]) -> list[bytes]:
+    def read_all(self, paths: Sequence[str], datasets: Sequence[_Dataset]) -> list[bytes]:
         """`read` for each of these datasets, at once if they are close together."""
         first, end = datasets[0].place, datasets[-1].place + datasets[-1].size
         start = max(0, first - MAX_LOOK_BACK, min(first, self._spans.end))
@@ -49,7 +55,7 @@ class Data:
             self._read_at(start, end - start)  # and keeps it
         found = []
         for path, dataset in zip(paths, datasets):
-            at, size, head = dataset.place, dataset.size, dataset.form.head
+            at, size, head = dataset.place, dataset.size, dataset.head
             start = max(0, at - MAX_LOOK_BACK, min(at, self._spans.add(path, at, at + size)))
             if start == dataset.address and start + head <= at:  # behind the data before there is its own header, and nothing in that
                 start += head

@@ -242,14 +242,14 @@ def _form(messages: dict[int, bytes]) -> tuple[Form, int]:
 class PlainDataset(PlainObject):
     """A contiguous array of floats."""
 
-    __slots__ = ("form", "place", "shape", "size")
+    __slots__ = ("form", "head", "place", "shape", "size")
 
     kind, type_name, table = "dataset", "floating point numbers", None
 
     def __init__(self, address: int, path: str, attributes: Attributes, owner: PlainObjects, form: Form, place: int) -> None:
         self.address, self._path, self._attributes, self._owner = address, path, attributes, owner
         self.form, self.place = form, place
-        self.shape, _, self.size, _ = form
+        self.shape, _, self.size, self.head = form
 
     @property
     def item_size(self) -> int:
