@@ -60,8 +60,8 @@ def of_run(run: Sequence[BatchNorm], numbers: NDArray[Any], before: int = 0) -> 
     with np.errstate(over="ignore", invalid="ignore"):
         x = rounded(mean + (_kept_steps(size) if size <= MAX_KEPT and not before else _steps(before, size)) * root, dtype)
         y = rounded(formula(parts, x), dtype)
-        if not (all_finite(x) and all_finite(y)):  # near the largest number of the dtype; at the mean itself the output is beta
-            x = np.where(np.isfinite(x) & np.isfinite(y), x, rounded(mean, dtype))
+        if not all_finite(y):  # near the largest number of the dtype, where x may be infinite, too; at the mean itself the output is beta
+            x = np.where(np.isfinite(y), x, rounded(mean, dtype))
             y = rounded(formula(parts, x), dtype)
     return x, y
 
