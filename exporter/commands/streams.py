@@ -43,18 +43,13 @@ def _occupy() -> None:
         try:
             os.fstat(descriptor)
         except OSError:
-            opened = os.open(os.devnull, os.O_RDWR)
-            if opened != descriptor:
-                os.dup2(opened, descriptor)
-                os.close(opened)
+            os.open(os.devnull, os.O_RDWR)  # gets this number: the lowest that is free
 
 
 def discard_output(descriptor: int = 1) -> None:
     """Discards what is still buffered in standard output (or 2: error), so that the interpreter does not fail to write it at exit."""
-    with contextlib.suppress(OSError):
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, descriptor)
-        os.close(null)
+    with contextlib.suppress(OSError), open(os.devnull, "wb") as null:
+        os.dup2(null.fileno(), descriptor)
 
 
 class Closed(io.StringIO):

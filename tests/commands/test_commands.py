@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib
 import json
+import math
 import re
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from exporter.commands import shared
 from exporter.commands.diagnose import diagnose, gathered
 from exporter.commands.evaluate import evaluate
 from exporter.commands.verify import verify
+from exporter.diagnosis import live
+from exporter.diagnosis.comparison import Check
 from exporter.pipeline import streaming
 from tests.make.layers import ROOT, make_bundle, make_layer
 from tests.make.ports import torch_state
@@ -398,6 +401,24 @@ def test_two_checkpoints_as_a_page(run, several, tmp_path):
         code, _, err = run(verify, path, tmp_path / "other.json", *words)
         assert code in (1, 2)
         assert message in err
+
+
+@pytest.mark.parametrize(("times", "absent", "expected"), [
+    ((0.5, 1.0), [], (0, "the real layers: 2 of 2 layers pass\n")), ((0.5, 1.5), [], (1, "the real layers: 1 of 2 layers pass\n")),
+    ((0.5,), ["b"], (1, "the real layers: 1 of 1 layers pass; 1 not found in the model: b\n")),
+    ((math.inf,), list("abcdef"), (1, "the real layers: 0 of 1 layers pass; 6 not found in the model: a, b, c, d, e\n"))])
+def test_what_is_said_of_the_real_layers(run, several, monkeypatch, times, absent, expected):
+    checks = [Check(path=f"layer{number}", numbers=8, dtype="float32", ulp=1.0, error=0.25, times_the_bound=part)
+              for number, part in enumerate(times)]
+    monkeypatch.setattr(live, "check_live", lambda bundle, place: (checks, absent))
+    code, out, err = run(verify, several[0], KERAS, "--live")
+    title, *rows = out[out.index("the real layers"):].splitlines(keepends=True)
+    assert (code, title, err) == (*expected, "")
+    assert [row.split() for row in rows[1:]] == [[each.path, "8", "float32", "1", "0.25", f"{each.times_the_bound:g}"] for each in checks]
+    code, out, _ = run(verify, several[0], KERAS, "--live", "--json")
+    report = json.loads(out)
+    assert (code, report["not_found_live"]) == (expected[0], absent)
+    assert [(row["passed"], float(row["times_the_bound"])) for row in report["live"]] == [(part <= 1, part) for part in times]
 
 
 def test_verify_refuses(run, tmp_path):

@@ -104,6 +104,14 @@ def test_no_word_of_a_file_or_an_argument_reaches_the_terminal_as_it_is(run, tmp
         assert not re.search("[\0-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", out + err), words
 
 
+@pytest.mark.parametrize("closed", [(), (0,), (1,), (2,), (0, 1), (0, 2), (0, 1, 2)])
+def test_no_file_of_ours_gets_the_number_of_a_closed_stream(closed):
+    """What is printed would go into it. The exit code says which streams are the null device."""
+    program = ("import os; from exporter.commands import streams; streams._occupy(); null = os.stat(os.devnull); "
+               "os._exit(sum(os.path.samestat(os.fstat(number), null) << number for number in range(3)))")
+    assert processes.run(program, closed=closed).returncode == sum(1 << number for number in closed)
+
+
 def test_closed_streams(shell, tmp_path):
     done = command(KERAS, tmp_path / "a.json", closed=(0, 1))
     assert (done.returncode, done.stderr) == (0, b"")

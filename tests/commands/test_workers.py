@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import multiprocessing
 import os
 import select
 import signal
@@ -65,6 +66,23 @@ def test_ctrl_c_while_a_worker_starts_comes_afterward(monkeypatch):
         object.__new__(workers._Workers).submit("started")
     assert done == ["started"]
     assert not is_blocked()
+
+
+@pytest.mark.parametrize(("may_fork", "how"), [(True, multiprocessing.get_start_method()), (False, "spawn")])
+def test_exports_in_progress_are_finished_and_no_others_begun(monkeypatch, may_fork, how):
+    class Workers:
+        def __init__(self, jobs, mp_context, initializer):
+            done.append((jobs, mp_context.get_start_method(), initializer))
+
+        def shutdown(self, **how):
+            done.append(how)
+
+    done = []
+    monkeypatch.setattr(workers, "_Workers", Workers)
+    monkeypatch.setattr(workers, "_import", lambda: None)
+    with pytest.raises(KeyboardInterrupt), workers.pool(3, may_fork=may_fork):
+        raise KeyboardInterrupt
+    assert done == [(3, how, workers._begin_worker), {"wait": True, "cancel_futures": True}]
 
 
 class Client:
