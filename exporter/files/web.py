@@ -53,7 +53,7 @@ class WebFile:
         except StatusError as error:
             if error.status in NOT_FOUND:
                 return None
-            headers = self._headers_of_get()
+            headers = self._answered(self._ask("GET", {"Range": "bytes=0-0"})).headers  # it may be signed for GET only
         packed = headers.get("Content-Encoding", "identity") != "identity"
         found = CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
         size = None if packed else found[3] if found else headers.get("Content-Length")
@@ -61,24 +61,11 @@ class WebFile:
         self._version = {name: headers[name] for name in VERSION if name in headers}
         return {"name": self._url, "type": "file", "size": self._size, **self._version}
 
-    def _headers_of_get(self) -> Mapping[str, str]:
-        """For an address that does not support HEAD: it may be signed for GET only."""
-        try:
-            return self._run(self._ask("GET", {"Range": "bytes=0-0"})).headers
-        except StatusError as error:
-            raise self.failed(error) from None
-
     def fetch(self, ranges: list[Range]) -> list[bytes]:
-        try:
-            return self._run(self._packed(ranges) if len(ranges) > 1 and self._packs else self._singly(ranges))
-        except StatusError as error:
-            raise self.failed(error) from None
+        return self._answered(self._packed(ranges) if len(ranges) > 1 and self._packs else self._singly(ranges))
 
     def fetch_whole(self) -> bytes:
-        try:
-            return self._run(self._ask("GET", {})).body
-        except StatusError as error:
-            raise self.failed(error) from None
+        return self._answered(self._ask("GET", {})).body
 
     def packs_ranges(self) -> bool:
         """Asks with HEAD: to a GET, a server without support for ranges would send the whole file."""
@@ -94,6 +81,13 @@ class WebFile:
         if _may_go_better(error):
             error = ConnectionResetError("the server closed the connection")
         return told(error, self._name, scheme_of(self._url), printable(without_secrets(str(error) or type(error).__name__, self._url), 200))
+
+    def _answered(self, work: Coroutine[Any, Any, T]) -> T:
+        """What the server answers; an error status is an error of ours."""
+        try:
+            return self._run(work)
+        except StatusError as error:
+            raise self.failed(error) from None
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         from fsspec.asyn import sync

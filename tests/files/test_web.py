@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from exporter.errors import FormatError
+from exporter.errors import FormatError, MissingFileError
 from exporter.files import web
 from exporter.files.store_errors import StatusError
 from exporter.files.web import Answer, WebFile, _boundary, _may_go_better
@@ -92,6 +92,13 @@ def test_a_server_without_ranges_is_asked_for_the_first_alone():
     assert file.asked == [("GET", "bytes=3-4", 2)]
     assert Told(Answer(200, {}, DATA)).fetch([(3, 5)]) == [DATA]
     assert Told(Answer(200, {}, DATA)).fetch_whole() == DATA
+
+
+@pytest.mark.parametrize(("status", "words"), [(500, "the server answered 500"), (403, "access denied"), (404, "no such file")])
+def test_a_server_that_refuses_to_send_it(status, words):
+    for fetch in (Told.fetch_whole, lambda file: file.fetch([(0, 5)]), lambda file: file.fetch([(0, 5), (7, 9)])):
+        with pytest.raises((FormatError, MissingFileError), match=words):
+            fetch(Told(StatusError(status, "no")))
 
 
 @pytest.mark.parametrize(("said", "words"), [
