@@ -115,9 +115,9 @@ def _augment(column: int, candidates: list[NDArray[np.intp]], owner: dict[int, i
                 continue
             while True:
                 taker = asked_by[channel]
-                left = place.get(taker, -1)
+                left = place.get(taker)
                 owner[channel], place[taker] = taker, channel
-                if taker == column:
+                if left is None:  # it is `column`
                     return True
                 channel = left
     return False
