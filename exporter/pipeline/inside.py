@@ -137,7 +137,7 @@ def _is_shard(name: str, indexes: set[str], folder: Place) -> bool:
 
 def _is_torch(place: Place, stack: contextlib.ExitStack) -> bool:
     """Whether an archive was written by torch.save: a folder of any name with data.pkl and version."""
-    return any(folder.child("data.pkl").is_file() for folder in _top(place, stack).children()[:20])
+    return any(folder.child("data.pkl").is_file() for folder in _top(place, stack).children())
 
 
 def _content(place: Place, stack: contextlib.ExitStack) -> str:
