@@ -152,6 +152,14 @@ def test_several_models_are_named_and_none_is_read(tmp_path):
     assert f"contains {inside.MAX_MODELS} or more models" in what
 
 
+@pytest.mark.parametrize(("count", "rest"), [(8, ""), (9, " and 1 more")])
+def test_of_several_models_eight_are_named(tmp_path, count, rest):
+    for number in range(count):
+        (tmp_path / f"{number}.h5").write_bytes(H5)
+    shown = ", ".join(f"{number}.h5" for number in range(8))
+    assert refusal(tmp_path)[0].endswith(f"this folder contains {count} models: {shown}{rest}")
+
+
 def test_a_bundle_beside_its_model_is_none(tmp_path):
     (tmp_path / "model.h5").write_bytes(H5)
     bundle = exporter.read(tmp_path / "model.h5")
