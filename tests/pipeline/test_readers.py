@@ -441,6 +441,14 @@ def test_when_a_process_is_replaced(monkeypatch, files, memory, size, is_worn, r
     assert (reader.is_worn(), reader.memory) == (is_worn, remembered)
 
 
+def test_a_new_process_may_grow_from_what_it_took_after_its_first_file(monkeypatch):
+    sizes = iter([3 << 30, (3 << 30) + readers.MAX_GROWTH, (3 << 30) + readers.MAX_GROWTH + 1])
+    monkeypatch.setattr(readers, "memory_of", lambda process, field: next(sizes))
+    reader = readers.Reader(0, None, 7)
+    assert (reader.files, reader.has_waited) == (0, False)
+    assert [reader.is_worn() for _ in range(3)] == [False, False, True]
+
+
 @pytest.mark.parametrize(("forks", "serves", "begun"), [(False, True, 1), (True, True, 0), (False, False, 0), (True, False, 0)])
 def test_only_a_process_that_takes_long_to_start_is_started_early(pool, monkeypatch, forks, serves, begun):
     monkeypatch.setattr(readers, "_can_fork", lambda: forks)
