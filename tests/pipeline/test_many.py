@@ -123,14 +123,20 @@ def test_one_bad_file_does_not_stop_the_rest(tree):
     assert found("out") == ["zoo/a.json.json"]
 
 
-def test_a_defect_in_one_export_does_not_stop_the_rest(tree, monkeypatch):
+@pytest.mark.parametrize(("error", "reason"), [
+    (ZeroDivisionError("oops"), "ZeroDivisionError"),
+    (OSError(28, "No space left on device"), "cannot be written: No space left on device"),
+    (OSError("odd"), "cannot be written: odd"), (FormatError("damaged", where="a.json"), "damaged"),
+    (FormatError("damaged", where="a.json: bn"), "bn: damaged"), (FormatError("damaged", where="other"), "other: damaged")])
+def test_what_goes_wrong_with_one_export_does_not_stop_the_rest(tree, monkeypatch, error, reason):
     def broken(*_, **__):
-        raise ZeroDivisionError("oops")
+        raise error
 
     monkeypatch.setattr("exporter.pipeline.read.read_in_batch", broken)
     outcome = next(export_each([Task("zoo/a.json", "out/a.json", "m", "out")], exporter.ReadOptions(), exporter.WriteOptions()))
-    assert outcome.status == "refused"
-    assert "ZeroDivisionError" in outcome.reason
+    assert (outcome.source, outcome.out, outcome.status) == ("zoo/a.json", "out/a.json", "refused")
+    assert reason in outcome.reason
+    assert outcome.reason.startswith(reason) or not isinstance(error, FormatError)
 
 
 def test_what_is_there_and_unchanged_is_skipped(tree):
