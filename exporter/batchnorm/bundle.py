@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from exporter.batchnorm.dtypes import stored_bytes
@@ -134,15 +135,7 @@ class Bundle:
 
     def digest(self) -> str:
         """"sha256:" and the hash of the layers' contents (docs/format.md, "digest"): equal layers have equal digests."""
-        import hashlib
-
-        state = hashlib.sha256()
-        for layer in self.layers:
-            state.update(_identity(layer))
-            for name in PARAMETERS:
-                values = getattr(layer, name)
-                state.update(b"\0" if values is None else b"\1" + stored_bytes(values, layer.dtype))
-        return f"sha256:{state.hexdigest()}"
+        return Digest().of(self.layers)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False, repr=False)
@@ -154,6 +147,33 @@ class ReadBack(Bundle):
     def __post_init__(self) -> None:
         Bundle.__post_init__(self)
         object.__setattr__(self, "vectors", {path: (frozen(x), frozen(y)) for path, (x, y) in self.vectors.items()})
+
+
+class Digest:
+    """The digest of a bundle, to which its layers may be added before all are known."""
+
+    def __init__(self) -> None:
+        import hashlib
+
+        self._state = hashlib.sha256()
+        self._layers: list[BatchNorm] = []
+
+    def add(self, layers: Iterable[BatchNorm]) -> None:
+        """Adds layers that the bundle will probably contain, in this order."""
+        for layer in layers:
+            self._layers.append(layer)
+            self._state.update(_identity(layer))
+            for name in PARAMETERS:
+                values = getattr(layer, name)
+                self._state.update(b"\0" if values is None else b"\1" + stored_bytes(values, layer.dtype))
+
+    def of(self, layers: Sequence[BatchNorm]) -> str:
+        """The digest of a bundle with exactly these layers."""
+        begun = len(self._layers)
+        if begun > len(layers) or not all(map(operator.is_, self._layers, layers)):
+            return Digest().of(layers)
+        self.add(layers[begun:])
+        return f"sha256:{self._state.hexdigest()}"
 
 
 def _identity(layer: BatchNorm) -> bytes:

@@ -37,14 +37,14 @@ def document(bundle: Bundle, *, with_vectors: bool = True) -> dict[str, Any]:
     return {**frame(bundle), "layers": [layer_entry(layer, with_vectors) for layer in bundle.layers]}
 
 
-def frame(bundle: Bundle) -> dict[str, Any]:
-    """The document without the layers themselves."""
+def frame(bundle: Bundle, digest: str | None = None) -> dict[str, Any]:
+    """The document without the layers themselves. digest: the bundle's, if it is known."""
     origin = bundle.origin
     source = {"file": origin.file, "kind": origin.kind, "keras_version": origin.keras_version, "backend": origin.backend}
     if origin.tensorflow_version is not None:
         source["tensorflow_version"] = origin.tensorflow_version
     content = {"format": FORMAT, "version": VERSION, "producer": {"name": "bn-export", "version": __version__}, "source": source,
-               "formula": FORMULA, "digest": bundle.digest(), "layers": []}
+               "formula": FORMULA, "digest": digest or bundle.digest(), "layers": []}
     if bundle.skipped:
         content["skipped"] = [each._asdict() for each in bundle.skipped]
     return content

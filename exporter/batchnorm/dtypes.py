@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 # The NumPy type for each dtype. NumPy has no bfloat16, but float32 contains its values exactly.
 HELD_IN = {"float16": np.float16, "bfloat16": np.float32, "float32": np.float32, "float64": np.float64}
 
+_LITTLE = {dtype: np.dtype(held).newbyteorder("<") for dtype, held in HELD_IN.items()}
+
 # Unit roundoff (half the distance from 1 to the next number) and smallest normal number of each dtype.
 UNIT = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float32": 2.0**-24, "float64": 2.0**-53}
 TINY = {"float16": 2.0**-14, "bfloat16": 2.0**-126, "float32": 2.0**-126, "float64": 2.0**-1022}
@@ -47,4 +49,4 @@ def stored_bytes(values: NDArray[Any], dtype: str) -> bytes:
     """The values as little-endian bytes of `dtype`, flat in row-major order (bfloat16: the upper half of a float32)."""
     if dtype == "bfloat16":
         return (np.ascontiguousarray(values, "<f4").view("<u4") >> 16).astype("<u2").tobytes()
-    return np.ascontiguousarray(values, np.dtype(HELD_IN[dtype]).newbyteorder("<")).tobytes()
+    return np.ascontiguousarray(values, _LITTLE[dtype]).tobytes()

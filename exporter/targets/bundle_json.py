@@ -11,7 +11,7 @@ import numpy as np
 import orjson
 
 from exporter.batchnorm import alike, schema, schema_checks, vectors
-from exporter.batchnorm.bundle import Bundle
+from exporter.batchnorm.bundle import Bundle, Digest
 from exporter.batchnorm.document import calls_entry, frame, layer_entry, portable
 from exporter.batchnorm.layer import BatchNorm
 from exporter.errors import ExporterError
@@ -36,7 +36,15 @@ class JsonWriter:
         self._made: dict[int, tuple[BatchNorm, bytes]] = {}  # by id: thousands may have the same path, and so the same hash
 
     def layers(self, layers: Sequence[BatchNorm]) -> None:
-        """Makes the text of layers."""
+        """Makes the text of layers, and the digest as far as they are the bundle's."""
+        self._digest.add(layers)
+        self._make(layers)
+
+    @functools.cached_property
+    def _digest(self) -> Digest:
+        return Digest()
+
+    def _make(self, layers: Sequence[BatchNorm]) -> None:
         for run in alike.runs(layers):
             if run[0].channels <= LARGE:
                 with contextlib.suppress(ExporterError):
@@ -44,7 +52,7 @@ class JsonWriter:
 
     def end(self, bundle: Bundle) -> Iterator[bytes]:
         """The document in pieces, validated against the schema, one key per line."""
-        content = frame(bundle)
+        content = frame(bundle, self._digest.of(bundle.layers))
         schema.validate(content)
         for number, (key, value) in enumerate(content.items()):
             yield (b",\n  " if number else b"{\n  ") + _text(key) + b": "
@@ -56,14 +64,15 @@ class JsonWriter:
 
     def _layers(self, bundle: Bundle) -> Iterator[bytes]:
         for place, layer in enumerate(bundle.layers):
-            yield b",\n    {" if place else b"[\n    {"
+            before, after = b",\n    {" if place else b"[\n    {", b"\n    }"
             if id(layer) not in self._made and layer.channels <= LARGE:
-                self.layers([other for other in bundle.layers[place: place + alike.MAX_LAYERS] if id(other) not in self._made])
+                self._make([other for other in bundle.layers[place: place + alike.MAX_LAYERS] if id(other) not in self._made])
             if id(layer) in self._made:
-                yield self._made.pop(id(layer))[1]
+                yield before + self._made.pop(id(layer))[1] + after
             else:
+                yield before
                 yield from _entry(layer, self._options)
-            yield b"\n    }"
+                yield after
         yield b"\n  ]"
 
 

@@ -16,6 +16,7 @@ from hypothesis.extra import numpy as hnp
 import exporter
 from exporter.batchnorm import document, schema, vectors
 from exporter.batchnorm import layer as layer_module
+from exporter.batchnorm.bundle import Digest
 from exporter.batchnorm.dtypes import HELD_IN, round_to, stored_bytes
 from exporter.batchnorm.gate import remarks_on
 from exporter.errors import BundleError, FormatError, LayerError, UnsupportedError
@@ -127,6 +128,19 @@ def test_digest_is_what_the_format_says():
     other = layer.replace(class_name="Other", momentum=None, assumed=("axis",))
     assert make_bundle(other).digest() == make_bundle(layer).digest()
     assert make_bundle(layer.replace(epsilon=1e-5)).digest() != make_bundle(layer).digest()
+
+
+@pytest.mark.parametrize("begun", [(), (0,), (0, 1), (0, 1, 2), (1,), (1, 0, 2), (0, 1, 2, 3), (0, 0)])
+def test_the_digest_is_that_of_the_layers_at_the_end(begun):
+    """Whatever layers were known before: all, some, others, or in another order."""
+    layers = [make_layer(f"bn_{number}", seed=number) for number in range(4)]
+    bundle = make_bundle(*layers[:3])
+    digest, writer = Digest(), bundle_json.JsonWriter(WriteOptions())
+    for each in begun:
+        digest.add([layers[each]])
+        writer.layers([layers[each]])
+    assert digest.of(bundle.layers) == bundle.digest()
+    assert b"".join(writer.end(bundle)) == written(bundle)
 
 
 def test_bfloat16_is_hashed_as_two_bytes():
