@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from exporter.commands.operands import STANDARD, check_one_standard_input, operand
-from exporter.commands.shared import add_common_options, main, make_parser, read_options, warn
+from exporter.commands.shared import add_common_options, comparing_options, main, make_parser, read_options, warn
 from exporter.errors import LayerError, UsageError
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def _model(place: Place, args: argparse.Namespace) -> Bundle | Given:
     from exporter.diagnosis.alone import of_port
     from exporter.pipeline.read import read_in_child
 
-    options = dataclasses.replace(read_options(args), stored_statistics=True)  # they are compared, whatever the model does with them
+    options = comparing_options(args)
     port = ports.read(place)
     if port is not None:
         return of_port(port, options.epsilon)
@@ -104,7 +104,7 @@ def _averages(place: Place, args: argparse.Namespace, model: Bundle | Given) -> 
     from exporter.errors import ExporterError
     from exporter.pipeline.read import read_in_child
 
-    options = dataclasses.replace(read_options(args), stored_statistics=True)
+    options = comparing_options(args)
     for ema in ("yes", "no"):
         with contextlib.suppress(ExporterError):  # then there is only one set
             other = read_in_child(place, dataclasses.replace(options, ema=ema), fork=True)

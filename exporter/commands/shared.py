@@ -158,6 +158,13 @@ def read_options(args: argparse.Namespace) -> ReadOptions:
                        stored_statistics=args.stored_statistics)
 
 
+def comparing_options(args: argparse.Namespace) -> ReadOptions:
+    """The same for a model that is compared: layers that it calls with training=True, too."""
+    import dataclasses
+
+    return dataclasses.replace(read_options(args), stored_statistics=True)
+
+
 def _epsilon(word: str) -> tuple[str, float]:
     glob, _, number = word.rpartition("=")
     try:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from exporter.commands.operands import STANDARD, check_one_standard_input, operand
-from exporter.commands.shared import add_common_options, main, make_parser, read_options, warn
+from exporter.commands.shared import add_common_options, comparing_options, main, make_parser, warn
 from exporter.errors import UsageError, printable
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from exporter.diagnosis.comparison import Check
     from exporter.diagnosis.ports.port import Port
     from exporter.files.place import Place
-    from exporter.sources.shared.options import ReadOptions
 
 UNSAID = 1.0  # placeholder for an unknown epsilon while a model is read
 
@@ -65,7 +64,7 @@ def _bundle(place: Place, args: argparse.Namespace) -> Bundle:
         return load(place.address)
     if args.other is None or args.live:
         raise FormatError("this is not a bundle", where=place.name, hint="create one from the model: bn-export MODEL out.json")
-    found = read_in_child(place, _reading(args), fork=True, keep_unusable=True)
+    found = read_in_child(place, comparing_options(args), fork=True, keep_unusable=True)
     warn([f"{each.layer.path} is not compared: {each.reason}" for each in found.unusable])
     return found
 
@@ -114,18 +113,13 @@ def _model(place: Place, args: argparse.Namespace) -> Port:
     from exporter.diagnosis.ports.port import of_bundle
     from exporter.pipeline.read import read_in_child
 
-    options = _reading(args)
+    options = comparing_options(args)
     read = functools.partial(read_in_child, place, fork=True, keep_unusable=True)
     found = read(options if options.epsilon else dataclasses.replace(options, epsilon=(("*", UNSAID),)))
     unsaid = {layer.path for layer in found if "epsilon" in layer.assumed and layer.epsilon == UNSAID and not options.epsilon}
     if any(found[path].converted for path in unsaid):  # an era that stored a standard deviation: its variance depends on epsilon
         found = read(options)
     return of_bundle(found, place.name, unsaid)
-
-
-def _reading(args: argparse.Namespace) -> ReadOptions:
-    """The reading options; layers that the model calls with training=True are compared like others."""
-    return dataclasses.replace(read_options(args), stored_statistics=True)
 
 
 def _map(word: str) -> tuple[str, str]:

@@ -15,6 +15,7 @@ from exporter.commands.export import export
 from exporter.commands.verify import verify
 from exporter.targets import SUFFIXES
 from tests.make import processes
+from tests.make.configs import functional, layer
 from tests.make.h5_files import named, parameters, write
 from tests.make.layers import ROOT, make_bundle, make_layer
 from tests.make.v3_files import norm, sequential
@@ -155,6 +156,17 @@ def half_bad(tmp_path):
     layers = {"good": parameters(seed=1), "bad": spoilt}
     return write(tmp_path / "half.h5", {name: named(name, values) for name, values in layers.items()},
                  sequential("net", *(norm(name, epsilon=0.01) for name in layers)), keras_version="2.2.4", backend="tensorflow")
+
+
+def test_a_layer_that_its_model_calls_in_training_is_compared_nevertheless(run, tmp_path):
+    """With its stored statistics, which are what a port has; to export or evaluate it, they have to be asked for."""
+    model = functional((layer("InputLayer", "x"), ()), (norm("bn"), ("x",)), outputs=("bn",))
+    model["config"]["layers"][1]["inbound_nodes"][0][0][3]["training"] = True
+    path = write(tmp_path / "m.h5", {"bn": named("bn", parameters(seed=1))}, model, keras_version="2.2.4", backend="tensorflow")
+    right = exporter.read(path, stored_statistics=True)["bn"]([[1, 2, 3]]).tolist()
+    assert run(diagnose, path, "--input", "1,2,3", "--output", str(right))[0] == 0
+    assert run(verify, path, path)[0] == 0
+    assert run(export, path, tmp_path / "out.json")[0] == 1
 
 
 def test_a_sound_layer_beside_an_unusable_one_is_evaluated(half_bad, run, tmp_path):
