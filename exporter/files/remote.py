@@ -125,7 +125,7 @@ class RemotePlace(Place):
             names = [urllib.parse.unquote(address.split(name)[0]) for name in names]
             path = urllib.parse.unquote(path)
         found = sorted({posixpath.basename(name.rstrip("/")) for name in names if name.rstrip("/") != path.rstrip("/")})
-        return [self.child(name) for name in found if name]
+        return [self.child(name) for name in found]
 
     def opened(self) -> list[Place]:
         return [place for place in self._family.values() if place._content is not None]

@@ -306,6 +306,11 @@ def test_an_answer_that_ends_early_is_a_lost_connection(headers, body, whole, is
         assert asked(session, whole=whole).body == body
 
 
+def test_an_answer_to_a_head_has_no_bytes_that_could_be_lost():
+    file = WebFile(Session(Response(206, MULTI)), "https://host/m.h5", "m.h5")
+    assert asyncio.run(file._ask("HEAD", {"Range": web.PROBE})) == Answer(206, MULTI, b"")
+
+
 @pytest.mark.parametrize(("headers", "length", "fits"), [({}, 8, True), ({}, 9, False), ({"Content-Length": "8"}, 8, True),
                                                         ({"Content-Length": "9"}, 9, False), ({"Content-Length": "9"}, 8, False),
                                                         ({"Content-Length": "x"}, 8, True)])
