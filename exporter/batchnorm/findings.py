@@ -86,8 +86,7 @@ KINDS = {kind.code: kind for kind in (
                  "infinity or NaN."),
     Kind(code="converted", level="note", title="Converted",
          meaning="That version of Keras stored something else, or applied epsilon elsewhere. The numbers were converted so that the "
-                 "standard "
-                 "formula gives the same outputs."),
+                 "standard formula gives the same outputs."),
     Kind(code="quantized", level="note", title="Quantized",
          meaning="The file contains small integers; the numbers here are the dequantized values."),
 )}

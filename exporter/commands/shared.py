@@ -166,12 +166,14 @@ def comparing_options(args: argparse.Namespace) -> ReadOptions:
 
 
 def _epsilon(word: str) -> tuple[str, float]:
+    from exporter.sources.shared.options import MAX_EPSILON
+
     glob, _, number = word.rpartition("=")
     try:
         value = float(number)
     except ValueError:
         value = -1.0
-    if not 0 <= value < 3.4e38:
+    if not 0 <= value < MAX_EPSILON:
         raise UsageError(f"expected a number of 0 or more for --epsilon, got {word!r}",
                          hint="give --epsilon VALUE, or --epsilon 'GLOB=VALUE' for some of the layers")
     return glob or "*", value

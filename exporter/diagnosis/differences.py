@@ -53,8 +53,7 @@ def _lines(one: Evidence, wrong: NDArray[np.intp]) -> str:
         factor = (slope / case.scale()[wrong])[~flat]
     if not straight.all():
         return (f"in {int((~straight).sum())} channels the output is not a straight line in the input: an activation, another input, "
-                "noise; "
-                "check that the input given is what entered the batch norm")
+                "noise; check that the input given is what entered the batch norm")
     if (np.abs(factor - 1) < SLOPE).all():
         shift = (y - case.value()[:, wrong]).mean(axis=0)
         return (f"the slope is right in every channel and the offset is not (off by {np.min(shift):.4g} to {np.max(shift):.4g}): look at "

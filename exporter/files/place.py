@@ -101,11 +101,15 @@ class Place:
             raise MissingFileError("no such file", where=self.name)
         return found.st_size
 
-    def open(self) -> InputFile:
-        """The file, for reading bytes; the caller closes it. It is unbuffered: the formats read pieces of known size anywhere in it."""
+    def check_is_file(self) -> None:
+        """Raises FormatError for a folder or if there is nothing."""
         if not self.is_file():
             self.size()  # raises if there is nothing
             raise FormatError("expected a file, got a folder", where=self.name)
+
+    def open(self) -> InputFile:
+        """The file, for reading bytes; the caller closes it. It is unbuffered: the formats read pieces of known size anywhere in it."""
+        self.check_is_file()
         try:
             descriptor = os.open(self.local, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
             self._opened.setdefault(self.local, _stamp(os.fstat(descriptor)))

@@ -96,18 +96,13 @@ class RemotePlace(Place):
         return self._known
 
     def open(self) -> InputFile:
-        if not self.is_file():
-            self.size()  # raises if there is nothing
-            raise FormatError("expected a file, got a folder", where=self.name)
+        self.check_is_file()
         self._content = self._content or Ranges(self._far(), self.size(), self.name)
         return cast(InputFile, RangesFile(self._content))
 
     def child(self, *parts: str) -> Place:
         check_parts(parts, self.name)
         return self._relative(address.child_of(self.url, parts))
-
-    def sibling(self, name: str) -> Place:
-        return self.parent().child(name)
 
     def parent(self) -> Place:
         return self._relative(address.parent_of(self.url))

@@ -1,8 +1,7 @@
 """Zip archives, read only and in place: stored members are views of the archive; nothing is ever unpacked to disk.
 
 Stricter than `zipfile`, which accepts two members of one name (and uses the last), bytes before the archive, and local headers that
-contradict
-the directory: a file that two readers understand differently is refused.
+contradict the directory: a file that two readers understand differently is refused.
 
 Specification: APPNOTE 6.3.10, https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT (section numbers below).
 """
@@ -181,7 +180,7 @@ class Archive:
         with self.open(name) as file:
             data = file.read()
         if member.size > self._largest_checked:
-            _check_crc(member, zlib.crc32(data))
+            _check_crc(member, data)
         return data
 
     def open(self, name: str) -> InputFile:
@@ -192,7 +191,7 @@ class Archive:
             return MemoryFile(self._inflated(member, start))
         if member.size <= self._largest_checked:
             self._file.seek(start)
-            _check_crc(member, zlib.crc32(self._file.read(member.size)))
+            _check_crc(member, self._file.read(member.size))
         return cast(InputFile, Window(self._file, start, member.size))
 
     def head(self, name: str, count: int) -> bytes:
@@ -266,7 +265,7 @@ class Archive:
             raise FormatError(f"it cannot be decompressed: {error}", where=member.name, hint=AGAIN) from None
         if len(data) != member.size or not inflater.eof or inflater.unused_data:
             raise FormatError(f"it does not decompress to the declared {member.size} bytes", where=member.name, hint=AGAIN)
-        _check_crc(member, zlib.crc32(data))
+        _check_crc(member, data)
         return data
 
 
@@ -307,8 +306,8 @@ class Window(Seeking, io.RawIOBase):
         return len(data)
 
 
-def _check_crc(member: Member, crc: int) -> None:
-    if crc != member.crc:
+def _check_crc(member: Member, data: bytes) -> None:
+    if zlib.crc32(data) != member.crc:
         raise FormatError("it is damaged: its CRC-32 does not match the archive's", where=member.name, hint=AGAIN)
 
 

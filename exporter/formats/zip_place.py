@@ -45,9 +45,7 @@ class ZipPlace(Place):
         return os.stat_result((stat.S_IFDIR, *bytes(9))) if self._path in self._content.folders else None
 
     def open(self) -> InputFile:
-        if not self.is_file():
-            self.size()  # raises if there is nothing
-            raise FormatError("expected a file, got a folder", where=self.name)
+        self.check_is_file()
         return self._content.open(self._path)
 
     def head(self, count: int = 512) -> bytes:
@@ -57,9 +55,6 @@ class ZipPlace(Place):
     def child(self, *parts: str) -> Place:
         check_parts(parts, self.name)
         return ZipPlace(self._content, "/".join([self._path, *parts]).lstrip("/"))
-
-    def sibling(self, name: str) -> Place:
-        return self.parent().child(name)
 
     def parent(self) -> Place:
         return ZipPlace(self._content, self._path.rpartition("/")[0])

@@ -230,8 +230,7 @@ def about_rank(era: Era, fields: NormFields, *, dtype: str) -> str:
     if not ranks:
         return ""
     return (f"the file does not specify the rank of its input; if that is {' or '.join(map(str, ranks))}, the fused kernel of the "
-            "TensorFlow "
-            f"that wrote it used epsilon {FUSED_MINIMUM:g} instead of {fields.epsilon:g}")
+            f"TensorFlow that wrote it used epsilon {FUSED_MINIMUM:g} instead of {fields.epsilon:g}")
 
 
 def effective_epsilon(era: Era, fields: NormFields, *, dtype: str, ndim: int | None) -> float | None:

@@ -44,8 +44,7 @@ def reason_against(class_name: str, config: Mapping[str, Any]) -> str | None:
     quantizers = [key for key in quantizing if config[key] not in _UNSET]
     if quantizers:
         return (f"its class {printable(class_name, 80)} quantizes the parameters that it computes with ({names(quantizers)}): its "
-                "outputs are not "
-                "those of the stored parameters")
+                "outputs are not those of the stored parameters")
     activation = config.get("activation")
     if activation not in (*_UNSET, "linear"):
         shown = activation if isinstance(activation, str) else "activation"

@@ -198,8 +198,7 @@ def _about_updates(layers: Iterable[BatchNorm]) -> Iterator[str]:
     paths = [layer.path for layer in layers if layer.is_never_updated]
     if paths:
         yield (f"{names(paths)}: the moving statistics are still 0 and 1, as in a new layer, although gamma or beta were trained: "
-               "they were "
-               "never updated in training, or not saved")
+               "they were never updated in training, or not saved")
 
 
 def read_back(bundle: ReadBack, options: ReadOptions) -> ReadBack:

@@ -33,8 +33,7 @@ if TYPE_CHECKING:
 
 NEVER_BUILT = "the file contains no parameters of it: it was never built"
 UNKNOWN_ERA = ("the file contains neither its epsilon nor the version of Keras, which decides whether running_std is a standard "
-               "deviation or a "
-               "variance")
+               "deviation or a variance")
 UNKNOWN_VERSION = ("its config does not specify the version of Keras, which decides whether running_std is a standard deviation or a "
                    "variance")
 MIXED_UP = ("Keras 1.0.0 to 1.0.2 saved the weights of a nested Sequential under swapped names, and it cannot be detected "
@@ -113,8 +112,7 @@ class Reading:
         if len(second) != 1 or not any({"gamma", "beta"} & set(norm.datasets) for norm in kept):
             return norms
         self.found.warn(f"{path}: the file contains a second set of moving statistics in this layer, whose names have no scope, as "
-                        "keras-swa "
-                        "leaves them; the set in the layer's own scope is used")
+                        "keras-swa leaves them; the set in the layer's own scope is used")
         return kept
 
     def _add_norm(self, norm: Norm, candidate: Candidate | None, path: str, group: str) -> None:
@@ -150,8 +148,7 @@ class Reading:
             return Statistic.VARIANCE, ()
         if candidate and self.is_version_unwritten:
             self.found.warn("the architecture does not specify a version of Keras, like to_json() of 1.0.3 and earlier: running_std "
-                            "is read "
-                            "as a standard deviation; override it with --keras-version")
+                            "is read as a standard deviation; override it with --keras-version")
             return Statistic.DEVIATION, ()
         if (arrays["moving_mean"][0] == 0).all() and (arrays["moving_variance"][0] == 1).all():
             self.found.warn(f"{path}: its statistics were never updated (mean 0 and running_std 1 in every channel); 1 is used as "
