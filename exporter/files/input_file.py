@@ -37,22 +37,7 @@ class InputFile(Protocol):
     def __exit__(self, *exception: Any) -> None: ...
 
 
-class _Seekable(Protocol):
-    def seek(self, offset: int, /) -> int: ...
-
-    def read(self, size: int, /) -> bytes: ...
-
-
-class Seeking:
-    """`read_at` by means of seek and read."""
-
-    def read_at(self: _Seekable, at: int, size: int) -> bytes:
-        """As in InputFile."""
-        self.seek(at)
-        return self.read(size)
-
-
-class LocalFile(Seeking, io.FileIO):
+class LocalFile(io.FileIO):
     """A local file, unbuffered."""
 
     is_far = False
@@ -61,6 +46,11 @@ class LocalFile(Seeking, io.FileIO):
         def read_at(self, at: int, size: int) -> bytes:
             """With one system call."""
             return os.pread(self.fileno(), size, at)
+    else:
+        def read_at(self, at: int, size: int) -> bytes:
+            """As in InputFile."""
+            self.seek(at)
+            return self.read(size)
 
     def fetch_ahead(self, ranges: list[tuple[int, int]]) -> None:
         """Nothing: it is here."""
@@ -77,6 +67,41 @@ class MemoryFile(io.BytesIO):
 
     def fetch_ahead(self, ranges: list[tuple[int, int]]) -> None:
         """Nothing: it is here."""
+
+
+class PieceFile(io.RawIOBase):
+    """A file of `size` bytes that is read by `read_at` alone."""
+
+    def __init__(self, size: int) -> None:
+        self._size, self._at = size, 0
+
+    def read_at(self, at: int, size: int) -> bytes:
+        """As in InputFile."""
+        raise NotImplementedError
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = max(0, offset + (0, self._at, self._size)[whence])
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        data = self.read_at(self._at, len(buffer))
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+    def readall(self) -> bytes:
+        data = self.read_at(self._at, max(0, self._size - self._at))
+        self._at += len(data)
+        return data
 
 
 class Windows:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import bisect
-import io
 from collections.abc import Iterable, Iterator
-from typing import Any, Protocol
+from typing import Protocol
 
 from exporter.errors import FormatError
-from exporter.files.input_file import Seeking
+from exporter.files.input_file import PieceFile
 from exporter.files.place import MiB
 
 Range = tuple[int, int]  # first byte, byte after the last
@@ -128,26 +127,14 @@ class Ranges:
             yield start, end
 
 
-class RangesFile(Seeking, io.RawIOBase):
+class RangesFile(PieceFile):
     """A remote file, for reading; returns all requested bytes up to the end of the file."""
 
     is_far = True
 
     def __init__(self, content: Ranges) -> None:
-        self._content, self._at = content, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = max(0, offset + (0, self._at, self._content.size)[whence])
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
+        super().__init__(content.size)
+        self._content = content
 
     def fetch_ahead(self, ranges: list[Range]) -> None:
         """Fetches ranges that will be read, all at once."""
@@ -156,14 +143,3 @@ class RangesFile(Seeking, io.RawIOBase):
     def read_at(self, at: int, size: int) -> bytes:
         """As in InputFile."""
         return self._content.read(at, at + size)
-
-    def readinto(self, buffer: Any) -> int:
-        data = self._content.read(self._at, self._at + len(buffer))
-        buffer[: len(data)] = data
-        self._at += len(data)
-        return len(data)
-
-    def readall(self) -> bytes:
-        data = self._content.read(self._at, self._content.size)
-        self._at += len(data)
-        return data

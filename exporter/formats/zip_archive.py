@@ -14,10 +14,10 @@ import io
 import stat
 import struct
 import zlib
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 from exporter.errors import FormatError, UnsupportedError, printable
-from exporter.files.input_file import InputFile, MemoryFile, Seeking
+from exporter.files.input_file import InputFile, MemoryFile, PieceFile
 from exporter.files.place import MiB
 from exporter.formats.layout import Layout
 
@@ -269,13 +269,12 @@ class Archive:
         return data
 
 
-class Window(Seeking, io.RawIOBase):
+class Window(PieceFile):
     """A part of a file as a separate file."""
 
     def __init__(self, file: InputFile, start: int, size: int) -> None:
-        self._file, self._start, self._size = file, start, size
-        self._at = 0
-        self.is_far = file.is_far
+        super().__init__(size)
+        self._file, self._start, self.is_far = file, start, file.is_far
 
     def read_at(self, at: int, size: int) -> bytes:
         """As in InputFile."""
@@ -283,27 +282,6 @@ class Window(Seeking, io.RawIOBase):
 
     def fetch_ahead(self, ranges: list[tuple[int, int]]) -> None:
         self._file.fetch_ahead([(self._start + first, self._start + end) for first, end in ranges])
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = max(0, offset + (0, self._at, self._size)[whence])
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        count: int = max(0, min(len(buffer), self._size - self._at))
-        self._file.seek(self._start + self._at)
-        data: bytes = self._file.read(count)
-        buffer[: len(data)] = data
-        self._at += len(data)
-        return len(data)
 
 
 def _check_crc(member: Member, data: bytes) -> None:
