@@ -110,8 +110,8 @@ WHOLE = [entry(0, "root", "_tf_keras_model", "m"), entry(1, "root.layer-0", "_tf
 
 @pytest.mark.parametrize(("entries", "found"), [
     ([], {}), (WHOLE, {0: b"m", 1: b"l", 2: b"k"}), ([*WHOLE[:2], entry(2, "", "", "k")], {0: b"m", 1: b"l", 2: b"k"}),
-    ([*WHOLE, entry(3, "", "", "o")], {0: b"m", 1: b"l", 2: b"k", 3: b"o"}), (WHOLE[:2], "node 2(?m:$)"), ([*WHOLE, WHOLE[1]], "node 1(?m:$)"),
-    ([*WHOLE, entry(4, "", "")], "node 4(?m:$)"), ([*WHOLE, entry(-1, "", "")], "node -1(?m:$)"),
+    ([*WHOLE, entry(3, "", "", "o")], {0: b"m", 1: b"l", 2: b"k", 3: b"o"}), (WHOLE[:2], "node 2(?m:$)"),
+    ([*WHOLE, WHOLE[1]], "node 1(?m:$)"), ([*WHOLE, entry(4, "", "")], "node 4(?m:$)"), ([*WHOLE, entry(-1, "", "")], "node -1(?m:$)"),
     ([WHOLE[0], entry(2, "root.layer-0", "_tf_keras_layer"), WHOLE[1]], "node 2, 'root.layer-0'"),
     ([WHOLE[0], entry(1, "root.layer-0", "_tf_keras_model"), WHOLE[2]], "node 1, 'root.layer-0'"),
     ([WHOLE[0], WHOLE[1], entry(2, "root.a", "_tf_keras_layer")], "node 2, 'root.a'")])
