@@ -320,7 +320,7 @@ class File:
         for name, entry in members.items():
             if not entry.cache and b"/" not in name and name.strip(b"."):  # else no lookup finds it here
                 path = above + name.decode(errors="surrogateescape")
-                if found := self._objects.known(entry.header, path):
+                if path not in self._others and (found := self._objects.known(entry.header, path)):
                     self._others[path] = found
 
     def _enter(self, path: str, entry: TableEntry | None) -> Object:

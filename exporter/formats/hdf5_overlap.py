@@ -50,21 +50,23 @@ class Data:
     def read_all(self, paths: Sequence[str], datasets: Sequence[_Dataset]) -> list[bytes]:
         """`read` for each of these datasets, at once if they are close together."""
         first, end = datasets[0].place, datasets[-1].place + datasets[-1].size
-        start = max(0, first - MAX_LOOK_BACK, min(first, self._spans.end))
-        if 0 <= end - start <= TOGETHER:
-            self._read_at(start, end - start)  # and keeps it
+        base = max(0, first - MAX_LOOK_BACK, min(first, self._spans.end))
+        block = self._read_at(base, end - base) if 0 <= end - base <= TOGETHER else b""
         found = []
         for path, dataset in zip(paths, datasets):
             at, size, head = dataset.place, dataset.size, dataset.head
             start = max(0, at - MAX_LOOK_BACK, min(at, self._spans.add(path, at, at + size)))
             if start == dataset.address and start + head <= at:  # behind the data before there is its own header, and nothing in that
                 start += head
-            found.append(self._checked(start, at, size))
+            found.append(self._checked(start, at, size, block[start - base: at + size - base] if start >= base else b""))
         return found
 
-    def _checked(self, start: int, at: int, size: int) -> bytes:
-        data = self._read_at(start, at + size - start)
-        if len(data) != at + size - start:
+    def _checked(self, start: int, at: int, size: int, data: bytes = b"") -> bytes:
+        """data: from `start` on, if it is all there."""
+        whole = at + size - start
+        if len(data) != whole:
+            data = self._read_at(start, whole)
+        if len(data) != whole:
             raise FormatError("the file ends inside its data", hint="the file is damaged; copy or download it again")
         check_structures(data, start, at)
         return data[at - start:]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 import struct
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, NoReturn
@@ -42,6 +43,7 @@ from exporter.formats.hdf5_overlap import holds_structure
 Read = Callable[[int, int], bytes]  # address, size: bytes of the file, fewer at its end
 Message = tuple[int, bytes]
 Attributes = Mapping[bytes, bytes]  # messages by name
+_kind_of = operator.itemgetter(0)
 
 # The superblock of a file that the library wrote with its default settings: version 0, addresses and sizes of 8 bytes, ranks 4 and 16,
 # base 0, no free space and no driver. The end-of-file address is between the two halves.
@@ -106,12 +108,12 @@ class PlainObjects:
 
     def _parsed(self, address: int, path: str, block: bytes) -> PlainGroup | PlainDataset | None:
         found = _messages(self._read, address, block)
-        kinds = [kind for kind, _ in found]
+        kinds = [*map(_kind_of, found)]
         attributes = [data for kind, data in found if kind == ATTRIBUTE]
         named = {_attribute_name(data): data for data in attributes}
         if len(named) < len(attributes):
             _other()
-        table, whole = kinds.count(SYMBOL_TABLE), [kinds.count(kind) for kind in (DATASPACE, DATATYPE, DATA_LAYOUT)]
+        table, whole = kinds.count(SYMBOL_TABLE), [*map(kinds.count, (DATASPACE, DATATYPE, DATA_LAYOUT))]
         if (table, whole) == (1, [0, 0, 0]):
             return PlainGroup(address, path, named, self, PAIR.at(dict(found)[SYMBOL_TABLE]))
         if (table, whole) != (0, [1, 1, 1]):
@@ -145,8 +147,7 @@ def _messages(read: Read, address: int, block: bytes) -> list[Message]:
             _other()
         while at < end:
             kind, length, flags = MESSAGE_HEADER.fields(block, at)
-            begin = at + MESSAGE_HEADER.size
-            at = begin + length
+            begin, at = at + MESSAGE_HEADER.size, at + MESSAGE_HEADER.size + length
             if kind not in IN_HEADERS or flags > 1 or at > end:
                 _other()
             found.append((kind, block[begin:at]))

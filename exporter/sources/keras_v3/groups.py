@@ -127,6 +127,7 @@ class Group:
                 raise FormatError("two shards contain the same variable of one layer", where=own)
             regular = [found[name] for number in range(count) if (name := str(number)) in found]
             self._variables = regular if len(regular) == count else []
+            self._names = None  # thousands of groups are kept
         return self._variables
 
     def holds_variables(self) -> bool:
