@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import pathlib
-import sys
 
 import numpy as np
 import pytest
 
 from tests.make import processes
-from tests.make.layers import ROOT
+from tests.make.layers import script
 from tests.make.tensor_files import DTYPES, field, fixed32, masked, shape_proto, table
 
 pytestmark = pytest.mark.skipif(not pathlib.Path("/proc/self/io").exists(), reason="the system does not count the bytes a process reads")
@@ -30,13 +28,6 @@ print(count() - before, sum(values.nbytes for layer in bundle for values in laye
 """
 
 
-def models():
-    spec = importlib.util.spec_from_file_location("models", ROOT / "benchmarks" / "models.py")
-    module = sys.modules["models"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def count(small, large, kind="model"):
     """(bytes read for `large`, bytes of its batch norms, how many there are)."""
     done = processes.run(COUNT, small, large, kind, text=True)
@@ -46,7 +37,7 @@ def count(small, large, kind="model"):
 
 @pytest.mark.parametrize("suffix", ["h5", pytest.param("keras", marks=pytest.mark.thorough("much time"))])
 def test_of_a_densenet_hardly_more_than_the_batch_norms_is_read(tmp_path, suffix):
-    made = models()
+    made = script("benchmarks/models.py")
     write = made.write_h5 if suffix == "h5" else made.write_keras
     layers = made.densenet201()
     write(tmp_path / f"small.{suffix}", made.row(1, 4))
@@ -59,7 +50,7 @@ def test_of_a_densenet_hardly_more_than_the_batch_norms_is_read(tmp_path, suffix
 
 @pytest.mark.parametrize("suffix", ["h5", pytest.param("keras", marks=pytest.mark.thorough("much time"))])
 def test_a_layer_of_a_million_channels_is_read_once(tmp_path, suffix):
-    made = models()
+    made = script("benchmarks/models.py")
     write = made.write_h5 if suffix == "h5" else made.write_keras
     write(tmp_path / f"small.{suffix}", made.row(1, 4))
     write(tmp_path / f"large.{suffix}", made.row(1, 1 << 20))

@@ -5,7 +5,6 @@ Where a count rises over its bound, look for what is done twice; where there is 
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 
@@ -16,7 +15,7 @@ import exporter
 from exporter.formats.object_graph import OBJECT_GRAPH
 from tests.make.counting import lines_run
 from tests.make.graph_files import Function, chain, function, graph, node
-from tests.make.layers import ROOT
+from tests.make.layers import script
 from tests.make.live import ROLES
 from tests.make.tensor_files import encode, field, graph_proto, saved_graph_proto, saved_model_proto, write_bundle
 
@@ -29,9 +28,7 @@ HEAVY = {"h5py", "jsonschema", "asyncio", "ssl", "http", "logging", "multiproces
 @pytest.fixture(scope="module")
 def make():
     """Writes a model of `count` convolutions and batch norms to a path."""
-    spec = importlib.util.spec_from_file_location("models", ROOT / "benchmarks" / "models.py")
-    models = sys.modules["models"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(models)
+    models = script("benchmarks/models.py")
     return lambda path, count: write_saved(path, count) if path.suffix == ".saved" else (
         models.write_keras if path.suffix == ".keras" else models.write_h5)(path, models.plain(count, 4))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import sys
@@ -10,7 +9,7 @@ import sys
 import pytest
 
 import exporter
-from tests.make.layers import ROOT
+from tests.make.layers import ROOT, script
 from tests.test_language import texts
 
 
@@ -32,10 +31,7 @@ def test_the_table_of_limits_names_files_that_are_there():
 
 @pytest.fixture(scope="module")
 def reference():
-    spec = importlib.util.spec_from_file_location("make_reference", ROOT / "docs" / "make_reference.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("docs/make_reference.py")
 
 
 @pytest.mark.parametrize(("page", "make"), [("cli.md", "commands"), ("api.md", "api")])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 import re
 
@@ -14,7 +13,7 @@ import exporter
 from exporter.batchnorm import fold as folding
 from exporter.batchnorm.places import Call, Neighbor
 from tests.make.folding import KINDS
-from tests.make.layers import ROOT, make_layer
+from tests.make.layers import ROOT, make_layer, script
 
 VECTORS = ROOT / "vectors" / "folding-1.json"
 CASES = json.loads(VECTORS.read_text())["cases"]
@@ -30,11 +29,8 @@ def kernel_of(case):
 
 
 def test_the_vectors_are_what_their_script_makes():
-    spec = importlib.util.spec_from_file_location("make_folding_1", ROOT / "vectors" / "make_folding_1.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     assert {case["kind"] for case in CASES} == set(folding.KINDS)
-    made = module.case("Conv2D", False, CASES.index(next(case for case in CASES if case["kind"] == "Conv2D")))
+    made = script("vectors/make_folding_1.py").case("Conv2D", False, CASES.index(next(case for case in CASES if case["kind"] == "Conv2D")))
     assert made in CASES
 
 

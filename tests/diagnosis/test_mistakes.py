@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import json
 import re
@@ -15,20 +14,13 @@ from exporter.batchnorm.dtypes import round_to
 from exporter.diagnosis import mistakes
 from exporter.diagnosis.case import make_case
 from exporter.diagnosis.mistakes import MISTAKES
-from tests.make.layers import ROOT, make_layer
+from tests.make.layers import ROOT, make_layer, script
 
 MARGIN = 16  # times the error bound
 VECTORS = ROOT / "vectors" / "batchnorm-1.json"
 # One needs a layer that lacks gamma or beta, the other one that has both; one a model that calls it in training mode, the other one
 # that does not.
 NEVER_TOGETHER = {("BN137", "BN138"), ("BN121", "BN129")}
-
-
-def script(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +131,7 @@ def test_the_outputs_of_the_vectors_are_those_of_evaluate(conformance):
 
 
 def test_the_script_writes_the_file_that_is_published(tmp_path):
-    script(ROOT / "vectors" / "make_batchnorm_1.py").main(tmp_path / "out.json")
+    script("vectors/make_batchnorm_1.py").main(tmp_path / "out.json")
     assert (tmp_path / "out.json").read_bytes() == VECTORS.read_bytes()
 
 
@@ -162,7 +154,7 @@ def test_what_a_reader_has_to_take_is_taken(conformance, tmp_path):
 
 def test_the_document_is_made_from_the_table():
     text = (ROOT / "docs" / "batchnorm.md").read_text("utf-8")
-    assert script(ROOT / "docs" / "make_batchnorm.py").page(text) == text
+    assert script("docs/make_batchnorm.py").page(text) == text
     for mistake in MISTAKES:
         assert f"### {mistake.code}: {mistake.name}\n" in text
 

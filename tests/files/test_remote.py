@@ -21,7 +21,7 @@ from exporter.files import patience
 from exporter.files.place import Place
 from exporter.files.remote import Ranges, RemotePlace, is_url, place_for
 from tests.make import processes
-from tests.make.layers import ROOT, make_bundle, make_layer, same_layer
+from tests.make.layers import make_bundle, make_layer, same_layer, script
 from tests.make.range_server import POLL_SECONDS, serving
 
 needs_http = pytest.mark.skipif(importlib.util.find_spec("aiohttp") is None or importlib.util.find_spec("fsspec") is None,
@@ -30,24 +30,17 @@ one_worker = pytest.mark.xdist_group("s3")  # importing the server takes seconds
 needs_fsspec = pytest.mark.skipif(importlib.util.find_spec("fsspec") is None, reason="needs fsspec")
 
 
-def models():
-    spec = importlib.util.spec_from_file_location("models", ROOT / "benchmarks" / "models.py")
-    module = sys.modules["models"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
 def densenet(tmp_path, name):
     """A folder with DenseNet201 in the file of this name."""
-    made = models()
+    made = script("benchmarks/models.py")
     (made.write_keras if name.endswith("keras") else made.write_h5)(tmp_path / name, made.densenet201())
     return tmp_path
 
 
 @pytest.fixture
 def folder(tmp_path):
-    made = models()
+    made = script("benchmarks/models.py")
     made.write_h5(tmp_path / "small.h5", made.row(3, 5))
     made.write_keras(tmp_path / "small.keras", made.row(3, 5))
     return tmp_path
@@ -221,7 +214,7 @@ def test_what_goes_wrong_on_the_way_is_asked_for_again(large, troubles, several,
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
-    folder, made = tmp_path_factory.mktemp("large"), models()
+    folder, made = tmp_path_factory.mktemp("large"), script("benchmarks/models.py")
     made.write_h5(folder / "large.h5", made.plain(12, 96))
     return folder
 
@@ -468,7 +461,7 @@ def test_s3(s3, tmp_path, name, run):
     import boto3
 
     address, sent = s3
-    made = models()
+    made = script("benchmarks/models.py")
     (made.write_keras if name.endswith("keras") else made.write_h5)(tmp_path / name, made.plain(30, 96))
     store = boto3.client("s3", endpoint_url=address, aws_access_key_id="test", aws_secret_access_key="test", region_name="us-east-1")
     store.create_bucket(Bucket="zoo")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import pathlib
+import sys
 
 import numpy as np
 
@@ -14,6 +17,16 @@ from exporter.sources.shared.found import Found
 from exporter.sources.shared.options import ReadOptions
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+@functools.cache
+def script(name):
+    """The module in a file of the project that is in no package."""
+    path = ROOT / name
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def make_layer(path="encoder/bn_1", *, shape=(4,), axis=(-1,), dtype="float32", epsilon=1e-3, seed=0, gamma=True, beta=True,

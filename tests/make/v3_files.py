@@ -80,5 +80,10 @@ def stored(layer):
     return {name: values.astype(np.float64).tolist() for name, values in layer.parameters().items()}
 
 
+def shown(bundle):
+    """{path: (epsilon, parameters)} of a bundle."""
+    return {layer.path: (layer.epsilon, stored(layer)) for layer in bundle}
+
+
 def given(arrays):
     return {name: np.asarray(values, np.float64).tolist() for name, values in arrays.items()}

@@ -16,7 +16,19 @@ from exporter.files.place import Place
 from exporter.sources import keras_archive
 from exporter.sources.shared.archive import read_architecture
 from exporter.sources.shared.options import ReadOptions
-from tests.make.v3_files import entry, functional, given, norm, norm_arrays, sequential, stored, weights_bytes, write_archive, write_weights
+from tests.make.v3_files import (
+    entry,
+    functional,
+    given,
+    norm,
+    norm_arrays,
+    sequential,
+    shown,
+    stored,
+    weights_bytes,
+    write_archive,
+    write_weights,
+)
 
 A, B, C, D = (norm_arrays(seed) for seed in range(4))
 
@@ -31,11 +43,6 @@ def model(tmp_path):
         return keras_archive.read(place, ReadOptions())
 
     return make
-
-
-def shown(bundle):
-    """{path: (epsilon, parameters)}"""
-    return {layer.path: (layer.epsilon, stored(layer)) for layer in bundle}
 
 
 def error(call, *words, kind=ExporterError, **fields):

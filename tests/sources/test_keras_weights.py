@@ -14,7 +14,7 @@ from exporter.errors import ExporterError, FormatError, UnresolvedError, Unsuppo
 from exporter.files.place import Place
 from exporter.sources import keras_archive, keras_weights
 from exporter.sources.shared.options import ReadOptions
-from tests.make.v3_files import entry, functional, given, norm, norm_arrays, sequential, stored, write_archive, write_weights
+from tests.make.v3_files import entry, functional, given, norm, norm_arrays, sequential, shown, write_archive, write_weights
 
 A, B, C, D = (norm_arrays(seed) for seed in range(4))
 
@@ -22,10 +22,6 @@ A, B, C, D = (norm_arrays(seed) for seed in range(4))
 def read(path, architecture=None):
     assert keras_weights.claims(Place(path))
     return keras_weights.read(Place(path), ReadOptions(architecture=None if architecture is None else Place(architecture)))
-
-
-def shown(bundle):
-    return {layer.path: (layer.epsilon, stored(layer)) for layer in bundle}
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from exporter.errors import ExporterError, FormatError, UnresolvedError, Unsuppo
 from exporter.files.place import Place
 from exporter.sources import tfjs
 from exporter.sources.shared.options import ReadOptions
-from tests.make.v3_files import entry, functional, given, norm, norm_arrays, sequential, stored
+from tests.make.v3_files import entry, functional, given, norm, norm_arrays, sequential, shown
 
 A, B, C, D = (norm_arrays(seed) for seed in range(4))
 
@@ -60,10 +60,6 @@ def named(owner, arrays):
 def read(path, **options):
     assert tfjs.claims(Place(path))
     return tfjs.read(Place(path), ReadOptions(**options))
-
-
-def shown(bundle):
-    return {layer.path: (layer.epsilon, stored(layer)) for layer in bundle}
 
 
 def refused(path, kind=ExporterError):
