@@ -53,39 +53,48 @@ class Diagnosis:
 
     def text(self) -> str:
         """The diagnosis for people."""
-        return render(self)
+        place = printable(self.layer, 120) + ("" if self.channel is None else f", channel {self.channel}")
+        lines = []
+        if self.verdict == "same":
+            lines.append(f"{place}: same. {counted(self.compared, 'number')} within the error bound, "
+                         f"the worst at {self.worst['times_the_bound']:.2g} of it.")
+            hidden = [f"{code} {BY_CODE[code].name}" for code in self.could_not_show()]
+            if len(hidden) > MAX_HIDDEN or _never_moved(self.evidence.case):
+                lines.append(_why_hidden(self, f"{len(hidden)} of {len(BY_CODE)} known mistakes (--json lists them)"))
+            elif hidden:
+                lines.append(f"These inputs could not have shown: {'; '.join(hidden)}.")
+        else:
+            worst = self.worst
+            lines.append(f"{place}: differs. {self.differing} of {counted(self.compared, 'number')} beyond the error bound, the worst by "
+                         f"{_times(worst['times_the_bound'])}:")
+            where = f"at {worst['index']} (channel {worst['channel']})" if worst["index"] else f"channel {worst['channel']}"
+            lines.append(f"  {where}: input {worst['input']:.9g}, "
+                         f"yours {worst['yours']:.9g}, right {worst['right']:.9g}")
+        for number, explanation in enumerate(self.explanations[:MAX_SHOWN]):
+            lines += ["", *_explanation(explanation, full=number == 0)]
+        if len(self.explanations) > MAX_SHOWN:
+            lines += ["", f"and {len(self.explanations) - MAX_SHOWN} more that fit (--json lists all)"]
+        lines += ["", *_table(self)] if self.verdict == "differs" else []
+        lines += ["", *(f"note: {note}" for note in self.notes)] if self.notes else []
+        return "\n".join(lines) + "\n"
 
     def to_dict(self) -> dict[str, Any]:
         """The diagnosis as JSON types."""
-        return as_dict(self)
-
-
-def render(found: Diagnosis) -> str:
-    """A few paragraphs: the verdict, each explanation with the corrected line, a few numbers side by side."""
-    place = printable(found.layer, 120) + ("" if found.channel is None else f", channel {found.channel}")
-    lines = []
-    if found.verdict == "same":
-        lines.append(f"{place}: same. {counted(found.compared, 'number')} within the error bound, "
-                     f"the worst at {found.worst['times_the_bound']:.2g} of it.")
-        hidden = [f"{code} {BY_CODE[code].name}" for code in found.could_not_show()]
-        if len(hidden) > MAX_HIDDEN or _never_moved(found.evidence.case):
-            lines.append(_why_hidden(found, f"{len(hidden)} of {len(BY_CODE)} known mistakes (--json lists them)"))
-        elif hidden:
-            lines.append(f"These inputs could not have shown: {'; '.join(hidden)}.")
-    else:
-        worst = found.worst
-        lines.append(f"{place}: differs. {found.differing} of {counted(found.compared, 'number')} beyond the error bound, the worst by "
-                     f"{_times(worst['times_the_bound'])}:")
-        where = f"at {worst['index']} (channel {worst['channel']})" if worst["index"] else f"channel {worst['channel']}"
-        lines.append(f"  {where}: input {worst['input']:.9g}, "
-                     f"yours {worst['yours']:.9g}, right {worst['right']:.9g}")
-    for number, explanation in enumerate(found.explanations[:MAX_SHOWN]):
-        lines += ["", *_explanation(explanation, full=number == 0)]
-    if len(found.explanations) > MAX_SHOWN:
-        lines += ["", f"and {len(found.explanations) - MAX_SHOWN} more that fit (--json lists all)"]
-    lines += ["", *_table(found)] if found.verdict == "differs" else []
-    lines += ["", *(f"note: {note}" for note in found.notes)] if found.notes else []
-    return "\n".join(lines) + "\n"
+        explanations = []
+        for explanation in self.explanations:
+            entry: dict[str, Any] = dataclasses.asdict(explanation)
+            entry["names"] = [BY_CODE[code].name for code in explanation.codes]
+            entry["written"] = [BY_CODE[code].line for code in explanation.codes]
+            entry["instead"] = [BY_CODE[code].instead for code in explanation.codes]
+            entry["right"] = RIGHT
+            explanations.append(entry)
+        keys = ("index", "channel", "input", "yours", "right", "explained")
+        content = {"verdict": self.verdict, "layer": self.layer, "channel": self.channel, "compared": self.compared,
+                   "differing": self.differing, "worst": self.worst, "explanations": explanations,
+                   "side_by_side": [dict(zip(keys, row)) for row in self.side_by_side],
+                   "notes": list(self.notes), "could_not_show": self.could_not_show()}
+        result: dict[str, Any] = _plain(content)
+        return result
 
 
 def _never_moved(case: Case) -> bool:
@@ -143,25 +152,6 @@ def _table(found: Diagnosis) -> list[str]:
         shown = [f"{value:.9g}" for value in (values if explained else values[:3])]
         rows.append([",".join(map(str, index)), str(channel), *shown])
     return columns(rows, str.rjust)
-
-
-def as_dict(found: Diagnosis) -> dict[str, Any]:
-    """JSON types only; NaN and infinity, which JSON does not have, as text."""
-    explanations = []
-    for explanation in found.explanations:
-        entry: dict[str, Any] = dataclasses.asdict(explanation)
-        entry["names"] = [BY_CODE[code].name for code in explanation.codes]
-        entry["written"] = [BY_CODE[code].line for code in explanation.codes]
-        entry["instead"] = [BY_CODE[code].instead for code in explanation.codes]
-        entry["right"] = RIGHT
-        explanations.append(entry)
-    keys = ("index", "channel", "input", "yours", "right", "explained")
-    content = {"verdict": found.verdict, "layer": found.layer, "channel": found.channel, "compared": found.compared,
-               "differing": found.differing, "worst": found.worst, "explanations": explanations,
-               "side_by_side": [dict(zip(keys, row)) for row in found.side_by_side],
-               "notes": list(found.notes), "could_not_show": found.could_not_show()}
-    result: dict[str, Any] = _plain(content)
-    return result
 
 
 def _plain(value: Any) -> Any:

@@ -77,32 +77,32 @@ class Comparison:
 
     def text(self) -> str:
         """The comparison as text, with the verdict at the end."""
-        return render(self)
+        name = printable(self.name, 80)
+        layers = len(self.pairs) + len(self.missing)
+        hows = Counter(pair.how for pair in self.pairs)
+        lines = [f"{name}: {self.kind}", f"{len(self.pairs)} of {layers} layers paired"
+                 + (": " + ", ".join(f"{hows[how]} {how}" for how in HOWS if hows[how]) if hows else "")]
+        others = [pair for pair in self.pairs if pair.path != pair.other]
+        lines += [f"  {printable(pair.path, 80)} = {printable(pair.other, 80) or name} ({pair.how})" for pair in others[:MAX_SHOWN]]
+        if len(others) > MAX_SHOWN:
+            lines.append(f"  and {len(others) - MAX_SHOWN} more pairs of other names (--json lists all)")
+        lines += [f"  {line}" for pair in self.pairs for line in _layer(pair, name)]
+        lines += [f"  {printable(one.path, 80)}: not in {name}" + (f"; {one.code} {printable(one.says, 300)}" if one.says else "")
+                  for one in self.missing]
+        lines += [f"  {printable(one.path, 80)}: not in the bundle" for one in self.added]
+        lines += _instead(self)
+        lines += [f"note: {printable(note, 300)}" for note in self.notes]
+        lines += [f"note: {name} contains no epsilon, so it was not compared: {printable(words, 300)}" for words in self.to_set]
+        return "\n".join([*lines, *_verdict(self, name, layers)]) + "\n"
 
     def to_dict(self) -> dict[str, Any]:
         """The comparison as JSON types."""
-        return as_dict(self)
-
-
-def render(found: Comparison) -> str:
-    """Some lines of text; --json has all of it."""
-    name = printable(found.name, 80)
-    layers = len(found.pairs) + len(found.missing)
-    hows = Counter(pair.how for pair in found.pairs)
-    lines = [f"{name}: {found.kind}", f"{len(found.pairs)} of {layers} layers paired"
-             + (": " + ", ".join(f"{hows[how]} {how}" for how in HOWS if hows[how]) if hows else "")]
-    others = [pair for pair in found.pairs if pair.path != pair.other]
-    lines += [f"  {printable(pair.path, 80)} = {printable(pair.other, 80) or name} ({pair.how})" for pair in others[:MAX_SHOWN]]
-    if len(others) > MAX_SHOWN:
-        lines.append(f"  and {len(others) - MAX_SHOWN} more pairs of other names (--json lists all)")
-    lines += [f"  {line}" for pair in found.pairs for line in _layer(pair, name)]
-    lines += [f"  {printable(one.path, 80)}: not in {name}" + (f"; {one.code} {printable(one.says, 300)}" if one.says else "")
-              for one in found.missing]
-    lines += [f"  {printable(one.path, 80)}: not in the bundle" for one in found.added]
-    lines += _instead(found)
-    lines += [f"note: {printable(note, 300)}" for note in found.notes]
-    lines += [f"note: {name} contains no epsilon, so it was not compared: {printable(words, 300)}" for words in found.to_set]
-    return "\n".join([*lines, *_verdict(found, name, layers)]) + "\n"
+        pairs = [{"path": pair.path, "other": pair.other, "how": pair.how, "verdict": pair.verdict, "rounding": pair.rounding or None}
+                 for pair in self.pairs]
+        differences = [{key: value if not isinstance(value, float) or np.isfinite(value) else str(value)
+                        for key, value in dataclasses.asdict(one).items()} for one in self.differences]
+        return {"other": self.name, "kind": self.kind, "same": self.same, "pairs": pairs, "differences": differences,
+                "to_set": list(self.to_set), "notes": list(self.notes)}
 
 
 def _layer(pair: Compared, name: str) -> list[str]:
@@ -170,13 +170,3 @@ def _verdict(found: Comparison, name: str, layers: int) -> list[str]:
     if unexplained > MAX_PART * len(found.pairs):
         hint = ["no known mistake explains them: parameters of another checkpoint (BN146), or of another model?"]
     return [*hint, f"{name}: {differing} layer{' differs' if differing == 1 else 's differ'}"]
-
-
-def as_dict(found: Comparison) -> dict[str, Any]:
-    """JSON types only."""
-    pairs = [{"path": pair.path, "other": pair.other, "how": pair.how, "verdict": pair.verdict, "rounding": pair.rounding or None}
-             for pair in found.pairs]
-    differences = [{key: value if not isinstance(value, float) or np.isfinite(value) else str(value)
-                    for key, value in dataclasses.asdict(one).items()} for one in found.differences]
-    return {"other": found.name, "kind": found.kind, "same": found.same, "pairs": pairs, "differences": differences,
-            "to_set": list(found.to_set), "notes": list(found.notes)}

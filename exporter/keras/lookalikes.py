@@ -57,19 +57,15 @@ def reason_against(class_name: str, config: Mapping[str, Any]) -> str | None:
 @functools.lru_cache(100)  # configs have the same keys over and over
 def _telling(keys: tuple[str, ...]) -> tuple[list[str], list[str]]:
     """Of the keys of a config: those of quantizers, and the variables that a batch norm does not have."""
-    described = dict.fromkeys(_described(key) for key in keys)
-    return [key for key in keys if "quant" in key], [variable for variable in described if variable and variable not in _VARIABLES]
+    variables = dict.fromkeys(map(described, keys))
+    return [key for key in keys if "quant" in key], [variable for variable in variables if variable and variable not in _VARIABLES]
 
 
-def _described(key: str) -> str:
-    """The variable that a key of a config says something about, "" for any other key."""
+def described(key: str) -> str:
+    """The variable of which a key of a config holds an initializer, a regularizer or a constraint, which may have a name like a layer; ""
+    for any other key."""
     found = _DESCRIBED.fullmatch(key)
     return found[1] if found else ""
-
-
-def is_described(key: str) -> bool:
-    """Whether a key of a config holds an initializer, a regularizer or a constraint, which may have a name like a layer."""
-    return bool(_described(key))
 
 
 def about_layers(inside: Sequence[str], class_name: str) -> str | None:

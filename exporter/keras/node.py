@@ -168,4 +168,4 @@ def reason_against(node: Node) -> str | None:
     reason = lookalikes.reason_against(node.class_name, node.config)
     if reason or not node.children:
         return reason
-    return lookalikes.about_layers([child.name for role, child in node.children if not lookalikes.is_described(role)], node.class_name)
+    return lookalikes.about_layers([child.name for role, child in node.children if not lookalikes.described(role)], node.class_name)

@@ -36,15 +36,12 @@ class _Differ(Exception):
 
 def input_ranks(root: Node) -> Mapping[Node, int]:
     """Rank, with the batch axis, of the input of each layer below `root` for which it is certain."""
-    try:
-        return _ranks(root, are_calls_alike=True)
-    except _Differ:
-        return _ranks(root, are_calls_alike=False)
-
-
-def _ranks(root: Node, *, are_calls_alike: bool) -> dict[Node, int]:
     found: dict[Node, int] = {}
-    _visit(root, None, found, are_calls_alike)
+    try:
+        _visit(root, None, found, are_calls_alike=True)
+    except _Differ:
+        found.clear()
+        _visit(root, None, found, are_calls_alike=False)
     return found
 
 
