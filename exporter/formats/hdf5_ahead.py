@@ -10,6 +10,7 @@ Specification: HDF5 File Format 3.0, sections III.A.1 (B-trees), III.B (symbol t
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import re
@@ -67,10 +68,8 @@ def walk(file: InputFile, start: int) -> None:
         following: list[Step] = []
         for at, size, go_on in pending:
             file.seek(at)
-            try:
+            with contextlib.suppress(struct.error, IndexError, ValueError):
                 following += go_on(file.read(size))
-            except (struct.error, IndexError, ValueError):
-                continue
         pending = [step for step in following if step[0] < end]
 
 

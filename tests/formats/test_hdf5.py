@@ -57,6 +57,20 @@ def test_a_closed_file_is_freed_at_once(tmp_path):
         gc.enable()
 
 
+def test_what_libhdf5_says_of_a_file_that_it_cannot_open(tmp_path):
+    """Whether it opens the file itself or is given its bytes."""
+    with h5py.File(tmp_path / "m.h5", "w") as file:
+        file["v"] = np.zeros(3, np.float32)
+    with open(tmp_path / "m.h5", "r+b") as file:
+        file.seek(16)  # of the superblock: half the number of entries in a leaf
+        file.write(b"\0")
+        file.seek(0)
+        data = file.read()
+    for source in (Place(tmp_path / "m.h5"), MemoryFile(data)):
+        with pytest.raises(FormatError, match="HDF5 cannot open this file: bad symbol table leaf node"), open_hdf5(source) as file:
+            file.names("")
+
+
 def refused(call, *words):
     with pytest.raises(FormatError) as error:
         call(*words)
