@@ -430,15 +430,26 @@ def test_the_archive_says_what_it_holds(tmp_path, run):
     assert (content["format"], content["version"], content["origin"]["file"]) == ("bn-folded", 1, "m.h5")
     assert archive[folded["kernel"]].tobytes() == model_["conv"].kernel.tobytes()
     assert archive[folded["bias"]].tobytes() == model_["conv"].bias.tobytes()
-    assert (folded["kernel"], folded["layer"], folded["batch_norm"], folded["bias_is_new"]) == ("conv/kernel", "conv", "bn", False)
-    assert (folded["channel_axes"], folded["products"], folded["kernel_error"]) == ([3], 16, model_["conv"].kernel_error)
-    assert kept["reason"] == "it is fed by relu of class Activation, which has no kernel of a known kind"
+    assert folded == {"layer": "conv", "class_name": "Conv2D", "kind": "Conv2D", "batch_norm": "bn", "epsilon": model_["conv"].norm.epsilon,
+                      "kernel": "conv/kernel", "bias": "conv/bias", "dtype": "float32", "shape": list(model_["conv"].kernel.shape),
+                      "channel_axes": [3], "channels": CHANNELS, "products": 16, "bias_is_new": False,
+                      "kernel_error": model_["conv"].kernel_error, "bias_error": model_["conv"].bias_error}
     layer_ = exporter.read(path)["last"]
-    assert kept["gamma"] is None
+    assert kept == {"batch_norm": "last", "class_name": "BatchNormalization", "axis": [-1], "dtype": "float32", "epsilon": layer_.epsilon,
+                    "reason": "it is fed by relu of class Activation, which has no kernel of a known kind", "gamma": None,
+                    **{name: f"last/{name}" for name in ("beta", "moving_mean", "moving_variance")}}
     assert all((archive[kept[name]] == getattr(layer_, name)).all() for name in ("beta", "moving_mean", "moving_variance"))
     assert archive["last/epsilon"] == kept["epsilon"] == layer_.epsilon
     assert sorted(archive) == sorted(["folding.json", "conv/kernel", "conv/bias", "last/beta", "last/moving_mean",
                                             "last/moving_variance", "last/epsilon"])
+
+
+def test_the_archive_says_in_what_a_policy_computes(tmp_path):
+    policy = {"class_name": "Policy", "config": {"name": "mixed_float16"}}
+    found = exporter.fold_model(model(tmp_path / "m.h5", conv(dtype=policy), weights()))
+    (tmp_path / "folded.npz").write_bytes(folded_archive.folded_archive(found))
+    [folded] = json.loads(loaded(tmp_path / "folded.npz")["folding.json"])["folded"]
+    assert (folded["dtype"], folded["compute_dtype"]) == ("float32", "float16")
 
 
 def test_every_way_writes_the_same_bytes(tmp_path, run):

@@ -17,6 +17,7 @@ import pytest
 
 import exporter
 from exporter.batchnorm.bundle import Origin
+from exporter.batchnorm.findings import findings
 from exporter.batchnorm.places import Call, Neighbor
 from exporter.targets import html_report, target_for
 from exporter.targets.shared import channel_data
@@ -147,6 +148,23 @@ def test_the_verdict_of_the_test_vectors(tmp_path):
     text = "".join(Page(write(wrong)).text)
     assert "Test vectors2 of 3 within the bound" in text
     assert "Test vectorsbeyond the bound" in text
+
+
+@pytest.mark.parametrize(("parts", "said"), [((1.0, 1.1), "1 of 2 within the bound"), ((1.0, 1.0), "all within the bound"),
+                                            ((1.1, 1.9), "0 of 2 within the bound"), ((), "")])
+def test_an_error_of_the_bound_is_within_it_and_no_more(parts, said):
+    found = html_report._summary(make_bundle(), [], dict(enumerate(parts)))
+    assert re.findall("<dt>Test vectors</dt><dd>(.*?)</dd>", found) == [said] * bool(parts)
+
+
+def test_the_table_can_be_cut_down_to_each_kind_of_finding():
+    bundle = model(20).replace(skipped=(("gone", "because"),))
+    said = re.findall(r'<option value="([\w-]+)">', write(bundle).decode())
+    kinds = {finding.kind.code for finding in findings(bundle)}
+    assert "not-exported" in kinds, "which is in no row of it"
+    assert len(kinds) > 2
+    assert set(said) >= kinds - {"not-exported"}
+    assert "not-exported" not in said
 
 
 def known():

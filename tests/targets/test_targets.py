@@ -463,6 +463,17 @@ def test_no_cell_of_the_csv_is_a_formula_in_any_locale(path, cell, tmp_path):
     assert done.same, done.text()
 
 
+@pytest.mark.parametrize("absent", [(), ("gamma",), ("beta",), ("gamma", "beta")])
+def test_what_a_layer_lacks_is_named_and_nothing_else(absent):
+    """Somebody reads there what to use instead."""
+    bundle = make_bundle(make_layer("a", **dict.fromkeys(absent, False)))
+    header = c_header.write(bundle, WriteOptions()).decode()
+    said = re.search(r"/\* a: shape 4, axis -1; stored as float32(.*) \*/", header)[1]
+    assert said == "".join({"gamma": "; no gamma: use 1", "beta": "; no beta: use 0"}[name] for name in absent)
+    row = target_for("x.md").write(bundle, WriteOptions()).decode().splitlines()[4]
+    assert [name for name in ("gamma", "beta") if f"no {name}" in row] == list(absent)
+
+
 def test_the_markdown_table_is_a_table(tmp_path):
     bundle = make_bundle(*(make_layer(path, seed=i) for i, path in enumerate(["a|b", "<script>", "line\nbreak", "`*_[x](y)", "ok"])))
     exporter.write(bundle, tmp_path / "b.md")
