@@ -78,8 +78,7 @@ class BatchNorm(Parameters):
             object.__setattr__(self, field, value)
         Parameters.__post_init__(self)
         check_layer(self.path, shape=self.shape, axis=self.axis, ndim=self.ndim, dtype=self.dtype, epsilon=self.epsilon,
-                    effective_epsilon=self.effective_epsilon,
-                    parameters=self.parameters())
+                    effective_epsilon=self.effective_epsilon, parameters=self.parameters())
 
     @property
     def scale(self) -> NDArray[np.float64]:
@@ -245,7 +244,7 @@ def broadcast(values: NDArray[Any], axes: tuple[int, ...], ndim: int) -> NDArray
 def _exact(layer: BatchNorm, x: NDArray[Any], axes: tuple[int, ...]) -> NDArray[Any]:
     gamma, beta, mean, root = (broadcast(values, axes, x.ndim) for values in wide(layer))
     with np.errstate(over="ignore", invalid="ignore"):
-        y: NDArray[np.float64] = gamma * (x.astype(np.float64) - mean) / root + beta
+        y = formula((gamma, beta, mean, root), x)
     if x.dtype.name == "bfloat16":  # ml_dtypes: the conversion through float32 is exact, because the value is already a bfloat16
         return round_to(y, "bfloat16").astype(x.dtype)
     return round_to(y, x.dtype.name)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 OWN_PACKAGES = ("activations", "constraints", "dtype_policies", "engine", "initializers", "layers", "losses", "metrics", "models",
                 "optimizers", "quantizers", "regularizers")
 MAX_CONFIG = 64 << 20
+WITHOUT_KERAS = "bn-verify BUNDLE MODEL without --live compares the parameters"
 
 
 def check_live(bundle: Bundle, place: Place) -> tuple[list[Check], list[str]]:
@@ -75,8 +76,7 @@ def live_layers(place: Place) -> dict[str, Any]:
     config, suffix = read_config(place)
     foreign = sorted(set(_foreign(config)))
     if foreign:
-        raise UnsupportedError(f"the model contains {names(foreign)}: code that is not Keras's own is not run", where=place.name,
-                               hint="bn-verify BUNDLE MODEL without --live compares the parameters")
+        raise UnsupportedError(f"the model contains {names(foreign)}: code that is not Keras's own is not run", where=place.name, hint=WITHOUT_KERAS)
     return dict(_walk(_load(place, suffix)))
 
 
@@ -98,11 +98,9 @@ def read_config(place: Place) -> tuple[Any, str]:
         with h5py.File(place.local, "r") as file:
             text = file.attrs.get("model_config")
         if text is None:
-            raise UnsupportedError("this file contains only weights: there is no model that Keras can run", where=place.name,
-                                   hint="bn-verify BUNDLE MODEL without --live compares the parameters")
+            raise UnsupportedError("this file contains only weights: there is no model that Keras can run", where=place.name, hint=WITHOUT_KERAS)
         return parse_json(text, "model_config"), ".h5"
-    raise UnsupportedError("only .keras archives and whole-model .h5 files are run live", where=place.name,
-                           hint="bn-verify BUNDLE MODEL without --live compares the parameters")
+    raise UnsupportedError("only .keras archives and whole-model .h5 files are run live", where=place.name, hint=WITHOUT_KERAS)
 
 
 def _foreign(config: Any) -> Iterator[str]:
@@ -151,8 +149,7 @@ def _load(place: Place, suffix: str) -> Any:
                 tried.append(f"{package}: {printable(first, 120)}")
     if not tried:
         raise MissingExtra("keras", "tensorflow", "running the real layers")
-    raise UnsupportedError(f"the installed Keras cannot load the model ({'; '.join(tried)})", where=place.name,
-                           hint="bn-verify BUNDLE MODEL without --live compares the parameters")
+    raise UnsupportedError(f"the installed Keras cannot load the model ({'; '.join(tried)})", where=place.name, hint=WITHOUT_KERAS)
 
 
 @contextlib.contextmanager

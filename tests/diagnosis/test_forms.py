@@ -449,8 +449,8 @@ def test_a_checkpoint_of_pytorch_is_known_by_its_first_bytes(tmp_path, data, yes
 def test_bundles_are_no_foreign_forms(tmp_path):
     for suffix in (".npz", ".safetensors", ".json"):
         exporter.write(make_bundle(make_layer("bn")), tmp_path / f"b{suffix}")
-        assert ports.form_of(Place(tmp_path / f"b{suffix}")) is None
-    assert ports.form_of(Place(tmp_path)) is None
+        assert ports.read(Place(tmp_path / f"b{suffix}")) is None
+    assert ports.read(Place(tmp_path)) is None
     assert ports.read(Place(tmp_path / "absent")) is None
 
 

@@ -1,8 +1,7 @@
 """Other forms of a model's batch norms, with which bn-verify and bn-diagnose compare.
 
-None of them is a source of models: a PyTorch state contains neither epsilon nor axis. Each file here reads one kind; FORMS lists them in
-                                    order.
-A reader is a module with claims(place) and read(place).
+None of them is a source of models: a PyTorch state contains neither epsilon nor axis. Each file here reads one kind; FORMS lists them
+in order. A reader is a module with claims(place) and read(place).
 """
 
 from __future__ import annotations
@@ -28,15 +27,10 @@ class Form(Protocol):
         """Its contents."""
 
 
-def form_of(place: Place) -> Form | None:
-    """The form of a file, or None if it may be a model or a bundle."""
-    if not place.is_file():
-        return None
-    modules = (cast(Form, importlib.import_module(f"exporter.diagnosis.ports.{name}")) for name in FORMS)
-    return next((module for module in modules if module.claims(place)), None)
-
-
 def read(place: Place) -> Port | None:
-    """The contents of a file of one of these forms, or None for other files. Raises: FormatError, UnsupportedError."""
-    form = form_of(place)
-    return None if form is None else form.read(place)
+    """The contents of a file of one of these forms; None for other files, which may be a model or a bundle.
+
+    Raises: FormatError, UnsupportedError.
+    """
+    modules = (cast(Form, importlib.import_module(f"exporter.diagnosis.ports.{name}")) for name in FORMS)
+    return next((module.read(place) for module in modules if module.claims(place)), None) if place.is_file() else None

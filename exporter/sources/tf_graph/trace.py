@@ -204,8 +204,7 @@ class Tracer:
         """One of several values, chosen at run time: the one for inference if the others are statistics of the batch.
 
         Not if they are activations themselves: where(x > 0, x, 0.5) also chooses a value. Zeros in place of the statistics of an empty
-                                                batch
-        (Keras under a distribution strategy) are not a parameter.
+        batch (Keras under a distribution strategy) are not a parameter.
         """
         sources = [self.trace(one) for one in values]
         by_identity = {source.identity: source for source in sources if not isinstance(source, (Moment, Opaque))}
