@@ -76,7 +76,8 @@ def live_layers(place: Place) -> dict[str, Any]:
     config, suffix = read_config(place)
     foreign = sorted(set(_foreign(config)))
     if foreign:
-        raise UnsupportedError(f"the model contains {names(foreign)}: code that is not Keras's own is not run", where=place.name, hint=WITHOUT_KERAS)
+        raise UnsupportedError(f"the model contains {names(foreign)}: code that is not Keras's own is not run", where=place.name,
+                               hint=WITHOUT_KERAS)
     return dict(_walk(_load(place, suffix)))
 
 
@@ -98,7 +99,8 @@ def read_config(place: Place) -> tuple[Any, str]:
         with h5py.File(place.local, "r") as file:
             text = file.attrs.get("model_config")
         if text is None:
-            raise UnsupportedError("this file contains only weights: there is no model that Keras can run", where=place.name, hint=WITHOUT_KERAS)
+            raise UnsupportedError("this file contains only weights: there is no model that Keras can run", where=place.name,
+                                   hint=WITHOUT_KERAS)
         return parse_json(text, "model_config"), ".h5"
     raise UnsupportedError("only .keras archives and whole-model .h5 files are run live", where=place.name, hint=WITHOUT_KERAS)
 
