@@ -408,6 +408,12 @@ def test_a_function_that_is_not_there(tmp_path):
         read(folder)
 
 
+@pytest.mark.parametrize(("file", "given"), [("saved_model.pb", {"metadata": [1]}), ("keras_metadata.pb", {"separate": {1: "[1]"}})])
+def test_metadata_that_is_no_object_is_named_by_its_file(tmp_path, file, given):
+    with pytest.raises(FormatError, match=f"^{file}: the metadata of node 1 is not a JSON object"):
+        read(write(tmp_path, **given))
+
+
 @pytest.mark.parametrize(("spoil", "what"), [
     (lambda f: (f / "saved_model.pb").write_bytes(b""), "it contains no graph: it is truncated or not a SavedModel"),
     (lambda f: (f / "saved_model.pb").write_bytes(b"<!doctype html>"), "saved_model.pb"),

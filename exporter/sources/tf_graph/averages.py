@@ -101,7 +101,8 @@ class Averages:
         names = [f"{scope}/{name}" if scope else name for name in STATISTICS]
         if not all(name in nodes and nodes[name].op in VARIABLES for name in names):
             return None
-        return Variable(names[0], names[0]), Variable(names[1], names[1])
+        mean, variance = (Variable(name, name) for name in names)
+        return mean, variance
 
     def _updates(self) -> Iterator[tuple[Hashable, Variable]]:
         """(statistic, average) of each update."""
