@@ -61,10 +61,10 @@ class Writer:
         parameters = layer.parameters()
         fields, values = _HEADERS[type(layer)]
         header = dict(zip(fields, values(layer)))
-        header["calls"] = [call.as_dict() for call in layer.calls]
+        header["calls"], header["present"] = [call.as_dict() for call in layer.calls], list(parameters)
         if isinstance(layer, Stored):
             header["statistic"] = layer.statistic.value
-        self._frame({**header, "present": list(parameters)}, list(parameters.values()))
+        self._frame(header, list(parameters.values()))
         self._sent[id(layer)] = layer, len(self._sent)
 
     def answer(self, answer: Found | ReadBack) -> None:
