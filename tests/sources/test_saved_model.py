@@ -20,6 +20,7 @@ from exporter.sources import saved_model
 from exporter.sources.shared.architecture import node_tree_from
 from exporter.sources.shared.options import ReadOptions
 from exporter.sources.tf_graph.saved import SavedFunctions
+from exporter.sources.tf_objects.model import OTHER_VARIABLES
 from exporter.sources.tf_objects.parts import graphs_of, of_inference
 from tests.make.graph_files import Function, const, frozen_variables, function, graph, meta_graph, node, tensor, variables
 from tests.make.live import ROLES, check_live, config, fill
@@ -371,6 +372,20 @@ def test_what_the_code_of_a_class_of_its_own_does_with_epsilon(tmp_path, monkeyp
     assert read(with_metadata(tmp_path / "standard", 0.02, chain=True))["bn"].statistic is Statistic.VARIANCE
     monkeypatch.setitem(globals(), "spelled_out", outside)
     assert read(with_metadata(tmp_path / "outside", 0.02, chain=True))["bn"].statistic is Statistic.EPSILON_OUTSIDE
+
+
+@pytest.mark.parametrize("roles", [(1, 0, 2, 3), (0, 1, 0, 3), (1, 1, 2, 3)], ids=["exchanged", "another mean", "another gamma"])
+def test_a_function_that_exchanges_the_variables_of_a_layer(tmp_path, monkeypatch, roles):
+    """A model may take the variables of Keras's own layer and compute something else than the layer does."""
+    plain = spelled_out
+
+    def exchanged(*given):
+        return plain(*(given[role] for role in roles), given[4])
+
+    monkeypatch.setitem(globals(), "spelled_out", exchanged)
+    bundle = read(with_metadata(tmp_path, 0.02, chain=True))
+    assert not bundle.layers
+    assert [reason for _, reason in bundle.skipped] == [OTHER_VARIABLES]
 
 
 def outside(gamma, beta, mean, variance, epsilon):

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from exporter.sources.shared.options import ReadOptions
     from exporter.sources.tf_graph.graph_norm import GraphNorm
 
+OTHER_VARIABLES = "the graph computes with its variance and another mean, gamma or beta than its own: its config does not describe that"
 ARCHITECTURE = "assets/saved_model.json"  # written by tf.keras's export_saved_model in TensorFlow 1.12 to 2.0
 
 
@@ -138,6 +139,8 @@ class _Reader:
         """The layer, completed from the graph: everything if it has no config, the epsilon of fused kernels, and whether the model uses
         the statistics of the batch, which the code of a user's class may ask for."""
         same = [norm for norm in norms if _plays(norm, found)]
+        if not same and any(not norm.in_training and not norm.reason for norm in norms):
+            return Skipped(layer.path, OTHER_VARIABLES)
         stored = [norm for norm in same if not norm.in_training]
         if stored and all(norm.is_assigned for norm in stored):
             return Skipped(layer.path, stored[0].reason)
