@@ -297,7 +297,7 @@ def test_the_places_that_are_shown():
         assert all(shown.count(channel) == rows for channel in shown)
 
 
-def test_whether_the_bundles_vectors_would_tell_two_apart():
+def test_whether_the_bundles_vectors_would_tell_two_apart(monkeypatch):
     layer = layer_of(gamma=[1.0, 1.0], beta=[0.5, 0.25], mean=[0.0, 0.0], variance=[1e-4, 2e-4])
     x = np.array([[0.25, -0.5]], np.float32)
     same = diagnose(layer, x, layer(x) - layer.beta)
@@ -308,6 +308,9 @@ def test_whether_the_bundles_vectors_would_tell_two_apart():
     told = diagnose(usual, np.zeros((1, 2), np.float32), np.zeros((1, 2), np.float32))
     assert len(told.explanations) > 1
     assert any("the output of your code for the bundle's own vectors of this layer would" in note for note in told.notes)
+    monkeypatch.setattr("exporter.batchnorm.vectors.make", lambda layer: (np.zeros((1, 2), np.float32), None))
+    told = diagnose(usual, np.zeros((1, 2), np.float32), np.zeros((1, 2), np.float32))
+    assert any("the bundle's own vectors of this layer cannot tell them apart either" in note for note in told.notes)
 
 
 def test_of_many_layers_only_the_simple_things_are_tried(monkeypatch):

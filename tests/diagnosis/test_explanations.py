@@ -300,6 +300,13 @@ def test_an_order_of_the_parameters_and_one_of_the_result():
     assert found.details[0].startswith("the output's channels: ")
 
 
+def test_an_order_is_looked_for_in_some_channels_after_the_other(monkeypatch):
+    monkeypatch.setattr("exporter.diagnosis.solvers.CHANNELS_AT_ONCE", 5)
+    for theirs, code in ((reordered(), "BN143"), (WIDE(WIDE_X)[:, ORDER], "BN144")):
+        one = wide(theirs)
+        assert [(found.codes, found.order) for found in _orders(one, one)] == [((code,), tuple(ORDER.tolist()))]
+
+
 @pytest.mark.parametrize("of", ["parameters", "result"])
 @pytest.mark.parametrize(("units", "is_found"), [(14.5, True), (17, False)])
 def test_an_order_has_to_fit_within_the_error_bound(of, units, is_found):

@@ -179,6 +179,15 @@ def test_without_keras_nothing_is_run(tmp_path, monkeypatch):
         live._load(Place(tmp_path / "m.keras"), ".keras")
 
 
+def test_a_model_is_loaded_in_safe_mode(tmp_path, monkeypatch):
+    said = []
+    models = types.SimpleNamespace(load_model=lambda path, **options: said.append((path, options)) or "model")
+    monkeypatch.setattr(live, "importlib", types.SimpleNamespace(import_module=lambda name: models if name == "keras.models" else None))
+    (tmp_path / "m.keras").write_bytes(b"")
+    assert live._load(Place(tmp_path / "m.keras"), ".keras") == "model"
+    assert said == [(str(tmp_path / "m.keras"), {"compile": False, "safe_mode": True})]
+
+
 def test_what_each_keras_says_of_a_model_that_it_cannot_load(tmp_path, monkeypatch):
     def load_model(path, **_):
         raise ValueError("unknown layer\nand more")

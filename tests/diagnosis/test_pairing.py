@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -157,3 +159,10 @@ def test_arrays_without_a_place_of_their_own_are_not_confused(recwarn):
 def test_an_equal_path_is_found_beside_one_of_the_same_parts():
     other = exporter.compare(make_bundle(make_layer("a/b")), make_bundle(make_layer("a.b", seed=1), make_layer("a/b", seed=2)))
     assert [(pair.other, pair.how) for pair in other.pairs] == [("a/b", "by path")]
+
+
+def test_a_layer_without_a_name_is_paired_by_what_it_holds():
+    layers = named("a", "batch_normalization_3")
+    nameless = [dataclasses.replace(of_layer(layer), path="") for layer in (layers[1], *trained(layers[:1]))]
+    found = pair([of_layer(layer) for layer in layers], Port(name="p", kind="k", layers=tuple(nameless)))
+    assert [(one.mine, one.theirs, one.how) for one in found.pairs] == [(0, 1, ORDER), (1, 0, CONTENT)]
