@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import exporter
+from exporter.batchnorm import vectors
 from exporter.batchnorm.bundle import ReadBack
 from exporter.commands.verify import verify
 from exporter.diagnosis import live
@@ -206,3 +207,5 @@ def test_the_real_layers_are_run_on_the_vectors_of_the_bundle(monkeypatch):
     live.check_live(bundle, Place("m"))
     live.check_live(make_bundle(layer), Place("m"))
     assert [x.shape for x in seen] == [(3, 4), (2, 4)], "else vectors are made"
+    assert np.array_equal(seen[0], rows)
+    assert np.array_equal(seen[1], vectors.make(layer)[0])

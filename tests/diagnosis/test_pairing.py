@@ -39,6 +39,8 @@ def trained(layers, *paths):
     (["x/enc/a", "x/dec/a"], ["dec.a", "enc.a"], {"x/enc/a": "enc.a", "x/dec/a": "dec.a"}),  # theirs are ends of mine
     (["x/y/a", "y/b"], ["y/a", "a", "y.b"], {"x/y/a": "y/a", "y/b": "y.b"}),  # the longest end
     (["module/a"], ["params/state_dict/a"], {"module/a": "params/state_dict/a"}),  # wrappers say nothing
+    (["x/y/a", "x/y/b"], ["b", "a"], {"x/y/a": "a", "x/y/b": "b"}),  # the longest end that is there
+    (["enc//a", "/b"], ["enc.a", "b/"], {"enc//a": "enc.a", "/b": "b/"}),  # an empty part is none
     (["model"], ["module"], {}), (["a"], ["b"], {})])
 def test_paths_that_are_ends_of_each_other(mine, theirs, wanted):
     layers = named(*mine)
@@ -166,3 +168,17 @@ def test_a_layer_without_a_name_is_paired_by_what_it_holds():
     nameless = [dataclasses.replace(of_layer(layer), path="") for layer in (layers[1], *trained(layers[:1]))]
     found = pair([of_layer(layer) for layer in layers], Port(name="p", kind="k", layers=tuple(nameless)))
     assert [(one.mine, one.theirs, one.how) for one in found.pairs] == [(0, 1, ORDER), (1, 0, CONTENT)]
+
+
+def test_layers_of_one_channel_are_known_by_what_they_hold():
+    layers = named("a", "b", shape=(1,))
+    others = [layer.replace(path=path) for layer, path in zip(reversed(layers), "xy", strict=True)]
+    assert paired(layers, others) == {"a": ("y", CONTENT), "b": ("x", CONTENT)}
+
+
+def test_what_is_the_same_in_every_channel_tells_nothing():
+    alike = {"beta": np.full(4, 0.5, np.float32), "moving_mean": np.full(4, 2, np.float32)}
+    layers = [layer.replace(**alike) for layer in named("a", "b")]
+    others = trained(layers, "x", "y")
+    others = [other.replace(moving_variance=layer.moving_variance, **alike) for other, layer in zip(others, reversed(layers), strict=True)]
+    assert paired(layers, others) == {"a": ("y", CONTENT), "b": ("x", CONTENT)}

@@ -479,6 +479,13 @@ def test_a_child_that_says_nothing_is_waited_for_no_longer_than_its_time():
     assert parts == [b"12"]
 
 
+@pytest.mark.parametrize(("act", "status"), [(lambda sending: None, 0), (lambda sending: 1 / 0, 70)])
+def test_how_a_fork_ends_by_itself(act, status):
+    receiving, process = isolation.forked(act)
+    assert process.wait() == process.wait() == status
+    os.close(receiving)
+
+
 def test_a_fork_that_does_not_end_by_itself_is_ended():
     receiving, process = isolation.forked(lambda sending: time.sleep(60))
     process.kill()
