@@ -7,6 +7,8 @@ import json
 import pytest
 
 import exporter
+from exporter.keras.node import Node
+from exporter.sources.tf_objects import configs
 from tests.make import v3_files
 from tests.make.configs import layer, norm, sequential
 from tests.make.h5_files import named, parameters, write
@@ -51,3 +53,10 @@ def test_nothing_asks_for_one_that_would_not_be_used(isolated, tmp_path):
         with pytest.raises(exporter.UnresolvedError) as refused:
             exporter.read(file, isolated=isolated)
         assert ("--architecture" in refused.value.hint, "--epsilon" in refused.value.hint) == (is_asked, True)
+
+
+@pytest.mark.parametrize(("class_name", "config", "expected"), [
+    ("Add", {"name": "add"}, True), ("Dense", {"name": "dense", "trainable": True}, False), ("InputLayer", {"name": "x"}, False)])
+def test_an_operation_is_no_layer_and_may_be_missing_in_a_checkpoint(class_name, config, expected):
+    """A layer that is missing there shows that the config is another model's."""
+    assert configs._is_operation(Node(name=config["name"], class_name=class_name, config=config)) is expected

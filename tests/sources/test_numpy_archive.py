@@ -206,3 +206,16 @@ def test_averages_over_the_steps_beside_the_variables(tmp_path, ema, seed, said)
     bundle = exporter.read(archive(tmp_path / "w.npz", **named("bn", arrays), **shadows), epsilon=0.1, ema=ema)
     assert all(getattr(bundle["bn"], role).tobytes() == array.tobytes() for role, array in values(seed=seed).items())
     assert any("exponential moving averages of bn/gamma:0" in warning for warning in bundle.warnings) == said
+
+
+@pytest.mark.parametrize("there", [(), ("gamma",), ("beta",), ("gamma", "beta")])
+@pytest.mark.parametrize("said", [(), ("gamma",), ("beta",), ("gamma", "beta")])
+def test_gamma_and_beta_are_there_as_the_config_says(tmp_path, there, said):
+    """Of an archive without one of them, nothing else shows that it was not lost."""
+    config = sequential("m", norm("bn", scale="gamma" in said, center="beta" in said))
+    (tmp_path / "a.json").write_text(json.dumps(config))
+    path = archive(tmp_path / "m.npz", **named("bn", values(roles=(*there, *ROLES[2:]))))
+    if there == said:
+        assert [layer.path for layer in exporter.read(path, architecture=tmp_path / "a.json")] == ["bn"]
+    else:
+        assert "which does not match center and scale of its config" in refusal(path, FormatError, architecture=tmp_path / "a.json")
