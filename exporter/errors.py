@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 
 MAX_MESSAGE_LENGTH = 500
 MAX_REASONS_LENGTH = 400  # characters, so that the place of the error fits before them
+HINT = "hint: "
 FIELDS = frozenset({"what", "where", "hint", "layers"})
 
 
@@ -44,21 +45,12 @@ class ExporterError(Exception):
 
     def __init__(self, what: str, *, where: str = "", hint: str = "") -> None:
         super().__init__(what)
-        vars(self).update(what=what, where=where, hint=hint)
+        vars(self).update(_noted({"what": what, "where": where, "hint": hint}))
 
     def __setattr__(self, name: str, value: object) -> None:
         if name in FIELDS:
             raise AttributeError(f"{name} of an error cannot be changed; `replace` makes another error")
         super().__setattr__(name, value)
-
-    @property
-    def __notes__(self) -> list[str]:
-        """What a traceback of Python 3.11 and later shows below the message."""
-        return [f"hint: {self.hint}"] if self.hint else []
-
-    @__notes__.setter
-    def __notes__(self, notes: list[str]) -> None:
-        """Dask's unpickling sets those that it found: the same."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return rebuilt, (type(self), vars(self))
@@ -138,8 +130,14 @@ def rebuilt(kind: type[_Error], fields: dict[str, Any]) -> _Error:
     """An error of this kind with these fields, made without its constructor: for pickles, copies and the answers of a child process."""
     error = kind.__new__(kind)
     error.args = (fields["what"],)
-    vars(error).update(fields)
+    vars(error).update(_noted(fields))
     return error
+
+
+def _noted(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields with the hint as the first of the notes, which tracebacks of Python 3.11 and later show below the message."""
+    others = [note for note in fields.get("__notes__", ()) if not note.startswith(HINT)]
+    return {**fields, "__notes__": [HINT + fields["hint"], *others] if fields["hint"] else others}
 
 
 @contextlib.contextmanager

@@ -71,6 +71,10 @@ def test_a_traceback_shows_the_hint():
     other = pickling_support.unpickle_exception(*pickling_support.pickle_exception(UsageError("no such", hint="do this"))[1])
     assert traceback.format_exception(other)[-2:] == shown[-2:]
     assert traceback.format_exception(UsageError("no such"))[-1] == "exporter.errors.UsageError: no such\n"
+    noted = UsageError("no such", hint="do this")
+    noted.add_note("as the third model")  # of the caller
+    for error in (noted.inside("m.h5"), pickle.loads(pickle.dumps(noted)), noted.replace(hint="do that")):
+        assert error.__notes__ == [f"hint: {error.hint}", "as the third model"]
 
 
 def test_located_adds_what_is_missing_and_keeps_the_line():
