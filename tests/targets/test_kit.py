@@ -125,6 +125,7 @@ def test_what_is_in_it(folder, tmp_path):
     bundle, schema = (json.loads((folder / name).read_text("utf-8")) for name in ("bundle.json", "bundle-1.schema.json"))
     jsonschema.validate(bundle, schema)
     assert all(layer.path.replace("`", "?").replace("|", "?") in page(folder) for layer in LAYERS)
+    assert "\nThe 4 layers of batch normalization of a trained model, " in page(folder)
 
 
 def test_archive_and_folder_hold_the_same(tmp_path, folder):
