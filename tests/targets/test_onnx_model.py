@@ -55,6 +55,13 @@ def test_the_nodes_of_each_layout(fields, nodes, sizes):
     assert [node.op_type for node in plain.graph.node] == nodes
 
 
+@pytest.mark.parametrize("fields", [{}, {"axis": (3,)}, {"axis": (1, -1), "ndim": 4, **TWO}])
+def test_an_input_without_numbers_keeps_its_shape(fields):
+    """A size of 0 in what a Reshape is given means the size of its input, unless it says otherwise."""
+    back = [node for node in written(make_layer("bn", **fields), plain=True).graph.node if node.op_type == "Reshape"][-1]
+    assert attributes(back) == {"allowzero": 1}
+
+
 @pytest.mark.parametrize("fields", [{}, {"gamma": False}, {"beta": False}, {"dtype": "float64", "epsilon": 2.0**-10}, {"dtype": "float16"}])
 def test_the_numbers_of_a_layer(fields):
     from onnx import numpy_helper
