@@ -70,8 +70,13 @@ def write(bundle: Bundle, path: str | os.PathLike[str], options: WriteOptions | 
     options: all of these as one object, instead of separately.
     inputs:  the files and folders that were read; the output must not replace them or be inside them.
 
-    Raises: UsageError (unknown suffix), OutputError (cannot be written; an existing file is unchanged), MissingExtra.
+    Raises: UsageError (no bundle, unknown suffix), OutputError (cannot be written; an existing file is unchanged), MissingExtra.
     """
+    from exporter.batchnorm.bundle import Bundle
+
+    if not isinstance(bundle, Bundle):
+        raise UsageError(f"expected a Bundle, got {type(bundle).__name__}",
+                         hint="read(path) returns one; write(read(path, kernels=True), out, fold=True) writes a folded model")
     keywords = WriteOptions(vectors=vectors, names=names, folded=folded, axis=axis, plain=plain, fold=fold)
     if options is not None and keywords != WriteOptions():
         raise UsageError("expected the output options as WriteOptions or by name, got both")

@@ -68,6 +68,13 @@ def test_the_options_of_an_output_are_given_once(tmp_path):
         exporter.write(make_bundle(), tmp_path / "c.safetensors", exporter.WriteOptions(names="torch"), vectors=False)
 
 
+def test_what_is_no_bundle_is_not_written(tmp_path):
+    with pytest.raises(exporter.UsageError, match="expected a Bundle, got FoldedModel") as caught:
+        exporter.write(exporter.fold_model(KERAS), tmp_path / "folded.npz", fold=True)
+    assert "write(read(path, kernels=True), out, fold=True)" in caught.value.hint
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(("kind", "unused"), [
     ("encoder_keras3/model.keras", ["--keras-version", "--backend", "--ema"]), ("saved_model_tfkeras/saved_model", ["--architecture"]),
     ("frozen", ["--architecture", "--keras-version", "--backend", "--ema"])])
