@@ -189,13 +189,14 @@ def test_a_model_is_loaded_in_safe_mode(tmp_path, monkeypatch):
     assert said == [(str(tmp_path / "m.keras"), {"compile": False, "safe_mode": True})]
 
 
-def test_what_each_keras_says_of_a_model_that_it_cannot_load(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("words", "said"), [("unknown layer\nand more", "unknown layer"), (" \n", "ValueError")])
+def test_what_each_keras_says_of_a_model_that_it_cannot_load(tmp_path, monkeypatch, words, said):
     def load_model(path, **_):
-        raise ValueError("unknown layer\nand more")
+        raise ValueError(words)
 
     monkeypatch.setattr(live, "importlib", types.SimpleNamespace(import_module=lambda name: types.SimpleNamespace(load_model=load_model)))
     (tmp_path / "m.keras").write_bytes(b"")
-    with pytest.raises(exporter.UnsupportedError, match=r"cannot load the model \(keras: unknown layer; tf_keras: unknown layer\)"):
+    with pytest.raises(exporter.UnsupportedError, match=rf"cannot load the model \(keras: {said}; tf_keras: {said}\)"):
         live._load(Place(tmp_path / "m.keras"), ".keras")
 
 

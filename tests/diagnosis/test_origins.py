@@ -169,6 +169,8 @@ def test_without_an_epsilon_nothing_is_computed_with_it():
     (32 / 31, 0, "moving_variance", "1.032258 times the layer's in every channel, as of an unbiased variance of 32 numbers"),
     (32 / 31, 0, "moving_mean", "1.032258 times the layer's in every channel"),
     (1.5, 0, "moving_variance", "1.5 times the layer's in every channel"),
+    (10.05 / 9.05, 0, "moving_variance", "1.110497 times the layer's in every channel, as of an unbiased variance of 10 numbers"),
+    (10.15 / 9.15, 0, "moving_variance", "1.10929 times the layer's in every channel"),
     (1.6, 0, "moving_variance", "1.6 times the layer's in every channel"),
     (1.45, 0, "moving_variance", "1.45 times the layer's in every channel"),
     (1, 0.25, "gamma", "the layer's and 0.25 in every channel"), (1, -2, "moving_mean", "the layer's and -2 in every channel"),

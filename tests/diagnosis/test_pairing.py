@@ -182,3 +182,12 @@ def test_what_is_the_same_in_every_channel_tells_nothing():
     others = trained(layers, "x", "y")
     others = [other.replace(moving_variance=layer.moving_variance, **alike) for other, layer in zip(others, reversed(layers), strict=True)]
     assert paired(layers, others) == {"a": ("y", CONTENT), "b": ("x", CONTENT)}
+
+
+def test_half_of_the_arrays_have_to_be_the_same():
+    layers = [layer.replace(gamma=None) for layer in named("a", "b")]
+    others = trained([layer.replace(gamma=layer.beta) for layer in layers], "x", "y")
+    one = [other.replace(gamma=None, moving_variance=layer.moving_variance) for other, layer in zip(others, reversed(layers), strict=True)]
+    assert paired(layers, one) == {"a": ("x", ORDER), "b": ("y", ORDER)}
+    two = [other.replace(moving_mean=layer.moving_mean) for other, layer in zip(one, reversed(layers), strict=True)]
+    assert paired(layers, two) == {"a": ("y", CONTENT), "b": ("x", CONTENT)}

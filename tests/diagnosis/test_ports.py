@@ -148,6 +148,10 @@ def test_what_else_an_onnx_graph_contains(two, tmp_path):
 
     model = onnx.load_from_string(onnx_model(*two))
     model.graph.node[0].attribute.append(onnx.helper.make_attribute("spatial", 1))
+    model.graph.node[0].domain = "ai.onnx"
+    foreign = model.graph.node.add()
+    foreign.CopyFrom(model.graph.node[0])
+    foreign.domain, foreign.name = "com.example", "another_operator"
     for other, values in (("fc.bias", np.ones(3, "f4")), ("one", np.float32(2)), ("shape", np.array([2, 3])),
                           ("row", np.ones((1, 1, 3), "f4")), ("kernel", np.ones((3, 4), "f4"))):
         model.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(values), other))
