@@ -77,10 +77,10 @@ def _gathered(wanted: Sequence[BatchNorm], layers: Sequence[BatchNorm], x: Numbe
 
 
 def _no_fit(layers: Sequence[BatchNorm], x: Numbers, channel: int | None) -> UsageError:
-    most = max((one.channels for one in layers), default=0)
-    if channel is not None and not 0 <= channel < most:
+    counts = [one.channels for one in layers]
+    if counts and channel is not None and not 0 <= channel < max(counts):
         return UsageError(f"there is no channel {channel}", where=layers[0].path if len(layers) == 1 else "",
-                          hint=f"channels are counted from 0: the last one is {most - 1}")
+                          hint=f"channels are counted from 0: the last one is {max(counts) - 1}")
     if len(layers) == 1:
         what = f"the input has shape {list(x.values.shape)}, the layer {layers[0].channels} channels"
         return UsageError(what, where=layers[0].path,

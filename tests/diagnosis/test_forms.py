@@ -210,6 +210,7 @@ def test_what_belongs_to_no_batch_norm():
     ("params/a/b/scale", ("a/b", "gamma")), ("a/params/scale", ("a", "gamma")), ("a/b/params/scale", ("a/b/params", "gamma")),
     ("bn.Weight", ("bn", "gamma")), ("bn.mean.raw_value", ("bn", "moving_mean")), ("value", ("", None)),
     ("a/~/b/~/mean_ema/average", ("a/b", "moving_mean")),
+    ("mean/value", ("", "moving_mean")), ("bn/mean/average", ("bn/mean", None)),
     ("average", ("", None)), ("mean_ema/average", ("mean_ema", None)), ("x_gamma", ("x", "gamma")),
     ("a.x_running_var", ("a.x", "moving_variance")),
     ("bn/beta:12", ("bn", "beta")), ("bn.EPS", ("bn", "epsilon")), ("aux:a_moving_mean", ("a", "moving_mean"))])

@@ -148,12 +148,14 @@ def test_what_else_an_onnx_graph_contains(two, tmp_path):
 
     model = onnx.load_from_string(onnx_model(*two))
     model.graph.node[0].attribute.append(onnx.helper.make_attribute("spatial", 1))
+    model.graph.node[0].attribute.append(onnx.helper.make_attribute("training_mode", 0))
     model.graph.node[0].domain = "ai.onnx"
+    model.graph.node.append(onnx.helper.make_node("Constant", [], ["half"], value_float=0.5))
     foreign = model.graph.node.add()
     foreign.CopyFrom(model.graph.node[0])
     foreign.domain, foreign.name = "com.example", "another_operator"
     for other, values in (("fc.bias", np.ones(3, "f4")), ("one", np.float32(2)), ("shape", np.array([2, 3])),
-                          ("row", np.ones((1, 1, 3), "f4")), ("kernel", np.ones((3, 4), "f4"))):
+                          ("row", np.ones((1, 1, 3), "f4")), ("counts", np.ones(3, "i4")), ("kernel", np.ones((3, 4), "f4"))):
         model.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(values), other))
     onnx.save(model, tmp_path / "m.onnx")
     port = onnx_graph.read(Place(tmp_path / "m.onnx"))
@@ -442,3 +444,43 @@ def test_batch_norms_of_a_branch(two, tmp_path):
     choice = helper.make_node("If", ["c"], ["y"], then_branch=inner, else_branch=helper.make_graph([], "e", [], []))
     onnx.save(helper.make_model(helper.make_graph([choice], "g", [], [])), tmp_path / "m.onnx")
     assert [layer.path for layer in onnx_graph.read(Place(tmp_path / "m.onnx")).layers] == [layer.name for layer in two]
+
+
+def test_an_onnx_node_without_an_epsilon_has_the_operators(tmp_path):
+    def without(graph):
+        del graph.node[0].attribute[:]
+
+    (layer,) = ports.read(Place(changed_onnx(tmp_path / "m.onnx", without))).layers
+    assert layer.epsilon == float(np.float32(1e-5))
+
+
+def test_an_onnx_graph_into_which_all_batch_norms_were_folded(tmp_path):
+    def fold(graph):
+        del graph.node[:]
+
+    port = ports.read(Place(changed_onnx(tmp_path / "m.onnx", fold)))
+    assert port.layers == ()
+    assert len(port.others) == 4
+
+
+def test_what_only_begins_like_an_onnx_model_is_none(tmp_path):
+    for name, data in (("damaged", b"\x08\x08\xff\xff"), ("short", b"\x08\x08"), ("empty", b"\x08\x08\x10\x01"),
+                       ("saved", b"\x08\x01\x3a\x00")):
+        (tmp_path / name).write_bytes(data)
+        assert not onnx_graph.claims(Place(tmp_path / name)), name
+    (tmp_path / "model").write_bytes(b"\x08\x03\x3a\x00")
+    assert onnx_graph.claims(Place(tmp_path / "model"))
+
+
+def test_the_graphs_inside_of_nodes_follow_level_by_level(tmp_path):
+    import onnx
+
+    def graph(name, *inner):
+        nodes = [onnx.helper.make_node("BatchNormalization", ["x", "s", "s", "s", "s"], [name], name=name)]
+        nodes += [onnx.helper.make_node("If", ["c"], [f"{each.name}_out"], then_branch=each) for each in inner]
+        tensors = [onnx.numpy_helper.from_array(np.ones(2, "f4"), "s")] if name == "main" else []
+        return onnx.helper.make_graph(nodes, name, [], [], tensors)
+
+    whole = graph("main", graph("a", graph("a_inner")), graph("b"))
+    (tmp_path / "m").write_bytes(onnx.helper.make_model(whole).SerializeToString())
+    assert [layer.path for layer in onnx_graph.read(Place(tmp_path / "m")).layers] == ["main", "a", "b", "a_inner"]

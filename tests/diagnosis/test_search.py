@@ -547,3 +547,17 @@ def test_of_several_layers_that_do_not_fit_the_nearest_is_shown():
     found = diagnose(make_bundle(*layers), x, layers[1](x) + noise)
     assert (found.verdict, found.layer, found.explanations) == ("differs", "b", ())
     assert any("no layer was given and none of 3 fits; the comparison is with the one that comes nearest" in note for note in found.notes)
+
+
+def test_numbers_that_fit_no_layer_of_a_channel():
+    layer = make_layer(shape=(4,), seed=5)
+    for channel in (-1, 4):
+        with pytest.raises(exporter.UsageError, match=f"there is no channel {channel}") as caught:
+            diagnose(layer, [1.0], [1.0], channel=channel)
+        assert caught.value.hint == "channels are counted from 0: the last one is 3"
+    for channel in (0, 3):
+        with pytest.raises(exporter.UsageError, match=r"the input has shape \[2, 3\], the layer 4 channels"):
+            diagnose(layer, np.ones((2, 3)), np.ones((2, 3)), channel=channel, axis=1)
+    none = make_bundle(layer).replace(layers=(), skipped=(("a", "why"),))
+    with pytest.raises(exporter.UsageError, match=r"the input of shape \[1\] fits none of the 0 layers"):
+        diagnose(none, [1.0], [1.0], channel=0)

@@ -126,7 +126,7 @@ def _values(tensor: Message, name: str, where: str) -> NDArray[Any]:
         raise UnsupportedError("its numbers are in another file (external data)", where=place,
                                hint="onnx.save(onnx.load(file), one_file) writes one file with all data")
     if kind not in STORED:
-        return np.zeros(0)
+        return np.zeros(0, np.int64)
     if TensorProto.RAW_DATA in tensor:
         values = np.frombuffer(_whole(tensor.raw(TensorProto.RAW_DATA), STORED[kind], place), STORED[kind])
     elif kind in TYPED_FIELDS:
