@@ -333,6 +333,22 @@ def test_one_axis_under_two_names_is_one():
     assert [one.what for one in differences(layer, layer.replace(axis=(1,)))] == ["axis"]
 
 
+def test_one_axis_is_one_where_either_form_knows_the_rank():
+    layer = make_layer("bn", ndim=4)
+    assert differences(layer, layer.replace(axis=(3,), ndim=None)) == ()
+    assert differences(layer.replace(ndim=None), layer.replace(axis=(3,))) == ()
+    assert [one.what for one in differences(layer.replace(ndim=None), layer.replace(axis=(3,), ndim=None))] == ["axis"]
+
+
+@pytest.mark.parametrize("names", [("gamma", "beta", "moving_mean", "moving_variance"), ("beta",)])
+def test_channels_of_two_axes_that_were_read_in_column_major_order(names):
+    layer = make_layer("bn", shape=(2, 3), axis=(1, 2), seed=4)
+    turned = layer.replace(**{name: layer.parameters()[name].ravel().reshape((2, 3), order="F") for name in names})
+    found = differences(layer, turned)
+    assert {(one.what, one.code) for one in found} == {(name, "BN143") for name in names}
+    assert {one.says for one in found} == {"the layer's in another order of channels (the parameters read in column-major order)"}
+
+
 def test_an_error_at_the_bound_has_passed():
     check = Check(path="a", numbers=1, dtype="float32", ulp=1, error=1e-7, times_the_bound=1.0)
     assert check.passed

@@ -35,6 +35,21 @@ def test_the_epsilon_of_several_numbers(epsilon, outside):
     assert several
 
 
+@pytest.mark.parametrize("epsilon", [0.07, 1e-5, 0.025])
+def test_of_the_epsilons_that_fit_the_shortest_is_said(epsilon):
+    assert solved([[1, 2], [-1, 3]], epsilon=epsilon, slack=1e-7)[0] == epsilon
+
+
+def test_a_product_of_one_says_as_much_as_another():
+    one = layer_of(gamma=[1.0], beta=[0.0], mean=[0.0], variance=[0.5])
+    assert solved([[1]], layer=one)[0] == 0.01
+
+
+def test_numbers_that_are_beta_have_no_epsilon():
+    """It would have to be infinite."""
+    assert solved([[1, 2], [-1, 3]], change=lambda theirs: np.broadcast_to([0.5, -1.0], theirs.shape)) is None
+
+
 def test_of_a_single_number_some_epsilon_always_fits():
     """The other numbers lie at the mean, where every epsilon gives beta."""
     value, _, _, several = solved([[1, 1], [0.25, 1]])
