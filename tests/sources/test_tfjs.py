@@ -122,8 +122,10 @@ def test_a_batch_norm_that_is_called_like_another_layers_weights(model):
     assert shown(read(model(sequential("s", norm("renamed")), {**kernel, **named("bn", A)}))) == {"renamed": (0.001, given(A))}
     bundle = read(model(sequential("s", dense, norm("fc")), {**kernel, **named("bn", A)}))
     assert [path for path, _ in bundle.skipped] == ["fc"]
-    bundle = read(model(functional("m", sequential("s", dense, norm("fc"))), {**kernel, **named("bn", A)}))
-    assert [path for path, _ in bundle.skipped] == ["s/fc"]
+    for names in ("fc", "s/fc"):
+        weights = {f"{names}/kernel": np.ones((2, 3), "f4"), f"{names}/bias": np.ones(3, "f4"), **named("bn", A)}
+        bundle = read(model(functional("m", sequential("s", dense, norm("fc"))), weights))
+        assert [path for path, _ in bundle.skipped] == ["s/fc"]
 
 
 def test_names_that_could_be_anybodys(model):
