@@ -71,7 +71,7 @@ def match_channels(predict: Callable[[int, slice], tuple[Array, Array]], theirs:
     predict(row, columns): the result of each channel for these columns of theirs in a row, and its error bound; (channels, columns).
     """
     rows, channels = theirs.shape
-    if not 1 < channels <= MAX_CHANNELS:
+    if channels > MAX_CHANNELS:
         return None
     candidates: list[NDArray[np.intp]] = []
     for start in range(0, channels, CHANNELS_AT_ONCE):

@@ -264,10 +264,13 @@ def test_pairs_are_mentioned_where_they_fit_printed_numbers_much_better():
     assert explain_closer(some, some, []) == [], "of any channel pairs fit by chance"
 
 
-def test_of_a_single_number_in_any_channel_no_pairs_are_tried():
+def test_of_a_single_number_in_any_channel_no_pairs_are_tried(monkeypatch):
+    monkeypatch.setattr(explanations, "MISTAKES", [BY_CODE["BN102"], BY_CODE["BN132"]])
     theirs = norm(b=0, e=0)[:1, 1]
     one = seen(theirs, x=X[:1, 1])
     assert explain_further(one, one) == []
+    row = seen(norm(b=0, e=0)[:1], x=X[:1])
+    assert ("BN102", "BN132") in codes(explain_further(row, row)), "but in a row of which each channel is known"
     two = seen(norm(b=0, e=0)[:2, 1], x=X[:2, 1])
     assert ("BN102", "BN132") in codes(explain_further(two, two))
 
