@@ -130,6 +130,7 @@ def test_kinds_in_hdf5_of_keras_2_and_in_an_archive_of_keras_3(tmp_path, kind, u
     (conv(), [("conv/kernel:0", kernel(2, 2, 4, 3)), ("conv/scale:0", kernel(3))], "names and order do not agree"),
     (conv(), [("conv/kernel:0", kernel(2, 2, 4, 3)), ("conv/bias:0", kernel(2))], "the bias of conv, which feeds it, has shape [2]"),
     (conv(), [("conv/kernel:0", np.ones((2, 2, 4, 3), "i1")), ("conv/bias:0", kernel(3))], "is stored as integers or another type"),
+    (conv(use_bias=False), [("conv/kernel:0", np.ones((2, 2, 4, 3), "i1"))], "is stored as integers or another type"),
     (conv(), [("conv/kernel:0", np.full((2, 2, 4, 3), np.nan, "f4")), ("conv/bias:0", kernel(3))], "a number that is not finite"),
     (conv(data_format="channels_first"), weights(), "its output has channels first, but batch norm runs along axis (-1,)"),
     (conv(data_format=None), weights(), "its config does not specify whether its channels come first or last"),

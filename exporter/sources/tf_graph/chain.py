@@ -291,7 +291,7 @@ class Cone:
         """A product with the factors of those of its factors that are products themselves: mean * gamma, before the root comes in."""
         found: list[Traced] = []
         for factor in term.factors:
-            value = inner(factor.value) if isinstance(factor, Opaque) and factor.value is not None and not factor.shaping else None
+            value = inner(factor.value) if isinstance(factor, Opaque) and not factor.shaping else None
             found += [self.tracer.trace(value.operand(n)) for n in (0, 1)] if value is not None and value.op == "Mul" else [factor]
         return term._replace(factors=tuple(found))
 
