@@ -141,7 +141,7 @@ def test_kinds_in_hdf5_of_keras_2_and_in_an_archive_of_keras_3(tmp_path, kind, u
     (layer("mine>Conv2D", "conv", filters=3, kernel_size=2), weights(), "class mine>Conv2D, which has no kernel of a known kind"),
     (layer("BatchNormalization", "conv", axis=-1, epsilon=0.1, momentum=0.9, moving_variance_initializer=None), named(
         "conv", parameters(CHANNELS)), "conv of class BatchNormalization, which has no kernel of a known kind"),
-], ids=range(20))
+], ids=range(21))
 def test_what_stays_and_why(tmp_path, feeding, arrays, said):
     path = model(tmp_path / "m.h5", feeding, arrays)
     with pytest.raises(exporter.UnsupportedError, match=re.escape(said)):
