@@ -375,7 +375,7 @@ def test_what_is_run_as_a_program(monkeypatch, tmp_path, capsys):
     assert capsys.readouterr().err == f"RuntimeError: {tmp_path / 's.pt'}\n"
     assert sys.path[0] == str(tmp_path)
     assert "relative" not in sys.path
-    monkeypatch.delitem(sys.modules, "torch")
+    del sys.modules["torch"]  # for good; monkeypatch would put it back
 
 
 @pytest.mark.parametrize(("status", "out", "kind", "words"), [
