@@ -18,7 +18,7 @@ from typing import Any
 
 from exporter.errors import FormatError, printable
 from exporter.keras.calls import NESTED, NOTHING_AROUND, Surroundings, input_names, input_tensors
-from exporter.keras.lookalikes import BATCH_NORMS, INNER_NORM, WRITTEN, about_wrapper, inner_norm, is_called_batch_norm
+from exporter.keras.lookalikes import BATCH_NORMS, INNER_NORM, MODELS_ELSEWHERE, WRITTEN, about_wrapper, inner_norm, is_called_batch_norm
 from exporter.keras.node import MODELS as MODELS
 from exporter.keras.node import Node as Node
 from exporter.keras.node import is_batch_norm as is_batch_norm
@@ -87,7 +87,7 @@ def model_tree(value: Any, where: str) -> Node:
     counter = _Counter(where)
     if isinstance(value, dict) and isinstance(value.get("class_name"), str):
         tree = with_places(with_ids_inside(_layer(value, counter, NOTHING_AROUND, "the model")))
-        return tree.replace(has_namesakes=True) if counter.has_namesakes else tree
+        return tree.replace(has_unclear=True) if counter.has_unclear else tree
     if isinstance(value, dict) and isinstance(value.get("name"), str) and ("layers" in value or "nodes" in value):
         return _old_layer(value, counter, "")
     raise FormatError("this JSON is not the config of a Keras model", where=where,
@@ -98,7 +98,7 @@ class _Counter:
     """The place of the config, and how many more layers it may contain."""
 
     def __init__(self, where: str) -> None:
-        self.where, self.left, self.has_namesakes = where, MAX_LAYERS, False
+        self.where, self.left, self.has_unclear = where, MAX_LAYERS, False
 
     def error(self, what: str, name: object = "") -> FormatError:
         layer = f"layer {printable(str(name), 80)}" if name else ""
@@ -130,7 +130,7 @@ def _layer(entry: dict[str, Any], counter: _Counter, outer: Surroundings, what: 
     tensors = input_tensors(entry)
     # a user's class may omit its name from its config, or store the None that it was called with
     optional = base not in BATCH_NORMS or ">" in class_name or isinstance(registered, str)
-    counter.has_namesakes |= is_called_batch_norm(base) and (optional or WRITTEN.isdisjoint(config))
+    counter.has_unclear |= base in MODELS_ELSEWHERE or (is_called_batch_norm(base) and (optional or WRITTEN.isdisjoint(config)))
     return Node(name=_name(entry, config, counter, optional=optional), class_name=class_name, config=config,
                 registered_name=registered if isinstance(registered, str) else None, is_builtin=entry.get("registered_name", "") is None,
                 children=tuple(_children(base, config, counter, own)), input_shape=_input_shape(entry, config, tensors, is_first),

@@ -23,6 +23,8 @@ WRITTEN = frozenset(("epsilon", "momentum", "axis", "mode"))
 # Weights of Keras's own layers and cells, whose scope may contain a batch norm.
 KERNELS = re.compile(r"(^|[/_])(kernel|bias)(_\d+)?(:\d+)?$")
 INNER_NORM = "batchnorm"  # QKeras's name of the attribute
+# Layers of Keras 3 and of tensorflow_hub that run a SavedModel, and the key of their config with its address. Its variables are theirs.
+MODELS_ELSEWHERE = {"TFSMLayer": "filepath", "KerasLayer": "handle"}
 
 _CALLED = re.compile(r"batch_?(re)?norm", re.IGNORECASE)
 _FUSED_WITH = frozenset(("filters", "kernel_size", "units", "depth_multiplier"))
@@ -86,6 +88,15 @@ def about_weights(more: Sequence[str], class_name: str | None) -> str | None:
 def is_users_own(class_name: str) -> bool:
     """Whether a class is not one of Keras's own batch norms."""
     return class_name not in BATCH_NORMS
+
+
+def about_model_elsewhere(base_name: str, config: Mapping[str, Any]) -> str | None:
+    """That a layer runs a SavedModel that the file does not describe; None for other layers."""
+    address = config.get(MODELS_ELSEWHERE.get(base_name, ""))
+    if not isinstance(address, str):
+        return None
+    return (f"this {base_name} runs a SavedModel that the file does not describe ({printable(address, 200)}); a SavedModel of the whole "
+            "model, as model.export() writes it, contains its batch norms")
 
 
 @functools.lru_cache(1000)  # a few classes, over and over

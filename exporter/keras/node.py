@@ -45,7 +45,7 @@ class Node:
     shared_object:   shared_object_id of the entry, or None: two entries with one id are one layer.
     surroundings:    the effect of the models and wrappers around it, and how it is called.
     calls:           of a batch norm: what feeds and follows each of its calls; () if the config does not specify it.
-    has_namesakes:   of the model itself: whether a layer in it has a class that is called a batch norm, but not Keras's own.
+    has_unclear:     of the model itself: whether a layer in it may be or contain a batch norm that its config does not describe.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Node:
     shared_object: int | None = None
     surroundings: Surroundings = NOTHING_AROUND
     calls: tuple[Call, ...] = ()
-    has_namesakes: bool = False
+    has_unclear: bool = False
     base_name: str = dataclasses.field(init=False, repr=False)
 
     def __post_init__(self) -> None:

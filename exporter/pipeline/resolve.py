@@ -113,7 +113,7 @@ def resolve(found: Found | ReadBack, options: ReadOptions, completion: Completio
         raise _cannot_be_used(refused, rest=bool(layers))
     if not (layers or unresolved or what.unusable) and found.left_out:
         raise UnsupportedError(f"none of the layers is certain to be a BatchNormalization: {by_reason(found.left_out)}",
-                               hint="give the model's config with --architecture, or export the whole model")
+                               hint="" if found.has_config else "give the model's config with --architecture, or export the whole model")
     odd = [f"{layer.path}: the file does not say for certain which axis it normalizes; {list(layer.axis)} is assumed"
            for layer in layers if "axis" in layer.assumed and "epsilon" not in layer.assumed]
     warnings = (*found.warnings, *odd, *_about_calls(what.kept), *_once(what.kept), *_remarks(layers), *_about_updates(layers))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import h5py
 import numpy as np
@@ -10,8 +11,9 @@ import pytest
 
 import exporter
 from exporter.commands.export import export
-from exporter.errors import FormatError, UnresolvedError
+from exporter.errors import FormatError, UnresolvedError, UnsupportedError
 from exporter.keras.lookalikes import SIGNS, reason_against
+from exporter.keras.names import snake_case
 from exporter.keras.node import Node, has_signs, is_batch_norm
 from tests.make import v3_files
 from tests.make.configs import layer, norm, sequential
@@ -54,6 +56,39 @@ def test_a_class_that_is_only_called_a_batch_norm_is_left_out_and_named(tmp_path
     assert "own: its class BatchNormalization is not Keras's own and does not have the config of a batch norm" in bundle.warnings[0]
     frozen = layer("lab>FrozenBatchNorm2D", "own", trainable=False)
     assert "FrozenBatchNorm2D" in exporter.read(h5(tmp_path, frozen, [("own/weight:0", np.ones(3, "f4"))])).warnings[0]
+
+
+@pytest.mark.parametrize(("class_name", "key"), [("TFSMLayer", "filepath"), ("tensorflow_hub>KerasLayer", "handle")])
+def test_a_layer_that_runs_a_saved_model_elsewhere_is_named(tmp_path, class_name, key):
+    """Its batch norms are the model's, too, but their parameters are variables without names and their epsilons in that SavedModel."""
+    runs = v3_files.entry(class_name, "inner", **{key: "some/folder"})
+    arrays = [np.ones(3, "f4")] * 5
+    said = r"inner: this \w+ runs a SavedModel that the file does not describe \(some/folder\); a SavedModel of the whole model"
+    group = snake_case(class_name.rpartition(">")[2])
+    path = v3_files.write_archive(tmp_path / "m.keras", v3_files.functional("net", v3_files.norm("bn"), runs), {
+        "layers/batch_normalization": VALUES, f"layers/{group}": arrays})
+    bundle = exporter.read(path)
+    assert bundle.paths() == ["bn"]
+    assert [bool(re.match(said, warning)) for warning in bundle.warnings] == [True]
+    alone = v3_files.write_archive(tmp_path / "alone.keras", v3_files.functional("net", runs), {f"layers/{group}": arrays})
+    with pytest.raises(UnsupportedError, match=said) as error:
+        exporter.read(alone)
+    assert error.value.hint == ""
+    saved = layer(class_name, "inner", **{key: "some/folder"})
+    assert re.match(said, exporter.read(h5(tmp_path, saved, [("inner/a_gamma:0", np.ones(3, "f4"))])).warnings[0])
+    recognized = exporter.read(h5(tmp_path, saved, named("inner/a", VALUES)), epsilon=1e-3)
+    assert "inner/a" in recognized.paths()
+    assert not [warning for warning in recognized.warnings if "SavedModel" in warning]
+
+
+@pytest.mark.parametrize("group", ["tfsm_layer", "keras_layer_1"])
+def test_four_variables_of_a_saved_model_elsewhere_may_be_of_two_batch_norms(tmp_path, group):
+    """Two without gamma and beta have them in the order mean, variance, mean, variance."""
+    path = v3_files.write_weights(tmp_path / "m.weights.h5", {f"layers/{group}": (VALUES, "inner")})
+    with pytest.raises(UnsupportedError, match="inner: it has the variables of a SavedModel, of which the file does not specify what"):
+        exporter.read(path, epsilon=1e-3)
+    own = v3_files.write_weights(tmp_path / "own.weights.h5", {"layers/batch_normalization": OTHERS, f"own/{group}": VALUES})
+    assert f"own/{group}" in exporter.read(own, epsilon=1e-3).paths()
 
 
 def reasons(path, **options):

@@ -15,12 +15,12 @@ from exporter.errors import FormatError, printable
 from exporter.errors import names as several
 from exporter.keras import dialects
 from exporter.keras.config import Node, norm_fields
-from exporter.keras.lookalikes import BATCH_NORMS
+from exporter.keras.lookalikes import BATCH_NORMS, MODELS_ELSEWHERE
 from exporter.keras.names import numbered, snake_case
 from exporter.keras.node import reason_against
 from exporter.sources.keras_v3.groups import File, Group
 from exporter.sources.keras_v3.replay import KNOWN_GROUPS, LOST_SHARING, Match, groups_below, holds_equals, is_called, matched, with_sharing
-from exporter.sources.shared.architecture import note_own_classes
+from exporter.sources.shared.architecture import note_models_elsewhere, note_own_classes
 from exporter.sources.shared.assemble import assemble, roles_of
 from exporter.sources.shared.found import Found, Remedy
 
@@ -38,7 +38,11 @@ MANY_AXES = ("it contains {count} arrays of shape {shape}, like a batch norm ove
              "file does not specify what they are")
 FOUR_VECTORS = "assumed to be a batch norm because it contains four vectors of one length; the file does not name its class"
 OTHER_THINGS = "its group is named like a batch norm but does not contain two to seven floating point arrays of one shape"
+VARIABLES_ELSEWHERE = ("it has the variables of a SavedModel, of which the file does not specify what they are; a SavedModel of the whole "
+                       "model, as model.export() writes it, does")
 NO_VARIANCE = "its second vector has negative values, so it is not a variance"
+
+_MODELS_ELSEWHERE = frozenset(map(snake_case, MODELS_ELSEWHERE))
 
 
 def read_weights(root: Group, tree: Node | None, keras_version: str | None, found: Found, *, own_config: bool,
@@ -84,6 +88,7 @@ def read_weights(root: Group, tree: Node | None, keras_version: str | None, foun
     if kernels is not None:
         found.kernels = {} if is_sharing_lost else _kernels(feeding, groups, own_config)
     note_own_classes(tree, found)
+    note_models_elsewhere(tree, found)
 
 
 def _without_sharing(node: Node, may_be_called: bool) -> Node:
@@ -157,6 +162,9 @@ def _recognize(path: str, group: Group, found: Found, told: bool, quantized: str
     """A group without a config that may be a batch norm: added to `found` if that is certain enough."""
     own = group.path.rpartition("/")[2]
     certain = group.is_counted and numbered(own)[0] in KNOWN_GROUPS
+    if group.is_counted and numbered(own)[0] in _MODELS_ELSEWHERE:
+        found.leave_out(path, VARIABLES_ELSEWHERE)
+        return
     if not holds_equals(group):
         found.skip(path, OTHER_THINGS, Remedy.ARCHITECTURE)
         return

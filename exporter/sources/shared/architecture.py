@@ -11,7 +11,7 @@ from exporter.errors import UnsupportedError, located, printable
 from exporter.files.place import Place
 from exporter.keras.config import HOW_TO_GIVE_ONE, Architecture, Node, is_batch_norm, model_tree, parse_config, walk, writer_in
 from exporter.keras.dialects import KERAS_HUB, KERAS_HUB_EPSILON
-from exporter.keras.lookalikes import is_called_batch_norm
+from exporter.keras.lookalikes import about_model_elsewhere, is_called_batch_norm
 from exporter.keras.node import at_and_below
 from exporter.sources.shared.found import Found, OwnClass
 
@@ -85,15 +85,30 @@ def note_own_classes(tree: Node | None, found: Found) -> None:
     """Records the classes whose layers a config does not describe, if information is missing because of that, and layers whose class is
     called a batch norm without having the config of one: nothing in the file shows what they compute."""
     called = [(path, node.base_name) for path, node in walk(tree) if is_called_batch_norm(node.base_name) and not is_batch_norm(node)
-              ] if tree is not None and tree.has_namesakes else []
-    said = [*found.paths(), *(path for path, _ in found.skipped)] if called else []
-    known = {above for path in said for above in _at_and_above(path)}
+              ] if tree is not None and tree.has_unclear else []
+    known = _known(found) if called else set()
     for path, class_name in called:
         if path not in known:
             found.leave_out(path, f"its class {printable(class_name, 80)} is not Keras's own and does not have the config of a batch norm")
     found.has_config = tree is not None
     if tree is not None and (found.skipped or any(layer.epsilon is None for layer in found)):
         found.own_classes += _own_classes(tree)
+
+
+def note_models_elsewhere(tree: Node | None, found: Found) -> None:
+    """Records the layers that run a SavedModel which the file does not describe, unless a batch norm in them was recognized."""
+    if tree is None or not tree.has_unclear:
+        return
+    known = _known(found).union(path for path, _ in found.left_out)
+    for path, node in walk(tree):
+        reason = about_model_elsewhere(node.base_name, node.config)
+        if reason and path not in known:
+            found.leave_out(path, reason, "these are not exported")
+
+
+def _known(found: Found) -> set[str]:
+    """The paths of what was found, and of all that contains it."""
+    return {above for path in [*found.paths(), *(path for path, _ in found.skipped)] for above in _at_and_above(path)}
 
 
 def _at_and_above(path: str) -> Iterator[str]:

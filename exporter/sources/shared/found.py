@@ -77,10 +77,10 @@ class Found:
         if remedy is not None:
             self.remedies[path] = remedy
 
-    def leave_out(self, path: str, reason: str) -> None:
-        """Records a possible batch norm that is not treated as one."""
+    def leave_out(self, path: str, reason: str, effect: str = "not treated as a batch norm") -> None:
+        """Records a possible batch norm that is not treated as one, or layers that may contain some."""
         self.left_out.append(Skipped(path, reason))
-        self.warn(f"{path}: {reason}; not treated as a batch norm")
+        self.warn(f"{path}: {reason}; {effect}")
 
     def take(self, outcome: Stored | Skipped) -> None:
         """Either of them."""
