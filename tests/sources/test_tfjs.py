@@ -128,6 +128,12 @@ def test_a_batch_norm_that_is_called_like_another_layers_weights(model):
         assert [path for path, _ in bundle.skipped] == ["s/fc"]
 
 
+def test_a_layer_that_runs_a_saved_model_elsewhere_is_named(model):
+    bundle = read(model(functional("m", norm("bn"), entry("TFSMLayer", "inner", filepath="some/folder")), named("bn", A)))
+    assert bundle.paths() == ["bn"]
+    assert [text for text in bundle.warnings if text.startswith("inner: this TFSMLayer runs a SavedModel")]
+
+
 def test_names_that_could_be_anybodys(model):
     layers = [sequential("s", norm("bn")), sequential("t", norm("bn")), norm("sure")]
     bundle = read(model(functional("m", *layers), {**named("bn", A), **named("bn_1", B), **named("sure", C)}))
