@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 
+import numpy as np
 import pytest
 
 import exporter
@@ -16,7 +17,8 @@ from exporter.errors import OutputError, UsageError
 from exporter.files import output
 from exporter.files.place import Place
 from exporter.files.remote import place_for
-from tests.make.layers import make_bundle
+from exporter.pipeline.streaming import evaluate_file
+from tests.make.layers import make_bundle, make_layer
 
 
 def test_writes_and_replaces(tmp_path):
@@ -260,11 +262,14 @@ def test_new_files_have_the_modes_that_the_user_wants(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the names of descriptors")
-def test_the_data_is_on_the_disk_before_the_name_and_the_name_too(tmp_path, monkeypatch):
+@pytest.mark.parametrize("write", [
+    lambda path: output.write(path, b"x" * 10),
+    lambda path: evaluate_file(make_layer(shape=(2,)), np.zeros((3, 2), np.float32), path)], ids=["bytes", "blocks"])
+def test_the_data_is_on_the_disk_before_the_name_and_the_name_too(write, tmp_path, monkeypatch):
     steps, real = [], (os.fsync, os.replace)
     monkeypatch.setattr(os, "fsync", lambda descriptor: steps.append(os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}")))
                         or real[0](descriptor))
     monkeypatch.setattr(os, "replace", lambda old, new: steps.append("replace") or real[1](old, new))
-    output.write(tmp_path / "a", b"x" * 10)
+    write(tmp_path / "a")
     assert steps[0].startswith(".a.")
     assert steps[1:] == ["replace", tmp_path.name]
