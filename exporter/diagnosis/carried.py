@@ -34,7 +34,7 @@ def carried(mine: Ported, theirs: Ported, index: Index) -> list[Carried]:
     """Each parameter that at least one of the two has. Raises nothing: the arrays have equal lengths."""
     seen = sight(mine, theirs)
     found = {name: _as_it_is(mine, theirs, seen, name) for name in PARAMETERS if name in mine.arrays or name in theirs.arrays}
-    wrong = [name for name, one in found.items() if not one.right and name in theirs.arrays]
+    wrong = [name for name, one in found.items() if not one.right and not one.words]
     if wrong:
         found |= {one.name: one for one in _explained(mine, theirs, seen, wrong, index)}
     return list(found.values())

@@ -81,6 +81,8 @@ def test_drawings_have_each_channel_where_it_belongs():
     text = written(make_bundle(layer), make_bundle(layer.replace(beta=np.float32([0, 1, 2, 3]))))
     assert re.findall(r'<circle cx="(\d+)" cy="(\d+)" r="2"/>', text) == [("0", "120"), ("30", "90"), ("60", "60"), ("120", "30")]
     assert "1 of 4 channels differ, most channel 3: 4 and 3" in text
+    moved = written(make_bundle(layer.replace(beta=layer.beta - 7)), make_bundle(layer.replace(beta=np.float32([-7, -6, -5, -4]))))
+    assert re.findall(r"<circle[^>]*>", moved) == re.findall(r"<circle[^>]*>", text), "from the lowest to the highest"
     nothing = layer.replace(beta=np.float32([5, 5, 5, 5]))
     assert 'cx="0" cy="0"' in written(make_bundle(layer.replace(beta=np.zeros(4, np.float32))), make_bundle(nothing))
 

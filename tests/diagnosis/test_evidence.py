@@ -64,6 +64,23 @@ def test_a_printed_parameter_leaves_open_what_half_a_digit_of_it_changes(name):
     assert np.allclose(both.slack, change + (half if name != "beta" else 0), rtol=1e-4)
 
 
+@pytest.mark.parametrize("rows", [[0], [0, 1], [0, 1, 2], [2, 1, 0]])
+def test_numbers_at_the_bound_are_right(rows):
+    """With a root of 1, the bound of x is 16 units of roundoff of it, exactly."""
+    layer = layer_of(gamma=[1], beta=[0], mean=[0], variance=[0.75], epsilon=0.25)
+    x = np.array([[1.0], [2.0], [4.0]])[rows]
+    bound = x * 2.0 ** -20
+    for theirs in (x + bound, x - bound):
+        one = seen(layer, x, theirs=theirs, dtype="float32")
+        assert one.misfit(one.case).max() == 1
+        assert one.right()
+        assert one.fits(one.case)
+        assert one.channels_that_fit(one.case) == [0]
+    for number in range(len(rows)):
+        off = x + bound * (1 + 2.0 ** -20 * (np.arange(len(rows)) == number)[:, None])
+        assert not seen(layer, x, theirs=off, dtype="float32").right()
+
+
 def test_the_misfit_of_what_is_no_number():
     right = LAYER(X).astype(np.float64)
     theirs = right.copy()

@@ -36,7 +36,7 @@ def at(tmp_path, content, name="f"):
 
 @pytest.mark.parametrize(("head", "yes"), [
     ("moving_mean,moving_variance\n", True), ("var;mean\r\n1;2", True), ("running_mean\trunning_var\n", True),
-    ("\ufeff\"mean\",\"var\"\n", True),
+    ("\ufeff\"mean\",\"var\"\n", True), ("mean,var,a;b;c\n", True), ("mean,var,a\tb\tc\n", True), ("mean\tvar\ta,b\n", True),
     ("Mean , VAR\n", True), ("mean,beta\n", False), ("mean var\n", False), ("", False), ("mean,var\0\n", False),
     ("gamma,beta\nmean,var\n", False)])
 def test_a_table_is_known_by_its_first_line(tmp_path, head, yes):
@@ -70,6 +70,7 @@ def test_a_table_of_several_layers(tmp_path, order):
     ("mean;var;offset\n1;2;\n3;4;\n", {"moving_mean": [1, 3], "moving_variance": [2, 4]}, ""),
     ("mean\tvar\tpath\n1\t2\t'x\n", {"moving_mean": [1], "moving_variance": [2]}, "'x"),
     ("mean,var,path\n1,2,'-x\n", {"moving_mean": [1], "moving_variance": [2]}, "-x"),
+    ("mean;var;path\n1;2;a,b,c,d,e,f\n", {"moving_mean": [1], "moving_variance": [2]}, "a,b,c,d,e,f"),
     ("channel,mean,var\n1,5,6\n0,7,8\n", {"moving_mean": [7, 5], "moving_variance": [8, 6]}, "")])
 def test_the_columns_of_a_table(tmp_path, text, arrays, path):
     (layer,) = table(tmp_path, text).layers
@@ -209,7 +210,7 @@ def test_what_belongs_to_no_batch_norm():
 @pytest.mark.parametrize(("name", "found"), [
     ("params/a/b/scale", ("a/b", "gamma")), ("a/params/scale", ("a", "gamma")), ("a/b/params/scale", ("a/b/params", "gamma")),
     ("bn.Weight", ("bn", "gamma")), ("bn.mean.raw_value", ("bn", "moving_mean")), ("value", ("", None)),
-    ("a/~/b/~/mean_ema/average", ("a/b", "moving_mean")),
+    ("a/~/b/~/mean_ema/average", ("a/b", "moving_mean")), ("a/b/var_ema/average", ("a/b", "moving_variance")),
     ("mean/value", ("", "moving_mean")), ("bn/mean/average", ("bn/mean", None)),
     ("average", ("", None)), ("mean_ema/average", ("mean_ema", None)), ("x_gamma", ("x", "gamma")),
     ("a.x_running_var", ("a.x", "moving_variance")),
@@ -315,7 +316,7 @@ def child(monkeypatch, tmp_path, content):
 
     torch = types.SimpleNamespace(load=load, **{name: name for name in ("float16", "bfloat16", "float32", "float64", "int64", "int16")})
     monkeypatch.setitem(sys.modules, "torch", torch)
-    monkeypatch.setattr(torch_child, "_limit", lambda path: None)
+    monkeypatch.setitem(sys.modules, "resource", None)  # no limits in this process
     sent = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", types.SimpleNamespace(buffer=sent))
     return torch_child.main(str(tmp_path / "s.pt")), sent.getvalue()
@@ -365,7 +366,8 @@ def test_what_is_run_as_a_program(monkeypatch, tmp_path, capsys):
     resource = pytest.importorskip("resource", reason="limits of the system")
     (tmp_path / "torch.py").write_text("def load(path, **_):\n    raise RuntimeError(path)\n")
     (tmp_path / "s.pt").write_bytes(b"x")
-    monkeypatch.setattr(resource, "setrlimit", lambda *_: None)
+    limited = []
+    monkeypatch.setattr(resource, "setrlimit", lambda kind, _: limited.append(kind))
     monkeypatch.delitem(sys.modules, "torch", raising=False)
     monkeypatch.setattr(sys, "argv", [torch_child.__file__, str(tmp_path / "s.pt"), str(tmp_path), "relative", *sys.path])
     monkeypatch.setattr(sys, "path", list(sys.path))
@@ -373,6 +375,7 @@ def test_what_is_run_as_a_program(monkeypatch, tmp_path, capsys):
         runpy.run_path(torch_child.__file__, run_name="__main__")
     assert ended.value.code == 4
     assert capsys.readouterr().err == f"RuntimeError: {tmp_path / 's.pt'}\n"
+    assert {resource.RLIMIT_CORE, resource.RLIMIT_CPU} <= {*limited}
     assert sys.path[0] == str(tmp_path)
     assert "relative" not in sys.path
     del sys.modules["torch"]  # for good; monkeypatch would put it back

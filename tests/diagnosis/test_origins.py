@@ -197,6 +197,9 @@ def test_of_one_channel_no_factor_is_said():
     layer = make_layer("bn", shape=(1,))
     seen = sight(of_layer(layer), of_layer(as_stored(layer, beta=layer.beta * 3)))
     assert steady(seen, "beta") == ""
+    layer = make_layer("bn", shape=(2,))
+    seen = sight(of_layer(layer), of_layer(as_stored(layer, beta=layer.beta * 3)))
+    assert steady(seen, "beta") == "3 times the layer's in every channel", "of two it is"
     zero = MINE.replace(beta=np.zeros(6, np.float32))
     seen = sight(of_layer(zero), of_layer(as_stored(zero, beta=np.full(6, 2, np.float32))))
     assert steady(seen, "beta") == "the layer's and 2 in every channel"
