@@ -26,7 +26,7 @@ FUSED_EPSILON = 1.001e-5
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": lambda y: np.maximum(y, 0),
-    "relu6": lambda y: np.clip(y, 0, 6),
+    "relu6": lambda y: np.minimum(np.maximum(y, 0), 6),
     "leaky relu, slope 0.01": lambda y: np.where(y < 0, 0.01 * y, y),
     "leaky relu, slope 0.1": lambda y: np.where(y < 0, 0.1 * y, y),
     "leaky relu, slope 0.2": lambda y: np.where(y < 0, 0.2 * y, y),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import types
 import zipfile
 
@@ -105,7 +106,8 @@ def test_what_no_keras_can_run(tmp_path):
             live.live_layers(Place(tmp_path / name))
 
 
-def test_keras_sees_the_suffix_that_it_wants(tmp_path):
+def test_keras_sees_the_suffix_that_it_wants(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     for name in ("m.keras", "m.h5", "blob"):
         (tmp_path / name).write_bytes(name.encode())
     with live._with_suffix(Place(tmp_path / "m.keras"), ".keras") as path:
@@ -115,6 +117,7 @@ def test_keras_sees_the_suffix_that_it_wants(tmp_path):
             assert path.endswith(f"model{suffix}")
             with open(path, "rb") as file:
                 assert file.read() == name.encode()
+        assert not os.path.lexists(path), "the link is gone"
 
 
 class Real:

@@ -76,7 +76,7 @@ def test_decimal_commas_are_refused(text):
 
 @pytest.mark.parametrize(("text", "count"), [
     ("1, 5", 2), ("1,5", 2), ("-1,1", 2), ("1,2,3", 3), ("0.25,0.5", 2), ("[[1,5],[2,6]]", 4), ("0,255,128", 3), ("1, 2; 3, 4", 4),
-    ("1 2\n3 4", 4), ("1,2\n3,4", 4)])
+    ("1 2\n3 4", 4), ("1,2\n3,4", 4), ("1,2;", 2), ("1, 2; 3, 4;\n", 4)])
 def test_commas_that_separate(text, count):
     assert from_text(text).values.size == count
 
