@@ -393,7 +393,7 @@ def test_how_the_child_may_end(monkeypatch, tmp_path, status, out, kind, words):
 
     def run(command, **options):
         asked.append(command)
-        return types.SimpleNamespace(returncode=status, stdout=out, stderr=b"first\nRuntimeError: last\n")
+        return types.SimpleNamespace(returncode=status, stdout=out, stderr=b"first\nsecond\nRuntimeError: last\n")
 
     monkeypatch.setattr(form.subprocess, "run", run)
     with pytest.raises(kind, match=words):

@@ -158,7 +158,7 @@ def test_a_real_layer_is_given_an_input_of_its_rank(shape, axis, rank, given):
 def test_layers_inside_of_layers_have_paths():
     one, two, three, four, five = (BatchNormalization(make_layer(name)) for name in ("a", "b", "c", "d", "e"))
     inner = Real("inner", layers=[two, Real("wrap", layer=three)])
-    model = Real("model", layers=[Real("input"), one, inner, Real("rnn", cell=Real("cell", cells=[four])), one,
+    model = Real("model", layers=[Real("input"), one, inner, Real("rnn", cell=Real("cell", cells=[types.SimpleNamespace(), four])), one,
                                   Real("both", forward_layer=Real("f", layers=[five]), backward_layer=Real("b"))])
     found = list(live._walk(model))
     assert [(path, layer.name) for path, layer in found] == [("a", "a"), ("inner/b", "b"), ("inner/wrap/c", "c"), ("rnn/cell/d", "d"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import re
@@ -173,3 +174,15 @@ def test_which_mistakes_are_tried_in_pairs():
     assert " ".join(mistake.code for mistake in MISTAKES if not mistake.alone) == (
         "BN101 BN102 BN103 BN104 BN111 BN112 BN113 BN114 BN121 BN122 BN123 BN124 BN125 BN126 BN131 BN132 BN133 BN134 BN140 BN141 BN142 "
         "BN143 BN151 BN152")
+
+
+def test_advice_is_wrapped_between_words():
+    """A code, a path or an expression with a hyphen would be another one in two lines."""
+    words = ["pre-trained", "a" * 90, "moving_mean-1"] * 30
+    mistake = dataclasses.replace(MISTAKES[0], why=" ".join(words), instead=" ".join(words))
+    first, *lines = mistakes.advice(mistake)
+    assert first == f"written  {mistake.line}", "code is not wrapped"
+    assert [word for line in lines for word in line.split()] == ["why", *words, "instead", *words]
+    assert [line[:9].strip() for line in lines if line[0] != " "] == ["why", "instead"]
+    assert {line[:9] for line in lines} == {"why      ", "instead  ", " " * 9}
+    assert max(len(line) for line in lines if "a" * 90 not in line) <= mistakes.WIDTH

@@ -43,7 +43,7 @@ def port_of(arrays: Mapping[str, NDArray[Any]], name: str, epsilons: Mapping[str
     said = dict(epsilons or {})
     for whole, values in arrays.items():
         path, role = parted(whole)
-        if role == EPSILON and values.size == 1 and said.setdefault(path, number := float(values.reshape(-1)[0])) != number:
+        if role == EPSILON and values.size == 1 and said.setdefault(path, number := float(values.item())) != number:
             raise FormatError(f"two values of epsilon, {said[path]} and {number}", where=f"{name}: {printable(path, 80)}")
         if role is None or role == EPSILON:
             continue
