@@ -143,8 +143,7 @@ def test_arrays_are_shifted_to_the_front_or_in_another_order():
 def test_another_layer_is_one_mistake_where_it_is_the_same_layer():
     head, tail = HEAD.parameters(), TAIL.parameters()
     for names in (list(head), STATISTICS, ["gamma"]):
-        assert found(**{name: head[name] for name in names}) == (
-            {name: ("BN145", "as in the layer 'head'") for name in names})
+        assert found(**{name: head[name] for name in names}) == dict.fromkeys(names, ("BN145", "as in the layer 'head'"))
     apart = found(gamma=head["gamma"], beta=tail["beta"])
     assert apart == {"gamma": ("BN145", "the gamma of 'head'"), "beta": ("BN145", "the beta of 'tail'")}
     crossed = found(gamma=head["gamma"], beta=head["moving_mean"])
