@@ -77,7 +77,7 @@ def of_port(port: Port, epsilons: tuple[tuple[str, float], ...]) -> Given:
 
 def _type_of(ported: Ported) -> str:
     """Text has no type: numbers that are exactly or nearly float32 are taken for float32, in which most models compute."""
-    return "float32" if ported.dtype == "float64" and ported.text else ported.dtype
+    return "float32" if ported.text else ported.dtype
 
 
 def _layer(path: str, arrays: Mapping[str, NDArray[np.float64]], dtype: str, epsilon: float) -> BatchNorm:

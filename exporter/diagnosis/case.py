@@ -177,7 +177,7 @@ def layouts(setting: Setting) -> Iterator[tuple[str, NDArray[np.intp]]]:
     if len(axes) == 1:
         readings += [(f"along axis {axis} of the input instead of axis {axes[0]}",
                       np.broadcast_to(broadcast(np.arange(channels), (axis,), len(shape)), shape))
-                     for axis in range(len(shape)) if axis != axes[0] and shape[axis] == channels]
+                     for axis in range(len(shape)) if shape[axis] == channels]
     if len(shape) > 1 and channels > 1:
         sample = position.size // shape[0]
         readings.append(("the buffer read as channels last (index % channels)", position % channels))

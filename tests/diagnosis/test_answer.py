@@ -223,6 +223,8 @@ def test_what_a_line_through_each_channel_says():
     assert slopes(1, bent + 1).startswith("in 1 channels the output is not a straight line")
     tilted = ROWS * (np.arange(12) == 11)
     assert "a slope of its own, 1 to inf times" in slopes(1, tilted + 1), "where it should be flat"
+    flat = np.where(np.arange(12) == 3, 0, 1)
+    assert "a slope of its own, 0 to 1 times" in slopes(flat, 1), "flat where it should not be"
 
 
 def test_of_too_few_numbers_no_line_is_drawn():
@@ -265,6 +267,7 @@ def test_numbers_of_one_channel_that_fit_several():
     assert (found.verdict, found.channel) == ("same", None)
     assert found.notes == ("right for channels 1, 3, 5, 11: give --channel to say which",)
     assert (found.compared, found.differing, found.worst["channel"]) == (6, 0, 1)
+    assert {row[1] for row in found.side_by_side} == {1}
     constant = layer.replace(**{name: values[[1] * 12] for name, values in layer.parameters().items()})
     found = diagnose(constant, FOUR[:, 0], layer(np.repeat(FOUR[:, :1], 12, axis=1))[:, 1])
     assert found.notes == ("right for channels 0, 1, 2, 3, 4, 5, 6, 7: give --channel to say which",)

@@ -402,6 +402,16 @@ def test_how_the_child_may_end(monkeypatch, tmp_path, status, out, kind, words):
     assert asked[0][3] == str(tmp_path / "s.pt")
 
 
+def test_what_the_child_says_is_part_of_the_error_alone(monkeypatch, tmp_path, capfd):
+    """With a stand-in for torch, in the folders where this process looks for it."""
+    (tmp_path / "torch.py").write_text("def load(path, **_):\n    print('out')\n    raise RuntimeError(f'cannot read {path}')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    with pytest.raises(exporter.FormatError, match=r"^s\.pt: torch\.load cannot read it: RuntimeError: cannot read /.*/s\.pt$"):
+        torch_state.read(at(tmp_path, b"x", "s.pt"))
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_child_that_takes_too_long(monkeypatch, tmp_path):
     from exporter.diagnosis.ports import torch_state as form
 
@@ -480,12 +490,41 @@ def test_one_number_stands_for_all_channels():
     assert (layer.gamma.tolist(), layer.moving_mean.tolist()) == ([1.5, 2], [0.5, 0.5])
 
 
+@pytest.mark.parametrize(("names", "epsilon", "notes"), [
+    (["mean", "variance"], 1e-3, []), (["gamma", "variance"], 1e-3, ["moving_mean was not given: 0 is assumed"]),
+    (["mean"], None, ["moving_variance was not given: 1 is assumed", "epsilon was not given: Keras's default, 0.001, is assumed"]),
+    (["beta"], 0.0, ["moving_mean was not given: 0 is assumed", "moving_variance was not given: 1 is assumed"])])
+def test_what_is_assumed_of_numbers_is_said(names, epsilon, notes):
+    given = of_numbers({name: numbers("[0.5, 2]") for name in names}, epsilon)
+    (layer,) = given.bundle
+    assert list(given.notes) == notes
+    assert layer.moving_mean.tolist() == ([0.5, 2] if "mean" in names else [0, 0])
+    assert layer.moving_variance.tolist() == ([0.5, 2] if "variance" in names else [1, 1])
+    assert layer.epsilon == (1e-3 if epsilon is None else epsilon)
+    assert layer.axis == (-1,), "the channels are last, also in an input with two axes of their length"
+
+
 @pytest.mark.parametrize("kind", [">f4", "<f8", ">i2", "|u1"])
 def test_numbers_of_any_byte_order(kind):
     file = io.BytesIO()
     np.save(file, np.array([[1, 2, 3]], kind))
     found = array_state._npy(file.getvalue(), "w")
     assert (found.tolist(), found.dtype.isnative) == ([[1, 2, 3]], True)
+
+
+def test_numbers_in_column_major_order():
+    for order in "CF":
+        file = io.BytesIO()
+        np.save(file, np.array([[1, 2, 3], [4, 5, 6]], np.float32, order=order))
+        assert array_state._npy(file.getvalue(), "w").tolist() == [[1, 2, 3], [4, 5, 6]]
+
+
+def test_a_layer_is_of_bfloat16_where_an_array_of_its_own_is(tmp_path):
+    full, half = (safetensors.Tensor(kind, (2,), np.ones(2, dtype).tobytes()) for kind, dtype in (("F32", "<f4"), ("BF16", "<u2")))
+    (tmp_path / "s").write_bytes(safetensors.dump({f"{layer}.{name}": half if (layer, name) == ("b", "weight") else full for layer in "abc"
+                                                   for name in ("running_mean", "running_var", "weight")}, {}))
+    assert [(layer.path, layer.dtype) for layer in array_state.read(Place(tmp_path / "s")).layers] == [
+        ("a", "float32"), ("b", "bfloat16"), ("c", "float32")]
 
 
 def test_tensors_of_types_that_no_batch_norm_has_are_left_out(tmp_path):
@@ -497,7 +536,9 @@ def test_tensors_of_types_that_no_batch_norm_has_are_left_out(tmp_path):
 
 def test_names_with_paths_in_a_json_object(tmp_path):
     (tmp_path / "a.json").write_text('{"bn.running_mean": [1, 2], "bn.running_var": [3, 4]}')
-    assert [layer.path for layer in flat_json.read(Place(tmp_path / "a.json")).layers] == ["bn"]
+    port = flat_json.read(Place(tmp_path / "a.json"))
+    assert [layer.path for layer in port.layers] == ["bn"]
+    assert of_port(port, ()).bundle.layers[0].dtype == "float32", "text has no type"
     (tmp_path / "b.json").write_text('{"bn.gamma": [1, 2]}')
     with pytest.raises(exporter.UnsupportedError, match="expected an object with mean and variance"):
         flat_json.read(Place(tmp_path / "b.json"))

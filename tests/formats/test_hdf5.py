@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.errors import FormatError
-from exporter.files.input_file import MemoryFile, Windows
+from exporter.files.input_file import MemoryFile, PieceFile, Windows
 from exporter.files.place import Place
 from exporter.formats import hdf5, hdf5_file, hdf5_overlap, hdf5_plain, hdf5_storage
 from exporter.formats.hdf5 import is_hdf5, open_hdf5, superblock_at
@@ -386,6 +386,28 @@ def test_only_pieces_of_a_near_file_on_disk_are_read_with_what_follows(tmp_path)
         for source, kind in ((near, Windows), (Window(near, 0, 1 << 20), Windows), (Window(far, 0, 1 << 20), Window), (far, MemoryFile)):
             with open_hdf5(source) as file:
                 assert type(file._read_at.__self__) is kind
+
+
+def test_of_a_small_file_far_away_only_what_is_needed_is_read(tmp_path):
+    with h5py.File(tmp_path / "m.h5", "w") as file:
+        file["kernel"], file["gamma"] = np.ones(20000, "f4"), np.arange(3, dtype="f4")
+    data = (tmp_path / "m.h5").read_bytes()
+    assert len(data) < hdf5.MAX_WHOLE
+
+    class Far(PieceFile):
+        is_far, spent = True, 0
+
+        def read_at(self, at, size):
+            self.spent += len(piece := data[at: at + size])
+            return piece
+
+        def fetch_ahead(self, ranges):
+            self.spent += sum(end - start for start, end in ranges)
+
+    far = Far(len(data))
+    with open_hdf5(far) as file:
+        assert file.array("gamma")[0].tolist() == [0, 1, 2]
+    assert 0 < far.spent < 20000
 
 
 def test_what_is_not_hdf5(tmp_path):

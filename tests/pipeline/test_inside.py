@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import exporter
+from exporter.commands.evaluate import evaluate
 from exporter.commands.export import export
 from exporter.errors import ExporterError, FormatError, UnsupportedError
 from exporter.files.input_file import MemoryFile
@@ -94,6 +95,13 @@ def test_a_keras_file_beside_notes(tmp_path, run):
         assert "0.02" in out
     shutil.copy(tmp_path / "mine.zip", folder / "copy.zip")
     assert "mine/classifier.keras" in refusal(folder)[0], "an archive in a folder is looked into"
+
+
+def test_which_model_is_read_is_said_before_anything_of_it(tmp_path):
+    path = archive(tmp_path / "m.zip", {"trained.h5": H5})
+    first, *others = exporter.read(path, ema="yes").warnings
+    assert first == "trained.h5 is the model in m.zip and is read"
+    assert len(others) == 1
 
 
 def test_a_tfjs_folder(tmp_path):
@@ -215,6 +223,7 @@ def test_a_place_in_an_archive():
     assert file.sibling("c.txt").exists()
     assert not file.sibling("none").exists()
     assert root.child("a", "d").children() == []
+    assert root.child("a", "d").is_folder(), "an empty one"
     for bad, said in ((lambda: root.child("..", "out"), "expected a name inside the model's folder"),
                       (lambda: root.child("none").open(), "none: no such file"),
                       (lambda: inner.open(), "b: expected a file, got a folder")):
@@ -233,6 +242,12 @@ def test_an_archive_that_changes_while_it_is_read(tmp_path):
             inner.check_unchanged()
 
 
+def test_a_layer_of_a_model_in_an_archive_is_evaluated_and_the_model_named(tmp_path, run):
+    np.save(tmp_path / "x.npy", np.zeros((2, 1), np.float32))
+    code, _, err = run(evaluate, archive(tmp_path / "m.zip", {"trained.h5": H5}), tmp_path / "x.npy", tmp_path / "y.npy")
+    assert (code, err) == (0, "warning: trained.h5 is the model in m.zip and is read\n")
+
+
 def test_what_is_inflated_is_limited_in_all(monkeypatch):
     root = place({name: bytes(1000) for name in "abc"}, zipfile.ZIP_DEFLATED)
     monkeypatch.setattr(zip_place, "MAX_INFLATED", 2500)
@@ -242,6 +257,8 @@ def test_what_is_inflated_is_limited_in_all(monkeypatch):
     with pytest.raises(FormatError, match="the archive's members decompress to more than the limit of 2500 bytes"):
         root.child("c").open()
     assert root.child("c").head(10) == bytes(10), "a look at the beginning inflates no more than that"
+    whole = place({name: bytes(1000) for name in "abc"})
+    assert [whole.child(name).read() for name in "abc"] == [bytes(1000)] * 3, "members that are only stored do not count"
 
 
 def test_two_readers_of_one_member_do_not_disturb_each_other():

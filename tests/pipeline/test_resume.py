@@ -247,3 +247,28 @@ def test_an_index_without_news_is_not_written_again(noted, monkeypatch):
     before = os.stat(noted / NAME)
     one.save()
     assert os.stat(noted / NAME).st_ino == before.st_ino
+
+
+def test_what_is_written_far_away_is_asked_for_anew(monkeypatch):
+    """A store keeps what it was told of a folder; the export has just replaced a file of it."""
+    fsspec = pytest.importorskip("fsspec")
+
+    class Remembering(fsspec.get_filesystem_class("memory")):
+        protocol, store, pseudo_dirs, kept = "remembering", {}, [""], {}
+
+        @classmethod
+        def _strip_protocol(cls, path):
+            return "/" + path.partition("://")[2] if "://" in path else path
+
+        def info(self, path, **options):
+            return self.kept.setdefault(path, super().info(path, **options))
+
+        def invalidate_cache(self, path=None):
+            self.kept.clear()
+
+    fsspec.register_implementation("remembering", Remembering, clobber=True)
+    store = fsspec.filesystem("remembering")
+    for data in (b"12345", b"123456789"):
+        store.pipe("/out/a.json", data)
+        assert store.info("/out/a.json")["size"] == 5, "before it is asked anew"
+        assert written("remembering://out/a.json") == f"size={len(data)}"

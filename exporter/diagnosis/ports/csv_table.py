@@ -18,12 +18,13 @@ if TYPE_CHECKING:
     from exporter.files.place import Place
 
 MAX_BYTES = 256 << 20  # bytes
+MAX_HEAD = 1 << 12  # bytes of the first line
 FORMULA = re.compile(r"\s*[=+\-@＝＋－＠]|[\t\r\n]")  # a path that begins like this has an apostrophe in front, for spreadsheets
 
 
 def claims(place: Place) -> bool:
     """Text whose first line contains the names of the statistics, separated by commas or semicolons."""
-    line = place.head(4096).split(b"\n", 1)[0].decode("utf-8", "replace").strip("\ufeff\r")
+    line = place.head(MAX_HEAD).split(b"\n", 1)[0].decode("utf-8", "replace").strip("\ufeff\r")
     if not line.isprintable() and "\t" not in line:
         return False
     columns = _columns([name.strip('"') for name in line.split(_delimiter(line))])
