@@ -247,7 +247,7 @@ class File:
         return values if raw.isnative else values.astype(raw.newbyteorder("=")), name
 
     def arrays(self, paths: Sequence[str], *, is_bfloat16: bool = False) -> list[tuple[NDArray[Any], str]]:
-        """`array` of each path, with less work for vectors in one group."""
+        """`array` of each path, with less work for vectors in one group. A layer's parameters, which are of one byte order."""
         if paths[0] not in self._others:
             self.kind(paths[0])  # opens those beside it, too
         found = [dataset for path in paths if type(dataset := self._others.get(path)) is PlainDataset]
@@ -258,6 +258,10 @@ class File:
                 data = self._data.read_all(paths, found)
                 return [(np.ndarray(dataset.shape, dataset.form.float_type[1], own), dataset.form.float_type[0])
                         for dataset, own in zip(found, data)]
+        orders = {kind[1].str[0] for path in paths if (kind := self._dataset(path).float_type())}
+        if len(orders) > 1:
+            raise FormatError("expected the parameters of a layer in one byte order, got big-endian and little-endian ones",
+                              where=self.where(split(paths[0])[0]), hint="the file is damaged; copy or download it again")
         return [self.array(path, is_bfloat16=is_bfloat16) for path in paths]
 
     def where(self, path: str) -> str:

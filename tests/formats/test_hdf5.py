@@ -89,6 +89,22 @@ def test_every_bit_pattern_survives(made, name, order):
     assert got.astype(got.dtype.newbyteorder(order)).tobytes() == raw.tobytes()
 
 
+@pytest.mark.parametrize("orders", ["<<<<", ">>>>", "<<><", "><<<"])
+def test_the_parameters_of_a_layer_have_one_byte_order(made, orders):
+    """With two, the type of one is damaged, and its numbers are others."""
+    def fill(file):
+        for name, order in zip("abcd", orders):
+            file[f"g/{name}"] = np.arange(3).astype(f"{order}f4")
+
+    file, paths = made(fill), ["g/a", "g/b", "g/c", "g/d"]
+    if len({*orders}) == 1:
+        assert [values.tolist() for values, _ in file.arrays(paths)] == [[0, 1, 2]] * 4
+    else:
+        said = refused(file.arrays, paths)
+        assert said.endswith("g: expected the parameters of a layer in one byte order, got big-endian and little-endian ones")
+        assert file.array("g/a")[0].tolist() == file.array("g/c")[0].tolist() == [0, 1, 2]
+
+
 def test_bfloat16_is_what_keras_marks_as_such(made):
     bits = np.arange(1 << 16, dtype="<u2")
 

@@ -136,7 +136,7 @@ class Reading:
         if reason:
             self.found.skip(candidate.path, reason)
             return
-        arrays = {parameter: self.file.array(dataset) for parameter, dataset in zip(PARAMETERS, datasets)}
+        arrays = dict(zip(PARAMETERS, self.file.arrays(datasets)))
         self._add_layer(candidate.path, candidate, fields, arrays, statistic=Statistic.DEVIATION)
 
     def _statistic(self, norm: Norm, candidate: Candidate | None, path: str, arrays: Arrays) -> tuple[Statistic | None, tuple[str, ...]]:
