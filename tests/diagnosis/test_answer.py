@@ -275,6 +275,19 @@ def test_numbers_of_one_channel_that_fit_several():
     assert (found.channel, found.notes) == (1, ())
 
 
+def test_numbers_of_one_channel_whose_mistake_several_may_have():
+    """Shown, counted and compared are the numbers of the first."""
+    layer = make_layer("bn", shape=(5,), seed=3).replace(moving_variance=np.float32([0.3, 0.02, 2, 1, 4]))
+    twins = layer.replace(**{name: values[[1, 0, 2, 1, 1]] for name, values in layer.parameters().items()})
+    x = np.repeat(FOUR[:, :1], 5, axis=1)
+    found = diagnose(twins, FOUR[:, 0], (layer(x) - layer.beta)[:, 1])
+    assert found.explanations[0].channels == (0, 3, 4)
+    assert (found.verdict, found.channel, found.compared, found.worst["channel"]) == ("differs", None, 6, 0)
+    assert {row[1] for row in found.side_by_side} == {0}
+    nothing = diagnose(layer, FOUR[:, 0], np.sin(7 * FOUR[:, 0]) + 50)
+    assert (nothing.channel, nothing.explanations, nothing.compared, nothing.differing) == (None, (), 6, 6)
+
+
 def test_explanations_of_one_of_many_channels():
     layer = make_layer("bn", shape=(3,), seed=3).replace(moving_variance=np.float32([0.3, 0.02, 2]))
     x = np.repeat(FOUR[:, :1], 3, axis=1)

@@ -138,6 +138,16 @@ def test_arrays_are_shifted_to_the_front_or_in_another_order():
     assert codes(gamma=B, beta=M, moving_mean=-M) == {"gamma": "BN138", "beta": "BN138", "moving_mean": "BN125"}
 
 
+def test_arrays_that_another_layer_has_too_are_the_layers_own():
+    twin = MINE.replace(path="a twin")
+    index = Index([of_layer(twin), of_layer(MINE)], "float32")
+    theirs = as_stored(MINE, gamma=MINE.beta, beta=MINE.moving_mean, moving_mean=MINE.moving_variance, moving_variance=np.ones(6, "f4"))
+    assert {one.name: (one.code, one.words) for one in carried(of_layer(MINE), of_layer(theirs), index)} == {
+        "gamma": ("BN137", "the layer's beta"), "beta": ("BN137", "the layer's moving_mean"),
+        "moving_mean": ("BN137", "the layer's moving_variance"),
+        "moving_variance": ("BN137", "the initial 1 in every channel: never loaded")}
+
+
 # another layer
 
 def test_another_layer_is_one_mistake_where_it_is_the_same_layer():

@@ -16,7 +16,7 @@ import pytest
 import exporter
 from exporter.diagnosis import ports
 from exporter.diagnosis.alone import of_numbers, of_port
-from exporter.diagnosis.ports import array_state, c_header, csv_table, flat_json, torch_child, torch_state
+from exporter.diagnosis.ports import array_state, c_header, csv_table, flat_json, onnx_graph, torch_child, torch_state
 from exporter.diagnosis.ports.port import FLAX, PLAIN, TORCH, Port, Ported, coarsest, flat
 from exporter.diagnosis.ports.state import gather, parted, port_of
 from exporter.diagnosis.samples import numbers
@@ -30,6 +30,13 @@ from tests.make.layers import make_bundle, make_layer, mixed
 def at(tmp_path, content, name="f"):
     (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     return Place(tmp_path / name)
+
+
+@pytest.mark.parametrize("data", [b"", *(bytes([byte]) for byte in (0x08, 0x93, 0x81, ord("P"), ord("{"), ord("m"), ord("/"), ord("\n"))),
+                                  b"\x08\x03", b"PK", b"PK\3\4", b"\xef\xbb\xbf", b"{}", b"\n\n"])
+def test_files_of_a_few_bytes_are_in_no_form(tmp_path, data):
+    place = at(tmp_path, data)
+    assert [form.__name__ for form in (array_state, c_header, csv_table, flat_json, onnx_graph, torch_state) if form.claims(place)] == []
 
 
 # tables
@@ -151,6 +158,8 @@ def test_numbers_in_json_are_known_by_their_keys(tmp_path, text, yes):
     ({"mean": 1, "var": 3}, {"": (None, {"moving_mean": [1], "moving_variance": [3]})}),
     ({"mean": [1], "var": [3], "eps": 1, "epsilon": 2}, {"": (None, {"moving_mean": [1], "moving_variance": [3]})}),
     ({"mean": [1], "var": [3], "eps": "1"}, {"": (None, {"moving_mean": [1], "moving_variance": [3]})}),
+    ({"mean": [1], "var": [3], "eps": True}, {"": (None, {"moving_mean": [1], "moving_variance": [3]})}),
+    ({"mean": [1], "var": [3], "EPSILON": 0}, {"": (0, {"moving_mean": [1], "moving_variance": [3]})}),
     ({"mean": [[1, 2]], "var": [[3], [4]], "gamma": None, "beta": "x", "scale": True, "weight": {"a": 1}},
      {"": (None, {"moving_mean": [1, 2], "moving_variance": [3, 4]})}),
     ({"a": {"b": {"mean": [1], "var": [2]}}, "c": {"mean": [3], "var": [4]}, "d": {"mean": [5]}},
@@ -166,7 +175,10 @@ def test_what_an_object_says(tmp_path, content, wanted):
     ({"mean": [1], "running_mean": [1], "var": [1]}, "both 'mean' and 'running_mean' may be its moving_mean"),
     ({"mean": [1], "var": [1, 2]}, "expected arrays of one length, got mean: 1, var: 2"),
     ({"a": {"mean": [1], "var": [1, 2]}}, "a: expected arrays of one length"), ({"mean": ["x"], "var": [1]}, "expected numbers for 'mean'"),
-    ({"mean": [1, [2]], "var": [1]}, "expected numbers for 'mean'"), ({"mean": [1]}, "expected an object with mean and variance")])
+    ({"mean": [1, [2]], "var": [1]}, "expected numbers for 'mean'"), ({"mean": [True], "var": [1]}, "expected numbers for 'mean'"),
+    ({"mean": [None], "var": [1]}, "expected numbers for 'mean'"), ({"mean": [{}], "var": [1]}, "expected numbers for 'mean'"),
+    ({"bn.mean": [True], "bn.var": [1]}, "expected numbers for 'bn.mean'"),
+    ({"mean": [1]}, "expected an object with mean and variance")])
 def test_objects_that_are_no_layer(tmp_path, content, words):
     with pytest.raises(exporter.ExporterError, match=words):
         flat_json.read(at(tmp_path, json.dumps(content)))

@@ -54,6 +54,7 @@ def test_a_constant_is_decoded(data, expected):
 @pytest.mark.parametrize(("data", "message"), [
     (field(1, 1) + field(2, shape_proto((2,))) + field(4, b"1234"), "has 4 bytes"),
     (listed(1, (2,), 5, np.float32([1, 2, 3]).tobytes()), "has 3 values"),
+    (listed(1, (1,), 5, np.float32([1, 2]).tobytes()), "has 2 values"), (listed(1, (0,), 5, np.float32([1, 2]).tobytes()), "has 2 values"),
     (listed(1, (1 << 40, 1 << 40), 5, b""), "expected constants of at most 67108864 bytes, got one of shape"),
     (listed(1, (2,), 5, b"12345"), "field 5 has 5 bytes, expected a multiple of 4"),
     (field(1, 1) + field(2, field(2, field(1, -1))), "a constant has an invalid shape"),

@@ -185,11 +185,13 @@ def test_limits_hold_for_each_file(zoo, pool, monkeypatch):
 @pytest.mark.parametrize("name", ["MAX_FILES", pytest.param("MAX_GROWTH", marks=pytest.mark.thorough("much time: four interpreters"))])
 def test_one_that_has_read_enough_or_has_grown_is_replaced(zoo, pool, forks, monkeypatch, name):
     monkeypatch.setattr(readers, name, 2 if name == "MAX_FILES" else -(1 << 40))
-    seen = set()
+    seen, ended = set(), []
+    monkeypatch.setattr(readers.Reader, "close", lambda reader, close=readers.Reader.close: ended.append(reader.pid) or close(reader))
     for number in range(4):
         read(pool, zoo / f"m{number}.json")
         seen.update(idle(pool))
     assert len(seen) == (2 if name == "MAX_FILES" else 0)
+    assert len({*ended}) == (2 if name == "MAX_FILES" else 4), "what is replaced has been ended"
 
 
 def test_what_the_user_did_not_say_is_no_damage(tmp_path, pool, forks):

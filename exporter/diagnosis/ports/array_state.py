@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 OURS = "bn-bundle"
 MAX_BYTES = 4 << 30  # bytes of a file; of an .npz, only arrays that may belong to a batch norm are read
+MAX_HEAD = 64  # bytes of a map's first entry
 TENSORS = {"F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "|i1", "U8": "|u1"}
 
 
@@ -52,7 +53,7 @@ def _members(place: Place) -> list[str]:
 def _is_msgpack(place: Place) -> bool:
     from exporter.formats.msgpack import is_map
 
-    return is_map(place.head(64))
+    return is_map(place.head(MAX_HEAD))
 
 
 def read(place: Place) -> Port:

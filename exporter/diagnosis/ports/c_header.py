@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from exporter.files.place import Place
 
 MAX_BYTES = 256 << 20  # bytes
+MAX_HEAD = 1 << 16  # bytes in which the first array begins
 _CONSTANT = re.compile(r"\bconst\s+(?:float|double)\s")
 _ARRAY = re.compile(r"const\s+(float|double)\s+(\w+)_(" + "|".join(PARAMETERS) + r")\s*\[[\s\d]*\][^={]*=\s*")
 _EPSILON = re.compile(r"const\s+(?:float|double)\s+(\w+)_epsilon\s*=(.*)", re.DOTALL)
@@ -24,7 +25,7 @@ _STEM = re.compile(r"\s*enum \{ (\w+)_channels")
 
 def claims(place: Place) -> bool:
     """Text with an array of statistics under one of our names."""
-    head = place.head(1 << 16)
+    head = place.head(MAX_HEAD)
     return b"_moving_variance[" in head and b"const" in head and b"\0" not in head
 
 

@@ -17,12 +17,13 @@ if TYPE_CHECKING:
     from exporter.files.place import Place
 
 MAX_BYTES = 64 << 20  # bytes
+MAX_HEAD = 1 << 12  # bytes of white space in front
 EPSILON = ("epsilon", "eps")
 
 
 def claims(place: Place) -> bool:
     """A JSON object with names of statistics; bundles, configs and lists of shards are recognized before."""
-    if place.head(4096).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] != b"{" or place.size() > MAX_BYTES:
+    if place.head(MAX_HEAD).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] != b"{" or place.size() > MAX_BYTES:
         return False
     data = place.read(MAX_BYTES)
     if any(word in data for word in (b'"bn-bundle"', b'"class_name"', b'"weight_map"', b'"modelTopology"', b'"weightsManifest"')):
@@ -73,13 +74,16 @@ def _layer(path: str, content: dict[str, Any], where: str) -> Ported | None:
     if len({values.size for values in arrays.values()}) != 1:
         sizes = ", ".join(f"{called[role]}: {values.size}" for role, values in arrays.items())
         raise FormatError(f"expected arrays of one length, got {sizes}", where=f"{where}: {printable(path, 80)}" if path else where)
-    epsilons = [content[key] for key in content if key.lower() in EPSILON and isinstance(content[key], (int, float))]
+    epsilons = [value for key, value in content.items() if key.lower() in EPSILON and type(value) in (int, float)]
     return Ported(path=path, arrays=arrays, called=called, dtype="float64", text=True,
                   epsilon=float(epsilons[0]) if len(epsilons) == 1 else None)
 
 
 def _array(value: Any, name: str, where: str) -> np.ndarray[Any, np.dtype[np.float64]]:
     try:
-        return np.array(value, np.float64).reshape(-1)
+        numbers = np.array(value)
+        if numbers.dtype.kind in "iufU":  # neither true nor null
+            return numbers.astype(np.float64).reshape(-1)
     except (TypeError, ValueError):
-        raise FormatError(f"expected numbers for {printable(name, 40)!r}", where=where) from None
+        pass
+    raise FormatError(f"expected numbers for {printable(name, 40)!r}", where=where)
