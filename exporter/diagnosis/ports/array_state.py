@@ -22,22 +22,23 @@ if TYPE_CHECKING:
 
 OURS = "bn-bundle"
 MAX_BYTES = 4 << 30  # bytes of a file; of an .npz, only arrays that may belong to a batch norm are read
-MAX_HEAD = 64  # bytes of a map's first entry
+MAX_HEAD = 64  # bytes that tell what a file is
 TENSORS = {"F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "|i1", "U8": "|u1"}
 
 
 def claims(place: Place) -> bool:
     """An .npz with named statistics or a safetensors file, neither of them one of our bundles; or a msgpack map with arrays."""
+    from exporter.formats.msgpack import is_map
     from exporter.formats.safetensors import header_size
 
-    head = place.head(9)
+    head = place.head(MAX_HEAD)
     if head.startswith(b"PK\3\4"):
         names = _members(place)
         return f"{OURS}.npy" not in names and any(parted(name.removesuffix(".npy"))[1] in STATISTICS for name in names)
     size = header_size(head)
     if size is not None:
         return json.dumps(OURS).encode() not in place.head(8 + size)
-    return _is_msgpack(place)
+    return is_map(head)
 
 
 def _members(place: Place) -> list[str]:
@@ -50,15 +51,9 @@ def _members(place: Place) -> list[str]:
         return []
 
 
-def _is_msgpack(place: Place) -> bool:
-    from exporter.formats.msgpack import is_map
-
-    return is_map(place.head(MAX_HEAD))
-
-
 def read(place: Place) -> Port:
     """The batch norms of a state. Raises: FormatError, UnsupportedError."""
-    head = place.head(9)
+    head = place.head(MAX_HEAD)
     if head.startswith(b"PK"):
         return port_of(npz_arrays(place), place.name)
     if head[8:9] == b"{":
