@@ -188,6 +188,6 @@ def _inside(holder: Any) -> list[Any]:
     found = list(getattr(holder, "layers", []))
     for name in ("layer", "forward_layer", "backward_layer", "cell"):
         inner = getattr(holder, name, None)
-        if inner is not None and hasattr(inner, "name") and hasattr(inner, "get_weights"):
+        if hasattr(inner, "name") and hasattr(inner, "get_weights"):
             found.append(inner)
     return found + [cell for cell in getattr(holder, "cells", []) if hasattr(cell, "name")]

@@ -32,7 +32,7 @@ def solve_epsilon(case: Case, theirs: Array, tolerance: Callable[[Case], Array],
     numerator = case.gamma * (case.x - case.mean)
     rest = theirs - case.beta
     with np.errstate(all="ignore"):
-        implied = case.but(divisor=lambda _v, _e: np.where(rest == 0, np.inf, np.abs(numerator / rest)), gamma=np.abs(case.gamma))
+        implied = case.but(divisor=lambda _v, _e: np.abs(numerator / rest), gamma=np.abs(case.gamma))
         slack = np.where(np.isfinite(size := tolerance(implied)), size, 0.0)
         lowest = np.abs(numerator) / (np.abs(rest) + slack)
         highest = np.where(np.abs(rest) > slack, np.abs(numerator) / (np.abs(rest) - slack), np.inf)

@@ -28,7 +28,29 @@ def test_the_statistics_of_each_channel(variants, unbiased):
         case = found[how if variants is not batch_statistics else f"of each channel, {how}".removesuffix(", ")]
         np.testing.assert_allclose(case.extra, by_hand(gamma, epsilon, mean, variance, largest, 3), rtol=1e-12)
         np.testing.assert_allclose(case.variance, variance, rtol=1e-12)
+        np.testing.assert_allclose(case.size(), case.but(extra=0.0).size() + case.extra, rtol=1e-12)
         np.testing.assert_allclose(case.value(), gamma * (X - mean) / np.sqrt(variance + epsilon) + (LAYER.beta if how == "" else 0))
+
+
+def test_two_rows_have_an_unbiased_variance_and_one_has_none():
+    found = dict(unbiased_batch_statistics(make_case(LAYER, X[:2], (1,))))
+    variance = X[:2].var(axis=0, ddof=1)
+    np.testing.assert_allclose(found[""].value(), LAYER.gamma * (X[:2] - X[:2].mean(axis=0)) / np.sqrt(variance + 0.25) + LAYER.beta)
+    assert len(found) == 3
+    assert list(unbiased_batch_statistics(make_case(LAYER, X[:1], (1,)))) == []
+
+
+@pytest.mark.parametrize(("shape", "has"), [((2, 2, 2), True), ((1, 4, 2), False), ((4, 1, 2), False), ((2, 3, 2), True)])
+def test_samples_of_several_rows_have_statistics_of_their_own(shape, has):
+    x = np.arange(np.prod(shape)).reshape(shape) ** 1.5
+    found = dict(rows_by_themselves(make_case(LAYER, x, (2,))))
+    assert {how.partition(",")[0] for how in found} - {"each row of channels by itself"} == (
+        {"each channel of a sample by itself", "each sample by itself"} if has else set())
+    assert ("each channel of a sample by itself, without gamma, beta and epsilon, the variance unbiased" in found) == (has and shape[1] > 2)
+    if has:
+        mean, variance = x.mean(axis=1, keepdims=True), x.var(axis=1, keepdims=True)
+        want = LAYER.gamma * (x - mean) / np.sqrt(variance + 0.25) + LAYER.beta
+        np.testing.assert_allclose(found["each channel of a sample by itself"].value(), want.reshape(-1, 2))
 
 
 def test_the_statistics_of_the_whole_input():
