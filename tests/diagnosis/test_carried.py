@@ -62,6 +62,15 @@ def test_the_type_in_which_arrays_are_equal():
     assert {(one.right, one.rounding) for one in carried(of_layer(MINE), of_layer(half), index)} == {(True, "float16")}
 
 
+@pytest.mark.parametrize("rounded", ["gamma", "beta", "moving_mean", "moving_variance"])
+def test_layers_are_not_called_equal_bit_for_bit_where_one_array_is_rounded(rounded):
+    exact = MINE.replace(**{name: round_to(values, "float16").astype(np.float32) for name, values in MINE.parameters().items()})
+    mine = exact.replace(**{rounded: MINE.parameters()[rounded]})
+    half = mine.replace(dtype="float16", **{name: round_to(values, "float16") for name, values in mine.parameters().items()})
+    (pair,) = exporter.compare(make_bundle(mine), make_bundle(half)).pairs
+    assert (pair.differences, pair.rounding) == ((), "float16")
+
+
 # initial values
 
 INITIAL = {"gamma": ONES, "beta": ZEROS, "moving_mean": ZEROS, "moving_variance": ONES}

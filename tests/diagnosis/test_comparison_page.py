@@ -35,7 +35,8 @@ def test_numbers_that_are_none_and_very_small_ones_are_listed():
     layer = make_layer("a").replace(beta=np.float32([1e-30, -3e20, 0, 1]))
     other = layer.replace(beta=np.float32([2e-30, 3e20, -0.0, 1]))
     text = written(make_bundle(layer), make_bundle(other))
-    assert "<td>0.0</td><td>0.5</td><td>0.5</td>" in written(make_bundle(layer), make_bundle(layer.replace(beta=np.float32([1, 2, 0.5, 1]))))
+    half = layer.replace(beta=np.float32([1, 2, 0.5, 1]))
+    assert "<td>0.0</td><td>0.5</td><td>0.5</td>" in written(make_bundle(layer), make_bundle(half))
     assert "<td>1.e-30</td>" in text or "<td>1.0e-30</td>" in text
     assert "<td>-3.e+20</td>" in text or "<td>-3.0e+20</td>" in text
 
