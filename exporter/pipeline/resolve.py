@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
@@ -116,7 +117,8 @@ def resolve(found: Found | ReadBack, options: ReadOptions, completion: Completio
                                hint="" if found.has_config else "give the model's config with --architecture, or export the whole model")
     odd = [f"{layer.path}: the file does not say for certain which axis it normalizes; {list(layer.axis)} is assumed"
            for layer in layers if "axis" in layer.assumed and "epsilon" not in layer.assumed]
-    warnings = (*found.warnings, *odd, *_about_calls(what.kept), *_once(what.kept), *_remarks(layers), *_about_updates(layers))
+    warnings = (*found.warnings, *odd, *_about_calls(what.kept), *_once(what.kept), *_remarks(layers), *_about_updates(layers),
+                *_about_epsilon(what.kept, options))
     if found.kernels is not None:
         from exporter.batchnorm.folded import remark_on
 
@@ -205,11 +207,22 @@ def read_back(bundle: ReadBack, options: ReadOptions) -> ReadBack:
     """A bundle that was read back, with the user's options applied. What it skips was accepted when it was made."""
     _check_globs(options, bundle.layers, bundle.skipped)
     layers = [layer for layer in bundle.layers if options.wants(layer.path)]
+    about_epsilon = [*_about_epsilon(layers, options)]
     if options.effective_epsilon:
         layers = [layer if layer.effective_epsilon is None else layer.replace(epsilon=layer.effective_epsilon, effective_epsilon=None)
                   for layer in layers]
     skipped = [(path, reason) for path, reason in bundle.skipped if options.wants(path)]
-    return bundle.replace(layers=tuple(layers), skipped=tuple(skipped), warnings=(*bundle.warnings, *_remarks(layers)))
+    return bundle.replace(layers=tuple(layers), skipped=tuple(skipped), warnings=(*bundle.warnings, *_remarks(layers), *about_epsilon))
+
+
+def _about_epsilon(layers: Iterable[Stored | BatchNorm], options: ReadOptions) -> Iterator[str]:
+    """A given epsilon never replaces the one of the file. Who gives another one takes the layer for a different one."""
+    unused = [(layer.path, layer.epsilon) for layer in layers if options.epsilon and "epsilon" not in layer.assumed
+              and layer.epsilon is not None and (given := options.epsilon_for(layer.path)) is not None
+              and not math.isclose(given, layer.epsilon, rel_tol=1e-7)]  # graphs contain it as float32
+    if unused:
+        yield (f"{names(path for path, _ in unused)}: the file contains another epsilon than the one given with --epsilon, "
+               f"which is not used: {names(map(repr, dict.fromkeys(value for _, value in unused)))}")
 
 
 def _remarks(layers: Iterable[BatchNorm]) -> list[str]:

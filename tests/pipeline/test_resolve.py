@@ -174,6 +174,26 @@ def test_what_the_user_gave_is_noted():
         "b: the file does not say for certain which axis it normalizes; [-1] is assumed"]
 
 
+@pytest.mark.parametrize("is_read_back", [False, True])
+def test_a_given_epsilon_that_is_not_used(is_read_back):
+    """Only where the file contains another one: a graph contains 0.001 rounded to float32."""
+    own = {"a": 0.001, "b": 1e-5, "c": float(np.float32(0.001)), "d": 1e-5, "e": 1e-6}
+    if is_read_back:
+        found = ReadBack(layers=(*(make_layer(path, epsilon=value) for path, value in own.items()),
+                                 make_layer("f", epsilon=0.01, assumed=("epsilon",))), origin=make_found().origin)
+    else:
+        found = make_found(*(make_stored(path, epsilon=value) for path, value in own.items()), make_stored("f", epsilon=None))
+
+    def said(*epsilon):
+        return [warning for warning in resolve(found, ReadOptions(epsilon=epsilon)).warnings if "--epsilon" in warning]
+
+    assert said(("*", 0.001)) == [
+        "b, d, e: the file contains another epsilon than the one given with --epsilon, which is not used: 1e-05, 1e-06"]
+    assert said(("[acf]", 0.001), ("d", 1e-5)) == []
+    assert said(("*", 0.001), ("[bd]", 1e-5), ("e", 1e-5)) == [
+        "e: the file contains another epsilon than the one given with --epsilon, which is not used: 1e-06"]
+
+
 def test_possible_batch_norms_alone_are_an_error():
     found = make_found()
     found.left_out.append(Skipped("x", "it may be another layer"))
