@@ -48,21 +48,11 @@ def by_name(tree: Node, weights: Named, era: dialects.Era, found: Found, *, own_
 
     own_config: whether the config was saved with them. If not, the names have to be equal except for numbers from another session.
     """
-    owners = _owners(weights)
+    owners, others = _owners(weights), _others(weights)
     tree = _with_one_each(tree, list(owners))
     norms = list(each_once(candidates("", tree)))
-    chosen = _chosen(norms, list(owners))
-    ranks, others = input_ranks(tree), _others(weights)
-    if own_config:
-        kernels = {name for owner in others for name in (owner, owner.rpartition("/")[2])}
-        chosen = _with_rest(chosen, norms, list(owners), kernels)
-    elif (paired := in_another_session([norm.node for norm in norms], list(owners))) is not None:
-        chosen = dict(zip(norms, paired))
-        if said := about_session([norm.node for norm in norms], paired):
-            found.warn(said)
-    elif len(chosen) != len(norms) or set(chosen.values()) != set(owners):
-        raise FormatError(f"the architecture's batch norms are {names(norm.path for norm in norms)}, the weights' {names(owners)}: "
-                          "they do not match", hint="give the architecture of the model that these weights were saved from")
+    chosen = _paired(norms, list(owners), list(others), found, own_config=own_config)
+    ranks = input_ranks(tree)
     for norm in norms:
         path, node, own = norm.path, norm.node, chosen.get(norm)
         if own is None:
@@ -86,6 +76,22 @@ def by_name(tree: Node, weights: Named, era: dialects.Era, found: Found, *, own_
     _add_unmatched(weights, {owner: roles for owner, roles in owners.items() if owner not in taken}, era, found)  # inside a user's class
     note_own_classes(tree, found)
     note_models_elsewhere(tree, found)
+
+
+def _paired(norms: list[Candidate], owners: list[str], others: Iterable[str], found: Found, *, own_config: bool) -> dict[Candidate, str]:
+    """The owner of the weights of each batch norm of a config. others: owners of weights of other layers."""
+    chosen = _chosen(norms, owners)
+    if own_config:
+        return _with_rest(chosen, norms, owners, {name for owner in others for name in (owner, owner.rpartition("/")[2])})
+    paired = in_another_session([norm.node for norm in norms], owners)
+    if paired is not None:
+        if said := about_session([norm.node for norm in norms], paired):
+            found.warn(said)
+        return dict(zip(norms, paired))
+    if len(chosen) != len(norms) or set(chosen.values()) != set(owners):
+        raise FormatError(f"the architecture's batch norms are {names(norm.path for norm in norms)}, the weights' {names(owners)}: "
+                          "they do not match", hint="give the architecture of the model that these weights were saved from")
+    return chosen
 
 
 def unmatched(weights: Named, found: Found) -> None:
