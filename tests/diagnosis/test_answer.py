@@ -66,6 +66,8 @@ def test_a_whole_answer_for_machines():
     first = content["side_by_side"][0]
     assert list(first) == ["index", "channel", "input", "yours", "right", "explained"]
     assert content["worst"]["index"] == first["index"] == [2, 0]
+    assert (content["worst"]["input"], first["yours"], first["right"]) == (0.5, pytest.approx(0.5298005), pytest.approx(1.0298005))
+    assert one["worst"] < 1
     nothing = np.where(np.arange(4)[:, None] == 2, np.nan, LAYER(X))
     content = diagnose(LAYER, X, nothing).to_dict()
     assert (content["worst"]["yours"], content["worst"]["times_the_bound"], content["differing"]) == ("nan", "inf", 2)

@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 
+from exporter.batchnorm.dtypes import round_to
 from exporter.batchnorm.places import Call, Neighbor
 from exporter.diagnosis import comparison_page
 from exporter.diagnosis.comparison import compare
@@ -26,9 +27,19 @@ def test_the_channels_that_are_farthest_apart_are_listed_with_all_their_digits()
     text = written(make_bundle(layer), make_bundle(other))
     rows = re.findall(r"<tr><td>(\d+)</td><td>([^<]*)</td><td>([^<]*)</td><td>0.25</td></tr>", text)
     assert sorted(int(channel) for channel, _, _ in rows) == [0, 3, 6, 9, 12, 15, 18]
+    assert text.count("<tr><td>") == 7 + 1, "and the layer"
     for channel, first, second in rows:
         assert np.float32(first) == layer.beta[int(channel)]
         assert np.float32(second) == other.beta[int(channel)]
+
+
+def test_what_is_equal_after_rounding_is_called_so_and_what_differs_is_not():
+    layer = make_layer("a")
+    half = layer.replace(dtype="float16", **{name: round_to(values, "float16") for name, values in layer.parameters().items()})
+    assert '<span class="equal">equal after rounding to float16</span>' in written(make_bundle(layer), make_bundle(half))
+    other = written(make_bundle(layer), make_bundle(half.replace(beta=half.beta + np.float16(1))))
+    assert '<span class="differs">differs</span>' in other
+    assert "after rounding" not in other
 
 
 def test_numbers_that_are_none_and_very_small_ones_are_listed():

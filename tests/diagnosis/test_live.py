@@ -74,6 +74,8 @@ def layer_entry(**changes):
     (layer_entry(module="keras.utils", class_name="get_file"), "keras.utils.get_file"),
     (layer_entry(module="keras.src.utils.file_utils", class_name="get_file"), "get_file"),
     (layer_entry(module="builtins", class_name="eval"), "builtins.eval"),
+    (layer_entry(module="builtins", class_name="eval", config="1 + 1"), "builtins.eval"),
+    (layer_entry(module="builtins", class_name="function", config={"name": "f"}), "builtins.function"),
     (layer_entry(module="keras_extra.layers"), "keras_extra.layers.Dense")])
 def test_code_that_is_not_keras_own_is_not_run(tmp_path, monkeypatch, entry, named):
     monkeypatch.setattr(live, "_load", lambda *_: pytest.fail("the model reached Keras"))

@@ -137,7 +137,9 @@ def test_onnx_forms(two, tmp_path):
     ("/enc/bn/BatchNormalization", "x", "enc/bn"), ("/bn/batchnorm/add_1", "x", "bn/batchnorm/add_1"), ("enc/bn", "x", "enc/bn"),
     ("BatchNormalization_3", "enc.bn.weight", "enc.bn"), ("BatchNormalization_3", "enc/bn/gamma", "enc.bn"),
     ("BatchNormalization_3", "bn.scale", "bn"), ("BatchNormalization_3", "const.5", "BatchNormalization_3"),
-    ("BatchNormalization_3", "weight", "BatchNormalization_3"), ("", "weight", "")])
+    ("BatchNormalization_3", "weight", "BatchNormalization_3"), ("", "weight", ""), ("FusedBatchNormV3", "enc/bn/gamma", "enc.bn"),
+    ("FusedBatchNormV3", "x", "FusedBatchNormV3"), ("/bn/FusedBatchNormV3/BatchNormalization", "x", "bn"),
+    ("BatchNormalization/relu", "bn.weight", "BatchNormalization/relu")])
 def test_the_path_of_an_onnx_node(name, scale, path):
     assert onnx_graph._path(name, scale) == path
 

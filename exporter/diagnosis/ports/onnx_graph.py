@@ -177,9 +177,9 @@ def _training(path: str) -> str:
 def _path(name: str, scale: str) -> str:
     """The layer's path from the node's name, or from the name of its scale: "/bn/BatchNormalization" and "bn.weight" both give "bn"."""
     parts = [part for part in name.split("/") if part]
-    while len(parts) > 1 and parts[-1].lower().startswith(("batchnormalization", "fusedbatchnorm", "batchnorm/")):
+    while parts and parts[-1].lower().startswith(("batchnormalization", "fusedbatchnorm")):
         parts = parts[:-1]
-    if parts and not parts[-1].startswith(OPERATOR):
+    if parts:
         return "/".join(parts)
     head, _, last = scale.replace("/", ".").rpartition(".")
     return head if head and last in ("weight", "scale", "gamma") else name
