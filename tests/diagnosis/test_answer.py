@@ -161,7 +161,8 @@ REASONS = {"made": "has its initial values", "never": "never updated or loaded",
     ("never", {"gamma": 1, "beta": 2, "moving_mean": 0, "moving_variance": 1}, X, "exact"),
     ("few", {"beta": 0, "moving_mean": 0}, X[:2] * 0, "exact"), ("one", {"beta": 0, "moving_mean": 0}, X[:3] * 0, "exact"),
     ("coarse", {"beta": 0, "moving_mean": 0}, X[:3] * 1e-3, "printed"), ("other", {"beta": 0, "moving_mean": 0}, X * 1e-30, "exact"),
-    ("one", {"moving_mean": 0, "beta": 0, "moving_variance": 2}, X * 0, "exact")])
+    ("one", {"moving_mean": 0, "beta": 0, "moving_variance": 2}, X * 0, "exact"),
+    ("one", {"moving_mean": 0, "beta": 0}, X[[0, 0, 0]] * np.float32([0, 1e-30]), "exact")])
 def test_why_many_mistakes_would_not_have_shown(reason, changes, x, form):
     layer = LAYER.replace(**{name: np.full(2, value, np.float32) for name, value in changes.items()})
     printed = "[" + ", ".join("[" + ", ".join(f"{value:.1f}" for value in row) + "]" for row in layer(x)) + "]"

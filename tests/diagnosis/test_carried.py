@@ -184,6 +184,14 @@ def test_an_order_is_one_mistake_where_all_arrays_have_it():
     assert found(gamma=G[::-1], beta=-B) == {"gamma": ("BN143", words), "beta": ("BN140", "the negative of beta")}
 
 
+def test_the_order_of_two_axes_is_seen_also_beside_another_mistake():
+    layer = make_layer("bn", shape=(2, 3), axis=(1, 2), seed=4)
+    turned = layer.beta.ravel().reshape((2, 3), order="F")
+    assert found(layer, gamma=-layer.gamma, beta=turned) == {
+        "gamma": ("", "the negative of gamma"),
+        "beta": ("BN143", "the layer's in another order of channels (the parameters read in column-major order)")}
+
+
 # lost digits
 
 def test_rounding_is_one_mistake_where_all_arrays_have_it():

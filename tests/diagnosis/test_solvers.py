@@ -103,7 +103,8 @@ def test_numbers_that_no_epsilon_gives():
 
 
 @pytest.mark.parametrize(("low", "high", "value"), [(0.0, 1e-9, 0.0), (-1.0, 0.5, 0.0), (9.9e-4, 1.01e-3, 1e-3), (1.2e-5, 1.3e-5, 1.2e-5),
-                                                    (0.123455, 0.123457, 0.123456), (0.5, 0.5, 0.5), (0.36, 0.4, 0.4), (0.4, 0.44, 0.4)])
+                                                    (0.123455, 0.123457, 0.123456), (0.5, 0.5, 0.5), (0.36, 0.4, 0.4), (0.4, 0.44, 0.4),
+                                                    (0.37, 0.41, 0.4)])
 def test_the_number_with_the_fewest_digits(low, high, value):
     assert simplest(low, high) == value
 

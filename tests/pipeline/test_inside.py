@@ -216,6 +216,7 @@ def place(members, method=zipfile.ZIP_STORED):
 def test_a_place_in_an_archive():
     root = place({"a/b/c.txt": b"12345", "a/d/": b"", "../out": b"", "/abs": b"", "x/" * 40 + "deep": b""})
     assert [child.name for child in root.children()] == ["a"], "neither unsafe nor deep names"
+    assert root.name == "a.zip"
     inner = root.child("a", "b")
     assert (inner.is_folder(), inner.is_file(), inner.name) == (True, False, "b")
     file = inner.child("c.txt")
