@@ -291,6 +291,15 @@ def test_numbers_of_one_channel_whose_mistake_several_may_have():
     assert (nothing.channel, nothing.explanations, nothing.compared, nothing.differing) == (None, (), 6, 6)
 
 
+@pytest.mark.parametrize(("output", "count"), [("1.234", 1), ("3.0", 3)])
+def test_explanations_that_few_digits_of_some_channel_have_by_chance(output, count):
+    found = diagnose(make_layer("bn", shape=(12,), seed=3), "0.500000", output)
+    assert len(found.explanations) == count
+    assert ("few numbers and many channels: some of these fit by chance; say with --layer and --channel where they come from"
+            in found.notes) == (count > 1)
+    assert any(note.startswith("of 1428 results (12 channels, each with the known mistakes) that were tried") for note in found.notes)
+
+
 def test_explanations_of_one_of_many_channels():
     layer = make_layer("bn", shape=(3,), seed=3).replace(moving_variance=np.float32([0.3, 0.02, 2]))
     x = np.repeat(FOUR[:, :1], 3, axis=1)

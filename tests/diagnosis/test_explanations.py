@@ -311,7 +311,7 @@ def test_an_order_is_looked_for_in_some_channels_after_the_other(monkeypatch):
 
 
 @pytest.mark.parametrize("of", ["parameters", "result"])
-@pytest.mark.parametrize(("units", "is_found"), [(14.5, True), (17, False)])
+@pytest.mark.parametrize(("units", "is_found"), [(15.9, True), (16.1, False)])
 def test_an_order_has_to_fit_within_the_error_bound(of, units, is_found):
     case = make_case(WIDE, WIDE_X, (1,)).at(ORDER)
     if of == "result":

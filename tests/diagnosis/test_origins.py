@@ -93,7 +93,8 @@ def test_of_two_epsilons_that_fit_the_layers_own_is_said_first():
 
 def test_a_constant_is_no_array_of_another_layer():
     other = OTHER.replace(beta=np.full(6, 0.25, np.float32))
-    for values, count in ((other.beta, 0), (other.gamma, 1)):
+    other = other.replace(moving_mean=other.moving_mean / np.float32(100))
+    for values, count in ((other.beta, 0), (other.gamma, 1), (other.moving_mean, 1)):
         seen = sight(of_layer(MINE), of_layer(as_stored(MINE, beta=values)))
         found = origins(seen, "beta", "bn", Index([of_layer(MINE), of_layer(other)], "float32"))
         assert [one.kind for one in found].count("layer") == count
