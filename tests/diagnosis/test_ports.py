@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 
 import exporter
+from exporter.batchnorm.stored import Statistic, Unusable
 from exporter.diagnosis import ports
 from exporter.diagnosis.ports import onnx_graph
+from exporter.diagnosis.ports.port import of_bundle
 from exporter.diagnosis.ports.state import parted
 from exporter.files.place import Place
-from tests.make.layers import make_bundle, make_layer
+from tests.make.layers import make_bundle, make_layer, make_stored
 from tests.make.ports import flax_state, msgpack, onnx_model, torch_state
 
 
@@ -83,6 +85,14 @@ def test_each_form_holds_the_same_numbers(two, tmp_path, form):
     found = exporter.compare(two, tmp_path / form)
     assert found.same, found.text()
     assert found.text().endswith("the 2 layers are equal bit for bit\n") or "after rounding to float32" in found.text()
+
+
+def test_layers_that_cannot_be_used_are_compared_where_they_have_a_variance(two):
+    odd = [Unusable(make_stored(path, statistic=statistic), f"why {path}") for path, statistic in (
+        ("a", Statistic.VARIANCE), ("b", Statistic.DEVIATION), ("c", Statistic.EPSILON_OUTSIDE))]
+    port = of_bundle(two.replace(unusable=tuple(odd)), "m.h5", unsaid=["bn_2"])
+    assert [(layer.path, layer.epsilon) for layer in port.layers] == [("stem/bn_1", 1e-3), ("bn_2", None), ("a", 1e-3)]
+    assert port.notes == ("a cannot be used: why a", "m.h5 does not contain epsilon (bn_2), so it was not compared; --epsilon gives it")
 
 
 @pytest.mark.parametrize(("name", "path", "role"), [
