@@ -67,28 +67,30 @@ def export_many(sources: Iterable[str | os.PathLike[str]], out_dir: str | os.Pat
     if report is not None:
         _check_report(without_file_scheme(report), out_dir, plan)
     outcomes: dict[str, Outcome] = {}
-
-    def settle(source: str, outcome: Outcome) -> None:
-        index.note(outcome)
-        outcomes[source] = outcome = dataclasses.replace(outcome, out=public(outcome.out))
-        progress(outcome, len(outcomes), count)
-
     try:
-        tasks = []
-        for source, error in plan.problems.items():
-            settle(source, refused(source, "", error))
-        for source, out in plan.outputs.items():
-            found = _before(source, out, index, force)
-            if isinstance(found, Task):
-                tasks.append(found)
-            else:
-                settle(source, found)
-        for source, outcome in _run(tasks, options, write_options, executor):
-            settle(source, outcome)
+        for source, outcome in _settled(plan, index, options, write_options, executor, force=force):
+            index.note(outcome)
+            outcomes[source] = outcome = dataclasses.replace(outcome, out=public(outcome.out))
+            progress(outcome, len(outcomes), count)
     finally:
         READERS.close()
         index.save()
     return Summary(tuple(outcomes[source] for source in [*plan.problems, *plan.outputs]), tuple(index.warnings))
+
+
+def _settled(plan: Plan, index: Index, options: ReadOptions, write_options: WriteOptions,
+             executor: concurrent.futures.Executor | None, *, force: bool) -> Iterator[tuple[str, Outcome]]:
+    """Each source with its outcome: first those that need no work."""
+    for source, error in plan.problems.items():
+        yield source, refused(source, "", error)
+    tasks = []
+    for source, out in plan.outputs.items():
+        found = _before(source, out, index, force)
+        if isinstance(found, Task):
+            tasks.append(found)
+        else:
+            yield source, found
+    yield from _run(tasks, options, write_options, executor)
 
 
 def _check_report(report: str, out_dir: str, plan: Plan) -> None:
