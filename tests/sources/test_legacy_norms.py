@@ -123,3 +123,25 @@ def test_more_weights_beside_a_batch_norm_that_no_config_describes(tmp_path, nam
         return
     with pytest.raises(UnresolvedError, match=r"mine: it has weights that a batch norm does not have"):
         exporter.read(path, epsilon=0.1)
+
+
+@pytest.mark.parametrize("of_another", [("gamma",), ("beta",), ("gamma", "beta")], ids="-".join)
+def test_gamma_and_beta_that_another_layer_has_as_well(tmp_path, of_another):
+    """`second.gamma = first.gamma` (Keras 2.2.4, TensorFlow 1.12): the group contains it under the name of the first layer."""
+    own = {**SECOND, **{role: FIRST[role] for role in of_another}}
+    weights = [(f"{'first' if role in of_another else 'second'}/{role}:0", own[role]) for role in ROLES]
+    groups = {"first": named("first", FIRST), "second": weights}
+    path = write(tmp_path / "m.h5", groups, sequential(norm("first"), norm("second")), keras_version="2.2.4")
+    assert same(exporter.read(path)["second"], own, ROLES)
+    alone = write(tmp_path / "w.h5", groups, keras_version="2.2.4")
+    with pytest.raises(UnresolvedError, match=f"second: its group also contains first/{of_another[0]}:0") as caught:
+        exporter.read(alone, epsilon=0.1)
+    assert "it may be the layer's own" in str(caught.value)
+    assert exporter.read(alone, epsilon=0.1, skip_unresolved=True).paths() == ["first"]
+
+
+def test_gamma_of_another_layer_in_the_same_model(tmp_path):
+    """A nested model without a config: the order of its weights shows that the gamma is not the batch norm's."""
+    weights = [*named("ln", FIRST, ROLES[:2]), *named("bn", SECOND, ROLES[1:])]
+    path = write(tmp_path / "w.h5", {"inner": weights}, keras_version="2.2.4")
+    assert same(exporter.read(path, epsilon=0.1)["inner/bn"], SECOND, ROLES[1:])

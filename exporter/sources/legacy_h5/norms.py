@@ -55,8 +55,8 @@ class Reading:
     def add(self, group: LayerGroup, path: str, node: Node | None) -> None:
         """The batch norms of one group, that of the layer `node` (None: there is no config)."""
         check_stored(self.file, group)
-        norms = norms_of(group, may_put_beta_first=self.era.may_put_beta_first)
         found = list(each_once(candidates(path, node))) if node else []
+        norms = norms_of(group, may_put_beta_first=self.era.may_put_beta_first, is_one=bool(found) and found[0].node is node)
         if not norms:
             if found and found[0].node is node and group.weights:
                 what = f"moving_mean and moving_variance are not among its weights: {names(group.weights)}"

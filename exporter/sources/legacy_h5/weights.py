@@ -39,6 +39,7 @@ _IN_ORDER = {(*trained, "moving_mean", "moving_variance") for trained in ((), ("
 _ROLES = {"running_mean": "moving_mean", "running_std": "moving_variance"}
 
 MIXED = "several batch norms have the scope {}, and not all have the same parameters: which belong together is ambiguous"
+OF_ANOTHER = "its group also contains {}: it may be the layer's own, which it has in common with another layer"
 
 Parsed = tuple[str, str, str]  # scope, parameter, number that makes it unique
 
@@ -96,10 +97,10 @@ class Candidate:
     may_have_others: bool
 
 
-def norms_of(group: LayerGroup, *, may_put_beta_first: bool = False) -> list[Norm]:
+def norms_of(group: LayerGroup, *, may_put_beta_first: bool = False, is_one: bool = False) -> list[Norm]:
     """The batch norms of a group in the order in which it contains their statistics.
 
-    may_put_beta_first: see exporter.keras.dialects.Era.
+    may_put_beta_first: see exporter.keras.dialects.Era. is_one: the group is that of one batch norm, according to the config.
 
     Raises: FormatError if a name occurs twice, or names and order disagree.
     """
@@ -114,7 +115,9 @@ def norms_of(group: LayerGroup, *, may_put_beta_first: bool = False) -> list[Nor
             if found.setdefault((scope, number), {}).setdefault(role, position) != position:
                 raise FormatError(f"{printable(group.weights[position])!r} occurs twice among its weights", where=group.name)
     complete = {key: roles for key, roles in found.items() if "moving_mean" in roles and "moving_variance" in roles}
-    mixed = _mixed(found)
+    mixed, shared = _mixed(found), _shared(group, found)
+    if shared and len(complete) == 1 and is_one:
+        complete = dict.fromkeys(complete, shared)
     for (scope, _), roles in complete.items():
         if scope in mixed:
             continue
@@ -125,8 +128,22 @@ def norms_of(group: LayerGroup, *, may_put_beta_first: bool = False) -> list[Nor
             listed = ", ".join(group.weights[position] for position in sorted(roles.values()))
             raise FormatError(f"names and positions of its weights disagree: {printable(listed)}", where=group.name,
                               hint="Keras saves gamma, beta, mean and variance in this order")
-    return [_norm(group, scope, roles, MIXED.format(repr(printable(scope))) if scope in mixed else "")
+    return [_norm(group, scope, roles, MIXED.format(repr(printable(scope))) if scope in mixed else _doubt(group, roles, shared))
             for (scope, _), roles in sorted(complete.items(), key=lambda item: item[1]["moving_mean"])]
+
+
+def _shared(group: LayerGroup, found: Mapping[tuple[str, str], Mapping[str, int]]) -> dict[str, int]:
+    """The weights of a group by role if they are those of one batch norm but for their scopes, so that some are perhaps also another
+    layer's (`bn_2.gamma = bn_1.gamma`); {} if not."""
+    roles = {role: position for each in found.values() for role, position in each.items()}
+    in_order = [role for role in PARAMETERS if role in roles] == sorted(roles, key=roles.__getitem__)
+    return roles if len(found) > 1 and in_order and len(roles) == len(group.weights) else {}
+
+
+def _doubt(group: LayerGroup, roles: Mapping[str, int], shared: Mapping[str, int]) -> str:
+    """Why it is uncertain whether these roles are all that the batch norm has; "" if it is not."""
+    others = [group.weights[position] for role, position in shared.items() if role not in roles]
+    return OF_ANOTHER.format(names(others)) if others else ""
 
 
 def parse(weight: str) -> Parsed | None:
