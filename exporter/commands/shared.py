@@ -134,7 +134,7 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--skip-unresolved", action="store_true", help="write the layers that can be resolved and list the others in "
                                                                       "the bundle")
     group.add_argument("--effective-epsilon", action="store_true",
-                       help="use the epsilon that the fused kernel used (max(epsilon, 1.001e-5) in TensorFlow 1.12 to 2.11)")
+                       help="use the epsilon that the fused kernel used (max(epsilon, 1.001e-5) in TensorFlow 1.4 to 2.11)")
     group.add_argument("--stored-statistics", action="store_true",
                        help="also write layers that the model calls with training=True, which normalize by the batch")
     group.add_argument("--ema", choices=["yes", "no"],

@@ -81,7 +81,7 @@ MISTAKES: tuple[Mistake, ...] = (
     Mistake(
         code="BN104", name="the epsilon of TensorFlow's fused kernel", wrong=wrong.fused_epsilon, alone=False,
         line="gamma * (x - mean) / np.sqrt(variance + max(epsilon, 1.001e-5)) + beta",
-        why="TensorFlow 1.12 to 2.11 raised a smaller epsilon to 1.001e-5 in tf.nn.fused_batch_norm, whatever the config said. The same "
+        why="TensorFlow 1.4 to 2.11 raised a smaller epsilon to 1.001e-5 in tf.nn.fused_batch_norm, whatever the config said. The same "
             "model gives other outputs in a later TensorFlow, although every stored number is the same.",
         instead="decide which of the two you need; bn-export --effective-epsilon writes the kernel's value as the layer's epsilon",
         seen=_issues("tensorflow/tensorflow#37768", "tensorflow/tensorflow!53065")),

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from exporter.keras.config import NormFields
 
-# tf.nn.fused_batch_norm raised epsilon to this from TF 1.12 to 2.11, "a requirement by CUDNN", also on CPUs; TF 2.12 does not.
+# tf.nn.fused_batch_norm raised epsilon to this from TF 1.4 to 2.11, "a requirement by CUDNN", also on CPUs; TF 2.12 does not.
 FUSED_MINIMUM = 1.001e-5
 
 # Epsilon of all batch norms that a KerasHub class builds without listing them in its config (keras_hub/src/models, 0.32). Only a hint,
@@ -80,9 +80,9 @@ class Facts:
 
 
 CHANNELS_LAST = frozenset({(4, 3), (4, -1)})
-# Each row: what is new in this version. The version of tf.keras is 2.0.2 to 2.0.6 in TensorFlow 1.2 and 1.3, 2.1.6 in 1.12, 2.2.4 in 1.13
-# to 2.1, and TensorFlow's own from 2.5 to 2.15. When kernels are fused was measured in TensorFlow 1.12 to 2.12; that of Keras 2.2 was
-# read in the wheels.
+# Each row: what is new in this version. The version of tf.keras is 2.0.2 to 2.0.6 in TensorFlow 1.2 and 1.3, 2.0.8 in 1.4, 2.1.6 in 1.9
+# to 1.12, 2.2.4 in 1.13 to 2.1, and TensorFlow's own from 2.5 to 2.15. When kernels are fused was measured in TensorFlow 1.4 and 1.12 to
+# 2.12, and read in the wheels of 1.5 to 1.11 and of Keras 2.2. TensorFlow 1.4 does not fuse layers with a regularizer.
 HISTORY: tuple[tuple[Version, dict[str, Any]], ...] = (
     ((1, 0, 0), {"is_per_element": False}),  # 0.3.2, which no file contains
     ((1, 0, 3), {"mixes_nested_names": False}),
@@ -91,8 +91,7 @@ HISTORY: tuple[tuple[Version, dict[str, Any]], ...] = (
     ((1, 0, 8), {"on_theano": Statistic.VARIANCE, "default_epsilon": 1e-5}),
     ((1, 2, 0), {"default_epsilon": 1e-3}),
     ((2, 0, 2), {"tf_puts_beta_first": True}),
-    ((2, 0, 7), {"tf_puts_beta_first": False}),
-    ((2, 1, 6), {"tf_fused": CHANNELS_LAST}),
+    ((2, 0, 7), {"tf_puts_beta_first": False, "tf_fused": CHANNELS_LAST}),
     ((2, 2, 0), {"fused": frozenset({(4, 3)})}),  # it does not support -1 yet
     ((2, 2, 1), {"fused": CHANNELS_LAST}),
     ((2, 3, 0), {"tf_ignores_training": True}),

@@ -53,7 +53,7 @@ def read(path: str | os.PathLike[str] | Content, *, epsilon: float | Mapping[str
     architecture:      a JSON architecture, or another model file that contains the config, for weights-only files.
     layers:            globs over paths; only layers whose path matches one are read. Empty: all.
     skip_unresolved:   return the layers that can be resolved and list the others in `skipped`.
-    effective_epsilon: return as epsilon the value that the fused kernel used (max(epsilon, 1.001e-5) in TensorFlow 1.12 to 2.11).
+    effective_epsilon: return as epsilon the value that the fused kernel used (max(epsilon, 1.001e-5) in TensorFlow 1.4 to 2.11).
     stored_statistics: also return layers that the model calls with training=True, which normalize by the batch.
     ema:               use the moving averages of the variables in a TF1 checkpoint: "yes" or "no"; None: as the graph beside it does.
     keras_version:     the version of Keras that wrote a weights file, if the file does not contain it, e.g. "1.0.5".

@@ -142,7 +142,7 @@ def test_virtual_batches_shift_the_axis(axis, virtual_batch_size, expected):
     ("2.9.0", {}, None, False),
     ("2.9.0", {"renorm": True}, 4, False), ("2.9.0", {"virtual_batch_size": 2}, 4, False), ("2.9.0", {"synchronized": True}, 4, False),
     ("2.9.0", {"epsilon": 1.001e-5}, 4, False), ("2.9.0", {"epsilon": 1.0009e-5}, 4, True), ("2.9.0", {"axis": None}, 4, False),
-    ("2.1.5-tf", {}, 4, False), ("2.9.0", {"axis": (4,)}, 5, True), ("2.9.0", {"axis": (-4,)}, 5, True),
+    ("2.0.6-tf", {}, 4, False), ("2.9.0", {"axis": (4,)}, 5, True), ("2.9.0", {"axis": (-4,)}, 5, True),
     ("2.9.0", {"axis": (-3,)}, 4, True), ("2.9.0", {"axis": (-1,)}, 5, True), ("2.9.0", {"axis": (1,)}, 5, True),
     ("2.9.0", {"axis": (-2,)}, 5, False),
     ("2.5.0", {"axis": (-3,)}, 4, False), ("2.5.0", {"axis": (1,)}, 5, False), ("2.4.0", {"axis": (-1,)}, 4, True),
@@ -154,6 +154,14 @@ def test_virtual_batches_shift_the_axis(axis, virtual_batch_size, expected):
 def test_epsilon_of_the_fused_kernel(version, changes, ndim, clamped):
     found = dialects.effective_epsilon(era_of(version, "tensorflow"), fields(**changes), dtype="float32", ndim=ndim)
     assert found == (1.001e-5 if clamped else None)
+
+
+@pytest.mark.parametrize(("ndim", "output"), [(2, 953.462646484375), (4, 301.3743896484375)])
+def test_what_tensorflow_1_4_computes(ndim, output):
+    """Measured in TensorFlow 1.4.1 and 1.12.3: input 1, variance 1e-6, epsilon 1e-7."""
+    for version in ("2.0.8-tf", "2.1.2-tf", "2.1.6-tf"):
+        epsilon = dialects.effective_epsilon(era_of(version, "tensorflow"), fields(axis=(-1,)), dtype="float32", ndim=ndim) or 1e-7
+        assert 1 / (1e-6 + epsilon) ** 0.5 == pytest.approx(output, rel=1e-6)
 
 
 def test_no_fused_kernel_for_double_precision_or_on_theano():
@@ -169,7 +177,7 @@ def test_no_fused_kernel_for_double_precision_or_on_theano():
         "2.14.0": Counting.UNSAVED, "2.16.0": Counting.UNSAVED, "3.0.0": Counting.EACH, "3.15.1": Counting.EACH, "x": None}),
     (lambda era: era.may_put_beta_first, {
         "2.0.1-tf": False, "2.0.2-tf": True, "2.0.6-tf": True, "2.0.7-tf": False, "2.0.4": False, "2.4.0": False, "x": False}),
-    (lambda era: era.raises_epsilon, {"2.1.5-tf": False, "2.1.6-tf": True, "2.4.0": True, "2.11.9": True, "2.12.0": False, "3.3.3": False,
+    (lambda era: era.raises_epsilon, {"2.0.6-tf": False, "2.0.7-tf": True, "2.4.0": True, "2.11.9": True, "2.12.0": False, "3.3.3": False,
                                       "x": False}),
     (lambda era: dialects.ignores_training(era, is_keras_3=False), {
         "2.2.9-tf": False, "2.3.0-tf": True, "2.3.1": False, "2.4.0": True, "2.15.0": True, "x": False}),

@@ -203,7 +203,7 @@ def epsilon_of(norms: Iterable[GraphNorm]) -> float | None:
 
 
 def with_kernel(layer: Stored, norms: Iterable[GraphNorm], era: Era | None) -> Stored | Skipped:
-    """A layer with a config, and what the graph that TensorFlow made of it computes with: from 1.12 to 2.11 its fused kernels raised small
+    """A layer with a config, and what the graph that TensorFlow made of it computes with: from 1.4 to 2.11 its fused kernels raised small
     epsilons. Skipped where the two contradict each other otherwise."""
     norms, said = list(norms), layer.epsilon
     if said is None:
