@@ -103,7 +103,7 @@ def _fitting(ways: list[_Replay], keras_version: str | None) -> list[_Replay]:
     """Those that fit. Raises: FormatError if they lead to different groups and the version does not decide which is right."""
     fitting = [way for way in ways if way.fits]
     if len({way.places for way in fitting}) > 1:
-        fitting = [way for way in fitting if way.counting is _likely(keras_version) and not way.equal_is_shared]
+        fitting = [way for way in fitting if way.counting is _likely(keras_version)]
         if not fitting:
             raise FormatError("the groups match the layers in two ways, as different versions of Keras save them",
                               hint="save the model as one .keras file with a current version of Keras")

@@ -24,7 +24,7 @@ def in_another_session(nodes: Sequence[Node], owners: Sequence[str]) -> list[str
     if len(lasts) != len(owners) or len(set(mine)) != len(mine) or len(mine) != len(lasts):
         return None
     counted = {numbered(node.name)[0] for node in nodes if numbered(node.name)[0] in made_up(node)}
-    pairs: dict[str, str] = {name: name for name in mine if numbered(name)[0] not in counted}
+    pairs = {name: name for name in mine}
     for stem in counted:
         here, there = (sorted((name for name in each if numbered(name)[0] == stem), key=numbered) for each in (mine, lasts))
         if len(here) != len(there):

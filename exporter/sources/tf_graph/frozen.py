@@ -87,8 +87,7 @@ def _folded(graph: Graph, norms: list[GraphNorm]) -> Iterator[str]:
 
 def _played(norms: list[GraphNorm]) -> set[str]:
     """The constants that are parameters of a batch norm."""
-    return {role.name for norm in norms for role in (norm.gamma, norm.beta, norm.mean, norm.variance, *(norm.moving or ()))
-            if isinstance(role, Constant)}
+    return {role.name for norm in norms for role in (norm.gamma, norm.beta, norm.mean, norm.variance) if isinstance(role, Constant)}
 
 
 def _averages_left_over(graph: Graph, norms: list[GraphNorm]) -> list[str]:

@@ -75,7 +75,7 @@ def _without_copies(norms: list[GraphNorm], known: collections.Counter[Hashable]
 def _content(norm: GraphNorm) -> Hashable:
     """The values of a batch norm whose parameters are all constants of a function; None of another one."""
     roles = [role for role in (norm.gamma, norm.beta, norm.mean, norm.variance) if role is not None]
-    if norm.in_training or not norm.certain or not all(isinstance(role, Constant) and role.where for role in roles):
+    if not norm.certain or not all(isinstance(role, Constant) and role.where for role in roles):
         return None
     return norm.epsilon, norm.axis, *(role.node.tensor().array().tobytes() if isinstance(role, Constant) else None
                                       for role in (norm.gamma, norm.beta, norm.mean, norm.variance))

@@ -34,7 +34,7 @@ def calls_of(kept: Sequence[GraphNorm], found: Iterable[GraphNorm], tracer: Trac
     for norm in found:
         if not norm.in_training:
             same.setdefault(norm.identity(), []).append(norm)
-    return [() if norm.in_training or norm.reason else look.at_all(same[norm.identity()]) for norm in kept]
+    return [() if norm.in_training else look.at_all(same[norm.identity()]) for norm in kept]
 
 
 class _Look:
@@ -74,7 +74,7 @@ class _Look:
         if node.op not in KERNELS:
             is_part = node.op in PARTS_OF_LAYERS or (node.op in ADDITIONS and any(self._is_stored(frame, node, side) for side in (0, 1)))
             return None if is_part else found
-        axis = 0 if node.op == "MatMul" and node.boolean("transpose_b", False) else KERNELS[node.op]
+        axis = 0 if node.boolean("transpose_b", False) else KERNELS[node.op]
         return dataclasses.replace(found, axis=axis, use_bias=use_bias) if self._is_stored(frame, node) else None
 
     def _is_stored(self, frame: Frame, node: Node, number: int = 1) -> bool:

@@ -116,7 +116,7 @@ def _uses_other(norm: GraphNorm, known: AbstractSet[int]) -> bool:
     nodes = {node for role in roles if (node := key_of(role)) is not None}
     if nodes:
         return nodes.isdisjoint(known)
-    return not norm.in_training and (bool(norm.reason) or (isinstance(norm.mean, Constant) and isinstance(norm.variance, Constant)))
+    return not norm.in_training and (bool(norm.reason) or isinstance(norm.variance, Constant))
 
 
 def key_of(source: Traced | None) -> int | None:
