@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
+from exporter.batchnorm.bundle import Origin
+from exporter.sources.shared.found import Found
+from exporter.sources.shared.options import ReadOptions
 from tests.make.layers import make_found, make_stored
+
+
+def test_who_listens_hears_of_each_layer_at_once():
+    heard = []
+    found = Found(Origin(file="model.h5", kind="keras-h5"), ReadOptions(announce=heard.append))
+    first, second = make_stored("a"), make_stored("b")
+    found.add(first)
+    assert heard == [first]
+    found.take(second)
+    found.skip("c", "lost")
+    assert heard == [first, second]
 
 
 def test_what_is_said_again_is_a_warning_once():

@@ -118,6 +118,7 @@ def paired(norms, tree, *, in_order=True):
 
 
 NET = [norm("a"), norm("b"), norm("c")]
+TWICE = [sequential(norm("a"), name=name) for name in ("one", "two")]
 WRAPPED = layer("TimeDistributed", "td", layer=norm("a"))
 
 
@@ -137,6 +138,7 @@ def test_whose_weights_are_whose(norms, layers, pairs):
 
 @pytest.mark.parametrize(("norms", "layers", "said"), [
     (["b", "a"], NET[:2], "names and order disagree: the weights named 'b' are at the position of 'net/a'"),
+    (["x", "a"], TWICE, "the config lists a batch norm twice, which may be one layer, and the weights named 'x'"),
     (["x", "a"], NET[:2], "names and order disagree: the weights named 'a' are at the position of 'net/b'"),
     (["x"], NET, "its weights do not match the config: 1 and 3 batch norms with different names"),
     (["x", "y"], NET[:1], "its weights do not match the config: 1 and 2 batch norms with different names"),
@@ -157,6 +159,11 @@ def test_where_the_order_is_not_known_names_alone_decide(norms, layers, pairs):
         return
     with pytest.raises(FormatError, match=r"is ambiguous: its class is a custom one, and \d batch norms have that name"):
         paired(norms, sequential(*layers), in_order=False)
+
+
+def test_a_layer_that_is_listed_twice_and_weights_of_other_names():
+    """As in another session: none of the names is the config's, so that the order says it."""
+    assert paired(["x", "y"], sequential(*TWICE)) == [("x", "net/one/a"), ("y", "net/two/a")]
 
 
 def test_one_of_a_group_is_not_given_to_two_layers():

@@ -33,6 +33,7 @@ def test_what_keras_writes(layers, written):
     (of(("a", (ROLES[1], ROLES[0], *ROLES[2:]))), "a"), (of(("a", (*ROLES[:2], ROLES[3], ROLES[2]))), "a"),
     (of(("a", ROLES[2:]), ("a", ROLES[:2])), "a"), (["a/gamma", "d/kernel", "a/beta", "a/moving_mean", "a/moving_variance"], "a"),
     (["a/gamma", "a/beta", "a/moving_mean", "d/kernel", "a/moving_variance"], "a"),
+    (of(("bare", (ROLES[3], ROLES[2]))), "bare"), (["bare/moving_mean", "d/kernel", "bare/moving_variance"], "bare"),
     (["a/gamma", "b/beta", "b/gamma", "a/beta", *of(("a", ROLES[2:]), ("b", ROLES[2:]))], "a, b")])
 def test_names_that_stand_where_they_cannot(weights, who):
     for is_any_frozen in (False, True):
