@@ -9,7 +9,7 @@ import random
 import numpy as np
 import pytest
 
-from exporter.diagnosis import explanations
+from exporter.diagnosis import evidence, explanations
 from exporter.diagnosis.case import make_case
 from exporter.diagnosis.evidence import gather
 from exporter.diagnosis.explanations import (
@@ -371,6 +371,22 @@ def test_a_mistake_in_some_channels_holds_for_these():
     assert {each.channels for each in found} == {(0, 2, 5)}
     assert {each.codes for each in found} == {("BN144",)}
     assert {each.order for each in found} == {None}
+
+
+def test_an_order_of_some_channels_holds_for_all_their_numbers(monkeypatch):
+    monkeypatch.setattr(evidence, "MAX_SEARCHED", 24)
+    layer = make_layer("bn", shape=(6,), seed=8).replace(gamma=np.float32([1, 2, 0.5, 1.5, -1, 3]))
+    x = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
+    turned = layer(x)
+    turned[:, [0, 2, 5]] = turned[:, [2, 5, 0]]
+    one = seen(turned, x=x, layer=layer)
+    assert {each.codes for each in _some_channels(one)} == {("BN144",)}
+    searched = one.channels(np.array([0, 2, 5])).sample().case.setting.rows.tolist()
+    row = next(row for row in range(20, 40) if row not in searched)
+    turned[row, 2] += 1e-3
+    one = seen(turned, x=x, layer=layer)
+    assert one.channels(np.array([0, 2, 5])).sample().case.setting.rows.tolist() == searched, "which do not have it"
+    assert {each.codes for each in _some_channels(one)} <= {("BN146",)}
 
 
 def test_parameters_of_another_checkpoint_are_those_that_differ_everywhere():
