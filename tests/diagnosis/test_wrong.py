@@ -235,6 +235,8 @@ def test_variants_that_change_nothing_are_left_out():
     usual = layer.replace(epsilon=1e-3, gamma=np.abs(layer.gamma) / 4 + np.float32(0.1))
     codes = [key for key in computed(usual, other, x, axes) if key[0] in ("BN103", "BN136") or "beta / gamma" in key[1]]
     assert codes == [("BN103", f"epsilon {epsilon:g} ({whose})") for epsilon, whose in EPSILONS.items() if epsilon != 1e-3]
+    positive = computed(layer.replace(gamma=np.array([0.0, 1, 2, 3])), other, x, axes)
+    assert [key for key in positive if key[0] == "BN136" or "beta / gamma" in key[1]] == [("BN139", "the offset with beta / gamma")]
     none = set(computed(layer.replace(epsilon=0.0), other, x, axes))
     assert ("BN102", "") not in none
     assert not {key for key in none if key[1].endswith(BARE[1])}

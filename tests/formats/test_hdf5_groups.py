@@ -137,6 +137,21 @@ def test_entries_out_of_order(tmp_path):
     assert "'bn' is out of order in this group" in refused(data)
 
 
+@pytest.mark.parametrize("count", [1, 3, 40])
+def test_the_free_list_of_the_names(tmp_path, count):
+    """In a group that is read at once, and in larger ones."""
+    with h5py.File(tmp_path / "m.h5", "w", libver="earliest") as file:
+        for number in range(count):
+            file[f"name_{number}"] = np.ones(2, "f4")
+    data = bytearray((tmp_path / "m.h5").read_bytes())
+    with open_hdf5(MemoryFile(data)) as file:
+        assert len(file.names("")) == count
+    struct.pack_into("<Q", data, data.index(b"HEAP") + 16, 2)
+    with pytest.raises(FormatError, match="the free list among the names of this group's members is damaged"), \
+            open_hdf5(MemoryFile(data)) as file:
+        file.array("name_0")
+
+
 def test_a_name_twice_in_a_group_of_the_newer_form(tmp_path):
     with h5py.File(tmp_path / "n.h5", "w", libver="latest") as file:
         file["g/gamma"] = file["g/gamme"] = np.ones(3, "f4")
