@@ -11,7 +11,7 @@ import pytest
 from exporter.files.input_file import MemoryFile
 from exporter.formats import hdf5_ahead
 from exporter.formats.hdf5_ahead import GAP_BYTES, HEADER_BYTES, NEAR_BYTES, walk
-from exporter.formats.hdf5_layout import DATASPACE, FILL_VALUE
+from exporter.formats.hdf5_layout import DATASPACE, FILL_VALUE, SIZES
 from tests.formats.test_hdf5_messages import KIND, SPACE, header, layout, message, space
 from tests.make.layers import ROOT
 
@@ -111,6 +111,12 @@ def test_other_forms_and_damage_end_early():
     walk(file, 0)
     assert len(file.rounds) == 1
     data = written(["bn"]).getvalue()
+    for sizes in (b"\4\4", b"\4\x08", b"\x08\4"):
+        other = bytearray(data)
+        other[SIZES] = sizes
+        file = Fetching(other)
+        walk(file, 0)
+        assert len(file.rounds) == 1
     for signature in (b"TREE", b"SNOD", b"HEAP"):
         damaged = Fetching(data.replace(signature, b"XXXX"))
         walk(damaged, 0)
