@@ -236,6 +236,11 @@ def test_slice_keys_are_those_of_tensorflow(name, extents, key):
     assert slice_key(name, extents) == bytes.fromhex(key)
 
 
+@pytest.mark.parametrize(("value", "size"), [(0, 1), (63, 1), (64, 2), (8191, 2), (8192, 3), (-1, 1), (-64, 1), (-65, 2), (-8192, 2), (-8193, 3)])
+def test_a_number_of_a_slice_key_has_seven_bits_a_byte_with_its_sign(value, size):
+    assert len(slice_key("n", ((value, 0),))) == len(slice_key("n", ((0, 0),))) - 1 + size
+
+
 def test_a_nul_in_a_name_is_escaped_in_its_slice_key():
     assert slice_key("a\0b", ()) == b"\0a\0\xffb\0\1\0"  # OrderedCode::WriteString: 0 is followed by 0xff, 0 and 1 end it
 

@@ -349,6 +349,15 @@ def test_what_is_written_unpacks_to_regular_files_that_can_be_read():
             assert (member.create_system, mode) == (3, stat.S_IFREG | 0o644)
 
 
+def test_what_is_packed_well_and_is_no_bomb_is_read(monkeypatch):
+    monkeypatch.setattr(zip_archive, "MAX_TEXT", 100)
+    data = bytes(range(50)) * 100  # 5000 bytes, in some 90
+    file = packed(("a", data), compression=zipfile.ZIP_DEFLATED)
+    assert Archive(MemoryFile(file)).read("a", 5000) == data
+    monkeypatch.setattr(zip_archive, "MAX_RATIO", 20)
+    assert "a higher ratio than is allowed" in refused(file, "a")
+
+
 def test_bombs():
     zeros = packed(("config.json", bytes(70 << 20)), compression=zipfile.ZIP_DEFLATED)
     assert "a higher ratio than is allowed" in refused(zeros)
