@@ -388,6 +388,7 @@ def test_two_checkpoints_as_a_page(run, several, tmp_path):
     text = (tmp_path / "report.html").read_text("utf-8")
     assert (code, err) == (1, "")
     assert out.splitlines()[-1] in text
+    assert f"<title>{path.name} and other.json" in text
     assert "BN133" in text
     assert text.count("<figure>") == 3
     assert "&lt;script&gt;x" in text

@@ -236,7 +236,8 @@ def test_slice_keys_are_those_of_tensorflow(name, extents, key):
     assert slice_key(name, extents) == bytes.fromhex(key)
 
 
-@pytest.mark.parametrize(("value", "size"), [(0, 1), (63, 1), (64, 2), (8191, 2), (8192, 3), (-1, 1), (-64, 1), (-65, 2), (-8192, 2), (-8193, 3)])
+@pytest.mark.parametrize(("value", "size"), [
+    (0, 1), (63, 1), (64, 2), (8191, 2), (8192, 3), (-1, 1), (-64, 1), (-65, 2), (-8192, 2), (-8193, 3)])
 def test_a_number_of_a_slice_key_has_seven_bits_a_byte_with_its_sign(value, size):
     assert len(slice_key("n", ((value, 0),))) == len(slice_key("n", ((0, 0),))) - 1 + size
 
@@ -442,8 +443,9 @@ def of_blocks(first):
     (ENTRY + struct.pack("<II", 0, 1 << 31), "bad block: more restart points than bytes"),
     (b"\1\1\1bv" + RESTARTS, "bad entry: it is longer than its block, or shares more"),
     (b"\0\1\2bv" + RESTARTS, "bad entry: it is longer than its block"), (b"\0\3\0bv" + RESTARTS, "bad entry: it is longer than its block"),
-    (b"\0\1\1cv" + RESTARTS, "do not match the index"), (RESTARTS, "do not match the index"),
-], ids=["sound", "short", "restarts", "odd restarts", "many restarts", "shared", "value", "key", "another key", "empty"])
+    (b"\0\1\1cv" + RESTARTS, "do not match the index"), (RESTARTS, "do not match the index"), (bytes(4), "do not match the index"),
+], ids=["sound", "short", "restarts", "odd restarts", "many restarts", "shared", "value", "key", "another key", "empty",
+        "no restarts"])
 def test_blocks_that_are_wrong_under_a_right_crc(tmp_path, content, what):
     (tmp_path / "t").write_bytes(of_blocks(sealed(content)))
     with Table(Place(tmp_path / "t")) as found:
