@@ -107,7 +107,8 @@ def test_groups_with_several_scopes_are_no_others():
 
 def test_weights_that_a_batch_norm_does_not_have():
     names = ["bn/gamma:0", "bn/gain:0", "bn/renorm_mean:0", "bn/moving_stddev_1:0", "bn/renorm_mean_weight", "fc/kernel_1:0", "top"]
-    assert other_weights(group(*names)) == {"bn": ["bn/gain:0"], "fc": ["fc/kernel_1:0"], "": ["top"]}
+    own = norms_of(held("bn"))
+    assert other_weights(group(*names), own) == {"bn": ["bn/gamma:0", "bn/gain:0"], "fc": ["fc/kernel_1:0"], "": ["top"]}
 
 
 def paired(norms, tree, *, in_order=True):

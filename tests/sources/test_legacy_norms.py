@@ -145,3 +145,13 @@ def test_gamma_of_another_layer_in_the_same_model(tmp_path):
     weights = [*named("ln", FIRST, ROLES[:2]), *named("bn", SECOND, ROLES[1:])]
     path = write(tmp_path / "w.h5", {"inner": weights}, keras_version="2.2.4")
     assert same(exporter.read(path, epsilon=0.1)["inner/bn"], SECOND, ROLES[1:])
+
+
+@pytest.mark.parametrize("class_name", ["BatchNormalization", "lab>DomainNorm"])
+@pytest.mark.parametrize("more", ["first/gamma:0", "bn/inner/beta:0"])
+def test_additional_weights_that_are_called_like_those_of_a_batch_norm(tmp_path, class_name, more):
+    """Keras 3 keeps the layer's own gamma beside that of another layer."""
+    entry = {**norm("bn"), "class_name": class_name}
+    path = write(tmp_path / "m.h5", {"bn": [*named("bn", FIRST), (more, SECOND["gamma"])]}, sequential(entry), keras_version="2.2.4")
+    with pytest.raises(UnresolvedError, match=f"bn: it has weights that a batch norm does not have, .*: {more}; its class is"):
+        exporter.read(path)

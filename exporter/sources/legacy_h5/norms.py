@@ -67,6 +67,7 @@ class Reading:
             for candidate in found:
                 self.found.skip(candidate.path, NEVER_BUILT)
             return
+        others = other_weights(group, norms) if len(group.weights) > len(norms[0].datasets) else {}
         norms = self._without_second_set(group, norms, path)
         if norms[0].old_name:
             from exporter.sources.legacy_h5.mixed_names import as_named
@@ -83,7 +84,6 @@ class Reading:
             if len(rest) < len(norms):
                 self.found.skip(path, reason_against(node) or "")
                 norms = rest
-        others = other_weights(group)
         namesakes = {below.name for _, below in walk(node) if not is_batch_norm(below)} if node and node.children else set()
         described, hidden = without_hidden(norms, path, node, found) if node and node.children and found else (norms, [])
         pairs = match(group, described, found, in_order=node is None or has_known_order(node))

@@ -238,10 +238,13 @@ def check_listed(file: File, group: LayerGroup, others: Iterable[str]) -> None:
                               hint="the file is damaged; copy or download it again")
 
 
-def other_weights(group: LayerGroup) -> dict[str, list[str]]:
-    """By scope, the names of the weights that a batch norm does not have, without those of renormalization."""
+def other_weights(group: LayerGroup, norms: Sequence[Norm]) -> dict[str, list[str]]:
+    """By scope, the names of the weights that its batch norms do not have, without those of renormalization."""
+    used = {dataset for norm in norms for dataset in norm.datasets.values()}
     found: dict[str, list[str]] = {}
-    for weight in (weight for weight, parsed in zip(group.weights, group.parsed) if parsed is None):
+    for weight, parsed, dataset in zip(group.weights, group.parsed, group.datasets):
+        if dataset in used or (parsed is not None and norms[0].old_name):
+            continue
         scope, _, role = weight.rpartition("/")
         if re.sub(r"(_\d+)?(:\d+)?$", "", role) not in RENORM_EVER:
             found.setdefault(scope, []).append(weight)
