@@ -58,14 +58,7 @@ class Reading:
         found = list(each_once(candidates(path, node))) if node else []
         norms = norms_of(group, may_put_beta_first=self.era.may_put_beta_first, is_one=bool(found) and found[0].node is node)
         if not norms:
-            if found and found[0].node is node and group.weights:
-                what = f"moving_mean and moving_variance are not among its weights: {names(group.weights)}"
-                if not is_users_own(found[0].node.base_name):
-                    raise FormatError(what, where=group.name)
-                self.found.skip(path, f"{what}; its class is {printable(found[0].node.class_name, 80)}")
-                return
-            for candidate in found:
-                self.found.skip(candidate.path, NEVER_BUILT)
+            self._skip_unbuilt(group, path, node, found)
             return
         others = other_weights(group, norms) if len(group.weights) > len(norms[0].datasets) else {}
         norms = self._without_second_set(group, norms, path)
@@ -74,8 +67,7 @@ class Reading:
 
             named = as_named(self.file, group, node, self.era)
             if named is None:
-                paths = [candidate.path for candidate in found] or [path_of(group, norm.scope) for norm in norms]
-                for below in paths:
+                for below in [candidate.path for candidate in found] or [path_of(group, norm.scope) for norm in norms]:
                     self.found.skip(below, MIXED_UP, Remedy.VERSION)
                 return
             norms = norms_of(named)
@@ -85,12 +77,7 @@ class Reading:
                 self.found.skip(path, reason_against(node) or "")
                 norms = rest
         namesakes = {below.name for _, below in walk(node) if not is_batch_norm(below)} if node and node.children else set()
-        described, hidden = without_hidden(norms, path, node, found) if node and node.children and found else (norms, [])
-        pairs = match(group, described, found, in_order=node is None or has_known_order(node))
-        if hidden:
-            owners = {id(norm): owner for norm, owner in pairs if norm is not None}
-            pairs = [*((norm, owners.get(id(norm))) for norm in norms), *(pair for pair in pairs if pair[0] is None)]
-        for norm, owner in pairs:
+        for norm, owner in _owners(group, norms, path, node, found):
             if norm is not None:
                 below = owner.path if owner else path_of(group, norm.scope)
                 reason = _reason_against(norm, owner, others, namesakes, is_alone=owner is not None and owner.node is node)
@@ -100,6 +87,17 @@ class Reading:
                     self.found.skip(below, reason)
             elif owner is not None:
                 self.found.skip(owner.path, NEVER_BUILT)
+
+    def _skip_unbuilt(self, group: LayerGroup, path: str, node: Node | None, found: Sequence[Candidate]) -> None:
+        """Skips the batch norms that a config describes in a group without the parameters of any."""
+        if found and found[0].node is node and group.weights:
+            what = f"moving_mean and moving_variance are not among its weights: {names(group.weights)}"
+            if not is_users_own(found[0].node.base_name):
+                raise FormatError(what, where=group.name)
+            self.found.skip(path, f"{what}; its class is {printable(found[0].node.class_name, 80)}")
+            return
+        for candidate in found:
+            self.found.skip(candidate.path, NEVER_BUILT)
 
     def _without_second_set(self, group: LayerGroup, norms: list[Norm], path: str) -> list[Norm]:
         """The batch norms of a group, without a pair moving_mean, moving_variance that has no scope if others have one.
@@ -181,6 +179,17 @@ class Reading:
             layer = layer.replace(epsilon=epsilon, assumed=(*layer.assumed, "epsilon"))
             self.found.warn(f"{path}: its config has no epsilon; {epsilon:g}, the default of that version, is used")
         self.found.add(layer)
+
+
+def _owners(group: LayerGroup, norms: list[Norm], path: str, node: Node | None, found: Sequence[Candidate],
+            ) -> list[tuple[Norm | None, Candidate | None]]:
+    """Pairs of a batch norm in a group and its owner in the config, either of which may be missing."""
+    described, hidden = without_hidden(norms, path, node, found) if node and node.children and found else (norms, [])
+    pairs = match(group, described, found, in_order=node is None or has_known_order(node))
+    if not hidden:
+        return pairs
+    owners = {id(norm): owner for norm, owner in pairs if norm is not None}
+    return [*((norm, owners.get(id(norm))) for norm in norms), *(pair for pair in pairs if pair[0] is None)]
 
 
 def _reason_against(norm: Norm, owner: Candidate | None, others: Mapping[str, list[str]], namesakes: Container[str], *,
