@@ -503,6 +503,13 @@ def test_one_number_stands_for_all_channels():
     assert (layer.gamma.tolist(), layer.moving_mean.tolist()) == ([1.5, 2], [0.5, 0.5])
 
 
+@pytest.mark.parametrize("name", ["gamma", "beta", "mean", "variance"])
+def test_numbers_of_another_length_are_named_by_their_option(name):
+    given = {**{each: numbers("[1, 2, 3]") for each in ("gamma", "beta", "mean", "variance")}, name: numbers("[1, 2]")}
+    with pytest.raises(exporter.UsageError, match=f"^--{name}: expected 3 numbers, one a channel, got 2$"):
+        of_numbers(given, 1e-3)
+
+
 @pytest.mark.parametrize(("names", "epsilon", "notes"), [
     (["mean", "variance"], 1e-3, []), (["gamma", "variance"], 1e-3, ["moving_mean was not given: 0 is assumed"]),
     (["mean"], None, ["moving_variance was not given: 1 is assumed", "epsilon was not given: Keras's default, 0.001, is assumed"]),
