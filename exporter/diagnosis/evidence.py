@@ -44,7 +44,7 @@ class Evidence:
     dtype: str
     given: tuple[int, ...]
     slack: Array
-    any_channel: bool = False
+    any_channel: bool
     loosened: bool = False
 
     @property
