@@ -76,6 +76,11 @@ def test_a_whole_answer_for_machines():
     assert {row["explained"] for row in content["side_by_side"]} == {None}
 
 
+def test_an_answer_in_a_shell_is_short():
+    assert len(repr(without_beta())) < 2000
+    assert "Evidence" not in repr(without_beta())
+
+
 def test_numbers_that_are_none_and_numbers_that_nothing_explains():
     text = diagnose(LAYER, X, np.where(np.arange(4)[:, None] == 2, np.nan, LAYER(X))).text()
     assert text.startswith("bn: differs. 2 of 8 numbers beyond the error bound, the worst by an infinite factor:\n  at [2, 0] (channel 0): "

@@ -281,6 +281,8 @@ def test_what_is_only_on_one_side():
     found = exporter.compare(make_bundle(a, b), torch_state(b, longer))
     assert [(one.path, one.what) for one in found.differences] == [("a", "missing"), ("c", "added")]
     assert "c: not in the bundle" in found.text()
+    assert found.to_dict()["differences"][1] == {"path": "c", "what": "added", "code": "", "says": "", "mine": None, "theirs": None,
+                                                 "channels": 0, "of": 0, "ulp": 0.0, "channel": 0}
     found = exporter.compare(make_bundle(a, b), make_bundle(b))
     assert [(one.path, one.what) for one in found.differences] == [("a", "missing")]
     assert "a: not in model.h5" in found.text()
