@@ -104,7 +104,7 @@ def _fitting(ways: list[_Replay], keras_version: str | None) -> list[_Replay]:
     fitting = [way for way in ways if way.fits]
     if len({way.places for way in fitting}) > 1:
         fitting = [way for way in fitting if way.counting is _likely(keras_version)]
-        if not fitting:
+        if len({way.places for way in fitting}) != 1:
             raise FormatError("the groups match the layers in two ways, as different versions of Keras save them",
                               hint="save the model as one .keras file with a current version of Keras")
     return fitting

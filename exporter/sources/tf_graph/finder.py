@@ -96,10 +96,11 @@ class Finder:
         self._walk()
         for root in self.tracer.roots:
             norms = list(self._of(root))
-            if not root.body.results and any(node.op in VARIABLES for node in root.body.nodes.values()):  # else that is the graph's output
-                unread = [norm.in_training and name not in root.body.users for name, norm in norms]
-                norms = [(name, dataclasses.replace(norm, conditional=True) if is_unread else norm)
-                         for (name, norm), is_unread in zip(norms, unread)]
+            if any(norm.in_training and norm.affine == (None, None) for _, norm in norms) and not root.body.results and any(
+                    node.op in VARIABLES for node in root.body.nodes.values()):  # else an unused output is the graph's
+                users = root.body.users
+                norms = [(name, dataclasses.replace(norm, conditional=norm.conditional or (norm.in_training and name not in users)))
+                         for name, norm in norms]
             yield root.body, norms
 
     def _of(self, frame: Frame, outer: str = "") -> Iterator[tuple[str, GraphNorm]]:
