@@ -140,6 +140,19 @@ def test_gamma_and_beta_that_another_layer_has_as_well(tmp_path, of_another):
     assert exporter.read(alone, epsilon=0.1, skip_unresolved=True).paths() == ["first"]
 
 
+@pytest.mark.parametrize("scope", ["second/", "second_1/", ""])
+def test_a_gamma_of_another_layer_behind_beta(tmp_path, scope):
+    """tf.keras 2.11 appends it, and its names have no scope if the layer was built before it was called."""
+    weights = [(f"{scope}beta:0", SECOND["beta"]), ("first/gamma:0", FIRST["gamma"]),
+               *((f"{scope}{role}:0", SECOND[role]) for role in ROLES[2:])]
+    for model in (None, sequential(norm("second"))):
+        path = write(tmp_path / "w.h5", {"second": weights}, model, keras_version="2.11.0")
+        with pytest.raises(UnresolvedError, match="second: its group also contains first/gamma:0"):
+            exporter.read(path, epsilon=0.1)
+    nested = write(tmp_path / "n.h5", {"model": [("ln/beta:0", FIRST["beta"]), *named("bn", SECOND, (ROLES[0], *ROLES[2:]))]})
+    assert same(exporter.read(nested, epsilon=0.1)["model/bn"], SECOND, (ROLES[0], *ROLES[2:]))
+
+
 def test_gamma_of_another_layer_in_the_same_model(tmp_path):
     """A nested model without a config: the order of its weights shows that the gamma is not the batch norm's."""
     weights = [*named("ln", FIRST, ROLES[:2]), *named("bn", SECOND, ROLES[1:])]

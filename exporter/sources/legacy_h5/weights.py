@@ -116,7 +116,7 @@ def norms_of(group: LayerGroup, *, may_put_beta_first: bool = False, is_one: boo
                 raise FormatError(f"{printable(group.weights[position])!r} occurs twice among its weights", where=group.name)
     complete = {key: roles for key, roles in found.items() if "moving_mean" in roles and "moving_variance" in roles}
     mixed, shared = _mixed(found), _shared(group, found)
-    if shared and len(complete) == 1 and is_one:
+    if shared and len(complete) == 1 and is_one and _is_in_order(shared):
         complete = dict.fromkeys(complete, shared)
     for (scope, _), roles in complete.items():
         if scope in mixed:
@@ -128,7 +128,7 @@ def norms_of(group: LayerGroup, *, may_put_beta_first: bool = False, is_one: boo
             listed = ", ".join(group.weights[position] for position in sorted(roles.values()))
             raise FormatError(f"names and positions of its weights disagree: {printable(listed)}", where=group.name,
                               hint="Keras saves gamma, beta, mean and variance in this order")
-    return [_norm(group, scope, roles, MIXED.format(repr(printable(scope))) if scope in mixed else _doubt(group, roles, shared))
+    return [_norm(group, scope, roles, MIXED.format(repr(printable(scope))) if scope in mixed else _doubt(group, scope, roles, shared))
             for (scope, _), roles in sorted(complete.items(), key=lambda item: item[1]["moving_mean"])]
 
 
@@ -136,14 +136,18 @@ def _shared(group: LayerGroup, found: Mapping[tuple[str, str], Mapping[str, int]
     """The weights of a group by role if they are those of one batch norm but for their scopes, so that some are perhaps also another
     layer's (`bn_2.gamma = bn_1.gamma`); {} if not."""
     roles = {role: position for each in found.values() for role, position in each.items()}
-    in_order = [role for role in PARAMETERS if role in roles] == sorted(roles, key=roles.__getitem__)
-    return roles if len(found) > 1 and in_order and len(roles) == len(group.weights) else {}
+    return roles if len(found) > 1 and len(roles) == len(group.weights) else {}
 
 
-def _doubt(group: LayerGroup, roles: Mapping[str, int], shared: Mapping[str, int]) -> str:
+def _is_in_order(roles: Mapping[str, int]) -> bool:
+    return [role for role in PARAMETERS if role in roles] == sorted(roles, key=roles.__getitem__)
+
+
+def _doubt(group: LayerGroup, scope: str, roles: Mapping[str, int], shared: Mapping[str, int]) -> str:
     """Why it is uncertain whether these roles are all that the batch norm has; "" if it is not."""
     others = [group.weights[position] for role, position in shared.items() if role not in roles]
-    return OF_ANOTHER.format(names(others)) if others else ""
+    is_alone = unnumbered(scope) in ("", group.name)  # otherwise the group is that of a model
+    return OF_ANOTHER.format(names(others)) if others and (is_alone or _is_in_order(shared)) else ""
 
 
 def parse(weight: str) -> Parsed | None:
