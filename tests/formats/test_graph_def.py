@@ -209,3 +209,12 @@ def test_a_graph_that_leads_in_circles_ends(op):
     found = graph_norms(Graph(graph(node("a", op, *inputs), node("x", "Placeholder"), *chain("bn", "x", "a", "a", "a", "a"),
                                    node("f", "FusedBatchNormV3", "x", "a", "a", "a", "a", is_training=False))))
     assert all(norm.reason for norm in found)
+
+
+def test_a_walk_over_the_users_of_nodes_reaches_each_once():
+    """Also in a circle, which a damaged file may contain; a node that does not lead on may be reached another way."""
+    body = Graph(graph(node("a", "Const"), node("b", "Neg", "a", "d"), node("c", "Abs", "b", "a"), node("d", "Neg", "b"),
+                       node("e", "Neg", "d", "c"))).main
+    walk = body.following([body.nodes["a"]], lambda one, user: (one.name, user.name) != ("d", "e") and user.op == "Neg")
+    assert [one.name for one in walk] == ["a", "b", "d"]
+    assert [one.name for one in body.following([body.nodes["a"]], lambda one, user: one.name != "d")] == ["a", "b", "c", "d", "e"]

@@ -11,6 +11,7 @@ that in the graph for inference (tf.contrib.quantize, fold_batch_norms.py, "_Fol
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Hashable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -160,19 +161,9 @@ class Cone:
     def __init__(self, tracer: Tracer, frame: Frame, roots: Sequence[Node], kind: str) -> None:
         self.tracer, self.frame, self.users, self.kind = tracer, frame, frame.body.users, kind
         self.roots = {root.name: root for root in roots}
-        self.members = dict(self.roots)
-        for node in list(self._reachable()):
-            self.members[node.name] = node
+        near = frame.body.following(roots, lambda _, user: user.op in ARITHMETIC)
+        self.members = {node.name: node for node in itertools.islice(near, MAX_CONE_WIDTH)}
         self._terms: dict[str, tuple[Term, ...] | None] = {}
-
-    def _reachable(self) -> Iterator[Node]:
-        queue, seen = [*self.roots.values()], set(self.roots)
-        for node in queue:
-            for user in self.users.get(node.name, ()):
-                if user.op in ARITHMETIC and user.name not in seen and len(seen) < MAX_CONE_WIDTH:
-                    seen.add(user.name)
-                    queue.append(user)
-                    yield user
 
     def find(self, variance: Traced, epsilon: float | None) -> Chain | None:
         """The batch norm of this root: the first op whose sum is one; a later one of the same scope that only adds what it lacks, or in
@@ -194,16 +185,9 @@ class Cone:
 
     def _is_in_rearranged_sum(self, node: Node) -> bool:
         """Whether grappler adds a parameter to a sum of what a node computes and something else: r*x + y + beta of r*x + beta + y."""
-        queue, seen = [node], {node.name}
-        for one in queue:
-            for user in self.users.get(one.name, ()):
-                if user.name in seen or (REARRANGED not in user.name and user.op not in SAME):
-                    continue
-                if any(isinstance(self.tracer.trace(Value(self.frame, output)), (Variable, Constant, Parts)) for output in user.inputs):
-                    return True
-                seen.add(user.name)
-                queue.append(user)
-        return False
+        sums = self.frame.body.following([node], lambda _, user: REARRANGED in user.name or user.op in SAME)
+        return any(isinstance(self.tracer.trace(Value(self.frame, output)), (Variable, Constant, Parts))
+                   for one in itertools.islice(sums, 1, None) for output in one.inputs)
 
     def _sum(self, node: Node) -> tuple[Term, ...] | None:
         """The sum that a member of the cone computes, None if it is something else."""

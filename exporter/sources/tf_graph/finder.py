@@ -45,6 +45,7 @@ LAYOUTS = {"NHWC": (-1, 4), "NCHW": (1, 4), "NDHWC": (-1, 5), "NCDHW": (1, 5)}
 RANKS = {"Conv2D": 4, "DepthwiseConv2dNative": 4, "Conv2DBackpropInput": 4, "MaxPool": 4, "AvgPool": 4, "Conv3D": 5, "MatMul": 2}
 OPS_OF_CHAINS = ROOTS | DIVIDES
 OPS_OF_NORMS = OPS_OF_CHAINS | FUSED_CONVOLUTIONS | {GLOBAL}
+LEADS_ON = PASSES | {"Merge", "RefMerge"}
 BROADCASTS = frozenset({"Add", "AddV2", "Mul", "Sub"})
 KEEPS_RANK = PASSES | ADDITIONS | BROADCASTS | {"Relu", "Relu6", "Elu", "Selu", "LeakyRelu", "Tanh", "Sigmoid", "Softplus", "Neg"}
 
@@ -220,14 +221,8 @@ class Finder:
 
     def _after(self, frame: Frame, node: Node, op: str) -> list[Node]:
         """The ops of this kind that use a node's output, also after a conditional around it."""
-        queue, seen, found = [node], {node.name}, []
-        for one in queue:
-            for user in frame.body.users.get(one.name, ()):
-                found += [user] if user.op == op else []
-                if (user.op in PASSES or user.op in ("Merge", "RefMerge")) and user.name not in seen:
-                    seen.add(user.name)
-                    queue.append(user)
-        return found
+        same = frame.body.following([node], lambda _, user: user.op in LEADS_ON)
+        return [user for one in same for user in frame.body.users.get(one.name, ()) if user.op == op]
 
     def _chains(self, frame: Frame) -> dict[str, GraphNorm]:
         """Batch norms that consist of several ops, by the name of the last one."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 KERNELS = {"Conv2D": 3, "Conv3D": 4, "MatMul": 1, "DepthwiseConv2dNative": None, "Conv2DBackpropInput": 2}
 PARTS_OF_LAYERS = frozenset({"Squeeze", "Reshape", "Transpose", "BatchToSpaceND", "BatchToSpace"})  # of a Conv1D, a dilated one, ...
 SHAPES = frozenset({"Shape", "ShapeN", "Size", "Rank"})  # they don't read the values
+NO_FOLLOWERS = SHAPES | PASSES
 
 
 def calls_of(kept: Sequence[GraphNorm], found: Iterable[GraphNorm], tracer: Tracer) -> list[tuple[Call, ...]]:
@@ -98,18 +99,14 @@ class _Look:
 
     def _following(self, body: Body, node: Node) -> list[Node]:
         """The ops that read a batch norm, traced through ops that change no value."""
-        found: dict[str, Node] = {}
-        queue, seen = [node], {node.name}
-        for one in queue:
-            for user in body.users.get(one.name, ()):
-                if not any(each.node == one.name and each.slot == 0 for each in user.inputs):
-                    continue  # the statistics of a fused op
-                if user.op in PASSES and user.name not in seen:
-                    seen.add(user.name)
-                    queue.append(user)
-                elif user.op not in SHAPES and user.op not in PASSES:
-                    found[user.name] = user
-        return list(found.values())
+        same = body.following([node], lambda one, user: user.op in PASSES and _reads(user, one))
+        return list({user.name: user for one in same for user in body.users.get(one.name, ()) if user.op not in NO_FOLLOWERS and
+                     _reads(user, one)}.values())
+
+
+def _reads(user: Node, node: Node) -> bool:
+    """Whether a node reads the first output of another: the others of a fused op are statistics."""
+    return any(each.node == node.name and each.slot == 0 for each in user.inputs)
 
 
 def _neighbor(node: Node) -> Neighbor:
