@@ -19,6 +19,7 @@ OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"  # the key of the checkpoint, as i
 GRAPH_NODES, NODE_CHILDREN, CHILD_NODE, CHILD_NAME = 1, 1, 1, 2
 NODE_ATTRIBUTES, ATTRIBUTE_NAME, ATTRIBUTE_FULL_NAME, ATTRIBUTE_KEY = 2, 1, 2, 3
 OBJECT_USER, USER_IDENTIFIER, USER_METADATA = 4, 1, 3
+OBJECT_FUNCTION, FUNCTION_CONCRETE = 6, 1
 OBJECT_VARIABLE, VARIABLE_NAME = 7, 6
 OBJECT_CONSTANT, CONSTANT_OPERATION = 9, 1
 SAVED_FUNCTIONS, FUNCTION_BOUND_INPUTS = 2, 2
@@ -153,6 +154,10 @@ class SavedGraph(ObjectGraph):
             if not all(0 <= node < len(self) for node in nodes):
                 raise FormatError(f"the function {name} is bound to a node that does not exist", where=self.where)
         return found
+
+    def functions(self, node: int) -> list[str]:
+        """The functions that an object is, one for each way in which it was called; none for other objects."""
+        return self._nodes[node].message(OBJECT_FUNCTION).texts(FUNCTION_CONCRETE)
 
     def identifier(self, node: int) -> str:
         """What kind of object the node is, e.g. "_tf_keras_layer"; "" for variables, functions and the like."""

@@ -20,7 +20,7 @@ from exporter.sources import saved_model
 from exporter.sources.shared.architecture import node_tree_from
 from exporter.sources.shared.options import ReadOptions
 from exporter.sources.tf_graph.saved import SavedFunctions
-from exporter.sources.tf_objects.model import OTHER_VARIABLES
+from exporter.sources.tf_objects.formula import CALL, OTHER_VARIABLES
 from exporter.sources.tf_objects.parts import graphs_of, of_inference
 from tests.make.graph_files import Function, const, frozen_variables, function, graph, meta_graph, node, tensor, variables
 from tests.make.live import ROLES, check_live, config, fill
@@ -201,11 +201,12 @@ def test_a_batch_norm_that_is_the_root_itself(tmp_path):
 
 
 def write_exported(folder, *, bound=(2, 3, 4, 5), names=ROLES, version="2.4.0", children=None, kernel=0.02, fused=True, ops=None,
-                   serve="serve", gamma=None):
+                   serve="serve", gamma=None, own_call=()):
     """A SavedModel of one batch norm that only its functions tell: `call`, and `serve`, bound to the nodes `bound`, which calls it.
 
     children: what the object that holds the variables calls them; else numbers. kernel: the graph's epsilon. ops: in place of the norm.
     gamma: values of a constant of the main graph that the functions capture in place of the variable.
+    own_call: the functions of the object's own call.
     """
     arguments = ["x", *"gbmv"]
     reads = [node(f"read_{name}", "ReadVariableOp", name) for name in "gbmv"]
@@ -219,7 +220,7 @@ def write_exported(folder, *, bound=(2, 3, 4, 5), names=ROLES, version="2.4.0", 
                  function(serve, arguments, [call], {"y": "call:output:0"})]
     said = {"call": (2, 3, 4, 5), serve: bound} if gamma is None else dict.fromkeys(("call", serve), (6, 3, 4, 5))
     concrete = b"".join(field(2, field(1, name) + field(2, field(2, bytes(nodes)))) for name, nodes in said.items())
-    places = children or {str(number): number + 2 for number in range(4)}
+    places = dict(children) if children else {str(number): number + 2 for number in range(4)}
     keys = [f"variables/{number}/.ATTRIBUTES/VARIABLE_VALUE" for number in range(4)]
     stored = [({"net": 1}, None), (places, None), *(({}, (f"net/bn/{role}", key)) for role, key in zip(ROLES, keys, strict=True))]
     objects = [({"net": 1}, None), (places, None), *(({}, f"net/bn/{name}") for name in names)]
@@ -227,6 +228,10 @@ def write_exported(folder, *, bound=(2, 3, 4, 5), names=ROLES, version="2.4.0", 
     if gamma is not None:
         captured, places["0"] = [const("Const_1", np.array(gamma, "f4"))], 1
         objects.append(({}, field(9, field(1, "Const_1"))))  # behind all that the checkpoint has
+    if own_call:
+        places[CALL] = len(objects)
+        objects.append(({}, field(6, b"".join(field(1, name) for name in own_call))))
+        stored.append(({}, None))
     (folder / "variables").mkdir(parents=True)
     write_bundle(folder / "variables", "variables", {**dict(zip(keys, VALUES.values(), strict=True)), OBJECT_GRAPH: [graph_proto(stored)]})
     said = saved_model_proto(saved_graph_proto(objects) + concrete, version, graph=graph(*captured, functions=functions))

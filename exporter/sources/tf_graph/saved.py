@@ -86,9 +86,24 @@ class SavedFunctions:
             left = {node for node in left if not found[node]}  # a function to train may be served, too, beside that of inference
         return found
 
+    def of_call(self, names: Iterable[str], variance: int) -> list[tuple[GraphNorm, str]]:
+        """The batch norms with stored statistics in functions of a layer's own call that compute with its variance, of the first function
+        that has any; each with the op that does something else in it, or ""."""
+        from exporter.sources.tf_graph.own_call import other_op
+
+        for name in names:
+            found = [norm for norm in self._search(name) if not norm.in_training and key_of(norm.variance) == variance]
+            if found:
+                return [(norm, other_op(self._graph, name, self._bound[name], norm)) for norm in found]
+        return []
+
     def serve(self, node: int) -> bool:
         """Whether a function of inference uses a variable."""
-        return any(node in self._variables(name) for name in self._serving)
+        return self.use(self._serving, node)
+
+    def use(self, names: Iterable[str], node: int) -> bool:
+        """Whether one of these functions uses a variable."""
+        return any(node in self._variables(name) for name in names)
 
     def others(self, known: AbstractSet[int]) -> list[GraphNorm]:
         """The batch norms in functions of inference that compute with none of these variables; in all functions if none serves."""

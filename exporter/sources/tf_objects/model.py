@@ -12,8 +12,7 @@ from exporter.formats.graph_def import MetaGraph
 from exporter.formats.object_graph import OBJECT_GRAPH, SavedGraph
 from exporter.formats.tensor_bundle import Checkpoint, TensorBundle, open_checkpoint
 from exporter.keras.dialects import era_of_tensorflow
-from exporter.keras.lookalikes import is_users_own
-from exporter.sources.tf_graph.graph_norm import OF_THE_BATCH, UNKNOWN_FORM
+from exporter.sources.tf_graph.graph_norm import OF_THE_BATCH
 from exporter.sources.tf_graph.layers import Values, layers
 from exporter.sources.tf_graph.norms import graph_norms
 from exporter.sources.tf_graph.ops import VARIABLES as VARIABLE_OPS
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
     from exporter.sources.shared.options import ReadOptions
     from exporter.sources.tf_graph.graph_norm import GraphNorm
 
-OTHER_VARIABLES = "the graph computes with its variance and another mean, gamma or beta than its own: its config does not describe that"
 ARCHITECTURE = "assets/saved_model.json"  # written by tf.keras's export_saved_model in TensorFlow 1.12 to 2.0
 
 
@@ -138,16 +136,12 @@ class _Reader:
     def _completed(self, layer: Stored, found: ObjectNorm, norms: list[GraphNorm], functions: SavedFunctions) -> Stored | Skipped:
         """The layer, completed from the graph: everything if it has no config, the epsilon of fused kernels, and whether the model uses
         the statistics of the batch, which the code of a user's class may ask for."""
-        same = [norm for norm in norms if _plays(norm, found)]
-        if not same and any(not norm.in_training and not norm.reason for norm in norms):
-            return Skipped(layer.path, OTHER_VARIABLES)
-        stored = [norm for norm in same if not norm.in_training]
-        if stored and all(norm.is_assigned for norm in stored):
-            return Skipped(layer.path, stored[0].reason)
-        if layer.epsilon is None or is_users_own(layer.class_name):
-            reason = _other_formula(same, found, functions)
-            if reason:
-                return Skipped(layer.path, reason)
+        from exporter.sources.tf_objects.formula import other_formula, plays
+
+        reason = other_formula(layer, norms, found, functions, self._saved)
+        if reason:
+            return Skipped(layer.path, reason)
+        same = [norm for norm in norms if plays(norm, found)]
         if same and (any(norm.also_in_training for norm in same) or all(norm.in_training for norm in same)):
             layer = layer.replace(called_in_training=True, doubt=layer.doubt or OF_THE_BATCH)
         if layer.epsilon is not None:
@@ -191,25 +185,3 @@ class _Reader:
         if stored is None:
             return None
         return Values(self._checkpoint.read(stored.key), self._checkpoint.info(stored.key).dtype)
-
-
-def _other_formula(norms: list[GraphNorm], found: ObjectNorm, functions: SavedFunctions) -> str:
-    """Why the functions do not compute the batch norm that the names of an object's variables indicate; "" if they may. Keras's own classes
-    always do. norms: those of these variables."""
-    if not norms:
-        return UNKNOWN_FORM if functions.serve(found.variables["moving_variance"]) else ""
-    reasons = [norm.reason for norm in norms if not norm.in_training]
-    if reasons and all(reasons):
-        return reasons[0]
-    for role in ("gamma", "beta"):
-        if role in found.variables and functions.serve(found.variables[role]) and any(
-                getattr(norm, role) is None for norm in norms if not norm.reason):
-            return f"the graph does not use its {role} as the {role} of a batch norm"
-    return ""
-
-
-def _plays(norm: GraphNorm, found: ObjectNorm) -> bool:
-    """Whether the graph uses the variables in the roles that their names indicate."""
-    mean = norm.moving[0] if norm.moving else norm.mean
-    roles = {"moving_mean": key_of(mean), "gamma": key_of(norm.gamma), "beta": key_of(norm.beta)}
-    return all(key is None or found.variables.get(role) == key for role, key in roles.items())

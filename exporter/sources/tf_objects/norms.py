@@ -210,8 +210,8 @@ def with_kernel(layer: Stored, norms: Iterable[GraphNorm], era: Era | None) -> S
         return layer
     for norm in norms:
         if norm.epsilon is not None and not _agrees(said, norm.epsilon, norm.node.op, era):
-            return Skipped(layer.path, f"its epsilon is {said:g} in its config and {norm.epsilon:.7g} in the graph; the file is damaged or "
-                                       "was changed after it was saved")
+            return Skipped(layer.path, f"its epsilon is {said:g} in its config and {norm.epsilon:.7g} in the graph: the code of its "
+                                       "class uses another one, or the file was changed after it was saved")
     epsilon = epsilon_of(norms)
     if epsilon is None:
         return layer

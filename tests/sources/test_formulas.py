@@ -1,0 +1,114 @@
+"""A user's own formula over the variables of a batch norm whose config stays as it is: the graph shows it, and the layer is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import numpy as np
+import pytest
+
+from exporter.batchnorm.stored import Statistic
+from exporter.sources.tf_graph.graph_norm import UNKNOWN_FORM
+from tests.make.graph_files import const, node
+from tests.make.live import config
+from tests.make.tensor_files import field
+from tests.sources.test_saved_model import CHILDREN, VECTORS, read, write_exported
+
+ALSO = "its call computes more than a batch norm: also what the op {} computes"
+NUMBERS = [const("bn/two", np.float32(2)), const("bn/to", np.int32([0, 1, 2, 3]))]
+
+
+def norm(x):
+    return node("bn/FusedBatchNormV3", "FusedBatchNormV3", x, *VECTORS, epsilon=2e-3, is_training=False)
+
+
+def saved(folder, *ops, own_call=("call",), class_name="BatchNormalization"):
+    """A SavedModel of a layer with a config and a function of its call."""
+    write_exported(folder, children=CHILDREN, ops=[*NUMBERS, *ops], serve="__inference_signature_wrapper_7", own_call=own_call)
+    said = {**config("bn", 2e-3), "name": "bn", "build_input_shape": [None, 4, 4, 3], "class_name": class_name}
+    (folder / "keras_metadata.pb").write_bytes(field(1, field(2, 1) + field(5, json.dumps(said))))
+    found = read(folder)
+    return found.paths(), [reason for _, reason in found.skipped]
+
+
+@pytest.mark.parametrize(("before", "after", "said"), [
+    ("Identity", "Mul", ALSO.format("Mul")), ("Mul", "Identity", ALSO.format("Mul")), ("Identity", "Relu", ALSO.format("Relu")),
+    ("Abs", "Cast", ALSO.format("Abs")), ("Cast", "Identity", ""), ("Transpose", "Transpose", ""), ("Reshape", "Reshape", "")])
+def test_what_the_call_of_a_layer_does_besides_its_batch_norm(tmp_path, before, after, said):
+    """2 * super().call(x); casts and shapes are Keras's own."""
+    def op(kind, name, given):
+        return node(name, kind, given, *{"Mul": ["bn/two:output:0"], "Transpose": ["bn/to:output:0"],
+                                         "Reshape": ["bn/to:output:0"]}.get(kind, []))
+
+    ops = [op(before, "bn/before", "x"), norm("bn/before:y:0"), op(after, "bn/after", "bn/FusedBatchNormV3:y:0"),
+           node("call", "Identity", "bn/after:y:0")]
+    assert saved(tmp_path / "own", *ops) == (([], [said]) if said else (["bn"], []))
+    assert saved(tmp_path / "none", *ops, own_call=()) == (["bn"], [])
+
+
+@pytest.mark.parametrize(("class_name", "paths"), [("BatchNormalization", ["bn"]), ("lab>Norm", [])])
+def test_what_follows_outside_of_the_scope_of_a_layer_is_of_another_one(tmp_path, class_name, paths):
+    """Of Keras's own classes the functions of calls are only looked at where the model's function gives a reason to, as that takes time."""
+    ops = [node("tanh/Tanh", "Tanh", "x"), norm("tanh/Tanh:y:0"), node("relu/Relu", "Relu", "bn/FusedBatchNormV3:y:0"),
+           node("call", "Identity", "relu/Relu:activations:0")]
+    assert saved(tmp_path, *ops, class_name=class_name)[0] == paths
+
+
+def test_a_call_whose_function_chooses_is_not_refused(tmp_path):
+    choice = node("call", "Select", "x", "bn/FusedBatchNormV3:y:0", "x")
+    assert saved(tmp_path, norm("x"), choice) == (["bn"], [])
+
+
+def centered(layer, x):
+    import tensorflow as tf
+
+    return (x - layer.moving_mean) * tf.math.rsqrt(layer.moving_variance + layer.epsilon)
+
+
+def forms(tf):
+    """What the call of each class computes, and why it is refused; "" if it is not."""
+    return {
+        "plain": (lambda s, x: tf.nn.batch_normalization(x, s.moving_mean, s.moving_variance, s.beta, s.gamma, s.epsilon), ""),
+        "one_more": (lambda s, x: centered(s, x) * (1 + s.gamma) + s.beta, "its gamma is what the op AddV2 computes"),
+        "no_beta": (lambda s, x: centered(s, x) * s.gamma, "its config has a beta, which the graph does not use"),
+        "no_gamma": (lambda s, x: centered(s, x) + s.beta, "its config has a gamma, which the graph does not use"),
+        "beta_first": (lambda s, x: (centered(s, x) + s.beta) * s.gamma, "the graph does not use its gamma as the gamma of a batch norm"),
+        "exp": (lambda s, x: (x - s.moving_mean) / tf.sqrt(tf.exp(s.moving_variance) + s.epsilon) * s.gamma + s.beta, UNKNOWN_FORM),
+        "no_mean": (lambda s, x: x / tf.sqrt(s.moving_variance + s.epsilon) * s.gamma + s.beta, UNKNOWN_FORM),
+        "no_root": (lambda s, x: (x - s.moving_mean) / (s.moving_variance + s.epsilon) * s.gamma + s.beta, UNKNOWN_FORM),
+        "twice": (lambda s, x: centered(s, x) * tf.math.rsqrt(s.moving_variance + s.epsilon) * s.gamma + s.beta,
+                  "its gamma is what the op Rsqrt computes"),
+        "outside": (lambda s, x: (x - s.moving_mean) / (tf.sqrt(s.moving_variance) + s.epsilon) * s.gamma + s.beta, ""),
+        "number": (lambda s, x: tf.nn.batch_normalization(x, s.moving_mean, s.moving_variance, s.beta, s.gamma, 0.5),
+                   "its epsilon is 0.001 in its config and 0.5 in the graph: the code of its class uses another one, or the file was "
+                   "changed after it was saved"),
+        "scaled": (lambda s, x: 2 * tf.nn.batch_normalization(x, s.moving_mean, s.moving_variance, s.beta, s.gamma, s.epsilon),
+                   ALSO.format("Mul")),
+        "gamma_alone": (lambda s, x: x * s.gamma, "the graph uses its gamma and not its moving_variance, so that it computes no batch norm "
+                        "with them"),
+        "nothing": (lambda s, x: tf.tanh(x), "its call does not use its moving_variance"),
+    }
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("class_name", ["BatchNormalization", pytest.param("Norm", marks=pytest.mark.thorough("much time"))])
+def test_live_formulas_of_a_users_class(tmp_path, class_name):
+    """A subclass may have the name of Keras's own class, and its config."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    tf = pytest.importorskip("tensorflow", reason="tensorflow is not installed", exc_type=ImportError)
+    keras = pytest.importorskip("tf_keras", reason="tf_keras is not installed")
+    said = forms(tf)
+
+    def layer(name, form):
+        def call(self, x, training=None):
+            return form(self, x)
+
+        return type(class_name, (keras.layers.BatchNormalization,), {"call": tf.autograph.experimental.do_not_convert(call)})(name=name)
+
+    x = keras.Input((4, 3))
+    keras.Model(x, [layer(name, form)(x) for name, (form, _) in said.items()]).save(str(tmp_path / "m"), save_format="tf")
+    found = read(tmp_path / "m")
+    assert dict(found.skipped) == {name: reason for name, (_, reason) in said.items() if reason}
+    assert found.paths() == [name for name, (_, reason) in said.items() if not reason]
+    assert found["outside"].statistic is Statistic.EPSILON_OUTSIDE
