@@ -75,9 +75,8 @@ class Averages:
     def of(self, roles: Roles, moment: Moment) -> tuple[Parameter, Parameter] | None:
         """Those of the mean and the variance of a layer in training, None if they are unknown. moment: one of its statistics."""
         computed = [source for source in (roles.gamma, roles.beta) if isinstance(source, Opaque)]
-        corrections = [source for source in computed if _is_correction(self._tracer, source)]
-        if corrections:
-            found = self._beside_renorm(corrections)
+        if computed:  # other than by a correction: then the layer is unresolved
+            found = self._beside_renorm(computed)
             return (_along(found[0], moment), _along(found[1], moment)) if found is not None else None
         mean, variance = (self._one(self._found.get(one.identity, ()), roles) for one in (roles.mean, roles.variance))
         return (_along(mean, moment), _along(variance, moment)) if mean is not None and variance is not None else None
@@ -90,9 +89,9 @@ class Averages:
             different = {key: average for key, average in different.items() if average.name.rpartition("/")[0] in scopes}
         return next(iter(different.values())) if len(different) == 1 else None
 
-    def _beside_renorm(self, corrections: Sequence[Opaque]) -> tuple[Variable, Variable] | None:
+    def _beside_renorm(self, computed: Sequence[Opaque]) -> tuple[Variable, Variable] | None:
         """The variables moving_mean and moving_variance in the scope of renormalization's own averages."""
-        leaves = [leaf for source in corrections for leaf in self._tracer.statistics(source)]
+        leaves = [leaf for source in computed for leaf in self._tracer.statistics(source)]
         scopes = {leaf.name.rpartition("/")[0] for leaf in leaves if isinstance(leaf, Variable) and _is_renorm(leaf)}
         if len(scopes) != 1:
             return None

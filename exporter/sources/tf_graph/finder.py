@@ -278,7 +278,7 @@ class Finder:
             if isinstance(source, (Opaque, Filled)) and not reason:
                 reason = f"its {role} is {source.reason if isinstance(source, Opaque) else 'computed by the graph, not stored'}"
         assigned = [role for role, source in zip(Roles._fields, roles, strict=True) if not moments and self._writes.precede(source)]
-        if assigned and not reason:
+        if assigned:
             reason = ASSIGNED.format(role=names(assigned))
         kept = [one if not isinstance(one, (Opaque, Moment)) else None for one in (gamma, beta)]
         x, conditional = self._origin(op.x)
