@@ -63,7 +63,7 @@ def test_names_of_another_session_are_said(owners, is_said):
 
 def test_without_a_config_what_has_the_names_of_a_batch_norms_is_one():
     found = Found(Origin(file="m", kind="tfjs"), ReadOptions())
-    unmatched(Weights({"bn": A, "own": B}, ["own/mask", "own/kernel"]), found)
-    assert shown(found) == {"bn": (None, given(A))}
+    unmatched(Weights({"net/bn": A, "own": B}, ["own/mask", "own/kernel"]), found)
+    assert (shown(found), found.layers[0].name) == ({"net/bn": (None, given(A))}, "bn")
     assert [(path, "own/mask" in reason) for path, reason in found.skipped] == [("own", True)]
-    assert found.layers[0].quantized == "like bn"
+    assert found.layers[0].quantized == "like net/bn"

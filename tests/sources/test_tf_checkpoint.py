@@ -132,7 +132,7 @@ def test_escapes_in_state_files(tmp_path, simple, prefix, text):
 @pytest.mark.parametrize(("state", "what"), [
     (b'model_checkpoint_path: "/etc/passwd"', "names /etc/passwd, which is not in this folder"),
     (b'model_checkpoint_path: "../../x"', "which is not in this folder"),
-    (b'model_checkpoint_path: "\\377\\376"', "not UTF-8"),
+    (b'model_checkpoint_path: "\\377\\376"', "not UTF-8"), (b'model_checkpoint_path: "\\777"', "not UTF-8"),
     (b"\0\xff\x12", "not a checkpoint state file"),
     (b"", "not a checkpoint state file"),
 ])
@@ -572,7 +572,8 @@ def test_what_a_sequential_has_lost_may_be_a_layer_of_another_model(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "scope", "is_it"), [
-    ("a/bn", "a/bn", True), ("a/bn", "outer/a_1/bn_2", True), ("a_1/bn", "a_1/bn", True), ("a/bn", "a/x/bn", False),
+    ("a/bn", "a/bn", True), ("bn", "net/bn/moving", True), ("a/bn", "outer/a_1/bn_2", True),
+    ("a_1/bn", "a_1/bn", True), ("a/bn", "a/x/bn", False),
     ("a/bn", "bn/a", False), ("a/bn", "bn", False)])
 def test_the_name_of_a_layer_that_stays_may_have_slashes(tmp_path, name, scope, is_it):
     model = Model().norm("layer-1", scope=scope).norm("layer-2", scope="gone")

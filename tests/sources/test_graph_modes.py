@@ -1,0 +1,102 @@
+"""Graphs that train: statistics of the batch in forms that are rarely written, and layers in both modes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import exporter
+from exporter.errors import UnresolvedError
+from tests.make.graph_files import Function, chain, const, formula, frozen_variables, function, node, parameters, variables
+from tests.sources.test_saved_model import VECTORS, saved_functions
+from tests.sources.test_tf1_checkpoint import check, save, tensors
+from tests.sources.test_training_graphs import average, freeze
+
+
+def by_sums(scope, x="x"):
+    """The moments of TensorFlow before 1.0: sums, divided by the number of rows."""
+    s = f"{scope}/moments"
+    nodes = [const(f"{s}/axes", np.int32([0])), const(f"{s}/share", np.float32(1 / 8)), node(f"{s}/sum", "Sum", x, f"{s}/axes"),
+             node(f"{s}/mean", "Mul", f"{s}/sum", f"{s}/share"), node(f"{s}/diff", "SquaredDifference", x, f"{s}/mean"),
+             node(f"{s}/squares", "Sum", f"{s}/diff", f"{s}/axes"), node(f"{s}/variance", "Mul", f"{s}/squares", f"{s}/share")]
+    return nodes, f"{s}/mean", f"{s}/variance"
+
+
+@pytest.mark.parametrize("has_averages", [True, False])
+def test_statistics_of_the_batch_that_are_computed_from_sums(tmp_path, has_averages):
+    values = parameters()
+    nodes, (gamma, beta, _, _) = variables("bn")
+    of_batch, mean, variance = by_sums("bn")
+    updates = [*average("m", "bn/moving_mean", mean), *average("v", "bn/moving_variance", variance)] if has_averages else []
+    index = save(tmp_path, tensors("bn", values), *nodes, *of_batch, *updates, *chain("bn", "x", gamma, beta, mean, variance))
+    if has_averages:
+        check(exporter.read(index)["bn"], values)
+        return
+    with pytest.raises(UnresolvedError, match="it uses the statistics of the batch"):
+        exporter.read(index)
+
+
+def test_a_layer_that_only_trains_is_in_no_other_mode():
+    ops = [node("y", "FusedBatchNormV3", "x", *VECTORS, is_training=True, epsilon=0.02, exponential_avg_factor=0.5)]
+    functions = saved_functions({"__inference_signature_wrapper_1": (ops, {"y": "y:y:0"}, 4)})
+    assert [(norm.in_training, norm.also_in_training) for norm in functions.norms()] == [(True, False)]
+
+
+@pytest.mark.parametrize("text", ["y = x * exp(rsqrt(s + e)) * g", "y = rsqrt(s + e) * rsqrt(d + e) * x",
+                                  "y = rsqrt(s + e) / sqrt(d + e) * x"])
+def test_what_becomes_of_a_stored_root_is_no_correction_of_the_batch(tmp_path, text):
+    """Only a quotient of two roots of one kind is, of which the other is of the batch."""
+    values = parameters()
+    nodes, (gamma, _, _, stored_variance) = variables("bn")
+    of_batch, _, variance = by_sums("bn")
+    ops = formula(text, "f", s=stored_variance, d=variance, e="e", g=gamma, x="x")
+    index = save(tmp_path, tensors("bn", values), *nodes, *of_batch, const("e", np.float32(1e-3)), *ops)
+    with pytest.raises(UnresolvedError, match="not a known form of batch norm"):
+        exporter.read(index)
+
+
+def test_a_branch_whose_statistics_a_function_computes(tmp_path):
+    """The stored ones are those of inference, also where a call combines those of the batch from several."""
+    values = parameters()
+    nodes, (gamma, beta, *stored) = frozen_variables("bn", values)
+    body = function("spread", ["a", "b"], [node("square", "Square", "b"), node("d", "Sub", "a", "square:y:0")], {"o": "d:z:0"})
+    of_batch = [const("axes", np.int32([0])), node("m", "Mean", "x", "axes"), node("xx", "Square", "x"), node("mm", "Mean", "xx", "axes"),
+                node("v", "PartitionedCall", "mm", "m", f=Function("spread"))]
+    chosen = [node(f"s{n}", "SelectV2", "train", one, other) for n, (one, other) in enumerate(zip("mv", stored, strict=True))]
+    x = node("x", "Placeholder", shape=(-1, 3))
+    bundle = freeze(tmp_path, x, node("train", "Placeholder"), *nodes, *of_batch, *chosen, *chain("bn", "x", gamma, beta, "s0", "s1"),
+                    functions=[body])
+    check(bundle["bn"], values)
+
+
+@pytest.mark.parametrize("is_input", [True, False])
+def test_a_mean_that_comes_through_a_conditional_from_an_input_is_none(tmp_path, is_input):
+    nodes, reads = frozen_variables("bn", parameters(), ("scale", "offset", "mu", "sigma2"))
+    more = [const("epsilon", np.float32(1e-3)), node("p", "Placeholder"), node("sw", "Switch", "x" if is_input else reads[2], "p"),
+            node("moved", "Add", "sw", reads[2])]
+    ops = formula("y = (x - m) * rsqrt(v + e) * g + b", "f", x="x", e="epsilon", m="moved", g=reads[0], b=reads[1], v=reads[3])
+    with pytest.raises(UnresolvedError, match="not a known form of batch norm" if is_input else "its mean is what the op Add computes"):
+        freeze(tmp_path, node("x", "Placeholder", shape=(-1, 3)), *nodes, *more, *ops)
+
+
+@pytest.mark.parametrize(("name", "is_one"), [("net/batchnorm/", True), ("net/batchnorm/inner/", False), ("net/moments/", False)])
+def test_statistics_of_the_batch_without_parameters_are_those_of_a_batch_norm_by_their_scope(tmp_path, name, is_one):
+    """Whoever normalizes an input by its own statistics uses the same sums."""
+    of_batch, mean, variance = by_sums("pre")
+    ops = formula("y = (x - m) * rsqrt(v + e)", name, x="x", m=mean, v=variance, e="e")
+    nodes = [const("e", np.float32(1e-3)), *of_batch, *ops]
+    x = node("x", "Placeholder", shape=(-1, 3))
+    with pytest.raises(UnresolvedError if is_one else exporter.UnsupportedError):
+        freeze(tmp_path, x, *nodes)
+
+
+@pytest.mark.parametrize("used", ["moving_mean", "moving_variance", None])
+def test_parameters_that_are_left_over_of_which_one_is_used(tmp_path, used):
+    """Whether anything else computes with one of the statistics decides what is said."""
+    nodes, reads = frozen_variables("bn", parameters())
+    more, _ = frozen_variables("left", parameters(seed=1))
+    ops = [node("other", "Relu", f"left/{used}/read")] if used else []
+    x = node("x", "Placeholder", shape=(-1, 4, 4, 3))
+    said = "in a way that is not a known form of batch norm" if used else "the graph seems to be truncated"
+    with pytest.raises(UnresolvedError, match=said):
+        freeze(tmp_path, x, *nodes, *more, node("y", "FusedBatchNormV3", "x", *reads, is_training=False), *ops)
