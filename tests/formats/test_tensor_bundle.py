@@ -90,6 +90,15 @@ def test_damaged_strings_are_noticed(tmp_path):
             checkpoint.strings("s")
 
 
+def test_a_shard_that_is_cut_while_it_is_read(tmp_path):
+    with opened(write_bundle(tmp_path, "m", {"w": np.arange(6, dtype=np.float32), "s": [b"gamma"]})) as checkpoint:
+        assert checkpoint.info("w").shape == (6,)
+        assert checkpoint.read("w").tolist() == [0, 1, 2, 3, 4, 5]
+        os.truncate(tmp_path / "m.data-00000-of-00001", 10)
+        with pytest.raises(FormatError, match="w was cut off: m.data-00000-of-00001 was truncated while it was being read"):
+            checkpoint.read("w")
+
+
 @pytest.mark.parametrize("count", [1, 2, 1 << 60])
 def test_more_strings_than_there_is_room_for(tmp_path, count):
     index = write_bundle(tmp_path, "m", {"s": [b""]}, change=lambda entries: [
