@@ -62,7 +62,7 @@ def blocks(shape: tuple[int, ...], most: int = NUMBERS_AT_ONCE) -> Iterator[tupl
     if cut == 0:
         yield tuple(slice(0, size) for size in shape)
         return
-    step = max(1, most // inner)
+    step = most // inner
     whole = tuple(slice(0, size) for size in shape[cut:])
     for index in np.ndindex(*shape[: cut - 1]):
         for start in range(0, shape[cut - 1], step):

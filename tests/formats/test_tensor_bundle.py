@@ -95,7 +95,7 @@ def test_a_shard_that_is_cut_while_it_is_read(tmp_path):
         assert checkpoint.info("w").shape == (6,)
         assert checkpoint.read("w").tolist() == [0, 1, 2, 3, 4, 5]
         os.truncate(tmp_path / "m.data-00000-of-00001", 10)
-        with pytest.raises(FormatError, match="w was cut off: m.data-00000-of-00001 was truncated while it was being read"):
+        with pytest.raises(FormatError, match=r"w was cut off: m\.data-00000-of-00001 was truncated while it was being read"):
             checkpoint.read("w")
 
 
