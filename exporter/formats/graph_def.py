@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import math
 import mmap
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
@@ -209,15 +209,14 @@ class Body:
                 users.setdefault(output, []).append(node)
         return users
 
-    def following(self, starts: Iterable[Node], leads_on: Callable[[Node, Node], bool]) -> Iterator[Node]:
+    def following(self, starts: Collection[Node], leads_on: Callable[[Node, Node], bool]) -> Iterator[Node]:
         """These nodes and what follows them, each once. leads_on: whether the walk goes from a node to one that uses it."""
-        queue = list(starts)
-        seen = {node.name for node in queue}
+        queue, seen = list(starts), set(starts)
         for one in queue:
             yield one
             for user in self.users.get(one.name, ()):
-                if user.name not in seen and leads_on(one, user):
-                    seen.add(user.name)
+                if user not in seen and leads_on(one, user):
+                    seen.add(user)
                     queue.append(user)
 
     @functools.cached_property

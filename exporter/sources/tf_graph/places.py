@@ -100,8 +100,8 @@ class _Look:
     def _following(self, body: Body, node: Node) -> list[Node]:
         """The ops that read a batch norm, traced through ops that change no value."""
         same = body.following([node], lambda one, user: user.op in PASSES and _reads(user, one))
-        return list({user.name: user for one in same for user in body.users.get(one.name, ()) if user.op not in NO_FOLLOWERS and
-                     _reads(user, one)}.values())
+        users = [user for one in same for user in body.users.get(one.name, ()) if user.op not in NO_FOLLOWERS and _reads(user, one)]
+        return list(dict.fromkeys(users))
 
 
 def _reads(user: Node, node: Node) -> bool:
