@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+import collections
+
 import numpy as np
 import pytest
 
 import exporter
 from exporter.errors import UnresolvedError
-from tests.make.graph_files import Function, chain, const, formula, frozen_variables, function, node, parameters, variables
+from exporter.formats.graph_def import Graph
+from exporter.sources.tf_graph.saved import key_of
+from exporter.sources.tf_graph.trace import Tracer
+from tests.make.graph_files import (
+    Function,
+    chain,
+    const,
+    formula,
+    frozen_variables,
+    function,
+    graph,
+    meta_graph,
+    node,
+    parameters,
+    variables,
+)
+from tests.make.tensor_files import write_bundle
 from tests.sources.test_saved_model import VECTORS, saved_functions
 from tests.sources.test_tf1_checkpoint import check, save, tensors
 from tests.sources.test_training_graphs import average, freeze
@@ -100,3 +118,79 @@ def test_parameters_that_are_left_over_of_which_one_is_used(tmp_path, used):
     said = "in a way that is not a known form of batch norm" if used else "the graph seems to be truncated"
     with pytest.raises(UnresolvedError, match=said):
         freeze(tmp_path, x, *nodes, *more, node("y", "FusedBatchNormV3", "x", *reads, is_training=False), *ops)
+
+
+@pytest.mark.parametrize("text", ["y = (x - m) * rsqrt(v) * g + b", "y = (x - m) / sqrt(v) * g + b"])
+def test_a_root_without_an_epsilon_has_0(tmp_path, text):
+    values = parameters()
+    nodes, (gamma, beta, mean, variance) = variables("bn")
+    index = save(tmp_path, tensors("bn", values), *nodes, *formula(text, "f", x="x", g=gamma, b=beta, m=mean, v=variance))
+    check(exporter.read(index)["bn"], values, epsilon=0)
+
+
+def test_statistics_that_are_skipped_are_not_said_to_be_missing(tmp_path):
+    """What has only one of them is named once."""
+    values = parameters()
+    index = save(tmp_path, {**tensors("half", values[:3]), **tensors("whole", values), **tensors("norm", values[:2])})
+    bundle = exporter.read(index, epsilon=0.1, skip_unresolved=True)
+    assert ([path for path, _ in bundle.skipped], bundle.paths()) == (["half"], ["whole"])
+    assert [warning.partition(":")[0] for warning in bundle.warnings] == ["norm"]
+
+
+def test_a_variable_of_a_function_alone_is_in_no_checkpoint():
+    """It has no object: its handle is made by an op of the body."""
+    handles = [node(f"own_{one}", "VarHandleOp") for one in "gbmv"]
+    reads = [node(f"own_read_{one}", "ReadVariableOp", f"own_{one}:resource:0") for one in "gbmv"]
+    op = node("y", "FusedBatchNormV3", "x", *(f"own_read_{one}:value:0" for one in "gbmv"), is_training=False, epsilon=0.02)
+    functions = saved_functions({"__inference_signature_wrapper_1": ([*handles, *reads, op], {"y": "y:y:0"}, 0)})
+    assert [key_of(norm.variance) for norm in functions.norms()] == [None]
+    assert [norm.path for norm in functions.others(set())] == []
+
+
+def test_functions_that_call_one_another_in_more_ways_than_any_model_has():
+    """A few lines of a graph can stand for a million calls."""
+    calls = [node(name, "PartitionedCall", "x", f=Function("f")) for name in "ab"]
+    body = function("f", ["x"], calls, {"o": "a:output:0"})
+    tracer = Tracer(Graph(graph(node("x", "Placeholder"), *calls, functions=[body])), main=True)
+    frames = collections.deque(tracer.roots)
+
+    def enter_all():
+        while frames:
+            frame = frames.popleft()
+            frames.extend([tracer.enter(frame, frame.body.nodes[name], "f", 0) for name in "ab"])
+
+    with pytest.raises(exporter.FormatError, match=r"expected function calls at most 64 deep and 20000 in number, got more"):
+        enter_all()
+    assert len(frames) > 5_000
+
+
+@pytest.mark.parametrize("names", [("loop",), ("loop", "back")])
+def test_functions_that_call_themselves(tmp_path, names):
+    """They end by a condition, and neither hold a batch norm nor assign a variable."""
+    values = parameters()
+    nodes, (gamma, beta, mean, _) = variables("bn")
+    bodies = [function(name, ["a"], [node("again", "PartitionedCall", "a", f=Function(after))], {"o": "again:output:0"})
+              for name, after in zip(names, (*names[1:], names[0]), strict=True)]
+    late = [node("call", "PartitionedCall", "x", f=Function("loop")), node("late", "Identity", "bn/moving_variance", "^call")]
+    index = write_bundle(tmp_path, "model.ckpt", tensors("bn", values))
+    x = node("x", "Placeholder", shape=(-1, 3))
+    data = graph(x, *nodes, *late, *chain("bn", "x", gamma, beta, mean, "late"), functions=bodies)
+    (tmp_path / "model.ckpt.meta").write_bytes(meta_graph(data))
+    check(exporter.read(index)["bn"], values)
+
+
+def test_functions_without_a_variable_say_nothing_of_roles():
+    ops = [node("y", "Relu", "x")]
+    with pytest.raises(exporter.UnsupportedError, match="contains no function that uses a variable"):
+        saved_functions({"call": (ops, {"y": "y:activations:0"}, 0)}).check_is_open()
+    saved_functions({"call": (ops, {"y": "y:activations:0"}, 2)}).check_is_open()
+
+
+@pytest.mark.parametrize("inputs", [("one", "other"), ("one",)])
+def test_a_choice_between_values_that_the_graph_computes(tmp_path, inputs):
+    """Also of a single one, as a conditional whose other branch was cut off."""
+    nodes, reads = frozen_variables("bn", parameters())
+    made = [node("one", "Exp", reads[0]), node("other", "Log", reads[0]), node("chosen", "Merge", *inputs)]
+    with pytest.raises(UnresolvedError, match="its gamma is what the op Exp computes"):
+        freeze(tmp_path, node("x", "Placeholder", shape=(-1, 4, 4, 3)), *nodes, *made,
+               node("y", "FusedBatchNormV3", "x", "chosen", *reads[1:], is_training=False))

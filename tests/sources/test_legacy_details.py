@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-import h5py
 import numpy as np
 import pytest
 
@@ -17,7 +16,7 @@ from exporter.sources.legacy_h5.weights import LayerGroup, candidates, norms_of
 from exporter.sources.shared.options import ReadOptions
 from tests.make.configs import layer, norm, sequential
 from tests.make.h5_files import ROLES, named, parameters, write
-from tests.sources.test_keras_h5 import same
+from tests.sources.test_keras_h5 import flat, norm_of_keras_0, same, write_unnamed
 
 FIRST, SECOND = (parameters(seed=seed) for seed in range(2))
 
@@ -95,13 +94,35 @@ def test_only_classes_of_the_users_are_named_as_what_the_config_does_not_describ
     assert [each.name for each in found.own_classes] == ["Block", "Block2"]
 
 
-@pytest.mark.parametrize(("given", "in_file", "expected"), [("theano", None, "theano"), (None, "theano", "theano"),
-                                                            ("tensorflow", "theano", "theano")])
-def test_which_backend_counts(tmp_path, given, in_file, expected):
-    """What the file says goes before what the user says; without a ":0" in their names the weights say neither."""
-    fused = {"keras_version": "2.1.0"} | ({"backend": in_file} if in_file else {})
-    path = write(tmp_path / "m.h5", {"bn": named("bn", FIRST, ending="")}, sequential(norm("bn", epsilon=1e-7)), **fused)
-    with h5py.File(path, "r+") as file:
-        assert file.attrs.get("backend") == in_file
+@pytest.mark.parametrize(("given", "in_file", "raised"), [("theano", None, False), (None, "theano", False), ("tensorflow", None, True),
+                                                          (None, "tensorflow", True), ("tensorflow", "theano", False)])
+def test_which_backend_counts(tmp_path, given, in_file, raised):
+    """What the file says goes before what the user says. TensorFlow's fused kernels raised a small epsilon."""
+    said = {"keras_version": "2.3.1"} | ({"backend": in_file} if in_file else {})
+    config = sequential(norm("bn", epsilon=1e-7, axis=3, batch_input_shape=[None, 4, 4, 3]))
+    path = write(tmp_path / "m.h5", {"bn": named("bn", FIRST, ending="")}, config, **said)
     found = keras_h5.read(Place(path), ReadOptions(backend=given))
-    assert (found.layers[0].effective_epsilon is None) is (expected == "theano")
+    assert (found.layers[0].effective_epsilon is not None) is raised
+
+
+@pytest.mark.parametrize("kernels", [True, False])
+def test_paths_in_a_model_of_keras_0_3_and_its_kernels(tmp_path, kernels):
+    """The config of its Graph describes connections in another way, so that no kernel is read."""
+    path = write_unnamed(tmp_path / "w.h5", [[*flat(FIRST), *flat(SECOND)]])
+    inner = {"name": "Sequential", "layers": [norm_of_keras_0(axis=-1, custom_name="a"),
+                                              {"name": "Sequential", "layers": [norm_of_keras_0(axis=-1, custom_name="b")]}]}
+    (tmp_path / "m.json").write_text(json.dumps({"name": "Sequential", "layers": [inner]}))
+    found = keras_h5.read(Place(path), ReadOptions(architecture=Place(tmp_path / "m.json"), kernels=kernels))
+    paths = found.paths()
+    assert [each.rpartition("/")[2] for each in paths] == ["a", "b"]
+    assert paths[1].startswith(paths[0].rpartition("/")[0] + "/")
+    assert found.kernels == ({} if kernels else None)
+
+
+def test_a_merge_in_a_branch_of_a_merge_of_keras_1(tmp_path):
+    inner = layer("Merge", "merge_2", layers=[sequential(norm("deep"), name="right")])
+    outer = layer("Merge", "merge_1", layers=[sequential(inner, name="left")])
+    names = ("gamma", "beta", "running_mean", "running_std")
+    held = {"deep": named("deep", FIRST, separator="_", names=names, ending="")}
+    path = write(tmp_path / "m.h5", held, {"class_name": "Sequential", "config": [outer]}, keras_version="1.2.2")
+    assert exporter.read(path).paths() == ["merge_1/left/merge_2/right/deep"]

@@ -110,3 +110,24 @@ def test_what_the_nearest_model_says_of_a_layer_counts(tmp_path, epsilon, is_ref
         return
     (found,) = held_by(tmp_path, {"layer-0": 6}, [{"layer-0": 1}], said).layers
     assert (found.path, found.epsilon) == ("sub/bn_1", 2e-3)
+
+
+@pytest.mark.parametrize("roles", [ROLES[2:], ROLES[1:], ROLES])
+def test_a_layer_without_gamma_and_beta_fits_an_architecture(tmp_path, roles):
+    model = Model().norm("layer-0", scope="bn", roles=roles)
+    flags = {"scale": "gamma" in roles, "center": "beta" in roles}
+    tree = functional(config("bn", 1e-5, **flags), class_name="Sequential")
+    (found,) = read(model.write(tmp_path), architecture=architecture(tmp_path, tree)).layers
+    assert (found.epsilon, set(found.parameters())) == (1e-5, set(roles))
+
+
+def test_the_calls_of_a_model_that_an_object_holds(tmp_path):
+    """tf.train.Checkpoint(model=model): the outermost config is not that of the root, which has none."""
+    model = Model().norm("model", "layer-0", scope="bn")
+    listed = [{**layer("InputLayer", "x"), "name": "x", "inbound_nodes": []},
+              {**config("first"), "name": "first", "inbound_nodes": [[["x", 0, 0, {"training": 1}]]]}]
+    net = {"class_name": "Model", "config": {"name": "net", "layers": listed, "input_layers": [["x", 0, 0]],
+                                              "output_layers": [["first", 0, 0]]}}
+    model.add("model", "layer-0", **{"model": net, "model/layer-0": config("first")})
+    (found,) = read(model.write(tmp_path)).layers
+    assert (found.path, found.called_in_training, [each.path for each in found.inputs]) == ("first", True, ["x"])
