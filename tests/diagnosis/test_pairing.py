@@ -90,6 +90,8 @@ def test_arrays_that_are_constant_tell_nothing():
                                                  moving_mean=np.zeros(4, np.float32)) for seed, path in enumerate("ab")]
     theirs = [plain[1].replace(path="q"), plain[0].replace(path="r")]
     assert paired(plain, theirs) == {"a": ("r", CONTENT), "b": ("q", CONTENT)}
+    other = plain[0].replace(path="q", moving_variance=plain[0].moving_variance * 3)
+    assert paired(plain[:1], [other]) == {"a": ("q", ORDER)}, "although three of four arrays are equal"
 
 
 def test_content_that_two_layers_have_is_not_decided_by():
