@@ -183,6 +183,9 @@ def test_a_damaged_database(tmp_path):
     assert "expected the model's config as text" in refusal(step)
     (step / "pytree" / "_METADATA").write_text('{"tree_metadata": {"a": {"key_metadata": [{"key": "../x"}]}}}')
     assert "an entry of its tree_metadata has no keys, or keys that are not names" in refusal(step)
+    for tree in ("{}", "[]", "3", "null"):
+        (step / "pytree" / "_METADATA").write_text(f'{{"tree_metadata": {tree}}}')
+        assert "its tree_metadata lists no arrays" in refusal(step, FormatError)
 
 
 def test_a_link_out_of_the_folder(tmp_path):
