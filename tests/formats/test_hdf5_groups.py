@@ -71,7 +71,8 @@ def refused(data):
 
 
 @pytest.mark.parametrize("options", [
-    {}, {"libver": "latest"}, {"libver": ("earliest", "v108")}, {"track_order": True}, {"userblock_size": 1024}], ids=str)
+    {}, {"libver": "latest"}, {"libver": ("earliest", "v108")}, {"track_order": True}, {"userblock_size": 1024},
+    {"fs_strategy": "page"}], ids=str)
 def test_sound_files_pass(tmp_path, options):
     found = read_all(made(tmp_path, **options).read_bytes())
     assert [int(found[f"layers/{name}/vars"][0]) for name in ("bn", "bn_1", *MANY)] == list(range(42))
