@@ -51,6 +51,11 @@ def test_a_constant_is_decoded(data, expected):
     assert values.tobytes() == expected.tobytes()
 
 
+def test_strings_of_a_constant_are_bytes():
+    """A number in their place is damage: it has no text, whatever its size."""
+    assert TensorProto(field(1, 7) + field(8, b"a") + field(8, 3) + field(8, b"") + field(8, 1 << 60), "").strings() == [b"a", b""]
+
+
 @pytest.mark.parametrize(("data", "message"), [
     (field(1, 1) + field(2, shape_proto((2,))) + field(4, b"1234"), "has 4 bytes"),
     (listed(1, (2,), 5, np.float32([1, 2, 3]).tobytes()), "has 3 values"),

@@ -86,9 +86,9 @@ def layer(kind, **children):
 
 
 def test_what_a_saved_graph_says():
-    functions = field(2, field(1, "f") + field(2, field(2, 1) + field(2, 2))) + field(2, field(1, "g") + field(2, b""))
+    functions = field(2, field(1, "f") + field(2, field(2, 1) + field(2, 2) + field(2, 0))) + field(2, field(1, "g") + field(2, b""))
     found = saved({"v": 1}, field(7, field(6, "bn/gamma")), layer("_tf_keras_layer"), more=functions)
-    assert found.bound_inputs() == {"f": [1, 2], "g": []}
+    assert found.bound_inputs() == {"f": [1, 2, 0], "g": []}
     assert [found.is_variable(number) for number in range(3)] == [False, True, False]
     assert [found.variable_name(number) for number in range(3)] == ["", "bn/gamma", ""]
     assert [found.identifier(number) for number in range(3)] == ["", "", "_tf_keras_layer"]
