@@ -77,7 +77,7 @@ def _check_extent(file: InputFile, start: int) -> None:
     """Compares the file's size with the end that its superblock declares (HDF5 File Format, II.A)."""
     size = file.seek(0, io.SEEK_END)
     file.seek(start)
-    block = file.read(96)
+    block = file.read(SUPERBLOCK_BYTES)
     version = block[8] if len(block) > 8 else 0
     width_at, first = {0: (13, 24), 1: (13, 28), 2: (9, 12), 3: (9, 12)}.get(version, (0, 0))
     if not first:
