@@ -8,12 +8,14 @@ import os
 import numpy as np
 import pytest
 
+import exporter
 from exporter.batchnorm.stored import Statistic
 from exporter.sources.tf_graph.graph_norm import UNKNOWN_FORM
-from tests.make.graph_files import const, node
-from tests.make.live import config
+from tests.make.graph_files import const, formula, frozen_variables, graph, node, parameters, variables
+from tests.make.live import ROLES, config
 from tests.make.tensor_files import field
 from tests.sources.test_saved_model import CHILDREN, VECTORS, read, write_exported
+from tests.sources.test_tf1_checkpoint import X, save
 
 ALSO = "its call computes more than a batch norm: also what the op {} computes"
 NUMBERS = [const("bn/two", np.float32(2)), const("bn/to", np.int32([0, 1, 2, 3]))]
@@ -60,6 +62,44 @@ def test_a_call_whose_function_chooses_is_not_refused(tmp_path):
     assert saved(tmp_path, norm("x"), choice) == (["bn"], [])
 
 
+OTHER = "the graph does not use its {0} as the {0} of a batch norm"
+TRUNCATED = "no op of the graph uses its beta: the graph seems to be truncated"  # only of a file that contains its own variables
+SPELLED = "r = rsqrt(v + e); n = (x - m) * r; "
+
+
+@pytest.mark.parametrize(("text", "names", "said"), [
+    (SPELLED + "y = n * g + b", ROLES, ""), (SPELLED + "y = (n + b) * g", ROLES, OTHER.format("gamma")),
+    (SPELLED + "y = n * g - b", ROLES, OTHER.format("beta")),
+    (SPELLED + "y = n * g", ROLES, TRUNCATED), (SPELLED + "y = (n + b) * g", ("scale", *ROLES[1:]), ""),
+    (SPELLED + "y = (n + b) * g", (*ROLES[:3], "variance"), "")])
+@pytest.mark.parametrize("kind", ["frozen", "checkpoint"])
+def test_a_gamma_or_beta_that_a_graph_uses_for_something_else(tmp_path, kind, text, names, said):
+    """What comes after a batch norm is no part of it; the name says here that gamma is, and that the formula is another one."""
+    values, nodes = parameters(), [const("e", np.float32(1e-3))]
+    for scope, ends, formed in (("sound", ROLES, SPELLED + "y = n * g + b"), ("bn", names, text)):
+        held, reads = frozen_variables(scope, values, ends) if kind == "frozen" else variables(scope, names=ends)
+        nodes += [*held, *formula(formed, f"{scope}_", x="x", e="e", **dict(zip("gbmv", reads, strict=True)))]
+    if kind == "frozen":
+        (tmp_path / "model.ckpt.index").write_bytes(graph(X, *nodes))
+    else:
+        save(tmp_path, {f"{scope}/{end}": value for scope, ends in (("sound", ROLES), ("bn", names))
+                        for end, value in zip(ends, values, strict=True)}, *nodes)
+    bundle = exporter.read(tmp_path / "model.ckpt.index", skip_unresolved=True)
+    said = "" if said == TRUNCATED and kind == "checkpoint" else said
+    assert dict(bundle.skipped) == ({"bn": said} if said else {})
+    assert bundle.paths() == ["sound", *["bn"] * (said in ("", TRUNCATED))]
+
+
+@pytest.mark.parametrize(("names", "is_kept"), [(ROLES, False), (("gamma", "gamma", *ROLES[2:]), True)])
+def test_a_gamma_that_an_exported_function_uses_for_something_else(tmp_path, names, is_kept):
+    """Without Keras's objects; not if several variables have its name."""
+    given = ["ones:output:0", *VECTORS[1:]]
+    ops = [const("ones", np.ones(3, "f4")), node("n", "FusedBatchNormV3", "x", *given, epsilon=2e-3, is_training=False),
+           node("call", "Mul", "n:y:0", VECTORS[0])]
+    found = read(write_exported(tmp_path, ops=ops, full_names=names, serve="__inference_signature_wrapper_7"))
+    assert (found.paths(), found.skipped) == (["net/bn"], []) if is_kept else ([], [("net/bn", OTHER.format("gamma"))])
+
+
 def centered(layer, x):
     import tensorflow as tf
 
@@ -73,7 +113,7 @@ def forms(tf):
         "one_more": (lambda s, x: centered(s, x) * (1 + s.gamma) + s.beta, "its gamma is what the op AddV2 computes"),
         "no_beta": (lambda s, x: centered(s, x) * s.gamma, "its config has a beta, which the graph does not use"),
         "no_gamma": (lambda s, x: centered(s, x) + s.beta, "its config has a gamma, which the graph does not use"),
-        "beta_first": (lambda s, x: (centered(s, x) + s.beta) * s.gamma, "the graph does not use its gamma as the gamma of a batch norm"),
+        "beta_first": (lambda s, x: (centered(s, x) + s.beta) * s.gamma, OTHER.format("gamma")),
         "exp": (lambda s, x: (x - s.moving_mean) / tf.sqrt(tf.exp(s.moving_variance) + s.epsilon) * s.gamma + s.beta, UNKNOWN_FORM),
         "no_mean": (lambda s, x: x / tf.sqrt(s.moving_variance + s.epsilon) * s.gamma + s.beta, UNKNOWN_FORM),
         "no_root": (lambda s, x: (x - s.moving_mean) / (s.moving_variance + s.epsilon) * s.gamma + s.beta, UNKNOWN_FORM),

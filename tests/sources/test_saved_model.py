@@ -201,12 +201,12 @@ def test_a_batch_norm_that_is_the_root_itself(tmp_path):
 
 
 def write_exported(folder, *, bound=(2, 3, 4, 5), names=ROLES, version="2.4.0", children=None, kernel=0.02, fused=True, ops=None,
-                   serve="serve", gamma=None, own_call=()):
+                   serve="serve", gamma=None, own_call=(), full_names=ROLES):
     """A SavedModel of one batch norm that only its functions tell: `call`, and `serve`, bound to the nodes `bound`, which calls it.
 
     children: what the object that holds the variables calls them; else numbers. kernel: the graph's epsilon. ops: in place of the norm.
     gamma: values of a constant of the main graph that the functions capture in place of the variable.
-    own_call: the functions of the object's own call.
+    own_call: the functions of the object's own call. full_names: the ends of the variables' own names.
     """
     arguments = ["x", *"gbmv"]
     reads = [node(f"read_{name}", "ReadVariableOp", name) for name in "gbmv"]
@@ -222,7 +222,7 @@ def write_exported(folder, *, bound=(2, 3, 4, 5), names=ROLES, version="2.4.0", 
     concrete = b"".join(field(2, field(1, name) + field(2, field(2, bytes(nodes)))) for name, nodes in said.items())
     places = dict(children) if children else {str(number): number + 2 for number in range(4)}
     keys = [f"variables/{number}/.ATTRIBUTES/VARIABLE_VALUE" for number in range(4)]
-    stored = [({"net": 1}, None), (places, None), *(({}, (f"net/bn/{role}", key)) for role, key in zip(ROLES, keys, strict=True))]
+    stored = [({"net": 1}, None), (places, None), *(({}, (f"net/bn/{role}", key)) for role, key in zip(full_names, keys, strict=True))]
     objects = [({"net": 1}, None), (places, None), *(({}, f"net/bn/{name}") for name in names)]
     captured = []
     if gamma is not None:

@@ -16,7 +16,8 @@ from exporter.sources.tf_graph.closed import about_compiled, check_is_open
 from exporter.sources.tf_graph.graph_norm import GraphNorm
 from exporter.sources.tf_graph.layers import layers
 from exporter.sources.tf_graph.norms import graph_norms
-from exporter.sources.tf_graph.ops import FUSED, PASSES, VARIABLES
+from exporter.sources.tf_graph.ops import FUSED, VARIABLES
+from exporter.sources.tf_graph.other_use import used_names, without_other_use
 from exporter.sources.tf_graph.paths import op_scope
 from exporter.sources.tf_graph.values import Constant
 
@@ -32,7 +33,7 @@ _CHAIN_SCOPE = re.compile(r"batchnorm(_\d+)?")
 
 def read_constants(graph: Graph, version: str, found: Found) -> None:
     """Reads the batch norms whose parameters are constants of a graph into `found`. Raises: UnsupportedError (not frozen, folded)."""
-    norms = graph_norms(graph)
+    norms = without_other_use(graph_norms(graph), lambda: used_names(graph.main))
     for outcome in layers(norms, lambda variable: None, version, is_served=True):
         found.take(outcome)
     folded = list(_folded(graph, norms))
@@ -104,10 +105,7 @@ def _left_over(graph: Graph, norms: list[GraphNorm]) -> dict[str, tuple[list[str
     A GraphDef does not contain its own length: a file that is cut after any node is still valid.
     """
     played = _played(norms)
-    used: set[str] = set()
-    for node in reversed(list(graph.main.nodes.values())):  # users follow what they use; a value that is only passed on is not used
-        if node.op not in PASSES or node.name in used:
-            used.update(output.node for output in node.inputs)
+    used = used_names(graph.main)
     found: dict[str, tuple[list[str], bool]] = {}
     for node in graph.main.nodes.values():
         scope, _, last = node.name.rpartition("/")

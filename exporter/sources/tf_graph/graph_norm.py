@@ -13,6 +13,7 @@ UNKNOWN_FORM = "the graph uses its variance in a way that is not a known form of
 ASSIGNED = "the graph assigns its {role} before it reads it: the stored one is not what it computes with"
 OTHER_DIVISOR = ("it is not exactly a batch norm: it divides by its stored deviation or by something else, where batch norm divides by "
                  "sqrt(variance + epsilon)")
+OTHER_USE = "the graph does not use its {role} as the {role} of a batch norm"
 OF_THE_BATCH = "it uses the statistics of the batch (is_training), not stored ones"
 
 

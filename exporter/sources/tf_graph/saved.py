@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 
@@ -12,6 +13,7 @@ from exporter.sources.tf_graph.closed import about_compiled, check_is_open
 from exporter.sources.tf_graph.graph_norm import GraphNorm
 from exporter.sources.tf_graph.norms import graph_norms
 from exporter.sources.tf_graph.ops import CALLS
+from exporter.sources.tf_graph.other_use import without_other_use
 from exporter.sources.tf_graph.paths import is_of_inference
 from exporter.sources.tf_graph.values import Constant, Traced, Variable
 
@@ -39,7 +41,8 @@ class SavedFunctions:
         """Every batch norm of every function, once. Raises FormatError if a function is bound to other objects than its caller."""
         for name in self._nodes:
             self._check_calls(name)
-        return graph_norms(self._graph, self._bound, main=False)  # the main graph calls the same functions, with variables of no object
+        norms = graph_norms(self._graph, self._bound, main=False)  # the main graph calls the same functions, with variables of no object
+        return without_other_use(norms, self._used)
 
     def _check_calls(self, caller: str) -> None:
         """Everything a function is bound to must also be bound to, and passed on by, its callers: the file stores it repeatedly, without a
@@ -113,9 +116,15 @@ class SavedFunctions:
             is_searched = bool(unknown - covered) or name in self._serving or name in self._found  # constants are no variables
             if is_searched and any(_uses_other(norm, known) for norm in self._search(name)):
                 bound = {name: self._bound[name] for name in names}
-                return [norm for norm in graph_norms(self._graph, bound, main=False) if _uses_other(norm, known)]
+                norms = graph_norms(self._graph, bound, main=False)
+                return without_other_use([norm for norm in norms if _uses_other(norm, known)], self._used)
             covered |= unknown
         return []
+
+    def _used(self) -> set[str]:
+        """The names of the variables that functions are bound to, without those that several have."""
+        named = {source.key: source.name for sources in self._bound.values() for source in sources if isinstance(source, Variable)}
+        return {name for name, count in collections.Counter(named.values()).items() if count == 1}
 
     def _variables(self, name: str) -> set[int]:
         return {node for variable in self._bound[name] if (node := key_of(variable)) is not None}

@@ -32,6 +32,7 @@ from exporter.sources.tf_graph.graph_norm import OF_THE_BATCH, GraphNorm
 from exporter.sources.tf_graph.layers import Values, layers
 from exporter.sources.tf_graph.norms import graph_norms
 from exporter.sources.tf_graph.ops import PASSES, VARIABLES
+from exporter.sources.tf_graph.other_use import used_names, without_other_use
 from exporter.sources.tf_graph.values import Constant, Variable
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def _fits(graph: MetaGraph, checkpoint: Checkpoint) -> bool:
 
 def read_graph(checkpoint: Checkpoint, graph: MetaGraph, found: Found, options: ReadOptions) -> None:
     """Reads the batch norms of a graph whose saver wrote this checkpoint into `found`."""
-    norms = graph_norms(graph.graph)
+    norms = without_other_use(graph_norms(graph.graph), lambda: used_names(graph.graph.main))
     averaged = {norm.path for norm in norms if norm.moving}
     names = _Names(checkpoint, saved_names(graph), options.ema)
     for outcome in layers(list(map(_of_inference, norms)), names.read, graph.tensorflow_version):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from exporter.batchnorm.stored import AFFINE, PARAMETERS
 from exporter.keras.lookalikes import is_users_own
-from exporter.sources.tf_graph.graph_norm import UNKNOWN_FORM
+from exporter.sources.tf_graph.graph_norm import OTHER_USE, UNKNOWN_FORM
 from exporter.sources.tf_graph.own_call import may_do_more
 from exporter.sources.tf_graph.saved import SavedFunctions, key_of
 
@@ -58,7 +58,7 @@ def _of_model(norms: Sequence[GraphNorm], found: ObjectNorm, functions: SavedFun
     for role in AFFINE:
         if role in found.variables and any(getattr(norm, role) is None for norm in norms if not norm.reason):
             if functions.serve(found.variables[role]):
-                return f"the graph does not use its {role} as the {role} of a batch norm"
+                return OTHER_USE.format(role=role)
             if has_config:
                 return f"its config has a {role}, which the graph does not use"
     return ""
