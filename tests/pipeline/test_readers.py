@@ -310,6 +310,19 @@ def test_where_a_variable_asks_for_plugins_no_process_but_the_reading_ones_loads
     readers.prepare(library=True)
 
 
+def test_a_process_that_reads_many_files_loads_no_plugins(zoo, pool, monkeypatch):
+    noted, variables = zoo / "noted", (*readers.child.HDF5_VARIABLES, "HDF5_PLUGIN_PRELOAD")
+
+    def act(name):
+        noted.write_text(" ".join(f"{each}={os.environ[each]}" for each in variables if each in os.environ))
+
+    at_path(monkeypatch, act)
+    for name in variables:
+        monkeypatch.setenv(name, "/plugins")
+    assert len(read(pool, zoo / "m0.json").layers) == 1
+    assert noted.read_text() == "HDF5_PLUGIN_PRELOAD=::"
+
+
 def test_a_process_that_cannot_be_asked_is_ended(zoo, pool, forks, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
