@@ -44,18 +44,18 @@ class Data:
 
     def read(self, path: str, at: int, size: int) -> bytes:
         """Data of the dataset at a path; b"" if it cannot look back."""
-        start = max(0, at - MAX_LOOK_BACK, min(at, self._spans.add(path, at, at + size)))
+        start = max(at - MAX_LOOK_BACK, min(at, self._spans.add(path, at, at + size)))
         return self._checked(start, at, size) if self.can_look_back else b""
 
     def read_all(self, paths: Sequence[str], datasets: Sequence[_Dataset]) -> list[bytes]:
         """`read` for each of these datasets, at once if they are close together."""
         first, end = datasets[0].place, datasets[-1].place + datasets[-1].size
-        base = max(0, first - MAX_LOOK_BACK, min(first, self._spans.end))
+        base = max(first - MAX_LOOK_BACK, min(first, self._spans.end))
         block = self._read_at(base, end - base) if 0 <= end - base <= TOGETHER else b""
         found = []
         for path, dataset in zip(paths, datasets):
             at, size, head = dataset.place, dataset.size, dataset.head
-            start = max(0, at - MAX_LOOK_BACK, min(at, self._spans.add(path, at, at + size)))
+            start = max(at - MAX_LOOK_BACK, min(at, self._spans.add(path, at, at + size)))
             if start == dataset.address and start + head <= at:  # behind the data before there is its own header, and nothing in that
                 start += head
             found.append(self._checked(start, at, size, block[start - base: at + size - base] if start >= base else b""))

@@ -48,6 +48,9 @@ def test_numbers_that_are_none_and_very_small_ones_are_listed():
     text = written(make_bundle(layer), make_bundle(other))
     half = layer.replace(beta=np.float32([1, 2, 0.5, 1]))
     assert "<td>0.0</td><td>0.5</td><td>0.5</td>" in written(make_bundle(layer), make_bundle(half))
+    for value, shown in ((1e6, "1.e+06"), (999999, "999999.0"), (1e-4, "0.0001"), (0.9e-4, "9.e-05"), (-2e6, "-2.e+06")):
+        some = layer.replace(beta=np.float32([value, 0, 0, 0]))
+        assert f"<td>{shown}</td>" in written(make_bundle(some), make_bundle(layer)).replace(".0e", ".e")
     assert "<td>1.e-30</td>" in text or "<td>1.0e-30</td>" in text
     assert "<td>-3.e+20</td>" in text or "<td>-3.0e+20</td>" in text
 
