@@ -70,6 +70,7 @@ SPELLED = "r = rsqrt(v + e); n = (x - m) * r; "
 @pytest.mark.parametrize(("text", "names", "said"), [
     (SPELLED + "y = n * g + b", ROLES, ""), (SPELLED + "y = (n + b) * g", ROLES, OTHER.format("gamma")),
     (SPELLED + "y = n * g - b", ROLES, OTHER.format("beta")),
+    (SPELLED + "y = n * g + b; z = (n + b) * g", ROLES, ""),
     (SPELLED + "y = n * g", ROLES, TRUNCATED), (SPELLED + "y = (n + b) * g", ("scale", *ROLES[1:]), ""),
     (SPELLED + "y = (n + b) * g", (*ROLES[:3], "variance"), "")])
 @pytest.mark.parametrize("kind", ["frozen", "checkpoint"])

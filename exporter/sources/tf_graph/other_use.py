@@ -20,10 +20,13 @@ STORES = ("Save", "Assign", "Restore")  # how the names of ops begin that comput
 
 
 def without_other_use(norms: Sequence[GraphNorm], used: Callable[[], Collection[str]]) -> list[GraphNorm]:
-    """The batch norms, with the reason against each that lacks a gamma or beta which the graph uses. used: the names of the variables or
-    constants that it uses, without those that several have; asked if a batch norm lacks something."""
+    """The batch norms, with the reason against each that lacks a gamma or beta which the graph uses, and for no other batch norm. used: the
+    names of the variables or constants that it uses, without those that several have; asked if a batch norm lacks something."""
     lacking = {norm for norm in norms if norm.gamma is None or norm.beta is None}
-    names = used() if lacking else ()
+    if not lacking:
+        return list(norms)
+    played = {role.name for norm in norms for role in (norm.gamma, norm.beta) if role is not None}
+    names = set(used()) - played
     return [_against(norm, names) if norm in lacking else norm for norm in norms]
 
 

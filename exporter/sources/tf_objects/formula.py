@@ -55,8 +55,9 @@ def _of_model(norms: Sequence[GraphNorm], found: ObjectNorm, functions: SavedFun
     reasons = [norm.reason for norm in norms if not norm.in_training]
     if reasons and all(reasons):
         return reasons[0]
-    for role in AFFINE:
-        if role in found.variables and any(getattr(norm, role) is None for norm in norms if not norm.reason):
+    usable = [norm for norm in norms if not norm.reason]
+    for role in AFFINE if usable else ():
+        if role in found.variables and all(getattr(norm, role) is None for norm in usable):
             if functions.serve(found.variables[role]):
                 return OTHER_USE.format(role=role)
             if has_config:
