@@ -50,7 +50,8 @@ def _pieces(content: Content) -> Iterator[bytes | memoryview]:
         yield view.cast("B") if view.contiguous else view.tobytes()
         return
     if not hasattr(content, "read"):
-        raise UsageError(f"expected a path, a URL, bytes or a binary file object, got {type(content).__name__}")
+        raise UsageError(f"expected a path, a URL, bytes or a binary file object, got {type(content).__name__}",
+                         hint="save the model first, e.g. model.save('model.keras'), and give its path" if hasattr(content, "save") else "")
     stood = content.tell() if (can_seek := _can_seek(content)) else 0
     try:
         if can_seek:

@@ -263,8 +263,17 @@ def _check_globs(options: ReadOptions, layers: Sequence[Parameters], skipped: Se
     """Refuses globs that match nothing: they are mistyped."""
     import fnmatch
 
-    if options.layers and not any(map(options.wants, [*(layer.path for layer in layers), *(path for path, _ in skipped)])):
-        raise UsageError(f"--layers {names(options.layers)} matches none of the batch norms {names(layer.path for layer in layers)}")
+    paths = [layer.path for layer in layers]
+    if options.layers and not any(map(options.wants, [*paths, *(path for path, _ in skipped)])):
+        raise _unmatched("--layers", names(options.layers), options.layers, paths)
     for glob, _ in options.epsilon:
-        if glob != "*" and not any(fnmatch.fnmatchcase(layer.path, glob) for layer in layers):
-            raise UsageError(f"--epsilon {glob!r} matches none of the batch norms {names(layer.path for layer in layers)}")
+        if glob != "*" and not any(fnmatch.fnmatchcase(path, glob) for path in paths):
+            raise _unmatched("--epsilon", repr(glob), [glob], paths)
+
+
+def _unmatched(option: str, shown: str, globs: Iterable[str], paths: Sequence[str]) -> UsageError:
+    import fnmatch
+
+    wider = next((each for glob in globs for each in (f"{glob}/*", f"*/{glob}") if fnmatch.filter(paths, each)), None)
+    return UsageError(f"{option} {shown} matches none of the batch norms {names(paths)}",
+                      hint=f"a glob matches the whole path: give {wider!r}" if wider else "")

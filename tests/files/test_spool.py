@@ -6,6 +6,7 @@ import io
 import os
 import tempfile
 import threading
+import types
 
 import pytest
 
@@ -64,9 +65,21 @@ def test_a_bundle_is_loaded_from_bytes(tmp_path):
         exporter.read(b"nothing that anybody wrote")
 
 
-def test_what_is_no_content_is_refused(tmp_path, monkeypatch):
+def test_what_is_no_content_is_refused():
     with pytest.raises(exporter.UsageError, match="expected a path, a URL, bytes or a binary file object, got int"):
         exporter.read(3)
+
+
+def test_a_model_itself_is_no_content():
+    with pytest.raises(exporter.UsageError, match="a binary file object, got SimpleNamespace") as error:
+        exporter.read(types.SimpleNamespace(save=print))
+    assert error.value.hint == "save the model first, e.g. model.save('model.keras'), and give its path"
+    with pytest.raises(exporter.UsageError) as error:
+        exporter.read(types.SimpleNamespace())
+    assert error.value.hint == ""
+
+
+def test_what_is_too_much_or_text_is_refused(monkeypatch):
     with pytest.raises(exporter.UsageError, match="got a text file object") as error:
         exporter.read(io.StringIO("text"))
     assert "'rb'" in error.value.hint

@@ -141,6 +141,9 @@ def test_what_becomes_of_each_layer(layers, options, paths, skipped):
     ([FIVE], {}, "five: its parameters have shape [2, 3], and the file does not specify along which axes", "--architecture FILE, which"),
     ([FIVE.replace(epsilon=None)], {"epsilon": (("*", 0.5),)}, "five: its parameters have shape [2, 3]", "--architecture FILE, which"),
     ([make_stored("a", epsilon=None)], {"epsilon": (("b*", 1.0),)}, "--epsilon 'b*' matches none of the batch norms a", ""),
+    ([make_stored("a/b")], {"layers": ("x", "a")}, "--layers x, a matches none of the batch norms a/b", "the whole path: give 'a/*'"),
+    ([make_stored("c/a/b")], {"layers": ("a/b",)}, "--layers a/b matches none of the batch norms c/a/b", "give '*/a/b'"),
+    ([make_stored("a/b")], {"epsilon": (("b", 1.0),)}, "--epsilon 'b' matches none of the batch norms a/b", "give '*/b'"),
     ([make_stored("a")], {"layers": ("b*",)}, "--layers b* matches none of the batch norms a", "")])
 def test_what_is_refused(layers, options, said, hint):
     keep = options.get("keep_unusable", False)
@@ -149,6 +152,7 @@ def test_what_is_refused(layers, options, said, hint):
         resolve(make_found(*layers), given, keep_unusable=keep)
     assert said in str(caught.value)
     assert hint in caught.value.hint
+    assert "matches none" not in said or bool(hint) is bool(caught.value.hint)
     assert ("--skip-unresolved" in caught.value.hint) is (len(layers) > 1 and layers[0].path == "a")
 
 
