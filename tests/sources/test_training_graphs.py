@@ -603,3 +603,23 @@ def test_what_a_conditional_may_choose_beside_the_stored_mean(tmp_path):
         check(bundle[scope], parameters(seed=int(scope[1:])))
     assert [path for path, _ in bundle.skipped] == [f"n{number}" for number, (_, is_stored) in enumerate(CHOICES) if not is_stored]
 
+
+
+@pytest.mark.parametrize(("axis", "is_read"), [(1, True), (0, False)])
+def test_averages_of_the_statistics_of_the_parts_of_a_batch(tmp_path, axis, is_read):
+    """virtual_batch_size in a graph that is made with training=True: each part has its statistics, and their mean is kept."""
+    values = [one.reshape(1, 1, 3) for one in parameters()]
+    nodes, (gamma, beta, _, _) = variables("bn")
+    ops, mean, variance = moments("bn", "bn/Reshape")
+    ops = [const("bn/sizes", np.int32([2, -1, 3])), node("bn/Reshape", "Reshape", "x", "bn/sizes", _output_shapes=[(2, -1, 3)]), *ops,
+           *chain("bn", "bn/Reshape", gamma, beta, mean, variance), const("bn/parts", np.int32([axis]))]
+    for role, statistic in zip(ROLES[2:], (mean, variance), strict=True):
+        ops += [node(f"mean_{role}", "Mean", statistic, "bn/parts", keep_dims=True), *average(role, f"bn/{role}", f"mean_{role}")]
+    index = save(tmp_path, tensors("bn", values), X, *nodes, *ops)
+    if not is_read:
+        with pytest.raises(UnresolvedError, match=r"it uses the statistics of the batch \(is_training\), not stored ones"):
+            exporter.read(index)
+        return
+    layer = exporter.read(index)["bn"]
+    check(layer, [one.reshape(3) for one in values])
+    assert (layer.axis, layer.ndim) == ((-1,), 2)

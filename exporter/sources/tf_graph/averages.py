@@ -2,6 +2,7 @@
 
     average -= (average - statistic) * k                                  training/moving_averages.py
     average = average * k + statistic * (1 - k)                           as people write it by hand
+    average -= (average - mean(statistics, 1)) * k                        with virtual_batch_size: those of each part of the batch
     biased -= (biased - statistic) * k;  average = biased / (1 - ...)     with zero_debias: inference reads `average`
 
 Batch renormalization (tf.layers, contrib) corrects gamma and beta by the batch, gamma * r and gamma * d + beta, and averages its statistics
@@ -107,9 +108,9 @@ class Averages:
         """(statistic, average) of each update."""
         for frame, node, target in self._assignments(SUBTRACTIONS):
             for difference in self._sides(self._unless_empty(operand(frame, node, 1)), "Mul"):
-                sides = [self._tracer.trace(side) for side in self._sides(difference, "Sub")]
-                if sides and sides[0].identity == target.identity:
-                    yield sides[1].identity, target
+                sides = self._sides(difference, "Sub")
+                if sides and self._tracer.trace(sides[0]).identity == target.identity:
+                    yield self._of_parts(sides[1]).identity, target
         for frame, node, target in self._assignments(ASSIGNMENTS):
             products = [self._sides(one, "Mul") for one in self._sides(operand(frame, node, 1), *ADDITIONS)]
             sources = [[source for side in product if not isinstance(source := self._tracer.trace(side), Constant)] for product in products]
@@ -118,6 +119,12 @@ class Averages:
                 one, other = (one, other) if one.identity == target.identity else (other, one)
                 if one.identity == target.identity and self._tracer.is_statistic(other):
                     yield other.identity, target
+
+    def _of_parts(self, value: Value) -> Traced:
+        """The statistic; for the mean of the statistics of a batch's parts, along the second axis, those (virtual_batch_size)."""
+        source, value = self._tracer.trace(value), inner(value)
+        parts = self._tracer.trace(value.operand(0)) if isinstance(source, Moment) and source.axes == (1,) and value.op == "Mean" else None
+        return parts if isinstance(parts, Moment) and parts.of_batch else source
 
     def _unless_empty(self, value: Value) -> Value:
         """The value that is chosen unless a batch is empty; for an empty one, Keras uses zeros under a distribution strategy."""
