@@ -194,3 +194,46 @@ def test_a_choice_between_values_that_the_graph_computes(tmp_path, inputs):
     with pytest.raises(UnresolvedError, match="its gamma is what the op Exp computes"):
         freeze(tmp_path, node("x", "Placeholder", shape=(-1, 4, 4, 3)), *nodes, *made,
                node("y", "FusedBatchNormV3", "x", "chosen", *reads[1:], is_training=False))
+
+
+@pytest.mark.parametrize("text", ["y = (c - m) * rsqrt(v + e) * g + b", "y = (b - m) * rsqrt(v + e) * g + b"])
+def test_a_difference_of_parameters_is_none_of_an_input(tmp_path, text):
+    nodes, reads = frozen_variables("bn", parameters(), ("scale", "offset", "mu", "sigma2"))
+    ops = formula(text, "f", e="e", c="other", **dict(zip("gbmv", reads, strict=True)))
+    with pytest.raises(UnresolvedError, match="not a known form of batch norm"):
+        freeze(tmp_path, const("e", np.float32(1e-3)), const("other", np.float32([3, 4, 5])), *nodes, *ops)
+
+
+@pytest.mark.parametrize("kept", ["mean", "variance"])
+def test_an_average_of_one_statistic_alone(tmp_path, kept):
+    nodes, (gamma, beta, _, _) = variables("bn")
+    of_batch, mean, variance = by_sums("bn")
+    update = average("u", f"bn/moving_{kept}", mean if kept == "mean" else variance)
+    index = save(tmp_path, tensors("bn", parameters()), *nodes, *of_batch, *update, *chain("bn", "x", gamma, beta, mean, variance))
+    with pytest.raises(UnresolvedError, match="it uses the statistics of the batch"):
+        exporter.read(index)
+
+
+def test_a_mean_that_the_graph_computes_and_reshapes(tmp_path):
+    nodes, (gamma, beta, mean, variance) = frozen_variables("bn", parameters())
+    made = [node("e", "Exp", mean), const("shape", np.int32([3])), node("r", "Reshape", "e", "shape")]
+    with pytest.raises(UnresolvedError, match="its mean is what the op Exp computes"):
+        freeze(tmp_path, node("x", "Placeholder", shape=(-1, 4, 4, 3)), *nodes, *made,
+               node("y", "FusedBatchNormV3", "x", gamma, beta, "r", variance, is_training=False))
+
+
+@pytest.mark.parametrize("padding", ["SAME", "VALID"])
+def test_what_follows_and_who_reads_the_statistics_and_something_else(tmp_path, padding):
+    """A pooling layer has a padding; an op that reads the statistics and an input does not follow."""
+    nodes, reads = frozen_variables("bn", parameters())
+    norm = node("y", "FusedBatchNormV3", "x", *reads, is_training=False)
+    more = [node("pool", "MaxPool", "y", padding=padding), node("other", "AddV2", "y:1", "x"), node("act", "Relu", "y")]
+    (call,) = freeze(tmp_path, node("x", "Placeholder", shape=(-1, 4, 4, 3)), *nodes, norm, *more)["bn"].calls
+    assert sorted((each.path, each.padding) for each in call.outputs) == [("act", None), ("pool", padding.lower())]
+
+
+def test_a_choice_of_nothing(tmp_path):
+    nodes, reads = frozen_variables("bn", parameters())
+    with pytest.raises(UnresolvedError, match="its gamma is a branch that is chosen only at run time"):
+        freeze(tmp_path, node("x", "Placeholder", shape=(-1, 4, 4, 3)), *nodes, node("chosen", "Merge"),
+               node("y", "FusedBatchNormV3", "x", "chosen", *reads[1:], is_training=False))

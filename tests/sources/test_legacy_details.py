@@ -126,3 +126,40 @@ def test_a_merge_in_a_branch_of_a_merge_of_keras_1(tmp_path):
     held = {"deep": named("deep", FIRST, separator="_", names=names, ending="")}
     path = write(tmp_path / "m.h5", held, {"class_name": "Sequential", "config": [outer]}, keras_version="1.2.2")
     assert exporter.read(path).paths() == ["merge_1/left/merge_2/right/deep"]
+
+
+@pytest.mark.parametrize(("mean", "deviation", "is_read"), [(0, 1, True), (1, 1, False), (0, 2, False)])
+def test_only_statistics_that_were_never_updated_need_no_version(tmp_path, mean, deviation, is_read):
+    """A standard deviation of 1 is a variance of 1; but that the layer was trained shows that it is neither for certain."""
+    names = ("gamma", "beta", "running_mean", "running_std")
+    values = {**FIRST, "moving_mean": np.full(3, mean, "f4"), "moving_variance": np.full(3, deviation, "f4")}
+    path = write(tmp_path / "w.h5", {"bn": named("bn", values, separator="_", names=names, ending="")})
+    if is_read:
+        assert exporter.read(path, epsilon=0.1).paths() == ["bn"]
+        return
+    with pytest.raises(exporter.UnresolvedError, match="whether running_std is a standard deviation or a variance"):
+        exporter.read(path, epsilon=0.1)
+
+
+def test_names_that_a_user_chose_are_not_numbered_in_another_session(tmp_path):
+    (tmp_path / "m.json").write_text(json.dumps(sequential(norm("norm_1"), layer("Dense", "dense_1", units=3))))
+    held = {"norm_2": named("norm_2", FIRST), "dense_2": [("dense_2/kernel:0", np.zeros((3, 3), "f4"))]}
+    path = write(tmp_path / "w.h5", held, keras_version="2.2.4")
+    with pytest.raises(exporter.FormatError, match="does not match"):
+        exporter.read(path, architecture=tmp_path / "m.json")
+
+
+@pytest.mark.parametrize(("shape", "is_noted"), [([None, 4, 4, 3], False), (None, True)])
+def test_a_small_epsilon_is_noted_where_the_rank_of_the_input_is_unknown(tmp_path, shape, is_noted):
+    config = norm("bn", epsilon=1e-7, **({"batch_input_shape": shape} if shape else {}))
+    said = {"keras_version": "2.3.1", "backend": "tensorflow"}
+    path = write(tmp_path / "m.h5", {"bn": named("bn", FIRST)}, sequential(config), **said)
+    assert bool(keras_h5.read(Place(path), ReadOptions()).layers[0].notes) is is_noted
+
+
+def test_a_config_without_a_version_says_nothing_of_what_a_users_class_contains(tmp_path):
+    (tmp_path / "m.json").write_text(json.dumps({"class_name": "Sequential", "config": [layer("Block", "mine")]}))
+    names = ("gamma", "beta", "running_mean", "running_std")
+    path = write(tmp_path / "w.h5", {"mine": named("mine", FIRST, separator="_", names=names, ending="")})
+    with pytest.raises(exporter.UnresolvedError, match="whether running_std is a standard deviation or a variance"):
+        exporter.read(path, architecture=tmp_path / "m.json", epsilon=0.1)

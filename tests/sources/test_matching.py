@@ -67,3 +67,16 @@ def test_without_a_config_what_has_the_names_of_a_batch_norms_is_one():
     assert (shown(found), found.layers[0].name) == ({"net/bn": (None, given(A))}, "bn")
     assert [(path, "own/mask" in reason) for path, reason in found.skipped] == [("own", True)]
     assert found.layers[0].quantized == "like net/bn"
+
+
+def test_two_layers_that_only_one_owner_fits():
+    """Neither gets it, and the rest is nobody's."""
+    layers = [sequential("s", norm("a")), sequential("t", norm("a", epsilon=0.5))]
+    found = match(layers, {"a_1": A, "other_2": B})
+    assert ([path for path, _ in found.skipped], [path for path in found.paths() if "a" in path]) == (["s/a", "t/a"], [])
+
+
+@pytest.mark.parametrize("is_own", [True, False])
+def test_a_kernel_beside_a_batch_norm_is_a_renamed_layers_unless_the_class_is_the_users(is_own):
+    found = match([norm("dense", registered="own>Norm" if is_own else None)], {"dense": A}, more=["dense/kernel"])
+    assert (found.paths(), len(found.skipped)) == (([], 1) if is_own else (["dense"], 0))

@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 
 import exporter
-from exporter.errors import FormatError
+from exporter.errors import FormatError, UnsupportedError
+from exporter.files.place import Place
 from exporter.formats.object_graph import OBJECT_GRAPH
+from exporter.sources.shared.architecture import node_tree_from
 from tests.make.live import ROLES, config
-from tests.make.tensor_files import graph_proto, saved_graph_proto, write_bundle
+from tests.make.tensor_files import graph_proto, saved_graph_proto, saved_model_proto, write_bundle
 from tests.sources.test_saved_model import VALUES, held_by, metadata
 from tests.sources.test_saved_model import read as read_saved_model
 from tests.sources.test_saved_model import write as write_saved_model
@@ -131,3 +133,21 @@ def test_the_calls_of_a_model_that_an_object_holds(tmp_path):
     model.add("model", "layer-0", **{"model": net, "model/layer-0": config("first")})
     (found,) = read(model.write(tmp_path)).layers
     assert (found.path, found.called_in_training, [each.path for each in found.inputs]) == ("first", True, ["x"])
+
+
+def test_a_checkpoint_whose_only_batch_norm_holds_more(tmp_path):
+    model = Model().norm("bn", scope="bn")
+    model.variable(("bn", "gain"), "bn")
+    found = read(model.write(tmp_path))
+    assert ([path for path, _ in found.skipped], found.layers) == (["bn"], [])
+
+
+@pytest.mark.parametrize("said", [[1], {"class_name": "Sequential", "config": {"name": "net", "layers": [config("bn_1", 0.03)]}}])
+def test_the_config_of_a_saved_model_is_that_of_its_first_object(tmp_path, said):
+    objects = saved_graph_proto([({"bn": 1}, said), ({}, config("other", 0.5))])
+    (tmp_path / "saved_model.pb").write_bytes(saved_model_proto(objects))
+    if isinstance(said, list):
+        with pytest.raises(UnsupportedError, match="contains no config of a functional or Sequential model"):
+            node_tree_from(Place(tmp_path))
+        return
+    assert [child.name for _, child in node_tree_from(Place(tmp_path)).tree.children] == ["bn_1"]

@@ -250,6 +250,8 @@ def test_config_that_does_not_fit(model):
 def test_graph_models_are_folded(model, tmp_path):
     said = refused(model(None, {}, topology={"node": [], "library": {}, "versions": {}}, format="graph-model"), UnsupportedError)
     assert "folds batch norm" in said
+    (tmp_path / "model.json").write_text(json.dumps({"format": "graph-model", "modelTopology": {}, "weightsManifest": []}))
+    assert "folds batch norm" in refused(tmp_path / "model.json", UnsupportedError)
     (tmp_path / "model.json").write_text(json.dumps({"modelTopology": {"node": []}, "weightsManifest": []}))
     assert "folds batch norm" in refused(tmp_path / "model.json", UnsupportedError)
 
@@ -299,6 +301,7 @@ def test_manifests_that_make_no_sense(model):
     assert "weights of type string are not supported" in said(lambda value: entries(value)[1].update(dtype="string"))
     assert "quantization" in said(lambda value: entries(value)[1].update(quantization={"dtype": "uint8", "min": "0"}))
     assert "quantization" in said(lambda value: entries(value)[1].update(quantization=7))
+    assert "quantization" in said(lambda value: entries(value)[1].update(quantization={"dtype": "int8", "min": 0.0, "scale": 1.0}))
     assert "a name inside the model's folder" in said(lambda value: value["weightsManifest"][0].update(paths=["../../etc/passwd"]))
     assert "bn/gamma: expected a shape that an array can have" in said(
         lambda value: entries(value)[0].update(shape=[1] * 65 + entries(value)[0]["shape"]))

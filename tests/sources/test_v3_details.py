@@ -86,3 +86,11 @@ def test_kernels_are_read_where_they_are_asked_for(tmp_path, kernels):
     found = keras_weights.read(Place(path), ReadOptions(architecture=Place(tmp_path / "m.json"), kernels=kernels))
     assert (found.kernels is not None) is kernels
     assert not kernels or found.kernels["bn"].kernel.tolist() == np.ones((2, 3)).tolist()
+
+
+def test_a_layer_before_a_batch_norm_whose_group_is_empty(tmp_path):
+    (tmp_path / "m.json").write_text(json.dumps({"class_name": "Sequential", "config": {"name": "m", "layers": [
+        entry("Dense", "d", units=3, use_bias=True), norm("bn")]}}))
+    path = write_weights(tmp_path / "m.weights.h5", {"layers/dense": [], "layers/batch_normalization": A})
+    found = keras_weights.read(Place(path), ReadOptions(architecture=Place(tmp_path / "m.json"), kernels=True))
+    assert found.kernels == {"bn": "which group of the weights is that of d, which feeds it, is not certain"}

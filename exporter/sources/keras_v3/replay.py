@@ -187,7 +187,7 @@ class _Replay:
         else:
             self._inside(node, group, path)
 
-    def _saved_before(self, node: Node, *, missing: bool = False) -> bool | None:
+    def _saved_before(self, node: Node, *, missing: bool) -> bool | None:
         """None: this layer occurs for the first time. Otherwise, whether the layer that it repeats has weights; missing: it has no group
         here, so that an earlier one of the same name, class and config is taken for it.
         """
