@@ -380,6 +380,20 @@ def test_no_variable_reaches_the_library_of_a_child(monkeypatch):
     assert {name: value for name, value in os.environ.items() if name.startswith("HDF5_")} == {"HDF5_PLUGIN_PRELOAD": "::"}
 
 
+def test_no_variable_reaches_the_library_of_a_fork(monkeypatch, forks):
+    variables = (*isolation.HDF5_VARIABLES, "HDF5_PLUGIN_PRELOAD")
+    for name in variables:
+        monkeypatch.setenv(name, "/plugins")
+
+    def read_unresolved(place, options):
+        raise FormatError(" ".join(f"{name}={os.environ[name]}" for name in variables if name in os.environ))
+
+    monkeypatch.setattr(finding, "read_unresolved", read_unresolved)
+    with pytest.raises(FormatError) as said:
+        read.read_in_child(Place(MODEL), ReadOptions(), fork=True)
+    assert said.value.what == "HDF5_PLUGIN_PRELOAD=::"
+
+
 @pytest.mark.parametrize("option", ["", "architecture"])
 def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch, option):
     from exporter.sources import source_for
