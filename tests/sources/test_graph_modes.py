@@ -237,3 +237,11 @@ def test_a_choice_of_nothing(tmp_path):
     with pytest.raises(UnresolvedError, match="its gamma is a branch that is chosen only at run time"):
         freeze(tmp_path, node("x", "Placeholder", shape=(-1, 4, 4, 3)), *nodes, node("chosen", "Merge"),
                node("y", "FusedBatchNormV3", "x", "chosen", *reads[1:], is_training=False))
+
+
+def test_an_op_without_a_scope_has_its_own_name(tmp_path):
+    names = ("scale", "offset", "mean", "variance")
+    nodes = [const(name, value) for name, value in zip(names, parameters(), strict=True)]
+    ops = formula("y = (x - m) * rsqrt(v + e) * g + b", "f", x="x", e="e", g="scale", b="offset", m="mean", v="variance")
+    bundle = freeze(tmp_path, node("x", "Placeholder", shape=(-1, 3)), const("e", np.float32(1e-3)), *nodes, *ops)
+    assert bundle.paths() == ["f5"]

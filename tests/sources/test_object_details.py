@@ -151,3 +151,15 @@ def test_the_config_of_a_saved_model_is_that_of_its_first_object(tmp_path, said)
             node_tree_from(Place(tmp_path))
         return
     assert [child.name for _, child in node_tree_from(Place(tmp_path)).tree.children] == ["bn_1"]
+
+
+@pytest.mark.parametrize("kernels", [True, False])
+def test_what_else_a_layer_holds_beside_its_kernel(tmp_path, kernels):
+    """Objects that are no variables, such as the policy of a layer or a list."""
+    model = Model().dense("layer-0", scope="fc").norm("layer-1", scope="bn")
+    model.add("layer-0", "keras_api", "inner")
+    model.add("layer-0", "policy")
+    tree = functional(layer("Dense", "fc", units=3, use_bias=False), config("bn", 1e-5, axis=[-1]), class_name="Sequential")
+    found = read(model.write(tmp_path), architecture=architecture(tmp_path, tree), kernels=kernels)
+    assert (found.kernels is not None) is kernels
+    assert not kernels or found.kernels["bn"].kernel.tobytes() == model.tensors["layer-0/kernel/.ATTRIBUTES/VARIABLE_VALUE"].tobytes()

@@ -9,6 +9,7 @@ import pytest
 from exporter.files.place import Place
 from exporter.formats.object_graph import OBJECT_GRAPH
 from exporter.sources import saved_model
+from exporter.sources.shared.options import ReadOptions
 from exporter.sources.tf_objects.parts import graphs_of
 from tests.make.graph_files import node
 from tests.make.live import ROLES, config
@@ -88,3 +89,13 @@ def test_functions_that_do_not_serve_are_not_searched_for_other_layers():
                               "call": ([INFERENCE], ops, 4)})
     assert served.others(set()) == []
     assert len(saved_functions({"call": ([INFERENCE], ops, 4)}).others(set())) == 1
+
+
+@pytest.mark.parametrize("kernels", [True, False])
+def test_kernels_of_a_graph_of_tensorflow_1_with_a_config(tmp_path, kernels):
+    write_tensorflow_1(tmp_path, names=tuple(OBJECT_KEYS.values()), stored=objects_and_values())
+    (tmp_path / "assets").mkdir()
+    said = {"class_name": "Sequential", "config": {"name": "net", "layers": [config("mine", 1.001e-5)]}}
+    (tmp_path / "assets" / "saved_model.json").write_text(json.dumps(said))
+    found = saved_model.read(Place(tmp_path), ReadOptions(kernels=kernels))
+    assert (found.kernels is not None) is kernels

@@ -94,3 +94,13 @@ def test_a_layer_before_a_batch_norm_whose_group_is_empty(tmp_path):
     path = write_weights(tmp_path / "m.weights.h5", {"layers/dense": [], "layers/batch_normalization": A})
     found = keras_weights.read(Place(path), ReadOptions(architecture=Place(tmp_path / "m.json"), kernels=True))
     assert found.kernels == {"bn": "which group of the weights is that of d, which feeds it, is not certain"}
+
+
+@pytest.mark.parametrize("is_told", [True, False])
+def test_two_vectors_in_a_class_whose_config_has_a_batch_norm(tmp_path, is_told):
+    """They are likely those of its batch norm, where the config does not say which group that has."""
+    block = entry("Block", "block", registered="lab>Block", **({"first": norm("n")} if is_told else {}))
+    groups = {"layers/batch_normalization": A, "layers/block/other": list(B.values())[2:]}
+    found = archive(tmp_path, norm("bn"), block, groups=groups)
+    assert ([path for path, _ in found.skipped], [path for path, _ in found.left_out]) == (
+        (["block/other"], []) if is_told else ([], ["block/other"]))
