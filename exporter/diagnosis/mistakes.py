@@ -53,7 +53,7 @@ def _issues(*threads: str) -> tuple[str, ...]:
     return tuple(GITHUB + thread.replace("#", "/issues/").replace("!", "/pull/") for thread in threads)
 
 
-WIDTH = 77  # of lines for people, which the diagnosis indents by 2: a terminal has 80
+MAX_WIDTH = 77  # of lines for people, which the diagnosis indents by 2: a terminal has 80
 RIGHT = "gamma * (x - mean) / np.sqrt(variance + epsilon) + beta"
 
 MISTAKES: tuple[Mistake, ...] = (
@@ -390,6 +390,6 @@ def explain(mistake: Mistake) -> str:
 
 def advice(mistake: Mistake) -> list[str]:
     """What to know about a mistake, in lines that fit a terminal; code is not wrapped."""
-    why, instead = (textwrap.fill(text, WIDTH, initial_indent=f"{label:9}", subsequent_indent=" " * 9, break_long_words=False,
+    why, instead = (textwrap.fill(text, MAX_WIDTH, initial_indent=f"{label:9}", subsequent_indent=" " * 9, break_long_words=False,
                                   break_on_hyphens=False) for label, text in (("why", mistake.why), ("instead", mistake.instead)))
     return [f"written  {mistake.line}", *why.splitlines(), *instead.splitlines()]

@@ -185,4 +185,4 @@ def test_advice_is_wrapped_between_words():
     assert [word for line in lines for word in line.split()] == ["why", *words, "instead", *words]
     assert [line[:9].strip() for line in lines if line[0] != " "] == ["why", "instead"]
     assert {line[:9] for line in lines} == {"why      ", "instead  ", " " * 9}
-    assert max(len(line) for line in lines if "a" * 90 not in line) <= mistakes.WIDTH
+    assert max(len(line) for line in lines if "a" * 90 not in line) <= mistakes.MAX_WIDTH
