@@ -17,7 +17,7 @@ from exporter.errors import UsageError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-NUMBERS_AT_ONCE = 1 << 20  # numbers processed at once: 8 MiB of float64, several times
+MAX_AT_ONCE = 1 << 20  # numbers processed at once: 8 MiB of float64, several times
 
 
 def evaluate_file(layer: BatchNorm, source: NDArray[Any], out: Path | BinaryIO, *, axis: int | tuple[int, ...] | None = None,
@@ -50,7 +50,7 @@ def _forget(source: NDArray[Any]) -> None:
         source.base.madvise(mmap.MADV_DONTNEED)
 
 
-def blocks(shape: tuple[int, ...], most: int = NUMBERS_AT_ONCE) -> Iterator[tuple[slice, ...]]:
+def blocks(shape: tuple[int, ...], most: int = MAX_AT_ONCE) -> Iterator[tuple[slice, ...]]:
     """Slices that cover an array in row-major order, each with at most `most` numbers."""
     if 0 in shape:
         return
