@@ -23,6 +23,7 @@ from tests.make.graph_files import (
     meta_graph,
     node,
     parameters,
+    tensor,
     variables,
 )
 from tests.make.tensor_files import write_bundle
@@ -245,3 +246,14 @@ def test_an_op_without_a_scope_has_its_own_name(tmp_path):
     ops = formula("y = (x - m) * rsqrt(v + e) * g + b", "f", x="x", e="e", g="scale", b="offset", m="mean", v="variance")
     bundle = freeze(tmp_path, node("x", "Placeholder", shape=(-1, 3)), const("e", np.float32(1e-3)), *nodes, *ops)
     assert bundle.paths() == ["f5"]
+
+
+def test_a_saver_that_saves_each_variable_by_an_op_of_its_own(tmp_path):
+    values, names = parameters(), ("one", "two", "three", "four")
+    nodes, reads = variables("bn")
+    roles = ("gamma", "beta", "moving_mean", "moving_variance")
+    savers = [part for name, role in zip(names, roles, strict=True) for part in (
+        node(f"save/{name}", "Const", value=tensor([name.encode()])),
+        node(f"save/Save_{name}", "Save", "save/Const", f"save/{name}", f"bn/{role}"))]
+    index = save(tmp_path, dict(zip(names, values, strict=True)), *nodes, *chain("bn", "x", *reads), *savers)
+    check(exporter.read(index)["bn"], values)

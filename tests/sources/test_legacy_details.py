@@ -163,3 +163,15 @@ def test_a_config_without_a_version_says_nothing_of_what_a_users_class_contains(
     path = write(tmp_path / "w.h5", {"mine": named("mine", FIRST, separator="_", names=names, ending="")})
     with pytest.raises(exporter.UnresolvedError, match="whether running_std is a standard deviation or a variance"):
         exporter.read(path, architecture=tmp_path / "m.json", epsilon=0.1)
+
+
+@pytest.mark.parametrize("order", [("d", "bn"), ("bn", "d")])
+def test_weights_without_scopes_beside_those_of_another_layer(tmp_path, order):
+    """Keras 3.0 to 3.2 put no names of layers into those of weights: a kernel beside them is another layer's."""
+    layers = {"d": layer("Dense", "d", units=3), "bn": norm("bn")}
+    weights = {"d": [("kernel", np.zeros((3, 3), "f4")), ("bias", np.zeros(3, "f4"))], "bn": named("", FIRST, separator="", ending="")}
+    held = {"inner": [weight for name in order for weight in weights[name]]}
+    path = write(tmp_path / "m.h5", held, sequential(sequential(*(layers[name] for name in order), name="inner")), keras_version="3.0.5")
+    bundle = exporter.read(path)
+    assert bundle.paths() == ["inner/bn"]
+    assert same(bundle["inner/bn"], FIRST)

@@ -163,3 +163,11 @@ def test_what_else_a_layer_holds_beside_its_kernel(tmp_path, kernels):
     found = read(model.write(tmp_path), architecture=architecture(tmp_path, tree), kernels=kernels)
     assert (found.kernels is not None) is kernels
     assert not kernels or found.kernels["bn"].kernel.tobytes() == model.tensors["layer-0/kernel/.ATTRIBUTES/VARIABLE_VALUE"].tobytes()
+
+
+@pytest.mark.parametrize("said", [{}, {"config": None}, {"config": {"name": "conv"}}])
+def test_an_object_that_says_nothing_of_the_batch_norm_that_it_holds(tmp_path, said):
+    """Its attribute is called as that of a layer that is a kernel and a batch norm in one."""
+    outer = {"class_name": "lab>Conv", "name": "conv", **said}
+    (found,) = held_by(tmp_path, {"conv": 6}, [{"batchnorm": 1}], {1: metadata(), 6: outer}).layers
+    assert found.path == "conv/bn_1"

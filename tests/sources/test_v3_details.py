@@ -21,16 +21,21 @@ def archive(tmp_path, *layers, groups, **options):
     return keras_archive.read(Place(write_archive(tmp_path / "m.keras", functional("m", *layers), groups, **options)), ReadOptions())
 
 
-@pytest.mark.parametrize("has_group", [True, False])
+@pytest.mark.parametrize("has_group", ["named", True, False])
 def test_a_sequential_without_a_name(tmp_path, has_group):
     """Keras 1 gave it none in its config; it has that of its weights, or else that of its group."""
     inner = {"class_name": "Sequential", "config": [norm("bn", epsilon=0.5)]}
     (tmp_path / "m.json").write_text(json.dumps({"class_name": "Sequential", "config": [inner, norm("other")]}))
-    groups = {"layers/batch_normalization": A} | ({"layers/sequential/layers/batch_normalization": B} if has_group else {})
+    if has_group == "named":
+        groups = {"layers/batch_normalization": (A, "other"), "layers/sequential": ([], "seq"),
+                  "layers/sequential/layers/batch_normalization": (B, "bn")}
+    else:
+        groups = {"layers/batch_normalization": A} | ({"layers/sequential/layers/batch_normalization": B} if has_group else {})
     place = Place(write_weights(tmp_path / "m.weights.h5", groups))
     options = ReadOptions(architecture=Place(tmp_path / "m.json"))
     if has_group:
-        assert shown(keras_weights.read(place, options)) == {"sequential/bn": (0.5, given(B)), "other": (0.001, given(A))}
+        assert shown(keras_weights.read(place, options)) == {
+            f"{'seq' if has_group == 'named' else 'sequential'}/bn": (0.5, given(B)), "other": (0.001, given(A))}
         return
     with pytest.raises(FormatError, match="bn: the architecture does not match: the weights have no group for this batch norm"):
         keras_weights.read(place, options)
