@@ -853,6 +853,14 @@ def test_only_what_a_function_of_inference_returns_counts(name, result, is_both)
         assert norm.also_in_training is is_both
 
 
+def test_a_function_to_train_that_is_served_beside_that_of_inference():
+    """As keras.export.ExportArchive writes it for two endpoints; the batch norm of the first is not called in training."""
+    functions = saved_functions({"__inference_signature_wrapper_1": ([INFERENCE], {"y": "served:y:0"}, 4),
+                                 "__inference_signature_wrapper_2": ([TRAINING], {"y": "call:y:0"}, 4)})
+    for (norm, *_) in (functions.norms(), functions.norms_of([5])[5]):
+        assert (norm.in_training, norm.also_in_training) == (False, False)
+
+
 def write_functions(folder, scopes, *, prefix=""):
     """A SavedModel of batch norms that only functions tell, by the scopes of their variables."""
     bodies, concrete, said, stored, tensors = [], b"", [({}, None)], [({}, None)], {}

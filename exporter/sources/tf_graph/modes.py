@@ -12,12 +12,13 @@ CHOOSES = frozenset({"Switch", "RefSwitch", "Merge", "RefMerge", "Select", "Sele
 
 
 def layers_in_both_modes(norms: Sequence[tuple[str, GraphNorm]], body: Body, *, is_served: bool) -> set[Hashable]:
-    """`of_layer` of the layers that are called in training for a result; those that occur with stored statistics are called in both modes.
+    """`of_layer` of the layers that one body calls in both modes: a function to train may be served beside that of inference.
 
     norms: each with the node of the body that it is, or that calls its function. is_served: whether all of the body computes the result
     of inference. Otherwise there may be a copy of the network for training in it, with a result of its own.
     """
-    training = [(name, norm.of_layer) for name, norm in norms if norm.in_training and not norm.conditional and norm.of_layer is not None]
+    stored = {norm.of_layer for _, norm in norms if not norm.in_training} - {None}
+    training = [(name, norm.of_layer) for name, norm in norms if norm.in_training and not norm.conditional and norm.of_layer in stored]
     if not training:
         return set()
     users = {name: [user.name for user in each] for name, each in body.users.items()}
