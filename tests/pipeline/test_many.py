@@ -123,6 +123,20 @@ def test_one_bad_file_does_not_stop_the_rest(tree):
     assert found("out") == ["zoo/a.json.json"]
 
 
+def test_a_folder_that_another_worker_makes_at_the_same_time(tree, monkeypatch):
+    isdir = os.path.isdir
+
+    def just_before(path):
+        found = isdir(path)
+        if not found:
+            os.makedirs(path)
+        return found
+
+    monkeypatch.setattr(os.path, "isdir", just_before)
+    outcome = next(export_each([Task("zoo/a.json", "new/out/a.json", "m", "new/out")], exporter.ReadOptions(), exporter.WriteOptions()))
+    assert (outcome.status, outcome.reason) == ("exported", "")
+
+
 @pytest.mark.parametrize(("error", "reason"), [
     (ZeroDivisionError("oops"), "ZeroDivisionError"),
     (OSError(28, "No space left on device"), "cannot be written: No space left on device"),
