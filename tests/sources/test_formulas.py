@@ -11,13 +11,15 @@ import pytest
 import exporter
 from exporter.batchnorm.stored import Statistic
 from exporter.sources.tf_graph.graph_norm import UNKNOWN_FORM
+from exporter.sources.tf_objects.formula import OTHER_VARIABLES
 from tests.make.graph_files import const, formula, frozen_variables, graph, node, parameters, variables
 from tests.make.live import ROLES, config
 from tests.make.tensor_files import field
-from tests.sources.test_saved_model import CHILDREN, VECTORS, read, write_exported
+from tests.sources.test_saved_model import CHILDREN, VECTORS, read, write_exported, write_exported_by_keras
 from tests.sources.test_tf1_checkpoint import X, save
 
 ALSO = "its call computes more than a batch norm: also what the op {} computes"
+SERVE = "__inference_signature_wrapper_7"
 NUMBERS = [const("bn/two", np.float32(2)), const("bn/to", np.int32([0, 1, 2, 3]))]
 
 
@@ -27,7 +29,7 @@ def norm(x):
 
 def saved(folder, *ops, own_call=("call",), class_name="BatchNormalization"):
     """A SavedModel of a layer with a config and a function of its call."""
-    write_exported(folder, children=CHILDREN, ops=[*NUMBERS, *ops], serve="__inference_signature_wrapper_7", own_call=own_call)
+    write_exported(folder, children=CHILDREN, ops=[*NUMBERS, *ops], serve=SERVE, own_call=own_call)
     said = {**config("bn", 2e-3), "name": "bn", "build_input_shape": [None, 4, 4, 3], "class_name": class_name}
     (folder / "keras_metadata.pb").write_bytes(field(1, field(2, 1) + field(5, json.dumps(said))))
     found = read(folder)
@@ -45,7 +47,8 @@ def test_what_the_call_of_a_layer_does_besides_its_batch_norm(tmp_path, before, 
 
     ops = [op(before, "bn/before", "x"), norm("bn/before:y:0"), op(after, "bn/after", "bn/FusedBatchNormV3:y:0"),
            node("call", "Identity", "bn/after:y:0")]
-    assert saved(tmp_path / "own", *ops) == (([], [said]) if said else (["bn"], []))
+    for number, own_call in enumerate((["call"], [SERVE], [SERVE, "call"])):  # a function may call another one that computes
+        assert saved(tmp_path / str(number), *ops, own_call=own_call) == (([], [said]) if said else (["bn"], []))
     assert saved(tmp_path / "none", *ops, own_call=()) == (["bn"], [])
 
 
@@ -55,6 +58,15 @@ def test_what_follows_outside_of_the_scope_of_a_layer_is_of_another_one(tmp_path
     ops = [node("tanh/Tanh", "Tanh", "x"), norm("tanh/Tanh:y:0"), node("relu/Relu", "Relu", "bn/FusedBatchNormV3:y:0"),
            node("call", "Identity", "relu/Relu:activations:0")]
     assert saved(tmp_path, *ops, class_name=class_name)[0] == paths
+
+
+@pytest.mark.parametrize("scope", ["bn", "bn/batchnorm"])
+def test_what_a_layer_of_keras_does_besides_its_batch_norm_is_in_its_scope(tmp_path, scope):
+    """After a cast, as with mixed precision."""
+    fused = node(f"{scope}/norm", "FusedBatchNormV3", "tanh/Tanh:y:0", *VECTORS, epsilon=2e-3, is_training=False)
+    ops = [node("tanh/Tanh", "Tanh", "x"), fused, node("bn/Cast", "Cast", f"{scope}/norm:y:0"),
+           node("bn/mul", "Mul", "bn/Cast:y:0", "bn/two:output:0"), node("call", "Identity", "bn/mul:z:0")]
+    assert saved(tmp_path, *ops) == ([], [ALSO.format("Mul")])
 
 
 def test_a_call_whose_function_chooses_is_not_refused(tmp_path):
@@ -91,14 +103,25 @@ def test_a_gamma_or_beta_that_a_graph_uses_for_something_else(tmp_path, kind, te
     assert bundle.paths() == ["sound", *["bn"] * (said in ("", TRUNCATED))]
 
 
-@pytest.mark.parametrize(("names", "is_kept"), [(ROLES, False), (("gamma", "gamma", *ROLES[2:]), True)])
+@pytest.mark.parametrize(("names", "is_kept"), [
+    (ROLES, False), (("gamma", "gamma", *ROLES[2:]), True), (("gamma", "moving_variance", *ROLES[2:]), True)])
 def test_a_gamma_that_an_exported_function_uses_for_something_else(tmp_path, names, is_kept):
-    """Without Keras's objects; not if several variables have its name."""
+    """Without Keras's objects; not if several variables have its name, or that of the variance."""
     given = ["ones:output:0", *VECTORS[1:]]
     ops = [const("ones", np.ones(3, "f4")), node("n", "FusedBatchNormV3", "x", *given, epsilon=2e-3, is_training=False),
            node("call", "Mul", "n:y:0", VECTORS[0])]
-    found = read(write_exported(tmp_path, ops=ops, full_names=names, serve="__inference_signature_wrapper_7"))
+    found = read(write_exported(tmp_path, ops=ops, full_names=names, serve=SERVE))
     assert (found.paths(), found.skipped) == (["net/bn"], []) if is_kept else ([], [("net/bn", OTHER.format("gamma"))])
+
+
+@pytest.mark.parametrize(("gamma", "said"), [
+    ([const("one", np.float32(1)), node("made", "Add", "net/bn/gamma/read", "one")], "its gamma is what the op Add computes"),
+    ([const("made", np.float32([2, 3, 4]))], "its config has a gamma, which the graph does not use"), (
+        [node("made", "Identity", "net/bn/gamma/read")], ""), ([const("none", np.int32([3])), node("made", "Fill", "none", "one"),
+                                                   const("one", np.float32(1))], "its config has a gamma, which the graph does not use")])
+def test_a_formula_in_a_graph_of_tensorflow_1_beside_a_config(tmp_path, gamma, said):
+    found = read(write_exported_by_keras(tmp_path, gamma=gamma))
+    assert (found.paths(), [reason for _, reason in found.skipped]) == (([], [said]) if said else (["mine"], []))
 
 
 def centered(layer, x):
@@ -126,6 +149,10 @@ def forms(tf):
                    "changed after it was saved"),
         "scaled": (lambda s, x: 2 * tf.nn.batch_normalization(x, s.moving_mean, s.moving_variance, s.beta, s.gamma, s.epsilon),
                    ALSO.format("Mul")),
+        "numbers": (lambda s, x: tf.nn.batch_normalization(x, s.moving_mean, s.moving_variance, s.beta, tf.constant([2.0, 3, 4]),
+                                                           s.epsilon), "its config has a gamma, which the graph does not use"),
+        "number_as_mean": (lambda s, x: tf.nn.batch_normalization(x, tf.constant([2.0, 3, 4]), s.moving_variance, s.beta, s.gamma,
+                                                                  s.epsilon), OTHER_VARIABLES),
         "gamma_alone": (lambda s, x: x * s.gamma, "the graph uses its gamma and not its moving_variance, so that it computes no batch norm "
                         "with them"),
         "nothing": (lambda s, x: tf.tanh(x), "its call does not use its moving_variance"),
@@ -153,3 +180,6 @@ def test_live_formulas_of_a_users_class(tmp_path, class_name):
     assert dict(found.skipped) == {name: reason for name, (_, reason) in said.items() if reason}
     assert found.paths() == [name for name, (_, reason) in said.items() if not reason]
     assert found["outside"].statistic is Statistic.EPSILON_OUTSIDE
+    (tmp_path / "m" / "keras_metadata.pb").unlink()
+    found = read(tmp_path / "m")  # without a config, the layer is what the graph computes
+    assert [(layer.gamma is None, layer.beta is None) for layer in (found["no_gamma"], found["no_beta"])] == [(True, False), (False, True)]

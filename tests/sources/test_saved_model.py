@@ -653,9 +653,11 @@ def test_live_model_whose_variables_were_frozen(tmp_path, keras, index):
         assert getattr(layer, role).tobytes() == np.asarray(getattr(norm, role)).tobytes()
 
 
-def write_tensorflow_1(folder, *, training=False, names=ROLES, stored=None):
-    """A SavedModel of TensorFlow 1: variables with names, no objects. names: under which its saver stores them."""
+def write_tensorflow_1(folder, *, training=False, names=ROLES, stored=None, gamma=()):
+    """A SavedModel of TensorFlow 1: variables with names, no objects. names: under which its saver stores them. gamma: nodes of one called
+    made, in place of the variable."""
     nodes, reads = variables("net/bn")
+    nodes, reads = [*nodes, *gamma], ["made", *reads[1:]] if gamma else reads
     batch = [const("axes", np.int32([0])), node("mean", "Mean", "x", "axes"), node("d", "SquaredDifference", "x", "mean"),
              node("variance", "Mean", "d", "axes")]
     norm = node("net/bn/FusedBatchNorm", "FusedBatchNorm", "x", *reads, is_training=training, epsilon=1.001e-5,
@@ -678,18 +680,22 @@ def test_a_model_of_tensorflow_1_is_read_by_its_graph(tmp_path, names):
     assert [getattr(layer, role).tobytes() for role in ROLES] == [VALUES[role].tobytes() for role in ROLES]
 
 
-@pytest.mark.parametrize("training", [False, True])
-def test_a_keras_model_of_tensorflow_1_has_its_config_in_a_file_of_its_own(tmp_path, training):
-    """experimental.export_saved_model of TensorFlow 1.13 to 1.15: object-based variables, no objects in the graph. Its op has the epsilon
-    that the kernel computes with."""
+def write_exported_by_keras(folder, **options):
+    """As experimental.export_saved_model of TensorFlow 1.13 to 1.15: object-based variables, no objects in the graph, a config."""
     keys = {role: f"layer-0/{role}/.ATTRIBUTES/VARIABLE_VALUE" for role in ROLES}
     objects = [({"layer-0": 1}, None), (CHILDREN, None), *(({}, (f"bn/{role}", keys[role])) for role in ROLES)]
     stored = {**{keys[role]: VALUES[role] for role in ROLES}, OBJECT_GRAPH: [graph_proto(objects)]}
-    write_tensorflow_1(tmp_path, training=training, names=tuple(keys.values()), stored=stored)
-    (tmp_path / "assets").mkdir()
+    write_tensorflow_1(folder, names=tuple(keys.values()), stored=stored, **options)
+    (folder / "assets").mkdir()
     model = {"class_name": "Sequential", "config": {"name": "net", "layers": [config("mine", 1e-7)]}, "keras_version": "2.2.4-tf"}
-    (tmp_path / "assets" / "saved_model.json").write_text(json.dumps(model))
-    (layer,) = read(tmp_path).layers
+    (folder / "assets" / "saved_model.json").write_text(json.dumps(model))
+    return folder
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_keras_model_of_tensorflow_1_has_its_config_in_a_file_of_its_own(tmp_path, training):
+    """Its op has the epsilon that the kernel computes with."""
+    (layer,) = read(write_exported_by_keras(tmp_path, training=training)).layers
     assert (layer.path, layer.epsilon, layer.effective_epsilon) == ("mine", 1e-7, float(np.float32(1.001e-5)))
     assert [getattr(layer, role).tobytes() for role in ROLES] == [VALUES[role].tobytes() for role in ROLES]
 

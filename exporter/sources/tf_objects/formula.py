@@ -6,7 +6,8 @@ no beta, another factor at the end. Classes of users may also be called BatchNor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import NoneType
 from typing import TYPE_CHECKING
 
 from exporter.batchnorm.stored import AFFINE, PARAMETERS
@@ -14,6 +15,7 @@ from exporter.keras.lookalikes import is_users_own
 from exporter.sources.tf_graph.graph_norm import OTHER_USE, UNKNOWN_FORM
 from exporter.sources.tf_graph.own_call import may_do_more
 from exporter.sources.tf_graph.saved import SavedFunctions, key_of
+from exporter.sources.tf_graph.values import Constant
 
 if TYPE_CHECKING:
     from exporter.batchnorm.stored import Stored
@@ -41,10 +43,10 @@ def other_formula(layer: Stored, norms: Sequence[GraphNorm], found: ObjectNorm, 
 
 
 def plays(norm: GraphNorm, found: ObjectNorm) -> bool:
-    """Whether the graph uses the variables in the roles that their names indicate."""
+    """Whether the graph uses the variables in the roles that their names indicate, as far as it shows what has these roles."""
     mean = norm.moving[0] if norm.moving else norm.mean
     roles = {"moving_mean": key_of(mean), "gamma": key_of(norm.gamma), "beta": key_of(norm.beta)}
-    return all(key is None or found.variables.get(role) == key for role, key in roles.items())
+    return not isinstance(mean, Constant) and all(key is None or found.variables.get(role) == key for role, key in roles.items())
 
 
 def _of_model(norms: Sequence[GraphNorm], found: ObjectNorm, functions: SavedFunctions, *, has_config: bool) -> str:
@@ -52,13 +54,18 @@ def _of_model(norms: Sequence[GraphNorm], found: ObjectNorm, functions: SavedFun
     if not norms:
         served = [role for role in PARAMETERS if role in found.variables and functions.serve(found.variables[role])]
         return "" if not served else UNKNOWN_FORM if "moving_variance" in served else WITHOUT_VARIANCE.format(role=served[0])
+    return of_norms(norms, found.variables, functions.serve, has_config=has_config)
+
+
+def of_norms(norms: Sequence[GraphNorm], variables: Mapping[str, int], is_used: Callable[[int], bool], *, has_config: bool = True) -> str:
+    """Why no batch norm of a graph is that of an object's variables; "" if one is, or may be. norms: those of these variables."""
     reasons = [norm.reason for norm in norms if not norm.in_training]
     if reasons and all(reasons):
         return reasons[0]
     usable = [norm for norm in norms if not norm.reason]
     for role in AFFINE if usable else ():
-        if role in found.variables and all(getattr(norm, role) is None for norm in usable):
-            if functions.serve(found.variables[role]):
+        if role in variables and all(isinstance(getattr(norm, role), (Constant, NoneType)) for norm in usable):
+            if is_used(variables[role]):
                 return OTHER_USE.format(role=role)
             if has_config:
                 return f"its config has a {role}, which the graph does not use"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
+from exporter.batchnorm.stored import Skipped
 from exporter.errors import UnsupportedError, names
 from exporter.files.place import Place
 from exporter.formats.tensor_bundle import TensorBundle
@@ -101,7 +102,7 @@ def read_objects(checkpoint: TensorBundle, architecture: Place | None, found: Fo
     if left_out:
         found.warn(about_removed(paths.path(norm.node) for norm in left_out))
     for read in read_norms(checkpoint, graph, [norm for norm in there if norm not in left_out], said_of, era, found):
-        found.take(with_kernel(read.layer, norms.get(read.key, []), era) if norms else read.layer)
+        found.take(_compared(read, norms.get(read.key, []), era) if norms else read.layer)
     for read in read_norms(checkpoint, graph, sonnet_norms(graph), lambda norm: Said("/".join(norm.way[1])), era, found):
         rank = len(checkpoint.info(read.key).shape)  # the averages have all axes of the input
         axis = tuple(number if number == -1 else number + rank for number in read.layer.axis) if read.layer.axis and rank > 1 else None
@@ -111,3 +112,11 @@ def read_objects(checkpoint: TensorBundle, architecture: Place | None, found: Fo
         raise UnsupportedError("no object of the checkpoint has variables named moving_mean and moving_variance, and other names are "
                                "not conclusive", hint="if the model has a custom batch norm, save it with tf.saved_model.save: "
                                "its graph shows the role of each variable")
+
+
+def _compared(read: Read, norms: list[GraphNorm], era: Era | None) -> Stored | Skipped:
+    """A layer with a config, compared with what a graph computes with its variables."""
+    from exporter.sources.tf_objects.formula import of_norms
+
+    reason = of_norms(norms, read.norm.variables, lambda node: False)
+    return Skipped(read.layer.path, reason) if reason else with_kernel(read.layer, norms, era)
