@@ -55,17 +55,20 @@ def test_what_the_call_of_a_layer_does_besides_its_batch_norm(tmp_path, before, 
 @pytest.mark.parametrize(("class_name", "paths"), [("BatchNormalization", ["bn"]), ("lab>Norm", [])])
 def test_what_follows_outside_of_the_scope_of_a_layer_is_of_another_one(tmp_path, class_name, paths):
     """Of Keras's own classes the functions of calls are only looked at where the model's function gives a reason to, as that takes time."""
-    ops = [node("tanh/Tanh", "Tanh", "x"), norm("tanh/Tanh:y:0"), node("relu/Relu", "Relu", "bn/FusedBatchNormV3:y:0"),
-           node("call", "Identity", "relu/Relu:activations:0")]
+    fused = node("net/bn/norm", "FusedBatchNormV3", "net/tanh/Tanh:y:0", *VECTORS, epsilon=2e-3, is_training=False)
+    ops = [node("net/tanh/Tanh", "Tanh", "x"), fused, node("net/relu/Relu", "Relu", "net/bn/norm:y:0"),
+           node("call", "Identity", "net/relu/Relu:activations:0")]
     assert saved(tmp_path, *ops, class_name=class_name)[0] == paths
 
 
 @pytest.mark.parametrize("scope", ["bn", "bn/batchnorm"])
-def test_what_a_layer_of_keras_does_besides_its_batch_norm_is_in_its_scope(tmp_path, scope):
-    """After a cast, as with mixed precision."""
+@pytest.mark.parametrize("casts", [True, False])
+def test_what_a_layer_of_keras_does_besides_its_batch_norm_is_in_its_scope(tmp_path, scope, casts):
+    """Perhaps after a cast, as with mixed precision."""
     fused = node(f"{scope}/norm", "FusedBatchNormV3", "tanh/Tanh:y:0", *VECTORS, epsilon=2e-3, is_training=False)
-    ops = [node("tanh/Tanh", "Tanh", "x"), fused, node("bn/Cast", "Cast", f"{scope}/norm:y:0"),
-           node("bn/mul", "Mul", "bn/Cast:y:0", "bn/two:output:0"), node("call", "Identity", "bn/mul:z:0")]
+    cast = [node("bn/Cast", "Cast", f"{scope}/norm:y:0")] if casts else []
+    ops = [node("tanh/Tanh", "Tanh", "x"), fused, *cast, node("bn/mul", "Mul", "bn/Cast:y:0" if casts else f"{scope}/norm:y:0",
+                                                              "bn/two:output:0"), node("call", "Identity", "bn/mul:z:0")]
     assert saved(tmp_path, *ops) == ([], [ALSO.format("Mul")])
 
 
