@@ -101,7 +101,7 @@ def _check_report(report: str, out_dir: str, plan: Plan) -> None:
 
     if not is_url(report) and os.path.dirname(os.path.abspath(report)) == place_of(out_dir):
         with contextlib.suppress(OSError):
-            os.makedirs(out_dir, exist_ok=True)
+            os.makedirs(out_dir)
     output.check_output(report, [place_for(source) for source in plan.outputs])
     if place_of(report) in {*map(place_of, plan.outputs.values()), place_of(join(out_dir, [resume.NAME]))}:
         raise OutputError("the report would replace an export or their index", where=report, hint="choose another name")
