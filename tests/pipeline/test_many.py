@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 import json
 import os
 import pathlib
@@ -121,6 +122,19 @@ def test_one_bad_file_does_not_stop_the_rest(tree):
     assert reasons["nothing/*.h5"] == "no file or folder matches this pattern"
     assert not summary.is_complete
     assert found("out") == ["zoo/a.json.json"]
+
+
+def test_a_file_that_is_no_export_is_kept_unless_it_may_be_replaced(tree):
+    pathlib.Path("out").mkdir()
+    pathlib.Path("out/a.json").write_text("my notes")
+    task = Task("zoo/a.json", "out/a.json", "m", "out")
+    outcome = next(export_each([task], exporter.ReadOptions(), exporter.WriteOptions()))
+    assert (outcome.status, outcome.reason) == ("refused", "out/a.json: a file of this name exists that is no export")
+    assert pathlib.Path("out/a.json").read_text() == "my notes"
+    outcome = next(export_each([dataclasses.replace(task, may_replace=True)], exporter.ReadOptions(), exporter.WriteOptions()))
+    assert outcome.status == "exported"
+    assert len(exporter.load("out/a.json")) > 0
+    assert list(export_each([], exporter.ReadOptions(), exporter.WriteOptions())) == []
 
 
 def test_a_folder_that_another_worker_makes_at_the_same_time(tree, monkeypatch):
