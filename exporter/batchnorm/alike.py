@@ -20,7 +20,7 @@ MAX_LAYERS, MAX_NUMBERS = 256, 1 << 14  # of a run
 
 _OWN = ("path", "name", "calls", *PARAMETERS)  # the fields in which layers of a run differ
 _SHARED = {kind: [field.name for field in dataclasses.fields(kind) if field.name not in _OWN] for kind in (Stored, BatchNorm)}
-_shared_of = {kind: operator.attrgetter(*fields) for kind, fields in _SHARED.items()}
+_shared_of: dict[type, Callable[[Any], tuple[Any, ...]]] = {kind: operator.attrgetter(*fields) for kind, fields in _SHARED.items()}
 _Layer = TypeVar("_Layer", Stored, BatchNorm)
 
 
@@ -36,11 +36,13 @@ class _Checked(BatchNorm):
 def runs(layers: Iterable[_Layer]) -> Iterator[list[_Layer]]:
     """The layers in their order, cut into runs of layers that are alike."""
     run: list[_Layer] = []
-    likeness, most = "", 0
+    likeness: tuple[object, ...] = ()
+    most = 0
+    layer: _Layer  # whose type mypy cannot infer from the loop, as `likeness` depends on it
     for layer in layers:
-        # as text, which tells 1 from 1.0 and 0.0 from -0.0
-        own = repr((_shared_of[type(layer)](layer), layer.gamma is None, layer.beta is None, min(len(layer.calls), 2)))
-        if own != likeness or len(run) >= most:
+        own = (type(layer), layer.gamma is None, layer.beta is None, min(len(layer.calls), 2), *_shared_of[type(layer)](layer))
+        # where they are not the same objects, as text, which tells 1 from 1.0 and 0.0 from -0.0
+        if len(run) >= most or not (all(map(operator.is_, own, likeness)) or repr(own) == repr(likeness)):
             if run:
                 yield run
             run, likeness, most = [], own, min(MAX_LAYERS, MAX_NUMBERS // max(1, layer.moving_mean.size))

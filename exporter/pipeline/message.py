@@ -1,8 +1,8 @@
 """What a reading process sends to the one that started it: JSON and raw array bytes, nothing that is unpickled.
 
 A message is a row of frames, each of the lengths of its header and its data (8 bytes each, little-endian), the header, which is JSON padded
-with spaces to 16 bytes, and the data, arrays one after the other. There is a frame for each layer, from the moment it is found, and
-a last one that says their order and all else that was found, or the error that there is instead.
+with spaces to 16 bytes, and the data, arrays one after the other. There is a frame for each run of layers that are alike, soon after
+they are found, and a last one that says their order and all else that was found, or the error that there is instead.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from exporter.batchnorm.dtypes import HELD_IN
 from exporter.batchnorm.kernels import Kernel
 from exporter.batchnorm.layer import BatchNorm
 from exporter.batchnorm.places import Call, Neighbor
-from exporter.batchnorm.stored import PARAMETERS, Skipped, Statistic, Stored
+from exporter.batchnorm.stored import PARAMETERS, STATISTICS, Skipped, Statistic, Stored
 from exporter.errors import KINDS, ExporterError, FormatError, UnresolvedError, printable, rebuilt
 from exporter.sources.shared.found import Found, OwnClass, Remedy
 from exporter.sources.shared.options import ReadOptions
@@ -33,17 +33,20 @@ if TYPE_CHECKING:
 
 LENGTHS = struct.Struct("<QQ")
 NOTHING = type(None)
+MAX_RUN, MAX_NUMBERS = 128, 1 << 14  # layers of a run; numbers of one parameter in it
+OWN = ("path", "name", "calls")  # fields in which layers of a run differ: a list of each is in the header
 FIELDS: dict[str, frozenset[type]] = {
-    **dict.fromkeys(("path", "name", "class_name"), frozenset((str,))), "quantized": frozenset((str, NOTHING)),
+    "class_name": frozenset((str,)), "quantized": frozenset((str, NOTHING)),
     **dict.fromkeys(("epsilon", "momentum", "effective_epsilon"), frozenset((float, NOTHING))), "ndim": frozenset((int, NOTHING)),
     "shape": frozenset((tuple,)), "called_in_training": frozenset((bool,))}
 NEIGHBORS = frozenset(itertools.product((str,), (str,), (int, NOTHING), (bool, NOTHING), (str, NOTHING), (str, NOTHING), (bool,)))
 _values_of = operator.itemgetter(*FIELDS)
-_of_neighbor = operator.attrgetter(*(field.name for field in dataclasses.fields(Neighbor)))
-_sides = operator.attrgetter("inputs", "outputs")
+_NEIGHBOR = [field.name for field in dataclasses.fields(Neighbor)]
+_of_neighbor = operator.attrgetter(*_NEIGHBOR)
 _ARRAYS = {name: np.dtype(kind) for name, kind in HELD_IN.items()}
 _HEADERS = {kind: (fields, operator.attrgetter(*fields)) for kind in (Stored, BatchNorm) for fields in [
-    [field.name for field in dataclasses.fields(kind) if field.name not in (*PARAMETERS, "statistic")]]}
+    [field.name for field in dataclasses.fields(kind) if field.name not in (*OWN, *PARAMETERS)]]}
+_floats_of = operator.attrgetter("epsilon", "momentum", "effective_epsilon")
 NO_PARAMETERS = dict.fromkeys(PARAMETERS)
 TEXTS = frozenset(("assumed", "converted", "notes"))
 _KERNEL: dict[str, Any] = {**dict.fromkeys(("path", "class_name", "kind", "dtype"), str), "compute_dtype": str | None, "channels": tuple}
@@ -55,23 +58,38 @@ class Writer:
     def __init__(self, write: Callable[[bytes], object]) -> None:
         self._write = write
         self._sent: dict[int, tuple[Stored | BatchNorm, int]] = {}  # by id: equal layers are not the same
+        self._run: list[Stored | BatchNorm] = []  # layers that are alike, to be sent together
 
     def layer(self, layer: Stored | BatchNorm) -> None:
         """A layer of the answer to come; one that doesn't come to stand in it is no harm."""
-        parameters = layer.parameters()
-        fields, values = _HEADERS[type(layer)]
-        header = dict(zip(fields, values(layer)))
-        header["calls"], header["present"] = [call.as_dict() for call in layer.calls], list(parameters)
-        if isinstance(layer, Stored):
-            header["statistic"] = layer.statistic.value
-        self._frame(header, list(parameters.values()))
+        run = self._run
+        if run and not _are_alike(run[0], layer):
+            self._send()
+            run = self._run
+        run.append(layer)
         self._sent[id(layer)] = layer, len(self._sent)
+        if len(run) >= MAX_RUN or len(run) * layer.moving_mean.size >= MAX_NUMBERS:
+            self._send()
+
+    def _send(self) -> None:
+        """The layers of the run."""
+        run, self._run = self._run, []
+        if not run:
+            return
+        fields, values = _HEADERS[type(run[0])]
+        present = [*run[0].parameters()]
+        arrays = operator.attrgetter(*present)
+        calls = [[[[*map(_of_neighbor, call.inputs)], [*map(_of_neighbor, call.outputs)]] for call in layer.calls] for layer in run]
+        header = {**dict(zip(fields, values(run[0]))), "present": present, "path": [layer.path for layer in run],
+                  "name": [layer.name for layer in run], "calls": calls}
+        self._frame(header, [values for layer in run for values in arrays(layer)])
 
     def answer(self, answer: Found | ReadBack) -> None:
         """The end: all that was found, with the layers that were not sent before."""
         for layer in answer.layers:
             if id(layer) not in self._sent:
                 self.layer(layer)
+        self._send()
         kernels = answer.kernels or {} if isinstance(answer, Found) else {}
         for path, kernel in kernels.items():
             if isinstance(kernel, Kernel):
@@ -102,8 +120,15 @@ class Writer:
     def _frame(self, header: dict[str, Any], arrays: list[NDArray[Any]]) -> None:
         text = orjson.dumps(header)
         text += b" " * (-len(text) % 16)
-        data = [np.ascontiguousarray(values).data for values in arrays]
-        self._write(b"".join([LENGTHS.pack(len(text), sum([part.nbytes for part in data])), text, *data]))
+        data = b"".join([np.ascontiguousarray(values).data for values in arrays])
+        self._write(b"".join([LENGTHS.pack(len(text), len(data)), text, data]))
+
+
+def _are_alike(one: Stored | BatchNorm, other: Stored | BatchNorm) -> bool:
+    """Whether two layers differ only in their own fields and numbers. Epsilons that are not the same object may be 0.0 and -0.0."""
+    values_of = _HEADERS[type(one)][1]
+    return (type(one) is type(other) and values_of(one) == values_of(other) and all(map(operator.is_, _floats_of(one), _floats_of(other)))
+            and (one.gamma is None, one.beta is None) == (other.gamma is None, other.beta is None))
 
 
 class Reader:
@@ -131,7 +156,7 @@ class Reader:
             with memoryview(self._rest) as view:
                 frame = bytes(view[begin:at_end])
             try:
-                self._take(orjson.loads(frame[:header]), memoryview(frame)[header:])
+                self._take(orjson.loads(frame[:header]), _Arrays(frame, header))
             except (AttributeError, IndexError, KeyError, TypeError, ValueError):
                 raise self._broken from None
             at = at_end
@@ -152,10 +177,9 @@ class Reader:
             raise self._broken
         return self._answer
 
-    def _take(self, header: dict[str, Any], data: memoryview) -> None:
+    def _take(self, header: dict[str, Any], arrays: _Arrays) -> None:
         if self._answer is not None or self._error is not None:
             raise ValueError("data after the final frame")
-        arrays = _Arrays(data)
         if "error" in header:
             self._error = _error(header)
         elif "kernel_before" in header:
@@ -163,8 +187,8 @@ class Reader:
         elif "order" in header:
             self._answer = self._whole(header, arrays)
         else:
-            self._layers.append(_layer(header, arrays))
-        if arrays.left:
+            self._layers += _layers(header, arrays)
+        if not arrays.are_all_taken:
             raise ValueError("more data than arrays")
 
     def _whole(self, header: dict[str, Any], arrays: _Arrays) -> Found | ReadBack:
@@ -199,18 +223,21 @@ class Reader:
 class _Arrays:
     """The data of a frame, taken from its beginning."""
 
-    def __init__(self, data: memoryview) -> None:
-        self.left = data
+    def __init__(self, frame: bytes, at: int) -> None:
+        self._frame, self._at = frame, at
+
+    @property
+    def are_all_taken(self) -> bool:
+        return self._at == len(self._frame)
 
     def take(self, dtype: str, shape: Any, count: int) -> list[NDArray[Any]]:
         """`count` arrays of one type and shape."""
         kind = _ARRAYS[dtype]
         size = kind.itemsize * math.prod(shape)
-        if not 0 <= count * size <= len(self.left):
+        begin, self._at = self._at, self._at + count * size
+        if not begin <= self._at <= len(self._frame):
             raise ValueError("fewer data than arrays")
-        found = [np.ndarray(shape, kind, self.left, place * size) for place in range(count)]
-        self.left = self.left[count * size:]
-        return found
+        return [np.ndarray(shape, kind, self._frame, begin + place * size) for place in range(count)]
 
 
 def _error(header: dict[str, Any]) -> ExporterError:
@@ -231,22 +258,34 @@ def _kernel(header: dict[str, Any], arrays: _Arrays) -> Kernel:
     return Kernel(**fields, kernel=values[0], bias=values[1] if len(values) > 1 else None)
 
 
-def _layer(fields: dict[str, Any], arrays: _Arrays) -> Stored | BatchNorm:
-    present = fields.pop("present")
-    fields["calls"] = tuple(map(Call.of, fields["calls"]))
+def _layers(fields: dict[str, Any], arrays: _Arrays) -> list[Stored | BatchNorm]:
+    """The layers of a run."""
+    present, paths, titles, calls = map(fields.pop, ("present", *OWN))
     for name in {"axis", "shape", *TEXTS} & fields.keys():
         fields[name] = None if fields[name] is None else tuple(fields[name])
     whole = {int}.issuperset(map(type, (*fields["shape"], *(fields["axis"] or ()))))
-    said = {str}.issuperset(map(type, (fields.get("doubt", ""), *(text for name in TEXTS & fields.keys() for text in fields[name]))))
-    near = itertools.chain.from_iterable(itertools.chain.from_iterable(map(_sides, fields["calls"])))
-    known = NEIGHBORS.issuperset(tuple(map(type, _of_neighbor(each))) for each in near)
-    if not (whole and said and known and all(map(operator.contains, FIELDS.values(), map(type, _values_of(fields))))):
+    texts = itertools.chain(paths, titles, (fields.get("doubt", ""),), *(fields[name] for name in TEXTS & fields.keys()))
+    said = {str}.issuperset(map(type, texts)) and len(paths) == len(titles) == len(calls)
+    if not (whole and said and all(map(operator.contains, FIELDS.values(), map(type, _values_of(fields))))):
         raise TypeError("a field has the wrong type")
     names = [name for name in PARAMETERS if name in present]
-    fields |= NO_PARAMETERS
-    fields |= zip(names, arrays.take(fields["dtype"], fields["shape"], len(names)))
-    if fields["moving_mean"] is None or fields["moving_variance"] is None:
+    if not {*STATISTICS} <= {*names}:
         raise TypeError("a parameter is missing")
-    if "statistic" not in fields:
-        return BatchNorm(**fields)
-    return Stored(**{**fields, "statistic": Statistic(fields["statistic"])})
+    if "statistic" in fields:
+        fields["statistic"] = Statistic(fields["statistic"])
+    kind = Stored if "statistic" in fields else BatchNorm
+    fields |= NO_PARAMETERS
+    values = iter(arrays.take(fields["dtype"], fields["shape"], len(names) * len(paths)))
+    return [kind(**{**fields, "path": path, "name": title, "calls": tuple(map(_call, own)), **dict(zip(names, values))})
+            for path, title, own in zip(paths, titles, calls)]
+
+
+def _call(sides: Any) -> Call:
+    inputs, outputs = sides
+    return Call(tuple(map(_neighbor, inputs)), tuple(map(_neighbor, outputs)))
+
+
+def _neighbor(values: Any) -> Neighbor:
+    if tuple(map(type, values)) not in NEIGHBORS:
+        raise TypeError("a field has the wrong type")
+    return Neighbor(**dict(zip(_NEIGHBOR, values)))

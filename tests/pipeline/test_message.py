@@ -97,8 +97,47 @@ def test_layers_that_were_sent_before_come_once_and_in_the_order_of_the_answer()
     writer.layer(found.layers[0])
     before = len(data)
     writer.answer(found)
-    assert data[before:].count(b'"path":"a","name"') == 0
+    assert data[before:].count(b'"path":["a"]') == 0
     assert [layer.path for layer in received(bytes(data)).layers] == ["a", "b", "c", "d"]
+
+
+def run_of(*changes):
+    """What arrives of the layers a, b, c, ..., which are alike but for these changes, and the number of frames."""
+    layers = [make_stored(path, seed=number, **change) for number, (path, change) in enumerate(zip("abcdefgh", changes))]
+    found = Found(Origin(file="m.h5", kind="keras-h5"), ReadOptions())
+    found.layers += layers
+    data = sent(found)
+    assert all(map(same_layer, layers, received(data).layers))
+    return received(data).layers, len(frames(data)) - 1
+
+
+def test_layers_that_are_alike_come_together_and_with_their_own_names_calls_and_numbers():
+    near = Neighbor(path="conv", class_name="Conv2D", axis=3, use_bias=False)
+    layers, count = run_of({}, {"name": "other"}, {"calls": (Call((near,), (near, near)), Call((), ()))}, {"calls": (Call((), ()),)})
+    assert count == 1
+    assert [len(layer.calls) for layer in layers] == [0, 0, 2, 1]
+
+
+@pytest.mark.parametrize("change", [
+    {"epsilon": 0.5}, {"epsilon": -0.0}, {"momentum": 0.0}, {"gamma": False}, {"beta": False}, {"shape": (5,)}, {"dtype": "float16"},
+    {"axis": (1,)}, {"ndim": 4}, {"class_name": "Other"}, {"statistic": Statistic.DEVIATION}, {"doubt": "why"}, {"notes": ("n",)},
+    {"assumed": ("axis",)}, {"quantized": "uint8"}, {"called_in_training": True}, {"effective_epsilon": 1.0}])
+def test_layers_that_differ_in_anything_else_come_apart(change):
+    start = {"epsilon": 0.0, "momentum": -0.0}
+    layers, count = run_of(start, start, start | change, start)
+    assert count == 3
+    assert [repr(layer.epsilon) for layer in layers] == ["0.0", "0.0", repr(layers[2].epsilon), "0.0"]
+
+
+def test_a_run_ends_before_it_becomes_long():
+    found = Found(Origin(file="m.h5", kind="keras-h5"), ReadOptions())
+    few, data = [make_stored(f"bn_{number}", shape=(1 << 13,)) for number in range(5)], bytearray()
+    writer, epsilon = Writer(data.extend), few[0].epsilon
+    for number, layer in enumerate(few, 1):
+        writer.layer(layer)
+        assert len(frames(bytes(data))) == number // 2
+    found.layers += [*few, *(make_stored(f"n_{number}", epsilon=epsilon) for number in range(300))]
+    assert [len(header["path"]) for header, _ in frames(sent(found))[:-1]] == [2, 2, 1, 128, 128, 44]
 
 
 @pytest.mark.parametrize("error", [
@@ -171,18 +210,21 @@ def layer_of_a_bundle():
 
 @pytest.mark.parametrize("data", [
     changed(-1, vectors={}), joined([layer_of_a_bundle(), (frames(sent(everything()))[-1][0] | {"order": [0]}, b"")]),
-    changed(0, drop=["path"]), changed(0, path=3), changed(0, path=None), changed(0, epsilon="0.1"), changed(0, shape=[2.0]),
+    changed(0, drop=["path"]), changed(0, path=[3]), changed(0, path=None), changed(0, path=[]), changed(0, path=["a", "b"]),
+    changed(0, name=[None]), changed(0, name=["a", "b"]), changed(0, calls=[[], []]), changed(0, epsilon="0.1"), changed(0, shape=[2.0]),
     changed(0, shape=["4"]), changed(0, shape=[True]), changed(0, axis=[None]), changed(0, ndim="4"), changed(0, dtype="int8"),
     changed(0, present=["gamma"]), changed(0, present=["gamma", "beta", "moving_mean"]), changed(0, present=3), changed(0, data=b""),
     *(changed(0, present=["gamma", "beta", name], data=bytes(48)) for name in ("moving_mean", "moving_variance")),
     changed(0, data=b"x" * 63), changed(0, data=b"x" * 65), changed(0, shape=[1 << 62, 1 << 62]),
     changed(0, shape=[1 << 63]), changed(0, shape=[0, 1 << 63]), changed(0, shape=[-4]),
     changed(0, shape=[-1]),
-    changed(0, statistic="odd"), changed(0, called_in_training="no"), changed(0, calls=[{}]), changed(0, new_field=1),
+    changed(0, statistic="odd"), changed(0, called_in_training="no"), changed(0, calls=[[{}]]), changed(0, calls=[[[[]]]]),
+    changed(0, new_field=1),
     changed(0, quantized=3), changed(0, doubt=3), changed(0, notes=[3]), changed(0, assumed=[None]), changed(0, notes=None),
-    *(changed(0, calls=[{"inputs": [{"path": "a", "class_name": "Conv2D"} | wrong], "outputs": []}])
+    *(changed(0, calls=[[[[list(({"path": "a", "class_name": "Conv2D", "axis": 3, "use_bias": False, "activation": None, "padding": None,
+                                  "is_shared": False} | wrong).values())], []]]])
       for wrong in ({"path": 3}, {"class_name": None}, {"axis": True}, {"use_bias": 1}, {"activation": 3}, {"padding": 3},
-                    {"shared": None})),
+                    {"is_shared": None}, {"more": 1})),
     changed(-1, order=[-1]), changed(-1, order=[True]), changed(-1, order=[4]), changed(-1, order="0"), changed(-1, origin={"file": "x"}),
     changed(-1, skipped=[["a"]]), changed(-1, remedies={"x": "odd"}), changed(-1, own_classes=[["a", "b"]]), changed(-1, drop=["warnings"]),
     changed(-1, data=b"more"), changed(4, kind=3), changed(4, channels=["3"]), changed(4, compute_dtype=3),
