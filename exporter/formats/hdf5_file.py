@@ -30,6 +30,7 @@ from exporter.formats.hdf5_plain import PlainAttribute, PlainDataset, PlainGroup
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from exporter.formats.hdf5_alike import Expected
     from exporter.formats.hdf5_library import LibraryAttribute, LibraryObject
 
     Dataset = LibraryObject | PlainDataset
@@ -42,6 +43,7 @@ MAX_KERNEL_ELEMENTS = 1 << 26  # of one that is read as a kernel; the reader of 
 MAX_ATTRIBUTE = 64 * MiB
 MAX_MEMBERS = 200_000  # per group, and groups per traversal
 MAX_KEPT, MAX_GROUPS = 64, 1024  # datasets and groups held open: 10 KiB each
+MIN_EXPECTED = 32  # groups that are looked at together if they are alike
 MAX_BESIDE = 8  # members of a group whose datasets are opened together
 MAX_DEPTH = 64  # groups inside each other
 
@@ -75,6 +77,7 @@ class File:
         self._checked: set[str] = set()  # groups of another form, whose member names were checked
         self._groups: dict[str, Object] = {}
         self._others: dict[str, Object] = {}  # recently used datasets
+        self._expected: Expected | None = None
         self._stack = contextlib.ExitStack()
         self._spent = 0
 
@@ -96,9 +99,19 @@ class File:
         """Closes `stack` together with this file."""
         self._stack = stack
 
+    def expect(self, groups: Iterable[str]) -> None:
+        """Says that the vectors in these groups will be read in this order, so that those that are alike can be looked at together."""
+        listed = [*groups]
+        if self._is_plain and self._data.can_look_back and len(listed) > MIN_EXPECTED:
+            from exporter.formats.hdf5_alike import Expected
+
+            self._expected = Expected(listed, self._symbols, self._data)
+
     @located_errors
     def names(self, path: str) -> list[str]:
         """Names of the members of a group, links of every kind among them, in the order of the group's index."""
+        if self._expected and (known := self._expected.names(path)):
+            return [*known]
         group = self._container(path)
         members = self._symbols.members(path)
         count = group.count() if members is None else len(members)
@@ -122,8 +135,10 @@ class File:
         """Whether anything has this name, including a link of any kind."""
         return self.kind(path) is not None
 
-    def first_missing(self, paths: Iterable[str]) -> str | None:
+    def first_missing(self, paths: Sequence[str]) -> str | None:
         """The first path where there is nothing."""
+        if self._expected and self._expected.has_all(paths):
+            return None
         return next((path for path in paths if path not in self._others and not self.exists(path)), None)
 
     def is_group(self, path: str) -> bool:
@@ -248,6 +263,10 @@ class File:
 
     def arrays(self, paths: Sequence[str], *, is_bfloat16: bool = False) -> list[tuple[NDArray[Any], str]]:
         """`array` of each path, with less work for vectors in one group. A layer's parameters, which are of one byte order."""
+        if self._expected and self._expected.has_all(paths):
+            with contextlib.suppress(FormatError):  # of which one? each alone says it
+                self._spend(self._expected.size(paths))
+                return self._expected.arrays(paths)
         if paths[0] not in self._others:
             self.kind(paths[0])  # opens those beside it, too
         found = [dataset for path in paths if type(dataset := self._others.get(path)) is PlainDataset]

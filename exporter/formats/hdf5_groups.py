@@ -85,7 +85,7 @@ class Groups:
         self.read: Read = (lambda address, size: read_at(base + address, size)) if base else read_at
         self.root = TABLE_ENTRY.at(block, first + ADDRESSES.size) if first else None
         ranks = RANKS.at(block, RANKS_AT) if first else Ranks(0, 0, 0)
-        self._leaf_size = TABLE_NODE.size + 2 * min(ranks.leaf, MAX_RANK) * TABLE_ENTRY.size
+        self.leaf_size = TABLE_NODE.size + 2 * min(ranks.leaf, MAX_RANK) * TABLE_ENTRY.size
         self._node_size = TREE_NODE.size + 8 * (2 * 2 * min(ranks.internal, MAX_RANK) + 1)
         self._most_read, self._most_used = 2 * min(ranks.internal, MAX_RANK), 2 * ranks.internal
 
@@ -177,7 +177,7 @@ class Groups:
             entries = [*self._leaf(leaf)]
             if entries:
                 offsets, _, caches, *_ = zip(*entries)
-                found = _few_names(names, free, (low, *offsets, high))
+                found = few_names(names, free, (low, *offsets, high))
                 if found and CACHES.issuperset(caches):
                     return dict(zip(found, entries))
         if not _has_free_list(names, free):
@@ -222,7 +222,7 @@ class Groups:
                 yield leaf, max(low, inner_low), min(high, inner_high)
 
     def _leaf(self, address: int) -> Iterator[TableEntry]:
-        data = self.read(address, self._leaf_size)
+        data = self.read(address, self.leaf_size)
         signature, version, _, used = TABLE_NODE.fields(data)
         if signature != b"SNOD" or version != 1 or TABLE_NODE.size + used * TABLE_ENTRY.size > len(data):
             raise FormatError("a symbol table node of this group is damaged", hint=AGAIN)
@@ -237,7 +237,7 @@ def _complete(read: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
 
 
 @functools.lru_cache(64)
-def _few_names(names: bytes, free: int, offsets: tuple[int, ...]) -> Sequence[bytes]:
+def few_names(names: bytes, free: int, offsets: tuple[int, ...]) -> Sequence[bytes]:
     """The names in a leaf, given the offsets of its lower key, its entries and its upper key; () if they are not as they should be."""
     first, *found, last = (_name(names, offset) for offset in offsets)
     is_ordered = all(before < name for before, name in itertools.pairwise([first, *found])) and found[-1] <= last

@@ -19,6 +19,8 @@ class _File(Protocol):
 
 
 F = TypeVar("F", bound=_File)
+# What reading a damaged file raises; h5py raises nearly any built-in exception.
+DAMAGED = (OSError, RuntimeError, ValueError, KeyError, TypeError, OverflowError, MemoryError)
 
 
 def split(path: str) -> tuple[str, bytes]:
@@ -66,14 +68,14 @@ def each_once(found: list[bytes]) -> list[bytes]:
 
 
 def located_errors(method: Callable[Concatenate[F, str, P], R]) -> Callable[Concatenate[F, str, P], R]:
-    """Adds the place in the file to errors of a method, its own and libhdf5's; h5py raises nearly any built-in exception."""
+    """Adds the place in the file to errors of a method, its own and libhdf5's."""
 
     def guarded(self: F, path: str, /, *args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return method(self, path, *args, **kwargs)
         except FormatError as error:
             raise error if error.where else error.inside(self.where(path)) from None
-        except (OSError, RuntimeError, ValueError, KeyError, TypeError, OverflowError, MemoryError) as error:
+        except DAMAGED as error:
             raise FormatError(f"HDF5 cannot read this: {reason(error)}", where=self.where(path),
                               hint="the file is damaged; copy or download it again") from None
 

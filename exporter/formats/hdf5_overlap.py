@@ -33,6 +33,19 @@ class _Dataset(Protocol):
     size: int
 
 
+class _Block(Protocol):
+    """A part of the file, from `start` on, with datasets that are alike. holds_structure: whether their data may."""
+
+    @property
+    def block(self) -> bytes: ...
+
+    @property
+    def start(self) -> int: ...
+
+    @property
+    def holds_structure(self) -> bool: ...
+
+
 class Data:
     """The data of a file's datasets, none of which overlaps anything else."""
 
@@ -60,6 +73,15 @@ class Data:
                 start += head
             found.append(self._checked(start, at, size, block[start - base: at + size - base] if start >= base else b""))
         return found
+
+    def check(self, path: str, header: int, at: int, alike: _Block, size: int, head: int) -> None:
+        """Refuses the data at `at` of one of these datasets as `read_all` does; header, size, head: as those of a `_Dataset`."""
+        start = max(at - MAX_LOOK_BACK, min(at, self._spans.add(path, at, at + size)))
+        if start == header and start + head <= at:
+            start += head
+        if start < at or alike.holds_structure:
+            begin = start - alike.start
+            self._checked(start, at, size, alike.block[begin: at + size - alike.start] if begin >= 0 else b"")
 
     def _checked(self, start: int, at: int, size: int, data: bytes = b"") -> bytes:
         """data: from `start` on, if it is all there."""

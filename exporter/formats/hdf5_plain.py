@@ -227,6 +227,11 @@ class Form(NamedTuple):
 _FORMS: dict[bytes, Form] = {}
 
 
+def known_form(header: bytes) -> Form | None:
+    """The form of a dataset whose header, without the address of its data, has these bytes, if one like it was parsed before."""
+    return _FORMS.get(header)
+
+
 def _form(messages: dict[int, bytes]) -> tuple[Form, int]:
     """The contents of a dataset's messages, and the address of its data."""
     shape, _ = _shape(messages[DATASPACE])

@@ -86,6 +86,7 @@ def _read_named(file: File, place: Place, options: ReadOptions) -> Found:
         placed, before = list(_placed(groups, tree)), tree
         tree = tree and with_one_each(tree, placed)
         reading = Reading(file, era, tree, found, is_version_unwritten=architecture is not None and architecture.has_version)
+        file.expect(group.datasets[-1].rpartition("/")[0] for group in groups if any(group.parsed))
         for group, path, node in placed if tree is before else _placed(groups, tree):
             reading.add(group, path, node)
     except FormatError as error:

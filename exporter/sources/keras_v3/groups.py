@@ -7,7 +7,7 @@ name as attribute `name` of "vars". A shard goes on where the one before ended, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -41,6 +41,8 @@ class File(Protocol):
     def array(self, path: str, /, *, is_kernel: bool = False) -> tuple[NDArray[Any], str]: ...
 
     def arrays(self, paths: Sequence[str], /) -> list[tuple[NDArray[Any], str]]: ...
+
+    def expect(self, groups: Iterable[str], /) -> None: ...
 
 
 class Group:
@@ -129,6 +131,12 @@ class Group:
             self._variables = regular if len(regular) == count else []
             self._names = None  # thousands of groups are kept
         return self._variables
+
+    def expect(self, groups: Iterable[Group]) -> None:
+        """Says that the variables of these groups, of the same files, will be read in this order."""
+        paths = [group._own for group in groups]
+        for file in self._files:
+            file.expect(paths)
 
     def holds_variables(self) -> bool:
         """Whether this group or one below it has variables."""
