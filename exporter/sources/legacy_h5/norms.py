@@ -61,7 +61,8 @@ class Reading:
             self._skip_unbuilt(group, path, node, found)
             return
         others = other_weights(group, norms) if len(group.weights) > len(norms[0].datasets) else {}
-        norms = self._without_second_set(group, norms, path)
+        if len(norms) > 1:
+            norms = self._without_second_set(group, norms, path)
         if norms[0].old_name:
             from exporter.sources.legacy_h5.mixed_names import as_named
 

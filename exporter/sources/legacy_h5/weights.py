@@ -18,7 +18,7 @@ import dataclasses
 import functools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from exporter.batchnorm.layer import PARAMETERS
 from exporter.errors import FormatError, names, printable
@@ -63,11 +63,11 @@ class LayerGroup:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parsed", tuple(map(parse, self.weights)))
-        object.__setattr__(self, "datasets", tuple([join(self.path, name) for name in self.stored or self.weights]))
+        above, names = self.path, self.stored or self.weights
+        object.__setattr__(self, "datasets", tuple([f"{above}/{name}" if above and name else above or name for name in names]))
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Norm:
+class Norm(NamedTuple):
     """The weights of one batch norm.
 
     scope:         the part before the parameters' names; may be "".
@@ -83,8 +83,7 @@ class Norm:
     doubt: str = ""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Candidate:
+class Candidate(NamedTuple):
     """A batch norm of the config inside a group.
 
     around: names of the wrappers, cells and user's layers around it, whose scope it may have. may_have_others: whether one of these is a
@@ -167,6 +166,12 @@ def _parse_last(name: str) -> Parsed | None:
     return (found[1], _ROLES.get(found[2], found[2]), found[3] or "") if found else None
 
 
+@functools.lru_cache(1000)
+def _is_old(name: str) -> bool:
+    """Whether the name of a variance, without a slash, is one of Keras 1."""
+    return _NAME.fullmatch(name) is None
+
+
 def _mixed(found: Mapping[tuple[str, str], Mapping[str, int]]) -> set[str]:
     """The scopes with gamma, gamma_1, moving_mean, moving_mean_1, ... where not every number has the same parameters: each name is
     numbered separately, so that gamma_1 may belong to moving_mean_2."""
@@ -176,7 +181,7 @@ def _mixed(found: Mapping[tuple[str, str], Mapping[str, int]]) -> set[str]:
 def _norm(group: LayerGroup, scope: str, roles: Mapping[str, int], doubt: str) -> Norm:
     variance = group.weights[roles["moving_variance"]]
     return Norm(scope=scope, datasets={role: group.datasets[position] for role, position in roles.items()},
-                old_name=_NAME.fullmatch(variance.rpartition("/")[2]) is None, on_tensorflow=variance.endswith(":0"), doubt=doubt)
+                old_name=_is_old(variance.rpartition("/")[2]), on_tensorflow=variance.endswith(":0"), doubt=doubt)
 
 
 def check_stored(file: File, group: LayerGroup) -> None:
