@@ -61,16 +61,18 @@ class Group:
         files = self._with_group(path)
         return Group(files, path) if files else None
 
-    def members(self) -> list[str]:
-        """Names of the members of this group except "vars", in natural order: "dense_2" before "dense_10"."""
-        names = {name for file in self._files for name in file.names(self.path)}
-        return sorted(names - {VARIABLES}, key=numbered)
+    def members(self, without: AbstractSet[str] = frozenset()) -> list[str]:
+        """Names of the members of this group except "vars" and those whose path is in `without`, in natural order: "dense_2" before
+        "dense_10"."""
+        names = {name for file in self._files for name in file.names(self.path)} - {VARIABLES}
+        above = f"{self.path}/" if self.path else ""
+        return sorted([name for name in names if above + name not in without] if without else names, key=numbered)
 
     def children(self, without: AbstractSet[str] = frozenset()) -> Iterator[tuple[str, Group]]:
         """The subgroups except "vars" and those whose path is in `without`, which are not opened. All variables are in a "vars"."""
-        for name in self.members():
+        for name in self.members(without):
             path = f"{self.path}/{name}" if self.path else name
-            kinds = set() if path in without else {file.kind(path) for file in self._files}
+            kinds = {file.kind(path) for file in self._files}
             if "dataset" in kinds:
                 raise FormatError(f"a variable is not inside a group called {VARIABLES!r}, where Keras saves every variable", where=path,
                                   hint="the file is damaged; copy or download it again")

@@ -292,7 +292,8 @@ class _Replay:
         """Whether the groups of a class are those that the config leads to. tf.keras creates a group for each layer, even one without
         weights: else the counting went another way from some layer on, and none of the class is certain.
         """
-        there = {name for name in members if re.fullmatch(re.escape(base) + r"(_[1-9][0-9]*)?", name)}
+        counted = re.compile(re.escape(base) + r"(_[1-9][0-9]*)?")
+        there = {name for name in members if counted.fullmatch(name)}
         return there == {name for name, _, _ in reached}
 
     def _forget(self, reached: list[tuple[str, int, int]]) -> None:
