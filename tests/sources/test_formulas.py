@@ -72,6 +72,12 @@ def test_what_a_layer_of_keras_does_besides_its_batch_norm_is_in_its_scope(tmp_p
     assert saved(tmp_path, *ops) == ([], [ALSO.format("Mul")])
 
 
+@pytest.mark.parametrize(("after", "said"), [("Relu", ALSO.format("Relu")), ("Identity", "")])
+def test_a_call_whose_function_calls_the_one_that_computes(tmp_path, after, said):
+    ops = [norm("x"), node("bn/after", after, "bn/FusedBatchNormV3:y:0"), node("call", "Identity", "bn/after:y:0")]
+    assert saved(tmp_path, *ops, own_call=("__inference_signature_wrapper_7",)) == (([], [said]) if said else (["bn"], []))
+
+
 def test_a_call_whose_function_chooses_is_not_refused(tmp_path):
     choice = node("call", "Select", "x", "bn/FusedBatchNormV3:y:0", "x")
     assert saved(tmp_path, norm("x"), choice) == (["bn"], [])

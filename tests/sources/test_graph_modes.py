@@ -228,7 +228,8 @@ def test_what_follows_and_who_reads_the_statistics_and_something_else(tmp_path, 
     """A pooling layer has a padding; an op that reads the statistics and an input does not follow."""
     nodes, reads = frozen_variables("bn", parameters())
     norm = node("y", "FusedBatchNormV3", "x", *reads, is_training=False)
-    more = [node("pool", "MaxPool", "y", padding=padding), node("other", "AddV2", "y:1", "x"), node("act", "Relu", "y")]
+    more = [node("pool", "MaxPool", "y", padding=padding), node("other", "AddV2", "y:1", "x"), node("act", "Relu", "y"),
+            node("later", "Tanh", "act")]
     (call,) = freeze(tmp_path, node("x", "Placeholder", shape=(-1, 4, 4, 3)), *nodes, norm, *more)["bn"].calls
     assert sorted((each.path, each.padding) for each in call.outputs) == [("act", None), ("pool", padding.lower())]
 

@@ -79,6 +79,16 @@ def test_a_saver_that_is_given_reads_of_variables(tmp_path):
     check(exporter.read(save(tmp_path, {**stored, "five": values[1]}, *nodes, *chain("bn", "x", *reads), *saver))["bn"], values)
 
 
+@pytest.mark.parametrize("name", ["a", "model.ckpt-100"])
+def test_the_graph_beside_a_checkpoint_means_the_checkpoint(tmp_path, name):
+    values = parameters()
+    nodes, reads = variables("bn")
+    (tmp_path / f"{name}.meta").write_bytes(meta_graph(graph(X, *nodes, *chain("bn", "x", *reads))))
+    write_bundle(tmp_path, name, tensors("bn", values))
+    write_bundle(tmp_path, "other", tensors("bn", parameters(seed=1)))
+    check(exporter.read(tmp_path / f"{name}.meta")["bn"], values)
+
+
 @pytest.mark.parametrize("meta", ["model.ckpt.meta", "graph.meta"])
 def test_another_saver_of_the_graph_may_use_the_variables_own_names(tmp_path, meta):
     values = parameters()
