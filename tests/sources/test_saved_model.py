@@ -867,8 +867,8 @@ def test_a_function_to_train_that_is_served_beside_that_of_inference():
         assert (norm.in_training, norm.also_in_training) == (False, False)
 
 
-def write_functions(folder, scopes, *, prefix=""):
-    """A SavedModel of batch norms that only functions tell, by the scopes of their variables."""
+def write_functions(folder, scopes, *, prefix="", unused=()):
+    """A SavedModel of batch norms that only functions tell, by the scopes of their variables. unused: numbers of those that none uses."""
     bodies, concrete, said, stored, tensors = [], b"", [({}, None)], [({}, None)], {}
     for number, scope in enumerate(scopes):
         first = len(stored)
@@ -876,7 +876,8 @@ def write_functions(folder, scopes, *, prefix=""):
         norm = node(f"{prefix}norm_{number}/FusedBatchNormV3", "FusedBatchNormV3", "x", *VECTORS, epsilon=0.02, is_training=False)
         result = {"y": f"{prefix}norm_{number}/FusedBatchNormV3:y:0"}
         bodies.append(function(f"call_{number}", ["x", *"gbmv"], [*reads, norm], result))
-        concrete += field(2, field(1, f"call_{number}") + field(2, field(2, bytes(range(first, first + 4)))))
+        if number not in unused:
+            concrete += field(2, field(1, f"call_{number}") + field(2, field(2, bytes(range(first, first + 4)))))
         for role in ROLES:
             key = f"{number}/{role}/.ATTRIBUTES/VARIABLE_VALUE"
             said[0][0][f"{number}_{role}"] = stored[0][0][f"{number}_{role}"] = len(stored)
@@ -899,6 +900,15 @@ def test_the_name_of_the_model_is_no_part_of_the_paths(tmp_path, scopes, paths):
     assert [layer.name for layer in bundle] == [path.rpartition("/")[2] for path in paths]
     for number, layer in enumerate(bundle):
         assert all(getattr(layer, role).tobytes() == (VALUES[role] + number).tobytes() for role in ROLES)
+
+
+@pytest.mark.parametrize(("scopes", "unused", "said"), [
+    (["net/a", "net/b", "net/c"], (1, 2), "net/b, net/c: "), (["net/a", "net/b", "net/a"], (2,), ""), (["net/a", "net/b"], (), "")])
+def test_statistics_that_no_function_uses(tmp_path, scopes, unused, said):
+    """As of a layer behind the output of an endpoint of keras.export.ExportArchive; some files list an object twice."""
+    found = read(write_functions(tmp_path, scopes, unused=unused))
+    warnings = [each for each in found.warnings if "none of its functions uses" in each]
+    assert [each.partition("the file")[0] for each in warnings] == ([said] if said else [])
 
 
 @pytest.mark.parametrize(("said", "ndim"), [

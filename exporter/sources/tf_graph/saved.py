@@ -108,6 +108,10 @@ class SavedFunctions:
         """Whether one of these functions uses a variable."""
         return any(node in self._variables(name) for name in names)
 
+    def used(self) -> set[int]:
+        """The nodes of the object graph that any function uses."""
+        return set().union(*self._nodes.values())
+
     def others(self, known: AbstractSet[int]) -> list[GraphNorm]:
         """The batch norms in functions of inference that compute with none of these variables; in all functions if none serves."""
         names, covered = self._serving or list(self._bound), set[int]()

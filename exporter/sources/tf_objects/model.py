@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING
 
 from exporter.batchnorm.stored import Skipped
-from exporter.errors import FormatError
+from exporter.errors import FormatError, names
 from exporter.files.place import Place
 from exporter.formats.graph_def import MetaGraph
 from exporter.formats.object_graph import OBJECT_GRAPH, SavedGraph
@@ -162,8 +163,19 @@ class _Reader:
         self._add(norms, found)
         if not norms:
             functions.check_is_open()
+        unused = self._unused(functions.used())
+        if unused:
+            found.warn(f"{names(unused)}: the file contains moving_mean and moving_variance of it, but none of its functions uses them")
         for sentence in functions.about_compiled():
             found.warn(sentence)
+
+    def _unused(self, used: AbstractSet[int]) -> list[str]:
+        """The scopes with statistics that no function uses, as of a layer behind the output of an endpoint."""
+        names = [self._stored.variable_name(node) for node in set(range(len(self._stored))).difference(used)]
+        scopes = sorted({name.rpartition("/")[0] for name in names if name.endswith("/moving_variance")})
+        others = used if scopes else ()  # an object may be listed twice
+        known = {self._stored.variable_name(node) for node in others if node < len(self._stored)}
+        return [scope for scope in scopes if f"{scope}/moving_variance" not in known]
 
     def _add(self, norms: list[GraphNorm], found: Found) -> None:
         prefix = model_prefix(self._stored.variable_name(node) for node in range(len(self._stored)))
