@@ -90,6 +90,21 @@ def test_one_that_was_killed_while_it_waited_is_replaced(zoo, pool, start):
     os.kill(pid, signal.SIGKILL)
     assert len(read(pool, zoo / "m1.json").layers) == 1
     assert idle(pool) != [pid]
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_one_that_was_killed_while_it_waited_is_not_asked_ahead(zoo, pool, start):
+    read(pool, zoo / "m0.json")
+    (reader,) = pool._idle
+    os.kill(reader.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, reader.pid, os.WEXITED | os.WNOWAIT)
+    assert pool.ask(Place(zoo / "m1.json"), OPTIONS) is None
+    assert idle(pool) == []
+    with pytest.raises(ProcessLookupError):
+        os.kill(reader.pid, 0)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(reader.requests)
 
 
 def test_one_that_was_started_early_and_ended_before_its_first_file_is_replaced(zoo, pool, monkeypatch):
