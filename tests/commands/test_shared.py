@@ -55,6 +55,16 @@ def test_help_fits_a_terminal_of_80_columns(monkeypatch, make):
     assert max(map(len, make().format_help().splitlines())) < 80
 
 
+@pytest.mark.parametrize("make", [export_parser, diagnose_parser, verify_parser, eval_parser])
+def test_commands_and_options_in_examples_are_not_broken_at_a_hyphen(monkeypatch, make):
+    """Whatever the width: half an option is another one."""
+    whole = [*map(str.split, make().epilog.splitlines())]
+    for columns in range(30, 100, 7):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        words = make().format_help().split()
+        assert words[len(words) - sum(map(len, whole)):] == [word for line in whole for word in line]
+
+
 @pytest.mark.parametrize("error", [ValueError("odd"), FileNotFoundError("odd")])
 def test_what_nobody_foresaw_is_said_to_be_that(run, error):
     code, _, err = run(raising(error))

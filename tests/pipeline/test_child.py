@@ -380,6 +380,16 @@ def test_no_variable_reaches_the_library_of_a_child(monkeypatch):
     assert {name: value for name, value in os.environ.items() if name.startswith("HDF5_")} == {"HDF5_PLUGIN_PRELOAD": "::"}
 
 
+def test_a_process_that_has_ended_gets_no_signal(monkeypatch, forks):
+    """Its number may be another's by then."""
+    receiving, process = isolation.forked(lambda sending: None)
+    os.close(receiving)
+    assert process.wait() == 0
+    monkeypatch.setattr(os, "kill", lambda *which: pytest.fail(f"a signal was sent: {which}"))
+    process.kill()
+    assert process.wait() == 0
+
+
 def test_no_variable_reaches_the_library_of_a_fork(monkeypatch, forks):
     variables = (*isolation.HDF5_VARIABLES, "HDF5_PLUGIN_PRELOAD")
     for name in variables:
