@@ -152,7 +152,7 @@ def _listed(rows: _Rows, trees: _Addresses, heaps: _Addresses, leaf_size: int) -
         _check(same == same[0])
     entries = [*TABLE_ENTRY.rows(table[0].tobytes(), 0, used)]
     names = few_names(texts[0].tobytes(), free, (low, *(entry.name for entry in entries), high))
-    _check(names and not any(entry.cache or b"/" in name or not name.strip(b".") for entry, name in zip(entries, names)))
+    _check(bool(names) and not any(entry.cache or b"/" in name or not name.strip(b".") for entry, name in zip(entries, names)))
     return names, table[:, :, 8:16].copy().view(np.int64)[:, :, 0]
 
 
