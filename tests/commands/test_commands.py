@@ -347,6 +347,16 @@ def test_two_models(run):
     assert "own vectors" not in out
 
 
+def test_an_epsilon_of_the_architecture_is_compared(run, tmp_path):
+    """It is assumed, and known."""
+    weights, layer = KERAS.with_name("model.weights.h5"), exporter.read(KERAS)["stem_bn"]
+    exporter.write(make_bundle(layer.replace(epsilon=0.25)), tmp_path / "b.json")
+    code, out, _ = run(verify, tmp_path / "b.json", weights, "--layers", "stem_bn", "--architecture", KERAS)
+    assert code == 1
+    assert "epsilon: 0.25 in the bundle, 0.001 in model.weights.h5" in out
+    assert "does not contain epsilon" not in out
+
+
 def test_a_model_that_does_not_say_epsilon(run, tmp_path):
     weights, kept = KERAS.with_name("model.weights.h5"), ["stem_bn", "head_bn"]
     only = [word for path in kept for word in ("--layers", path)]
