@@ -116,7 +116,7 @@ def _model(place: Place, args: argparse.Namespace) -> Port:
     options = comparing_options(args)
     read = functools.partial(read_in_child, place, fork=True, keep_unusable=True)
     found = read(options if options.epsilon else dataclasses.replace(options, epsilon=(("*", UNSAID),)))
-    unsaid = {layer.path for layer in found if "epsilon" in layer.assumed and layer.epsilon == UNSAID and not options.epsilon}
+    unsaid = {layer.path for layer in found if "epsilon" in layer.assumed and not options.epsilon}
     if any(found[path].converted for path in unsaid):  # an era that stored a standard deviation: its variance depends on epsilon
         found = read(options)
     return of_bundle(found, place.name, unsaid)
