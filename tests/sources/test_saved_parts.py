@@ -91,6 +91,15 @@ def test_functions_that_do_not_serve_are_not_searched_for_other_layers():
     assert len(saved_functions({"call": ([INFERENCE], ops, 4)}).others(set())) == 1
 
 
+@pytest.mark.parametrize("first", ["loss", "call"])
+def test_of_functions_that_use_the_same_variables_each_is_searched(first):
+    """Where none serves. One may only sum up what another computes with."""
+    bodies = {"loss": ([node("y", "AddN", "read_g:value:0", "read_b:value:0", "read_m:value:0", "read_v:value:0")], {"y": "y:sum:0"}, 4),
+              "call": ([INFERENCE], {"y": "served:y:0"}, 4)}
+    functions = saved_functions({name: bodies[name] for name in (first, *bodies)})
+    assert len(functions.others(set())) == 1
+
+
 @pytest.mark.parametrize("kernels", [True, False])
 def test_kernels_of_a_graph_of_tensorflow_1_with_a_config(tmp_path, kernels):
     write_tensorflow_1(tmp_path, names=tuple(OBJECT_KEYS.values()), stored=objects_and_values())

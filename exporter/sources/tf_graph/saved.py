@@ -114,15 +114,14 @@ class SavedFunctions:
 
     def others(self, known: AbstractSet[int]) -> list[GraphNorm]:
         """The batch norms in functions of inference that compute with none of these variables; in all functions if none serves."""
-        names, covered = self._serving or list(self._bound), set[int]()
+        names = self._serving or list(self._bound)
         for name in sorted(names, key=lambda name: (name not in self._found, -len(self._bound[name]))):
-            unknown = self._variables(name) - known
-            is_searched = bool(unknown - covered) or name in self._serving or name in self._found  # constants are no variables
+            # constants are no variables; a function that computes nothing with the unknown ones says nothing of the next one
+            is_searched = not self._variables(name) <= known or name in self._serving or name in self._found
             if is_searched and any(_uses_other(norm, known) for norm in self._search(name)):
                 bound = {name: self._bound[name] for name in names}
                 norms = graph_norms(self._graph, bound, main=False)
                 return without_other_use([norm for norm in norms if _uses_other(norm, known)], self._used)
-            covered |= unknown
         return []
 
     def _used(self) -> set[str]:

@@ -150,7 +150,7 @@ class _Reader:
         epsilon = epsilon_of(same)
         if epsilon is None:
             return layer
-        for outcome in layers([norm for norm in same if not norm.reason], self._values):
+        for outcome in layers([norm for norm in same if not norm.reason][:1], self._values):
             if not isinstance(outcome, Skipped):
                 return outcome.replace(path=layer.path, name=layer.name, class_name=layer.class_name, doubt=layer.doubt,
                                        called_in_training=layer.called_in_training)
