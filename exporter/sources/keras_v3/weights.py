@@ -178,6 +178,9 @@ def _recognize(path: str, group: Group, found: Found, told: bool, quantized: str
         is_variance = bool((arrays[-1][0] >= 0).all())
         _mention(path, len(arrays), found, is_likely=told or is_called(KNOWN_GROUPS, own, group), possible=is_variance)
         return
+    if len(arrays) == 5:  # renormalization without gamma and beta, or a weight more than a batch norm has
+        found.skip(path, MORE_VECTORS.format(count=5), Remedy.ARCHITECTURE)
+        return
     both = len(arrays) in (4, 7)
     names = roles_of(len(arrays), both, both, renorm=len(arrays) > 4)
     last = named["moving_variance"][0] if (named := dict(zip(names or (), arrays, strict=False))) else arrays[-1][0]
