@@ -140,7 +140,7 @@ def test_a_file_that_is_no_export_is_kept_unless_it_may_be_replaced(tree):
 
 def test_what_was_asked_for_ahead_is_given_up_once_its_turn_is_over(tree, monkeypatch):
     closed = []
-    monkeypatch.setattr(each.READERS, "ask", lambda place, options: types.SimpleNamespace(close=lambda: closed.append(place.name)))
+    monkeypatch.setattr(type(each.READERS), "ask", lambda _, place, options: types.SimpleNamespace(close=lambda: closed.append(place.name)))
     monkeypatch.setattr("exporter.pipeline.read.read_in_batch", lambda place, options, output, asked: exporter.load(place.local))
     tasks = [Task("zoo/a.json", f"out/{number}.json", "m", "out") for number in range(3)]
     before = [len(closed) for _ in export_each(tasks, exporter.ReadOptions(), exporter.WriteOptions())]

@@ -292,7 +292,7 @@ def test_which_process_reads_a_file_of_a_batch(zoo, monkeypatch, serves, threads
         return "its own, forked" if fork else "its own, started"
 
     monkeypatch.setattr(readers, "can_serve", lambda place: serves)
-    monkeypatch.setattr(readers.READERS, "read", lambda *_: "a waiting process", raising=False)
+    monkeypatch.setattr(readers.Readers, "read", lambda *_: "a waiting process")
     monkeypatch.setattr(reading, "read_in_child", own)
     monkeypatch.setattr(reading, "resolve", lambda found, *_: found)
     monkeypatch.setattr(threading, "active_count", lambda: threads)
