@@ -10,6 +10,7 @@ import pytest
 
 import exporter
 from exporter.batchnorm.stored import Statistic
+from exporter.errors import UnresolvedError
 from exporter.sources.tf_graph.graph_norm import UNKNOWN_FORM
 from exporter.sources.tf_objects.formula import OTHER_VARIABLES
 from tests.make.graph_files import const, formula, frozen_variables, graph, node, parameters, variables
@@ -110,6 +111,20 @@ def test_a_gamma_or_beta_that_a_graph_uses_for_something_else(tmp_path, kind, te
     said = "" if said == TRUNCATED and kind == "checkpoint" else said
     assert dict(bundle.skipped) == ({"bn": said} if said else {})
     assert bundle.paths() == ["sound", *["bn"] * (said in ("", TRUNCATED))]
+
+
+@pytest.mark.parametrize(("op", "is_refused"), [
+    ("VarIsInitializedOp", False), ("IsVariableInitialized", False), ("VariableShape", False), ("AssignVariableOp", False), ("Abs", True)])
+def test_a_gamma_that_a_graph_only_has(tmp_path, op, is_refused):
+    """TensorFlow makes ops for each variable, also for one that nothing computes with."""
+    nodes, reads = variables("bn")
+    nodes += [const("e", np.float32(1e-3)), *formula(SPELLED + "y = n + b", "bn_", x="x", e="e", **dict(zip("gbmv", reads, strict=True)))]
+    save(tmp_path, {f"bn/{role}": value for role, value in zip(ROLES, parameters(), strict=True)}, *nodes, node("one_more", op, "bn/gamma"))
+    if is_refused:
+        with pytest.raises(UnresolvedError, match=OTHER.format("gamma")):
+            exporter.read(tmp_path / "model.ckpt.index")
+    else:
+        assert exporter.read(tmp_path / "model.ckpt.index")["bn"].gamma is None
 
 
 @pytest.mark.parametrize(("names", "is_kept"), [

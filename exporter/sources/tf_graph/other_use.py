@@ -16,7 +16,8 @@ from exporter.sources.tf_graph.ops import PASSES
 from exporter.sources.tf_graph.trace import MAX_SEARCH_WIDTH
 from exporter.sources.tf_graph.values import Constant, Value, Variable
 
-STORES = ("Save", "Assign", "Restore")  # how the names of ops begin that compute nothing with a variable
+# How the names of ops begin that compute nothing with the numbers of a variable.
+STORES = ("Save", "Assign", "Restore", "VarIsInitialized", "IsVariableInitialized", "VariableShape", "DestroyResource")
 
 
 def without_other_use(norms: Sequence[GraphNorm], used: Callable[[], Collection[str]]) -> list[GraphNorm]:
