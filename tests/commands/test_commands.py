@@ -421,8 +421,10 @@ def test_two_checkpoints_as_a_page(run, several, tmp_path):
 def test_what_is_said_of_the_real_layers(run, several, monkeypatch, times, absent, expected):
     checks = [Check(path=f"layer{number}", numbers=8, dtype="float32", ulp=1.0, error=0.25, times_the_bound=part)
               for number, part in enumerate(times)]
-    monkeypatch.setattr(live, "check_live", lambda bundle, place: (checks, absent))
+    asked = []
+    monkeypatch.setattr(live, "check_live", lambda bundle, place: asked.append((bundle.paths(), place.name)) or (checks, absent))
     code, out, err = run(verify, several[0], KERAS, "--live")
+    assert asked == [(exporter.load(several[0]).paths(), KERAS.name)]
     title, *rows = out[out.index("the real layers"):].splitlines(keepends=True)
     assert (code, title, err) == (*expected, "")
     assert [row.split() for row in rows[1:]] == [[each.path, "8", "float32", "1", "0.25", f"{each.times_the_bound:g}"] for each in checks]
@@ -440,6 +442,9 @@ def test_verify_refuses(run, tmp_path):
     assert code == 1
     assert "this is not a bundle" in err
     assert "bn-export MODEL out.json" in err
+    for missing in ([], [KERAS], [KERAS, "--live"]):
+        code, _, err = run(verify, tmp_path / "missing.json", *missing)
+        assert (code, err.splitlines()[0]) == (1, "error: missing.json: no such file or folder")
     code, _, err = run(verify, CONFORMANCE, "--map", "a=b")
     assert (code, "--map requires OTHER" in err) == (2, True)
     code, _, err = run(verify, CONFORMANCE, KERAS, "--map", "a")

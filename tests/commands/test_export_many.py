@@ -145,6 +145,12 @@ def test_who_does_the_work(batch, monkeypatch, words, told):
     assert (code, words[0], folder, options["executor"], options["suffix"]) == (0, "*.h5", "d", told, ".json")
 
 
+def test_processes_and_a_cluster_are_not_both_asked_for(batch, monkeypatch):
+    monkeypatch.setattr(workers, "cluster", lambda address, first: contextlib.nullcontext((address, first)))
+    ((code, _, err),) = batch(Summary(()), "*.h5", "--out-dir", "d", "--dask", "tcp://x:1", "--jobs", "2")
+    assert (code, err) == (2, "error: expected --jobs or --dask, got both: the number of workers is the cluster's\n")
+
+
 def test_as_many_processes_as_this_one_may_use(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {2, 3, 5}, raising=False)
     assert export_many._processors() == 3

@@ -46,6 +46,7 @@ def test_alone(weights):
     bundle = read(path)
     assert shown(bundle) == {"stem": (None, given(A)), "seq/deep": (None, given(D)),
                              "s": (None, given(norm_arrays(2, scale=False, center=False)))}
+    assert {layer.path: layer.name for layer in bundle} == {"stem": "stem", "s": "s", "seq/deep": "deep"}
     assert bundle.skipped[0][0] == "b"
     with pytest.raises(UnresolvedError) as caught:
         exporter.read(path)
@@ -60,6 +61,7 @@ def test_alone_without_names(weights):
                            f"{inside}/sequential/{inside}/batch_normalization": C}))
     assert bundle.paths() == [f"{inside}/batch_normalization_2", f"{inside}/batch_normalization_10",
                               f"{inside}/sequential/{inside}/batch_normalization"]
+    assert [layer.name for layer in bundle] == ["batch_normalization_2", "batch_normalization_10", "batch_normalization"]
 
 
 @pytest.mark.parametrize(("container", "step"), [
