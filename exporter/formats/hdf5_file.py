@@ -277,11 +277,16 @@ class File:
                 data = self._data.read_all(paths, found)
                 return [(np.ndarray(dataset.shape, dataset.form.float_type[1], own), dataset.form.float_type[0])
                         for dataset, own in zip(found, data)]
-        orders = {kind[1].str[0] for path in paths if (kind := self._dataset(path).float_type())}
-        if len(orders) > 1:
+        if len({*map(self._byte_order, paths)} - {""}) > 1:
             raise FormatError("expected the parameters of a layer in one byte order, got big-endian and little-endian ones",
                               where=self.where(split(paths[0])[0]), hint="the file is damaged; copy or download it again")
         return [self.array(path, is_bfloat16=is_bfloat16) for path in paths]
+
+    @located_errors
+    def _byte_order(self, path: str) -> str:
+        """"<" or ">"; "" for a type that is not floating point."""
+        found = self._dataset(path).float_type()
+        return found[1].str[0] if found else ""
 
     def where(self, path: str) -> str:
         """The place of an object, for error messages."""

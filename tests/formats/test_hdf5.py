@@ -105,6 +105,17 @@ def test_the_parameters_of_a_layer_have_one_byte_order(made, orders):
         assert file.array("g/a")[0].tolist() == file.array("g/c")[0].tolist() == [0, 1, 2]
 
 
+def test_a_vector_that_is_no_object_any_more_is_named(tmp_path):
+    """Of several that are asked for together."""
+    with h5py.File(tmp_path / "whole.h5", "w") as whole:
+        whole["g/a"], whole["g/b"] = np.arange(3, dtype="f4"), np.arange(3, dtype="f4")
+        place = h5py.h5o.get_info(whole["g/b"].id).addr
+    data = bytearray((tmp_path / "whole.h5").read_bytes())
+    data[place: place + 64] = bytes(64)
+    with open_hdf5(MemoryFile(bytes(data))) as damaged:
+        assert "g/b: " in refused(damaged.arrays, ["g/a", "g/b"])
+
+
 def test_bfloat16_is_what_keras_marks_as_such(made):
     bits = np.arange(1 << 16, dtype="<u2")
 
