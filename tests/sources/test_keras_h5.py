@@ -511,6 +511,20 @@ def test_the_version_says_whether_the_names_of_a_nested_sequential_are_mixed(tmp
         (f"inner/{name}", values["gamma"].tobytes(), values["moving_mean"].tobytes()) for name, values in (("a", a), ("b", b))]
 
 
+@pytest.mark.parametrize("is_mixed", [True, False])
+def test_the_lengths_of_batch_norms_say_whether_the_names_of_a_nested_sequential_are_mixed(tmp_path, is_mixed):
+    """Of an unknown version. Each batch norm has one length."""
+    a, b = parameters(3, 1), parameters(4, 2)
+    stored = {**dict(old("a", a)), **dict(old("b", b))}
+    names = [*(f"{name}_{role}" for name in "ab" for role in RUNNING[:2]), *(f"{name}_{role}" for name in "ab" for role in RUNNING[2:])]
+    weights = [(name, stored[source]) for name, source in zip(names, sorted(names, key=lambda name: name[0]) if is_mixed else names)]
+    inner = sequential(*(layer("BatchNormalization", name, epsilon=0.01, axis=-1, mode=0) for name in "ab"), name="inner")
+    (tmp_path / "model.json").write_text(json.dumps({"class_name": "Sequential", "config": [inner]}))
+    found = exporter.read(write(tmp_path / "w.h5", {"inner": weights}), architecture=tmp_path / "model.json")
+    assert [(each.path, each.gamma.tobytes(), each.moving_mean.tobytes()) for each in found] == [
+        (f"inner/{name}", values["gamma"].tobytes(), values["moving_mean"].tobytes()) for name, values in (("a", a), ("b", b))]
+
+
 @pytest.mark.parametrize(("kernel_after", "is_ambiguous"), [(False, True), (True, False)])
 def test_only_a_kernel_behind_a_batch_norm_shows_that_names_are_right(tmp_path, kernel_after, is_ambiguous):
     """Vectors of one length fit any order; under wrong names a kernel would have the shape of a mean."""
