@@ -19,7 +19,7 @@ from exporter.errors import FormatError, printable
 from exporter.files.place import MiB, Place
 from exporter.formats.protobuf import BYTES, Message, fields_at, varint
 from exporter.formats.shapes import shaped
-from exporter.formats.tensorflow_types import DOUBLE_VAL, FLOAT_VAL, HALF_VAL, STRING_VAL, dtype_of
+from exporter.formats.tensorflow_types import DOUBLE_VAL, FLOAT_VAL, HALF_VAL, STRING_VAL, VALUE_FIELDS, dtype_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -89,6 +89,9 @@ class TensorProto:
         """The values listed one by one; missing ones repeat the last, and no values means zeros (Tensor::FromProto in
         framework/tensor.cc)."""
         values = [value if isinstance(value, int) else bytes(value) for value in self._fields.get(field, [])]
+        if not values and not VALUE_FIELDS.isdisjoint(self._fields):  # TensorFlow would take zeros; it never writes this
+            raise FormatError(f"a constant of type {self.dtype.name} has values of another type", where=self.where,
+                              hint="the file is damaged; copy or download it again")
         message = Message.of({field: values}, self.where)
         if field in (FLOAT_VAL, DOUBLE_VAL):
             numbers = np.frombuffer(message.packed(field, self.dtype.item_size), form)

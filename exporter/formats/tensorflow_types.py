@@ -39,6 +39,7 @@ class DType(NamedTuple):
 
 
 FLOAT_VAL, DOUBLE_VAL, INT_VAL, STRING_VAL, INT64_VAL, BOOL_VAL, HALF_VAL, UINT32_VAL, UINT64_VAL = 5, 6, 7, 8, 10, 11, 13, 16, 17
+VALUE_FIELDS = frozenset((FLOAT_VAL, DOUBLE_VAL, INT_VAL, STRING_VAL, INT64_VAL, BOOL_VAL, HALF_VAL, UINT32_VAL, UINT64_VAL))
 
 TYPES = {dtype.number: dtype for dtype in (
     DType(1, "float32", "float", "<f4", FLOAT_VAL),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import struct
 
 import numpy as np
 import pytest
@@ -57,6 +58,8 @@ def test_strings_of_a_constant_are_bytes():
 
 
 @pytest.mark.parametrize(("data", "message"), [
+    (field(1, 2) + field(2, shape_proto(())) + field(5, struct.pack("<f", 1.5)), "of type float64 has values of another type"),
+    (field(1, 1) + field(2, shape_proto((2,))) + field(10, 3), "of type float32 has values of another type"),
     (field(1, 1) + field(2, shape_proto((2,))) + field(4, b"1234"), "has 4 bytes"),
     (listed(1, (2,), 5, np.float32([1, 2, 3]).tobytes()), "has 3 values"),
     (listed(1, (1,), 5, np.float32([1, 2]).tobytes()), "has 2 values"), (listed(1, (0,), 5, np.float32([1, 2]).tobytes()), "has 2 values"),
