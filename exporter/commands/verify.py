@@ -110,13 +110,15 @@ def _check_report(args: argparse.Namespace) -> None:
 
 def _model(place: Place, args: argparse.Namespace) -> Port:
     """A model as OTHER. If neither the model nor the user gives epsilon, everything except epsilon is compared."""
+    from exporter.batchnorm.bundle import ReadBack
     from exporter.diagnosis.ports.port import of_bundle
     from exporter.pipeline.read import read_in_child
 
     options = comparing_options(args)
     read = functools.partial(read_in_child, place, fork=True, keep_unusable=True)
     found = read(options if options.epsilon else dataclasses.replace(options, epsilon=(("*", UNSAID),)))
-    unsaid = {layer.path for layer in found if "epsilon" in layer.assumed and not options.epsilon}
+    is_given = options.epsilon or isinstance(found, ReadBack)  # a bundle contains the epsilon that was given when it was made
+    unsaid = set() if is_given else {layer.path for layer in found if "epsilon" in layer.assumed}
     if any(found[path].converted for path in unsaid):  # an era that stored a standard deviation: its variance depends on epsilon
         found = read(options)
     return of_bundle(found, place.name, unsaid)

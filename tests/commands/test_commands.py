@@ -434,6 +434,18 @@ def test_what_is_said_of_the_real_layers(run, several, monkeypatch, times, absen
     assert [(row["passed"], float(row["times_the_bound"])) for row in report["live"]] == [(part <= 1, part) for part in times]
 
 
+@pytest.mark.parametrize("suffix", [".json", ".npz", ".safetensors"])
+@pytest.mark.parametrize("epsilons", [(0.001, 0.01), (0.001, 1.0)])
+def test_an_epsilon_that_was_given_when_a_bundle_was_made_is_compared(run, tmp_path, suffix, epsilons):
+    """The bundle contains it, unlike the model, of which everything else is compared."""
+    one, other = (tmp_path / f"{name}{suffix}" for name in "ab")
+    for path, epsilon in zip((one, other), epsilons, strict=True):
+        exporter.write(make_bundle(make_layer("bn", epsilon=epsilon, assumed=("epsilon",))), path)
+    code, out, _ = run(verify, one, other)
+    assert (code, "epsilon" in out, "does not contain epsilon" in out) == (1, True, False)
+    assert run(verify, one, one)[0] == 0
+
+
 def test_verify_refuses(run, tmp_path):
     code, _, err = run(verify, KERAS, "--live")
     assert code == 2
