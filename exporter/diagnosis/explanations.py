@@ -102,7 +102,7 @@ def _explanation(whole: Evidence, case: Case, codes: tuple[str, ...], details: t
         channels = tuple(whole.channels_that_fit(case))
         error = error[:, list(channels)]
     return Explanation(codes=codes, details=details, layer=whole.layer.path, worst=whole.worst(case),
-                       error=float(np.nan_to_num(error, nan=0.0).max()), channels=channels, **more)
+                       error=float(np.nan_to_num(error, nan=0.0, posinf=0.0).max()), channels=channels, **more)
 
 
 def _singles(sample: Evidence, whole: Evidence) -> Iterator[Explanation]:

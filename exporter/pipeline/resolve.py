@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fnmatch
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -261,8 +262,6 @@ def _converted(stored: Stored) -> BatchNorm:
 
 def _check_globs(options: ReadOptions, layers: Sequence[Parameters], skipped: Sequence[tuple[str, str]]) -> None:
     """Refuses globs that match nothing: they are mistyped."""
-    import fnmatch
-
     paths = [layer.path for layer in layers]
     if options.layers and not any(map(options.wants, [*paths, *(path for path, _ in skipped)])):
         raise _unmatched("--layers", names(options.layers), options.layers, paths)
@@ -272,8 +271,7 @@ def _check_globs(options: ReadOptions, layers: Sequence[Parameters], skipped: Se
 
 
 def _unmatched(option: str, shown: str, globs: Iterable[str], paths: Sequence[str]) -> UsageError:
-    import fnmatch
-
-    wider = next((each for glob in globs for each in (f"{glob}/*", f"*/{glob}") if fnmatch.filter(paths, each)), None)
+    wider = next((each for glob in globs for each in (f"{glob}/*", f"*/{glob}") if any(fnmatch.fnmatchcase(path, each) for path in paths)),
+                 None)
     return UsageError(f"{option} {shown} matches none of the batch norms {names(paths)}",
                       hint=f"a glob matches the whole path: give {wider!r}" if wider else "")
