@@ -17,11 +17,14 @@ from exporter.formats.hdf5 import is_hdf5, open_hdf5
 from exporter.sources.keras_v3.groups import LAYER_LISTS, VARIABLES, Group
 from exporter.sources.keras_v3.weights import read_weights
 from exporter.sources.shared.found import Found
-from exporter.sources.shared.shards import open_shards
+from exporter.sources.shared.shards import may_be_shard, open_shards
 
 if TYPE_CHECKING:
     from exporter.formats.hdf5_file import File
     from exporter.sources.shared.options import ReadOptions
+
+SHARD = ("its name is that of a shard: if a .weights.json lists it, the other shards contain further layers; give the .weights.json "
+         "instead")
 
 NAME = "keras-weights"
 OPTIONS = ("architecture",)
@@ -40,6 +43,9 @@ def claims(place: Place) -> bool:
 def read(place: Place, options: ReadOptions) -> Found:
     """The batch norms; epsilon is None unless `options.architecture` gives the config."""
     found = Found(Origin(file=place.name, kind=NAME), options)
+    may_be_cut = is_hdf5(place) and may_be_shard(place)
+    if may_be_cut:
+        found.warn(SHARD)
     tree = version = None
     if options.architecture is not None:
         from exporter.sources.shared.architecture import node_tree_from
@@ -48,7 +54,8 @@ def read(place: Place, options: ReadOptions) -> Found:
         tree, version = architecture.tree, architecture.keras_version
     hint = f"the architecture is that of {options.architecture.name}" if options.architecture else ""
     with _open(place) as files, located("", hint):
-        read_weights(Group(files), tree, version, found, own_config=False, kernels=options.wants if options.kernels else None)
+        read_weights(Group(files), tree, version, found, own_config=False, kernels=options.wants if options.kernels else None,
+                     may_be_cut=may_be_cut)
     return found
 
 

@@ -213,6 +213,27 @@ def test_a_shard_left_from_another_save_is_not_read(shards):
     assert read(shards(parts, {f"/{FIRST}/vars": names(0)[0]}, total=48)).paths() == ["layers/one"]
 
 
+def test_one_shard_beside_its_list(shards):
+    a = split(A, 2)
+    path = shards([{FIRST: ("one", a[0])}, {FIRST: (None, a[1])}], {f"/{FIRST}/vars": names(0, 1)})
+    with pytest.raises(UnsupportedError, match=r"this is one shard of w\.weights\.json") as caught:
+        read(path.with_name("w_00000.weights.h5"))
+    assert caught.value.hint == "give w.weights.json, which lists them"
+
+
+def test_one_shard_alone(shards, tmp_path):
+    """Its last layer may be cut after gamma and beta, which are the only two vectors of a batch norm without them."""
+    half = {number: np.abs(array) for number, array in split(A, 2)[0].items()}
+    shards([{SECOND: ("two", dict(enumerate(B.values()))), FIRST: ("one", half)}], {f"/{FIRST}/vars": names(0)}).unlink()
+    bundle = read(tmp_path / "w_00000.weights.h5")
+    assert bundle.paths() == ["layers/two"]
+    assert [(path, reason.partition(",")[0]) for path, reason in bundle.skipped] == [("layers/one", "it contains two vectors")]
+    assert any("its name is that of a shard" in warning for warning in bundle.warnings)
+    (tmp_path / "w_00000.weights.h5").rename(tmp_path / "w_0001.weights.h5")
+    whole = read(tmp_path / "w_0001.weights.h5")
+    assert whole.paths() == ["layers/one", "layers/two"] and not any("shard" in warning for warning in whole.warnings)
+
+
 def test_shards_that_are_damaged(shards, tmp_path):
     parts = [{FIRST: ("one", dict(enumerate(A.values())))}, {SECOND: ("two", dict(enumerate(B.values())))}]
     weight_map = {f"/{FIRST}/vars": names(0), f"/{SECOND}/vars": names(1)}

@@ -40,17 +40,19 @@ FOUR_VECTORS = "assumed to be a batch norm because it contains four vectors of o
 OTHER_THINGS = "its group is named like a batch norm but does not contain two to seven floating point arrays of one shape"
 VARIABLES_ELSEWHERE = ("it has the variables of a SavedModel, of which the file does not specify what they are; a SavedModel of the whole "
                        "model, as model.export() writes it, does")
+CUT = "it contains two vectors, which are gamma and beta if this file is a shard that ends here; the file does not specify what they are"
 NO_VARIANCE = "its second vector has negative values, so it is not a variance"
 
 _MODELS_ELSEWHERE = frozenset(map(snake_case, MODELS_ELSEWHERE))
 
 
 def read_weights(root: Group, tree: Node | None, keras_version: str | None, found: Found, *, own_config: bool,
-                 kernels: Callable[[str], bool] | None = None, quantized: Callable[[Group], str | None] = lambda group: None) -> None:
+                 kernels: Callable[[str], bool] | None = None, quantized: Callable[[Group], str | None] = lambda group: None,
+                 may_be_cut: bool = False) -> None:
     """Reads the batch norms under `root` into `found`, and the kernels before those whose paths `kernels` selects.
 
     tree: the model's config, or None. own_config: whether it was saved together with these weights, so that names have to agree.
-    quantized: how a group's weights are. Raises: FormatError if config and weights do not fit.
+    quantized: how a group's weights are. may_be_cut: whether the file may end or begin in the middle of a layer. Raises: FormatError if config and weights do not fit.
     """
     ranks: Any = {}
     if tree is not None:
@@ -80,7 +82,7 @@ def read_weights(root: Group, tree: Node | None, keras_version: str | None, foun
         if match.group is None:
             found.skip(match.path, match.why)
         elif match.node is None:
-            _recognize(match.path, match.group, found, match.told, quantized(match.group))
+            _recognize(match.path, match.group, found, match.told, quantized(match.group), may_be_cut=may_be_cut)
         elif not match.group.variable_names():
             found.skip(match.path, reason_against(match.node) or match.why)
         else:
@@ -159,7 +161,7 @@ def _renamed(path: str, node: Node, group: Group, own_config: bool) -> str:
                       where=path, hint="" if own_config else "give the architecture of the model that these weights are of")
 
 
-def _recognize(path: str, group: Group, found: Found, told: bool, quantized: str | None) -> None:
+def _recognize(path: str, group: Group, found: Found, told: bool, quantized: str | None, *, may_be_cut: bool) -> None:
     """A group without a config that may be a batch norm: added to `found` if that is certain enough."""
     own = group.path.rpartition("/")[2]
     certain = group.is_counted and numbered(own)[0] in KNOWN_GROUPS
@@ -177,6 +179,9 @@ def _recognize(path: str, group: Group, found: Found, told: bool, quantized: str
     if not certain and len(arrays) != 4:
         is_variance = bool((arrays[-1][0] >= 0).all())
         _mention(path, len(arrays), found, is_likely=told or is_called(KNOWN_GROUPS, own, group), possible=is_variance)
+        return
+    if may_be_cut and len(arrays) == 2:
+        found.skip(path, CUT, Remedy.ARCHITECTURE)
         return
     if len(arrays) == 5:  # renormalization without gamma and beta, or a weight more than a batch norm has
         found.skip(path, MORE_VECTORS.format(count=5), Remedy.ARCHITECTURE)

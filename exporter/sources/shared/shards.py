@@ -44,6 +44,21 @@ def open_shards(index: Place) -> Iterator[list[File]]:
         yield files
 
 
+def may_be_shard(place: Place) -> bool:
+    """Whether a file may be one of several shards: its name is that of one. Other files may have such names, too.
+
+    Raises: UnsupportedError if the list of the shards is beside it.
+    """
+    part = _SHARD.fullmatch(place.name)
+    if part is None:
+        return False
+    index = place.sibling(f"{part[1].removesuffix('_')}.weights.json")
+    if index.is_file():
+        raise UnsupportedError(f"this is one shard of {printable(index.name, 80)}: the others contain the rest of the model, which may cut "
+                               "a layer in two", hint=f"give {printable(index.name, 80)}, which lists them")
+    return True
+
+
 def _parsed(index: Place) -> tuple[dict[str, Any], int]:
     value = parse_json(index.read(), "")
     weight_map = value.get("weight_map") if isinstance(value, dict) else None
