@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 MAX_MESSAGE_LENGTH = 500
 MAX_REASONS_LENGTH = 400  # characters, so that the place of the error fits before them
 HINT = "hint: "
+COPY_AGAIN = "the file is damaged; copy or download it again"  # the hint about what no program writes
 FIELDS = frozenset({"what", "where", "hint", "layers"})
 
 

@@ -87,11 +87,12 @@ def _same_in_float32(a: float, b: float) -> bool:
 
 
 def _epsilon_code(mine: float, theirs: float) -> tuple[str, str]:
-    from exporter.diagnosis.wrong import DEFAULT_EPSILONS, FUSED_EPSILON
+    from exporter.diagnosis.wrong import DEFAULT_EPSILONS
+    from exporter.keras.dialects import FUSED_MINIMUM
 
     if theirs == 0:
         return "BN102", ""
-    if mine < FUSED_EPSILON and _same_in_float32(theirs, FUSED_EPSILON):
+    if mine < FUSED_MINIMUM and _same_in_float32(theirs, FUSED_MINIMUM):
         return "BN104", ""
     whose = next((whose for value, whose in DEFAULT_EPSILONS.items() if _same_in_float32(value, theirs)), None)
     return ("BN105", "") if whose is None else ("BN103", f"the default of {whose}")

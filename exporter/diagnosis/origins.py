@@ -12,7 +12,8 @@ from exporter.batchnorm.dtypes import TINY, UNIT, coarser, round_to
 from exporter.diagnosis.pairing import fingerprint
 from exporter.diagnosis.ports.port import Ported
 from exporter.diagnosis.solvers import describe_order
-from exporter.diagnosis.wrong import DEFAULT_EPSILONS, FUSED_EPSILON, affine_uint8, orders, symmetric_int8
+from exporter.diagnosis.wrong import DEFAULT_EPSILONS, affine_uint8, orders, symmetric_int8
+from exporter.keras.dialects import FUSED_MINIMUM
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -116,7 +117,7 @@ def _derived(seen: Sight, name: str) -> Iterator[Origin]:
 def _epsilons(seen: Sight) -> dict[float, str]:
     """Epsilons that people add, with how they are written: the layer's own first."""
     named = {seen.epsilon: "epsilon"} if seen.epsilon else {}
-    return {**{value: f"{value:g}" for value in (*DEFAULT_EPSILONS, FUSED_EPSILON) if value != seen.epsilon}, **named}
+    return {**{value: f"{value:g}" for value in (*DEFAULT_EPSILONS, FUSED_MINIMUM) if value != seen.epsilon}, **named}
 
 
 def _of_variance(seen: Sight) -> Iterator[tuple[str, str, Array]]:

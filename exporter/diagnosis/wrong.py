@@ -12,6 +12,7 @@ import numpy as np
 
 from exporter.batchnorm.dtypes import round_to
 from exporter.diagnosis.case import Case, Variants, layouts
+from exporter.keras.dialects import FUSED_MINIMUM
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,7 +23,6 @@ DEFAULT_EPSILONS = {  # whose default it is
     1e-3: "Keras 1.2 and later, TensorFlow", 1e-4: "TensorFlow's FusedBatchNorm op",
     1e-5: "PyTorch, ONNX, Caffe, Paddle, Keras 1.0.8 to 1.1",
     1e-6: "Keras 0.1 to 1.0.7, darknet", 1e-7: "keras.backend.epsilon()", 1e-8: "hand-written code", 1e-12: "LayerNorm code of BERT"}
-FUSED_EPSILON = 1.001e-5
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": lambda y: np.maximum(y, 0),
@@ -55,7 +55,7 @@ def default_epsilon(case: Case) -> Variants:
 
 
 def fused_epsilon(case: Case) -> Variants:
-    value = case.setting.layer.effective_epsilon or FUSED_EPSILON
+    value = case.setting.layer.effective_epsilon or FUSED_MINIMUM
     if (case.epsilon < value).any():
         yield f"epsilon {value:g}", case.but(epsilon=np.maximum(case.epsilon, value))
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
-from exporter.errors import FormatError, printable
+from exporter.errors import COPY_AGAIN, FormatError, printable
 from exporter.files.place import MiB, Place
 from exporter.formats.protobuf import BYTES, Message, fields_at, varint
 from exporter.formats.shapes import shaped
@@ -90,8 +90,7 @@ class TensorProto:
         framework/tensor.cc)."""
         values = [value if isinstance(value, int) else bytes(value) for value in self._fields.get(field, [])]
         if not values and not VALUE_FIELDS.isdisjoint(self._fields):  # TensorFlow would take zeros; it never writes this
-            raise FormatError(f"a constant of type {self.dtype.name} has values of another type", where=self.where,
-                              hint="the file is damaged; copy or download it again")
+            raise FormatError(f"a constant of type {self.dtype.name} has values of another type", where=self.where, hint=COPY_AGAIN)
         message = Message.of({field: values}, self.where)
         if field in (FLOAT_VAL, DOUBLE_VAL):
             numbers = np.frombuffer(message.packed(field, self.dtype.item_size), form)

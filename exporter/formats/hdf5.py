@@ -13,7 +13,7 @@ import io
 import os
 from typing import TYPE_CHECKING, Any
 
-from exporter.errors import FormatError
+from exporter.errors import COPY_AGAIN, FormatError
 from exporter.files.input_file import InputFile, MemoryFile
 from exporter.files.place import Place
 
@@ -81,8 +81,7 @@ def _check_extent(file: InputFile, start: int) -> None:
     version = block[8] if len(block) > 8 else 0
     width_at, first = {0: (13, 24), 1: (13, 28), 2: (9, 12), 3: (9, 12)}.get(version, (0, 0))
     if not first:
-        raise FormatError(f"expected an HDF5 superblock of version 0 to 3, got version {version}",
-                          hint="the file is damaged; copy or download it again")
+        raise FormatError(f"expected an HDF5 superblock of version 0 to 3, got version {version}", hint=COPY_AGAIN)
     width = block[width_at] if len(block) > width_at else 8
     field = block[first + 2 * width: first + 3 * width]
     if width not in (2, 4, 8) or len(field) < width:
@@ -152,7 +151,7 @@ def _opened_by_library(file: InputFile, path: str | None) -> Any:
         if path is not None:  # a program that has the file open, too, has said there how libhdf5 opens it
             with contextlib.suppress(OSError, OverflowError, RuntimeError, ValueError):
                 return _opened_as(file, None)
-        raise FormatError(f"HDF5 cannot open this file: {reason(error)}", hint="the file is damaged; copy or download it again") from None
+        raise FormatError(f"HDF5 cannot open this file: {reason(error)}", hint=COPY_AGAIN) from None
 
 
 def _opened_as(file: InputFile, path: str | None) -> Any:

@@ -19,7 +19,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from exporter.errors import FormatError
 from exporter.formats.hdf5_groups import FEW_NAMES, ONLY_LEAF, Groups, few_names
 from exporter.formats.hdf5_layout import BRANCH, CACHED_GROUP, LOCAL_HEAP, TABLE_ENTRY, TABLE_NODE, TableEntry
-from exporter.formats.hdf5_names import DAMAGED
+from exporter.formats.hdf5_names import DAMAGED, MAX_DEPTH
 from exporter.formats.hdf5_overlap import ANY, Data
 from exporter.formats.hdf5_plain import HEAD_BYTES, ONLY_A_TABLE, PLACE_AT, Form, known_form
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 _Entry = tuple[TableEntry, bool]
 MAX_GROUPS = 256  # that are looked at together
-MAX_DEPTH = 60  # levels of groups; a deeper one is refused where it is opened alone
 AROUND, EACH = 1 << 16, 1 << 13  # bytes of a file before and behind the groups, in which their data may be, and for each of them
 
 
@@ -109,7 +108,7 @@ class Expected:
         """The entry of a group in the table of the group above it, and whether it was opened; None: it must be opened alone."""
         parent, _, name = group.rpartition("/")
         try:
-            members = self._symbols.members(parent) if parent in self._symbols.tables and group.count("/") < MAX_DEPTH else None
+            members = self._symbols.members(parent) if parent in self._symbols.tables and group.count("/") < MAX_DEPTH - 1 else None
             entry = (members or {})[name.encode()]
             return entry, self._symbols.tables.get(group) == (entry.tree, entry.heap)
         except (FormatError, *DAMAGED):

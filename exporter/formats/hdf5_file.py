@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import numpy as np
 
-from exporter.errors import FormatError, printable
+from exporter.errors import COPY_AGAIN, FormatError, printable
 from exporter.files.input_file import InputFile, MemoryFile, Windows
 from exporter.files.place import MiB
 from exporter.formats.bfloat16 import widen
-from exporter.formats.hdf5_groups import Groups, Members
+from exporter.formats.hdf5_groups import MAX_MEMBERS, Groups, Members
 from exporter.formats.hdf5_layout import CACHED_LINK, TableEntry
-from exporter.formats.hdf5_names import all_decoded, each_once, located_errors, split
+from exporter.formats.hdf5_names import MAX_DEPTH, all_decoded, each_once, located_errors, split
 from exporter.formats.hdf5_overlap import Data
 from exporter.formats.hdf5_plain import PlainAttribute, PlainDataset, PlainGroup, PlainObjects
 
@@ -41,11 +41,9 @@ MAX_BYTES = 256 * MiB  # of all datasets and attributes read from one file
 MAX_PLAIN = 1 << 20  # bytes of a dataset that is read without looking at its elements' size
 MAX_KERNEL_ELEMENTS = 1 << 26  # of one that is read as a kernel; the reader of kernels limits their sum
 MAX_ATTRIBUTE = 64 * MiB
-MAX_MEMBERS = 200_000  # per group, and groups per traversal
 MAX_KEPT, MAX_GROUPS = 64, 1024  # datasets and groups held open: 10 KiB each
 MIN_EXPECTED = 32  # groups that are looked at together if they are alike
 MAX_BESIDE = 8  # members of a group whose datasets are opened together
-MAX_DEPTH = 64  # groups inside each other
 
 HARD_LINK, SOFT_LINK = 0, 1
 LINK_KINDS = {HARD_LINK: "hard link", SOFT_LINK: "soft link", 64: "external link"}
@@ -279,7 +277,7 @@ class File:
                         for dataset, own in zip(found, data)]
         if len({*map(self._byte_order, paths)} - {""}) > 1:
             raise FormatError("expected the parameters of a layer in one byte order, got big-endian and little-endian ones",
-                              where=self.where(split(paths[0])[0]), hint="the file is damaged; copy or download it again")
+                              where=self.where(split(paths[0])[0]), hint=COPY_AGAIN)
         return [self.array(path, is_bfloat16=is_bfloat16) for path in paths]
 
     @located_errors

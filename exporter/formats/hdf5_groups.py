@@ -15,7 +15,7 @@ import struct
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-from exporter.errors import FormatError, printable
+from exporter.errors import COPY_AGAIN, FormatError, printable
 from exporter.formats.hdf5_layout import (
     ADDRESSES,
     ADDRESSES_AT,
@@ -49,11 +49,10 @@ if TYPE_CHECKING:
 
 SUPERBLOCK_BYTES = 128
 MAX_RANK = 64  # of what is read at once; libhdf5's ranks are 4 for leaves and 16 for the nodes above them
-MAX_MEMBERS = 200_000  # per group, and of all cached groups
+MAX_MEMBERS = 200_000  # per group, of all cached groups, and groups per traversal
 MAX_HEAP = 64 << 20  # bytes of the names of one group
 MAX_BLOCKS, MAX_BLOCK = 64, 1 << 20  # of one object header; bytes of each
-MAX_DEPTH = 255  # levels of a B-tree
-AGAIN = "the file is damaged; copy or download it again"
+MAX_LEVELS = 255  # of a B-tree
 
 CACHES = {0, CACHED_GROUP, CACHED_LINK}
 ONLY_LEAF = b"TREE\0\0\1\0" + b"\xff" * 16  # the only node of a B-tree, up to its branch to the only leaf
@@ -98,7 +97,7 @@ class Groups:
             if path not in self.tables:
                 self._keep(path, entry, found.table)
         elif entry is not None and entry.cache == CACHED_GROUP:
-            raise FormatError("the symbol table describes this as a group, its header as something else", hint=AGAIN)
+            raise FormatError("the symbol table describes this as a group, its header as something else", hint=COPY_AGAIN)
 
     def members(self, path: str) -> Members | None:
         """The members of a group by name; None: they are not listed in a symbol table."""
@@ -127,7 +126,7 @@ class Groups:
             return None
         found = members.get(name.encode())
         if found is None:
-            raise FormatError("HDF5 finds this name, but the symbol table does not list it", hint=AGAIN)
+            raise FormatError("HDF5 finds this name, but the symbol table does not list it", hint=COPY_AGAIN)
         return found
 
     def _keep(self, path: str, entry: TableEntry | None, table: Table | None = None) -> None:
@@ -135,7 +134,7 @@ class Groups:
         if entry is not None and table is None:
             table = _complete(self._symbol_table, entry.header)
         if entry is not None and table is not None and entry.cache == CACHED_GROUP and table != (entry.tree, entry.heap):
-            raise FormatError("the two records of where this group's members are disagree", hint=AGAIN)
+            raise FormatError("the two records of where this group's members are disagree", hint=COPY_AGAIN)
         if len(self.tables) > MAX_MEMBERS:
             self.tables.clear()
         self.tables[path] = table
@@ -170,7 +169,7 @@ class Groups:
         root = self.read(tree, self._node_size)  # first: the library writes the names behind it, so that they are read with it
         signature, version, size, free, place = LOCAL_HEAP.fields(self.read(heap_address, LOCAL_HEAP.size))
         if signature != b"HEAP" or version or size > MAX_HEAP:
-            raise FormatError("the names of this group's members are not at the recorded address", hint=AGAIN)
+            raise FormatError("the names of this group's members are not at the recorded address", hint=COPY_AGAIN)
         names = self.read(place, size)
         if root.startswith(ONLY_LEAF) and size <= FEW_NAMES:  # nearly always
             low, leaf, high = BRANCH.fields(root, len(ONLY_LEAF))
@@ -181,17 +180,17 @@ class Groups:
                 if found and CACHES.issuperset(caches):
                     return dict(zip(found, entries))
         if not _has_free_list(names, free):
-            raise FormatError("the free list among the names of this group's members is damaged", hint=AGAIN)
+            raise FormatError("the free list among the names of this group's members is damaged", hint=COPY_AGAIN)
         members: Members = {}
         before = b""
-        for leaf, low, high in self._leaves(tree, root, names, {}, MAX_DEPTH):
+        for leaf, low, high in self._leaves(tree, root, names, {}, MAX_LEVELS):
             for entry in leaf:
                 name = _name(names, entry.name)
                 if not (before < name and low < name <= high and entry.cache in CACHES):
                     what = ("occurs more than once in this group" if name == before else "is out of order in this group" if name < before
                             else "is recorded as something unknown" if low < name <= high
                             else "is at a place that no lookup in this group reaches")
-                    raise FormatError(f"the name {printable(repr(name)[1:])} {what}", hint=AGAIN)
+                    raise FormatError(f"the name {printable(repr(name)[1:])} {what}", hint=COPY_AGAIN)
                 members[name], before = entry, name
             if len(members) > MAX_MEMBERS:
                 raise FormatError(f"expected a group of at most {MAX_MEMBERS} members, got more")
@@ -204,10 +203,10 @@ class Groups:
         """
         node = TREE_NODE.at(data)
         if node.signature != b"TREE" or node.kind != GROUP_NODE or node.level >= above or address in seen:
-            raise FormatError("the B-tree of this group is damaged", hint=AGAIN)
+            raise FormatError("the B-tree of this group is damaged", hint=COPY_AGAIN)
         left = next(((place, other) for place, other in reversed(seen.items()) if other.level == node.level), None) if seen else None
         if node.left != (left[0] if left else UNDEFINED) or (left and left[1].right != address) or (not seen and node.right != UNDEFINED):
-            raise FormatError("the B-tree of this group is damaged: its nodes disagree about their neighbors", hint=AGAIN)
+            raise FormatError("the B-tree of this group is damaged: its nodes disagree about their neighbors", hint=COPY_AGAIN)
         seen[address] = node
         if self._most_read < node.used <= self._most_used:  # a rank above MAX_RANK, of which this node makes use
             data = self.read(address, TREE_NODE.size + 8 * (2 * node.used + 1))
@@ -225,7 +224,7 @@ class Groups:
         data = self.read(address, self.leaf_size)
         signature, version, _, used = TABLE_NODE.fields(data)
         if signature != b"SNOD" or version != 1 or TABLE_NODE.size + used * TABLE_ENTRY.size > len(data):
-            raise FormatError("a symbol table node of this group is damaged", hint=AGAIN)
+            raise FormatError("a symbol table node of this group is damaged", hint=COPY_AGAIN)
         return TABLE_ENTRY.rows(data, TABLE_NODE.size, used)
 
 
@@ -233,7 +232,7 @@ def _complete(read: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     try:
         return read(*args, **kwargs)
     except (struct.error, IndexError, ValueError):
-        raise FormatError("the symbol table of this group cannot be read", hint=AGAIN) from None
+        raise FormatError("the symbol table of this group cannot be read", hint=COPY_AGAIN) from None
 
 
 @functools.lru_cache(64)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
-from exporter.errors import FormatError, printable
+from exporter.errors import COPY_AGAIN, FormatError, printable
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -19,6 +19,7 @@ class _File(Protocol):
 
 
 F = TypeVar("F", bound=_File)
+MAX_DEPTH = 64  # names of a path: groups inside each other
 # What reading a damaged file raises; h5py raises nearly any built-in exception.
 DAMAGED = (OSError, RuntimeError, ValueError, KeyError, TypeError, OverflowError, MemoryError)
 
@@ -62,8 +63,7 @@ def each_once(found: list[bytes]) -> list[bytes]:
     """The names of a group's members, none of which occurs twice."""
     if len({*found}) != len(found):
         twice, _ = collections.Counter(found).most_common(1)[0]
-        raise FormatError(f"the name {printable(repr(twice)[1:])} occurs more than once in this group",
-                          hint="the file is damaged; copy or download it again")
+        raise FormatError(f"the name {printable(repr(twice)[1:])} occurs more than once in this group", hint=COPY_AGAIN)
     return found
 
 
@@ -76,8 +76,7 @@ def located_errors(method: Callable[Concatenate[F, str, P], R]) -> Callable[Conc
         except FormatError as error:
             raise error if error.where else error.inside(self.where(path)) from None
         except DAMAGED as error:
-            raise FormatError(f"HDF5 cannot read this: {reason(error)}", where=self.where(path),
-                              hint="the file is damaged; copy or download it again") from None
+            raise FormatError(f"HDF5 cannot read this: {reason(error)}", where=self.where(path), hint=COPY_AGAIN) from None
 
     functools.update_wrapper(guarded, method)
     return guarded

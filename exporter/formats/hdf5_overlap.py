@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from exporter.errors import FormatError, printable
+from exporter.errors import COPY_AGAIN, FormatError, printable
 
 TOGETHER = 16 << 10  # bytes that are read at once with the data of several datasets in them
 MAX_LOOK_BACK = 4096  # bytes before the data that are searched for a structure that extends into it
@@ -89,7 +89,7 @@ class Data:
         if len(data) != whole:
             data = self._read_at(start, whole)
         if len(data) != whole:
-            raise FormatError("the file ends inside its data", hint="the file is damaged; copy or download it again")
+            raise FormatError("the file ends inside its data", hint=COPY_AGAIN)
         check_structures(data, start, at)
         return data[at - start:]
 
@@ -111,7 +111,7 @@ class Spans:
         place = bisect.bisect(self._spans, (at, end))
         for first, last, other in self._spans[max(0, place - 1): place + 1]:
             if at < last and first < end and other != path:
-                raise FormatError(f"its data overlaps that of {printable(other)}", hint="the file is damaged; copy or download it again")
+                raise FormatError(f"its data overlaps that of {printable(other)}", hint=COPY_AGAIN)
         self._spans.insert(place, (at, end, path))
         return self._spans[place - 1][1] if place else 0
 
@@ -141,7 +141,7 @@ def holds_structure(header: bytes) -> bool:
 
 
 def _in_metadata() -> FormatError:
-    return FormatError("its data overlaps the metadata of the file", hint="the file is damaged; copy or download it again")
+    return FormatError("its data overlaps the metadata of the file", hint=COPY_AGAIN)
 
 
 def _names_behind(heap: re.Match[bytes], end: int) -> int:

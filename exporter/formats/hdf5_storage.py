@@ -7,7 +7,7 @@ from typing import Any
 
 from h5py import h5d
 
-from exporter.errors import FormatError
+from exporter.errors import COPY_AGAIN, FormatError
 from exporter.files.place import MiB
 
 MAX_CHUNK = 64 * MiB
@@ -82,8 +82,7 @@ def _check_chunk(packed: bytes, filters: list[int], chunk_size: int) -> None:
         elif code == LZF:
             size = _lzf_size(packed)
     if size != chunk_size:
-        raise FormatError(f"expected a chunk to decompress to {chunk_size} bytes, got {size}",
-                          hint="the file is damaged; copy or download it again")
+        raise FormatError(f"expected a chunk to decompress to {chunk_size} bytes, got {size}", hint=COPY_AGAIN)
 
 
 def _inflated_size(packed: bytes, limit: int) -> int:
@@ -92,7 +91,7 @@ def _inflated_size(packed: bytes, limit: int) -> int:
     try:
         return len(zlib.decompressobj().decompress(packed, limit + 1))
     except zlib.error as error:
-        raise FormatError(f"a chunk cannot be decompressed: {error}", hint="the file is damaged; copy or download it again") from None
+        raise FormatError(f"a chunk cannot be decompressed: {error}", hint=COPY_AGAIN) from None
 
 
 def _lzf_size(packed: bytes) -> int:

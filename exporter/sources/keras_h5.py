@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from exporter.batchnorm.bundle import Origin
-from exporter.errors import FormatError, UnsupportedError, UsageError, printable
+from exporter.errors import COPY_AGAIN, FormatError, UnsupportedError, UsageError, printable
 from exporter.formats.hdf5 import is_hdf5, open_hdf5
 from exporter.keras import dialects
 from exporter.keras.config import Architecture, Node, join, parse_config
@@ -181,8 +181,7 @@ def _check_lists(file: File, base: str, groups: list[LayerGroup]) -> None:
     for name in extra:
         path = join(base, name)
         if file.is_group(path) and any(attribute.startswith("weight_names") for attribute in file.attributes(path)):
-            raise FormatError(f"the group {printable(name)!r} holds weights, and layer_names does not list it", where=base,
-                              hint="the file is damaged; copy or download it again")
+            raise FormatError(f"the group {printable(name)!r} holds weights, and layer_names does not list it", where=base, hint=COPY_AGAIN)
 
 
 def _placed(groups: list[LayerGroup], tree: Node | None) -> Iterator[tuple[LayerGroup, str, Node | None]]:

@@ -12,7 +12,7 @@ import pytest
 
 from exporter.errors import FormatError
 from exporter.files.input_file import MemoryFile
-from exporter.formats import hdf5, hdf5_alike
+from exporter.formats import hdf5, hdf5_alike, hdf5_file
 
 COUNT, NAMES = 40, ("0", "1", "2", "3")
 
@@ -75,6 +75,13 @@ def test_groups_that_are_alike_are_read_together(has_attribute):
     assert alike == COUNT - 1  # the first is read alone
     assert spent == COUNT * len(NAMES) * 20
     assert [np.frombuffer(arrays[2][0], "f4")[0] for _, _, arrays in found] == [number + 2 for number in range(COUNT)]
+
+
+def test_the_limit_on_levels_is_that_of_each_alone(monkeypatch):
+    for most, count in ((4, COUNT - 1), (3, 0)):  # the first makes the form of the vectors known
+        for module in (hdf5_file, hdf5_alike):
+            monkeypatch.setattr(module, "MAX_DEPTH", most)
+        assert both(model())[1] == count
 
 
 def test_few_groups_are_not_worth_it_and_many_are_looked_at_in_parts(monkeypatch):

@@ -223,7 +223,7 @@ def test_what_is_forgotten_for_lack_of_room_is_read_again(monkeypatch, module, l
     (hdf5_file, "MAX_MEMBERS", lambda file: list(file.walk()), "expected at most 2 groups, got more"),
     (hdf5_file, "MAX_MEMBERS", lambda file: file.names("weights/a/x"), "expected a group of at most 2 members, got 5"),
     (hdf5_groups, "MAX_MEMBERS", lambda file: file.names("weights/a/x"), "expected a group of at most 2 members, got more"),
-    (hdf5_groups, "MAX_DEPTH", lambda file: file.names("weights/a/x/gamma:0"), "weights/a/x/gamma:0: expected a group here")])
+    (hdf5_groups, "MAX_LEVELS", lambda file: file.names("weights/a/x/gamma:0"), "weights/a/x/gamma:0: expected a group here")])
 @pytest.mark.parametrize("by_library", [False, True])
 def test_what_is_over_a_limit_or_no_group_is_refused(monkeypatch, module, limit, call, what, by_library):
     with hdf5.open_hdf5(MemoryFile(written(model))) as file:

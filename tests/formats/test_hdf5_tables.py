@@ -123,7 +123,7 @@ def test_a_group_of_another_form_is_not_listed(header):
     assert members(image(HEADER=header)) is None
 
 
-@pytest.mark.parametrize(("limit", "value"), [("MAX_HEAP", 63), ("MAX_MEMBERS", 3), ("MAX_DEPTH", 1)])
+@pytest.mark.parametrize(("limit", "value"), [("MAX_HEAP", 63), ("MAX_MEMBERS", 3), ("MAX_LEVELS", 1)])
 def test_limits(monkeypatch, limit, value):
     monkeypatch.setattr(hdf5_groups, limit, value)
     with pytest.raises(FormatError):

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any, Protocol
 
-from exporter.errors import FormatError
+from exporter.errors import COPY_AGAIN, FormatError
 from exporter.keras.names import numbered
 from exporter.sources.shared.shards import VARIABLES as VARIABLES
 
@@ -75,7 +75,7 @@ class Group:
             kinds = {file.kind(path) for file in self._files}
             if "dataset" in kinds:
                 raise FormatError(f"a variable is not inside a group called {VARIABLES!r}, where Keras saves every variable", where=path,
-                                  hint="the file is damaged; copy or download it again")
+                                  hint=COPY_AGAIN)
             if "group" in kinds:
                 found = self.child(name)
                 if found is not None:

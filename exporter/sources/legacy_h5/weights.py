@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from exporter.batchnorm.layer import PARAMETERS
-from exporter.errors import FormatError, names, printable
+from exporter.errors import COPY_AGAIN, FormatError, names, printable
 from exporter.keras.config import Node, is_batch_norm, join
 from exporter.keras.lookalikes import INNER_NORM, WRAPPERS_AS_THEY_ARE
 from exporter.keras.names import spellings, unnumbered
@@ -191,7 +191,7 @@ def check_stored(file: File, group: LayerGroup) -> None:
         if missing is not None:
             weight = group.weights[group.datasets.index(missing)]
             raise FormatError(f"weight_names lists {printable(weight, 80)!r}, but the file contains no such weight", where=group.name,
-                              hint="the file is damaged; copy or download it again")
+                              hint=COPY_AGAIN)
 
 
 def check_not_exchanged(groups: Sequence[LayerGroup]) -> None:
@@ -243,8 +243,7 @@ def check_listed(file: File, group: LayerGroup, others: Iterable[str]) -> None:
     for path, known in listed.items():
         if file.is_group(path) and file.count(path) > len(known):
             extra = [name for name in file.names(path) if name not in known]
-            raise FormatError(f"it holds {names(extra)}, which weight_names does not list", where=group.name,
-                              hint="the file is damaged; copy or download it again")
+            raise FormatError(f"it holds {names(extra)}, which weight_names does not list", where=group.name, hint=COPY_AGAIN)
 
 
 def other_weights(group: LayerGroup, norms: Sequence[Norm]) -> dict[str, list[str]]:

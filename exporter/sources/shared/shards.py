@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from exporter.errors import FormatError, UnsupportedError, names, printable
+from exporter.errors import COPY_AGAIN, FormatError, UnsupportedError, names, printable
 from exporter.files.place import Place
 from exporter.formats.hdf5 import open_hdf5
 from exporter.formats.strict_json import parse_json
@@ -88,7 +88,7 @@ def _check_groups(weight_map: dict[str, Any], files: dict[str, File]) -> None:
         for name in value if isinstance(value, list) else [value]:
             if not files[name].is_group(path.strip("/")):
                 raise FormatError(f"the list of shards puts {printable(path, 80)!r} into this file, which does not contain it", where=name,
-                                  hint="the file is damaged; copy or download it again")
+                                  hint=COPY_AGAIN)
 
 
 def _shard(index: Place, name: str) -> File:
