@@ -37,7 +37,9 @@ from exporter.formats.hdf5_layout import (
     TABLE_ENTRY,
     TABLE_NODE,
     TREE_NODE,
+    UNDEFINED,
     Ranks,
+    Read,
     TableEntry,
     TreeNode,
     messages,
@@ -57,9 +59,8 @@ MAX_LEVELS = 255  # of a B-tree
 CACHES = {0, CACHED_GROUP, CACHED_LINK}
 ONLY_LEAF = b"TREE\0\0\1\0" + b"\xff" * 16  # the only node of a B-tree, up to its branch to the only leaf
 FEW_NAMES = 256  # bytes: groups of alike layers have the same names
-LAST_FREE, UNDEFINED = 1, (1 << 64) - 1
+LAST_FREE = 1
 
-Read = Callable[[int, int], bytes]  # address, size: bytes of the file, fewer at its end
 Members = dict[bytes, TableEntry]
 Table = tuple[int, int]  # addresses of a group's B-tree and of its names
 _Leaf = tuple[Iterator[TableEntry], bytes, bytes]

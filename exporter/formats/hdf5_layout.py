@@ -5,10 +5,13 @@ Specification: HDF5 File Format 3.0; the section is given with each structure.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from exporter.formats.layout import Layout
+
+Read = Callable[[int, int], bytes]  # address, size: bytes of the file, fewer at its end
+UNDEFINED = (1 << 64) - 1  # an address of nothing
 
 # types of messages (IV.A.2)
 NOTHING, DATASPACE, DATATYPE, FILL_VALUE, DATA_LAYOUT, ATTRIBUTE, CONTINUATION, SYMBOL_TABLE, MODIFIED = 0, 1, 3, 5, 8, 12, 16, 17, 18

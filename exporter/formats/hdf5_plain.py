@@ -4,17 +4,16 @@ groups with a symbol table, contiguous arrays of IEEE floats, text attributes.
 Nothing is guessed: whatever differs from what the library itself writes, byte for byte, is left to libhdf5, which reads it or
 reports what is wrong.
 
-Specification: HDF5 File Format 3.0, sections II.A (superblock), III.E (global heap), IV.A.1.a (headers), IV.A.2 (messages).
+Specification: HDF5 File Format 3.0, sections II.A (superblock), III.E (global heap).
 """
 
 from __future__ import annotations
 
-import functools
 import math
 import operator
 import struct
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,17 +30,26 @@ from exporter.formats.hdf5_layout import (
     HEAP_OBJECT,
     HEAP_REFERENCE,
     MESSAGE_HEADER,
-    MODIFIED,
-    NOTHING,
     OBJECT_HEADER,
     PAIR,
     SYMBOL_TABLE,
+    UNDEFINED,
     Pair,
+    Read,
+)
+from exporter.formats.hdf5_messages import (
+    FLOATS,
+    OtherFormError,
+    all_messages,
+    attribute_name,
+    dataspace,
+    is_no_value,
+    other_form,
+    padded,
+    text_form,
 )
 from exporter.formats.hdf5_overlap import holds_structure
 
-Read = Callable[[int, int], bytes]  # address, size: bytes of the file, fewer at its end
-Message = tuple[int, bytes]
 Attributes = Mapping[bytes, bytes]  # messages by name
 _kind_of = operator.itemgetter(0)
 
@@ -53,25 +61,9 @@ ONLY_A_TABLE = b"\1\0\1\0\1\0\0\0\x18\0\0\0\0\0\0\0\x11\0\x10\0\0\0\0\0"  # the 
 HEAD_BYTES, PLACE_AT = 272, 106  # of the header of a vector as the library writes it; the offset of the data's address in it
 MAX_FORMS = 1000
 NO_ATTRIBUTES: Attributes = {}
-MAX_BLOCK, MAX_BLOCKS, MAX_MESSAGES = 1 << 20, 16, 1000
 MAX_HEAP = 64 << 20
 MAX_KEPT = 16  # collections of strings
-UNDEFINED = (1 << 64) - 1
-FLOATS: dict[bytes, tuple[str, np.dtype[Any]]] = {
-    bytes.fromhex("11200f0002000000000010000a05000a0f000000"): ("float16", np.dtype("<f2")),
-    bytes.fromhex("11201f000400000000002000170800177f000000"): ("float32", np.dtype("<f4")),
-    bytes.fromhex("11203f000800000000004000340b0034ff030000"): ("float64", np.dtype("<f8"))}
 CONTIGUOUS_3 = b"\x03\x01"  # version and class of a layout
-IN_HEADERS = frozenset((NOTHING, DATASPACE, DATATYPE, FILL_VALUE, DATA_LAYOUT, ATTRIBUTE, CONTINUATION, SYMBOL_TABLE, MODIFIED))
-# The types of text: of fixed length, padded with NUL (1) or ending in one (0), and of any length, each in ASCII or UTF-8.
-FIXED_BYTES = 8
-FIXED = {b"\x13" + bytes([charset << 4 | pad, 0, 0]): pad for pad in (0, 1) for charset in (0, 1)}
-ANY_LENGTH = {b"\x19" + bytes([pad << 4 | 1, charset, 0]) + b"\x10\0\0\0" + b"\x10\0\0\0\x01\0\0\0\0\0\x08\0"
-              for pad in (0, 1) for charset in (0, 1)}
-
-
-class _OtherFormError(Exception):
-    """The object does not have the form that is read here."""
 
 
 def is_plain(superblock: bytes, size: int) -> bool:
@@ -103,16 +95,16 @@ class PlainObjects:
             if block.startswith(ONLY_A_TABLE):
                 return PlainGroup(address, path, NO_ATTRIBUTES, self, PAIR.at(block, len(ONLY_A_TABLE)))
             return self.known(address, path, block) or self._parsed(address, path, block)
-        except (_OtherFormError, struct.error, IndexError):
+        except (OtherFormError, struct.error, IndexError):
             return None
 
     def _parsed(self, address: int, path: str, block: bytes) -> PlainGroup | PlainDataset | None:
-        found = _messages(self._read, address, block)
+        found = all_messages(self._read, address, block)
         kinds = [*map(_kind_of, found)]
         attributes = [data for kind, data in found if kind == ATTRIBUTE]
-        named = {_attribute_name(data): data for data in attributes}
+        named = {attribute_name(data): data for data in attributes}
         if len(named) < len(attributes):
-            _other()
+            other_form()
         table, whole = kinds.count(SYMBOL_TABLE), [*map(kinds.count, (DATASPACE, DATATYPE, DATA_LAYOUT))]
         if (table, whole) == (1, [0, 0, 0]):
             return PlainGroup(address, path, named, self, PAIR.at(dict(found)[SYMBOL_TABLE]))
@@ -127,35 +119,6 @@ class PlainObjects:
             form = form._replace(head=0 if holds_structure(block) else HEAD_BYTES)
             _FORMS[block[:PLACE_AT] + block[PLACE_AT + 8:]] = form
         return PlainDataset(address, path, named, self, form, place)
-
-
-def _messages(read: Read, address: int, block: bytes) -> list[Message]:
-    """All messages of a header, which contains their number and begins with `block`."""
-    head = OBJECT_HEADER.at(block)
-    if head.version != 1 or head.reserved or not head.links:
-        _other()
-    waiting, at = [(address + FIRST_MESSAGE, head.size)], FIRST_MESSAGE
-    found: list[Message] = []
-    while waiting:
-        start, size = waiting.pop(0)
-        if size > MAX_BLOCK or len(waiting) > MAX_BLOCKS or len(found) > MAX_MESSAGES:
-            _other()
-        if start != address + FIRST_MESSAGE or len(block) < at + size:
-            block, at = read(start, size), 0
-        end = at + size
-        if len(block) < end:
-            _other()
-        while at < end:
-            kind, length, flags = MESSAGE_HEADER.fields(block, at)
-            begin, at = at + MESSAGE_HEADER.size, at + MESSAGE_HEADER.size + length
-            if kind not in IN_HEADERS or flags > 1 or at > end:
-                _other()
-            found.append((kind, block[begin:at]))
-            if kind == CONTINUATION:
-                waiting.append(PAIR.at(found[-1][1]))
-    if len(found) != head.messages:
-        _other()
-    return found
 
 
 class PlainObject:
@@ -179,7 +142,7 @@ class PlainObject:
         """An attribute that exists."""
         try:
             return PlainAttribute(self._attributes[name], self._owner.heap)
-        except (_OtherFormError, struct.error, IndexError):
+        except (OtherFormError, struct.error, IndexError):
             return self._otherwise().attribute(name)
 
     def _otherwise(self) -> Any:
@@ -234,14 +197,14 @@ def known_form(header: bytes) -> Form | None:
 
 def _form(messages: dict[int, bytes]) -> tuple[Form, int]:
     """The contents of a dataset's messages, and the address of its data."""
-    shape, _ = _shape(messages[DATASPACE])
+    shape, _ = dataspace(messages[DATASPACE])
     kind, layout = messages[DATATYPE], messages[DATA_LAYOUT]
-    float_type = FLOATS.get(kind[:20]) or _other()
+    float_type = FLOATS.get(kind[:20]) or other_form()
     place, size = PAIR.at(layout, len(CONTIGUOUS_3))
     if layout[:2] != CONTIGUOUS_3 or place == UNDEFINED or not size or size != math.prod(shape) * float_type[1].itemsize:
-        _other()
-    if FILL_VALUE in messages and not _is_no_value(messages[FILL_VALUE]):
-        _other()
+        other_form()
+    if FILL_VALUE in messages and not is_no_value(messages[FILL_VALUE]):
+        other_form()
     return Form(shape, float_type, size, 0), place
 
 
@@ -273,35 +236,6 @@ class PlainDataset(PlainObject):
         return [(self.place, self.size, True)]
 
 
-class _TextForm(NamedTuple):
-    """What an attribute's message says before its data. item: bytes of each text; size: of them all."""
-
-    shape: tuple[int, ...]
-    item: int
-    size: int
-    is_of_any_length: bool
-    is_text: bool
-    ends_in_nul: bool
-
-
-@functools.lru_cache(64)  # attributes of alike layers are alike
-def _text_form(data: bytes) -> _TextForm:
-    """data: of the message, up to its data."""
-    head = ATTRIBUTE_HEAD.at(data)
-    kind_at = ATTRIBUTE_HEAD.size + _padded(head.name)
-    space_at = kind_at + _padded(head.datatype)
-    kind = data[kind_at: kind_at + head.datatype]
-    shape, taken = _shape(data[space_at: space_at + head.dataspace])
-    item = int.from_bytes(kind[4:8], "little")
-    size = math.prod(shape) * item
-    is_of_any_length = kind in ANY_LENGTH
-    is_text = is_of_any_length or (kind[:4] in FIXED and len(kind) == FIXED_BYTES)
-    is_empty = not size and kind in FLOATS
-    if not (is_empty or (is_text and size)) or taken != head.dataspace:
-        _other()
-    return _TextForm(shape, item, size, is_of_any_length, is_text, FIXED.get(kind[:4]) == 0)
-
-
 class PlainAttribute:
     """A text attribute of fixed or variable length (in a global heap), or an empty one, in which form Keras writes an empty list."""
 
@@ -309,11 +243,11 @@ class PlainAttribute:
 
     def __init__(self, data: bytes, heap: Heap) -> None:
         _, _, name, datatype, dataspace = ATTRIBUTE_HEAD.fields(data)
-        at = ATTRIBUTE_HEAD.size + _padded(name) + _padded(datatype) + _padded(dataspace)
-        self.shape, self._item, self.size, self.is_of_any_length, self.is_text, self._ends_in_nul = _text_form(data[:at])
+        at = ATTRIBUTE_HEAD.size + padded(name) + padded(datatype) + padded(dataspace)
+        self.shape, self._item, self.size, self.is_of_any_length, self.is_text, self._ends_in_nul = text_form(data[:at])
         self._data = data[at: at + self.size]
         if len(self._data) != self.size:
-            _other()
+            other_form()
         self._texts = list(map(heap.text, HEAP_REFERENCE.rows(self._data, 0, self.size // self._item))) if self.is_of_any_length else []
 
     @property
@@ -346,7 +280,7 @@ class Heap:
             self._collections[address] = _collection(self._read, address)
         found = self._collections[address].get(number)
         if found is None or len(found) != size:
-            _other()
+            other_form()
         return found.partition(b"\0")[0]
 
 
@@ -354,10 +288,10 @@ def _collection(read: Read, address: int) -> dict[int, bytes]:
     """The objects of a global heap collection by their numbers."""
     head = HEAP_COLLECTION.at(read(address, HEAP_COLLECTION.size))
     if head.signature != b"GCOL" or head.version != 1 or head.size > MAX_HEAP:
-        _other()
+        other_form()
     data = read(address, head.size)
     if len(data) != head.size:
-        _other()
+        other_form()
     found: dict[int, bytes] = {}
     at = HEAP_COLLECTION.size
     while at + HEAP_OBJECT.size <= len(data):
@@ -366,40 +300,9 @@ def _collection(read: Read, address: int) -> dict[int, bytes]:
         if not number and at + size == len(data):  # the rest is free
             break
         if not number or number in found or begin + size > len(data):
-            _other()
+            other_form()
         found[number] = data[begin: begin + size]
         at = begin + size + -size % 8
     return found
 
 
-def _attribute_name(data: bytes) -> bytes:
-    version, reserved, length, _, _ = ATTRIBUTE_HEAD.fields(data)
-    name = data[ATTRIBUTE_HEAD.size: ATTRIBUTE_HEAD.size + length]
-    if version != 1 or reserved or not name or name.find(b"\0") != len(name) - 1 or not name.isascii():
-        _other()
-    return name[:-1]
-
-
-def _shape(data: bytes) -> tuple[tuple[int, ...], int]:
-    """A dataspace of version 1 that cannot grow, and the bytes that it takes."""
-    version, rank, flags = data[0], data[1], data[2]
-    if version != 1 or rank > 32 or flags > 1 or any(data[3:8]):
-        _other()
-    sizes = struct.unpack_from(f"<{rank * (1 + flags)}Q", data, 8)
-    shape, most = sizes[:rank], sizes[rank:]
-    if flags and shape != most:
-        _other()
-    return shape, 8 + 8 * len(sizes)
-
-
-def _is_no_value(fill: bytes) -> bool:
-    """Whether a fill value message has version 2 and contains no value."""
-    return fill[0] == 2 and 0 < fill[1] < 4 and fill[2] < 3 and fill[3] < 2 and fill[4:] == b"\0\0\0\0"
-
-
-def _padded(size: int) -> int:
-    return size + -size % 8
-
-
-def _other() -> NoReturn:
-    raise _OtherFormError

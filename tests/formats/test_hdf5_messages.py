@@ -7,13 +7,14 @@ import struct
 import pytest
 
 from exporter.errors import FormatError
-from exporter.formats import hdf5_plain, hdf5_storage
+from exporter.formats import hdf5_messages, hdf5_plain, hdf5_storage
 from exporter.formats.hdf5_layout import ATTRIBUTE, CONTINUATION, DATA_LAYOUT, DATASPACE, DATATYPE, FILL_VALUE, SYMBOL_TABLE
+from exporter.formats.hdf5_messages import OtherFormError, attribute_name, dataspace, is_no_value
 from exporter.formats.hdf5_names import all_decoded
-from exporter.formats.hdf5_plain import Heap, PlainAttribute, PlainDataset, PlainGroup, PlainObjects, _attribute_name, _is_no_value, _shape
+from exporter.formats.hdf5_plain import Heap, PlainAttribute, PlainDataset, PlainGroup, PlainObjects
 
 FLOAT32 = bytes.fromhex("11201f000400000000002000170800177f000000")
-OTHER = (hdf5_plain._OtherFormError, struct.error, IndexError)  # what leaves an object to libhdf5
+OTHER = (OtherFormError, struct.error, IndexError)  # what leaves an object to libhdf5
 
 
 def space(*sizes, version=1, flags=0, reserved=bytes(5), most=()):
@@ -34,7 +35,7 @@ def is_left(read, *given):
     (space(5, flags=1, most=(6,)), None), (space(5, flags=1), None), (space(5, flags=2), None), (space(5, flags=2, most=(5, 5)), None),
     (space(5)[:15], None), (space(5, reserved=b"\1\0\0\0\0"), None), (space(5, reserved=b"\0\0\0\0\1"), None), (b"", None)])
 def test_a_shape(data, found):
-    assert is_left(_shape, data) if found is None else _shape(data) == found
+    assert is_left(dataspace, data) if found is None else dataspace(data) == found
 
 
 @pytest.mark.parametrize(("fill", "is_none"), [
@@ -42,7 +43,7 @@ def test_a_shape(data, found):
     (b"\3\1\0\0\0\0\0\0", False), (b"\2\0\0\0\0\0\0\0", False), (b"\2\4\0\0\0\0\0\0", False), (b"\2\1\3\0\0\0\0\0", False),
     (b"\2\1\0\2\0\0\0\0", False), (b"\2\1\0\1\4\0\0\0", False), (b"\2\1\0\1\0\0\0\0\0", False), (b"\2\1\0\1\0\0\0", False)])
 def test_a_value_that_fills(fill, is_none):
-    assert _is_no_value(fill) is is_none
+    assert is_no_value(fill) is is_none
 
 
 def attribute(name=b"a\0", kind=b"\x13\0\0\0\4\0\0\0", shape=None, data=b"ab\0\0", version=1, reserved=0, **sizes):
@@ -57,7 +58,7 @@ def attribute(name=b"a\0", kind=b"\x13\0\0\0\4\0\0\0", shape=None, data=b"ab\0\0
     (attribute(b"\xc3\0"), None),
     (attribute(b"ab\0", name_size=2), None), (attribute(b"\0"), b""), (b"\1\0\2", None)])
 def test_the_name_of_an_attribute(data, name):
-    assert is_left(_attribute_name, data) if name is None else _attribute_name(data) == name
+    assert is_left(attribute_name, data) if name is None else attribute_name(data) == name
 
 
 ANY = b"\x19\1\0\0\x10\0\0\0\x13\0\0\0\1\0\0\0\0\0\x08\0"  # not what is written: the size of its base is another
@@ -188,7 +189,7 @@ def test_an_array_whose_header_was_seen_before(monkeypatch):
     first, second, third = (PlainObjects(lambda at, size, block=block: block[at: at + size], lambda path: None) for block in whole)
     assert first.at(0, "x").places(20)[0][0] == 2048
     with monkeypatch.context() as patch:
-        patch.setattr(hdf5_plain, "_messages", None)  # nothing but the address is looked at
+        patch.setattr(hdf5_plain, "all_messages", None)  # nothing but the address is looked at
         assert second.at(0, "x").places(20)[0][0] == 4096
     assert third.at(0, "x") is None
     assert [form.shape for form in hdf5_plain._FORMS.values()] == [(6,), (5,)]
@@ -204,7 +205,7 @@ def test_a_header_over_a_limit_is_left(monkeypatch, limit, value, header):
         return PlainObjects(lambda at, size: block[at: at + size], lambda path: None).at(0, "x")
 
     assert (found() is None) is (limit == "MAX_MESSAGES")
-    monkeypatch.setattr(hdf5_plain, limit, value)
+    monkeypatch.setattr(hdf5_messages, limit, value)
     assert found() is None
 
 

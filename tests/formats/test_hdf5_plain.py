@@ -14,7 +14,7 @@ import pytest
 
 from exporter.errors import FormatError
 from exporter.files.input_file import MemoryFile
-from exporter.formats import hdf5, hdf5_file, hdf5_groups, hdf5_plain
+from exporter.formats import hdf5, hdf5_file, hdf5_groups, hdf5_messages, hdf5_plain
 
 
 def written(fill, **options):
@@ -276,7 +276,7 @@ def test_the_strings_of_a_global_heap():
     (heap(*STRINGS, (4, b"x", 100)), (2, 8, 1)), (heap(*STRINGS), (3, 8, 1)), (heap(*STRINGS), (2, 8, 4))],
     ids=["its mark", "its version", "cut off", "a number twice", "no number", "an object too long", "another size", "not there"])
 def test_a_damaged_heap_is_left_to_libhdf5(found, reference):
-    with pytest.raises(hdf5_plain._OtherFormError):
+    with pytest.raises(hdf5_messages.OtherFormError):
         found.text(reference)
 
 
