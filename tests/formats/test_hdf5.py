@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from exporter.errors import FormatError
 from exporter.files.input_file import MemoryFile, PieceFile, Windows
 from exporter.files.place import Place
-from exporter.formats import hdf5, hdf5_file, hdf5_overlap, hdf5_plain, hdf5_storage
+from exporter.formats import hdf5, hdf5_file, hdf5_objects, hdf5_overlap, hdf5_plain, hdf5_storage
 from exporter.formats.hdf5 import is_hdf5, open_hdf5, superblock_at
 from exporter.formats.zip_archive import Window
 
@@ -587,8 +587,8 @@ def test_an_array_of_more_bytes_than_its_shape_has(tmp_path):
 
 @pytest.mark.parametrize("by_library", [False, True])
 def test_how_many_objects_are_kept(made, monkeypatch, by_library):
-    monkeypatch.setattr(hdf5_file, "MAX_KEPT", 3)
-    monkeypatch.setattr(hdf5_file, "MAX_GROUPS", 3)
+    monkeypatch.setattr(hdf5_objects, "MAX_KEPT", 3)
+    monkeypatch.setattr(hdf5_objects, "MAX_GROUPS", 3)
 
     def fill(file):
         for number in range(5):

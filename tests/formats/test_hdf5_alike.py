@@ -12,7 +12,7 @@ import pytest
 
 from exporter.errors import FormatError
 from exporter.files.input_file import MemoryFile
-from exporter.formats import hdf5, hdf5_alike, hdf5_file
+from exporter.formats import hdf5, hdf5_alike, hdf5_objects
 
 COUNT, NAMES = 40, ("0", "1", "2", "3")
 
@@ -79,7 +79,7 @@ def test_groups_that_are_alike_are_read_together(has_attribute):
 
 def test_the_limit_on_levels_is_that_of_each_alone(monkeypatch):
     for most, count in ((4, COUNT - 1), (3, 0)):  # the first makes the form of the vectors known
-        for module in (hdf5_file, hdf5_alike):
+        for module in (hdf5_objects, hdf5_alike):
             monkeypatch.setattr(module, "MAX_DEPTH", most)
         assert both(model())[1] == count
 

@@ -14,7 +14,7 @@ import pytest
 
 from exporter.errors import FormatError
 from exporter.files.input_file import MemoryFile
-from exporter.formats import hdf5, hdf5_file, hdf5_groups, hdf5_messages, hdf5_plain
+from exporter.formats import hdf5, hdf5_file, hdf5_groups, hdf5_messages, hdf5_objects, hdf5_plain
 
 
 def written(fill, **options):
@@ -200,7 +200,7 @@ def test_other_files_are_left_to_libhdf5(options):
 
 
 @pytest.mark.parametrize(("module", "limit", "value"), [
-    (hdf5_file, "MAX_GROUPS", 1), (hdf5_file, "MAX_KEPT", 1), (hdf5_plain, "MAX_KEPT", 1), (hdf5_plain, "MAX_FORMS", 1),
+    (hdf5_objects, "MAX_GROUPS", 1), (hdf5_objects, "MAX_KEPT", 1), (hdf5_plain, "MAX_KEPT", 1), (hdf5_plain, "MAX_FORMS", 1),
     (hdf5_groups, "MAX_MEMBERS", 8)], ids=lambda value: getattr(value, "__name__", value))
 @pytest.mark.parametrize("by_library", [False, True])
 def test_what_is_forgotten_for_lack_of_room_is_read_again(monkeypatch, module, limit, value, by_library):
@@ -220,8 +220,8 @@ def test_what_is_forgotten_for_lack_of_room_is_read_again(monkeypatch, module, l
 @pytest.mark.parametrize(("module", "limit", "call", "what"), [
     (hdf5_file, "MAX_ATTRIBUTE", lambda file: file.strings("", "keras_version"), "the attribute keras_version has"),
     (hdf5_file, "MAX_BYTES", lambda file: file.strings("", "fixed"), "expected at most 2 bytes of parameters and attributes, got more"),
-    (hdf5_file, "MAX_MEMBERS", lambda file: list(file.walk()), "expected at most 2 groups, got more"),
-    (hdf5_file, "MAX_MEMBERS", lambda file: file.names("weights/a/x"), "expected a group of at most 2 members, got 5"),
+    (hdf5_objects, "MAX_MEMBERS", lambda file: list(file.walk()), "expected at most 2 groups, got more"),
+    (hdf5_objects, "MAX_MEMBERS", lambda file: file.names("weights/a/x"), "expected a group of at most 2 members, got 5"),
     (hdf5_groups, "MAX_MEMBERS", lambda file: file.names("weights/a/x"), "expected a group of at most 2 members, got more"),
     (hdf5_groups, "MAX_LEVELS", lambda file: file.names("weights/a/x/gamma:0"), "weights/a/x/gamma:0: expected a group here")])
 @pytest.mark.parametrize("by_library", [False, True])
