@@ -71,6 +71,20 @@ def fold(layer: BatchNorm, kernel: ArrayLike, bias: ArrayLike | None = None, kin
 
     Raises: UsageError if kernel or bias do not fit the layer, LayerError if folding is not allowed or a folded number overflows.
     """
+    k, b = _fitting(layer, kernel, bias, kind)
+    _check_place(layer, kind)
+    gamma, beta, mean, root = wide(layer)
+    shape = [size if axis in KINDS[kind].channels else 1 for axis, size in enumerate(k.shape)]
+    with np.errstate(over="ignore"):
+        scaled, moved = k.astype(np.float64) * (gamma / root).reshape(shape), gamma * (b - mean) / root + beta
+        folded = Folded(scaled.astype(k.dtype), moved.astype(k.dtype))
+    if not (np.isfinite(folded.kernel).all() and np.isfinite(folded.bias).all()):
+        raise LayerError(f"a folded number does not fit {k.dtype}", where=layer.path, hint="fold into a kernel of a wider type")
+    return folded
+
+
+def _fitting(layer: BatchNorm, kernel: ArrayLike, bias: ArrayLike | None, kind: str) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """Kernel and bias, if a layer of this kind that has them can feed the batch norm; otherwise UsageError."""
     layout = KINDS.get(kind)
     if layout is None:
         raise UsageError(f"expected a kind of layer among {', '.join(KINDS)}, got {kind!r}", where=layer.path)
@@ -87,17 +101,7 @@ def fold(layer: BatchNorm, kernel: ArrayLike, bias: ArrayLike | None = None, kin
     b = np.zeros(channels) if bias is None else np.asarray(bias, np.float64)
     if b.shape != (channels,):
         raise UsageError(f"expected a bias of shape [{channels}], got {list(b.shape)}", where=layer.path)
-    _check_place(layer, kind)
-    gamma, beta, mean, root = wide(layer)
-    shape = [1] * k.ndim
-    for axis, size in zip(layout.channels, sizes):
-        shape[axis] = size
-    with np.errstate(over="ignore"):
-        scaled, moved = k.astype(np.float64) * (gamma / root).reshape(shape), gamma * (b - mean) / root + beta
-        folded = Folded(scaled.astype(k.dtype), moved.astype(k.dtype))
-    if not (np.isfinite(folded.kernel).all() and np.isfinite(folded.bias).all()):
-        raise LayerError(f"a folded number does not fit {k.dtype}", where=layer.path, hint="fold into a kernel of a wider type")
-    return folded
+    return k, b
 
 
 def reason_against(layer: BatchNorm) -> str:

@@ -104,18 +104,8 @@ def resolve(found: Found | ReadBack, options: ReadOptions, completion: Completio
     for stored in everything:
         if options.wants(stored.path):
             what.take(stored, completion)
-    layers, unresolved = what.layers, [*what.skipped, *what.unknown]
-    refused = [] if keep_unusable or (options.skip_unresolved and layers) else what.unusable
-    if unresolved and not (options.skip_unresolved and (layers or (keep_unusable and what.unusable))):
-        remedies = [remedy for path, remedy in found.remedies.items() if options.wants(path)]
-        raise UnresolvedError([*unresolved, *_pairs(refused)], hint=hint(
-            options, epsilon=bool(what.unknown), classes=found.own_classes, remedies=remedies, doubtful=what.doubtful, rest=bool(layers),
-            has_config=found.has_config))
-    if refused:
-        raise _cannot_be_used(refused, rest=bool(layers))
-    if not (layers or unresolved or what.unusable) and found.left_out:
-        raise UnsupportedError(f"none of the layers is certain to be a BatchNormalization: {by_reason(found.left_out)}",
-                               hint="" if found.has_config else "give the model's config with --architecture, or export the whole model")
+    what.check(options, keep_unusable)
+    layers = what.layers
     odd = [f"{layer.path}: the file does not say for certain which axis it normalizes; {list(layer.axis)} is assumed"
            for layer in layers if "axis" in layer.assumed and "epsilon" not in layer.assumed]
     warnings = (*found.warnings, *odd, *_about_calls(what.kept), *_once(what.kept), *_remarks(layers), *_about_updates(layers),
@@ -124,7 +114,7 @@ def resolve(found: Found | ReadBack, options: ReadOptions, completion: Completio
         from exporter.batchnorm.folded import remark_on
 
         warnings = (*warnings, *remark_on(tuple(layers), found.kernels))
-    return Bundle(layers=tuple(layers), origin=found.origin, skipped=(*unresolved, *_pairs(what.unusable)), warnings=warnings,
+    return Bundle(layers=tuple(layers), origin=found.origin, skipped=(*what.unresolved, *_pairs(what.unusable)), warnings=warnings,
                   unusable=tuple(each for each, _ in what.unusable), kernels=found.kernels)
 
 
@@ -162,6 +152,26 @@ class _Sorted:
             self.skipped.append(Skipped(stored.path, f"its parameters have shape {list(stored.shape)}, and the file does not specify along "
                                                      "which axes"))
             self.found.remedies[stored.path] = Remedy.ARCHITECTURE
+
+    @property
+    def unresolved(self) -> list[Skipped]:
+        return [*self.skipped, *self.unknown]
+
+    def check(self, options: ReadOptions, keep_unusable: bool) -> None:
+        """Raises the error for layers that the options do not allow to leave out."""
+        found, layers, unresolved = self.found, self.layers, self.unresolved
+        refused = [] if keep_unusable or (options.skip_unresolved and layers) else self.unusable
+        if unresolved and not (options.skip_unresolved and (layers or (keep_unusable and self.unusable))):
+            remedies = [remedy for path, remedy in found.remedies.items() if options.wants(path)]
+            raise UnresolvedError([*unresolved, *_pairs(refused)], hint=hint(
+                options, epsilon=bool(self.unknown), classes=found.own_classes, remedies=remedies, doubtful=self.doubtful,
+                rest=bool(layers), has_config=found.has_config))
+        if refused:
+            raise _cannot_be_used(refused, rest=bool(layers))
+        if not (layers or unresolved or self.unusable) and found.left_out:
+            raise UnsupportedError(f"none of the layers is certain to be a BatchNormalization: {by_reason(found.left_out)}",
+                                   hint="" if found.has_config else "give the model's config with --architecture, or export the whole "
+                                   "model")
 
 
 def _pairs(unusable: Sequence[tuple[Unusable, LayerError]]) -> list[Skipped]:
