@@ -177,11 +177,17 @@ def counted(number: int, word: str) -> str:
     return f"{number} {word}{'' if number == 1 else 's'}"
 
 
-def by_reason(layers: Iterable[tuple[str, str]]) -> str:
-    """(path, reason) of each layer as one sentence: each reason appears once, with its layers, and is never truncated."""
+def paths_by_reason(layers: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """The paths with each reason, of (path, reason) pairs."""
     paths: dict[str, list[str]] = {}
     for path, reason in layers:
         paths.setdefault(reason, []).append(path)
+    return paths
+
+
+def by_reason(layers: Iterable[tuple[str, str]]) -> str:
+    """(path, reason) of each layer as one sentence: each reason appears once, with its layers, and is never truncated."""
+    paths = paths_by_reason(layers)
     parts: list[str] = []
     for reason, found in paths.items():
         fitting = next((part for most in (5, 3) if len(part := f"{names(found, most)}: {reason}") <= MAX_REASONS_LENGTH), None)

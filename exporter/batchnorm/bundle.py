@@ -13,7 +13,7 @@ from exporter.batchnorm.gate import check_bundle
 from exporter.batchnorm.layer import PARAMETERS, BatchNorm
 from exporter.batchnorm.origin import Origin as Origin
 from exporter.batchnorm.stored import Skipped, Unusable, frozen, rebuilt
-from exporter.errors import counted, names, printable
+from exporter.errors import counted, names, paths_by_reason, printable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -128,10 +128,7 @@ class Bundle:
             remarks.append(
                 f"{len(different)} of {len(self)} layers ran in a fused kernel that used epsilon {first.effective_epsilon:g}, not the "
                 f"config's {first.epsilon:g} (first: {first.path}); --effective-epsilon writes that value as epsilon")
-        paths: dict[str, list[str]] = {}
-        for path, reason in self.skipped:
-            paths.setdefault(reason, []).append(path)
-        return remarks + [f"skipped {names(found)}: {reason}" for reason, found in paths.items()]
+        return remarks + [f"skipped {names(paths)}: {reason}" for reason, paths in paths_by_reason(self.skipped).items()]
 
     def digest(self) -> str:
         """"sha256:" and the hash of the layers' contents (docs/format.md, "digest"): equal layers have equal digests."""

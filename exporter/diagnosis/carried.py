@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -66,15 +65,9 @@ def _explained(mine: Ported, theirs: Ported, seen: Sight, wrong: list[str], inde
     return swapped + (joint or [_alone(mine, seen, name, options[name]) for name in left])
 
 
-def _of_kind(wrong: Sequence[str], options: dict[str, list[Origin]], kind: str) -> dict[str, list[Origin]]:
-    """The origins of one kind, if every wrong array has one."""
-    found = {name: [one for one in options[name] if one.kind == kind] for name in wrong}
-    return found if all(found.values()) else {}
-
-
 def _initial(seen: Sight, wrong: list[str], options: dict[str, list[Origin]]) -> list[Carried]:
-    found = _of_kind(wrong, options, "initial")
-    if not found:
+    found = {name: [one for one in options[name] if one.kind == "initial"] for name in wrong}
+    if not found or not all(found.values()):
         return []
     every = len(seen.theirs) == len(PARAMETERS) and all((values == INITIAL[name][0]).all() for name, values in seen.theirs.items())
     statistics = all(name in seen.theirs and any((seen.theirs[name] == value).all() for value in INITIAL[name]) for name in STATISTICS)

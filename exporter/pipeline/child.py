@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from exporter import errors
 from exporter.errors import ExporterError, FormatError, UsageError
@@ -26,6 +26,8 @@ from exporter.files.remote import place_for
 from exporter.pipeline.limits import OUT_OF_MEMORY, OUT_OF_TIME, Limits, die_with_parent
 
 if TYPE_CHECKING:
+    import subprocess
+
     from exporter.batchnorm.bundle import ReadBack
     from exporter.batchnorm.stored import Stored
     from exporter.sources.shared.found import Found
@@ -222,23 +224,25 @@ def interpreter() -> str:
                      hint="omit isolated=True, or run bn-export")
 
 
-def command(program: str) -> list[str]:
-    """The command line of a new interpreter that runs one line of ours."""
-    # -I: neither the current folder, which may be the model's, nor a variable adds places to import modules from
-    return [interpreter(), "-I", "-c", program, str(Path(__file__).resolve().parents[2]), *filter(os.path.isabs, sys.path)]
-
-
-def _spawn(place: Place, options: ReadOptions, limits: Limits) -> Child:
+def spawned(program: str) -> tuple[IO[bytes], int, subprocess.Popen[bytes]]:
+    """(pipe to it, descriptor of what it sends, the process): a new interpreter that runs one line of ours."""
     import subprocess
 
-    process = subprocess.Popen(command(STARTER), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    # -I: neither the current folder, which may be the model's, nor a variable adds places to import modules from
+    command = [interpreter(), "-I", "-c", program, str(Path(__file__).resolve().parents[2]), *filter(os.path.isabs, sys.path)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert process.stdin is not None
     assert process.stdout is not None
-    with contextlib.suppress(BrokenPipeError), process.stdin as pipe:
-        pipe.write(request(place, options, limits))
     receiving = os.dup(process.stdout.fileno())
     process.stdout.close()
     widen(receiving)
+    return process.stdin, receiving, process
+
+
+def _spawn(place: Place, options: ReadOptions, limits: Limits) -> Child:
+    pipe, receiving, process = spawned(STARTER)
+    with contextlib.suppress(BrokenPipeError), pipe:
+        pipe.write(request(place, options, limits))
     return Child(receiving, process.wait, process.kill, limits)
 
 

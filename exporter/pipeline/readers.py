@@ -256,15 +256,9 @@ STARTER = "import sys; sys.path[:] = dict.fromkeys(sys.argv[1:]); from exporter.
 
 
 def _spawned() -> Reader:
-    import subprocess
-
-    process = subprocess.Popen(child.command(STARTER), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    assert process.stdin is not None
-    assert process.stdout is not None
-    asking, receiving = os.dup(process.stdin.fileno()), os.dup(process.stdout.fileno())
-    process.stdin.close()
-    process.stdout.close()
-    child.widen(receiving)
+    pipe, receiving, process = child.spawned(STARTER)
+    asking = os.dup(pipe.fileno())
+    pipe.close()
     return Reader(asking, child.Child(receiving, process.wait, process.kill, NO_LIMITS), process.pid)
 
 

@@ -15,7 +15,7 @@ from exporter.batchnorm.bundle import Bundle, ReadBack
 from exporter.batchnorm.gate import remarks_on
 from exporter.batchnorm.layer import BatchNorm
 from exporter.batchnorm.stored import Parameters, Skipped, Statistic, Stored, Unusable
-from exporter.errors import ExporterError, LayerError, UnresolvedError, UnsupportedError, UsageError, by_reason, names
+from exporter.errors import ExporterError, LayerError, UnresolvedError, UnsupportedError, UsageError, by_reason, names, paths_by_reason
 from exporter.pipeline.hints import hint, no_epsilon
 from exporter.sources.shared.found import Found, Remedy
 from exporter.sources.shared.options import ReadOptions
@@ -104,8 +104,7 @@ def resolve(found: Found | ReadBack, options: ReadOptions, completion: Completio
     for stored in everything:
         if options.wants(stored.path):
             what.take(stored, completion)
-    what.check(options, keep_unusable)
-    layers = what.layers
+    layers = what.accepted(options, keep_unusable)
     odd = [f"{layer.path}: the file does not say for certain which axis it normalizes; {list(layer.axis)} is assumed"
            for layer in layers if "axis" in layer.assumed and "epsilon" not in layer.assumed]
     warnings = (*found.warnings, *odd, *_about_calls(what.kept), *_once(what.kept), *_remarks(layers), *_about_updates(layers),
@@ -114,8 +113,8 @@ def resolve(found: Found | ReadBack, options: ReadOptions, completion: Completio
         from exporter.batchnorm.folded import remark_on
 
         warnings = (*warnings, *remark_on(tuple(layers), found.kernels))
-    return Bundle(layers=tuple(layers), origin=found.origin, skipped=(*what.unresolved, *_pairs(what.unusable)), warnings=warnings,
-                  unusable=tuple(each for each, _ in what.unusable), kernels=found.kernels)
+    return Bundle(layers=tuple(layers), origin=found.origin, warnings=warnings, kernels=found.kernels,
+                  skipped=(*what.skipped, *what.unknown, *_pairs(what.unusable)), unusable=tuple(each for each, _ in what.unusable))
 
 
 @dataclasses.dataclass
@@ -153,13 +152,9 @@ class _Sorted:
                                                      "which axes"))
             self.found.remedies[stored.path] = Remedy.ARCHITECTURE
 
-    @property
-    def unresolved(self) -> list[Skipped]:
-        return [*self.skipped, *self.unknown]
-
-    def check(self, options: ReadOptions, keep_unusable: bool) -> None:
-        """Raises the error for layers that the options do not allow to leave out."""
-        found, layers, unresolved = self.found, self.layers, self.unresolved
+    def accepted(self, options: ReadOptions, keep_unusable: bool) -> list[BatchNorm]:
+        """The layers that are exported. Raises the error for others, where the options do not allow to leave them out."""
+        found, layers, unresolved = self.found, self.layers, [*self.skipped, *self.unknown]
         refused = [] if keep_unusable or (options.skip_unresolved and layers) else self.unusable
         if unresolved and not (options.skip_unresolved and (layers or (keep_unusable and self.unusable))):
             remedies = [remedy for path, remedy in found.remedies.items() if options.wants(path)]
@@ -172,6 +167,7 @@ class _Sorted:
             raise UnsupportedError(f"none of the layers is certain to be a BatchNormalization: {by_reason(found.left_out)}",
                                    hint="" if found.has_config else "give the model's config with --architecture, or export the whole "
                                    "model")
+        return layers
 
 
 def _pairs(unusable: Sequence[tuple[Unusable, LayerError]]) -> list[Skipped]:
@@ -189,10 +185,7 @@ def _cannot_be_used(unusable: Sequence[tuple[Unusable, LayerError]], *, rest: bo
 
 def _once(layers: Iterable[Stored]) -> Iterator[str]:
     """The notes of sources about layers, each sentence once with its layers."""
-    found: dict[str, list[str]] = {}
-    for layer in layers:
-        for note in layer.notes:
-            found.setdefault(note, []).append(layer.path)
+    found = paths_by_reason((layer.path, note) for layer in layers for note in layer.notes)
     yield from (f"{names(paths)}: {note}" for note, paths in found.items())
 
 

@@ -63,23 +63,22 @@ def with_sharing(root: Group, tree: Node, keras_version: str | None, *, own_conf
     return with_shared(tree, fitting[0].same) if fitting else tree
 
 
-def matched(root: Group, tree: Node, keras_version: str | None, *, own_config: bool,
-            kernels: dict[Node, Group | None] | None = None) -> list[Match]:
+def matched(root: Group, tree: Node, keras_version: str | None, kernels: dict[Node, Group | None], *, own_config: bool) -> list[Match]:
     """The batch norms of `tree` and the groups with their weights.
 
     keras_version: of the config, and of the weights if it is their own config. Without one, the way of counting that fits is used.
     kernels: layers of `tree` that have a kernel; each gets its group if that is certain.
     Raises: FormatError if the weights contain batch norms that the config does not, if two ways fit, or if an architecture does not fit.
     """
-    ways = _ways(root, tree, keras_version, own_config, frozenset(kernels or ()))
+    ways = _ways(root, tree, keras_version, own_config, frozenset(kernels))
     fitting = _fitting(ways, keras_version)
     way = (fitting or ways)[0]
     for path in way.strange:
         raise FormatError("the weights contain this batch norm, but the config does not: they do not match", where=path)
     if fitting:
-        for node in kernels or ():
+        for node in kernels:
             places = {found.path if (found := other.kernels.get(node)) else "" for other in fitting}
-            kernels[node] = way.kernels.get(node) if len(places) == 1 else None  # type: ignore[index]  # there is one: it has nodes
+            kernels[node] = way.kernels.get(node) if len(places) == 1 else None
         return way.matches
     if not own_config:
         lost = next(match for match in _explained(way.matches) if match.group is None and match.node is not None)

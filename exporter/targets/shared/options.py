@@ -35,7 +35,6 @@ class WriteOptions:
             raise UsageError(f"names must be {' or '.join(map(repr, NAMES))}, got {self.names!r}")
         if self.axis == 0:
             raise UsageError("expected an axis of channels, got axis 0, which is the batch")
-
         if self.fold and not self.vectors:
             raise UsageError("a folded model has no test vectors", hint="omit --no-vectors")
 
