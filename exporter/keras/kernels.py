@@ -64,11 +64,11 @@ def feeding_layers(tree: Node, wants: Callable[[str], bool] = lambda path: True)
     if ">" in (tree.registered_name or tree.class_name):  # a custom class, whose call may do more than its config shows
         return {}
     steps = steps_of(tree)
-    look = _Look(by_layer(steps), _parents(tree), input_ranks(tree))
+    feeders = _Feeders(by_layer(steps), _parents(tree), input_ranks(tree))
     found: dict[str, Feeding | str] = {}
     for step in steps:
         if is_batch_norm(step.node) and wants(step.path):
-            found[step.path] = look.at(step) if step.path not in found else "it is called more than once, or another layer has its path"
+            found[step.path] = feeders.at(step) if step.path not in found else "it is called more than once, or another layer has its path"
     return found
 
 
@@ -84,7 +84,7 @@ def _parents(tree: Node) -> dict[Node, tuple[Node, ...]]:
     return found
 
 
-class _Look:
+class _Feeders:
     """Examines the layers that feed the batch norms of a model."""
 
     def __init__(self, calls: Mapping[object, list[Step]], above: Mapping[Node, tuple[Node, ...]], ranks: Mapping[Node, int]) -> None:

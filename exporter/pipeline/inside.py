@@ -44,7 +44,7 @@ def one_model(place: Place) -> Iterator[Model | None]:
         return
     with contextlib.ExitStack() as stack:
         found = []
-        for model in _models(place, stack, _Looking()):
+        for model in _models(place, stack, _Budget()):
             found.append(model)
             if len(found) == MAX_MODELS:
                 break
@@ -69,20 +69,20 @@ def one_model(place: Place) -> Iterator[Model | None]:
         yield found[0]
 
 
-class _Looking:
+class _Budget:
     """How many more files may be examined."""
 
     def __init__(self) -> None:
         self.left = MAX_FILES
 
-    def at(self, places: list[Place]) -> list[Place]:
+    def spend(self, places: list[Place]) -> list[Place]:
         self.left -= len(places)
         if self.left < 0:
             raise UnsupportedError(f"it contains more than {MAX_FILES} files and is not a model itself", hint="give the model in it")
         return places
 
 
-def _models(place: Place, stack: contextlib.ExitStack, looking: _Looking, above: str = "", depth: int = 0) -> Iterator[Model]:
+def _models(place: Place, stack: contextlib.ExitStack, budget: _Budget, above: str = "", depth: int = 0) -> Iterator[Model]:
     """The models in a folder or zip archive and in the folders below it."""
     folder = place if place.is_folder() else _top(place, stack)
     is_archive = folder is not place
@@ -90,7 +90,7 @@ def _models(place: Place, stack: contextlib.ExitStack, looking: _Looking, above:
         yield above or place.name, folder, source
         return
     indexes: set[str] = set()
-    for child in looking.at(folder.children()):
+    for child in budget.spend(folder.children()):
         path = f"{above}/{child.name}" if above else child.name
         if child.name.startswith(".") or child.name == "__MACOSX":
             continue
@@ -98,13 +98,13 @@ def _models(place: Place, stack: contextlib.ExitStack, looking: _Looking, above:
             if source := _model_source(child):
                 yield path, child, source
             elif depth < MAX_DEPTH:
-                yield from _models(child, stack, looking, path, depth + 1)
+                yield from _models(child, stack, budget, path, depth + 1)
         elif _may_be_model(child) and not _is_shard(child.name, indexes, folder):
             if source := _model_source(child):
                 yield path, child, source
             elif child.is_local and child.head(4) in MAGIC:  # not inside a nested archive
                 with contextlib.suppress(FormatError):  # a damaged archive is not a model
-                    yield from _models(child, stack, looking, path, depth + 1)
+                    yield from _models(child, stack, budget, path, depth + 1)
 
 
 def _top(place: Place, stack: contextlib.ExitStack) -> Place:

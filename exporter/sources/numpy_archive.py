@@ -153,9 +153,9 @@ def _add(arrays: _Arrays, whole: Scopes, found: Found, options: ReadOptions) -> 
             found.skip(scope, f"it also contains {names(beside[scope])}, which a batch norm does not have")
             continue
         path, node = nodes.get(scope, (scope, None))
-        look = reason_against(node) if node else None
-        if look is not None:
-            found.skip(path, look)
+        reason = reason_against(node) if node else None
+        if reason is not None:
+            found.skip(path, reason)
             continue
         fields = norm_fields(node) if node else None
         averages = {role: average for role, name in roles.items() if (average := arrays.average_of(name))}

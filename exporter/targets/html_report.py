@@ -43,7 +43,7 @@ MAX_LINKS = 4  # layers named under a kind of finding; the table shows them all
 TESTED = ("The test vectors of each layer: scale · x + offset in float32 (float64 layers: in float64) against the exact "
           "outputs, as a fraction of the error bound for runtimes")
 FLAT = 1e-6  # scales below are drawn at it, as variances are at CONSTANT: one dead channel must not squeeze all others
-MAX_BYTES = float(np.finfo(np.float64).max)
+LARGEST = float(np.finfo(np.float64).max)  # is drawn in place of infinity
 COLUMNS = (  # heading, class of its cells, what it is
     ("No.", "n minor", "In the order of the model"), ("Layer", "name", "Path: outer models, wrappers and the layer's own name"),
     ("Channels", "n", "Number of channels; each has its own four parameters"),
@@ -177,7 +177,7 @@ def _scale(layer: BatchNorm) -> NDArray[np.float64]:
 
 def _logs(values: NDArray[np.float64], least: float) -> NDArray[np.float64]:
     """log10 of values; values below `least` (including negative variances) count as `least`."""
-    return np.log10(np.clip(values.astype(np.float64).ravel(), least, MAX_BYTES))
+    return np.log10(np.clip(values.astype(np.float64).ravel(), least, LARGEST))
 
 
 def _choices(found: list[Finding]) -> str:
@@ -202,7 +202,7 @@ def _layers(bundle: Bundle, found: list[Finding], parts: dict[str, float]) -> st
 def _layer(i: int, layer: BatchNorm, found: list[Finding], part: float, left_out: str) -> str:
     """Two rows: the layer in the table, and its drawings and findings."""
     axis = ", ".join(map(str, layer.axis)).replace("-", "−")
-    epsilon, lowest, largest = layer.epsilon, float(layer.moving_variance.min()), min(float(np.abs(_scale(layer)).max()), MAX_BYTES)
+    epsilon, lowest, largest = layer.epsilon, float(layer.moving_variance.min()), min(float(np.abs(_scale(layer)).max()), LARGEST)
     weight = sum(100 if f.kind.level == "warning" else 1 for f in found)
     cells = [  # shown, sorted by
         (str(i), i), (_path(layer.path).replace("_", "_<wbr>"), None), ("×".join(map(str, layer.shape)), layer.channels),
@@ -285,7 +285,7 @@ def _chart(title: str, values: NDArray[np.float64] | None, otherwise: str = "") 
     if values is None:
         return f'<figure aria-label="{title}"><figcaption>{title}</figcaption><p class="none">{otherwise}</p></figure>'
     wide = values.astype(np.float64).ravel()
-    return _figure(title, wide, histogram(np.clip(wide, -MAX_BYTES, MAX_BYTES), [("zero", "0", 0.0)]))
+    return _figure(title, wide, histogram(np.clip(wide, -LARGEST, LARGEST), [("zero", "0", 0.0)]))
 
 
 def _figure(title: str, values: NDArray[np.float64], picture: str) -> str:

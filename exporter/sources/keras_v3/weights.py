@@ -108,9 +108,9 @@ def _read(path: str, node: Node, group: Group, era: dialects.Era, rank: int | No
     """A layer with a config: gamma and beta as it specifies, then the statistics; renorm adds three that inference does not use."""
     fields = norm_fields(node)
     count = len(group.variables())
-    look = reason_against(node)
-    if look is not None:
-        found.skip(path, look)
+    reason = reason_against(node)
+    if reason is not None:
+        found.skip(path, reason)
         return
     names = roles_of(count, fields.center, fields.scale, renorm=fields.renorm)
     if not count:
@@ -217,7 +217,7 @@ def _mention(path: str, count: int, found: Found, *, is_likely: bool, possible: 
 
 
 def _counts(named: dict[str, tuple[Any, str]]) -> bool:
-    """Whether four vectors look like the counts of metrics (AUC, F1Score), and not like an untrained batch norm."""
+    """Whether four vectors reason like the counts of metrics (AUC, F1Score), and not like an untrained batch norm."""
     fresh = {"gamma": 1, "beta": 0, "moving_mean": 0, "moving_variance": 1}
     if all((named[name][0] == value).all() for name, value in fresh.items()):
         return False

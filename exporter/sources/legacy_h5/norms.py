@@ -197,14 +197,14 @@ def _reason_against(norm: Norm, owner: Candidate | None, others: Mapping[str, li
                     is_alone: bool) -> str | None:
     """Why these weights are not those of a plain batch norm; others: of its group, by scope; namesakes: names of the other layers in the
     group; is_alone: the group is one layer's."""
-    look = norm.doubt or (reason_against(owner.node) if owner else None)
+    reason = norm.doubt or (reason_against(owner.node) if owner else None)
     if is_alone:
         more = [weight for scope in others.values() for weight in scope]
     elif not norm.scope or (owner is not None and (norm.scope.rpartition("/")[2] in owner.around or owner.node.name in namesakes)):
         more = []  # a wrapper and a cell have weights of their own, and so has another layer of that name in another model
     else:
         more = [weight for weight in others.get(norm.scope, []) if owner is not None or not KERNELS.search(weight)]
-    return look or about_weights(more, owner.node.class_name if owner else None)
+    return reason or about_weights(more, owner.node.class_name if owner else None)
 
 
 def _check_presence(path: str, fields: NormFields | None, arrays: Arrays, *, always: bool) -> None:

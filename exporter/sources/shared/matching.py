@@ -61,9 +61,9 @@ def by_name(tree: Node, weights: Named, era: dialects.Era, found: Found, *, own_
         is_keras = node.is_builtin and node.class_name in BATCH_NORMS
         # a wrapper and a cell have weights of their own; beside those of Keras's own class, they are a renamed layer's
         more = [] if is_keras or own.rpartition("/")[2] in norm.around else others.get(own, [])
-        look = reason_against(node) or about_weights(more, node.class_name)
-        if look is not None:
-            found.skip(path, look)
+        reason = reason_against(node) or about_weights(more, node.class_name)
+        if reason is not None:
+            found.skip(path, reason)
             continue
         fields = norm_fields(node)
         expected = roles_of(len(owners[own]), fields.center, fields.scale)
@@ -137,9 +137,9 @@ def _others(weights: Named) -> dict[str, list[str]]:
 def _add_unmatched(weights: Named, owners: Mapping[str, list[str]], era: dialects.Era, found: Found) -> None:
     others = _others(weights)
     for owner, roles in owners.items():
-        look = about_weights([name for name in others.get(owner, []) if not KERNELS.search(name)], None)
-        if look is not None:
-            found.skip(owner, look)
+        reason = about_weights([name for name in others.get(owner, []) if not KERNELS.search(name)], None)
+        if reason is not None:
+            found.skip(owner, reason)
             continue
         arrays = {role: weights.read(f"{owner}/{role}") for role in roles}
         found.add(assemble(owner, None, None, arrays, era, None, name=owner.rpartition("/")[2], quantized=weights.quantized(owner)))
