@@ -100,7 +100,7 @@ def portable(value: Any) -> Any:
 
 def from_document(document: Any) -> ReadBack:
     """The bundle of a parsed JSON document; checks everything that docs/format.md requires of a reader."""
-    if not isinstance(document, dict) or document.get("format") != "bn-bundle":
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise BundleError("this is not a bundle: its format is not \"bn-bundle\"")
     version = document.get("version")
     if not isinstance(version, int) or isinstance(version, bool) or version != VERSION:

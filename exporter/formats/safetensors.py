@@ -11,14 +11,24 @@ import dataclasses
 import json
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from exporter.errors import FormatError, printable
+from exporter.formats.bfloat16 import widen
+from exporter.formats.shapes import shaped
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 MAX_HEADER = 100_000_000  # bytes; the reference reader's limit
 ALIGNMENT = 8
 ITEM_SIZES = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2, "I32": 4, "U32": 4,
               "F32": 4, "F64": 8, "I64": 8, "U64": 8}
+FLOATS = {"float16": "F16", "bfloat16": "BF16", "float32": "F32", "float64": "F64"}
+# The NumPy types of those that are read as arrays; NumPy has no bfloat16.
+ARRAYS = {"F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "|i1", "U8": "|u1"}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -28,6 +38,11 @@ class Tensor:
     dtype: str
     shape: tuple[int, ...]
     data: bytes | memoryview
+
+    def array(self, where: str) -> NDArray[Any]:
+        """The numbers of a tensor of one of the types in ARRAYS, bfloat16 as float32."""
+        values = shaped(np.frombuffer(self.data, ARRAYS[self.dtype]), self.shape, where)
+        return widen(values) if self.dtype == "BF16" else values
 
 
 def header_size(head: bytes) -> int | None:

@@ -11,14 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exporter.batchnorm.document import MAX_BYTES, MAX_VALUES, from_document
+from exporter.batchnorm.document import FORMAT, MAX_BYTES, MAX_VALUES, from_document
 from exporter.batchnorm.dtypes import HELD_IN
 from exporter.batchnorm.gate import MAX_NUMBERS, check_numbers
 from exporter.batchnorm.layer import PARAMETERS
 from exporter.errors import BundleError, FormatError, printable
 from exporter.files.place import MAX_HEAD
-from exporter.formats.bfloat16 import widen
-from exporter.formats.shapes import shaped
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,32 +25,27 @@ if TYPE_CHECKING:
 
     from exporter.batchnorm.bundle import ReadBack
     from exporter.files.place import Place
-    from exporter.formats.safetensors import Tensor
     from exporter.formats.zip_archive import Archive
     from exporter.sources.shared.options import ReadOptions
 
 NAME = "bundle-arrays"
 OPTIONS: tuple[str, ...] = ()
-DOCUMENT = "bn-bundle"
 KIT = "bundle.json"
-NPZ = f"{DOCUMENT}.npy"
+NPZ = f"{FORMAT}.npy"
 MAX_ARRAY = 8 * MAX_NUMBERS + 4096  # bytes, with its header
-
-# The NumPy type that a tensor of each type is read as; NumPy has no bfloat16.
-TENSORS = {"F16": ("float16", "<f2"), "BF16": ("bfloat16", "<u2"), "F32": ("float32", "<f4"), "F64": ("float64", "<f8")}
 
 
 def claims(place: Place) -> bool:
     """A folder or zip archive with bundle.json, an .npz or a safetensors file with the array or the metadata "bn-bundle"."""
     if place.is_folder():
-        return b'"bn-bundle"' in place.child(KIT).head(MAX_HEAD)
+        return json.dumps(FORMAT).encode() in place.child(KIT).head(MAX_HEAD)
     head = place.head(9)
     if head.startswith(b"PK"):
         return _has_member(place)
     from exporter.formats.safetensors import header_size
 
     size = header_size(head)
-    return size is not None and json.dumps(DOCUMENT).encode() in place.head(8 + size)
+    return size is not None and json.dumps(FORMAT).encode() in place.head(8 + size)
 
 
 def _has_member(place: Place) -> bool:
@@ -98,7 +91,7 @@ def _read_archive(archive: Archive) -> ReadBack:
             raise BundleError(f"expected an array of {dtype} values, got {values.dtype}", where=f"array {printable(name, 80)!r}")
         return values
 
-    document = _parsed(array(DOCUMENT, MAX_BYTES).tobytes())
+    document = _parsed(array(FORMAT, MAX_BYTES).tobytes())
     named = [layer.get("moving_mean") for layer in document.get("layers", ())] if isinstance(document, dict) else []
     bundle = _joined(document, parameter)
     for layer, name in zip(bundle, named):
@@ -110,26 +103,21 @@ def _read_archive(archive: Archive) -> ReadBack:
 
 
 def _read_safetensors(data: bytes) -> ReadBack:
-    from exporter.formats.safetensors import parse
+    from exporter.formats.safetensors import FLOATS, parse
 
     metadata, tensors = parse(data)
-    if DOCUMENT not in metadata:
+    if FORMAT not in metadata:
         raise BundleError("the safetensors metadata has no \"bn-bundle\"")
 
     def parameter(name: str, dtype: str) -> NDArray[Any]:
         if name not in tensors:
             raise BundleError(f"the tensor {printable(name, 80)!r}, which the document refers to, is missing")
-        return _values(tensors[name], name, dtype)
+        tensor, where = tensors[name], f"tensor {printable(name, 80)!r}"
+        if tensor.dtype != FLOATS[dtype]:
+            raise BundleError(f"expected a tensor of {dtype} values, got type {tensor.dtype}", where=where)
+        return tensor.array(where)
 
-    return _joined(_parsed(metadata[DOCUMENT].encode()), parameter)
-
-
-def _values(tensor: Tensor, name: str, dtype: str) -> NDArray[Any]:
-    found, kind = TENSORS.get(tensor.dtype, (None, ""))
-    if found != dtype:
-        raise BundleError(f"expected a tensor of {dtype} values, got type {tensor.dtype}", where=f"tensor {printable(name, 80)!r}")
-    values = shaped(np.frombuffer(tensor.data, kind), tensor.shape, f"tensor {printable(name, 80)!r}")
-    return widen(values) if dtype == "bfloat16" else values
+    return _joined(_parsed(metadata[FORMAT].encode()), parameter)
 
 
 def _joined(document: Any, parameter: Callable[[str, str], NDArray[Any]]) -> ReadBack:

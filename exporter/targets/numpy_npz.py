@@ -10,12 +10,13 @@ from __future__ import annotations
 import numpy as np
 
 from exporter.batchnorm.bundle import Bundle
+from exporter.batchnorm.document import FORMAT
 from exporter.batchnorm.folded import fold_bundle
 from exporter.errors import OutputError
 from exporter.formats import npy
 from exporter.formats.zip_archive import MAX_MEMBERS
 from exporter.formats.zip_writer import stored_zip
-from exporter.targets.shared.arrays import DOCUMENT, split
+from exporter.targets.shared.arrays import split
 from exporter.targets.shared.folded_archive import folded_archive
 from exporter.targets.shared.options import WriteOptions
 from exporter.targets.shared.stems import stems_of
@@ -35,7 +36,7 @@ def write(bundle: Bundle, options: WriteOptions) -> bytes:
     if len(arrays) >= MAX_MEMBERS:
         raise OutputError(f"expected at most {MAX_MEMBERS} arrays, which can be read back, got {len(arrays)} for {len(bundle)} layers",
                           hint="write .safetensors or .json")
-    members = [(f"{DOCUMENT}.npy", npy.dump(np.frombuffer(text, np.uint8)))]
+    members = [(f"{FORMAT}.npy", npy.dump(np.frombuffer(text, np.uint8)))]
     for name, (_, values) in arrays.items():
         members.append((f"{name}.npy", npy.dump(values.astype(values.dtype.newbyteorder("<"), order="C"))))
     return stored_zip(members)

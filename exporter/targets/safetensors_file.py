@@ -11,17 +11,17 @@ from decimal import Decimal
 import numpy as np
 
 from exporter.batchnorm.bundle import Bundle
+from exporter.batchnorm.document import FORMAT
 from exporter.batchnorm.dtypes import stored_bytes
 from exporter.batchnorm.layer import BatchNorm
 from exporter.errors import OutputError
-from exporter.formats.safetensors import Tensor, dump
-from exporter.targets.shared.arrays import DOCUMENT, split
+from exporter.formats.safetensors import FLOATS, Tensor, dump
+from exporter.targets.shared.arrays import split
 from exporter.targets.shared.options import WriteOptions
 
 NAME = "safetensors"
 MARK = rb'.{8}\{"__metadata__":\{"bn-bundle":'
 OPTIONS = frozenset({"vectors", "names"})
-TYPES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32", "float64": "F64"}
 TORCH = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
 
 
@@ -29,8 +29,8 @@ def write(bundle: Bundle, options: WriteOptions) -> bytes:
     """The file. Raises OutputError for a layer of several axes with PyTorch's names."""
     torch = options.names == "torch"
     text, arrays = split(bundle, options.vectors, _torch_name if torch else _keras_name)
-    metadata = {DOCUMENT: text.decode()}
-    tensors = {name: Tensor(TYPES[dtype], values.shape, stored_bytes(values, dtype)) for name, (dtype, values) in arrays.items()}
+    metadata = {FORMAT: text.decode()}
+    tensors = {name: Tensor(FLOATS[dtype], values.shape, stored_bytes(values, dtype)) for name, (dtype, values) in arrays.items()}
     if torch:
         metadata["format"] = "pt"
         for layer in bundle:
@@ -63,5 +63,5 @@ def _torch_rest(layer: BatchNorm) -> dict[str, Tensor]:
     for name, value in (("gamma", 1.0), ("beta", 0.0)):
         if getattr(layer, name) is None:
             filled = stored_bytes(np.full(layer.shape, value), layer.dtype)
-            rest[_torch_name(layer.path, name)] = Tensor(TYPES[layer.dtype], layer.shape, filled)
+            rest[_torch_name(layer.path, name)] = Tensor(FLOATS[layer.dtype], layer.shape, filled)
     return rest

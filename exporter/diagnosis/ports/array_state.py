@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from exporter.batchnorm.document import FORMAT
 from exporter.batchnorm.stored import STATISTICS
 from exporter.diagnosis.ports.port import Port
 from exporter.diagnosis.ports.state import gather, parted, port_of
 from exporter.errors import FormatError, UnsupportedError, printable
-from exporter.formats.bfloat16 import widen
 from exporter.formats.shapes import shaped
 
 if TYPE_CHECKING:
@@ -20,10 +20,8 @@ if TYPE_CHECKING:
 
     from exporter.files.place import Place
 
-OURS = "bn-bundle"
 MAX_BYTES = 4 << 30  # bytes of a file; of an .npz, only arrays that may belong to a batch norm are read
 MAX_HEAD = 64  # bytes that tell what a file is
-TENSORS = {"F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "|i1", "U8": "|u1"}
 
 
 def claims(place: Place) -> bool:
@@ -34,10 +32,10 @@ def claims(place: Place) -> bool:
     head = place.head(MAX_HEAD)
     if head.startswith(b"PK\3\4"):
         names = _members(place)
-        return f"{OURS}.npy" not in names and any(parted(name.removesuffix(".npy"))[1] in STATISTICS for name in names)
+        return f"{FORMAT}.npy" not in names and any(parted(name.removesuffix(".npy"))[1] in STATISTICS for name in names)
     size = header_size(head)
     if size is not None:
-        return json.dumps(OURS).encode() not in place.head(8 + size)
+        return json.dumps(FORMAT).encode() not in place.head(8 + size)
     return is_map(head)
 
 
@@ -98,15 +96,11 @@ def _npy(data: bytes, where: str) -> NDArray[Any]:
 
 
 def _safetensors(place: Place) -> Port:
-    from exporter.formats.safetensors import parse
+    from exporter.formats.safetensors import ARRAYS, parse
 
     metadata, tensors = parse(place.read(MAX_BYTES))
-    arrays = {}
-    for name, tensor in tensors.items():
-        if tensor.dtype not in TENSORS:
-            continue  # of a type that no batch norm has, e.g. a quantized kernel
-        values: NDArray[Any] = shaped(np.frombuffer(tensor.data, TENSORS[tensor.dtype]), tensor.shape, f"tensor {printable(name, 80)!r}")
-        arrays[name] = widen(values) if tensor.dtype == "BF16" else values
+    arrays = {name: tensor.array(f"tensor {printable(name, 80)!r}") for name, tensor in tensors.items()
+              if tensor.dtype in ARRAYS}  # others are of a type that no batch norm has, e.g. a quantized kernel
     port = port_of(arrays, place.name, _epsilons(metadata))
     return _with_bfloat16(port, {name for name, tensor in tensors.items() if tensor.dtype == "BF16"})
 

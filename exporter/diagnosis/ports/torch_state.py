@@ -11,12 +11,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from exporter.diagnosis.ports.port import Port
 from exporter.diagnosis.ports.state import port_of
 from exporter.errors import FormatError, MissingExtra, UnsupportedError, printable
-from exporter.formats.bfloat16 import widen
 
 if TYPE_CHECKING:
     from exporter.files.place import Place
@@ -25,7 +22,6 @@ LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # the magic number of to
 MAX_HEAD_LENGTH = 1 << 12  # bytes
 SECONDS = 120
 REFUSED, DAMAGED = 3, 4  # exit statuses of the child
-TENSORS = {"F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8", "I64": "<i8"}
 
 
 def claims(place: Place) -> bool:
@@ -53,8 +49,4 @@ def read(place: Place) -> Port:
         said = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
         raise FormatError(f"torch.load cannot read it: {printable(said[0], 160)}", where=place.name)
     _, tensors = parse(done.stdout)
-    arrays = {}
-    for name, tensor in tensors.items():
-        values = np.frombuffer(tensor.data, TENSORS[tensor.dtype]).reshape(tensor.shape)
-        arrays[name] = widen(values) if tensor.dtype == "BF16" else values
-    return port_of(arrays, place.name)
+    return port_of({name: tensor.array(place.name) for name, tensor in tensors.items()}, place.name)

@@ -12,8 +12,6 @@ from exporter.batchnorm.document import document, portable
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-DOCUMENT = "bn-bundle"  # the document's key in the metadata
-
 
 def split(bundle: Bundle, with_vectors: bool, named: Callable[[str, str], str]) -> tuple[bytes, dict[str, tuple[str, NDArray[Any]]]]:
     """(document as JSON, {array's name: (layer's dtype, values)}), each array of its layer's shape and HELD_IN type.
