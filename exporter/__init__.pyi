@@ -21,10 +21,10 @@ from exporter.errors import OutputError as OutputError
 from exporter.errors import UnresolvedError as UnresolvedError
 from exporter.errors import UnsupportedError as UnsupportedError
 from exporter.errors import UsageError as UsageError
-from exporter.pipeline.fold import fold_model as fold_model
 from exporter.pipeline.many import export_many as export_many
 from exporter.pipeline.outcome import Outcome as Outcome
 from exporter.pipeline.outcome import Summary as Summary
+from exporter.pipeline.read import fold_model as fold_model
 from exporter.pipeline.read import load as load
 from exporter.pipeline.read import read as read
 from exporter.pipeline.write import write as write

@@ -17,8 +17,8 @@ import numpy as np
 
 from exporter.errors import COPY_AGAIN, FormatError, printable
 from exporter.files.place import MiB, Place
+from exporter.formats.arrays import shaped
 from exporter.formats.protobuf import BYTES, Message, fields_at, varint
-from exporter.formats.shapes import shaped
 from exporter.formats.tensorflow_types import DOUBLE_VAL, FLOAT_VAL, HALF_VAL, STRING_VAL, VALUE_FIELDS, dtype_of
 
 if TYPE_CHECKING:

@@ -2,8 +2,6 @@
 
 What a model file never needs is refused before anything is read: links other than hard ones, data outside the file, virtual datasets,
 plugin filters, element types that are not floating point, sizes over the limits, data that was declared but never written.
-
-Specification: HDF5 File Format 3.0, https://support.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.html
 """
 
 from __future__ import annotations
@@ -18,7 +16,7 @@ import numpy as np
 
 from exporter.errors import COPY_AGAIN, FormatError, printable
 from exporter.files.place import MiB
-from exporter.formats.bfloat16 import widen
+from exporter.formats.arrays import widen
 from exporter.formats.hdf5_names import all_decoded, located_errors, split
 from exporter.formats.hdf5_objects import Objects
 from exporter.formats.hdf5_plain import PlainAttribute, PlainDataset

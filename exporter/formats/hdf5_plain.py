@@ -13,7 +13,7 @@ import math
 import operator
 import struct
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -50,6 +50,9 @@ from exporter.formats.hdf5_messages import (
 )
 from exporter.formats.hdf5_overlap import holds_structure
 
+if TYPE_CHECKING:
+    from exporter.formats.hdf5_library import LibraryAttribute, LibraryObject
+
 Attributes = Mapping[bytes, bytes]  # messages by name
 _kind_of = operator.itemgetter(0)
 
@@ -75,7 +78,7 @@ def is_plain(superblock: bytes, size: int) -> bool:
 class PlainObjects:
     """The objects of a file that have this form."""
 
-    def __init__(self, read: Read, by_library: Callable[[str], Any]) -> None:
+    def __init__(self, read: Read, by_library: Callable[[str], LibraryObject]) -> None:
         """by_library: gives the object at a path by libhdf5."""
         self._read, self.heap, self.by_library = read, Heap(read), by_library
 
@@ -138,14 +141,14 @@ class PlainObject:
     def has_attribute(self, name: bytes) -> bool:
         return name in self._attributes
 
-    def attribute(self, name: bytes) -> Any:
+    def attribute(self, name: bytes) -> PlainAttribute | LibraryAttribute:
         """An attribute that exists."""
         try:
             return PlainAttribute(self._attributes[name], self._owner.heap)
         except (OtherFormError, struct.error, IndexError):
             return self._otherwise().attribute(name)
 
-    def _otherwise(self) -> Any:
+    def _otherwise(self) -> LibraryObject:
         """The same object by libhdf5."""
         return self._owner.by_library(self._path)
 
@@ -162,16 +165,13 @@ class PlainGroup(PlainObject):
 
     def links(self) -> list[bytes]:
         """As in LibraryObject, like the following; the symbol table of the parent group usually answers this first."""
-        found: list[bytes] = self._otherwise().links()
-        return found
+        return self._otherwise().links()
 
     def link(self, name: bytes) -> int | None:
-        found: int | None = self._otherwise().link(name)
-        return found
+        return self._otherwise().link(name)
 
     def count(self) -> int:
-        found: int = self._otherwise().count()
-        return found
+        return self._otherwise().count()
 
 
 class Form(NamedTuple):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exporter.errors import FormatError
-from exporter.formats.shapes import shaped
+from exporter.formats.arrays import shaped
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

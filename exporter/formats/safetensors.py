@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exporter.errors import FormatError, printable
-from exporter.formats.bfloat16 import widen
-from exporter.formats.shapes import shaped
+from exporter.formats.arrays import shaped, widen
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

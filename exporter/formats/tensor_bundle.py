@@ -24,10 +24,9 @@ import numpy as np
 from exporter.errors import FormatError
 from exporter.files.input_file import InputFile
 from exporter.files.place import MiB, Place
-from exporter.formats import crc32c
+from exporter.formats.arrays import shaped
 from exporter.formats.protobuf import Message, fields, varint
-from exporter.formats.shapes import shaped
-from exporter.formats.sstable import Table
+from exporter.formats.sstable import Table, masked_crc
 from exporter.formats.tensorflow_types import HALF_VAL, DType, dtype_of
 
 if TYPE_CHECKING:
@@ -221,7 +220,7 @@ class TensorBundle(Checkpoint):
         if at + 4 + sum(lengths) != len(data):
             raise self._error(name, "has strings whose lengths do not fit its size")
         sizes = b"".join(struct.pack("<I" if length < 1 << 32 else "<Q", length) for length in lengths)
-        if crc32c.masked(sizes) != int.from_bytes(data[at: at + 4], "little"):
+        if masked_crc(sizes) != int.from_bytes(data[at: at + 4], "little"):
             raise self._error(name, "is damaged: the CRC of its lengths does not match")
         self._check_crc(name, entry, sizes + data[at:])
         at += 4
@@ -250,7 +249,7 @@ class TensorBundle(Checkpoint):
         return shaped(np.frombuffer(data, dtype.numpy), shape, f"{self.where}: {name}")
 
     def _check_crc(self, name: str, entry: Message, data: bytes) -> None:
-        if crc32c.masked(data) != entry.fixed32(ENTRY_CRC):
+        if masked_crc(data) != entry.fixed32(ENTRY_CRC):
             raise self._error(name, "is damaged: its CRC does not match")
 
     def _bytes(self, name: str, entry: Message) -> bytes:

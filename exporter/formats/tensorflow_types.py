@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from exporter.formats.bfloat16 import widen
+from exporter.formats.arrays import widen
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -6,7 +6,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from exporter.batchnorm.bundle import Bundle, ReadBack
 from exporter.batchnorm.layer import BatchNorm
@@ -19,6 +19,7 @@ from exporter.pipeline.resolve import Completion, read_back, resolve
 from exporter.sources.shared.options import ReadOptions, epsilon_by_glob
 
 if TYPE_CHECKING:
+    from exporter.batchnorm.folded import FoldedModel
     from exporter.pipeline.readers import Asked
 
 
@@ -71,6 +72,20 @@ def read(path: str | os.PathLike[str] | Content, *, epsilon: float | Mapping[str
         kernels=kernels)
     with _placed(path) as place:
         return read_in_child(place, options) if isolated else read_here(place, options)
+
+
+def fold_model(path: str | os.PathLike[str] | Content, **options: Any) -> FoldedModel:
+    """Folds the batch norms of a model into the layers that feed them; lists the batch norms that are kept, with
+    the reason. `bn-export MODEL folded.npz --fold` writes the same.
+
+    path:    an .h5, .keras or .weights.h5 file, or a SavedModel of Keras, as in `read`.
+    options: those of `read`, e.g. architecture, epsilon, layers, isolated.
+
+    Computed in float64 and rounded once. Raises: as `read`; UnsupportedError if nothing can be folded.
+    """
+    from exporter.batchnorm.folded import fold_bundle
+
+    return fold_bundle(read(path, kernels=True, **options))
 
 
 def load(path: str | os.PathLike[str] | Content) -> ReadBack:

@@ -18,16 +18,14 @@ from exporter.keras import dialects
 from exporter.keras.config import model_tree, walk, writer_in
 from exporter.sources.keras_v3.groups import VARIABLES, Group
 from exporter.sources.keras_v3.weights import read_weights
-from exporter.sources.layers_model.manifest import Paths, Weights
+from exporter.sources.layers_model.manifest import Paths, Weights, check_order
 from exporter.sources.legacy_h5.weights import LayerGroup, norms_of
 from exporter.sources.shared.architecture import node_tree_from, note_unused
 from exporter.sources.shared.assemble import assemble
 from exporter.sources.shared.found import Found
 from exporter.sources.shared.matching import by_name
-from exporter.sources.shared.order import check_order
 
 if TYPE_CHECKING:
-
     from exporter.sources.shared.options import ReadOptions
 
 NAME = "tfjs"

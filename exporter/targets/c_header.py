@@ -19,7 +19,7 @@ from exporter.batchnorm.document import FORMULA
 from exporter.batchnorm.dtypes import TINY, round_to
 from exporter.batchnorm.layer import PARAMETERS, BatchNorm, scale_and_offset
 from exporter.errors import OutputError
-from exporter.targets.shared.identifiers import identifiers
+from exporter.targets.shared.names import identifiers
 from exporter.targets.shared.options import WriteOptions
 
 if TYPE_CHECKING:

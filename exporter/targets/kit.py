@@ -18,7 +18,7 @@ from exporter.batchnorm.document import FORMULA
 from exporter.errors import OutputError, counted, printable
 from exporter.formats.zip_writer import stored_zip
 from exporter.targets import bundle_json, c_header
-from exporter.targets.shared.identifiers import identifiers
+from exporter.targets.shared.names import identifiers
 from exporter.targets.shared.options import WriteOptions
 
 NAME = "kit"

@@ -18,8 +18,8 @@ from exporter.formats.zip_archive import MAX_MEMBERS
 from exporter.formats.zip_writer import stored_zip
 from exporter.targets.shared.arrays import split
 from exporter.targets.shared.folded_archive import folded_archive
+from exporter.targets.shared.names import stems_of
 from exporter.targets.shared.options import WriteOptions
-from exporter.targets.shared.stems import stems_of
 
 NAME = "npz"
 MARK = rb"PK\x03\x04.{26}(bn-bundle\.npy|folding\.json)"

@@ -20,7 +20,7 @@ from exporter.__about__ import __version__
 from exporter.batchnorm.bundle import Bundle
 from exporter.batchnorm.layer import BatchNorm, wide
 from exporter.errors import MissingExtra, OutputError
-from exporter.targets.shared.identifiers import identifiers
+from exporter.targets.shared.names import identifiers
 from exporter.targets.shared.options import WriteOptions
 
 if TYPE_CHECKING:

@@ -7,8 +7,7 @@ import struct
 
 import numpy as np
 
-from exporter.formats.crc32c import masked
-from exporter.formats.sstable import MAGIC
+from exporter.formats.sstable import MAGIC, masked_crc
 from exporter.formats.tensor_bundle import slice_key
 
 DTYPES = {"float32": 1, "float64": 2, "int64": 9, "string": 7, "bfloat16": 14, "float16": 19}
@@ -49,7 +48,7 @@ def block(entries, compress=None):
         previous = key
     out += struct.pack("<II", 0, 1)
     out = (compress(out) + b"\1") if compress else out + b"\0"
-    return out + struct.pack("<I", masked(out))
+    return out + struct.pack("<I", masked_crc(out))
 
 
 def table(entries, *, per_block=3, compress=None):
@@ -90,8 +89,8 @@ def stored(array, dtype):
 
 def string_tensor(strings):
     sizes = b"".join(struct.pack("<I", len(text)) for text in strings)
-    check = struct.pack("<I", masked(sizes))
-    return b"".join(encode(len(text)) for text in strings) + check + b"".join(strings), masked(sizes + check + b"".join(strings))
+    check = struct.pack("<I", masked_crc(sizes))
+    return b"".join(encode(len(text)) for text in strings) + check + b"".join(strings), masked_crc(sizes + check + b"".join(strings))
 
 
 def write_bundle(folder, prefix, tensors, *, shards=1, slices=None, header=None, change=None, **options):
@@ -120,10 +119,10 @@ def write_bundle(folder, prefix, tensors, *, shards=1, slices=None, header=None,
             for extents in slices[name]:
                 box = tuple(slice(start, None if length < 0 else start + length) for start, length in extents)
                 payload = stored(array[box], dtype)
-                entry(slice_key(name, tuple(extents)), payload, dtype, array[box].shape, masked(payload))
+                entry(slice_key(name, tuple(extents)), payload, dtype, array[box].shape, masked_crc(payload))
         else:
             payload = stored(array, dtype)
-            entry(key, payload, dtype, array.shape, masked(payload))
+            entry(key, payload, dtype, array.shape, masked_crc(payload))
     header = field(1, shards) + field(3, field(1, 1)) if header is None else header
     entries = [(b"", header), *sorted(entries)]
     index = folder / f"{prefix}.index"

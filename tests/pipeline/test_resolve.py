@@ -13,7 +13,7 @@ from exporter.pipeline.resolve import Completion, _cannot_be_used, resolve, uniq
 from exporter.sources.shared.found import Remedy
 from exporter.sources.shared.options import ReadOptions
 from exporter.targets import bundle_json
-from exporter.targets.shared.identifiers import identifiers
+from exporter.targets.shared.names import identifiers
 from exporter.targets.shared.options import WriteOptions
 from tests.make.counting import lines_run
 from tests.make.layers import make_found, make_layer, make_stored

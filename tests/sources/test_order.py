@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from exporter.errors import FormatError
-from exporter.sources.shared.order import check_order
+from exporter.sources.layers_model.manifest import check_order
 
 ROLES = ("gamma", "beta", "moving_mean", "moving_variance")
 

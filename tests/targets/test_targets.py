@@ -18,7 +18,7 @@ from exporter.batchnorm.origin import Origin
 from exporter.errors import MissingExtra, OutputError
 from exporter.files.place import MAX_HEAD
 from exporter.targets import SUFFIXES, c_header, is_export, numpy_npz, onnx_model, target_for
-from exporter.targets.shared.identifiers import MAX_STEM_LENGTH, identifiers
+from exporter.targets.shared.names import MAX_STEM_LENGTH, identifiers
 from exporter.targets.shared.options import WriteOptions
 from tests.make.layers import ROOT, make_bundle, make_layer, mixed
 

@@ -13,7 +13,7 @@ from exporter.batchnorm.stored import STATISTICS
 from exporter.diagnosis.ports.port import Port
 from exporter.diagnosis.ports.state import gather, parted, port_of
 from exporter.errors import FormatError, UnsupportedError, printable
-from exporter.formats.shapes import shaped
+from exporter.formats.arrays import shaped
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -14,7 +14,7 @@ import numpy as np
 
 from exporter.diagnosis.ports.port import Port, Ported, coarsest, flat
 from exporter.errors import FormatError, UnsupportedError, printable
-from exporter.formats.bfloat16 import widen
+from exporter.formats.arrays import widen
 from exporter.formats.protobuf import Message
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from exporter.errors import OutputError
 from exporter.formats import npy
 from exporter.formats.zip_archive import MAX_MEMBERS
 from exporter.formats.zip_writer import stored_zip
-from exporter.targets.shared.stems import stems_of
+from exporter.targets.shared.names import stems_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -1,4 +1,4 @@
-"""Shapes that files specify, which NumPy may not be able to have."""
+"""Stored arrays as NumPy has them: shapes that it may not be able to have, and bfloat16, which it does not have."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from exporter.errors import FormatError, printable
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 
@@ -18,3 +19,9 @@ def shaped(values: NDArray[Any], shape: Sequence[int], where: str, order: Litera
         return values.reshape(shape, order=order)
     except (ValueError, OverflowError):
         raise FormatError(f"expected a shape that an array can have, got {printable(str(list(shape)), 60)}", where=where) from None
+
+
+def widen(stored: NDArray[Any]) -> NDArray[np.float32]:
+    """The values of bfloat16 numbers stored as 16-bit integers, as float32, the upper half of which they are."""
+    widened: NDArray[np.float32] = (stored.astype("<u4") << 16).view("<f4")
+    return widened
