@@ -1,6 +1,13 @@
 """HDF5, read only: the only entry point, so that every byte from an HDF5 file has passed the same checks.
 
-This module checks the file as a whole; exporter/formats/hdf5_file.py checks its contents.
+    hdf5.py            opens a file and checks it as a whole
+    hdf5_file.py       what the objects of an open file contain: attributes and arrays
+    hdf5_objects.py    the objects by their path; hdf5_names.py: paths, names, and the places of errors
+    hdf5_plain.py      objects of the form that Keras writes, parsed here; hdf5_messages.py, hdf5_layout.py: their bytes
+    hdf5_library.py    all other objects, by libhdf5; hdf5_storage.py: where their data is
+    hdf5_groups.py     the members of groups; hdf5_alike.py: of many groups at once
+    hdf5_overlap.py    refuses data that overlaps something else
+    hdf5_ahead.py      fetches what will be needed of a remote file
 
 Specification: HDF5 File Format 3.0, https://support.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.html
 """

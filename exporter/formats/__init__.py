@@ -1,0 +1,1 @@
+"""Containers, read as bytes: HDF5, zip archives, protocol buffers and TensorFlow's tables, arrays, JSON. None knows Keras."""
