@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from exporter.commands.operands import STANDARD, check_one_standard_input, operand
 from exporter.commands.shared import add_common_options, comparing_options, main, make_parser, read_options, warn
-from exporter.errors import LayerError, UsageError
+from exporter.errors import ExporterError, LayerError, UsageError
 
 if TYPE_CHECKING:
     from exporter.batchnorm.bundle import Bundle
@@ -101,7 +101,6 @@ def _averages(place: Place, args: argparse.Namespace, model: Bundle | Given) -> 
 
     if not isinstance(model, Bundle) or model.origin.kind != "tf-checkpoint":
         return None
-    from exporter.errors import ExporterError
     from exporter.pipeline.read import read_in_child
 
     options = comparing_options(args)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from exporter.commands.operands import STANDARD, check_one_standard_input, operand
 from exporter.commands.shared import add_common_options, comparing_options, main, make_parser, warn
-from exporter.errors import UsageError, printable
+from exporter.errors import FormatError, UsageError, printable
 
 if TYPE_CHECKING:
     from exporter.batchnorm.bundle import Bundle
@@ -55,7 +55,6 @@ def verify(words: Sequence[str] | None = None) -> int:
 
 def _bundle(place: Place, args: argparse.Namespace) -> Bundle:
     """The first operand: a bundle, or also a model if there is a second operand."""
-    from exporter.errors import FormatError
     from exporter.pipeline.read import load, read_in_child
     from exporter.sources import bundle, bundle_arrays
 

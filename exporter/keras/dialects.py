@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exporter.batchnorm.dtypes import UNIT
+from exporter.batchnorm.dtypes import UNIT, round_to
 from exporter.batchnorm.layer import BatchNorm
 from exporter.batchnorm.stored import Statistic, Stored
 from exporter.errors import FormatError, LayerError, UsageError, printable
@@ -257,8 +257,6 @@ def convert(layer: Stored) -> BatchNorm:
         return BatchNorm.of(layer)
     if layer.epsilon is None:
         raise FormatError("the file does not contain its epsilon", where=layer.path)
-    from exporter.batchnorm.dtypes import round_to
-
     stored = layer.moving_variance.astype(np.float64)
     outside = layer.statistic is Statistic.EPSILON_OUTSIDE
     _check(layer, stored, stored < 0 if outside else stored + layer.epsilon <= 0, "not a valid divisor")

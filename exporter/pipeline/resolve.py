@@ -259,8 +259,7 @@ def _converted(stored: Stored) -> BatchNorm:
         return BatchNorm.of(stored)
     from exporter.keras import dialects
 
-    converted: BatchNorm = dialects.convert(stored)
-    return converted
+    return dialects.convert(stored)
 
 
 def _check_globs(options: ReadOptions, layers: Sequence[Parameters], skipped: Sequence[tuple[str, str]]) -> None:
