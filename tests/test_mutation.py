@@ -160,6 +160,29 @@ def test_what_is_listed_as_equivalent_has_a_reason_and_counts_as_long_as_the_lin
     assert known.stale({text: "X = 2\n"}) == known.stale({}) == [f"{text}: X = 1"]
 
 
+FORK = """
+import atexit, os, sys
+from tests.mutation.running import temporary_folder
+
+with temporary_folder() as folder:
+    if (child := os.fork()) == 0:
+        if sys.argv[1] == "functions":
+            atexit._run_exitfuncs()
+            os._exit(0)
+        sys.exit(0)
+    os.waitpid(child, 0)
+    print(folder.is_dir())
+print(folder.is_dir())
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the tool forks")
+@pytest.mark.parametrize("end", ["functions", "program"])
+def test_a_fork_that_ends_as_a_program_does_leaves_the_copies(end):
+    done = subprocess.run([sys.executable, "-c", FORK, end], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "False"], "there after the fork, gone at the end"
+
+
 PACKAGE = """
 def seen(a):
     return a + 1

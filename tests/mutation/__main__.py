@@ -22,7 +22,7 @@ from pathlib import Path
 from tests.mutation import covering
 from tests.mutation.equivalents import Equivalents
 from tests.mutation.mutants import Mutant, sample
-from tests.mutation.running import Result, run_all
+from tests.mutation.running import Result, run_all, temporary_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 LINES = "bn-export-lines-{}.json"  # in the folder of temporary files
@@ -42,8 +42,8 @@ def main() -> int:
         print(f"equivalent.toml names a line that is no longer there: {line}")
     results = [Result(mutant, "equivalent", reason) for mutant in mutants if (reason := known.reason(mutant))]
     left = [mutant for mutant in mutants if not known.reason(mutant)]
-    with tempfile.TemporaryDirectory() as folder:
-        ran = run_all(ROOT, Path(folder), left, covering.load(lines), processes=words.processes, is_deep=words.deep)
+    with temporary_folder() as folder:
+        ran = run_all(ROOT, folder, left, covering.load(lines), processes=words.processes, is_deep=words.deep)
         for number, result in enumerate(ran, 1):
             results.append(result)
             told(result, f"{number}/{len(left)}")

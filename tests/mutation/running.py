@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Generator, Iterable
@@ -50,6 +51,17 @@ class Run:
 
     mutant: Mutant | None
     tests: list[str]
+
+
+@contextlib.contextmanager
+def temporary_folder() -> Generator[Path]:
+    """Removed at the end by the process that made it alone: a mutant may let a fork run what its parent has registered for its own end."""
+    folder, owner = Path(tempfile.mkdtemp()), os.getpid()
+    try:
+        yield folder
+    finally:
+        if os.getpid() == owner:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def run_all(root: Path, folder: Path, mutants: Iterable[Mutant], covering: Covering, *, processes: int, is_deep: bool) -> Generator[Result]:
