@@ -264,6 +264,19 @@ def test_a_changed_vector_is_found(run, several):
     assert checks[1]["times_the_bound"] > 1000
 
 
+def test_beside_a_comparison_only_the_vectors_that_fail_are_shown(run, several, tmp_path):
+    """All of them would bury it; without one that fails, none is mentioned."""
+    path, bundle = several
+    content = json.loads(path.read_text())
+    content["layers"][1]["vectors"]["output"][0][2] += 1
+    (tmp_path / "changed.json").write_text(json.dumps(content))
+    code, out, _ = run(verify, tmp_path / "changed.json", path)
+    shown, _, compared = out.partition("b.json: ")
+    assert (code, compared != "") == (1, True)
+    assert shown.splitlines()[0] == "the bundle's own vectors: 2 of 3 layers pass"
+    assert [line.split()[0] for line in shown.splitlines()[1:]] == ["layer", bundle.paths()[1]]
+
+
 @pytest.mark.parametrize(("times", "expected"), [(0.9, 0), (1.2, 1), (-0.9, 0), (-1.2, 1)])
 def test_a_vector_may_be_off_by_the_bound_and_no_more(run, tmp_path, times, expected):
     """docs/batchnorm.md says how far a runtime may be off."""

@@ -107,8 +107,8 @@ def test_no_word_of_a_file_or_an_argument_reaches_the_terminal_as_it_is(run, tmp
 @pytest.mark.parametrize("closed", [(), (0,), (1,), (2,), (0, 1), (0, 2), (0, 1, 2)])
 def test_no_file_of_ours_gets_the_number_of_a_closed_stream(closed):
     """What is printed would go into it. The exit code says which streams are the null device."""
-    program = ("import os; from exporter.commands import streams; streams._occupy(); null = os.stat(os.devnull); "
-               "os._exit(sum(os.path.samestat(os.fstat(number), null) << number for number in range(3)))")
+    program = ("import os; from exporter.commands import streams; null = os.stat(os.devnull)\n"
+               "with streams.guarded(): os._exit(sum(os.path.samestat(os.fstat(number), null) << number for number in range(3)))")
     assert processes.run(program, closed=closed).returncode == sum(1 << number for number in closed)
 
 

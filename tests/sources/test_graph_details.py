@@ -11,7 +11,7 @@ from exporter.formats.object_graph import CheckpointGraph, SavedGraph
 from exporter.formats.protobuf import Message
 from exporter.sources.tf_graph.saved import SavedFunctions
 from tests.make.graph_files import chain, const, formula, frozen_variables, function, graph, meta_graph, node, parameters, tensor, variables
-from tests.make.tensor_files import field, graph_proto, saved_graph_proto
+from tests.make.tensor_files import field, graph_proto, saved_graph_proto, shape_proto
 from tests.sources.test_frozen_graph import ROLES, X, check, fused, read
 from tests.sources.test_graph_chains import written
 from tests.sources.test_saved_model import CHILDREN, INFERENCE, VECTORS, saved_functions
@@ -216,3 +216,11 @@ def test_a_stored_root_over_that_of_another_stored_variance_may_be_a_layer(tmp_p
     bundle = exporter.read(index, skip_unresolved=True)
     check(bundle["bn"], values)
     assert (len(bundle.skipped) > 0) is (divisor == "stored")
+
+
+def test_sizes_that_are_no_sizes_before_a_batch_norm_are_not_filled_in(tmp_path):
+    """A few bytes can stand for a constant larger than memory."""
+    values = parameters()
+    nodes, reads = frozen_variables("bn", values)
+    sizes = node("sizes", "Const", value=field(1, 3) + field(2, shape_proto((1 << 40,))))
+    check(read(tmp_path, X, *nodes, sizes, node("r", "Reshape", "x", "sizes"), fused("bn", reads, x="r"))["bn"], values)

@@ -60,6 +60,18 @@ def test_products_in_products(tmp_path):
         with_gamma(tmp_path, "h49", *ones(50))
 
 
+@pytest.mark.parametrize(("length", "is_read"), [(30, True), (50, False)])
+def test_how_far_a_value_is_followed_whatever_was_followed_before(tmp_path, length, is_read):
+    def multiplied(scope, count):
+        nodes, (gamma, *reads) = frozen_variables(scope, parameters())
+        nodes += [node(f"{scope}/h{number}", "Mul", "one", f"{scope}/h{number - 1}" if number else gamma) for number in range(count)]
+        return [*nodes, fused(scope, [f"{scope}/h{count - 1}", *reads])]
+
+    others = [one for number in range(15) for one in multiplied(f"bn{number}", 2)]
+    bundle = read(tmp_path, X, const("one", ONES), *others, *multiplied("last", length), skip_unresolved=True)
+    assert (len(bundle), "last" in bundle.paths()) == (15 + is_read, is_read)
+
+
 @pytest.mark.parametrize(("op", "number"), [("Mul", ONES * 2), ("Add", ONES), ("AddV2", np.float32([0, 0, 1])), ("Sub", ZEROS),
                                             ("Mul", -ONES), ("Mul", np.float32([1, 1, 0]))])
 def test_products_and_sums_that_change_a_parameter(tmp_path, op, number):

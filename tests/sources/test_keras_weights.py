@@ -201,7 +201,7 @@ def test_shards_that_cut_a_layer(shards):
 
 
 def test_index_of_3_10_names_only_the_first_shard(shards):
-    a, b = split(A, 1, 3), split(B, 2)
+    a, b = split(A, 1, 3), split(B, 1)
     parts = [{FIRST: ("one", a[0])}, {FIRST: (None, a[1])}, {FIRST: (None, a[2]), SECOND: ("two", b[0])}, {SECOND: (None, b[1])}]
     bundle = read(shards(parts, {f"/{FIRST}/vars": names(0)[0], f"/{SECOND}/vars": names(2)[0]}))
     assert shown(bundle) == {"layers/one": (None, given(A)), "layers/two": (None, given(B))}

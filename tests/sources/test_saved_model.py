@@ -779,6 +779,25 @@ def test_a_model_that_uses_the_statistics_of_the_batch(tmp_path, ops, serve, dou
     assert layer.epsilon == float(np.float32(0.02))
 
 
+@pytest.mark.parametrize("has_config", [True, False])
+@pytest.mark.parametrize("role", ["gamma", "beta"])
+def test_a_gamma_or_beta_that_no_function_uses(tmp_path, role, has_config):
+    """A config describes a layer that has it; without one, the graph alone says what is computed."""
+    neutral = {"gamma": const("ones", np.ones(3, "f4")), "beta": const("zeros", np.zeros(3, "f4"))}[role]
+    given = [{"gamma": "ones", "beta": "zeros"}[name] + ":output:0" if name == role else read
+             for name, read in zip(ROLES, VECTORS, strict=True)]
+    op = node("call", "FusedBatchNormV3", "x", *given, epsilon=0.02, is_training=False)
+    write_exported(tmp_path, children=CHILDREN, ops=[neutral, op])
+    if has_config:
+        said = {**config("bn", 0.02), "name": "bn", "build_input_shape": [None, 4, 4, 3]}
+        (tmp_path / "keras_metadata.pb").write_bytes(field(1, field(2, 1) + field(5, json.dumps(said))))
+        bundle = read(tmp_path)
+        assert (bundle.layers, bundle.skipped) == ([], [("bn", f"its config has a {role}, which the graph does not use")])
+        return
+    (layer,) = read(tmp_path).layers
+    assert [name for name in ROLES if getattr(layer, name) is None] == [role]
+
+
 def test_objects_whose_function_computes_with_another_mean(tmp_path):
     """As QKeras's batch norm does, which quantizes it."""
     gamma, beta, mean, variance = VECTORS

@@ -163,6 +163,29 @@ def test_batch_renormalization_is_read_as_inference_will(tmp_path, kept, op):
     assert "in training mode in this graph" in bundle.warnings[0]
 
 
+@pytest.mark.parametrize(("axes", "is_one"), [([0], True), ([-1], False)])
+@pytest.mark.parametrize("role", ["gamma", "beta"])
+def test_what_is_corrected_by_another_statistic_than_the_batchs_is_unresolved(tmp_path, axes, role, is_one):
+    """Inference of batch renormalization leaves its corrections out, which are made of statistics of the batch."""
+    values = parameters()
+    nodes, (gamma, beta, *reads) = variables("bn")
+    made = [const("axes", np.int32(axes)), node("other", "Mean", "x", "axes", keep_dims=True)]
+    if role == "gamma":
+        made += [node("r", "RealDiv", "other", "bn/renorm_stddev"), node("corrected", "Mul", "r", gamma)]
+    else:
+        made += [node("r", "Sub", "other", "bn/renorm_mean"), node("corrected", "AddV2", "r", beta)]
+    roles = ["corrected" if role == name else one for name, one in (("gamma", gamma), ("beta", beta))]
+    fused = node("bn/norm", "FusedBatchNormV3", "x", *roles, *reads, is_training=True, epsilon=0.001)
+    renorm = [node(f"bn/renorm_{name}", "VariableV2") for name in ("mean", "stddev")]
+    stored = tensors("bn", [*values, values[0], values[3]], (*ROLES, "renorm_mean", "renorm_stddev"))
+    index = save(tmp_path, stored, X, *nodes, *renorm, *made, fused)
+    if is_one:
+        check(exporter.read(index)["bn"], values)
+        return
+    with pytest.raises(UnresolvedError, match=f"bn: its {role} is what the op"):
+        exporter.read(index)
+
+
 def test_batch_renormalization_that_functions_choose(tmp_path):
     """r = cond(training, r, 1) as a functional conditional, and another that also returns x: in inference gamma alone is left."""
     values = parameters()
