@@ -79,6 +79,30 @@ def test_a_gamma_that_the_graph_makes_is_unresolved_in_training_too(tmp_path):
         exporter.read(save(tmp_path, tensors("bn", values), X, *nodes, *made, fused))
 
 
+@pytest.mark.parametrize("fed", ["mean", "variance"])
+def test_an_op_that_is_fed_one_of_its_averages_alone(tmp_path, fed):
+    """What it is fed for the other is nothing that it updates: the graph shows which variables are."""
+    values = parameters()
+    nodes, (gamma, beta, mean, variance) = variables("bn")
+    given = [mean, "none"] if fed == "mean" else ["none", variance]
+    fused = [const("none", np.zeros(3, "f4")), node("bn/norm", "FusedBatchNormV3", "x", gamma, beta, *given, is_training=True, epsilon=0.001)]
+    updates = [*average("m", "bn/moving_mean", "bn/norm:1"), *average("v", "bn/moving_variance", "bn/norm:2")]
+    check(exporter.read(save(tmp_path, tensors("bn", values), X, *nodes, *fused, *updates))["bn"], values)
+
+
+@pytest.mark.parametrize("role", ["mean", "variance"])
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_call_in_training_with_one_statistic_of_the_batch_is_of_the_layer_that_has_its_gamma_and_beta(tmp_path, role, is_first):
+    """Which average it keeps of it is not shown, so that it is no layer beside that in inference."""
+    values = parameters()
+    nodes, (gamma, beta, *stored) = variables("bn")
+    of_batch, *batch = moments("bn")
+    mixed = [batch[0], stored[1]] if role == "mean" else [stored[0], batch[1]]
+    calls = [chain("bn", "x", gamma, beta, *mixed, name="batchnorm"), chain("bn", "x", gamma, beta, *stored, name="batchnorm_1")]
+    calls = calls if is_first else calls[::-1]
+    check(exporter.read(save(tmp_path, tensors("bn", values), X, *nodes, *of_batch, *calls[0], *calls[1]))["bn"], values)
+
+
 @pytest.mark.parametrize("op", ["FusedBatchNorm", "FusedBatchNormV3"])
 def test_averages_of_what_the_op_in_training_gives(tmp_path, op):
     """Its second output is the mean of the batch, its third the variance: tf.layers keeps the averages of these."""
