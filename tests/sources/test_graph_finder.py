@@ -141,13 +141,17 @@ def test_functions_without_one_that_call_one_another_for_ever(tmp_path):
     check(bundle["bn"], values)
 
 
-def test_how_deep_functions_may_call_one_another(tmp_path):
-    depth = 70
-    nodes, reads = frozen_variables("bn", parameters())
+@pytest.mark.parametrize(("depth", "is_read"), [(60, True), (70, False)])
+def test_how_deep_functions_may_call_one_another(tmp_path, depth, is_read):
+    values = parameters()
+    nodes, reads = frozen_variables("bn", values)
     functions = [function("f0", ["h", *ROLES], INSIDE["FusedBatchNormV3"], {"o": "y:y:0"})]
     functions += [function(f"f{number}", ["h", *ROLES], [node("c", "PartitionedCall", "h", *ROLES, f=Function(f"f{number - 1}"))],
                            {"o": "c:output:0"}) for number in range(1, depth)]
     call = node("c", "PartitionedCall", "x", *reads, f=Function(f"f{depth - 1}"))
+    if is_read:
+        check(read(tmp_path, X, *nodes, call, functions=functions)["bn"], values)
+        return
     with pytest.raises(FormatError, match="expected function calls at most 64 deep"):
         read(tmp_path, X, *nodes, call, functions=functions)
 

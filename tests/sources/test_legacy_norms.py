@@ -98,6 +98,20 @@ def test_names_of_keras_1_that_may_be_mixed_up(tmp_path, has_config):
     assert "--keras-version" in caught.value.hint
 
 
+@pytest.mark.parametrize("has_config", [True, False])
+def test_names_of_keras_1_that_both_orders_have_in_one_order(tmp_path, has_config):
+    """Behind the last layer with trainable weights, a batch norm is saved under its own names, whatever the version."""
+    inner = sequential(layer("Dense", "d", output_dim=3), layer("BatchNormalization", "a", epsilon=0.01, axis=-1, mode=0), name="inner")
+    path = write(tmp_path / "m.h5", {"inner": [("d_W", KERNEL), ("d_b", FIRST["beta"]), *old("a", FIRST)]})
+    if not has_config:
+        with pytest.raises(UnresolvedError, match="inner/a: the file contains neither its epsilon nor the version"):  # that alone
+            exporter.read(path)
+        return
+    (tmp_path / "m.json").write_text(json.dumps({"class_name": "Sequential", "config": [inner]}))
+    bundle = exporter.read(path, architecture=tmp_path / "m.json")
+    assert same(bundle["inner/a"], {**FIRST, "moving_variance": bundle["inner/a"].moving_variance})
+
+
 @pytest.mark.parametrize(("scope", "config", "is_refused"), [
     ("bn", norm("bn"), True), ("td", layer("TimeDistributed", "td", layer=norm("bn")), False), ("", norm("bn"), True),
     ("mine", layer("lab>Block", "mine", part=norm("bn")), False)])
