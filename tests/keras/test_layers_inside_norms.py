@@ -67,6 +67,14 @@ def test_one_that_holds_a_batch_norm_and_is_one_itself_is_refused(tmp_path):
         assert (layer.path, layer.epsilon, layer.gamma.tobytes()) == ("own/bn", 0.25, second["gamma"].tobytes())
 
 
+def test_one_that_holds_a_batch_norm_and_has_no_group_lacks_that_batch_norm(tmp_path):
+    """It was never built; the rest is read."""
+    entry = norm("own", class_name="acme>TwoNorms", other=norm("bn"))
+    path = write_archive(tmp_path / "m.keras", sequential(norm("plain"), entry), {"layers/batch_normalization": parameters()})
+    bundle = exporter.read(path, skip_unresolved=True)
+    assert (bundle.paths(), [path for path, _ in bundle.skipped]) == (["plain"], ["own/bn"])
+
+
 def test_one_that_holds_two_batch_norms_and_describes_one_of_them(tmp_path):
     entry = norm("own", class_name="acme>TwoNorms", other=norm("bn"))
     groups = {"own": [*named("own/bn", parameters()), *named("own/more", parameters())]}

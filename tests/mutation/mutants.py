@@ -16,7 +16,7 @@ COMBINED = {ast.Add: "-", ast.Sub: "+", ast.Mult: "+", ast.Div: "*", ast.FloorDi
 
 # Whose first two arguments may be swapped.
 SYMMETRIC = {"max", "min", "maximum", "minimum", "logaddexp", "multiply", "array_equal", "gcd", "suppress", "coarser", "_product",
-             "check_one_standard_input", "same", "_same_in_float32"}
+             "check_one_standard_input", "same", "_same_in_float32", "_in_one_order"}
 
 # kind, node, statement that it is part of, whether that runs at import, new text of node
 Change = tuple[str, ast.expr | ast.stmt, ast.stmt, bool, str]

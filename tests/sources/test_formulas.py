@@ -113,6 +113,16 @@ def test_a_gamma_or_beta_that_a_graph_uses_for_something_else(tmp_path, kind, te
     assert bundle.paths() == ["sound", *["bn"] * (said in ("", TRUNCATED))]
 
 
+def test_a_gamma_used_for_something_else_behind_sums_of_one_value(tmp_path):
+    """Each is looked at once, however many ways lead to it."""
+    nodes, reads = frozen_variables("bn", parameters())
+    sums = [node(f"h{number}", "AddV2", *[f"h{number - 1}" if number else "x"] * 2) for number in range(60)]
+    ops = formula(SPELLED + "y = (n + b) * g", "bn_", x="h59", e="e", **dict(zip("gbmv", reads, strict=True)))
+    (tmp_path / "g.pb").write_bytes(graph(X, *nodes, const("e", np.float32(1e-3)), *sums, *ops))
+    with pytest.raises(UnresolvedError, match=OTHER.format("gamma")):
+        exporter.read(tmp_path / "g.pb")
+
+
 @pytest.mark.parametrize(("op", "is_refused"), [
     ("VarIsInitializedOp", False), ("IsVariableInitialized", False), ("VariableShape", False), ("AssignVariableOp", False), ("Abs", True)])
 def test_a_gamma_that_a_graph_only_has(tmp_path, op, is_refused):

@@ -108,6 +108,13 @@ def test_a_function_of_inference_with_constants_alone_is_searched_too():
     assert [norm.epsilon for norm in functions.others({2, 3, 4, 5})] == [0.5]
 
 
+def test_constants_in_a_function_that_nothing_asks_about_are_not_searched():
+    """A function of a layer's own, which may hold a copy of what another one computes."""
+    constants = [const(f"c/{role}", value) for role, value in zip(ROLES, parameters(seed=7), strict=True)]
+    own = [*constants, node("y", "FusedBatchNormV3", "x", *(f"c/{role}:output:0" for role in ROLES), is_training=False)]
+    assert saved_functions({"call": (own, {"y": "y:y:0"}, 4)}).others({2, 3, 4, 5}) == []
+
+
 def test_a_captured_object_that_is_no_variable_is_unknown():
     """A file of assets, or a table."""
     gamma, beta, mean, variance = VECTORS

@@ -470,6 +470,22 @@ def test_a_call_in_training_of_a_layer_whose_sharing_is_lost_may_be_one_of_its_o
     assert [(layer.path, layer.called_in_training, layer.calls) for layer in bundle] == [("inner/bn", True, ())]
 
 
+def test_equal_layers_of_two_models_that_have_their_own_weights_share_nothing(tmp_path):
+    """Beside a layer that has none, which says nothing of them."""
+    outer = {**norm("bn", epsilon=0.1), "name": "bn", "inbound_nodes": [{"args": [], "kwargs": {"training": True}}]}
+    config = functional("m", functional("inner", norm("bn", epsilon=0.1)), outer, norm("unbuilt"))
+    groups = {"layers/functional/layers/batch_normalization": A, "layers/batch_normalization": B}
+    bundle = exporter.read(write_archive(tmp_path / "m.keras", config, groups), skip_unresolved=True, stored_statistics=True)
+    assert [(layer.path, layer.called_in_training) for layer in bundle] == [("inner/bn", False), ("bn", True)]
+    assert [(path, "contains no weights" in reason) for path, reason in bundle.skipped] == [("unbuilt", True)]
+
+
+def test_equal_layers_of_two_models_without_weights_may_be_one(tmp_path):
+    config = functional("m", functional("inner", norm("bn", epsilon=0.1)), norm("bn", epsilon=0.1), norm("whole"))
+    bundle = exporter.read(write_archive(tmp_path / "m.keras", config, {"layers/batch_normalization_1": A}), skip_unresolved=True)
+    assert [(path, "does not record that they are one" in reason) for path, reason in bundle.skipped] == [("inner/bn", True), ("bn", True)]
+
+
 def test_a_users_layer_that_a_nested_model_calls_too(tmp_path):
     """tf_keras: the outer entry has class and package apart, the nested one together, and no id says that they are one layer."""
     outer = {**norm("bn", epsilon=0.1, class_name="Mine", registered="own>Mine"), "inbound_nodes": [[["x", 0, 0, {}]]]}

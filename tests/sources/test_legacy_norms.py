@@ -46,6 +46,16 @@ def test_what_is_no_such_second_set(tmp_path, weights):
     assert len(exporter.read(path, epsilon=0.1)) == count
 
 
+@pytest.mark.parametrize("missing", ROLES[2:])
+def test_what_has_one_statistic_alone_is_no_batch_norm(tmp_path, missing):
+    """Also inside a class that says nothing of what it contains."""
+    half = named("own/half", SECOND, [role for role in ROLES if role != missing])
+    path = write(tmp_path / "m.h5", {"own": [*half, *named("own/bn", FIRST)]}, sequential(layer("lab>Own", "own")), keras_version="2.2.4")
+    bundle = exporter.read(path, epsilon=0.1)
+    assert bundle.paths() == ["own/bn"]
+    assert same(bundle["own/bn"], FIRST)
+
+
 @pytest.mark.parametrize(("config", "roles", "said"), [
     ({}, ROLES, None), ({"scale": True}, ROLES[1:], "its config has scale=true, but the file contains no gamma"),
     ({"scale": False}, ROLES, "its config has scale=false, but the file contains a gamma"),
@@ -98,6 +108,35 @@ def test_names_of_keras_1_that_may_be_mixed_up(tmp_path, has_config):
     assert "--keras-version" in caught.value.hint
 
 
+def test_names_of_keras_1_whose_batch_norm_is_in_one_piece_at_another_position(tmp_path):
+    """Frozen layers come last by name, and where they are by their values."""
+    layers = (layer("Dense", "d", output_dim=3), layer("BatchNormalization", "a", epsilon=0.01, axis=-1, mode=0),
+              layer("Dense", "e", output_dim=3))
+    dense = {name: [(f"{name}_W", KERNEL), (f"{name}_b", SECOND["beta"])] for name in "de"}
+    named_first, values_first = [*dense["e"], *dense["d"], *old("a", FIRST)], [*dense["d"], *old("a", FIRST), *dense["e"]]
+    stored = [(name, values) for (name, _), (_, values) in zip(named_first, values_first, strict=True)]
+    (tmp_path / "m.json").write_text(json.dumps({"class_name": "Sequential", "config": [sequential(*layers, name="inner")]}))
+    bundle = exporter.read(write(tmp_path / "m.h5", {"inner": stored}), architecture=tmp_path / "m.json", keras_version="1.0.2",
+                           backend="theano")
+    assert same(bundle["inner/a"], {**FIRST, "moving_variance": bundle["inner/a"].moving_variance})
+
+
+@pytest.mark.parametrize("version", ["1.0.2", "1.0.3"])
+def test_names_of_a_nested_functional_model_of_keras_1_are_right(tmp_path, version):
+    """Its values have the order of its names."""
+    stored = {**dict(old("a", FIRST)), **dict(old("b", SECOND))}
+    weights = [(name, values) for role in ("gamma", "beta", "running_mean", "running_std") for name, values in stored.items()
+               if name.endswith(role)]
+    entries = [{**layer("BatchNormalization", name, epsilon=0.01, axis=-1, mode=0), "name": name, "inbound_nodes": []} for name in "ab"]
+    inner = {"class_name": "Model", "config": {"name": "inner", "layers": entries, "input_layers": [], "output_layers": []}}
+    (tmp_path / "m.json").write_text(json.dumps({"class_name": "Sequential", "config": [inner]}))
+    bundle = exporter.read(write(tmp_path / "m.h5", {"inner": weights}), architecture=tmp_path / "m.json", keras_version=version,
+                           backend="theano")
+    for name, values in (("a", FIRST), ("b", SECOND)):
+        found = bundle[f"inner/{name}"]
+        assert same(found, {**values, "moving_variance": found.moving_variance})
+
+
 @pytest.mark.parametrize("has_config", [True, False])
 def test_names_of_keras_1_that_both_orders_have_in_one_order(tmp_path, has_config):
     """Behind the last layer with trainable weights, a batch norm is saved under its own names, whatever the version."""
@@ -125,6 +164,16 @@ def test_more_weights_than_a_batch_norm_has(tmp_path, scope, config, is_refused)
             exporter.read(path)
         return
     assert [each.name for each in exporter.read(path)] == ["bn"]
+
+
+def test_gamma_and_beta_of_another_layer_in_a_group_of_keras_1(tmp_path):
+    """Its names have no scopes: they are no weights that the batch norm has too many."""
+    weights = [*old("bn", FIRST), ("ln_gamma", SECOND["gamma"]), ("ln_beta", SECOND["beta"])]
+    inner = sequential(layer("BatchNormalization", "bn", epsilon=0.01, mode=0, axis=-1), layer("LayerNorm", "ln"), name="inner")
+    path = write(tmp_path / "m.h5", {"inner": weights}, {"class_name": "Sequential", "config": [inner]}, keras_version="1.2.2")
+    bundle = exporter.read(path)
+    assert (bundle.paths(), bundle.skipped) == (["inner/bn"], ())
+    assert same(bundle["inner/bn"], FIRST)
 
 
 @pytest.mark.parametrize(("name", "is_one"), [("kernel:0", True), ("gain:0", False)])
