@@ -514,6 +514,13 @@ def test_what_a_quantizing_wrapper_keeps_for_itself(tmp_path):
     assert "keeps what it quantizes among its own weights" in reason
 
 
+def test_a_class_whose_name_begins_with_private_has_its_own_groups(tmp_path):
+    config = functional("m", norm("bn"), entry("Privatebatch_normalization", "own", registered="lab>Privatebatch_normalization"))
+    groups = {"layers/batch_normalization": A, "layers/privatebatch_normalization": B}
+    bundle = exporter.read(write_archive(tmp_path / "m.keras", config, groups, version="2.15.0"), skip_unresolved=True)
+    assert shown(bundle) == {"bn": (0.001, given(A))}
+
+
 @pytest.mark.parametrize(("group", "version"), [("private__block", "2.15.0"), ("__block", "3.3.3")])
 def test_a_class_with_an_underscore_in_front(model, group, version):
     """tf.keras calls its groups private."""

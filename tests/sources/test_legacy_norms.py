@@ -203,6 +203,17 @@ def test_gamma_and_beta_that_another_layer_has_as_well(tmp_path, of_another):
     assert exporter.read(alone, epsilon=0.1, skip_unresolved=True).paths() == ["first"]
 
 
+@pytest.mark.parametrize("role", ROLES[:2])
+def test_the_only_one_of_gamma_and_beta_that_another_layer_has_as_well(tmp_path, role):
+    """Without the other one, too, the order of the weights is that of a batch norm."""
+    own = {**SECOND, role: FIRST[role]}
+    weights = [(f"first/{role}:0", own[role]), *named("second", SECOND, ROLES[2:])]
+    flags = {"scale": role == "gamma", "center": role == "beta"}
+    path = write(tmp_path / "m.h5", {"first": named("first", FIRST), "second": weights},
+                 sequential(norm("first"), norm("second", **flags)), keras_version="2.2.4")
+    assert same(exporter.read(path)["second"], own, (role, *ROLES[2:]))
+
+
 @pytest.mark.parametrize("scope", ["second/", "second_1/", ""])
 def test_a_gamma_of_another_layer_behind_beta(tmp_path, scope):
     """tf.keras 2.11 appends it, and its names have no scope if the layer was built before it was called."""

@@ -71,8 +71,8 @@ def test_a_saver_that_is_given_reads_of_variables(tmp_path):
     """Also through several ops that change no value; of what is computed it stores no variable."""
     values = parameters()
     nodes, reads = variables("bn")
-    more = [node(f"more_{n}", "Identity", one) for n, one in enumerate(reads)]
-    saver = [*more, node("twice", "Add", reads[0], reads[0]),
+    more = [node(f"more_{n}", "Switch" if n else "Identity", one, "p") for n, one in enumerate(reads)]
+    saver = [node("p", "Placeholder"), *more, node("twice", "Add", reads[0], reads[0]),
              node("save/tensor_names", "Const", value=tensor([b"one", b"two", b"three", b"four", b"five"])),
              node("save/SaveV2", "SaveV2", "save/Const", "save/tensor_names", "save/slices", *(f"more_{n}" for n in range(4)), "twice")]
     stored = dict(zip(("one", "two", "three", "four"), values, strict=True))
