@@ -85,7 +85,8 @@ def test_an_op_that_is_fed_one_of_its_averages_alone(tmp_path, fed):
     values = parameters()
     nodes, (gamma, beta, mean, variance) = variables("bn")
     given = [mean, "none"] if fed == "mean" else ["none", variance]
-    fused = [const("none", np.zeros(3, "f4")), node("bn/norm", "FusedBatchNormV3", "x", gamma, beta, *given, is_training=True, epsilon=0.001)]
+    fused = [const("none", np.zeros(3, "f4")),
+             node("bn/norm", "FusedBatchNormV3", "x", gamma, beta, *given, is_training=True, epsilon=0.001)]
     updates = [*average("m", "bn/moving_mean", "bn/norm:1"), *average("v", "bn/moving_variance", "bn/norm:2")]
     check(exporter.read(save(tmp_path, tensors("bn", values), X, *nodes, *fused, *updates))["bn"], values)
 
