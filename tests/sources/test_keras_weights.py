@@ -151,6 +151,10 @@ def test_other_layouts_are_not_claimed(tmp_path):
     with h5py.File(tmp_path / "sub", "w") as file:
         file["block/norm/vars/0"] = np.ones(3)
     assert keras_weights.claims(Place(tmp_path / "sub"))
+    for name in ("layers", "_layer_checkpoint_dependencies", "vars"):  # of a model without any variable, or with its own alone
+        with h5py.File(tmp_path / "sub", "w") as file:
+            file.create_group(name)
+        assert keras_weights.claims(Place(tmp_path / "sub")), name
     (tmp_path / "x.json").write_text('{"a": 1}')
     assert not keras_weights.claims(Place(tmp_path / "x.json"))
     assert not keras_weights.claims(Place(tmp_path))
