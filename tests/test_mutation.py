@@ -184,6 +184,9 @@ def test_a_fork_that_ends_as_a_program_does_leaves_the_copies(end):
 
 
 PACKAGE = """
+import os
+
+
 def seen(a):
     return a + 1
 
@@ -196,10 +199,16 @@ def waits(a):
     while a > 0:
         a -= 1
     return 0
+
+
+def ends(a):
+    if a > 1:
+        os._exit(0)
+    return a
 """
 TESTS = """
 import pytest
-from exporter.x import seen, unseen, waits
+from exporter.x import ends, seen, unseen, waits
 
 one = pytest.mark.parametrize("one", [1])
 
@@ -217,6 +226,11 @@ def test_unseen(one):
 @one
 def test_waits(one):
     assert waits(one) == 0
+
+
+@one
+def test_ends(one):
+    assert ends(one) == 1
 """
 PROGRAM = """
 import json, sys
@@ -247,8 +261,8 @@ def test_it_tells_what_the_tests_notice(tmp_path, are_there):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
     subprocess.run(["git", "init", "-q", str(root)], check=True)
-    lines = ["return ((a) - (1))", "return a * 3", "while a >= 0:", "return 1"]
-    names = "seen,unseen,waits" if are_there else "seen,gone"
+    lines = ["return ((a) - (1))", "return a * 3", "while a >= 0:", "return 1", "if a >= 1:"]
+    names = "seen,unseen,waits,ends" if are_there else "seen,gone"
     done = subprocess.run([sys.executable, "-c", PROGRAM, str(root), str(tmp_path / "copies"), names, *lines], cwd=ROOT,
                           capture_output=True, text=True, check=True)
     if not are_there:
@@ -256,5 +270,5 @@ def test_it_tells_what_the_tests_notice(tmp_path, are_there):
         return
     assert json.loads(done.stdout) == {
         "return ((a) - (1))": ["killed", "tests/test_x.py::test_seen[1]"], "return a * 3": ["survived", ""],
-        "while a >= 0:": ["survived", ""], "return 1": ["killed", "tests/test_x.py::test_waits[1]"]}
+        "while a >= 0:": ["survived", ""], "return 1": ["killed", "tests/test_x.py::test_waits[1]"], "if a >= 1:": ["killed", "an end of the process (status 0)"]}
     assert "return a + 1" in (root / "exporter" / "x.py").read_text()

@@ -472,8 +472,9 @@ def test_verify_refuses(run, tmp_path):
         assert (code, err.splitlines()[0]) == (1, "error: missing.json: no such file or folder")
     code, _, err = run(verify, CONFORMANCE, "--map", "a=b")
     assert (code, "--map requires OTHER" in err) == (2, True)
-    code, _, err = run(verify, CONFORMANCE, KERAS, "--map", "a")
-    assert (code, "expected OLD=NEW" in err) == (2, True)
+    for pair in ("a", "=b", "a=", "="):
+        code, _, err = run(verify, CONFORMANCE, KERAS, "--map", pair)
+        assert (code, f"--map {pair}: expected OLD=NEW" in err) == (2, True)
     for words in ((tmp_path / "none.json", KERAS), (CONFORMANCE, tmp_path / "none.h5")):
         code, _, err = run(verify, *words)
         assert (code, "no such file or folder" in err) == (1, True)

@@ -31,6 +31,7 @@ DEEP_TESTS, DEEP_SECONDS = 400, 90.0  # and then, if asked for
 OUTPUT = "output.txt"  # of the last tests, in a copy of the tree
 GATHERING = "an error where the tests are gathered"
 REWRITE = "ignore::pytest.PytestAssertRewriteWarning"  # hypothesis is there before pytest starts
+PYTEST_ENDED = 64  # added to the exit status of pytest: with any other, the mutant ended the process
 PATIENCE_SECONDS, PATIENCE = 15, 4  # of processor time, beside what the tests took without a change; on the wall five times that
 
 
@@ -226,11 +227,11 @@ class _Process:
         self.descriptor, sending = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
-            status = 3
+            status = PYTEST_ENDED + 3
             try:
                 os.close(self.descriptor)
                 resource.setrlimit(resource.RLIMIT_CPU, (int(limit) + 1, resource.getrlimit(resource.RLIMIT_CPU)[1]))
-                status = _run_tests(self.tree, run.tests, sending)
+                status = PYTEST_ENDED + _run_tests(self.tree, run.tests, sending)
             except BaseException:
                 traceback.print_exc()
             finally:
@@ -253,7 +254,9 @@ class _Process:
             return said.decode()
         if is_late or status < 0:
             return "a limit of time" if is_late or -status in (signal.SIGXCPU, signal.SIGKILL) else f"a crash (signal {-status})"
-        return {0: "", 2: GATHERING, 4: GATHERING}.get(status, f"error: pytest ended with {status}")
+        if not PYTEST_ENDED <= status <= PYTEST_ENDED + 5:
+            return f"an end of the process (status {status})"
+        return {0: "", 2: GATHERING, 4: GATHERING}.get(status - PYTEST_ENDED, f"error: pytest ended with {status - PYTEST_ENDED}")
 
     def _restore(self) -> None:
         (self.tree / self._changed).write_text(self.result.mutant.original, "utf-8")
