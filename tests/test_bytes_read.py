@@ -10,7 +10,7 @@ import pytest
 
 from tests.make import processes
 from tests.make.layers import script
-from tests.make.tensor_files import DTYPES, field, fixed32, masked, shape_proto, table
+from tests.make.tensor_files import DTYPES, field, fixed32, masked_crc, shape_proto, table
 
 pytestmark = pytest.mark.skipif(not pathlib.Path("/proc/self/io").exists(), reason="the system does not count the bytes a process reads")
 
@@ -71,7 +71,7 @@ def write_checkpoint(folder, layers, kernel):
             for name in ("beta", "gamma", "moving_mean", "moving_variance"):
                 payload = np.random.default_rng(layer).random(512, np.float32).tobytes()
                 entries.append((f"net/{layer}/bn/{name}".encode(), field(1, DTYPES["float32"]) + field(2, shape_proto((512,)))
-                                + field(4, data.tell()) + field(5, len(payload)) + fixed32(6, masked(payload))))
+                                + field(4, data.tell()) + field(5, len(payload)) + fixed32(6, masked_crc(payload))))
                 data.write(payload)
     (folder / "model.index").write_bytes(table(sorted(entries), per_block=16))
     return folder / "model"

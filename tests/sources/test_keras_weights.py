@@ -235,7 +235,8 @@ def test_one_shard_alone(shards, tmp_path):
     assert any("its name is that of a shard" in warning for warning in bundle.warnings)
     (tmp_path / "w_00000.weights.h5").rename(tmp_path / "w_0001.weights.h5")
     whole = read(tmp_path / "w_0001.weights.h5")
-    assert whole.paths() == ["layers/one", "layers/two"] and not any("shard" in warning for warning in whole.warnings)
+    assert whole.paths() == ["layers/one", "layers/two"]
+    assert not any("shard" in warning for warning in whole.warnings)
 
 
 def test_shards_that_are_damaged(shards, tmp_path):

@@ -52,7 +52,8 @@ def read_weights(root: Group, tree: Node | None, keras_version: str | None, foun
     """Reads the batch norms under `root` into `found`, and the kernels before those whose paths `kernels` selects.
 
     tree: the model's config, or None. own_config: whether it was saved together with these weights, so that names have to agree.
-    quantized: how a group's weights are. may_be_cut: whether the file may end or begin in the middle of a layer. Raises: FormatError if config and weights do not fit.
+    quantized: how a group's weights are. may_be_cut: whether the file may end or begin in the middle of a layer.
+    Raises: FormatError if config and weights do not fit.
     """
     ranks: Any = {}
     if tree is not None:
