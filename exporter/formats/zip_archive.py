@@ -18,7 +18,7 @@ from typing import NamedTuple, cast
 
 from exporter.errors import FormatError, UnsupportedError, printable
 from exporter.files.input_file import InputFile, MemoryFile, PieceFile
-from exporter.files.place import MiB
+from exporter.files.place import MiB, Place
 from exporter.formats.layout import Layout
 
 MAGIC = (b"PK\3\4", b"PK\5\6")  # a first member, or an archive without any
@@ -267,6 +267,15 @@ class Archive:
             raise FormatError(f"it does not decompress to the declared {member.size} bytes", where=member.name, hint=AGAIN)
         _check_crc(member, data)
         return data
+
+
+def names_in(place: Place) -> list[str] | None:
+    """The names of the members of a zip archive; None: it is damaged."""
+    with place.open() as file:
+        try:
+            return [member.name for member in Archive(file).members]
+        except FormatError:
+            return None
 
 
 class Window(PieceFile):

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from exporter.batchnorm.bundle import Origin
-from exporter.errors import FormatError
 from exporter.files.place import Place
-from exporter.formats.zip_archive import MAGIC, Archive
+from exporter.formats.zip_archive import MAGIC, names_in
 from exporter.sources.keras_v3.groups import Group
 from exporter.sources.keras_v3.weights import read_weights
 from exporter.sources.shared.architecture import note_unused
@@ -28,12 +27,8 @@ def claims(place: Place) -> bool:
         return place.child(CONFIG).is_file() and any(place.child(name).is_file() for name in others)
     if place.head(4) not in MAGIC:
         return False
-    with place.open() as file:
-        try:
-            found = {member.name for member in Archive(file).members}
-        except FormatError:  # damaged: reading it reports how
-            return True
-    return len(found.intersection((CONFIG, *others))) > 1
+    found = names_in(place)
+    return found is None or len({CONFIG, *others}.intersection(found)) > 1  # of a damaged one, reading it reports how
 
 
 def read(place: Place, options: ReadOptions) -> Found:

@@ -20,7 +20,7 @@ from exporter.batchnorm.stored import STATISTICS
 from exporter.errors import FormatError, UnsupportedError, names, printable
 from exporter.files.input_file import InputFile
 from exporter.formats import npy
-from exporter.formats.zip_archive import MAGIC, Archive
+from exporter.formats.zip_archive import MAGIC, Archive, names_in
 from exporter.keras import dialects
 from exporter.keras.config import Node, is_batch_norm, norm_fields, walk
 from exporter.keras.node import reason_against
@@ -56,12 +56,8 @@ def claims(place: Place) -> bool:
     """A zip archive of .npy files and nothing else."""
     if place.head(4) not in MAGIC:
         return False
-    with place.open() as file:
-        try:
-            members = Archive(file).members
-        except FormatError:  # another source reports what is wrong with it
-            return False
-    return bool(members) and all(member.name.endswith(".npy") for member in members)
+    found = names_in(place)  # of a damaged one, another source reports what is wrong with it
+    return bool(found) and all(name.endswith(".npy") for name in found or ())
 
 
 def read(place: Place, options: ReadOptions) -> Found:
