@@ -270,10 +270,10 @@ class Archive:
 
 
 def names_in(place: Place) -> list[str] | None:
-    """The names of the members of a zip archive; None: it is damaged."""
+    """The names of the members of a zip archive, each once; None: it is damaged."""
     with place.open() as file:
         try:
-            return [member.name for member in Archive(file).members]
+            return [*Archive(file)._named]
         except FormatError:
             return None
 
