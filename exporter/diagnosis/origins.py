@@ -232,4 +232,3 @@ def steady(seen: Sight, name: str) -> str:
     if np.isfinite(distance).all() and np.ptp(distance) <= most and abs(step) > most:
         return f"the layer's and {step:.7g} in every channel"
     return ""
-

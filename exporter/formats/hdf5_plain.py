@@ -304,5 +304,3 @@ def _collection(read: Read, address: int) -> dict[int, bytes]:
         found[number] = data[begin: begin + size]
         at = begin + size + -size % 8
     return found
-
-

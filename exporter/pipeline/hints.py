@@ -5,7 +5,7 @@ No hint contains an epsilon as an example, because it would be pasted. Only valu
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from exporter.errors import names
@@ -34,21 +34,18 @@ def hint(options: ReadOptions, *, epsilon: bool, classes: Collection[OwnClass], 
     has_config: whether the model's config was read.
     doubtful: whether a layer's own model does not use the stored statistics. rest: whether other layers would remain.
     """
-    return "; ".join(_hints(options, epsilon, classes, set(remedies), doubtful, rest, has_config))
-
-
-def _hints(options: ReadOptions, epsilon: bool, classes: Collection[OwnClass], remedies: set[Remedy], doubtful: bool,
-           rest: bool, has_config: bool) -> Iterator[str]:
+    found: list[str] = []
     helps = options.architecture is None and not classes and not has_config  # a config
     if epsilon:
-        yield GIVE_EPSILON + (f", or {GIVE_CONFIG}" if helps else "")
-        yield from (f"{each.name} of KerasHub builds its batch norms with epsilon {each.epsilon:g}" for each in classes
-                    if each.epsilon is not None)
+        found.append(GIVE_EPSILON + (f", or {GIVE_CONFIG}" if helps else ""))
+        found += [f"{each.name} of KerasHub builds its batch norms with epsilon {each.epsilon:g}" for each in classes
+                  if each.epsilon is not None]
     elif remedies and helps:
-        yield f"{GIVE_CONFIG}, which contains it"
+        found.append(f"{GIVE_CONFIG}, which contains it")
     if Remedy.VERSION in remedies and options.keras_version is None:
-        yield "specify the Keras that wrote the weights with --keras-version VERSION and --backend"
+        found.append("specify the Keras that wrote the weights with --keras-version VERSION and --backend")
     if doubtful and not options.stored_statistics:
-        yield "--stored-statistics writes their stored statistics anyway"
+        found.append("--stored-statistics writes their stored statistics anyway")
     if rest and not options.skip_unresolved:
-        yield "--skip-unresolved writes the rest and lists these"
+        found.append("--skip-unresolved writes the rest and lists these")
+    return "; ".join(found)

@@ -153,4 +153,3 @@ def written(out: str) -> str:
 
 def _hash(content: str | bytes) -> str:
     return hashlib.sha256(content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content).hexdigest()
-

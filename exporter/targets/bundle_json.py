@@ -23,7 +23,6 @@ NAME = "bundle"
 MARK = rb'\{\s*"format": "bn-bundle"'
 OPTIONS = frozenset({"vectors"})
 
-
 OWN = frozenset({"name", "path", "inputs", "outputs", "calls"})  # fields in which layers that are alike differ, beside their numbers
 LARGE = 1 << 16  # channels of a layer whose text is not made in advance, because it is many times as large as the parameters
 

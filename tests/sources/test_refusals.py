@@ -7,7 +7,6 @@ from exporter.sources.shared.refusals import refuse
 
 OTHER = "this is not a model file of Keras or TensorFlow: its first bytes match no supported format"
 
-
 KINDS = [
     (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "this is a Git LFS pointer, not the model itself"),
     (b"<!DOCTYPE html><html>", "this is an HTML or XML page"), (b"\n <HTML>", "this is an HTML or XML page"),

@@ -13,7 +13,6 @@ def nodes(*names):
 
 BN = "batch_normalization"
 
-
 SESSIONS = [
     ([BN, f"{BN}_1"], [f"{BN}_2", f"{BN}_3"], [f"{BN}_2", f"{BN}_3"]), ([f"{BN}_1", BN], [f"{BN}_2", f"{BN}_3"], [f"{BN}_3", f"{BN}_2"]),
     ([f"{BN}_9", f"{BN}_10"], [f"{BN}_2", f"{BN}_11"], [f"{BN}_2", f"{BN}_11"]), ([BN, "stem"], ["stem", f"{BN}_7"], [f"{BN}_7", "stem"]),

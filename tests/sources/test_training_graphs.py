@@ -652,7 +652,6 @@ def test_what_a_conditional_may_choose_beside_the_stored_mean(tmp_path):
     assert [path for path, _ in bundle.skipped] == [f"n{number}" for number, (_, is_stored) in enumerate(CHOICES) if not is_stored]
 
 
-
 @pytest.mark.parametrize(("axis", "is_read"), [(1, True), (0, False)])
 def test_averages_of_the_statistics_of_the_parts_of_a_batch(tmp_path, axis, is_read):
     """virtual_batch_size in a graph that is made with training=True: each part has its statistics, and their mean is kept."""

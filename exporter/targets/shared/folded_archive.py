@@ -66,4 +66,3 @@ def _kept(norm: BatchNorm, reason: str, stem: str, arrays: dict[str, NDArray[Any
     names = {name: f"{stem}/{name}" if name in own else None for name in PARAMETERS}
     return {"batch_norm": norm.path, "class_name": norm.class_name, "reason": reason, "axis": list(norm.axis), "dtype": norm.dtype, **names,
             "epsilon": norm.epsilon}
-
