@@ -29,6 +29,7 @@ from exporter.keras.places import with_ids_inside, with_places
 MAX_LAYERS = 100_000
 MAX_KEPT = 1 << 20  # characters of a config whose tree is kept for the next file: the checkpoints of one training have one config
 HOW_TO_GIVE_ONE = "an architecture is the JSON of model.to_json() or get_config(), or a whole model of model.save(); YAML is not read"
+GIVE_THEIR_OWN = "give the architecture of the model that these weights were saved from"
 
 _WRAPPERS = ("TimeDistributed", "Bidirectional")
 # Keys with objects that are not layers, or with a second description of listed layers.

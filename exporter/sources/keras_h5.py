@@ -14,7 +14,7 @@ from exporter.batchnorm.bundle import Origin
 from exporter.errors import COPY_AGAIN, FormatError, UnsupportedError, UsageError, printable
 from exporter.formats.hdf5 import is_hdf5, open_hdf5
 from exporter.keras import dialects
-from exporter.keras.config import Architecture, Node, join, parse_config
+from exporter.keras.config import GIVE_THEIR_OWN, Architecture, Node, join, parse_config
 from exporter.sources.legacy_h5.norms import Reading
 from exporter.sources.legacy_h5.renamed import named_as
 from exporter.sources.legacy_h5.shared import with_one_each
@@ -126,8 +126,7 @@ def _said(file: File, base: str, name: str) -> str | None:
 
 def _does_not_fit(options: ReadOptions, error: FormatError) -> FormatError:
     name = printable(options.architecture.name) if options.architecture else ""
-    return FormatError(f"the architecture {name} does not match: {error.what}", where=error.where,
-                       hint="give the architecture of the model that these weights were saved from")
+    return FormatError(f"the architecture {name} does not match: {error.what}", where=error.where, hint=GIVE_THEIR_OWN)
 
 
 def _has_layer_names(file: File, base: str) -> bool:

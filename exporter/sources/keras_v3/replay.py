@@ -13,7 +13,7 @@ from collections.abc import Set as AbstractSet
 
 from exporter.errors import FormatError
 from exporter.keras import dialects
-from exporter.keras.config import MODELS, Node, is_batch_norm, join, norm_fields, walk
+from exporter.keras.config import GIVE_THEIR_OWN, MODELS, Node, is_batch_norm, join, norm_fields, walk
 from exporter.keras.dialects import Counting
 from exporter.keras.lookalikes import BATCH_NORMS
 from exporter.keras.names import numbered, snake_case
@@ -82,9 +82,8 @@ def matched(root: Group, tree: Node, keras_version: str | None, kernels: dict[No
         return way.matches
     if not own_config:
         lost = next(match for match in _explained(way.matches) if match.group is None and match.node is not None)
-        raise FormatError(f"the architecture does not match: {lost.why}" if lost.why == LOST_SHARING else
-                          "the architecture does not match: the weights have no group for this batch norm", where=lost.path,
-                          hint="give the architecture of the model that these weights were saved from")
+        why = lost.why if lost.why == LOST_SHARING else "the weights have no group for this batch norm"
+        raise FormatError(f"the architecture does not match: {why}", where=lost.path, hint=GIVE_THEIR_OWN)
     agreed = set.intersection(*(set(way.places) for way in ways))
     return _explained([match if match.node is None or match.place in agreed else dataclasses.replace(match, group=None, why=UNCERTAIN)
                        for match in way.matches])

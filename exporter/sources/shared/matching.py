@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from exporter.batchnorm.stored import PARAMETERS, STATISTICS
 from exporter.errors import FormatError, names
 from exporter.keras import dialects
-from exporter.keras.config import Node, norm_fields
+from exporter.keras.config import GIVE_THEIR_OWN, Node, norm_fields
 from exporter.keras.lookalikes import BATCH_NORMS, KERNELS, about_weights
 from exporter.keras.names import unnumbered
 from exporter.keras.node import are_alike, reason_against
@@ -90,7 +90,7 @@ def _paired(norms: list[Candidate], owners: list[str], others: Iterable[str], fo
         return dict(zip(norms, paired))
     if len(chosen) != len(norms) or set(chosen.values()) != set(owners):
         raise FormatError(f"the architecture's batch norms are {names(norm.path for norm in norms)}, the weights' {names(owners)}: "
-                          "they do not match", hint="give the architecture of the model that these weights were saved from")
+                          "they do not match", hint=GIVE_THEIR_OWN)
     return chosen
 
 
