@@ -177,13 +177,8 @@ def _recognize(path: str, group: Group, found: Found, told: bool, quantized: str
         found.skip(path, OTHER_THINGS, Remedy.ARCHITECTURE)
         return
     arrays = group.arrays()
-    if not certain and len(arrays[-1][0].shape) > 1:
-        if len(arrays) > 2 or (arrays[-1][0] >= 0).all():  # as a variance
-            found.leave_out(path, MANY_AXES.format(count=len(arrays), shape=list(arrays[-1][0].shape)))
-        return
-    if not certain and len(arrays) != 4:
-        is_variance = bool((arrays[-1][0] >= 0).all())
-        _mention(path, len(arrays), found, is_likely=told or is_called(KNOWN_GROUPS, own, group), possible=is_variance)
+    if not certain and (len(arrays) != 4 or len(arrays[-1][0].shape) > 1):
+        _mention(path, arrays, found, is_likely=told or is_called(KNOWN_GROUPS, own, group))
         return
     if may_be_cut and len(arrays) == 2:
         found.skip(path, CUT, Remedy.ARCHITECTURE)
@@ -208,8 +203,14 @@ def _recognize(path: str, group: Group, found: Found, told: bool, quantized: str
         found.add(assemble(path, None, None, named, dialects.Era(), None, name=group.name or own, quantized=quantized))
 
 
-def _mention(path: str, count: int, found: Found, *, is_likely: bool, possible: bool) -> None:
-    """Reports two, three or more than four vectors of one length if the file does not say what they belong to."""
+def _mention(path: str, arrays: Sequence[tuple[Any, str]], found: Found, *, is_likely: bool) -> None:
+    """Reports equal arrays, other than four vectors, if the file does not say what they belong to."""
+    last, count = arrays[-1][0], len(arrays)
+    possible = bool((last >= 0).all())  # as a variance
+    if len(last.shape) > 1:
+        if possible or count > 2:
+            found.leave_out(path, MANY_AXES.format(count=count, shape=list(last.shape)))
+        return
     what = {2: TWO_VECTORS, 3: THREE_VECTORS}.get(count, MORE_VECTORS.format(count=count))
     if possible and (is_likely or count > 2):
         found.skip(path, what, Remedy.ARCHITECTURE)
@@ -218,7 +219,7 @@ def _mention(path: str, count: int, found: Found, *, is_likely: bool, possible: 
 
 
 def _counts(named: dict[str, tuple[Any, str]]) -> bool:
-    """Whether four vectors reason like the counts of metrics (AUC, F1Score), and not like an untrained batch norm."""
+    """Whether four vectors look like the counts of metrics (AUC, F1Score), and not like an untrained batch norm."""
     fresh = {"gamma": 1, "beta": 0, "moving_mean": 0, "moving_variance": 1}
     if all((named[name][0] == value).all() for name, value in fresh.items()):
         return False
