@@ -88,8 +88,7 @@ def _check_values(name: str, values: NDArray[Any], shape: tuple[int, ...], dtype
         channel = int(np.argmin(np.isfinite(values).ravel()))
         value = values.ravel()[channel]
         kind = "NaN (not a number)" if np.isnan(value) else "infinite"
-        raise LayerError(f"{name}[{channel}] is {kind}: inference cannot be computed with it",
-                         hint=AN_EARLIER_ONE)
+        raise LayerError(f"{name}[{channel}] is {kind}: inference cannot be computed with it", hint=AN_EARLIER_ONE)
 
 
 def _check_variance(moving_variance: NDArray[Any], epsilon: float) -> None:

@@ -91,8 +91,7 @@ def model_tree(value: Any, where: str) -> Node:
         return tree.replace(has_unclear=True) if counter.has_unclear else tree
     if isinstance(value, dict) and isinstance(value.get("name"), str) and ("layers" in value or "nodes" in value):
         return _old_layer(value, counter, "")
-    raise FormatError("this JSON is not the config of a Keras model", where=where,
-                      hint=HOW_TO_GIVE_ONE)
+    raise FormatError("this JSON is not the config of a Keras model", where=where, hint=HOW_TO_GIVE_ONE)
 
 
 class _Counter:

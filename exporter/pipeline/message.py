@@ -216,8 +216,7 @@ class Reader:
             return found
         dtypes = {layer.path: layer.dtype for layer in layers}
         vectors = {path: (x, y) for path, shape in header["vectors"].items() for x, y in [arrays.take(dtypes[path], shape, 2)]}
-        return ReadBack(layers=tuple(layers), origin=origin, skipped=tuple(skipped),
-                        warnings=tuple(warnings), vectors=vectors)
+        return ReadBack(layers=tuple(layers), origin=origin, skipped=tuple(skipped), warnings=tuple(warnings), vectors=vectors)
 
 
 class _Arrays:

@@ -45,8 +45,7 @@ NOBODY = _Nobody()
 def read(path: str | os.PathLike[str] | Content, *, epsilon: float | Mapping[str, float] | None = None,
          architecture: str | os.PathLike[str] | None = None, layers: str | Iterable[str] = (), skip_unresolved: bool = False,
          effective_epsilon: bool = False, stored_statistics: bool = False, ema: Literal["yes", "no"] | None = None,
-         keras_version: str | None = None,
-         backend: str | None = None, kernels: bool = False, isolated: bool = False) -> Bundle:
+         keras_version: str | None = None, backend: str | None = None, kernels: bool = False, isolated: bool = False) -> Bundle:
     """The batch norms of a model: any file or folder written by Keras or TensorFlow, or a bundle.
 
     path:              a path, an fsspec URL, the contents of a file (bytes) or a binary file object, which is copied to a temporary file.
