@@ -39,6 +39,28 @@ def test_what_does_not(tmp_path, text):
         written(tmp_path, text)
 
 
+STANDARDIZED = ["y = ({x} - m) / sqrt(v)", "y = ({x} - m) * rsqrt(v)", "r = rsqrt(v); y = {x} * r - m * r"]
+
+
+@pytest.mark.parametrize("text", STANDARDIZED)
+@pytest.mark.parametrize("x", ["x", "(x * e + one)", "((one + x) / e)", "identity(x - e)"])
+def test_inputs_that_are_standardized(tmp_path, text, x):
+    """Keras's Normalization of TensorFlow 2.3, as in its EfficientNet: it was refused, and in SavedModels a batch norm with epsilon 0."""
+    with pytest.raises(UnsupportedError, match="the model contains no BatchNormalization layer"):
+        written(tmp_path, text.format(x=x))
+
+
+OTHERS = ("relu(x)", "(one / x)", "(x * c)", "(e - relu(x))")
+
+
+@pytest.mark.parametrize("text", [*(text.format(x=x) for text in STANDARDIZED for x in OTHERS),
+                                  "y = (x - m) / sqrt(v) * g", "y = (x - m) * rsqrt(v) + b"])
+def test_what_else_has_no_epsilon_is_reported(tmp_path, text):
+    with pytest.raises(UnresolvedError) as caught:
+        written(tmp_path, text)
+    assert [reason for _, reason in caught.value.layers] == ["its epsilon is not a constant of the graph, or was folded into the variance"]
+
+
 def test_one_beside_batch_norms_is_reported_alone(tmp_path):
     nodes, reads = frozen_variables("other", parameters(), ("scale", "offset", "mu", "sigma2"))
     nodes += formula("z = (x - m) / (v + e) * g + b", "o", **NAMES, **dict(zip("gbmv", reads, strict=True)))

@@ -263,6 +263,21 @@ def test_a_constant_that_functions_capture(tmp_path, fused, gamma):
     assert layer.beta.tolist() == VALUES["beta"].tolist()
 
 
+@pytest.mark.parametrize("children", [{"mean": 4, "variance": 5, "count": 2}, {"mean": 4, "variance": 5}])
+@pytest.mark.parametrize("class_name", ["Normalization", "Standard"])
+def test_inputs_that_keras_standardizes(tmp_path, monkeypatch, class_name, children):
+    """By (x - mean) / sqrt(variance), in TensorFlow 2.3: also behind ops that show no input of the graph."""
+    monkeypatch.setitem(globals(), "spelled_out", lambda gamma, beta, mean, variance, epsilon: [
+        node("h", "Relu", "x"), node("d", "Sub", "h:activations:0", mean), node("s", "Sqrt", variance),
+        node("y", "RealDiv", "d:z:0", "s:y:0")])
+    names = ("count", "other", "mean", "variance")
+    folder = write_exported(tmp_path, fused=False, children=children, version="2.3.1", names=names, full_names=names)
+    said = {"class_name": class_name, "name": "normalization", "config": {"name": "normalization", "axis": [-1]}}
+    (folder / "keras_metadata.pb").write_bytes(field(1, field(2, 1) + field(5, json.dumps(said))))
+    is_own = class_name == "Normalization" and "count" in children
+    assert [layer.epsilon for layer in read(folder)] == ([] if is_own else [0])
+
+
 def keras_objects(*said):
     """A keras_metadata.pb of (number, way, kind, JSON)."""
     return b"".join(field(1, field(2, number) + field(3, way) + field(4, kind) + field(5, json.dumps(text)))

@@ -14,7 +14,7 @@ from exporter.formats.graph_def import Body, Graph, Node
 from exporter.sources.tf_graph.averages import Averages, without_correction
 from exporter.sources.tf_graph.chain import ADDITIONS, ROOTS, Chain, chains, corrects_batch, inner, splits_batch
 from exporter.sources.tf_graph.graph_norm import ASSIGNED, OF_THE_BATCH, OTHER_DIVISOR, UNKNOWN_FORM, GraphNorm
-from exporter.sources.tf_graph.lookalikes import DIVIDES, lookalikes
+from exporter.sources.tf_graph.lookalikes import DIVIDES, lookalikes, prepares_inputs
 from exporter.sources.tf_graph.ops import CHOICES, FUSED, PASSES, VARIABLES, called_by, functions_called
 from exporter.sources.tf_graph.trace import Tracer
 from exporter.sources.tf_graph.values import (
@@ -229,7 +229,7 @@ class Finder:
         found, roots = dict[str, GraphNorm](), set[str]()
         for root, kind, chain, variance in chains(self.tracer, frame):
             if chain is not None:
-                norm = self._chained(chain)
+                norm = None if prepares_inputs(self.tracer, frame, root, chain) else self._chained(chain)
             elif kind == "Rsqrt" and isinstance(variance, (Variable, Constant, Parts)) and not (
                     _is_number(frame, variance) or corrects_batch(self.tracer, frame, root)):
                 norm = GraphNorm(root, Value(frame, root.inputs[0]), "", None, None, variance, variance, None, None, None,

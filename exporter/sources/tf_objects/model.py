@@ -178,6 +178,7 @@ class _Reader:
         return [scope for scope in scopes if f"{scope}/moving_variance" not in known]
 
     def _add(self, norms: list[GraphNorm], found: Found) -> None:
+        norms = [norm for norm in norms if norm.epsilon != 0 or not self._keras.is_preparing(key_of(norm.variance))]
         prefix = model_prefix(self._stored.variable_name(node) for node in range(len(self._stored)))
         if prefix is not None and (len(norms) < 2 or not all(prefix.match(norm.path) for norm in norms)):
             prefix = None

@@ -84,6 +84,14 @@ class KerasMetadata:
             path = join(path, self._name(node))
         return path if self._name(way[0][-1]) else ""
 
+    def is_preparing(self, variance: int | None) -> bool:
+        """Whether a variable is of Keras's Normalization, which in TensorFlow 2.3 computes (x - mean) / sqrt(variance)."""
+        for node in self._stored.holders("variance"):
+            children = self._stored.children(node)
+            if children["variance"] == variance and {"mean", "count"} <= children.keys():
+                return self._json(node).get("class_name") == "Normalization"
+        return False
+
     def model(self) -> Node | None:
         """The config of the outermost model; None if it lists no layers."""
         laid = self._laid()
