@@ -28,7 +28,7 @@ TORCH = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "movi
 def write(bundle: Bundle, options: WriteOptions) -> bytes:
     """The file. Raises OutputError for a layer of several axes with PyTorch's names."""
     torch = options.names == "torch"
-    text, arrays = split(bundle, options.vectors, _torch_name if torch else _keras_name)
+    text, arrays = split(bundle, options.vectors, _torch_name if torch else "{}/{}".format)
     metadata = {FORMAT: text.decode()}
     tensors = {name: Tensor(FLOATS[dtype], values.shape, stored_bytes(values, dtype)) for name, (dtype, values) in arrays.items()}
     if torch:
@@ -37,10 +37,6 @@ def write(bundle: Bundle, options: WriteOptions) -> bytes:
             metadata |= _torch_metadata(layer)
             tensors |= _torch_rest(layer)
     return dump(tensors, metadata)
-
-
-def _keras_name(path: str, name: str) -> str:
-    return f"{path}/{name}"
 
 
 def _torch_name(path: str, name: str) -> str:

@@ -236,9 +236,5 @@ def _out_of_order(norms: Mapping[str, Mapping[str, int]]) -> list[str]:
     """The layers whose trainable weights are in another order than their statistics."""
     trained = [owner for owner, roles in norms.items() if len(roles) > 2]
     by_mean = sorted(trained, key=lambda owner: norms[owner]["moving_mean"])
-    by_first = sorted(trained, key=lambda owner: min(_trainable(norms[owner])))
+    by_first = sorted(trained, key=lambda owner: min(norms[owner][role] for role in AFFINE if role in norms[owner]))
     return [owner for owner, other in zip(by_mean, by_first, strict=True) if owner != other]
-
-
-def _trainable(roles: Mapping[str, int]) -> Iterable[int]:
-    return (roles[role] for role in AFFINE if role in roles)

@@ -7,6 +7,7 @@ import unicodedata
 
 from exporter.errors import ExporterError, FormatError, UnsupportedError, names
 from exporter.files.place import MAX_HEAD, Place
+from exporter.formats.hdf5 import SIGNATURE
 
 FOLDED = "converters fold batch norm into the layers around it, so gamma, beta and the statistics are no longer in the file"
 ORIGINAL = "export the model it was made from"
@@ -40,14 +41,6 @@ def _text(head: bytes) -> str:
     return head.lstrip(b"\xef\xbb\xbf \t\r\n").decode("latin-1").lower()
 
 
-def _is_signature_damaged(head: bytes) -> bool:
-    return b"HDF" in head[:8]
-
-
-def _is_truncated_signature(head: bytes) -> bool:
-    return 0 < len(head) < 8 and b"\x89HDF\r\n\x1a\n".startswith(head)
-
-
 def _is_onnx(head: bytes) -> bool:
     # ModelProto: ir_version (field 1, varint), then producer_name (field 2) or opset_import/graph
     return head[:1] == b"\x08" and len(head) > 4 and head[1] < 32 and head[2:3] in (b"\x12", b"\x3a", b"\x42", b"\x1a")
@@ -74,9 +67,9 @@ _KINDS = (
      lambda p: FormatError("this is a Git LFS pointer, not the model itself", hint="fetch it with: git lfs pull")),
     (lambda h: _text(h).startswith(("<!doctype", "<html", "<head", "<?xml")),
      lambda p: FormatError("this is an HTML or XML page, not a model", hint="after a download: download the file itself")),
-    (_is_truncated_signature,
+    (lambda h: 0 < len(h) < 8 and SIGNATURE.startswith(h),
      lambda p: FormatError(f"the HDF5 file is cut short after {p.size()} bytes", hint="copy or download it again")),
-    (_is_signature_damaged,
+    (lambda h: b"HDF" in h[:8],
      lambda p: FormatError("the HDF5 signature is damaged, as by a transfer in text mode", hint="copy or download it again as binary")),
     (lambda h: bool(_named(h, _PACKED)), lambda p: FormatError(f"this is a {_named(p.head(), _PACKED)} file", hint="unpack it first")),
     (lambda h: h[257:262] == b"ustar", lambda p: FormatError("this is a tar file", hint="unpack it first")),

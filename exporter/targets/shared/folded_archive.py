@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import orjson
 
-from exporter.batchnorm.kernels import Kernel
 from exporter.batchnorm.stored import PARAMETERS
 from exporter.errors import OutputError
 from exporter.formats import npy
@@ -48,15 +47,12 @@ def folded_archive(model: FoldedModel) -> bytes:
 def _folded(layer: FoldedLayer, stem: str, arrays: dict[str, NDArray[Any]]) -> dict[str, Any]:
     source = layer.source
     names = {"kernel": f"{stem}/{layer.kernel_name}", "bias": f"{stem}/bias"}
+    computed = {} if source.compute_dtype is None else {"compute_dtype": source.compute_dtype}
     arrays |= {names["kernel"]: layer.kernel, names["bias"]: layer.bias}
     return {"layer": layer.path, "class_name": source.class_name, "kind": source.kind, "batch_norm": layer.norm.path,
-            "epsilon": layer.norm.epsilon, **names, "dtype": source.dtype, **_computed(source), "shape": list(layer.kernel.shape),
+            "epsilon": layer.norm.epsilon, **names, "dtype": source.dtype, **computed, "shape": list(layer.kernel.shape),
             "channel_axes": list(source.channels), "channels": source.count, "products": layer.products,
             "bias_is_new": source.bias is None, "kernel_error": layer.kernel_error, "bias_error": layer.bias_error}
-
-
-def _computed(source: Kernel) -> dict[str, str]:
-    return {} if source.compute_dtype is None else {"compute_dtype": source.compute_dtype}
 
 
 def _kept(norm: BatchNorm, reason: str, stem: str, arrays: dict[str, NDArray[Any]]) -> dict[str, Any]:
