@@ -18,7 +18,7 @@ import numpy as np
 from exporter.errors import COPY_AGAIN, FormatError, printable
 from exporter.files.place import MiB, Place
 from exporter.formats.arrays import shaped
-from exporter.formats.protobuf import BYTES, Message, fields_at, varint
+from exporter.formats.protobuf import BYTES, Message, fields_at, text_of, varint
 from exporter.formats.tensorflow_types import DOUBLE_VAL, FLOAT_VAL, HALF_VAL, STRING_VAL, VALUE_FIELDS, dtype_of
 
 if TYPE_CHECKING:
@@ -29,7 +29,8 @@ MAX_FUNCTIONS = 100_000
 MAX_GRAPH = 2048 * MiB  # protobuf's own limit for a message
 MAX_CONSTANT = 64 * MiB
 MAX_COPIED = 16 * MiB  # of a function: its bytes are gone through twice as fast as a view of them
-FIRST_BYTES = 1 << 3 | BYTES  # the tag of a sub-message in field 1
+MAX_CONTENT = 1024
+FIRST_BYTES, SECOND_BYTES = 1 << 3 | BYTES, 2 << 3 | BYTES  # the tags of fields 1 and 2, where they are of bytes
 
 # Outputs that function bodies name and that are not the first of their op (tensorflow/core/ops/*.cc).
 OUTPUTS = {"batch_mean": 1, "batch_variance": 2, "output_true": 1, "value_index": 1}
@@ -182,11 +183,15 @@ class Node:
             self._tensor = found
         return found
 
+    def content(self, name: str) -> bytes | None:
+        """The bytes of a short attribute, by which equal ones are known; None if it is long, or if there is none."""
+        data = self._values().get(name)
+        return bytes(data) if data is not None and not isinstance(data, int) and len(data) <= MAX_CONTENT else None
+
     def _values(self) -> dict[str, int | bytes]:
         if not isinstance(self._attributes, dict):
             where = self.where
-            entries = [_fields(entry, where) for entry in self._attributes]
-            self._attributes = {_text(entry, 1, where): entry.get(2, [b""])[-1] for entry in entries}
+            self._attributes = dict(_entry(data, where) for data in self._attributes)
         return self._attributes
 
 
@@ -283,8 +288,8 @@ class Graph:
         entries = [Message(bytes(entry), self.where) for entry in found.get(4, []) if not isinstance(entry, int)]
         returned = {entry.text(1): _output(entry.text(2), True) for entry in entries}
         results = {name: returned[name] for output in signature.messages(3) if (name := output.text(1)) in returned}
-        return Body(signature.text(1), self._nodes(found.get(3, []), True), tuple(argument.text(1) for argument in signature.messages(2)),
-                    results)
+        arguments = tuple(text_of(argument, 1, self.where) for argument in signature.raws(2))
+        return Body(signature.text(1), self._nodes(found.get(3, []), True), arguments, results)
 
     def _nodes(self, values: list[Any], in_function: bool) -> dict[str, Node]:
         self._left -= len(values)
@@ -345,6 +350,16 @@ def _first(data: bytes) -> bytes:
     return data[at: at + size] if at + size <= len(data) else b""
 
 
+def _entry(data: bytes | int, where: str) -> tuple[str, int | bytes]:
+    """Key and value of an entry of a map<string, message>: mostly nothing but the two, with short lengths."""
+    if not isinstance(data, int) and len(data) > 3 and data[0] == FIRST_BYTES and data[1] < 128:
+        at = 2 + data[1]
+        if at + 1 < len(data) and data[at] == SECOND_BYTES and data[at + 1] < 128 and at + 2 + data[at + 1] == len(data):
+            return _decoded(data[2:at], 1, where), data[at + 2 :]
+    found = _fields(data, where)
+    return _text(found, 1, where), found.get(2, [b""])[-1]
+
+
 def _message(found: dict[int, list[int | bytes]], number: int, where: str) -> Message:
     """One field as a separate message; repeated occurrences, which protobuf allows, are merged."""
     values = found.get(number, [])
@@ -354,10 +369,13 @@ def _message(found: dict[int, list[int | bytes]], number: int, where: str) -> Me
 
 
 def _text(found: dict[int, list[int | bytes]], number: int, where: str) -> str:
-    value = found.get(number, [b""])[-1]
+    return _decoded(found[number][-1], number, where) if number in found else ""
+
+
+def _decoded(value: int | bytes, number: int, where: str) -> str:
     try:
         if not isinstance(value, int):
-            return bytes(value).decode()
+            return str(value, "utf-8")
     except UnicodeDecodeError:
         pass
     raise FormatError(f"field {number} is not UTF-8 text", where=where)
@@ -365,7 +383,9 @@ def _text(found: dict[int, list[int | bytes]], number: int, where: str) -> str:
 
 def _output(text: str, in_function: bool) -> Output:
     """An input as a NodeDef writes it: "node", "node:1"; in a function "argument", "node:output_name:0"."""
-    node, _, rest = text.partition(":")
+    node, colon, rest = text.partition(":")
+    if not colon:
+        return Output(node, 0)
     name, _, index = rest.rpartition(":") if in_function else ("", "", rest)
-    number = int(index) if index.isascii() and index.isdigit() and len(index) < 10 else 0
+    number = 0 if index == "0" else int(index) if index.isascii() and index.isdigit() and len(index) < 10 else 0
     return Output(node, OUTPUTS.get(name, 0) + number, name)

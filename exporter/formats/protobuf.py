@@ -14,6 +14,9 @@ from exporter.errors import FormatError
 MAX_DEPTH = 64
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+OF_VARINTS, OF_BYTES = (frozenset(number << 3 | wire for number in range(1, 16)) for wire in (VARINT, BYTES))  # tags of one byte
+
+NOTHING = [b""]
 
 
 def varint(data: bytes, at: int, end: int) -> tuple[int, int]:
@@ -42,45 +45,56 @@ def fields(data: bytes) -> dict[int, list[int | bytes]]:
     """The values of each field number, in order: ints for varints, bytes for all else (fixed ones: 4 or 8 bytes)."""
     found: dict[int, list[int | bytes]] = {}
     at, end = 0, len(data)
+    last = end - 1
     value: int | bytes
     while at < end:
         tag = data[at]
-        at += 1
-        if tag > 127:  # varints of one byte, and sizes of two, are read in place: this loop is most of the time a graph takes
-            tag, at = varint(data, at - 1, end)
-        wire = tag & 7
-        if wire == VARINT:
-            if at < end and data[at] < 128:
-                value = data[at]
-                at += 1
+        if at < last and tag in OF_BYTES:  # what is most frequent is read in place: this loop is much of the time that a graph takes
+            size = data[at + 1]
+            if size < 128:
+                begin = at + 2
+            elif at + 2 < end and data[at + 2] < 128:
+                size, begin = size & 127 | data[at + 2] << 7, at + 3
             else:
-                value, at = varint(data, at, end)
-        else:
-            if wire == BYTES:
-                if at < end and data[at] < 128:
-                    size = data[at]
-                    at += 1
-                elif at + 1 < end and data[at + 1] < 128:
-                    size = data[at] & 127 | data[at + 1] << 7
-                    at += 2
-                else:
-                    size, at = varint(data, at, end)
-            elif wire in (FIXED32, FIXED64):
-                size = 4 if wire == FIXED32 else 8
-            else:
-                raise FormatError("unexpected protobuf group; these files never contain one" if wire < 5 else
-                                  f"expected wire type 0, 1, 2 or 5, got {wire}")
-            value = data[at : at + size]
-            at += size
+                size, begin = varint(data, at + 1, end)
+            at = begin + size
             if at > end:
-                raise FormatError(f"field {tag >> 3} claims {size} bytes, but {end - at + size} are left")
-        if tag < 8:
-            raise FormatError("expected a field number of at least 1, got 0")
-        if tag >> 3 in found:
-            found[tag >> 3].append(value)
+                raise FormatError(f"field {tag >> 3} claims {size} bytes, but {end - begin} are left")
+            number, value = tag >> 3, data[begin:at]
+        elif at < last and tag in OF_VARINTS and data[at + 1] < 128:
+            number, value = tag >> 3, data[at + 1]
+            at += 2
         else:
-            found[tag >> 3] = [value]
+            number, value, at = _field(data, at, end)
+        if number in found:
+            found[number].append(value)
+        else:
+            found[number] = [value]
     return found
+
+
+def _field(data: bytes, at: int, end: int) -> tuple[int, int | bytes, int]:
+    """Number and value of the field at `at`, and the position after it."""
+    value: int | bytes
+    tag, at = varint(data, at, end)
+    wire = tag & 7
+    if wire == VARINT:
+        value, at = varint(data, at, end)
+    else:
+        if wire == BYTES:
+            size, at = varint(data, at, end)
+        elif wire in (FIXED32, FIXED64):
+            size = 4 if wire == FIXED32 else 8
+        else:
+            raise FormatError("unexpected protobuf group; these files never contain one" if wire < 5 else
+                              f"expected wire type 0, 1, 2 or 5, got {wire}")
+        value = data[at : at + size]
+        at += size
+        if at > end:
+            raise FormatError(f"field {tag >> 3} claims {size} bytes, but {end - at + size} are left")
+    if tag < 8:
+        raise FormatError("expected a field number of at least 1, got 0")
+    return tag >> 3, value, at
 
 
 def fields_at(data: bytes, where: str) -> dict[int, list[int | bytes]]:
@@ -89,6 +103,12 @@ def fields_at(data: bytes, where: str) -> dict[int, list[int | bytes]]:
         return fields(data)
     except FormatError as error:
         raise error.inside(where) from None
+
+
+def text_of(data: bytes, number: int, where: str) -> str:
+    """A string of a message of which nothing else is asked."""
+    value = fields_at(data, where).get(number, NOTHING)[-1]
+    return str(value, "utf-8") if isinstance(value, bytes) and value.isascii() else Message(data, where).text(number)
 
 
 class Message:

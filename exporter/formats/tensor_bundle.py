@@ -105,9 +105,13 @@ class Checkpoint(abc.ABC):
     def info(self, name: str) -> TensorInfo:
         """Type and shape; FormatError if there is no such tensor."""
 
-    @abc.abstractmethod
     def read(self, name: str) -> NDArray[Any]:
         """A floating tensor: float16, float32 or float64; bfloat16 as float32 (exact)."""
+        return self.typed(name)[0]
+
+    @abc.abstractmethod
+    def typed(self, name: str) -> tuple[NDArray[Any], str]:
+        """What `read` returns, and the type in the file, as in TensorInfo."""
 
     @abc.abstractmethod
     def _check_header(self, header: Message) -> None:
@@ -187,12 +191,12 @@ class TensorBundle(Checkpoint):
         entry = self._entry(name, name.encode())
         return TensorInfo(dtype_of(entry.integer(ENTRY_DTYPE)).name, self._shape(name, entry.message(ENTRY_SHAPE)))
 
-    def read(self, name: str) -> NDArray[Any]:
+    def typed(self, name: str) -> tuple[NDArray[Any], str]:
         entry = self._entry(name, name.encode())
         dtype = self._float_type(name, entry.integer(ENTRY_DTYPE))
         shape = self._shape(name, entry.message(ENTRY_SHAPE))
         if ENTRY_SLICES not in entry:
-            return dtype.widened(self._array(name, entry, dtype, shape))
+            return dtype.widened(self._array(name, entry, dtype, shape)), dtype.name
         pieces = []
         for extents in map(_extents, entry.messages(ENTRY_SLICES)):
             piece = self._entry(name, slice_key(name, extents))
@@ -202,7 +206,7 @@ class TensorBundle(Checkpoint):
             if self._shape(name, piece.message(ENTRY_SHAPE)) != size:
                 raise self._error(name, "has a slice whose shape does not match its extent")
             pieces.append((extents, self._array(name, piece, dtype, size)))
-        return dtype.widened(self._join(name, shape, dtype, pieces))
+        return dtype.widened(self._join(name, shape, dtype, pieces)), dtype.name
 
     def strings(self, name: str) -> list[bytes]:
         """The elements of a string tensor, in row-major order (WriteStringTensor in tensor_bundle.cc)."""
@@ -303,10 +307,11 @@ class TensorSlices(Checkpoint):
         number, shape, _ = self._tensor(name)
         return TensorInfo(dtype_of(number).name, shape)
 
-    def read(self, name: str) -> NDArray[Any]:
+    def typed(self, name: str) -> tuple[NDArray[Any], str]:
         number, shape, slices = self._tensor(name)
         dtype = self._float_type(name, number)
-        return dtype.widened(self._join(name, shape, dtype, (self._piece(name, dtype, shape, *stored) for stored in slices)))
+        pieces = (self._piece(name, dtype, shape, *stored) for stored in slices)
+        return dtype.widened(self._join(name, shape, dtype, pieces)), dtype.name
 
     def _piece(self, name: str, dtype: DType, shape: tuple[int, ...], extents: Extents, table: Table) -> tuple[Extents, NDArray[Any]]:
         value = table.get(slice_key(name, extents))

@@ -52,6 +52,46 @@ def test_a_constant_is_decoded(data, expected):
     assert values.tobytes() == expected.tobytes()
 
 
+ONE, TWO = field(5, 1), field(3, 2)
+
+
+@pytest.mark.parametrize("entry", [
+    field(1, "key") + field(2, ONE), field(2, ONE) + field(1, "key"), field(1, "other") + field(2, TWO) + field(1, "key") + field(2, ONE),
+    field(1, "key") + field(2, TWO) + field(2, ONE), field(1, "key") + field(2, ONE) + field(3, 7), field(1, "other") + field(1, "key")
+    + field(2, ONE), b"\x8a\x00" + field(1, "key")[1:] + field(2, ONE), b"\x0a\x83\x00key" + field(2, ONE),
+    b"\x0a\x03key\x12\x82\x00" + ONE], ids=["as TensorFlow writes it", "value first", "twice", "two values", "more", "two keys", "long tag",
+                                           "long size of the key", "long size of the value"])
+def test_an_attribute_in_every_spelling(entry):
+    """Of what is repeated, the last counts, as in protobuf."""
+    said = Node(field(1, "n") + field(2, "Op") + field(5, entry), "", False)
+    assert said.boolean("key", False)
+    assert said.content("key") == ONE
+    assert said.attribute("other") is None
+
+
+@pytest.mark.parametrize(("entry", "said"), [
+    (b"", {""}), (field(1, "key"), {"key"}), (field(2, ONE), {""}), (field(1, "") + field(2, ONE), {""}),
+    (field(1, "key") + field(2, ""), {"key"})])
+def test_an_attribute_without_key_or_value(entry, said):
+    found = Node(field(1, "n") + field(2, "Op") + field(5, entry), "", False)
+    assert {name for name in ("", "key") if found.attribute(name) is not None} == said
+
+
+@pytest.mark.parametrize("entry", [field(1, b"\xff") + field(2, ONE), field(1, "key") + b"\x12\x03" + ONE, field(1, "key") + b"\x12",
+                                   b"\x0a\x7fkey", b"\x0a", field(1, "key") + field(2, ONE) + b"\x12"])
+def test_a_damaged_attribute(entry):
+    with pytest.raises(FormatError):
+        Node(field(1, "n") + field(2, "Op") + field(5, entry), "", False).attribute("key")
+
+
+def test_a_long_attribute_is_not_compared_with_others():
+    """Weights would be copied and kept."""
+    most = graph_def.MAX_CONTENT
+    said = Node(field(1, "n") + field(5, field(1, "most") + field(2, bytes(most))) + field(5, field(1, "more") + field(2, bytes(most + 1)))
+                + field(5, field(1, "number") + field(2, 1)), "", False)
+    assert [said.content(name) for name in ("most", "more", "number", "none")] == [bytes(most), None, None, None]
+
+
 def test_strings_of_a_constant_are_bytes():
     """A number in their place is damage: it has no text, whatever its size."""
     assert TensorProto(field(1, 7) + field(8, b"a") + field(8, 3) + field(8, b"") + field(8, 1 << 60), "").strings() == [b"a", b""]
