@@ -45,6 +45,7 @@ LAYOUTS = {"NHWC": (-1, 4), "NCHW": (1, 4), "NDHWC": (-1, 5), "NCDHW": (1, 5)}
 RANKS = {"Conv2D": 4, "DepthwiseConv2dNative": 4, "Conv2DBackpropInput": 4, "MaxPool": 4, "AvgPool": 4, "Conv3D": 5, "MatMul": 2}
 OPS_OF_CHAINS = ROOTS | DIVIDES
 OPS_OF_NORMS = OPS_OF_CHAINS | FUSED_CONVOLUTIONS | {GLOBAL}
+SHAPES = "_output_shapes"  # the attribute with the shapes of a node's outputs
 LEADS_ON = PASSES | {"Merge", "RefMerge"}
 BROADCASTS = frozenset({"Add", "AddV2", "Mul", "Sub"})
 KEEPS_RANK = PASSES | ADDITIONS | BROADCASTS | {"Relu", "Relu6", "Elu", "Selu", "LeakyRelu", "Tanh", "Sigmoid", "Softplus", "Neg"}
@@ -92,6 +93,7 @@ class Finder:
         self._ranks: dict[Value, int | None] = {}
 
     def run(self) -> Iterator[tuple[Body, list[tuple[str, GraphNorm]]]]:
+        self._shapes: dict[tuple[bytes, int], tuple[int, ...] | None] = {}
         """Every batch norm in every frame, by the outermost body and with its node there, possibly the same one several times, in the order
         of the ops; those of a function at its call."""
         self._walk()
@@ -108,7 +110,7 @@ class Finder:
         if frame not in self._norms:
             self._norms[frame] = self._within(frame)
         norms, below = self._norms[frame], self._below[frame]
-        for name in frame.body.nodes if norms or below else ():
+        for name in [name for name in frame.body.nodes if name in norms or name in below] if norms or below else ():
             if name in norms:
                 yield outer or name, norms[name]
             for called in below.get(name, ()):
@@ -117,8 +119,10 @@ class Finder:
     def _within(self, frame: Frame) -> dict[str, GraphNorm]:
         """The batch norms of a frame alone, by the name of their last op."""
         nodes = frame.body.nodes.values()
-        norms = {node.name: norm for node in nodes if (norm := self._single(frame, node)) is not None}
-        return norms | self._chains(frame) if any(node.op in OPS_OF_CHAINS for node in nodes) else norms
+        ops = {node.op for node in nodes}
+        single = {op for op in ops if op in OTHER_INPUTS or FUSED.fullmatch(op)}
+        norms = {node.name: norm for node in nodes if node.op in single and (norm := self._single(frame, node)) is not None}
+        return norms | self._chains(frame) if not ops.isdisjoint(OPS_OF_CHAINS) else norms
 
     def _walk(self) -> None:
         """Finds the called functions that may contain a batch norm, from the main graph and the bound functions, once for equal
@@ -318,7 +322,7 @@ class Finder:
                     return None
                 x = outside
                 continue
-            shape = node.shape("_output_shapes", x.output.slot) or (node.shape("shape") if node.op == "Placeholder" else None)
+            shape = self._output_shape(node, x.output.slot) or (node.shape("shape") if node.op == "Placeholder" else None)
             if shape or node.op in RANKS:
                 return len(shape) if shape else RANKS[node.op]
             if node.op not in KEEPS_RANK:
@@ -331,6 +335,15 @@ class Finder:
     def _rank_of_both(self, one: Value, other: Value) -> int | None:
         """The rank of a sum or product. Its second operand may have more axes; what it is does not matter where the first is an image."""
         rank = self._known_rank(one)
+    def _output_shape(self, node: Node, slot: int) -> tuple[int, ...] | None:
+        """The shape of an output, if the file says it: each that occurs is parsed once."""
+        content = node.content(SHAPES)
+        if content is None:
+            return node.shape(SHAPES, slot)
+        if (content, slot) not in self._shapes:
+            self._shapes[content, slot] = node.shape(SHAPES, slot)
+        return self._shapes[content, slot]
+
         if rank is None or rank > 3 or isinstance(self.tracer.trace(other), (Variable, Constant, Parts)):
             return rank
         second = self._known_rank(other)

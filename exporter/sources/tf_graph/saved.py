@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import functools
 from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 
@@ -24,6 +25,7 @@ class SavedFunctions:
     def __init__(self, data: bytes, saved: SavedGraph, stored: CheckpointGraph) -> None:
         self._graph = MetaGraph(data, saved.where).graph
 
+        @functools.cache
         def captured(node: int) -> Variable | Constant | None:
             if node < len(stored) and stored.is_variable(node):
                 return Variable(node, stored.variable_name(node))

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from exporter.errors import FormatError, printable
-from exporter.formats.graph_def import Graph, Node
+from exporter.formats.graph_def import Graph, Node, Output
 from exporter.sources.tf_graph.ops import (
     CALLS,
     CHOICES,
@@ -37,9 +37,12 @@ from exporter.sources.tf_graph.values import (
     Value,
     Variable,
     is_made,
+    list_of,
     number_of,
+    of_constant,
     operand,
     read_by,
+    scalar_of,
     shaped,
 )
 
@@ -72,6 +75,8 @@ class Tracer:
         self._memo: dict[Value, Traced] = {}
         self._made: dict[Value, bool] = {}
         self._frames: dict[tuple[Frame, str, str], Frame] = {}
+        self._scalars: dict[bytes, float | None] = {}  # of constants, by their bytes
+        self._lists: dict[bytes, list[int] | None] = {}
         self._depth = 0
 
     def called(self, frame: Frame, node: Node) -> list[tuple[str, int]]:
@@ -339,23 +344,25 @@ class Tracer:
         if isinstance(source, Moment):
             return source
         if isinstance(source, Opaque):
-            for value in self._search(source.value):
-                if value.op in REDUCTIONS:
-                    return self._reduction(value)
+            for value, node in self._search(source.value):
+                if node is not None and node.op in REDUCTIONS:
+                    return self._reduction(Value(*value))
         return None
 
     def _ancestors(self, value: Value) -> Iterator[Node | None]:
-        return (one.node for one in self._search(value))
+        return (node for _, node in self._search(value))
 
-    def _search(self, value: Value) -> Iterator[Value]:
+    def _search(self, value: Value) -> Iterator[tuple[tuple[Frame, Output], Node | None]]:
         """A value and everything that it is computed from, nearest first; function arguments are traced to the caller."""
-        queue, seen = [value], {value}
+        queue: list[tuple[Frame, Output]] = [value]
+        seen = set(queue)
         for one in queue:
-            node = one.node
-            outside = one.frame.outside(one.output.node) if node is None else None
-            if node is not None or (outside is None and one.output.node not in one.frame.bound):
-                yield one
-            inputs = [Value(one.frame, output) for output in data_inputs(node)] if node is not None else [outside] if outside else []
+            frame, output = one
+            node = frame.body.nodes.get(output.node) or Value(frame, output).node
+            outside = frame.outside(output.node) if node is None else None
+            if node is not None or (outside is None and output.node not in frame.bound):
+                yield one, node
+            inputs = [(frame, output) for output in data_inputs(node)] if node is not None else [outside] if outside else []
             for next_one in inputs:
                 if next_one not in seen and len(seen) < MAX_SEARCH_WIDTH:
                     seen.add(next_one)
@@ -368,8 +375,7 @@ class Tracer:
             return source.value
         if not isinstance(source, Constant):
             return None
-        tensor = source.node.tensor()
-        return float(tensor.array().reshape(-1)[0]) if tensor.size == 1 and tensor.dtype.kind != "other" else None
+        return of_constant(source, scalar_of, self._scalars)
 
     def boolean(self, value: Value) -> bool | None:
         """The truth value of a constant."""
@@ -390,7 +396,4 @@ class Tracer:
         source = self.trace(value)
         if not isinstance(source, Constant):
             return None
-        tensor = source.node.tensor()
-        if tensor.size > 64 or tensor.dtype.kind != "integer":
-            return None
-        return [int(number) for number in tensor.array().reshape(-1)]
+        return of_constant(source, list_of, self._lists)

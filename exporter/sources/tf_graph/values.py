@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Hashable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Hashable, Mapping
+from typing import NamedTuple, TypeVar
 
 from exporter.errors import FormatError, printable
-from exporter.formats.graph_def import Body, Node, Output
+from exporter.formats.graph_def import Body, Node, Output, TensorProto
 
 # Default names of tf.constant, tf.ones and tf.zeros: not a parameter if every value is neutral.
 UNNAMED = re.compile(r"(Const|ones|zeros|ones_like|zeros_like|Fill)(_\d+)?")
 
+_Made = TypeVar("_Made")
 Shaping = tuple[tuple[str, tuple[int, ...]], ...]
 
 
@@ -212,6 +213,28 @@ def number_of(source: Traced) -> float | None:
     return float(values[0]) if values.size and values[0] in (0, 1) and bool((values == values[0]).all()) else None
 
 
+def scalar_of(tensor: TensorProto) -> float | None:
+    """The number of a tensor with one element."""
+    return float(tensor.array().reshape(-1)[0]) if tensor.size == 1 and tensor.dtype.kind != "other" else None
+
+
+def list_of(tensor: TensorProto) -> list[int] | None:
+    """The integers of a small tensor."""
+    if tensor.size > 64 or tensor.dtype.kind != "integer":
+        return None
+    return [int(number) for number in tensor.array().reshape(-1)]
+
+
+def of_constant(source: Constant, make: Callable[[TensorProto], _Made], known: dict[bytes, _Made]) -> _Made:
+    """What is made of a constant's value; once of equal ones, which layers that are alike have."""
+    content = source.node.content("value")
+    if content is None:
+        return make(source.node.tensor())
+    if content not in known:
+        known[content] = make(source.node.tensor())
+    return known[content]
+
+
 def read_by(source: Traced, read: Value | None) -> Traced:
     """A variable with the op that reads it, unless one between it and that op does; anything else as it is."""
     if read is None or not isinstance(source, Variable) or source.read is not None:
@@ -221,4 +244,9 @@ def read_by(source: Traced, read: Value | None) -> Traced:
 
 def shaped(source: Traced, shaping: list[tuple[str, tuple[int, ...]]]) -> Traced:
     """The value with the reshapes between the source and its use, which were found in reverse order."""
-    return dataclasses.replace(source, shaping=(*source.shaping, *reversed(shaping))) if shaping else source
+    if not shaping:
+        return source
+    whole = (*source.shaping, *reversed(shaping))
+    if isinstance(source, Variable):  # the most frequent
+        return Variable(source.key, source.name, whole, source.read)
+    return dataclasses.replace(source, shaping=whole)
