@@ -19,6 +19,7 @@ from exporter.formats.protobuf import Message
 from exporter.sources import saved_model
 from exporter.sources.shared.architecture import node_tree_from
 from exporter.sources.shared.options import ReadOptions
+from exporter.sources.tf_graph.finder import Finder
 from exporter.sources.tf_graph.saved import SavedFunctions
 from exporter.sources.tf_objects.formula import CALL, OTHER_VARIABLES
 from exporter.sources.tf_objects.parts import graphs_of, of_inference
@@ -201,12 +202,12 @@ def test_a_batch_norm_that_is_the_root_itself(tmp_path):
 
 
 def write_exported(folder, *, bound=(2, 3, 4, 5), names=ROLES, version="2.4.0", children=None, kernel=0.02, fused=True, ops=None,
-                   serve="serve", gamma=None, own_call=(), full_names=ROLES):
+                   serve="serve", gamma=None, own_call=(), full_names=ROLES, scope="net/bn"):
     """A SavedModel of one batch norm that only its functions tell: `call`, and `serve`, bound to the nodes `bound`, which calls it.
 
     children: what the object that holds the variables calls them; else numbers. kernel: the graph's epsilon. ops: in place of the norm.
     gamma: values of a constant of the main graph that the functions capture in place of the variable.
-    own_call: the functions of the object's own call. full_names: the ends of the variables' own names.
+    own_call: the functions of the object's own call. full_names: the ends of the variables' own names, behind `scope`.
     """
     arguments = ["x", *"gbmv"]
     reads = [node(f"read_{name}", "ReadVariableOp", name) for name in "gbmv"]
@@ -222,7 +223,7 @@ def write_exported(folder, *, bound=(2, 3, 4, 5), names=ROLES, version="2.4.0", 
     concrete = b"".join(field(2, field(1, name) + field(2, field(2, bytes(nodes)))) for name, nodes in said.items())
     places = dict(children) if children else {str(number): number + 2 for number in range(4)}
     keys = [f"variables/{number}/.ATTRIBUTES/VARIABLE_VALUE" for number in range(4)]
-    stored = [({"net": 1}, None), (places, None), *(({}, (f"net/bn/{role}", key)) for role, key in zip(full_names, keys, strict=True))]
+    stored = [({"net": 1}, None), (places, None), *(({}, (f"{scope}/{role}", key)) for role, key in zip(full_names, keys, strict=True))]
     objects = [({"net": 1}, None), (places, None), *(({}, f"net/bn/{name}") for name in names)]
     captured = []
     if gamma is not None:
@@ -239,11 +240,12 @@ def write_exported(folder, *, bound=(2, 3, 4, 5), names=ROLES, version="2.4.0", 
     return folder
 
 
-def spelled_out(gamma, beta, mean, variance, epsilon):
-    """tf.nn.batch_normalization as a function's body has it."""
-    return [const("eps", np.float32(epsilon)), node("add", "AddV2", variance, "eps:output:0"), node("r", "Rsqrt", "add:z:0"),
-            node("inv", "Mul", "r:y:0", gamma), node("scaled", "Mul", "x", "inv:z:0"), node("shift", "Mul", mean, "inv:z:0"),
-            node("sub", "Sub", beta, "shift:z:0"), node("y", "AddV2", "scaled:z:0", "sub:z:0")]
+def spelled_out(gamma, beta, mean, variance, epsilon, *, x="x", name=""):
+    """tf.nn.batch_normalization as a function's body has it. name: the beginning of the names of its ops."""
+    return [const(f"{name}eps", np.float32(epsilon)), node(f"{name}add", "AddV2", variance, f"{name}eps:output:0"),
+            node(f"{name}r", "Rsqrt", f"{name}add:z:0"), node(f"{name}inv", "Mul", f"{name}r:y:0", gamma),
+            node(f"{name}scaled", "Mul", x, f"{name}inv:z:0"), node(f"{name}shift", "Mul", mean, f"{name}inv:z:0"),
+            node(f"{name}sub", "Sub", beta, f"{name}shift:z:0"), node(f"{name}y", "AddV2", f"{name}scaled:z:0", f"{name}sub:z:0")]
 
 
 @pytest.mark.parametrize("names", [ROLES, ("gamm#", *ROLES[1:]), tuple(f"#/{role}" for role in ROLES)])
@@ -252,6 +254,59 @@ def test_names_come_from_the_graph_that_has_a_checksum(names, tmp_path):
     assert np.float32(layer.epsilon) == np.float32(0.02)
     for role in ROLES:
         assert getattr(layer, role).tobytes() == VALUES[role].tobytes()
+
+
+def announced(folder, monkeypatch, heard):
+    """What is found, after what is announced is in `heard`: layers, and None for the end of the search for batch norms."""
+    run = Finder.run
+
+    def noted(finder):
+        yield from run(finder)
+        heard.append(None)
+
+    monkeypatch.setattr(Finder, "run", noted)
+    return saved_model.read(Place(folder), ReadOptions(announce=heard.append))
+
+
+def test_a_layer_is_announced_while_others_are_searched_for(tmp_path, monkeypatch):
+    found = announced(write_exported(tmp_path, fused=False, scope="bn"), monkeypatch, heard := [])
+    assert len(heard) == 2
+    assert heard[0] is found.layers[0]
+    assert heard[1] is None
+
+
+def test_a_layer_that_was_announced_may_get_another_path(tmp_path, monkeypatch):
+    """The name of the model is left out where there are several, which only the end shows."""
+    found = announced(write_exported(tmp_path, fused=False), monkeypatch, heard := [])
+    first, _, last = heard
+    assert (first.path, last.path) == ("bn", "net/bn")
+    assert found.layers == [last]
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_what_is_found_later_changes_a_layer_that_was_announced(tmp_path, monkeypatch, times):
+    """A batch norm that is called again has no certain place in the model."""
+    ops, x = [], "x"
+    for number in range(times):
+        ops.append(node(f"h{number}", "Relu", x))
+        ops += spelled_out(*VECTORS, 0.02, x=f"h{number}:activations:0", name=f"bn{number}/")
+        x = f"bn{number}/y:z:0"
+    folder = write_exported(tmp_path, ops=[*ops, node("call", "Tanh", x)], scope="bn")
+    (layer,) = announced(folder, monkeypatch, heard := []).layers
+    assert heard == ([layer, None] if times == 1 else [heard[0], None, layer])
+    assert heard[0].calls
+    assert layer.calls == (heard[0].calls if times == 1 else ())
+    assert layer.replace(calls=()) == heard[0].replace(calls=())
+
+
+def test_a_layer_that_cannot_be_read_is_an_error_in_the_end(tmp_path, monkeypatch):
+    folder = write_exported(tmp_path, fused=False)
+    (data,) = (folder / "variables").glob("*.data-*")
+    data.write_bytes(bytes(byte ^ 1 for byte in data.read_bytes()[:4]) + data.read_bytes()[4:])
+    heard = []
+    with pytest.raises(FormatError, match="is damaged: its CRC does not match"):
+        announced(folder, monkeypatch, heard)
+    assert heard == [None]
 
 
 @pytest.mark.parametrize("fused", [True, False])

@@ -6,7 +6,7 @@ import enum
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from exporter.batchnorm.gate import check_numbers
+from exporter.batchnorm.gate import MAX_NUMBERS, check_numbers
 from exporter.batchnorm.stored import Skipped
 
 if TYPE_CHECKING:
@@ -49,6 +49,8 @@ class Found:
         self._numbers = 0
         self._said: set[str] = set()
         self._announce = options.announce
+        self._begun: dict[int, Stored] = {}  # by id: thousands may have one path
+        self._numbers_begun = 0
 
     def __iter__(self) -> Iterator[Stored]:
         return iter(self.layers)
@@ -63,13 +65,21 @@ class Found:
         """The paths of the layers; a path may occur twice."""
         return [layer.path for layer in self.layers]
 
+    def begin(self, layer: Stored) -> None:
+        """Announces a layer before it is certain that it will be added: listeners may start to work on it."""
+        self._numbers_begun += layer.moving_mean.size * len(layer.parameters())
+        if self._numbers_begun <= MAX_NUMBERS:
+            self._begun[id(layer)] = layer
+            self._announce(layer)
+
     def add(self, layer: Stored) -> None:
         """Adds a layer, on which listeners may start to work. FormatError if there are more numbers than any model has: a few bytes
         of a file can stand for very many."""
         self._numbers += layer.moving_mean.size * len(layer.parameters())
         check_numbers(self._numbers)
         self.layers.append(layer)
-        self._announce(layer)
+        if id(layer) not in self._begun:
+            self._announce(layer)
 
     def skip(self, path: str, reason: str, remedy: Remedy | None = None) -> None:
         """Records a batch norm that cannot be exported, and what would help."""

@@ -4,7 +4,7 @@ TensorFlow, and chains (`chain`). Layer, group and instance normalization are no
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -82,8 +82,10 @@ class _Op(NamedTuple):
 class Finder:
     """Every batch norm of a graph, see `graph_norms`."""
 
-    def __init__(self, graph: Graph, bound: Mapping[str, Sequence[Variable | Constant | None]] | None, main: bool) -> None:
-        self.graph = graph
+    def __init__(self, graph: Graph, bound: Mapping[str, Sequence[Variable | Constant | None]] | None, main: bool,
+                 each: Callable[[GraphNorm], object] = lambda norm: None) -> None:
+        """each: called with each chain as soon as it is found."""
+        self.graph, self._each = graph, each
         self.tracer = Tracer(graph, bound, main=main)
         self._writes = Writes(self.tracer)
         self._interesting: dict[str, bool] = {}
@@ -91,9 +93,9 @@ class Finder:
         self._below: dict[Frame, dict[str, list[Frame]]] = {}
         self._norms: dict[Frame, dict[str, GraphNorm]] = {}
         self._ranks: dict[Value, int | None] = {}
+        self._shapes: dict[tuple[bytes, int], tuple[int, ...] | None] = {}
 
     def run(self) -> Iterator[tuple[Body, list[tuple[str, GraphNorm]]]]:
-        self._shapes: dict[tuple[bytes, int], tuple[int, ...] | None] = {}
         """Every batch norm in every frame, by the outermost body and with its node there, possibly the same one several times, in the order
         of the ops; those of a function at its call."""
         self._walk()
@@ -243,6 +245,7 @@ class Finder:
             if norm is not None:
                 found[norm.node.name] = norm
                 roots.add(root.name)
+                self._each(norm)
         for chain in lookalikes(self.tracer, frame, roots.union(found)):
             norm = self._chained(chain)
             if norm is not None:
@@ -332,9 +335,6 @@ class Finder:
             x = x.operand(0)
         return None
 
-    def _rank_of_both(self, one: Value, other: Value) -> int | None:
-        """The rank of a sum or product. Its second operand may have more axes; what it is does not matter where the first is an image."""
-        rank = self._known_rank(one)
     def _output_shape(self, node: Node, slot: int) -> tuple[int, ...] | None:
         """The shape of an output, if the file says it: each that occurs is parsed once."""
         content = node.content(SHAPES)
@@ -344,6 +344,9 @@ class Finder:
             self._shapes[content, slot] = node.shape(SHAPES, slot)
         return self._shapes[content, slot]
 
+    def _rank_of_both(self, one: Value, other: Value) -> int | None:
+        """The rank of a sum or product. Its second operand may have more axes; what it is does not matter where the first is an image."""
+        rank = self._known_rank(one)
         if rank is None or rank > 3 or isinstance(self.tracer.trace(other), (Variable, Constant, Parts)):
             return rank
         second = self._known_rank(other)

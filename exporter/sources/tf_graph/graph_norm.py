@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Hashable
 
 from exporter.batchnorm.places import Call
@@ -60,6 +61,10 @@ class GraphNorm:
     path: str = ""
     calls: tuple[Call, ...] = ()
 
+    def has_fields_of(self, other: GraphNorm) -> bool:
+        """Whether two say the same of a batch norm."""
+        return bool(_fields_of(self) == _fields_of(other))
+
     def identity(self) -> tuple[Hashable, ...]:
         """Of what it computes with; of what is not known only what kind it is, if one of the statistics identifies the layer."""
         roles = (self.mean, self.variance, self.gamma, self.beta)
@@ -82,3 +87,6 @@ class GraphNorm:
         """The stored statistics (in training, the moving averages); None if they are unknown."""
         mean, variance = self.moving or (self.mean, self.variance)
         return None if isinstance(mean, (Moment, Opaque)) or isinstance(variance, (Moment, Opaque)) else (mean.identity, variance.identity)
+
+
+_fields_of = operator.attrgetter(*(field.name for field in dataclasses.fields(GraphNorm)))

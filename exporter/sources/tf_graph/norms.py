@@ -8,27 +8,33 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 
 from exporter.formats.graph_def import Graph
 from exporter.sources.tf_graph.finder import Finder
 from exporter.sources.tf_graph.graph_norm import GraphNorm
 from exporter.sources.tf_graph.modes import layers_in_both_modes
 from exporter.sources.tf_graph.paths import is_of_inference, op_scope, variable_scope
-from exporter.sources.tf_graph.places import calls_of
+from exporter.sources.tf_graph.places import Calls
 from exporter.sources.tf_graph.values import Constant, Value, Variable
 
 
 def graph_norms(graph: Graph, bound: Mapping[str, Sequence[Variable | Constant | None]] | None = None, *,
-                main: bool = True) -> list[GraphNorm]:
+                main: bool = True, each: Callable[[GraphNorm], object] | None = None) -> list[GraphNorm]:
     """The batch norms of a graph in the order of its ops, each once, with a path.
 
     bound: functions to search, with the variables and constants that their last arguments refer to (for TensorFlow 2's SavedModels,
     where the object graph and not the main graph shows what a function's captured inputs are). main: whether to search the main graph, too.
+    each: called with those of several ops as they are found, as they will be in the result if no other batch norm changes that.
 
     Raises FormatError for a broken graph.
     """
-    finder = Finder(graph, bound, main)
+    def begin(norm: GraphNorm) -> None:
+        if each is not None and norm.certain and not norm.reason:
+            each(dataclasses.replace(norm, path=_paths([norm])[0], calls=calls.of([norm], [norm])[0]))
+
+    finder = Finder(graph, bound, main, begin)
+    calls = Calls(finder.tracer)
     found, unique, both = list[GraphNorm](), set[GraphNorm](), set[Hashable]()
     copies = collections.Counter[Hashable]()
     for root, norms in finder.run():
@@ -54,9 +60,9 @@ def graph_norms(graph: Graph, bound: Mapping[str, Sequence[Variable | Constant |
                 kept.append(norm)
         elif resolved[norm.identity()] is norm:
             kept.append(norm)
-    described = zip(kept, _paths(kept), calls_of(kept, found, finder.tracer), strict=True)
-    return [dataclasses.replace(norm, path=path, calls=calls, also_in_training=not norm.in_training and norm.of_layer in both)
-            for norm, path, calls in described]
+    described = zip(kept, _paths(kept), calls.of(kept, found), strict=True)
+    return [dataclasses.replace(norm, path=path, calls=own, also_in_training=not norm.in_training and norm.of_layer in both)
+            for norm, path, own in described]
 
 
 def _without_copies(norms: list[GraphNorm], known: collections.Counter[Hashable]) -> list[GraphNorm]:

@@ -28,29 +28,35 @@ SHAPES = frozenset({"Shape", "ShapeN", "Size", "Rank"})  # they don't read the v
 NO_FOLLOWERS = SHAPES | PASSES
 
 
-def calls_of(kept: Sequence[GraphNorm], found: Iterable[GraphNorm], tracer: Tracer) -> list[tuple[Call, ...]]:
-    """The call of each batch norm of `kept`, if it is certain. found: all, including the same one in other calls and functions."""
-    look = _Look(tracer)
-    same: dict[Hashable, list[GraphNorm]] = {}
-    for norm in found:
-        if not norm.in_training:
-            same.setdefault(norm.identity(), []).append(norm)
-    return [() if norm.in_training else look.at_all(same[norm.identity()]) for norm in kept]
+class Calls:
+    """The calls of the batch norms of a graph."""
 
-
-class _Look:
     def __init__(self, tracer: Tracer) -> None:
         self._tracer = tracer
+        self._known: dict[GraphNorm, Call | None] = {}
 
-    def at_all(self, norms: list[GraphNorm]) -> tuple[Call, ...]:
+    def of(self, kept: Sequence[GraphNorm], found: Iterable[GraphNorm]) -> list[tuple[Call, ...]]:
+        """The call of each batch norm of `kept`, if it is certain. found: all, including the same one in other calls and functions."""
+        same: dict[Hashable, list[GraphNorm]] = {}
+        for norm in found:
+            if not norm.in_training:
+                same.setdefault(norm.identity(), []).append(norm)
+        return [() if norm.in_training else self._at_all(same[norm.identity()]) for norm in kept]
+
+    def _at_all(self, norms: list[GraphNorm]) -> tuple[Call, ...]:
         """The one call on which all occurrences of a batch norm agree; () if one is uncertain, or if the model calls it twice: a body
         contains it twice, or calls the function that contains it twice."""
         ops: dict[str, str] = {}
         callers = [(frame.body.name, frame.caller.body.name) for norm in norms if (frame := norm.x.frame).caller is not None]
         is_once = all(ops.setdefault(norm.x.frame.body.name, norm.node.name) == norm.node.name for norm in norms)
-        calls = [self._at(norm) for norm in norms] if is_once and len(set(callers)) == len(callers) else [None]
+        calls = [self._one(norm) for norm in norms] if is_once and len(set(callers)) == len(callers) else [None]
         first = calls[0]
         return (first,) if first is not None and all(call == first for call in calls) else ()
+
+    def _one(self, norm: GraphNorm) -> Call | None:
+        if norm not in self._known:
+            self._known[norm] = self._at(norm)
+        return self._known[norm]
 
     def _at(self, norm: GraphNorm) -> Call | None:
         frame = norm.x.frame

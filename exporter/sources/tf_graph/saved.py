@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from collections.abc import Set as AbstractSet
 
 from exporter.errors import FormatError, UnsupportedError, printable
@@ -39,11 +39,15 @@ class SavedFunctions:
         self._serving = [name for name in self._bound if is_of_inference(name)]
         self._found: dict[str, list[GraphNorm]] = {}
 
-    def norms(self) -> list[GraphNorm]:
-        """Every batch norm of every function, once. Raises FormatError if a function is bound to other objects than its caller."""
+    def norms(self, each: Callable[[GraphNorm], object] | None = None) -> list[GraphNorm]:
+        """Every batch norm of every function, once. each: see `graph_norms`.
+
+        Raises FormatError if a function is bound to other objects than its caller.
+        """
         for name in self._nodes:
             self._check_calls(name)
-        norms = graph_norms(self._graph, self._bound, main=False)  # the main graph calls the same functions, with variables of no object
+        # without the main graph: it calls the same functions, with variables of no object
+        norms = graph_norms(self._graph, self._bound, main=False, each=each)
         return without_other_use(norms, self._used)
 
     def _check_calls(self, caller: str) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import contextlib
+import functools
+import re
+from collections.abc import Callable, Collection, Hashable
 from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING
 
-from exporter.batchnorm.stored import Skipped
-from exporter.errors import FormatError, names
+from exporter.batchnorm.stored import Skipped, Stored
+from exporter.errors import ExporterError, FormatError, names
 from exporter.files.place import Place
 from exporter.formats.graph_def import MetaGraph
 from exporter.formats.object_graph import OBJECT_GRAPH, SavedGraph
@@ -28,7 +31,6 @@ from exporter.sources.tf_objects.saved import KerasMetadata, model_prefix, same_
 
 if TYPE_CHECKING:
     from exporter.batchnorm.kernels import Kernel
-    from exporter.batchnorm.stored import Stored
     from exporter.sources.shared.found import Found
     from exporter.sources.shared.options import ReadOptions
     from exporter.sources.tf_graph.graph_norm import GraphNorm
@@ -97,6 +99,7 @@ class _Reader:
         self._keras = KerasMetadata(folder.child(METADATA), objects, self._stored)
         self._era = era_of_tensorflow(part.tensorflow_version)
         self._by_name: ObjectNames | None = None
+        self._begun: dict[Hashable, tuple[GraphNorm, Stored | None]] = {}  # by what is their variance
 
     def read(self, found: Found) -> None:
         """Reads its batch norms into `found`."""
@@ -118,6 +121,9 @@ class _Reader:
     def _by_objects(self, norms: list[ObjectNorm], removed: Collection[int], found: Found) -> None:
         left = [norm for norm in norms if norm.node not in removed]
         read = list(read_norms(self._checkpoint, self._stored, left, self._said, self._era, found))
+        for one in read:
+            if one.layer.epsilon is not None:  # else the graph completes it
+                found.begin(one.layer)
         functions = SavedFunctions(self._part.data, self._saved, self._stored)
         by_variance = functions.norms_of(one.norm.variables["moving_variance"] for one in read)
         for one in read:
@@ -159,7 +165,7 @@ class _Reader:
     def _by_graph(self, found: Found) -> None:
         """The batch norms of objects that are not Keras layers, as model.export writes them: from the functions alone."""
         functions = SavedFunctions(self._part.data, self._saved, self._stored)
-        norms = functions.norms()
+        norms = functions.norms(lambda norm: self._begin(norm, found))
         self._add(norms, found)
         if not norms:
             functions.check_is_open()
@@ -177,24 +183,42 @@ class _Reader:
         known = {self._stored.variable_name(node) for node in others if node < len(self._stored)}
         return [scope for scope in scopes if f"{scope}/moving_variance" not in known]
 
+    @functools.cached_property
+    def _prefix(self) -> re.Pattern[str] | None:
+        return model_prefix(self._stored.variable_name(node) for node in range(len(self._stored)))
+
+    def _begin(self, norm: GraphNorm, found: Found) -> None:
+        """Reads a batch norm as soon as it is found: what is made of it will mostly be the same when all others are known, too."""
+        if norm.variance.identity not in self._begun:  # one that is used again and again is read once, as in the end
+            self._begun[norm.variance.identity] = norm, None
+            with contextlib.suppress(ExporterError):  # the end has the same error, if it reads it
+                layer = self._layer(norm, self._prefix)
+                if isinstance(layer, Stored):
+                    self._begun[norm.variance.identity] = norm, layer
+                    found.begin(layer)
+
     def _add(self, norms: list[GraphNorm], found: Found) -> None:
         norms = [norm for norm in norms if norm.epsilon != 0 or not self._keras.is_preparing(key_of(norm.variance))]
-        prefix = model_prefix(self._stored.variable_name(node) for node in range(len(self._stored)))
-        if prefix is not None and (len(norms) < 2 or not all(prefix.match(norm.path) for norm in norms)):
+        prefix = self._prefix if len(norms) > 1 else None
+        if prefix is not None and not all(prefix.match(norm.path) for norm in norms):
             prefix = None
+        for norm in norms:
+            begun, layer = self._begun.get(norm.variance.identity, (norm, None))
+            is_same = layer is not None and begun.has_fields_of(norm) and layer.path == _without(prefix, norm.path)
+            found.take(layer if layer is not None and is_same else self._layer(norm, prefix))
 
-        def path(said: str) -> str:
-            return prefix.sub("", said) if prefix is not None else said
-
-        for outcome in layers(norms, self._values, is_served=True):
-            if isinstance(outcome, Skipped):
-                found.skip(path(outcome.path), outcome.reason)
-            else:
-                found.add(outcome.replace(path=path(outcome.path), name=path(outcome.path).rpartition("/")[2]))
+    def _layer(self, norm: GraphNorm, prefix: re.Pattern[str] | None) -> Stored | Skipped:
+        (outcome,) = layers([norm], self._values, is_served=True)
+        path = _without(prefix, outcome.path)
+        return Skipped(path, outcome.reason) if isinstance(outcome, Skipped) else outcome.replace(path=path, name=path.rpartition("/")[2])
 
     def _values(self, variable: Variable) -> Values | None:
         node = key_of(variable)
         stored = self._stored.stored(node) if node is not None and node < len(self._stored) else None
         if stored is None:
             return None
-        return Values(self._checkpoint.read(stored.key), self._checkpoint.info(stored.key).dtype)
+        return Values(*self._checkpoint.typed(stored.key))
+
+
+def _without(prefix: re.Pattern[str] | None, path: str) -> str:
+    return prefix.sub("", path) if prefix is not None else path

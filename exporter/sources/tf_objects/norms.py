@@ -217,7 +217,8 @@ def with_kernel(layer: Stored, norms: Iterable[GraphNorm], era: Era | None) -> S
         return layer
     if all(norm.is_outside for norm in norms):  # what the code of a user's class does with it
         return layer.replace(statistic=Statistic.EPSILON_OUTSIDE)
-    return layer.replace(effective_epsilon=None if _is_rounded(said, epsilon) else epsilon)
+    effective = None if _is_rounded(said, epsilon) else epsilon
+    return layer if effective is layer.effective_epsilon is None else layer.replace(effective_epsilon=effective)
 
 
 def _agrees(said: float, epsilon: float, op: str, era: Era | None) -> bool:
