@@ -222,9 +222,10 @@ def _by_name(checkpoint: Checkpoint, found: Found, options: ReadOptions, graphs:
             named.append(outcome)
     if not named and not found.skipped:
         beside = listed(one.name for one in graphs)
-        raise UnsupportedError("no variables are named moving_mean and moving_variance, and other names are not conclusive",
+        raise UnsupportedError("no variables are named moving_mean and moving_variance: the model contains no batch norm, or one whose "
+                               "variables have other names",
                                hint=f"give this checkpoint's graph with --architecture; the folder contains {beside}" if graphs else
-                               "put the .meta file that tf.train.Saver wrote with this checkpoint into the same folder")
+                               "if it has one, put the .meta file that tf.train.Saver wrote with this checkpoint into the same folder")
     known = {norm.path for norm in named} | {path for path, _ in found.skipped}
     alone = [scope for scope, last in scopes.items() if last.intersection(AFFINE) and scope not in known]
     if alone:

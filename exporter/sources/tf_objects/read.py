@@ -109,8 +109,9 @@ def read_objects(checkpoint: TensorBundle, architecture: Place | None, found: Fo
         found.add(read.layer.replace(class_name="BatchNorm", axis=axis, ndim=rank if axis else None))
     note_own_classes(tree, found)
     if not found.layers and not found.skipped:
-        raise UnsupportedError("no object of the checkpoint has variables named moving_mean and moving_variance, and other names are "
-                               "not conclusive", hint="if the model has a custom batch norm, save it with tf.saved_model.save: "
+        raise UnsupportedError("no object of the checkpoint has variables named moving_mean and moving_variance: the model contains no "
+                               "BatchNormalization layer, or one whose variables have other names",
+                               hint="if the model has a custom batch norm, save it with tf.saved_model.save: "
                                "its graph shows the role of each variable")
 
 
