@@ -44,8 +44,6 @@ def read(place: Place, options: ReadOptions) -> Found:
     """The batch norms; epsilon is None unless `options.architecture` gives the config."""
     found = Found(Origin(file=place.name, kind=NAME), options)
     may_be_cut = is_hdf5(place) and may_be_shard(place)
-    if may_be_cut:
-        found.warn(SHARD)
     tree = version = None
     if options.architecture is not None:
         from exporter.sources.shared.architecture import node_tree_from
@@ -56,6 +54,8 @@ def read(place: Place, options: ReadOptions) -> Found:
     with _open(place) as files, located("", hint):
         read_weights(Group(files), tree, version, found, own_config=False, kernels=options.wants if options.kernels else None,
                      may_be_cut=may_be_cut)
+    if may_be_cut and (tree is None or found.own_classes):  # nothing else shows that layers are missing
+        found.warn(SHARD)
     return found
 
 

@@ -20,6 +20,8 @@ KINDS = [
     (b"\x28\xb5\x2f\xfd\0", "this is a zstd file"), (b"7z\xbc\xaf\x27\x1c", "this is a 7z file"), (b"Rar!\x1a\x07", "this is a rar file"),
     (b"\0" * 257 + b"ustar\0", "this is a tar file"), (b"\0" * 256 + b"ustar\0", OTHER), (b"\0" * 258 + b"ustar\0", OTHER),
     (b"\xff\xd8\xff\0", "this is a JPEG image, not a model"), (b"\x89PNG\r\n\x1a\n", "this is a PNG image"),
+    (b'<?xml version="1.0"?>\n<net name="m" version="11">', "this is the graph of an OpenVINO model: converters fold"),
+    (b'<?xml version="1.0"?>\n<note/>', "this is an HTML or XML page"), (b'<html><net name="m">', "this is an HTML or XML page"),
     (b"GIF89a", "this is a GIF image"), (b"%PDF-1.7", "this is a PDF file"),
     *((bytes([0x80, version]), "this is a Python pickle, which is never loaded") for version in (2, 3, 4, 5)),
     (b"\x80\x01", OTHER), (b"\x80\x06", OTHER), (b"\x80", OTHER), (b"\x81\x04", OTHER),

@@ -65,6 +65,8 @@ def _is_plain_text(head: bytes) -> bool:
 _KINDS = (
     (lambda h: h.startswith(POINTER),
      lambda p: FormatError("this is a Git LFS pointer, not the model itself", hint="fetch it with: git lfs pull")),
+    (lambda h: _text(h).startswith("<?xml") and b"<net " in h,
+     lambda p: UnsupportedError(f"this is the graph of an OpenVINO model: {FOLDED}", hint=ORIGINAL)),
     (lambda h: _text(h).startswith(("<!doctype", "<html", "<head", "<?xml")),
      lambda p: FormatError("this is an HTML or XML page, not a model", hint="after a download: download the file itself")),
     (lambda h: 0 < len(h) < 8 and SIGNATURE.startswith(h),
