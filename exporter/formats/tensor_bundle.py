@@ -82,6 +82,7 @@ class Checkpoint(abc.ABC):
 
     def __init__(self, place: Place, table: Table, stack: contextlib.ExitStack) -> None:
         self.where, self._place, self._table, self._stack = place.name, place, table, stack
+        self._shapes: dict[bytes, tuple[int, ...]] = {}  # by their bytes: there are few for many tensors
         try:
             self._check_header(Message(table.get(b"") or b"", self.where))
         except BaseException:
@@ -127,11 +128,15 @@ class Checkpoint(abc.ABC):
         return dtype
 
     def _shape(self, name: str, shape: Message) -> tuple[int, ...]:
+        known = self._shapes.get(shape.data)
+        if known is not None:
+            return known
         sizes = tuple(dimension.integer(DIMENSION_SIZE) for dimension in shape.messages(SHAPE_DIMENSIONS))
         if shape.boolean(SHAPE_UNKNOWN_RANK) or any(size < 0 for size in sizes):
             raise self._error(name, "has an unknown dimension")
         if len(sizes) > MAX_DIMENSIONS:
             raise self._error(name, f"has {len(sizes)} dimensions")
+        self._shapes[shape.data] = sizes
         return sizes
 
     def _checked(self, name: str, extents: Extents, shape: tuple[int, ...]) -> Extents:

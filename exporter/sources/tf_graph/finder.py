@@ -260,7 +260,8 @@ class Finder:
         norm = self._norm(_Op(chain.last, "tf.nn.batch_normalization", chain.x, chain.epsilon, None, ndim, reason), roles)
         if norm is None:
             return None
-        return dataclasses.replace(norm, splits_batch=splits_batch(self.tracer, chain), is_outside=chain.is_outside)
+        splits = splits_batch(self.tracer, chain)
+        return dataclasses.replace(norm, splits_batch=splits, is_outside=chain.is_outside) if splits or chain.is_outside else norm
 
     def _norm(self, op: _Op, roles: Roles, fed: tuple[Traced, Traced] | None = None) -> GraphNorm | None:
         """The batch norm, with the reason if a role has no parameter; None if it is another normalization.

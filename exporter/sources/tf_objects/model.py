@@ -210,7 +210,10 @@ class _Reader:
     def _layer(self, norm: GraphNorm, prefix: re.Pattern[str] | None) -> Stored | Skipped:
         (outcome,) = layers([norm], self._values, is_served=True)
         path = _without(prefix, outcome.path)
-        return Skipped(path, outcome.reason) if isinstance(outcome, Skipped) else outcome.replace(path=path, name=path.rpartition("/")[2])
+        if isinstance(outcome, Skipped):
+            return Skipped(path, outcome.reason)
+        name = path.rpartition("/")[2]
+        return outcome if name == outcome.path else outcome.replace(path=path, name=name)
 
     def _values(self, variable: Variable) -> Values | None:
         node = key_of(variable)
