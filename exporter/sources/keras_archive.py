@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 from exporter.batchnorm.bundle import Origin
 from exporter.files.place import Place
 from exporter.formats.zip_archive import MAGIC, names_in
-from exporter.sources.keras_v3.groups import Group
-from exporter.sources.keras_v3.weights import read_weights
 from exporter.sources.shared.architecture import note_unused
 from exporter.sources.shared.archive import CONFIG, METADATA, PICKLED, SHARDED, WEIGHTS, Folder, Zip, config_of
 from exporter.sources.shared.found import Found
@@ -40,6 +38,9 @@ def read(place: Place, options: ReadOptions) -> Found:
 
 
 def _read(parts: Zip | Folder, place: Place, options: ReadOptions) -> Found:
+    from exporter.sources.keras_v3.groups import Group  # this source is asked about many files that are none of its own
+    from exporter.sources.keras_v3.weights import read_weights
+
     architecture = config_of(parts)
     found = Found(Origin(file=place.name, kind=NAME, keras_version=architecture.keras_version), options)
     for warning in parts.warnings:

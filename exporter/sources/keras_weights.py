@@ -15,7 +15,6 @@ from exporter.errors import located
 from exporter.files.place import MAX_HEAD, Place
 from exporter.formats.hdf5 import is_hdf5, open_hdf5
 from exporter.sources.keras_v3.groups import LAYER_LISTS, VARIABLES, Group
-from exporter.sources.keras_v3.weights import read_weights
 from exporter.sources.shared.found import Found
 from exporter.sources.shared.shards import may_be_shard, open_shards
 
@@ -42,6 +41,8 @@ def claims(place: Place) -> bool:
 
 def read(place: Place, options: ReadOptions) -> Found:
     """The batch norms; epsilon is None unless `options.architecture` gives the config."""
+    from exporter.sources.keras_v3.weights import read_weights  # this source is asked about many files that are none of its own
+
     found = Found(Origin(file=place.name, kind=NAME), options)
     may_be_cut = is_hdf5(place) and may_be_shard(place)
     tree = version = None

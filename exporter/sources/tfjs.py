@@ -17,7 +17,6 @@ from exporter.formats.strict_json import parse_json
 from exporter.keras import dialects
 from exporter.keras.config import model_tree, walk, writer_in
 from exporter.sources.keras_v3.groups import VARIABLES, Group
-from exporter.sources.keras_v3.weights import read_weights
 from exporter.sources.layers_model.manifest import Paths, Weights, check_order
 from exporter.sources.legacy_h5.weights import LayerGroup, norms_of
 from exporter.sources.shared.architecture import node_tree_from, note_unused
@@ -56,6 +55,8 @@ def read(place: Place, options: ReadOptions) -> Found:
     weights = Weights(value.get("weightsManifest"), place)
     found = Found(Origin(file=place.name, kind=NAME, keras_version=version, backend=backend), options)
     if weights.are_by_path():
+        from exporter.sources.keras_v3.weights import read_weights  # this source is asked about many files that are none of its own
+
         read_weights(Group([Paths(weights)]), tree, version, found, own_config=True,
                      quantized=lambda group: weights.quantized(f"{group.path}/{VARIABLES}"))
     else:
