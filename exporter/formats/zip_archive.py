@@ -36,7 +36,7 @@ MAX_CHECKED_FAR_AWAY = MiB // 2  # of a remote file, of which only ranges are fe
 
 STORED, DEFLATED = 0, 8
 ENCRYPTED = 0x2041  # flags (4.4.4): encrypted, strongly encrypted, its directory encrypted
-NUMBERS_BEHIND = 8  # flag: CRC-32 and sizes follow the data, and the local header contains zeros
+NUMBERS_BEHIND = 8  # flag: CRC-32 and sizes follow the data, and the local header contains zeros for what was not known yet
 CUT_SHORT = "the zip archive is cut short: the central directory at its end is missing"
 AGAIN = "copy or download the file again"
 
@@ -246,7 +246,8 @@ class Archive:
         size, packed_size, _ = _wide(extra, header.size, header.packed_size, 0, member.name)
         said = (_decoded(name, header.flags), header.flags & ENCRYPTED, header.method, header.crc, packed_size, size)
         known = (member.name, 0, member.method, member.crc, member.packed_size, member.size)
-        if said != known and not (header.flags & NUMBERS_BEHIND and said == (*known[:3], 0, 0, 0)):
+        if said != known and not (header.flags & NUMBERS_BEHIND and said[:3] == known[:3] and all(
+                number in (0, other) for number, other in zip(said[3:], known[3:], strict=True))):
             raise FormatError("its header and the archive's directory disagree about it", where=member.name, hint=AGAIN)
         if start + member.packed_size > end:
             raise FormatError(f"its size of {member.packed_size} bytes exceeds the archive", where=member.name, hint=AGAIN)

@@ -133,6 +133,20 @@ def test_numbers_behind_the_data_are_those_of_the_directory_only_where_the_heade
     assert Archive(MemoryFile(bytes(data))).read("config.json") == CONFIG
 
 
+@pytest.mark.parametrize("at", [14, 18, 22], ids=["CRC", "packed size", "size"])
+def test_some_numbers_behind_the_data(at):
+    """Info-ZIP's zip knows the size of a file that it packs into a pipe: it was refused."""
+    data = bytearray(GOOD)
+    known = data[at:at + 4]
+    struct.pack_into("<III", data, 14, 0, 0, 0)
+    for start, offset in ((0, 6), (data.find(b"PK\1\2"), 8)):
+        struct.pack_into("<H", data, start + offset, 8)
+    data[at:at + 4] = known
+    assert Archive(MemoryFile(bytes(data))).read("config.json") == CONFIG
+    data[at] ^= 1
+    assert "disagree" in refused(bytes(data))
+
+
 @pytest.mark.parametrize("size", [0, 3, 30, 200, len(GOOD) // 2, len(GOOD) - 60, len(GOOD) - 1])
 def test_cut_short(size):
     assert "cut short" in refused(GOOD[:size])
