@@ -37,10 +37,12 @@ if TYPE_CHECKING:
 # tf.nn.fused_batch_norm raised epsilon to this from TF 1.4 to 2.11, "a requirement by CUDNN", also on CPUs; TF 2.12 does not.
 FUSED_MINIMUM = 1.001e-5
 
-# Epsilon of all batch norms that a KerasHub class builds without listing them in its config (keras_hub/src/models, 0.32). Only a hint,
-# never used.
+# Epsilon of all batch norms that a KerasHub class builds itself without listing them in its config, so not of those in its backbone
+# (keras_hub/src/models, 0.32). Only a hint, never used.
 KERAS_HUB = "keras_hub>"
-KERAS_HUB_EPSILON = {"ResNetBackbone": 1e-5, "CSPNetBackbone": 1e-5, "MobileNetBackbone": 1e-5, "DenseNetBackbone": 1.001e-5}
+KERAS_HUB_EPSILON = {
+    "ResNetBackbone": 1e-5, "CSPNetBackbone": 1e-5, "MobileNetBackbone": 1e-5, "DenseNetBackbone": 1.001e-5, "HGNetV2Backbone": 1e-5,
+    "SegFormerBackbone": 1e-5, "XceptionBackbone": 1e-3, "DeepLabV3Backbone": 1e-3, "BASNetBackbone": 1e-3}
 
 Version = tuple[int, int, int]
 

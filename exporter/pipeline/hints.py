@@ -38,8 +38,10 @@ def hint(options: ReadOptions, *, epsilon: bool, classes: Collection[OwnClass], 
     helps = options.architecture is None and not classes and not has_config  # a config
     if epsilon:
         found.append(GIVE_EPSILON + (f", or {GIVE_CONFIG}" if helps else ""))
-        found += [f"{each.name} of KerasHub builds its batch norms with epsilon {each.epsilon:g}" for each in classes
-                  if each.epsilon is not None]
+        known = [each for each in classes if each.epsilon is not None]
+        found += [f"{each.name} of KerasHub builds its own batch norms with epsilon {each.epsilon:g}" for each in known]
+        if 0 < len(known) < len(classes):
+            found.append("those of the other classes may have another")
     elif remedies and helps:
         found.append(f"{GIVE_CONFIG}, which contains it")
     if Remedy.VERSION in remedies and options.keras_version is None:

@@ -63,7 +63,7 @@ def test_the_config_of_an_own_class_is_not_asked_for_again(tmp_path, isolated):
 
 
 @pytest.mark.parametrize(("name", "config", "epsilon"), [
-    ("ResNetBackbone", {}, "1e-05"), ("DenseNetBackbone", {}, "1.001e-05"), ("XceptionBackbone", {}, None),
+    ("ResNetBackbone", {}, "1e-05"), ("DenseNetBackbone", {}, "1.001e-05"), ("VGGBackbone", {}, None),
     ("EfficientNetBackbone", {"batch_norm_epsilon": 0.002}, "0.002")])
 def test_kerashub_backbones_tell_their_own_epsilon(tmp_path, name, config, epsilon):
     """In a hint: it is never taken."""
@@ -72,8 +72,23 @@ def test_kerashub_backbones_tell_their_own_epsilon(tmp_path, name, config, epsil
     model = write_archive(tmp_path / "m.keras", classifier, {"backbone/bn": FOUR})
     what, said = refusal(model)
     assert name in what
-    assert (f"{name} of KerasHub builds its batch norms with epsilon {epsilon}" in said) == (epsilon is not None)
+    assert (f"{name} of KerasHub builds its own batch norms with epsilon {epsilon}" in said) == (epsilon is not None)
+    assert ("those of the other classes may have another" in said) == (epsilon is not None)  # of ImageClassifier
     assert "KerasHub" not in refusal(write_archive(tmp_path / "n.keras", entry(name, "b", registered=f"mine>{name}"), {"bn": FOUR}))[1]
+
+
+def test_a_class_around_another_has_its_own_epsilon(tmp_path):
+    """The batch norms that DeepLabV3 builds around its ResNet: only the ResNet and its epsilon were named."""
+    deeplab = entry("DeepLabV3Backbone", "net", registered="keras_hub>DeepLabV3Backbone",
+                    image_encoder=entry("ResNetBackbone", "backbone", registered="keras_hub>ResNetBackbone"))
+    what, said = refusal(write_archive(tmp_path / "m.keras", deeplab, {"functional/bn": FOUR, "decoder_norm": FOUR}))
+    assert "the layers inside the class DeepLabV3Backbone, ResNetBackbone, so" in what
+    assert "DeepLabV3Backbone of KerasHub builds its own batch norms with epsilon 0.001" in said
+    assert "ResNetBackbone of KerasHub builds its own batch norms with epsilon 1e-05" in said
+    assert "other classes" not in said
+    wrapper = entry("Wrap", "w", registered="mine>Wrap", layer=entry("Block", "block", registered="mine>Block"))
+    what, _ = refusal(write_archive(tmp_path / "w.keras", functional("net", wrapper), {"layers/wrap/layer/bn": FOUR}))
+    assert "the layers inside the class Block, so" in what
 
 
 def test_a_functional_model_with_an_own_class_inside(tmp_path):

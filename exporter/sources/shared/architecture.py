@@ -118,12 +118,17 @@ def _at_and_above(path: str) -> Iterator[str]:
         yield path
 
 
+# Roles in which Keras's own models and wrappers contain layers; a custom class with others may build more than its config describes.
+_OF_KERAS = frozenset(("layers", "layer", "forward_layer", "backward_layer", "cell", "cells"))
+
+
 def _own_classes(tree: Node) -> list[OwnClass]:
     """The custom classes in a config, including those of packages such as KerasHub."""
     found: dict[str, OwnClass] = {}
     for node in at_and_below(tree):
         registered = node.registered_name or node.class_name
-        if not is_batch_norm(node) and not node.children and (">" in registered if node is not tree else not node.is_model):
+        is_own = ">" in registered if node is not tree else not node.is_model
+        if is_own and not is_batch_norm(node) and not _OF_KERAS.intersection(role for role, _ in node.children):
             name = registered.rpartition(">")[2]
             said = node.config.get("batch_norm_epsilon", KERAS_HUB_EPSILON.get(name)) if registered.startswith(KERAS_HUB) else None
             found.setdefault(name, OwnClass(name, float(said) if isinstance(said, float) else None))
