@@ -76,7 +76,7 @@ def test_names_of_a_users_model_are_its_own(tmp_path):
     """Its config lists some of its layers, in no order."""
     tree = entry("Net", "net", registered="lab>Net", norm=norm("batch_normalization_3", epsilon=0.1))
     file = write(tmp_path / "w.h5", {"batch_normalization": named("batch_normalization", A)})
-    with pytest.raises(UnresolvedError, match="batch_normalization: the file does not contain its epsilon"):
+    with pytest.raises(UnresolvedError, match="batch_normalization: the config does not describe the layers inside the class Net"):
         read(tmp_path, tree, file)
 
 

@@ -235,7 +235,8 @@ def test_one_shard_alone(shards, tmp_path):
     assert any("its name is that of a shard" in warning for warning in bundle.warnings)
     (tmp_path / "both.json").write_text(json.dumps(functional("m", norm("one", center=False, scale=False), norm("two"))))
     known = read(tmp_path / "w_00000.weights.h5", tmp_path / "both.json")
-    assert known.paths() == ["one", "two"] and not known.warnings
+    assert known.paths() == ["one", "two"]
+    assert not known.warnings
     (tmp_path / "w_00000.weights.h5").rename(tmp_path / "w_0001.weights.h5")
     whole = read(tmp_path / "w_0001.weights.h5")
     assert whole.paths() == ["layers/one", "layers/two"]
