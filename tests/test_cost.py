@@ -96,5 +96,6 @@ def test_a_source_that_is_only_asked_imports_little(tmp_path, make):
                f"exporter.read({str(tmp_path / 'b.json')!r}); assert is_folder_of_models({str(tmp_path)!r}); print(*sys.modules)")
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     modules = done.stdout.split()
-    assert not [name for name in modules if name.startswith(("exporter.sources.tf_graph", "exporter.formats.graph_def", "exporter.sources.keras_v3.w"))]
+    others = ("exporter.sources.tf_graph", "exporter.formats.graph_def", "exporter.sources.keras_v3.w")
+    assert not [name for name in modules if name.startswith(others)]
     assert len([name for name in modules if name.startswith("exporter.sources.")]) < 35

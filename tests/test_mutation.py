@@ -270,5 +270,6 @@ def test_it_tells_what_the_tests_notice(tmp_path, are_there):
         return
     assert json.loads(done.stdout) == {
         "return ((a) - (1))": ["killed", "tests/test_x.py::test_seen[1]"], "return a * 3": ["survived", ""],
-        "while a >= 0:": ["survived", ""], "return 1": ["killed", "tests/test_x.py::test_waits[1]"], "if a >= 1:": ["killed", "an end of the process (status 0)"]}
+        "while a >= 0:": ["survived", ""], "return 1": ["killed", "tests/test_x.py::test_waits[1]"],
+        "if a >= 1:": ["killed", "an end of the process (status 0)"]}
     assert "return a + 1" in (root / "exporter" / "x.py").read_text()
