@@ -145,6 +145,11 @@ def test_what_was_asked_for_ahead_is_given_up_once_its_turn_is_over(tree, monkey
     tasks = [Task("zoo/a.json", f"out/{number}.json", "m", "out") for number in range(3)]
     before = [len(closed) for _ in export_each(tasks, exporter.ReadOptions(), exporter.WriteOptions())]
     assert before == [0, 1, 2]
+    closed.clear()
+    interrupted = export_each(tasks, exporter.ReadOptions(), exporter.WriteOptions())
+    next(interrupted)
+    interrupted.close()
+    assert closed == ["a.json"]
 
 
 def test_a_folder_that_another_worker_makes_at_the_same_time(tree, monkeypatch):

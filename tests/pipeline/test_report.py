@@ -36,6 +36,8 @@ def test_as_json(tmp_path):
     assert content["producer"] == {"name": "bn-export", "version": exporter.__version__}
     assert content["models"][0] == {"source": "a.h5", "out": "out/a.h5.json", "status": "exported", "layers": 3, "channels": 40,
                                     "reason": "", "hint": "", "warnings": ["w1", "w2"]}
+    assert content["models"][2] == {"source": "c.h5", "out": "out/c.h5.json", "status": "refused", "layers": 0, "channels": 0,
+                                    "reason": "r1", "hint": "h1", "warnings": []}
     assert [model["source"] for model in content["models"]] == [one.source for one in SUMMARY.outcomes]
 
 
