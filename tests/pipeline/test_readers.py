@@ -15,7 +15,7 @@ import types
 import pytest
 
 import exporter
-from exporter.errors import FormatError, UnresolvedError
+from exporter.errors import FormatError, UnresolvedError, UsageError
 from exporter.files.place import Place
 from exporter.pipeline import finding, readers
 from exporter.pipeline.many import export_many
@@ -224,6 +224,21 @@ def test_what_the_user_did_not_say_is_no_damage(tmp_path, pool, forks):
     pool.read(Place(tmp_path / "w.weights.h5"), OPTIONS, lambda: None, lambda stored: None)
     assert len(idle(pool)) == 1
     assert UnresolvedError in readers.ABOUT_OPTIONS
+
+
+def test_a_process_whose_answer_is_about_the_options_reads_the_next_file(zoo, pool, start):
+    import h5py
+
+    with h5py.File(zoo / "w.h5", "w") as file:
+        file.attrs.update(layer_names=[b"d"], keras_version=b"2.2.4")
+        file.create_group("d").attrs["weight_names"] = [b"d/kernel:0"]
+    read(pool, zoo / "m0.json")
+    before = idle(pool)
+    with pytest.raises(UsageError, match=r"--keras-version 1\.0 contradicts the file"):
+        read(pool, zoo / "w.h5", ReadOptions(keras_version="1.0"))
+    assert idle(pool) == before
+    read(pool, zoo / "m1.json")
+    assert (idle(pool), pool._idle[0].files) == (before, 3)
 
 
 @both_ways
