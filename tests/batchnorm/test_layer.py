@@ -291,3 +291,11 @@ def test_the_bound_sees_a_wrong_epsilon_where_it_shows():
 def test_ulps_counts_units_in_the_last_place():
     want = np.float32([1.0, -2.0, 0.0, 1e-40])
     assert vectors.ulps(np.nextafter(want, np.float32(9)), want, "float32").tolist() == [1, 0.5, 2.0**-149 / 2.0**-149, 1]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "bfloat16"])
+def test_whole_numbers_are_those_of_the_type_that_is_given(dtype):
+    layer = exporter.BatchNorm(path="bn", gamma=np.array([1, 2]), beta=np.array([3, 4]), moving_mean=np.array([5, 6]),
+                               moving_variance=np.array([7, 8]), epsilon=1e-3, axis=-1, dtype=dtype)
+    assert (layer.dtype, layer.gamma.tolist(), layer.moving_variance.tolist()) == (dtype, [1.0, 2.0], [7.0, 8.0])
+    assert {values.dtype.kind for values in layer.parameters().values()} == {"f"}

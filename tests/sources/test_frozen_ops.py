@@ -142,6 +142,27 @@ def test_a_parameter_that_comes_out_of_a_loop(tmp_path, op, inside):
         read(tmp_path, *used, functions=[body, condition])
 
 
+@pytest.mark.parametrize("inside", ["same", "changed", "too few"])
+def test_a_batch_norm_in_a_loop_that_is_given_its_parameters(tmp_path, inside):
+    """As in the cell of a recurrent layer. What a step changes is the stored parameter only in the first one."""
+    values = parameters()
+    nodes, reads = frozen_variables("bn", values)
+    ops = [node("y", "FusedBatchNormV3", "h", *ROLES, is_training=False, epsilon=0.001), node("d", "Add", "moving_variance", "gamma")]
+    results = {"h": "y:y:0", **{role: role for role in ROLES}}
+    if inside == "changed":
+        results["moving_variance"] = "d:z:0"
+    elif inside == "too few":
+        del results["moving_variance"]
+    body = function("body", ["h", *ROLES], ops, results)
+    loop = node("loop", "While", "x", *reads, body=Function("body"), cond=Function("cond"))
+    graph_of = [X, *nodes, loop], [body, function("cond", ["h", *ROLES], [], {"c": "h"})]
+    if inside == "same":
+        check(read(tmp_path, *graph_of[0], functions=graph_of[1])["bn"], values)
+        return
+    with pytest.raises(UnresolvedError, match="its variance is a value that changes in a loop"):
+        read(tmp_path, *graph_of[0], functions=graph_of[1])
+
+
 def test_the_copy_in_training_of_one_function_and_that_of_inference_of_another(tmp_path):
     """What is normalized is seen through the calls: both copies are fed the same input."""
     values = parameters()

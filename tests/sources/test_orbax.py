@@ -72,6 +72,14 @@ def test_one_layer_of_two_models_and_one_inside_a_class_of_the_users(tmp_path):
     assert {layer.path: stored(layer) for layer in bundle} == {"bn": given(A), "block/own": given(B)}
 
 
+@pytest.mark.parametrize("scopes", [("net/inner/bn", "net/bn"), ("inner/bn", "bn")])
+def test_the_name_of_the_model_that_precedes_all_paths_is_none_of_a_layer(tmp_path, scopes):
+    """In a Sequential that was built by its first call."""
+    step = {key: array for scope, arrays in zip(scopes, (A, B), strict=True) for key, array in variables(scope, arrays).items()}
+    bundle = exporter.read(write_step(tmp_path / "0", step, CONFIG))
+    assert {layer.path: stored(layer) for layer in bundle} == {"inner/bn": given(A), "bn": given(B)}
+
+
 def test_what_is_not_certain_hides_no_other(tmp_path):
     config = functional("net", norm("bn"), functional("inner", norm("bn", epsilon=0.5)), entry("Block", "block", registered="lab>Block"))
     step = write_step(tmp_path / "0", {**variables("bn", A), **variables("block/own", B)}, config)

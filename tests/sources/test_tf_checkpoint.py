@@ -197,6 +197,8 @@ def test_a_checkpoint_without_object_graph_is_read_by_names(tmp_path):
     (lambda m: m.norm("a", "n", scope="net"), ["net"]),
     (lambda m: m.norm("a", "n", scope="bn").norm("a", "b", "o", scope="bn").dense("d", scope="fc"), ["bn", "bn/o"]),
     (lambda m: m.norm("layer_with_weights-0", scope="bn").norm("layer_with_weights-1", scope="bn"), ["bn", "bn"]),
+    (lambda m: m.norm("a", "nets", "0", "layer_with_weights-0", scope="bn").norm("a", "nets", "1", "layer_with_weights-0", scope="bn")
+     .norm("b", scope="other"), ["nets/0/bn", "nets/1/bn", "other"]),
     (lambda m: m.norm("layer_with_weights-0", "layer_with_weights-0", scope="sub/bn")
      .norm("layer_with_weights-0", "layer_with_weights-1", scope="sub/other"), ["sub/bn", "sub/other"]),
 ])
