@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import struct
 
 import h5py
@@ -122,6 +123,19 @@ def test_each_damaged_byte_of_a_group_is_seen_as_if_it_were_read_alone(has_attri
             (found, _), _ = both(bytes(changed))
             refused += any(type(each[0]) is str for each in found)
     assert refused > (after - first) // step / 20
+
+
+@pytest.mark.parametrize(("at", "byte"), [(3, b"Q"), (4, b"\1")], ids=["signature", "version"])
+def test_what_is_wrong_with_each_heap_of_names_is_seen(at, byte):
+    """Groups that are damaged alike are not taken for sound ones behind one that is."""
+    data = bytearray(model())
+    heaps = [found.start() for found in re.finditer(b"HEAP", data)]
+    places = {heap: int.from_bytes(data[heap + 24 : heap + 32], "little") + 8 for heap in heaps}  # of their first name
+    _, *others = (heap for heap, place in places.items() if data[place : place + 2] == b"0\0")
+    for heap in others:
+        data[heap + at : heap + at + 1] = byte
+    (found, _), alike = both(bytes(data))
+    assert (alike, [type(each[0]) is str for each in found]) == (0, [False, *[True] * len(others)])
 
 
 def test_data_that_overlaps_that_of_another_group_or_a_structure_is_refused():

@@ -527,6 +527,7 @@ def test_keys_that_share_too_much_are_refused(tmp_path):
     (bytes([5, 4 << 2]) + b"hello", b"hello"),
     (bytes([11, 0 << 2]) + b"a" + bytes([(6 << 2 | 1), 1]), b"a" * 11),          # a copy that overlaps what it writes
     (bytes([9, 2 << 2]) + b"abc" + bytes([5 << 2 | 2, 3, 0]), b"abc" * 3),       # two-byte offset
+    (bytes([8, 2 << 2]) + b"abc" + bytes([4 << 2 | 2, 3, 0]), b"abcabcab"),      # that ends in the middle of what it repeats
     (bytes([6, 2 << 2]) + b"abc" + bytes([2 << 2 | 3, 3, 0, 0, 0]), b"abcabc"),  # four-byte offset
     (encode(1281) + b"\0a" + bytes([63 << 2 | 2, 1, 0]) * 20, b"a" * 1281),      # twenty times as much as it takes
 ])

@@ -64,6 +64,12 @@ def test_a_step_is_read_by_the_paths_of_its_variables(tmp_path, driver, isolated
     assert (bundle.origin.kind, bundle.warnings) == ("orbax", ())
 
 
+def test_metadata_of_many_variables_may_be_large(tmp_path):
+    metadata = write_step(tmp_path / "7", STEP, CONFIG) / "pytree" / "_METADATA"
+    metadata.write_text(metadata.read_text() + " " * (2 << 20))
+    assert exporter.read(tmp_path / "7").paths() == ["inner/bn", "bn"]
+
+
 def test_one_layer_of_two_models_and_one_inside_a_class_of_the_users(tmp_path):
     """The config has the shared one twice; only one owner of variables is called by its name. The class says nothing of its own."""
     config = functional("net", norm("bn"), functional("inner", norm("bn")), entry("Block", "block", registered="lab>Block"))
