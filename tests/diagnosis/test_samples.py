@@ -117,7 +117,7 @@ def test_any_may_be_missing(run):
     assert "moving_variance was not given: 1 is assumed" in out
 
 
-def test_printed_parameters_are_known_to_their_digits(run):
+def test_printed_parameters_are_known_to_their_digits(run, tmp_path):
     """PyTorch prints 4 digits: the output is right within what they leave open, and beyond that it is not."""
     layer = make_layer("bn", seed=3).replace(moving_variance=np.array([0.81237, 0.000436493, 1.5, 3.25], np.float32))
     x = np.array([[0.5, 1, -2, 3], [1, 2, 0, 1]], np.float32)
@@ -127,6 +127,9 @@ def test_printed_parameters_are_known_to_their_digits(run):
     code, out, _ = run(diagnose, *shown, "--epsilon", "0.001", "--input", str(x.tolist()), "--output", str(layer(x).tolist()))
     assert code == 0, out
     assert "the parameters and the input are also rounded to the typed digits" in out
+    np.save(tmp_path / "x.npy", x)  # an input that is exact
+    code, out, _ = run(diagnose, *shown, "--epsilon", "0.001", "--input", tmp_path / "x.npy", "--output", str(layer(x).tolist()))
+    assert code == 0, out
     wrong = str(layer.replace(gamma=layer.beta, beta=layer.gamma)(x).tolist())
     code, out, _ = run(diagnose, *shown, "--epsilon", "0.001", "--input", str(x.tolist()), "--output", wrong)
     assert (code, "BN133" in out) == (1, True)
