@@ -53,6 +53,8 @@ def test_what_is_claimed(tmp_path):
         assert bundle_arrays.claims(Place(tmp_path / "cut")) is (name == "b.safetensors")
     np.savez(tmp_path / "other.npz", gamma=np.ones(3))
     assert not bundle_arrays.claims(Place(tmp_path / "other.npz"))
+    (tmp_path / "other.safetensors").write_bytes(raw({"x": entry(end=11, dtype="U8", shape=(11,))}, b'"bn-bundle"'))  # in its data
+    assert not bundle_arrays.claims(Place(tmp_path / "other.safetensors"))
 
 
 @pytest.mark.parametrize("suffix", ["npz", "safetensors", "zip"])

@@ -64,6 +64,13 @@ def test_a_step_is_read_by_the_paths_of_its_variables(tmp_path, driver, isolated
     assert (bundle.origin.kind, bundle.warnings) == ("orbax", ())
 
 
+def test_a_step_without_the_metadata_of_checkpoints(tmp_path):
+    """It is known by its database, whatever its name."""
+    step = write_step(tmp_path / "best", STEP, CONFIG)
+    (step / "_CHECKPOINT_METADATA").unlink()
+    assert exporter.read(step).paths() == ["inner/bn", "bn"]
+
+
 def test_metadata_of_many_variables_may_be_large(tmp_path):
     metadata = write_step(tmp_path / "7", STEP, CONFIG) / "pytree" / "_METADATA"
     metadata.write_text(metadata.read_text() + " " * (2 << 20))

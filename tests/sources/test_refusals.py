@@ -15,7 +15,7 @@ KINDS = [
     (b"\x89HDF\n\x1a\n\0\0", "the HDF5 signature is damaged"), (b"\xefHDF\r\n\x1a\n", "the HDF5 signature is damaged"),
     (b"?HDF\0\0\0\0", "the HDF5 signature is damaged"), (b"\xef\xbb\xbfHDF\r\n", "the HDF5 signature is damaged"),
     (b"\x89\rHDF\n\x1a\n\0", "the HDF5 signature is damaged"),
-    (b"\0\0\0\0\0\0\0\0HDF", OTHER), (b"\x89HDG\r\n\x1a", OTHER),
+    (b"\0\0\0\0\0\0\0\0HDF", OTHER), (b"\0\0\0\0\0\0HDF", OTHER), (b"\x89HDG\r\n\x1a", OTHER),
     (b"\x1f\x8b\x08\0", "this is a gzip file"), (b"BZh9", "this is a bzip2 file"), (b"\xfd7zXZ\0", "this is a xz file"),
     (b"\x28\xb5\x2f\xfd\0", "this is a zstd file"), (b"7z\xbc\xaf\x27\x1c", "this is a 7z file"), (b"Rar!\x1a\x07", "this is a rar file"),
     (b"\0" * 257 + b"ustar\0", "this is a tar file"), (b"\0" * 256 + b"ustar\0", OTHER), (b"\0" * 258 + b"ustar\0", OTHER),
