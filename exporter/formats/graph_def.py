@@ -18,7 +18,7 @@ import numpy as np
 from exporter.errors import COPY_AGAIN, FormatError, printable
 from exporter.files.place import MiB, Place
 from exporter.formats.arrays import shaped
-from exporter.formats.protobuf import BYTES, Message, fields_at, text_of, varint
+from exporter.formats.protobuf import BYTES, Message, fields_at, text_in, varint
 from exporter.formats.tensorflow_types import DOUBLE_VAL, FLOAT_VAL, HALF_VAL, STRING_VAL, VALUE_FIELDS, dtype_of
 
 if TYPE_CHECKING:
@@ -212,7 +212,7 @@ class Body:
         """The nodes that use each node or argument."""
         users: dict[str, list[Node]] = {}
         for node in self.nodes.values():
-            for output in dict.fromkeys(one.node for one in node.inputs):
+            for output in dict.fromkeys([one.node for one in node.inputs]):
                 users.setdefault(output, []).append(node)
         return users
 
@@ -288,7 +288,7 @@ class Graph:
         entries = [Message(bytes(entry), self.where) for entry in found.get(4, []) if not isinstance(entry, int)]
         returned = {entry.text(1): _output(entry.text(2), True) for entry in entries}
         results = {name: returned[name] for output in signature.messages(3) if (name := output.text(1)) in returned}
-        arguments = tuple(text_of(argument, 1, self.where) for argument in signature.raws(2))
+        arguments = tuple(text_in(fields_at(argument, self.where), 1, self.where) for argument in signature.raws(2))
         return Body(signature.text(1), self._nodes(found.get(3, []), True), arguments, results)
 
     def _nodes(self, values: list[Any], in_function: bool) -> dict[str, Node]:

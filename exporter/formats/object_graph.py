@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Iterator
 
 from exporter.errors import FormatError, printable
-from exporter.formats.protobuf import Message, fields
+from exporter.formats.protobuf import Message, fields, fields_at, text_in
 
 OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"  # the key of the checkpoint, as in trackable/base.py
 
@@ -126,9 +126,11 @@ class CheckpointGraph(ObjectGraph):
         return self._stored[asked]
 
     def _kept(self, node: int, attribute: str) -> KeptValue | None:
-        for message in self._nodes[node].messages(NODE_ATTRIBUTES):
-            if message.text(ATTRIBUTE_NAME) == attribute:
-                return KeptValue(message.text(ATTRIBUTE_FULL_NAME), message.text(ATTRIBUTE_KEY))
+        where = self.where
+        for data in self._nodes[node].raws(NODE_ATTRIBUTES):
+            found = fields_at(data, where)
+            if text_in(found, ATTRIBUTE_NAME, where) == attribute:
+                return KeptValue(text_in(found, ATTRIBUTE_FULL_NAME, where), text_in(found, ATTRIBUTE_KEY, where))
         return None
 
     def is_variable(self, node: int) -> bool:

@@ -105,10 +105,10 @@ def fields_at(data: bytes, where: str) -> dict[int, list[int | bytes]]:
         raise error.inside(where) from None
 
 
-def text_of(data: bytes, number: int, where: str) -> str:
-    """A string of a message of which nothing else is asked."""
-    value = fields_at(data, where).get(number, NOTHING)[-1]
-    return str(value, "utf-8") if isinstance(value, bytes) and value.isascii() else Message(data, where).text(number)
+def text_in(found: dict[int, list[int | bytes]], number: int, where: str) -> str:
+    """A string of a message whose fields were parsed."""
+    value = found.get(number, NOTHING)[-1]
+    return str(value, "ascii") if isinstance(value, bytes) and value.isascii() else Message.of(found, where).text(number)
 
 
 class Message:

@@ -6,7 +6,6 @@ the type of an op.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -77,12 +76,13 @@ class Calls:
         before = self._source(body, node) if node.op == "BiasAdd" and self._is_stored(frame, node) else None
         if before is not None and before.op in KERNELS:
             node, use_bias, shared = before, True, shared or self._is_shared(body, before)
-        found = dataclasses.replace(_neighbor(node), padding=None, is_shared=shared)
+        found = _neighbor(node)
         if node.op not in KERNELS:
             is_part = node.op in PARTS_OF_LAYERS or (node.op in ADDITIONS and any(self._is_stored(frame, node, side) for side in (0, 1)))
-            return None if is_part else found
+            return None if is_part else Neighbor(path=found.path, class_name=node.op, is_shared=shared)
         axis = 0 if node.boolean("transpose_b", False) else KERNELS[node.op]
-        return dataclasses.replace(found, axis=axis, use_bias=use_bias) if self._is_stored(frame, node) else None
+        return Neighbor(path=found.path, class_name=node.op, axis=axis, use_bias=use_bias, is_shared=shared) if self._is_stored(
+            frame, node) else None
 
     def _is_stored(self, frame: Frame, node: Node, number: int = 1) -> bool:
         """Whether an input of an op, the second of most, is a parameter as it is stored."""
