@@ -285,6 +285,15 @@ def test_the_correction_of_quantization_aware_training_is_no_layer(tmp_path, div
     check(bundle["bn"], values)
 
 
+@pytest.mark.parametrize("text", ["w / stored; stored / of_batch", "stored / of_batch; w / stored"])
+def test_the_correction_of_quantization_aware_training_beside_something_that_the_root_divides(tmp_path, text):
+    """It is one in whichever order the ops come."""
+    values, nodes = quantized("of_batch")
+    more = formula("stored = rsqrt(v + e); of_batch = rsqrt(b + e); " + text, "more", v="bn/moving_variance/read", b="bn/moments/variance",
+                   e="bn/batchnorm/add/y", w="w")
+    check(exporter.read(save(tmp_path, {**tensors("bn", values), "w": np.ones(3, "f4")}, *nodes, *more))["bn"], values)
+
+
 def test_a_stored_root_over_another_than_that_of_the_batch_may_be_a_layer(tmp_path):
     values, nodes = quantized("w")
     with pytest.raises(UnresolvedError, match="not a known form of batch norm"):
