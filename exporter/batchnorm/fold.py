@@ -50,6 +50,10 @@ KINDS = {
 ALIASES = {"Convolution1D": "Conv1D", "Convolution2D": "Conv2D", "Convolution3D": "Conv3D", "SeparableConvolution2D": "SeparableConv2D",
            "MatMul": "Dense", "DepthwiseConv2dNative": "DepthwiseConv2D", "Conv2DBackpropInput": "Conv2DTranspose"}
 
+# Keras's layers whose output in inference is their input; Activation only if it is linear.
+UNCHANGED = frozenset(("Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "GaussianNoise", "GaussianDropout",
+                       "AlphaDropout", "ActivityRegularization", "Activation"))
+
 
 class Folded(NamedTuple):
     """kernel: with the shape and type of the original kernel. bias: of shape (channels,), of the same type."""
@@ -104,8 +108,11 @@ def _fitting(layer: BatchNorm, kernel: ArrayLike, bias: ArrayLike | None, kind: 
     return k, b
 
 
-def reason_against(layer: BatchNorm) -> str:
-    """Why the layer's place or calls do not allow folding it into the layer that feeds it; "": nothing known forbids it."""
+def reason_against(layer: BatchNorm, *, is_chain_known: bool = False) -> str:
+    """Why the layer's place or calls do not allow folding it into the layer that feeds it; "": nothing known forbids it.
+
+    is_chain_known: the caller knows what is before a layer of UNCHANGED, which is then nothing against it.
+    """
     if layer.called_in_training:
         return "its model calls it with training=True, so that it has no fixed scale and offset"
     if len(layer.shape) != 1:
@@ -117,7 +124,12 @@ def reason_against(layer: BatchNorm) -> str:
     feeding = layer.calls[0].inputs
     if len(feeding) != 1:
         return "it reads the input of the model" if not feeding else f"{len(feeding)} layers feed it"
-    return _reason_of(feeding[0])
+    return "" if is_chain_known and may_be_unchanged(feeding[0]) else _reason_of(feeding[0])
+
+
+def may_be_unchanged(feeding: Neighbor) -> bool:
+    """Whether a layer that feeds a batch norm may pass on its input as it is: a layer of UNCHANGED, unless called with training=True."""
+    return feeding.class_name in UNCHANGED and feeding.activation is None
 
 
 def _reason_of(feeding: Neighbor) -> str:

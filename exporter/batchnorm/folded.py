@@ -87,7 +87,7 @@ class FoldedModel:
 
 def reason_to_keep(layer: BatchNorm, kernels: Mapping[str, Kernel | str]) -> str:
     """Why a batch norm of a model is kept; "" if it can be folded into `kernels[layer.path]`."""
-    reason = reason_against(layer)
+    reason = reason_against(layer, is_chain_known=True)
     if reason:
         return reason
     if layer.quantized is not None:

@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from exporter.batchnorm.fold import KINDS, kind_of
+from exporter.batchnorm.fold import KINDS, UNCHANGED, kind_of
 from exporter.errors import printable
 from exporter.keras.config import MODELS, Node, is_batch_norm, norm_fields, walk
 from exporter.keras.places import Step, by_layer, key_of, steps_of
@@ -36,7 +36,8 @@ class Layout:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Feeding:
-    """The layer that feeds a batch norm, if the config does not forbid folding into it.
+    """The layer with a kernel that feeds a batch norm, perhaps through layers that change nothing in inference, if the config does not
+    forbid folding into it.
 
     path:     of the layer. above: the models and wrappers around it, without the outermost model, outermost first. node: its config.
     layouts:  of its kernel; roles: its weights in the order in which Keras saves them. The kernel is `roles[kernel]`.
@@ -94,17 +95,22 @@ class _Feeders:
         """The layer that feeds this call of a batch norm, or why folding is impossible."""
         if len(step.inputs) != 1:
             return "it reads the input of the model" if not step.inputs else f"{len(step.inputs)} layers feed it"
-        feeding = step.inputs[0]
+        feeding, above = step.inputs[0], self._above[step.node]
+        while _is_unchanged(feeding.node):
+            reason = self._reason_of_unchanged(feeding)
+            if reason:
+                return reason
+            above, feeding = (*above, *self._above[feeding.node]), feeding.inputs[0]
         node, name = feeding.node, printable(feeding.path, 80)
         kind = kind_of(node.class_name)
-        if kind is None or ">" in (node.registered_name or ""):
+        if kind is None or node.registered_name is not None:
             called = printable(node.registered_name or node.class_name, 60)
             return f"it is fed by {name} of class {called}, which has no kernel of a known kind"
         if not _is_linear(node.config.get("activation")):
             return f"{name}, which feeds it, applies an activation in between"
-        if len(feeding.outputs) > 1 or feeding.is_model_output or len(self._calls[key_of(node)]) > 1:
+        if self._is_used_elsewhere(feeding):
             return f"the output of {name} is used elsewhere, too, or it is called more than once"
-        for each in (*self._above[step.node], *self._above[node]):
+        for each in (*above, *self._above[node]):
             if (each.base_name not in MODELS and each.base_name != "TimeDistributed") or ">" in (each.registered_name or each.class_name):
                 return f"it is inside {printable(each.name, 80)} of class {printable(each.class_name, 60)}, which may do more than call it"
         reason = _reason_against(node) or self._reason_of_axis(step.node, node, kind)
@@ -112,6 +118,23 @@ class _Feeders:
             return f"{name}, which feeds it: {reason}"
         return Feeding(path=feeding.path, above=self._above[node], node=node, kind=kind, layouts=_layouts(node, kind),
                        roles=_roles(node, kind), compute_dtype=_compute_dtype(node.config.get("dtype")))
+
+    def _is_used_elsewhere(self, feeding: Step) -> bool:
+        return len(feeding.outputs) > 1 or feeding.is_model_output or len(self._calls[key_of(feeding.node)]) > 1
+
+    def _reason_of_unchanged(self, feeding: Step) -> str:
+        """Why the kernel cannot be sought before a layer that changes nothing in inference, or ""."""
+        node, name = feeding.node, printable(feeding.path, 80)
+        if node.surroundings.training:
+            return f"{name}, which feeds it, is called with training=True, so that it may also change its input in inference"
+        if self._is_used_elsewhere(feeding):
+            return f"the output of {name} is used elsewhere, too, or it is called more than once"
+        if len(feeding.inputs) != 1:
+            return f"it reads the input of the model through {name}" if not feeding.inputs else f"{len(feeding.inputs)} layers feed {name}"
+        policy, before = (_policy(each.config.get("dtype")) for each in (node, feeding.inputs[0].node))
+        if None not in (policy, before) and policy != before:
+            return f"{name}, which feeds it, computes in another type than the layer before it"
+        return ""
 
     def _reason_of_axis(self, norm: Node, node: Node, kind: str) -> str:
         """Whether the batch norm runs along the output channels of this layer."""
@@ -125,6 +148,13 @@ class _Feeders:
             rank = _spatial(kind) + 2
         right = ((-1,), *([(rank - 1,)] if rank else [])) if is_last else ((1,), (-_spatial(kind) - 1,)) if depths[0] == depths[1] else ()
         return "" if axis in right else f"its output has channels {'last' if is_last else 'first'}, but batch norm runs along axis {axis}"
+
+
+def _is_unchanged(node: Node) -> bool:
+    """Whether the output of a layer of Keras's own is its input, unless it is called with training=True."""
+    if node.class_name not in UNCHANGED or node.registered_name is not None:
+        return False
+    return node.class_name != "Activation" or ("activation" in node.config and _is_linear(node.config["activation"]))
 
 
 def _is_linear(activation: Any) -> bool:
@@ -212,10 +242,16 @@ def _roles(node: Node, kind: str) -> tuple[str, ...]:
 
 def _compute_dtype(policy: Any) -> str | None:
     """The type that a layer computes in under a mixed policy; None: that of its variables."""
+    name = _policy(policy)
+    return name.removeprefix("mixed_") if name is not None and name.startswith("mixed_") else None
+
+
+def _policy(policy: Any) -> str | None:
+    """The name of a dtype policy, which for a plain one is that of the type."""
     if isinstance(policy, dict):
         inner = policy.get("config")
         policy = inner.get("name") if isinstance(inner, dict) else None
-    return policy.removeprefix("mixed_") if isinstance(policy, str) and policy.startswith("mixed_") else None
+    return policy if isinstance(policy, str) else None
 
 
 def has_kernel(node: Node) -> bool:

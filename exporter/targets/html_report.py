@@ -21,7 +21,7 @@ from exporter.__about__ import __version__
 from exporter.batchnorm import vectors
 from exporter.batchnorm.bundle import ReadBack
 from exporter.batchnorm.findings import CONSTANT, HUGE, KINDS, Finding, findings
-from exporter.batchnorm.fold import reason_against
+from exporter.batchnorm.fold import may_be_unchanged, reason_against
 from exporter.batchnorm.layer import BatchNorm
 from exporter.errors import printable
 from exporter.targets.shared.channel_data import channel_data, that_fit
@@ -242,9 +242,15 @@ def _standing(layer: BatchNorm) -> dict[str, str]:
         return {}
     fed, followed = ("; ".join(", ".join(map(_neighbor, each)) or otherwise for each in sides) for sides, otherwise in (
         ([call.inputs for call in layer.calls], "the model's input"), ([call.outputs for call in layer.calls], "nothing")))
-    reason = reason_against(layer)
-    folded = f"not possible: {_text(reason)}" if reason else f"possible, into {_path(layer.calls[0].inputs[0].path)}"
+    reason = reason_against(layer, is_chain_known=True)
+    folded = f"not possible: {_text(reason)}" if reason else _folded(layer.calls[0].inputs[0])
     return {"Fed by": fed, "Followed by": followed, "Folding": folded}
+
+
+def _folded(feeding: Neighbor) -> str:
+    if may_be_unchanged(feeding):
+        return f"perhaps possible, into the layer before {_path(feeding.path)}: --fold checks that"
+    return f"possible, into {_path(feeding.path)}"
 
 
 def _neighbor(beside: Neighbor) -> str:

@@ -110,7 +110,9 @@ def test_wrappers_over_time_on_both_sides_or_on_one():
     (conv(activation={"class_name": "function", "config": "linear", "registered_name": "function"}), ""),
     (conv(activation={"class_name": "function", "config": "linear", "registered_name": "own>linear"}), "applies an activation"),
     (conv(activation={"class_name": "function", "config": "relu"}), "applies an activation"),
-    (layer("Dropout", "conv"), "conv of class Dropout, which has no kernel"),
+    (layer("Dropout", "conv"), "it reads the input of the model through conv"),
+    (layer("Masking", "conv"), "conv of class Masking, which has no kernel"),
+    ({**conv(), "registered_name": "Conv2D"}, "of class Conv2D, which has no kernel"),  # a custom class that is not registered
     (conv("own>Conv2D"), "of class own>Conv2D, which has no kernel"),
     ({**conv(), "registered_name": "own>Conv2D"}, "of class own>Conv2D, which has no kernel"), ({**conv(), "registered_name": None}, ""),
     (conv(data_format=None), "does not specify whether its channels come first or last"),
@@ -156,6 +158,78 @@ def test_what_stands_around():
     own = {**block, "registered_name": "lab>Inner"}
     assert "inner of class Sequential, which may do more" in feeding_layers(model_tree(sequential(own), "m"))["inner/bn"]
     assert fed(conv(), registered_name="lab>Net") is None
+
+
+def through(*between, **outer):
+    """What feeds a batch norm behind a convolution and these layers, or why it cannot go into that."""
+    return feeding_layers(model_tree({**sequential(conv(dtype="float32"), *between, norm("bn")), **outer}, "m"))["bn"]
+
+
+@pytest.mark.parametrize("entry", [
+    *(layer(name, "d") for name in ("Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "GaussianNoise",
+                                    "GaussianDropout", "AlphaDropout", "ActivityRegularization")),
+    layer("Activation", "d", activation="linear"), layer("Activation", "d", activation=None),
+    layer("Activation", "d", activation={"class_name": "function", "config": "linear", "registered_name": "function"}),
+    {**layer("Dropout", "d", dtype="float32"), "registered_name": None},
+    layer("Dropout", "d", dtype={"class_name": "DTypePolicy", "config": {"name": "float32"}}), layer("TimeDistributed", "t", layer=layer(
+        "Dropout", "d"))], ids=range(14))
+def test_layers_that_change_nothing_in_inference(entry):
+    assert through(entry).path == through(entry, layer("Dropout", "other")).path == "conv"
+
+
+@pytest.mark.parametrize(("entry", "said"), [
+    (layer("Activation", "d", activation="relu"), "d of class Activation, which has no kernel"),
+    (layer("Activation", "d"), "d of class Activation, which has no kernel"),
+    (layer("own>Dropout", "d"), "d of class own>Dropout, which has no kernel"),
+    ({**layer("Dropout", "d"), "registered_name": "own>Dropout"}, "d of class own>Dropout, which has no kernel"),
+    ({**layer("Dropout", "d"), "registered_name": "Dropout"}, "d of class Dropout, which has no kernel"),  # not registered
+    (layer("ReLU", "d"), "d of class ReLU, which has no kernel"),
+    ({**layer("TimeDistributed", "t", layer=layer("Dropout", "d")), "registered_name": "own>TimeDistributed"}, "which may do more"),
+    ({**sequential(layer("Dropout", "d"), name="s"), "registered_name": "own>S"}, "s of class Sequential, which may do more"),
+    (layer("Dropout", "d", dtype="mixed_float16"), "computes in another type than the layer before it"),
+    (layer("Dropout", "d", dtype={"class_name": "DTypePolicy", "config": {"name": "float16"}}), "computes in another type")],
+    ids=range(10))
+def test_layers_that_may_change_something(entry, said):
+    assert said in through(entry)
+    assert said in through(entry, layer("Dropout", "other"))
+
+
+def test_what_stands_around_layers_that_change_nothing():
+    x = (layer("InputLayer", "x", batch_input_shape=[None, 8, 8, 3]), [])
+    drop = layer("Dropout", "d"), ["conv"]
+
+    def found(*layers, outputs=("bn",)):
+        return feeding_layers(model_tree(functional(x, *layers, outputs=outputs), "m"))["bn"]
+
+    bn = norm("bn"), ["d"]
+    assert found((conv(), ["x"]), drop, bn).path == "conv"
+    elsewhere = "the output of {} is used elsewhere, too, or it is called more than once"
+    assert found((conv(), ["x"]), drop, bn, outputs=["bn", "d"]) == elsewhere.format("d")
+    assert found((conv(), ["x"]), drop, bn, (layer("ReLU", "r"), ["d"]), outputs=["bn", "r"]) == elsewhere.format("d")
+    assert found((conv(), ["x"]), drop, bn, outputs=["bn", "conv"]) == elsewhere.format("conv")
+    assert found((conv(), ["x"]), drop, bn, (layer("ReLU", "r"), ["conv"]), outputs=["bn", "r"]) == elsewhere.format("conv")
+    assert found((layer("Dropout", "d"), ["x"]), bn).startswith("it is fed by x of class InputLayer")
+    assert found((conv(), ["x"]), (layer("Dense", "e", units=5), ["x"]), (layer("Dropout", "d"), ["conv", "e"]), bn) == "2 layers feed d"
+    shared = sequential(layer("Dropout", "d"), name="s")
+    shared["inbound_nodes"] = [[["conv", 0, 0, {}]], [["x", 0, 0, {}]]]
+    tree = functional(x, (conv(), ["x"]), (shared, []), (norm("bn"), ["s"]), (layer("ReLU", "r"), []), outputs=["bn", "r"])
+    entries = {entry["config"]["name"]: entry for entry in tree["config"]["layers"]}
+    entries["s"]["inbound_nodes"], entries["r"]["inbound_nodes"] = shared["inbound_nodes"], [[["s", 1, 0, {}]]]
+    assert feeding_layers(model_tree(tree, "m"))["bn"] == elsewhere.format("s/d")
+
+
+@pytest.mark.parametrize(("training", "is_kept"), [(True, True), (1, True), (False, False), (None, False)])
+def test_a_dropout_that_is_called_in_training(training, is_kept):
+    x = (layer("InputLayer", "x", batch_input_shape=[None, 8, 8, 3]), [])
+    inner = sequential(layer("Dropout", "d"), name="s")
+    for entry, path in ((layer("Dropout", "d"), "d"), (inner, "s/d")):
+        tree = functional(x, (conv(), ["x"]), (entry, ["conv"]), (norm("bn"), [path[0]]), outputs=["bn"])
+        tree["config"]["layers"][2]["inbound_nodes"][0][0][3]["training"] = training
+        found = feeding_layers(model_tree(tree, "m"))["bn"]
+        if is_kept:
+            assert found == f"{path}, which feeds it, is called with training=True, so that it may also change its input in inference"
+        else:
+            assert found.path == "conv"
 
 
 def test_only_those_that_are_wanted():

@@ -78,6 +78,20 @@ def test_the_numbers_are_those_of_exact_arithmetic_within_what_is_said(tmp_path)
     assert (found.path, found.source.kind, found.products) == ("conv", "Conv2D", 16)
 
 
+def test_through_layers_that_change_nothing_in_inference(tmp_path):
+    groups = {"conv": weights(), "drop": [], "same": [], "bn": named("bn", parameters(CHANNELS))}
+    between = layer("Dropout", "drop", rate=0.5), layer("Activation", "same", activation="linear")
+    direct = only(exporter.fold_model(model(tmp_path / "direct.h5", conv(), weights())))
+    path = write(tmp_path / "m.h5", groups, sequential(conv(), *between, norm()), **KERAS_2)
+    found = only(exporter.fold_model(path))
+    assert (found.path, found.norm.path) == ("conv", "bn")
+    assert (found.kernel.tobytes(), found.bias.tobytes()) == (direct.kernel.tobytes(), direct.bias.tobytes())
+    with pytest.raises(exporter.LayerError, match="it is fed by same of class Activation"):  # who calls this may not know what is before
+        exporter.fold(exporter.read(path)["bn"], found.source.kernel, found.source.bias)
+    path = write(tmp_path / "other.h5", groups, sequential(conv(activation="relu"), *between, norm()), **KERAS_2)
+    assert reason(path) == "conv, which feeds it, applies an activation in between"
+
+
 def test_it_is_what_fold_gives_for_the_layer(tmp_path):
     path = model(tmp_path / "m.h5", conv(use_bias=False), weights(bias=False))
     found, by_hand = only(exporter.fold_model(path)), exporter.fold(exporter.read(path)["bn"], kernel(2, 2, 4, CHANNELS))

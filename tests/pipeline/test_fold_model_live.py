@@ -87,9 +87,13 @@ def test_a_network_with_all_that_stays(keras, tmp_path):
     both = conv("both")(y)
     y = layers.Add()([norm("both_norm")(both), layers.ReLU()(both)])
     y = norm("pad_norm")(layers.ZeroPadding2D(name="pad")(conv("padded")(y)))
-    y = norm("last_norm", center=False)(layers.Dense(5, name="dense")(layers.GlobalAveragePooling2D()(y)))
+    y = norm("drop_norm")(layers.Activation("linear")(layers.SpatialDropout2D(0.9)(conv("before_drop")(y), training=False)))
+    y = norm("train_norm")(layers.Dropout(0.0, name="drop")(conv("before_training")(y), training=True))
+    y = layers.Dense(5, name="dense")(layers.GlobalAveragePooling2D()(y))
+    y = layers.ActivityRegularization(0.1)(layers.GaussianNoise(0.9)(layers.AlphaDropout(0.9)(layers.GaussianDropout(0.9)(y))))
+    y = norm("last_norm", center=False)(y)
     model = randomize(keras.Model(x, y), seed=1)
-    said = {"td1/td_conv": None, "frozen": None, "dense": None}
+    said = {"td1/td_conv": None, "frozen": None, "before_drop": None, "dense": None}
     for path, options in files_of(keras, model, tmp_path):
         folded = check(keras, model, path, **options)
         assert {each.path for each in folded.folded} == set(said), path
@@ -98,4 +102,5 @@ def test_a_network_with_all_that_stays(keras, tmp_path):
         assert "it is fed by sum of class Add" in reasons["sum_norm"]
         assert "it is fed by pad of class ZeroPadding2D" in reasons["pad_norm"]
         assert all("is used elsewhere, too" in reasons[name] for name in ("twice_norm", "other_norm", "both_norm"))
+        assert "drop, which feeds it, is called with training=True" in reasons["train_norm"]
     check_outputs(keras, model, folded, np.random.default_rng(0).normal(size=(2, 3, 6, 6, 4)).astype("float32"))

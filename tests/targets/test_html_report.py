@@ -132,6 +132,9 @@ def test_where_a_layer_stands_and_whether_it_can_be_folded():
     active = text(dataclasses.replace(conv, activation="relu"))
     assert "Foldingnot possible: block/conv, which feeds it, applies an activation (relu)" in active
     assert "Followed bynothing" in active
+    drop = Neighbor(path="block/drop", class_name="Dropout")
+    assert "Foldingperhaps possible, into the layer before block/drop: --fold checks that" in text(drop)
+    assert "Foldingnot possible: it is fed by block/drop of class ReLU" in text(dataclasses.replace(drop, class_name="ReLU"))
     assert "Fed bythe model's input" in text()
     assert "Fed by" not in "".join(Page(write(make_bundle())).text)
 
