@@ -88,10 +88,11 @@ def model_tree(value: Any, where: str) -> Node:
     counter = _Counter(where)
     if isinstance(value, dict) and isinstance(value.get("class_name"), str):
         tree = with_places(with_ids_inside(_layer(value, counter, NOTHING_AROUND, "the model")))
-        return tree.replace(has_unclear=True) if counter.has_unclear else tree
-    if isinstance(value, dict) and isinstance(value.get("name"), str) and ("layers" in value or "nodes" in value):
-        return _old_layer(value, counter, "")
-    raise FormatError("this JSON is not the config of a Keras model", where=where, hint=HOW_TO_GIVE_ONE)
+    elif isinstance(value, dict) and isinstance(value.get("name"), str) and ("layers" in value or "nodes" in value):
+        tree = _old_layer(value, counter, "")
+    else:
+        raise FormatError("this JSON is not the config of a Keras model", where=where, hint=HOW_TO_GIVE_ONE)
+    return tree.replace(has_unclear=True) if counter.has_unclear else tree
 
 
 class _Counter:
@@ -243,6 +244,7 @@ def _old_layer(entry: dict[str, Any], counter: _Counter, group: str) -> Node:
         raise counter.error("a layer has no class name", own)
     if not isinstance(own, str):
         raise counter.error("the custom_name of a layer is not text", own)
+    counter.has_unclear |= class_name not in BATCH_NORMS and is_called_batch_norm(class_name)
     layers, order = entry.get("layers", []), entry.get("node_config")
     if class_name == "Graph":
         layers = _graph_nodes(entry.get("nodes"), order, counter)

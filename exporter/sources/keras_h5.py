@@ -261,6 +261,7 @@ def _read_unnamed(file: File, place: Place, options: ReadOptions) -> Found:
                 _add_unnamed(reading, f"layer_{number}", child.name, child)
     except FormatError as error:
         raise _does_not_fit(options, error) from None
+    note_own_classes(architecture.tree, found)
     return found
 
 

@@ -615,6 +615,17 @@ def test_models_in_a_model_of_keras_0_3(tmp_path):
     assert [layer.gamma.tobytes() for layer in bundle] == [values["gamma"].tobytes() for values in (FIRST, SECOND, FIRST)]
 
 
+def test_a_users_batch_norm_of_keras_0_3_is_reported(tmp_path):
+    """It was left out in silence."""
+    path = write_unnamed(tmp_path / "w.h5", [flat(FIRST), flat(SECOND), []])
+    own = {**norm_of_keras_0(axis=-1, custom_name="lab"), "name": "LabBatchNormalization"}
+    layers = [norm_of_keras_0(axis=-1), own, {"name": "Dropout"}]
+    (tmp_path / "model.json").write_text(json.dumps({"name": "Sequential", "layers": layers}))
+    bundle = exporter.read(path, architecture=tmp_path / "model.json")
+    assert (bundle.paths(), [warning.partition(":")[0] for warning in bundle.warnings]) == (["layer_0"], ["lab"])
+    assert "its class LabBatchNormalization is not Keras's own" in bundle.warnings[0]
+
+
 def test_keras_0_3_0_has_a_parameter_for_each_element(tmp_path):
     values = parameters(shape=(2, 3))
     path = write_unnamed(tmp_path / "w.h5", [flat(values)])
