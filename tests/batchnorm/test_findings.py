@@ -158,6 +158,7 @@ def test_how_the_model_uses_the_layer():
     found = said(plain(called_in_training=True, class_name="lab>MyNorm"))
     assert list(found) == ["called-in-training", "own-class"]
     assert found["own-class"].sentence == "its class is lab>MyNorm"
+    assert {one.channels for one in found.values()} == {0}, "they concern the whole layer"
     assert not said(plain(class_name="SyncBatchNormalization"))
 
 

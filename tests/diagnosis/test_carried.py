@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -53,6 +55,14 @@ def test_the_sign_of_a_zero_is_told_as_that(own, other):
     changed = theirs.replace(gamma=-layer.gamma)
     assert {one.what: one.says for one in exporter.compare(make_bundle(layer), make_bundle(changed)).differences} == {
         "beta": "equal but for the sign of a zero", "gamma": "the negative of gamma"}
+
+
+def test_a_small_number_that_became_a_zero_of_the_other_sign_is_rounded():
+    """Of several types in one form, the coarsest counts."""
+    mine = dataclasses.replace(of_layer(MINE), dtype="float16", arrays={**of_layer(MINE).arrays, "beta": np.float32([1e-9, *B[1:]])})
+    theirs = dataclasses.replace(mine, arrays={**mine.arrays, "beta": round_to(np.float32([-0.0, *B[1:]]), "float16")})
+    (one,) = (one for one in carried(mine, theirs, Index([mine], "float16")) if one.name == "beta")
+    assert (one.right, one.rounding, one.words) == (True, "float16", "")
 
 
 def test_the_type_in_which_arrays_are_equal():

@@ -242,3 +242,19 @@ def test_two_halves_of_a_character_are_no_text():
     """Nothing is decoded across the end of a text."""
     with pytest.raises(FormatError, match="not UTF-8"):
         all_decoded([b"\xc3", b"\xa9"], "a name")
+
+
+def test_a_header_that_continues_in_itself_is_left():
+    """Its messages have no end; they are read up to a limit, whatever number it claims."""
+    head = struct.pack("<BBHII4x", 1, 0, 2, 1, 24)
+    continued = struct.pack("<HHB3x", CONTINUATION, 16, 0) + struct.pack("<QQ", 16, 24)
+    reads = []
+
+    def read(at, size):
+        reads.append(at)
+        assert len(reads) <= hdf5_messages.MAX_MESSAGES + 1
+        return (head + continued)[at: at + size]
+
+    assert is_left(hdf5_messages.all_messages, read, 0, head + struct.pack("<HHB3x", CONTINUATION, 16, 0) + struct.pack("<QQ", 32, 24))
+    reads.clear()
+    assert is_left(hdf5_messages.all_messages, read, 0, head + continued)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.errors import FormatError
-from exporter.formats.protobuf import MAX_DEPTH, Message, fields, signed, varint
+from exporter.formats.protobuf import MAX_DEPTH, Message, fields, signed, text_in, varint
 from tests.make.tensor_files import encode, field
 
 numbers = st.integers(1, (1 << 29) - 1)
@@ -102,6 +102,17 @@ def test_a_size_of_one_two_and_three_bytes(size):
 def test_wrong_types_are_refused(ask):
     with pytest.raises(FormatError):
         ask(Message(field(1, b"x") + field(2, 5) + field(3, b"\xff\xfe\xfd")))
+
+
+def test_a_text_of_parsed_fields():
+    """The same as that of the message, also for what is none."""
+    data = field(1, "bn") + field(2, "é") + field(3, b"\xff") + field(4, 7) + field(5, "a") + field(5, "b")
+    found = fields(data)
+    assert [text_in(found, number, "here") for number in (1, 2, 5, 9)] == [Message(data).text(number) for number in (1, 2, 5, 9)]
+    for number, what in ((3, "not UTF-8"), (4, "field 4")):
+        with pytest.raises(FormatError, match=what) as caught:
+            text_in(found, number, "here")
+        assert caught.value.where == "here"
 
 
 def test_depth_is_bounded():

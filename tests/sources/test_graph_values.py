@@ -49,6 +49,11 @@ def test_products_with_one_and_sums_with_zero(tmp_path, op, first, second):
     check(with_gamma(tmp_path, "h", number, node("h", op, *sides), values=values), values)
 
 
+def test_a_product_with_nothing_is_no_parameter(tmp_path):
+    with pytest.raises(UnresolvedError, match="its gamma is what the op Mul computes"):
+        with_gamma(tmp_path, "h", const("number", ONES[:0]), node("h", "Mul", "bn/gamma", "number"))
+
+
 def test_products_in_products(tmp_path):
     """They are followed up to a limit."""
     def ones(count):

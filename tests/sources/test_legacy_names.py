@@ -111,6 +111,12 @@ def test_weights_that_a_batch_norm_does_not_have():
     assert other_weights(group(*names), own) == {"bn": ["bn/gamma:0", "bn/gain:0"], "fc": ["fc/kernel_1:0"], "": ["top"]}
 
 
+def test_parameters_of_other_layers_of_keras_1_are_none_of_a_batch_norms():
+    """Their scope is not in front of a slash: "ln_gamma" is not a weight without a layer."""
+    names = ["bn_running_mean", "bn_running_std", "ln_gamma", "fc_W"]
+    assert other_weights(group(*names), norms_of(group(*names))) == {"": ["fc_W"]}
+
+
 def paired(norms, tree, *, in_order=True):
     """The pairs of `match`, by scope and path."""
     found = list(candidates("net", model_tree(tree, "m")))

@@ -13,7 +13,7 @@ from exporter.keras.config import parse_config
 from exporter.sources.shared.found import Found
 from exporter.sources.shared.matching import by_name, unmatched
 from exporter.sources.shared.options import ReadOptions
-from tests.make.v3_files import functional, given, norm, norm_arrays, sequential, shown
+from tests.make.v3_files import entry, functional, given, norm, norm_arrays, sequential, shown
 
 A, B = norm_arrays(1), norm_arrays(2)
 
@@ -80,3 +80,12 @@ def test_two_layers_that_only_one_owner_fits():
 def test_a_kernel_beside_a_batch_norm_is_a_renamed_layers_unless_the_class_is_the_users(is_own):
     found = match([norm("dense", registered="own>Norm" if is_own else None)], {"dense": A}, more=["dense/kernel"])
     assert (found.paths(), len(found.skipped)) == (([], 1) if is_own else (["dense"], 0))
+
+
+def test_a_layer_of_a_users_class_in_the_scope_of_its_wrapper():
+    """Kernels in that scope are the wrapper's own; in its own scope they are the layer's."""
+    wrapped = entry("TimeDistributed", "td", layer=norm("bn", registered="own>Norm"))
+    found = match([wrapped], {"td": A}, more=["td/kernel"])
+    assert (found.paths(), found.skipped) == (["td/bn"], [])
+    found = match([wrapped], {"bn": A}, more=["bn/kernel"])
+    assert (found.paths(), [path for path, _ in found.skipped]) == ([], ["td/bn"])

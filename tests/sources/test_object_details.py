@@ -171,3 +171,12 @@ def test_an_object_that_says_nothing_of_the_batch_norm_that_it_holds(tmp_path, s
     outer = {"class_name": "lab>Conv", "name": "conv", **said}
     (found,) = held_by(tmp_path, {"conv": 6}, [{"batchnorm": 1}], {1: metadata(), 6: outer}).layers
     assert found.path == "conv/bn_1"
+
+
+def test_a_layer_in_a_batch_norm_of_a_users_is_not_laid_over_an_object(tmp_path):
+    """That layer may not have been built, and what it is called by in the config may be another object."""
+    model = Model().norm("layer-0", scope="bn").dense("layer-0", "extra", scope="bn/extra")
+    tree = functional(config("bn", 1e-5, "lab>BatchNormalization", extra=config("inner", 0.5)), class_name="Sequential")
+    (skipped,) = read(model.write(tmp_path), architecture=architecture(tmp_path, tree)).skipped
+    assert skipped.path == "bn"
+    assert "it contains other layers (inner)" in skipped.reason

@@ -154,3 +154,21 @@ def test_a_layer_whose_object_is_not_certain(tmp_path):
     (tmp_path / "saved_model.pb").write_bytes(saved_model_proto(saved_graph_proto(said), "2.9.0"))
     with pytest.raises(UnsupportedError, match="which object of the file is k"):
         exporter.fold_model(tmp_path)
+
+
+def test_a_kernel_of_an_object_without_a_name_in_a_layer(tmp_path):
+    """What a layer keeps beside its own weights is no second layer of its name."""
+    config = sequential(layer("Dense", "k", units=4), norm("bn"))
+    held = KINDS["Dense"][1]
+    nodes, tensors = objects(held, NORM)
+    kept, key = len(nodes), "layer-0/kept/kernel/.ATTRIBUTES/VARIABLE_VALUE"
+    stored = [nodes[0], ({**nodes[1][0], "kept": kept}, None), *nodes[2:], ({"kernel": kept + 1}, None), ({}, ("kept/kernel", key))]
+    names = {1: "k", 1 + 1 + len(held): "bn"}
+    entries = {entry["config"]["name"]: {**entry, "name": entry["config"]["name"]} for entry in config["config"]["layers"]}
+    said = [(children, value[0] if value else entries.get(names.get(number))) for number, (children, value) in enumerate(stored)]
+    said[0] = (said[0][0], {**config, "name": "model"})
+    (tmp_path / "variables").mkdir()
+    write_bundle(tmp_path / "variables", "variables", {**tensors, key: held["kernel"] + 1, OBJECT_GRAPH: [graph_proto(stored)]})
+    (tmp_path / "saved_model.pb").write_bytes(saved_model_proto(saved_graph_proto(said), "2.9.0"))
+    (found,) = exporter.fold_model(tmp_path).folded
+    assert (found.path, found.source.kernel.tobytes()) == ("k", held["kernel"].tobytes())

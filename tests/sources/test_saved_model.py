@@ -20,6 +20,7 @@ from exporter.sources import saved_model
 from exporter.sources.shared.architecture import node_tree_from
 from exporter.sources.shared.options import ReadOptions
 from exporter.sources.tf_graph.finder import Finder
+from exporter.sources.tf_graph.graph_norm import UNKNOWN_FORM
 from exporter.sources.tf_graph.saved import SavedFunctions
 from exporter.sources.tf_objects.formula import CALL, OTHER_VARIABLES
 from exporter.sources.tf_objects.parts import graphs_of, of_inference
@@ -868,6 +869,14 @@ def test_a_gamma_or_beta_that_no_function_uses(tmp_path, role, has_config):
     assert [name for name in ROLES if getattr(layer, name) is None] == [role]
 
 
+def test_a_parameter_that_the_graph_reshapes_is_still_that_of_its_object(tmp_path):
+    """The name of a variable in the graph is not its object."""
+    ops = [const("three", np.int32([3])), node("same", "Reshape", VECTORS[0], "three:output:0"),
+           node("call", "FusedBatchNormV3", "x", "same:output:0", *VECTORS[1:], epsilon=0.02, is_training=False)]
+    (layer,) = read(write_exported(tmp_path, children=CHILDREN, ops=ops)).layers
+    assert (layer.epsilon, set(layer.parameters())) == (float(np.float32(0.02)), set(ROLES))
+
+
 def test_objects_whose_function_computes_with_another_mean(tmp_path):
     """As QKeras's batch norm does, which quantizes it."""
     gamma, beta, mean, variance = VECTORS
@@ -935,6 +944,14 @@ def test_which_functions_are_asked_what_they_compute(functions, modes):
         4 + more) for name, (training, more) in functions.items()})
     assert [norm.in_training for norm in saved.norms_of([5])[5]] == modes
     assert saved.norms_of([6]) == {6: []}
+
+
+def test_what_a_function_of_inference_computes_is_not_looked_for_in_another():
+    """Also if that is no known form of batch norm: the model is served as that function says."""
+    other = [node("r", "Rsqrt", VECTORS[3]), node("y", "Mul", "x", "r:y:0")]
+    functions = {"__inference_signature_wrapper_1": (other, {"y": "y:z:0"}, 5),
+                 "__inference_signature_wrapper_2": ([INFERENCE], {"y": "served:y:0"}, 4)}
+    assert [norm.reason for norm in saved_functions(functions).norms_of([5])[5]] == [UNKNOWN_FORM]
 
 
 @pytest.mark.parametrize(("name", "result", "is_both"), [
