@@ -133,7 +133,8 @@ MISTAKES: tuple[Mistake, ...] = (
         why="in inference Keras normalizes by moving_mean and moving_variance, collected during training, not by the mean and variance of "
             "the current input; so the output of a batch need not have mean 0 and variance 1. Only training (training=True, PyTorch's "
             "train mode) uses the batch.",
-        instead="use moving_mean and moving_variance; in PyTorch call model.eval() first",
+        instead="use moving_mean and moving_variance; in PyTorch call model.eval() first, in Keras 3 model(x, training=False): after "
+                "RandomFlip, Resizing and the like model(x) runs as in training",
         seen=(STACK + "46443196",
               STACK + "47567655",
               *_issues("pytorch/pytorch#1725", "gmalivenko/pytorch2keras#13", "keras-team/keras#9522"))),

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from exporter.errors import FormatError, printable
-from exporter.keras.calls import NESTED, NOTHING_AROUND, Surroundings, input_names, input_tensors
+from exporter.keras.calls import NESTED, NOTHING_AROUND, ON_BY_DEFAULT, Surroundings, input_names, input_tensors
 from exporter.keras.lookalikes import BATCH_NORMS, INNER_NORM, MODELS_ELSEWHERE, WRITTEN, about_wrapper, inner_norm, is_called_batch_norm
 from exporter.keras.node import MODELS as MODELS
 from exporter.keras.node import Node as Node
@@ -92,14 +92,14 @@ def model_tree(value: Any, where: str) -> Node:
         tree = _old_layer(value, counter, "")
     else:
         raise FormatError("this JSON is not the config of a Keras model", where=where, hint=HOW_TO_GIVE_ONE)
-    return tree.replace(has_unclear=True) if counter.has_unclear else tree
+    return tree.replace(has_unclear=counter.has_unclear, may_train=counter.may_train)
 
 
 class _Counter:
     """The place of the config, and how many more layers it may contain."""
 
     def __init__(self, where: str) -> None:
-        self.where, self.left, self.has_unclear = where, MAX_LAYERS, False
+        self.where, self.left, self.has_unclear, self.may_train = where, MAX_LAYERS, False, False
 
     def error(self, what: str, name: object = "") -> FormatError:
         layer = f"layer {printable(str(name), 80)}" if name else ""
@@ -132,6 +132,7 @@ def _layer(entry: dict[str, Any], counter: _Counter, outer: Surroundings, what: 
     # a user's class may omit its name from its config, or store the None that it was called with
     optional = base not in BATCH_NORMS or ">" in class_name or isinstance(registered, str)
     counter.has_unclear |= base in MODELS_ELSEWHERE or (is_called_batch_norm(base) and (optional or WRITTEN.isdisjoint(config)))
+    counter.may_train |= own.training is True or base in ON_BY_DEFAULT
     return Node(name=_name(entry, config, counter, optional=optional), class_name=class_name, config=config,
                 registered_name=registered if isinstance(registered, str) else None, is_builtin=entry.get("registered_name", "") is None,
                 children=tuple(_children(base, config, counter, own)), input_shape=_input_shape(entry, config, tensors, is_first),

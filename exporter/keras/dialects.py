@@ -216,6 +216,11 @@ def ignores_training(era: Era, *, is_keras_3: bool) -> bool:
     return is_keras_3 or (era.is_tf_keras and era.facts is not None and era.facts.tf_ignores_training)
 
 
+def has_training_on(era: Era, class_name: str) -> bool:
+    """Whether training=True is the default of a layer of ON_BY_DEFAULT and, as in Keras 3, remains so for what runs after it."""
+    return era.version is None or era.version >= ((3, 6) if class_name in ("CenterCrop", "Resizing") else (3,))
+
+
 def real_axis(axis: tuple[int, ...], virtual_batch_size: int | None) -> tuple[int, ...]:
     """The axes of the input. With a virtual batch size tf.keras 1.12 to 2.15 builds the layer on the batch split in two axes and
     saves the axis of that, one too many.

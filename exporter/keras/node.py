@@ -46,6 +46,7 @@ class Node:
     surroundings:    the effect of the models and wrappers around it, and how it is called.
     calls:           of a batch norm: what feeds and follows each of its calls; () if the config does not specify it.
     has_unclear:     of the model itself: whether a layer in it may be or contain a batch norm that its config does not describe.
+    may_train:       of the model itself: whether a layer in it may run as in training when the model is called (exporter.keras.training).
     """
 
     name: str
@@ -60,6 +61,7 @@ class Node:
     surroundings: Surroundings = NOTHING_AROUND
     calls: tuple[Call, ...] = ()
     has_unclear: bool = False
+    may_train: bool = False
     base_name: str = dataclasses.field(init=False, repr=False)
 
     def __post_init__(self) -> None:

@@ -7,12 +7,13 @@ import codecs
 from collections.abc import Iterator
 from typing import Any
 
-from exporter.errors import UnsupportedError, located, printable
+from exporter.errors import UnsupportedError, located, names, printable
 from exporter.files.place import Place
 from exporter.keras.config import HOW_TO_GIVE_ONE, Architecture, Node, is_batch_norm, model_tree, parse_config, walk, writer_in
 from exporter.keras.dialects import KERAS_HUB, KERAS_HUB_EPSILON
 from exporter.keras.lookalikes import about_model_elsewhere, is_called_batch_norm
 from exporter.keras.node import at_and_below
+from exporter.keras.training import switched_on
 from exporter.sources.shared.found import Found, OwnClass
 
 SAVED_MODEL = "saved_model.pb"
@@ -104,6 +105,18 @@ def note_models_elsewhere(tree: Node | None, found: Found) -> None:
         reason = about_model_elsewhere(node.base_name, node.config)
         if reason and path not in known:
             found.leave_out(path, reason, "these are not exported")
+
+
+def note_training(tree: Node | None, keras_version: str | None, found: Found) -> None:
+    """Warns of batch norms that Keras 3 runs as in training because of a layer before them, unless it is told otherwise."""
+    if tree is None or not tree.may_train:
+        return
+    switched = switched_on(tree, keras_version)
+    paths = [path for path in found.paths() if path in switched.paths] if switched else []
+    if switched and paths:
+        layer, class_name = printable(switched.layer, 80), printable(switched.class_name, 80)
+        found.warn(f"{names(paths)}: Keras 3 runs what comes after {layer} ({class_name}) as in training: model(x) and export() normalize "
+                   "by the batch; predict() and model(x, training=False) use the stored statistics, which are exported")
 
 
 def _known(found: Found) -> set[str]:

@@ -1,0 +1,84 @@
+"""Batch norms that model(x) of Keras 3 runs as in training because of a layer before them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import exporter
+from exporter.keras.config import model_tree
+from exporter.keras.training import switched_on
+from tests.make.v3_files import entry, sequential
+
+
+def nested(keras, *layers):
+    return keras.Sequential([keras.Input((6, 6, 3)), *layers])
+
+
+# What stands in the model, given keras.layers, the input, and a function that makes a batch norm.
+MODELS = {
+    "augmentation first": lambda keras, x, norm: norm()(keras.layers.RandomFlip()(x)),
+    "another default": lambda keras, x, norm: norm()(keras.layers.Resizing(6, 6)(x)),
+    "augmentation last": lambda keras, x, norm: keras.layers.RandomFlip()(norm()(x)),
+    "told not to train": lambda keras, x, norm: norm()(keras.layers.RandomFlip()(x, training=False)),
+    "told to train": lambda keras, x, norm: norm()(keras.layers.Dropout(0.1)(x, training=True)),
+    "told nothing": lambda keras, x, norm: norm()(keras.layers.Dropout(0.1)(x)),
+    "a batch norm told to train": lambda keras, x, norm: norm()(keras.layers.Rescaling(2.0)(norm()(x, training=True))),
+    "the batch norm told not to": lambda keras, x, norm: norm()(keras.layers.RandomFlip()(x), training=False),
+    "frozen": lambda keras, x, norm: norm(trainable=False)(keras.layers.RandomFlip()(x)),
+    "beside it": lambda keras, x, norm: keras.layers.Add()([keras.layers.RandomFlip()(x), norm()(x)]),
+    "inside a model": lambda keras, x, norm: norm()(nested(keras, keras.layers.RandomFlip(), norm())(x)),
+    "in front of a model": lambda keras, x, norm: nested(keras, norm())(nested(keras, keras.layers.RandomFlip())(x)),
+    "a model told not to train": lambda keras, x, norm: norm()(nested(keras, norm())(keras.layers.RandomFlip()(x), training=False)),
+    "a model told to train": lambda keras, x, norm: norm()(nested(keras, keras.layers.Dense(3))(x, training=True)),
+}
+
+
+@pytest.mark.live
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", MODELS)
+def test_those_that_are_named_are_those_whose_statistics_the_call_changes(keras, name, tmp_path):
+    made = []
+
+    def norm(**fields):
+        made.append(keras.layers.BatchNormalization(**fields, name=f"norm_{len(made)}"))
+        return made[-1]
+
+    x = keras.Input((6, 6, 3))
+    model = keras.Model(x, MODELS[name](keras, x, norm))
+    for each in made:
+        each.set_weights([np.full(3, value, "f4") for value in (1, 0, 5, 9)])
+    for form in ("keras", "h5"):
+        model.save(tmp_path / f"m.{form}")
+    model(np.random.default_rng(0).uniform(0, 1, (4, 6, 6, 3)).astype("f4"))
+    trained = {each.name for each in made if float(np.asarray(each.moving_mean)[0]) != 5}
+    told = {"norm_1"} if name == "a batch norm told to train" else set()  # has a warning of its own
+    for form in ("keras", "h5"):
+        warnings = exporter.read(tmp_path / f"m.{form}", stored_statistics=True).warnings
+        said = [warning.partition(":")[0] for warning in warnings if "Keras 3 runs what comes after" in warning]
+        named = {path.rpartition("/")[2] for path in ", ".join(said).split(", ") if path}
+        assert named == trained - told, (form, warnings)
+
+
+NORM = entry("BatchNormalization", "bn", axis=-1, momentum=0.99, epsilon=0.001, center=True, scale=True,
+             moving_variance_initializer={})
+
+
+@pytest.mark.parametrize(("class_name", "registered", "version", "expected"), [
+    ("RandomFlip", None, "3.0.5", True), ("RandomFlip", None, None, True), ("RandomFlip", None, "2.15.0", False),
+    ("Resizing", None, "3.5.0", False), ("Resizing", None, "3.6.0", True), ("Rescaling", None, "3.15.1", False),
+    ("RandomFlip", "lab>RandomFlip", None, False), ("Resizing", None, "4.0.0", True)])
+def test_classes_and_versions(class_name, registered, version, expected):
+    first = {**entry(class_name, "first"), "registered_name": registered}
+    found = switched_on(model_tree(sequential("m", first, NORM), ""), version)
+    assert (found is not None) == expected
+    if found is not None:
+        assert (found.layer, found.class_name, list(found.paths)) == ("first", class_name, ["bn"])
+
+
+def test_a_config_that_names_no_classes_as_its_own_needs_a_version():
+    """.h5 of Keras 3 writes no registered_name; without a version the same JSON may be that of Keras 2."""
+    first = entry("RandomFlip", "first")
+    tree = sequential("m", {key: value for key, value in first.items() if key != "registered_name"}, NORM)
+    assert switched_on(model_tree(tree, ""), None) is None
+    assert switched_on(model_tree(tree, ""), "3.3.3") is not None
