@@ -195,8 +195,8 @@ def check_stored(file: File, group: LayerGroup) -> None:
 
 
 def check_not_exchanged(groups: Sequence[LayerGroup]) -> None:
-    """Refuses groups that contain each other's weights according to their names. A layer that was renamed after it was built has other
-    names in its group than its own, but no two layers get each other's.
+    """Refuses groups that contain each other's weights according to their names: exchanged groups look like layers that were given each
+    other's names after they were built. A layer that was renamed otherwise has names in its group that are those of no other layer.
     """
     known = {group.name for group in groups}
     owner = {group.name: scope for group in groups if (scope := _only_scope(group)) in known and scope != group.name}
@@ -207,7 +207,8 @@ def check_not_exchanged(groups: Sequence[LayerGroup]) -> None:
         if following == name:
             raise FormatError(f"the weights in this group have the names of {printable(owner[name], 80)!r}, and the group of that "
                               f"layer contains the weights of {printable(owner[owner[name]], 80)!r}", where=name,
-                              hint="the file is damaged: its groups were exchanged; copy or download it again")
+                              hint="if the layers were given each other's names after they were built, load the model in Keras and save "
+                                   "it again; else the file is damaged: its groups were exchanged; copy or download it again")
 
 
 def _only_scope(group: LayerGroup) -> str:
