@@ -248,6 +248,21 @@ def test_unbuilt_and_missing(model):
     assert bundle.paths() == ["here"]
     assert [(path, "no weights" in reason) for path, reason in bundle.skipped] == [("blk/inside", True)]
 
+def test_a_layer_with_one_variable_more_does_not_hide_the_others(model, tmp_path):
+    """A gamma that was assigned to a built layer is saved with its own; the name in its group shows that the group is the layer's."""
+    a, b = list(A.values()), list(B.values())
+    groups = {"layers/batch_normalization": (A, "a"), "layers/batch_normalization_1": ([*b[:2], a[0], *b[2:]], "b")}
+    config = functional("m", norm("a"), norm("b"))
+    found = model(config, groups)
+    assert shown(found) == {"a": (1e-3, given(A))}
+    assert found.skipped == [("b", "the file contains 5 variables for it, which does not match center, scale and renorm of its config; its "
+                              "class is BatchNormalization")]
+    (tmp_path / "m.weights.h5").write_bytes(weights_bytes(groups))
+    (tmp_path / "m.json").write_text(json.dumps(config))
+    with pytest.raises(FormatError, match="b: the file contains 5 variables for it"):  # the architecture may be another model's
+        exporter.read(tmp_path / "m.weights.h5", architecture=tmp_path / "m.json", skip_unresolved=True)
+
+
 
 def test_config_and_weights_that_do_not_fit(model):
     def said(config, arrays, **fields):
@@ -256,6 +271,11 @@ def test_config_and_weights_that_do_not_fit(model):
     values = list(A.values())
     assert "bn: the file contains 3 variables for it" in said(norm("bn"), values[:3])
     assert "bn: the file contains 4 variables for it" in said(norm("bn", scale=False), values)
+    assert "bn: the file contains 4 variables for it" in said(norm("bn", scale=False), (A, "bn"))
+    assert "bn: the file contains 5 variables for it" in said(norm("bn", scale=False), ([*values, values[0]], "bn"))
+    assert "bn: the file contains 5 variables for it" in said(norm("bn"), [*values, values[0]])
+    assert "bn: the file contains 3 variables for it" in said(norm("bn"), (values[:3], "bn"))
+    assert "bn: the file contains 5 variables for it" in said(norm("bn", renorm=True), ([*values, values[0]], "bn"))
     assert "its parameters have different shapes" in said(norm("bn"), [values[0][:2], *values[1:]])
     assert "its parameters have different types" in said(norm("bn"), [values[0].astype("f8"), *values[1:]])
     assert "its parameters have different shapes" in said(norm("bn"), [*values[:3], values[3].reshape(1, 3)])

@@ -84,7 +84,7 @@ def read_weights(root: Group, tree: Node | None, keras_version: str | None, foun
             found.skip(match.path, reason_against(match.node) or match.why)
         else:
             node = _without_sharing(match.node, match.may_be_called) if is_sharing_lost else match.node
-            _read(match.path, node, match.group, era, ranks.get(match.node), found, quantized(match.group))
+            _read(match.path, node, match.group, era, ranks.get(match.node), found, quantized(match.group), own_config=own_config)
     if kernels is not None:
         found.kernels = {} if is_sharing_lost else _kernels(feeding, groups, own_config)
     note_own_classes(tree, found)
@@ -106,8 +106,12 @@ def _without_sharing(node: Node, may_be_called: bool) -> Node:
     return node.replace(calls=(), surroundings=around)
 
 
-def _read(path: str, node: Node, group: Group, era: dialects.Era, rank: int | None, found: Found, quantized: str | None) -> None:
-    """A layer with a config: gamma and beta as it specifies, then the statistics; renorm adds three that inference does not use."""
+def _read(path: str, node: Node, group: Group, era: dialects.Era, rank: int | None, found: Found, quantized: str | None, *,
+          own_config: bool) -> None:
+    """A layer with a config: gamma and beta as it specifies, then the statistics; renorm adds three that inference does not use.
+
+    Raises: FormatError if config and weights do not fit. A layer whose group has its name and more variables than any is skipped.
+    """
     fields = norm_fields(node)
     count = len(group.variables())
     reason = reason_against(node)
@@ -120,7 +124,9 @@ def _read(path: str, node: Node, group: Group, era: dialects.Era, rank: int | No
     if names is None:
         reason = (f"the file contains {count} variables for it, which does not match center, scale and renorm of its config; its class is "
                   f"{printable(node.registered_name or node.class_name, 80)}")
-        if node.base_name in BATCH_NORMS and not node.surroundings.notes:
+        # a variable that was assigned to a built layer, such as another layer's gamma, is saved with its own
+        has_more = own_config and group.name == node.name and fields.center and fields.scale and count > 4 + 3 * fields.renorm
+        if node.base_name in BATCH_NORMS and not node.surroundings.notes and not has_more:
             raise FormatError(reason, where=path)
         if node.surroundings.notes:
             reason += "; the wrapper around it keeps what it quantizes among its own weights, without names: the model's .h5 has them"
