@@ -11,7 +11,7 @@ import pytest
 from exporter.errors import ExporterError, FormatError
 from exporter.files.place import Place
 from exporter.formats import graph_def
-from exporter.formats.graph_def import Graph, MetaGraph, Node, Output, TensorProto, open_file
+from exporter.formats.graph_def import Graph, MetaGraph, Node, Output, TensorProto, _entry, open_file
 from exporter.sources.tf_graph.norms import graph_norms
 from tests.make.graph_files import Function, chain, const, frozen_variables, function, graph, meta_graph, node, parameters, tensor
 from tests.make.tensor_files import encode, field, shape_proto
@@ -266,3 +266,23 @@ def test_a_walk_over_the_users_of_nodes_reaches_each_once():
     walk = body.following([body.nodes["a"]], lambda one, user: (one.name, user.name) != ("d", "e") and user.op == "Neg")
     assert [one.name for one in walk] == ["a", "b", "d"]
     assert [one.name for one in body.following([body.nodes["a"]], lambda one, user: one.name != "d")] == ["a", "b", "c", "d", "e"]
+
+
+@pytest.mark.parametrize(("data", "found"), [
+    (field(1, "k") + field(2, b"v"), ("k", b"v")), (field(2, b"v") + field(1, "k"), ("k", b"v")), (field(1, "k"), ("k", b"")),
+    (field(3, "k") + field(2, b"v"), ("", b"v")), (field(1, "k") + field(3, b"v"), ("k", b"")), (b"", ("", b"")),
+    (field(1, "k") + field(2, b"v") + field(2, b"w"), ("k", b"w")), (field(1, "k" * 127) + field(2, b"v"), ("k" * 127, b"v")),
+    (field(1, "k" * 127 + "\x12") + field(2, b"v" * 17), ("k" * 127 + "\x12", b"v" * 17)),
+    (field(1, "k") + field(2, b"v" * 127), ("k", b"v" * 127)), (field(1, "k") + field(2, b"v" * 128), ("k", b"v" * 128)),
+    (field(1, "") + field(2, b""), ("", b"")), (field(1, "k") + field(2, 5), ("k", 5))])
+def test_the_entries_of_a_table(data, found):
+    """Fields in any order, repeated, missing, of any length, and others beside them."""
+    key, value = _entry(data, "here")
+    assert (key, bytes(value) if isinstance(value, (bytes, memoryview)) else value) == found
+
+
+@pytest.mark.parametrize("data", [7, field(1, b"\xff") + field(2, b"v"), field(1, "k") + field(2, b"v")[:-1], field(1, 7) + field(2, b"v")])
+def test_what_is_no_entry_of_a_table(data):
+    with pytest.raises(FormatError) as caught:
+        _entry(data, "here")
+    assert caught.value.where == "here"

@@ -56,7 +56,7 @@ def content(data, *, together, count=COUNT):
                                                            for values, name in file.arrays(paths(group))]))
             except FormatError as error:
                 found.append((error.what, error.where, error.hint))
-            alike += file._expected is not None and bool(file._expected.names(group))
+            alike += file._expected is not None and file._expected.has_all([f"{group}/{name}" for name in file._expected.names(group)])
         is_refused = any(type(each[0]) is str for each in found)
         return (found, None if is_refused else file._spent), alike
 
@@ -76,6 +76,35 @@ def test_groups_that_are_alike_are_read_together(has_attribute):
     assert alike == COUNT - 1  # the first is read alone
     assert spent == COUNT * len(NAMES) * 20
     assert [np.frombuffer(arrays[2][0], "f4")[0] for _, _, arrays in found] == [number + 2 for number in range(COUNT)]
+
+
+def test_what_is_not_all_in_one_group_that_is_like_others_is_read_alone():
+    with hdf5.open_hdf5(MemoryFile(model())) as file:
+        for group in groups():
+            file.kind(group)
+        file.expect(groups())
+        assert file.first_missing(paths(groups()[0])) is None
+        file.arrays(paths(groups()[0]))
+        first, second = map(paths, groups()[1:3])
+        assert file._expected.has_all(first)
+        for others in ([], [*first, second[0]], [*first, f"{groups()[1]}/more"], [first[0].replace("vars", "more")]):
+            assert not file._expected.has_all(others), others
+        assert [values[0] for values, _ in file.arrays([first[0], second[0]])] == [1, 2]
+        with pytest.raises(FormatError):
+            file.arrays([*first, f"{groups()[1]}/more"])
+
+
+def test_vectors_of_a_form_that_was_not_seen_before_are_read_alone():
+    """Such as that of all groups but the first."""
+    def change(file):
+        for group in groups()[1:]:
+            for name in NAMES:
+                del file[f"{group}/{name}"]
+                file[f"{group}/{name}"] = np.arange(11, dtype="f4")
+
+    data = model(change=change)
+    together, alike = content(data, together=True)
+    assert (together, alike) == content(data, together=False)
 
 
 def test_the_limit_on_levels_is_that_of_each_alone(monkeypatch):

@@ -168,3 +168,15 @@ def test_what_follows_a_result_of_a_function_is_not_said(tmp_path, result):
     layer, _ = read(tmp_path, KERNEL, call, functions=[body])
     assert [each.path for call in layer.calls for each in call.outputs] == ([] if result == "bn:y:0" else ["y"])
     assert len(layer.calls) == (result != "bn:y:0")
+
+
+@pytest.mark.parametrize("more", [{}, {"features": "conv:output:0"}])
+def test_a_kernel_whose_output_is_a_result_of_the_function_is_shared(tmp_path, more):
+    """The caller may read it, too: folded into the kernel, the batch norm would change what it gets."""
+    roles = ["gamma", "beta", "moving_mean", "moving_variance"]
+    inside = [node("conv", "Conv2D", "h", "k", padding="SAME"), node("bn", "FusedBatchNormV3", "conv:output:0", *roles, is_training=False,
+                                                                    epsilon=0.001), node("y", "Relu", "bn:y:0")]
+    body = function("f", ["h", "k", *roles], inside, {"y": "y:activations:0", **more})
+    call = node("call", "PartitionedCall", "x", "c/kernel", *(f"bn/{role}/read" for role in roles), f=Function("f"))
+    layer, _ = read(tmp_path, KERNEL, call, functions=[body])
+    assert [each.is_shared for call in layer.calls for each in call.inputs] == [bool(more)]

@@ -67,7 +67,7 @@ BLOCK = layer("lab>Block", "mine")
     (["bn", "mine/bn"], [norm("bn"), BLOCK], ["mine/bn"]), (["bn", "mine/bn"], [norm("bn"), norm("mine/bn"), BLOCK], []),
     (["bn", "mine_1/bn"], [norm("bn"), BLOCK], ["mine_1/bn"]), (["bn", "other/bn"], [norm("bn"), BLOCK], []),
     (["bn", "mine/x"], [norm("bn"), layer("lab>Block", "mine", part=norm("x"))], []),
-    (["bn", "d/bn"], [norm("bn"), layer("Dense", "d")], []),
+    (["bn", "d/bn"], [norm("bn"), layer("Dense", "d")], []), (["bn_1"], [norm("bn"), layer("lab>Block", "bn_1")], ["bn_1"]),
     (["mine/x", "mine/y"], [layer("lab>Outer", "outer", part=norm("mine/x")), BLOCK], ["mine/x", "mine/y"])])
 def test_which_batch_norms_of_a_nested_model_are_inside_a_users_class(scopes, inner, hidden):
     """A layer may itself be called "mine/bn"; the class may hold one of that name, too, beside those that its config has."""

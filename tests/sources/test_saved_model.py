@@ -319,7 +319,8 @@ def test_a_constant_that_functions_capture(tmp_path, fused, gamma):
     assert layer.beta.tolist() == VALUES["beta"].tolist()
 
 
-@pytest.mark.parametrize("children", [{"mean": 4, "variance": 5, "count": 2}, {"mean": 4, "variance": 5}])
+@pytest.mark.parametrize("children", [{"mean": 4, "variance": 5, "count": 2}, {"mean": 4, "variance": 5},
+                                      {"mean": 4, "variance": 3, "count": 2, "other": 5}])
 @pytest.mark.parametrize("class_name", ["Normalization", "Standard"])
 def test_inputs_that_keras_standardizes(tmp_path, monkeypatch, class_name, children):
     """By (x - mean) / sqrt(variance), in TensorFlow 2.3: also behind ops that show no input of the graph."""
@@ -330,7 +331,7 @@ def test_inputs_that_keras_standardizes(tmp_path, monkeypatch, class_name, child
     folder = write_exported(tmp_path, fused=False, children=children, version="2.3.1", names=names, full_names=names)
     said = {"class_name": class_name, "name": "normalization", "config": {"name": "normalization", "axis": [-1]}}
     (folder / "keras_metadata.pb").write_bytes(field(1, field(2, 1) + field(5, json.dumps(said))))
-    is_own = class_name == "Normalization" and "count" in children
+    is_own = class_name == "Normalization" and "count" in children and children["variance"] == 5
     assert [layer.epsilon for layer in read(folder)] == ([] if is_own else [0])
 
 
@@ -875,6 +876,16 @@ def test_a_parameter_that_the_graph_reshapes_is_still_that_of_its_object(tmp_pat
            node("call", "FusedBatchNormV3", "x", "same:output:0", *VECTORS[1:], epsilon=0.02, is_training=False)]
     (layer,) = read(write_exported(tmp_path, children=CHILDREN, ops=ops)).layers
     assert (layer.epsilon, set(layer.parameters())) == (float(np.float32(0.02)), set(ROLES))
+
+
+def test_of_two_reasons_the_first_is_said(tmp_path):
+    """That of the batch norm which the model calls first."""
+    gamma, beta, mean, variance = VECTORS
+    ops = [const("two", np.float32(2)), node("m2", "Mul", mean, "two:output:0"), node("e", "Exp", gamma)]
+    first = node("call", "FusedBatchNormV3", "x", gamma, beta, "m2:z:0", variance, epsilon=0.02, is_training=False)
+    second = node("other", "FusedBatchNormV3", "call:y:0", "e:y:0", beta, mean, variance, epsilon=0.02, is_training=False)
+    found = read(write_exported(tmp_path, children=CHILDREN, ops=[*ops, first, second]))
+    assert (found.layers, [each.reason for each in found.skipped]) == ([], ["its mean is what the op Mul computes"])
 
 
 def test_objects_whose_function_computes_with_another_mean(tmp_path):
