@@ -455,10 +455,12 @@ def test_copies_in_one_graph_have_paths_of_their_own(tmp_path):
         check(bundle[path], values)
 
 
-def test_copies_that_share_all_scopes_are_numbered(tmp_path):
+@pytest.mark.parametrize("ops", ["bn", "computed"])
+def test_copies_that_share_all_scopes_are_numbered(tmp_path, ops):
+    """Also if their ops share another scope than their variables."""
     one, reads = frozen_variables("bn", parameters())
     two, others = frozen_variables("bn", parameters(seed=1), ("gamma_1", "beta_1", "moving_mean_1", "moving_variance_1"))
-    bundle = read(tmp_path, X, *one, *two, *chain("bn", "x", *reads), *chain("bn", "x", *others, name="batchnorm_1"))
+    bundle = read(tmp_path, X, *one, *two, *chain(ops, "x", *reads), *chain(ops, "x", *others, name="batchnorm_1"))
     assert bundle.paths() == ["bn", "bn#2"]
     check(bundle["bn#2"], parameters(seed=1))
 

@@ -50,6 +50,12 @@ def test_inputs_that_are_standardized(tmp_path, text, x):
         written(tmp_path, text.format(x=x))
 
 
+@pytest.mark.parametrize("divisor", ["(sqrt(v) + e)", "(e + sqrt(v))", "sqrt(v + e)"])
+def test_what_has_an_epsilon_does_not_only_prepare_inputs(tmp_path, divisor):
+    """Wherever epsilon is: a batch norm without gamma and beta may be the first layer of a model."""
+    assert written(tmp_path, f"y = (x - m) / {divisor}").paths() == ["bn"]
+
+
 OTHERS = ("relu(x)", "(one / x)", "(x * c)", "(e - relu(x))")
 
 

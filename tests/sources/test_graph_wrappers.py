@@ -80,3 +80,11 @@ def test_a_layer_without_gamma_and_beta_that_is_called_in_both_modes(result):
     (norm,) = saved_functions({INFERENCE.format(1): (ops, {"y": result}, 4)}).norms()
     assert norm.also_in_training is (result == "both:z:0")
     assert (norm.gamma, norm.beta) == (None, None)
+
+
+@pytest.mark.parametrize("is_called", [False, True])
+def test_what_follows_the_result_of_a_function_is_known_if_none_calls_it(is_called):
+    around = bare(call("x", *"gbmv"), node("r", "Relu", "c:output:0"), result="r:activations:0")
+    functions = {"net": LAST, **({INFERENCE.format(1): around} if is_called else {})}
+    norms = saved_functions(functions, bare=[INFERENCE.format(1)]).norms()
+    assert [[[each.class_name for each in one.outputs] for one in norm.calls] for norm in norms] == [[] if is_called else [["Relu"]]]
