@@ -275,14 +275,15 @@ def test_a_walk_over_the_users_of_nodes_reaches_each_once():
     (field(1, "k" * 127 + "\x12") + field(2, b"v" * 17), ("k" * 127 + "\x12", b"v" * 17)),
     (field(1, "k") + field(2, b"v" * 127), ("k", b"v" * 127)), (field(1, "k") + field(2, b"v" * 128), ("k", b"v" * 128)),
     (field(1, "k") + b"\x12\x81\0v" + field(3, b"x" * 125), ("k", b"v")), (field(1, "") + field(2, b""), ("", b"")),
-    (field(1, "k") + field(2, 5), ("k", 5))])
+    (field(1, "k") + b"\x12\x80\0" + field(3, b"x" * 125), ("k", b"")), (field(1, "k") + field(2, 5), ("k", 5))])
 def test_the_entries_of_a_table(data, found):
     """Fields in any order, repeated, missing, of any length, and others beside them."""
     key, value = _entry(data, "here")
     assert (key, bytes(value) if isinstance(value, (bytes, memoryview)) else value) == found
 
 
-@pytest.mark.parametrize("data", [7, field(1, b"\xff") + field(2, b"v"), field(1, "k") + field(2, b"v")[:-1], field(1, 7) + field(2, b"v")])
+@pytest.mark.parametrize("data", [
+    7, field(1, "k") + b"\x12", field(1, b"\xff") + field(2, b"v"), field(1, "k") + field(2, b"v")[:-1], field(1, 7) + field(2, b"v")])
 def test_what_is_no_entry_of_a_table(data):
     with pytest.raises(FormatError) as caught:
         _entry(data, "here")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 import exporter
 from exporter.errors import UnresolvedError
 from exporter.formats.graph_def import Graph
-from exporter.sources.tf_graph.norms import graph_norms
+from exporter.sources.tf_graph.norms import _Layers, graph_norms
 from tests.make.graph_files import (
     Function,
     chain,
@@ -439,6 +441,17 @@ def test_a_shared_layer_without_parameters_is_told_by_its_conditional(tmp_path, 
     bundle = freeze(tmp_path, *nodes, skip_unresolved=True)
     check(bundle["bn"], [None, None, *values[2:]])
     assert [said for said, _ in bundle.skipped] == ([] if conditional else ["bn/t", "bn_1/t"])
+
+
+@pytest.mark.parametrize(("known", "own", "conditional", "is_same"), [
+    ("one", "two", True, False), ("one", "one", False, True), ("one", None, True, True), (None, "two", True, True),
+    (None, None, True, True), ("one", None, False, False), (None, "two", False, False), (None, None, False, False)])
+def test_of_one_tensor_only_the_branches_of_a_conditional_are_one_layer(known, own, conditional, is_same):
+    """Without gamma and beta, unless each keeps its own statistics."""
+    layers = _Layers()
+    layers.add(SimpleNamespace(affine=(None, None), stored=known, conditional=False, x="x"))
+    assert (SimpleNamespace(affine=(None, None), stored=own, conditional=conditional, x="x") in layers) is is_same
+    assert SimpleNamespace(affine=(None, None), stored="other", conditional=True, x="y") not in layers
 
 
 def test_a_copy_in_training_of_which_nothing_is_used_is_no_layer(tmp_path):
