@@ -89,3 +89,8 @@ def test_a_layer_of_a_users_class_in_the_scope_of_its_wrapper():
     assert (found.paths(), found.skipped) == (["td/bn"], [])
     found = match([wrapped], {"bn": A}, more=["bn/kernel"])
     assert (found.paths(), [path for path, _ in found.skipped]) == ([], ["td/bn"])
+
+
+def test_of_a_model_that_runs_another_only_that_layer_is_named():
+    found = match([norm("bn"), entry("Dense", "d"), entry("TFSMLayer", "served", filepath="x")], {"bn": A})
+    assert (found.paths(), [path for path, _ in found.left_out], found.skipped) == (["bn"], ["served"], [])
