@@ -18,6 +18,8 @@ from exporter.sources.shared.options import ReadOptions
 SOURCES = ("keras_h5", "bundle_arrays", "numpy_archive", "keras_archive", "keras_weights", "orbax", "saved_model", "tf_checkpoint",
            "frozen_graph", "tfjs", "bundle")
 
+OF_FOLDERS = tuple(name for name in SOURCES if name not in ("keras_h5", "numpy_archive", "keras_weights"))  # those claim no folder
+
 
 class Source(Protocol):
     """The interface of a source module."""
@@ -35,7 +37,7 @@ class Source(Protocol):
 
 def source_for(place: Place) -> Source | None:
     """The source that claims `place`, or None."""
-    for name in SOURCES:
+    for name in OF_FOLDERS if place.is_folder() else SOURCES:
         source: Source = importlib.import_module(f"exporter.sources.{name}")
         if source.claims(place):
             return source

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from exporter.batchnorm.bundle import Origin
 from exporter.files.place import Place
-from exporter.formats.zip_archive import MAGIC, names_in
 from exporter.sources.shared.architecture import note_unused
 from exporter.sources.shared.archive import CONFIG, METADATA, PICKLED, SHARDED, WEIGHTS, Folder, Zip, config_of
 from exporter.sources.shared.found import Found
@@ -23,6 +22,8 @@ def claims(place: Place) -> bool:
     others = (METADATA, *WEIGHTS, SHARDED, *PICKLED)
     if place.is_folder():
         return place.child(CONFIG).is_file() and any(place.child(name).is_file() for name in others)
+    from exporter.formats.zip_archive import MAGIC, names_in  # a folder is none
+
     if place.head(4) not in MAGIC:
         return False
     found = names_in(place)

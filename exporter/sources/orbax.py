@@ -17,7 +17,6 @@ from exporter.keras import dialects
 from exporter.keras.config import parse_config
 from exporter.sources.shared.architecture import node_tree_from, note_unused
 from exporter.sources.shared.found import Found
-from exporter.sources.shared.matching import by_name, unmatched
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -61,6 +60,8 @@ def _steps(folder: Place) -> dict[int, Place]:
 
 
 def _read(step: Place, options: ReadOptions, found: Found) -> None:
+    from exporter.sources.shared.matching import by_name, unmatched  # this source is asked about many folders that are none of its own
+
     if not step.child(PYTREE, METADATA).is_file():
         raise UnsupportedError("this is an Orbax checkpoint that was not written by Keras's callback: it contains no folder 'pytree'",
                                hint="write it with keras.callbacks.OrbaxCheckpoint, or export the model to .keras")

@@ -11,9 +11,7 @@ from exporter.files.input_file import InputFile
 from exporter.files.place import Place
 from exporter.formats.hdf5 import open_hdf5
 from exporter.formats.strict_json import parse_json
-from exporter.formats.zip_archive import Archive
 from exporter.keras.config import HOW_TO_GIVE_ONE, Architecture, parse_config
-from exporter.sources.shared.shards import open_shards
 
 if TYPE_CHECKING:
     from exporter.formats.hdf5_file import File
@@ -28,6 +26,8 @@ class Zip:
     """The parts of a .keras file."""
 
     def __init__(self, file: InputFile) -> None:
+        from exporter.formats.zip_archive import Archive  # neither is needed to know a folder that is no model of this format
+
         self._archive = Archive(file)
         self.warnings = self._archive.warnings()
 
@@ -60,6 +60,8 @@ class Folder:
     @contextlib.contextmanager
     def weights(self) -> Iterator[list[File]]:
         if self.has(SHARDED) and not self.has(WEIGHTS[0]):
+            from exporter.sources.shared.shards import open_shards
+
             with open_shards(self._place.child(SHARDED)) as files:
                 yield files
         else:
