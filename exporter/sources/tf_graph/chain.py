@@ -45,7 +45,7 @@ class Term(NamedTuple):
 ROOT = Term(sign=1, root=True, x=None, factors=())  # the reciprocal root alone
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(slots=True, eq=False, repr=False)  # not frozen, as the classes of values.py
 class Chain:
     """A batch norm that was found. last: its last op; the other fields are its roles.
 

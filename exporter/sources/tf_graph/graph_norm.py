@@ -18,7 +18,7 @@ OTHER_USE = "the graph does not use its {role} as the {role} of a batch norm"
 OF_THE_BATCH = "it uses the statistics of the batch (is_training), not stored ones"
 
 
-@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+@dataclasses.dataclass(slots=True, eq=False, repr=False)  # not frozen, as the classes of values.py
 class GraphNorm:
     """One batch norm of a graph.
 

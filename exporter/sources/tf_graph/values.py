@@ -16,11 +16,13 @@ from exporter.formats.graph_def import Body, Node, Output, TensorProto
 # Default names of tf.constant, tf.ones and tf.zeros: not a parameter if every value is neutral.
 UNNAMED = re.compile(r"(Const|ones|zeros|ones_like|zeros_like|Fill)(_\d+)?")
 
+# The classes below are not frozen, and have no repr: that would triple the time to make one, and double the time to import them. Nothing
+# changes them.
 _Made = TypeVar("_Made")
 Shaping = tuple[tuple[str, tuple[int, ...]], ...]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(slots=True, unsafe_hash=True, repr=False)
 class Variable:
     """A variable. key: in the checkpoint; name: in the graph; shaping: reshapes on the way to its use; read: the op that reads it."""
 
@@ -34,7 +36,7 @@ class Variable:
         return "variable", self.key
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(slots=True, unsafe_hash=True, repr=False)
 class Constant:
     """A Const of the graph. name: of the node; where: its function, "" for the main graph."""
 
@@ -51,7 +53,7 @@ class Constant:
         return "constant", self.where, self.node.name
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(slots=True, unsafe_hash=True, repr=False)
 class Parts:
     """A partitioned variable: its parts, joined along `axis`."""
 
@@ -68,7 +70,7 @@ class Parts:
         return "parts", tuple(part.identity for part in self.parts)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(slots=True, unsafe_hash=True, repr=False)
 class Filled:
     """A tensor of one value that the graph makes itself (ones_like, fill): not a parameter."""
 
@@ -81,7 +83,7 @@ class Filled:
         return "filled", self.value
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(slots=True, unsafe_hash=True, repr=False)
 class Moment:
     """A statistic of activations. of_batch: over the batch axis, as in batch norm in training (otherwise: layer norm and the like).
 
@@ -99,7 +101,7 @@ class Moment:
         return self.of_batch or self.axes is None or any(axis < 0 for axis in self.axes)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(slots=True, unsafe_hash=True, repr=False)
 class Opaque:
     """Anything else. reason: what it is, for a message; value: the first output that could not be traced.
 
