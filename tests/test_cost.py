@@ -5,6 +5,7 @@ Where a count rises over its bound, look for what is done twice; where there is 
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 
@@ -12,7 +13,9 @@ import numpy as np
 import pytest
 
 import exporter
+from exporter.files.place import Place
 from exporter.formats.object_graph import OBJECT_GRAPH
+from exporter.sources import OF_FOLDERS, SOURCES
 from tests.make.counting import lines_run
 from tests.make.graph_files import Function, chain, function, graph, node
 from tests.make.layers import script
@@ -21,8 +24,8 @@ from tests.make.tensor_files import encode, field, graph_proto, saved_graph_prot
 
 # By suffix, for a model of a convolution and a batch norm, over and over: lines for each of many pairs, of which some are looked at
 # together, for each of few, and for all else.
-BOUNDS = {".h5": (1650, 1910, 1700), ".keras": (1440, 1670, 2100), ".saved": (8_020, 7_840, 2740)}
-MODULES = {".saved": 115}
+BOUNDS = {".h5": (1650, 1910, 1700), ".keras": (1440, 1670, 2110), ".saved": (7_530, 7_330, 2340)}
+MODULES = {".saved": 98}
 HEAVY = {"h5py", "jsonschema", "asyncio", "ssl", "http", "logging", "multiprocessing", "concurrent", "tempfile", "email", "random"}
 
 
@@ -86,6 +89,16 @@ def test_an_export_imports_only_what_it_needs(tmp_path, make, suffix):
     modules = set(done.stdout.split())
     assert not HEAVY & modules
     assert len([name for name in modules if name.startswith("exporter.")]) < MODULES.get(suffix, 85)
+
+
+def test_for_a_folder_no_source_of_files_is_imported(tmp_path, make):
+    make(tmp_path / "m.saved", 3)
+    program = f"import sys, exporter; exporter.read({str(tmp_path / 'm.saved')!r}); print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    others = ("exporter.sources.legacy_h5", "exporter.sources.numpy_archive", "exporter.formats.zip_archive", "exporter.sources.shared.matching")
+    assert not [name for name in modules if name.startswith(others)]
+    for name in set(SOURCES).difference(OF_FOLDERS):
+        assert not importlib.import_module(f"exporter.sources.{name}").claims(Place(tmp_path))
 
 
 def test_a_source_that_is_only_asked_imports_little(tmp_path, make):

@@ -114,7 +114,11 @@ class Node:
 
     def __init__(self, data: bytes | int, where: str, in_function: bool) -> None:
         found = _fields(data, where)
-        self.name, self.op, self._where = _text(found, 1, where), _text(found, 2, where), where
+        try:  # in place, because there are thousands
+            self.name, self.op = str(found[1][-1], "utf-8"), str(found[2][-1], "utf-8")  # type: ignore[arg-type]
+        except (KeyError, TypeError, UnicodeDecodeError):
+            self.name, self.op = _text(found, 1, where), _text(found, 2, where)
+        self._where = where
         given = found.get(3, ())
         self.inputs = [_output(str(value, "utf-8", "replace"), in_function) for value in given
                        if not isinstance(value, int) and value[:1] != b"^"]
@@ -190,8 +194,7 @@ class Node:
 
     def _values(self) -> dict[str, int | bytes]:
         if not isinstance(self._attributes, dict):
-            where = self.where
-            self._attributes = dict(_entry(data, where) for data in self._attributes)
+            self._attributes = dict([_short_entry(data) or _entry(data, self.where) for data in self._attributes])
         return self._attributes
 
 
@@ -350,12 +353,20 @@ def _first(data: bytes) -> bytes:
     return data[at: at + size] if at + size <= len(data) else b""
 
 
-def _entry(data: bytes | int, where: str) -> tuple[str, int | bytes]:
-    """Key and value of an entry of a map<string, message>: mostly nothing but the two, with short lengths."""
+def _short_entry(data: bytes | int) -> tuple[str, bytes] | None:
+    """Key and value of an entry, as most are: nothing but the two, with short lengths, and a key in UTF-8; None of another one."""
     if not isinstance(data, int) and len(data) > 3 and data[0] == FIRST_BYTES and data[1] < 128:
         at = 2 + data[1]
         if at + 1 < len(data) and data[at] == SECOND_BYTES and data[at + 1] < 128 and at + 2 + data[at + 1] == len(data):
-            return _decoded(data[2:at], 1, where), data[at + 2 :]
+            try:
+                return str(data[2:at], "utf-8"), data[at + 2 :]
+            except UnicodeDecodeError:
+                return None
+    return None
+
+
+def _entry(data: bytes | int, where: str) -> tuple[str, int | bytes]:
+    """Key and value of an entry of a map<string, message>."""
     found = _fields(data, where)
     return _text(found, 1, where), found.get(2, [b""])[-1]
 
@@ -384,8 +395,12 @@ def _decoded(value: int | bytes, number: int, where: str) -> str:
 def _output(text: str, in_function: bool) -> Output:
     """An input as a NodeDef writes it: "node", "node:1"; in a function "argument", "node:output_name:0"."""
     node, colon, rest = text.partition(":")
-    if not colon:
-        return Output(node, 0)
+    return Output(node, *_place(rest, in_function)) if colon else Output(node, 0)
+
+
+@functools.lru_cache(1024)  # there are few, and thousands of inputs
+def _place(rest: str, in_function: bool) -> tuple[int, str]:
+    """Slot and name of an output, from what follows the name of its node."""
     name, _, index = rest.rpartition(":") if in_function else ("", "", rest)
-    number = 0 if index == "0" else int(index) if index.isascii() and index.isdigit() and len(index) < 10 else 0
-    return Output(node, OUTPUTS.get(name, 0) + number, name)
+    number = int(index) if index.isascii() and index.isdigit() and len(index) < 10 else 0
+    return OUTPUTS.get(name, 0) + number, name

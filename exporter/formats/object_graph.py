@@ -11,12 +11,13 @@ import dataclasses
 from collections.abc import Iterator
 
 from exporter.errors import FormatError, printable
-from exporter.formats.protobuf import Message, fields, fields_at, text_in
+from exporter.formats.protobuf import BYTES, Message, fields, fields_at, text_in, varint
 
 OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"  # the key of the checkpoint, as in trackable/base.py
 
 # Field numbers.
 GRAPH_NODES, NODE_CHILDREN, CHILD_NODE, CHILD_NAME = 1, 1, 1, 2
+NODE_TAG, NAME_TAG = bytes([CHILD_NODE << 3]), CHILD_NAME << 3 | BYTES
 NODE_ATTRIBUTES, ATTRIBUTE_NAME, ATTRIBUTE_FULL_NAME, ATTRIBUTE_KEY = 2, 1, 2, 3
 OBJECT_USER, USER_IDENTIFIER, USER_METADATA = 4, 1, 3
 OBJECT_FUNCTION, FUNCTION_CONCRETE = 6, 1
@@ -76,9 +77,15 @@ class ObjectGraph:
         return [number for number, node in enumerate(self._nodes) if name.encode() in node.data and name in self.children(number)]
 
     def _reference(self, data: bytes) -> tuple[int, str]:
-        """(node, name) of an ObjectReference. Parsed without a Message object, because there are thousands."""
-        found = fields(data)
-        child, name = found.get(CHILD_NODE, [0])[-1], found.get(CHILD_NAME, [b""])[-1]
+        """(node, name) of an ObjectReference. Parsed without a Message object, because there are thousands: mostly of the two, in order."""
+        child: int | bytes
+        name: int | bytes
+        child, at = varint(data, 1, len(data)) if data[:1] == NODE_TAG else (0, 0)
+        if at and 2 <= len(data) - at < 130 and data[at] == NAME_TAG and data[at + 1] == len(data) - at - 2:
+            name = data[at + 2 :]
+        else:
+            found = fields(data)
+            child, name = found.get(CHILD_NODE, [0])[-1], found.get(CHILD_NAME, [b""])[-1]
         if not isinstance(child, int) or not isinstance(name, bytes):
             raise FormatError("a reference in the object graph has the wrong types", where=self.where)
         try:

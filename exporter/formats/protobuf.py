@@ -21,6 +21,8 @@ NOTHING = [b""]
 
 def varint(data: bytes, at: int, end: int) -> tuple[int, int]:
     """The unsigned 64-bit varint at `at` and the position after it."""
+    if at < end and data[at] < 128:  # most have one byte
+        return data[at], at + 1
     value = shift = 0
     while at < end:
         byte = data[at]
@@ -61,9 +63,10 @@ def fields(data: bytes) -> dict[int, list[int | bytes]]:
             if at > end:
                 raise FormatError(f"field {tag >> 3} claims {size} bytes, but {end - begin} are left")
             number, value = tag >> 3, data[begin:at]
-        elif at < last and tag in OF_VARINTS and data[at + 1] < 128:
-            number, value = tag >> 3, data[at + 1]
-            at += 2
+        elif at < last and tag in OF_VARINTS:
+            number, value, at = tag >> 3, data[at + 1], at + 2
+            if value > 127:
+                value, at = varint(data, at - 1, end)
         else:
             number, value, at = _field(data, at, end)
         if number in found:

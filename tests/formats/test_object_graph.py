@@ -44,6 +44,26 @@ def test_a_child_without_a_number_is_the_root():
     assert graph(field(1, field(2, "self"))).children(0) == {"self": 0}
 
 
+@pytest.mark.parametrize(("reference", "children"), [
+    (field(2, "a") + field(1, 1), {"a": 1}), (field(1, 1), {"": 1}), (field(1, 1) + field(2, ""), {"": 1}),
+    *((field(1, 1) + field(2, "n" * size), {"n" * size: 1}) for size in (127, 128, 300)),
+    (field(1, 1) + field(2, "a") + field(3, 5), {"a": 1}), (field(1, 1) + field(3, "a"), {"": 1}),
+    (field(1, 0) + field(2, "a") + field(1, 1), {"a": 1}), (field(1, 1) + field(2, "a") + field(2, "b"), {"b": 1})])
+def test_references_of_every_form(reference, children):
+    assert graph(field(1, reference), {}).children(0) == children
+
+
+def test_references_to_nodes_beyond_the_first_hundreds():
+    found = graph({"a": 127, "b": 128, "c": 299}, *[{}] * 299)
+    assert found.children(0) == {"a": 127, "b": 128, "c": 299}
+
+
+@pytest.mark.parametrize("reference", [b"\x08", b"\x08\x80", b"\x08\x01\x12", b"\x08\x01\x12\x05a", b"\x08\x01\x12\x01ab"])
+def test_references_that_are_cut(reference):
+    with pytest.raises(FormatError):
+        graph(field(1, reference), {}).children(0)
+
+
 @pytest.mark.parametrize(("nodes", "ways"), [
     ([], []), ([{}], [((0,), ())]),
     ([{"b": 1, "a": 2}, {"c": 3}, {}, {}], [((0,), ()), ((0, 1), ("b",)), ((0, 1, 3), ("b", "c")), ((0, 2), ("a",))]),

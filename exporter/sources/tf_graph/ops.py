@@ -16,6 +16,7 @@ CALLS = {"PartitionedCall": "f", "StatefulPartitionedCall": "f", "RemoteCall": "
          "TPUPartitionedCallV2": "f", "MapDefun": "f", "XlaLaunch": "function", "XlaLaunchV2": "function"}
 CHOICES = {"If": ("then_branch", "else_branch"), "StatelessIf": ("then_branch", "else_branch"), "Case": ("branches",),
            "StatelessCase": ("branches",), "XlaIf": ("then_branch", "else_branch")}
+SELECTING = frozenset({*CHOICES, "Select", "SelectV2", "Switch", "RefSwitch", "_SwitchN"})
 LOOPS = {"While": ("body", "cond"), "StatelessWhile": ("body", "cond")}
 REDUCTIONS = frozenset({"Mean", "Sum"})
 # What makes a statistic of other statistics: arithmetic on each element, and sums over replicas. Sizes of tensors are numbers among these.
@@ -46,6 +47,6 @@ def truncates(node: Node) -> bool:
 
 def data_inputs(node: Node) -> list[Output]:
     """The inputs of a node without those that only select among others."""
-    if node.op in ("Switch", "RefSwitch", "_SwitchN"):
-        return node.inputs[:1]
-    return node.inputs[1:] if node.op in CHOICES or node.op in ("Select", "SelectV2") else node.inputs
+    if node.op not in SELECTING:
+        return node.inputs
+    return node.inputs[1:] if node.op in CHOICES or node.op in ("Select", "SelectV2") else node.inputs[:1]
