@@ -95,7 +95,8 @@ def test_for_a_folder_no_source_of_files_is_imported(tmp_path, make):
     make(tmp_path / "m.saved", 3)
     program = f"import sys, exporter; exporter.read({str(tmp_path / 'm.saved')!r}); print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
-    others = ("exporter.sources.legacy_h5", "exporter.sources.numpy_archive", "exporter.formats.zip_archive", "exporter.sources.shared.matching")
+    others = ("exporter.sources.legacy_h5", "exporter.sources.numpy_archive", "exporter.sources.shared.matching",
+              "exporter.formats.zip_archive")
     assert not [name for name in modules if name.startswith(others)]
     for name in set(SOURCES).difference(OF_FOLDERS):
         assert not importlib.import_module(f"exporter.sources.{name}").claims(Place(tmp_path))

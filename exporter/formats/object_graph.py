@@ -7,8 +7,8 @@ adds Keras's JSON by node (saved_metadata.proto). Graphs have cycles: every walk
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from exporter.errors import FormatError, printable
 from exporter.formats.protobuf import BYTES, Message, fields, fields_at, text_in, varint
@@ -39,8 +39,7 @@ ADMINISTRATIVE = frozenset({"variables", "trainable_variables", "non_trainable_v
 Way = tuple[tuple[int, ...], tuple[str, ...]]  # the nodes from the root, and each node's name in its predecessor
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class KeptValue:
+class KeptValue(NamedTuple):
     """A value that a checkpoint keeps for an object: the variable's own name and the tensor's key. `full_name` may be ""."""
 
     full_name: str

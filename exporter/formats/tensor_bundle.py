@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import abc
 import contextlib
-import dataclasses
 import math
 import re
 import struct
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -51,8 +50,7 @@ WHOLE_DIMENSION = -1  # length of an extent that spans its dimension
 Extents = tuple[tuple[int, int], ...]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class TensorInfo:
+class TensorInfo(NamedTuple):
     """What a checkpoint says about a tensor. dtype: as in NumPy, or "bfloat16", "string", "resource", ..."""
 
     dtype: str

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import collections
-import dataclasses
 import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -42,8 +41,7 @@ def open_graph(checkpoint: TensorBundle) -> CheckpointGraph:
     return CheckpointGraph(Message(stored[0], f"{checkpoint.where}: object graph"))
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class ObjectNorm:
+class ObjectNorm(NamedTuple):
     """A node with the variables of a batch norm.
 
     way: how it is reached. variables: the nodes of its parameters, by role. strange: other variables it contains.

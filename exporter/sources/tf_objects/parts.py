@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+from typing import NamedTuple
 
 from exporter.errors import FormatError, located
 from exporter.files.place import Place
@@ -16,8 +16,7 @@ META_INFO, META_OBJECTS = 1, 7
 INFO_TAGS, INFO_VERSION = 4, 5
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """One of the graphs of a SavedModel with what belongs to it; `data` is its MetaGraphDef."""
 
     data: bytes
