@@ -68,7 +68,10 @@ def _kind(head: bytes) -> str | None:
 
 
 def _kind_of_first(inside: bytes) -> str | None:
-    """A GraphDef begins with a node: name, then op. A MetaGraphDef with its info: version, list of ops, tags, version of TensorFlow."""
+    """A GraphDef begins with a node: name, then op. A MetaGraphDef with its info: version, list of ops, tags, version of TensorFlow.
+
+    An OpList begins with an op: name, then inputs or attributes, which begin with their names, where the info has an op and the tags text.
+    """
     at = 0
     if inside[:1] == b"\x0a":
         size, at = varint(inside, 1, len(inside))
@@ -77,5 +80,11 @@ def _kind_of_first(inside: bytes) -> str | None:
         size, start = varint(inside, at + 1, len(inside))
         if at and _OP.fullmatch(inside[start : start + size]):
             return "graph"
-        return "meta graph" if inside[start : start + 1] == b"\x0a" else None
-    return "meta graph" if inside[at : at + 1] in (b"\x22", b"\x2a") else None
+        if inside[start : start + 1] != b"\x0a":
+            return None
+        size, start = varint(inside, start + 1, len(inside))
+        return "meta graph" if not size or inside[start : start + 1] == b"\x0a" else None
+    if inside[at : at + 1] == b"\x22":
+        _, start = varint(inside, at + 1, len(inside))
+        return "meta graph" if inside[start : start + 1] != b"\x0a" else None
+    return "meta graph" if inside[at : at + 1] == b"\x2a" else None

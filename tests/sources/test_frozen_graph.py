@@ -693,13 +693,15 @@ def test_averages_of_batch_statistics_that_no_batch_norm_uses(tmp_path):
 
 
 NODE = field(1, node("x", "Placeholder"))
+OP = field(1, "Abs") + field(2, field(1, "x") + field(4, "T")) + field(3, field(1, "y") + field(4, "T")) + field(4, field(1, "T"))
 
 
 @pytest.mark.parametrize("data", [
     NODE, field(1, node("x" * 200, "Placeholder")), field(1, node("x", "B")), field(1, node("", "Placeholder")), meta_graph(NODE),
     field(1, field(1, "v1") + field(4, "serve")), field(1, field(1, "v1") + field(5, "1.15")), field(1, field(4, "serve")),
     field(1, field(5, "1.15")), field(1, field(2, field(1, b"")) + field(4, "serve")), b"\x08\x01\x12" + bytes(3),
-    b'node {\n name: "x"', b"  node{", b"# one\n# two\n versions: {", b"library\n {", b"meta_info_def {", b"graph_def{"], ids=range(17))
+    field(1, field(1, "v1") + field(2, field(1, OP))), field(1, field(2, field(1, OP))),
+    b'node {\n name: "x"', b"  node{", b"# one\n# two\n versions: {", b"library\n {", b"meta_info_def {", b"graph_def{"], ids=range(19))
 def test_how_graphs_begin(tmp_path, data):
     """With a node: name, then op; a MetaGraphDef with its version, its ops, its tags or TensorFlow's version."""
     (tmp_path / "f").write_bytes(data)
@@ -711,8 +713,9 @@ def test_how_graphs_begin(tmp_path, data):
     field(1, field(1, "x") + field(2, "")), field(1, field(1, "x") + field(3, "input")), field(1, field(1, "x")), field(1, b""),
     field(1, field(3, "x")), field(2, node("x", "Placeholder")), b"\x08\x02\x12" + bytes(3), b"\x08\x01\x13", b"nodes {", b"node [",
     b"a node {", b"", b"\x0a", b"\x0a" + b"\xff" * 10 + b"\x01", b"\x0a\x02\x0a\x00", b"\x08\x07\x12\x04abcd", b"text",
-    field(1, "just some text")], ids=range(21))
+    field(1, "just some text"), field(1, OP), field(1, field(1, "Abort") + field(4, field(1, "error_msg")))], ids=range(23))
 def test_how_they_do_not(tmp_path, data):
+    """The last two are lists of ops, an OpList: with a name, then inputs or attributes."""
     (tmp_path / "f").write_bytes(data)
     assert not claims(Place(tmp_path / "f"))
 
