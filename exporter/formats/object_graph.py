@@ -80,7 +80,7 @@ class ObjectGraph:
         child: int | bytes
         name: int | bytes
         child, at = varint(data, 1, len(data)) if data[:1] == NODE_TAG else (0, 0)
-        if at and 2 <= len(data) - at < 130 and data[at] == NAME_TAG and data[at + 1] == len(data) - at - 2:
+        if 2 <= len(data) - at < 130 and data[at] == NAME_TAG and data[at + 1] == len(data) - at - 2:
             name = data[at + 2 :]
         else:
             found = fields(data)

@@ -54,11 +54,17 @@ def test_references_of_every_form(reference, children):
 
 
 def test_references_to_nodes_beyond_the_first_hundreds():
-    found = graph({"a": 127, "b": 128, "c": 299}, *[{}] * 299)
-    assert found.children(0) == {"a": 127, "b": 128, "c": 299}
+    children = {"a": 127, "b": 128, "c": 299, "n" * 17: 18}  # the last: a number, a tag and a length that look alike
+    assert graph(children, *[{}] * 299).children(0) == children
 
 
-@pytest.mark.parametrize("reference", [b"\x08", b"\x08\x80", b"\x08\x01\x12", b"\x08\x01\x12\x05a", b"\x08\x01\x12\x01ab"])
+@pytest.mark.parametrize("name", ["\x11" + "n" * 17, "n" * 16 + "\x12"])
+def test_the_root_under_a_name_that_looks_like_a_tag(name):
+    assert graph(field(1, field(2, name))).children(0) == {name: 0}
+
+
+@pytest.mark.parametrize("reference", [b"\x08", b"\x08\x80", b"\x08\x01\x12", b"\x08\x01\x12\x05a", b"\x08\x01\x12\x01ab",
+                                       b"\x08\x01\x12\x80" + b"\x7f" * 128])
 def test_references_that_are_cut(reference):
     with pytest.raises(FormatError):
         graph(field(1, reference), {}).children(0)
