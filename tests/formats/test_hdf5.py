@@ -528,10 +528,16 @@ def test_a_file_that_another_program_writes(tmp_path):
         writer.communicate()
 
 
-def test_a_variable_does_not_change_how_a_file_is_opened(tmp_path):
-    """HDF5_DRIVER would have libhdf5 look for the parts of a split file."""
+@pytest.mark.parametrize("has_parts", [False, True])
+def test_a_variable_does_not_change_how_a_file_is_opened(tmp_path, has_parts):
+    """HDF5_DRIVER would have libhdf5 look for the parts of a split file, and read these where they are."""
     with h5py.File(tmp_path / "m.h5", "w", libver="latest") as file:
         file["a"] = np.float32([1, 2])
+    if has_parts:
+        with h5py.File(tmp_path / "other", "w", libver="latest", driver="split", meta_ext=b".meta", raw_ext=b".raw") as file:
+            file["b"] = np.float32([3, 4])
+        for part in (".meta", ".raw"):
+            (tmp_path / f"other{part}").rename(tmp_path / f"m.h5{part}")
     program = ("from exporter.files.place import Place\nfrom exporter.formats.hdf5 import open_hdf5\n"
                f"with open_hdf5(Place({str(tmp_path / 'm.h5')!r})) as file:\n    print(file.names(''))")
     done = subprocess.run([sys.executable, "-c", program], env={**os.environ, "HDF5_DRIVER": "split"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from types import SimpleNamespace
 
 import pytest
 
@@ -258,3 +259,11 @@ def test_a_header_that_continues_in_itself_is_left():
     assert is_left(hdf5_messages.all_messages, read, 0, head + struct.pack("<HHB3x", CONTINUATION, 16, 0) + struct.pack("<QQ", 32, 24))
     reads.clear()
     assert is_left(hdf5_messages.all_messages, read, 0, head + continued)
+
+
+def test_a_layout_that_is_not_known_is_refused():
+    """A later libhdf5 may have one, which says nothing of where the data is."""
+    properties = SimpleNamespace(get_layout=lambda: 9, get_external_count=lambda: 0)
+    dataset = SimpleNamespace(get_offset=lambda: None, get_storage_size=lambda: 8, get_create_plist=lambda: properties)
+    with pytest.raises(FormatError, match="its storage layout is unknown"):
+        hdf5_storage.storage_of(dataset, 8)
