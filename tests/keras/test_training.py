@@ -8,7 +8,7 @@ import pytest
 import exporter
 from exporter.keras.config import model_tree
 from exporter.keras.training import switched_on
-from tests.make.v3_files import entry, sequential
+from tests.make.v3_files import entry, functional, sequential
 
 
 def nested(keras, *layers):
@@ -82,3 +82,11 @@ def test_a_config_that_names_no_classes_as_its_own_needs_a_version():
     tree = sequential("m", {key: value for key, value in first.items() if key != "registered_name"}, NORM)
     assert switched_on(model_tree(tree, ""), None) is None
     assert switched_on(model_tree(tree, ""), "3.3.3") is not None
+
+
+@pytest.mark.parametrize(("calls", "expected"), [
+    ([{"args": [], "kwargs": {"training": True}}], True), ([{"args": [], "kwargs": {"training": False}}], False),
+    ([[["x", 0, 0, {"training": True}]]], False)])
+def test_a_call_of_keras_2_changes_nothing_after_it(calls, expected):
+    first = {**entry("Dropout", "first"), "inbound_nodes": calls}
+    assert (switched_on(model_tree(functional("m", first, NORM), ""), None) is not None) == expected
