@@ -6,8 +6,12 @@ import numpy as np
 import pytest
 
 import exporter
+from exporter.batchnorm.bundle import Origin
 from exporter.keras.config import model_tree
 from exporter.keras.training import switched_on
+from exporter.sources.shared.architecture import note_training
+from exporter.sources.shared.found import Found
+from exporter.sources.shared.options import ReadOptions
 from tests.make.v3_files import entry, functional, sequential
 
 
@@ -90,3 +94,11 @@ def test_a_config_that_names_no_classes_as_its_own_needs_a_version():
 def test_a_call_of_keras_2_changes_nothing_after_it(calls, expected):
     first = {**entry("Dropout", "first"), "inbound_nodes": calls}
     assert (switched_on(model_tree(functional("m", first, NORM), ""), None) is not None) == expected
+
+
+def test_a_layer_that_was_not_found_is_not_named():
+    found = Found(Origin(file="m.keras", kind="keras-archive"), ReadOptions())
+    tree = model_tree(sequential("m", entry("RandomFlip", "first"), NORM), "")
+    assert switched_on(tree, "3.6.0") is not None
+    note_training(tree, "3.6.0", found)
+    assert found.warnings == []
