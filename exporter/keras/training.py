@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from exporter.keras.calls import ON_BY_DEFAULT
-from exporter.keras.dialects import era_of, has_training_on
+from exporter.keras.dialects import Era, has_training_on
 from exporter.keras.node import Node, is_batch_norm, walk
 
 
@@ -22,14 +22,14 @@ class Switched(NamedTuple):
     paths: dict[str, None]
 
 
-def switched_on(tree: Node, keras_version: str | None) -> Switched | None:
+def switched_on(tree: Node, era: Era) -> Switched | None:
     """The batch norms that model(x) of Keras 3 runs as in training because of a layer before them; None if there are none.
 
-    tree: the config of a model, whose layers are listed in the order in which they run. keras_version: of the config, None if it does
-    not specify one, as the JSON of Keras 3. Not listed are batch norms that are themselves called with training=True or False, and frozen
-    ones, which use their stored statistics.
+    tree: the config of a model, whose layers are listed in the order in which they run. era: its writer; only to_json() of Keras 3
+    specifies none and says of every class whether it is Keras's own. Not listed are batch norms that are themselves called with
+    training=True or False, and frozen ones, which use their stored statistics.
     """
-    era = era_of(keras_version, None)
+    is_told = era.version is not None or tree.is_builtin or tree.registered_name is not None
     current: bool | None = None
     found: Switched | None = None
     for path, node in walk(tree):
@@ -38,7 +38,8 @@ def switched_on(tree: Node, keras_version: str | None) -> Switched | None:
             if around.training and not around.is_keras_3:
                 return None
             current = around.training
-        elif current is None and node.class_name in ON_BY_DEFAULT and (node.is_builtin or era.version):  # .h5 has no registered names
+        elif current is None and is_told and node.class_name in ON_BY_DEFAULT and node.registered_name is None and (
+                node.is_builtin or era.version):  # .h5 has no registered names
             current = has_training_on(era, node.class_name) or None
         elif current and found and is_batch_norm(node) and node.config.get("trainable") is not False:
             found.paths[path] = None

@@ -19,7 +19,7 @@ from exporter.sources.legacy_h5.norms import Reading
 from exporter.sources.legacy_h5.renamed import named_as
 from exporter.sources.legacy_h5.shared import with_one_each
 from exporter.sources.legacy_h5.weights import Candidate, LayerGroup, candidates, check_listed, check_not_exchanged, names_below
-from exporter.sources.shared.architecture import node_tree_from, note_models_elsewhere, note_own_classes, note_training, note_unused
+from exporter.sources.shared.architecture import node_tree_from, note_config, note_own_classes, note_unused
 from exporter.sources.shared.found import Found
 
 if TYPE_CHECKING:
@@ -95,9 +95,7 @@ def _read_named(file: File, place: Place, options: ReadOptions) -> Found:
         raise _does_not_fit(options, error) from None
     if options.kernels:
         found.kernels = _kernels(file, groups, architecture.tree if architecture else tree, tree, options)
-    note_own_classes(tree, found)
-    note_models_elsewhere(tree, found)
-    note_training(tree, architecture.keras_version if architecture else said["keras_version"], found)
+    note_config(tree, era, found)
     if text is not None:
         note_unused(options.architecture, found)
     return found

@@ -133,15 +133,16 @@ def _scopes(found: Iterable[str]) -> Scopes:
 
 def _add(arrays: _Arrays, whole: Scopes, found: Found, options: ReadOptions) -> None:
     nodes: Mapping[str, tuple[str, Node]] = {}
-    era, ranks = dialects.Era(), {}
+    era, ranks, tree = dialects.Era(), {}, None
     if options.architecture is not None:
-        from exporter.sources.shared.architecture import node_tree_from
+        from exporter.sources.shared.architecture import node_tree_from, note_training
 
         architecture = node_tree_from(options.architecture)
-        nodes, said = _named(architecture.tree, list(whole), options.architecture.name)
+        tree = architecture.tree
+        nodes, said = _named(tree, list(whole), options.architecture.name)
         if said:
             found.warn(said)
-        ranks = dict(input_ranks(architecture.tree))
+        ranks = dict(input_ranks(tree))
         era = dialects.era_of(architecture.keras_version, architecture.backend)
     beside, averaged = _beside(arrays.names, whole), list[str]()
     for scope, roles in whole.items():
@@ -163,6 +164,8 @@ def _add(arrays: _Arrays, whole: Scopes, found: Found, options: ReadOptions) -> 
         layer = assemble(path or "batch_norm", node, fields, values, era, ranks.get(node) if node else None,
                          name=scope.rpartition("/")[2] or "batch_norm")
         found.add(layer.replace(epsilon=arrays.epsilon_of(scope, layer.epsilon)))
+    if tree is not None:
+        note_training(tree, era, found)
     if averaged:
         found.warn(f"the archive also contains exponential moving averages of {names(averaged)}, which are not used; "
                    "--ema yes uses them, --ema no silences this")

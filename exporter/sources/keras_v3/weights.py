@@ -20,7 +20,7 @@ from exporter.keras.names import numbered, snake_case
 from exporter.keras.node import reason_against
 from exporter.sources.keras_v3.groups import File, Group
 from exporter.sources.keras_v3.replay import KNOWN_GROUPS, LOST_SHARING, Match, groups_below, holds_equals, is_called, matched, with_sharing
-from exporter.sources.shared.architecture import note_models_elsewhere, note_own_classes, note_training
+from exporter.sources.shared.architecture import note_config
 from exporter.sources.shared.assemble import assemble, roles_of
 from exporter.sources.shared.found import Found, Remedy
 
@@ -87,9 +87,7 @@ def read_weights(root: Group, tree: Node | None, keras_version: str | None, foun
             _read(match.path, node, match.group, era, ranks.get(match.node), found, quantized(match.group), own_config=own_config)
     if kernels is not None:
         found.kernels = {} if is_sharing_lost else _kernels(feeding, groups, own_config)
-    note_own_classes(tree, found)
-    note_models_elsewhere(tree, found)
-    note_training(tree, keras_version, found)
+    note_config(tree, era, found)
 
 
 def _check_names(matches: Sequence[Match], found: Found, own_config: bool) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from exporter.errors import UnsupportedError, located, names, printable
 from exporter.files.place import Place
 from exporter.keras.config import HOW_TO_GIVE_ONE, Architecture, Node, is_batch_norm, model_tree, parse_config, walk, writer_in
-from exporter.keras.dialects import KERAS_HUB, KERAS_HUB_EPSILON
+from exporter.keras.dialects import KERAS_HUB, KERAS_HUB_EPSILON, Era
 from exporter.keras.lookalikes import about_model_elsewhere, is_called_batch_norm
 from exporter.keras.node import at_and_below
 from exporter.keras.training import switched_on
@@ -82,6 +82,13 @@ def _saved_model(folder: Place) -> Architecture:
                         backend=backend)
 
 
+def note_config(tree: Node | None, era: Era, found: Found) -> None:
+    """Records what a config shows of the layers that were found, and of those that were not."""
+    note_own_classes(tree, found)
+    note_models_elsewhere(tree, found)
+    note_training(tree, era, found)
+
+
 def note_own_classes(tree: Node | None, found: Found) -> None:
     """Records the classes whose layers a config does not describe, if information is missing because of that, and layers whose class is
     called a batch norm without having the config of one: nothing in the file shows what they compute."""
@@ -107,11 +114,11 @@ def note_models_elsewhere(tree: Node | None, found: Found) -> None:
             found.leave_out(path, reason, "these are not exported")
 
 
-def note_training(tree: Node | None, keras_version: str | None, found: Found) -> None:
+def note_training(tree: Node | None, era: Era, found: Found) -> None:
     """Warns of batch norms that Keras 3 runs as in training because of a layer before them, unless it is told otherwise."""
     if tree is None or not tree.may_train:
         return
-    switched = switched_on(tree, keras_version)
+    switched = switched_on(tree, era)
     paths = [path for path in found.paths() if path in switched.paths] if switched else []
     if switched and paths:
         layer, class_name = printable(switched.layer, 80), printable(switched.class_name, 80)

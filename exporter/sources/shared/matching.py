@@ -17,7 +17,7 @@ from exporter.keras.places import with_shared
 from exporter.keras.ranks import input_ranks
 from exporter.sources.legacy_h5.shared import each_once
 from exporter.sources.legacy_h5.weights import Candidate, candidates
-from exporter.sources.shared.architecture import note_models_elsewhere, note_own_classes
+from exporter.sources.shared.architecture import note_config
 from exporter.sources.shared.assemble import RENORM, assemble, roles_of
 from exporter.sources.shared.sessions import about_session, in_another_session
 
@@ -74,8 +74,7 @@ def by_name(tree: Node, weights: Named, era: dialects.Era, found: Found, *, own_
         found.add(assemble(path, node, fields, arrays, era, ranks.get(node), quantized=weights.quantized(own)))
     taken = set(chosen.values()).union(*(_possible(norm, owners) for norm in norms if norm not in chosen))
     _add_unmatched(weights, {owner: roles for owner, roles in owners.items() if owner not in taken}, era, found)  # inside a user's class
-    note_own_classes(tree, found)
-    note_models_elsewhere(tree, found)
+    note_config(tree, era, found)
 
 
 def _paired(norms: list[Candidate], owners: list[str], others: Iterable[str], found: Found, *, own_config: bool) -> dict[Candidate, str]:

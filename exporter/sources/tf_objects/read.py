@@ -13,7 +13,7 @@ from exporter.keras.config import Node, NormFields, norm_fields
 from exporter.keras.dialects import Era, era_of
 from exporter.keras.node import reason_against
 from exporter.keras.ranks import input_ranks
-from exporter.sources.shared.architecture import node_tree_from, note_own_classes
+from exporter.sources.shared.architecture import node_tree_from, note_own_classes, note_training
 from exporter.sources.tf_objects.configs import StoredConfigs, about_removed, given_configs
 from exporter.sources.tf_objects.norms import (
     ObjectNames,
@@ -56,9 +56,9 @@ def read_norms(checkpoint: TensorBundle, graph: CheckpointGraph, norms: Iterable
     """The layers of these nodes as the checkpoint stores them; `found` takes those that hold more than a batch norm does."""
     for norm in norms:
         path, node, fields, rank = said_of(norm)
-        look = reason_against(node) if node else None
-        if look is not None:
-            found.skip(path, look)
+        reason = reason_against(node) if node else None
+        if reason is not None:
+            found.skip(path, reason)
             continue
         if norm.strange:
             found.skip(path, f"it also contains {names(norm.strange)}, which BatchNormalization does not have")
@@ -108,6 +108,7 @@ def read_objects(checkpoint: TensorBundle, architecture: Place | None, found: Fo
         axis = tuple(number if number == -1 else number + rank for number in read.layer.axis) if read.layer.axis and rank > 1 else None
         found.add(read.layer.replace(class_name="BatchNorm", axis=axis, ndim=rank if axis else None))
     note_own_classes(tree, found)
+    note_training(tree, era or Era(), found)
     if not found.layers and not found.skipped:
         raise UnsupportedError("no object of the checkpoint has variables named moving_mean and moving_variance: the model contains no "
                                "BatchNormalization layer, or one whose variables have other names",
